@@ -46,7 +46,7 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
         raise ProblemsError.one(
             f"The model '{reference}' is not on this machine",
             setting,
-            f"download it (Get a model in the page, or `webui.py tool --tool.name download --tool.hub_id {reference}`), or choose a file",
+            f"download it (Get a model in the page, or `webui.py download --download.hub_id {reference}`), or choose a file",
         )
     return found
 

@@ -139,7 +139,7 @@ def parse_source(text: str) -> Source:
     if source is None:
         raise ProblemsError.one(
             f"'{text}' is not a catalog entry, a hub id or a link" if text else "No model is given",
-            "tool.hub_id",
+            "download.hub_id",
             f"write {catalog.known_names()}, owner/name, owner/name/file.safetensors, or the https link of a model file",
             code="model.bad-source",
         )
@@ -156,7 +156,7 @@ def _parse_link(text: str) -> Source:
     if not host or parts.scheme.lower() not in ("http", "https") or parts.username is not None:
         raise ProblemsError.one(
             f"'{text}' is not a valid link",
-            "tool.hub_id",
+            "download.hub_id",
             "use a link that starts with https://",
             code="model.bad-link",
         )

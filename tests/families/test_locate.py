@@ -33,7 +33,7 @@ def test_a_vae_of_another_family_is_named(tmp_path):
 def test_a_model_that_can_be_downloaded_is_no_unknown_name_and_its_download_is_named(tmp_path, name):
     workspace = Workspace(tmp_path / "outputs", tmp_path / "models", PROJECT / "presets")
     (found,) = model_problems(ModelSettings(base_model=name), workspace)
-    assert found.where == "model.base_model" and f"--tool.hub_id {name}" in found.fix
+    assert found.where == "model.base_model" and f"--download.hub_id {name}" in found.fix
 
 
 def test_a_name_that_is_none_leads_to_those_that_can_be_typed(tmp_path):
