@@ -12,7 +12,7 @@ from core.settings.job import TrainJob
 from core.settings.optimizers import Argument, Entry, catalog, find
 from core.settings.rates import scale_sentence
 from core.settings.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
-from core.settings.rules import embedding, method, schedule, sharding
+from core.settings.rules import method, schedule, sharding
 from core.settings.values import shown_value
 from tabs.context import file_size
 from tabs.project import FIELDS
@@ -43,9 +43,7 @@ def with_family(job: TrainJob, model: Mapping[str, Any]) -> TrainJob:
 def idle_fields(job: TrainJob) -> dict[str, str]:
     """{path: reason} of the fields that this method, this curve and DeepSpeed as it is have no use for: the form folds them
     away."""
-    found = {
-        path: reason for topic in (method, embedding, schedule, sharding) for path, reason in topic.without_effect(job)
-    }
+    found = {path: reason for topic in (method, schedule, sharding) for path, reason in topic.without_effect(job)}
     return {path: reason for path, reason in found.items() if not FIELDS[path].first or FIELDS[path].only}
 
 
