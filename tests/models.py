@@ -83,7 +83,7 @@ def tiny_layout(family_name: str, folder: Path) -> Layout:
     for name, config in tiny_configs(family_name).items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return replace(family(family_name).LAYOUT, configs=folder)
+    return replace(family(family_name).layout, configs=folder)
 
 
 def tiny_sd1(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:

@@ -63,19 +63,17 @@ def test_diffusers_draws_the_same_image_with_the_trained_file(outputs):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     from core.diffusion.samplers import make_sampler
-    from core.families.sd1 import load
+    from core.families.sd1 import FAMILY as sd1
     from core.generation.loras import loras_attached
     from core.generation.pipeline import decode_pixels, denoise, encode_prompts
     from core.settings.generate import LoraUse
 
     path = list_runs(outputs / "runs")[0].checkpoints / "glyph_style.safetensors"
-    components = load(PROJECT / "models" / "starter")
+    components = sd1.load(PROJECT / "models" / "starter")
     with loras_attached(components, [LoraUse(file=str(path))], Path), torch.no_grad():
         states = encode_prompts(components, PROMPTS[0])
-        from core.families.sd1 import predict
-
         latents = denoise(
-            partial(predict, components),
+            partial(sd1.predict, components),
             states.positive,
             states.negative,
             seeds=[5],

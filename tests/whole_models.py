@@ -30,7 +30,7 @@ class Model:
             projection = {"cond_stage_model.model.text_projection": torch.rand(32, 32)}
             save_file(load_file(self.file) | projection, self.file, {"format": "pt"})
         self.layout = tiny_layout(name, root / "layout")
-        configs = family(name).LAYOUT.configs
+        configs = family(name).layout.configs
         for inside in ("scheduler", "model_index.json", *(path.name for path in configs.glob("tokenizer*"))):
             path = configs / inside
             (shutil.copytree if path.is_dir() else shutil.copy)(path, self.layout.configs / inside)

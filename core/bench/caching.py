@@ -27,7 +27,7 @@ ROUNDS = 3
 def measure_caching(device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Images per second, once filling a cache as a training does and once with the VAE alone: the best of several rounds."""
     from core.dataset.encoding import pixels_of
-    from core.families import sd1
+    from core.families.sd1 import FAMILY as sd1
     from core.training.latents import decode_threads
 
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:

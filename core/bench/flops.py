@@ -12,11 +12,11 @@ def step_flops(width: int, height: int, batch: int, network: NetworkSettings) ->
 
     from core.bench.random_model import empty_sd15
     from core.families.clip import last_states
-    from core.families.sd1 import lora_targets
+    from core.families.sd1 import FAMILY as sd1
     from core.networks.network import Network
 
     unet, text_encoder = empty_sd15()
-    targets = [*lora_targets(text_encoder), *lora_targets(unet, conv=network.conv_rank is not None)]
+    targets = [*sd1.lora_targets(text_encoder), *sd1.lora_targets(unet, conv=network.conv_rank is not None)]
     lora = Network.create(targets, network, seed=0)
     lora.attach()
     latents = torch.empty(batch, 4, height // 8, width // 8, device="meta")

@@ -26,7 +26,7 @@ WEIGHT_FILES = {
 
 def shipped_config(name: str, family_name: str = "sd1") -> dict[str, Any]:
     """The published configuration of a part."""
-    return family(family_name).LAYOUT.config(name)
+    return family(family_name).layout.config(name)
 
 
 def empty_sd15() -> tuple[Any, Any]:
@@ -88,7 +88,7 @@ def write_part(folder: Path, name: str, config: dict[str, Any], state: dict[str,
 
 def write_rest(folder: Path, family_name: str = "sd1") -> None:
     """Scheduler, tokenizers and model_index.json."""
-    configs = family(family_name).LAYOUT.configs
+    configs = family(family_name).layout.configs
     for inside in (configs / "scheduler", *configs.glob("tokenizer*")):
         shutil.copytree(inside, folder / inside.name, dirs_exist_ok=True)
         if inside.name.startswith("tokenizer"):
@@ -98,7 +98,7 @@ def write_rest(folder: Path, family_name: str = "sd1") -> None:
 
 def write_real_size(folder: Path, family_name: str = "sd1", dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:
     """A diffusers folder with exactly the architecture of SD 1.5 (2.1 GB in fp16), SD 2.1 (2.6) or SDXL (6.9)."""
-    layout = family(family_name).LAYOUT
+    layout = family(family_name).layout
     parts = ("unet", "vae", *layout.text_encoders)
     return write_folder(
         Path(folder), {name: shipped_config(name, family_name) for name in parts}, dtype, seed, family_name

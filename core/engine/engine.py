@@ -33,7 +33,7 @@ from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.migrations import to_present
+from core.settings.migrations import to_version_2
 from core.settings.named import Limits, admit
 from core.settings.presets import dump, to_values
 
@@ -248,7 +248,7 @@ class Engine:
             if item.get("run"):
                 self.continue_run(item["run"])
                 return
-            task, values = to_present(item["task"], item["job"])
+            task, values = to_version_2(item["task"], item["job"])
             title, preset = str(item.get("title") or ""), str(item.get("preset") or "")
             self.submit(task, build(tasks.named(task).job, values), title, preset)
         except ProblemsError as error:

@@ -15,7 +15,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.regular import MissingFile
-from core.settings.migrations import to_present
+from core.settings.migrations import to_version_2
 
 KEPT_ENDED = 50
 
@@ -41,7 +41,7 @@ def _entry(values: Any) -> QueueEntry:
     texts = (entry.id, entry.task, entry.title, entry.state, entry.run, entry.message, entry.preset)
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
         raise TypeError("an entry's field is not text")
-    task, job = to_present(entry.task, entry.job)
+    task, job = to_version_2(entry.task, entry.job)
     return replace(entry, task=task, job=job, added=float(entry.added))
 
 

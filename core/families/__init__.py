@@ -4,21 +4,40 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.record.problems import ProblemsError
+from core.settings.growth import add_choice, rebuild
+from core.settings.job import ClassImagesJob, GenerateJob, TrainJob
+from core.settings.model import ModelSettings
 
-FAMILIES = ("sd1", "sd2", "sdxl")
+if TYPE_CHECKING:
+    from core.families.family import Family
+
+# name -> the module whose FAMILY it is, imported when it is asked for: they load torch
+FAMILIES = {name: f"core.families.{name}" for name in ("sd1", "sd2", "sdxl")}
 
 
-def family(name: str) -> ModuleType:
-    """The family's module: load, encode_captions, predict, lora_targets, encode_image_latents ..."""
+def register(name: str, title: str, module: str) -> None:
+    """Offer a family: from now on the page, presets, the command line and trainings know it."""
+    FAMILIES[name], FAMILY_NAMES[name] = module, title
+    add_choice(ModelSettings, "family", name, title)
+    for job in (TrainJob, GenerateJob, ClassImagesJob):
+        rebuild(job)
+
+
+def family(name: str) -> Family:
+    """A family by its name. ProblemsError for one that is not registered."""
     if name not in FAMILIES:
         raise ProblemsError.one(
-            f"The model family '{name}' is not known", "model family", f"use one of: {', '.join(FAMILIES)}"
+            f"The model family '{name}' is not known",
+            "model family",
+            f"use one of: {', '.join(FAMILIES)}",
+            code="model.unknown-family",
         )
-    return import_module(f"core.families.{name}")
+    found: Family = import_module(FAMILIES[name]).FAMILY
+    return found
 
 
 def family_of(path: Path | str, wanted: str = "auto") -> str:

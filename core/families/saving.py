@@ -47,7 +47,7 @@ def save_model(
     form     None: that of the source                                  layout  None: the family's
     The rest is said at core.formats.whole_model.write_model, which also returns the advice.
     """
-    layout = layout or family(components.family).LAYOUT
+    layout = layout or family(components.family).layout
     modules = modules_of(components, layout)
     parts: dict[str, State] = {name: modules[name].state_dict() for name in trained}
     assert components.source is not None or form is not None, "a model from nowhere has no form of its own"

@@ -76,7 +76,7 @@ class FullMethod(Method):
     def build(self, components: Components) -> list[Trainable]:
         """Let the parts train, in place."""
         self._components, self._unet = components, components.unet
-        modules = modules_of(components, family(components.family).LAYOUT)
+        modules = modules_of(components, family(components.family).layout)
         trainable = trained_parts(self._job, len(components.text_encoders))
         self._trainable = {name: module for name, module in modules.items() if name in trainable}
         for name, module in self._trainable.items():

@@ -28,7 +28,7 @@ from core.settings.schedule import ScheduleSettings
 from core.settings.sharding import ShardingSettings
 from core.settings.validation import ValidationSettings
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 2
 
 
 class TrainJob(Job):

@@ -35,7 +35,7 @@ _SWITCHES_1 = {
 }
 _WHERE = "model.compatibility"
 _OF_A_FOLDER = "compatibility"  # a folder could have its own way to read captions
-# Version 3 has a task for each tool. Former task: its group of settings, the setting that chose the tool, its default, what
+# Version 2 has a task for each tool. Former task: its group of settings, the setting that chose the tool, its default, what
 # the chosen tool read beside the folder.
 _COPIES = {"output", "recursive", "copy_captions"}
 _ENCODED = _COPIES | {"format", "quality"}
@@ -65,8 +65,8 @@ FORMER_TOOLS: dict[str, tuple[str, str, dict[str, set[str]]]] = {
 }
 
 
-def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """The task and its groups of settings in version 3: a former file or image tool under its own name, with the settings
+def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
+    """A former file or image tool under its own name, with the settings
     that it reads. A name that no version knew is left, to be refused with the others."""
     if task not in FORMER_TOOLS or not isinstance(group := values.get(task, {}), Mapping):
         return task, dict(values)
@@ -79,15 +79,10 @@ def to_version_3(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     return name, {key: value for key, value in values.items() if key != task} | {name: kept}
 
 
-def to_present(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
-    """The same of any version: each step leaves alone what is newer."""
-    return to_version_3(*to_version_2(task, values))
-
-
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """The task and its groups of settings under their names in version 2; current names are kept."""
     found = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
-    return _TASKS_2.get(task, task), _with_one_compatibility(found)
+    return _tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(found))
 
 
 def switches_lost(values: Mapping[str, Any]) -> list[Problem]:

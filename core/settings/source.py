@@ -16,7 +16,7 @@ SHARED: tuple[type[Settings], ...] = (ImageSettings, CaptionSettings, Validation
 PRESERVE = "diff_output_preservation"
 # Settings of the run, not of a folder.
 ONE_FOR_ALL = frozenset(
-    ("max_token_length", "weighted_captions", "weighted_mean", *ValidationSettings.model_fields)
+    ("compatibility", "max_token_length", "weighted_captions", "weighted_mean", *ValidationSettings.model_fields)
 ) - {"validation_split"}
 
 

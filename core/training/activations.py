@@ -110,7 +110,7 @@ def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
     config  of the U-Net; None is the family's published one
     """
     try:
-        return _peak(one, _frozen(config if config is not None else family(one.family).LAYOUT.config("unet")))
+        return _peak(one, _frozen(config if config is not None else family(one.family).layout.config("unet")))
     except RuntimeError as error:  # every weight has the shape that the config says, and the products do not fit
         what = f"The layers of this U-Net do not fit one another ({str(error).splitlines()[0][:200]})"
         raise ProblemsError.one(what, "model.base_model", "get the model again: its config was changed") from error
@@ -134,7 +134,7 @@ def _peak(one: Pass, config: tuple) -> int:
     told = dict(config)
     text = empty(rows, one.tokens, told["cross_attention_dim"], trains=one.trains == "text")
     more = {}
-    if family(one.family).READS_SIZES:
+    if family(one.family).reads_sizes:
         pooled = told["projection_class_embeddings_input_dim"] - 6 * told["addition_time_embed_dim"]
         more["added_cond_kwargs"] = {"text_embeds": empty(rows, pooled), "time_ids": empty(rows, 6)}
     with torch.enable_grad(), Live(weights) as live:

@@ -47,7 +47,7 @@ def load_trained(builder: Builder, parts: tuple[str, ...]) -> Any:
 
     if compute == trainable:
         return load(parts, compute)
-    names = builder.family.LAYOUT.text_encoders
+    names = builder.family.layout.text_encoders
     # New words are read by encoders in their own type, fp32 unless told otherwise: their gradients are small.
     whole = builder.job.method.whole_model
     found = trained_parts(builder.job, len(names)) if whole else set(names)

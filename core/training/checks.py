@@ -119,7 +119,7 @@ def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
         vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     except ProblemsError:
         return []
-    return fit_problems(family(name).LAYOUT, path, vae)
+    return fit_problems(family(name).layout, path, vae)
 
 
 def _of_the_word(job: TrainJob, workspace: Workspace) -> list[Problem]:

@@ -103,7 +103,7 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
 
     path = model_path(job.model.base_model, workspace)
     name = family_of(path, job.model.family)
-    layout = family(name).LAYOUT
+    layout = family(name).layout
     found = dict(open_checkpoint(path, name).parts)
     if job.model.vae:
         found["vae"] = open_vae(model_path(job.model.vae, workspace, "model.vae"))

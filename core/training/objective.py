@@ -34,7 +34,7 @@ def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 def objective_of(job: TrainJob, context: JobContext, components: Components) -> Objective:
     """The run's objective, for the loaded model."""
     prediction = _prediction(job, context, components.prediction)
-    return make_objective(job, family(components.family).OBJECTIVE, prediction, context.device)
+    return make_objective(job, family(components.family).objective, prediction, context.device)
 
 
 def _prediction(job: TrainJob, context: JobContext, loaded: str) -> str:

@@ -162,7 +162,7 @@ def _sizes(run: Run, epoch: int, batch: Batch, seed: int) -> Tensor | None:
     and width of what is shown; float32 [B, 6] in pixels on the device. None for families that read none."""
     import torch
 
-    if not family(run.components.family).READS_SIZES:
+    if not family(run.components.family).reads_sizes:
         return None
     rows = []
     for placed, repeat in batch.items:

@@ -83,7 +83,7 @@ CASES = {
 
 def hollow_folder(family_name: str, folder: Path) -> Path:
     """A diffusers folder of the published sizes in fp16 whose weights are holes in their files."""
-    for name in ("unet", "vae", *family(family_name).LAYOUT.text_encoders):
+    for name in ("unet", "vae", *family(family_name).layout.text_encoders):
         config, entries, place = shipped_config(name, family_name), {}, 0
         for key, value in make_empty(name, config).state_dict().items():
             size = 2 * value.numel()
@@ -102,7 +102,7 @@ def hollow_folder(family_name: str, folder: Path) -> Path:
 
 def encoded(builder, captions, tokens=None):
     """Text states of the right sizes, in place of an encoder's."""
-    widths = [shipped_config(name, builder.family_name)["hidden_size"] for name in builder.family.LAYOUT.text_encoders]
+    widths = [shipped_config(name, builder.family_name)["hidden_size"] for name in builder.family.layout.text_encoders]
     context = torch.zeros(len(captions), 77, sum(widths), dtype=builder.precision.compute)
     return TextStates(context, torch.zeros(len(captions), 1280) if len(widths) > 1 else None)
 

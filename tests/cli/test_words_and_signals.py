@@ -38,8 +38,9 @@ def test_a_switch_with_a_value_is_said():
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "", "cuda:9999", "cuda:999"])
 def test_a_device_that_is_none_is_bad_input(name):
-    with pytest.raises(ProblemsError, match="device"):
+    with pytest.raises(ProblemsError, match=f"'{name}'") as error:
         machine.check_device(name)
+    assert error.value.codes == ["device.missing" if name == "cuda:999" else "device.unknown"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_a_device_that_is_none_is_bad_input(name):
 )
 def test_a_device_that_is_not_there_is_bad_input_in_whatever_asks_for_one(tmp_path, words, capsys):
     assert main([*words, "--device", "cuda:999", "--outputs", str(tmp_path)]) == 2
-    assert "no device 'cuda:999'" in capsys.readouterr().err
+    assert "'cuda:999'" in capsys.readouterr().err
 
 
 def test_a_run_is_found_by_its_name_and_by_its_path_before_one_of_the_same_name(tmp_path):

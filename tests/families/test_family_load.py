@@ -185,7 +185,7 @@ def test_sdxls_vae_is_never_loaded_in_fp16_but_the_repaired_one_may_be(monkeypat
     half, published, repaired = torch.float16, {"force_upcast": True}, {"force_upcast": False}
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("core.record.machine.bf16_is_fast", lambda device, fast=fast: fast)
-        sdxl, sd1 = family("sdxl").LAYOUT, family("sd1").LAYOUT
+        sdxl, sd1 = family("sdxl").layout, family("sd1").layout
         assert safe_type(sdxl, published, half, "cuda") == safe_type(sdxl, {}, half, "cuda") == expected
         assert safe_type(sdxl, repaired, half, "cuda") == half
         assert safe_type(sd1, published, half, "cuda") == half

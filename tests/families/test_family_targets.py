@@ -18,7 +18,7 @@ with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") a
 def empty():
     """Name of a family -> its text encoders and U-Net, without numbers."""
     return {
-        name: [family(name).make_empty(part) for part in (*family(name).LAYOUT.text_encoders, "unet")]
+        name: [family(name).make_empty(part) for part in (*family(name).layout.text_encoders, "unet")]
         for name in ("sd2", "sdxl")
     }
 
@@ -54,7 +54,7 @@ def test_every_key_and_shape_is_that_of_sd_scripts(empty, name, case, conv):
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl"])
 def test_every_name_leads_back_to_its_module(empty, name):
-    parts = (*family(name).LAYOUT.text_encoders, "unet")
+    parts = (*family(name).layout.text_encoders, "unet")
     for part, module in zip(parts, empty[name], strict=True):
         for target in family(name).lora_targets(module, conv=True):
             path = target.path if part == "unet" else full_name(target.path)

@@ -62,4 +62,4 @@ def test_sizes_change_nothing_in_the_families_that_read_none(tiny_models):
     with torch.no_grad():
         text = model.family.encode_captions(model.components, ["a fox"] * 2)
         one, other = (model.family.predict(model.components, latents, times, text, sizes) for sizes in (None, SIZES))
-    assert torch.equal(one, other) and not model.family.READS_SIZES
+    assert torch.equal(one, other) and not model.family.reads_sizes

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.families import sd1
 from core.families.saving import save_model
+from core.families.sd1 import FAMILY as sd1
 from core.formats.whole_model import form_of
 from tests.models import tiny_sd1
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.families import family_of, sd1
+from core.families import family_of
+from core.families.sd1 import FAMILY as sd1
 from core.formats.detect import identify
 from tests.models import SD15_NUMBERS as PARAMETERS
 from tests.offline import no_network
@@ -63,7 +64,7 @@ def test_the_vae_of_file_and_folder_is_the_same(models):
 MEASURE = """
 import json, resource, sys
 import torch
-from core.families import sd1
+from core.families.sd1 import FAMILY as sd1
 from core.families.loading import make_empty
 make_empty("unet", {})
 make_empty("text_encoder", {})

@@ -11,8 +11,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from core.families import sd1
 from core.families.loading import make_empty
+from core.families.sd1 import FAMILY as sd1
 from core.formats.hashes import HashMemo
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError

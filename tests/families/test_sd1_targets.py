@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.families.sd1 import lora_targets, make_empty
+from core.families.sd1 import FAMILY as sd1
 
 with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") as file:
     CASES = json.load(file)["cases"]
@@ -15,7 +15,7 @@ with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") a
 @pytest.fixture(scope="module")
 def sd15():
     """SD 1.5's U-Net and text encoder without weights."""
-    return {name: make_empty(name) for name in ("unet", "text_encoder")}
+    return {name: sd1.make_empty(name) for name in ("unet", "text_encoder")}
 
 
 def shapes(target, rank, conv_rank):
@@ -28,9 +28,9 @@ def shapes(target, rank, conv_rank):
 
 
 def test_counts_are_those_of_sd_scripts(sd15):
-    assert len(list(lora_targets(sd15["text_encoder"]))) == 72
-    assert len(list(lora_targets(sd15["unet"]))) == 192
-    assert len(list(lora_targets(sd15["unet"], conv=True))) == 278
+    assert len(list(sd1.lora_targets(sd15["text_encoder"]))) == 72
+    assert len(list(sd1.lora_targets(sd15["unet"]))) == 192
+    assert len(list(sd1.lora_targets(sd15["unet"], conv=True))) == 278
 
 
 @pytest.mark.parametrize(("case", "conv"), [("sd15/lora_lierla", False), ("sd15/lora_c3lier", True)])
@@ -38,7 +38,7 @@ def test_every_key_and_shape_is_that_of_sd_scripts(sd15, case, conv):
     expected = CASES[case]
     rank, conv_rank = expected["dim"], int(expected["network_args"].get("conv_dim", 0))
     ours = {}
-    for target in [*lora_targets(sd15["text_encoder"]), *lora_targets(sd15["unet"], conv=conv)]:
+    for target in [*sd1.lora_targets(sd15["text_encoder"]), *sd1.lora_targets(sd15["unet"], conv=conv)]:
         down, up = shapes(target, rank, conv_rank)
         ours |= {
             f"{target.name}.alpha": [],
@@ -50,11 +50,11 @@ def test_every_key_and_shape_is_that_of_sd_scripts(sd15, case, conv):
 
 def test_a_target_can_be_replaced_in_its_parent(sd15):
     for part in sd15.values():
-        for target in lora_targets(part, conv=True):
+        for target in sd1.lora_targets(part, conv=True):
             assert getattr(target.parent, target.attribute) is target.module
             assert part.get_submodule(target.path) is target.module
 
 
 def test_no_layer_is_named_twice(sd15):
-    names = [target.name for target in lora_targets(sd15["unet"], conv=True)]
+    names = [target.name for target in sd1.lora_targets(sd15["unet"], conv=True)]
     assert len(set(names)) == len(names)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.families import sd1
 from core.families.clip import token_windows
+from core.families.sd1 import FAMILY as sd1
 from core.families.tokenizer import load_tokenizer
 from core.families.vocabulary import BEGIN, END, read_vocabulary
 from core.record.problems import ProblemsError

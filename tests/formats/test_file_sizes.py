@@ -20,7 +20,7 @@ STARTER = Path(__file__).parents[2] / "models" / "starter"
 
 
 def write(target, name, form, source):
-    published = Published(family(name).LAYOUT.configs, VOCABULARY)
+    published = Published(family(name).layout.configs, VOCABULARY)
     write_model(target, {}, family=name, form=form, published=published, source=source)
     return target
 

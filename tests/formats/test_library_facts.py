@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from core.families import sd1
+from core.families.sd1 import FAMILY as sd1
 from core.formats.lora_names import module_path
 from core.formats.text_keys import name_for
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers

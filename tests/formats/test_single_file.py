@@ -171,7 +171,7 @@ def test_another_vae_is_baked_in_with_nothing_left_of_the_old_one(tmp_path, sd1)
 def test_names_and_shapes_of_the_published_sizes_are_those_of_sd_scripts(vectors, name):
     models = json.loads(gzip.decompress(VECTORS.read_bytes()))["models"]
     module = family(name)
-    parts = ["unet", "vae", *module.LAYOUT.text_encoders]
+    parts = ["unet", "vae", *module.layout.text_encoders]
     empty = {part: module.make_empty(part).state_dict() for part in parts}
     states = {
         part: {key.removeprefix("text_model."): in_memory(value) for key, value in state.items()}

@@ -384,8 +384,8 @@ def model_readers() -> Readers:
 def folder_readers() -> Readers:
     import torch
 
-    from core.families import sd1
     from core.families.loading import fit_problems, make_empty
+    from core.families.sd1 import FAMILY as sd1
     from core.families.tokenizer import load_tokenizer
     from core.formats.detect import identify
     from core.generation.embeddings import token_widths
@@ -395,12 +395,12 @@ def folder_readers() -> Readers:
     from core.training.memory_plan import facts_of
 
     for part in ("unet", "vae", "text_encoder"):  # the libraries are imported before the clock runs
-        make_empty(part, sd1.LAYOUT.config(part))
+        make_empty(part, sd1.layout.config(part))
     load_tokenizer()
 
     def load_what_the_check_passes(path: Path) -> None:
         """What the check passes, loading must not refuse."""
-        found = errors(fit_problems(sd1.LAYOUT, path))
+        found = errors(fit_problems(sd1.layout, path))
         try:
             components = sd1.load(path)
             context = sd1.encode_captions(components, ["a fox"])

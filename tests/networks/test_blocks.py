@@ -32,7 +32,7 @@ KEYS = {name: case for name, case in load("network_keys.json.gz")["cases"].items
 def targets(model):
     """Every layer that a LoRA can hook in a family's models, without weights."""
     kind = family(FAMILIES[model])
-    parts = [kind.make_empty(name) for name in (*kind.LAYOUT.text_encoders, "unet")]
+    parts = [kind.make_empty(name) for name in (*kind.layout.text_encoders, "unet")]
     return [target for part in parts for target in kind.lora_targets(part, conv=True)]
 
 

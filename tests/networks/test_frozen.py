@@ -6,7 +6,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pytest import fixture, mark, skip
 from torch import nn
 
-from core.families.sd1 import lora_targets
+from core.families.sd1 import FAMILY as sd1
 from core.networks import frozen
 from core.networks.network import Network, attached
 from core.settings.network import NetworkSettings
@@ -68,7 +68,7 @@ def test_a_frozen_convolution_gives_the_plain_output_and_gradient_at_every_size(
 def test_a_whole_unet_predicts_and_teaches_a_lora_as_before(dtype):
     unet = build_unet(dtype)
     settings = NetworkSettings(rank=4, alpha=4, conv_rank=4)
-    network = Network.create(lora_targets(unet, conv=True), settings, seed=1)
+    network = Network.create(sd1.lora_targets(unet, conv=True), settings, seed=1)
     for layer in network.adapters.values():
         nn.init.normal_(layer.up, std=0.1, generator=torch.Generator().manual_seed(2))
     latents, text = torch.randn(2, 4, 8, 8).to(dtype), torch.randn(2, 5, 16).to(dtype)
@@ -91,7 +91,7 @@ def test_a_whole_unet_predicts_and_teaches_a_lora_as_before(dtype):
 def test_gradient_checkpointing_gives_the_same_gradients():
     unet = build_unet()
     frozen.install(unet)
-    network = Network.create(lora_targets(unet, conv=True), NetworkSettings(rank=4, alpha=4, conv_rank=4), seed=1)
+    network = Network.create(sd1.lora_targets(unet, conv=True), NetworkSettings(rank=4, alpha=4, conv_rank=4), seed=1)
     for layer in network.adapters.values():
         nn.init.normal_(layer.up, std=0.1, generator=torch.Generator().manual_seed(2))
     given = torch.randn(2, 4, 8, 8), torch.tensor([10, 900]), torch.randn(2, 5, 16)
@@ -110,7 +110,7 @@ def test_a_fresh_lora_on_a_frozen_unet_changes_no_output_bit():
     given = torch.randn(1, 4, 8, 8).to(BF16), torch.tensor([500]), torch.randn(1, 5, 16).to(BF16)
     before = unet(*given).sample
     settings = NetworkSettings(rank=4, alpha=4, conv_rank=4)
-    with attached(Network.create(lora_targets(unet, conv=True), settings, seed=1)):
+    with attached(Network.create(sd1.lora_targets(unet, conv=True), settings, seed=1)):
         assert torch.equal(unet(*given).sample, before)
 
 

@@ -20,10 +20,10 @@ def job(**groups) -> TrainJob:
 
 def test_groups_without_use_for_the_method_are_folded_with_the_reason():
     lora, model, word = (job(method={"kind": kind}) for kind in ("lora", "fine_tune", "embedding"))
-    assert needs.idle_group("embedding", needs.idle_fields(lora)) == "no embedding is trained"
+    assert needs.idle_group("embedding", needs.idle_fields(lora)) == "it is for textual inversion"
     assert needs.idle_group("network", needs.idle_fields(lora)) == ""
-    assert "full model is trained" in needs.idle_group("network", needs.idle_fields(model))
-    assert "an embedding is trained" in needs.idle_group("network", needs.idle_fields(word))
+    assert "a LoRA" in needs.idle_group("network", needs.idle_fields(model))
+    assert "a LoRA" in needs.idle_group("network", needs.idle_fields(word))
     assert needs.idle_group("embedding", needs.idle_fields(word)) == ""
     assert "method.ema_decay" in needs.idle_fields(lora)
     assert "sharding.zero_stage" in needs.idle_fields(lora) and "sharding.deepspeed" not in needs.idle_fields(lora)

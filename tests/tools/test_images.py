@@ -453,9 +453,11 @@ def test_the_command_line_runs_a_job_file(folder, tmp_path, capsys):
         "face_crop": "size",
         "max_resolution": [9],
     }
-    atomic.write_json(tmp_path / "v2.json", {"kind": "job", "schema_version": 2, "task": "images", "images": former})
+    atomic.write_json(
+        tmp_path / "v1.json", {"kind": "job", "schema_version": 1, "task": "pictures", "pictures": former}
+    )
     words = ["crop", str(tmp_path / "job.json"), "--crop.crop_size", "64,64", "--outputs", str(tmp_path / "o")]
-    for former in ("v2", "job"):  # as it was written in version 2
+    for former in ("v1", "job"):  # as it was written in version 1
         again = ["images", str(tmp_path / f"{former}.json"), "--images.crop_size", "64,64", "--images.edge_low", "4"]
         assert main([*again, "--check", "--outputs", str(tmp_path / "o")]) == 0
         assert "crop: from" in capsys.readouterr().out

@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from core.families import family, sdxl
+from core.families import family
 from core.families.saving import save_model
+from core.families.sdxl import FAMILY as sdxl
 from core.generation.loras import loras_attached
 from core.generation.pipeline import decode_pixels, denoise, encode_prompts
 from core.networks.adapter_file import save_lora

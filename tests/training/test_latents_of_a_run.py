@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.families import sd1
+from core.families.sd1 import FAMILY as sd1
 from core.record.problems import ProblemsError, errors
 from core.settings.rules.dataset import cache_problems
 from core.training.latents import _posteriors, fp32_retry, write_npz_caches

@@ -25,7 +25,7 @@ def sizes(family: str) -> dict[str, PartSize]:
     from core.families.loading import make_empty
 
     parts = {}
-    layout = module(family).LAYOUT
+    layout = module(family).layout
     for name in ("unet", "vae", *layout.text_encoders):
         config = layout.config(name)
         shapes = {key: tuple(value.shape) for key, value in make_empty(name, config).state_dict().items()}

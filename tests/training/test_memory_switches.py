@@ -127,7 +127,7 @@ def test_switches_without_effect_say_why(make_job):
 
 
 def test_with_little_main_memory_the_vae_is_read_again_for_each_samples(train, monkeypatch):
-    from core.families import sd1
+    from core.families.sd1 import FAMILY as sd1
 
     read = []
     load = sd1.load

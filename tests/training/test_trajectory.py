@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.diffusion.noise import Noises
 from core.diffusion.objective import Diffusion
-from core.families.sd1 import lora_targets
+from core.families.sd1 import FAMILY as sd1
 from core.networks.network import Network, attached
 from core.optimization.clipping import clip_grad_norm
 from core.optimization.groups import parameter_groups
@@ -79,7 +79,7 @@ def replay():
     weights = load_file(VECTORS / "trajectory_unet_only_weights.safetensors")
     unet, text_encoder = build_unet(), build_text_encoder()
 
-    network = Network.create(lora_targets(unet), NetworkSettings(rank=4, alpha=2.0), seed=42)
+    network = Network.create(sd1.lora_targets(unet), NetworkSettings(rank=4, alpha=2.0), seed=42)
     network.load_state({key.removeprefix("init."): value for key, value in weights.items() if key.startswith("init.")})
     settings = OptimizerSettings(learning_rate=5e-3)
     optimizer = build_optimizer(settings, parameter_groups(settings, network.parameters_by_part()))

@@ -3,16 +3,14 @@
 from functools import partial
 from pathlib import Path
 
-from core.families import loading
-from core.families.clip import count_tokens, tokenize
+from core.families.family import Family
 from core.families.layout import Layout
 from core.families.sdxl.targets import lora_targets
 from core.families.sdxl.text import encode_captions, encode_ids
 from core.families.sdxl.unet import predict
 from core.families.tokenizer import load_tokenizer
-from core.families.vae import decode_latents, encode_image_latents
 
-LAYOUT = Layout(
+_LAYOUT = Layout(
     family="sdxl",
     configs=Path(__file__).parent / "configs",
     text_encoders=("text_encoder", "text_encoder_2"),
@@ -22,28 +20,11 @@ LAYOUT = Layout(
     vae_scale=0.13025,
     vae_overflows=True,
 )
-OBJECTIVE = "diffusion"
-READS_SIZES = True  # whether `predict` is told the sizes of images
-
-load = partial(loading.load, LAYOUT)
-make_empty = partial(loading.make_empty_part, LAYOUT)
-digest = partial(loading.digest, LAYOUT)
-weight_bytes = partial(loading.weight_bytes, LAYOUT)
-
-__all__ = [
-    "LAYOUT",
-    "OBJECTIVE",
-    "READS_SIZES",
-    "count_tokens",
-    "decode_latents",
-    "digest",
-    "encode_captions",
-    "encode_ids",
-    "encode_image_latents",
-    "load",
-    "lora_targets",
-    "make_empty",
-    "predict",
-    "tokenize",
-    "weight_bytes",
-]
+FAMILY = Family(
+    _LAYOUT,
+    encode_captions=encode_captions,
+    encode_ids=encode_ids,
+    predict=predict,
+    lora_targets=lora_targets,
+    reads_sizes=True,
+)

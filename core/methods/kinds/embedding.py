@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.extensions import later
+from core import extensions
 from core.settings.methods import MethodSpec, Parts, Usual, register
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ register(
         saves="embedding",
         logged={"text_encoder": "lr", "text_encoder_2": "lr/text_encoder2"},
         group="embedding",
-        problems=later(RULES, "problems"),
-        unused=later(RULES, "unused"),
+        problems=extensions.later(RULES, "problems"),
+        unused=extensions.later(RULES, "unused"),
         preserves_class=True,
     )
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.extensions import later
+from core import extensions
 from core.settings.methods import MethodSpec, Parts, Usual, register
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ register(
         project="dreambooth",
         saves="model",
         logged=LOGGED,
-        problems=later(RULES, "problems"),
-        unused=later(RULES, "unused"),
+        problems=extensions.later(RULES, "problems"),
+        unused=extensions.later(RULES, "unused"),
     )
 )
 register(
@@ -70,7 +70,7 @@ register(
         project="finetuning",
         saves="model",
         logged=LOGGED,
-        problems=later(RULES, "problems"),
-        unused=later(RULES, "unused"),
+        problems=extensions.later(RULES, "problems"),
+        unused=extensions.later(RULES, "unused"),
     )
 )

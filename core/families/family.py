@@ -1,0 +1,70 @@
+"""`Family`: what a training and a generation ask of a model family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from core.diffusion.text_states import TextStates
+from core.families import loading
+from core.families.clip import count_tokens, tokenize
+from core.families.components import Components
+from core.families.layout import Layout
+from core.families.targets import Target
+from core.families.vae import decode_latents, encode_image_latents
+
+
+@dataclass(eq=False)
+class Family:
+    """One family of models.
+
+    layout            its parts, and how files hold them
+    encode_captions   (components, captions, ...) -> the states that `predict` reads
+    encode_ids        the same of token ids
+    predict           (components, noisy latents [B, C, h, w], timesteps [B], states, sizes) -> [B, C, h, w]
+    lora_targets      (part, conv=) -> the layers that a network may change, with their names in files
+    objective         how its models were trained (core/diffusion/objectives.py)
+    reads_sizes       whether `predict` is told the sizes of images, float32 [B, 6]
+    latent_channels, latent_pixels    C of its latents, and the pixels of the image along a side of each
+    tokenize, count_tokens            (components, captions ...); all tokenizers of a model count alike
+    encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean and log variance, unscaled
+    decode_latents                    (VAE, scaled latents) -> pixels
+    """
+
+    layout: Layout
+    encode_captions: Callable[..., TextStates]
+    encode_ids: Callable[..., TextStates]
+    predict: Callable[..., Tensor]
+    lora_targets: Callable[..., Iterator[Target]]
+    objective: str = "diffusion"
+    reads_sizes: bool = False
+    latent_channels: int = 4
+    latent_pixels: int = 8
+    tokenize: Callable[..., Any] = tokenize
+    count_tokens: Callable[..., int] = count_tokens
+    encode_image_latents: Callable[[Any, Tensor], tuple[Tensor, Tensor]] = encode_image_latents
+    decode_latents: Callable[[Any, Tensor], Tensor] = decode_latents
+
+    @property
+    def name(self) -> str:
+        return self.layout.family
+
+    def load(self, path: Path | str, **how: Any) -> Components:
+        """Parts of a model, frozen: see core.families.loading.load."""
+        return loading.load(self.layout, path, **how)
+
+    def digest(self, path: Path | str, part: str, **how: Any) -> str:
+        """SHA-256 of a part's weights as stored, for the keys of caches: see core.families.loading.digest."""
+        return loading.digest(self.layout, path, part, **how)
+
+    def weight_bytes(self, path: Path | str, item_bytes: int | None = None) -> dict[str, int]:
+        """Bytes of each part's weights as stored, or with `item_bytes` for each number."""
+        return loading.weight_bytes(self.layout, path, item_bytes)
+
+    def make_empty(self, name: str) -> nn.Module:
+        """A part of the published size without memory (on the meta device)."""
+        return loading.make_empty(name, self.layout.config(name))
