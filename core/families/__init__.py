@@ -13,7 +13,7 @@ from core.settings.job import ClassImagesJob, GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 
 if TYPE_CHECKING:
-    from core.families.family import Family
+    from core.families.base import Family
 
 # name -> the module whose FAMILY it is, imported when it is asked for: they load torch
 FAMILIES = {name: f"core.families.{name}" for name in ("sd1", "sd2", "sdxl")}

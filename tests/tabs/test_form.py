@@ -157,5 +157,5 @@ def test_what_is_chosen_is_read_whole_in_a_narrow_list():
 
 
 def test_an_explanation_that_is_long_has_the_whole_width(widgets):
-    assert "field-wide" in widgets["model.compatibility"].elem_classes
+    assert "field-wide" in widgets["captions.sidecars"].elem_classes
     assert "field-wide" not in widgets["noise.huber_c"].elem_classes

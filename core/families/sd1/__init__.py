@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.families.family import Family
+from core.families.base import Family
 from core.families.layout import Layout
 from core.families.one_encoder import encode_captions, encode_ids, predict
 from core.families.targets import one_encoder_targets

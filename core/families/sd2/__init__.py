@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from core.families.family import Family
+from core.families.base import Family
 from core.families.layout import Layout
 from core.families.one_encoder import encode_captions, encode_ids, predict
 from core.families.sd2.prediction import prediction_of

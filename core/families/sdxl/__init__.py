@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from core.families.family import Family
+from core.families.base import Family
 from core.families.layout import Layout
 from core.families.sdxl.targets import lora_targets
 from core.families.sdxl.text import encode_captions, encode_ids
