@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.extensions import later
 from core.settings import image_tools as images
+from core.settings.base import Settings
 from core.settings.job import CaptionJob, ClassImagesJob, GenerateJob, PrepareJob, TrainJob
 from core.settings.tool import DownloadSettings, ExportSettings, InspectSettings
 from core.tasks import Card, Task, register, tool
@@ -15,46 +17,72 @@ DOWNLOADS = Card("download", "Download any other model", "An interrupted downloa
 
 
 def _of_training(name: str, title: str, about: str, job: type[TrainJob], **more: Any) -> None:
-    register(Task(name, title, about, job, f"core.engine.trainings:{name}", **more))
+    register(Task(name, title, about, job, later("core.engine.trainings", name), **more))
+
+
+def _file_tool(name: str, settings: type[Settings], title: str, about: str, button: str, **more: Any) -> None:
+    run, check = later("core.tools.files", name), later("core.tools.files", f"check_{name}")
+    register(tool(name, settings, run, title=title, about=about, check=check, button=button, **more))
 
 
 def _image_tool(name: str, settings: type[images.FolderSettings], title: str, about: str, **more: Any) -> None:
-    code = f"core.tools.image_tools:{name}"
-    check = "core.tools.images:what_would_be_made"
-    register(tool(name, settings, code, title=title, about=about, check=check, card=IMAGES, button=title, **more))
+    run, check = later("core.tools.image_tools", name), later("core.tools.images", "what_would_be_made")
+    register(tool(name, settings, run, title=title, about=about, check=check, card=IMAGES, button=title, **more))
 
 
 _of_training("train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, pauses=True)
 _of_training("probe", "Memory and time probe", "measure the memory and time of a training", TrainJob)
 _of_training("prepare", "Preparation", "check a dataset and fill the caches that a training will use", PrepareJob)
 register(
-    Task("generate", "Generation", "generate images", GenerateJob, "core.engine.generating:generate",
-         check="core.engine.generating:check_generate")
-)  # fmt: skip
+    Task(
+        "generate",
+        "Generation",
+        "generate images",
+        GenerateJob,
+        later("core.engine.generating", "generate"),
+        check=later("core.engine.generating", "check_generate"),
+    )
+)
 register(
-    Task("class_images", "Regularization images", "generate regularization images of a class with the base model",
-         ClassImagesJob, "core.engine.generating:class_images", check="core.engine.generating:check_class_images")
-)  # fmt: skip
+    Task(
+        "class_images",
+        "Regularization images",
+        "generate regularization images of a class with the base model",
+        ClassImagesJob,
+        later("core.engine.generating", "class_images"),
+        check=later("core.engine.generating", "check_class_images"),
+    )
+)
 register(
-    Task("caption", "Captions", "report on captions, and write missing ones", CaptionJob,
-         "core.captioning.report:run_captions", "light", reads=lambda job: not job.caption.write_missing, card=CAPTIONS,
-         button="Report or write")
-)  # fmt: skip
+    Task(
+        "caption",
+        "Captions",
+        "report on captions, and write missing ones",
+        CaptionJob,
+        later("core.captioning.report", "run_captions"),
+        lane="light",
+        reads=lambda job: not job.caption.write_missing,
+        card=CAPTIONS,
+        button="Report or write",
+    )
+)
 
-register(
-    tool("inspect", InspectSettings, "core.tools.files:inspect_file", title="Inspect a file",
-         about="show what a model file is", lane="light", reads=True, check="core.tools.files:check_file", button="Inspect")
-)  # fmt: skip
-register(
-    tool("export_diffusers", ExportSettings, "core.tools.files:export", title="Export a LoRA for diffusers",
-         about="save a LoRA in diffusers format", check="core.tools.files:check_file", button="Export")
-)  # fmt: skip
-register(
-    tool("download", DownloadSettings, "core.tools.files:download", title="Download a model",
-         about="download a model into the models folder", lane="downloads", ends_paused=True,
-         check="core.tools.files:check_download", card=DOWNLOADS,
-         button="Download")
-)  # fmt: skip
+_file_tool(
+    "inspect", InspectSettings, "Inspect a file", "show what a model file is", "Inspect", lane="light", reads=True
+)
+_file_tool(
+    "export_diffusers", ExportSettings, "Export a LoRA for diffusers", "save a LoRA in diffusers format", "Export"
+)
+_file_tool(
+    "download",
+    DownloadSettings,
+    "Download a model",
+    "download a model into the models folder",
+    "Download",
+    lane="downloads",
+    ends_paused=True,
+    card=DOWNLOADS,
+)
 
 _image_tool("resize", images.ResizeSettings, "Resize", "make smaller copies of images")
 _image_tool("crop", images.CropSettings, "Crop", "crop images to one size")

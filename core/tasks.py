@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
 
 from core import extensions
 from core.record.problems import ProblemsError
-from core.settings.base import Settings
+from core.settings.base import Job, Settings
 from core.settings.named import named_in
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 # device: one job at a time on the GPU or the CPU; light: threads beside it; downloads: one after another, beside it too;
 # process: a process of its own with its own threads, so that neither the page nor a training waits for it
 Lane = Literal["device", "light", "downloads", "process"]
-Code = str | Callable[..., Any]  # a function, or "module:function", imported when it is first called
+Run = Callable[[Any, "JobContext"], "Outcome"]  # given the job, or a tool's own settings
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,10 @@ class Task:
     title: str
     about: str
     job: type[Settings]
-    run: Code
+    run: Run
     lane: Lane = "device"
     own: str = ""
-    check: Code | None = None
+    check: Callable[[Any, Workspace], str] | None = None
     reads: bool | Callable[[Any], bool] = False
     pauses: bool = False
     ends_paused: bool = False
@@ -71,31 +70,28 @@ class Task:
 
     def start(self, job: Settings, context: JobContext) -> Outcome:
         """Run a job to its end in this thread."""
-        outcome: Outcome = loaded(self.run)(self.given(job), context)
-        return outcome
+        return self.run(self.given(job), context)
 
     def look(self, job: Settings, workspace: Workspace) -> str:
         """What a job would do. Raises ProblemsError for one that cannot begin."""
         if self.check is None:
             return "The settings are valid."
-        return str(loaded(self.check)(self.given(job), workspace))
+        return self.check(self.given(job), workspace)
 
     def title_of(self, job: Settings) -> str:
         """What a job of a tool is called in a list: the task and the file or folder that it is given."""
         given = next((each.value for each in named_in(job)), "") if self.own else ""
-        name = given.strip().strip("\"'").replace("\\", "/").rstrip("/").rpartition("/")[2]
+        name = given.partition("?")[0].strip().strip("\"'").replace("\\", "/").rstrip("/").rpartition("/")[2]
         return f"{self.title}: {name}" if name else self.title
 
     def only_reads(self, job: Settings) -> bool:
         return self.reads if isinstance(self.reads, bool) else self.reads(self.given(job))
 
 
-def tool(name: str, settings: type[Settings], run: Code, *, title: str, **about: Any) -> Task:
+def tool(name: str, settings: type[Settings], run: Run, *, title: str, **about: Any) -> Task:
     """A task with settings of its own and nothing else: `run` is given those. about: the other fields of Task."""
     group: Any = (settings, Field(default_factory=settings, title=title))
-    job = create_model(
-        f"{name.title().replace('_', '')}Job", __base__=Settings, __doc__=settings.__doc__, **{name: group}
-    )
+    job = create_model(f"{name.title().replace('_', '')}Job", __base__=Job, __doc__=settings.__doc__, **{name: group})
     given: dict[str, Any] = {"lane": "process", "card": Card(name, title, (settings.__doc__ or "").strip())} | about
     return Task(name, title, job=job, run=run, own=name, **given)
 
@@ -137,11 +133,3 @@ class JobModels(Mapping[str, type[Settings]]):
 
     def __len__(self) -> int:
         return len(tasks())
-
-
-def loaded(code: Code) -> Callable[..., Any]:
-    if callable(code):
-        return code
-    module, _, name = code.partition(":")
-    function: Callable[..., Any] = getattr(import_module(module), name)
-    return function

@@ -42,7 +42,8 @@ class MachineCheck:
         job = self.page.engine.status()["job"]
         if job is not None:
             what = f"'{job['title']}' is running, so times and memory of a check would be wrong"
-            raise ProblemsError.one(what, WHERE, "wait until it is done, or stop it; a training can be resumed")
+            fix = "wait until it is done, or stop it; a training can be resumed"
+            raise ProblemsError.one(what, WHERE, fix, "check.device-busy")
         with self._lock:
             if self._running():
                 return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.engine.queue import lane_of
 from core.record.problems import ProblemsError
 from tabs.browsers import Browser, whole
 from tabs.charts import loss_series, rate_series, rounded, validation_points, value_series
@@ -193,8 +194,8 @@ def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Running and waiting jobs in order, then the latest ended ones."""
-    entries = page.engine.queue()
+    """Running and waiting jobs of the device in order, then the latest ended ones. Tools shows those beside it."""
+    entries = [entry for entry in page.engine.queue() if lane_of(entry.task) == "device"]
     going = [entry for entry in entries if entry.state == "running"] + [
         entry for entry in entries if entry.state == "waiting"
     ]
@@ -260,7 +261,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         )
     elif name == "generate":
         draw_with(page, run)
-        page.browsers.say(browser, "done", "Generate holds it now. Write a prompt, then draw.", go="Generate")
+        page.browsers.say(browser, "done", "Loaded in Generate. Enter a prompt and press Generate.", go="Generate")
     elif name == "tensorboard":
         page.tensorboard.open(run, page.workspace.runs / Path(run).name / "logs")
     elif name in page.commands:

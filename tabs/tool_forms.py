@@ -14,7 +14,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from core.tasks import Card, Task, tasks
-from tabs.context import Page
+from tabs.context import ASKING, Page
 from tabs.markup import act_of, board, choice_list, esc, news, on_act
 from tabs.own_settings import changed_values, fields
 
@@ -133,6 +133,20 @@ class ToolForm:
             raise
         return self.html()
 
+    def acted(self, event: gr.EventData) -> Any:
+        """`act` for the page. What stands against a start stays shown while fields change, until a start succeeds."""
+        about, browser = f"start {self.card.name}", self.page.browsers.of(ASKING.get())
+        try:
+            shown = self.act(event)
+        except ProblemsError as error:
+            if act_of(event)[0] != "go":
+                raise
+            self.page.browsers.say(browser, "error", title="Not done", problems=error.problems, about=about)
+            return gr.skip()
+        if act_of(event)[0] == "go":
+            self.page.browsers.succeeded(browser, about)
+        return shown
+
     def _change(self, name: str, text: str) -> None:
         known = own_settings_of(self.task)
         if name == CHOSEN or name not in known:
@@ -151,6 +165,6 @@ def build_forms(page: Page, start: Start) -> None:
         seen = gr.State({})
         page.on_show(TAB, form.show, None, [seen, area])
         page.on_tick(TAB, form.tick, seen, [seen, area])
-        on_act(page, area, form.act, None, area)
+        on_act(page, area, form.acted, None, area)
         works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
         gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.record.problems import ProblemsError
+from core.record.units import clock
 from core.record.workspace import display_path
 from core.settings.base import Settings, value_of
+from core.settings.check import build as build_job
 from core.tasks import Task, tasks
 from tabs import disk, keys, machine_check
 from tabs.browsers import Browser
-from tabs.context import clock
 from tabs.pieces import piece
 from tabs.tool_forms import build_forms, job_of, main_setting, own_settings_of
 
 if TYPE_CHECKING:
+    from core.engine.queue import QueueEntry
     from core.formats.hub import Source
     from tabs.context import Page
 
@@ -83,33 +85,54 @@ class Work:
 
 
 class Tools:
-    """The uses of tools since the server started; every browser sees the same."""
+    """What the queue holds of tasks with a card, since the server started: every browser sees the same."""
 
     def __init__(self, page: Page):
         self.page = page
-        self._works: list[Work] = []
+        self._since = time.time()
+        self._known: dict[str, Work] = {}
+        self._hidden: set[str] = set()
         self._lock = threading.Lock()
+
+    def works(self) -> list[Work]:
+        """The newest first; of several tries of a download the last."""
+        found: list[Work] = []
+        for entry in reversed(self.page.engine.queue()):
+            task = tasks().get(entry.task)
+            old = entry.added < self._since and entry.state not in ("waiting", "running")
+            if task is None or task.card is None or old or entry.id in self._hidden:
+                continue
+            work = self._known.get(entry.id) or self._work(entry.id, task, entry)
+            if not any(newer.replaces(work) for newer in found):
+                found.append(work)
+        self._known = {work.id: work for work in found[:KEPT]}
+        return found[:KEPT]
+
+    def _work(self, identity: str, task: Task, entry: QueueEntry) -> Work:
+        try:
+            asked, about = self._about(task, build_job(task.job, entry.job))
+        except ProblemsError:  # settings that this version cannot read
+            asked, about = "", entry.title
+        return Work(identity, task, about, asked)
 
     def use(self, data: dict[str, Any], browser: Browser) -> None:
         """Start a tool on one thing: {"tool", "about": what to download, or a file}."""
         task, about = tasks().get(str(data.get("tool"))), str(data.get("about", "")).strip()
         if task is None or task.card is None:
             return
-        known = next((work.asked for work in self._works if (work.task.name, work.about) == (task.name, about)), "")
+        known = next((work.asked for work in self.works() if (work.task.name, work.about) == (task.name, about)), "")
         self.start(task, job_of(task, {main_setting(task): known or about}, self.page.project.job))
 
     def start(self, task: Task, job: Settings) -> None:
         """Start a checked job; one at a time on the same thing."""
         self.page.roots.admit(job)
         task.look(job, self.page.workspace)
-        asked, about = self._about(task, job)
+        _, about = self._about(task, job)
         with self._lock:
-            if any((each.task.name, each.about) == (task.name, about) and self._runs(each) for each in self._works):
+            if any((each.task.name, each.about) == (task.name, about) and self._runs(each) for each in self.works()):
                 fix = "wait until it is done, or cancel it"
                 raise ProblemsError.one("This is running already", about, fix, "tools.running-already")
-            identity = self.page.engine.submit(task.name, job, title=f"{task.title}: {about}")
-            work = Work(identity, task, about, asked)
-            self._works = [*(other for other in self._works if not work.replaces(other)), work][-KEPT:]
+            self.page.engine.submit(task.name, job, title=f"{task.title}: {about}")
 
     def _about(self, task: Task, job: Settings) -> tuple[str, str]:
         """What a job works on: as it was given, and as it is shown."""
@@ -138,18 +161,18 @@ class Tools:
                 self.page.engine.command(run, command)
 
     def _named(self, data: dict[str, Any]) -> list[Work]:
-        return [work for work in self._works if work.id == data.get("work") and self._runs(work)]
+        return [work for work in self.works() if work.id == data.get("work") and self._runs(work)]
 
     def discard(self, data: dict[str, Any], browser: Browser) -> None:
         """End a download and remove what has come of it: {"about"}."""
         from core.formats.hub import parse_source
 
         source = parse_source(str(data.get("about", "")))
-        mine = [work for work in self._works if (work.task.name, work.about) == (DOWNLOAD, str(source))]
+        mine = [work for work in self.works() if (work.task.name, work.about) == (DOWNLOAD, str(source))]
         for work in mine:
             if self._runs(work):
                 self.page.engine.cancel(work.id)
-        self._works = [work for work in self._works if work not in mine]
+        self._hidden |= {work.id for work in mine}
         # In the lane of the downloads, so after the one that still holds the file.
         self.page.engine.light(self._forget, source, title=f"discard {source}", kind="downloads")
 
@@ -162,7 +185,7 @@ class Tools:
         """Train shows downloads beside the base model; Tools shows everything and what files there are."""
         if tab not in ("Train", "Tools"):
             return {}
-        shown = [work for work in reversed(self._works) if tab == "Tools" or work.task.name == DOWNLOAD]
+        shown = [work for work in self.works() if tab == "Tools" or work.task.name == DOWNLOAD]
         works = [work.facts(self.page.engine) for work in shown]
         return {"works": works} | ({"tool_files": self._known_files()} if tab == "Tools" else {})
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, create_model
@@ -27,12 +28,13 @@ from core.settings.base import Settings
 from core.settings.job import CaptionerJob, CaptionJob
 from core.settings.presets import to_values
 
+Describe = Callable[[Sequence[Path], Any, JobContext], Iterator[str]]
 CARD = tasks.Card(
     "captioners", "Caption images", "Describes the images of the dataset and writes the captions beside them."
 )
 
 
-def captioner(name: str, settings: type[Settings], describe: tasks.Code, *, title: str, **about: Any) -> tasks.Task:
+def captioner(name: str, settings: type[Settings], describe: Describe, *, title: str, **about: Any) -> tasks.Task:
     """The task of a captioner.
 
     describe  (images, own settings, context) -> iterator with a caption for each image in their order. It loads its model
@@ -50,11 +52,11 @@ def _previews(job: CaptionerJob) -> bool:
     return job.captioning.preview is not None
 
 
-def run_captioner(name: str, describe: tasks.Code, job: CaptionerJob, context: JobContext) -> Outcome:
+def run_captioner(name: str, describe: Describe, job: CaptionerJob, context: JobContext) -> Outcome:
     """Describe the images that ask for it, one caption written after the other. A preview writes nothing."""
     done = Done(context.workspace, job)
     rows = _rows(job, done.before)
-    captions: Iterator[str] = tasks.loaded(describe)([row.image.path for row in rows], getattr(job, name), context)
+    captions = describe([row.image.path for row in rows], getattr(job, name), context)
     lines: list[str] = []
     context.stage("captioning", 0, len(rows))
     for number, (row, text) in enumerate(zip(rows, captions, strict=True), 1):

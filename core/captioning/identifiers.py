@@ -130,26 +130,24 @@ def about(word: str, tokenizer: Any) -> WordFacts:
 
 def _advice_on_one(word: str, common: bool) -> str:
     if common:
-        return "The model already has images for it, which mix with yours. Choose a rare word."
+        return "The model already knows it, so its images would mix with yours. Choose a rare word."
     if has_a_meaning(word):
-        return f"It is rare, but it also stands for {_meaning(word.casefold())}, which can shine through."
+        return f"It is rare, but it also stands for {_meaning(word.casefold())}, which can show in images."
     if PROPOSED.fullmatch(word.casefold()):
-        return "It is rare and hardly a word, so the subject has it to itself."
-    return "It is rare. Make sure that it is no name and no word of any language: the model may know it."
+        return "It is rare and has almost no meaning of its own."
+    return "It is rare. Check that it is not a name or a word in another language, which the model may know."
 
 
 def _advice_on_pieces(text: str, pieces: Sequence[str], tokenizer: Any) -> str:
     if not pieces:
-        return "Write a word of letters."
+        return "Write a word made of letters."
     if " " in text:
-        return "These are several words. Use one rare word here; the class has a field of its own."
+        return "These are several words. Use one rare word here; the class has its own field."
     shares = {piece: share for piece in pieces if len(piece) >= 3 and (share := _share(tokenizer, piece)) is not None}
     if shares and min(shares.values()) < COMMON_BELOW:
         familiar = min(shares, key=lambda piece: shares[piece])
-        return f"It holds the everyday word '{familiar}', whose look comes along. Choose a rare word of one token."
-    return (
-        "No token stands for the whole word, so it is trained from pieces that other words share. One token is better."
-    )
+        return f"It contains the common word '{familiar}', which affects the images. Choose a rare word of one token."
+    return "It is split into tokens that other words share. A word of one token is better."
 
 
 def has_a_meaning(word: str) -> bool:
@@ -170,14 +168,14 @@ def identifier_note(word: str, tokenizer: Any = None) -> str:
     """One or two sentences for the person who writes the word. Without a tokenizer CLIP's is asked."""
     text = " ".join(word.split())
     if not text:
-        return "Write a rare word that stands for the subject."
+        return "Write a rare word as the trigger word of the subject."
     facts = about(text, tokenizer if tokenizer is not None else read_tokenizer())
     count = "1 token" if facts.tokens == 1 else f"{facts.tokens} tokens"
     if facts.known and facts.common:
-        return f"'{text}' is 1 token and an everyday word or name. {facts.advice}"
+        return f"'{text}' is 1 token and a common word or name. {facts.advice}"
     if facts.known:
         good = "" if has_a_meaning(text) else ": good"
-        return f"'{text}' is 1 token and no everyday word{good}. {facts.advice}"
+        return f"'{text}' is 1 token and not a common word{good}. {facts.advice}"
     cut = f" ({' + '.join(facts.pieces)})" if facts.tokens > 1 else ""
     return f"'{text}' is {count}{cut}. {facts.advice}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.bench.run import CASE, PARTS, known_part, run_bench, table
 from core.cli.main import DONE
-from core.cli.options import OWN, split_options
+from core.cli.options import OWN, not_understood, split_options
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 
@@ -16,12 +16,12 @@ def run(words: list[str]) -> int:
     options = split_options(words, OWN["bench"], preset_allowed=False)
     problems = [
         *options.problems,
-        *(Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings),
+        *(not_understood(word) for word in options.settings),
     ]
     only = options.values.get("only")
     if only is not None and not known_part(only):
         fix = f"use one of {', '.join(PARTS)}, or a single case such as {CASE}sd15_lora"
-        problems.append(Problem(f"There is no part '{only}'", "command line", fix))
+        problems.append(Problem(f"There is no part '{only}'", "command line", fix, code="cli.unknown-part"))
     if problems:
         raise ProblemsError(problems)
     result = run_bench(

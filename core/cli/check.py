@@ -8,19 +8,19 @@ from pathlib import Path
 
 from core.cli.jobs import StopOnSignal
 from core.cli.main import DONE, FAILED, INTERRUPTED
-from core.cli.options import OWN, split_options
+from core.cli.options import OWN, not_understood, split_options
 from core.machine_check.report import Line, exit_code, line_words, summary
 from core.machine_check.run import run_check
 from core.record import atomic, machine
 from core.record.cancel import Cancelled, CancelToken
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import ProblemsError, unwritten
 
 
 def run(words: list[str]) -> int:
     options = split_options(words, OWN["check"], preset_allowed=False)
     problems = [
         *options.problems,
-        *(Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings),
+        *(not_understood(word) for word in options.settings),
     ]
     if problems:
         raise ProblemsError(problems)

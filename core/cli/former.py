@@ -1,4 +1,4 @@
-"""The commands `tool` and `images` of version 2, which took the tool's name as a setting: `images --images.action crop`."""
+"""The former commands `tool` and `images`, which took the tool's name as a setting: `images --images.action crop`."""
 
 from __future__ import annotations
 

@@ -90,7 +90,9 @@ def _follow(processes: Together, workspace: Workspace) -> int:
     path, job = cast("tuple[Path, TrainJob]", processes.tell(cast(Any, None)))
     if not path.is_dir():
         what = f"The run's folder {path} cannot be reached by process {processes.rank + 1}"
-        raise ProblemsError.one(what, "--outputs", "put outputs on a drive that all machines share")
+        raise ProblemsError.one(
+            what, "--outputs", "put outputs on a drive that all machines share", "outputs.not-shared"
+        )
     with StopOnSignal(CancelToken(), quiet=True):
         context = JobContext(
             workspace, RunFolder(path), SilentJournal(), NoCommands(), processes.device, processes=processes
@@ -145,7 +147,7 @@ def _execute(
         return BAD_INPUT if tasks.named(task).own and words is not None and words.asked else FAILED
     if task == "train":
         places = [f'--{name} "{options.values[name]}"' for name in ("outputs", "models") if name in options.values]
-        print(" ".join(["To go on: python webui.py train --continue", folder.name, *places]), file=sys.stderr)
+        print(" ".join(["To resume: python webui.py train --continue", folder.name, *places]), file=sys.stderr)
     return INTERRUPTED if stop.asked or state == "stopped" else FAILED
 
 
@@ -194,4 +196,6 @@ def find_run(name: str, workspace: Workspace) -> RunFolder:
     for path in places if Path(name).name == name else reversed(places):
         if (path / "job.json").is_file():
             return RunFolder(path)
-    raise ProblemsError.one(f"There is no run '{name}'", str(workspace.runs), "give the name of a folder in there")
+    raise ProblemsError.one(
+        f"There is no run '{name}'", str(workspace.runs), "give the name of a folder in there", "runs.no-such-run"
+    )

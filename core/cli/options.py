@@ -133,15 +133,15 @@ def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_al
             if not known[name][0]:
                 options.values[name] = True
                 if equals:
-                    options.problems.append(
-                        Problem(f"--{name} takes no value", "command line", f"write --{name}, or leave it out")
-                    )
+                    fix = f"write --{name}, or leave it out"
+                    what, code = f"--{name} takes no value", "cli.unwanted-value"
+                    options.problems.append(Problem(what, "command line", fix, code=code))
                 continue
             if not equals:
                 if index >= len(words) or words[index].startswith("--"):
-                    options.problems.append(
-                        Problem(f"--{name} has no value", "command line", f"write --{name} {known[name][0]}")
-                    )
+                    what, code = f"--{name} has no value", "cli.missing-value"
+                    fix = f"write --{name} {known[name][0]}"
+                    options.problems.append(Problem(what, "command line", fix, code=code))
                     continue
                 text, index = words[index], index + 1
             if name in REPEATED:
@@ -156,13 +156,18 @@ def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_al
         elif preset_allowed and options.preset is None:
             options.preset = word
         else:
-            options.problems.append(Problem(f"'{word}' is not understood", "command line", "see --help"))
+            options.problems.append(not_understood(word))
     for name in options.values.get("allow-module", ()):  # here, so that it holds for the page and for every job alike
         try:
             allow(name)
         except ProblemsError as error:
             options.problems += error.problems
     return options
+
+
+def not_understood(word: str) -> Problem:
+    """A word of the command line that is nothing."""
+    return Problem(f"'{word}' is not understood", "command line", "see --help", code="cli.unknown-word")
 
 
 def job_from(task: str, options: Options) -> Settings:
@@ -174,13 +179,8 @@ def job_from(task: str, options: Options) -> Settings:
         try:
             preset = read(preset_path(options.preset, options.workspace()))
             if not _fits(preset.task, task):
-                problems.append(
-                    Problem(
-                        f"The preset is for '{preset.task}', not for '{task}'",
-                        options.preset,
-                        f"use: webui.py {preset.task}",
-                    )
-                )
+                what, fix = f"The preset is for '{preset.task}', not for '{task}'", f"use webui.py {preset.task}"
+                problems.append(Problem(what, options.preset, fix, code="cli.preset-of-another-task"))
             else:
                 options.advice += preset.notes
                 below = {
@@ -208,7 +208,9 @@ def _dataset_config(options: Options, problems: list[Problem]) -> dict[str, Any]
     found = read_dataset_config(options.values["dataset-config"])
     problems += errors(found.problems)
     options.advice += [problem for problem in found.problems if problem.level != "error"]
-    options.advice += [Problem(note, options.values["dataset-config"], level="advice") for note in found.notes]
+    options.advice += [
+        Problem(note, options.values["dataset-config"], level="advice", code="import.note") for note in found.notes
+    ]
     return found.values
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.cli.ends import polite_ends
 from core.cli.main import DONE, INTERRUPTED
-from core.cli.options import PAGE, split_options
+from core.cli.options import PAGE, not_understood, split_options
 from core.record import machine
 from core.record.heap import uncollected
 from core.record.problems import Problem, ProblemsError
@@ -24,17 +24,20 @@ HOST_NAME = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0
 def run(words: list[str]) -> int:
     options = split_options(words, PAGE, preset_allowed=False)
     problems = list(options.problems)
-    problems += [Problem(f"'{word}' is not understood", "command line", "see --help") for word in options.settings]
+    problems += [not_understood(word) for word in options.settings]
     port = options.values.get("port", "7860")
     if not (str(port).isdigit() and 1 <= int(port) <= 65535):
-        problems.append(Problem(f"--port is {port}", "command line", "use a number from 1 to 65535"))
+        problems.append(
+            Problem(f"--port is {port}", "command line", "use a number from 1 to 65535", code="cli.bad-port")
+        )
     auth, said = _login(options.values, problems)
     if auth is not None and (":" not in auth or not all(auth.split(":", 1))):
-        problems.append(Problem(f"{said} is not USER:PASSWORD", "command line", "write both, with a colon between"))
+        fix = "write both, with a colon between"
+        problems.append(Problem(f"{said} is not USER:PASSWORD", "command line", fix, code="cli.bad-auth"))
     for name in options.values.get("host", ()):
         if not HOST_NAME.fullmatch(name):
             fix = "write name or name:port, without http:// and without a path"
-            problems.append(Problem(f"--host {name} is not a host name", "command line", fix))
+            problems.append(Problem(f"--host {name} is not a host name", "command line", fix, code="cli.bad-host"))
     if "device" in options.values:
         try:
             machine.check_device(options.values["device"], look=False)
@@ -84,7 +87,7 @@ def _login(values: dict[str, Any], problems: list[Problem]) -> tuple[str | None,
             return open_home(file).read_text("utf-8-sig").strip(), f"what stands in {file}"
         except (OSError, UnicodeDecodeError) as error:
             words = f"The login cannot be read from {file}: {error}"
-            problems.append(Problem(words, "--auth-file", "write USER:PASSWORD into it"))
+            problems.append(Problem(words, "--auth-file", "write USER:PASSWORD into it", code="cli.bad-auth-file"))
             return None, ""
     if auth := values.get("auth"):
         return auth, "--auth"

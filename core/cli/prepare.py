@@ -52,7 +52,6 @@ def _epochs(text: str | None) -> int:
     if text is None:
         return 0
     if not (text.isdecimal() and 0 < int(text) <= 1000):
-        raise ProblemsError.one(
-            f"--debug-dataset is '{text}'", "command line", "give a number of epochs, from 1 to 1000"
-        )
+        fix = "give a number of epochs, from 1 to 1000"
+        raise ProblemsError.one(f"--debug-dataset is '{text}'", "command line", fix, "cli.bad-epochs")
     return int(text)

@@ -26,7 +26,9 @@ def _opened(name: str) -> TextIO:
         return open(path, "a", encoding="utf-8", errors="replace")
     except OSError as error:
         what = f"The log cannot be written: {error.strerror}"
-        raise ProblemsError.one(what, f"logging.console_log_file, {path}", "choose another file") from None
+        raise ProblemsError.one(
+            what, f"logging.console_log_file, {path}", "choose another file", "log.unwritable"
+        ) from None
 
 
 def visible(text: str) -> str:

@@ -49,9 +49,8 @@ def run(words: list[str]) -> int:
 def go_on(options: Options) -> int:
     """--continue: with the settings of the run, but for its length and how it is saved and shown."""
     if options.preset or "dataset-config" in options.values:
-        raise ProblemsError.one(
-            "--continue takes the settings of the run", "command line", "leave out the preset and the dataset file"
-        )
+        what, fix = "--continue takes the settings of the run", "leave out the preset and the dataset file"
+        raise ProblemsError.one(what, "command line", fix, "cli.continue-with-preset")
     folder = find_run(options.values["continue"], options.workspace())
     changes, wrong = read_flags(TrainJob, options.settings)
     if wrong:
@@ -66,7 +65,9 @@ def prove_it(job: TrainJob, options: Options) -> int:
 
     text = str(options.values["prove"])
     if not text.isdigit() or int(text) < 2:
-        raise ProblemsError.one(f"'{text}' is no number of steps", "--prove", "write 2 or more, such as 10")
+        raise ProblemsError.one(
+            f"'{text}' is not a number of steps", "--prove", "use 2 or more, such as 10", "cli.bad-steps"
+        )
     workspace, device = options.workspace(), options.device()
     owner = Ownership(workspace, "a proof on the command line")
     try:

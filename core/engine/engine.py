@@ -35,7 +35,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.migrations import to_version_2
 from core.settings.named import Limits, admit
-from core.settings.presets import dump, to_values
+from core.settings.presets import dump, parse, to_values
 
 POISONED = 75
 WAIT_SECONDS = 0.5
@@ -187,9 +187,11 @@ class Engine:
         """
         folder = self._folder(run_name)
         if folder.held:
-            raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor")
+            raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor", "runs.running")
         if any(entry.run == run_name and entry.state in ("waiting", "running") for entry in self.queue()):
-            raise ProblemsError.one(f"'{run_name}' is in the queue already", run_name, "wait for its turn")
+            raise ProblemsError.one(
+                f"'{run_name}' is in the queue already", run_name, "wait for its turn", "runs.queued"
+            )
         job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
         admit(job, self.limits)
         entry = self._queue.add("train", _title("train", job), to_values(job), run=run_name)
@@ -276,7 +278,8 @@ class Engine:
                 state, words = run_in_child(folder, self.workspace, **heard)
             else:
                 state, words = execute(entry.task, job, folder, self.workspace, device, **heard)
-        self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "")
+        kept = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}  # without the link's key
+        self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "", **kept)
         if words is not None and words.poisoned:
             self._restart(words)
 
@@ -327,7 +330,7 @@ class Engine:
             for parent in (self.workspace.runs, self.workspace.private / "jobs"):
                 if (parent / run_name / "job.json").is_file():
                     return RunFolder(parent / run_name)
-        raise ProblemsError.one("There is no such run", run_name, "look at the list of runs")
+        raise ProblemsError.one("There is no such run", run_name, "choose one of the list of runs", "runs.no-such-run")
 
     def _view(self, run_name: str) -> RunView:
         """The gathered events of a run; the one that is running is fed by its journal, others are read once per change."""
@@ -450,7 +453,8 @@ class Engine:
         """Move a run to the trash of this project."""
         folder = self._folder(run_name)
         if folder.held:
-            raise ProblemsError.one(f"'{run_name}' is running and cannot be deleted", run_name, "stop it first")
+            what = f"'{run_name}' is running and cannot be deleted"
+            raise ProblemsError.one(what, run_name, "stop it first", "runs.delete-running")
         target = self.workspace.trash / f"{run_name}-{int(time.time())}"
         target.parent.mkdir(parents=True, exist_ok=True)
         atomic.replace(folder.path, target)

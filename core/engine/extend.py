@@ -65,9 +65,9 @@ def _refused(before: TrainJob, after: TrainJob) -> Iterator[Problem]:
         if value_of(before, entry.path) == value_of(after, entry.path):
             continue
         if entry.path == "saving.output_name":
-            yield Problem("The name of a run's files stays", entry.path, "rename them when it is done")
+            what, fix = "The output name cannot change when a run is resumed", "rename its files when it is done"
+            yield Problem(what, entry.path, fix, code="resume.output-name-changed")
         elif not may_change(entry.path):
-            what = f"'{entry.title}' cannot change while a run goes on: its state would not fit, or mean something else"
-            yield Problem(
-                what, entry.path, "start a new run from this one: set resume.resume, or network.network_weights"
-            )
+            what = f"'{entry.title}' cannot change when a run is resumed: its training state would not fit"
+            fix = "start a new run from this one: set resume.resume, or network.network_weights"
+            yield Problem(what, entry.path, fix, code="resume.setting-changed")

@@ -48,16 +48,15 @@ def supervise(
 
 
 def check_cards(wanted: int, device: str) -> None:
-    """ProblemsError when the machine has fewer cards."""
+    """ProblemsError when the machine has fewer GPUs."""
     if device.startswith("cuda"):
         import torch
 
         there = torch.cuda.device_count()
         if there < wanted:
-            what = f"{wanted} GPUs are asked for and this machine has {there}"
-            raise ProblemsError.one(
-                what, "memory.num_processes", f"use {there} or fewer, or accelerate launch for more machines"
-            )
+            what = f"{wanted} GPUs are requested and this machine has {there}"
+            fix = f"use {there} or fewer, or accelerate launch for more machines"
+            raise ProblemsError.one(what, "memory.num_processes", fix, "jobs.too-few-gpus")
 
 
 def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen[bytes]:

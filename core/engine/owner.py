@@ -33,11 +33,8 @@ class Ownership:
         except lock.HeldElsewhere as held:
             raise self._refusal(held, workspace) from None
         except OSError as error:
-            raise ProblemsError.one(
-                f"The output folder cannot be written: {error.strerror}",
-                str(workspace.outputs),
-                "choose another with --outputs",
-            ) from None
+            what, fix = f"The output folder cannot be written: {error.strerror}", "choose another with --outputs"
+            raise ProblemsError.one(what, str(workspace.outputs), fix, "outputs.unwritable") from None
         self.say(what)
 
     def _refusal(self, held: lock.HeldElsewhere, workspace: Workspace) -> ProblemsError:
@@ -50,13 +47,14 @@ class Ownership:
             what, pid, host, page = str(note["what"]), int(note["pid"]), str(note["host"]), bool(note["page"])
         except (ProblemsError, ValueError, KeyError, TypeError, OverflowError, OSError):
             what = "Atelier already works with this output folder in another process"
-            return ProblemsError.one(what + more, str(workspace.outputs), f"stop that process, {other}")
+            fix = f"stop that process, {other}"
+            return ProblemsError.one(what + more, str(workspace.outputs), fix, "outputs.held")
         elsewhere = "" if host == socket.gethostname() else f" on {host}"
         who = f"Atelier already works with this output folder: {what} (process {pid}{elsewhere}, since {since})"
         instead = "open that page in your browser, " if self._page else "add --queue to have it done there, "
         ends = "" if page else " (it saves first), wait until it ends"
         fix = f"{instead if page else ''}stop {_by(pid, elsewhere)}{ends}, {other}"
-        return ProblemsError.one(who + more, str(workspace.outputs), fix)
+        return ProblemsError.one(who + more, str(workspace.outputs), fix, "outputs.held")
 
     def say(self, what: str) -> None:
         """Change the words that another process reads, such as the page's address. A full disk leaves them as they were."""
@@ -98,9 +96,9 @@ def hand_in(workspace: Workspace, task: str, title: str, job: dict[str, Any], ru
         content = {"task": task, "title": title, "job": job, "run": run, "preset": preset}
         atomic.write_json(inbox(workspace) / name, content)
     except OSError as error:
-        raise ProblemsError.one(
-            f"The output folder cannot be written: {error.strerror}", str(inbox(workspace)), "fix that, or use another"
-        ) from None
+        what = f"The output folder cannot be written: {error.strerror}"
+        fix = "change its permissions, or choose another with --outputs"
+        raise ProblemsError.one(what, str(inbox(workspace)), fix, "outputs.unwritable") from None
 
 
 def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tool import DownloadSettings, ExportSettings, InspectSettings
 
 
-def check_file(asked: InspectSettings | ExportSettings, workspace: Workspace) -> str:
-    """The check before a start. Raises ProblemsError."""
-    return f"from {display_path(file_of(asked.file, workspace))}"
+def check_inspect(asked: InspectSettings, workspace: Workspace) -> str:
+    return f"inspect {display_path(file_of(asked.file, workspace))}"
+
+
+def check_export_diffusers(asked: ExportSettings, workspace: Workspace) -> str:
+    return f"export {display_path(file_of(asked.file, workspace))}"
 
 
 def check_download(asked: DownloadSettings, workspace: Workspace) -> str:
@@ -21,21 +26,21 @@ def check_download(asked: DownloadSettings, workspace: Workspace) -> str:
     return f"download {parse_source(asked.hub_id or '')} into {display_path(workspace.models)}"
 
 
-def inspect_file(asked: InspectSettings, context: JobContext) -> Outcome:
-    from core.tools.inspect import in_words, inspect
+def inspect(asked: InspectSettings, context: JobContext) -> Outcome:
+    from core.tools import inspect as inspection
 
     path = file_of(asked.file, context.workspace)
     context.stage(f"reading {path.name}")
-    facts = inspect(path, context.cancel)
-    return Outcome(lines=in_words(facts), facts=facts)
+    facts = inspection.inspect(path, context.cancel)
+    return Outcome(lines=inspection.in_words(facts), facts=facts)
 
 
-def export(asked: ExportSettings, context: JobContext) -> Outcome:
-    from core.tools.export import export_diffusers
+def export_diffusers(asked: ExportSettings, context: JobContext) -> Outcome:
+    from core.tools import export
 
     path = file_of(asked.file, context.workspace)
     context.stage(f"exporting {path.name}")
-    written = export_diffusers(path, resolve_path(asked.output) if asked.output else None)
+    written = export.export_diffusers(path, resolve_path(asked.output) if asked.output else None)
     return Outcome(lines=[f"Saved: {display_path(written)}"], facts={"file": str(written)})
 
 
@@ -51,8 +56,18 @@ def download(asked: DownloadSettings, context: JobContext) -> Outcome:
     def on_progress(done: int, total: int) -> None:
         context.stage(f"downloading {source}", done, total)
 
-    path = hub.download(source, models, on_progress, context.cancel)
+    try:
+        path = hub.download(source, models, on_progress, context.cancel)
+    finally:
+        _forget_link(str(source), context)
     return Outcome(lines=[f"Downloaded: {display_path(path)}"], facts={"file": str(path)})
+
+
+def _forget_link(shown: str, context: JobContext) -> None:
+    """A link may hold a key: once it is used, the job's file names only what was downloaded."""
+    with suppress(OSError, ProblemsError):
+        job = context.folder.job()
+        atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": shown}})
 
 
 def file_of(name: str | None, workspace: Workspace) -> Path:

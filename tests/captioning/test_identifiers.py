@@ -70,14 +70,14 @@ def test_transformers_tokenizers_tell_the_same(clip):
 @pytest.mark.parametrize(
     ("word", "parts"),
     [
-        ("ndc", ["'ndc' is 1 token and no everyday word: good."]),
-        ("sks", ["'sks' is 1 token and no everyday word.", "a rifle"]),
-        ("dog", ["'dog' is 1 token and an everyday word or name.", "Choose a rare word"]),
-        ("ohwx", ["no everyday word.", "weather"]),
-        ("fawn", ["no everyday word: good", "Make sure"]),  # rare, and a word all the same
+        ("ndc", ["'ndc' is 1 token and not a common word: good."]),
+        ("sks", ["'sks' is 1 token and not a common word.", "a rifle"]),
+        ("dog", ["'dog' is 1 token and a common word or name.", "Choose a rare word"]),
+        ("ohwx", ["not a common word.", "weather"]),
+        ("fawn", ["not a common word: good", "Check that"]),  # rare, and a word all the same
         ("zwx", ["'zwx' is 2 tokens (z + wx)."]),
-        ("mymiradog", ["everyday word 'dog'"]),
-        ("sks dog", ["several words", "class has a field of its own"]),
+        ("mymiradog", ["common word 'dog'"]),
+        ("sks dog", ["several words", "class has its own field"]),
         ("  ", ["Write a rare word"]),
     ],
 )

@@ -27,7 +27,7 @@ def test_the_proof_shows_both_hashes_and_leaves_no_run(outputs, capsys):
     assert first.split()[-1] == second.split()[-1] and len(first.split()[-1]) == 64 and verdict == "equal to the bit"
     assert not list_runs(outputs / "runs")
     for wrong in ("1", "many"):
-        assert train(outputs, "--prove", wrong) == 2 and "no number of steps" in capsys.readouterr().err
+        assert train(outputs, "--prove", wrong) == 2 and "not a number of steps" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_trained_further_and_nothing_that_is_trained_changes(outputs, capsys):
@@ -35,7 +35,7 @@ def test_a_finished_run_is_trained_further_and_nothing_that_is_trained_changes(o
     folder = list_runs(outputs / "runs")[0]
     capsys.readouterr()
     assert train(outputs, "--continue", folder.name, "--network.rank", "8", preset=False) == 2
-    assert "cannot change while a run goes on" in capsys.readouterr().err
+    assert "cannot change when a run is resumed" in capsys.readouterr().err
     assert train(outputs, "--continue", folder.name, "--schedule.max_train_steps", "4", preset=False) == 0
     assert "Continuing from step 2" in capsys.readouterr().err
     assert json.loads((folder.path / "job-1.json").read_text())["schedule"]["max_train_steps"] == 2

@@ -418,7 +418,7 @@ def test_light_work_reports_and_fails_in_plain_words(engine):
     assert engine.light(work, 21).wait(60) == 42
     with pytest.raises(ProblemsError, match="No"):
         engine.light(work, -1).wait(60)
-    with pytest.raises(ProblemsError, match="unforeseen"):
+    with pytest.raises(ProblemsError, match="ZeroDivisionError"):
         engine.light(lambda task: 1 / 0).wait(60)
 
 
@@ -438,7 +438,7 @@ def test_light_work_goes_on_while_a_training_runs(engine, monkeypatch):
         (OSError(28, "No space left on device"), "disk is full"),
         (PermissionError(13, "denied", "/x"), "cannot be written: /x"),
         (RuntimeError("CUDA error: device-side assert triggered"), "only a restart clears"),
-        (ValueError("odd"), "unforeseen went wrong: ValueError: odd"),
+        (ValueError("odd"), "ValueError: odd"),
     ],
 )
 def test_errors_are_told_in_plain_words(error, words):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.engine.extend import job_to_resume
+from core.engine.queue import _entry
 from core.engine.view import RunView
 from core.record.commands import NoCommands
 from core.record.context import JobContext
@@ -71,6 +72,18 @@ def test_every_former_word_of_a_preset_is_read():
     assert (source.role, source.validation_images, job.method.prior) == ("regularization", ["b.png"], "images")
     assert job.dataset.folder == "models/starter/images"
     assert to_version_2("class_pictures", {"class_pictures": {}}) == ("class_images", {"class_images": {}})
+
+
+def test_each_tool_of_a_former_job_is_a_task_of_its_own():
+    former = {"action": "crop", "folder": "a", "crop_size": [64, 64], "edge_low": 3, "max_resolution": [9]}
+    assert to_version_2("pictures", {"pictures": former}) == ("crop", {"crop": {"folder": "a", "crop_size": [64, 64]}})
+    assert to_version_2("images", {"images": {}}) == ("resize", {"resize": {}})
+    values = {"name": "download", "file": None, "output": None, "hub_id": "sd15"}
+    assert to_version_2("tool", {"tool": values}) == ("download", {"download": {"hub_id": "sd15"}})
+    assert to_version_2("crop", {"crop": {"folder": "a"}}) == ("crop", {"crop": {"folder": "a"}})
+    waiting = {"id": "1", "title": "t", "task": "images", "job": {"images": {"action": "edges", "folder": "b"}}}
+    entry = _entry(waiting)
+    assert (entry.task, entry.job, entry.state) == ("edges", {"edges": {"folder": "b"}}, "waiting")
 
 
 def switched(**groups):

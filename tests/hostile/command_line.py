@@ -59,7 +59,7 @@ def run(path: Path, *words: str) -> None:
         code = main([*words, "--outputs", str(path.parent / "outputs")])
     text = said.getvalue()
     assert code in (DONE, BAD_INPUT, FAILED), code
-    assert "Traceback" not in text and "unforeseen" not in text, text[-600:]
+    assert "Traceback" not in text and "unexpected error" not in text, text[-600:]
     assert "Warning:" not in text, text[:600]
     assert code == DONE or "fix:" in text, text[-600:]
     assert len(text) < 20_000, f"{len(text)} letters: {text[:300]}"

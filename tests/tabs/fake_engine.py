@@ -107,7 +107,7 @@ class FakeEngine:
 
     def queue(self) -> list[Entry]:
         with self._lock:
-            return list(self._entries)
+            return [*self._entries, *(self.beside.queue() if "beside" in vars(self) else ())]
 
     def _change(self, entry_id: str, **changes: Any) -> None:
         with self._lock:
@@ -125,7 +125,7 @@ class FakeEngine:
             return self.beside.cancel(entry_id)
         entry = next((entry for entry in self.queue() if entry.id == entry_id), None)
         if entry is None:
-            raise ProblemsError.one("This job is no longer in the queue", entry_id, "look at the list again")
+            raise ProblemsError.one("This job is no longer in the queue", entry_id, "check the list")
         if entry.state == "waiting":
             self._change(entry_id, state="cancelled")
         elif entry.state == "running":
@@ -160,7 +160,7 @@ class FakeEngine:
 
     def _work(self) -> None:
         while not self._closing.is_set():
-            entry = next((entry for entry in self.queue() if entry.state == "waiting"), None)
+            entry = next((entry for entry in list(self._entries) if entry.state == "waiting"), None)
             if entry is None or self.queue_paused:
                 self._closing.wait(0.05)
                 continue

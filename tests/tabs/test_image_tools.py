@@ -57,7 +57,7 @@ def test_copies_are_made_and_the_images_stay(both, tmp_path):
     form.act(event("field", "output", str(tmp_path / "small")))
     form.act(event("field", "max_resolution", "128"))
     form.act(event("go"))
-    work, engine = tools._works[-1], form.page.engine
+    work, engine = tools.works()[0], form.page.engine
     wait_until(lambda: work.facts(engine)["state"] not in ("running", "paused"))
     assert work.facts(engine)["state"] == "done", work.facts(engine)
     assert list((tmp_path / "small").rglob("*.png")) and file.read_bytes() == before
@@ -76,7 +76,7 @@ def test_what_cannot_be_is_refused_at_once(both):
     with pytest.raises(ProblemsError) as refused:
         form.act(event("go"))
     assert refused.value.codes == ["tools.no-folder-chosen"]
-    assert not tools._works and form.values() == {}
+    assert not tools.works() and form.values() == {}
 
 
 @pytest.mark.parametrize("name", ["folder", "output"])

@@ -207,7 +207,7 @@ def runs(tab) -> None:
     expect(tab.locator(".line-up").first).to_contain_text("b-foreign")
     for box in tab.locator("table.runs input[type=checkbox]").all():
         box.click()
-    tab.get_by_role("link", name="Compare both").click()
+    tab.get_by_role("link", name="Compare").click()
     expect(tab.locator("#compare")).to_contain_text("b-foreign")
     hover_all(tab, "#compare svg, #compare img", 4)
     tab.go_back()
@@ -234,7 +234,7 @@ def generate(tab, drawn) -> None:
 
 def tools(tab) -> None:
     go(tab, "Tools")
-    field = tab.locator("#tool-file")
+    field = tab.locator("#tool-inspect-file")
     for file in (f"models/{NAME}.safetensors", f"models/loras/lora {NAME}.safetensors", TEXT):
         field.fill(file)
         field.press("Enter")

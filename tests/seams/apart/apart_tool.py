@@ -115,7 +115,16 @@ def test_the_page_draws_its_form_and_shows_its_work(tmp_path, engine, folder):
     form.act(event("field", "suffix", ".txt"))
     form.act(event("go", "", str(folder)))
     wait_until(lambda: tools.parts("Tools", {})["works"][0]["state"] == "done", 120)
-    (work,) = tools.parts("Tools", {})["works"]
+    form.act(event("field", "seconds", "0.5"))
+    form.act(event("go", "", str(folder)))
+    (work, _) = tools.parts("Tools", {})["works"]
+    for command, state in (("pause", "paused"), ("resume", "running")):
+        wait_until(lambda: tools.parts("Tools", {})["works"][0]["share"])
+        tools.pause({"work": work["id"], "command": command}, None)
+        wait_until(lambda state=state: tools.parts("Tools", {})["works"][0]["state"] == state)
+    tools.cancel({"work": work["id"]}, None)
+    wait_until(lambda: tools.parts("Tools", {})["works"][0]["state"] == "cancelled", 120)
+    (_, work) = tools.parts("Tools", {})["works"]
     assert (work["card"], work["lines"], work["problems"]) == ("count", ["5 files"], [])
 
 
