@@ -155,7 +155,7 @@ def launch(
         server_name=host,
         share=share,
         auth=auth,
-        auth_message="Atelier. The name and password stand where it was started." if auth else None,
+        auth_message="Atelier. Use the name and password shown where it was started." if auth else None,
         inbrowser=browser,
         prevent_thread_lock=True,
         _frontend=False,  # Gradio's own call at its address gives up after 3 s, which a busy machine may need
@@ -258,7 +258,9 @@ def _login(auth: str | tuple[str, str] | None, shared: bool) -> tuple[str, str] 
         name, _, password = auth.partition(":")
         auth = (name, password)
     if auth and not all(auth):
-        raise ProblemsError.one("The login has no name or no password", "--auth", "write user:password")
+        raise ProblemsError.one(
+            "The login has no name or no password", "--auth", "write user:password", code="login.incomplete"
+        )
     if shared and not auth:
         auth = ("atelier", secrets.token_urlsafe(9))
         print(f"The page is open to others, so it has a login.  User: {auth[0]}  Password: {auth[1]}", flush=True)

@@ -115,7 +115,7 @@ class Edits:
         source = placed.concept.source
         listed = CACHE_LIST if source.cache_info else "your dataset class"
         where = printable(Path(source.metadata_file).name) if source.metadata_file else listed
-        return f"This caption comes from {where}, which training reads instead of a caption file"
+        return f"This caption comes from {where}, which is used instead of a caption file"
 
     # -- saving
 
@@ -131,8 +131,8 @@ class Edits:
             if placed is None:
                 return None
             if why := self.fixed(placed):
-                fix = "edit it there, then press Read again on the Dataset tab"
-                raise ProblemsError.one(why, printable(placed.image.relative), fix)
+                fix = "edit it there, then press Reload on the Dataset tab"
+                raise ProblemsError.one(why, printable(placed.image.relative), fix, code="caption.read-only")
             now = self.caption(placed)
             disk = plain(now.text)
             if plain(text) == disk and not (always and now.source in ("words", "none")):
@@ -140,8 +140,8 @@ class Edits:
             if disk != plain(text) and disk not in {plain(each) for each in over}:
                 return Saved(disk, refused=True)
             if len(text.encode("utf-8")) > MAX_CAPTION_BYTES:
-                what = "The caption is larger than 1 MB, and such a file is not read as a caption"
-                raise ProblemsError.one(what, printable(placed.image.relative), "shorten it")
+                what = "The caption is larger than 1 MB, so it is not used as a caption"
+                raise ProblemsError.one(what, printable(placed.image.relative), "shorten it", code="caption.too-long")
             token = save_caption(placed.image.path, text, placed.concept.captions.caption_extension)
             if token and visit not in self._visits:
                 self._visits[visit] = key

@@ -13,9 +13,10 @@ from core.dataset.caption_files import UTF_8, Caption, read_caption, rewrite_as_
 from core.dataset.captions import caption_preview, is_random, needs_steps
 from core.dataset.report import Report
 from core.record.problems import ProblemsError
+from core.record.units import count
 from core.settings.job import TrainJob
 from core.training.plan import Plan
-from tabs.markup import button, count, esc
+from tabs.markup import button, esc
 from tabs.reading import Reading
 
 EPOCHS = 3
@@ -52,7 +53,7 @@ def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> 
         when = f"Epoch {each.epoch}" + (f", view {each.repeat}" if views > 1 else "")
         said = f"<q>{esc(each.text)}</q>" if each.text else "<i>no caption</i>"
         items += f"<li><b>{when}</b> {said}</li>"
-    return f'<div class="epochs"><strong>What the first epochs train</strong><ul>{items}</ul>{_about(job, both, placed)}</div>'
+    return f'<div class="epochs"><strong>Captions in the first epochs</strong><ul>{items}</ul>{_about(job, both, placed)}</div>'
 
 
 class _ShownAt:
@@ -82,9 +83,9 @@ def _about(job: TrainJob, both: bool, placed: Placed) -> str:
     """What these draws depend on."""
     parts = []
     if job.schedule.seed is None:
-        parts.append("The seed is not set, so a training draws others of this kind; these are those of seed 0.")
+        parts.append("No seed is set, so a training shuffles differently; this preview uses seed 0.")
     if both:
-        parts.append("It has two caption files: both as they are saved.")
+        parts.append("This image has two caption files; both are shown as saved.")
     if placed.repeats > MOST_VIEWS:
         parts.append(f"The first {MOST_VIEWS} of {placed.repeats} views of an epoch.")
     return f'<p class="hint">{esc(" ".join(parts))}</p>' if parts else ""
@@ -129,7 +130,7 @@ class Encodings:
                 gone += 1
         self._reading.want(now=True)
         rest = f"; {gone} are no longer in the trash folder" if gone else ""
-        return f"As they were: {count(len(tokens) - gone, 'caption')}{rest}"
+        return f"Restored: {count(len(tokens) - gone, 'caption')}{rest}"
 
     def html(self) -> str:
         """How many there are, and the two buttons."""
@@ -141,8 +142,8 @@ class Encodings:
             kinds = ", ".join(
                 f"{number} {name}" for name, number in Counter(each.encoding for each in old).most_common()
             )
-            about = f"{count(len(old), 'caption file')} not in UTF-8 ({kinds}). Look at their words first."
+            about = f"{count(len(old), 'caption file')} not in UTF-8 ({kinds}). Check their text first."
             parts += f"<span>{esc(about)}</span>" + button("utf8", f"Rewrite {count(len(old), 'caption')} as UTF-8")
         if done:
-            parts += button("utf8_back", f"Undo the rewriting of {count(len(done[-1]), 'caption')}", kind="quiet")
+            parts += button("utf8_back", f"Undo rewriting {count(len(done[-1]), 'caption')}", kind="quiet")
         return f'<div class="told encodings">{parts}</div>'

@@ -10,18 +10,19 @@ from core.dataset.caption_files import OWN, Caption
 from core.dataset.captions import plain_caption
 from core.dataset.files import printable
 from core.dataset.report import Report, Row
+from core.record.units import count
 from core.record.workspace import display_path
 from core.settings.captions import CaptionSettings
 from tabs.caption_edits import key_of
 from tabs.context import empty_state, problems_html
-from tabs.markup import count, crop_frame, esc, page_count, pager, progress, short
+from tabs.markup import crop_frame, esc, page_count, pager, progress, short
 from tabs.tokens import WINDOWS, words_on_length
 
 PAGE_SIZE = 60
 
 SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "all": ("all images", lambda row: True),
-    "none": ("without a caption of their own", lambda row: row.source not in OWN),
+    "none": ("without a caption file", lambda row: row.source not in OWN),
     "long": ("longer than 75 tokens", lambda row: (row.tokens or 0) > WINDOWS[0]),
 }
 
@@ -59,7 +60,7 @@ def image_list(
     if report is None or all(row.bucket is None for row in report.rows):
         return Listed(empty_state("No images to caption.", "Choose a folder in Dataset."))
     if not rows:
-        return Listed(empty_state("None of these.", "Choose another view, or clear the words to find."))
+        return Listed(empty_state("No matches.", "Choose another view, or clear the search."))
     pages = page_count(len(rows), PAGE_SIZE)
     page = max(0, min(page, pages - 1))
     first = page * PAGE_SIZE
@@ -69,7 +70,7 @@ def image_list(
 
 def _item(row: Row, current: bool, thumb_url: Callable[..., str]) -> str:
     name = printable(row.key[1])
-    said = esc(short(row.caption, 70)) if row.source in OWN else "<i>no caption of its own</i>"
+    said = esc(short(row.caption, 70)) if row.source in OWN else "<i>no caption file</i>"
     long = f' <span class="over">{row.tokens} tokens</span>' if (row.tokens or 0) > WINDOWS[0] else ""
     mark = ' aria-current="true"' if current else ""
     return (
@@ -124,9 +125,9 @@ def notes(caption: Caption, text: str, settings: CaptionSettings, words: str = "
     said = {
         "file": f"From <code>{name}</code>.",
         "blank": f"<code>{name}</code> is empty, so the image is trained with an empty caption.",
-        "metadata": f"Read only. {esc(fixed)}. Edit it there, then press Read again on the Dataset tab.",
-        "words": f"No caption file: these are the folder's words. Saving writes <code>{name}</code>.",
-        "none": f"No caption file, and the folder has no words. Saving writes <code>{name}</code>.",
+        "metadata": f"Read only. {esc(fixed)}. Edit it there, then press Reload on the Dataset tab.",
+        "words": f"No caption file: these are the class tokens of the folder. Saving creates <code>{name}</code>.",
+        "none": f"No caption file, and the folder has no class tokens. Saving creates <code>{name}</code>.",
     }[caption.source]
     parts = [f'<p class="hint" title="{esc(display_path(caption.path))}">{said}</p>']
     trained = plain_caption(text, settings, words)
@@ -147,4 +148,4 @@ def tally(report: Report | None) -> str:
     rest = report.trained - own
     without = "" if not rest else f", {rest:,} without"
     longest = f" The longest has {count(report.longest_tokens, 'token')}." if report.longest_tokens is not None else ""
-    return f"{count(own, 'image')} with a caption of their own{without}.{longest}"
+    return f"{count(own, 'image')} with a caption file{without}.{longest}"

@@ -42,7 +42,7 @@ def rate_series(points: Sequence[Sequence[Any]]) -> dict[str, Any]:
 
 
 def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Losses on held-out images and their gap to training ones, by step; the newest by timestep."""
+    """Losses on validation images and their gap to training ones, by step; the newest by timestep."""
     newest = points[-1] if points else {}
     return {
         "steps": [int(point["step"]) for point in points],

@@ -61,7 +61,7 @@ class Comparisons:
         """Whether both journals have been read once. That takes seconds with 100,000 lines, so it is done beside."""
         task = self._first.get((a, b))
         if task is None or (task.done and task.error is not None):
-            task = self._page.engine.light(self._read, a, b, title="Reading two runs")
+            task = self._page.engine.light(self._read, a, b, title="Loading two runs")
             self._first = newest(self._first) | {(a, b): task}
         try:
             task.wait(runs_view.PATIENCE)
@@ -106,7 +106,7 @@ def newest(known: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def curves(side: Side) -> dict[str, Any]:
-    """The lines of one run: as in Monitor, smoothed and compared with its timesteps, and its validation."""
+    """The lines of one run: as in Monitor, smoothed and relative to timesteps, and its validation."""
     loss, measured = loss_series(side.facts.get("loss", [])), validation_points(side.facts.get("validation", []))
     return {
         "smooth": {"steps": loss["steps"], "values": loss["smooth"]},

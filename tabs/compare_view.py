@@ -7,9 +7,10 @@ from typing import Any
 
 from core.record.run_about import title_of
 from core.record.run_folder import RunFolder
+from core.record.units import count
 from core.settings.presets import differences
 from tabs.compared import Side, fact_rows, other_prompts, sample_rows, verdict
-from tabs.markup import count, esc, parted, section, short
+from tabs.markup import esc, parted, section, short
 from tabs.project import FIELDS
 from tabs.runs_view import compare_address, moment, value_words
 
@@ -103,7 +104,7 @@ def _samples(a: Side, b: Side, thumb_url: Url, file_url: Url) -> str:
     rows = sample_rows(a, b)
     alone = ", ".join(other_prompts(a, b))
     if not rows:
-        words = f"Both drew no prompt in common ({alone})." if alone else "Neither run drew samples."
+        words = f"The runs have no sample prompt in common ({alone})." if alone else "Neither run has samples."
         return section("Samples", f'<p class="hint">{esc(words)}</p>')
     parts = []
     for row in rows:

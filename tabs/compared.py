@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.engine.view import best_validation
-from core.record import machine
 from core.record.bounded_json import read_json_object
 from core.record.former import renewed
 from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
+from core.record.units import clock, count, memory_words, size_words
 from core.settings.job import TrainJob
 from core.settings.presets import differences
-from tabs.context import clock, file_size
-from tabs.markup import count
 from tabs.project import FIELDS
 from tabs.runs_view import loss_words, when
 
@@ -44,7 +42,7 @@ class Side:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The measurement with the lowest loss on held-out images."""
+        """The measurement with the lowest loss on validation images."""
         return best_validation(self.facts.get("validation", []))
 
     @property
@@ -78,19 +76,19 @@ def read_dataset(folder: RunFolder) -> dict[str, Any]:
 
 
 def verdict(a: Side, b: Side) -> str:
-    """What the losses on held-out images say, in plain sentences."""
+    """What the losses on validation images say, in plain sentences."""
     best_a, best_b = a.best, b.best
     if best_a is None and best_b is None:
         return (
-            "Neither run measured its loss on held-out images, so the numbers do not say which is better: the loss in "
-            "training is that of other steps, images and noise. Compare the samples."
+            "Neither run measured validation loss, so the numbers do not show which is better: training losses are of "
+            "different steps, images and noise. Compare the samples."
         )
     if best_a is None or best_b is None:
         one, other, best = (a, b, best_a) if best_a else (b, a, best_b)
         assert best is not None
         return (
-            f"Only {one.letter} measured its loss on held-out images: {_at(best)} at best. {other.letter} measured none, so "
-            f"the numbers do not say which is better."
+            f"Only {one.letter} measured validation loss: {_at(best)} at best. {other.letter} measured none, so "
+            f"the numbers do not show which is better."
         )
     reasons = unlike(a, b)
     words = _lower(a.letter, best_a, b.letter, best_b) + f"; {_measure(a, b, reasons)}."
@@ -113,7 +111,7 @@ def _lower(letter_a: str, a: dict[str, Any], letter_b: str, b: dict[str, Any]) -
 def _measure(a: Side, b: Side, reasons: Sequence[str]) -> str:
     if reasons:
         return f"{', '.join(reasons)}, so not comparable"
-    images = count(len(a.measured["images"]), "held-out image")
+    images = count(len(a.measured["images"]), "validation image")
     return f"both measured on the same {images} with the same noise at the same timesteps, so comparable"
 
 
@@ -172,7 +170,7 @@ def _by_timestep(a: Side, b: Side) -> list[str]:
 
 
 def _by_chance(a: Side, b: Side) -> list[str]:
-    """A difference that says nothing: in runs of earlier versions the VAE's draw of the held-out images follows the seed of
+    """A difference that says nothing: in runs of earlier versions the VAE's draw of the validation images follows the seed of
     the training."""
     assert a.best is not None and b.best is not None and a.job is not None and b.job is not None
     low, high = sorted((a.best["loss"], b.best["loss"]))
@@ -182,7 +180,7 @@ def _by_chance(a: Side, b: Side) -> list[str]:
     if not drawn or high - low >= CHANCE * high or loss_words(low) == loss_words(high):
         return []
     return [
-        "A difference below 1 % can be chance here: by an earlier version the VAE's draw follows the training seed."
+        "A difference below 1% can be random here: in an earlier version the VAE's noise followed the training seed."
     ]
 
 
@@ -192,9 +190,9 @@ def _notes(side: Side) -> list[str]:
     if best is None or len(points) < 2:
         return []
     if best["step"] == 0:
-        return [f"{side.letter} was best before its first step: training did not lower this loss."]
+        return [f"{side.letter} was best before the first step: training did not lower this loss."]
     if best["step"] == points[-1]["step"]:
-        return [f"{side.letter}'s lowest loss is its last: more steps might lower it further."]
+        return [f"{side.letter}'s lowest loss is the last one: more steps might lower it further."]
     return []
 
 
@@ -205,7 +203,7 @@ def fact_rows(a: Side, b: Side) -> list[Row]:
     """What is to be known of both; rows that neither can fill are left out."""
     rows = [Row(title, words(a), words(b)) for title, words in FACTS]
     rows = [row for row in rows if {row.a, row.b} != {UNKNOWN}]
-    place = next((number for number, row in enumerate(rows) if row.title == "Images that train"), None)
+    place = next((number for number, row in enumerate(rows) if row.title == "Training images"), None)
     if place is not None and (shared := shared_images(a.dataset, b.dataset)):
         rows.insert(place + 1, Row("In both", shared, None))
     return rows
@@ -232,13 +230,13 @@ def checkpoint(side: Side) -> str:
     if best is None:
         return UNKNOWN
     if best["step"] == 0:
-        return "the base model itself"
+        return "the base model"
     if not files:
-        return "no file is left"
+        return "no file left"
     nearest = min(files, key=lambda file: (abs(file["step"] - best["step"]), file["step"]))
     if nearest["step"] == best["step"]:
         return str(nearest["name"])
-    return f"none of that step; nearest {nearest['name']}, step {nearest['step']:,}"
+    return f"none at that step; nearest {nearest['name']}, step {nearest['step']:,}"
 
 
 def _dataset(side: Side) -> str:
@@ -277,12 +275,12 @@ def _memory(side: Side) -> str:
     peak, device = side.facts.get("peak_bytes"), str(side.facts.get("peak_device") or "")
     if not peak:
         return UNKNOWN
-    return f"{machine.memory_words(peak)} of {'the GPU' if device.startswith('cuda') else 'RAM'}"
+    return f"{memory_words(peak)} of {'the GPU' if device.startswith('cuda') else 'RAM'}"
 
 
 def _newest_file(side: Side) -> str:
     newest = max(side.facts.get("files", []), key=lambda file: (file["step"], -len(file["name"])), default=None)
-    return f"{file_size(newest['bytes'])}, step {newest['step']:,}" if newest else UNKNOWN
+    return f"{size_words(newest['bytes'])}, step {newest['step']:,}" if newest else UNKNOWN
 
 
 FACTS = (  # (title, its words for one run)
@@ -290,16 +288,16 @@ FACTS = (  # (title, its words for one run)
     ("Started", lambda side: when(side.facts.get("started") or 0.0)),
     ("Preset", lambda side: side.preset or UNKNOWN),
     ("Dataset", _dataset),
-    ("Images that train", _images),
+    ("Training images", _images),
     ("Steps", _steps),
     ("Epochs", _epochs),
     ("Time", lambda side: clock(side.facts.get("seconds"))),
     ("A step", _pace),
     ("Best validation loss", lambda side: _at(side.best) if side.best else UNKNOWN),
-    ("File of that step", checkpoint),
+    ("Checkpoint at that step", checkpoint),
     ("Last validation loss", _last),
     ("Peak memory", _memory),
-    ("Newest file", _newest_file),
+    ("Latest file", _newest_file),
 )
 
 

@@ -10,13 +10,14 @@ from typing import Any
 from core.captioning.identifiers import identifier_note
 from core.dataset.files import printable
 from core.dataset.scan import Folder
+from core.record.units import count
 from core.record.workspace import display_path, resolve_path
 from core.settings.concepts import own_settings
 from core.settings.job import TrainJob
 from core.settings.source import Source
 from tabs.concepts import Found
 from tabs.context import empty_state
-from tabs.markup import button, choice_list, count, esc, section
+from tabs.markup import button, choice_list, esc, section
 from tabs.own_settings import NOT_OWN, SHARED_NAMES, SOURCE, field, in_words
 
 FOLDERS_SHOWN = 12
@@ -46,9 +47,7 @@ def cards(
     class_form the form that makes regularization images, for a card or (number -1) for a folder that is yet to be
     """
     if not entries:
-        return section(
-            "Folders", empty_state("No folder is chosen.", "Write its path above, browse to it, or drop images.")
-        )
+        return section("Folders", empty_state("No folder selected.", "Enter its path above, browse, or drop images."))
     common = common_values(job)
     body = "".join(
         _card(number, entry, common, each, number in opened, thumb_url, busy, proposed.get(number), class_form)
@@ -120,11 +119,11 @@ def _counted(entry: Source, found: Found, busy: bool) -> str:
         return "" if busy else "no images"
     images = count(found.images, "image")
     if entry.role == "validation":
-        return f"{images}, none of them trains"
+        return f"{images}, validation only"
     if entry.samples_per_epoch:
         return f"{images}, {count(entry.samples_per_epoch, 'view')} an epoch"
     if entry.role == "regularization":
-        return f"{images}, as many views as the others need"
+        return f"{images}, as many views as the training images"
     return f"{images}, {count(found.views, 'view')} an epoch"
 
 
@@ -177,14 +176,14 @@ def _inner(folder: Folder) -> str:
 def _more_line(number: int, entry: Source, name: str, own: dict[str, Any], opened: bool, proposed: bool) -> str:
     """The button that unfolds, with what is set behind it; what else can be done with the card."""
     names = [*own, *(name for name in PLAIN if getattr(entry, name) != SOURCE[name].default)]
-    said = "as for all folders"
+    said = "same as all folders"
     if names:
-        said = f"{count(len(names), 'setting')} of its own: {in_words(names[:SHORT_LIST], entry)}"
+        said = f"{count(len(names), 'setting')} set here: {in_words(names[:SHORT_LIST], entry)}"
         said += " ..." if len(names) > SHORT_LIST else ""
     words = "Less" if opened else "More"
-    taken_off = "Takes it off this list; its files stay where they are"
+    taken_off = "Removes it from this list; its files are kept"
     remove = button("remove", "Remove", number, kind="quiet", title=taken_off, label=f"Remove {name}")
-    ask = "Other words" if proposed else "Propose rare words"
+    ask = "Other identifiers" if proposed else "Suggest rare words"
     propose = button("propose", ask, number, kind="quiet") if entry.role == "train" else ""
     unfold = (
         f'<button type="button" class="btn quiet" data-act="more" data-arg="{number}" '
@@ -202,8 +201,8 @@ def _more(number: int, entry: Source, common: dict[str, Any]) -> str:
         )
         blocks += f"<h4>{esc(title)}</h4><div class='concept-fields'>{drawn}</div>"
     plain = "".join(_own(number, entry, name) for name in PLAIN if _holds(name, entry.role))
-    said = "Empties what this folder sets for itself of images, captions and validation"
-    clear = button("clear", "All as for all", number, title=said, disabled=not own_settings(entry))
+    said = "Clears this folder's own image, caption and validation settings"
+    clear = button("clear", "Use common settings", number, title=said, disabled=not own_settings(entry))
     return (
         f'<div class="concept-more">{blocks}<h4>This folder</h4><div class="concept-fields">{plain}</div>'
         f'<div class="class-line">{clear}</div></div>'

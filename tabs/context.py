@@ -237,24 +237,6 @@ def empty_state(title: str, hint: str = "") -> str:
     return f"<div class='empty'><strong>{html.escape(title)}</strong><span>{html.escape(hint)}</span></div>"
 
 
-def clock(seconds: float | None) -> str:
-    """h:mm:ss, or m:ss below an hour; a dash when not known."""
-    if seconds is None or seconds != seconds or seconds < 0:
-        return "–"
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
-
-
-def file_size(count: float) -> str:
-    """Bytes as a person reads them: 8.4 MB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def run_all(page: Page, event: Any, calls: Sequence[dict[str, Any]]) -> None:
     for call in calls:
         page.listen(event, **call)

@@ -29,8 +29,8 @@ from tabs.uploads import take_in
 
 TAB = "Dataset"
 PROPOSED = 6
-ABOUT_FOLDER = "Any folder of images. Further ones, and those with settings of their own, are the cards below."
-FOLDER_HINT = "A further folder's path"  # it is empty also while every chosen folder has settings of its own
+ABOUT_FOLDER = "Any folder of images. Additional folders, with their own settings, are listed below."
+FOLDER_HINT = "Path of another folder"  # it is empty also while every chosen folder has settings of its own
 AREAS = ("summary", "setup", "sources", "questions", "checks", "doctor", "plots", "grid")
 
 # Browse hands the keyboard to the folders, Escape closes them, and Browse has it again.
@@ -61,7 +61,7 @@ def build(page: Page) -> None:
             )
             with gr.Row(elem_classes="tight"):
                 browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
-                again = gr.Button("Read again", size="sm", elem_id="ds-again")
+                again = gr.Button("Reload", size="sm", elem_id="ds-again")
                 taken = gr.UploadButton(
                     "Import TOML or JSON", file_types=[".toml", ".json"], size="sm", elem_id="ds-import"
                 )
@@ -252,9 +252,9 @@ class Desk:
             return gr.skip(), gr.skip()
         if self._intake is not None and not self._intake.done:
             raise ProblemsError.one(
-                "Other files are still being taken in", "the drop area", "wait until they are there"
+                "Other files are still being added", "the drop area", "wait until they are added", code="upload.busy"
             )
-        self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Taking in images")
+        self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Adding images")
         return None, self._intake_html()
 
     def _take_in(self, files: list[str], task: Any) -> Path:
@@ -271,7 +271,7 @@ class Desk:
         if task is None:
             return ""
         if not task.done:
-            doing = progress(task.text or "Taking in the files", task.progress)
+            doing = progress(task.text or "Adding files", task.progress)
             return f"<div class='intake'>{doing}{button('cancel', 'Cancel')}</div>"
         if task.error is not None:
             return f"<div class='intake failed'>{problems_html(task.error.problems)}{button('close', 'Close')}</div>"
@@ -417,7 +417,7 @@ class Desk:
         at = places[row.concept]
         names = [name for name in entries[at].validation_images if name not in (row.key[1], row.path.name)]
         entry = entries[at].model_copy(update={"validation_images": [*names, row.key[1]] if wanted else names})
-        did = "holding out an image" if wanted else "letting an image train again"
+        did = "using an image for validation" if wanted else "using an image for training again"
         self._set_sources([*entries[:at], entry, *entries[at + 1 :]], did)
 
     def _unfold(self, arg: str) -> None:

@@ -9,9 +9,10 @@ from core.dataset.caption_files import OWN
 from core.dataset.files import printable
 from core.dataset.report import Report, Row
 from core.record.problems import errors
+from core.record.units import count
 from core.settings.source import Source
 from tabs.context import empty_state
-from tabs.markup import choice_list, count, crop_frame, esc, page_count, pager, section
+from tabs.markup import choice_list, crop_frame, esc, page_count, pager, section
 
 PAGE_SIZE = 48
 NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731
@@ -33,8 +34,8 @@ def left_out(row: Row) -> bool:
 SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "all": ("all images", lambda row: True),
     "out": ("left out or broken", left_out),
-    "held": ("held out for validation", lambda row: row.role == "validation"),
-    "words": ("without a caption of their own", lambda row: row.trains and row.source not in OWN),
+    "held": ("validation images", lambda row: row.role == "validation"),
+    "words": ("without a caption file", lambda row: row.trains and row.source not in OWN),
     "small": ("enlarged to their bucket", lambda row: (row.scale or 0) > ENLARGED_FROM),
     "cropped": ("cropped by more than half", lambda row: kept(row) < KEPT_BELOW),
     "masks": ("with a mask", lambda row: row.mask),
@@ -89,7 +90,7 @@ def grid(
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
     tiles = "".join(tile(number, row, thumb_url, hold(row)) for number, row in part)
     blocks = [] if report.rows else errors(report.problems)
-    nothing = empty_state("No image here.", "Choose another view at the right.")
+    nothing = empty_state("No images here.", "Choose another view on the right.")
     if blocks:
         nothing = empty_state(f"{blocks[0].what}.", f"{blocks[0].fix[:1].upper()}{blocks[0].fix[1:]}")
     body = f'<ul class="tiles">{tiles}</ul>' if tiles else nothing
@@ -116,7 +117,7 @@ def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -
         opener = f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="{esc(about)}">'
         body = opener + image + "</button>"
     else:
-        words = f'<div class="says">{esc("It " + row.why if row.why else "It does not train.")}</div>'
+        words = f'<div class="says">{esc("It " + row.why if row.why else "It is not trained.")}</div>'
         body = f'<div class="shot">{image}</div>'
     return (
         f'<li class="tile">{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{words}'
@@ -161,7 +162,7 @@ def _hold(number: int, name: str, state: str) -> str:
     ticked = " checked" if state == "named" else ""
     return (
         f'<label class="switch hold"><input type="checkbox" data-act="hold" data-arg="{number}"{ticked} '
-        f'aria-label="Hold out {esc(name)} for validation"><span>hold out</span></label>'
+        f'aria-label="Use {esc(name)} for validation"><span>use for validation</span></label>'
     )
 
 

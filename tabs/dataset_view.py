@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from core.dataset.opening import SKIP
 from core.dataset.report import Report
 from core.record.problems import Problem
+from core.record.units import count
 from core.settings.job import TrainJob
 from tabs.context import problems_html
-from tabs.markup import count, esc, progress, section
+from tabs.markup import esc, progress, section
 
 BUCKETS_SHOWN = 16
 PROBLEMS_SHOWN = 30
@@ -24,7 +25,7 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
         # Damage behind a right header is found by decoding only: until then nobody knows that an image trains.
         will = "will" if report.ok else "can"  # not before what blocks is solved
         share = f"{all_images} found" if report.undecoded else f"{report.trained:,} of {all_images} {will} train"
-        captions = f"{report.captions_found:,} with a caption of their own"
+        captions = f"{report.captions_found:,} with a caption file"
         sentence = report.sentence.rstrip(".") + "."
         parts.append(f'<p class="lead"><strong>{esc(share)}</strong>, {esc(captions)}. {esc(sentence)}</p>')
     if layout:
@@ -61,12 +62,12 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
         body += f'<p class="hint">and {count(len(ordered) - len(shown), "more finding")}</p>'
     errors = sum(problem.level == "error" for problem in problems)
     if not problems and checking:
-        body += '<p class="hint">Being checked</p>'
+        body += '<p class="hint">Checking</p>'
     elif not problems and report is not None:
-        body += '<p class="good">Nothing to complain about.</p>'
+        body += '<p class="good">No problems found.</p>'
     tally = [count(errors, "error")] if errors else []
     tally += [count(len(problems) - errors, "piece", "pieces") + " of advice"] if len(problems) > errors else []
-    return section("Checks", body or '<p class="hint">Not read yet.</p>', esc(", ".join(tally)))
+    return section("Checks", body or '<p class="hint">Not checked yet.</p>', esc(", ".join(tally)))
 
 
 # -- shapes

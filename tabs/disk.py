@@ -12,8 +12,8 @@ from core.dataset.cache_files import prune
 from core.dataset.files import TRASH_FOLDER
 from core.record.problems import ProblemsError
 from core.record.space import clear, folder_bytes
+from core.record.units import size_words
 from core.record.workspace import resolve_path
-from tabs.context import file_size
 from tabs.markup import act_of, board, button, esc, on_act, section
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ WHERE = "Space on the disk"
 GB = 1_000_000_000  # as disks are sold
 # name: (title, what it means to lose it)
 CACHES = {
-    "latents": ("Images as the model sees them", "Encoded anew by the next training of those images."),
-    "text": ("Captions as the model reads them", "Encoded anew by the next training of those captions."),
-    "masks": ("Masks at their sizes", "Made anew when they are needed."),
+    "latents": ("Cached latents", "Encoded again by the next training that uses the images."),
+    "text": ("Cached text encoder outputs", "Encoded again by the next training that uses the captions."),
+    "masks": ("Cached masks", "Created again when needed."),
 }
 RUNS, IMAGES = "runs", "images"
 
@@ -53,9 +53,9 @@ class Desk:
         if act == "ask" and arg in (RUNS, IMAGES):
             place["asking"] = arg
         elif act == "prune" and arg in CACHES:
-            self.page.say("done", f"{file_size(self._prune(arg, place['keep']))} freed.")
+            self.page.say("done", f"{size_words(self._prune(arg, place['keep']))} freed.")
         elif act == "delete" and arg == asking:
-            self.page.say("done", f"{file_size(self._delete(arg))} freed.")
+            self.page.say("done", f"{size_words(self._delete(arg))} freed.")
         return place, self.html(place)
 
     def _prune(self, name: str, keep: str) -> int:
@@ -64,9 +64,16 @@ class Desk:
         except ValueError:
             kept = -1.0
         if not 0 <= kept < 1e6:
-            raise ProblemsError.one(f"'{keep[:20]}' is no number of GB", WHERE, "write 0 to empty it, or 10 for 10 GB")
+            raise ProblemsError.one(
+                f"'{keep[:20]}' is not a number of GB",
+                WHERE,
+                "write 0 to empty it, or 10 for 10 GB",
+                code="disk.bad-number",
+            )
         if self.page.engine.status()["job"] is not None:
-            raise ProblemsError.one("A job is running and may need what is cached", WHERE, "wait for it, or stop it")
+            raise ProblemsError.one(
+                "A job is running and may need the cache", WHERE, "wait for it, or stop it", code="disk.in-use"
+            )
         return prune(self.page.workspace.cache / name, int(kept * GB))
 
     def _delete(self, name: str) -> int:
@@ -93,8 +100,8 @@ class Desk:
             for name, (title, words) in CACHES.items()
         ]
         kept = [
-            (RUNS, "Deleted runs", "They lie in the trash of the outputs folder.", folder_bytes(space.trash)),
-            (IMAGES, "Images put away", "From the folders chosen now; Dataset puts them back.", self._put_away()),
+            (RUNS, "Deleted runs", "In the trash of the outputs folder.", folder_bytes(space.trash)),
+            (IMAGES, "Removed images", "From the current folders; restore them in Dataset.", self._put_away()),
         ]
         for name, title, words, size in kept:
             ask = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")
@@ -112,10 +119,10 @@ def _row(title: str, words: str, size: int, act: str) -> str:
     does = act if size else ""
     return (
         f'<li><div><strong>{esc(title)}</strong><span class="hint">{esc(words)}</span></div>'
-        f'<span class="figures">{file_size(size) if size else "nothing"}</span><span class="does">{does}</span></li>'
+        f'<span class="figures">{size_words(size) if size else "nothing"}</span><span class="does">{does}</span></li>'
     )
 
 
 def _sure(name: str, size: int) -> str:
-    delete = button("delete", f"Delete {file_size(size)}", name, kind="danger")
-    return f'<span role="alert">{delete}</span>{button("hold", "Keep it", name, lands=name)}'
+    delete = button("delete", f"Delete {size_words(size)}", name, kind="danger")
+    return f'<span role="alert">{delete}</span>{button("hold", "Keep", name, lands=name)}'

@@ -10,10 +10,11 @@ from core.dataset.files import printable
 from core.dataset.report import Report
 from core.dataset.trash import PutAway, put_away_lately, put_back
 from core.record.problems import ProblemsError
+from core.record.units import count
 from core.record.workspace import resolve_path
 from core.settings.source import Source
 from tabs.context import Page
-from tabs.markup import button, count, esc, progress, section
+from tabs.markup import button, esc, progress, section
 from tabs.reading import Reading
 
 IMAGES_SHOWN = 12
@@ -36,7 +37,7 @@ class Clinic:
         if finding is None and finding_id in self._treated:  # a second click on the same button
             return
         if finding is None:
-            raise ProblemsError.one("This finding is no longer there", "Dataset", "look at the checks again")
+            raise ProblemsError.one("This finding no longer exists", "Dataset", "check again", code="doctor.gone")
         folder = self._folder_of(finding, entries)
         treat(finding, folder)
         self._turn += 1
@@ -51,14 +52,18 @@ class Clinic:
         concepts = [row.concept for row in report.rows if row.key in advised] if report else []
         used = [entry for entry in entries if entry.enabled]
         if not concepts or max(concepts) >= len(used):
-            raise ProblemsError.one("The images are no longer in these folders", "Dataset", "read the folder again")
+            raise ProblemsError.one(
+                "The images are no longer in these folders", "Dataset", "reload the folder", code="doctor.no-images"
+            )
         most = max(set(concepts), key=concepts.count)
         return str(self.page.roots.check(used[most].folder, "dataset.folder"))
 
     def put_back(self, token: str, entries: Sequence[Source]) -> None:
         """Undo one action. Only records of the chosen folders' own trash are taken."""
         if token not in [each.token for each in self.away(entries)]:
-            raise ProblemsError.one("This was put back already", "Dataset", "look at the list again")
+            raise ProblemsError.one(
+                "This was already restored", "Dataset", "check the list", code="doctor.already-restored"
+            )
         try:
             put_back(token)
         finally:
@@ -92,13 +97,13 @@ def cards(
     thumb_url: Callable[..., str],
     examining: tuple[str, float] | None = None,
 ) -> str:
-    """Every finding with thumbnails; the ones that would be put away are marked."""
+    """Every finding with thumbnails; the ones that would be removed are marked."""
     if findings is None:
         return progress(examining[0], examining[1] or None) if examining else ""
     if not findings:
         if report is None or not report.placed:
             return ""  # nothing was examined
-        return '<p class="good">No copies, blurred images or captions that harm.</p>'
+        return '<p class="good">No duplicates, blurred images or harmful captions.</p>'
     places = {row.key: number for number, row in enumerate(report.rows)} if report else {}
     body = "".join(_finding(finding, places, thumb_url) for finding in findings[:FINDINGS_SHOWN])
     if len(findings) > FINDINGS_SHOWN:
@@ -116,7 +121,7 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
         for seen in group[: IMAGES_SHOWN - shown]:
             shown += 1
             name, goes = printable(seen.key[-1]), seen.key in advised
-            said = ", ".join(part for part in (name, seen.note, "would be put away" if goes else "") if part)
+            said = ", ".join(part for part in (name, seen.note, "would be removed" if goes else "") if part)
             named = f"<b>{esc(name)}</b>" if finding.advised else ""  # which file goes is worth a line
             place = places.get(seen.key)
             where = f' data-act="open" data-arg="{place}"' if place is not None else " disabled"
@@ -131,8 +136,8 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
     act = ""
     if finding.action == "put away" and finding.advised:
         number = len(finding.advised)
-        said = "Moves them, with their captions, into the trash folder beside the dataset; they can be put back"
-        act = button("away", f"Put {number:,} away", finding.id, title=said)
+        said = "Moves them with their captions to the trash folder beside the dataset; they can be restored"
+        act = button("away", f"Move {number:,} to trash", finding.id, title=said)
     kind = "Error" if finding.level == "error" else "Advice"
     return (
         f'<article class="finding {esc(finding.level)}"><div class="finding-head"><span class="kind">{kind}</span>'
@@ -146,8 +151,8 @@ def back(away: Sequence[PutAway]) -> str:
     rows = ""
     for each in away[:BACK_SHOWN]:
         when = time.strftime("%d %B, %H:%M", time.localtime(each.when))
-        words = f"{count(len(each.images), 'image')} put away on {when}: {each.reason}"
-        undo = button("back", "Put back", each.token, label=f"Put back: {words}")
+        words = f"{count(len(each.images), 'image')} removed on {when}: {each.reason}"
+        undo = button("back", "Restore", each.token, label=f"Restore: {words}")
         rows += f'<div class="told"><span>{esc(words)}</span>{undo}</div>'
     if len(away) > BACK_SHOWN:
         rows += f'<p class="hint">and {count(len(away) - BACK_SHOWN, "earlier action")} in the trash folder</p>'

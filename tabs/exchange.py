@@ -11,8 +11,9 @@ from core.imports.dataset_config import apply_dataset_config
 from core.imports.dataset_export import write_dataset_config
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
+from core.record.units import count
 from tabs.context import Page
-from tabs.markup import button, count
+from tabs.markup import button
 
 KINDS = ("toml", "json")
 
@@ -31,14 +32,14 @@ class Exchange:
             job, report = apply_dataset_config(self.page.project.job, file)
             self.page.roots.admit(job)
         except ProblemsError as error:
-            said = f"{name} was not imported; nothing has changed."
+            said = f"{name} was not imported; nothing changed."
             self.page.say("error", title=said, problems=self._named(error.problems, file))
             return
         finally:
             atomic.remove(file)  # the server's own copy of the upload
         self.page.project.replace(job, did=f"importing {name}")
         folders = len(job.dataset.all_sources())
-        said = f"{name}: {count(folders, 'folder')} with their settings. Undo on Train takes it back."
+        said = f"{name}: {count(folders, 'folder')} with their settings. Undo in Train reverts it."
         self.page.say("done", said, problems=self._named(report.problems, file), notes=report.notes)
 
     def _named(self, problems: list[Problem], file: str) -> list[Problem]:
@@ -58,7 +59,9 @@ class Exchange:
             atomic.remove_folder(self.written.parent)
         self.written = written.path
         said = (
-            "Written for sd-scripts." if not written.problems else "Written for sd-scripts, except for what is listed."
+            "Exported for sd-scripts."
+            if not written.problems
+            else "Exported for sd-scripts, except for the items listed."
         )
         link = (self.page.file_url(written.path), written.path.name)
         self.page.say("done", said, problems=written.problems, link=link)
@@ -67,5 +70,5 @@ class Exchange:
 def buttons() -> str:
     """The line of buttons that export."""
     each = "".join(button("export", f"Export {kind.upper()}", kind, kind="quiet") for kind in KINDS)
-    about = "Folders and their settings as a dataset config of sd-scripts:"
+    about = "Export the folders and their settings as an sd-scripts dataset config:"
     return f'<div class="exchange"><span class="hint">{about}</span>{each}</div>'

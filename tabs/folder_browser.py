@@ -10,8 +10,9 @@ from pathlib import Path
 
 from core.dataset.files import is_folder, is_image_name, is_junk, printable
 from core.record.problems import ProblemsError
+from core.record.units import count
 from core.record.workspace import PROJECT, resolve_path
-from tabs.markup import button, count, esc
+from tabs.markup import button, esc
 from tabs.safety import Roots
 
 MOST_FOLDERS = 500
@@ -91,7 +92,7 @@ def step(roots: Roots, folder: str, act: str, arg: str) -> Path:
     places = starts(roots)
     if act == "start" and 0 <= number < len(places):
         return places[number][1]
-    raise ProblemsError.one("This folder is no longer there", printable(folder), "look at the list again")
+    raise ProblemsError.one("This folder no longer exists", printable(folder), "check the list", code="folder.gone")
 
 
 def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
@@ -104,17 +105,17 @@ def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
     except ProblemsError as error:
         now = Listing(resolve_path("."), None, [], 0, False, error.problems[0].what)
     places = "".join(button("start", name, number, kind="quiet") for number, (name, _) in enumerate(starts(roots)))
-    rows = [button("up", ".. one level up", kind="folder")] if now.parent else []
+    rows = [button("up", ".. parent folder", kind="folder")] if now.parent else []
     rows += [button("in", name, number, kind="folder") for number, name in enumerate(now.folders)]
     if now.reason:
         rows.append(f'<p class="hint">This folder cannot be opened: {esc(now.reason)}.</p>')
     elif not now.folders:
         rows.append('<p class="hint">No folders inside.</p>')
     if now.more:
-        rows.append('<p class="hint">There is more in this folder than is listed. Write the path above instead.</p>')
+        rows.append('<p class="hint">This folder has more entries than are listed. Enter the path above instead.</p>')
     holds = count(now.images, "image") + (" here" if not now.more else " or more here") if add else ""
     use = button("use", "Use this folder", kind="primary", disabled=bool(now.reason))
-    also = button("also", "Add to the chosen ones", disabled=bool(now.reason)) if add else ""
+    also = button("also", "Add to folders", disabled=bool(now.reason)) if add else ""
     return (
         f'<div class="browser" role="group" aria-label="Folder browser"><div class="places">{places}'
         f'<span class="grow"></span>{button("close", "Close", kind="quiet")}</div>'

@@ -1,4 +1,4 @@
-"""What a training will take: a bar against what the device has, the memory and speed slider, and a try of two batches.
+"""What a training will take: a bar against available memory, the memory and speed slider, and a test of two batches.
 
 The plan needs torch, so it is made on the light lane: at once where torch is loaded, else when a person asks for it.
 """
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from core.record.machine import memory_words
 from core.record.problems import ProblemsError
+from core.record.units import memory_words, size_words
 from core.settings.base import value_of
 from core.settings.check import build as build_job
 from core.settings.concepts import concepts_of
@@ -34,9 +34,9 @@ PARTS = {
     "weights": "weights",
     "optimizer": "optimizer",
     "gradients": "gradients",
-    "activations": "one pass",
+    "activations": "activations",
     "cache": "cached latents",
-    "spare": "torch itself",
+    "spare": "PyTorch",
 }
 
 
@@ -110,7 +110,7 @@ class Forecast:
         model = self.page.checks.model(job.model.base_model, job.model.family)
         try:
             if model["problem"]:
-                raise ProblemsError.one(model["problem"], "model.base_model", model["fix"])
+                raise ProblemsError.one(model["problem"], "model.base_model", model["fix"], code="model.unusable")
             facts = facts_of(job, self.page.workspace, self._device)
             plan, total = memory_plan(job, facts), machine.memory(self._device)[1]
             parts = [
@@ -135,7 +135,9 @@ class Forecast:
         job = project.job
         place = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
         if place is None:
-            raise ProblemsError.one("The slider has no such place", "memory", "move it again")
+            raise ProblemsError.one(
+                "The slider has no such position", "memory", "move it again", code="forecast.bad-level"
+            )
         values = to_values(job)
         for path, value in place.values.items():
             group, name = path.split(".", 1)
@@ -149,8 +151,13 @@ class Forecast:
         """Two steps on the largest and the smallest batch, in the queue like any job."""
         engine = self.page.engine
         if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
-            raise ProblemsError.one("It is being tried already", "Forecast", "wait for it, or cancel it in the queue")
-        engine.submit("probe", self.page.project.job, f"a try of {self.page.project.job.saving.output_name}")
+            raise ProblemsError.one(
+                "A memory test is already queued",
+                "Forecast",
+                "wait for it, or cancel it in the queue",
+                code="forecast.already-queued",
+            )
+        engine.submit("probe", self.page.project.job, f"a test of {self.page.project.job.saving.output_name}")
 
     def _tried(self) -> dict[str, str]:
         """State and sentence of the newest try."""
@@ -196,8 +203,8 @@ def _beside(memory: int, disk: int) -> list[str]:
 
     there = machine.memory("cpu")[1]
     words = f"RAM takes about {memory_words(memory)} of {memory_words(there)} besides"
-    found = [words + (": too much" if memory > there else "")] if memory else []
-    return found + ([f"the fast disk takes about {memory_words(disk)}"] if disk else [])
+    found = [words + (": does not fit" if memory > there else "")] if memory else []
+    return found + ([f"the fast disk takes about {size_words(disk)}"] if disk else [])
 
 
 def plan_key(job: TrainJob) -> Any:

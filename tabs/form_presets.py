@@ -187,14 +187,10 @@ class FormPresets:
         save = button("preset_save", f"Save {name.removeprefix('user/')}", name, kind="row") if own else ""
         delete = "Delete for good" if self._deleting == name else "Delete"
         rows = "".join(
-            f"<li>{esc(self.form.titles[each])} {button('preset_back', f'Put back {_words(value)}', each, kind='quiet')}</li>"
+            f"<li>{esc(self.form.titles[each])} {button('preset_back', f'Restore {_words(value)}', each, kind='quiet')}</li>"
             for each, value in changed.items()
         )
-        rows = (
-            f'<ul class="plain">{rows}</ul>{button("preset_all_back", "Put all changes back", kind="row")}'
-            if rows
-            else ""
-        )
+        rows = f'<ul class="plain">{rows}</ul>{button("preset_all_back", "Restore all", kind="row")}' if rows else ""
         return (
             f'<details class="menu" name="{self.form.id}-menu"><summary class="btn quiet">Preset menu</summary>'
             f'<div class="menu-items" role="group" aria-label="Preset menu">{save}<div class="with-button">'

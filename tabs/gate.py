@@ -132,7 +132,7 @@ class Gate:
         arrived_at = str((scope.get("server") or ("",))[0])
         if len(host) != 1 or not self.hosts.admits(host[0], arrived_at):
             shown = host[0][:100] if host else ""
-            fix = "Open the page at the address that it printed when it started, or start it with --host NAME."
+            fix = "Open the address printed at startup, or start with --host NAME."
             return PlainTextResponse(f"This page does not answer under the name '{shown}'. {fix}", 403)
         if not self._from_here(scope["method"] if scope["type"] == "http" else "GET", headers, host[0]):
             return PlainTextResponse("Requests from other sites are refused.", 403)

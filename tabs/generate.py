@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -81,7 +82,7 @@ def build(page: Page) -> None:
             fields = _fields(entry for entry in entries if entry.widget == "prompt")
             draw = gr.Button("Generate", variant="primary", size="lg", elem_id="gen-draw")
             compare = gr.Checkbox(
-                label="Compare with the base model (same seeds, drawn by it alone)",
+                label="Compare with the base model (same seeds, no LoRA)",
                 container=False,
                 elem_id="gen-compare",
             )
@@ -89,7 +90,7 @@ def build(page: Page) -> None:
             with gr.Row(equal_height=True, elem_classes="with-button"):
                 add = gr.Dropdown(
                     label="Add a LoRA",
-                    info="Yours and the results of your runs, newest first.",
+                    info="Your LoRA files and those of your runs, newest first.",
                     choices=[],
                     elem_id="gen-add",
                     scale=4,
@@ -109,7 +110,7 @@ def build(page: Page) -> None:
             fields |= _fields(entry for entry in entries if entry.widget != "prompt")
             model = gr.Dropdown(
                 label="Base model",
-                info="As in Train, another one of the list, or a path.",
+                info="Same as in Train, another from the list, or a path.",
                 choices=[],
                 allow_custom_value=True,
                 elem_id="gen-model",
@@ -151,10 +152,9 @@ def _fields(entries: Iterable[Declared]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for number, group in groupby(entries, lambda entry: entry.kind in ("int", "float")):
         row = list(group)
-        size = 2 if number else 1
-        for first in range(0, len(row), size):
-            with gr.Row(equal_height=True, elem_classes="level"):
-                for entry in row[first : first + size]:
+        for first in range(0, len(row), 2):
+            with gr.Row(equal_height=True, elem_classes="level") if number else nullcontext():
+                for entry in row[first : first + 2]:
                     made[entry.name] = widget(entry, GenerateJob(), elem_id=f"gen-{entry.name.replace('_', '-')}")
     return made
 
@@ -295,7 +295,7 @@ class Desk:
 
     def _model_choices(self, chosen: str) -> list[tuple[str, str]]:
         space = self.page.workspace
-        own = [(f"as in Train: {self.page.project.job.model.base_model}", "")]
+        own = [(f"same as Train: {self.page.project.job.model.base_model}", "")]
         listed = own + [(name, portable_name(path, space)) for name, path in list_models(space)]
         return listed if chosen in [value for _, value in listed] else [*listed, (chosen, chosen)]
 
@@ -310,7 +310,15 @@ class Desk:
         for entry in self.page.engine.queue():
             if entry.task == "generate" and entry.state == "failed" and entry.id not in closed:
                 found.append(
-                    (entry.id, Problem(entry.message or "Drawing failed", short(entry.title, 60), self._fix(entry.run)))
+                    (
+                        entry.id,
+                        Problem(
+                            entry.message or "Generation failed",
+                            short(entry.title, 60),
+                            self._fix(entry.run),
+                            code="generate.failed",
+                        ),
+                    )
                 )
         return found[-3:]
 
@@ -332,7 +340,12 @@ class Desk:
         if chosen:
             paths = {portable_name(path, self.page.workspace): path for _, path in list_loras(self.page.workspace)}
             if chosen not in paths:
-                raise ProblemsError.one("This LoRA is no longer there", short(chosen), "press Refresh and choose again")
+                raise ProblemsError.one(
+                    "This LoRA no longer exists",
+                    short(chosen),
+                    "press Refresh and choose again",
+                    code="generate.lora-gone",
+                )
             with self._lock:
                 self.presets.put(form.add_lora(self._values(), paths[chosen], self.page.workspace))
         return gr.Dropdown(value=None, choices=self._lora_choices()), self._loras(), self.presets.html()
@@ -394,7 +407,9 @@ class Desk:
         """The fields after "use these settings"; what was taken over is said."""
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
-            self.page.say("error", title="Not done", problems=[Problem(record.reason, what, fix)])
+            self.page.say(
+                "error", title="Not done", problems=[Problem(record.reason, what, fix, code="image.no-settings")]
+            )
             return self._values()
         with self._lock:
             now = self._values()
@@ -404,7 +419,7 @@ class Desk:
                 values |= {"base_model": now["base_model"], "model": now["model"]}
                 notes = [note for note in notes if note.code != form.NO_MODEL]
             self.presets.put(values | {"count": "1"})
-        self.page.say("done", f"The settings of {what} are in the fields.", problems=record.notes + notes)
+        self.page.say("done", f"The settings of {what} were loaded.", problems=record.notes + notes)
         return self._values()
 
     def gallery_act(self, place: dict[str, Any], event: gr.EventData):

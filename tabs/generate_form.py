@@ -156,8 +156,8 @@ def jobs_to_draw(job: GenerateJob, compare: bool, project: TrainJob) -> list[Gen
         return [job.model_copy(update={"generate": bare}), job]
     if job.model == project.model:
         what = "There is nothing to compare: no LoRA, embedding or other model is chosen"
-        fix = "add a LoRA or an embedding, choose another model than Train has, or switch the comparison off"
-        raise ProblemsError.one(what, "Compare with the base model", fix)
+        fix = "add a LoRA or an embedding, choose another model than in Train, or turn off the comparison"
+        raise ProblemsError.one(what, "Compare with the base model", fix, code="generate.nothing-to-compare")
     return [job.model_copy(update={"model": project.model}), job]
 
 
@@ -168,7 +168,9 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
     if any(use["file"] == name for use in loras):
         return values
     if len(loras) >= MOST_LORAS:
-        raise ProblemsError.one(f"There are {MOST_LORAS} LoRAs already", "LoRAs", "remove one first")
+        raise ProblemsError.one(
+            f"There are {MOST_LORAS} LoRAs already", "LoRAs", "remove one first", code="generate.too-many-loras"
+        )
     return values | {"loras": [*loras, {"file": name, "strength": 1.0}]}
 
 
@@ -180,7 +182,7 @@ def draw_with(page: Page, name: str) -> None:
     best = facts.get("best")
     files = [Path(file["path"]) for file in facts["files"] if best is None or file["step"] == best["step"]]
     if not files:
-        raise ProblemsError.one("This run has no finished file", name, "let it save first")
+        raise ProblemsError.one("This run has no saved file", name, "wait until it has saved one", code="run.no-file")
     newest = max(files, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
     if best is not None:
         newest = page.workspace.runs / name / best["file"]
@@ -270,7 +272,9 @@ def change_lora(values: dict[str, Any], number: int, strength: str | None) -> di
     try:
         wanted = LoraUse(file=loras[number]["file"], strength=float(strength))
     except ValueError:
-        raise ProblemsError.one(f"The strength is '{strength[:40]}'", "LoRAs", bounds) from None
+        raise ProblemsError.one(
+            f"The strength is '{strength[:40]}'", "LoRAs", bounds, code="generate.bad-strength"
+        ) from None
     loras[number] = {"file": wanted.file, "strength": wanted.strength}
     return values | {"loras": loras}
 

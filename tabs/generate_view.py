@@ -12,11 +12,12 @@ from typing import Any
 from core.engine.queue import QueueEntry
 from core.generation.image_metadata import ImageRecord, read_image_metadata
 from core.record.problems import Problem
+from core.record.units import clock, count
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
-from tabs.context import clock, empty_state, problems_html
+from tabs.context import empty_state, problems_html
 from tabs.generate_form import signature
-from tabs.markup import button, count, esc, facts, link, page_count, pager, progress, section, short
+from tabs.markup import button, esc, facts, link, page_count, pager, progress, section, short
 
 PAGE_SIZE = 36
 PAIRED = 240  # so many of the newest images are looked through for one that differs only in its LoRAs
@@ -42,12 +43,12 @@ def loras(uses: Sequence[dict[str, Any]], marked: Sequence[str] = (), schedule: 
     """
     said = ""
     if marked:
-        used = "but it is switched off." if schedule == "off" else "and it is used."
+        used = "but it is off." if schedule == "off" else "and it is used."
         said = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>'
     if not uses:
         return (
-            '<p class="hint">No LoRA: the base model draws alone. Choose one above; results of your runs are in '
-            f"the list.</p>{said}"
+            '<p class="hint">No LoRA: only the base model is used. Add one above; the list includes the results of your runs.'
+            f"</p>{said}"
         )
     return f'<ul class="loras">{"".join(_lora(number, use) for number, use in enumerate(uses))}</ul>{said}'
 
@@ -89,7 +90,7 @@ def status(
         line = _running(entry, now, stops) if entry.state == "running" else _waiting(entry, waiting, now, paused)
         parts.append(f'<li>{line}<span class="grow"></span>{cancel}</li>')
     if paused and waiting:
-        said = "The queue is paused, as it is after an unclean end."
+        said = "The queue is paused because the last session ended unexpectedly."
         parts.append(f'<li><span>{said}</span><span class="grow"></span>{button("resume", "Go on")}</li>')
     for identity, problem in failures:
         parts.append(f'<li class="failed">{problems_html([problem])}{button("close", "Close", identity)}</li>')
@@ -116,7 +117,7 @@ def _waiting(entry: QueueEntry, waiting: Sequence[QueueEntry], now: dict[str, An
     elif paused:
         reason = "Waiting in the paused queue"
     else:
-        reason = "Waiting for its turn" if now is not None or ahead else "About to start"
+        reason = "Waiting" if now is not None or ahead else "About to start"
     place = f", {count(ahead, 'job')} before it" if ahead else ""
     return f"<span>{esc(reason)}{esc(place)}: {title}</span>"
 
@@ -238,7 +239,7 @@ def enlarged(shown: Sequence[Shown], number: int, file_url: Callable[..., str]) 
         f'<span class="hint">{number + 1:,} of {len(shown):,}</span><span class="grow">'
         f"</span>{button('shut', 'Close', title='Esc')}</div>"
     )
-    links = link(file_url(each.path), "Download", download=each.path.name) + link(file_url(each.path), "Open alone")
+    links = link(file_url(each.path), "Download", download=each.path.name) + link(file_url(each.path), "Open full size")
     about = about_job(job, each.record) + f'<div class="actions">{use}{links}</div>'
     return (
         f'<div class="lightbox" role="dialog" aria-modal="true" aria-label="Enlarged image"><div class="light">{bar}'

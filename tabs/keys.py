@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 TITLES = {"huggingface_token": "Hugging Face token", "wandb_api_key": "wandb key"}
 USES = {
-    "huggingface_token": "Uploads to the hub, and models there that ask who gets them.",
-    "wandb_api_key": "Logging to wandb.",
+    "huggingface_token": "For uploads to the Hub, and for gated models.",
+    "wandb_api_key": "For logging to wandb.",
 }
 MOST_LETTERS = 512
 WHERE = "Keys"
@@ -36,10 +36,10 @@ def card(shared: bool) -> str:
     """One masked field for each key, or why there is none."""
     head = '<section class="card" id="keys" aria-label="Keys"><div class="card-head"><h3>Keys</h3></div>'
     if shared:
-        told = "This page is open to others, so no keys are entered here: open it unshared, or set HF_TOKEN or WANDB_API_KEY where it runs."
+        told = "Keys cannot be entered on a shared page: open it without sharing, or set HF_TOKEN or WANDB_API_KEY on the machine."
         return f'{head}<p class="hint">{told}</p></section>'
     file = f"<code>{esc(keys_file().name)}</code> among your settings"
-    about = f"Kept in a file that only you can read ({file}), in no job, run or log. A key is not shown again."
+    about = f"Stored in a file only you can read ({file}), never in jobs, runs or logs. Keys are not shown again."
     rows = "".join(_row(name) for name in NAMES)
     return f'{head}<p class="hint">{about}</p>{rows}</section>'
 
@@ -63,7 +63,7 @@ def states() -> dict[str, dict[str, Any]]:
 def _words(name: str) -> str:
     given = next((variable for variable in NAMES[name] if os.environ.get(variable, "").strip()), "")
     if given:
-        return f"Set by {given}, which goes before the file."
+        return f"Set by {given}, which overrides the file."
     return "Kept." if is_stored(name) else "Not set."
 
 
@@ -72,16 +72,20 @@ def keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
     name, value = str(data.get("key", "")), str(data.get("value", "")).strip()
     if page.shared:
         raise ProblemsError.one(
-            "Keys are not taken by a page that is open to others",
+            "Keys cannot be entered on a shared page",
             WHERE,
             "open the page on the machine itself, or set the environment variable there",
+            code="keys.shared-page",
         )
     if name not in NAMES:
-        raise ProblemsError.one("There is no such key", WHERE, "use one of the fields")
+        raise ProblemsError.one("Unknown key", WHERE, "use one of the fields", code="keys.unknown")
     if len(value) > MOST_LETTERS or any(not sign.isprintable() or sign.isspace() for sign in value):
         raise ProblemsError.one(
-            f"This is no {TITLES[name]}", WHERE, "paste it again, alone and without spaces"
+            f"This is not a valid {TITLES[name]}",
+            WHERE,
+            "paste it again, without spaces",
+            code="keys.invalid",
         )  # the text itself is never repeated
     store(name, value or None)
-    done = f"The {TITLES[name]} is kept." if value else f"The {TITLES[name]} is forgotten."
+    done = f"The {TITLES[name]} was saved." if value else f"The {TITLES[name]} was deleted."
     page.browsers.say(browser, "done", done)

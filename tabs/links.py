@@ -103,7 +103,7 @@ class Links:
         path, size, key = asked.get("path", ""), asked.get("size", ""), asked.get("key", "")
         signed = hmac.compare_digest(key.encode("utf-8", "surrogatepass"), self._sign(path, size).encode())
         if not signed or not self.roots.holds(path):
-            return PlainTextResponse("This address is not one that the page gave out.", 403)
+            return PlainTextResponse("Unknown address.", 403)
         if not os.path.isfile(path):
             return PlainTextResponse("The file is gone.", 404)
         return Path(path)

@@ -193,11 +193,6 @@ def section(title: str, body: str, aside: str = "") -> str:
     return f'<section class="block-part"><h3>{esc(title)}{right}</h3>{body}</section>'
 
 
-def count(number: int, noun: str, plural: str = "") -> str:
-    """1 image, 24 images, 10,000 images."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def short(text: str, most: int = 60) -> str:
     """A text on one line, at most so many characters."""
     line = " ".join(text.split())

@@ -8,18 +8,18 @@ from functools import cache
 from typing import Any
 
 from core.record.problems import ProblemsError
+from core.record.units import size_words
 from core.settings.job import TrainJob
 from core.settings.optimizers import Argument, Entry, catalog, find
 from core.settings.rates import scale_sentence
 from core.settings.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
 from core.settings.rules import method, schedule, sharding
 from core.settings.values import shown_value
-from tabs.context import file_size
 from tabs.project import FIELDS
 
 TRAITS = {
-    "adapts": "finds the rate itself",
-    "averages": "needs no curve",
+    "adapts": "sets its own learning rate",
+    "averages": "schedule-free",
     "eight_bit": "8-bit memory",
 }
 MOST_ARGUMENTS = 24
@@ -61,46 +61,47 @@ def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
         said = _dreambooth(job, model)
     if kind == "fine_tune":
         text = f"Every image needs its own caption. {_size(job, model)}"
-        said = {"text": text, "fields": [["How often it is saved", "saving.save_every_n_epochs"]]}
+        said = {"text": text, "fields": [["Save interval", "saving.save_every_n_epochs"]]}
     if kind == "embedding":
         said = _new_word(job, model)
     if usual_rate(job):
-        said["fields"].append(["Another rate", "optimizer.learning_rate"])
+        said["fields"].append(["Learning rate", "optimizer.learning_rate"])
     return said
 
 
 def _dreambooth(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
     held = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularization"]
     size = _size(job, model)
-    keeps = [["What keeps the class", "method.prior"], ["Class caption", "method.class_caption"]]
+    keeps = [["Prior preservation", "method.prior"], ["Class caption", "method.class_caption"]]
     if job.method.prior == "model":
         return {
-            "text": f"The untrained model keeps the class; no regularization images are needed. {size}",
+            "text": f"The frozen base model preserves the class; no regularization images are needed. {size}",
             "fields": keeps,
         }
     if held:
         folders = "1 folder" if len(held) == 1 else f"{len(held)} folders"
-        weight = ["Weight of the prior", "dataset.prior_loss_weight"]
-        return {"text": f"Regularization images from {folders} keep the class. {size}", "fields": [weight, keeps[0]]}
-    text = f"Without regularization images the model forgets other members of the class: add some, or let the model itself keep it. {size}"
+        weight = ["Prior loss weight", "dataset.prior_loss_weight"]
+        return {
+            "text": f"Regularization images from {folders} preserve the class. {size}",
+            "fields": [weight, keeps[0]],
+        }
+    text = f"Without regularization images the model forgets the rest of the class: add some, or use the frozen base model. {size}"
     return {"text": text, "fields": [["Add regularization images", "dataset.sources"], keeps[0]]}
 
 
 def _new_word(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
-    reads = (
-        "Both text encoders of SDXL train the word" if model["family"] == "SDXL" else "The text encoder trains the word"
-    )
-    text = f"{reads}; the model stays as it is. The file is tiny."
+    encoders = "both text encoders of SDXL" if model["family"] == "SDXL" else "the text encoder"
+    text = f"The embedding is trained in {encoders}; the model is frozen. The file is a few kilobytes."
     if not job.embedding.words:
-        text = "Write the new word, and a known one that is near to it. " + text
+        text = "Enter a new token, and a known word close in meaning. " + text
     return {"text": text, "fields": []}
 
 
 def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
     """What each saved file takes on the disk."""
     numbers, saved = model["numbers"] or NUMBERS.get(model["family"], 0), job.saving.save_precision
-    size = f"about {file_size(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "some GB"
-    return f"The whole model trains; each saved file takes {size}."
+    size = f"about {size_words(numbers * (4 if saved == 'fp32' else 2))} in {saved}" if numbers else "several GB"
+    return f"The full model is trained; each checkpoint takes {size}."
 
 
 # -- optimizers
@@ -111,7 +112,9 @@ def optimizer_choices() -> list[tuple[str, str]]:
     """(words, name) of every known optimizer: those that work here first, then the others with the reason."""
     known = list(catalog().values())
     offered = [(_optimizer_words(entry), entry.name) for entry in known if entry.offered]
-    return offered + [(f"{entry.name}: not here, {entry.reason}", entry.name) for entry in known if not entry.offered]
+    return offered + [
+        (f"{entry.name}: unavailable, {entry.reason}", entry.name) for entry in known if not entry.offered
+    ]
 
 
 def _optimizer_words(entry: Entry) -> str:
@@ -176,7 +179,7 @@ def with_recipe(job: TrainJob, path: str, title: str) -> TrainJob:
 
     wanted = next((one for one in _recipes(job).get(path, []) if one.title == title), None)
     if wanted is None:
-        raise ProblemsError.one("This recipe is followed already", path, "")
+        raise ProblemsError.one("This recipe is already applied", path, "", code="recipe.applied")
     values = to_values(job)
     for place, value in changes(job, wanted).items():
         group, name = place.split(".", 1)

@@ -261,7 +261,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         )
     elif name == "generate":
         draw_with(page, run)
-        page.browsers.say(browser, "done", "Generate holds it now. Write a prompt, then draw.", go="Generate")
+        page.browsers.say(browser, "done", "Loaded in Generate. Enter a prompt and press Generate.", go="Generate")
     elif name == "tensorboard":
         page.tensorboard.open(run, page.workspace.runs / Path(run).name / "logs")
     elif name in page.commands:

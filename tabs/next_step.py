@@ -19,7 +19,7 @@ def next_step(state: str, resumable_step: int, fix: str = "") -> NextStep | None
     if state not in ("interrupted", "stopped", "failed"):
         return None
     if resumable_step > 0:
-        return NextStep("continue", "Continue", f"From step {resumable_step:,}, its last saved state")
+        return NextStep("continue", "Resume training", f"From step {resumable_step:,}, the last training state")
     if state == "failed" and fix:
-        return NextStep("settings", "Change its settings", "Nothing was saved, and the same settings would fail again")
-    return NextStep("continue", "Start again", "Nothing was saved that it could continue from")
+        return NextStep("settings", "Change settings", "Nothing was saved, and the same settings would fail again")
+    return NextStep("continue", "Restart", "No training state was saved")

@@ -136,7 +136,7 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
 def refused(entry: Declared, text: str) -> ProblemsError:
     """What is said of a text that this setting cannot have."""
     what = f"{entry.title} cannot be '{text.strip()[:40]}'"
-    return ProblemsError.one(what, entry.title, f"use {allowed(entry)}".replace(NULL, ""))
+    return ProblemsError.one(what, entry.title, f"use {allowed(entry)}".replace(NULL, ""), code="settings.bad-value")
 
 
 def _read_json(entry: Declared, text: str) -> Any:
@@ -146,7 +146,10 @@ def _read_json(entry: Declared, text: str) -> Any:
         value = None
     if not isinstance(value, dict):
         raise ProblemsError.one(
-            f"{entry.title} is no JSON object", entry.title, 'write {"name": value}, or leave it empty'
+            f"{entry.title} is not a JSON object",
+            entry.title,
+            'write {"name": value}, or leave it empty',
+            code="settings.bad-json",
         )
     return value
 
@@ -201,7 +204,7 @@ def changed_values(
 def names_elsewhere() -> dict[str, str]:
     """{name of sd-scripts that no field of Train has: where it is found, or why there is none}."""
     places = {
-        name: f"'{entry.title}' stands on Dataset, on each folder's card"
+        name: f"'{entry.title}' is on Dataset, in each folder's settings"
         for entry in SOURCE.values()
         for name in (entry.name, *entry.kohya_names)
     }

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 STATE = "Dataset"  # the tab that keeps which datasets were answered with "keep"
-TITLE = "Set up for these images"
+TITLE = "Recommended settings for these images"
 LONGEST = 160
-DID = "setting up for these images"
+DID = "applying recommended settings"
 
 
 def offer(page: Page, job: TrainJob, report: Report | None) -> Setup | None:
@@ -55,7 +55,7 @@ def keep(page: Page) -> None:
 def apply(page: Page, setup: Setup | None, *, session: str = "", stamp: str | None = None) -> None:
     """All changes of the offer as one step of undo."""
     if setup is None or not setup.changes:
-        raise ProblemsError.one("There is nothing left to set up", "Train", "look at the settings again")
+        raise ProblemsError.one("Everything is already set up", "Train", "check the settings", code="setup.applied")
     with page.project.lock:
         page.project.replace(with_setup(page.project.job, setup), did=DID, session=session, stamp=stamp)
 
@@ -89,8 +89,8 @@ def card(setup: Setup | None) -> str:
     lead = f'<p class="no-model">{esc(setup.no_model)}</p>' if setup.no_model else ""
     listed = "".join(map(_row, rows(setup)))
     table = f'<table class="setup-rows">{listed}</table>' if listed else ""
-    both = button("setup", "Set up", kind="primary") if listed else ""
-    both += button("keep_demo", "Keep as it is")
+    both = button("setup", "Apply", kind="primary") if listed else ""
+    both += button("keep_demo", "Keep current settings")
     both += button("get_model", "Get a base model") if setup.no_model else ""
     return section(TITLE, f'<div class="setup">{lead}{table}<div class="setup-buttons">{both}</div></div>')
 

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from core.dataset.report import Report
+from core.record.units import count
 from core.settings.job import TrainJob
-from tabs.markup import count, esc, section
+from tabs.markup import esc, section
 from tabs.tokens import WINDOWS
 
 WIDTH, HEIGHT = 420, 210
@@ -99,7 +100,7 @@ def sizes_plot(job: TrainJob, report: Report | None) -> str:
     return section(
         "Sizes",
         _svg(body, told) + caption,
-        esc(f"{len(set(sizes)):,} different" if len(set(sizes)) > 1 else "all alike"),
+        esc(f"{len(set(sizes)):,} different" if len(set(sizes)) > 1 else "all the same"),
     )
 
 
@@ -133,7 +134,7 @@ def balance(names: Sequence[str], roles: Sequence[str], views: Sequence[int]) ->
             f'<span class="track"><i style="width:{100 * share:.1f}%"></i></span>'
             f'<span class="num">{number:,}</span><span class="num hint">{share:.0%}</span></div>'
         )
-    return section("Views of an epoch", f'<div class="shares">{rows}</div>', esc(f"{total:,} in all"))
+    return section("Views per epoch", f'<div class="shares">{rows}</div>', esc(f"{total:,} in all"))
 
 
 # -- lengths of captions
@@ -185,6 +186,6 @@ def lengths_plot(report: Report | None) -> str:
         kind = "mark limit" if mark == limit else "mark"
         body += _line(x, TOP, x, TOP + up, kind) + _text(x, HEIGHT - 8, str(mark), kind=kind)
     over = sum(number > limit for number in tokens)
-    told = f"Captions by tokens; {over:,} are longer than {limit} and are cut"
-    aside = f"{count(over, 'caption')} cut at {limit}" if over else f"none is cut at {limit}"
-    return section("Lengths of captions in tokens", _svg(body, told), esc(aside))
+    told = f"Captions by tokens; {over:,} are longer than {limit} and are truncated"
+    aside = f"{count(over, 'caption')} truncated at {limit}" if over else f"none is truncated at {limit}"
+    return section("Caption length in tokens", _svg(body, told), esc(aside))

@@ -65,7 +65,7 @@ def dropdown(page: Page) -> gr.Dropdown:
         choices(page),
         value=page.project.preset,
         label="Preset",
-        info="Settings that belong together.",
+        info="A saved set of settings.",
         elem_id="preset",
         elem_classes=["field"],
         filterable=False,
@@ -78,10 +78,12 @@ def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
     if name == DEFAULTS:
         return reset(page, browser, stamp)
     if name not in page.presets.names():
-        raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list")
+        raise ProblemsError.one(
+            f"There is no preset '{name}'", "preset", "choose one from the list", code="preset.unknown"
+        )
     unsaved = _unsaved(page)
     left = page.project.load_preset(name, session=browser.session, stamp=stamp)
-    words = f" A recipe leaves these as they were: {', '.join(left)}." if left else ""
+    words = f" A recipe does not change: {', '.join(left)}." if left else ""
     _say_replaced(page, browser, f"Loaded {shown_name(page, name)}.{words}", unsaved)
 
 
@@ -94,8 +96,8 @@ def reset(page: Page, browser: Browser, stamp: str | None) -> None:
 
 def put_all_back(page: Page, browser: Browser, stamp: str | None) -> None:
     unsaved = _unsaved(page)
-    page.project.replace(page.project.reference(), did="putting all changes back", session=browser.session, stamp=stamp)
-    _say_replaced(page, browser, "All changes are put back.", unsaved)
+    page.project.replace(page.project.reference(), did="restoring all", session=browser.session, stamp=stamp)
+    _say_replaced(page, browser, "All changes were reverted.", unsaved)
 
 
 def _unsaved(page: Page) -> int:
@@ -107,7 +109,7 @@ def _unsaved(page: Page) -> int:
 def _say_replaced(page: Page, browser: Browser, done: str, unsaved: int) -> None:
     """The whole form was replaced. Where changes were not saved, the way back to them stays on the screen."""
     if not unsaved:
-        page.browsers.say(browser, "done", f"{done} Undo brings the former settings back.")
+        page.browsers.say(browser, "done", f"{done} Undo restores the previous settings.")
         return
     changes = f"{unsaved} unsaved change{'' if unsaved == 1 else 's'}"
     page.browsers.say(browser, "done", f"{done} The form had {changes}.", undo=page.project.can_undo)
@@ -145,7 +147,10 @@ def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | N
     preset = read_text(given, text)
     if preset.task != "train":
         raise ProblemsError.one(
-            f"{given} is a preset for the task {preset.task}", given, "open it on that tab, or with the command line"
+            f"{given} is a preset for the task {preset.task}",
+            given,
+            "open it in that tab, or on the command line",
+            code="preset.other-task",
         )
     job = preset_files.apply(preset, page.project.job)
     stem = Path(given).stem
@@ -167,7 +172,7 @@ def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | 
     try:
         preset = read_text("JSON", str(data.get("text", "")))
         if preset.task != "train":
-            raise ProblemsError.one(f"task is {preset.task}", "JSON", 'write "task": "train"')
+            raise ProblemsError.one(f"task is {preset.task}", "JSON", 'write "task": "train"', code="preset.other-task")
         job = preset_files.apply(preset, page.project.job)
     except ProblemsError as error:
         browser.json_problems = [problem.to_dict() for problem in error.problems]
@@ -180,7 +185,9 @@ def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | 
 def read_text(given: str, text: str) -> preset_files.Preset:
     """Check a preset's text as a file of that name would be checked."""
     if len(text) > LARGEST:
-        raise ProblemsError.one("The file is too large for a preset", given, "choose a preset file")
+        raise ProblemsError.one(
+            "The file is too large for a preset", given, "choose a preset file", code="preset.too-large"
+        )
     folder = Path(tempfile.mkdtemp(prefix="atelier-preset-"))
     path = folder / "preset.json"
     try:

@@ -209,7 +209,7 @@ class Project:
             self.guard(stamp, session)
             value = to_values(self.reference())
             group, name = path.split(".", 1)
-            self._remember(f"putting back {FIELDS[path].title}")
+            self._remember(f"restoring {FIELDS[path].title}")
             self.bad.pop(path, None)
             self.job = with_value(self.job, path, value[group][name])
             self._changed(session)
@@ -238,7 +238,10 @@ class Project:
         preset = self.presets.load(name)
         if preset.task != "train":
             raise ProblemsError.one(
-                f"'{name}' is a preset for the task {preset.task}", "preset", "load it in its own tab"
+                f"'{name}' is a preset for the task {preset.task}",
+                "preset",
+                "load it in its own tab",
+                code="preset.other-task",
             )
         job = preset_files.apply(preset, self.job)
         assert isinstance(job, TrainJob)
@@ -325,7 +328,7 @@ class Project:
             aside = self.file.with_name(f"project-unreadable-{time.time_ns()}.json")
             try:
                 atomic.replace(self.file, aside)
-                self.notice = f"The saved project could not be read and was put aside as {aside.name}."
+                self.notice = f"The saved project could not be read and was renamed to {aside.name}."
             except OSError:
                 self.notice = "The saved project could not be read."
         self.job, self.preset = self._first_job()
@@ -353,7 +356,9 @@ def _check_name(path: str, value: Any) -> None:
     """A name that no file can have is refused in the field; rules over several fields are told beside them instead."""
     reason = bad_name(value) if path == NAME else None
     if reason:
-        raise ProblemsError.one(f"'{value}' cannot be a file name: {reason}", path, "use letters, digits, - and _")
+        raise ProblemsError.one(
+            f"'{value}' cannot be a file name: {reason}", path, "use letters, digits, - and _", code="settings.bad-name"
+        )
 
 
 def with_value(job: TrainJob, path: str, value: Any) -> TrainJob:

@@ -27,9 +27,11 @@ class Proofs:
         """Begin one. Refused while a job has the device: both would be slow, or run out of memory."""
         engine = self._page.engine
         if engine.status()["job"] is not None:
-            raise ProblemsError.one("A job is running", run, "prove it when the device is free")
+            raise ProblemsError.one("A job is running", run, "try again when the device is free", code="job.running")
         if any(not task.done for task in self._tasks.values()):
-            raise ProblemsError.one("Another proof is going on", run, "wait for it, or cancel it")
+            raise ProblemsError.one(
+                "Another resume test is running", run, "wait for it, or cancel it", code="proof.running"
+            )
         self._tasks[run] = engine.light(self._prove, engine.run_job(run), title="proof")
 
     def cancel(self, run: str) -> None:
@@ -53,8 +55,8 @@ class Proofs:
         task = self._tasks.get(run)
         if not possible and task is None:
             return ""
-        about = f"Trains {STEPS} steps of this job in one go, and again with a stop in the middle; both must end the same to the bit."
-        again = button("prove", "Prove it" if task is None else "Prove it again", run)
+        about = f"Trains {STEPS} steps of this job without a break, and again with a stop in the middle; both must end bit-identical."
+        again = button("prove", "Test resuming" if task is None else "Test again", run)
         if task is None:
             body = f'<p class="hint">{about}</p>{again}'
         elif not task.done:
@@ -65,15 +67,15 @@ class Proofs:
             body = f'<p class="run-message advice"><strong>{esc(words)}</strong></p>{again}'
         else:
             body = _result(task.result) + again
-        return section("Stopping and continuing", body)
+        return section("Stopping and resuming", body)
 
 
 def _result(proof: Proof) -> str:
     rows = [
-        (f"{proof.steps} steps in one go", f"<code>{esc(proof.whole)}</code>"),
+        (f"{proof.steps} steps without a break", f"<code>{esc(proof.whole)}</code>"),
         (f"{proof.stopped_at}, stopped, {proof.steps - proof.stopped_at} more", f"<code>{esc(proof.resumed)}</code>"),
     ]
-    words = "Equal to the bit: weights, optimizer, random numbers and every loss." if proof.equal else "Not equal."
+    words = "Bit-identical: weights, optimizer, random numbers and every loss." if proof.equal else "Not identical."
     different = f" Different: {esc(', '.join(proof.different[:10]))}." if proof.different else ""
     level = "fine" if proof.equal else "error"
     told = f'<p class="run-message {level}"><strong>{words}</strong>{different}</p>'

@@ -56,8 +56,8 @@ def guarded(page: Page, asked: dict[str, Any], browser: Browser) -> str:
         if words not in page.troubles:
             page.troubles.add(words)
             traceback.print_exc()
-        text = "What is going on cannot be shown; training goes on. The terminal has the details."
-        said = {"id": words, "kind": "error", "title": "The page has a fault", "text": f"{text} ({words})"}
+        text = "The status cannot be shown; training continues. See the terminal for details."
+        said = {"id": words, "kind": "error", "title": "The page has an error", "text": f"{text} ({words})"}
         news = signed(said)
         known = asked.get("have")
         return "" if isinstance(known, dict) and known.get("said") == news["sig"] else packed({"said": news})

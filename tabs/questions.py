@@ -11,11 +11,12 @@ from typing import Any
 from core.dataset.caption_files import SENTENCES, TAGS
 from core.dataset.questions import Question
 from core.record.problems import ProblemsError
+from core.record.units import count
 from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
-from tabs.markup import button, count, esc, section
+from tabs.markup import button, esc, section
 
 KEPT_DATASETS = 50
 
@@ -32,59 +33,59 @@ class Choice:
 
 ASKED: dict[str, tuple[str, list[Choice]]] = {
     "transparency": (
-        "have transparent parts. What stands behind them?",
+        "have transparent parts. What should be behind them?",
         [
             Choice(
                 "white",
                 "White",
-                "They are put on white. Right for drawings and cut-outs that were made for a white page.",
+                "They are placed on white. Right for drawings and cut-outs made for a white page.",
                 {"dataset.alpha_color": "#ffffff", "dataset.alpha_mask": False},
             ),
             Choice(
                 "mask",
-                "Leave them out of training",
-                "What is transparent does not count in the loss, so the background is not trained.",
+                "Mask them out",
+                "Transparent areas do not count in the loss, so the background is not trained.",
                 {"dataset.alpha_mask": True},
             ),
         ],
     ),
     "sidecars": (
-        "have several caption files. Which is trained?",
+        "have several caption files. Which one should be used?",
         [
             Choice(
                 "tags",
                 "The tags",
-                "Of two files the .txt is read; images with one file keep that.",
+                "Uses the .txt file; images with only one file keep it.",
                 {"captions.sidecars": "one", "captions.caption_extension": "auto"},
             ),
             Choice(
                 "sentences",
                 "The sentences",
-                "Only the .caption files are read.",
+                "Uses only the .caption files.",
                 {"captions.sidecars": "one", "captions.caption_extension": ".caption"},
             ),
             Choice(
                 "joined",
                 "Both, joined",
-                "The sentence, then the tags: long captions, so look at their lengths.",
+                "The sentence, then the tags. Captions become long, so check their token counts.",
                 {"captions.sidecars": "joined", "captions.caption_extension": "auto"},
             ),
             Choice(
                 "drawn",
-                "One of them, drawn each time",
-                "Each view takes the sentence or the tags by chance; prompts of either kind work afterwards.",
+                "One at random",
+                "Each view uses the sentence or the tags at random; both kinds of prompts work afterwards.",
                 {"captions.sidecars": "drawn", "captions.caption_extension": "auto"},
             ),
         ],
     ),
     "lines": (
-        "have captions of several lines. Which line is trained?",
+        "have captions with several lines. Which line should be used?",
         [
-            Choice("first", "The first", "The others are not read.", {"captions.caption_lines": "first"}),
+            Choice("first", "The first", "Ignores the other lines.", {"captions.caption_lines": "first"}),
             Choice(
                 "random",
-                "One by chance",
-                "Each view takes another line: several captions for one image.",
+                "One at random",
+                "Each view uses a random line: several captions for one image.",
                 {"captions.caption_lines": "random"},
             ),
             Choice("all", "All of them", "The lines are joined by spaces.", {"captions.caption_lines": "all"}),
@@ -118,7 +119,7 @@ def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:
     else:
         choice = next((each for each in ASKED.get(kind, ("", []))[1] if each.name == name), None)
         if choice is None:
-            raise ProblemsError.one("There is no such answer", "Dataset", "reload the page")
+            raise ProblemsError.one("Unknown answer", "Dataset", "reload the page", code="questions.unknown-answer")
         values = choice.values
     whole = to_values(job)
     for path, value in values.items():
@@ -165,7 +166,7 @@ def _asked(job: TrainJob, question: Question, done: bool) -> str:
         drawn += (
             f'<label class="choice{chosen}"><b>A color <input type="color" data-act="answer" '
             f'data-arg="transparency:{COLOR}" value="{esc(job.dataset.alpha_color)}" aria-label="Color behind"></b>'
-            "<span>They are put on this color. Right where the subject is white itself.</span></label>"
+            "<span>They are placed on this color. Right when the subject itself is white.</span></label>"
         )
     if question.images == 1:
         words = words.replace("have", "has", 1)

@@ -32,7 +32,7 @@ class RateSketch:
             return self._known[1]
         empty: dict[str, Any] = {"steps": [], "lines": [], "total": total, "about": ""}
         if job.schedule.lr_scheduler_type and "torch" not in sys.modules:
-            facts = empty | {"about": "The curve is drawn in a moment."}
+            facts = empty | {"about": "The schedule is being calculated."}
             self._known = (key, facts)
             self._page.engine.light(self._later, job, total, key, title="learning-rate curve")
             return facts
@@ -49,17 +49,17 @@ class RateSketch:
 
     def _drawn(self, job: TrainJob, total: int, empty: dict[str, Any]) -> dict[str, Any]:
         if any(problem.level == "error" for problem in rules.problems(job)):
-            return empty | {"about": "The curve is drawn once its settings fit together."}
+            return empty | {"about": "The schedule is shown once its settings are valid."}
         if without_curve(job.optimizer):
-            words = "The optimizer goes its own way: the rate is the same at each step, or found by itself."
+            words = "The optimizer sets its own learning rate; the scheduler has no effect."
             empty |= {"about": words}
         steps = total or GUESSED_STEPS
         try:
             points = curve(job, steps, points=POINTS, processes=job.memory.num_processes)
         except (ValueError, TypeError, ArithmeticError, ProblemsError) as error:
-            return empty | {"about": f"The curve cannot be drawn: {error}."}
+            return empty | {"about": f"The schedule cannot be shown: {error}."}
         if not points or not points[0][1]:
-            return empty | {"about": "Nothing trains: every rate is 0."}
+            return empty | {"about": "Nothing is trained: every learning rate is 0."}
         drawn = rate_series([[step + 1, rates] for step, rates in points])
-        about = empty["about"] or ("" if total else f"Drawn for {GUESSED_STEPS} steps, until the images are counted.")
+        about = empty["about"] or ("" if total else f"Shown for {GUESSED_STEPS} steps until the images are counted.")
         return drawn | {"total": steps, "about": about}

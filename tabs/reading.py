@@ -15,10 +15,10 @@ from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
 from core.dataset.scan import recognize
 from core.record.problems import Problem, ProblemsError
+from core.record.units import count
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from tabs.context import Page
-from tabs.markup import count
 from tabs.tokens import count_tokens
 
 FRESH_SECONDS = 5.0
@@ -115,7 +115,7 @@ class Reading:
             self._publish(key, first, layout)
 
             def say(done: int, total: int) -> None:
-                task.stage(f"Checking that images are whole: {done:,} of {total:,}", done, max(total, 1))
+                task.stage(f"Checking images: {done:,} of {total:,}", done, max(total, 1))
 
             whole = preflight(
                 job, self._page.workspace, count_tokens=count_tokens, decode=True, cancel=task.token, progress=say
@@ -132,8 +132,8 @@ class Reading:
 
         def say(done: int, total: int) -> None:
             share = done / max(total, 1)
-            self.examining = ("Looking for copies and damage", share)
-            task.stage(f"Looking for copies and damage: {done:,} of {total:,}", done, max(total, 1))
+            self.examining = ("Looking for duplicates and damage", share)
+            task.stage(f"Looking for duplicates and damage: {done:,} of {total:,}", done, max(total, 1))
 
         say(0, 1)
         try:

@@ -79,7 +79,7 @@ class Desk:
         """The table, or the run that this browser has open."""
         runs = self._runs()
         if runs is None:
-            return '<p class="hint" role="status">Reading the journals of the runs ...</p>'
+            return '<p class="hint" role="status">Loading runs ...</p>'
         name = place.get("open", "")
         run = next((each for each in runs if each.name == name), None)
         if run is not None:
@@ -208,7 +208,7 @@ class Desk:
         if not words.isdecimal() or len(words) > 7 or int(words) <= now:
             fix = f"use a whole number of {unit}, {now + 1} to 9999999"
             given = f"'{words[:20]}'" if words else "empty"
-            raise ProblemsError.one(f"The new length is {given}", name, fix)
+            raise ProblemsError.one(f"The new length is {given}", name, fix, code="run.bad-length")
         changes = {"max_train_epochs": None, "max_train_steps": None} | {field: int(words)}
         self.page.engine.continue_run(name, {"schedule": changes})
 

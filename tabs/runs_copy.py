@@ -73,12 +73,14 @@ class Copies:
         roots = self._page.roots
         source = self._file(run, name)
         if not text.strip():
-            raise ProblemsError.one("No folder is chosen", WHERE, "write its path, or browse for it")
+            raise ProblemsError.one("No folder is chosen", WHERE, "enter its path, or browse", code="copy.no-folder")
         folder = roots.check_written(text, WHERE)
         require_folder(folder, source)
         going = self._copies.get(str(source))
         if going is not None and not going.task.done:
-            raise ProblemsError.one(f"'{name}' is being copied", str(going.folder), "wait for it, or cancel it")
+            raise ProblemsError.one(
+                f"'{name}' is being copied", str(going.folder), "wait for it, or cancel it", code="copy.running"
+            )
         task = self._page.engine.light(self._copy, source, folder, title=f"copy of {name}", kind="copies")
         self._copies[str(source)] = Copying(folder, task)
         self._page.project.keep(TAB, self._page.project.tab_state(TAB) | {"copy_to": str(folder)})
@@ -102,7 +104,7 @@ class Copies:
         files = self._page.engine.snapshot(run)["files"]
         path = next((file["path"] for file in files if file["name"] == name), None)
         if path is None:
-            raise ProblemsError.one("There is no such file any more", name, "look at the list again")
+            raise ProblemsError.one("The file no longer exists", name, "check the list", code="file.gone")
         return self._page.roots.check(path, name)
 
     def browse(self, place: dict[str, Any], act: str, arg: str, value: str) -> dict[str, Any]:
@@ -138,7 +140,7 @@ class Copies:
         return (
             f'<section class="block-part copy-to"><h3>Copy {esc(name)} to a folder</h3>'
             f'<div class="copy-line">{field}{look}{go}{button("shut", "Cancel")}</div>'
-            f'<p class="hint">Files of the same name are never replaced. The folder is remembered.</p>{listed}</section>'
+            f'<p class="hint">Files with the same name are never replaced. The folder is remembered.</p>{listed}</section>'
         )
 
     def row(self, file: dict[str, Any]) -> tuple[str, str]:
@@ -164,11 +166,11 @@ def _state(name: str, going: Copying) -> str:
         words = f"{task.text.capitalize()}: {task.progress:.0%}" if task.text else "Waiting for another copy"
         stop = button("uncopy", "Cancel", name, label=f"Cancel the copy of {name}")
         return f'<div class="copying" role="status">{progress(words, task.progress)}{stop}</div>'
-    close = button("copied", "Close", name, kind="quiet", label=f"Close what is said of {name}")
+    close = button("copied", "Close", name, kind="quiet", label=f"Close the message about {name}")
     if task.error is None:
         return f'<div class="copying" role="status"><span class="good">{_done(name, task.result)}</span>{close}</div>'
     if task.token.wanted:
-        return f'<div class="copying" role="status"><span>Cancelled. Nothing was kept of the copy.</span>{close}</div>'
+        return f'<div class="copying" role="status"><span>Cancelled. The copy was removed.</span>{close}</div>'
     return f'<div class="copying" role="alert">{problems_html(task.error.problems)}{close}</div>'
 
 
@@ -177,5 +179,5 @@ def _done(name: str, copied: Copied) -> str:
     if not copied.new:
         return f"Already there: {path}"
     if copied.path.name != name:
-        return f"Copied under another name, since another {esc(name)} is there: {path}"
+        return f"Copied under another name because a different {esc(name)} is there: {path}"
     return f"Copied: {path}"

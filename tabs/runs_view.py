@@ -12,12 +12,13 @@ from urllib.parse import quote
 from core.engine.queue import QueueEntry
 from core.engine.run_summary import RunSummary
 from core.record.run_about import MOST_NOTE, MOST_TITLE
+from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
 from core.settings.presets import differences
 from core.settings.values import shown_value, text_of
-from tabs.context import clock, empty_state, file_size
+from tabs.context import empty_state
 from tabs.generate_view import training_words
-from tabs.markup import button, choice_list, count, esc, facts, link, page_count, pager, parted, section, short
+from tabs.markup import button, choice_list, esc, facts, link, page_count, pager, parted, section, short
 from tabs.next_step import next_step
 from tabs.project import FIELDS
 
@@ -32,7 +33,7 @@ CONTINUABLE = ("interrupted", "stopped", "failed")
 SHOWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "all": ("all runs", ()),
     "done": ("finished", ("done",)),
-    "open": ("to be continued", CONTINUABLE),
+    "open": ("resumable", CONTINUABLE),
     "live": ("running or waiting", ("running", "paused", "waiting")),
 }
 
@@ -92,7 +93,7 @@ def table(
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
     head = (
         "<tr><th class='ticks'><span class='unseen'>Compare</span></th><td></td><th>Run</th><th>State</th>"
-        "<th class='num'>Steps</th><th class='num lowest' title='On held-out images; – without them'>Best validation</th>"
+        "<th class='num'>Steps</th><th class='num lowest' title='On validation images; – without them'>Best validation</th>"
         "<th class='num took'>Time</th><th class='num amount'>Files</th>"
         "<th class='date'>Started</th><th><span class='unseen'>Actions</span></th></tr>"
     )
@@ -105,7 +106,7 @@ def table(
     )
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
     if not part:
-        content = empty_state("None of these.", "Choose another view, or clear the words to find.")
+        content = empty_state("No matches.", "Choose another view, or clear the search.")
     content = _picks(runs, picked) + content
     return section("Runs", content + pager("page", page, pages, len(rows), "runs"), aside)
 
@@ -117,12 +118,12 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str]) -> str:
     known = {run.name: run.title for run in runs}
     chosen = [name for name in picked if name in known]
     if not chosen:
-        return '<p class="hint picks-line" role="status">Tick two runs to compare them.</p>'
+        return '<p class="hint picks-line" role="status">Select two runs to compare.</p>'
     words = " and ".join(f"<b>{esc(known[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
     if len(chosen) == 1:
-        go = '<span class="hint">Tick another one to compare it with.</span>'
+        go = '<span class="hint">Select another run to compare with.</span>'
     else:
-        go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare both</a>'
+        go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
     return f'<div class="picks-line" role="status"><span>{words}</span> {go}{button("unpick", "Clear", kind="quiet")}</div>'
 
 
@@ -223,7 +224,7 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
     if run.state in ("running", "paused"):
         does.append(button("watch", "Watch in Monitor", run.name, kind="primary"))
     if run.files:
-        does.append(button("draw", "Draw with it", run.name))
+        does.append(button("draw", "Generate with it", run.name))
     step = next_step(run.state, run.resumable_step, run.fix)
     if has_job and not (step and step.name == "settings"):
         does.append(button("use", "Use its settings", run.name))
@@ -234,10 +235,10 @@ def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
         question = (
             f'<div class="question" role="alertdialog" aria-label="Delete this run?"><span>Delete '
             f"<b>{esc(run.title)}</b> with "
-            f"{count(len(run.files), 'file')} ({file_size(size)})? Its folder moves to the trash of the "
+            f"{count(len(run.files), 'file')} ({size_words(size)})? Its folder moves to the trash of the "
             f"outputs folder.</span>"
             f'<span class="grow"></span>{button("delete", "Delete it", run.name, kind="danger")}'
-            f"{button('keep', 'Keep it', run.name, lands='ask')}</div>"
+            f"{button('keep', 'Keep', run.name, lands='ask')}</div>"
         )
     return (
         f'<div class="run-top"><div class="run-head">{back}<h2 tabindex="-1" data-land="{esc(run.name)}">{parted(run.title)}</h2>'
@@ -275,7 +276,7 @@ def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
         ("Base model", parted(run.words.model)),
         ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
         ("Preset", parted(run.words.preset)),
-        ("Folder", f"<code>{parted(run.name)}</code>, {file_size(size)}"),
+        ("Folder", f"<code>{parted(run.name)}</code>, {size_words(size)}"),
     ]
     plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""
     return section("About", facts([(name, value) for name, value in rows if value]) + sparkline(losses) + plan)
@@ -316,7 +317,7 @@ def _files(
     best: dict[str, Any] | None = None,
 ) -> str:
     if not files:
-        return section("Files", '<p class="hint">No file has been saved yet.</p>')
+        return section("Files", '<p class="hint">No files saved yet.</p>')
     ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)
     rows = "".join(_file(file, file_url, *copies(file)) for file in ordered)
     return section("Files", f'{best_words(best) if best else ""}<ul class="files">{rows}</ul>')
@@ -331,7 +332,7 @@ def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied:
     )
     return (
         f'<li><div class="file-head"><b>{parted(name)}</b><span class="hint">step {file["step"]:,} · '
-        f'{file_size(file["bytes"])}</span></div><code class="path">{parted(path)}</code>'
+        f'{size_words(file["bytes"])}</span></div><code class="path">{parted(path)}</code>'
         f'<div class="does">{_take(file, file_url)}{copy}{copy_path}</div>{copied}</li>'
     )
 
@@ -356,26 +357,24 @@ def longer(run: RunSummary, now: dict[str, Any], job: TrainJob) -> str:
         return ""
     _, unit, length = length_of(job, now)
     constant = job.schedule.lr_scheduler in ("constant", "constant_with_warmup") and not job.schedule.lr_scheduler_type
-    stretched = "" if constant else " The learning-rate curve is laid over the whole new length, so the rate rises."
+    stretched = "" if constant else " The scheduler covers the whole new length, so the learning rate rises."
     field = (
         f'<input id="longer-{unit}" type="number" min="{length + 1}" step="1" value="{2 * length}" '
         f'aria-label="New length in {unit}">'
     )
     go = (
         f'<button type="button" class="btn" data-act="longer" data-arg="{esc(run.name)}" data-from="longer-{unit}">'
-        f"Continue with more {unit}</button>"
+        f"Train longer, with more {unit}</button>"
     )
-    about = (
-        f'<p class="hint">From step {run.resumable_step:,}; until now it was {length:,} {unit} in all.{stretched}</p>'
-    )
-    return section("Train further", f'{about}<div class="longer">{field} {unit} in all {go}</div>')
+    about = f'<p class="hint">From step {run.resumable_step:,}; so far it was {length:,} {unit} in all.{stretched}</p>'
+    return section("Train longer", f'{about}<div class="longer">{field} {unit} in all {go}</div>')
 
 
 def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:
     """Prompts down, steps across, the base model first."""
     if not samples:
         return section(
-            "Samples", '<p class="hint">This run drew no samples. Give sample prompts in Train to see it train.</p>'
+            "Samples", '<p class="hint">This run has no samples. Add sample prompts in Train to see progress.</p>'
         )
     steps = sorted({sample["step"] for sample in samples})
     shown = steps if len(steps) <= SAMPLE_STEPS else _spread(steps)
@@ -439,7 +438,7 @@ def value_words(path: str, value: Any) -> str:
 def _log(lines: Sequence[dict[str, Any]]) -> str:
     """What the run said, errors first on top."""
     if not lines:
-        return section("Log", '<p class="hint">Nothing was said.</p>')
+        return section("Log", '<p class="hint">No messages.</p>')
     errors = [line for line in lines if line["level"] == "error"]
     shown = errors[-5:] + [line for line in lines[-LOG_SHOWN:] if line["level"] != "error"]
     rows = []
@@ -463,11 +462,11 @@ def queue(entries: Sequence[QueueEntry], paused: bool, now: dict[str, Any] | Non
     bad = [entry for entry in entries if entry.state in ("failed", "interrupted")]
     ended = [entry for entry in bad if entry.task != "train" or not entry.run][-ENDED_SHOWN:][::-1]  # others have a row
     if not (running or waiting or paused):
-        body = '<p class="hint">Nothing runs or waits. Start puts a training here; Generate adds its drawings.</p>'
+        body = '<p class="hint">The queue is empty. Start a training or generate images.</p>'
         return section("Queue", body + _ended(ended))
     rows = [_queue_row(entry, -1, 0, now) for entry in running]
     rows += [_queue_row(entry, place, len(waiting), now) for place, entry in enumerate(waiting)]
-    aside = button("hold", "Pause the queue", kind="quiet")
+    aside = button("hold", "Pause queue", kind="quiet")
     if paused:
         aside = f"Paused: waiting jobs do not start. {button('go', 'Go on', kind='primary')}"
     return section("Queue", f'<ol class="line-up">{"".join(rows)}</ol>{_ended(ended)}', aside)
@@ -478,7 +477,7 @@ def _queue_row(entry: QueueEntry, place: int, many: int, now: dict[str, Any] | N
     task = esc(
         {
             "train": "training",
-            "probe": "a try of two batches",
+            "probe": "a test of two batches",
             "generate": "drawing",
             "prepare": "preparing",
             "caption": "captions",

@@ -49,7 +49,10 @@ class Roots:
             path.resolve() if self.local else None
         except (OSError, ValueError, RuntimeError):
             raise ProblemsError.one(
-                f"'{text}' is not a path", where, "write a folder or file of this machine"
+                f"'{text}' is not a path",
+                where,
+                "write a folder or file of this machine",
+                code="path.invalid",
             ) from None
         if self.limits is not None and not self.holds(path):
             raise ProblemsError([not_open(str(text), where, self.limits)])

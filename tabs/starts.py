@@ -31,7 +31,7 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
     still_open = sent.get("open")
     awaited = [number for number in map(whole, still_open if isinstance(still_open, list) else []) if number][:200]
     if not page.browsers.wait_for(browser, awaited, LATE_SECONDS):
-        text = "Your last change has not reached the server yet. Look at the fields, then press again."
+        text = "Your last change has not been sent yet. Check the fields, then try again."
         page.browsers.say(browser, "error", text, title="Not started")
         return
     with page.project.lock:
@@ -86,7 +86,7 @@ def _check_and_submit(
         return page.browsers.say(browser, "error", title="Not started", problems=[problem], identity=f"{token}-refused")
     others = sum(entry.state in ("waiting", "running") for entry in page.engine.queue()) - 1
     ahead = f" {others} job{'' if others == 1 else 's'} before it." if others > 0 else ""
-    ahead += " It begins when the proof that is going on in Runs has ended." if page.engine.lent else ""
+    ahead += " It starts when the resume test in Runs has ended." if page.engine.lent else ""
     if page.engine.queue_paused and how == "start" and others <= 0:
         page.engine.resume_queue()
     paused = " The queue is paused; resume it in Monitor." if page.engine.queue_paused else ""

@@ -31,13 +31,17 @@ class TensorBoard:
         """The address that shows `logs`; answers once the process listens (a few seconds the first time)."""
         if not self.offered:
             raise ProblemsError.one(
-                "TensorBoard is only opened on the machine itself", "TensorBoard", "open the page there"
+                "TensorBoard can only be opened on the machine itself",
+                "TensorBoard",
+                "open the page there",
+                code="tensorboard.shared-page",
             )
         if not logs.is_dir() or not any(logs.rglob("events.out.*")):
             raise ProblemsError.one(
-                "This run has written no TensorBoard files",
+                "This run has no TensorBoard files",
                 str(logs),
                 "set 'Also write' to TensorBoard files before the next run",
+                code="tensorboard.no-files",
             )
         with self._lock:
             if self._folder != logs or self._process is None or self._process.poll() is not None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from core.record.problems import ProblemsError
+from core.record.units import clock
 from core.record.workspace import display_path
 from core.settings.base import Settings, value_of
 from core.settings.check import build as build_job
 from core.tasks import Task, tasks
 from tabs import disk, keys, machine_check
 from tabs.browsers import Browser
-from tabs.context import clock
 from tabs.pieces import piece
 from tabs.tool_forms import build_forms, job_of, main_setting, own_settings_of
 

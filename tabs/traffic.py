@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from core.record.units import size_words
 from tabs.budget import Budget
 from tabs.visitors import Visitors
 
@@ -147,7 +148,7 @@ class Traffic:
 
     async def _stream(self, scope: Any, receive: Any, send: Any, strange: bool, browser: str) -> None:
         if self._open >= STREAMS or (strange and self._strange_open >= STRANGE_STREAMS):
-            await _refuse(503, "The page has too many visitors at the moment.", 10)(scope, receive, send)
+            await _refuse(503, "The page has too many visitors right now.", 10)(scope, receive, send)
             return
         self._open += 1
         self._strange_open += strange
@@ -193,10 +194,10 @@ class Traffic:
         most, refusal = self._most(address), None
         if size > most:
             refusal = _refuse(
-                413 if size > MOST_SHARED else 429, f"At most {most / 1e9:.1f} GB can be uploaded now.", 3600
+                413 if size > MOST_SHARED else 429, f"At most {size_words(most)} can be uploaded now.", 3600
             )
         elif 2 * size + SPARE > self._free():  # as it arrives, and as it is taken in
-            refusal = _refuse(507, f"The disk has no room for {size / 1e9:.1f} GB.", None)
+            refusal = _refuse(507, f"The disk has no room for {size_words(size)}.", None)
         if refusal is not None:
             await refusal(scope, receive, send)
             return

@@ -44,11 +44,11 @@ def build(page: Page) -> None:
             preset = _first_screen(page, make)
             gr.HTML(piece("search"), elem_id="search-holder")
             _groups(make)
-            with gr.Accordion("The job as JSON", open=False, elem_id="group-json", elem_classes="group"):
+            with gr.Accordion("JSON", open=False, elem_id="group-json", elem_classes="group"):
                 gr.HTML(piece("json_pane"))
         with gr.Column(scale=3, min_width=300, elem_id="train-side"):
             # First, so that they stay where they are whatever the preflight has to say.
-            start = gr.Button("Start", variant="primary", elem_id="start", size="lg")
+            start = gr.Button("Start training", variant="primary", elem_id="start", size="lg")
             with gr.Row(elem_classes="buttons-row"):
                 enqueue = gr.Button("Add to queue", elem_id="enqueue", size="md")
                 check = gr.Button("Check again", elem_id="check", size="md")
@@ -169,9 +169,7 @@ def _changed(page: Page, path: str, value: Any, envelope: str, request: gr.Reque
 
 
 def _say_refused(page: Page, browser: Browser) -> None:
-    text = (
-        "Another browser changed the form in the meantime. It is shown as it is now; your last change was not applied."
-    )
+    text = "The form was changed in another browser. It now shows the current values; your last change was not applied."
     page.browsers.say(browser, "error", text, title="Not applied", about=FORM)
 
 
@@ -206,15 +204,15 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "keep_demo": lambda page, data, browser, stamp: own_setup.keep(page),
     "train_all": lambda page, data, browser, stamp: page.project.replace(
         with_value(page.project.job, "validation.best_checkpoint", "training"),
-        did="training on the held-out images too",
+        did="training on the validation images too",
         session=browser.session,
         stamp=stamp,
     ),
     "refill": lambda page, data, browser, stamp: None,
 }
 REFUSED = {
-    "load": "The preset was not loaded; nothing has changed.",
-    "file": "The file was not loaded; nothing has changed.",
+    "load": "The preset was not loaded; nothing changed.",
+    "file": "The file was not loaded; nothing changed.",
     "save": "The preset was not saved.",
 }
 

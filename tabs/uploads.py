@@ -16,7 +16,7 @@ from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
 from core.settings.names import bad_name
 
-FIX = "Drop images (.png, .jpg, .webp ...) with their .txt captions, or one zip of them."
+FIX = "Drop images (.png, .jpg, .webp ...) with .txt captions, or one zip file."
 
 
 def take_in(files: Sequence[str | Path], datasets: Path, task=None) -> Path:
@@ -26,7 +26,10 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None) -> Path:
     zips = [path for path in paths if extension(path.name) == ".zip"]
     if zips and len(paths) > 1:
         raise ProblemsError.one(
-            "A zip was dropped together with other files", printable(zips[0].name), "drop one zip, or only images"
+            "A zip was dropped together with other files",
+            printable(zips[0].name),
+            "drop one zip, or only images",
+            code="upload.zip-and-others",
         )
     if zips:
         if task:
@@ -45,7 +48,7 @@ def gather(paths: Sequence[Path], datasets: Path, task=None) -> Path:
     images = [path for path in wanted if is_image_name(path.name)]
     if not images:
         names = ", ".join(printable(path.name) for path in paths[:3])
-        raise ProblemsError.one("There is no image among the dropped files", names, FIX)
+        raise ProblemsError.one("The dropped files contain no images", names, FIX, code="upload.no-images")
     datasets.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
     try:
@@ -57,7 +60,7 @@ def gather(paths: Sequence[Path], datasets: Path, task=None) -> Path:
         os.chmod(temporary, 0o755)
         return _give_name(temporary, datasets, _name_for(images))
     except OSError as error:
-        kept = "nothing was kept of the dropped files"
+        kept = "none of the files were added"
         raise unwritten(error, "The files could not be copied", str(datasets), kept) from error
     finally:
         remove_folder(temporary)
@@ -93,7 +96,9 @@ def _give_name(temporary: Path, parent: Path, name: str) -> Path:
                 raise
         else:
             return target
-    raise ProblemsError.one(f"There are too many folders named {name}", str(parent), "remove some of them")
+    raise ProblemsError.one(
+        f"There are too many folders named {name}", str(parent), "remove some of them", code="upload.too-many-folders"
+    )
 
 
 def _common_start(names: Sequence[str]) -> str:

@@ -10,11 +10,12 @@ from dataclasses import replace
 from core.dataset.batches import Placed
 from core.dataset.epochs import Epochs
 from core.dataset.files import printable
-from core.dataset.image_info import ImageInfo, count, listed, names_of
+from core.dataset.image_info import ImageInfo, listed, names_of
 from core.dataset.look import Look
 from core.dataset.rotation import Turn
 from core.dataset.titles import title
 from core.record.problems import Problem
+from core.record.units import count
 from core.settings.captions import LENGTHS, CaptionSettings
 from core.settings.dataset import DatasetSettings
 from core.settings.images import ImageSettings

@@ -30,6 +30,7 @@ from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
 from core.record.regular import open_regular
 from core.record.space import require_space
+from core.record.units import size_words
 
 KEPT_EXTENSIONS = IMAGE_EXTENSIONS | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
 MAX_FILES = 200_000
@@ -154,8 +155,8 @@ def _without_outer_folder(entries: list[_Entry]) -> list[_Entry]:
 def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: str) -> None:
     total = sum(entry.info.file_size for entry in entries)
     if len(entries) > MAX_FILES or total > MAX_BYTES:
-        most = f"{MAX_FILES} files and {MAX_BYTES >> 30} GB"
-        what = f"The zip has {len(entries)} files with {total / 2**30:.1f} GB; the limit is {most}"
+        most = f"{MAX_FILES} files and {size_words(MAX_BYTES)}"
+        what = f"The zip has {len(entries)} files with {size_words(total)}; the limit is {most}"
         raise ProblemsError.one(what, where, "unpack it yourself and choose the folder", "zip.too-large")
     inside = {entry.parts[:-1] for entry in entries}
     if max(map(len, inside)) > MAX_DEPTH or sum(map(len, inside)) > MAX_FILES:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from core.dataset.decoding import look_at_all
 from core.dataset.files import extension, printable, reachable
-from core.dataset.image_info import ImageInfo, count, listed, names_of
+from core.dataset.image_info import ImageInfo, listed, names_of
 from core.dataset.look import FACT, Look, from_text, looks
 from core.dataset.memo import Memo
 from core.dataset.opening import BrokenImage, problem_of
 from core.dataset.walk import File, file_at, headers, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
+from core.record.units import count
 from core.record.workspace import resolve_path
 
 if TYPE_CHECKING:

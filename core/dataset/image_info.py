@@ -99,10 +99,3 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     """ "a, b and 12 more"."""
     text = ", ".join(printable(name) for name in names[:most])
     return text + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def count(number: int, noun: str) -> str:
-    """ "1 image", "3 images"; nouns in -y become -ies."""
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun[:-1]}ies" if noun.endswith("ry") else f"{number} {noun}s"

@@ -55,10 +55,11 @@ class LatentCache:
         *,
         writes: bool = True,
         others: Callable[[Side], Posterior | None] | None = None,
+        channels: int = 4,
     ):
         self.folder = Path(folder)
         self._identity = (vae_id, dtype)
-        self._memo_path = memo_path
+        self._memo_path, self.channels = memo_path, channels
         self._writes, self.others = writes, others
         self._contents: dict[tuple, str] = {}
         self._opaque: set[tuple] = set()
@@ -123,7 +124,7 @@ class LatentCache:
         ((_, path),) = self._files_of([side], None)
         if path in self._held:
             return self._held[path]
-        tensors = read_tensors(path, _shapes(side.placed))
+        tensors = read_tensors(path, self._shapes(side.placed))
         if tensors is None:
             raise ProblemsError.one(
                 "The latents of an image are missing from the cache",
@@ -136,7 +137,7 @@ class LatentCache:
     def _missing(self, items: Sequence[Placed], check: Check | None) -> dict[Path, Side]:
         found: dict[Path, Side] = {}
         for side, path in self._files(items, check):
-            if path in found or path in self._held or is_whole(path, _shapes(side.placed)):
+            if path in found or path in self._held or is_whole(path, self._shapes(side.placed)):
                 continue
             if self.others is None or self.others(side) is None:
                 found[path] = side
@@ -171,8 +172,13 @@ class LatentCache:
             *self._identity,
         )
 
+    def _shapes(self, placed: Placed) -> Shapes:
+        width, height = placed.placement.bucket
+        shape = (self.channels, height // LATENT_PIXELS, width // LATENT_PIXELS)
+        return dict.fromkeys(("mean", "logvar"), shape)
+
     def _check_room(self, todo: Sequence[Side]) -> None:
-        need = sum(posterior_bytes(side.placed) for side in todo)
+        need = sum(posterior_bytes(side.placed, self.channels) for side in todo)
         self.folder.mkdir(parents=True, exist_ok=True)
         if todo:
             fix = "free some space, start with --outputs on another disk, or set the latent cache to 'in memory'"
@@ -185,15 +191,10 @@ def _state(placed: Placed) -> tuple:
     return (image.key, image.path, image.bytes, image.mtime_ns)
 
 
-def _shapes(placed: Placed) -> Shapes:
+def posterior_bytes(placed: Placed, channels: int = 4) -> int:
+    """Bytes of one side: mean and log variance in float32."""
     width, height = placed.placement.bucket
-    return dict.fromkeys(("mean", "logvar"), (4, height // LATENT_PIXELS, width // LATENT_PIXELS))
-
-
-def posterior_bytes(placed: Placed) -> int:
-    """Bytes of one side: mean and log variance of 4 channels in float32."""
-    width, height = placed.placement.bucket
-    return width // LATENT_PIXELS * (height // LATENT_PIXELS) * 4 * 4 * 2
+    return width // LATENT_PIXELS * (height // LATENT_PIXELS) * channels * 4 * 2
 
 
 def on_place(posteriors: Mapping[SideKey, Posterior], place: str) -> dict[SideKey, Posterior]:

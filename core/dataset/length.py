@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from core.record.units import count
 from core.settings.schedule import ScheduleSettings
 
 # Few images need about 100 epochs. Many need fewer, though more steps in all: 1500 views for 15 images, 3000 for 300.
@@ -83,20 +84,20 @@ def length_sentence(length: Length, epochs: Counts, images: int, accumulation: i
     if not batches:
         return "No images to train on"
     size = epochs.batch_sizes[-1]
-    who = _count(images, "image") + (f" ({views} with repeats)" if views > images else "")
+    who = count(images, "image") + (f" ({views} with repeats)" if views > images else "")
     if views < images:
-        who = f"{_count(views, 'view')} of {who} in rotation"
+        who = f"{count(views, 'view')} of {who} in rotation"
     even = views == batches * size and accumulation == 1 and epochs.steady and len(epochs.batch_sizes) == 1
     if not even:
         about = "" if epochs.steady else "about "
-        who += f" in {about}{_count(batches, 'batch', 'es')} of up to {size}"
+        who += f" in {about}{count(batches, 'batch', 'batches')} of up to {size}"
     if accumulation > 1:
-        who += f", {accumulation} batches per step, {_count(length.steps_per_epoch, 'step')} per epoch"
+        who += f", {accumulation} batches per step, {count(length.steps_per_epoch, 'step')} per epoch"
     per = f" / batch {size}" if even else ""
     if length.chosen_by == "steps":
-        return f"{_count(length.total_steps, 'step')} = {_epochs_of_steps(length, epochs, who + per)}"
-    end = f" = {_count(length.total_steps, 'step')}" + (" (recommended)" if length.chosen_by == "advice" else "")
-    return f"{who} x {_count(length.epochs, 'epoch')}{per}{end}"
+        return f"{count(length.total_steps, 'step')} = {_epochs_of_steps(length, epochs, who + per)}"
+    end = f" = {count(length.total_steps, 'step')}" + (" (recommended)" if length.chosen_by == "advice" else "")
+    return f"{who} x {count(length.epochs, 'epoch')}{per}{end}"
 
 
 def _epochs_of_steps(length: Length, epochs: Counts, who: str) -> str:
@@ -104,10 +105,6 @@ def _epochs_of_steps(length: Length, epochs: Counts, who: str) -> str:
     last = length.epochs - 1
     steps, whole = length.total_steps - epochs.first_update(last), epochs.updates_in(last)
     if steps == whole:
-        return f"{_count(length.epochs, 'epoch')} x {who}"
-    part = f"{steps} of {_count(whole, 'step')}"
-    return f"{_count(last, 'epoch')} x {who}, then {part} of another" if last else f"{part} of one epoch: {who}"
-
-
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number} {noun}" + ("" if number == 1 else plural)
+        return f"{count(length.epochs, 'epoch')} x {who}"
+    part = f"{steps} of {count(whole, 'step')}"
+    return f"{count(last, 'epoch')} x {who}, then {part} of another" if last else f"{part} of one epoch: {who}"

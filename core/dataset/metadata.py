@@ -18,12 +18,13 @@ from typing import Any
 from core.dataset.caption_encodings import decode_text
 from core.dataset.caption_files import join_texts
 from core.dataset.files import IMAGE_EXTENSIONS, extension, printable
-from core.dataset.image_info import count, listed
+from core.dataset.image_info import listed
 from core.dataset.walk import File, file_at
 from core.record.allowed import may_reach
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, read_regular
+from core.record.units import count
 from core.settings.captions import CaptionSettings
 
 Size = tuple[int, int]

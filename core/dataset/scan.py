@@ -16,7 +16,7 @@ from core.dataset.cache_list import compare_with_disk, write_list
 from core.dataset.conditioning import conditioning_folder, pair
 from core.dataset.files import CAPTION_EXTENSIONS, printable, reachable
 from core.dataset.folders import Root, folder_of, roots_of, whole_root
-from core.dataset.image_info import Broken, Folder, ImageInfo, Scan, count, listed, names_of
+from core.dataset.image_info import Broken, Folder, ImageInfo, Scan, listed, names_of
 from core.dataset.memo import Memo
 from core.dataset.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
 from core.dataset.opening import BrokenImage, problem_of
@@ -24,6 +24,7 @@ from core.dataset.titles import title
 from core.dataset.walk import File, Walk, headers, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
+from core.record.units import count
 from core.record.workspace import resolve_path
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import Concept

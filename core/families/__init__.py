@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.formats.detect import FAMILY_NAMES, ModelKind, identify
+from core.formats.detect import FAMILY_NAMES, RECOGNIZERS, ModelKind, Recognizer, identify
 from core.record.problems import ProblemsError
 from core.settings.growth import add_choice, rebuild
 from core.settings.job import ClassImagesJob, GenerateJob, TrainJob
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 FAMILIES = {name: f"core.families.{name}" for name in ("sd1", "sd2", "sdxl")}
 
 
-def register(name: str, title: str, module: str) -> None:
-    """Offer a family: from now on the page, presets, the command line and trainings know it."""
+def register(name: str, title: str, module: str, recognizes: Recognizer) -> None:
+    """Offer a family: from now on the page, presets, the command line and trainings know it.
+
+    module       whose FAMILY it is: a core.families.base.Family
+    recognizes   (tensors and metadata of a file) -> what the file is, or None where it is not of this family
+    """
     FAMILIES[name], FAMILY_NAMES[name] = module, title
+    RECOGNIZERS.append(recognizes)
     add_choice(ModelSettings, "family", name, title)
     for job in (TrainJob, GenerateJob, ClassImagesJob):
         rebuild(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from core.families.components import Components
 from core.families.layout import Layout
 from core.families.targets import Target
 from core.families.vae import decode_latents, encode_image_latents
+from core.formats.checkpoint import Part, open_checkpoint
+from core.record.problems import Problem
 
 
 @dataclass(eq=False)
@@ -65,6 +67,19 @@ class Family:
         """Bytes of each part's weights as stored, or with `item_bytes` for each number."""
         return loading.weight_bytes(self.layout, path, item_bytes)
 
-    def make_empty(self, name: str) -> nn.Module:
-        """A part of the published size without memory (on the meta device)."""
-        return loading.make_empty(name, self.layout.config(name))
+    def problems(self, path: Path, vae: Path | None = None) -> list[Problem]:
+        """What `load` would refuse, from headers and configs alone."""
+        return loading.fit_problems(self.layout, path, vae)
+
+    def parts(self, path: Path) -> dict[str, Part]:
+        """What lies in a file or folder, by part."""
+        return dict(open_checkpoint(path, self.name).parts)
+
+    def activation_bytes(self, pixels: int, batch: int) -> int | None:
+        """What a step holds for the gradient, where the family knows it itself; None: it is counted on the U-Net."""
+        return None
+
+    def make_empty(self, name: str, config: Mapping[str, Any] | None = None) -> nn.Module:
+        """A part without memory (on the meta device), of the published size unless a config says another."""
+        part: nn.Module = loading.make_empty(name, dict(config or self.layout.config(name)))
+        return part

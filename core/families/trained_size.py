@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from core.dataset.buckets import LATENT_PIXELS
+from core.families import family as family_named
 from core.families import family_of
 from core.formats.detect import read_json
 from core.formats.header import read_header, sniff
@@ -36,7 +37,7 @@ def trained_size(model: Path, family: str = "auto") -> tuple[int, int]:
     """(width, height): as the file states, else of the folder's U-Net, else of the family's published one."""
     if stated := stated_size(model):
         return stated
-    published = Path(__file__).parent / family_of(model, family) / "configs"
+    published = family_named(family_of(model, family)).layout.configs
     configs = [read_json(folder / "unet" / "config.json") for folder in (model, published) if folder.is_dir()]
     side = next(config["sample_size"] for config in configs if config and isinstance(config.get("sample_size"), int))
     return side * LATENT_PIXELS, side * LATENT_PIXELS

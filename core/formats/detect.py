@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +46,11 @@ KIND_NAMES = {
     "unknown": "model of an unknown kind",
 }
 XTI_KEYS = {"IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02d}" for n in range(3, 12))}
+
+
+Recognizer = Callable[[Mapping[str, TensorEntry], Mapping[str, str]], "ModelKind | None"]
+# Further families' own: (tensors, metadata) -> what the file is, or None
+RECOGNIZERS: list[Recognizer] = []
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def _looked_at(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
 
 def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind:
     """The same for a header that was already read. The order matters: a checkpoint contains a VAE too."""
-    for question in (_as_lora, _as_controlnet, _as_checkpoint, _as_component, _as_embedding):
+    for question in (*RECOGNIZERS, _as_lora, _as_controlnet, _as_checkpoint, _as_component, _as_embedding):
         answer = question(tensors, metadata)
         if answer is not None:
             return replace(answer, zero_terminal_snr=_zero_terminal_snr(tensors, metadata))

@@ -157,7 +157,7 @@ def _noise_values(job: TrainJob) -> dict[str, Any]:
 
 
 def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
-    version = BASE_MODEL_VERSIONS[facts.family]
+    version = BASE_MODEL_VERSIONS.get(facts.family, facts.family)
     values: dict[str, Any] = {
         "ss_v2": facts.family == "sd2",
         "ss_base_model_version": version + ("_v" if facts.prediction == "v" and facts.family != "sdxl" else ""),

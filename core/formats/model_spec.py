@@ -11,18 +11,19 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 Kind = Literal["lora", "embedding", "model", "folder"]
+ARCHITECTURES = {
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2-512",
+    "sdxl": "stable-diffusion-xl-v1-base",
+}
 SUFFIXES = {"lora": "/lora", "embedding": "/textual-inversion", "model": "", "folder": ""}
 GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 
 
 def architecture(family: str, prediction: str, kind: Kind = "model") -> str:
     """The name by which A1111 and ComfyUI managers look it up: `stable-diffusion-v2-768-v/lora`."""
-    names = {
-        "sd1": "stable-diffusion-v1",
-        "sd2": "stable-diffusion-v2-768-v" if prediction == "v" else "stable-diffusion-v2-512",
-        "sdxl": "stable-diffusion-xl-v1-base",
-    }
-    return names[family] + SUFFIXES[kind]
+    name = "stable-diffusion-v2-768-v" if (family, prediction) == ("sd2", "v") else ARCHITECTURES.get(family, family)
+    return name + SUFFIXES[kind]
 
 
 def implementation(family: str, kind: Kind) -> str:

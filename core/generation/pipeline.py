@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from core.families.components import Components
     from core.record.cancel import CancelToken
 
-LATENT_CHANNELS = 4
 PIXELS_PER_LATENT = 8
 MAX_AT_ONCE = 4
 # Memory the U-Net needs per image, in tensors of its first level; 24 to 42 were measured at 512 to 1024 px in fp32.
@@ -124,10 +123,11 @@ def denoise(
     prediction: str = "epsilon",
     zero_terminal_snr: bool = False,
     as_kohya: bool = False,
+    channels: int = 4,
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> Tensor:
-    """Latents of one image per seed, scaled for the U-Net: float32 [B, 4, height / 8, width / 8].
+    """Latents of one image per seed, scaled for the model: float32 [B, channels, height / 8, width / 8].
 
     predict      (noisy latents [B, 4, h, w], timesteps, texts, sizes [B, 6]) -> noise or v, [B, 4, h, w]
     positive     one text for all images or one each, on the U-Net's device
@@ -152,7 +152,7 @@ def denoise(
     way = make_sampler(sampler, prediction, zero_terminal_snr, as_kohya=as_kohya)
     way.set_timesteps(steps, device=device)
     generators = image_generators(seeds)
-    shape = (LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
+    shape = (channels, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
     with torch.no_grad():
         latents = start_latents(way, shape, generators, device)
         for done, timestep in enumerate(way.timesteps):
@@ -169,24 +169,30 @@ def denoise(
     return latents
 
 
-def decode(vae: Any, latents: Tensor, *, cancel: CancelToken | None = None) -> list[Image]:
-    """Images from scaled latents [B, 4, h, w], decoded one at a time: the VAE needs more memory than the U-Net."""
+Decode = Callable[[Any, "Tensor"], "Tensor"]  # (VAE, scaled latents) -> pixels in -1..1: a family's
+
+
+def decode(vae: Any, latents: Tensor, by: Decode | None = None, *, cancel: CancelToken | None = None) -> list[Image]:
+    """Images from scaled latents [B, C, h, w], decoded one at a time: the VAE needs more memory than the U-Net.
+
+    by   the family's `decode_latents`; None: that of Stable Diffusion
+    """
     from PIL import Image
 
     images = []
     for one in latents.split(1):
         if cancel is not None:
             cancel.check()
-        pixels = decode_pixels(vae, one)[0]
+        pixels = decode_pixels(vae, one, by)[0]
         images.append(Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).cpu().numpy()))
     return images
 
 
-def decode_pixels(vae: Any, latents: Tensor) -> Tensor:
-    """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, 4, h, w]."""
+def decode_pixels(vae: Any, latents: Tensor, by: Decode | None = None) -> Tensor:
+    """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, C, h, w]."""
     from core.families.vae import decode_latents
 
-    pixels = decode_latents(vae, latents)
+    pixels = (by or decode_latents)(vae, latents)
     if not bool(pixels.isfinite().all()):
         raise ProblemsError.one(
             "The image contains NaN values and would be black",
@@ -229,9 +235,10 @@ def draw(
     cancel: CancelToken | None = None,
 ) -> list[Image]:
     """One image per seed, in one batch. `prediction` None uses the model's own."""
+    kind = family(components.family)
 
     def predict(noisy: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor) -> Tensor:
-        return family(components.family).predict(components, noisy, timesteps, text, sizes)
+        return kind.predict(components, noisy, timesteps, text, sizes)
 
     latents = denoise(
         predict,
@@ -245,7 +252,8 @@ def draw(
         guidance_scale=guidance_scale,
         prediction=prediction or components.prediction,
         zero_terminal_snr=zero_terminal_snr,
+        channels=kind.latent_channels,
         on_step=on_step,
         cancel=cancel,
     )
-    return decode(components.vae, latents, cancel=cancel)
+    return decode(components.vae, latents, kind.decode_latents, cancel=cancel)

@@ -13,6 +13,7 @@ from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
 from core.machine_check.system import REINSTALL
 from core.record import machine
 from core.record.problems import ProblemsError
+from core.record.units import memory_words
 from core.setup.facts import machine_facts
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def vram(place: Place) -> Finding:
         return Finding(ABSENT, "", "no CUDA device", NOTHING)
     free, total = torch.cuda.mem_get_info(place.device)
     facts = {"free": free, "total": total}
-    found = f"{machine.memory_words(total)} VRAM, {machine.memory_words(free)} free"
+    found = f"{memory_words(total)} VRAM, {memory_words(free)} free"
     if free < total * 0.75:
         return Finding(SLOWER, found, "other programs use part of the VRAM", "close them before training", facts)
     return Finding(OK, found, facts=facts)

@@ -16,6 +16,7 @@ from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
 from core.machine_check.trainings import built, own_workspace, starter, train
 from core.record import machine
 from core.record.memory import is_out_of_memory
+from core.record.units import memory_words
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
@@ -170,7 +171,7 @@ def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
         return Finding(
             FAILED, trained.words(), "losses are not finite", "avoid this option here, and report this", facts
         )
-    found = f"{trained.words()} of tensors, {machine.memory_words(trained.reserved_bytes)} in all"
+    found = f"{trained.words()} of tensors, {memory_words(trained.reserved_bytes)} in all"
     plain = place.earlier.get("real_plain", {})
     if name != "plain" and "reserved_bytes" in plain:
         facts["saves_bytes"] = plain["reserved_bytes"] - trained.reserved_bytes
@@ -181,24 +182,24 @@ def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
     off = (trained.reserved_bytes + OF_ITS_OWN["cuda"]) / forecast - 1
     facts["forecast_off"] = off
     if off > NEAR:
-        reason = f"it takes {off:.0%} more than the forecast of {machine.memory_words(forecast)}"
+        reason = f"it takes {off:.0%} more than the forecast of {memory_words(forecast)}"
         return Finding(
             SLOWER, found, reason, "report this; leave a margin when a forecast is close to the GPU's memory", facts
         )
-    return Finding(OK, f"{found} (forecast {machine.memory_words(forecast)})", facts=facts)
+    return Finding(OK, f"{found} (forecast {memory_words(forecast)})", facts=facts)
 
 
 def _too_large(place: Place, forecast: int) -> Finding:
     """A small GPU is not a failure."""
     there = machine.memory(place.device)[1]
     facts = {"forecast_bytes": forecast, "device_bytes": there}
-    reason = f"it does not fit: {machine.memory_words(there)} VRAM, forecast {machine.memory_words(forecast)}"
+    reason = f"it does not fit: {memory_words(there)} VRAM, forecast {memory_words(forecast)}"
     fix = "train with bf16, gradient checkpointing or fp8, which are measured too"
     return Finding(SLOWER, "", reason, fix, facts)
 
 
 def saving_words(saved: int) -> str:
-    return f"saves {machine.memory_words(saved)}" if saved >= 0 else f"takes {machine.memory_words(-saved)} more"
+    return f"saves {memory_words(saved)}" if saved >= 0 else f"takes {memory_words(-saved)} more"
 
 
 def planned(place: Place, values: dict[str, Any]) -> int:

@@ -14,7 +14,8 @@ import psutil
 from core.machine_check.item import ABSENT, FAILED, OK, SLOWER, Finding, Place
 from core.record import atomic, machine
 from core.record.lock import HeldElsewhere, Lock
-from core.record.space import RESERVE, size_words
+from core.record.space import RESERVE
+from core.record.units import memory_words, size_words
 from core.record.workspace import PROJECT
 from core.setup.facts import machine_facts
 from core.setup.probe import fitness
@@ -69,10 +70,7 @@ def memory(place: Place) -> Finding:
     """RAM and CPU cores."""
     there = psutil.virtual_memory()
     facts = {"total": there.total, "available": there.available, "cores": machine.cores(), "threads": machine.threads()}
-    found = (
-        f"{machine.memory_words(there.total)} RAM, {machine.memory_words(there.available)} free; "
-        f"{machine.cores()} CPU cores"
-    )
+    found = f"{memory_words(there.total)} RAM, {memory_words(there.available)} free; {machine.cores()} CPU cores"
     if there.available < LITTLE_RAM:
         reason = "RAM is low: large models may not load"
         return Finding(SLOWER, found, reason, "close other programs, or train the starter or SD 1.5 LoRAs", facts)

@@ -22,6 +22,7 @@ from core.record.commands import NoCommands
 from core.record.context import JobContext
 from core.record.journal import SilentJournal
 from core.record.run_folder import RunFolder
+from core.record.units import memory_words
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.flags import merge
@@ -141,7 +142,7 @@ class Trained:
         return {"losses": self.losses, "seconds_per_step": self.seconds_per_step} | sizes
 
     def words(self) -> str:
-        return f"{1000 * self.seconds_per_step:.0f} ms per step, {machine.memory_words(self.peak_bytes)}"
+        return f"{1000 * self.seconds_per_step:.0f} ms per step, {memory_words(self.peak_bytes)}"
 
 
 def own_workspace(place: Place) -> Workspace:

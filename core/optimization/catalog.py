@@ -62,7 +62,7 @@ SCHEDULES = (
 )
 # phrases of the libraries' errors -> the reason shown to users
 REASONS = (
-    (("closure",), "it evaluates the loss several times a step (a closure)"),
+    (("closure",), "it evaluates the loss several times per step (a closure)"),
     (
         ("does not require grad and does not have a grad_fn", "create_graph", "hessian"),
         "it needs second-order gradients",
@@ -77,8 +77,8 @@ REASONS = (
         "it takes matrices only: no biases, norms or convolutions",
     ),
     (("SparseAdam",), "it takes sparse gradients only"),
-    (("Weights only load failed",), "its state holds objects of its own, which a safe state file cannot"),
-    (("parameter groups",), "it takes one group of weights and evaluates the loss several times a step (a closure)"),
+    (("Weights only load failed",), "its state contains objects that a safe state file cannot store"),
+    (("parameter groups",), "it takes one group of weights and evaluates the loss several times per step (a closure)"),
     (("einops",), "it needs the package einops and several GPUs"),
 )
 

@@ -13,11 +13,6 @@ import psutil
 from core.record.problems import ProblemsError
 
 
-def memory_words(size: float) -> str:
-    """Bytes of memory in GB as memory is sold (2 to the 30th): "3.4 GB", "120 MB"."""
-    return f"{size / 2**30:.1f} GB" if size >= 2**29 else f"{max(1, round(size / 2**20))} MB"
-
-
 def default_device() -> str:
     """ "cuda", "mps" or "cpu": what torch finds on this machine."""
     import torch

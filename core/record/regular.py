@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from core.record.problems import ProblemsError
+from core.record.units import size_words
 
 _KINDS = (
     (stat.S_ISDIR, "file.is-folder"),
@@ -67,7 +68,7 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
         except OSError as error:
             raise _unreadable(error, path) from error
     if len(data) > max_bytes:
-        what = f"The file is larger than the limit of {_size(max_bytes)}"
+        what = f"The file is larger than the limit of {size_words(max_bytes)}"
         raise ProblemsError.one(what, str(path), "check that it is the right file", "file.too-large")
     return data
 
@@ -96,7 +97,3 @@ def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:
         return MissingFile.one("The path is too long for this system", where, fix, "file.path-too-long")
     fix = "check its permissions" if isinstance(error, PermissionError) else "check the drive, or copy the file again"
     return ProblemsError.one(f"The file cannot be read: {error.strerror or error}", where, fix, "file.unreadable")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 1_000_000 else f"{count:,} bytes"

@@ -33,21 +33,20 @@ def clear(folder: Path) -> int:
     return before - folder_bytes(folder)
 
 
-def size_words(count: float) -> str:
-    """Bytes as text: "1 MB" for anything less, "850 MB", "4.3 GB"."""
-    if count <= 0:
-        return "0 MB"
-    return f"{count / 1e9:.1f} GB" if count >= 999.5e6 else f"{math.ceil(count / 1e6)} MB"
-
-
 def require_space(folder: Path, needed: int, what: str, fix: str, reserve: int = RESERVE) -> None:
     """Refuse what would fill the disk. what: "Unpacking the zip", which needs `needed` more bytes."""
     free = machine.free_disk(folder)
     if needed + reserve <= free:
         return
-    needs = f"needs {size_words(needed)} plus {size_words(reserve)} kept free"
+    needs = f"needs {_rounded_up(needed)} plus {_rounded_up(reserve)} kept free"
     what = f"{what} {needs}, but only {_rounded_down(free)} are available"
     raise ProblemsError.one(what, display_path(folder), fix, "disk.space")
+
+
+def _rounded_up(count: int) -> str:
+    if count <= 0:
+        return "0 MB"
+    return f"{count / 1e9:.1f} GB" if count >= 999.5e6 else f"{math.ceil(count / 1e6)} MB"
 
 
 def _rounded_down(free: int) -> str:

@@ -6,8 +6,10 @@ import math
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """1 image, 24 images, 10,000 images."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    """1 image, 10,000 images, 3 entries, 2 batches (plural)."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {plural or (noun[:-1] + 'ies' if noun.endswith('ry') else noun + 's')}"
 
 
 def number_text(value: int | float) -> str:

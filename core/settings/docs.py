@@ -1,4 +1,4 @@
-"""docs/settings.md, written from the declarations: `python -m core.settings.docs`. A test fails when it is stale."""
+"""Writes docs/settings.md from the declarations: `python -m core.settings.docs`. A test fails if it is stale."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def render() -> str:
     lines = [
         "# Settings",
         "",
-        "Written by `./launch.sh docs` from the declarations in `core/settings`. The same names stand in the page, in presets and,",
+        "Written by `./launch.sh docs` from the declarations in `core/settings`. The same names are used on the page, in presets and,",
         "as `--group.name value`, on the command line.",
     ]
     shown: dict[str, object] = {}

@@ -1,6 +1,6 @@
-"""The optimizers as people look through them: the searchable list of the page, and docs/optimizers.md.
+"""The list of optimizers for users: the searchable list of the page, and docs/optimizers.md.
 
-`python -m core.settings.optimizer_list` writes the second. A test fails when it is stale.
+`python -m core.settings.optimizer_list` writes the latter. A test fails if it is stale.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from core.settings.optimizers import SHORT, Entry, catalog
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "optimizers.md"
 TRAITS = {
-    "adapts": "finds the step size itself: rate 1",
-    "one_rate": "one rate for all parts",
-    "averages": "saves and draws its averaged weights",
-    "draws": "draws random numbers, by seed",
-    "eight_bit": "memory of gradients in 8 bits",
+    "adapts": "finds the step size itself: use learning rate 1",
+    "one_rate": "one learning rate for all parts",
+    "averages": "saves and samples with averaged weights",
+    "draws": "uses random numbers, by seed",
+    "eight_bit": "8-bit optimizer state",
 }
 
 
 def choices(device: str = "") -> list[tuple[str, str]]:
-    """[(label, name)] for a list with search, sd-scripts' names first: those offered, and with a device ("cpu",
-    "cuda:0") those that it runs."""
+    """[(label, name)] for a searchable list, sd-scripts' names first: those offered, and with a device ("cpu",
+    "cuda:0") only those that run on it."""
     kind = device.partition(":")[0]
     return [
         (label(entry), name)
@@ -31,17 +31,17 @@ def choices(device: str = "") -> list[tuple[str, str]]:
 
 
 def label(entry: Entry) -> str:
-    """ "CAME (pytorch_optimizer)"; a name of sd-scripts stands alone."""
+    """ "CAME (pytorch_optimizer)"; a name of sd-scripts has no package."""
     return entry.name if entry.name in SHORT else f"{entry.path.rsplit('.', 1)[-1]} ({entry.path.rsplit('.', 1)[0]})"
 
 
 def refused() -> list[tuple[str, str]]:
-    """[(path, reason)] of those that are not offered."""
+    """[(path, reason)] of optimizers that are not offered."""
     return [(entry.path, entry.reason) for entry in catalog().values() if not entry.offered]
 
 
 def about(entry: Entry) -> str:
-    """What is special about it, in a few words; "" for most."""
+    """Its special properties in a few words; "" for most."""
     words = [text for trait, text in TRAITS.items() if trait in entry.traits]
     return "; ".join([*words, *([f"on {', '.join(entry.only_on)} only"] if entry.only_on else [])])
 
@@ -51,12 +51,12 @@ def render() -> str:
     lines = [
         "# Optimizers",
         "",
-        "Written by `python -m core.settings.optimizer_list`. Each of these trained a small net for three steps, was saved, and went",
-        "on from its state as if it had never stopped, to the bit. `optimizer.optimizer_type` takes the name in the first column;",
-        "names of sd-scripts in any case. Arguments go into `optimizer.optimizer_args`, one `name=value` a line.",
+        "Written by `python -m core.settings.optimizer_list`. Each of these trained a small net for three steps, was saved, and",
+        "resumed bit for bit. `optimizer.optimizer_type` takes the name in the first column; sd-scripts' names in upper or lower",
+        "case. Arguments go into `optimizer.optimizer_args`, one `name=value` per line.",
         "",
-        "Code outside this list runs only if the owner of the machine allows its module: `--allow-module NAME`, or a line in",
-        "`allowed_modules.txt`. A preset can name it, and cannot allow it.",
+        "Code outside this list runs only if the owner of the machine allows its module with `--allow-module NAME` or a line in",
+        "`allowed_modules.txt`. A preset can name such a module but not allow it.",
         "",
         f"## Offered ({len(offered)})",
         "",
@@ -67,7 +67,7 @@ def render() -> str:
         arguments = ", ".join(f"`{name}`" for name in entry.arguments)
         lines.append(f"| `{entry.name}` | {entry.path} | {arguments} | {about(entry)} |")
     rest = refused()
-    lines += ["", f"## Not offered ({len(rest)})", "", "| class | why |", "|---|---|"]
+    lines += ["", f"## Not offered ({len(rest)})", "", "| class | reason |", "|---|---|"]
     lines += [f"| {path} | {reason.replace('|', ' ')} |" for path, reason in rest]
     return "\n".join(lines) + "\n"
 

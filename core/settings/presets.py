@@ -20,7 +20,6 @@ from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, read_regular
 from core.settings.base import Declared, Settings, declared, value_of
-from core.settings.blocks import COUNTS
 from core.settings.check import build, shorten
 from core.settings.foreign import foreign_problem, toml_values
 from core.settings.job import JOBS, SCHEMA_VERSION, TrainJob
@@ -172,8 +171,9 @@ def _about_recipe(raw: Mapping[str, Any], where: str) -> tuple[str, int, dict[st
     """Family, VRAM and reasons of a recipe."""
     family, vram, reasons = raw.get("family", ""), raw.get("vram_gb", 0), raw.get("reasons", {})
     wrong: list[tuple[str, Any, str]] = []
-    if family not in ("", *COUNTS):
-        wrong.append(("family", family, f"use one of {', '.join(COUNTS)}"))
+    families = next(entry.choices for entry in declared(TrainJob) if entry.path == "model.family")
+    if family not in ("", *families):
+        wrong.append(("family", family, f"use one of {', '.join(families)}"))
     if not isinstance(vram, int) or isinstance(vram, bool) or not 0 <= vram <= 1024:
         wrong.append(("vram_gb", vram, "use a whole number of gigabytes"))
     if not isinstance(reasons, dict) or not all(isinstance(text, str) for text in reasons.values()):

@@ -111,15 +111,13 @@ def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
 def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Whether the base model's parts, tokenizer and VAE have what loading asks of them. Of a model that is not there or of
     no known family, model_problems tells."""
-    from core.families.loading import fit_problems  # loads torch, for which the page does not wait
-
     try:
         path = model_path(job.model.base_model, workspace)
         name = family_of(path, job.model.family)
         vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     except ProblemsError:
         return []
-    return fit_problems(family(name).layout, path, vae)
+    return family(name).problems(path, vae)
 
 
 def _of_the_word(job: TrainJob, workspace: Workspace) -> list[Problem]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.record import machine
-from core.record.machine import memory_words
 from core.record.problems import Problem, ProblemsError
+from core.record.units import size_words
 from core.record.workspace import resolve_path
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
         folder = folders[settings[0]]
         free = machine.free_disk(folder) + sum(_bytes_of(each) for each in {folders[name] for name in settings})
         if free < needed:
-            what = f"The disk of {folder} has room for {memory_words(free)}, and about {memory_words(needed)} go there"
+            what = f"The disk of {folder} has room for {size_words(free)}, and about {size_words(needed)} go there"
             found.append(Problem(what, ", ".join(settings), FIX))
     return found
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from core.dataset.batches import Placed
+    from core.families.base import Family
     from core.training.setup import Builder
 
 MOST_DECODERS = 8
@@ -94,7 +95,9 @@ def latent_cache(builder: Builder, images: Sequence[Placed], *, writes: bool = T
     folder, index = builder.context.workspace.cache / "latents", builder.context.workspace.private / "index.sqlite"
     wanted = builder.job.memory.vae_precision
     precision = "fp32" if wanted == "auto" else wanted  # what the VAE is loaded in
-    return LatentCache(folder, identity, precision, index, writes=writes, others=others)
+    return LatentCache(
+        folder, identity, precision, index, writes=writes, others=others, channels=builder.family.latent_channels
+    )
 
 
 def fill(builder: Builder, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool = False) -> None:
@@ -137,7 +140,7 @@ def encoder(builder: Builder) -> Encode:
     return encode
 
 
-def fp32_retry(family: Any, vae: Any) -> Encode | None:
+def fp32_retry(family: Family, vae: Any) -> Encode | None:
     """How an image whose latents are not finite is tried again: by a VAE of 16 bits, for this once in 32."""
     import torch
 
@@ -157,7 +160,7 @@ def fp32_retry(family: Any, vae: Any) -> Encode | None:
 
 def _posteriors(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> Callable[[Side], Posterior]:
     """Small ones and those for the device are held there; what lies on the disk is otherwise read at each draw."""
-    size = sum(posterior_bytes(placed) * len(sides(placed)) for placed in images)
+    size = sum(posterior_bytes(placed, cache.channels) * len(sides(placed)) for placed in images)
     if where != "device" and size > DEVICE_BYTES:
         return cache.read
     held = on_place(cache.load(images), "cpu" if where == "memory" else device)

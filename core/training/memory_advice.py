@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from core.record.machine import bf16_is_fast, memory_words
+from core.record.machine import bf16_is_fast
 from core.record.problems import ProblemsError
+from core.record.units import memory_words
 from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.flags import merge

@@ -17,6 +17,7 @@ from core.training.memory_shares import FP32, Places, ToShare, places, processes
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
+    from core.families.base import Family
     from core.families.precision import Precision
     from core.record.workspace import Workspace
     from core.settings.job import TrainJob
@@ -26,7 +27,6 @@ TEXT_PARTS = ("text_encoder", "text_encoder_2")
 # Bytes for each number of a CLIP layer's input, in 16 bits: Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
 TEXT_LAYER_BYTES = 34
 VAE_MAPS = 4  # maps of 128 channels at the image's size that encoding holds at once
-LATENT_CHANNELS = 4
 DEVICE_CACHE = 2 << 30  # core/training/sources.py: posteriors up to here lie on the device
 STEP_BYTES = 12  # for each number of the tensor that AdaFactor moves: its copy, its change, what that is divided by
 # torch, its libraries and the driver's context; what the allocator cuts off.
@@ -99,12 +99,12 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
     """From the headers of the model's files; the largest bucket from a look at the dataset, else from the resolution."""
     from core.families import family, family_of
     from core.families.locate import model_path
-    from core.formats.checkpoint import open_checkpoint, open_vae
+    from core.formats.checkpoint import open_vae
 
     path = model_path(job.model.base_model, workspace)
     name = family_of(path, job.model.family)
     layout = family(name).layout
-    found = dict(open_checkpoint(path, name).parts)
+    found = family(name).parts(path)
     if job.model.vae:
         found["vae"] = open_vae(model_path(job.model.vae, workspace, "model.vae"))
     parts = {key: _size(part, part.config_after(layout.config(key))) for key, part in found.items()}
@@ -294,6 +294,10 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
 
     from core.training.activations import Pass, peak_bytes
 
+    own = _family(facts).activation_bytes(prod(facts.sides), facts.batch)
+    if own is not None:
+        return own + _text_activations(job, facts, _bytes(precision.compute))
+
     if job.method.whole_model:
         trains = "weights" if trains_unet(job) else "text"
     else:
@@ -319,6 +323,12 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
     return counted + _text_activations(job, facts, item)
 
 
+def _family(facts: MemoryFacts) -> Family:
+    from core.families import family
+
+    return family(facts.family)
+
+
 def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
     if not trains_text(job):
         return 0
@@ -342,7 +352,7 @@ def _encoding(job: TrainJob, facts: MemoryFacts) -> int:
 def _cache(job: TrainJob, facts: MemoryFacts) -> int:
     if encodes_each_time(job) or job.memory.cache_latents == "memory":
         return 0
-    size = facts.images * 2 * LATENT_CHANNELS * prod(facts.sides) // 64 * 4
+    size = facts.images * 2 * _family(facts).latent_channels * prod(facts.sides) // 64 * 4
     return size if job.memory.cache_latents == "device" or size <= DEVICE_CACHE else 0
 
 

@@ -47,7 +47,6 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> None:
     """Raise ProblemsError where the layers and ranks of the file to start from are not those asked for, by the headers of
     the file and the model."""
-    from core.families.loading import make_empty
     from core.networks.starting import start_network
 
     loaded, network = family(family_name), job.network
@@ -57,7 +56,7 @@ def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str
         for name, part in open_checkpoint(model, family_name).parts.items()
         if name == "unet" or (name.startswith("text_encoder") and network.train_text_encoder)
         for target in loaded.lora_targets(
-            make_empty(name, part.config_after(loaded.layout.config(name))),
+            loaded.make_empty(name, part.config_after(loaded.layout.config(name))),
             conv=network.hooks_residual or network.dim_from_weights,
         )
     ]

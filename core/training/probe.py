@@ -15,6 +15,7 @@ from core.record import atomic, machine
 from core.record.context import JobContext
 from core.record.events import Forecasted
 from core.record.run_folder import RunFolder
+from core.record.units import memory_words
 from core.settings.presets import dump
 from core.training.plan import Plan
 from core.training.prove import short_job
@@ -47,7 +48,7 @@ class Forecast:
     def words(self) -> str:
         each = "; ".join(f"{name}: {seconds:.2f} s" for name, seconds in self.seconds_per_step.items())
         return (
-            f"It takes {machine.memory_words(self.peak_bytes)} of {machine.memory_words(self.device_bytes)} and about "
+            f"It takes {memory_words(self.peak_bytes)} of {memory_words(self.device_bytes)} and about "
             f"{duration(self.total_seconds)} for {self.total_steps} steps "
             f"(a step of {each})"
         )

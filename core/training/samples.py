@@ -96,7 +96,7 @@ def draw_samples(run: Run) -> None:
     from core.networks.frozen import packed_copies
     from core.record import atomic
 
-    context = run.context
+    context, kind = run.context, family(run.components.family)
     run.method.set_strength(1.0)
     plain = run.precision.compute != run.precision.trainable  # autocast computes in another type than the weights'
     packed = nullcontext() if plain or run.compiled is not None else packed_copies(run.components.unet)
@@ -119,10 +119,11 @@ def draw_samples(run: Run) -> None:
                 prediction=run.objective.prediction,
                 zero_terminal_snr=run.components.zero_terminal_snr or run.job.noise.zero_terminal_snr,
                 as_kohya=run.job.samples.compatibility == "kohya",
+                channels=kind.latent_channels,
                 on_step=lambda done, steps: context.check(),
             )
             with vae_on_device(run) as vae:
-                image = decode(vae, latents)[0]
+                image = decode(vae, latents, kind.decode_latents)[0]
             name = f"{run.state.step:08d}_{index:02d}.png"
             with atomic.open_atomic(context.folder.samples / name) as path:
                 image.save(path, format="PNG")

@@ -188,7 +188,7 @@
   atelier.act = async (name, data) => {
     if (!buses.form) return;
     if ((await atelier.settle()).length) {
-      return atelier.say({id: `late-${Date.now()}`, kind: "error", title: "Not done", text: "Your last change has not reached the server yet. Look at the fields, then try again."});
+      return atelier.say({id: `late-${Date.now()}`, kind: "error", title: "Not done", text: "Your last change has not been sent yet. Check the fields, then try again."});
     }
     send(name, data);
   };
@@ -208,7 +208,7 @@
     await pause(60);
     const begin = Date.now(), waits = `waits-${begin}`;
     while (onTheirWay().length && Date.now() < begin + PATIENCE) {
-      if (Date.now() > begin + 2000) atelier.say({id: waits, kind: "info", text: "Waiting for your last change to reach the server ..."});
+      if (Date.now() > begin + 2000) atelier.say({id: waits, kind: "info", text: "Sending your last change ..."});
       await pause(25);
     }
     if (lastSaid === waits) atelier.byId("said").hidden = true;
@@ -216,8 +216,8 @@
   };
   atelier.startMessage = async (how) => {
     const button = atelier.byId(how === "start" ? "start" : "enqueue");
-    if (atelier.jsonEdited && atelier.jsonEdited() && !(await atelier.dialog({title: "Go on without the JSON edits?", ok: "Go on",
-      text: "The JSON pane holds edits that are not applied. The form's values are what trains."}))) return JSON.stringify({how: "nothing"});
+    if (atelier.jsonEdited && atelier.jsonEdited() && !(await atelier.dialog({title: "Discard the JSON edits?", ok: "Discard",
+      text: "The JSON has edits that are not applied. Training uses the form's values."}))) return JSON.stringify({how: "nothing"});
     const token = crypto.getRandomValues(new Uint32Array(2)).join("-");
     if (button) { button.classList.add("busy"); setTimeout(() => button.classList.remove("busy"), 1500); }
     atelier.say({id: token, kind: "info", text: "Checking the settings and images ..."});

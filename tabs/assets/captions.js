@@ -104,7 +104,7 @@
   };
   const saved = (item, sent, answer) => {
     const before = item.failed;
-    item.failed = answer.problems ? answer.problems[0].what : answer.lost ? "the server does not answer" : answer.unknown === false ? "the folder is being read"
+    item.failed = answer.problems ? answer.problems[0].what : answer.lost ? "the server does not answer" : answer.unknown === false ? "the folder is being loaded"
       : answer.unknown ? "the image is not in the chosen folder; the text is saved when the folder is chosen again" : "";
     if (answer.problems && item.failed !== before) complain(answer.problems);
     if (item.failed) { item.wants = ""; keepDraft(item); if (answer.unknown !== true) after(`retry ${item.key}`, RETRY, () => save(item)); return; }
@@ -322,7 +322,7 @@
     paintSteps(answer);
   };
   const paintSteps = (answer) => {
-    for (const [act, words] of [["undo", "Take back the last saving"], ["redo", "Repeat"]]) {
+    for (const [act, words] of [["undo", "Undo the last save"], ["redo", "Repeat"]]) {
       const button = document.querySelector(`#cap-buttons [data-act=${act}]`);
       button.disabled = !answer[act];
       button.title = answer[act] ? `${words}: ${answer[act]}` : "";
@@ -368,9 +368,9 @@
     const unsaved = !!item && dirty(item);
     holder.replaceChildren(theirs === undefined || !item ? h("div", {class: `save-state${unsaved ? " unsaved" : ""}`, role: "status"}, words)
       : h("div", {class: "question", role: "alert"},
-        h("span", {}, "Not saved: another window or program has changed this caption in the meantime. ", theirs ? "There it is: " : "There it is empty.", theirs ? h("q", {}, short(theirs)) : null),
-        h("span", {class: "does"}, h("button", {type: "button", class: "btn primary", "data-act": "mine", title: "Saves it; Undo brings the other back"}, "Keep what stands here"),
-          h("button", {type: "button", class: "btn", "data-act": "theirs"}, "Take the other"))));
+        h("span", {}, "Not saved: another window or program changed this caption. ", theirs ? "Its version: " : "Its version is empty.", theirs ? h("q", {}, short(theirs)) : null),
+        h("span", {class: "does"}, h("button", {type: "button", class: "btn primary", "data-act": "mine", title: "Saves yours; Undo restores the other"}, "Keep mine"),
+          h("button", {type: "button", class: "btn", "data-act": "theirs"}, "Use the other"))));
     byId("cap-unsaved").replaceChildren(...(others.length ? [h("div", {class: "question", role: "alert"},
       h("span", {}, `${others.length === 1 ? "Another caption is" : `${others.length} other captions are`} not saved. Open to see why: `,
         others.map((each) => h("button", {type: "button", class: "link", "data-act": "pick", "data-arg": each.key}, each.name || "image")).flatMap((each, n) => n ? [", ", each] : [each])))] : []));

@@ -64,7 +64,7 @@
     draw() {
       const {data, svg} = this;
       if (!this.holder.clientWidth) return;
-      if (!data || !data.steps.length) { svg.replaceChildren(h("text", {x: 16, y: 28, class: "chart-none"}, "Nothing to draw yet.")); return; }
+      if (!data || !data.steps.length) { svg.replaceChildren(h("text", {x: 16, y: 28, class: "chart-none"}, "No data yet.")); return; }
       const frame = (this.now = this.frame()), {width, height, x, y} = frame;
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
       const parts = [];

@@ -11,7 +11,7 @@
 
   atelier.checking = () => {
     const verdict = byId("preflight-verdict");
-    if (verdict) { text(verdict, "Looking at the images ..."); verdict.dataset.state = "busy"; }
+    if (verdict) { text(verdict, "Checking images ..."); verdict.dataset.state = "busy"; }
   };
 
   atelier.parts.checks = (data) => {
@@ -20,9 +20,9 @@
     if (!verdict) return;
     const all = (data.trained || 0) + (data.skipped || 0);
     const [read, toRead] = data.read || [0, 0], reading = data.undecoded > 0;
-    const words = errors ? `${errors} thing${errors === 1 ? "" : "s"} to fix${reading ? ", still reading images" : ""}`
+    const words = errors ? `Fix ${errors} problem${errors === 1 ? "" : "s"} to start${reading ? ", still reading images" : ""}`
       : reading ? (toRead ? `Reading images: ${read} of ${toRead}` : "Reading images ...")
-      : data.checking && data.trained === undefined ? "Looking at the images ..." : `${data.trained} of ${all} images will train`;
+      : data.checking && data.trained === undefined ? "Checking images ..." : `${data.trained} of ${all} images will train`;
     text(verdict, words);
     verdict.dataset.state = errors ? "bad" : reading || data.checking ? "busy" : "fine";
     for (const id of ["start", "enqueue"]) if (byId(id)) byId(id).classList.toggle("blocked", errors > 0);
@@ -32,7 +32,7 @@
       byId("preflight-facts").replaceChildren(...[
         fact("Images, captions", `${data.trained}, ${data.captions_found}`),
         fact("Sizes", buckets(data.buckets)),
-        fact("Steps", `${data.total_steps} in ${data.epochs} ${data.epochs === 1 ? "pass" : "passes"}`),
+        fact("Steps", `${data.total_steps} in ${data.epochs} ${data.epochs === 1 ? "epoch" : "epochs"}`),
         data.longest_tokens === null ? [] : fact("Longest caption", `${data.longest_tokens} of ${data.token_limit} tokens`),
       ].flat());
     } else { text(line, ""); byId("preflight-facts").replaceChildren(); }
@@ -55,7 +55,7 @@
     holder.replaceChildren(h("section", {class: "setup", "aria-label": offer.title}, h("h3", {}, offer.title),
       offer.no_model ? h("p", {class: "no-model"}, offer.no_model) : null,
       rows.length ? h("table", {class: "setup-rows"}, h("tbody", {}, rows)) : null,
-      h("div", {class: "setup-buttons"}, rows.length ? act("setup", "Set up", "primary") : null, act("keep_demo", "Keep as it is", ""),
+      h("div", {class: "setup-buttons"}, rows.length ? act("setup", "Apply", "primary") : null, act("keep_demo", "Keep current settings", ""),
         offer.no_model ? h("button", {type: "button", class: "btn", onclick: () => atelier.openCatalog()}, "Get a base model") : null)));
   };
 
@@ -65,7 +65,7 @@
     show(holder, images.length > 0);
     if (holder.dataset.key === key) return;
     holder.dataset.key = key;
-    text(byId("held-words"), `${images.length} of ${all} images are held out to find the best checkpoint. They do not train.`);
+    text(byId("held-words"), `${images.length} of ${all} images are used for validation to find the best checkpoint. They are not trained.`);
     byId("held-images").replaceChildren(...images.map((image) => h("img", {src: image.url, alt: image.name, title: image.name, loading: "lazy", width: 44, height: 44})));
     const back = byId("held-back");
     back.disabled = false;

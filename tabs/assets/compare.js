@@ -3,8 +3,8 @@
 (() => {
   const atelier = window.atelier, {h, text, show, byId} = atelier;
   const UNITS = {
-    smooth: "Across: step. Up: loss of the training, smoothed over 20 steps, and each measurement on held-out images. Two trainings are judged by the latter: the former follows the images, noise and timesteps that each of them drew.",
-    corrected: "Across: step. Up: loss divided by the mean of the same run at its timesteps, without unit; 1 is the run's own mean. It shows where each run still falls, not which of the two is lower.",
+    smooth: "Across: step. Up: training loss smoothed over 20 steps, and validation loss. Compare runs by the latter: training loss depends on each run's images, noise and timesteps.",
+    corrected: "Across: step. Up: loss divided by the run's own mean at the same timesteps; 1 is average. It shows whether each run still improves, not which is lower.",
   };
   let pair = null, chart = null, curves = null, begins = false;
 

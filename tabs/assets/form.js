@@ -41,9 +41,9 @@
     if (row) row.classList.toggle("is-out", !row.querySelector(".field:not(.is-out), #preset-column"));
     for (const input of block.querySelectorAll("input:not([type=radio]):not([type=checkbox]), textarea")) attr(input, "aria-invalid", error ? "true" : null);
     const lines = [];
-    if (error) lines.push(h("p", {class: "field-error refused", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The value before stays in force.`)));
+    if (error) lines.push(h("p", {class: "field-error refused", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The previous value is used.`)));
     for (const note of notes) lines.push(h("p", {class: note.level === "error" ? "field-error" : "field-advice"}, `${note.what}. `, h("span", {}, sentence(note.fix))));
-    if (path === "dataset.folder" && atelier.hasTab("Dataset")) lines.push(h("p", {}, h("button", {type: "button", class: "link", onclick: () => atelier.goTo("Dataset")}, "Browse, drop or look through images")));
+    if (path === "dataset.folder" && atelier.hasTab("Dataset")) lines.push(h("p", {}, h("button", {type: "button", class: "link", onclick: () => atelier.goTo("Dataset")}, "Browse or add images")));
     if (model && !error) lines.push(...about(model));
     if (path === "model.base_model" || path === "model.vae") lines.push(findModel(path === "model.vae" ? "vae" : "base_model"));
     if (hint && !ignored) lines.push(h("p", {class: "hint field-hint"}, hint));
@@ -54,7 +54,7 @@
       const value = was === undefined ? "" : was.length > 28 ? was.slice(0, 27) + "…" : was;
       lines.push(h("p", {class: "field-changed"}, error ? h("span", {class: "not-used"}, "Not used") : h("span", {class: "mark"}, "Changed"),
         h("button", {type: "button", class: "link", title: was === undefined ? "" : `${baseline()}: ${was}`, onclick: () => atelier.act("put_back", {field: path})},
-          was === undefined ? "Put the value back" : `Put back ${value}`)));
+          was === undefined ? "Restore the value" : `Restore ${value}`)));
     }
     foot.replaceChildren(...lines);
   };
@@ -112,7 +112,7 @@
       content.append(line);
     }
     const shown = card.classList.contains("show-idle");
-    text(line, shown ? "Hide what has no use now" : `${folded} ${folded === 1 ? "setting has" : "settings have"} no use now: show`);
+    text(line, shown ? "Hide unused settings" : `Show ${folded} unused setting${folded === 1 ? "" : "s"}`);
     attr(line, "aria-expanded", shown ? "true" : "false");
   };
 
@@ -183,18 +183,18 @@
       h("div", {}, h("dt", {}, h("button", {type: "button", class: "link", "data-field": each.field}, each.title), ` ${each.value}`), h("dd", {}, each.why))));
   };
 
-  const nameCheck = (name) => !name ? "Write a name." : /[<>:"/\\|?*]/.test(name) ? "These signs cannot be in a file's name: < > : \" / \\ | ? *" : "";
+  const nameCheck = (name) => !name ? "Enter a name." : /[<>:"/\\|?*]/.test(name) ? "File names cannot contain: < > : \" / \\ | ? *" : "";
   const plain = (name) => (name || "").replace(/^user\//, "");
   const chores = {
     undo: () => atelier.act("undo"),
     redo: () => atelier.act("redo"),
     save: () => state.preset.own ? atelier.act("save", {preset: state.preset.name, replace: true}) : chores["save-as"](),
     "save-as": async () => {
-      const name = await atelier.dialog({title: "Save as a preset", text: "Everything in the form is saved: loading gives exactly this job.",
+      const name = await atelier.dialog({title: "Save as a preset", text: "Saves every setting of the form.",
         input: state.preset.own ? plain(state.preset.name) : state.names.project, ok: "Save", check: nameCheck});
       if (!name) return;
       const taken = (state.preset.all || []).includes("user/" + name);
-      if (taken && !(await atelier.dialog({title: "Replace it?", text: `There is a preset '${name}' already.`, ok: "Replace"}))) return;
+      if (taken && !(await atelier.dialog({title: "Replace it?", text: `A preset named '${name}' already exists.`, ok: "Replace"}))) return;
       atelier.act("save", {preset: name, replace: taken});
     },
     rename: async () => {
@@ -202,7 +202,7 @@
       if (name && name !== plain(state.preset.name)) atelier.act("rename", {preset: state.preset.name, to: name});
     },
     delete: async () => {
-      const sure = await atelier.dialog({title: "Delete the preset?", text: `'${plain(state.preset.name)}' is removed for good. The form keeps its values.`, ok: "Delete", danger: true});
+      const sure = await atelier.dialog({title: "Delete the preset?", text: `'${plain(state.preset.name)}' is deleted permanently. The form keeps its values.`, ok: "Delete", danger: true});
       if (sure) atelier.act("delete", {preset: state.preset.name});
     },
     "put-all-back": () => atelier.act("put_all_back"),
@@ -247,7 +247,7 @@
   /** A name of sd-scripts that is no field: what takes its place. */
   const elsewhere = (query) => {
     const wanted = fold(query), names = wanted.length < 3 ? [] : Object.keys(atelier.elsewhere || {}).filter((name) => fold(name).includes(wanted)).slice(0, 3);
-    return names.length ? names.map((name) => h("li", {class: "none"}, h("code", {}, name), ` ${sentence(atelier.elsewhere[name])}`)) : [h("li", {class: "none"}, "No field by that name")];
+    return names.length ? names.map((name) => h("li", {class: "none"}, h("code", {}, name), ` ${sentence(atelier.elsewhere[name])}`)) : [h("li", {class: "none"}, "No setting found")];
   };
   const beginSearch = () => {
     const input = byId("field-search"), list = byId("field-results");
@@ -257,7 +257,7 @@
     const draw = () => {
       list.replaceChildren(...paths.map((path, n) => h("li", {role: "option", id: `result-${n}`, "aria-selected": n === active ? "true" : "false",
         onmousedown: (event) => { event.preventDefault(); choose(path); }},
-        h("strong", {}, atelier.fields[path].title), h("span", {}, atelier.fields[path].group ? atelier.fields[path].groupTitle : "at the top"),
+        h("strong", {}, atelier.fields[path].title), h("span", {}, atelier.fields[path].group ? atelier.fields[path].groupTitle : "first screen"),
         atelier.fields[path].kohya ? h("code", {}, atelier.fields[path].kohya) : null)));
       if (input.value.trim() && !paths.length) list.append(...elsewhere(input.value));
       show(list, !!input.value.trim());

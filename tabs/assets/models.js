@@ -93,10 +93,10 @@
   };
   atelier.openCatalog = () => {
     show("Get a model",
-      h("p", {class: "hint"}, "Downloads go on while you work, also when this page is closed. A file put into the models folder by hand appears here by itself."),
+      h("p", {class: "hint"}, "Downloads continue in the background, even if this page is closed. Files copied to the models folder appear here automatically."),
       h("ul", {class: "model-list", "data-catalog": ""}),
-      h("p", {class: "hint"}, "Any other model: write its hub id or link in ",
-        h("button", {type: "button", class: "link", onclick: () => { closeDialog(); atelier.goTo("Tools"); }}, "Tools"), ", or browse for a file that you have."));
+      h("p", {class: "hint"}, "Any other model: enter its Hub id or link in ",
+        h("button", {type: "button", class: "link", onclick: () => { closeDialog(); atelier.goTo("Tools"); }}, "Tools"), ", or browse for a file."));
     atelier.paintCatalog();
   };
 
@@ -119,13 +119,13 @@
     holder.replaceChildren(...[
       h("div", {class: "places"}, data.places.map(([name, to]) => h("button", {type: "button", class: "btn quiet", onclick: () => go(to)}, name))),
       h("div", {class: "at"}, h("code", {}, data.folder)),
-      h("div", {class: "rows"}, data.parent ? folder(".. one level up", data.parent) : null,
+      h("div", {class: "rows"}, data.parent ? folder(".. parent folder", data.parent) : null,
         data.folders.map((name) => folder(name + data.separator, inside(name))),
         data.files.map((file) => h("button", {type: "button", class: "btn folder file", onclick: () => use(chosenUse, inside(file.name))},
           file.name, h("span", {class: "hint figures"}, ` ${atelier.bytes(file.size)}`)))),
       data.reason ? h("p", {class: "field-error", role: "alert"}, atelier.sentence(data.reason))
         : data.files.length || data.whole ? null : h("p", {class: "hint"}, "No model files in this folder (.safetensors, .ckpt, .pt, .bin)."),
-      data.more ? h("p", {class: "hint"}, "There is more in this folder than is listed. Write the path into the field instead.") : null,
+      data.more ? h("p", {class: "hint"}, "This folder has more entries than are listed. Enter the path in the field instead.") : null,
       data.whole ? h("div", {class: "actions"}, button("Use this folder", () => use(chosenUse, data.folder), "primary")) : null].filter(Boolean));
     const first = holder.querySelector(".rows button");
     if (first && !holder.contains(document.activeElement) && document.activeElement === document.body) first.focus();

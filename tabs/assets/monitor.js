@@ -4,9 +4,9 @@
   const atelier = window.atelier, {h, text, show, attr, byId, clock} = atelier;
   const STATES = {running: "training", paused: "paused", waiting: "waiting", done: "done", stopped: "stopped and saved", failed: "failed", interrupted: "interrupted"};
   const ACTIONS = {
-    sample: ["Sample now", "Drawing ..."], save: ["Save now", "Saving ..."], pause: ["Pause", "Pausing ..."], resume: ["Resume", "Going on ..."],
-    stop: ["Stop and save", "Stopping ..."], continue: ["Continue", "Adding ..."], cancel: ["Leave the queue", "Leaving ..."],
-    settings: ["Use its settings", "Loading ..."], generate: ["Draw with it", "Opening ..."], tensorboard: ["Open TensorBoard", "Starting ..."],
+    sample: ["Sample now", "Sampling ..."], save: ["Save now", "Saving ..."], pause: ["Pause", "Pausing ..."], resume: ["Resume", "Resuming ..."],
+    stop: ["Stop and save", "Stopping ..."], continue: ["Resume training", "Adding ..."], cancel: ["Remove from queue", "Removing ..."],
+    settings: ["Use its settings", "Loading ..."], generate: ["Generate with it", "Opening ..."], tensorboard: ["Open TensorBoard", "Starting ..."],
   };
   const charts = {};
   let run = null, samples = null;
@@ -34,7 +34,7 @@
       board.dataset.begun = "1";
       charts.loss = new atelier.Chart(byId("loss-chart"), {label: "Loss", log: localStorage.getItem("atelier-log") === "1"});
       charts.rate = new atelier.Chart(byId("rate-chart"), {label: "Learning rate"});
-      for (const [name, label] of [["corrected", "Loss compared with its timesteps"], ["gradient", "Gradient norm"], ["weight", "Weight norm"]])
+      for (const [name, label] of [["corrected", "Loss relative to timesteps"], ["gradient", "Gradient norm"], ["weight", "Weight norm"]])
         charts[name] = new atelier.Chart(byId(`${name}-chart`), {label, log: name === "gradient"});
       byId("loss-log").checked = charts.loss.log;
       byId("loss-log").addEventListener("change", (event) => { localStorage.setItem("atelier-log", event.target.checked ? "1" : "0"); charts.loss.setLog(event.target.checked); });
@@ -73,9 +73,9 @@
 
   /** One line below the bar: what is being done, or what can be done now. */
   const stageWords = () => {
-    if (run.state === "interrupted") return `Interrupted at step ${run.step}. Continue takes it up from its last saved state.`;
-    if (run.state === "stopped") return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)} Continue goes on from there.`;
-    if (run.state === "paused") return run.stage && run.stage !== "training" ? run.stage : "Resume goes on from here.";
+    if (run.state === "interrupted") return `Interrupted at step ${run.step}. It can be resumed from its last training state.`;
+    if (run.state === "stopped") return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)} Resume training continues from there.`;
+    if (run.state === "paused") return run.stage && run.stage !== "training" ? run.stage : "Resume continues from here.";
     if (run.state === "failed") return run.step ? `Failed at step ${run.step}.` : "Failed before the first step.";
     return run.state === "running" ? run.stage : run.message || "";
   };
@@ -105,12 +105,12 @@
   const says = (button, busy) => { atelier.slot(button.firstElementChild, !busy); atelier.slot(button.lastElementChild, busy); };
   /** Why an action is not offered in this state. */
   const whyNot = (name) => {
-    if (name === "cancel") return "This run does not wait in the queue.";
-    if (run.state === "waiting") return "This run waits in the queue.";
+    if (name === "cancel") return "This run is not in the queue.";
+    if (run.state === "waiting") return "This run is in the queue.";
     const live = run.state === "running" || run.state === "paused";
     if (name === "resume" && live) return "This run is not paused.";
     if (name === "pause" && live) return "This run is paused.";
-    if (name === "continue" && !live) return "This run has reached its end.";
+    if (name === "continue" && !live) return "This run is finished.";
     if (name === "generate" && !live) return "This run has saved no file.";
     return live ? "This run has not ended yet." : "This run has ended.";
   };
@@ -130,7 +130,7 @@
     if (!opening || data.run !== opening || !data.ready) return;
     opening = "";
     const button = document.querySelector('#run-actions [data-action="tensorboard"]');
-    if (button) button.replaceWith(h("a", {class: "btn", href: data.address, target: "_blank", rel: "noopener", "data-action": "tensorboard"}, "TensorBoard is ready: open it"));
+    if (button) button.replaceWith(h("a", {class: "btn", href: data.address, target: "_blank", rel: "noopener", "data-action": "tensorboard"}, "Open TensorBoard"));
     window.open(data.address, "_blank", "noopener");
   };
 
@@ -141,7 +141,7 @@
   atelier.parts.runs = (names) => {
     if (!begun()) return;
     const choice = byId("run-choice");
-    choice.replaceChildren(h("option", {value: ""}, "the running or latest one"),
+    choice.replaceChildren(h("option", {value: ""}, "latest"),
       ...names.map((item) => h("option", {value: item.name}, `${item.name.replace(/_.*/, "").replace(/^(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)$/, "$1-$2-$3 $4:$5")}  ${item.title}, ${STATES[item.state] || item.state}`)));
     markChoice();
   };
@@ -151,7 +151,7 @@
   atelier.parts.begins = (title) => {
     const empty = byId("monitor-empty");
     if (!empty) return;
-    text(empty.querySelector("strong"), title ? `${title} begins in a moment.` : "No runs yet.");
+    text(empty.querySelector("strong"), title ? `${title} is about to start.` : "No runs yet.");
     text(empty.querySelector("span"), title ? "It is next in the queue." : "Start with the starter preset: it trains a small LoRA in a few minutes.");
     show(empty.querySelector("a"), !title);
   };
@@ -175,13 +175,13 @@
     const last = held.steps.length - 1, best = held.loss.indexOf(Math.min(...held.loss.filter((value) => value !== null)));
     if (held.gap[last] === null) return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.images} ${ON[held.on]} images. Lowest: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
     const grown = last > 0 && held.gap[last] > held.gap[0] ? `, ${atelier.number(held.gap[0])} at first` : "";
-    return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.images} held-out images, ${atelier.number(held.train[last])} on as many that train. Gap ${atelier.number(held.gap[last])}${grown}. Lowest on held-out ones: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
+    return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.images} validation images, ${atelier.number(held.train[last])} on training images. Gap ${atelier.number(held.gap[last])}${grown}. Lowest validation loss: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
   };
 
   atelier.parts.watch = (data) => {
     if (!begun()) return;
     const any = data.corrected.steps.length || data.bands.length || data.gradient.steps.length;
-    if (!any) return text(byId("watch-words"), "Comes with the first steps.");
+    if (!any) return text(byId("watch-words"), "Available after the first steps.");
     for (const [name, part, words] of [["corrected", data.corrected, "compared"], ["gradient", data.gradient, "gradient"], ["weight", data.weights, "weights"]])
       charts[name].set({steps: part.steps, total: data.total, lines: [{name: words, values: part.values, kind: "smooth"}]});
     const worst = data.images[0];
@@ -190,13 +190,13 @@
     const table = byId("watch-images"), key = JSON.stringify(data.images);
     if (table.dataset.key === key) return;
     table.dataset.key = key;
-    table.replaceChildren(h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Image"), h("th", {scope: "col", class: "num"}, "Loss, 1 is usual"), h("th", {scope: "col", class: "num"}, "Seen"))),
+    table.replaceChildren(h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "Image"), h("th", {scope: "col", class: "num"}, "Loss (1 is average)"), h("th", {scope: "col", class: "num"}, "Seen"))),
       h("tbody", {}, data.images.map((one) => h("tr", {}, h("td", {title: one.of}, one.small ? h("img", {src: one.small, alt: "", loading: "lazy", width: 40, height: 40}) : null, one.name), h("td", {class: "num"}, one.loss === null ? "–" : one.loss.toFixed(2)), h("td", {class: "num"}, String(one.count))))));
   };
-  const worseWords = (count) => count === 1 ? "1 image trains worse than usual" : `${count} images train worse than usual`;
+  const worseWords = (count) => count === 1 ? "1 image with a high loss" : `${count} images with a high loss`;
   const drawBands = (bands) => {
     const holder = byId("watch-bands"), most = Math.max(...bands.flatMap((band) => [band.mean || 0, band.recent || 0]), 1e-12);
-    holder.replaceChildren(...bands.map((band) => h("span", {class: "band", title: `timesteps ${band.from} to ${band.to}: ${atelier.number(band.recent)} lately, ${atelier.number(band.mean)} over the run`},
+    holder.replaceChildren(...bands.map((band) => h("span", {class: "band", title: `timesteps ${band.from} to ${band.to}: ${atelier.number(band.recent)} recently, ${atelier.number(band.mean)} over the run`},
       h("i", {style: `height:${((band.recent || 0) / most * 100).toFixed(1)}%`}), h("b", {style: `bottom:${((band.mean || 0) / most * 100).toFixed(1)}%`}))));
     attr(holder, "aria-label", bands.length ? `Mean loss at timesteps ${bands.map((band) => `${band.from} to ${band.to}: ${atelier.number(band.recent)}`).join(", ")}` : "Nothing yet");
   };
@@ -272,11 +272,11 @@
         side.choice.value = String(at);
         const image = line.cells[at];
         attr(side.img, "src", image ? image.whole : null);
-        attr(side.img, "alt", image ? `${line.prompt}, ${stepName(at)}` : "not drawn");
+        attr(side.img, "alt", image ? `${line.prompt}, ${stepName(at)}` : "no sample");
       }
       show(one.node, samples.steps.length > 1);
       const image = line.cells[right];
-      text(about, `${image ? `Seed ${image.seed}. ` : ""}Left and right arrow: through time. Up and down: through the prompts.`);
+      text(about, `${image ? `Seed ${image.seed}. ` : ""}Left and right: steps. Up and down: prompts.`);
     };
     box.addEventListener("keydown", (event) => {
       if (event.target.tagName === "SELECT") return;
@@ -326,7 +326,7 @@
     if (!begun()) return;
     byId("run-files").replaceChildren(...(files.length ? files.map((file) =>
       h("li", {}, file.url ? h("a", {href: file.url, download: file.name}, atelier.parted(file.name)) : h("span", {class: "grow"}, `${file.name} (a folder)`), h("span", {class: "figures"}, `step ${file.step}`), h("span", {class: "figures"}, atelier.bytes(file.bytes))))
-      : [h("li", {class: "none"}, "Nothing saved yet.")]));
+      : [h("li", {class: "none"}, "No files saved yet.")]));
   };
 
   /** The best checkpoint by what was measured, and how sure that is. */
@@ -337,7 +337,7 @@
   };
 
   const ENTRY = {running: "running", waiting: "waiting", done: "done", failed: "failed", cancelled: "stopped", interrupted: "interrupted"};
-  const TASKS = {probe: "try of two batches", train: "training", generate: "images", prepare: "preparing", caption: "captions", tool: "tool", class_images: "drawing"};
+  const TASKS = {probe: "test of two batches", train: "training", generate: "images", prepare: "preparing", caption: "captions", tool: "tool", class_images: "regularization images"};
   atelier.parts.queue = (data) => {
     if (!begun()) return;
     const waiting = data.entries.filter((entry) => entry.state === "waiting");
@@ -352,16 +352,16 @@
         entry.run && entry.task === "train" ? h("a", {href: `#Monitor/${encodeURIComponent(entry.run)}`}, atelier.parted(entry.title)) : h("span", {class: "title"}, atelier.parted(entry.title)),
         h("span", {class: "hint"}, [TASKS[entry.task] || entry.task, entry.message].filter(Boolean).join(": ")),
         h("span", {class: "grow"}),
-        h("span", {class: "slots"}, slot(entry.continuable, "Continue", `Continue ${entry.title}`, "continue", {run: entry.run}),
+        h("span", {class: "slots"}, slot(entry.continuable, "Resume training", `Resume training ${entry.title}`, "continue", {run: entry.run}),
           slot(place >= 0, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
           slot(place >= 0, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting.length - 1),
           slot(place >= 0, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
           slot(entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id})));
-    }) : [h("li", {class: "none"}, "Nothing waits.")]));
-    text(byId("queue-words"), data.paused ? "Paused: waiting jobs do not begin." : waiting.length ? `${waiting.length} waiting` : "");
+    }) : [h("li", {class: "none"}, "The queue is empty.")]));
+    text(byId("queue-words"), data.paused ? "Paused: waiting jobs do not start." : waiting.length ? `${waiting.length} waiting` : "");
     byId("queue-words").classList.toggle("warning", data.paused);
     const pause = byId("queue-pause");
-    text(pause, data.paused ? "Resume the queue" : "Pause the queue");
+    text(pause, data.paused ? "Resume queue" : "Pause queue");
     pause.dataset.name = data.paused ? "resume_queue" : "pause_queue";
     pause.disabled = false;
     atelier.slot(pause, data.paused || waiting.length > 0);

@@ -114,7 +114,7 @@ SAID: dict[str, Callable[..., Any]] = {
     r"with (\d+) images and (\d+) of them, (\d+) views an epoch, and all have been shown after (\d+) epochs": (
         lambda a, b, c, d: (regularized(a, b), (c, d))
     ),
-    r"A share of (0\.\d+) of (\d+) images holds out (\d+)": lambda a, b, c: (held(a, b), c),
+    r"A split of (0\.\d+) of (\d+) images holds out (\d+)": lambda a, b, c: (held(a, b), c),
     r"(\d+) x (\d+) pixels are (\d+) x (\d+) of them": (
         lambda a, b, c, d: ((a // LATENT_PIXELS, b // LATENT_PIXELS), (c, d))
     ),

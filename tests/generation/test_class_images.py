@@ -176,7 +176,7 @@ def test_several_at_once_that_do_not_fit_are_drawn_one_by_one(workspace, dataset
         job, workspace, store=store, on_event=lambda kind, **facts: said.append(facts.get("text", ""))
     )
     assert len(made) == 3 and any("one by one" in text for text in said)
-    assert "The regularization images lie in" in said[-1]
+    assert "The regularization images are in" in said[-1]
 
 
 # ---- the plan
@@ -282,7 +282,7 @@ def test_the_command_checks_first_and_then_makes_them(dataset, tmp_path, capsys)
     ]
     words += ["--class_images.folder", str(folder), "--class_images.number", "2", "--class_images.steps", "1"]
     words = ["class_images", *words, "--outputs", str(outputs), "--device", "cpu"]
-    assert main(words) == 2 and "No class is given" in capsys.readouterr().err
+    assert main(words) == 2 and "class_images.class_word" in capsys.readouterr().err
     words += ["--class_images.class_word", "fox"]
     assert main([*words, "--check"]) == 0 and "2 of 64 x 64" in capsys.readouterr().out
     assert not folder.exists()

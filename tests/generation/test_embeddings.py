@@ -156,9 +156,8 @@ def test_a_job_draws_with_embeddings_of_runs_and_of_the_models_folder_and_its_im
     again = run_generate(record.job.model_copy(update={"model": job_of().model}), workspace, store=store)
     assert np.array_equal(pixels(again[0]), pixels(plain))
     draw(prompt="zunkels", embeddings=["zunkel"])
-    assert [facts["text"] for kind, facts in said if kind == "log"] == [
-        "No prompt holds the word 'zunkel', so its embedding does nothing"
-    ]
+    (text,) = [facts["text"] for kind, facts in said if kind == "log"]
+    assert "'zunkel'" in text and "no effect" in text
 
 
 def test_files_that_do_not_fit_are_refused_together_before_anything_loads(workspace, tmp_path):
@@ -241,8 +240,8 @@ def test_the_command_line_draws_with_embeddings_and_refuses_what_is_not_there(tm
     words += ["--prompt", "a zunkel"]
     assert main([*words, "--embedding", str(one), "--embedding", f"brabol={one}"]) == 0
     said = "".join(capsys.readouterr())
-    assert "No prompt holds the word 'brabol'" in said and "'zunkel'" not in said
+    assert "'brabol'" in said and "'zunkel'" not in said
     [path] = (tmp_path / "out" / "images").rglob("*.png")
     assert read_image_metadata(path).job.generate.embeddings == ["zunkel.pt", "brabol=zunkel.pt"]
     assert main([*words, "--embedding", "nowhere", "--check"]) == 2
-    assert "There is no embedding 'nowhere'" in capsys.readouterr().err
+    assert "The embedding 'nowhere' does not exist" in capsys.readouterr().err

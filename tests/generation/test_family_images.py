@@ -15,6 +15,7 @@ from core.generation.pipeline import decode_pixels, denoise, draw, encode_prompt
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.record.workspace import PROJECT
 from core.settings.generate import LoraUse
+from tests.lora_layers import layers_of
 from tests.models import tiny_folder
 from tests.refusals import refused
 
@@ -124,9 +125,10 @@ def test_an_export_for_diffusers_comes_back_as_the_same_lora(model, tmp_path):
     again = load_lora(tmp_path / "peft.safetensors")
     if model.name == "sdxl":  # a tiny SD 2's names and sizes are SD 1's
         assert again.family == "sdxl"
-    assert set(again.modules) == set(lora.modules)
-    for name, module in lora.modules.items():
-        other = again.modules[name]
+    before, after = layers_of(lora), layers_of(again)
+    assert set(after) == set(before)
+    for name, module in before.items():
+        other = after[name]
         assert torch.equal(module.down, other.down) and torch.allclose(module.up * module.scale, other.up * other.scale)
 
 

@@ -197,7 +197,7 @@ def test_the_8_bit_ones_of_a_graphics_card_are_said_before_the_start():
     only = [entry.name for entry in catalog().values() if entry.only_on]
     assert only == ["bitsandbytes.optim.AdEMAMix32bit", "bitsandbytes.optim.PagedAdEMAMix32bit"]
     (problem,) = device_problems(OptimizerSettings(optimizer_type=only[0]), "cpu")
-    assert "cuda only" in problem.what and problem.level == "error"
+    assert (problem.code, problem.level) == ("optimizer.other-device", "error") and "cuda" in problem.what
     assert device_problems(OptimizerSettings(optimizer_type=only[0]), "cuda:1") == []
     assert device_problems(OptimizerSettings(optimizer_type="AdamW8bit"), "cpu") == []
 

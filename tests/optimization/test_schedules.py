@@ -301,7 +301,7 @@ def test_rates_are_scaled_by_the_batch_that_folders_have_of_their_own():
     folders = [{"folder": "a", "train_batch_size": 2}, {"folder": "b", "train_batch_size": 4}, held_out]
     job = build(TrainJob, {"optimizer": {"learning_rate": 1e-4, "scale_lr": True}, "dataset": {"sources": folders}})
     assert effective_rates(job) == approx({"unet": 4e-4}) and scale_factor(job, 2) == 8
-    assert scale_sentence(job) == "Trained rate 0.0001 x a batch of 4 = 0.0004"
+    assert scale_sentence(job) == "Learning rate 0.0001 x batch size 4 = 0.0004"
 
 
 def test_a_schedule_free_optimizer_keeps_its_rate_whatever_the_curve_says():

@@ -37,8 +37,9 @@ def test_a_regular_file_is_opened_and_read(tmp_path: Path) -> None:
     with open_regular(file) as handle:
         assert handle.read() == b"12345"
     assert read_regular(file, 5) == b"12345" and check_regular(file).st_size == 5
-    with refused("file.too-large"):
+    with pytest.raises(ProblemsError) as refused:
         read_regular(file, 4)
+    assert refused.value.codes == ["file.too-large"]
 
 
 @posix

@@ -6,7 +6,7 @@ import pytest
 
 from core.record import machine
 from core.record.problems import ProblemsError
-from core.record.space import RESERVE, require_space, size_words
+from core.record.space import RESERVE, require_space
 
 UNITS = {"MB": 1e6, "GB": 1e9}
 
@@ -34,10 +34,3 @@ def test_a_refusal_names_what_it_takes_the_reserve_and_what_is_free_and_they_add
 def test_what_fits_with_the_reserve_is_not_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "free_disk", lambda folder: 5_000_000 + RESERVE)
     require_space(tmp_path / "not there yet", 5_000_000, "Unpacking", "")
-
-
-@pytest.mark.parametrize(
-    ("count", "words"), [(0, "0 MB"), (1, "1 MB"), (850e6, "850 MB"), (999.9e6, "1.0 GB"), (4_265_146_304, "4.3 GB")]
-)
-def test_sizes_in_words(count, words):
-    assert size_words(count) == words

@@ -125,7 +125,7 @@ class FakeEngine:
             return self.beside.cancel(entry_id)
         entry = next((entry for entry in self.queue() if entry.id == entry_id), None)
         if entry is None:
-            raise ProblemsError.one("This job is no longer in the queue", entry_id, "look at the list again")
+            raise ProblemsError.one("This job is no longer in the queue", entry_id, "check the list")
         if entry.state == "waiting":
             self._change(entry_id, state="cancelled")
         elif entry.state == "running":

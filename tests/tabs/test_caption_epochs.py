@@ -95,8 +95,8 @@ def test_old_encodings_are_rewritten_at_once_and_put_back_byte_for_byte(desk, tm
     wait_until(lambda: not desk.reading.busy)
     assert (tmp_path / "set" / "0.txt").read_bytes().decode("utf-8").strip() == "Füchse, rot"
     tally = desk.answer({"act": "shelf"})["tally"]
-    assert "Rewrite" not in tally and "Undo the rewriting of 2 captions" in tally
-    assert desk.answer({"act": "utf8_back"})["said"] == "As they were: 2 captions"
+    assert "Rewrite" not in tally and "Undo rewriting 2 captions" in tally
+    assert desk.answer({"act": "utf8_back"})["said"] == "Restored: 2 captions"
     wait_until(lambda: not desk.reading.busy)
     assert {name: (tmp_path / "set" / name).read_bytes() for name in old} == old
     assert "Undo the rewriting" not in desk.answer({"act": "shelf"})["tally"]

@@ -84,7 +84,7 @@ def test_the_first_image_is_open_with_its_caption_and_its_neighbors_are_here(des
         and "1 of 4" in window.item["stage"]
         and "From <code>ant.txt</code>" in window.item["notes"]
     )
-    assert "3 images with a caption of their own, 1 without" in window.shelf["tally"]
+    assert "3 images with a caption file, 1 without" in window.shelf["tally"]
     assert window.shelf["list"].count('aria-current="true"') == 1 and "2 of 75 tokens" in window.item["meter"]
     assert [window.items[key]["disk"] for key in window.shelf["chain"]] == ["a ant", "a bee", "a cat", "set"]
     assert window.shelf["ring"] and window.shelf["at"] == 0
@@ -193,7 +193,7 @@ def test_looking_around_writes_nothing(desk, folder):
 def test_the_folders_words_are_named_and_saving_writes_a_file(desk, folder):
     window = Window(desk)
     window.go(-1)
-    assert window.box == "set" and "these are the folder" in window.item["notes"]
+    assert window.box == "set" and "class tokens" in window.item["notes"]
     assert not window.save()["wrote"] and window.save(always=True)["wrote"]
     window.ask("shelf")
     assert text(folder, "dog") == "set" and "without" not in window.shelf["tally"]
@@ -236,7 +236,7 @@ def test_the_list_is_filtered_by_kind_and_by_words(folder):
     window.ask("find", value="A CAT")
     assert "cat.png" in window.shelf["list"] and "ant.png" not in window.shelf["list"]
     window.ask("find", value=HOSTILE)
-    assert "<img src=x" not in window.shelf["list"] and "None of these." in window.shelf["list"]
+    assert "<img src=x" not in window.shelf["list"] and "No matches." in window.shelf["list"]
 
 
 def test_made_up_messages_change_nothing(desk, folder):

@@ -39,8 +39,8 @@ def sides(page):
 def test_the_same_measure_is_comparable_and_says_so(sides):
     assert verdict(*sides()) == (
         "A's best validation loss is lower: 0.1210 at step 20 against 0.1344 at step 60; both measured on the same 2 "
-        "held-out images with the same noise at the same timesteps, so comparable. A is lower at 4 of 4 timesteps. "
-        "B's lowest loss is its last: more steps might lower it further."
+        "validation images with the same noise at the same timesteps, so comparable. A is lower at 4 of 4 timesteps. "
+        "B's lowest loss is the last one: more steps might lower it further."
     )
 
 
@@ -58,8 +58,8 @@ def held(**changes):
         ({"about": held(masked=True)}, "measured with and without masks"),
         ({"about": held(path="b/ant.png")}, "measured with other noise (it follows the names of images and folders)"),
         ({"about": dataset(seed=5)}, "measured with other noise (another validation seed)"),
-        ({"settings": {"noise": {"loss_type": "l1"}}}, "measured with a different loss (Loss)"),
-        ({"settings": {"memory": {"latent_draw": "mean"}}}, "measured with a different loss (Draw from the latent)"),
+        ({"settings": {"noise": {"loss_type": "l1"}}}, "measured with a different loss (Loss type)"),
+        ({"settings": {"memory": {"latent_draw": "mean"}}}, "measured with a different loss (Latent sampling)"),
         ({"settings": {"model": {"base_model": "x"}}}, "measured with different base models (Base model)"),
         ({"about": dataset(held=None)}, "what B measured is not recorded"),
         ({"about": None}, "what B measured is not recorded"),
@@ -106,7 +106,7 @@ def test_a_difference_that_the_training_seed_can_make_is_called_chance(sides, lo
         a={"settings": settings(4)}, b={"settings": settings(seed), "validated": [(0, 0.2), (20, loss), (40, 0.2)]}
     )
     words = verdict(a, b)
-    assert "so comparable" in words and ("can be chance here" in words) is said
+    assert "so comparable" in words and ("can be random here" in words) is said
 
 
 @pytest.mark.parametrize(("ways", "said"), [((True, True), False), ((True, False), True), ((False, False), True)])
@@ -115,7 +115,7 @@ def test_what_is_measured_with_the_validation_seed_follows_no_training_seed(side
     settings = [{"schedule": {"max_train_steps": 60, "seed": seed}} for seed in (4, 5)]
     close = {"validated": [(0, 0.2), (20, 0.1207), (40, 0.2)]}
     a, b = sides(a={"settings": settings[0], "about": made[0]}, b={"settings": settings[1], "about": made[1], **close})
-    assert ("can be chance here" in verdict(a, b)) is said
+    assert ("can be random here" in verdict(a, b)) is said
 
 
 def test_order_of_the_images_does_not_matter(sides):
@@ -126,17 +126,17 @@ def test_equal_losses_and_a_best_before_the_first_step_are_said(sides):
     same = [(0, 0.1), (20, 0.15)]
     said = verdict(*sides(a={"validated": same}, b={"validated": same}))
     assert said.startswith("The best validation losses are equal: 0.1000, A at step 0, B at step 0; both measured")
-    assert "A was best before its first step: training did not lower this loss." in said
+    assert "A was best before the first step: training did not lower this loss." in said
 
 
 def test_runs_that_measured_nothing_support_no_choice(sides):
     said = verdict(*sides(a={"validated": []}, b={"validated": []}))
-    assert "do not say which is better" in said and "Compare the samples." in said
+    assert "do not show which is better" in said and "Compare the samples." in said
 
 
 def test_one_run_that_measured_nothing_supports_no_choice(sides):
     said = verdict(*sides(a={"validated": []}))
-    assert said.startswith("Only B measured its loss on held-out images: 0.1344 at step 60 at best. A measured none")
+    assert said.startswith("Only B measured validation loss: 0.1344 at step 60 at best. A measured none")
 
 
 # -- facts, settings, samples
@@ -154,24 +154,24 @@ def test_the_facts_of_both(sides):
     )
     rows = {row.title: (row.a, row.b) for row in fact_rows(a, b)}
     assert rows["Preset"] == ("starter_lora", "–") and rows["Dataset"] == ("glyphs", "–")
-    assert rows["Images that train"] == ("2 images", "3 images")
+    assert rows["Training images"] == ("2 images", "3 images")
     assert rows["In both"] == ("2 images, 2 with the same caption", None)
     assert rows["Steps"] == ("60 of 60", "60 of 60")
     assert rows["Best validation loss"] == ("0.1210 at step 20", "0.1344 at step 60")
-    assert rows["File of that step"] == (
+    assert rows["Checkpoint at that step"] == (
         "one-step00000020.safetensors",
-        "none of that step; nearest two-step00000040.safetensors, step 40",
+        "none at that step; nearest two-step00000040.safetensors, step 40",
     )
     assert rows["Last validation loss"] == ("0.1300 at step 40", "0.1344 at step 60")
     assert rows["Peak memory"] == ("3.0 GB of the GPU", "–")
-    assert rows["Newest file"] == ("2.3 MB, step 60", "2.3 MB, step 40")
+    assert rows["Latest file"] == ("2.3 MB, step 60", "2.3 MB, step 40")
     assert rows["Time"][0] == "1:08"  # 69 lines, a second apart
 
 
 def test_what_neither_run_tells_is_left_out_and_no_file_is_named_that_is_gone(sides):
     a, b = sides(a={"validated": [(0, 0.1)]}, b={"validated": [(20, 0.1)]})
-    assert checkpoint(a) == "the base model itself" and checkpoint(b) == "no file is left"
-    assert not {"Peak memory", "Preset", "Newest file"} & {row.title for row in fact_rows(a, b)}
+    assert checkpoint(a) == "the base model" and checkpoint(b) == "no file left"
+    assert not {"Peak memory", "Preset", "Latest file"} & {row.title for row in fact_rows(a, b)}
 
 
 def test_images_in_both_are_known_by_their_content():
@@ -277,7 +277,7 @@ def test_journals_are_read_beside_and_a_large_one_holds_up_no_answer(page, sides
     found, desk = Comparisons(page), Desk(page)
     first = found.answer(A, B)
     assert first["reading"] and "html" not in first
-    assert desk._main({}).startswith('<p class="hint" role="status">Reading the journals')
+    assert desk._main({}).startswith('<p class="hint" role="status">Loading runs')
     read.set()
     wait_until(lambda: not found.answer(A, B)["reading"])
     assert found.answer(A, B)["html"]["words"]
@@ -306,9 +306,9 @@ def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
     desk = Desk(page)
     shown = desk._main({})
     assert '<td class="num lowest">0.1210 @ 20</td>' in shown and '<td class="num lowest"></td>' in shown
-    assert "Tick two runs to compare them." in shown and 'href="#Runs/' not in shown
+    assert "Select two runs to compare." in shown and 'href="#Runs/' not in shown
     _, place, _, shown, _ = desk.act({}, event("pick", A, "true"))
-    assert "Tick another one" in shown and shown.count(" checked ") == 1
+    assert "Select another run" in shown and shown.count(" checked ") == 1
     _, place, _, shown, _ = desk.act(place, event("pick", B, "true"))
     assert f'href="#Runs/{A}/{B}"' in shown and shown.count(" checked ") == 2
     _, place, _, shown, _ = desk.act(place, event("pick", "20260103-130000_three", "true"))

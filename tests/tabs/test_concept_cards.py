@@ -68,7 +68,7 @@ def test_an_own_setting_is_written_shown_and_emptied_again(desk, name):
         build(TrainJob, {"dataset": {"sources": [{"folder": "a", name: other}]}}).dataset.sources[0].model_dump()[name],
     )
     shown = card(desk)
-    assert "1 setting of its own" in shown and shown.count("is-own") == 1
+    assert "1 setting set here" in shown and shown.count("is-own") == 1
     assert own(desk, name, "") == Source(folder=found.folder)  # and the short form is back
     assert desk.page.project.job.dataset.folder == found.folder
 
@@ -241,7 +241,7 @@ def test_a_tick_after_a_click_sends_what_the_click_had_replaced(desk, tmp_path):
 
 def test_checks_do_not_call_a_dataset_good_while_they_go_on(desk):
     shown = dataset_view.checks(desk.page.project.job, None, (), True)
-    assert "Being checked" in shown and "Nothing to complain about" not in shown
+    assert "Checking" in shown and "Nothing to complain about" not in shown
 
 
 @pytest.mark.parametrize("kind", questions.ASKED)
@@ -320,7 +320,7 @@ def test_the_length_chart_counts_every_caption_once_and_names_the_cut():
     assert sum(bins) == 7 and bins[0] == 2 and bins[1] == 1 and size == 5
     report = report_of(140, {})
     shown = plots.lengths_plot(report)
-    assert f"{sum(n > 75 for n in range(140))} captions cut at 75" in shown
+    assert f"{sum(n > 75 for n in range(140))} captions truncated at 75" in shown
     assert shown.count("column cut") == sum(place * 5 > 75 for place in range(28))
 
 
@@ -334,7 +334,7 @@ def test_views_by_folder_are_shares_of_the_whole():
 
 
 def test_rare_words_are_proposed_and_one_is_taken(desk):
-    assert ">Less</button>" in card(desk) and ">Propose rare words</button>" in card(desk)
+    assert ">Less</button>" in card(desk) and ">Suggest rare words</button>" in card(desk)
     desk.act(event("propose", "0"))
     first = desk._proposed[0][1]
     assert len(first) == 6 and f'data-arg="0:{first[0]}"' in desk._render()[CARDS]
@@ -362,14 +362,14 @@ def test_copies_are_put_away_and_put_back_from_the_page(desk, tmp_path):
     choose(desk, tmp_path / "set")
     finding = next(each for each in desk.reading.findings if each.kind == "copy")
     shown = desk.clinic.html(entries_of(desk.page.project.job))
-    assert "Put 1 away" in shown and shown.count('class="seen goes"') == 1
+    assert "Move 1 to trash" in shown and shown.count('class="seen goes"') == 1
     desk.act(event("away", finding.id))
     wait_until(lambda: not desk.reading.busy)
     assert len(list((tmp_path / "set").glob("*.png"))) == 3 and desk.reading.report.trained == 3
     desk.act(event("away", finding.id))  # a double click: nothing is wrong
     assert not [each for each in desk.reading.findings if each.kind == "copy"]
     away = desk.clinic.away(entries_of(desk.page.project.job))
-    assert "1 image put away" in desk.clinic.html(entries_of(desk.page.project.job)) and len(away) == 1
+    assert "1 image removed" in desk.clinic.html(entries_of(desk.page.project.job)) and len(away) == 1
     desk.act(event("back", away[0].token))
     wait_until(lambda: not desk.reading.busy)
     assert (tmp_path / "set" / "copy.txt").read_text() == "a copy" and desk.reading.report.trained == 4

@@ -50,8 +50,9 @@ def test_no_message_and_no_markup_holds_a_key(page):
 def test_a_shared_page_has_no_field_and_takes_no_key(page):
     page.shared = True
     assert "<input" not in keys.card(True)
-    with pytest.raises(ProblemsError, match="open to others"):
+    with pytest.raises(ProblemsError) as refused:
         keys.keep(page, {"key": "wandb_api_key", "value": KEY}, Browser(""))
+    assert refused.value.codes == ["keys.shared-page"]
     assert secrets.secret("wandb_api_key") is None
 
 

@@ -235,9 +235,9 @@ def test_a_file_that_another_program_changed_is_asked_about_also_after_moving_on
     assert on_disk(folder, 0) == "from elsewhere" and box(tab).input_value() == "caption 1"
     tab.reload()  # nor is it lost by a refresh
     unsaved.get_by_role("button", name="000.png").click()
-    expect(tab.locator("#cap-state")).to_contain_text("There it is: from elsewhere")
+    expect(tab.locator("#cap-state")).to_contain_text("Its version: from elsewhere")
     expect(box(tab)).to_have_value("caption 0 mine")
-    tab.get_by_role("button", name="Keep what stands here").click()
+    tab.get_by_role("button", name="Keep mine").click()
     wait_until(lambda: on_disk(folder, 0) == "caption 0 mine")
     expect(unsaved).to_be_hidden()
     tab.get_by_role("button", name="Undo").click()

@@ -59,10 +59,10 @@ def test_two_runs_are_chosen_by_keyboard_compared_and_a_refresh_shows_the_same(w
     expect(tab.locator("table.runs tbody tr").filter(has_text="quick")).to_contain_text("0.1200 @ 40")
     tick(tab, "quick").focus()
     tab.keyboard.press("Space")
-    expect(tab.locator(".picks-line")).to_contain_text("Tick another one")
+    expect(tab.locator(".picks-line")).to_contain_text("Select another run")
     expect(tick(tab, "quick")).to_be_focused()
     tick(tab, "slow").press("Space")
-    tab.get_by_role("link", name="Compare both").press("Enter")
+    tab.get_by_role("link", name="Compare").press("Enter")
     verdict = tab.locator("#compare .verdict")
     expect(verdict).to_contain_text("A's best validation loss is lower: 0.1200 at step 40 against 0.1344 at step 160;")
     expect(verdict).to_contain_text("so comparable")
@@ -108,7 +108,7 @@ def test_another_run_takes_a_place_both_are_swapped_and_the_table_comes_back(win
     expect(verdict).to_contain_text("B's best validation loss is lower: 0.1200")
     tab.get_by_label("Run A", exact=True).focus()
     tab.get_by_label("Run A", exact=True).select_option(C)
-    expect(verdict).to_contain_text("Only B measured its loss on held-out images: 0.1200 at step 40 at best")
+    expect(verdict).to_contain_text("Only B measured validation loss: 0.1200 at step 40 at best")
     expect(tab.get_by_label("Run A", exact=True)).to_be_focused()
     assert tab.evaluate("location.hash") == f"#Runs/{C}/{A}"
     tab.go_back()
@@ -127,7 +127,7 @@ def test_the_address_is_kept_also_after_a_script_has_put_another_one_there_and_l
     tab.evaluate("history.replaceState(null, '', location.pathname)")
     tab.wait_for_function(f"location.hash === '#Runs/{A}/{B}'")
     tab.evaluate(f"() => {{ location.hash = 'Runs/{C}/{A}'; atelier.keepAddress(); }}")  # before the event of the first
-    expect(tab.locator("#compare .verdict")).to_contain_text("Only B measured its loss on held-out images")
+    expect(tab.locator("#compare .verdict")).to_contain_text("Only B measured validation loss")
     assert tab.evaluate("location.hash") == f"#Runs/{C}/{A}"
     tab.get_by_role("tab", name="Monitor", exact=True).click()
     tab.wait_for_function("location.hash.startsWith('#Monitor')")

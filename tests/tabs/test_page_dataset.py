@@ -45,7 +45,7 @@ def test_a_card_is_unfolded_changed_and_emptied(window, served, folder):
     field.fill("160")
     field.press("Tab")
     card.get_by_role("combobox", name="Mirror by chance").select_option("on")
-    expect(card).to_contain_text("2 settings of its own: Resolution 160, Mirror by chance on")
+    expect(card).to_contain_text("2 settings set here: Resolution 160, Mirror by chance on")
     sizes = card.get_by_role("textbox", name="Further resolutions (pixels)")
     sizes.fill("96\n96 x 128")
     sizes.blur()
@@ -56,8 +56,8 @@ def test_a_card_is_unfolded_changed_and_emptied(window, served, folder):
     field.blur()
     expect(tab.locator("#said")).to_contain_text("Resolution is 'large'")
     expect(field).to_have_value("160")
-    card.get_by_role("button", name="All as for all").click()
-    expect(card).to_contain_text("as for all folders")
+    card.get_by_role("button", name="Use common settings").click()
+    expect(card).to_contain_text("same as all folders")
     expect(sizes).to_have_value("")
     assert served.page.project.job.dataset.folder == str(folder)
 
@@ -86,7 +86,7 @@ def test_train_leads_to_the_cards_words_are_proposed_and_an_image_is_held_out(wi
     tab.locator("#group-dataset").get_by_role("button", name="Open Dataset").click()
     card = tab.locator("#ds-sources .concept").first
     expect(card).to_be_visible()
-    card.get_by_role("button", name="Propose rare words").click()
+    card.get_by_role("button", name="Suggest rare words").click()
     card.get_by_role("button", name="Use").first.click()
     expect(card).to_contain_text("is 1 token")
     assert (
@@ -111,7 +111,7 @@ def test_questions_are_answered_and_copies_put_away_and_back(window, served, fol
     tab.evaluate(WATCH, ["#ds-main", "#ds-grid", "#ds-sources", "#ds-questions", *asked])
     questions.get_by_role("button", name="Both, joined").click()
     expect(questions.locator("[aria-pressed=true]")).to_contain_text("Both, joined")
-    questions.get_by_role("button", name="Leave them out of training").click()
+    questions.get_by_role("button", name="Mask them out").click()
     expect(questions).to_contain_text("Decided")
     wait_until(lambda: not served.page.reading.busy)
     tab.wait_for_timeout(1200)
@@ -122,11 +122,11 @@ def test_questions_are_answered_and_copies_put_away_and_back(window, served, fol
     assert served.page.project.job.captions.sidecars == "joined" and served.page.project.job.dataset.alpha_mask
     doctor = tab.locator("#ds-doctor")
     finding = doctor.locator(".finding", has_text="The same image more than once")
-    finding.get_by_role("button", name="Put 1 away").click()
-    expect(doctor).to_contain_text("1 image put away")
+    finding.get_by_role("button", name="Move 1 to trash").click()
+    expect(doctor).to_contain_text("1 image removed")
     expect(tab.locator("#ds-sources .counted").first).to_contain_text("4 images")
     assert not (folder / "copy.png").exists()
-    doctor.get_by_role("button", name="Put back").click()
+    doctor.get_by_role("button", name="Restore").click()
     expect(tab.locator("#ds-sources .counted").first).to_contain_text("5 images")
     assert (folder / "copy.png").exists()
 

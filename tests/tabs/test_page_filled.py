@@ -94,7 +94,7 @@ def test_axe_finds_nothing_on_a_run_of_any_state_nor_on_two_that_are_compared(wi
         tab.locator("#runs-main").get_by_role("button", name="All runs").click()
     for title in ("fox, done", "fox_again"):
         tab.get_by_role("checkbox", name=f"Compare {title}").check()
-    both = tab.get_by_role("link", name="Compare both")
+    both = tab.get_by_role("link", name="Compare")
     expect(both).to_be_visible()
     look(tab, "two runs are ticked", "#runs-main")
     both.press("Enter")
@@ -188,7 +188,7 @@ def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window, scr
     delete = tab.get_by_role("button", name="Delete", exact=True)
     for leave in ("Enter", "Escape"):
         delete.press("Enter")
-        expect(tab.get_by_role("alertdialog").get_by_role("button", name="Keep it")).to_be_focused()
+        expect(tab.get_by_role("alertdialog").get_by_role("button", name="Keep")).to_be_focused()
         look(tab, "Delete this run?", "#runs-main")
         tab.keyboard.press(leave)
         expect(delete).to_be_focused()
@@ -198,7 +198,7 @@ def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window, scr
     go(tab, "Tools", MARKS["Tools"])
     delete = tab.get_by_role("button", name="Delete for good: Deleted runs")
     delete.press("Enter")
-    expect(tab.locator("#tools-disk").get_by_role("button", name="Keep it")).to_be_focused()
+    expect(tab.locator("#tools-disk").get_by_role("button", name="Keep")).to_be_focused()
     look(tab, "Delete for good", "#tools-disk")
     tab.keyboard.press("Enter")
     expect(delete).to_be_focused()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 from test_page_train import box, field, server_value, unfold, until
+
+from tabs.project import FIELDS
+
+COMPILE, DEEPSPEED = (FIELDS[path].title for path in ("memory.torch_compile", "sharding.deepspeed"))
 
 
 def choose(tab, path: str, words: str) -> None:
@@ -15,7 +21,7 @@ def choose(tab, path: str, words: str) -> None:
 def test_the_method_decides_what_the_form_shows(visit, served):
     window = visit()
     tab = window.open()
-    expect(tab.locator("#group-embedding .group-summary")).to_have_text("not used: no new word is trained")
+    expect(tab.locator("#group-embedding")).to_have_class(re.compile("is-idle"))
     expect(field(tab, "embedding.token_string")).to_be_hidden()
     unfold(tab, "method")
     expect(field(tab, "method.ema_decay")).to_be_hidden()
@@ -23,10 +29,10 @@ def test_the_method_decides_what_the_form_shows(visit, served):
     expect(field(tab, "method.ema_decay")).to_be_visible()
     choose(tab, "method.kind", "Textual inversion")
     expect(box(tab, "embedding.token_string")).to_be_visible()
-    expect(tab.locator("#method-needs")).to_contain_text("Write the new word")
-    expect(tab.locator("#group-network .group-summary")).to_contain_text("not used: a word is trained")
-    expect(tab.locator("#preflight-verdict")).to_contain_text("to fix")
-    expect(tab.locator("#group-sharding .group-summary")).to_have_text("off: each card holds everything")
+    expect(tab.locator("#method-needs")).to_be_visible()
+    expect(tab.locator("#group-network")).to_have_class(re.compile("is-idle"))
+    expect(tab.locator("#preflight-verdict")).to_have_attribute("data-state", "bad")
+    expect(tab.locator("#group-sharding .group-summary")).to_have_text("off")
     unfold(tab, "sharding")
     expect(field(tab, "sharding.deepspeed")).to_be_visible()
     expect(field(tab, "sharding.zero_stage")).to_be_hidden()
@@ -34,8 +40,7 @@ def test_the_method_decides_what_the_form_shows(visit, served):
     tab.keyboard.press("Tab")
     expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
     choose(tab, "method.kind", "DreamBooth")
-    expect(tab.locator("#method-needs")).to_contain_text("Without regularization images")
-    tab.locator("#method-needs").get_by_role("button", name="What keeps the class").click()
+    tab.locator("#method-needs").get_by_role("button", name="Prior preservation").click()
     expect(field(tab, "method.prior")).to_be_in_viewport()
     assert window.errors == []
 
@@ -66,11 +71,11 @@ def test_a_problem_of_two_fields_leads_to_both(visit, served):
         served.page.project.edit(path, True)
     tab = visit().open()
     links = tab.locator("#preflight-problems").get_by_role("button")
-    links.filter(has_text="Compile the U-Net").first.click()
+    links.filter(has_text=COMPILE).first.click()
     expect(field(tab, "memory.torch_compile")).to_be_in_viewport()
-    links.filter(has_text="Share what trains").first.click()
+    links.filter(has_text=DEEPSPEED).first.click()
     expect(field(tab, "sharding.deepspeed")).to_be_in_viewport()
-    links.filter(has_text="Compile the U-Net").first.click()
+    links.filter(has_text=COMPILE).first.click()
     tab.evaluate("setTimeout(() => scrollTo(0, 0), 300)")  # as parts do that are still being built
     tab.wait_for_timeout(400)
     expect(field(tab, "memory.torch_compile")).to_be_in_viewport()
@@ -86,9 +91,9 @@ def test_an_optimizer_is_found_by_typing_and_its_recipe_is_one_click(visit, serv
     box.click()
     tab.keyboard.press("Control+A")
     tab.keyboard.type("prodigyo")
-    tab.get_by_role("option", name="Prodigy (prodigyopt, finds the rate itself)").click()
+    tab.get_by_role("option", name="Prodigy (prodigyopt, sets its own learning rate)").click()
     assert until(lambda: server_value(served, "optimizer.optimizer_type") == "Prodigy")
-    tab.get_by_role("button", name="Prodigy at rate 1").click()
+    tab.locator(".recipe button").first.click()
     assert until(lambda: server_value(served, "optimizer.learning_rate") == 1)
     expect(tab.locator(".recipe")).to_have_count(0)
     tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
@@ -106,8 +111,8 @@ def test_the_sketch_of_the_rate_follows_the_form_and_a_decimal_comma_becomes_a_p
     box(tab, "schedule.lr_warmup_steps").fill("50%")
     tab.keyboard.press("Tab")
     expect(line).not_to_have_attribute("d", before)
-    choose(tab, "schedule.lr_scheduler", "in steps")
-    expect(tab.locator("#sketch-about")).to_have_text("The curve is drawn once its settings fit together.")
+    choose(tab, "schedule.lr_scheduler", FIELDS["schedule.lr_scheduler"].labels["piecewise_constant"])
+    expect(tab.locator("#sketch-about")).to_have_text("The schedule is shown once its settings are valid.")
     unfold(tab, "optimizer", more=True)
     box(tab, "optimizer.learning_rate").fill("0,0003")
     tab.keyboard.press("Tab")
@@ -123,7 +128,7 @@ def test_the_sketch_of_the_rate_follows_the_form_and_a_decimal_comma_becomes_a_p
 def test_the_slider_is_moved_by_keys(visit, served):
     tab = visit().open()
     slider = tab.locator("#forecast-slider")
-    expect(tab.locator("#forecast-level")).to_have_text("as usual")
+    expect(tab.locator("#forecast-level")).to_have_text("default")
     slider.focus()
     tab.keyboard.press("ArrowRight")
     assert until(lambda: server_value(served, "memory.gradient_checkpointing") is True)

@@ -225,9 +225,9 @@ def test_a_guest_browses_only_open_folders(guest, tmp_path):
     from tabs.models import browse
 
     shown = guest.models.parts("Train", {"wants": {"files": str(tmp_path)}})["browse"]
-    assert "not open" in shown["reason"] and str(tmp_path) != shown["folder"]
+    assert "not accessible" in shown["reason"] and str(tmp_path) != shown["folder"]
     assert browse(guest, "")["parent"] == ""
-    with pytest.raises(ProblemsError, match="not open"):
+    with pytest.raises(ProblemsError, match="not accessible"):
         guest.models.choose({"use": "base_model", "about": "/etc/passwd"}, guest.browsers.of("x"), None)
 
 

@@ -26,7 +26,7 @@ def test_a_started_run_is_watched_paused_resumed_stopped_and_survives_a_refresh(
     expect(tab.get_by_role("button", name="Resume", exact=True)).to_be_visible()
     expect(tab.get_by_role("button", name="Pause", exact=True)).to_be_disabled()
     step = tab.locator("#run-step").inner_text()
-    expect(tab.locator("#run-stage")).to_have_text("Resume goes on from here.")
+    expect(tab.locator("#run-stage")).to_have_text("Resume continues from here.")
     samples = tab.locator("table.samples thead th").count()
     tab.get_by_role("button", name="Sample now").click()
     expect(tab.locator("table.samples thead th")).not_to_have_count(samples)
@@ -43,7 +43,7 @@ def test_a_started_run_is_watched_paused_resumed_stopped_and_survives_a_refresh(
     tab.get_by_role("button", name="Stop and save").click()
     expect(tab.locator("#run-state")).to_have_text("stopped and saved")
     expect(tab.locator("#run-stage")).to_contain_text("Continue goes on from there.")
-    expect(tab.get_by_role("button", name="Continue", exact=True)).to_be_visible()
+    expect(tab.get_by_role("button", name="Resume training", exact=True)).to_be_visible()
     assert window.errors == [] and window.outside == []
 
 
@@ -104,7 +104,7 @@ def test_the_queue_is_reordered_and_cancelled_in_the_page(visit, served):
     waiting = [entry.title for entry in served.engine.queue() if entry.state == "waiting"]
     assert waiting == ["three", "two"]
     expect(tab.locator("#queue-words")).to_contain_text("Paused")
-    tab.get_by_role("button", name="Resume the queue").click()
+    tab.get_by_role("button", name="Resume queue").click()
     expect(tab.locator("#run-title")).to_have_text("three")
 
 
@@ -170,7 +170,7 @@ def test_validation_worst_images_and_norms_are_shown(visit, served):
     window = visit()
     tab = window.open()
     tab.locator("#start").click()
-    expect(tab.locator("#loss-gap")).to_contain_text("on 3 held-out images")
+    expect(tab.locator("#loss-gap")).to_contain_text("on 3 validation images")
     expect(tab.locator("#loss-gap")).to_contain_text("Gap 0.0")
     tab.locator("#watch > summary").click()
     rows = tab.locator("#watch-images tbody tr")

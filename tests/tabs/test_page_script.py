@@ -207,7 +207,7 @@ def runs(tab) -> None:
     expect(tab.locator(".line-up").first).to_contain_text("b-foreign")
     for box in tab.locator("table.runs input[type=checkbox]").all():
         box.click()
-    tab.get_by_role("link", name="Compare both").click()
+    tab.get_by_role("link", name="Compare").click()
     expect(tab.locator("#compare")).to_contain_text("b-foreign")
     hover_all(tab, "#compare svg, #compare img", 4)
     tab.go_back()

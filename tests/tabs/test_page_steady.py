@@ -121,7 +121,7 @@ def test_the_actions_of_a_run_keep_their_places_in_every_state(visit, served):
         if action:
             expect(tab.get_by_role("button", name=action, exact=True)).to_be_enabled()
         else:
-            expect(tab.get_by_role("button", name="Continue", exact=True)).to_be_enabled()
+            expect(tab.get_by_role("button", name="Resume training", exact=True)).to_be_enabled()
         seen.append(tab.evaluate(PLACES, "#run-actions > *, #header-stop, #theme-toggle"))
         for button in tab.locator("#run-actions button:disabled").all():
             assert button.get_attribute("title"), "a button that does nothing says why"

@@ -74,7 +74,7 @@ def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
     expect(tab.locator("#group-network .group-count")).to_have_text("1 changed")
     tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
     expect(tab.locator("#group-network .group-count")).to_have_text("")
-    field(tab, "network.rank").get_by_role("button", name=f"Put back {preset_rank}").click()
+    field(tab, "network.rank").get_by_role("button", name=f"Restore {preset_rank}").click()
     expect(box(tab, "network.rank")).to_have_value(str(preset_rank))
     expect(field(tab, "network.rank").get_by_text("Changed")).to_have_count(0)
     assert server_value(served, "network.rank") == preset_rank
@@ -102,7 +102,7 @@ def test_a_bad_value_is_said_at_the_field_applied_nowhere_and_blocks_start_which
     assert server_value(served, "optimizer.learning_rate") == before
     tab.locator("#start").click()
     said = tab.locator("#said.error")
-    expect(said).to_contain_text("2 things to fix first")
+    expect(said).to_contain_text("Fix 2 problems to start")
     expect(said).to_contain_text("'quick'")
     assert len(served.engine.queue()) == jobs
     tab.reload()
@@ -343,7 +343,7 @@ def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit
     field(tab, "dataset.folder").locator("input").fill(str(tmp_path / "mira"))
     tab.keyboard.press("Tab")
     card = tab.locator("#setup-card")
-    expect(card.get_by_role("button", name="Set up")).to_be_visible()
+    expect(card.get_by_role("button", name="Apply")).to_be_visible()
     expect(tab.locator("#preflight-problems")).to_contain_text("starter")
     expect(tab.locator(".crop-box")).to_have_count(5)
     shapes = tab.evaluate(
@@ -353,13 +353,13 @@ def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit
         abs(shown - wanted) < 0.1 for shown, wanted in shapes
     )
     before = served.page.project.job
-    card.get_by_role("button", name="Set up").click()
+    card.get_by_role("button", name="Apply").click()
     expect(box(tab, "saving.output_name")).to_have_value("mira")
     expect(box(tab, "samples.sample_prompts")).to_have_value(re.compile("mira on day"))
     tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
     expect(box(tab, "saving.output_name")).to_have_value(before.saving.output_name)
     assert served.page.project.job == before
-    card.get_by_role("button", name="Keep as it is").click()
+    card.get_by_role("button", name="Keep current settings").click()
     expect(card).to_be_hidden()
     assert served.page.project.job == before
     tab.get_by_role("tab", name="Dataset").click()
@@ -367,7 +367,7 @@ def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit
     expect(tab.locator("#ds-setup").get_by_role("button")).to_have_count(0)
     served.page.project.keep("Dataset", {})
     tab.locator("#ds-again").click()
-    tab.locator("#ds-setup").get_by_role("button", name="Set up").click()
+    tab.locator("#ds-setup").get_by_role("button", name="Apply").click()
     until(lambda: served.page.project.job.saving.output_name == "mira")
     assert served.page.project.job.saving.output_name == "mira"
     assert window.errors == [] and window.outside == []
@@ -391,5 +391,5 @@ def test_a_recipe_shows_what_it_sets_and_leaves_the_users_own_choices(visit, ser
     assert project.job.dataset.resolution == 512 and project.job.network.rank == 8
     tab.locator("#recipe-sets").get_by_role("button", name="Gradient checkpointing").click()
     expect(field(tab, "memory.gradient_checkpointing")).to_be_visible()
-    tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
+    tab.evaluate("atelier.act('undo')")
     expect(tab.locator("#recipe")).to_be_hidden()

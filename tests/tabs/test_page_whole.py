@@ -108,7 +108,7 @@ def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
         page.get_by_text("24 of 24 images will train").first.wait_for()
         fill(page, "samples.sample_prompts", "a fox, glyph style")
         fill(page, "schedule.max_train_steps", str(STEPS))
-        page.get_by_role("button", name="Start", exact=True).click()
+        page.locator("#start").click()
         page.get_by_text(re.compile(rf"step \d+ of {STEPS}")).first.wait_for()
         page.get_by_role("button", name="Pause", exact=True).click()  # a slow page must not miss the run
         page.get_by_role("button", name="Resume", exact=True).wait_for()
@@ -129,7 +129,7 @@ def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
         page = visit(chromium, server)
         tab(page, "Monitor")
         page.get_by_text("interrupted").first.wait_for()
-        page.get_by_role("button", name="Continue").first.click()
+        page.get_by_role("button", name="Resume training").first.click()
         server.wait_for_step(min(killed_at + 1, STEPS))
         page.get_by_text("done", exact=True).first.wait_for()
         assert list_runs(tmp_path / "outputs" / "runs")[0].checkpoints.joinpath("glyph_style.safetensors").is_file()
@@ -160,7 +160,7 @@ def test_two_browsers_pressing_start_make_two_queue_entries_and_one_training(chr
             tab(page, "Train")
             page.get_by_text("24 of 24 images will train").first.wait_for()
         for page in pages:
-            page.get_by_role("button", name="Start", exact=True).click(no_wait_after=True)
+            page.locator("#start").click(no_wait_after=True)
         queue = tmp_path / "outputs" / ".atelier" / "queue.json"
         wait_until(lambda: queue.is_file() and len(json.loads(queue.read_text("utf-8"))["entries"]) == 2, 240)
         server.wait_for_step(1)

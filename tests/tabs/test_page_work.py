@@ -105,7 +105,7 @@ def test_images_are_shown_with_caption_bucket_and_crop_frame(window):
 def test_a_folder_is_chosen_by_its_path_gets_repeats_and_train_holds_the_same(window, work, foxes):
     tab = window.open("Dataset")
     choose(tab, foxes)
-    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 images will train, 3 with a caption of their own")
+    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 images will train, 3 with a caption file")
     assert work.page.project.job.dataset.folder == str(foxes)
     tab.get_by_role("tab", name="Train", exact=True).click()
     expect(tab.locator("#field-dataset-folder input").first).to_have_value(str(foxes))
@@ -260,13 +260,13 @@ def test_of_two_texts_one_is_chosen_and_a_refresh_loses_neither(window, work, fo
     (foxes / "ant.txt").write_text("a red ant")  # another program, before the text is saved
     caption_box(tab).press("Tab")
     asked = tab.locator("#cap-state .question")
-    expect(asked).to_contain_text("There it is: a red ant")
+    expect(asked).to_contain_text("Its version: a red ant")
     assert tab.evaluate("movedBy()") == {}
     tab.reload()
-    expect(asked).to_contain_text("There it is: a red ant")
+    expect(asked).to_contain_text("Its version: a red ant")
     expect(caption_box(tab)).to_have_value("a green ant")
     assert (foxes / "ant.txt").read_text() == "a red ant"
-    asked.get_by_role("button", name="Keep what stands here").click()
+    asked.get_by_role("button", name="Keep mine").click()
     expect(tab.locator("#cap-state")).to_contain_text("Saved to ant.txt")
     assert (foxes / "ant.txt").read_text() == "a green ant\n"
     tab.reload()
@@ -279,12 +279,12 @@ def test_images_without_a_caption_are_listed_and_captioned(window, work, foxes):
     tab.get_by_label("Which images are listed").select_option("none")
     expect(tab.locator("#cap-list .pick")).to_have_count(1)
     tab.locator("#cap-list .pick").click()
-    expect(tab.locator("#cap-notes")).to_contain_text("these are the folder's words")
+    expect(tab.locator("#cap-notes")).to_contain_text("class tokens")
     caption_box(tab).fill("a dog " * 40)
     expect(tab.locator("#cap-meter")).to_contain_text("80 of 75 tokens: the last 5 are not trained")
     tab.keyboard.press("Control+s")
-    expect(tab.locator("#cap-tally")).to_contain_text("4 images with a caption of their own.")
-    expect(tab.locator("#cap-list")).to_contain_text("None of these.")
+    expect(tab.locator("#cap-tally")).to_contain_text("4 images with a caption file.")
+    expect(tab.locator("#cap-list")).to_contain_text("No matches.")
 
 
 # -- Generate
@@ -473,8 +473,8 @@ def test_a_run_is_opened_used_and_deleted_after_asking(window, work, run):
     expect(details.get_by_role("link", name="Download").first).to_be_visible()
     tab.evaluate(WATCH, [".run-head", ".run-details .naming", ".run-columns"])
     details.get_by_role("button", name="Delete", exact=True).click()
-    details.get_by_role("button", name="Keep it").click()
-    expect(details.get_by_role("button", name="Keep it")).to_have_count(0)
+    details.get_by_role("button", name="Keep").click()
+    expect(details.get_by_role("button", name="Keep")).to_have_count(0)
     assert tab.evaluate("movedBy()") == {}
     assert run in [each.name for each in work.engine.runs()]
     work.page.project.edit("schedule.max_train_steps", "7")
@@ -492,7 +492,7 @@ def test_a_result_goes_from_runs_to_generate(window, work, run):
     tab = window.open("Generate")
     tab.get_by_role("tab", name="Runs", exact=True).click()
     tab.locator("table.runs .open").first.click()
-    tab.locator(".run-details").get_by_role("button", name="Draw with it").click()
+    tab.locator(".run-details").get_by_role("button", name="Generate with it").click()
     expect(tab.locator("#gen-loras li")).to_have_count(1)
     before = tab.locator(".tiles.drawn .tile").count()
     work.engine.submit("generate", build_generate(prompt="seen at once", seed=900))
@@ -513,7 +513,7 @@ def test_the_queue_is_reordered_and_let_go(window, work):
     expect(rows).to_have_count(1)
     tab.get_by_role("button", name="Go on").click()
     wait_until(lambda: {entry.id: entry.state for entry in work.engine.queue()}[ids[1]] == "done")
-    expect(tab.locator("#runs-queue")).to_contain_text("Nothing runs or waits")
+    expect(tab.locator("#runs-queue")).to_contain_text("The queue is empty")
 
 
 # -- all of them

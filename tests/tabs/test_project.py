@@ -180,7 +180,7 @@ def test_an_unreadable_project_is_put_aside_and_said(tmp_path, store, text):
     file = tmp_path / "project.json"
     file.write_text(text)
     project = Project(file, store)
-    assert "put aside" in project.notice
+    assert "project-unreadable-" in project.notice
     assert [path.read_text() for path in tmp_path.glob("project-unreadable-*.json")] == [text]
     assert project.job.dataset.folder == STARTER_IMAGES
 

@@ -61,7 +61,7 @@ def desk(page):
 
 def test_no_runs_says_what_to_do(desk):
     assert "No runs yet." in desk._main({}) and "starter preset in Train" in desk._main({})
-    assert "Nothing runs or waits" in desk._queue()
+    assert "The queue is empty" in desk._queue()
 
 
 def test_the_table_names_state_steps_time_and_files(desk):
@@ -108,7 +108,7 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     desk.act(place, event("delete", folder.name))  # without having been asked
     assert folder.is_dir()
     _, place, _, shown, _ = desk.act(place, event("ask", folder.name))
-    assert "Delete it" in shown and "Keep it" in shown and folder.is_dir()
+    assert "Delete it" in shown and "Keep" in shown and folder.is_dir()
     _, kept, *_ = desk.act(place, event("keep", folder.name))
     assert not kept["asking"]
     _, place, _, shown, _ = desk.act(place, event("delete", folder.name))
@@ -157,7 +157,7 @@ def test_a_finished_run_is_continued_with_more_steps_or_epochs(desk):
     name = "20260101-120000_one"
     saved_state(write_run(desk.page, name))
     shown = desk._main({"open": name})
-    assert "Continue with more steps" in shown and 'min="31"' in shown and "the rate rises" not in shown
+    assert "Train longer, with more steps" in shown and 'min="31"' in shown and "learning rate rises" not in shown
     for wrong, given in (("30", "'30'"), ("45.5", "'45.5'"), ("12345678", "'12345678'"), ("", "empty")):
         with pytest.raises(ProblemsError) as refused:
             desk.act({"open": name}, event("longer", name, wrong))
@@ -172,7 +172,7 @@ def test_a_finished_run_is_continued_with_more_steps_or_epochs(desk):
     by_epochs = build(TrainJob, {"schedule": {"max_train_epochs": 5, "lr_scheduler": "cosine"}})
     other = "20260102-120000_two"
     saved_state(write_run(desk.page, other, job=by_epochs))
-    assert "Continue with more epochs" in (shown := desk._main({"open": other})) and "the rate rises" in shown
+    assert "Train longer, with more epochs" in (shown := desk._main({"open": other})) and "learning rate rises" in shown
     desk.act({"open": other}, event("longer", other, "9"))
     assert desk.page.engine.run_job(other).schedule.max_train_epochs == 9
 
@@ -187,19 +187,19 @@ def test_prove_it_shows_both_hashes(desk, monkeypatch):
 
     name = "20260101-120000_one"
     write_run(desk.page, name)
-    assert "Prove it" in desk._main({"open": name})
+    assert "Test resuming" in desk._main({"open": name})
     asked = []
 
     def pretend(job, workspace, device, steps, *, token, say):
         asked.append((job.schedule.max_train_steps, steps))
-        say("training 10 steps in one go")
+        say("training 10 steps without a break")
         return prove.Proof(steps, steps // 2, "a" * 64, "a" * 64 if len(asked) == 1 else "b" * 64, True, ("unet/up",))
 
     monkeypatch.setattr(prove, "prove", pretend)
     desk.act({"open": name}, event("prove", name))
     desk.proofs._tasks[name].wait(60)
     shown = desk._main({"open": name})
-    assert asked == [(30, 10)] and shown.count("a" * 64) == 2 and "Equal to the bit" in shown
+    assert asked == [(30, 10)] and shown.count("a" * 64) == 2 and "Bit-identical" in shown
     desk.act({"open": name}, event("prove", name))
     desk.proofs._tasks[name].wait(60)
     shown = desk._main({"open": name})
@@ -426,7 +426,7 @@ def test_the_loss_on_training_images_is_not_called_the_best(desk, page):
     folder = measured_run(page, on="training")
     shown = desk._main({"open": folder.name})
     assert "Lowest loss" in shown and "cannot show overfitting" in shown and "Best checkpoint" not in shown
-    assert desk._runs()[0].best is None, "the column of validation is for held-out images"
+    assert desk._runs()[0].best is None, "the column of validation is for validation images"
 
 
 def test_runs_are_told_apart_by_what_they_were_made_of_and_found_by_it(desk, tmp_path):
@@ -438,9 +438,9 @@ def test_runs_are_told_apart_by_what_they_were_made_of_and_found_by_it(desk, tmp
     shown = desk._main({})
     assert "red foxes · dreamy.safetensors · " in shown and "<img src=x" not in shown
     desk.act({}, event("note", folder.name, "too strong\nat 0.8"))
-    for find in ("FOXES", "dreamy", "foxes  dreamy", "fine-tune", "preset mine", "too strong", "one"):
+    for find in ("FOXES", "dreamy", "foxes  dreamy", "fine-tuning", "preset mine", "too strong", "one"):
         assert desk._main({"find": find}).count("<tr>") == 2, find
-    assert "None of these." in desk._main({"find": "foxes 20260102"})
+    assert "No matches." in desk._main({"find": "foxes 20260102"})
     (folder / "job.json").write_text('{"kind": "job", "schema_version": 99}')
     assert ">one<" in desk._main({}) and "dreamy" not in desk._main({})
 

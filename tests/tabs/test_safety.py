@@ -153,8 +153,8 @@ def test_a_shared_page_trains_on_no_folder_outside(shared, tmp_path):
 
     image(tmp_path / "private")
     facts = shared.page.checks.facts(with_value(TrainJob(), "dataset.folder", str(tmp_path / "private")))
-    assert "not open to a shared page" in facts["problems"][0]["what"] and "images" not in facts
-    assert "not open" in shared.page.checks.model(str(tmp_path))["problem"]
+    assert facts["problems"][0]["code"] == "shared.path-closed" and "images" not in facts
+    assert "not accessible" in shared.page.checks.model(str(tmp_path))["problem"]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_shared_page_reads_no_vae_and_no_embedding_outside(shared, tmp_path, s
     for name, value in {**more, "dataset.folder": str(inside), setting: str(outside)}.items():
         job = with_value(job, name, value)
     found = shared.page.checks.facts(job)["problems"]
-    assert [problem["where"] for problem in found if "not open to a shared page" in problem["what"]] == [setting]
+    assert [problem["where"] for problem in found if problem["code"] == "shared.path-closed"] == [setting]
 
 
 def test_tensorboard_is_not_offered_on_a_shared_page(shared):

@@ -97,4 +97,4 @@ def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
     page.engine.queue = lambda: [SimpleNamespace(state="waiting")]
     starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "t"})
     wait_until(lambda: browser.said["kind"] == "done")
-    assert browser.said["text"].startswith("Added to the queue") and "when the proof" in browser.said["text"]
+    assert browser.said["text"].startswith("Added to the queue") and "the resume test" in browser.said["text"]

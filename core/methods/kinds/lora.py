@@ -30,7 +30,6 @@ def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, 
 @lru_cache(maxsize=64)
 def _counted(family_name: str, settings: str, configs: tuple[tuple[str, str], ...]) -> dict[str, int]:
     from core.families import family
-    from core.families.loading import make_empty
     from core.networks.kinds import settings_of
     from core.networks.network import Network
 
@@ -39,7 +38,7 @@ def _counted(family_name: str, settings: str, configs: tuple[tuple[str, str], ..
     targets = [
         target
         for name, config in configs
-        for target in kind.lora_targets(make_empty(name, json.loads(config)), conv=network.hooks_residual)
+        for target in kind.lora_targets(kind.make_empty(name, json.loads(config)), conv=network.hooks_residual)
     ]
     by_part = Network.create(targets, network, 0, own=own).parameters_by_part()
     return {part: sum(weight.numel() for weight in weights) for part, weights in by_part.items()}

@@ -82,7 +82,8 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
         what = f"'{text[:40]}' is not a list of numbers"
         yield Problem(what, where, "write numbers separated by commas", code="settings.not-numbers")
         return
-    counts = {COUNTS[job.model.family]} if job.model.family != "auto" else set(COUNTS.values())
+    own = job.model.family
+    counts = {COUNTS.get(own, 0)} if own != "auto" else set(COUNTS.values())
     if len(found) not in counts:
         words = " or ".join(str(count) for count in sorted(counts))
         what, fix = (

@@ -59,6 +59,12 @@ def _dropouts(network: NetworkSettings) -> Iterator[Problem]:
 
 def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Problem]:
     """Problems of the block-wise lists. family: "sd1" ..., None if not known yet."""
+    if family is not None and family not in COUNTS:
+        for name in (*LISTS, *SIDES):
+            if getattr(network, name):
+                what, fix = f"{_title(name)}: models of this family have no blocks", "leave it empty"
+                yield Problem(what, f"network.{name}", fix, code="network.no-blocks")
+        return
     counts = {COUNTS[family]} if family else set(FAMILIES)
     for name in LISTS:
         text = getattr(network, name)

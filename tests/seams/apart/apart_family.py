@@ -1,0 +1,59 @@
+"""A family that no file of the product knows, of another shape: no U-Net, 8 latent channels, flow matching."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from core.cli.main import subcommand_help
+from core.families import family, family_of
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.presets import to_values
+from core.training.memory_plan import facts_of, memory_plan
+
+
+@pytest.fixture
+def model(tmp_path):
+    from tests.seams.toys.linear_family import write_model
+
+    return {"model": {"base_model": str(write_model(tmp_path / "linear.safetensors"))}}
+
+
+def test_form_preset_and_command_line_know_it():
+    from tabs import form
+
+    assert "linear" in [value for _, value in form.choices(form.FIELDS["model.family"])]
+    assert "linear" in subcommand_help("train")
+    job = build(TrainJob, {"model": {"family": "linear"}})
+    assert build(TrainJob, json.loads(json.dumps(to_values(job)))) == job
+
+
+def test_its_file_is_recognized_and_its_memory_foretold(model, make_job, workspace):
+    job = make_job(**model)
+    assert family_of(job.model.base_model) == "linear"
+    plan = memory_plan(job, facts_of(job, workspace, "cpu"))
+    assert 0 < plan.total < memory_plan(make_job(), facts_of(make_job(), workspace, "cpu")).total
+
+
+def test_a_lora_trains_resumes_exactly_and_shows_samples(model, train):
+    groups = model | {"samples": {"sample_prompts": ["a fox --s 2 --d 3 --ss line"], "sample_at_first": False}}
+    whole, parted = train(**groups), train(**groups)
+    assert whole.start() == "done"
+    assert parted.start(stop_at=2) == "stopped" and parted.again().start() == "done"
+    tensors = load_file(whole.file())
+    assert {name.partition(".")[0] for name in tensors} == {"lora_unet_into", "lora_unet_text", "lora_unet_out"}
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(parted.file()).items())
+    with safe_open(whole.file(), "pt") as file:
+        assert file.metadata()["ss_base_model_version"] == "linear"
+    (sample,) = {line["file"] for line in whole.lines("sample") if line["step"] == 4}
+    assert (whole.folder.path / sample).stat().st_size > 500
+
+
+def test_its_objective_is_its_own(model, train):
+    """The first loss is that of the straight line at the base model."""
+    training = train(**model, schedule={"max_train_steps": 1})
+    assert training.start() == "done"
+    assert training.losses()[1] > 0 and family("linear").latent_channels == 8

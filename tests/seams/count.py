@@ -1,0 +1,79 @@
+"""What the seams are worth, in numbers: the product files that each toy had to change, and those that one step runs through.
+
+python -m tests.seams.count
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+REGISTRY = "core/extensions.py: one line"
+# toy -> the files of the product that it needs; each lives in tests/seams/toys and is registered by one line
+TOYS = {
+    "adapter (gain)": [REGISTRY],
+    "method (biases)": [REGISTRY],
+    "objective (straight)": [REGISTRY],
+    "sampler (line)": [REGISTRY],
+    "family (linear)": [REGISTRY],
+    "tool (count)": [REGISTRY],
+    "captioner (spell)": [REGISTRY],
+}
+
+
+def files_of_a_step() -> list[str]:
+    """The files of the product with functions that run during the third step of a default LoRA training on the starter."""
+    from core.record.cancel import CancelToken
+    from core.record.commands import NoCommands
+    from core.record.context import JobContext
+    from core.record.journal import Journal
+    from core.record.run_folder import RunFolder
+    from core.record.workspace import Workspace
+    from core.settings.presets import apply, dump, read
+    from core.training import loop
+    from core.training.run import run_training
+
+    seen: set[str] = set()
+    update, done = loop.optimizer_update, 0
+
+    def watched(run: object) -> None:
+        nonlocal done
+        done += 1
+        if done != 3:
+            return update(run)
+        sys.setprofile(lambda frame, event, argument: seen.add(frame.f_code.co_filename))
+        try:
+            update(run)
+        finally:
+            sys.setprofile(None)
+        return None
+
+    loop.optimizer_update = watched
+    with tempfile.TemporaryDirectory() as place:
+        job = apply(read(ROOT / "presets" / "starter_lora.json"))
+        schedule = job.schedule.model_copy(update={"max_train_steps": 3, "max_train_epochs": None, "seed": 1})
+        samples = job.samples.model_copy(update={"sample_prompts": []})
+        job = job.model_copy(update={"schedule": schedule, "samples": samples})
+        workspace = Workspace(Path(place) / "outputs", ROOT / "models", ROOT / "presets")
+        workspace.private.mkdir(parents=True)
+        folder = RunFolder.create(workspace.runs, "count", dump(job))
+        with Journal(folder.path) as journal:
+            run_training(job, JobContext(workspace, folder, journal, NoCommands(), "cpu", CancelToken()))
+    found = (Path(name) for name in seen)
+    return sorted(str(path.relative_to(ROOT)) for path in found if path.is_relative_to(ROOT / "core"))
+
+
+def main() -> None:
+    print("files of the product that a new thing needs, besides its own:")
+    for toy, files in TOYS.items():
+        print(f"  {toy}: {', '.join(files)}")
+    files = files_of_a_step()
+    print(f"\nfiles that one default LoRA step runs through: {len(files)}")
+    for name in files:
+        print(f"  {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""A toy family: three linear layers per latent, 8 channels, no U-Net, trained by flow matching. Declared without torch."""
+
+from core.diffusion.objectives import ObjectiveKind
+from core.diffusion.objectives import register as register_objective
+from core.families import register
+from core.formats.detect import ModelKind
+
+
+def _recognizes(tensors, metadata):
+    if not any(name.startswith("linear.") for name in tensors):
+        return None
+    return ModelKind("checkpoint", "linear", "single_file", "epsilon", "its keys begin with linear.")
+
+
+def _flow(job, prediction, device):
+    from tests.seams.toys.linear_family import Flow
+
+    return Flow()
+
+
+register_objective(ObjectiveKind("flow", "Flow matching", _flow), choice=False)
+register("linear", "Linear toy", "tests.seams.toys.linear_family", _recognizes)
