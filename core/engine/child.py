@@ -75,7 +75,8 @@ def main(text: str) -> None:
 
 
 def _cancel_with_parent(token: CancelToken) -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # not sys.stdin: its lock, held here, would crash Python's end
+        pass
     token.cancel()
 
 

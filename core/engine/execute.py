@@ -76,7 +76,7 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
         told = None if isinstance(error, ProblemsError) else _told(context)
         write_details(context.folder, traceback.format_exc())
         error.__traceback__ = None
-        free_memory()
+        _free_memory(task)
         words = told or explain(error, lambda: switches(task, job, context))
         if isinstance(error, ProblemsError):
             for problem in error.problems[1:]:
@@ -85,6 +85,12 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
                 )
         return _failed(context, words)
     finally:
+        _free_memory(task)
+
+
+def _free_memory(task: str) -> None:
+    """Not beside the device: it would hold up the job that runs there."""
+    if tasks.named(task).lane == "device":
         free_memory()
 
 

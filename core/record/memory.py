@@ -26,8 +26,9 @@ def free_memory() -> None:
     """Free unused memory: frames of tracebacks first, then the device's cache."""
     gc.collect()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        # After a sticky CUDA error this raises again, which must not hide how the job ended.
-        with suppress(RuntimeError):
+    # RuntimeError: after a sticky CUDA error this raises again, which must not hide how the job ended.
+    # AttributeError: another thread is still importing torch.
+    with suppress(RuntimeError, AttributeError):
+        if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
     give_back()

@@ -23,14 +23,23 @@
     work.problems.length ? atelier.problems(work.problems) : null,
     work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `What was found: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null);
   atelier.workLine = line;
+  /** Only numbers change while a tool runs: its buttons stay, and with them the keyboard's place. */
+  const still = (work) => work.state === "running" ? {...work, text: "", share: work.share === null} : work;
+  const move = (node, work) => {
+    if (work.state !== "running") return;
+    text(node.querySelector(".figures"), work.text);
+    const bar = node.querySelector("progress");
+    bar.setAttribute("aria-label", work.text);
+    if (work.share !== null) bar.value = work.share;
+  };
 
   atelier.parts.works = (list) => {
     const finished = list.some((work) => work.tool === "download" && work.state === "done" && works.some((old) => old.id === work.id && old.state !== "done"));
     works = list;
     for (const holder of document.querySelectorAll("[data-tasks]")) {
       const mine = works.filter((work) => work.card === holder.dataset.tasks && !atelier.inCatalog(work.about)).slice(0, 3);
-      const key = JSON.stringify(mine);
-      if (holder.dataset.key === key) continue;
+      const key = JSON.stringify(mine.map(still));
+      if (holder.dataset.key === key) { mine.forEach((work, n) => move(holder.children[n], work)); continue; }
       holder.dataset.key = key;
       holder.replaceChildren(...mine.map(line));
     }

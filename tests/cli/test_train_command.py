@@ -10,9 +10,10 @@ import time
 import pytest
 
 from core.cli.main import main
+from core.engine.owner import Ownership
 from core.record.journal import read_lines
 from core.record.run_folder import list_runs, newest_state, state_step
-from core.record.workspace import PROJECT
+from core.record.workspace import PROJECT, Workspace
 
 IMAGES = PROJECT / "models" / "starter" / "images"
 LONGER = [pytest.param(method, 20, marks=pytest.mark.slow) for method in ("lora", "fine_tune")]
@@ -202,6 +203,19 @@ def test_captions_are_reported_and_missing_ones_written(tmp_path, capsys):
     assert main([*base, "--caption.write_missing", "a photo of {words}"]) == 0
     assert (folder / "fox.txt").read_text().strip() == "a photo of red fox"
     assert (folder / "bear.txt").read_text() == "a bear"
+
+
+def test_what_only_reads_runs_while_a_page_holds_the_folder(tmp_path, capsys):
+    outputs = ["--outputs", str(tmp_path / "out")]
+    owner = Ownership(Workspace(tmp_path / "out"), "a page", page=True)
+    try:
+        caption = ["caption", "--dataset.folder", str(IMAGES), *outputs]
+        assert main(["tool", "--tool.name", "inspect", "--tool.file", "models/starter", *outputs]) == 0
+        assert "SD 1.x checkpoint" in capsys.readouterr().out
+        assert main(caption) == 0
+        assert main([*caption, "--caption.write_missing", "x"]) == 2 and "a page" in capsys.readouterr().err
+    finally:
+        owner.release()
 
 
 def test_a_job_for_the_queue_says_when_no_page_is_there_to_take_it(tmp_path, capsys):

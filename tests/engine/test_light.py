@@ -1,11 +1,17 @@
-"""The light lane: what is in hand when it closes is cancelled and waited for."""
+"""The lanes beside the device: what is in hand when they close is cancelled and waited for."""
 
 import threading
 
 import pytest
 
+from core.engine.engine import Engine
 from core.engine.light import LightLane
 from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.check import build
+from core.settings.job import JOBS, TrainJob
+from tests.tabs.work_parts import image, wait_until
+from tests.tasks import stand_in
 
 
 def test_a_lane_that_closes_cancels_all_and_outlives_none_of_it():
@@ -55,3 +61,32 @@ def test_downloads_and_copies_wait_for_their_like_and_hold_up_nothing_else(kind)
         task.wait(60)
     assert order == list("abcd")
     lane.close()
+
+
+def test_tools_run_beside_a_training_and_while_the_queue_is_paused(tmp_path, monkeypatch):
+    """A light one on a thread, an image tool in a process of its own; both have run folders as trainings do."""
+    engine = Engine(Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets"), "cpu", "a test")
+    go = threading.Event()
+    stand_in(monkeypatch, "train", lambda job, context: go.wait(120) and "done")
+    image(tmp_path / "set" / "a.png", (64, 64))
+    try:
+        engine.start()
+        engine.submit("train", TrainJob())
+        wait_until(lambda: engine.status()["job"] is not None)
+        engine.pause_queue()
+        asked = {
+            "inspect": {"file": "models/starter"},
+            "crop": {"folder": str(tmp_path / "set"), "crop_size": [32, 32]},
+        }
+        jobs = [engine.submit(name, build(JOBS[name], {name: values})) for name, values in asked.items()]
+        wait_until(lambda: all(engine.progress(each)["state"] not in ("waiting", "running") for each in jobs), 120)
+        assert [engine.progress(each)["problems"] for each in jobs] == [[], []]
+        assert engine.progress(jobs[1])["facts"]["written"] and engine.status()["job"]["task"] == "train"
+        logs = [engine._folder(engine.progress(each)["run"]).logs / "processes.txt" for each in jobs]
+        assert [log.is_file() for log in logs] == [False, True] and logs[1].read_text() == ""
+        waiting = [engine.submit("train", TrainJob()) for _ in range(2)]
+        engine.move(waiting[1], 0)
+        assert [entry.id for entry in engine.queue() if entry.state == "waiting"] == waiting[::-1]
+    finally:
+        go.set()
+        engine.close(wait_seconds=60)

@@ -98,6 +98,27 @@ def test_it_pauses_resumes_and_stops_at_its_checks(engine, folder):
     assert ended(engine, identity)["state"] == "cancelled"
 
 
+def test_it_stops_when_the_program_that_started_it_is_gone(tmp_path, folder):
+    code = f"""
+import os, time
+from core import extensions
+extensions.EXTENSIONS += ("tests.seams.toys.count",)
+from core.engine.engine import Engine
+from core.record.workspace import Workspace
+from pathlib import Path
+from core.settings.check import build
+from core.settings.job import JOBS
+engine = Engine(Workspace(Path({str(tmp_path / "out")!r})), "cpu", "a test")
+job = engine.submit("count", build(JOBS["count"], {{"count": {{"folder": {str(folder)!r}, "seconds": 2}}}}))
+while not engine.progress(job)["done"]:
+    time.sleep(0.1)
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, timeout=120)
+    (journal,) = (tmp_path / "out" / ".atelier" / "jobs").glob("*/events.jsonl")
+    wait_until(lambda: [line["state"] for line in read_lines(journal) if line["kind"] == "state"][-1] == "stopped", 60)
+
+
 def test_what_goes_wrong_is_told(engine, tmp_path):
     found = ended(engine, engine.submit("count", job_of(tmp_path / "nowhere")))
     assert found["state"] == "failed" and found["problems"][0]["fix"]
