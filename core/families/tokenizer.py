@@ -29,7 +29,8 @@ def load_tokenizer(path: Path | str | None = None, *, pad: str = END, pad_is_mar
     folder = tokenizer_folder(path)
     found = read_vocabulary(folder)
     if pad not in found.words:
-        raise ProblemsError.one(f"The model's tokenizer has no '{pad}', which fills up short texts", str(folder), FIX)
+        what = f"The model's tokenizer has no padding token '{pad}'"
+        raise ProblemsError.one(what, str(folder), FIX, code="tokenizer.no-padding")
     with quick_imports():
         from tokenizers import AddedToken
         from transformers.models.clip.tokenization_clip import CLIPTokenizer

@@ -14,7 +14,7 @@ from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, write
 from core.formats.tensor_writer import type_named
 from core.methods import Method
 from core.methods.layers import OneTextEach
-from core.methods.new_words import WordTable, add_tokens, first_rows, spelled_out, tokens_of
+from core.methods.tokens import TokenTable, add_tokens, first_rows, spelled_out, tokens_of
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.names import without_signs
@@ -46,7 +46,7 @@ class EmbeddingMethod(Method):
         self._clips_table = job.optimizer.clips_as_kohya
         self._dtype = type_named(job.memory.full_precision)
         self._start = start
-        self._tables: list[WordTable] = []
+        self._tables: list[TokenTable] = []
         self._layers: OneTextEach | None = None
         self._family = "sd1"
 
@@ -71,7 +71,7 @@ class EmbeddingMethod(Method):
                 begin = self._fitting(given[index], begin)
             add_tokens(tokenizer, self.words, tokens)
             encoder.requires_grad_(False)
-            table = WordTable(encoder.get_input_embeddings(), begin.to(encoder.device), self._dtype)
+            table = TokenTable(encoder.get_input_embeddings(), begin.to(encoder.device), self._dtype)
             encoder.set_input_embeddings(table)
             self._tables.append(table)
         if components.unet is not None:
@@ -91,12 +91,16 @@ class EmbeddingMethod(Method):
             missing = [name for name in LAYERS if name not in found]
             if missing:
                 what = f"{self._start.name} has no vectors for {len(missing)} of the 16 layers"
-                raise ProblemsError.one(what, "embedding.embedding_weights", "choose an XTI file, or turn XTI off")
+                fix = "choose an XTI file, or turn XTI off"
+                raise ProblemsError.one(what, "embedding.embedding_weights", fix, code="embedding.other-tensors")
             return [torch.cat([found[name] for name in LAYERS])]
         names = ONE if encoders == 1 else SDXL
         if not set(names) & set(found):
             raise ProblemsError.one(
-                f"{self._start.name} was made for another family", "embedding.embedding_weights", "choose one that fits"
+                f"{self._start.name} was made for another model family",
+                "embedding.embedding_weights",
+                "choose one of the same family",
+                code="embedding.other-tensors",
             )
         return [found.get(name) for name in names]
 
@@ -104,8 +108,11 @@ class EmbeddingMethod(Method):
         assert given is not None
         if given.shape != begin.shape:
             (held, width), (wanted, own) = given.shape, begin.shape
-            what = f"The embedding holds {held} vectors of {width} numbers; wanted are {wanted} of {own}"
-            raise ProblemsError.one(what, "embedding.embedding_weights", "set as many vectors as the file holds")
+            what = (
+                f"The embedding contains {held} vectors of width {width}; this training needs {wanted} of width {own}"
+            )
+            fix = "set as many vectors as the file contains, or choose another file"
+            raise ProblemsError.one(what, "embedding.embedding_weights", fix, code="embedding.other-size")
         return given
 
     # -- texts

@@ -65,9 +65,10 @@ class NetworkMethod(Method):
             self.network, self.advice = start_network(targets, settings, self._seed, tensors, self._own)
         if not self.network.adapters:
             raise ProblemsError.one(
-                "No layer would have a LoRA: every block is left out",
+                "No layer would be trained: every block is excluded",
                 "network",
-                "give a block a rank and a rate above 0, or train another part",
+                "set a rank and a learning rate above 0 for some block, or train another part",
+                code="training.nothing-to-train",
             )
         self.network.to(self._dtype)
         self.network.attach()

@@ -97,7 +97,8 @@ def value_from(entry: Declared, raw: Any) -> Any:
     if not text:
         if entry.optional:
             return None
-        raise BadText(Problem(f"{entry.title} is empty", entry.path, f"use {allowed(entry)}"))
+        what = f"{entry.title} is empty"
+        raise BadText(Problem(what, entry.path, f"use {allowed(entry)}", code="settings.bad-value"))
     if entry.kind == "pair":
         return _numbers(entry, text)
     return _number(entry, text, text)
@@ -111,9 +112,8 @@ def with_point(entry: Declared, raw: Any) -> Any:
     point, whole = text.replace(",", "."), text.replace(",", "")
     if re.match(THOUSANDS, text):
         what = f"{entry.title} is '{text}', which may mean {whole} or {point}"
-        raise BadText(
-            Problem(what, entry.path, f"write {whole}" if entry.kind == "int" else f"write {whole} or {point}")
-        )
+        fix = f"write {whole}" if entry.kind == "int" else f"write {whole} or {point}"
+        raise BadText(Problem(what, entry.path, fix, code="settings.bad-value"))
     return point
 
 
@@ -140,8 +140,9 @@ def _numbers(entry: Declared, text: str) -> Any:
     """One number, or several with x, a comma or blanks between them."""
     parts = [part for part in re.split(r"[x×,;\s]+", text.strip().strip("()[]")) if part]
     if any(re.match(r"[-+]?0\d", part) for part in parts):  # 0,0001 would be the two numbers 0 and 1
-        what = f"{entry.title} is '{text.strip()[:40]}', where a comma parts numbers"
-        raise BadText(Problem(what, entry.path, "write decimals with a point, such as 0.0001"))
+        what = f"{entry.title} is '{text.strip()[:40]}', where a comma separates numbers"
+        fix = "write decimals with a point, such as 0.0001"
+        raise BadText(Problem(what, entry.path, fix, code="settings.bad-value"))
     numbers = [_number(entry, part, text.strip()) for part in parts]
     return numbers[0] if len(numbers) == 1 else numbers
 
@@ -155,7 +156,8 @@ def _words(entry: Declared, text: str) -> str | None:
 
 def _number(entry: Declared, part: str, whole: str) -> int | float:
     wanted = f"use {allowed(entry)}"
-    bad = BadText(Problem(f"{entry.title} is '{whole[:40]}', which is not a number", entry.path, wanted))
+    what = f"{entry.title} is '{whole[:40]}', which is not a number"
+    bad = BadText(Problem(what, entry.path, wanted, code="settings.bad-value"))
     if entry.unit == "bytes" and (size := re.fullmatch(r"([\d.]+)\s*([kmgt])i?b?", part.lower())):
         return int(float(size[1]) * SIZE_SIGNS[size[2]])
     try:
@@ -169,7 +171,8 @@ def _number(entry: Declared, part: str, whole: str) -> int | float:
     if number != int(number):
         # Not the plain bad text: 2.5 is a number, only not one that this setting takes.
         if entry.kind == "int" or _is_size(entry):
-            raise BadText(Problem(f"{entry.title} is {part}, which is not whole", entry.path, wanted))
+            what = f"{entry.title} is {part}, which is not a whole number"
+            raise BadText(Problem(what, entry.path, wanted, code="settings.bad-value"))
         return number
     return number if entry.kind == "pair" and not _is_size(entry) else int(number)
 

@@ -112,8 +112,9 @@ def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
     try:
         return _peak(one, _frozen(config if config is not None else family(one.family).layout.config("unet")))
     except RuntimeError as error:  # every weight has the shape that the config says, and the products do not fit
-        what = f"The layers of this U-Net do not fit one another ({str(error).splitlines()[0][:200]})"
-        raise ProblemsError.one(what, "model.base_model", "get the model again: its config was changed") from error
+        what = f"The sizes of this U-Net's layers contradict each other ({str(error).splitlines()[0][:200]})"
+        fix = "download the model again: its config was changed"
+        raise ProblemsError.one(what, "model.base_model", fix, code="model.bad-config") from error
 
 
 def _frozen(value: Any) -> Any:

@@ -35,12 +35,16 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
             f"In the caption of {names_of([each.image for each in several])}, {wrong}",
             printable(several[0].caption.path) if own else AROUND,
             FIX,
+            code="caption.bad-weight",
         )
         for (wrong, own), several in found.items()
     ]
     asked = job.method.class_caption if job.method.prior == "model" else None
     wrong = wrong_weight(asked or "")
-    return [*problems, Problem(f"In the class caption, {wrong}", "method.class_caption", FIX)] if wrong else problems
+    if wrong:
+        what = f"In the class caption, {wrong}"
+        problems.append(Problem(what, "method.class_caption", FIX, code="caption.bad-weight"))
+    return problems
 
 
 def _trained(placed: Placed) -> set[str]:

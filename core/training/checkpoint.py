@@ -107,12 +107,12 @@ def load_state(run: Run) -> bool:
     there = states_in(run.context.folder.states)
     folder = next((path for path in there if is_whole(path)), None)
     if folder is None and there:
-        what = "No state of this run is whole" if len(there) > 1 else "The state of this run is damaged"
-        fix = "start a new run that begins with its last file (network.network_weights, model.base_model)"
-        raise ProblemsError.one(what, str(run.context.folder.states), fix)
+        what = "All training states of this run are damaged"
+        fix = "start a new run from its last checkpoint (network.network_weights, model.base_model)"
+        raise ProblemsError.one(what, str(run.context.folder.states), fix, code="state.damaged")
     if folder is None:
         if any(line["kind"] == "steps" for line in read_lines(run.context.folder.journal_file)):
-            run.context.say("This run had not saved a state yet: it begins anew", "warning")
+            run.context.say("This run has no training state yet, so it starts from the beginning", "warning")
         return False
     for damaged in there[: there.index(folder)]:
         _put_aside(run, damaged, folder)
@@ -122,14 +122,14 @@ def load_state(run: Run) -> bool:
 
 def _put_aside(run: Run, damaged: Path, whole: Path) -> None:
     """Out of the way of those that are counted and kept; a person may still find something in it."""
-    fix = "look after the disk; nothing reads this state any more"
+    fix = "check the disk; this state is not used any more"
     if run.context.processes.first:
         free = (damaged.with_name(f"damaged-{damaged.name}" + (f"-{n}" if n else "")) for n in range(1000))
         target = next(path for path in free if not path.exists())
         with suppress(OSError):
             atomic.replace(damaged, target)
-            fix = f"it lies in {display_path(target)} and may be deleted; look after the disk"
-    what = f"The state of step {state_step(damaged)} is damaged: the run goes on from step {state_step(whole)}"
+            fix = f"check the disk; the damaged state was moved to {display_path(target)} and may be deleted"
+    what = f"The state of step {state_step(damaged)} is damaged, so the run resumes from step {state_step(whole)}"
     run.context.say(what, "warning", fix)
 
 
@@ -142,7 +142,8 @@ def _read_state(folder: Path) -> dict[str, Any]:
         isinstance(content.get(name), kind) for name, kind in (step, seconds, made)
     ):
         fix = "resume from another state, or start a new run from the last checkpoint"
-        raise ProblemsError.one("The file is not a training state: it has no step, time or machine", str(path), fix)
+        what = "The file is not a training state: its step, time or machine is missing"
+        raise ProblemsError.one(what, str(path), fix, code="state.invalid")
     return content
 
 

@@ -78,9 +78,9 @@ def problems_without_model(
     found += demo_problems(job, workspace)
     found += weight_problems(job, [*report.placed, *report.validation])
     if job.method.changes == "embedding":
-        from core.training.new_words import new_word_problems  # loads torch, for which the page does not wait
+        from core.training.tokens import token_problems  # loads torch, for which the page does not wait
 
-        found += new_word_problems(job, report.placed)
+        found += token_problems(job, report.placed)
     found += named_file_problems(job, workspace, begins=begins)
     if begins and not errors(found):
         found += beginning_problems(job, workspace, report)
@@ -139,16 +139,18 @@ def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
     wanted = LAYERS if job.embedding.extended else SDXL if name == "sdxl" else ONE
     there = [key for key in wanted if key in shapes]
     if not there or (job.embedding.extended and len(there) < len(wanted)):
-        what = f"The embedding holds {', '.join(list(shapes)[:3])}; this training begins from {wanted[0]} ..."
-        raise ProblemsError.one(what, EMBEDDING, "choose an embedding of the same family and kind (XTI or not)")
+        what = f"The embedding contains {', '.join(list(shapes)[:3])}; this training needs {wanted[0]} ..."
+        fix = "choose an embedding of the same family and kind (XTI or not)"
+        raise ProblemsError.one(what, EMBEDDING, fix, code="embedding.other-tensors")
     widths = token_widths(model)
     for key in there:
         number = 0 if job.embedding.extended else wanted.index(key)
         width = widths[number] if number < len(widths) else shapes[key][1]
         if shapes[key] != (job.embedding.num_vectors_per_token, width):
-            held, asked = "{} vectors of {} numbers".format(*shapes[key]), job.embedding.num_vectors_per_token
-            what = f"The embedding holds {held}; wanted are {asked} of {width}"
-            raise ProblemsError.one(what, EMBEDDING, "set as many vectors as the file holds, or choose another file")
+            held, asked = "{} vectors of width {}".format(*shapes[key]), job.embedding.num_vectors_per_token
+            what = f"The embedding contains {held}; this training needs {asked} of width {width}"
+            fix = "set as many vectors as the file contains, or choose another file"
+            raise ProblemsError.one(what, EMBEDDING, fix, code="embedding.other-size")
 
 
 def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
@@ -176,5 +178,5 @@ def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
     if job.dataset.more_resolutions or 4 * size[0] * size[1] > made[0] * made[1]:
         return []
     what = f"Images train at {size[0]} x {size[1]} pixels, but the base model was made for {made[0]} x {made[1]}"
-    fix = f"Use {max(made)}, or somewhat less to save memory: a model that trains small images draws coarse ones."
-    return [Problem(what, "dataset.resolution", fix, level="advice")]
+    fix = f"use {max(made)}, or somewhat less to save memory: training on small images makes coarse ones"
+    return [Problem(what, "dataset.resolution", fix, level="advice", code="dataset.resolution-below-model")]

@@ -140,7 +140,7 @@ def thumbnail_url(path: str) -> str:
     place, fix = resolve_path(path), "choose a .png, .jpg or .webp of at most 1 MB"
     kind = THUMBNAILS.get(place.suffix.lower())
     if kind is None:
-        raise ProblemsError.one("The thumbnail is no such image", path, fix)
+        raise ProblemsError.one("The thumbnail is not a supported image", path, fix, code="metadata.bad-thumbnail")
     data = read_regular(place, THUMBNAIL_BYTES)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 

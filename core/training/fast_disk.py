@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 OF_DEEPSPEED = "zero_stage_3"  # its folder in there; a run writes over what the one before left
-FIX = "free some space, choose a folder on another disk, or put it into RAM (cpu)"
+FIX = "free some space, choose a folder on another disk, or offload to RAM (cpu)"
 
 
 def disk_folders(job: TrainJob) -> dict[str, str]:
@@ -32,7 +32,9 @@ def folder_there(folder: Path, setting: str) -> None:
     """It is not made: with a mistake in its name, gigabytes would go to some other disk."""
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
-        raise ProblemsError.one(what, setting, "make it, or choose one that is there")
+        raise ProblemsError.one(
+            what, setting, "create it, or choose an existing one", code="deepspeed.no-offload-folder"
+        )
 
 
 def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
@@ -52,8 +54,8 @@ def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
         folder = folders[settings[0]]
         free = machine.free_disk(folder) + sum(_bytes_of(each) for each in {folders[name] for name in settings})
         if free < needed:
-            what = f"The disk of {folder} has room for {size_words(free)}, and about {size_words(needed)} go there"
-            found.append(Problem(what, ", ".join(settings), FIX))
+            what = f"The disk of {folder} has {size_words(free)} free, but about {size_words(needed)} are needed"
+            found.append(Problem(what, ", ".join(settings), FIX, code="disk.space"))
     return found
 
 

@@ -135,9 +135,10 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
     names = ", ".join(name for name, _ in broken[:8]) + (" and more" if len(broken) > 8 else "")
     steps = ", ".join(str(timestep) for _, timestep in broken[:8])
     return ProblemsError.one(
-        f"The {what} of step {record.step} is not a number; the weights are those before it",
+        f"The {what} of step {record.step} is NaN or infinite; the weights were not changed by this step",
         f"step {record.step}: {names} at timesteps {steps}",
-        "lower the learning rate, use bf16 or fp32, or look at these images; then continue from the last saved state",
+        "lower the learning rate, use bf16 or fp32, or check these images; then resume from the last training state",
+        code="training.not-finite",
     )
 
 
@@ -148,8 +149,8 @@ def not_finite_itself(components: Components) -> ProblemsError | None:
         weights = part.named_parameters() if part else ()
         names = [name for name, weight in weights if not (_is_elsewhere(weight) or weight.float().isfinite().all())]
         if names:
-            what = f"The {title} of the base model holds numbers that are not finite, such as in {names[0]}"
-            return ProblemsError.one(what, str(components.source or ""), DAMAGED_FIX)
+            what = f"The {title} of the base model contains NaN or infinite values, such as in {names[0]}"
+            return ProblemsError.one(what, str(components.source or ""), DAMAGED_FIX, code="model.not-finite")
     return None
 
 

@@ -81,8 +81,9 @@ def _writable(folder: Path, setting: str) -> None:
         with tempfile.TemporaryFile(dir=there):
             return
     except OSError as error:
-        what = f"Nothing can be written into {folder}: {error.strerror or error}"
-        raise ProblemsError.one(what, setting, "choose another folder, or fix its rights") from None
+        what = f"{folder} is not writable: {error.strerror or error}"
+        fix = "choose another folder, or fix its permissions"
+        raise ProblemsError.one(what, setting, fix, code="folder.not-writable") from None
 
 
 def _advice(found: list[Problem]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from core.families import family, family_of
@@ -94,4 +95,4 @@ def _find(name: str, setting: str, workspace: Workspace) -> Path:
     try:
         return find_lora(name, workspace)
     except ProblemsError as error:
-        raise ProblemsError([Problem(problem.what, setting, problem.fix) for problem in error.problems]) from None
+        raise ProblemsError([replace(problem, where=setting) for problem in error.problems]) from None

@@ -103,14 +103,15 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
     if not other_images(job):
         return
     if is_starter(job.model.base_model, workspace):
-        what = "The base model is the starter, a demo for simple icons at 128 px: it cannot train photographs"
-        yield Problem(what, MODEL, "choose or download a real base model, such as SD 1.5 or SDXL", "advice")
+        what = "The base model is the starter, a demo for simple icons at 128 px, which cannot train photos"
+        fix = "choose or download another base model, such as SD 1.5 or SDXL"
+        yield Problem(what, MODEL, fix, "advice", code="demo.base-model")
     words = _demo_words(job)
     if words:
         left = " and ".join({NAME: "output name", PROMPTS: "sample prompts"}[path] for path in words)
-        what = f"The {left} {'are' if len(words) > 1 or words == [PROMPTS] else 'is'} still those of the demo"
+        what = f"Still set for the demo: {left}"
         fix = "set up for these images in one step on the page, or write your own"
-        yield Problem(what.replace("is still those", "is still that"), ", ".join(words), fix, "advice")
+        yield Problem(what, ", ".join(words), fix, "advice", code="demo.name-or-prompts")
 
 
 def holds_demo(job: TrainJob, workspace: Workspace) -> bool:

@@ -49,9 +49,10 @@ def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     }
     return found + [
         Problem(
-            "The model is to keep the class of these images, and it is not said what they show",
+            "Prior preservation is on, but the class of these images is not set",
             f"folder {folder}",
-            "write method.class_caption, such as: a dog; or the folder's class word",
+            "write method.class_caption, such as: a dog, or the folder's class word",
+            code="prior.no-class",
         )
         for folder in unnamed
     ]
@@ -63,11 +64,11 @@ def _nothing_trained(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     folders = [folder for folder, preserved in kept.items() if preserved]
     if not folders or (len(folders) < len(kept) and not job.method.spec.preserves_class):
         return []
-    what = "These images are to stay as the base model draws them, so nothing would be trained of them"
-    fix = "switch off diff_output_preservation of the folder, or add a folder to train"
+    what = "These images are only preserved as the base model generates them, so nothing would be trained"
+    fix = "turn off diff_output_preservation of the folder, or add a folder to train"
     if job.method.spec.preserves_class:
-        fix = "switch off diff_output_preservation of the folder: textual inversion does not change the model"
-    return [Problem(what, f"folder {folder}", fix) for folder in folders]
+        fix = "turn off diff_output_preservation of the folder: textual inversion does not change the model"
+    return [Problem(what, f"folder {folder}", fix, code="prior.nothing-to-train") for folder in folders]
 
 
 def captions(job: TrainJob, placed: Sequence[Placed]) -> list[str]:

@@ -221,8 +221,8 @@ class Builder:
         with self.precision.autocast(self.context.device) if trains else nullcontext():
             states = self.method.encode(captions, read)
         if not trains and not states.context.isfinite().all():
-            what = "The text encoder of the base model makes numbers that are not finite of captions"
-            raise ProblemsError.one(what, str(self.model), DAMAGED_FIX)
+            what = "The text encoder of the base model outputs NaN or infinite values"
+            raise ProblemsError.one(what, str(self.model), DAMAGED_FIX, code="model.not-finite")
         return states
 
     def _encode_prompts(self, tokens: int | None, prompts: Sequence[str]) -> TextStates:

@@ -210,19 +210,26 @@ class ShardedStepper(Stepper):
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
         given, own = content.get("sharded"), self._form()
         if given is None:
-            raise ProblemsError.one("This state was made without DeepSpeed", str(folder), OTHER_WAY)
+            raise ProblemsError.one(
+                "This training state was saved without DeepSpeed",
+                str(folder),
+                OTHER_WAY,
+                code="state.without-deepspeed",
+            )
         if given != own:
             other = ", ".join(
                 f"{name} {given.get(name)} (now {own[name]})" for name in own if given.get(name) != own[name]
             )
-            fix = "continue with the same cards and stage, or begin from the finished file"
-            raise ProblemsError.one(f"This state was cut into parts in another way: {other}", str(folder), fix)
+            fix = "resume with the same GPUs and ZeRO stage, or start from the final checkpoint"
+            what = f"This training state was partitioned differently: {other}"
+            raise ProblemsError.one(what, str(folder), fix, code="state.other-partitions")
         part = load_state_file(folder / self._file())
         try:
             self._shards.load(part["parts"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             fix = "use the settings of the run that made it"
-            raise ProblemsError.one(f"The state's parts do not fit this run: {error}", str(folder), fix) from None
+            what = f"The partitions of this training state do not fit this run: {error}"
+            raise ProblemsError.one(what, str(folder), fix, code="state.bad-partition") from None
         if self._scale is not None and part["own"]["scale"] is not None:
             vars(self._scale).update(part["own"]["scale"])
         self._method.load_average(part["own"]["average"])
@@ -364,10 +371,11 @@ def suited(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Opt
             own: Optimizer = DeepSpeedCPUAdam(groups, adamw_mode=isinstance(optimizer, torch.optim.AdamW))
         except Exception as error:  # it is compiled now
             what = (
-                f"DeepSpeed's own Adam could not be compiled: {str(error).splitlines()[0] if str(error) else error!r}"
+                f"DeepSpeed's CPU Adam could not be compiled: {str(error).splitlines()[0] if str(error) else error!r}"
             )
-            fix = "install a C++ compiler and Python's headers, or put the optimizer's memory into RAM (cpu)"
-            raise ProblemsError.one(what, "sharding.offload_optimizer_device", fix) from error
+            fix = "install a C++ compiler and Python's headers, or offload the optimizer state to RAM (cpu)"
+            where = "sharding.offload_optimizer_device"
+            raise ProblemsError.one(what, where, fix, code="deepspeed.adam-not-compiled") from error
     return own
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from core.record.processes import Processes
 
 T = TypeVar("T")
-OTHER_WAY = "train with or without DeepSpeed as the run that made it, or begin from its finished file"
+OTHER_WAY = "turn DeepSpeed on or off as in the run that saved it, or start from its final checkpoint"
 
 
 class Stepper:
@@ -140,23 +140,24 @@ class Stepper:
         from core.optimization.optimizers import load_state
 
         if "sharded" in content:
-            what = "This state was made with DeepSpeed, which cuts it into parts"
-            raise ProblemsError.one(what, str(folder), OTHER_WAY)
+            what = "This training state was saved with DeepSpeed"
+            raise ProblemsError.one(what, str(folder), OTHER_WAY, code="state.with-deepspeed")
         try:
             self._method.load_state_dict(content["weights"])
         except (KeyError, RuntimeError, TypeError, AttributeError):  # a weight that it lacks, or of another shape
-            what = "The state's weights are not those that this run trains"
-            fix = "use the method, the model and the settings of the run that made it"
-            raise ProblemsError.one(what, str(folder), fix) from None
+            what = "The weights in this training state do not fit this run"
+            fix = "use the method, the model and the settings of the run that saved it"
+            raise ProblemsError.one(what, str(folder), fix, code="state.other-weights") from None
         try:
             load_state(self._optimizer, content["optimizer"])
             if self._scaler is not None and content["scaler"] is not None:
                 self._scaler.load_state_dict(content["scaler"])
         except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise ProblemsError.one(
-                f"The state's optimizer does not fit this run: {error}",
+                f"The optimizer state does not fit this run: {error}",
                 str(folder),
-                "use the optimizer and the network of the run that made it",
+                "use the optimizer and the network of the run that saved it",
+                code="state.other-optimizer",
             ) from None
         self.paused = content.get("paused", 0)  # states of earlier versions have none
         for weight, gradient in zip(self._beside, content.get("beside", ())):

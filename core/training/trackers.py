@@ -252,7 +252,9 @@ def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
         name for name, table in tables.items() if name not in ("wandb", "tensorboard") or not isinstance(table, dict)
     ]
     if unknown:
-        raise ProblemsError.one(f"'{unknown[0]}' is no table of a tracker", CONFIG, fix)
+        raise ProblemsError.one(
+            f"'{unknown[0]}' is not a table of a tracker", CONFIG, fix, code="trackers.unknown-table"
+        )
     return tables
 
 
@@ -274,7 +276,7 @@ def wandb_problem(job: TrainJob) -> Problem | None:
     if job.logging.log_with not in ("wandb", "all") or find_spec("wandb") is not None:
         return None
     fix = "install it (pip install wandb), or choose TensorBoard"
-    return Problem("The package wandb is not installed", "logging.log_with", fix)
+    return Problem("The package wandb is not installed", "logging.log_with", fix, code="trackers.no-wandb")
 
 
 def rate_name(method: MethodSpec, group: str) -> str:

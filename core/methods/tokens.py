@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from core.record.problems import Problem, ProblemsError
 
 
-class WordTable(nn.Module):
+class TokenTable(nn.Module):
     """An encoder's table of words with further rows that train.
 
     Ids from `first` up are the new rows. Weight decay and clipping so act on these alone; sd-scripts lets them act on
@@ -66,9 +66,15 @@ def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> No
     vocabulary = tokenizer.get_vocab()
     known = [word for word in words if f"{word.lower()}</w>" in vocabulary]
     if known:
-        fix = "choose another word, which no caption means otherwise"
+        fix = "choose another token, with no other meaning in the captions"
         raise ProblemsError(
-            [Problem(f"The model knows the word '{word}' already", "embedding.token_string", fix) for word in known]
+            Problem(
+                f"'{word}' is already a token of the model",
+                "embedding.token_string",
+                fix,
+                code="embedding.known-token",
+            )
+            for word in known
         )
     added = tokenizer.add_tokens([AddedToken(name, normalized=True) for name in names])
     assert added == len(names)
@@ -82,6 +88,9 @@ def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) 
     ids = tokenizer(init_word, truncation=False, verbose=False)["input_ids"][1:-1]
     if not ids:
         raise ProblemsError.one(
-            f"'{init_word}' holds no word", "embedding.init_word", "write a word, or leave it empty"
+            f"The initializer '{init_word}' has no tokens",
+            "embedding.init_word",
+            "write a word, or leave it empty",
+            code="embedding.empty-initializer",
         )
     return torch.stack([table[ids[index % len(ids)]] for index in range(count)])
