@@ -46,9 +46,9 @@ def family(name: str) -> Family:
 
 
 def family_of(path: Path | str, wanted: str = "auto") -> str:
-    """The family of the model at this path; one that is none of ours, or not the wanted one, is a problem.
+    """The family of the model at this path; ProblemsError for another or an unknown one.
 
-    wanted  "auto", or the family that the settings name: it decides where the file itself tells nothing
+    wanted  "auto", or the family that the settings name: it decides where the file does not say
     """
     return check_family(identify(path), path, wanted)
 

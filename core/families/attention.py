@@ -1,4 +1,4 @@
-"""How a U-Net's attention is computed, and which of its blocks compute twice rather than remember."""
+"""How a U-Net's attention is computed, and which of its blocks use gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.record.problems import Problem
 if TYPE_CHECKING:
     from core.settings.memory import MemorySettings
 
-SLICE = "auto"  # diffusers' word for half of the heads at a time
+SLICE = "auto"  # diffusers' name for half of the heads at a time
 
 
 def set_attention(unet: Any, wanted: str) -> None:
@@ -31,7 +31,7 @@ def set_attention(unet: Any, wanted: str) -> None:
 
 
 def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
-    """What this device cannot do of the memory group."""
+    """Settings of the memory group that this device does not support."""
     found = []
     if settings.attention == "xformers" and find_spec("xformers") is None:
         what, fix = "xFormers is not installed", "use sdpa, which is as fast"
@@ -49,7 +49,7 @@ def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
 
 
 def checkpoint_unet(unet: Any, blocks: str = "all") -> None:
-    """Let blocks compute their inside again in the backward pass.
+    """Turn on gradient checkpointing of blocks.
 
     blocks  "all"; "outer": those at the two largest sizes of maps; "inner": the others
     """

@@ -1,7 +1,7 @@
 """A U-Net whose blocks are compiled (torch.compile) where gradients are wanted.
 
 Equal blocks share what is compiled: a block of each width, not each block. So it takes minutes rather than a quarter of an
-hour, steps within the backward pass still get their gradients block by block, and gradient checkpointing stays outside.
+hour, the fused backward pass still gets its gradients block by block, and gradient checkpointing stays outside.
 Samples and validation, which come in other sizes, are computed as without.
 """
 
@@ -31,7 +31,7 @@ OFF = "or turn torch.compile off: the result is the same"
 
 
 def compile_problems(settings: MemorySettings, device: str) -> list[Problem]:
-    """What is missing for compiling on this device, as far as a look tells."""
+    """Problems of compiling on this device, without trying it."""
     name, where = settings.dynamo_backend, "memory.dynamo_backend"
     if not settings.torch_compile:
         return []
@@ -82,7 +82,7 @@ def _no_compiler() -> Problem:
 
 
 def try_compiling(backend: str, device: str) -> None:
-    """Compile a small layer and its gradient. ProblemsError with what the compiler said where that fails."""
+    """Compile a small layer and its gradient. ProblemsError with the compiler's message where that fails."""
     import torch
 
     layer = torch.nn.Linear(4, 4).to(device)
@@ -101,7 +101,7 @@ class CompiledBlocks:
     """The U-Net's blocks, compiled at their first use, until `release`.
 
     several_sizes   images come in several sizes: one piece is made for all of them, a little slower than for one
-    say             tells a sentence and its fix, once, when a block has been compiled for so many sizes that further ones
+    say             reports a sentence and its fix, once, when a block has been compiled for so many sizes that further ones
                     are computed as without
     """
 

@@ -36,7 +36,7 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors
 
 SHOWN_KEYS = 5
 LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")
-# What CLIP's class is told; it would take any other name of a config for a setting of its own.
+# Fields that CLIP's class gets; it would take any other name of a config for one of its own.
 TEXT_FIELDS = {
     *("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads"),
     *("max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range"),
@@ -306,7 +306,7 @@ def _misfits(
 
 
 def _not_weights(names: Iterable[str], part: Part) -> list[Problem]:
-    """Tensors of whole numbers: another program's packed form."""
+    """Problems of integer tensors: another program's packed form."""
     names = [name for name in names if not name.endswith("position_ids")]
     if not names:
         return []

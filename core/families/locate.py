@@ -56,7 +56,7 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
 
 
 def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
-    """Whether the base model and the VAE are there and of a family that is known here; advice on what that means."""
+    """Problems of the base model and the VAE: missing files, unknown families; advice on clip skip."""
     found: list[Problem] = []
     name = None
     try:

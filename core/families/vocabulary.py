@@ -1,4 +1,4 @@
-"""The words of a model folder's tokenizer, read and checked before a library builds a tokenizer of them."""
+"""The vocabulary of a model folder's tokenizer, read and checked before a library builds a tokenizer from it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def is_complete(folder: Path) -> bool:
 def read_vocabulary(folder: Path) -> Vocabulary:
     """From tokenizer.json, else vocab.json and merges.txt. Raises ProblemsError.
 
-    Remembered until a file changes: every check, training and drawing asks for it, and reading 49,408 words takes a second.
+    Cached until a file changes: every check, training and generation needs it, and reading 49,408 tokens takes a second.
     """
     return _read(folder, tuple(_stamp(folder / name) for name in FILES))
 
@@ -110,7 +110,7 @@ def _more(folder: Path) -> list[dict[str, Any]]:
 
 
 def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> list[dict[str, Any]]:
-    """Those that are not words already, which must go on counting where these end."""
+    """The added tokens that are not in the vocabulary already; their ids must follow its ids."""
     found: dict[str, dict[str, Any]] = {}
     for token in tokens:
         content, number = token.get("content"), token.get("id")

@@ -1,4 +1,4 @@
-"""Textual inversion: new words train, the model stays as it is."""
+"""Textual inversion: embeddings of new tokens are trained, the model is frozen."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ PARTS = ("text_encoder", "text_encoder_2")
 
 
 class EmbeddingMethod(Method):
-    """What a training by textual inversion owns: rows of new words in each text encoder.
+    """What textual inversion trains: the embeddings of new tokens in each text encoder.
 
     With `extended` (XTI) every vector has 16 tokens, one for each layer that reads; ids run layer by layer.
     """
 
     trains_text = True
     trains_unet = False
-    steady_gradients = False  # a word that no caption of the batch holds gets none
+    steady_gradients = False  # a token that no caption of the batch contains gets none
     adds_up = False  # sd-scripts' optimizer holds the whole table
 
     def __init__(self, job: TrainJob, start: Path | None = None):
@@ -59,7 +59,7 @@ class EmbeddingMethod(Method):
         return [f"_{name}" for name in LAYERS] if self._settings.extended else [""]
 
     def build(self, components: Components) -> list[Trainable]:
-        """Teach the tokenizers the words and put the rows beside the encoders' tables."""
+        """Add the tokens to the tokenizers, and their embeddings to the encoders' tables."""
         self._family = components.family
         count = self._settings.num_vectors_per_token
         tokens = [token for suffix in self._suffixes for word in self.words for token in tokens_of(word, count, suffix)]
@@ -118,7 +118,7 @@ class EmbeddingMethod(Method):
     # -- texts
 
     def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
-        """Captions with the new words spelled out as their tokens. XTI: context [B, 16, T, C]."""
+        """Captions with each token replaced by those of its vectors. XTI: context [B, 16, T, C]."""
         count = self._settings.num_vectors_per_token
         if not self._settings.extended:
             return encode([spelled_out(caption, self.words, count) for caption in captions])
@@ -139,7 +139,7 @@ class EmbeddingMethod(Method):
                 table.rows.copy_(tensors[f"rows_{index}"])
 
     def vectors(self, word: str) -> dict[str, Tensor]:
-        """What is trained of one word, under the names of its file."""
+        """The embedding of one token, under the names of its file."""
         count = self._settings.num_vectors_per_token
         begin = self.words.index(word) * count
         own = [table.rows.data for table in self._tables]
@@ -150,14 +150,14 @@ class EmbeddingMethod(Method):
         return {name: rows[begin : begin + count] for name, rows in zip(names, own, strict=True)}
 
     def beside(self, path: Path) -> list[Path]:
-        """A file for each word but the first, whose is `path`."""
+        """A file for each token but the first, whose file is `path`."""
         names = [without_signs(word) for word in self.words[1:]]
         return [path.with_name(f"{path.stem}-{name}{path.suffix}") for name in names]
 
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """One file for each word."""
+        """One file for each token."""
         dtype = type_named(precision)
         for word, file in zip(self.words[1:], self.beside(path), strict=True):
             write_embedding(file, self.vectors(word), metadata, dtype)

@@ -106,7 +106,7 @@ class NetworkMethod(Method):
         self._built.lay_in_modules()
 
     def set_strength(self, strength: float) -> None:
-        """How strongly the network takes part in the next passes: 1 is whole, 0 the model without it."""
+        """Multiplier of the network in the next passes: 1 is full, 0 the model without it."""
         if strength != self._strength:
             self._strength = strength
             self._built.set_multiplier(strength)
@@ -118,7 +118,7 @@ class NetworkMethod(Method):
         self._built.hide()
 
     def after_update(self) -> dict[str, Tensor]:
-        """Limits the weight changes, if asked. Once an update: in between, nothing moves."""
+        """Apply max weight norm, if set. Once a step: in between, no weight changes."""
         limit = self._settings.scale_weight_norms
         if limit is None:
             return {}
@@ -174,5 +174,5 @@ class NetworkMethod(Method):
 
 
 def _one_or_dynamic(values: set) -> str:
-    """As sd-scripts' own tools say it of files whose layers differ."""
+    """As sd-scripts' tools write it for files whose layers differ."""
     return str(values.pop()) if len(values) == 1 else "Dynamic"

@@ -1,4 +1,4 @@
-"""New words of a text encoder: rows beside its table of words, which stays as it is and need not be copied."""
+"""New tokens of a text encoder: embeddings beside its token table, which is frozen and not copied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.record.problems import Problem, ProblemsError
 
 
 class TokenTable(nn.Module):
-    """An encoder's table of words with further rows that train.
+    """An encoder's token embedding table with trained rows added.
 
     Ids from `first` up are the new rows. Weight decay and clipping so act on these alone; sd-scripts lets them act on
     the whole table and puts the rest back (for clipping: `optimizer.compatibility`). dtype: that they train in.
@@ -27,7 +27,7 @@ class TokenTable(nn.Module):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The old table: its type and device are asked for."""
+        """The original table, for its dtype and device."""
         return self.table.weight
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -39,12 +39,12 @@ class TokenTable(nn.Module):
 
 
 def tokens_of(word: str, count: int, suffix: str = "") -> list[str]:
-    """The names that a tokenizer gets for the vectors of a word. Nobody writes them: captions hold the word itself."""
+    """The names that a tokenizer gets for the vectors of a token. Captions contain the token itself."""
     return [f"<{word}|{number}{suffix}>" for number in range(count)]
 
 
 def spelled_out(text: str, words: Sequence[str], count: int, suffix: str = "") -> str:
-    """Each new word as its tokens: "a mira" -> "a <mira|0> <mira|1>". Whole words only: "miracle" stays.
+    """Each new token as those of its vectors: "a mira" -> "a <mira|0> <mira|1>". Whole words only: "miracle" stays.
 
     suffix  of the tokens of one layer (XTI)
     """
@@ -60,7 +60,7 @@ def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
 
 
 def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> None:
-    """Teach a tokenizer the names of the words' vectors; ProblemsError when it knows one of the words as a whole."""
+    """Add the names of the tokens' vectors to a tokenizer; ProblemsError when one of the tokens exists already."""
     from tokenizers import AddedToken
 
     vocabulary = tokenizer.get_vocab()
@@ -81,7 +81,7 @@ def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> No
 
 
 def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) -> Tensor:
-    """Rows [count, C] to begin with: the tokens of `init_word` in turn, or the mean of all words."""
+    """Initial embeddings [count, C]: the tokens of the initializer in turn, or the mean of all tokens."""
     table = encoder.get_input_embeddings().weight.detach().float()
     if init_word is None:
         return table.mean(dim=0, keepdim=True).repeat(count, 1)

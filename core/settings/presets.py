@@ -1,4 +1,4 @@
-"""Presets: jobs as JSON files, whole and checked.
+"""Presets: jobs as JSON files, complete and validated.
 
 kind "job" holds every group. kind "recipe" states only what differs from the defaults, with a reason for each value, and
 leaves the model, the data and the names to the user. One pure step dict -> dict leads from each schema version to the next.
@@ -219,7 +219,7 @@ def read(path: Path) -> Preset:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """json keeps the last of two equal keys in silence; a preset says it."""
+    """ProblemsError for a duplicate key, of which json silently keeps the last."""
     twice = sorted(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
     if twice:
         what = f"'{twice[0]}' is given twice"

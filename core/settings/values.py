@@ -51,7 +51,7 @@ def text_of(entry: Declared, value: Any) -> Any:
 
 
 def shown_value(entry: Declared, value: Any) -> str:
-    """A value in words, for notes: "empty", "on", "cosine", "1e-4"."""
+    """A value as text, for notes: "empty", "on", "cosine", "1e-4"."""
     if entry.kind == "bool":
         return "on" if value else "off"
     if entry.kind == "choice":
@@ -105,7 +105,7 @@ def value_from(entry: Declared, raw: Any) -> Any:
 
 
 def with_point(entry: Declared, raw: Any) -> Any:
-    """A decimal comma as a point, in a field that takes one number. Raises BadText where it may part thousands: 1,000."""
+    """A decimal comma as a point, in a field that takes one number. Raises BadText where it may separate thousands: 1,000."""
     text = raw.strip() if isinstance(raw, str) else ""
     if entry.kind not in ("int", "float", "span") or not re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
         return raw
@@ -132,7 +132,7 @@ def arguments_text(arguments: Mapping[str, Any]) -> str:
 
 
 def _joined(entry: Declared, value: Sequence[Any]) -> str:
-    """512 x 768 for pixels; 0.9, 0.999 for what is no size."""
+    """512 x 768 for pixels; 0.9, 0.999 for a pair that is not a size."""
     return (" x " if _is_size(entry) else ", ").join(number_text(item) for item in value)
 
 

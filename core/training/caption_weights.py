@@ -1,4 +1,4 @@
-"""Weights in captions that are no numbers: told before the start, for at a step they would end the run."""
+"""Weights in captions that are not numbers: found before the start, since they would stop the run later."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ AROUND = "captions.caption_prefix, caption_suffix, trigger_word"
 
 
 def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """One error for each weight that is no number, with the images whose captions have it."""
+    """One error for each weight that is not a number, with the images whose captions have it."""
     if not job.captions.weighted_captions:
         return []
     found: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)
     for each in {each.image.key: each for each in placed}.values():
-        own = _wrong(each.caption.whole.splitlines())  # any line may be drawn
+        own = _wrong(each.caption.whole.splitlines())  # any line may be chosen
         wrong = own or _wrong(_trained(each))
         if wrong:
             found[wrong, bool(own)].append(each)

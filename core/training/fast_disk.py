@@ -1,4 +1,4 @@
-"""The fast disk that DeepSpeed puts the optimizer's memory or weights on: whether its folder is there and has room."""
+"""The NVMe folder that DeepSpeed offloads to: whether it exists and has enough free space."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def disk_folders(job: TrainJob) -> dict[str, str]:
 
 
 def folder_there(folder: Path, setting: str) -> None:
-    """It is not made: with a mistake in its name, gigabytes would go to some other disk."""
+    """Raise ProblemsError unless the folder exists. It is not created: after a typo, gigabytes would go to another disk."""
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
         raise ProblemsError.one(
@@ -38,7 +38,7 @@ def folder_there(folder: Path, setting: str) -> None:
 
 
 def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Whether the disks have room for what goes there; nothing where the model or a folder is not there."""
+    """Problems of free space on the disks; none without the model or a folder."""
     folders = {setting: resolve_path(folder) for setting, folder in disk_folders(job).items()}
     if not folders or not all(folder.is_dir() for folder in folders.values()):
         return []
@@ -60,7 +60,7 @@ def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> int:
-    """What the parts that these settings place take."""
+    """Bytes that these settings put on the disk."""
     from core.training.memory_plan import facts_of, shared_places
 
     own = job.sharding

@@ -68,7 +68,7 @@ DAMAGED_FIX = "download or copy the model again; if that does not help, use bf16
 class LossBuffer:
     """Collects StepRecords; `read_if_due` hands out finished numbers a few times a second.
 
-    allowed   steps that may be not finite; they move no weight and are told by name
+    allowed   steps that may be not finite; they change no weight and are reported by name
     """
 
     def __init__(self, *, scaled: bool = False, allowed: int = 0):
@@ -87,7 +87,7 @@ class LossBuffer:
         return None
 
     def forget(self) -> None:
-        """Let go of what waits, unread: one process of several reports."""
+        """Drop what waits, unread: only one of several processes reports."""
         self._waiting = []
 
     def read(self) -> ReadBack | None:
@@ -129,7 +129,7 @@ class LossBuffer:
 
 
 def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> ProblemsError:
-    """losses: of its images; where some are no number these are named, else all."""
+    """losses: of its images; those that are not finite are named, else all."""
     named = list(zip(record.images, record.timesteps, strict=True))
     broken = [each for each, loss in zip(named, losses, strict=False) if not math.isfinite(loss)] or named
     names = ", ".join(name for name, _ in broken[:8]) + (" and more" if len(broken) > 8 else "")
@@ -143,7 +143,7 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
 
 
 def not_finite_itself(components: Components) -> ProblemsError | None:
-    """Where the base model's own weights are not finite no step can be, whatever it trains from: that is told instead."""
+    """The problem with a base model whose own weights are not finite, since then no step can be finite."""
     parts = [("U-Net", components.unet), *(("text encoder", each) for each in components.text_encoders)]
     for title, part in parts:
         weights = part.named_parameters() if part else ()

@@ -25,8 +25,7 @@ START = "network.network_weights"
 
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """What is wrong with the network's files, now that the model tells its family; nothing where there is no model (then
-    others say so)."""
+    """Problems of the network's files, once the model's family is known; none without a model."""
     if job.method.changes != "network":
         return []
     try:

@@ -1,4 +1,4 @@
-"""The proof that a run which was stopped and continued ends where an unbroken one does, to the bit."""
+"""Check that a stopped and resumed run equals an uninterrupted one, to the bit."""
 
 from __future__ import annotations
 

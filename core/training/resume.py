@@ -1,4 +1,4 @@
-"""Beginning elsewhere than at step 0: from a state of another run or of the hub, or at a later step."""
+"""Starting elsewhere than at step 0: from a training state of another run or of the hub, or at a later step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ("model", "dataset", "space")
 
 
 def first_step(job: TrainJob, plan: Plan) -> int | None:
-    """The step that the settings begin at: given as such, else as an epoch; None where neither is given."""
+    """The step that the settings start at: given as a step, else as an epoch; None where neither is set."""
     if job.resume.initial_step is not None:
         return job.resume.initial_step
     if job.resume.initial_epoch is not None:
@@ -36,7 +36,7 @@ def first_step(job: TrainJob, plan: Plan) -> int | None:
 
 
 def beginning_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
-    """Whether the training would begin at its end or behind it. What is wrong with the state itself is said elsewhere."""
+    """The problem of a training that would start at or after its end. A bad state is reported elsewhere."""
     settings, step = job.resume, None
     if settings.initial_step is not None or settings.initial_epoch is not None:
         from core.training.plan import Plan
@@ -58,7 +58,7 @@ def _at_the_end(job: TrainJob, step: int, total: int) -> list[Problem]:
 
 
 def begin(run: Run) -> None:
-    """Of a run without a state of its own: take over the given one, and the step."""
+    """Load the given training state into a run that has none yet, and set the step."""
     from core.training.checkpoint import use_state
 
     settings = run.job.resume
@@ -69,7 +69,7 @@ def begin(run: Run) -> None:
     asked = first_step(run.job, run.plan)
     if asked is not None:
         if settings.resume and asked != run.state.step:
-            words = f"The state is of step {run.state.step}, and the settings begin at {asked}: they count"
+            words = f"The training state is of step {run.state.step}, but the settings start at {asked}, which is used"
             run.context.say(words, "warning")
         run.state.step = asked
     raise_if_errors(_at_the_end(run.job, run.state.step, run.total))
@@ -141,7 +141,7 @@ def parse_address(text: str) -> HubState:
 
 
 def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
-    """Download the state's files into a folder; one that is whole already is taken as it is."""
+    """Download the state's files into a folder; a complete download is not repeated."""
     from huggingface_hub import HfApi
 
     address = parse_address(text)

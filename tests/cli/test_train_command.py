@@ -137,7 +137,7 @@ def test_ctrl_c_saves_exits_with_130_and_the_run_goes_on_later(outputs, capsys):
     text["schedule"]["max_train_steps"] = stopped + 3
     folder.job_file.write_text(json.dumps(text))
     assert main(["train", "--continue", folder.name, "--outputs", str(outputs)]) == 0
-    assert f"Continuing from step {stopped}" in capsys.readouterr().err
+    assert f"Resuming from step {stopped}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("method", "kills"), [("lora", 1), *LONGER])

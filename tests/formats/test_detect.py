@@ -373,7 +373,7 @@ def test_every_family_has_the_same_functions():
     )
     for name in FAMILIES:
         assert all(callable(getattr(family(name), function)) for function in names)
-    with pytest.raises(ProblemsError, match="not known"):
+    with refused("model.unknown-family", "sd9"):
         family("sd9")
 
 

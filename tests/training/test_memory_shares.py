@@ -125,7 +125,7 @@ def test_a_disk_that_is_not_there_takes_no_files_or_has_no_room_is_told(on_disk,
     assert str(tmp_path / "nvme") in missing.what and file.what == f"{tmp_path / 'file'} is a file"
     monkeypatch.setattr(fast_disk.machine, "free_disk", lambda folder: 1000)
     (full,) = on_disk(tmp_path)
-    assert full.code == "disk.space" and " 1 MB " in full.what
+    assert full.code == "disk.space" and " 1.0 kB " in full.what
     left = tmp_path / "zero_stage_3" / "optimizer" / "rank0"
     left.mkdir(parents=True)
     (left / "0_1.tensor.swp").write_bytes(bytes(20_000_000))  # a run writes over what the one before left
