@@ -11,6 +11,7 @@ from core.dataset.preflight import preflight
 from core.record.problems import Problem, ProblemsError
 from core.training.checks import problems_with_model, problems_without_model
 from tests.models import tiny_file
+from tests.refusals import refused
 
 
 def wheres(job, workspace, device="cpu"):
@@ -92,7 +93,7 @@ def test_a_resolution_that_was_left_behind_is_advised_against(make_job, workspac
         found = problems_with_model(make_job(model=model, dataset=dataset), workspace)
         return [(each.level, each.fix.split(",")[0]) for each in found if each.where == "dataset.resolution"]
 
-    assert advice(resolution=resolution) == ([("advice", f"Use {told}")] if told else [])
+    assert advice(resolution=resolution) == ([("advice", f"use {told}")] if told else [])
     assert advice(resolution=resolution, more_resolutions=[1024]) == []
 
 
@@ -156,10 +157,10 @@ def test_a_model_is_fetched_only_when_nothing_else_is_wrong(make_job, workspace,
     monkeypatch.setattr("core.formats.hub.download", lambda hub_id, *_: fetched.append(str(hub_id)))
     options = Options({"outputs": str(workspace.outputs), "models": str(tmp_path / "models"), "device": "cpu"})
     model = {"base_model": "someone/some-model"}
-    with pytest.raises(ProblemsError, match="does not exist"):
+    with refused("dataset.missing-folder"):
         check(make_job(model=model, dataset={"folder": str(tmp_path / "nowhere")}), options)
     assert fetched == []
-    with pytest.raises(ProblemsError, match="is not on this machine"):  # the download was only pretended
+    with refused("model.not-downloaded"):  # the download was only pretended
         check(make_job(model=model), options)
     assert fetched == ["someone/some-model"]
 
@@ -171,7 +172,7 @@ def test_an_upload_is_looked_at_before_the_start(make_job, workspace, monkeypatc
     job = make_job(hub={"huggingface_repo_id": "me/run"})
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("core.record.secrets._stored", dict)
-    with pytest.raises(ProblemsError, match="need a token"):
+    with refused("hub.no-token"):
         check(job, options)
     assert asked == [], "what is wrong without asking is said first"
     monkeypatch.setenv("HF_TOKEN", "hf_secret_token")

@@ -192,4 +192,4 @@ def test_dropouts_are_refused_and_the_compiler_is_named_as_unused():
     assert "memory.dynamo_backend" in ineffective(build(TrainJob, {}))
     assert "memory.dynamo_backend" not in ineffective(job)
     sharded = build(TrainJob, {"memory": {"torch_compile": True}, "sharding": {"deepspeed": True}})
-    assert any("DeepSpeed puts the weights" in problem.what for problem in training_problems(sharded))
+    assert "memory.compile-with-deepspeed" in [problem.code for problem in training_problems(sharded)]

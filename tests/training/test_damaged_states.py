@@ -230,7 +230,7 @@ def test_a_run_in_a_folder_that_takes_no_files_is_a_plain_problem(killed, monkey
         raise PermissionError(errno.EACCES, "Permission denied", str(killed.folder.path / "lock"))
 
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
-    with refused("outputs.not-writable") as caught:
+    with refused("file.unwritable") as caught:
         killed.folder.lock()
     assert caught.value.problems[0].fix
 

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from core.record.problems import ProblemsError
 from core.settings.flags import merge
 from core.training import update
 from tests.refusals import refused
@@ -82,7 +81,7 @@ def test_folders_of_different_network_strength_train_apart_and_differently(train
     one, half = run(1.0), run(0.5)
     assert one.losses()[1] != half.losses()[1]  # together in one bucket they share batches; apart they do not
     assert not same(one, half)
-    with pytest.raises(ProblemsError, match=r"network strength of .*second is 0"):
+    with refused("dataset.network-multiplier-zero", "second"):
         run(0.0)
 
 

@@ -114,7 +114,7 @@ def test_a_training_goes_on_from_another_ones_file(train):
         assert json.loads(metadata_of(training)["ss_network_weights"])["name"] == "t.safetensors"
     assert metadata_of(by_file)["ss_network_dim"] == "4"
     other = train(network={"rank": 8, **start}, schedule={"max_train_steps": 1})
-    with pytest.raises(ProblemsError, match="have rank 4, and rank 8 is set here"):
+    with refused("network.start-rank", "have rank 4", "rank 8"):
         other.start()
 
 
@@ -136,7 +136,7 @@ def test_a_rank_that_does_not_fit_is_told_before_the_run_by_the_headers_alone(tr
     assert told(conv_rank=2) == told(conv_rank=2, train_text_encoder=True) == told(rank=9, dim_from_weights=True) == []
     assert told(block_dims="4,4") == [], "the rules say it, and no rank can be compared"
     found = told(rank=8, conv_rank=4, train_text_encoder=True)
-    assert len(found) == 2 and "rank 4, and rank 8 is set" in found[0] and "rank 2, and rank 4 is set" in found[1]
+    assert len(found) == 2 and "rank 4, but rank 8 is set" in found[0] and "rank 2, but rank 4 is set" in found[1]
     assert read and all(name.endswith("alpha") for name in read)
 
 
@@ -173,7 +173,8 @@ def test_files_that_do_not_fit_are_told_before_anything_loads(train, tmp_path):
         with pytest.raises(ProblemsError) as caught:
             train(network=setting).start()
         (problem,) = [problem for problem in caught.value.problems if problem.level == "error"]
-        assert problem.where == f"network.{next(iter(setting))}" and "There is no LoRA 'gone'" in problem.what
+        assert problem.where == f"network.{next(iter(setting))}"
+        assert problem.code == "lora.not-found" and "'gone'" in problem.what
     with refused("network.block-count", 25):
         train(network={"block_dims": ",".join(["4"] * 23)}).start()
     with refused("training.nothing-to-train"):

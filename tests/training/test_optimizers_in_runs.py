@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
 from core.training.prove import prove
+from tests.refusals import refused
 from tests.selection import slow_unless
 
 KINDS = {
@@ -44,5 +44,5 @@ def test_files_of_a_schedule_free_run_hold_the_average_and_saving_them_changes_n
 
 def test_an_optimizer_that_the_device_cannot_run_is_said_before_anything_is_loaded(train):
     training = train(optimizer={"optimizer_type": "bitsandbytes.optim.AdEMAMix32bit"})
-    with pytest.raises(ProblemsError, match="runs on cuda only"):
+    with refused("optimizer.other-device", "cuda"):
         training.start()

@@ -83,7 +83,7 @@ def test_the_state_of_another_run_is_gone_on_from(train, ended):
 def test_a_state_of_another_network_is_refused_with_what_differs(train, ended):
     short = ended(1)
     other = train(**steps(2), network={"rank": 2, "alpha": 2.0}, resume={"resume": str(short.folder.path)})
-    with pytest.raises(ProblemsError, match="is of rank 4, not 2"):
+    with refused("network.other-modules", "has rank 4, not 2"):
         other.start()
     late = train(**steps(1), resume={"resume": str(short.folder.path)})
     with refused("resume.after-end", "start at step 1, but ends at step 1"):

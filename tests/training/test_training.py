@@ -275,7 +275,7 @@ def test_some_steps_may_fail_when_that_was_asked_for_and_the_next_ends_the_run(t
     with refused("training.not-finite", "of step 6 "):
         training.start()
     assert seen[:6] == [False, True, False, True, False, True]
-    told = [line["text"] for line in training.lines("log") if line["text"].startswith("Left out")]
+    told = [line["text"] for line in training.lines("log") if line["text"].startswith("Skipped")]
     assert ["step 2" in told[0], "step 4" in told[1], ".png" in told[0]] == [True, True, True] and len(told) == 2
     assert 2 not in training.losses() and 3 in training.losses()
 
@@ -339,7 +339,7 @@ def test_a_changed_dataset_is_said_when_a_run_continues(train, tmp_path, images)
     training.start()
     next(folder.glob("*.txt")).write_text("changed")
     training.again().start()
-    assert any("changed since this run began" in line["text"] for line in training.lines("log"))
+    assert any("changed since this run started" in line["text"] for line in training.lines("log"))
 
 
 def test_prepare_fills_the_caches_that_training_uses_and_writes_a_list_for_other_programs(train, tmp_path):

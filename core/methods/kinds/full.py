@@ -1,7 +1,7 @@
 """The model itself trains: DreamBooth (Ruiz et al. 2022, arXiv:2208.12242) and fine-tuning.
 
 Both are one method. What makes DreamBooth is its dataset, a subject's images beside images of its class, and that the
-text encoder trains unless told otherwise.
+text encoder trains by default.
 """
 
 from __future__ import annotations
