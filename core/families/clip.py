@@ -49,7 +49,7 @@ def token_windows(tokenizer: Any, captions: Sequence[str], max_token_length: int
 
 
 def end_windows(ids: torch.Tensor, end: int, pad: int) -> None:
-    """Where filling is not EOS: a window full to its last place ends with EOS, an empty one begins with it. In place."""
+    """Where padding is not EOS: a full window ends with EOS, an empty one starts with it. In place."""
     full = (ids[..., -2] != end) & (ids[..., -2] != pad)
     ids[..., -1] = torch.where(full, end, ids[..., -1])
     ids[..., 1] = torch.where(ids[..., 1] == pad, end, ids[..., 1])

@@ -133,7 +133,7 @@ def _with_level(name: str, wanted: Mapping[str, Any]) -> str:
 def _not_of_one_model(
     layout: Layout, configs: Mapping[str, Mapping[str, Any]], words: int, path: Path
 ) -> list[Problem]:
-    """Parts that are each whole and do not fit each other."""
+    """Problems of parts that are complete, but do not fit together."""
     unet, vae, texts = configs["unet"], configs["vae"], [configs[name] for name in layout.text_encoders]
     widths = sum(config["hidden_size"] for config in texts)
     channels = [unet.get("in_channels", 4), unet.get("out_channels", 4), vae.get("latent_channels", 4)]

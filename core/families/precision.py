@@ -68,7 +68,7 @@ def choose_precision(
             name = "bf16" if trains and machine.bf16_is_fast(device) else "fp16"
             name = (
                 "no" if whole_model and name == "fp16" and in_backward else name
-            )  # fp16 needs the whole gradient's look
+            )  # fp16 has to check the full gradient
         elif device.startswith("cpu") and weight_bytes > SMALL_MODEL_BYTES and bf16_pays():
             name = "bf16"
     types = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

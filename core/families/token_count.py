@@ -22,7 +22,7 @@ def _tokenizer() -> Tokenizer:
 
 @lru_cache(maxsize=50_000)
 def count_tokens(caption: str) -> int:
-    """Content tokens, without the marks of beginning and end. One window holds 75."""
+    """Content tokens, without BOS and EOS. One window holds 75."""
     return len(_tokenizer().encode(caption).ids) - 2
 
 

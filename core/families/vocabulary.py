@@ -103,7 +103,7 @@ def _tokens(listed: Any, where: Path) -> list[dict[str, Any]]:
 
 
 def _more(folder: Path) -> list[dict[str, Any]]:
-    """Those of added_tokens.json: {token: id}."""
+    """The tokens of added_tokens.json: {token: id}."""
     file = folder / "added_tokens.json"
     listed = read_json_object(file, FIX) if file.is_file() else {}
     return [{"content": content, "id": number} for content, number in listed.items()]

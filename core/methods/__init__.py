@@ -56,7 +56,7 @@ class Method(ABC):
     extension: str
     steady_gradients: bool = True
     clipped: Sequence[nn.Parameter] | None = None
-    adds_up: bool = True  # sd-scripts clears what its optimizer holds
+    adds_up: bool = True  # sd-scripts clears the gradients of its optimizer's weights
     needs_untrained: bool = False
 
     def __init__(self) -> None:
@@ -120,11 +120,11 @@ class Method(ABC):
         return {}
 
     def untrained(self) -> AbstractContextManager[None]:
-        """Inside, passes are of the model as it was before."""
+        """Inside, passes use the untrained model."""
         return nullcontext()
 
     def hold_untrained(self, unet: Any) -> None:
-        """A second U-Net, as the model began, for `untrained`."""
+        """A second, untrained U-Net for `untrained`."""
         raise AssertionError("asked of methods that need one")
 
     def averaged(self, optimizer: Optimizer, use: Use) -> AbstractContextManager[None]:

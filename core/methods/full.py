@@ -46,7 +46,7 @@ def trained_parts(job: TrainJob, text_encoders: int = 2) -> set[str]:
 
 
 class FullMethod(Method):
-    """What a training of the model itself owns: which weights train, their average, and the model that is saved.
+    """Training of the model itself: which weights are trained, their EMA, and the saved model.
 
     source  the model that training begins with; its form is taken where the settings ask for it
     vae     baked into saved models in place of the model's own
@@ -121,7 +121,7 @@ class FullMethod(Method):
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
-        """Inside, the U-Net as it began: itself where it does not train, else the second one."""
+        """Inside, the untrained U-Net: itself where it is frozen, else the second one."""
         assert self._components is not None
         assert self._frozen is not None or not self.trains_unet, "the setup loads it where it is needed"
         self._components.unet = self._frozen or self._unet
@@ -174,7 +174,7 @@ class FullMethod(Method):
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """Write the whole model: what trained from memory, the rest as the base model stores it.
+        """Write the full model: trained parts from memory, the others as the base model stores them.
 
         epoch, step   finished ones, which a .ckpt adds to its source's
         """

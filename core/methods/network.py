@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class NetworkMethod(Method):
-    """What a training by LoRA owns: the network, its state and its file."""
+    """LoRA training: the network, its state and its file."""
 
     def __init__(self, job: TrainJob, seed: int, files: NetworkFiles | None = None):
         super().__init__()

@@ -143,7 +143,7 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
 
 
 def shared_places(job: TrainJob, facts: MemoryFacts) -> Places:
-    """Where DeepSpeed puts what trains. It is to be on."""
+    """Where DeepSpeed puts what trains; only with DeepSpeed on."""
     precision = _precision(job, facts)
     return _shared(job, facts, precision, _trained_numbers(job, facts))
 
@@ -168,7 +168,7 @@ def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
     from core.families.precision import choose_precision
 
     found = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
-    # With DeepSpeed a whole model lies in the type it computes in.
+    # With DeepSpeed a full model is in the compute dtype.
     return replace(found, trainable=found.compute) if job.sharding.active and job.method.whole_model else found
 
 
@@ -368,7 +368,7 @@ def state_numbers(job: TrainJob) -> float:
     return count / 4 if "8bit" in name else count
 
 
-# What each kind remembers, by a word of its class, first match; the others are of Adam's kind, with two numbers each.
+# State per weight by a part of the class name, first match; others are like Adam, with two numbers each.
 STATES: Sequence[tuple[str, float]] = (
     ("prodigy", 4.0),
     ("dadaptadan", 5.0),

@@ -22,7 +22,7 @@ from core.training.trackers import tracker_config, wandb_problem
 
 
 def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = True) -> list[Problem]:
-    """Everything that is wrong with them, and advice about prompts.
+    """All problems of them, and advice about prompts.
 
     begins  the run has no training state yet: the one that it starts from must exist
     """

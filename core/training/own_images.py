@@ -123,7 +123,7 @@ def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
 
 
 def setup_for(job: TrainJob, report: Report, workspace: Workspace, memory: int = 0) -> Setup | None:
-    """What to change so that the job suits the images of `report`; None where nothing of the demo is left in it.
+    """What to change so that the job suits the images of `report`; None where it has nothing of the demo.
 
     Only what the demo set, what is at its default, and a far learning rate are changed: a person's own choices stay.
     memory  bytes of the GPU, 0 without one
@@ -214,7 +214,7 @@ def _of_the_demo(job: TrainJob, path: str) -> bool:
 
 
 def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) -> tuple[int, str] | None:
-    """(size, reason): the model's own, or less where the images are smaller; None where a person has set it."""
+    """(size, reason): the model's own, or less where the images are smaller; None where it was set by hand."""
     path = "dataset.resolution"
     if value_of(job, path) not in (value_of(demo(), path), DEFAULTS[path]) or job.dataset.more_resolutions:
         return None

@@ -1,4 +1,4 @@
-"""Which images and captions each step sees: known ahead for the whole run from the seed alone."""
+"""Which images and captions each step sees: fixed for the whole run by the seed alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Plan:
         return self.epochs.epoch_of(step)
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch is over after `step` updates."""
+        """Whether an epoch is over after `step` steps."""
         return step > 0 and self.epochs.first_update(self.epoch_of(step)) == step
 
     def update(self, step: int) -> tuple[int, list[Batch]]:

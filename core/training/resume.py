@@ -79,7 +79,7 @@ def begin(run: Run) -> None:
 def find_state(
     text: str, workspace: Workspace, from_hub: bool = False, run: Run | None = None, *, quick: bool = False
 ) -> Path:
-    """The whole state that a setting names: its folder, its run's folder, or the run's name.
+    """The complete training state that a setting names: its folder, its run's folder, or the run's name.
 
     quick   look at names alone: hashing gigabytes is for the start
     """
@@ -128,7 +128,7 @@ class HubState:
 
 
 def parse_address(text: str) -> HubState:
-    """`owner/name/folder:revision:kind`; with one colon, the word behind it is the revision."""
+    """`owner/name/folder:revision:kind`; with one colon, the part after it is the revision."""
     match = ADDRESS.fullmatch(text.strip())
     if match is None or (match["kind"] or "model") not in KINDS:
         raise ProblemsError.one(

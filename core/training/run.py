@@ -46,8 +46,8 @@ MEMORY_SECONDS = 0.25  # between looks at the resident memory; a GPU keeps its o
 
 @dataclass
 class RunState:
-    """Where a run stands: step = optimizer updates done; the place in the data follows from it. begun: its first life's
-    first step, known in that life only."""
+    """Progress of a run: step = optimizer steps done; the place in the data follows from it. begun: the first step of the
+    run, unknown after resuming."""
 
     step: int = 0
     seconds: float = 0.0
@@ -115,7 +115,7 @@ class Run:
 
 
 def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None) -> str:
-    """Train from the start, or from the folder's newest whole state. Returns "done" or "stopped".
+    """Train from the start, or from the folder's newest complete state. Returns "done" or "stopped".
 
     stop_at   a step after which it saves and stops, as on request
     """
@@ -163,7 +163,7 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
             )
         )
         context.stage("training")
-        # A whole model's optimizer makes tensors as large as each weight, again and again.
+        # A full model's optimizer repeatedly allocates tensors as large as each weight.
         with kept() if job.method.whole_model and context.device.startswith("cpu") else nullcontext():
             return train(run)
     finally:

@@ -56,7 +56,7 @@ def both_texts(prompt: SamplePrompt) -> list[str]:
 
 
 class TrainedPromptTexts:
-    """The text states of samples where text encoders or words train: encoded each time."""
+    """The text states of samples where text encoders or tokens train: encoded each time."""
 
     def __init__(self, encode: EncodeText):
         self._encode = encode

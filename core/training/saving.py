@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def base_name(run: Run) -> str:
-    """As the person wrote it: the checks have refused what some system could not take."""
+    """The output name as set: checks have refused names that some system cannot use."""
     return run.job.saving.output_name
 
 

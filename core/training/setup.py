@@ -438,7 +438,7 @@ def _optimizer(builder: Builder, parts: Any) -> Optimizer:
 
 
 def _decided_before(file: Path, device: str) -> str | None:
-    """The type that a run began with on such a device; None at its beginning, and on a device of another kind."""
+    """The dtype that a run started with on such a device; None for a new run, and on another kind of device."""
     try:
         known = read_json_object(file)
     except (ProblemsError, OSError):

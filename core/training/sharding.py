@@ -125,7 +125,7 @@ class ShardedStepper(Stepper):
             self._joined = stack.pop_all()
 
     def _begin_exactly(self, exact: Mapping[nn.Parameter, Tensor]) -> None:
-        """Masters as the model's file has them, not as 16 bits hold them."""
+        """fp32 masters from the model's file, not from its 16-bit copy."""
         from deepspeed.utils import safe_set_full_fp32_param
 
         for weight, values in exact.items():
@@ -270,7 +270,7 @@ class ShardedStepper(Stepper):
 
     @contextmanager
     def _showing(self, use: Use) -> Iterator[None]:
-        """The weights for this use, whole on each process; for files in fp32, unless those of 16 bits are wanted."""
+        """The weights for this use, complete on each process; for files in fp32, unless 16 bits are wanted."""
         with ExitStack() as stack:
             if self._method.shows_average(use):
                 stack.enter_context(self._averaged(use))
@@ -416,7 +416,7 @@ def joined(device: str) -> Iterator[None]:
 
 @contextmanager
 def whole(engine: Any) -> Iterator[None]:
-    """Inside, stage 3's weights lie whole on each process, and passes are plain ones that no other need take part in."""
+    """Inside, each process has all weights of stage 3, and passes need no other process."""
     from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
     with unwrap_model_for_generation(engine):

@@ -1,4 +1,4 @@
-"""DeepSpeed's parts of what trains, as one thing: the same few words for stages 1 and 2, for stage 3, and for parts on disk.
+"""DeepSpeed's parts of what trains, with one interface for stages 1 and 2, for stage 3, and for parts on disk.
 
 A part is a flat tensor of fp32 master weights, with its optimizer state.
 """

@@ -1,4 +1,4 @@
-"""How gradients are made and weights moved. `Stepper` is the plain way: each process holds everything that trains."""
+"""Backward pass and optimizer step. `Stepper` is the plain way: each process has all trained weights."""
 
 from __future__ import annotations
 
@@ -170,12 +170,12 @@ class Stepper:
 
     @contextmanager
     def shown(self, use: Use) -> Iterator[None]:
-        """Inside, the weights are whole and those for this use; called by the first process alone."""
+        """Inside, the weights are complete and those for this use; only the first process calls it."""
         with self._method.averaged(self._optimizer, use):
             yield
 
     def tasks_done(self) -> None:
-        """The first process has done what is due besides training."""
+        """The first process has finished what is due besides training."""
 
     def follow(self) -> None:
         """The others wait here for it, and help where it needs their parts."""

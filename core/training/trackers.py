@@ -175,7 +175,7 @@ class Wandb:
             if key := secret("wandb_api_key"):
                 wandb.login(key=key)
             self._folder.mkdir(parents=True, exist_ok=True)
-            # Its own view of the machine names every folder: only what a person asked for is published.
+            # wandb's view of the machine names every folder: only what the user asked for is published.
             options: Any = wandb.Settings(disable_code=True, disable_git=True, x_disable_meta=True)
             self._run = wandb.init(project=self._project, dir=str(self._folder), settings=options, **self._more)
         return self._run
@@ -237,7 +237,7 @@ def log_folder(job: TrainJob, folder: Path) -> Path:
     """<logging_dir>/<prefix><time>, as sd-scripts names it; else the run's own. A resumed run keeps its folder."""
     if not job.logging.logging_dir:
         return folder
-    run_folder = folder.parent.name  # <time>_<name>: its time is that of the run's begin
+    run_folder = folder.parent.name  # <time>_<name>: the time when the run started
     stamp = run_folder.split("_", 1)[0].replace("-", "")
     return resolve_path(job.logging.logging_dir) / f"{job.logging.log_prefix or ''}{stamp}"
 

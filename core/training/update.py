@@ -83,10 +83,10 @@ def optimizer_update(run: Run) -> None:
 
 
 def counted(run: Run, whole: Batch, images: int) -> int:
-    """What the sum of a batch's losses is divided by: the images of the update, so that each counts the same.
+    """The divisor of a batch's summed losses: the images of the step, so that each counts the same.
 
-    sd-scripts divides by those of the batch, and by the batches of a whole update: images of a short batch count more,
-    and those of an epoch's last update, which may have fewer batches, less.
+    sd-scripts divides by those of the batch, and by the batches of a full step: images of a short batch count more,
+    and those of an epoch's last step, which may have fewer batches, less.
     """
     if run.job.noise.as_kohya:
         return len(whole.items) * run.job.schedule.gradient_accumulation_steps

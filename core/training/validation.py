@@ -159,7 +159,7 @@ class Validation:
 
     @property
     def limited(self) -> str:
-        """Which checkpoints are not measured to keep the cost low, in words; empty where all are."""
+        """A sentence about checkpoints that are not measured to keep the cost low; empty where all are."""
         left = len(self.left_out - {0})
         if not left or self.by_hand or len(self._saves) < 2:
             return ""
