@@ -84,7 +84,7 @@ def prove(
         say(f"training {half} steps, then stopping")
         _live(small, workspace, broken, device, token, stop_at=half)
         torch.manual_seed(secrets.randbelow(2**31))  # another process would have other global generators
-        say(f"continuing to step {steps}")
+        say(f"resuming up to step {steps}")
         _live(small, workspace, broken, device, token)
         first, second = _content(whole), _content(broken)
         different = tuple(name for name in sorted(first.keys() | second.keys()) if first.get(name) != second.get(name))
