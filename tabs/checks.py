@@ -6,10 +6,12 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.record.problems import Problem, ProblemsError, errors_first
+from core.families.locate import model_problems
+from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.settings.job import TrainJob
 from core.settings.rules.validation import holds_out
 from core.training.checks import problems_before_start
@@ -235,6 +237,8 @@ class Checks:
         if refused := self.page.roots.refused(job):
             return refused
         found = problems_before_start(job, self.page.workspace, report, device, copies=look)
+        alone = errors(model_problems(job.model.model_copy(update={"vae": None}), self.page.workspace))
+        found = [replace(each, where="model.base_model") if each in alone else each for each in found]  # leads there
         return found if look or not report.validation else errors_first([*found, *self._found_copies(job)])
 
     def _found_copies(self, job: TrainJob) -> list[Problem]:

@@ -23,7 +23,7 @@ from core.generation.class_plan import (
     seed_of,
 )
 from core.generation.image_metadata import Hashes, one_image, png_info
-from core.generation.pipeline import PromptStates, draw, encode_prompts, images_at_once
+from core.generation.pipeline import PromptStates, encode_prompts, generate, images_at_once
 from core.generation.run import (
     SECONDS_BETWEEN_PROGRESS,
     OnEvent,
@@ -205,7 +205,7 @@ class _Maker:
         while left:
             group = self._group_of(left[0], batch)
             missing_here = [index for index in group if index in left]
-            images = self._draw_if_it_fits(group, len(missing_here))
+            images = self._generate_if_it_fits(group, len(missing_here))
             if images is None:
                 batch = 1
                 continue
@@ -230,12 +230,12 @@ class _Maker:
         start = same.index(index) // at_once * at_once
         return same[start : start + at_once]
 
-    def _draw_if_it_fits(self, group: list[int], counted: int) -> list[Image] | None:
+    def _generate_if_it_fits(self, group: list[int], counted: int) -> list[Image] | None:
         """None if several images together ran out of memory; a single one raises as usual."""
         import torch
 
         try:
-            return self._draw(group, counted)
+            return self._generate(group, counted)
         except torch.OutOfMemoryError:
             if len(group) == 1:
                 raise
@@ -243,7 +243,7 @@ class _Maker:
         self.on_event("log", text="Several images at once do not fit into memory; continuing one by one", level="info")
         return None
 
-    def _draw(self, group: list[int], counted: int) -> list[Image]:
+    def _generate(self, group: list[int], counted: int) -> list[Image]:
         asked, chosen = self.drawn_by.generate, self.drawn_by.model.prediction
         width, height = self.manifest.sizes[group[0]]
 
@@ -252,7 +252,7 @@ class _Maker:
             if done == total or time.monotonic() - self.said >= SECONDS_BETWEEN_PROGRESS:
                 self._progress(done * counted)
 
-        return draw(
+        return generate(
             self.components,
             self.states,
             seeds=[seed_of(self.seed, index) for index in group],

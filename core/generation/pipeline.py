@@ -1,6 +1,6 @@
 """From a prompt to images: encode the text, denoise step by step, decode.
 
-Three parts shared by a training's samples and generated images: `encode_texts`, `denoise` and `decode`; `draw` is the
+Three parts shared by a training's samples and generated images: `encode_texts`, `denoise` and `decode`; `generate` is the
 last two together. torch's global random generator is not used: all noise of an
 image comes from a generator seeded with that image's seed on the CPU, as in diffusers, so a seed gives the same
 image alone and in a batch, and on every device up to rounding.
@@ -219,7 +219,7 @@ def images_at_once(components: Components, width: int, height: int) -> int:
     return max(1, min(MAX_AT_ONCE, free // 2 // needed))
 
 
-def draw(
+def generate(
     components: Components,
     states: PromptStates,
     *,

@@ -26,7 +26,7 @@ from core.generation.embeddings import NewWord, check_word, embeddings_attached,
 from core.generation.image_metadata import Hashes, one_image, png_info, portable_name
 from core.generation.library import find_lora
 from core.generation.loras import check_file, loras_attached
-from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, draw, images_at_once
+from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, generate, images_at_once
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
@@ -191,8 +191,8 @@ def run_generate(
             states = words.encode(
                 asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip, weighted=asked.prompt_weights
             )
-            drawing = _Drawing(job, workspace, sources, hashes, components, states, on_event, cancel)
-            return drawing.all_images()
+            generation = _Generation(job, workspace, sources, hashes, components, states, on_event, cancel)
+            return generation.all_images()
 
 
 def _say_schedule(job: GenerateJob, sources: Sources, on_event: OnEvent) -> None:
@@ -208,7 +208,7 @@ def _say(problems: Sequence[Problem], on_event: OnEvent) -> None:
         on_event("log", text=problem.what, level="warning", fix=problem.fix)
 
 
-class _Drawing:
+class _Generation:
     """The images of one job, a few at a time."""
 
     def __init__(
@@ -240,7 +240,7 @@ class _Drawing:
         self._progress(0, 0)
         while len(files) < len(self.seeds):
             seeds = self.seeds[len(files) : len(files) + at_once]
-            images = self._draw_if_it_fits(len(files), seeds)
+            images = self._generate_if_it_fits(len(files), seeds)
             if images is None:
                 at_once = 1
                 continue
@@ -250,12 +250,12 @@ class _Drawing:
         self._progress(len(self.seeds), 0)
         return files
 
-    def _draw_if_it_fits(self, start: int, seeds: Sequence[int]) -> list[Image] | None:
+    def _generate_if_it_fits(self, start: int, seeds: Sequence[int]) -> list[Image] | None:
         """None if several images together ran out of memory; a single one raises as usual."""
         import torch
 
         try:
-            return self._draw(start, seeds)
+            return self._generate(start, seeds)
         except torch.OutOfMemoryError:
             if len(seeds) == 1:
                 raise
@@ -263,7 +263,7 @@ class _Drawing:
         self.on_event("log", text="Several images at once do not fit into memory; continuing one by one", level="info")
         return None
 
-    def _draw(self, start: int, seeds: Sequence[int]) -> list[Image]:
+    def _generate(self, start: int, seeds: Sequence[int]) -> list[Image]:
         asked, chosen = self.job.generate, self.job.model.prediction
 
         def on_step(done: int, total: int) -> None:
@@ -271,7 +271,7 @@ class _Drawing:
             if done == total or time.monotonic() - self.said >= SECONDS_BETWEEN_PROGRESS:
                 self._progress(start, done * len(seeds))
 
-        return draw(
+        return generate(
             self.components,
             self.states,
             seeds=seeds,

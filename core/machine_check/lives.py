@@ -20,7 +20,7 @@ PROVED_STEPS = 4
 FP32 = {"memory": {"mixed_precision": "no"}}
 
 
-def drawn(place: Place, **more: Any) -> Path:
+def generated(place: Place, **more: Any) -> Path:
     """One image from the starter, generated like in Generate."""
     from core.generation.run import make_store, run_generate
 
@@ -48,7 +48,7 @@ def tones(path: Path) -> list[float]:
 def sample_tones(place: Place) -> tuple[float, list[float]]:
     """(seconds, tones) of the image to record."""
     begun = time.perf_counter()
-    path = drawn(place)
+    path = generated(place)
     return time.perf_counter() - begun, tones(path)
 
 
@@ -101,7 +101,7 @@ def save_and_load(place: Place) -> Finding:
         return Finding(
             FAILED, "", "the saved LoRA contains NaN or infinite values", "choose fp32, and report this", facts
         )
-    facts["change"] = distance(tones(drawn(place, loras=[{"file": str(file)}])), tones(drawn(place)))
+    facts["change"] = distance(tones(generated(place, loras=[{"file": str(file)}])), tones(generated(place)))
     if facts["change"] < 1:
         return Finding(FAILED, "", "the saved LoRA has no effect on images", "report this", facts)
     return Finding(OK, f"a LoRA of {len(tensors)} tensors trained, saved and read back in {seconds:.1f} s", facts=facts)

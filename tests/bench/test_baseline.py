@@ -11,6 +11,7 @@ from core.bench.run import known_part
 from core.families.targets import one_encoder_targets
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.settings.rates import trains_text
 from core.settings.rules import training_problems
 
 
@@ -59,7 +60,7 @@ def test_every_case_is_a_training_that_may_start_and_both_train_the_same(case):
         if case.method == "lora":
             assert (spec.text, spec.rank) == (job.network.train_text_encoder, job.network.rank)
         elif case.method != "embedding":
-            assert (spec.text, spec.trainable) == (job.method.trains_text, job.memory.full_precision)
+            assert (spec.text, spec.trainable) == (trains_text(job), job.memory.full_precision)
 
 
 def test_ratios_are_ours_by_the_plain_trainers_from_the_better_rounds():

@@ -25,4 +25,4 @@ def test_numbers_of_the_datasets_alone_make_a_table():
     numbers |= {"planned_images": 100, "plan_seconds": 0.25}
     facts = {"device": "CPU", "threads": 2, "bf16_in_hardware": False, "torch": "2"}
     text = table({"machine": facts, "datasets": numbers})
-    assert "| reading 10 images with captions | 5000 images/s |" in text and "GEMM" not in text
+    assert "| scanning 10 images with captions | 5000 images/s |" in text and "GEMM" not in text

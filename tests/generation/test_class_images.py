@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.cli.main import main
 from core.dataset.preflight import preflight
-from core.generation import class_images as drawing
+from core.generation import class_images as making
 from core.generation.class_images import make_class_images, what_would_be_made
 from core.generation.class_plan import (
     MANIFEST,
@@ -122,16 +122,16 @@ def test_an_image_that_is_gone_or_cut_short_is_made_again_as_it_was_also_in_a_gr
 def test_a_broken_write_leaves_no_half_image(workspace, dataset, store, tmp_path, monkeypatch):
     folder = tmp_path / "class"
     job = job_of(dataset, folder=str(folder), number=1)
-    write = drawing.atomic.write_bytes
+    write = making.atomic.write_bytes
 
     def full_disk(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(drawing.atomic, "write_bytes", full_disk)
+    monkeypatch.setattr(making.atomic, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         make_class_images(job, workspace, store=store)
     assert not list(folder.glob("*.png"))
-    monkeypatch.setattr(drawing.atomic, "write_bytes", write)
+    monkeypatch.setattr(making.atomic, "write_bytes", write)
     assert len(make_class_images(job, workspace, store=store)) == 1
 
 
@@ -163,14 +163,14 @@ def test_another_prompt_is_refused_with_what_differs_and_nothing_is_changed(work
 
 
 def test_several_at_once_that_do_not_fit_are_drawn_one_by_one(workspace, dataset, store, tmp_path, monkeypatch):
-    draw, said = drawing.draw, []
+    generate, said = making.generate, []
 
     def small_device(*given, seeds, **named):
         if len(seeds) > 1:
             raise torch.OutOfMemoryError("too little")
-        return draw(*given, seeds=seeds, **named)
+        return generate(*given, seeds=seeds, **named)
 
-    monkeypatch.setattr(drawing, "draw", small_device)
+    monkeypatch.setattr(making, "generate", small_device)
     job = job_of(dataset, folder=str(tmp_path / "class"), number=3)
     made = make_class_images(
         job, workspace, store=store, on_event=lambda kind, **facts: said.append(facts.get("text", ""))

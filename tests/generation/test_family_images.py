@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from core.families import family
 from core.formats.detect import FAMILY_NAMES
 from core.generation.loras import loras_attached, read_network
-from core.generation.pipeline import decode_pixels, denoise, draw, encode_prompts, plain_sizes
+from core.generation.pipeline import decode_pixels, denoise, encode_prompts, generate, plain_sizes
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.record.workspace import PROJECT
 from core.settings.generate import LoraUse
@@ -146,8 +146,8 @@ def test_a_drawn_image_tells_sdxl_its_own_size_and_no_crop():
 def test_a_batch_draws_what_each_seed_draws_alone(model):
     states = encode_prompts(model.components, PROMPT, NEGATIVE)
     how = {"width": 64, "height": 64, "steps": 2, "guidance_scale": GUIDANCE}
-    together = draw(model.components, states, seeds=[3, 5], **how)
-    alone = draw(model.components, states, seeds=[5], **how)[0]
+    together = generate(model.components, states, seeds=[3, 5], **how)
+    alone = generate(model.components, states, seeds=[5], **how)[0]
     assert np.abs(np.asarray(together[1], dtype=int) - np.asarray(alone, dtype=int)).max() <= 1
 
 

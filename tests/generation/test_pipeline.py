@@ -22,8 +22,8 @@ from core.generation.pipeline import (
     decode,
     decode_pixels,
     denoise,
-    draw,
     encode_prompts,
+    generate,
     images_at_once,
 )
 from core.record.cancel import Cancelled, CancelToken
@@ -136,10 +136,10 @@ def test_torchs_global_random_generator_is_neither_read_nor_moved(starter):
     how = {"seeds": [1, 2], "width": 64, "height": 64, "sampler": "euler_a", "steps": 2}
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = draw(starter, states, **how)
+    first = generate(starter, states, **how)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert [image.tobytes() for image in draw(starter, states, **how)] == [image.tobytes() for image in first]
+    assert [image.tobytes() for image in generate(starter, states, **how)] == [image.tobytes() for image in first]
 
 
 def test_long_prompts_take_windows_of_75_tokens_and_both_sides_the_same_number(starter):
@@ -196,7 +196,7 @@ def test_steps_are_reported_and_a_cancelled_drawing_ends_at_the_next(starter):
 
     how = {"seeds": [1], "width": 64, "height": 64, "steps": 5}
     with pytest.raises(Cancelled):
-        draw(starter, states, on_step=on_step, cancel=token, **how)
+        generate(starter, states, on_step=on_step, cancel=token, **how)
     assert seen == [(1, 5), (2, 5)]
 
 

@@ -148,15 +148,15 @@ def test_a_cancelled_job_keeps_the_images_that_were_finished(workspace, store):
 
 
 def test_images_that_do_not_fit_together_are_drawn_one_by_one(workspace, store, monkeypatch):
-    draw, sizes, said = run_module.draw, [], []
+    generate, sizes, said = run_module.generate, [], []
 
     def little_memory(components, states, *, seeds, **how):
         sizes.append(len(seeds))
         if len(seeds) > 1:
             raise torch.OutOfMemoryError("out of memory")
-        return draw(components, states, seeds=seeds, **how)
+        return generate(components, states, seeds=seeds, **how)
 
-    monkeypatch.setattr(run_module, "draw", little_memory)
+    monkeypatch.setattr(run_module, "generate", little_memory)
     job = job_of(count=3, seed=1, steps=1)
     files = run_generate(
         job, workspace, store=store, on_event=lambda kind, **facts: kind == "log" and said.append(facts["text"])
@@ -167,7 +167,7 @@ def test_images_that_do_not_fit_together_are_drawn_one_by_one(workspace, store, 
     def no_memory(*given, **how):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(run_module, "draw", no_memory)
+    monkeypatch.setattr(run_module, "generate", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
         run_generate(job, workspace, store=store)
     assert store.holds is None  # a model in an unknown state is not used again

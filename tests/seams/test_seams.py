@@ -15,7 +15,7 @@ CASES = sorted(path.name for path in (HERE / "apart").glob("apart_*.py"))
 @pytest.mark.parametrize("name", CASES)
 def test_a_toy_works_like_what_is_built_in(name):
     words = ["-q", "-p", "no:cacheprovider", "-o", "python_files=apart_*.py", str(HERE / "apart" / name)]
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | {"ATELIER_SEAMS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words], env=env, capture_output=True, text=True, timeout=300
     )

@@ -95,7 +95,7 @@ def test_both_curves_stand_in_one_chart_with_a_legend_and_are_read_by_keyboard(w
     expect(tip).to_contain_text("Step 1")
     tab.locator("#compare-kind").select_option("corrected")
     expect(lines).to_have_count(2)
-    expect(tab.locator("#compare-units")).to_contain_text("1 is the run's own mean")
+    expect(tab.locator("#compare-units")).to_contain_text("the run's own mean")
     expect(tab.locator("#compare-legend")).not_to_contain_text("held-out")
 
 

@@ -95,7 +95,7 @@ def test_train_leads_to_the_cards_words_are_proposed_and_an_image_is_held_out(wi
     )
     tile = tab.locator("#ds-grid .tile", has_text="1.png")
     tile.hover()
-    tile.get_by_role("checkbox", name="Hold out 1.png for validation").click()
+    tile.get_by_role("checkbox", name="Use 1.png for validation").click()
     expect(tile).to_contain_text("held out")
     expect(tab.locator("#ds-summary")).to_contain_text("4 of 5 images will train")
     assert entries_of(served.page.project.job)[0].validation_images == ["1.png"]
@@ -121,7 +121,7 @@ def test_questions_are_answered_and_copies_put_away_and_back(window, served, fol
     expect(questions).to_contain_text("Of several caption files: both, joined")
     assert served.page.project.job.captions.sidecars == "joined" and served.page.project.job.dataset.alpha_mask
     doctor = tab.locator("#ds-doctor")
-    finding = doctor.locator(".finding", has_text="The same image more than once")
+    finding = doctor.locator(".finding", has_text="Duplicates")
     finding.get_by_role("button", name="Move 1 to trash").click()
     expect(doctor).to_contain_text("1 image removed")
     expect(tab.locator("#ds-sources .counted").first).to_contain_text("4 images")

@@ -42,7 +42,7 @@ def test_a_started_run_is_watched_paused_resumed_stopped_and_survives_a_refresh(
     expect(tab.locator("#run-state")).to_have_text("training")
     tab.get_by_role("button", name="Stop and save").click()
     expect(tab.locator("#run-state")).to_have_text("stopped and saved")
-    expect(tab.locator("#run-stage")).to_contain_text("Continue goes on from there.")
+    expect(tab.locator("#run-stage")).to_contain_text("Resume training continues from there.")
     expect(tab.get_by_role("button", name="Resume training", exact=True)).to_be_visible()
     assert window.errors == [] and window.outside == []
 

@@ -228,7 +228,7 @@ def generate(tab, drawn) -> None:
     expect(tab.locator("#gen-light img").first).to_be_visible()
     tab.keyboard.press("Escape")
     tab.locator("#gen-drop input[type=file]").set_input_files(str(drawn))
-    expect(tab.locator("#said")).to_contain_text("are in the fields")
+    expect(tab.locator("#said")).to_contain_text("were loaded")
     expect(tab.locator("#gen-form textarea").first).to_have_value(re.compile("b-foreign"))
 
 

@@ -203,7 +203,7 @@ def test_prove_it_shows_both_hashes(desk, monkeypatch):
     desk.act({"open": name}, event("prove", name))
     desk.proofs._tasks[name].wait(60)
     shown = desk._main({"open": name})
-    assert "Not equal" in shown and "unet/up" in shown and "b" * 64 in shown
+    assert "Not identical" in shown and "unet/up" in shown and "b" * 64 in shown
 
 
 def test_nothing_is_proven_while_a_job_runs(desk, monkeypatch):
