@@ -36,7 +36,7 @@ def family(name: str) -> Family:
     """A family by its name. ProblemsError for one that is not registered."""
     if name not in FAMILIES:
         raise ProblemsError.one(
-            f"The model family '{name}' is not known",
+            f"The model family '{name}' is unknown",
             "model family",
             f"use one of: {', '.join(FAMILIES)}",
             code="model.unknown-family",
@@ -46,9 +46,9 @@ def family(name: str) -> Family:
 
 
 def family_of(path: Path | str, wanted: str = "auto") -> str:
-    """The family of the model at this path; one that is none of ours, or not the wanted one, is a problem.
+    """The family of the model at this path; ProblemsError for another or an unknown one.
 
-    wanted  "auto", or the family that the settings name: it decides where the file itself tells nothing
+    wanted  "auto", or the family that the settings name: it decides where the file does not say
     """
     return check_family(identify(path), path, wanted)
 
@@ -60,19 +60,22 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto") -> str
         fix = "choose a checkpoint or a diffusers folder as the base model"
         if kind.kind in ("lora", "vae", "embedding"):
             fix += f"; this file belongs among the {'LoRAs' if kind.kind == 'lora' else kind.kind + 's'}"
-        raise ProblemsError.one(f"This is no whole model but: {kind} ({kind.evidence})", str(path), fix)
+        what = f"This file is not a checkpoint but: {kind} ({kind.evidence})"
+        raise ProblemsError.one(what, str(path), fix, code="model.not-a-checkpoint")
     if kind.variant is not None:
         raise ProblemsError.one(
-            f"This model is of a variant, {kind} ({kind.evidence}), that cannot be used here",
+            f"This model variant is not supported: {kind} ({kind.evidence})",
             str(path),
             f"choose a plain {handled} model",
+            code="model.unsupported-variant",
         )
     found = kind.family or (wanted if wanted != "auto" else None)
     if found is None:
         raise ProblemsError.one(
-            f"It does not show which family this model is of ({kind.evidence})",
+            f"The family of this model is unknown ({kind.evidence})",
             str(path),
             "set the model family if you know it",
+            code="model.undetected-family",
         )
     if found not in FAMILIES or wanted not in ("auto", found):
         article = "an" if FAMILY_NAMES[found][:2] in ("SD", "ot") else "a"
@@ -80,5 +83,6 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto") -> str
             f"This is {article} {kind}; this job works with {handled}",
             str(path),
             f"choose a {handled} model as the base model ({kind.evidence})",
+            code="model.other-family",
         )
     return found

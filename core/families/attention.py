@@ -1,4 +1,4 @@
-"""How a U-Net's attention is computed, and which of its blocks compute twice rather than remember."""
+"""How a U-Net's attention is computed, and which of its blocks use gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.record.problems import Problem
 if TYPE_CHECKING:
     from core.settings.memory import MemorySettings
 
-SLICE = "auto"  # diffusers' word for half of the heads at a time
+SLICE = "auto"  # diffusers' name for half of the heads at a time
 
 
 def set_attention(unet: Any, wanted: str) -> None:
@@ -31,24 +31,25 @@ def set_attention(unet: Any, wanted: str) -> None:
 
 
 def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
-    """What this device cannot do of the memory group."""
+    """Settings of the memory group that this device does not support."""
     found = []
     if settings.attention == "xformers" and find_spec("xformers") is None:
-        found.append(Problem("xformers is not installed", "memory.attention", "use sdpa, which is as fast"))
+        what, fix = "xFormers is not installed", "use sdpa, which is as fast"
+        found.append(Problem(what, "memory.attention", fix, code="memory.no-xformers"))
     elif settings.attention == "xformers" and not device.startswith("cuda"):
-        what = f"xformers has no kernel for the device '{device}'"
-        found.append(Problem(what, "memory.attention", "use sdpa"))
+        what = f"xFormers does not support the device '{device}'"
+        found.append(Problem(what, "memory.attention", "use sdpa", code="memory.xformers-device"))
     if device.startswith("cpu") and settings.mixed_precision == "fp16":
         what = "fp16 is for GPUs: on a CPU it is slower than fp32, and small gradients are lost"
-        found.append(Problem(what, "memory.mixed_precision", "use auto, or fp32", "advice"))
+        found.append(Problem(what, "memory.mixed_precision", "use auto or fp32", "advice", code="memory.fp16-on-cpu"))
     if device.startswith("mps") and settings.narrow_unet:
-        what = "Apple's GPUs have no 8-bit numbers"
-        found.append(Problem(what, "memory.fp8_base, fp8_base_unet", "switch it off"))
+        what = "Apple GPUs do not support fp8"
+        found.append(Problem(what, "memory.fp8_base, fp8_base_unet", "turn it off", code="memory.fp8-on-mps"))
     return found + compile_problems(settings, device)
 
 
 def checkpoint_unet(unet: Any, blocks: str = "all") -> None:
-    """Let blocks compute their inside again in the backward pass.
+    """Turn on gradient checkpointing of blocks.
 
     blocks  "all"; "outer": those at the two largest sizes of maps; "inner": the others
     """

@@ -1,4 +1,4 @@
-"""`Family`: what a training and a generation ask of a model family."""
+"""`Family`: what training and generation need of a model family."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Family:
     predict           (components, noisy latents [B, C, h, w], timesteps [B], states, sizes) -> [B, C, h, w]
     lora_targets      (part, conv=) -> the layers that a network may change, with their names in files
     objective         how its models were trained (core/diffusion/objectives.py)
-    reads_sizes       whether `predict` is told the sizes of images, float32 [B, 6]
+    reads_sizes       whether `predict` takes the sizes of images, float32 [B, 6]
     latent_channels, latent_pixels    C of its latents, and the pixels of the image along a side of each
     tokenize, count_tokens            (components, captions ...); all tokenizers of a model count alike
     encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean and log variance, unscaled
@@ -76,7 +76,7 @@ class Family:
         return dict(open_checkpoint(path, self.name).parts)
 
     def activation_bytes(self, pixels: int, batch: int) -> int | None:
-        """What a step holds for the gradient, where the family knows it itself; None: it is counted on the U-Net."""
+        """Activation memory of a step, where the family knows it; None: it is counted on the U-Net."""
         return None
 
     def make_empty(self, name: str, config: Mapping[str, Any] | None = None) -> nn.Module:

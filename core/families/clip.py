@@ -83,5 +83,5 @@ def join_windows(states: torch.Tensor) -> torch.Tensor:
 
 
 def join_whole(states: torch.Tensor) -> torch.Tensor:
-    """As A1111, ComfyUI and sd-scripts draw: the windows whole, each with its BOS and EOS. [B, n, 77, C] -> [B, 77 n, C]"""
+    """As A1111, ComfyUI and sd-scripts sample: the windows whole, each with its BOS and EOS. [B, n, 77, C] -> [B, 77 n, C]"""
     return states.flatten(1, 2)

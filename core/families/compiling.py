@@ -1,7 +1,7 @@
 """A U-Net whose blocks are compiled (torch.compile) where gradients are wanted.
 
 Equal blocks share what is compiled: a block of each width, not each block. So it takes minutes rather than a quarter of an
-hour, steps within the backward pass still get their gradients block by block, and gradient checkpointing stays outside.
+hour, the fused backward pass still gets its gradients block by block, and gradient checkpointing stays outside.
 Samples and validation, which come in other sizes, are computed as without.
 """
 
@@ -27,30 +27,33 @@ BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 VARIANTS = 16  # of a block of one width: by size of image and batch, which usually share two
 WHERE = "memory.torch_compile"
 PACKAGES = {"tvm": "tvm", "openxla": "torch_xla"}  # torch lists these whether they are there or not
-OFF = "or switch torch.compile off: the result is the same"
+OFF = "or turn torch.compile off: the result is the same"
 
 
 def compile_problems(settings: MemorySettings, device: str) -> list[Problem]:
-    """What is missing for compiling on this device, as far as a look tells."""
+    """Problems of compiling on this device, without trying it."""
     name, where = settings.dynamo_backend, "memory.dynamo_backend"
     if not settings.torch_compile:
         return []
     if name == "cudagraphs":
-        what = "The backend cudagraphs keeps a place in memory for each piece, and equal blocks share theirs here"
-        return [Problem(what, where, "choose inductor")]
+        what = "The backend cudagraphs does not work with the U-Net's blocks, which share compiled code"
+        return [Problem(what, where, "choose inductor", code="compile.cudagraphs")]
     import torch
 
     package = PACKAGES.get(name, "")
     if name not in torch._dynamo.list_backends(exclude_tags=()) or (package and find_spec(package) is None):
-        return [Problem(f"The torch installed here has no backend '{name}'", where, "choose inductor")]
+        what = f"The installed torch has no backend '{name}'"
+        return [Problem(what, where, "choose inductor", code="compile.no-backend")]
     if name != "inductor":
         return []
     if device.startswith("mps"):
-        return [Problem("torch.compile does not train on Apple's GPUs", WHERE, "switch it off")]
+        return [
+            Problem("torch.compile does not support training on Apple GPUs", WHERE, "turn it off", code="compile.mps")
+        ]
     if device.startswith("cuda") and find_spec("triton") is None:
         package = "triton-windows" if sys.platform == "win32" else "triton"
-        what = "torch.compile needs triton for a GPU, and it is not installed"
-        return [Problem(what, WHERE, f"install {package}, {OFF}")]
+        what = "torch.compile needs triton on a GPU, and triton is not installed"
+        return [Problem(what, WHERE, f"install {package}, {OFF}", code="compile.no-triton")]
     if not _compiler_found(device):
         return [_no_compiler()]
     return [_slower()] if device.startswith("cpu") else []
@@ -64,8 +67,8 @@ def _compiler_found(device: str) -> bool:
 
 
 def _slower() -> Problem:
-    what = "On a CPU compiled code took several times as long a step as torch's own kernels"
-    return Problem(what, WHERE, "switch it off, or try some steps of both", "advice")
+    what = "On a CPU torch.compile made steps several times slower"
+    return Problem(what, WHERE, "turn it off, or compare a few steps of both", "advice", code="compile.slow-on-cpu")
 
 
 def _no_compiler() -> Problem:
@@ -74,11 +77,12 @@ def _no_compiler() -> Problem:
         fix = "install Visual Studio's Build Tools and start from its command prompt"
     elif sys.platform == "darwin":
         fix = "run xcode-select --install"
-    return Problem("torch.compile needs a C++ compiler, and there is none", WHERE, f"{fix}, {OFF}")
+    what = "torch.compile needs a C++ compiler, and none was found"
+    return Problem(what, WHERE, f"{fix}, {OFF}", code="compile.no-compiler")
 
 
 def try_compiling(backend: str, device: str) -> None:
-    """Compile a small layer and its gradient. ProblemsError with what the compiler said where that fails."""
+    """Compile a small layer and its gradient. ProblemsError with the compiler's message where that fails."""
     import torch
 
     layer = torch.nn.Linear(4, 4).to(device)
@@ -87,8 +91,8 @@ def try_compiling(backend: str, device: str) -> None:
     except Exception as error:  # of dynamo, the compiler, triton, the loader
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         what = f"torch.compile does not work here: {lines[0][:300]}"
-        fix = f"see that the C++ compiler and, for a GPU, triton fit this torch, {OFF}"
-        raise ProblemsError.one(what, WHERE, fix) from error
+        fix = f"check that the C++ compiler and, on a GPU, triton fit this torch, {OFF}"
+        raise ProblemsError.one(what, WHERE, fix, code="compile.failed") from error
     finally:
         torch._dynamo.reset()
 
@@ -97,7 +101,7 @@ class CompiledBlocks:
     """The U-Net's blocks, compiled at their first use, until `release`.
 
     several_sizes   images come in several sizes: one piece is made for all of them, a little slower than for one
-    say             tells a sentence and its fix, once, when a block has been compiled for so many sizes that further ones
+    say             reports a sentence and its fix, once, when a block has been compiled for so many sizes that further ones
                     are computed as without
     """
 
@@ -129,8 +133,8 @@ class CompiledBlocks:
         self.pieces[kind] += 1
         if self.pieces[kind] == self._most:
             self._say(
-                f"{self._most} pieces were compiled, and images of further sizes are computed as without torch.compile",
-                "use fewer buckets (dataset.bucket_reso_steps), or switch torch.compile off",
+                f"{self._most} variants of a block were compiled; images of further sizes run without torch.compile",
+                "use fewer buckets (dataset.bucket_reso_steps), or turn torch.compile off",
             )
         return self._backend(graph, inputs)
 

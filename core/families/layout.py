@@ -18,7 +18,7 @@ class Layout:
     text_encoders    names of the parts, as in a diffusers folder
     tokenizers       model folder or None -> the tokenizer of each text encoder
     vae_overflows    whether the published VAE gives numbers beyond fp16's range
-    find_prediction  tells by a U-Net whether it predicts "epsilon" or "v", where the file does not; None: epsilon
+    find_prediction  finds by a U-Net whether it predicts "epsilon" or "v", where the file does not; None: epsilon
     """
 
     family: str

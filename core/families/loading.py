@@ -36,7 +36,7 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors
 
 SHOWN_KEYS = 5
 LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")
-# What CLIP's class is told; it would take any other name of a config for a setting of its own.
+# Fields that CLIP's class gets; it would take any other name of a config for one of its own.
 TEXT_FIELDS = {
     *("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads"),
     *("max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range"),
@@ -138,23 +138,25 @@ def _not_of_one_model(
     widths = sum(config["hidden_size"] for config in texts)
     channels = [unet.get("in_channels", 4), unet.get("out_channels", 4), vae.get("latent_channels", 4)]
     flaws = {
-        f"its U-Net reads texts of {unet['cross_attention_dim']} numbers, its text encoders write {widths}": (
+        f"its U-Net takes text embeddings of width {unet['cross_attention_dim']}, its text encoders output {widths}": (
             unet["cross_attention_dim"] != widths
         ),
         f"its U-Net and VAE have latents of {channels} channels, not 4": channels != [4, 4, 4],
-        "its VAE does not make images of 3 channels 8 times smaller": (
+        "its VAE does not use 3 channels and a downscaling of 8": (
             (vae.get("in_channels", 3), vae.get("out_channels", 3), len(vae["block_out_channels"])) != (3, 3, 4)
         ),
-        f"its tokenizer knows {words:,} tokens, more than its text encoder": (
+        f"its tokenizer has {words:,} tokens, more than its text encoder": (
             min(config.get("vocab_size", 49408) for config in texts) < words
         ),
-        "its text encoder reads less than 77 tokens": (
+        "its text encoder takes fewer than 77 tokens": (
             min(config.get("max_position_embeddings", 77) for config in texts) < 77
         ),
     }
     fix = f"choose a plain {FAMILY_NAMES[layout.family]} model, or download the folder again"
     return [
-        Problem(f"The parts of this model do not fit: {why}", str(path), fix) for why, is_so in flaws.items() if is_so
+        Problem(f"The parts of this model do not fit together: {why}", str(path), fix, code="model.parts-mismatch")
+        for why, is_so in flaws.items()
+        if is_so
     ]
 
 
@@ -186,9 +188,10 @@ def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None
         fix = (
             "set a VAE in the model settings"
             if missing == ["VAE"]
-            else "choose a whole model: U-Net, text encoder and VAE"
+            else "choose a full model: U-Net, text encoder and VAE"
         )
-        raise ProblemsError.one(f"The model has no {' and no '.join(missing)}", str(checkpoint.path), fix)
+        what = f"The model has no {' and no '.join(missing)}"
+        raise ProblemsError.one(what, str(checkpoint.path), fix, code="model.missing-part")
     return [_without_unused_layers(layout, parts[name]) for name in names]
 
 
@@ -257,8 +260,8 @@ def make_empty(name: str, config: dict[str, Any]) -> Any:
         with torch.device("meta"):
             return make(config).requires_grad_(False)
     except Exception as error:  # the libraries check little: a config that contradicts itself raises anything
-        what = f"The config describes no {PART_TITLES[name]} ({type(error).__name__}: {str(error)[:200]})"
-        raise ProblemsError.one(what, where, "download the model's folder again") from error
+        what = f"The config does not describe a valid {PART_TITLES[name]} ({type(error).__name__}: {str(error)[:200]})"
+        raise ProblemsError.one(what, where, "download the model's folder again", code="model.bad-config") from error
 
 
 _MAKERS = {
@@ -291,9 +294,9 @@ def _misfits(
     """Why tensors of these shapes are not those of the part, by name."""
     problems = []
     if missing := sorted(wanted.keys() - found.keys()):
-        problems.append(_keys_problem("lacks", missing, part, title))
+        problems.append(_keys_problem("lacks", "", missing, part, title))
     if extra := sorted(found.keys() - wanted.keys()):
-        problems.append(_keys_problem("has unknown", extra, part, title))
+        problems.append(_keys_problem("has", "unknown ", extra, part, title))
     wrong = [
         f"{name} {_size(found[name])} instead of {_size(wanted[name])}"
         for name in sorted(wanted.keys() & found.keys())
@@ -303,12 +306,13 @@ def _misfits(
 
 
 def _not_weights(names: Iterable[str], part: Part) -> list[Problem]:
-    """Tensors of whole numbers: another program's packed form."""
+    """Problems of integer tensors: another program's packed form."""
     names = [name for name in names if not name.endswith("position_ids")]
     if not names:
         return []
-    what = f"The {PART_TITLES[part.name]} holds whole numbers where weights belong, such as {names[0]}"
-    return [Problem(what, str(part.source), "choose the model in fp32, fp16, bf16 or fp8")]
+    what = f"The {PART_TITLES[part.name]} has integer tensors instead of weights, such as {names[0]}"
+    fix = "choose the model in fp32, fp16, bf16 or fp8"
+    return [Problem(what, str(part.source), fix, code="model.integer-weights")]
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -332,23 +336,25 @@ def _fill_counters(module: Any, device: torch.device) -> None:
             )
 
 
-def _keys_problem(verb: str, keys: list[str], part: Part, title: str) -> Problem:
+def _keys_problem(verb: str, kind: str, keys: list[str], part: Part, title: str) -> Problem:
     shown = ", ".join(keys[:SHOWN_KEYS]) + (f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else "")
     return Problem(
-        f"The {PART_TITLES[part.name]} {verb} {len(keys)} {'tensor' if len(keys) == 1 else 'tensors'}: {shown}",
+        f"The {PART_TITLES[part.name]} {verb} {len(keys)} {kind}{'tensor' if len(keys) == 1 else 'tensors'}: {shown}",
         str(part.source),
-        f"the file is incomplete or not a plain {title} model: choose another",
+        f"choose another file: this one is incomplete or not a plain {title} model",
+        code="model.other-tensors",
     )
 
 
 def _shapes_problem(lines: list[str], part: Part, title: str) -> Problem:
     shown = "; ".join(lines[:SHOWN_KEYS]) + (f" and {len(lines) - SHOWN_KEYS} more" if len(lines) > SHOWN_KEYS else "")
     fix = (
-        f"a single file must have {title}'s published sizes: use the model's diffusers folder, whose config tells its sizes."
+        f"use the model's diffusers folder, whose config gives its sizes: a single file must have {title}'s published sizes"
         if part.config is None
-        else "the folder's config.json and its weights are of different models: download it again."
+        else "download the folder again: its config.json and its weights are of different models"
     )
-    return Problem(f"The {PART_TITLES[part.name]} has tensors of other sizes: {shown}", str(part.source), fix)
+    what = f"The {PART_TITLES[part.name]} has tensors of other sizes: {shown}"
+    return Problem(what, str(part.source), fix, code="model.other-sizes")
 
 
 def _size(shape: tuple[int, ...]) -> str:

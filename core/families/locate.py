@@ -12,17 +12,19 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.model import ModelSettings
 
-# What clip skip means where the family leaves out layers by itself: (what, where, fix).
+# What clip skip does where the family skips layers anyway: (what, where, fix, code).
 CLIP_SKIP = {
     "sd2": (
-        "Clip skip leaves out layers of a text encoder that is read one before its last already",
+        "SD 2.x already uses the second to last text encoder layer; clip skip skips more",
         "model.clip_skip",
         "leave it empty, unless the model was trained so",
+        "model.clip-skip-sd2",
     ),
     "sdxl": (
-        "Clip skip has no effect: SDXL always reads the last layer but one",
+        "Clip skip has no effect: SDXL always uses the second to last layer",
         "model.clip_skip",
         "leave it empty",
+        "model.clip-skip-sdxl",
     ),
 }
 
@@ -32,10 +34,11 @@ SDXL_SCALE = 0.13025  # of its VAE's latents; 0.18215 in SD 1.x and 2.x
 
 def _of_another_family(vae: str, scale: float, name: str) -> Problem:
     return Problem(
-        f"The VAE scales its latents by {scale}, which is not {FAMILY_NAMES[name]}'s: images would come out wrong",
+        f"The VAE's scaling factor is {scale}, which is not {FAMILY_NAMES[name]}'s: images would be wrong",
         f"model.vae = {vae}",
         f"choose a VAE for {FAMILY_NAMES[name]}, or leave it empty",
         level="advice",
+        code="vae.other-family",
     )
 
 
@@ -47,18 +50,20 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
             f"The model '{reference}' is not on this machine",
             setting,
             f"download it (Get a model in the page, or `webui.py download --download.hub_id {reference}`), or choose a file",
+            code="model.not-downloaded",
         )
     return found
 
 
 def model_problems(settings: ModelSettings, workspace: Workspace) -> list[Problem]:
-    """Whether the base model and the VAE are there and of a family that is known here; advice on what that means."""
+    """Problems of the base model and the VAE: missing files, unknown families; advice on clip skip."""
     found: list[Problem] = []
     name = None
     try:
         name = family_of(model_path(settings.base_model, workspace), settings.family)
         if settings.clip_skip is not None and name in CLIP_SKIP:
-            found.append(Problem(*CLIP_SKIP[name], level="advice"))
+            what, where, fix, code = CLIP_SKIP[name]
+            found.append(Problem(what, where, fix, "advice", code=code))
     except ProblemsError as error:
         found += error.problems
     if settings.vae is not None:

@@ -48,8 +48,8 @@ def choose_precision(
     method: MethodSettings | None = None,
     bf16_pays: Callable[[], bool] = type_speed.bf16_pays,
 ) -> Precision:
-    """As asked, or for "auto": on CUDA bf16 while something trains and the card has it, else fp16 (more digits than bf16,
-    and nothing here overflows it when drawing); on a CPU bf16 for large models where it was measured to be no slower; fp32
+    """As asked, or for "auto": on CUDA bf16 while something trains and the GPU has it, else fp16 (more digits than bf16,
+    and nothing here overflows it when sampling); on a CPU bf16 for large models where it was measured to be no slower; fp32
     otherwise.
 
     weight_bytes   of the U-Net as stored       method   the kind of training, where something trains
@@ -78,7 +78,7 @@ def choose_precision(
 
 
 def vae_type(settings: MemorySettings) -> torch.dtype:
-    """What the VAE encodes in: fp32 unless told otherwise, since 16 bits cost visible precision."""
+    """What the VAE encodes in: fp32 by default, since 16 bits cost visible precision."""
     import torch
 
     types = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -86,7 +86,7 @@ def vae_type(settings: MemorySettings) -> torch.dtype:
 
 
 def use_tf32(wanted: bool) -> None:
-    """Whether fp32 products on an Nvidia card are TF32's, in this process from here on. Others take no notice."""
+    """Whether fp32 products on an Nvidia GPU are TF32's, in this process from here on. Others take no notice."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted

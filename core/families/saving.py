@@ -45,7 +45,7 @@ def save_model(
 
     trained  names of parts whose weights in memory are written        states  weights to write in place of theirs (averages)
     form     None: that of the source                                  layout  None: the family's
-    The rest is said at core.formats.whole_model.write_model, which also returns the advice.
+    See core.formats.whole_model.write_model for the rest, which also returns the advice.
     """
     layout = layout or family(components.family).layout
     modules = modules_of(components, layout)

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, which all Stable Diffusion models share but for what they fill short texts up with."""
+"""CLIP's tokenizer, which all Stable Diffusion models share except for the padding token."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ def load_tokenizer(path: Path | str | None = None, *, pad: str = END, pad_is_mar
 
     Only the words, their merges and added tokens are read: how text is cut before is CLIP's, whatever a folder says.
 
-    pad          fills a text up to its length: the end mark, or "!" (id 0), as OpenCLIP's zeros are called here
+    pad          pads a text to its length: the end token, or "!" (id 0), as OpenCLIP's zeros are called here
     pad_is_mark  whether `pad` in a caption is read as the filling too. transformers does so where a tokenizer is made
                  with it (the published SD 2), not where it is set later (SDXL's second, in sd-scripts)
     """
     folder = tokenizer_folder(path)
     found = read_vocabulary(folder)
     if pad not in found.words:
-        raise ProblemsError.one(f"The model's tokenizer has no '{pad}', which fills up short texts", str(folder), FIX)
+        what = f"The model's tokenizer has no padding token '{pad}'"
+        raise ProblemsError.one(what, str(folder), FIX, code="tokenizer.no-padding")
     with quick_imports():
         from tokenizers import AddedToken
         from transformers.models.clip.tokenization_clip import CLIPTokenizer

@@ -1,5 +1,5 @@
-"""Which number type this CPU multiplies faster. What it says it can do does not tell: some have bf16 products and are
-slower with them. Measured once for each CPU, number of threads and version of torch, and remembered."""
+"""Which number type this CPU multiplies faster. Its flags do not say: some support bf16 and are
+slower with it. Measured once for each CPU, number of threads and version of torch, and remembered."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def _work(dtype: torch.dtype) -> Callable[[], object]:
     import torch
     import torch.nn.functional as F
 
-    draws = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
     def made(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=draws).to(dtype)
+        return torch.randn(*shape, generator=generator).to(dtype)
 
     rows, weight, image, kernel = made(1024, 1280), made(1280, 1280), made(1, 320, 32, 32), made(320, 320, 3, 3)
     return lambda: (F.linear(rows, weight), F.conv2d(image, kernel, padding=1))

@@ -1,4 +1,4 @@
-"""The words of a model folder's tokenizer, read and checked before a library builds a tokenizer of them."""
+"""The vocabulary of a model folder's tokenizer, read and checked before a library builds a tokenizer from it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def is_complete(folder: Path) -> bool:
 def read_vocabulary(folder: Path) -> Vocabulary:
     """From tokenizer.json, else vocab.json and merges.txt. Raises ProblemsError.
 
-    Remembered until a file changes: every check, training and drawing asks for it, and reading 49,408 words takes a second.
+    Cached until a file changes: every check, training and generation needs it, and reading 49,408 tokens takes a second.
     """
     return _read(folder, tuple(_stamp(folder / name) for name in FILES))
 
@@ -60,7 +60,7 @@ def _read(folder: Path, stamps: tuple[tuple[int, int] | None, ...]) -> Vocabular
         content = read_json_object(whole, FIX)
         model = content.get("model")
         if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
-            raise _refused(whole, "it holds no byte-pair encoding (BPE)")
+            raise _refused(whole, "it has no byte-pair encoding (BPE)")
         words, merges, listed = model.get("vocab"), model.get("merges"), content.get("added_tokens") or []
     else:
         words, listed = read_json_object(folder / "vocab.json", FIX), []
@@ -73,7 +73,7 @@ def _read(folder: Path, stamps: tuple[tuple[int, int] | None, ...]) -> Vocabular
 
 def _words(words: Any, where: Path) -> dict[str, int]:
     if not isinstance(words, dict) or not 2 <= len(words) <= MOST_WORDS:
-        raise _refused(where, "its vocabulary is no list of words with their ids")
+        raise _refused(where, "its vocabulary is not a list of tokens with their ids")
     numbers = words.values()
     if not all(type(number) is int for number in numbers) or set(numbers) != set(range(len(words))):
         raise _refused(where, "the ids of its vocabulary are not 0, 1, 2 ...")
@@ -89,16 +89,16 @@ def _merges(merges: Any, words: dict[str, int], where: Path) -> list[tuple[str, 
     for merge in merges:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):
-            raise _refused(where, "a merge is no pair of words")
+            raise _refused(where, "a merge is not a pair of tokens")
         if pair[0] not in words or pair[1] not in words or pair[0] + pair[1] not in words:
-            raise _refused(where, "a merge is of words that are not in its vocabulary")
+            raise _refused(where, "a merge has tokens that are not in its vocabulary")
         found.append((pair[0], pair[1]))
     return found
 
 
 def _tokens(listed: Any, where: Path) -> list[dict[str, Any]]:
     if not isinstance(listed, list) or not all(isinstance(token, dict) for token in listed):
-        raise _refused(where, "its added tokens are no list")
+        raise _refused(where, "its added tokens are not a list")
     return listed
 
 
@@ -110,12 +110,12 @@ def _more(folder: Path) -> list[dict[str, Any]]:
 
 
 def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> list[dict[str, Any]]:
-    """Those that are not words already, which must go on counting where these end."""
+    """The added tokens that are not in the vocabulary already; their ids must follow its ids."""
     found: dict[str, dict[str, Any]] = {}
     for token in tokens:
         content, number = token.get("content"), token.get("id")
         if not isinstance(content, str) or not 0 < len(content) <= LONGEST or type(number) is not int:
-            raise _refused(where, "an added token is no text with an id")
+            raise _refused(where, "an added token is not a text with an id")
         if content not in words:
             flags = {name: bool(token[name]) for name in FLAGS if name in token}
             found.setdefault(content, {"content": content, "id": number, **flags})
@@ -128,4 +128,4 @@ def _added(tokens: list[dict[str, Any]], words: dict[str, int], where: Path) -> 
 
 
 def _refused(where: Path, why: str) -> ProblemsError:
-    return ProblemsError.one(f"The model's tokenizer is damaged: {why}", str(where), FIX)
+    return ProblemsError.one(f"The model's tokenizer is damaged: {why}", str(where), FIX, code="tokenizer.damaged")

@@ -22,7 +22,7 @@ def weighted_windows(
     """Token ids int64 [B, n, 77] and their weights float32 [B, n, 77]; BOS, EOS and filling weigh 1.
 
     Each run is cut into tokens on its own, so a word that a bracket divides is two words.
-    filled_with_end   EOS is the filling, whatever the model's own is
+    filled_with_end   EOS is the padding, whatever the model's own is
     """
     end = tokenizer.eos_token_id
     pad = end if filled_with_end else tokenizer.pad_token_id

@@ -46,7 +46,7 @@ def runs_of(text: str) -> list[Run]:
         else:
             runs.append([part, 1.0])
         if len(round_open) + len(square_open) > MOST_OPEN:
-            raise ValueError(f"more than {MOST_OPEN} brackets are open within one another")
+            raise ValueError(f"more than {MOST_OPEN} brackets are nested")
     for begin in round_open:
         weigh(begin, MORE)
     for begin in square_open:
@@ -56,7 +56,7 @@ def runs_of(text: str) -> list[Run]:
 
 
 def wrong_weight(text: str) -> str:
-    """What is wrong with a weight in the text: "the weight '1.2.3' is no number"; empty where nothing is."""
+    """What is wrong with a weight in the text: "the weight '1.2.3' is not a number"; empty without errors."""
     try:
         runs_of(text)
     except ValueError as error:
@@ -68,7 +68,7 @@ def _weight(number: str) -> float:
     try:
         weight = float(number)
     except ValueError:
-        raise ValueError(f"the weight '{number[:20]}' is no number") from None
+        raise ValueError(f"the weight '{number[:20]}' is not a number") from None
     if abs(weight) > LARGEST:
         raise ValueError(f"the weight {number[:20]} is above {LARGEST}")
     return weight

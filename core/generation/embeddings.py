@@ -135,7 +135,7 @@ class Words:
 
     def missing(self, *texts: str) -> list[str]:
         """The names that occur in none of the texts."""
-        from core.methods.new_words import word_pattern
+        from core.methods.tokens import word_pattern
 
         if not self._counts:
             return []
@@ -143,7 +143,7 @@ class Words:
         return [word for word in self._counts if word.casefold() not in held]
 
     def _spelled(self, text: str, suffix: str) -> str:
-        from core.methods.new_words import tokens_of, word_pattern
+        from core.methods.tokens import tokens_of, word_pattern
 
         if not self._counts:
             return text
@@ -165,7 +165,7 @@ def embeddings_attached(components: Components, words: Sequence[NewWord]) -> Ite
         yield Words(components, {}, set())
         return
     from core.methods.layers import OneTextEach
-    from core.methods.new_words import WordTable, add_tokens
+    from core.methods.tokens import TokenTable, add_tokens
 
     read = {word.word: read_embedding(word.path) for word in words}
     layered = {word for word, vectors in read.items() if LAYERS[0] in vectors}
@@ -177,7 +177,7 @@ def embeddings_attached(components: Components, words: Sequence[NewWord]) -> Ite
             add_tokens(tokenizer, (), names)
             table = encoder.get_input_embeddings()
             stack.callback(encoder.set_input_embeddings, table)
-            encoder.set_input_embeddings(WordTable(table, rows.to(encoder.device)))
+            encoder.set_input_embeddings(TokenTable(table, rows.to(encoder.device)))
         if layered:
             stack.callback(OneTextEach(components.unet).remove)
         yield Words(replace(components, tokenizers=tokenizers), counts, layered)
@@ -187,7 +187,7 @@ def _rows(read: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], 
     """Names of the tokens and their vectors [n, C] for one of the encoders."""
     import torch
 
-    from core.methods.new_words import tokens_of
+    from core.methods.tokens import tokens_of
 
     names: list[str] = []
     rows: list[Tensor] = []

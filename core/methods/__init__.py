@@ -1,4 +1,4 @@
-"""What trains: one file per way of training. `Method` is what a training asks of each of them."""
+"""Training methods, one file each. `Method` is the interface that training uses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MethodInputs:
 
 
 class Method(ABC):
-    """One way of training. The loop knows no other words for it; what it is asked before that is its MethodSpec.
+    """One way of training, as the loop sees it; before that, its MethodSpec describes it.
 
     trains_text      the text encoders are trained: they are loaded, and captions are encoded at each step
     trains_unet      the U-Net is trained
@@ -82,7 +82,7 @@ class Method(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
 
     # -- what has one answer for most
 
@@ -99,8 +99,8 @@ class Method(ABC):
         return {}
 
     def set_strength(self, strength: float) -> None:
-        """How strongly what is trained takes part in the next passes: 1 is whole, 0 the model as it was before. A method
-        that changes the model itself knows 1 only."""
+        """Strength of the trained weights in the next passes: 1 is full, 0 the model as before. A method that changes the
+        model itself supports 1 only."""
         return
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
@@ -112,11 +112,11 @@ class Method(ABC):
         return
 
     def after_micro_batch(self) -> None:
-        """Its gradients are there; until the next one, what is trained is used, not trained."""
+        """The gradients are ready; until the next micro-batch, trained weights are only read."""
         return
 
     def after_update(self) -> dict[str, Tensor]:
-        """The weights have moved. Returns numbers for the log by name, 0-d on the device."""
+        """After the optimizer's step. Returns numbers for the log by name, 0-d on the device."""
         return {}
 
     def untrained(self) -> AbstractContextManager[None]:

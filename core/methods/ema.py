@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class WeightAverage:
-    """Exponential moving average of weights, in fp32, on their device or in the computer's memory.
+    """Exponential moving average of weights, in fp32, on their device or in RAM.
 
     After each `update_every` steps: average = keep * average + (1 - keep) * weights, keep = decay ** update_every, so that
     it looks back equally far however often it is taken.
@@ -27,7 +27,7 @@ class WeightAverage:
         self.average = {name: self._place(weight.detach()).clone() for name, weight in self._weights.items()}
 
     def keep(self) -> float:
-        """The share of the average that stays at this step; with the warm-up (1 + n) / (10 + n) while that is less, n
+        """The EMA decay at this step; with warmup (1 + n) / (10 + n) while that is less, n
         being the averages taken (diffusers, EMAModel)."""
         every = self._settings.ema_update_every
         decay = self._settings.ema_decay**every
@@ -36,7 +36,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """The weights have moved once more."""
+        """Update the average after a step."""
         self.steps += 1
         if self.steps % self._settings.ema_update_every:
             return
@@ -78,7 +78,7 @@ class WeightAverage:
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with names in a room of their own: `ema.` + name."""
+    """The tensors with prefixed names: `ema.` + name."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 

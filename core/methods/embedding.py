@@ -1,4 +1,4 @@
-"""Textual inversion: new words train, the model stays as it is."""
+"""Textual inversion: embeddings of new tokens are trained, the model is frozen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, write
 from core.formats.tensor_writer import type_named
 from core.methods import Method
 from core.methods.layers import OneTextEach
-from core.methods.new_words import WordTable, add_tokens, first_rows, spelled_out, tokens_of
+from core.methods.tokens import TokenTable, add_tokens, first_rows, spelled_out, tokens_of
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.names import without_signs
@@ -29,14 +29,14 @@ PARTS = ("text_encoder", "text_encoder_2")
 
 
 class EmbeddingMethod(Method):
-    """What a training by textual inversion owns: rows of new words in each text encoder.
+    """What textual inversion trains: the embeddings of new tokens in each text encoder.
 
     With `extended` (XTI) every vector has 16 tokens, one for each layer that reads; ids run layer by layer.
     """
 
     trains_text = True
     trains_unet = False
-    steady_gradients = False  # a word that no caption of the batch holds gets none
+    steady_gradients = False  # a token that no caption of the batch contains gets none
     adds_up = False  # sd-scripts' optimizer holds the whole table
 
     def __init__(self, job: TrainJob, start: Path | None = None):
@@ -46,7 +46,7 @@ class EmbeddingMethod(Method):
         self._clips_table = job.optimizer.clips_as_kohya
         self._dtype = type_named(job.memory.full_precision)
         self._start = start
-        self._tables: list[WordTable] = []
+        self._tables: list[TokenTable] = []
         self._layers: OneTextEach | None = None
         self._family = "sd1"
 
@@ -59,7 +59,7 @@ class EmbeddingMethod(Method):
         return [f"_{name}" for name in LAYERS] if self._settings.extended else [""]
 
     def build(self, components: Components) -> list[Trainable]:
-        """Teach the tokenizers the words and put the rows beside the encoders' tables."""
+        """Add the tokens to the tokenizers, and their embeddings to the encoders' tables."""
         self._family = components.family
         count = self._settings.num_vectors_per_token
         tokens = [token for suffix in self._suffixes for word in self.words for token in tokens_of(word, count, suffix)]
@@ -71,7 +71,7 @@ class EmbeddingMethod(Method):
                 begin = self._fitting(given[index], begin)
             add_tokens(tokenizer, self.words, tokens)
             encoder.requires_grad_(False)
-            table = WordTable(encoder.get_input_embeddings(), begin.to(encoder.device), self._dtype)
+            table = TokenTable(encoder.get_input_embeddings(), begin.to(encoder.device), self._dtype)
             encoder.set_input_embeddings(table)
             self._tables.append(table)
         if components.unet is not None:
@@ -91,12 +91,16 @@ class EmbeddingMethod(Method):
             missing = [name for name in LAYERS if name not in found]
             if missing:
                 what = f"{self._start.name} has no vectors for {len(missing)} of the 16 layers"
-                raise ProblemsError.one(what, "embedding.embedding_weights", "choose an XTI file, or turn XTI off")
+                fix = "choose an XTI file, or turn XTI off"
+                raise ProblemsError.one(what, "embedding.embedding_weights", fix, code="embedding.other-tensors")
             return [torch.cat([found[name] for name in LAYERS])]
         names = ONE if encoders == 1 else SDXL
         if not set(names) & set(found):
             raise ProblemsError.one(
-                f"{self._start.name} was made for another family", "embedding.embedding_weights", "choose one that fits"
+                f"{self._start.name} was made for another model family",
+                "embedding.embedding_weights",
+                "choose one of the same family",
+                code="embedding.other-tensors",
             )
         return [found.get(name) for name in names]
 
@@ -104,14 +108,17 @@ class EmbeddingMethod(Method):
         assert given is not None
         if given.shape != begin.shape:
             (held, width), (wanted, own) = given.shape, begin.shape
-            what = f"The embedding holds {held} vectors of {width} numbers; wanted are {wanted} of {own}"
-            raise ProblemsError.one(what, "embedding.embedding_weights", "set as many vectors as the file holds")
+            what = (
+                f"The embedding contains {held} vectors of width {width}; this training needs {wanted} of width {own}"
+            )
+            fix = "set as many vectors as the file contains, or choose another file"
+            raise ProblemsError.one(what, "embedding.embedding_weights", fix, code="embedding.other-size")
         return given
 
     # -- texts
 
     def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
-        """Captions with the new words spelled out as their tokens. XTI: context [B, 16, T, C]."""
+        """Captions with each token replaced by those of its vectors. XTI: context [B, 16, T, C]."""
         count = self._settings.num_vectors_per_token
         if not self._settings.extended:
             return encode([spelled_out(caption, self.words, count) for caption in captions])
@@ -132,7 +139,7 @@ class EmbeddingMethod(Method):
                 table.rows.copy_(tensors[f"rows_{index}"])
 
     def vectors(self, word: str) -> dict[str, Tensor]:
-        """What is trained of one word, under the names of its file."""
+        """The embedding of one token, under the names of its file."""
         count = self._settings.num_vectors_per_token
         begin = self.words.index(word) * count
         own = [table.rows.data for table in self._tables]
@@ -143,14 +150,14 @@ class EmbeddingMethod(Method):
         return {name: rows[begin : begin + count] for name, rows in zip(names, own, strict=True)}
 
     def beside(self, path: Path) -> list[Path]:
-        """A file for each word but the first, whose is `path`."""
+        """A file for each token but the first, whose file is `path`."""
         names = [without_signs(word) for word in self.words[1:]]
         return [path.with_name(f"{path.stem}-{name}{path.suffix}") for name in names]
 
     def write(
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
-        """One file for each word."""
+        """One file for each token."""
         dtype = type_named(precision)
         for word, file in zip(self.words[1:], self.beside(path), strict=True):
             write_embedding(file, self.vectors(word), metadata, dtype)

@@ -1,7 +1,7 @@
-"""DreamBooth and fine-tune: the model itself trains, its U-Net and, if asked, its text encoders.
+"""DreamBooth and fine-tuning: the U-Net is trained and, if asked, the text encoders.
 
 Both are the same here. What makes DreamBooth is its dataset, a subject's images beside images of its class, and that
-the text encoder trains unless told otherwise.
+the text encoder is trained by default.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class FullMethod(Method):
         self._frozen = unet
 
     def before_micro_batch(self, step: int, number: int, images: Sequence[object]) -> None:
-        """From the step on that the settings name, the text encoders stay as they are by then."""
+        """Freeze the text encoders from the step that the settings name."""
         stop = self._settings.stop_text_encoder_training
         if stop is None or step < stop or self._stopped:
             return
@@ -206,7 +206,7 @@ class FullMethod(Method):
 
 
 def block_trainables(unet: nn.Module, rates: Sequence[float], family_name: str) -> Iterator[Trainable]:
-    """One group for each block of the U-Net with its own rate; a rate of 0 leaves the block as it is."""
+    """One group for each block of the U-Net with its own rate; a rate of 0 freezes the block."""
     assert len(rates) == COUNTS[family_name], "the rules count them"
     blocks: dict[int, list[nn.Parameter]] = {}
     for name, weight in unet.named_parameters():

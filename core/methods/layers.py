@@ -1,4 +1,4 @@
-"""Extended inversion (XTI): each cross-attention of the U-Net reads a text of its own. Voynov et al. 2023, arXiv:2303.09522."""
+"""Extended inversion (XTI): each cross-attention of the U-Net reads its own text. Voynov et al. 2023, arXiv:2303.09522."""
 
 from __future__ import annotations
 

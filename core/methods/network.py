@@ -65,9 +65,10 @@ class NetworkMethod(Method):
             self.network, self.advice = start_network(targets, settings, self._seed, tensors, self._own)
         if not self.network.adapters:
             raise ProblemsError.one(
-                "No layer would have a LoRA: every block is left out",
+                "No layer would be trained: every block is excluded",
                 "network",
-                "give a block a rank and a rate above 0, or train another part",
+                "set a rank and a learning rate above 0 for some block, or train another part",
+                code="training.nothing-to-train",
             )
         self.network.to(self._dtype)
         self.network.attach()
@@ -105,7 +106,7 @@ class NetworkMethod(Method):
         self._built.lay_in_modules()
 
     def set_strength(self, strength: float) -> None:
-        """How strongly the network takes part in the next passes: 1 is whole, 0 the model without it."""
+        """Multiplier of the network in the next passes: 1 is full, 0 the model without it."""
         if strength != self._strength:
             self._strength = strength
             self._built.set_multiplier(strength)
@@ -117,7 +118,7 @@ class NetworkMethod(Method):
         self._built.hide()
 
     def after_update(self) -> dict[str, Tensor]:
-        """Limits the weight changes, if asked. Once an update: in between, nothing moves."""
+        """Apply max weight norm, if set. Once a step: in between, no weight changes."""
         limit = self._settings.scale_weight_norms
         if limit is None:
             return {}
@@ -173,5 +174,5 @@ class NetworkMethod(Method):
 
 
 def _one_or_dynamic(values: set) -> str:
-    """As sd-scripts' own tools say it of files whose layers differ."""
+    """As sd-scripts' tools write it for files whose layers differ."""
     return str(values.pop()) if len(values) == 1 else "Dynamic"

@@ -1,4 +1,4 @@
-"""Presets: jobs as JSON files, whole and checked.
+"""Presets: jobs as JSON files, complete and validated.
 
 kind "job" holds every group. kind "recipe" states only what differs from the defaults, with a reason for each value, and
 leaves the model, the data and the names to the user. One pure step dict -> dict leads from each schema version to the next.
@@ -130,18 +130,20 @@ def content(preset: Preset) -> dict[str, Any]:
 def parse(raw: Any, where: str) -> Preset:
     """Check the envelope of a preset and bring it to the present schema. Raises ProblemsError; values are not checked yet."""
     if not isinstance(raw, dict):
-        raise ProblemsError.one("A preset is an object with groups of settings", where, "begin the file with {")
+        what = "The preset is not a JSON object"
+        raise ProblemsError.one(what, where, "start the file with {", code="preset.not-an-object")
     version = raw.get("schema_version")
     if (foreign := foreign_problem(raw, where)) is not None:
         raise ProblemsError([foreign])
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         text = f"schema_version is {shorten(version)}" if "schema_version" in raw else "schema_version is missing"
-        raise ProblemsError.one(text, where, f'write "schema_version": {SCHEMA_VERSION}')
+        raise ProblemsError.one(text, where, f'write "schema_version": {SCHEMA_VERSION}', code="preset.bad-version")
     if version > SCHEMA_VERSION:
         raise ProblemsError.one(
-            f"The preset has schema version {version}; this Atelier knows up to {SCHEMA_VERSION}",
+            f"The preset has schema version {version}; this version of Atelier reads up to {SCHEMA_VERSION}",
             where,
             "update Atelier",
+            code="preset.newer-version",
         )
     notes: tuple[Problem, ...] = ()
     while version < SCHEMA_VERSION:
@@ -160,7 +162,8 @@ def parse(raw: Any, where: str) -> Preset:
         raise ProblemsError.one(
             f"kind is {shorten(kind)} and task is {shorten(task)}",
             where,
-            f"kind: job or recipe; task: {', '.join(JOBS)}",
+            f"use job or recipe as the kind, and one of these as the task: {', '.join(JOBS)}",
+            code="preset.bad-header",
         )
     values = {key: value for key, value in raw.items() if key not in HEADER}
     head = (str(raw.get("title", "")), str(raw.get("description", "")), notes, *_about_recipe(raw, where))
@@ -190,7 +193,9 @@ def read(path: Path) -> Preset:
     try:
         data = read_regular(path, MAX_BYTES)
     except MissingFile:
-        raise ProblemsError.one("There is no such preset", str(path), "check the name") from None
+        raise ProblemsError.one(
+            "The preset does not exist", str(path), "check the name", code="preset.unknown"
+        ) from None
     try:
         raw = parse_json(
             data, str(path), "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates
@@ -214,10 +219,11 @@ def read(path: Path) -> Preset:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """json keeps the last of two equal keys in silence; a preset says it."""
+    """ProblemsError for a duplicate key, of which json silently keeps the last."""
     twice = sorted(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
     if twice:
-        raise ProblemsError.one(f"'{twice[0]}' is given twice", "preset", "keep one of them")
+        what = f"'{twice[0]}' is given twice"
+        raise ProblemsError.one(what, "preset", "keep one of them", code="preset.duplicate-key")
     return dict(pairs)
 
 
@@ -228,7 +234,7 @@ def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
     inside = [entry.path for entry in declared(TrainJob) if refused(entry) and entry.path in stated]
     return [
         Problem(
-            f"A recipe does not hold '{path}'",
+            f"A recipe cannot contain '{path}'",
             where,
             "remove it, or make it a preset of kind job",
             code="preset.not-in-a-recipe",
@@ -301,7 +307,10 @@ class PresetStore:
         reason = bad_name(stem)
         if reason:
             raise ProblemsError.one(
-                f"'{stem}' cannot be a preset's name: {reason}", "preset name", "use letters, digits, - and _"
+                f"'{stem}' cannot be the name of a preset: {reason}",
+                "preset name",
+                "use letters, digits, - and _",
+                code="settings.bad-name",
             )
         return (self.user if own else self.shipped) / f"{stem}.json"
 
@@ -333,7 +342,8 @@ class PresetStore:
         source, new = self._own(name), "user/" + new.strip().removeprefix("user/")
         target = self.path(new)
         if target.exists():
-            raise ProblemsError.one(f"There is a preset '{new}' already", "preset name", "take another name")
+            what = f"There is a preset '{new}' already"
+            raise ProblemsError.one(what, "preset name", "choose another name", code="preset.exists")
         atomic.replace(source, target)
         return new
 
@@ -343,9 +353,13 @@ class PresetStore:
     def _own(self, name: str) -> Path:
         if not name.startswith("user/"):
             raise ProblemsError.one(
-                f"'{name}' comes with Atelier and stays", "preset", "save it under your own name first"
+                f"'{name}' comes with Atelier and cannot be changed",
+                "preset",
+                "save it under your own name first",
+                code="preset.shipped",
             )
         path = self.path(name)
         if not path.exists():
-            raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list")
+            what = f"There is no preset '{name}'"
+            raise ProblemsError.one(what, "preset", "choose one from the list", code="preset.unknown")
         return path

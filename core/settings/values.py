@@ -51,7 +51,7 @@ def text_of(entry: Declared, value: Any) -> Any:
 
 
 def shown_value(entry: Declared, value: Any) -> str:
-    """A value in words, for notes: "empty", "on", "cosine", "1e-4"."""
+    """A value as text, for notes: "empty", "on", "cosine", "1e-4"."""
     if entry.kind == "bool":
         return "on" if value else "off"
     if entry.kind == "choice":
@@ -97,23 +97,23 @@ def value_from(entry: Declared, raw: Any) -> Any:
     if not text:
         if entry.optional:
             return None
-        raise BadText(Problem(f"{entry.title} is empty", entry.path, f"use {allowed(entry)}"))
+        what = f"{entry.title} is empty"
+        raise BadText(Problem(what, entry.path, f"use {allowed(entry)}", code="settings.bad-value"))
     if entry.kind == "pair":
         return _numbers(entry, text)
     return _number(entry, text, text)
 
 
 def with_point(entry: Declared, raw: Any) -> Any:
-    """A decimal comma as a point, in a field that takes one number. Raises BadText where it may part thousands: 1,000."""
+    """A decimal comma as a point, in a field that takes one number. Raises BadText where it may separate thousands: 1,000."""
     text = raw.strip() if isinstance(raw, str) else ""
     if entry.kind not in ("int", "float", "span") or not re.fullmatch(ONE_COMMA, text, re.IGNORECASE):
         return raw
     point, whole = text.replace(",", "."), text.replace(",", "")
     if re.match(THOUSANDS, text):
         what = f"{entry.title} is '{text}', which may mean {whole} or {point}"
-        raise BadText(
-            Problem(what, entry.path, f"write {whole}" if entry.kind == "int" else f"write {whole} or {point}")
-        )
+        fix = f"write {whole}" if entry.kind == "int" else f"write {whole} or {point}"
+        raise BadText(Problem(what, entry.path, fix, code="settings.bad-value"))
     return point
 
 
@@ -132,7 +132,7 @@ def arguments_text(arguments: Mapping[str, Any]) -> str:
 
 
 def _joined(entry: Declared, value: Sequence[Any]) -> str:
-    """512 x 768 for pixels; 0.9, 0.999 for what is no size."""
+    """512 x 768 for pixels; 0.9, 0.999 for a pair that is not a size."""
     return (" x " if _is_size(entry) else ", ").join(number_text(item) for item in value)
 
 
@@ -140,8 +140,9 @@ def _numbers(entry: Declared, text: str) -> Any:
     """One number, or several with x, a comma or blanks between them."""
     parts = [part for part in re.split(r"[x×,;\s]+", text.strip().strip("()[]")) if part]
     if any(re.match(r"[-+]?0\d", part) for part in parts):  # 0,0001 would be the two numbers 0 and 1
-        what = f"{entry.title} is '{text.strip()[:40]}', where a comma parts numbers"
-        raise BadText(Problem(what, entry.path, "write decimals with a point, such as 0.0001"))
+        what = f"{entry.title} is '{text.strip()[:40]}', where a comma separates numbers"
+        fix = "write decimals with a point, such as 0.0001"
+        raise BadText(Problem(what, entry.path, fix, code="settings.bad-value"))
     numbers = [_number(entry, part, text.strip()) for part in parts]
     return numbers[0] if len(numbers) == 1 else numbers
 
@@ -155,7 +156,8 @@ def _words(entry: Declared, text: str) -> str | None:
 
 def _number(entry: Declared, part: str, whole: str) -> int | float:
     wanted = f"use {allowed(entry)}"
-    bad = BadText(Problem(f"{entry.title} is '{whole[:40]}', which is not a number", entry.path, wanted))
+    what = f"{entry.title} is '{whole[:40]}', which is not a number"
+    bad = BadText(Problem(what, entry.path, wanted, code="settings.bad-value"))
     if entry.unit == "bytes" and (size := re.fullmatch(r"([\d.]+)\s*([kmgt])i?b?", part.lower())):
         return int(float(size[1]) * SIZE_SIGNS[size[2]])
     try:
@@ -169,7 +171,8 @@ def _number(entry: Declared, part: str, whole: str) -> int | float:
     if number != int(number):
         # Not the plain bad text: 2.5 is a number, only not one that this setting takes.
         if entry.kind == "int" or _is_size(entry):
-            raise BadText(Problem(f"{entry.title} is {part}, which is not whole", entry.path, wanted))
+            what = f"{entry.title} is {part}, which is not a whole number"
+            raise BadText(Problem(what, entry.path, wanted, code="settings.bad-value"))
         return number
     return number if entry.kind == "pair" and not _is_size(entry) else int(number)
 

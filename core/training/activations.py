@@ -1,8 +1,8 @@
-"""Memory of one forward and backward pass, counted on a model without numbers: nothing is loaded and nothing computed.
+"""Memory of one forward and backward pass, counted on the meta device: nothing is loaded or computed.
 
-The U-Net is built on torch's "meta" device, where tensors have shapes and no content, and a pass of the wanted size goes
-through it. Each tensor that is made counts until it is given up, so what the backward pass holds, computes again and
-needs for a moment is all in the peak. What libraries use inside of one operation is not.
+The U-Net is built on torch's "meta" device, where tensors have shapes and no data, and runs one pass of the given size.
+Each tensor counts until it is freed, so the peak includes what the backward pass keeps, recomputes and needs briefly.
+Memory that libraries use inside one operation is not counted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Pass:
 
 
 class Live(TorchDispatchMode):
-    """Inside, bytes of all tensors that are made and not yet given up, now and at most, but for those that were there."""
+    """Inside, bytes of all new tensors that are not freed yet, now and at the peak."""
 
     def __init__(self, there: Iterable[torch.Tensor]) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Live(TorchDispatchMode):
 
 
 class FusedKernel(torch.autograd.Function):
-    """What the fused attention kernels hold for their backward pass: their inputs and their output."""
+    """What the fused attention kernels keep for the backward pass: their inputs and their output."""
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -104,20 +104,21 @@ class _FusedAttention:
 
 
 def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
-    """Bytes that a pass of the U-Net needs at most beside its weights and their gradients. Raises ProblemsError for a U-Net
-    that cannot be computed.
+    """Peak bytes of a pass of the U-Net, without its weights and their gradients. Raises ProblemsError for a U-Net whose
+    layers do not fit together.
 
     config  of the U-Net; None is the family's published one
     """
     try:
         return _peak(one, _frozen(config if config is not None else family(one.family).layout.config("unet")))
     except RuntimeError as error:  # every weight has the shape that the config says, and the products do not fit
-        what = f"The layers of this U-Net do not fit one another ({str(error).splitlines()[0][:200]})"
-        raise ProblemsError.one(what, "model.base_model", "get the model again: its config was changed") from error
+        what = f"The sizes of this U-Net's layers contradict each other ({str(error).splitlines()[0][:200]})"
+        fix = "download the model again: its config was changed"
+        raise ProblemsError.one(what, "model.base_model", fix, code="model.bad-config") from error
 
 
 def _frozen(value: Any) -> Any:
-    """A config as something that can be remembered by."""
+    """A config as a hashable cache key."""
     if isinstance(value, Mapping):
         return tuple((key, _frozen(inner)) for key, inner in sorted(value.items()))
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
@@ -131,11 +132,11 @@ def _peak(one: Pass, config: tuple) -> int:
     def empty(*shape: int, trains: bool = False) -> torch.Tensor:
         return torch.empty(shape, device="meta", dtype=one.dtype, requires_grad=trains)
 
-    told = dict(config)
-    text = empty(rows, one.tokens, told["cross_attention_dim"], trains=one.trains == "text")
+    sizes = dict(config)
+    text = empty(rows, one.tokens, sizes["cross_attention_dim"], trains=one.trains == "text")
     more = {}
     if family(one.family).reads_sizes:
-        pooled = told["projection_class_embeddings_input_dim"] - 6 * told["addition_time_embed_dim"]
+        pooled = sizes["projection_class_embeddings_input_dim"] - 6 * sizes["addition_time_embed_dim"]
         more["added_cond_kwargs"] = {"text_embeds": empty(rows, pooled), "time_ids": empty(rows, 6)}
     with torch.enable_grad(), Live(weights) as live:
         latents = empty(rows, 4, height // 8, width // 8)
@@ -146,7 +147,7 @@ def _peak(one: Pass, config: tuple) -> int:
 
 
 def _unet(one: Pass, config: dict[str, Any]) -> tuple[Any, list[torch.Tensor]]:
-    """The U-Net on "meta" with what trains, and all weights; gradients of these are given up as they come."""
+    """The U-Net on "meta" with the trained layers, and all weights; their gradients are freed at once."""
     unet = make_empty(
         "unet", {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
     )

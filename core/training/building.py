@@ -1,5 +1,5 @@
-"""What setup builds beside a network: parts of the model that train themselves, their optimizer's way of stepping, the
-untrained model that a prior asks."""
+"""What setup builds besides a network: trained parts of the model, how their optimizer steps, the untrained model for
+prior preservation."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from core.training.setup import Builder
     from core.training.sources import Text
 
-# Libraries whose optimizers keep all they know with each weight, so that weights may be moved in parts.
+# Libraries whose optimizers keep all state per weight, so that weights may be updated in parts.
 BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}
 
 
 def load_trained(builder: Builder, parts: tuple[str, ...]) -> Any:
-    """Parts of the model: those that train themselves in their own type, the others in the one that computes."""
+    """Parts of the model: the trained ones in their own dtype, the others in the compute dtype."""
     compute, trainable = builder.precision.compute, builder.precision.trainable
     in_parts = builder.job.sharding.shares_weights and builder.job.sharding.zero3_init_flag
     beside = in_parts or builder.narrows_beside
@@ -49,7 +49,7 @@ def load_trained(builder: Builder, parts: tuple[str, ...]) -> Any:
     if compute == trainable:
         return load(parts, compute)
     names = builder.family.layout.text_encoders
-    # New words are read by encoders in their own type, fp32 unless told otherwise: their gradients are small.
+    # Token embeddings train with encoders in their own dtype, fp32 by default: their gradients are small.
     whole = builder.job.method.whole_model
     found = trained_parts(builder.job, len(names)) if whole else set(names)
     loaded = load(("unet",), trainable if "unet" in found else compute)
@@ -63,8 +63,7 @@ def load_trained(builder: Builder, parts: tuple[str, ...]) -> Any:
 
 
 def prepare_prior(builder: Builder, text: Text) -> ModelPrior | None:
-    """Loads the untrained model where one is asked during training; the prior term, if there is one. To be called before
-    anything has moved."""
+    """Load the untrained model where training needs it; returns the prior term, if any. Call it before the first step."""
     import torch
 
     job, method = builder.job, builder.method
@@ -93,7 +92,7 @@ def make_stepper(
     optimizer: Optimizer,
     guard: NonFiniteGuard,
 ) -> Stepper:
-    """The plain way, or DeepSpeed's, after which a whole model lies in the type it computes in."""
+    """The plain stepper, or DeepSpeed's, which puts a full model into the compute dtype."""
     job, precision, processes = builder.job, builder.precision, builder.context.processes
     pauses = job.schedule.compatibility == "kohya"
     if job.sharding.active:
@@ -133,14 +132,14 @@ def make_stepper(
 
 
 def compile_blocks(builder: Builder, unet: nn.Module) -> CompiledBlocks | None:
-    """Compile the U-Net's blocks, if that is asked for. ProblemsError where it does not work."""
+    """Compile the U-Net's blocks if the settings ask for it. ProblemsError where torch.compile fails."""
     memory, context = builder.job.memory, builder.context
     if not memory.torch_compile:
         return None
     context.stage("trying the compiler")
     try_compiling(memory.dynamo_backend, context.device)
     sizes = {placed.bucket for placed in builder.plan.placed}
-    context.say("The model is compiled in the first steps and whenever a size of images is new: these take minutes")
+    context.say("The model is compiled in the first steps and for each new image size, which takes minutes")
 
     def say(what: str, fix: str) -> None:
         context.say(what, "warning", fix)
@@ -149,7 +148,7 @@ def compile_blocks(builder: Builder, unet: nn.Module) -> CompiledBlocks | None:
 
 
 def step_within_backward(builder: Builder, optimizer: Optimizer, guard: NonFiniteGuard) -> FusedBackward | None:
-    """Make 16-bit weights step in fp32, and all weights within the backward pass where that is asked for."""
+    """Update 16-bit weights in fp32, and use the fused backward pass where the settings ask for it."""
     from core.optimization.fused import FusedBackward
     from core.optimization.rounding import widen_steps
 

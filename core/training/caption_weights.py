@@ -1,4 +1,4 @@
-"""Weights in captions that are no numbers: told before the start, for at a step they would end the run."""
+"""Weights in captions that are not numbers: found before the start, since they would stop the run later."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ AROUND = "captions.caption_prefix, caption_suffix, trigger_word"
 
 
 def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """One error for each weight that is no number, with the images whose captions have it."""
+    """One error for each weight that is not a number, with the images whose captions have it."""
     if not job.captions.weighted_captions:
         return []
     found: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)
     for each in {each.image.key: each for each in placed}.values():
-        own = _wrong(each.caption.whole.splitlines())  # any line may be drawn
+        own = _wrong(each.caption.whole.splitlines())  # any line may be chosen
         wrong = own or _wrong(_trained(each))
         if wrong:
             found[wrong, bool(own)].append(each)
@@ -35,12 +35,16 @@ def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
             f"In the caption of {names_of([each.image for each in several])}, {wrong}",
             printable(several[0].caption.path) if own else AROUND,
             FIX,
+            code="caption.bad-weight",
         )
         for (wrong, own), several in found.items()
     ]
     asked = job.method.class_caption if job.method.prior == "model" else None
     wrong = wrong_weight(asked or "")
-    return [*problems, Problem(f"In the class caption, {wrong}", "method.class_caption", FIX)] if wrong else problems
+    if wrong:
+        what = f"In the class caption, {wrong}"
+        problems.append(Problem(what, "method.class_caption", FIX, code="caption.bad-weight"))
+    return problems
 
 
 def _trained(placed: Placed) -> set[str]:

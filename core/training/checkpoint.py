@@ -1,4 +1,4 @@
-"""States to continue from: everything that training depends on, whole or absent."""
+"""Training states: everything that training depends on, complete or absent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATE_FILE = "training.pt"
 
 
 def save_state(run: Run) -> Path:
-    """Write state/step00000120/: into a new folder, sealed last, then renamed. A whole state of this step is left as it is."""
+    """Write state/step00000120/: into a new folder, sealed last, then renamed. An existing complete state of this step is kept."""
     states = run.context.folder.states
     states.mkdir(parents=True, exist_ok=True)
     name = f"step{run.state.step:08d}"
@@ -102,17 +102,17 @@ def states_no_longer_kept(run: Run, there: list[Path]) -> list[Path]:
 
 
 def load_state(run: Run) -> bool:
-    """Put the newest whole state in force; False when there is none. Damaged ones that are newer are put aside, and that is
-    said. ProblemsError where all are damaged: what was trained is not to be begun anew without a word."""
+    """Load the newest complete state; False when there is none. Newer damaged ones are moved aside with a warning.
+    ProblemsError where all are damaged: training must not restart silently."""
     there = states_in(run.context.folder.states)
     folder = next((path for path in there if is_whole(path)), None)
     if folder is None and there:
-        what = "No state of this run is whole" if len(there) > 1 else "The state of this run is damaged"
-        fix = "start a new run that begins with its last file (network.network_weights, model.base_model)"
-        raise ProblemsError.one(what, str(run.context.folder.states), fix)
+        what = "All training states of this run are damaged"
+        fix = "start a new run from its last checkpoint (network.network_weights, model.base_model)"
+        raise ProblemsError.one(what, str(run.context.folder.states), fix, code="state.damaged")
     if folder is None:
         if any(line["kind"] == "steps" for line in read_lines(run.context.folder.journal_file)):
-            run.context.say("This run had not saved a state yet: it begins anew", "warning")
+            run.context.say("This run has no training state yet, so it starts from the beginning", "warning")
         return False
     for damaged in there[: there.index(folder)]:
         _put_aside(run, damaged, folder)
@@ -121,20 +121,20 @@ def load_state(run: Run) -> bool:
 
 
 def _put_aside(run: Run, damaged: Path, whole: Path) -> None:
-    """Out of the way of those that are counted and kept; a person may still find something in it."""
-    fix = "look after the disk; nothing reads this state any more"
+    """Rename a damaged state, so that it is not counted among those to keep."""
+    fix = "check the disk; this state is not used any more"
     if run.context.processes.first:
         free = (damaged.with_name(f"damaged-{damaged.name}" + (f"-{n}" if n else "")) for n in range(1000))
         target = next(path for path in free if not path.exists())
         with suppress(OSError):
             atomic.replace(damaged, target)
-            fix = f"it lies in {display_path(target)} and may be deleted; look after the disk"
-    what = f"The state of step {state_step(damaged)} is damaged: the run goes on from step {state_step(whole)}"
+            fix = f"check the disk; the damaged state was moved to {display_path(target)} and may be deleted"
+    what = f"The state of step {state_step(damaged)} is damaged, so the run resumes from step {state_step(whole)}"
     run.context.say(what, "warning", fix)
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    """What a state's file holds. Raises ProblemsError for one that is no state."""
+    """The content of a state's file. Raises ProblemsError for a file that is not a training state."""
     path = folder / STATE_FILE
     content = load_state_file(path)
     step, seconds, made = ("step", int), ("seconds", (int, float)), ("made_with", dict)
@@ -142,12 +142,13 @@ def _read_state(folder: Path) -> dict[str, Any]:
         isinstance(content.get(name), kind) for name, kind in (step, seconds, made)
     ):
         fix = "resume from another state, or start a new run from the last checkpoint"
-        raise ProblemsError.one("The file is not a training state: it has no step, time or machine", str(path), fix)
+        what = "The file is not a training state: its step, time or machine is missing"
+        raise ProblemsError.one(what, str(path), fix, code="state.invalid")
     return content
 
 
 def use_state(run: Run, folder: Path) -> None:
-    """Put this state in force. One made elsewhere is taken, and that is said; one of other weights is refused."""
+    """Load this state. One made on another machine gets a warning; one of other weights raises ProblemsError."""
     content = _read_state(folder)
     run.stepper.load(content, folder)
     run.state.step, run.state.seconds = content["step"], content["seconds"]
@@ -161,6 +162,8 @@ def use_state(run: Run, folder: Path) -> None:
     ]
     if other:
         run.context.say(
-            "The state was made with another " + ", ".join(other) + ": the result may differ in the last digits",
+            "This training state was saved with another "
+            + ", ".join(other)
+            + ": the result may differ in the last digits",
             "warning",
         )

@@ -1,4 +1,4 @@
-"""Everything that speaks against a training before it begins: one list for the command line, the page and the run itself."""
+"""All problems of a training before it starts: one list for the command line, the page and the run itself."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def problems_before_start(
     model: bool = True,
     cancel: CancelToken | None = None,
 ) -> list[Problem]:
-    """Everything against a start, errors first and each once: the one list of page, command line and run.
+    """All problems of a start, errors first, each once: the list that page, command line and run use.
 
     device  None where it is not known yet: what it cannot do is then reported later
     begins  the run has no training state yet
@@ -69,18 +69,18 @@ def problems_without_model(
     *,
     begins: bool = True,
 ) -> list[Problem]:
-    """What settings, images, files and device tell while the base model may still have to be fetched.
+    """Problems of settings, images, files and device, while the base model may still have to be downloaded.
 
-    device  None where it is not known yet: what it cannot do is then heard later
-    begins  the run has no state of its own yet
+    device  None where it is not known yet: what it cannot do is then reported later
+    begins  the run has no training state yet
     """
     found = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
     found += demo_problems(job, workspace)
     found += weight_problems(job, [*report.placed, *report.validation])
     if job.method.changes == "embedding":
-        from core.training.new_words import new_word_problems  # loads torch, for which the page does not wait
+        from core.training.tokens import token_problems  # loads torch, for which the page does not wait
 
-        found += new_word_problems(job, report.placed)
+        found += token_problems(job, report.placed)
     found += named_file_problems(job, workspace, begins=begins)
     if begins and not errors(found):
         found += beginning_problems(job, workspace, report)
@@ -88,7 +88,7 @@ def problems_without_model(
 
 
 def problem_of_uploads(job: TrainJob) -> list[Problem]:
-    """What the hub says about the uploads. It is asked once before a start, not at every change of the form."""
+    """Problems of uploads to the hub, which is asked once before a start, not at every change of the form."""
     problem = upload_problem(job.hub, secret("huggingface_token"))
     return [problem] if problem else []
 
@@ -100,17 +100,17 @@ def _of_the_device(job: TrainJob, device: str) -> list[Problem]:
 
 
 def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """What the header of the base model tells about the loss, the family, the size of images, the networks and the room on
-    a fast disk; nothing where there is no model."""
+    """Problems of the loss, the family, the image size, the networks and the offload disk, by the base model's header;
+    none without a model."""
     found = [*_of_the_parts(job, workspace), *objective_problems(job, workspace)]
-    found += [*_of_the_family(job, workspace), *_of_the_word(job, workspace)]
+    found += [*_of_the_family(job, workspace), *_of_the_embedding(job, workspace)]
     found += [*_of_the_size(job, workspace), *network_problems(job, workspace)]
     return [*found, *room_problems(job, workspace)]
 
 
 def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Whether the base model's parts, tokenizer and VAE have what loading asks of them. Of a model that is not there or of
-    no known family, model_problems tells."""
+    """Problems that loading the base model's parts, tokenizer and VAE would have. A missing model or an unknown family is
+    reported by model_problems."""
     try:
         path = model_path(job.model.base_model, workspace)
         name = family_of(path, job.model.family)
@@ -120,8 +120,8 @@ def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
     return family(name).problems(path, vae)
 
 
-def _of_the_word(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Whether the embedding that a new word begins from is there and has the vectors that the settings ask for."""
+def _of_the_embedding(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems of the embedding to start from: it must exist and have the vectors that the settings ask for."""
     start = job.embedding.embedding_weights
     if job.method.changes != "embedding" or not start:
         return []
@@ -134,40 +134,41 @@ def _of_the_word(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
-    """Raise ProblemsError where the embedding's names, counts or widths are not those that training begins from."""
+    """Raise ProblemsError where the embedding's names, counts or widths do not fit the training."""
     shapes, name = read_shapes(path), family_of(model, job.model.family)
     wanted = LAYERS if job.embedding.extended else SDXL if name == "sdxl" else ONE
     there = [key for key in wanted if key in shapes]
     if not there or (job.embedding.extended and len(there) < len(wanted)):
-        what = f"The embedding holds {', '.join(list(shapes)[:3])}; this training begins from {wanted[0]} ..."
-        raise ProblemsError.one(what, EMBEDDING, "choose an embedding of the same family and kind (XTI or not)")
+        what = f"The embedding contains {', '.join(list(shapes)[:3])}; this training needs {wanted[0]} ..."
+        fix = "choose an embedding of the same family and kind (XTI or not)"
+        raise ProblemsError.one(what, EMBEDDING, fix, code="embedding.other-tensors")
     widths = token_widths(model)
     for key in there:
         number = 0 if job.embedding.extended else wanted.index(key)
         width = widths[number] if number < len(widths) else shapes[key][1]
         if shapes[key] != (job.embedding.num_vectors_per_token, width):
-            held, asked = "{} vectors of {} numbers".format(*shapes[key]), job.embedding.num_vectors_per_token
-            what = f"The embedding holds {held}; wanted are {asked} of {width}"
-            raise ProblemsError.one(what, EMBEDDING, "set as many vectors as the file holds, or choose another file")
+            held, asked = "{} vectors of width {}".format(*shapes[key]), job.embedding.num_vectors_per_token
+            what = f"The embedding contains {held}; this training needs {asked} of width {width}"
+            fix = "set as many vectors as the file contains, or choose another file"
+            raise ProblemsError.one(what, EMBEDDING, fix, code="embedding.other-size")
 
 
 def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """What the rules say once the family is known, where the settings leave it to the model to tell. Of a setting that
-    they spoke of before they say no more."""
+    """Problems that the rules find once the family is known from the model, for settings without a problem so far."""
     if job.model.family != "auto":
         return []
     try:
         family = family_of(model_path(job.model.base_model, workspace))
     except (ProblemsError, OSError):
         return []
-    told = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
-    said = {problem.where for problem in [*training_problems(job), *set_without_effect(job)]}
-    return [each for each in [*training_problems(told), *set_without_effect(told)] if each.where not in said]
+    known = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
+    named = {problem.where for problem in [*training_problems(job), *set_without_effect(job)]}
+    return [each for each in [*training_problems(known), *set_without_effect(known)] if each.where not in named]
 
 
 def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Advice where no image trains at more than half the side that the model was made for: a resolution that was left
-    behind, such as the starter's 128 with SDXL."""
+    """Advice where no image trains at more than half the side that the model was made for: a resolution that was not
+    adjusted, such as the starter's 128 with SDXL."""
     try:
         made = trained_size(model_path(job.model.base_model, workspace), job.model.family)
     except (ProblemsError, OSError):
@@ -176,5 +177,5 @@ def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
     if job.dataset.more_resolutions or 4 * size[0] * size[1] > made[0] * made[1]:
         return []
     what = f"Images train at {size[0]} x {size[1]} pixels, but the base model was made for {made[0]} x {made[1]}"
-    fix = f"Use {max(made)}, or somewhat less to save memory: a model that trains small images draws coarse ones."
-    return [Problem(what, "dataset.resolution", fix, level="advice")]
+    fix = f"use {max(made)}, or somewhat less to save memory: training on small images makes coarse ones"
+    return [Problem(what, "dataset.resolution", fix, level="advice", code="dataset.resolution-below-model")]

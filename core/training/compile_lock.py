@@ -1,5 +1,5 @@
-"""The lock that torch keeps while it compiles an extension. One that a killed process left would make all later ones wait
-for ever, without a word."""
+"""The lock that torch keeps while it compiles an extension. One left by a killed process would block
+all later ones silently."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from core.settings.sharding import ShardingSettings
 
 LOOK_SECONDS = 0.5
-SAY_SECONDS = 5.0  # another process of this run compiles: that is no news yet
+SAY_SECONDS = 5.0  # another process of this run may be compiling
 OWN_DISKS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "tmpfs", "overlay"}
 # Of a process that has ended, or is another user's, who owns no file of this one.
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
@@ -27,7 +27,7 @@ FIRST_NAMESPACE = 0xEFFFFFFC  # the number of Linux's first process namespace (i
 
 
 def wait_for_compilers(settings: ShardingSettings, context: JobContext) -> None:
-    """Before DeepSpeed compiles or loads: until nobody else compiles the same. What a killed process left is removed."""
+    """Before DeepSpeed compiles or loads: until nobody else compiles the same. A lock left by a killed process is removed."""
     for lock in extension_locks(settings):
         if not lock.with_name(f"{lock.parent.name}.so").exists():
             context.stage(f"compiling {lock.parent.name} for DeepSpeed, which takes a minute or two once")
@@ -51,11 +51,11 @@ def wait_for(lock: Path, context: JobContext) -> None:
     while lock.exists():
         context.check()
         if _removed(lock):
-            context.say(f"A compiler that was killed had left {lock}: it is removed")
+            context.say(f"Removed {lock}, which a killed compiler had left")
             return
         if not said and time.monotonic() - began >= SAY_SECONDS:
             what = f"Waiting for another program that compiles {lock.parent.name} for DeepSpeed: it holds {lock}"
-            context.say(what, "warning", "if none is running, one was killed: delete that file, and this goes on")
+            context.say(what, "warning", "if no other program is running, delete that file to continue")
             said = True
         time.sleep(LOOK_SECONDS)
 
@@ -70,7 +70,7 @@ def _removed(lock: Path) -> bool:
 
 
 def left_behind(lock: Path) -> bool:
-    """Whether no process holds it or compiles beside it any more. False also where that cannot be told: torch's lock is a
+    """Whether no process holds it or compiles beside it any more. False where that is unknown: torch's lock is a
     file that its owner has open, and other machines or containers may share its folder."""
     if sys.platform != "linux":
         return False

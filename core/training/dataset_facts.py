@@ -1,4 +1,4 @@
-"""What a file's metadata says of the images it was trained on, in sd-scripts' form (reference: section 2.6)."""
+"""A file's metadata about the images it was trained on, in sd-scripts' form (reference: section 2.6)."""
 
 from __future__ import annotations
 

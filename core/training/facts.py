@@ -75,26 +75,26 @@ def file_metadata(run: Run) -> dict[str, str]:
     saved = run.job.method.spec.saves
     if saved == "embedding":
         return model_spec(run.job, facts, saved) | _schedule(run)
-    if saved == "model":  # as sd-scripts: how it was trained is said in files of networks alone
+    if saved == "model":  # as sd-scripts: only files of networks say how they were trained
         return model_spec(run.job, facts, saved if run.method.extension else "folder")
     found = lora_metadata(run.job, facts)
     return shortened(found) | _schedule(run) if run.job.saving.no_metadata else found
 
 
 def _schedule(run: Run) -> dict[str, str]:
-    """What decides how the file is sampled: files that say nothing else of their training say this where it holds."""
+    """What decides how to sample with the file: written also to files without other training metadata."""
     return {"ss_zero_terminal_snr": "True"} if run.job.noise.zero_terminal_snr else {}
 
 
 def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Without what tells of settings and images (no_metadata): what other programs load the file by stays."""
+    """Without settings and images (no_metadata): only what other programs need to load the file."""
     return {name: text for name, text in metadata.items() if name in MINIMUM or name.startswith("modelspec.")}
 
 
 def spoken_metadata(run: Run) -> dict[str, str]:
-    """What a person says of the file, in Stability's names; what is empty is left out."""
+    """The user's description of the file, under Stability's names; empty fields are left out."""
     own = run.job.saving
-    said = {
+    facts = {
         "title": own.metadata_title,
         "author": own.metadata_author,
         "description": own.metadata_description,
@@ -107,11 +107,11 @@ def spoken_metadata(run: Run) -> dict[str, str]:
         "is_negative_embedding": "true" if own.metadata_is_negative_embedding else None,
         "thumbnail": thumbnail_url(own.metadata_thumbnail) if own.metadata_thumbnail else None,
     }
-    return {f"modelspec.{name}": text for name, text in said.items() if text}
+    return {f"modelspec.{name}": text for name, text in facts.items() if text}
 
 
 def trigger_words(run: Run) -> str:
-    """The words that the training tied to its subject: the trigger word, and identifier and class of each folder."""
+    """The trigger phrases of the training: the trigger word, and identifier and class of each folder."""
     words = []
     for concept in {id(placed.concept): placed.concept for placed in run.plan.placed}.values():
         if concept.role != "train":
@@ -140,12 +140,12 @@ def thumbnail_url(path: str) -> str:
     place, fix = resolve_path(path), "choose a .png, .jpg or .webp of at most 1 MB"
     kind = THUMBNAILS.get(place.suffix.lower())
     if kind is None:
-        raise ProblemsError.one("The thumbnail is no such image", path, fix)
+        raise ProblemsError.one("The thumbnail is not a supported image", path, fix, code="metadata.bad-thumbnail")
     data = read_regular(place, THUMBNAIL_BYTES)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _started(run: Run) -> float:
-    """When the run first began, also after it was continued."""
+    """When the run first started, also after it was resumed."""
     first = next(read_lines(run.context.folder.journal_file), None)
     return float(first["time"]) if first else 0.0

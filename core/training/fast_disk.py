@@ -1,4 +1,4 @@
-"""The fast disk that DeepSpeed puts the optimizer's memory or weights on: whether its folder is there and has room."""
+"""The NVMe folder that DeepSpeed offloads to: whether it exists and has enough free space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 OF_DEEPSPEED = "zero_stage_3"  # its folder in there; a run writes over what the one before left
-FIX = "free some space, choose a folder on another disk, or put it into RAM (cpu)"
+FIX = "free some space, choose a folder on another disk, or offload to RAM (cpu)"
 
 
 def disk_folders(job: TrainJob) -> dict[str, str]:
@@ -29,14 +29,16 @@ def disk_folders(job: TrainJob) -> dict[str, str]:
 
 
 def folder_there(folder: Path, setting: str) -> None:
-    """It is not made: with a mistake in its name, gigabytes would go to some other disk."""
+    """Raise ProblemsError unless the folder exists. It is not created: after a typo, gigabytes would go to another disk."""
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
-        raise ProblemsError.one(what, setting, "make it, or choose one that is there")
+        raise ProblemsError.one(
+            what, setting, "create it, or choose an existing one", code="deepspeed.no-offload-folder"
+        )
 
 
 def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Whether the disks have room for what goes there; nothing where the model or a folder is not there."""
+    """Problems of free space on the disks; none without the model or a folder."""
     folders = {setting: resolve_path(folder) for setting, folder in disk_folders(job).items()}
     if not folders or not all(folder.is_dir() for folder in folders.values()):
         return []
@@ -52,13 +54,13 @@ def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
         folder = folders[settings[0]]
         free = machine.free_disk(folder) + sum(_bytes_of(each) for each in {folders[name] for name in settings})
         if free < needed:
-            what = f"The disk of {folder} has room for {size_words(free)}, and about {size_words(needed)} go there"
-            found.append(Problem(what, ", ".join(settings), FIX))
+            what = f"The disk of {folder} has {size_words(free)} free, but about {size_words(needed)} are needed"
+            found.append(Problem(what, ", ".join(settings), FIX, code="disk.space"))
     return found
 
 
 def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> int:
-    """What the parts that these settings place take."""
+    """Bytes that these settings put on the disk."""
     from core.training.memory_plan import facts_of, shared_places
 
     own = job.sharding

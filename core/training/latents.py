@@ -28,12 +28,12 @@ NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # the ending of newer ca
 
 
 def encoded_each_time(placed: Placed, where: str) -> bool:
-    """Whether each draw of it goes through the VAE. where: the setting memory.cache_latents."""
+    """Whether the image is encoded anew each time it is used. where: the setting memory.cache_latents."""
     return where == "off" or is_varied(placed.concept.images)
 
 
 def build_latents(builder: Builder) -> Latents:
-    """Encode what no earlier run encoded, and make the source of all draws. Its `scale` is set when the model is there."""
+    """Encode what no earlier run encoded, and make the source of latents. Its `scale` is set when the model is loaded."""
     memory, device = builder.job.memory, builder.context.device
     images = images_of(builder)
     kept = [placed for placed in images if not encoded_each_time(placed, memory.cache_latents)]
@@ -159,7 +159,7 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
 
 
 def _posteriors(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> Callable[[Side], Posterior]:
-    """Small ones and those for the device are held there; what lies on the disk is otherwise read at each draw."""
+    """Small ones and those for the device are held there; others are read from the disk each time."""
     size = sum(posterior_bytes(placed, cache.channels) * len(sides(placed)) for placed in images)
     if where != "device" and size > DEVICE_BYTES:
         return cache.read
@@ -206,18 +206,18 @@ def prepare_latents(builder: Builder) -> None:
     where = builder.job.memory.cache_latents
     kept = [placed for placed in images_of(builder) if not encoded_each_time(placed, where)]
     if not on_disk(builder) or not kept:
-        builder.context.say("Latents are not cached: with these settings a training encodes its images itself")
+        builder.context.say("Latents are not cached: with these settings training encodes the images at each step")
         return
     fill(builder, latent_cache(builder, kept), kept)
     latent_masks(builder, kept)
 
 
 def write_npz_caches(builder: Builder) -> Exported:
-    """<stem>.npz beside each image that trains, for sd-scripts: the frozen draw of each; none is overwritten."""
+    """<stem>.npz beside each image that trains, for sd-scripts: the fixed latents of each; none is overwritten."""
     every = images_of(builder)
     images = [placed for placed in every if not is_varied(placed.concept.images)]
     if len(images) < len(every):
-        builder.context.say(f"{len(every) - len(images)} images change at each draw and get no .npz cache")
+        builder.context.say(f"{len(every) - len(images)} images change every epoch and get no .npz cache")
     cache = latent_cache(builder, images, writes=on_disk(builder))
     fill(builder, cache, images)
 

@@ -23,12 +23,12 @@ PAUSE_SECONDS = 0.1
 def train(run: Run) -> str:
     """From run.state.step to the last step or a stop. Returns "done" or "stopped"."""
     if run.state.step >= run.total and (run.context.folder.checkpoints / final_name(run)).exists():
-        run.context.say("This run is finished: there is nothing to continue")
+        run.context.say("This run is already finished")
         return "done"
     first = run.context.processes.first
     if first:
         run.tasks.before_first_step(run)
-        run.stepper.go_on()
+        run.stepper.tasks_done()
     else:
         run.stepper.follow()
     while run.state.step < run.total and not run.context.processes.agree(run.stop_wanted):
@@ -47,23 +47,23 @@ def train(run: Run) -> str:
         else:
             run.tasks.after_step(run)  # save, back up, sample: each knows when it is due
             obey(run)
-            run.stepper.go_on()
+            run.stepper.tasks_done()
     if not first:
         run.stepper.follow()
         return "done" if run.state.step >= run.total else "stopped"
     report(run, run.losses.read())
     done = run.state.step >= run.total
     (run.tasks.at_the_end if done else run.tasks.at_a_stop)(run)
-    run.stepper.go_on()
+    run.stepper.tasks_done()
     return "done" if done else "stopped"
 
 
 def report(run: Run, read: ReadBack | None) -> None:
-    """Tell the journal and the tracker about steps whose losses have arrived. ProblemsError at one that was not finite."""
+    """Write steps whose losses have arrived to the journal and the trackers. ProblemsError at one that was not finite."""
     if read is None:
         return
     for problem in read.skipped:
-        run.context.say(f"Left out: {problem.what} ({problem.where})", "warning", problem.fix)
+        run.context.say(f"Skipped: {problem.what} ({problem.where})", "warning", problem.fix)
     if read.steps:
         _report_steps(run, read)
     if read.end is not None:
@@ -111,7 +111,7 @@ def _save_or_sample(run: Run, name: str) -> None:
 
 
 def _pause(run: Run, names: deque[str]) -> None:
-    """Hold here until "resume" or "stop"; what was trained is on disk, so even a kill in the pause loses nothing.
+    """Wait for "resume" or "stop"; the state is saved, so even a kill during the pause loses nothing.
 
     names  commands that arrived in the same step: a "resume" may be among them
     """

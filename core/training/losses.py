@@ -68,7 +68,7 @@ DAMAGED_FIX = "download or copy the model again; if that does not help, use bf16
 class LossBuffer:
     """Collects StepRecords; `read_if_due` hands out finished numbers a few times a second.
 
-    allowed   steps that may be not finite; they move no weight and are told by name
+    allowed   steps that may be not finite; they change no weight and are reported by name
     """
 
     def __init__(self, *, scaled: bool = False, allowed: int = 0):
@@ -87,7 +87,7 @@ class LossBuffer:
         return None
 
     def forget(self) -> None:
-        """Let go of what waits, unread: one process of several reports."""
+        """Drop what waits, unread: only one of several processes reports."""
         self._waiting = []
 
     def read(self) -> ReadBack | None:
@@ -129,27 +129,28 @@ class LossBuffer:
 
 
 def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> ProblemsError:
-    """losses: of its images; where some are no number these are named, else all."""
+    """losses: of its images; those that are not finite are named, else all."""
     named = list(zip(record.images, record.timesteps, strict=True))
     broken = [each for each, loss in zip(named, losses, strict=False) if not math.isfinite(loss)] or named
     names = ", ".join(name for name, _ in broken[:8]) + (" and more" if len(broken) > 8 else "")
     steps = ", ".join(str(timestep) for _, timestep in broken[:8])
     return ProblemsError.one(
-        f"The {what} of step {record.step} is not a number; the weights are those before it",
+        f"The {what} of step {record.step} is NaN or infinite; the weights were not changed by this step",
         f"step {record.step}: {names} at timesteps {steps}",
-        "lower the learning rate, use bf16 or fp32, or look at these images; then continue from the last saved state",
+        "lower the learning rate, use bf16 or fp32, or check these images; then resume from the last training state",
+        code="training.not-finite",
     )
 
 
 def not_finite_itself(components: Components) -> ProblemsError | None:
-    """Where the base model's own weights are not finite no step can be, whatever it trains from: that is told instead."""
+    """The problem with a base model whose own weights are not finite, since then no step can be finite."""
     parts = [("U-Net", components.unet), *(("text encoder", each) for each in components.text_encoders)]
     for title, part in parts:
         weights = part.named_parameters() if part else ()
         names = [name for name, weight in weights if not (_is_elsewhere(weight) or weight.float().isfinite().all())]
         if names:
-            what = f"The {title} of the base model holds numbers that are not finite, such as in {names[0]}"
-            return ProblemsError.one(what, str(components.source or ""), DAMAGED_FIX)
+            what = f"The {title} of the base model contains NaN or infinite values, such as in {names[0]}"
+            return ProblemsError.one(what, str(components.source or ""), DAMAGED_FIX, code="model.not-finite")
     return None
 
 

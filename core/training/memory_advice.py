@@ -74,7 +74,7 @@ def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list
 
 
 def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]]:
-    """(words, change) of what this job could switch, from the cheapest to the dearest."""
+    """(words, change) of the switches that this job could use, cheapest first."""
     memory, whole, cuda = job.memory, job.method.whole_model, facts.device.startswith("cuda")
     if encodes_each_time(job) and memory.cache_latents == "off":
         yield "caching latents", {"memory.cache_latents": "auto"}
@@ -86,7 +86,7 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
         yield "computing in bf16", {"memory.mixed_precision": "bf16"}
     entry = find(job.optimizer.optimizer_type)
     if whole and entry is not None and entry.path == ADAFACTOR and not memory.fused_optimizer_groups:
-        yield "stepping within the backward pass", {"memory.fused_backward_pass": True}
+        yield "the fused backward pass", {"memory.fused_backward_pass": True}
     if not memory.gradient_checkpointing:
         yield "gradient checkpointing", {"memory.gradient_checkpointing": True}
     elif memory.checkpoint_blocks != "all":
@@ -102,14 +102,14 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
         yield words, {"dataset.train_batch_size": half, "schedule.gradient_accumulation_steps": 2 * steps}
     if cuda and job.sharding.active:
         if job.sharding.offload_optimizer_device is None:
-            yield "the optimizer's memory in RAM", {"sharding.offload_optimizer_device": "cpu"}
+            yield "offloading the optimizer state to RAM", {"sharding.offload_optimizer_device": "cpu"}
         if memory.num_processes > 1 and job.sharding.zero_stage < 3:
             yield "ZeRO stage 3", {"sharding.zero_stage": 3}
     if whole and memory.full_precision == "fp32":
         yield "training in full bf16", {"memory.full_precision": "bf16", "memory.mixed_precision": "bf16"}
     if trains_text(job) and job.method.changes != "embedding":
         path, value = ("method.train_text_encoder", "no") if whole else ("network.train_text_encoder", False)
-        yield "leaving the text encoder as it is", {path: value}
+        yield "freezing the text encoder", {path: value}
     if job.method.changes == "network" and job.network.rank > 8:
         yield f"rank {job.network.rank // 2}", {"network.rank": job.network.rank // 2}
     smaller = smaller_resolution(job)

@@ -1,4 +1,4 @@
-"""How much memory a training will take, part by part, from the model's header and a pass without numbers; nothing is loaded."""
+"""How much memory a training will take, part by part, from the model's header and a pass on the meta device; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class MemoryPlan:
     """Bytes on the training device while a step runs: on one GPU, or on a CPU of all processes together.
 
     weights      of the parts that lie there, of the network, of an average on the device, of a prior's second U-Net
-    optimizer    what it remembers      gradients  of all that trains
+    optimizer    its state      gradients  of all that trains
     activations  of the largest pass, or what gathering takes where that is more
     cache        latents kept there     spare      torch itself and what lies between tensors
-    memory, disk    of all processes of this machine, beside the card: what DeepSpeed puts there
+    memory, disk    of all processes of this machine, besides the GPU: what DeepSpeed offloads
     """
 
     weights: int
@@ -220,7 +220,7 @@ def _cast(facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]
 
 
 def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
-    """Numbers of the table of words whose gradients sd-scripts clips with a new word's: the last encoder's."""
+    """Numbers of the token embedding table whose gradients sd-scripts clips too: the last encoder's."""
     if job.method.changes != "embedding" or not job.optimizer.clips_as_kohya:
         return 0
     last = facts.parts[[name for name in TEXT_PARTS if name in facts.parts][-1]].config

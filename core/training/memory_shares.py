@@ -1,4 +1,4 @@
-"""Where DeepSpeed puts weights, gradients and the optimizer's memory: bytes by ZeRO stage, processes and place.
+"""Where DeepSpeed keeps weights, gradients and optimizer state: bytes by ZeRO stage, processes and device.
 
 Rajbhandari et al. 2020 (arXiv:1910.02054), section 5, with what DeepSpeed holds besides: a gradient in fp32 for the step,
 and buffers.
@@ -38,7 +38,7 @@ class ToShare:
 
 @dataclass(frozen=True)
 class Places:
-    """Bytes. weights, gradients, optimizer, gathered, whole: on the card of one process; memory, disk: of all processes
+    """Bytes. weights, gradients, optimizer, gathered, whole: on the GPU of one process; memory, disk: of all processes
     on this machine.
 
     optimizer   with the fp32 weights that it moves     gathered   layers that a pass has whole at once

@@ -24,13 +24,13 @@ from core.training.trackers import tracker_config, wandb_problem
 def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = True) -> list[Problem]:
     """Everything that is wrong with them, and advice about prompts.
 
-    begins  the run has no state of its own yet: the one that it begins from must be there
+    begins  the run has no training state yet: the one that it starts from must exist
     """
     if not begins:
         job = job.model_copy(update={"resume": ResumeSettings()})
     found: list[Problem] = []
     for look in _looks(job, workspace):
-        found += _said(look)
+        found += _problems_of(look)
     problems = [wandb_problem(job), missing_key(job.hub, secret("huggingface_token"))]
     return [*found, *(problem for problem in problems if problem)]
 
@@ -75,14 +75,15 @@ def _usable(folder: Path, setting: str) -> None:
 
 
 def _writable(folder: Path, setting: str) -> None:
-    """It is made when it is needed, so its nearest folder that is there must take files."""
+    """Raise ProblemsError unless the folder, or its nearest existing parent, is writable. It is created when needed."""
     there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)
     try:
         with tempfile.TemporaryFile(dir=there):
             return
     except OSError as error:
-        what = f"Nothing can be written into {folder}: {error.strerror or error}"
-        raise ProblemsError.one(what, setting, "choose another folder, or fix its rights") from None
+        what = f"{folder} is not writable: {error.strerror or error}"
+        fix = "choose another folder, or fix its permissions"
+        raise ProblemsError.one(what, setting, fix, code="folder.not-writable") from None
 
 
 def _advice(found: list[Problem]) -> None:
@@ -90,7 +91,7 @@ def _advice(found: list[Problem]) -> None:
         raise ProblemsError(found)
 
 
-def _said(look: Callable[[], object]) -> list[Problem]:
+def _problems_of(look: Callable[[], object]) -> list[Problem]:
     try:
         look()
     except ProblemsError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from core.families import family, family_of
@@ -24,8 +25,7 @@ START = "network.network_weights"
 
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """What is wrong with the network's files, now that the model tells its family; nothing where there is no model (then
-    others say so)."""
+    """Problems of the network's files, once the model's family is known; none without a model."""
     if job.method.changes != "network":
         return []
     try:
@@ -94,4 +94,4 @@ def _find(name: str, setting: str, workspace: Workspace) -> Path:
     try:
         return find_lora(name, workspace)
     except ProblemsError as error:
-        raise ProblemsError([Problem(problem.what, setting, problem.fix) for problem in error.problems]) from None
+        raise ProblemsError([replace(problem, where=setting) for problem in error.problems]) from None

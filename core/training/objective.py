@@ -1,4 +1,4 @@
-"""Whether the loss fits the model, told from the model's header before anything is loaded or cached."""
+"""Whether the loss fits the model, by the model's header, before anything is loaded or cached."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """What the loss settings say to a model whose file tells what it predicts; nothing where the file does not tell, or
-    where the setting does (then the rules have said it), or where there is no model (then others say so)."""
+    """Problems of the loss settings with what the model's file says it predicts; none where the file does not say, where
+    the setting does (the rules check that), or without a model."""
     if job.model.prediction != "auto":
         return []
     try:
-        told = identify(model_path(job.model.base_model, workspace)).prediction
+        predicted = identify(model_path(job.model.base_model, workspace)).prediction
     except (ProblemsError, OSError):
         return []
-    return [] if told is None else list(prediction_problems(job.noise, told))
+    return [] if predicted is None else list(prediction_problems(job.noise, predicted))
 
 
 def objective_of(job: TrainJob, context: JobContext, components: Components) -> Objective:

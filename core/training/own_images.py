@@ -1,5 +1,5 @@
-"""A job that still holds the demo's settings while other images were chosen: what is told of it, and one step that sets
-it up for them: a real base model, resolution, learning rate, length, name and sample prompts."""
+"""A job that still has the demo's settings although other images were chosen: advice, and one step that sets it up for
+them: a real base model, resolution, learning rate, length, name and sample prompts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 STARTER = PROJECT / "models" / "starter"
 DEMO = PROJECT / "presets" / "starter_lora.json"
 MODEL, NAME, PROMPTS = "model.base_model", "saving.output_name", "samples.sample_prompts"
-PHOTOGRAPHS = 512  # pixels that a model must be made for before photographs are worth teaching it
+PHOTOGRAPHS = 512  # pixels that a model must be made for to train photographs
 ROOM_FOR_SDXL = 11 << 30  # bytes of a GPU that train a LoRA of SDXL
 PROMPTS_SET, SAMPLES_SET = 4, 8
 STEP = 64  # resolutions are set in steps of so many pixels
@@ -103,14 +103,15 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
     if not other_images(job):
         return
     if is_starter(job.model.base_model, workspace):
-        what = "The base model is the starter, a demo for simple icons at 128 px: it cannot train photographs"
-        yield Problem(what, MODEL, "choose or download a real base model, such as SD 1.5 or SDXL", "advice")
+        what = "The base model is the starter, a demo for simple icons at 128 px, which cannot train photos"
+        fix = "choose or download another base model, such as SD 1.5 or SDXL"
+        yield Problem(what, MODEL, fix, "advice", code="demo.base-model")
     words = _demo_words(job)
     if words:
         left = " and ".join({NAME: "output name", PROMPTS: "sample prompts"}[path] for path in words)
-        what = f"The {left} {'are' if len(words) > 1 or words == [PROMPTS] else 'is'} still those of the demo"
+        what = f"Still set for the demo: {left}"
         fix = "set up for these images in one step on the page, or write your own"
-        yield Problem(what.replace("is still those", "is still that"), ", ".join(words), fix, "advice")
+        yield Problem(what, ", ".join(words), fix, "advice", code="demo.name-or-prompts")
 
 
 def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
@@ -261,11 +262,13 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
     ]
     if words:
         apart = max(1, len(words) // PROMPTS_SET)  # from the whole set, not four of its beginning
-        said = "captions of these images" if any(row.source == "file" for row in report.rows) else "the folder's words"
+        source = (
+            "captions of these images" if any(row.source == "file" for row in report.rows) else "the folder's words"
+        )
         prompts = words[::apart][:PROMPTS_SET]
     else:
-        prompts, said = [job.captions.trigger_word or name.replace("_", " ")], "there are no captions yet"
+        prompts, source = [job.captions.trigger_word or name.replace("_", " ")], "there are no captions yet"
     new = job.embedding.words[0] if job.method.changes == "embedding" and job.embedding.words else ""
     if new and not any(new in prompt for prompt in prompts):
         prompts = [f"{new}, {prompt}" for prompt in prompts]
-    return prompts, said
+    return prompts, source

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """The order of a run. The step alone tells the place in the data."""
+    """The order of a run. The step alone determines the place in the data."""
 
     def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
         self.placed = list(placed)

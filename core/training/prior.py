@@ -1,8 +1,8 @@
-"""Keeping a class without images of it: the training model is held to what the model itself made of the class caption.
+"""Prior preservation without images: the trained model is held to what the base model predicts for the class caption.
 
 For each image that trains, the same noisy latents are shown once more with the class caption. The target is what the
 untrained model predicts there, so nothing else than the class's own look is asked for (the prior of DreamBooth, Ruiz et
-al. 2022, arXiv:2208.12242, section 3.3, without drawing images first).
+al. 2022, arXiv:2208.12242, section 3.3, without generating images first).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def wanted(job: TrainJob) -> bool:
 
 
 def needs_untrained_model(job: TrainJob, placed: Sequence[Placed]) -> bool:
-    """Whether the model as it began is asked during training."""
+    """Whether the untrained model is needed during training."""
     return wanted(job) or any(each.concept.source.diff_output_preservation for each in placed)
 
 
@@ -38,7 +38,7 @@ def class_caption(job: TrainJob, placed: Placed) -> str:
 
 
 def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """Folders whose class nobody has named, and images that would all stay as they are."""
+    """Problems: folders without a class, and runs whose images are all preserved."""
     found = _nothing_trained(job, placed)
     if not wanted(job):
         return found
@@ -49,25 +49,26 @@ def prior_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     }
     return found + [
         Problem(
-            "The model is to keep the class of these images, and it is not said what they show",
+            "Prior preservation is on, but the class of these images is not set",
             f"folder {folder}",
-            "write method.class_caption, such as: a dog; or the folder's class word",
+            "write method.class_caption, such as: a dog, or the folder's class word",
+            code="prior.no-class",
         )
         for folder in unnamed
     ]
 
 
 def _nothing_trained(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
-    """With textual inversion, which never changes what the base model draws, one such folder; else when all are such."""
+    """Folders that are only preserved: any with textual inversion, which never changes the model; else if all are."""
     kept = {each.concept.source.folder: each.concept.source.diff_output_preservation for each in placed}
     folders = [folder for folder, preserved in kept.items() if preserved]
     if not folders or (len(folders) < len(kept) and not job.method.spec.preserves_class):
         return []
-    what = "These images are to stay as the base model draws them, so nothing would be trained of them"
-    fix = "switch off diff_output_preservation of the folder, or add a folder to train"
+    what = "These images are only preserved as the base model generates them, so nothing would be trained"
+    fix = "turn off diff_output_preservation of the folder, or add a folder to train"
     if job.method.spec.preserves_class:
-        fix = "switch off diff_output_preservation of the folder: textual inversion does not change the model"
-    return [Problem(what, f"folder {folder}", fix) for folder in folders]
+        fix = "turn off diff_output_preservation of the folder: textual inversion does not change the model"
+    return [Problem(what, f"folder {folder}", fix, code="prior.nothing-to-train") for folder in folders]
 
 
 def captions(job: TrainJob, placed: Sequence[Placed]) -> list[str]:

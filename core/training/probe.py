@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
     from core.training.run import Run
 
-STEPS = 2  # on each batch; the first one warms up and makes what the optimizer remembers
+STEPS = 2  # on each batch; the first one warms up and creates the optimizer state
 WATCH_SECONDS = 0.01
 
-Group = list[Batch]  # the micro-batches of an update
+Group = list[Batch]  # the micro-batches of a step
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Chosen:
     def __init__(self, job: TrainJob):
         self._job = job
         self.groups: list[Group] = []
-        self.pixels: list[int] = []  # of each update of the first epoch
+        self.pixels: list[int] = []  # of each step of the first epoch
 
     def __call__(self, report: Report) -> Report:
         job, processes = self._job, self._job.memory.num_processes
@@ -102,7 +102,7 @@ class Chosen:
 
 
 def pixels_of(group: Group) -> int:
-    """Pixels that an update works on."""
+    """Pixels of a step."""
     return sum(prod(batch.bucket) * len(batch.items) for batch in group)
 
 
@@ -200,7 +200,7 @@ def _timed(run: Run, steps: int) -> list[float]:
 
 
 def _between(measured: Sequence[tuple[int, float]], pixels: int) -> float:
-    """Seconds of an update of so many pixels, on the line through what was measured."""
+    """Seconds of a step of so many pixels, on the line through the measurements."""
     (most, slow), (least, quick) = measured[0], measured[-1]
     if most == least:
         return slow

@@ -1,4 +1,4 @@
-"""The proof that a run which was stopped and continued ends where an unbroken one does, to the bit."""
+"""Check that a stopped and resumed run equals an uninterrupted one, to the bit."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def _live(
         state = run_training(job, context, stop_at)
     token.check()
     if state != ("done" if stop_at is None else "stopped"):
-        raise ProblemsError.one(f"A training of the proof ended as '{state}'", "proof", "train it as usual to see why")
+        what = f"A training of the resume check ended with the state '{state}'"
+        raise ProblemsError.one(what, "resume check", "start the training to see why", code="proof.unfinished")
 
 
 def _content(folder: RunFolder) -> dict[str, str]:
@@ -141,7 +142,8 @@ def _content(folder: RunFolder) -> dict[str, str]:
 
     state = newest_state(folder.states)
     if state is None:
-        raise ProblemsError.one("A training of the proof left no state", "proof", "look for free space on the disk")
+        what = "A training of the resume check saved no training state"
+        raise ProblemsError.one(what, "resume check", "check the free space on the disk", code="proof.no-state")
     found: dict[str, str] = {}
     for path in sorted(Path(state).glob("*.pt")):  # with DeepSpeed what trains lies beside, in parts
         content = torch.load(path, map_location="cpu", weights_only=True)

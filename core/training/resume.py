@@ -1,4 +1,4 @@
-"""Beginning elsewhere than at step 0: from a state of another run or of the hub, or at a later step."""
+"""Starting elsewhere than at step 0: from a training state of another run or of the hub, or at a later step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ("model", "dataset", "space")
 
 
 def first_step(job: TrainJob, plan: Plan) -> int | None:
-    """The step that the settings begin at: given as such, else as an epoch; None where neither is given."""
+    """The step that the settings start at: given as a step, else as an epoch; None where neither is set."""
     if job.resume.initial_step is not None:
         return job.resume.initial_step
     if job.resume.initial_epoch is not None:
@@ -36,7 +36,7 @@ def first_step(job: TrainJob, plan: Plan) -> int | None:
 
 
 def beginning_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
-    """Whether the training would begin at its end or behind it. What is wrong with the state itself is said elsewhere."""
+    """The problem of a training that would start at or after its end. A bad state is reported elsewhere."""
     settings, step = job.resume, None
     if settings.initial_step is not None or settings.initial_epoch is not None:
         from core.training.plan import Plan
@@ -52,23 +52,24 @@ def _at_the_end(job: TrainJob, step: int, total: int) -> list[Problem]:
     if step < total:
         return []
     names = [name for name in ("initial_step", "initial_epoch") if getattr(job.resume, name) is not None]
-    what = f"The training would begin at step {step} and ends at step {total}"
-    return [Problem(what, f"resume.{names[0]}" if names else WHERE, "begin earlier, or train longer")]
+    what = f"The training would start at step {step}, but ends at step {total}"
+    where = f"resume.{names[0]}" if names else WHERE
+    return [Problem(what, where, "start earlier, or train longer", code="resume.after-end")]
 
 
 def begin(run: Run) -> None:
-    """Of a run without a state of its own: take over the given one, and the step."""
+    """Load the given training state into a run that has none yet, and set the step."""
     from core.training.checkpoint import use_state
 
     settings = run.job.resume
     if settings.resume:
         folder = find_state(settings.resume, run.context.workspace, settings.resume_from_huggingface, run)
         use_state(run, folder)
-        run.context.say(f"Beginning from the state of step {run.state.step}: {display_path(folder)}")
+        run.context.say(f"Starting from the training state of step {run.state.step}: {display_path(folder)}")
     asked = first_step(run.job, run.plan)
     if asked is not None:
         if settings.resume and asked != run.state.step:
-            words = f"The state is of step {run.state.step}, and the settings begin at {asked}: they count"
+            words = f"The training state is of step {run.state.step}, but the settings start at {asked}, which is used"
             run.context.say(words, "warning")
         run.state.step = asked
     raise_if_errors(_at_the_end(run.job, run.state.step, run.total))
@@ -93,7 +94,8 @@ def find_state(
         if (place / "complete.json").is_file():
             if quick or is_whole(place):
                 return place
-            raise ProblemsError.one("This state is damaged", display_path(place), "take an older one")
+            what, fix = "This training state is damaged", "choose an older one"
+            raise ProblemsError.one(what, display_path(place), fix, code="state.damaged")
         if quick:
             found = next(iter(states_in(place / "state") or states_in(place)), None)
         else:
@@ -102,12 +104,17 @@ def find_state(
             return found
     damaged = next((place for place in candidates if states_in(place / "state") or states_in(place)), None)
     if damaged is not None:
-        what, fix = f"No state in '{text}' is whole", "choose another run, or begin with its last file"
-        raise ProblemsError.one(what, display_path(damaged), fix)
+        what, fix = (
+            f"All training states in '{text}' are damaged",
+            "choose another run, or start from its last checkpoint",
+        )
+        raise ProblemsError.one(what, display_path(damaged), fix, code="state.damaged")
     if candidates:
-        fix = "choose a run of this program, or one of its folders under state/; those of sd-scripts hold other things"
-        raise ProblemsError.one(f"There is no state to begin from in '{text}'", WHERE, fix)
-    raise ProblemsError.one(f"There is no folder '{text}'", WHERE, "choose a run, or one of its folders under state/")
+        what = f"There is no training state in '{text}'"
+        fix = "choose a run of Atelier, or one of its folders under state/; states of sd-scripts do not work here"
+        raise ProblemsError.one(what, WHERE, fix, code="resume.no-state")
+    fix = "choose a run, or one of its folders under state/"
+    raise ProblemsError.one(f"There is no folder '{text}'", WHERE, fix, code="resume.no-folder")
 
 
 @dataclass(frozen=True)
@@ -125,13 +132,16 @@ def parse_address(text: str) -> HubState:
     match = ADDRESS.fullmatch(text.strip())
     if match is None or (match["kind"] or "model") not in KINDS:
         raise ProblemsError.one(
-            f"'{text}' is no address of a state on the hub", WHERE, "write owner/name/folder:revision:model"
+            f"'{text}' is not the address of a training state on the hub",
+            WHERE,
+            "write owner/name/folder:revision:model",
+            code="resume.bad-address",
         )
     return HubState(match["repository"], match["path"].strip("/"), match["revision"] or None, match["kind"] or "model")
 
 
 def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
-    """Download the state's files into a folder; one that is whole already is taken as it is."""
+    """Download the state's files into a folder; a complete download is not repeated."""
     from huggingface_hub import HfApi
 
     address = parse_address(text)
@@ -145,14 +155,16 @@ def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
         fetched = [Path(api.hf_hub_download(filename=name, local_dir=str(target / "hub"), **about)) for name in names]
     except Exception as error:
         words = str(error).strip().splitlines()
-        what = f"The state '{text}' could not be fetched: {words[0] if words else error!r}"
-        raise ProblemsError.one(what, WHERE, "check the address and the key, or fetch it by hand") from None
+        what = f"The training state '{text}' could not be downloaded: {words[0] if words else error!r}"
+        fix = "check the address and the token, or download it by hand"
+        raise ProblemsError.one(what, WHERE, fix, code="resume.not-downloaded") from None
     if not fetched:
         what = f"There are no files under '{address.path}' in {address.repository}"
-        raise ProblemsError.one(what, WHERE, "give the folder of the state")
+        raise ProblemsError.one(what, WHERE, "write the folder of the training state", code="resume.no-files")
     here.mkdir(parents=True, exist_ok=True)
     for path in fetched:
         path.replace(here / path.name)
     if not is_whole(here):
-        raise ProblemsError.one("What was fetched is no whole state", text, "choose a folder that holds complete.json")
+        what, fix = "The download is not a complete training state", "choose a folder that contains complete.json"
+        raise ProblemsError.one(what, text, fix, code="state.incomplete")
     return here

@@ -99,7 +99,7 @@ class Run:
             return family(self.components.family).predict(self.components, noisy_latents, timesteps, text, sizes)
 
     def release(self) -> None:
-        """Let go of everything large; also after an error, or the next job starts with less memory."""
+        """Free everything large; also after an error, or the next job starts with less memory."""
         self.tracker.close()
         self.uploads.close()
         if self.latents is not None:
@@ -117,7 +117,7 @@ class Run:
 def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None) -> str:
     """Train from the start, or from the folder's newest whole state. Returns "done" or "stopped".
 
-    stop_at   a step after which it saves and stops, as at a person's word
+    stop_at   a step after which it saves and stops, as on request
     """
     from core.training.probe import PeakMemory
 
@@ -149,7 +149,7 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
                 begin(run)
         run.stepper.ready()
         if resumed:
-            context.say(f"Continuing from step {run.state.step}")
+            context.say(f"Resuming from step {run.state.step}")
             run.clock = StepClock(run.state.seconds)
             if processes.first:
                 keep_finished(run)
@@ -171,7 +171,7 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
 
 
 def with_seed(job: Job, context: JobContext) -> Job:
-    """The job with a seed: an empty one is drawn and written into the run's job.json, so that continuing finds the same."""
+    """The job with a seed: an empty one is set at random and written to the run's job.json, so that resuming finds it."""
     if job.schedule.seed is not None:
         return job
     seeded = job.model_copy(update={"schedule": job.schedule.model_copy(update={"seed": secrets.randbelow(2**32)})})

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 KOHYA_TOKENS = LENGTHS[-1]  # sd-scripts reads prompts no further
-KOHYA_SIZE = (512, 512)  # sd-scripts draws so whatever the model and the resolution are
+KOHYA_SIZE = (512, 512)  # sd-scripts samples at this size whatever the model and the resolution are
 
 
 def sample_size(job: TrainJob) -> tuple[int, int]:
-    """(width, height) of samples that nothing says a size for: the training resolution."""
+    """(width, height) of samples without a size of their own: the training resolution."""
     return KOHYA_SIZE if job.samples.compatibility == "kohya" else training_resolution(job)
 
 
@@ -88,7 +88,7 @@ class FrozenPromptTexts:
 PromptTexts = TrainedPromptTexts | FrozenPromptTexts
 
 
-def draw_samples(run: Run) -> None:
+def generate_samples(run: Run) -> None:
     """One image for each prompt, with the weights as they are now. A stop is heard at every sampling step."""
     import torch
 
@@ -103,7 +103,7 @@ def draw_samples(run: Run) -> None:
     with torch.no_grad(), without_chance(run), packed:
         run.prompt_texts.need()
         for index, prompt in enumerate(run.prompts):
-            context.stage(f"drawing sample {index + 1} of {len(run.prompts)}")
+            context.stage(f"generating sample {index + 1} of {len(run.prompts)}")
             states = run.prompt_texts.states(prompt)
             seed = prompt.seed or 0
             latents = denoise(

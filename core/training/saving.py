@@ -1,4 +1,4 @@
-"""Files for people: named as sd-scripts names them, written whole, the oldest taken away when asked."""
+"""Checkpoints: named as sd-scripts names them, written atomically, the oldest removed if the settings say so."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def even_steps(settings: SavingSettings, total: int) -> list[int]:
 
 
 def write_file(run: Run, name: str, final: bool = False) -> Path:
-    """Write a file for people under checkpoints/, with what belongs to it; finished ones are also copied where the settings
+    """Write a checkpoint under checkpoints/, with the files that belong to it; final ones are also copied where the settings
     say."""
     path = run.context.folder.checkpoints / name
     step = run.state.step
@@ -98,7 +98,7 @@ def _copy(run: Run, path: Path) -> None:
     except (OSError, ProblemsError) as error:
         why = error.strerror or error if isinstance(error, OSError) else error.problems[0].what
         run.context.say(
-            f"The finished file could not be copied to {folder}: {why}", "error", f"copy it yourself: {path}"
+            f"The final checkpoint could not be copied to {folder}: {why}", "error", f"copy it yourself: {path}"
         )
 
 
@@ -127,7 +127,7 @@ def keep_finished(run: Run) -> None:
 
 
 def remove_old(run: Run) -> None:
-    """Take away what the settings no longer keep; the final file is never among them."""
+    """Remove checkpoints that the settings no longer keep; never the final one."""
     gone = no_longer_kept(run.job.saving, saved_on_the_way(run), run.state.step)
     if gone:
         run.uploads.finish()  # one of them may be on its way

@@ -113,8 +113,7 @@ class Builder:
         self._vae_model: Any = None
 
     def _length(self) -> Length:
-        """What measuring may cost. A run that goes on, be it for longer, measures as many pairs as it began with, or its
-        checkpoints would not compare."""
+        """What measuring may cost. A resumed run measures as many pairs as before, or its checkpoints would not compare."""
         total, updates = self.report.total_steps, self.plan.epochs.updates_in(0)
         shown = sum(self.report.views.values()) * total / max(updates, 1) / self.context.processes.count
         saves = save_steps(self.job.saving, self.plan, total)
@@ -134,8 +133,7 @@ class Builder:
         return choose_precision(settings, self.context.device, size, method=self.job.method)
 
     def _decided_type(self, size: int) -> str:
-        """What "auto" stands for in this run. Decided when it begins: measured again it might come out otherwise, and a run
-        that goes on must not change."""
+        """What "auto" stands for in this run. Decided once when it starts: a resumed run must not change."""
         folder, device = self.context.folder, self.context.device
         with self.context.processes.first_does():
             known = _decided_before(folder.machine_file, device)
@@ -190,7 +188,7 @@ class Builder:
             room_bytes=settings.memory.text_cache_bytes,
             at_once=1 if tokens else ENCODED_AT_ONCE,
             warn=lambda problem: self.context.say(
-                f"{problem.what} Encoded captions are not kept there",
+                f"{problem.what}: encoded captions are not cached",
                 "warning",
                 "captions are encoded again when needed",
             ),
@@ -221,8 +219,8 @@ class Builder:
         with self.precision.autocast(self.context.device) if trains else nullcontext():
             states = self.method.encode(captions, read)
         if not trains and not states.context.isfinite().all():
-            what = "The text encoder of the base model makes numbers that are not finite of captions"
-            raise ProblemsError.one(what, str(self.model), DAMAGED_FIX)
+            what = "The text encoder of the base model outputs NaN or infinite values"
+            raise ProblemsError.one(what, str(self.model), DAMAGED_FIX, code="model.not-finite")
         return states
 
     def _encode_prompts(self, tokens: int | None, prompts: Sequence[str]) -> TextStates:
@@ -313,15 +311,15 @@ class Builder:
 
     @property
     def narrows_beside(self) -> bool:
-        """Whether what trains beside a U-Net in fp8 is loaded in RAM first: on a card it would need the room of 16
-        bits for a moment."""
+        """Whether what trains beside a U-Net in fp8 is loaded in RAM first: on a GPU it would briefly need the
+        space of 16 bits."""
         memory = self.job.memory
         narrow = memory.narrow_unet and not self.job.method.whole_model
         return narrow and not memory.lowram and not self.job.sharding.active
 
     @property
     def narrow_text(self) -> bool:
-        """Whether text encoders lie in fp8. New words need theirs whole: their gradients are small."""
+        """Whether text encoders are in fp8. Training tokens needs higher precision: their gradients are small."""
         return self.job.memory.fp8_base and self.job.method.changes == "network"
 
     def save_memory(self, loaded: Any) -> None:
@@ -343,7 +341,7 @@ class Builder:
 def build_run(job: TrainJob, context: JobContext, chosen: Choose = lambda report: report) -> Run:
     """Everything up to the first step. `job` has its seed.
 
-    chosen   which of the images take part; all, unless told otherwise
+    chosen   which of the images take part; None: all
     """
     builder = Builder(job, context, chosen)
     processes = context.processes
@@ -469,7 +467,7 @@ def _write_fingerprint(builder: Builder) -> None:
         before = _earlier_fingerprint(path)
         if before != {name: now[name] for name in before if name in now}:  # earlier versions wrote no "validation"
             builder.context.say(
-                "The images or captions changed since this run began; it goes on with the present ones", "warning"
+                "The images or captions changed since this run started; the present ones are used", "warning"
             )
     atomic.write_json(path, now)
 

@@ -1,8 +1,8 @@
-"""Training with DeepSpeed: what trains is cut into parts, one for each process (ZeRO stages 1 to 3).
+"""Training with DeepSpeed: trained weights are partitioned over processes (ZeRO stages 1 to 3).
 
 DeepSpeed sees one module whose forward pass is whatever it is given; it moves the weights, by an optimizer of ours that it
-hands its part. The first process alone saves and draws, as ever; where that needs the parts of the others, it tells them,
-and they follow (`follow`).
+hands its part. Only the first process saves and samples; where that needs the parts of the others, it signals them, and
+they follow (`follow`).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class LossScale:
 
 
 class ShardedStepper(Stepper):
-    """DeepSpeed's way. All processes call all of it together, but for `shown`, `write_parts` and `go_on`, which the first
+    """DeepSpeed's way. All processes call all of it together, but for `shown`, `write_parts` and `tasks_done`, which the first
     calls and the others hear of in `follow`.
 
     modules   of the model, whose weights may be shared too        compute   the type that a whole model's weights get
@@ -154,7 +154,7 @@ class ShardedStepper(Stepper):
         return losses_B.detach()
 
     def step(self, loss: Tensor) -> Tensor:
-        """Clipping and the look for numbers that are none are DeepSpeed's."""
+        """DeepSpeed clips and looks for values that are not finite."""
         self._guard.watch(loss)
         self._engine.step()
         norm = torch.as_tensor(self._zero._global_grad_norm, dtype=torch.float32, device=self._device)
@@ -210,19 +210,26 @@ class ShardedStepper(Stepper):
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
         given, own = content.get("sharded"), self._form()
         if given is None:
-            raise ProblemsError.one("This state was made without DeepSpeed", str(folder), OTHER_WAY)
+            raise ProblemsError.one(
+                "This training state was saved without DeepSpeed",
+                str(folder),
+                OTHER_WAY,
+                code="state.without-deepspeed",
+            )
         if given != own:
             other = ", ".join(
                 f"{name} {given.get(name)} (now {own[name]})" for name in own if given.get(name) != own[name]
             )
-            fix = "continue with the same cards and stage, or begin from the finished file"
-            raise ProblemsError.one(f"This state was cut into parts in another way: {other}", str(folder), fix)
+            fix = "resume with the same GPUs and ZeRO stage, or start from the final checkpoint"
+            what = f"This training state was partitioned differently: {other}"
+            raise ProblemsError.one(what, str(folder), fix, code="state.other-partitions")
         part = load_state_file(folder / self._file())
         try:
             self._shards.load(part["parts"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            fix = "use the settings of the run that made it"
-            raise ProblemsError.one(f"The state's parts do not fit this run: {error}", str(folder), fix) from None
+            fix = "use the settings of the run that saved it"
+            what = f"The partitions of this training state do not fit this run: {error}"
+            raise ProblemsError.one(what, str(folder), fix, code="state.bad-partition") from None
         if self._scale is not None and part["own"]["scale"] is not None:
             vars(self._scale).update(part["own"]["scale"])
         self._method.load_average(part["own"]["average"])
@@ -246,14 +253,14 @@ class ShardedStepper(Stepper):
             finally:
                 self._processes.tell(("hide", ""))
 
-    def go_on(self) -> None:
-        self._processes.tell(("go on", ""))
+    def tasks_done(self) -> None:
+        self._processes.tell(("done", ""))
 
     def follow(self) -> None:
         nothing: Any = None
         while True:
             word, about = self._processes.tell(nothing)
-            if word == "go on":
+            if word == "done":
                 return
             if word == "write":
                 self._write(Path(about))
@@ -364,15 +371,16 @@ def suited(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Opt
             own: Optimizer = DeepSpeedCPUAdam(groups, adamw_mode=isinstance(optimizer, torch.optim.AdamW))
         except Exception as error:  # it is compiled now
             what = (
-                f"DeepSpeed's own Adam could not be compiled: {str(error).splitlines()[0] if str(error) else error!r}"
+                f"DeepSpeed's CPU Adam could not be compiled: {str(error).splitlines()[0] if str(error) else error!r}"
             )
-            fix = "install a C++ compiler and Python's headers, or put the optimizer's memory into RAM (cpu)"
-            raise ProblemsError.one(what, "sharding.offload_optimizer_device", fix) from error
+            fix = "install a C++ compiler and Python's headers, or offload the optimizer state to RAM (cpu)"
+            where = "sharding.offload_optimizer_device"
+            raise ProblemsError.one(what, where, fix, code="deepspeed.adam-not-compiled") from error
     return own
 
 
 def make_engine(config: dict[str, Any], seen: Trained, optimizer: Optimizer, device: str, *, early: bool) -> Any:
-    """Hand the weights to DeepSpeed. early: in parts before any is on the card."""
+    """Hand the weights to DeepSpeed. early: in parts before any is on the GPU."""
     with joined(device):
         import deepspeed
 

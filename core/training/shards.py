@@ -1,6 +1,6 @@
 """DeepSpeed's parts of what trains, as one thing: the same few words for stages 1 and 2, for stage 3, and for parts on disk.
 
-A part is a flat tensor of fp32 master weights, with what the optimizer remembers of it.
+A part is a flat tensor of fp32 master weights, with its optimizer state.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Shards:
                 yield master
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Copies of every part: its masters and the optimizer's memory of them."""
+        """Copies of every part: its masters and their optimizer state."""
         found = []
         for master in self.each():
             memory = {name: _copy(value) for name, value in self._optimizer.state.get(master, {}).items()}
@@ -63,7 +63,7 @@ class Shards:
         self._zero.update_lp_params()
 
     def _placed(self, value: Any, master: Tensor) -> Any:
-        """What the optimizer remembers, on its part's device; counts of steps lie in RAM unless a step is one kernel."""
+        """The optimizer state, on its part's device; counts of steps lie in RAM unless a step is one kernel."""
         import torch
 
         if not isinstance(value, torch.Tensor):

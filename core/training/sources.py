@@ -30,14 +30,14 @@ Item = tuple["Placed", int]  # an image and which of its repeats
 
 
 class Shown(NamedTuple):
-    """An image as one draw shows it. pixels: float32 [3, H, W] in [-1, 1]; mask: [1, H, W] in 0..1, or None."""
+    """An image as a step sees it. pixels: float32 [3, H, W] in [-1, 1]; mask: [1, H, W] in 0..1, or None."""
 
     pixels: np.ndarray
     mask: np.ndarray | None
 
 
 class FreshViews:
-    """Images that look different at each draw: decoded ahead by threads, so that the device does not wait for them.
+    """Images that look different each time: decoded ahead by threads, so that the device does not wait for them.
 
     load    (image, epoch, repeat) -> what is shown; addressed, so that it does not depend on when it is called
     ahead   views that may wait in memory
@@ -71,12 +71,12 @@ class FreshViews:
 
 
 class Latents:
-    """Addressed draws of latents: from posteriors that were encoded once, or of images that are encoded at each step.
+    """Latents by address: sampled from posteriors that were encoded once, or of images that are encoded at each step.
 
-    posterior   side of an image -> its posterior       mirrored   (image, epoch, repeat) -> whether the draw is so
+    posterior   side of an image -> its posterior       mirrored   (image, epoch, repeat) -> whether it is flipped
     fresh       the views of those that `is_fresh`, with what encodes a batch of them; None when there are none
     masks       {image key: [1, h, w] in 0..1 at latent size}, of those that have one
-    mode        "sample": a draw for each (epoch, image, repeat); "mean"; "frozen": one draw for the whole run
+    mode        "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
     scale       the VAE's factor, known when the model is loaded
     device      where they are handed out, wherever their posteriors lie
     """
@@ -123,8 +123,8 @@ class Latents:
                 mirrored = self._mirrored(placed, epoch, repeat)
                 posterior, mask = self._posterior(Side(placed, mirrored)), self._masks.get(placed.key)
                 mask = mask.flip(-1) if mask is not None and mirrored else mask
-            drawn = self._drawn(posterior, placed, epoch, repeat, mirrored)
-            latents.append(queued(drawn, self._device) * self.scale)
+            sampled = self._sampled(posterior, placed, epoch, repeat, mirrored)
+            latents.append(queued(sampled, self._device) * self.scale)
             masks.append(mask)
         stacked = torch.stack(latents)
         if all(mask is None for mask in masks):
@@ -133,14 +133,14 @@ class Latents:
         return stacked, torch.stack([ones if mask is None else mask for mask in masks])
 
     def draw(self, placed: Placed, epoch: int, repeat: int) -> Tensor:
-        """The latents [C, h, w] of one image: one draw for each (epoch, image, repeat)."""
+        """The latents [C, h, w] of one image: one random sample for each (epoch, image, repeat)."""
         return self.batch(epoch, [(placed, repeat)])[0][0]
 
     def close(self) -> None:
         if self._fresh is not None:
             self._fresh.close()
 
-    def _drawn(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, mirrored: bool) -> Tensor:
+    def _sampled(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, mirrored: bool) -> Tensor:
         mean, logvar = posterior
         if self._mode == "mean":
             return mean.float()

@@ -25,7 +25,7 @@ def training_loss(
     masks: Tensor | None = None,
     preserved: tuple[Predict, Tensor] | None = None,
 ) -> Tensor:
-    """Loss per image, float32 [B]; the run's loss is their mean. Nothing is drawn here.
+    """Loss per image, float32 [B]; the run's loss is their mean. No randomness here.
 
     predict          (noisy latents [B, C, H, W] float32, timesteps [B]) -> the model's output, [B, C, H, W]
     latents          x0, scaled by the VAE's factor, [B, C, H, W]
@@ -36,7 +36,7 @@ def training_loss(
     preserved        differential output preservation: `predict` of the model without what trains, and bool [B], the
                      images whose target it gives
 
-    ValueError for tensors of other forms, which torch would stretch to fit without a word.
+    ValueError for tensors of other forms, which torch would broadcast silently.
     """
     _refuse_other_forms(latents, noises.noise, timesteps, sample_weights, masks)
     x0, noise, shown = objective.mixed(latents, noises)

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from core.record.processes import Processes
 
 T = TypeVar("T")
-OTHER_WAY = "train with or without DeepSpeed as the run that made it, or begin from its finished file"
+OTHER_WAY = "turn DeepSpeed on or off as in the run that saved it, or start from its final checkpoint"
 
 
 class Stepper:
-    """Everything here in whole, on every process; gradients are summed once an update.
+    """Every process holds all trained weights; gradients are summed once a step.
 
     clipped  weights whose gradients are clipped together, which may be others than those that train; None: those
     adds_up  gradients of those others are never cleared: each step clips what the ones before left of them, and in fp16
              they stay scaled, as sd-scripts' optimizer, which does not hold them, neither clears nor unscales them
-    pauses   count updates that fp16's overflow left out, for a curve that stands still meanwhile: the host waits for each
+    pauses   count steps skipped by an fp16 overflow, so that the learning rate scheduler waits: the host waits for each
     """
 
     paused = 0
@@ -68,9 +68,9 @@ class Stepper:
         return ()
 
     def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
-        """Compute losses, [B], and add the gradient of their part of the update's mean; returns them, detached.
+        """Compute losses, [B], and add the gradient of their part of the step's mean; returns them, detached.
 
-        images   of the whole update; infinity for a stand-in    last   micro-batch of the update
+        images   of the whole step; infinity for a stand-in    last   micro-batch of the step
         """
         losses_B = losses_of()
         loss = losses_B.sum() / images
@@ -123,7 +123,7 @@ class Stepper:
     # -- a state
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything to continue from that moves: weights, optimizer, scaler."""
+        """What changes in training: weights, optimizer, scaler."""
         return {
             "weights": self._method.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -136,27 +136,28 @@ class Stepper:
         """Files beside the state, of all processes: none."""
 
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
-        """Put a state in force. ProblemsError where it does not fit."""
+        """Load a state. ProblemsError where it does not fit."""
         from core.optimization.optimizers import load_state
 
         if "sharded" in content:
-            what = "This state was made with DeepSpeed, which cuts it into parts"
-            raise ProblemsError.one(what, str(folder), OTHER_WAY)
+            what = "This training state was saved with DeepSpeed"
+            raise ProblemsError.one(what, str(folder), OTHER_WAY, code="state.with-deepspeed")
         try:
             self._method.load_state_dict(content["weights"])
         except (KeyError, RuntimeError, TypeError, AttributeError):  # a weight that it lacks, or of another shape
-            what = "The state's weights are not those that this run trains"
-            fix = "use the method, the model and the settings of the run that made it"
-            raise ProblemsError.one(what, str(folder), fix) from None
+            what = "The weights in this training state do not fit this run"
+            fix = "use the method, the model and the settings of the run that saved it"
+            raise ProblemsError.one(what, str(folder), fix, code="state.other-weights") from None
         try:
             load_state(self._optimizer, content["optimizer"])
             if self._scaler is not None and content["scaler"] is not None:
                 self._scaler.load_state_dict(content["scaler"])
         except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise ProblemsError.one(
-                f"The state's optimizer does not fit this run: {error}",
+                f"The optimizer state does not fit this run: {error}",
                 str(folder),
-                "use the optimizer and the network of the run that made it",
+                "use the optimizer and the network of the run that saved it",
+                code="state.other-optimizer",
             ) from None
         self.paused = content.get("paused", 0)  # states of earlier versions have none
         for weight, gradient in zip(self._beside, content.get("beside", ())):
@@ -173,7 +174,7 @@ class Stepper:
         with self._method.averaged(self._optimizer, use):
             yield
 
-    def go_on(self) -> None:
+    def tasks_done(self) -> None:
         """The first process has done what is due besides training."""
 
     def follow(self) -> None:

@@ -1,4 +1,4 @@
-"""What is due besides training: files for people, states to continue from, sample images. Each knows when it is due."""
+"""What is due besides training: checkpoints, training states, samples. Each knows when it is due."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Tasks:
     # -- moments of a run
 
     def before_first_step(self, run: Run) -> None:
-        """The base model's validation loss and images, to compare with. A run that continues takes up what was due at
+        """The base model's validation loss and images, to compare with. A resumed run catches up on what was due at
         its step when it was stopped or killed."""
         if run.state.step > run.state.begun:
-            told = list(read_lines(run.context.folder.journal_file))
+            lines = list(read_lines(run.context.folder.journal_file))
             self._look_if_due(
-                run, any(line["kind"] == "saved" and line["step"] == run.state.step for line in told), told
+                run, any(line["kind"] == "saved" and line["step"] == run.state.step for line in lines), lines
             )
             return
         if run.validation.limited:
@@ -83,7 +83,7 @@ class Tasks:
         self._look_if_due(run, bool(files))
 
     def at_the_end(self, run: Run) -> None:
-        """The finished file, which nothing may prevent, then its validation loss and images."""
+        """The final checkpoint, which nothing may prevent, then its validation loss and samples."""
         self._read_back(run)
         self._write_and_back_up(run, saving.final_name(run), final=True, state=self._at_end)
         if self._validates_last:
@@ -92,24 +92,24 @@ class Tasks:
             self._sample(run)
 
     def at_a_stop(self, run: Run) -> None:
-        """Stop and save: a file to use and a state to continue from; then, where it is quick, how good the file is."""
+        """Stop and save: a checkpoint and a training state; then, where it is quick, the validation loss."""
         if run.state.step > run.state.begun:
             self._write_and_back_up(run, saving.step_name(run, run.state.step))
             if run.validation.ranks and run.validation.quick:
                 with run.context.after_stop():
                     self._validate(run)
             elif run.validation.ranks:
-                run.context.say("How good the file of this stop is will be measured when the run resumes")
+                run.context.say("The validation loss of this checkpoint will be measured when the run resumes")
 
-    def _look_if_due(self, run: Run, saved: bool, told: Sequence[Line] = ()) -> None:
-        """The validation loss and the images of this step. told: lines of the journal; what is in there is not due.
+    def _look_if_due(self, run: Run, saved: bool, lines: Sequence[Line] = ()) -> None:
+        """The validation loss and the samples of this step. lines: of the journal; what is in there is not due.
 
         saved   a checkpoint of this step was written, which is measured to name the best one
         """
         step = run.state.step
         if step >= run.total:
             return
-        kinds = [line["kind"] for line in told if line.get("step") == step]
+        kinds = [line["kind"] for line in lines if line.get("step") == step]
         epoch = run.plan.epoch_of(step) if run.plan.ends_epoch(step) else None
         falls = _falls_on(step, self._validate_steps, epoch, self._validate_epochs)
         ranked = saved and run.validation.ranks and step not in run.validation.left_out
@@ -130,10 +130,10 @@ class Tasks:
         if run.prompts:
             self._sample(run)
         else:
-            run.context.say("There are no sample prompts to draw", "warning", "write some before the next run")
+            run.context.say("There are no sample prompts", "warning", "write some before the next run")
 
     def back_up(self, run: Run) -> None:
-        """A state to continue from."""
+        """Save a training state."""
         self._read_back(run)
         try:
             save_state(run)
@@ -147,7 +147,7 @@ class Tasks:
     # -- doing them
 
     def _write_and_back_up(self, run: Run, name: str, final: bool = False, state: bool = True) -> None:
-        """A file that must be written, then a state: also without the file, for then continuing repeats no step."""
+        """A checkpoint that must be written, then a state: also without the file, so that resuming repeats no step."""
         try:
             with run.stepper.shown("files"):
                 saving.write_file(run, name, final)
@@ -158,7 +158,7 @@ class Tasks:
             self.back_up(run)
 
     def _save(self, run: Run, name: str, state: bool | None = None) -> None:
-        """A periodic file and state. A full disk is said and tried again next time: training goes on."""
+        """A periodic checkpoint and state. A full disk is reported and tried again next time; training continues."""
         self._read_back(run)
         try:
             with run.stepper.shown("files"):
@@ -171,10 +171,10 @@ class Tasks:
 
     def _sample(self, run: Run) -> None:
         """Sample images."""
-        from core.training.samples import draw_samples
+        from core.training.samples import generate_samples
 
-        smaller = "draw smaller samples (samples.width, samples.height), or none (samples.sample_prompts)"
-        self._beside(run, "Sampling", "check the sample settings", smaller, lambda: draw_samples(run))
+        smaller = "use smaller samples (samples.width, samples.height), or none (samples.sample_prompts)"
+        self._beside(run, "Sampling", "check the sample settings", smaller, lambda: generate_samples(run))
 
     def _validate(self, run: Run) -> None:
         """The loss on held-out images or, to name the best checkpoint, on training ones; once a step."""
@@ -189,9 +189,7 @@ class Tasks:
             track_validation(run, found)
             run.context.stage("training" if run.state.step < run.total else "finishing")
 
-        smaller = (
-            "lower dataset.train_batch_size, or switch it off (validation.validate_every_n_epochs and _steps to 0)"
-        )
+        smaller = "lower dataset.train_batch_size, or turn it off (validation.validate_every_n_epochs and _steps to 0)"
         use: Use = "files" if run.validation.ranks else "samples"  # a checkpoint is judged by the weights that it holds
         self._beside(run, "Validation", "check the held-out images", smaller, measure, use)
 
@@ -208,7 +206,7 @@ class Tasks:
     def _beside(
         self, run: Run, name: str, fix: str, smaller: str, work: Callable[[], None], use: Use = "samples"
     ) -> None:
-        """Do what only looks at the weights, with those that are for use. What goes wrong there does not end a training.
+        """Sample or validate with the weights for this use. Errors there do not end the training.
 
         fix, smaller   what to do about an error, and where memory ran out
         """
@@ -218,11 +216,11 @@ class Tasks:
             with run.stepper.shown(use):
                 work()
         except Cancelled:
-            run.context.say(f"{name} was left unfinished")
+            run.context.say(f"{name} was cancelled")
         except Exception as error:
             ran_out = is_out_of_memory(error)
-            what = f"{name} was left unfinished: the device ran out of memory" if ran_out else f"{name} failed: {error}"
-            run.context.say(what, "warning", f"training goes on; {smaller if ran_out else fix}")
+            what = f"{name} failed: the device ran out of memory" if ran_out else f"{name} failed: {error}"
+            run.context.say(what, "warning", f"{smaller if ran_out else fix}; training continues")
         if ran_out:  # out here the error holds nothing any more
             free_memory()
             run.context.stage("training" if run.state.step < run.total else "finishing")
@@ -241,7 +239,7 @@ def _falls_on(step: int, every_steps: float | None, epoch: int | None, every_epo
 
 
 def _say_unwritten(run: Run, error: OSError) -> None:
-    kept = f"nothing was saved at step {run.state.step}; what was saved before is whole"
-    then = "leave the training on: the next save tries again"
+    kept = f"nothing was saved at step {run.state.step}; earlier files are complete"
+    then = "let the training continue: the next save tries again"
     (problem,) = unwritten(error, "A file cannot be written", "", kept, then).problems
     run.context.say(problem.what, "error", problem.fix)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from core.training.run import Run
 
 CONFIG = "logging.log_tracker_config"
-# Folders and files that no widget tells: what they are called is nobody's business (sd-scripts leaves them out too).
+# Folders and files, which are private (sd-scripts leaves them out too).
 PRIVATE = {
     "dataset.sources",
     "network.network_weights",
@@ -39,7 +39,7 @@ PROBE_BYTES = 64 * 1024  # more than a writer holds back before it finds out tha
 
 
 class Tracker(Protocol):
-    """retry_seconds: when to try again what went wrong; None leaves the tracker out for the rest of the run."""
+    """retry_seconds: when to try again what went wrong; None: the tracker is off for the rest of the run."""
 
     retry_seconds: float | None
 
@@ -52,8 +52,8 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Several, or none. What goes wrong with one (a full disk, no network) is said once for each time, and it is left out
-    until it works again: the journal has it all, and no training ends by it."""
+    """Several trackers, or none. A failure of one (a full disk, no network) is reported once, and the tracker is skipped
+    until it works again: the journal has all numbers, and training continues."""
 
     retry_seconds: float | None = None
 
@@ -91,17 +91,17 @@ class Trackers:
                 self._leave_out(tracker, name, error)
             else:
                 if self._failed.pop(tracker, None) is not None:
-                    self._say(f"{name} takes numbers again; the ones in between are in the run's journal", "info")
+                    self._say(f"{name} works again; the numbers in between are in the run's journal", "info")
 
     def _leave_out(self, tracker: Tracker, name: str, error: Exception) -> None:
         tracker.abandon()
         if tracker.retry_seconds is None:
             self._trackers.remove(tracker)
-            self._say(f"{name} takes nothing more, training continues without it: {error}", "warning")
+            self._say(f"{name} failed, training continues without it: {error}", "warning")
             return
         if tracker not in self._failed:
             every = f"it is tried again every {tracker.retry_seconds:g} seconds"
-            self._say(f"{name} takes no numbers for now, training continues without it, {every}: {error}", "warning")
+            self._say(f"{name} failed, training continues without it, {every}: {error}", "warning")
         self._failed[tracker] = time.monotonic() + tracker.retry_seconds
 
 
@@ -234,7 +234,7 @@ def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -
 
 
 def log_folder(job: TrainJob, folder: Path) -> Path:
-    """<logging_dir>/<prefix><time>, as sd-scripts names it; else the run's own. A run that goes on keeps its folder."""
+    """<logging_dir>/<prefix><time>, as sd-scripts names it; else the run's own. A resumed run keeps its folder."""
     if not job.logging.logging_dir:
         return folder
     run_folder = folder.parent.name  # <time>_<name>: its time is that of the run's begin
@@ -252,12 +252,14 @@ def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
         name for name, table in tables.items() if name not in ("wandb", "tensorboard") or not isinstance(table, dict)
     ]
     if unknown:
-        raise ProblemsError.one(f"'{unknown[0]}' is no table of a tracker", CONFIG, fix)
+        raise ProblemsError.one(
+            f"'{unknown[0]}' is not a table of a tracker", CONFIG, fix, code="trackers.unknown-table"
+        )
     return tables
 
 
 def logged_settings(job: TrainJob) -> dict[str, Any]:
-    """All settings by dotted name, without folders and files of this machine. Keys are no settings."""
+    """All settings by dotted name, without folders and files of this machine. Keys are not settings."""
     found = {}
     for entry in declared(type(job)):
         value = value_of(job, entry.path)
@@ -268,13 +270,13 @@ def logged_settings(job: TrainJob) -> dict[str, Any]:
 
 
 def wandb_problem(job: TrainJob) -> Problem | None:
-    """wandb is no part of this program: it must be there when it is asked for."""
+    """The problem of a missing wandb, which Atelier does not install."""
     from importlib.util import find_spec
 
     if job.logging.log_with not in ("wandb", "all") or find_spec("wandb") is not None:
         return None
     fix = "install it (pip install wandb), or choose TensorBoard"
-    return Problem("The package wandb is not installed", "logging.log_with", fix)
+    return Problem("The package wandb is not installed", "logging.log_with", fix, code="trackers.no-wandb")
 
 
 def rate_name(method: MethodSpec, group: str) -> str:

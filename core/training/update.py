@@ -1,4 +1,4 @@
-"""One optimizer update: its micro-batches, the gradient, the guard."""
+"""One optimizer step: its micro-batches, the gradient, the guard."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WEIGHT_NORM_STEPS = 25  # it changes slowly, and reading all weights takes time
 
 
 def optimizer_update(run: Run) -> None:
-    """Move the weights once. What is told as loss is the mean over all images of the update."""
+    """Update the weights once. The reported loss is the mean over all images of the step."""
     import torch
 
     run.guard.begin()
@@ -40,7 +40,7 @@ def optimizer_update(run: Run) -> None:
     ahead = run.plan.next_batches(run.state.step)
     run.latents.expect(epoch, [item for batch in ahead for item in processes.share(batch.items)])
     images = sum(len(batch.items) for batch in batches)
-    # Each process fills in its own, so that the one exchange that tells the loss tells every image's.
+    # Each process fills in its own, so that one exchange carries the loss of every image.
     by_image = torch.zeros(images, device=run.context.device)
     seen: list[Seen] = []
     for number, whole in enumerate(batches):
@@ -54,8 +54,8 @@ def optimizer_update(run: Run) -> None:
             continue
         shown = [(placed.key, repeat) for placed, repeat in batch.items]
         run.method.before_micro_batch(run.state.step, number, shown)
-        drawn = processes.share(timesteps) or stand_in(timesteps)
-        losses_of = partial(micro_batch, run, epoch, batch, drawn)
+        shared = processes.share(timesteps) or stand_in(timesteps)
+        losses_of = partial(micro_batch, run, epoch, batch, shared)
         count = counted(run, whole, images) if mine else inf
         losses_B = run.stepper.backward(losses_of, count, number == len(batches) - 1)
         run.method.after_micro_batch()  # not before: gradient checkpointing computes forwards once more
@@ -94,7 +94,7 @@ def counted(run: Run, whole: Batch, images: int) -> int:
 
 
 def micro_batch(run: Run, epoch: int, batch: Batch, timesteps: Sequence[int]) -> Tensor:
-    """Losses [B] of one batch at these timesteps. Every draw is addressed by (seed, purpose, epoch, image, repeat)."""
+    """Losses [B] of one batch at these timesteps. Every random number is addressed by (seed, purpose, epoch, image, repeat)."""
     captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in batch.items]
     return image_losses(run, epoch, batch, _addresses(run, epoch, batch), timesteps, captions, run.prior)
 
@@ -114,7 +114,7 @@ def image_losses(
 ) -> Tensor:
     """Losses [B] of a batch's images at these timesteps with the weights as they are.
 
-    epoch       of the latents' draws and of what is shown
+    epoch       of the random latents and of the image's augmentation
     addresses   of all noise, one for each image
     prior       a term that is added for each image
     """
@@ -158,7 +158,7 @@ def scaled_in(dtype: torch.dtype, latents: Tensor, scale: float) -> Tensor:
 
 
 def _sizes(run: Run, epoch: int, batch: Batch, seed: int) -> Tensor | None:
-    """What SDXL is told of each image: original height and width, what was cropped off at the top and the left, height
+    """SDXL's size conditioning of each image: original height and width, what was cropped off at the top and the left, height
     and width of what is shown; float32 [B, 6] in pixels on the device. None for families that read none."""
     import torch
 

@@ -1,8 +1,8 @@
 """The loss on images that never train, always with the same noise at the same timesteps.
 
 As many training images are measured the same way, so that the gap between both says what is overfitted. Every
-draw has an address of its own and no module's chance is asked: a training with and without validation is the same to
-the bit.
+random number has its own address and no module's generator is used: a training with and without validation is the
+same to the bit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from core.settings.noise import NoiseSettings
     from core.training.run import Run
 
-EPOCH = -1  # in the addresses of its draws: no training epoch has it
+EPOCH = -1  # in the addresses of its random numbers: no training epoch has it
 COST = 0.02  # of the training's forward passes, for what finds the best checkpoint
 MOST_TOLD = 512  # losses in one line of the journal
 MOST_PAIRS = 4 * AUTOMATIC_MOST  # each held-out image at each timestep
@@ -249,7 +249,7 @@ def some_of(training: Sequence[Placed], count: int) -> list[Placed]:
     own = list({placed.key: placed for placed in training if placed.concept.role == "train"}.values())
     count = min(count, len(own))
     picked = [own[index * len(own) // count] for index in range(count)]
-    # Those that look different at each draw have no latents of their plain look: they keep one fixed look.
+    # Images that are augmented at each step have no cached latents: they keep one fixed look.
     return [placed if is_varied(placed.concept.images) else as_it_is(placed) for placed in picked]
 
 

@@ -1,8 +1,8 @@
-"""What the losses of a run say beside their mean: by timestep, by image, and set right for the timesteps drawn.
+"""Losses of a run by timestep and by image, and corrected for the sampled timesteps.
 
 A loss depends far more on its timestep than on how much was trained. So each is divided by the mean that this run has
 seen in its band of 50 timesteps: below 1 is better than the run has been there so far. From these quotients follow the
-corrected curve and the table of the images that train worst.
+corrected loss and the table of the images that train worst.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Mean:
 
 
 class Watch:
-    """Gathers the losses of a run as they are read back. Kept with its states, so a resumed run goes on with it."""
+    """Gathers the losses of a run as they are read back. Saved in the training states, so a resumed run keeps it."""
 
     def __init__(self, steps_per_epoch: int = 1):
         self.step = 0

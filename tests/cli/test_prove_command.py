@@ -37,7 +37,7 @@ def test_a_finished_run_is_trained_further_and_nothing_that_is_trained_changes(o
     assert train(outputs, "--continue", folder.name, "--network.rank", "8", preset=False) == 2
     assert "cannot change when a run is resumed" in capsys.readouterr().err
     assert train(outputs, "--continue", folder.name, "--schedule.max_train_steps", "4", preset=False) == 0
-    assert "Continuing from step 2" in capsys.readouterr().err
+    assert "Resuming from step 2" in capsys.readouterr().err
     assert json.loads((folder.path / "job-1.json").read_text())["schedule"]["max_train_steps"] == 2
     names = {path.name for path in folder.checkpoints.iterdir()}
     assert {"glyph_style.safetensors", "glyph_style-step00000002.safetensors"} <= names, (

@@ -91,7 +91,7 @@ def test_bad_input_exits_with_2_and_lists_everything(outputs, tmp_path):
 def test_a_missing_preset_and_a_newer_one_exit_with_2(tmp_path, capsys):
     newer = tmp_path / "newer.json"
     newer.write_text(json.dumps({"kind": "job", "schema_version": 99}))
-    for preset, said in ((tmp_path / "none.json", "no such preset"), (newer, "update Atelier")):
+    for preset, said in ((tmp_path / "none.json", "does not exist"), (newer, "update Atelier")):
         assert main(["train", str(preset)]) == 2 and said in capsys.readouterr().err
 
 
@@ -137,7 +137,7 @@ def test_ctrl_c_saves_exits_with_130_and_the_run_goes_on_later(outputs, capsys):
     text["schedule"]["max_train_steps"] = stopped + 3
     folder.job_file.write_text(json.dumps(text))
     assert main(["train", "--continue", folder.name, "--outputs", str(outputs)]) == 0
-    assert f"Continuing from step {stopped}" in capsys.readouterr().err
+    assert f"Resuming from step {stopped}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("method", "kills"), [("lora", 1), *LONGER])

@@ -11,6 +11,7 @@ from core.formats.detect import identify
 from core.record.problems import ProblemsError
 from tests.models import tiny_file, tiny_layout
 from tests.offline import no_network
+from tests.refusals import refused
 
 PROJECTION = "conditioner.embedders.1.model.text_projection"
 
@@ -138,7 +139,7 @@ def test_only_the_parts_asked_for_are_loaded(tiny):
 def test_the_family_of_a_file_is_told_by_its_names(in_files):
     assert identify(in_files("sd2")[1]).family == "sd2"
     assert identify(in_files("sdxl")[1]).family == "sdxl"
-    with pytest.raises(ProblemsError, match=r"this job works with SD 2\.x"):
+    with refused("model.other-family", "SD 2.x"):
         family("sd2").load(in_files("sdxl")[1])
 
 

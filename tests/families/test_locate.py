@@ -8,12 +8,12 @@ from core.settings.model import ModelSettings
 from tests.models import tiny_folder
 
 
-@pytest.mark.parametrize(("name", "words"), [("sdxl", "no effect"), ("sd2", "one before its last already")])
-def test_clip_skip_is_advised_against_where_the_family_leaves_out_layers_itself(tmp_path, name, words):
+@pytest.mark.parametrize("name", ["sdxl", "sd2"])
+def test_clip_skip_is_advised_against_where_the_family_leaves_out_layers_itself(tmp_path, name):
     workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
     base = str(tiny_folder(name, tmp_path / name))
     (found,) = model_problems(ModelSettings(base_model=base, clip_skip=2), workspace)
-    assert found.level == "advice" and words in found.what and found.where == "model.clip_skip"
+    assert (found.level, found.code, found.where) == ("advice", f"model.clip-skip-{name}", "model.clip_skip")
     assert model_problems(ModelSettings(base_model=base), workspace) == []
     assert model_problems(ModelSettings(base_model="models/starter", clip_skip=2), workspace) == []
 
@@ -22,7 +22,8 @@ def test_a_vae_of_another_family_is_named(tmp_path):
     workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
     sdxl, sd2 = (str(tiny_folder(name, tmp_path / name)) for name in ("sdxl", "sd2"))
     (found,) = model_problems(ModelSettings(base_model=sdxl, vae=sd2), workspace)
-    assert found.level == "advice" and "0.18215, which is not SDXL's" in found.what
+    assert (found.level, found.code) == ("advice", "vae.other-family")
+    assert "0.18215, which is not SDXL's" in found.what
     (found,) = model_problems(ModelSettings(base_model="models/starter", vae=sdxl), workspace)
     assert "0.13025, which is not SD 1.x's" in found.what
     assert model_problems(ModelSettings(base_model=sdxl, vae=sdxl), workspace) == []
@@ -33,7 +34,8 @@ def test_a_vae_of_another_family_is_named(tmp_path):
 def test_a_model_that_can_be_downloaded_is_no_unknown_name_and_its_download_is_named(tmp_path, name):
     workspace = Workspace(tmp_path / "outputs", tmp_path / "models", PROJECT / "presets")
     (found,) = model_problems(ModelSettings(base_model=name), workspace)
-    assert found.where == "model.base_model" and f"--download.hub_id {name}" in found.fix
+    assert found.code == "model.not-downloaded" and found.where == "model.base_model"
+    assert f"--download.hub_id {name}" in found.fix
 
 
 def test_a_name_that_is_none_leads_to_those_that_can_be_typed(tmp_path):

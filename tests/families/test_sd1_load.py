@@ -215,10 +215,9 @@ def test_missing_unknown_and_misshapen_tensors_are_all_named(copy):
 
     change(copy / "unet" / "diffusion_pytorch_model.safetensors", spoil)
     lacks, unknown, shape = problems_of(copy, parts=("unet",))
-    assert lacks.what.startswith("The U-Net lacks 7 tensors: down_blocks.0.resnets") and lacks.what.endswith(
-        "and 2 more"
-    )
-    assert unknown.what == "The U-Net has unknown 1 tensor: extra.weight"
+    assert [each.code for each in (lacks, unknown, shape)] == ["model.other-tensors"] * 2 + ["model.other-sizes"]
+    assert "7 tensors: down_blocks.0.resnets" in lacks.what and lacks.what.endswith("and 2 more")
+    assert "1 unknown tensor: extra.weight" in unknown.what
     assert "conv_in.weight 16x4x3x3 instead of 32x4x3x3" in shape.what
     assert all(problem.where == str(copy / "unet") and problem.fix for problem in (lacks, unknown, shape))
 
@@ -230,9 +229,11 @@ def test_a_single_file_of_other_sizes_is_said_to_need_its_folder(tmp_path):
             tensors.update([single_file_tensor(name, key, value)])
     save_file(tensors, tmp_path / "tiny.safetensors")
     (problem,) = [
-        found for found in problems_of(tmp_path / "tiny.safetensors", parts=("vae",)) if "sizes" in found.what
+        found
+        for found in problems_of(tmp_path / "tiny.safetensors", parts=("vae",))
+        if found.code == "model.other-sizes"
     ]
-    assert problem.what.startswith("The VAE has tensors of other sizes: decoder.conv_in.bias 32 instead of 512; ")
+    assert ": decoder.conv_in.bias 32 instead of 512; " in problem.what
     assert "diffusers folder" in problem.fix
 
 
@@ -242,26 +243,27 @@ def test_a_file_without_a_part_says_which(tmp_path):
     tensors["cond_stage_model.transformer.text_model.final_layer_norm.bias"] = torch.zeros(768)
     save_file(tensors, tmp_path / "pruned.safetensors")
     (problem,) = problems_of(tmp_path / "pruned.safetensors")
-    assert problem.what == "The model has no VAE" and "set a VAE" in problem.fix
+    assert problem.code == "model.missing-part" and "VAE" in problem.what and "set a VAE" in problem.fix
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "code", "words"),
     [
         (
             "xl",
             {"model.diffusion_model.label_emb.0.0.weight": (1280, 2816)},
-            "This is an SDXL checkpoint; this job works with SD 1.x",
+            "model.other-family",
+            "an SDXL checkpoint; this job works with SD 1.x",
         ),
-        ("lora", {"lora_te1_x.lora_down.weight": (4, 8)}, "This is no whole model but: SDXL LoRA"),
-        ("odd", {"a": (1, 1)}, "This is no whole model but: model of an unknown kind"),
+        ("lora", {"lora_te1_x.lora_down.weight": (4, 8)}, "model.not-a-checkpoint", "but: SDXL LoRA"),
+        ("odd", {"a": (1, 1)}, "model.not-a-checkpoint", "but: model of an unknown kind"),
     ],
 )
-def test_what_is_no_sd1_model_is_refused_by_its_name(tmp_path, name, content, words):
+def test_what_is_no_sd1_model_is_refused_by_its_name(tmp_path, name, content, code, words):
     path = tmp_path / f"{name}.safetensors"
     save_file({key: torch.zeros(shape, dtype=torch.float16) for key, shape in content.items()}, path)
     (problem,) = problems_of(path)
-    assert problem.what.startswith(words) and problem.where == str(path) and problem.fix
+    assert problem.code == code and words in problem.what and problem.where == str(path) and problem.fix
 
 
 def test_missing_empty_and_broken_paths_are_named(tmp_path, copy):

@@ -92,7 +92,7 @@ def test_captions_with_the_mean_kept_have_the_mean_of_plain_ones():
 
 @pytest.mark.parametrize("number", ["1.2.3", ".", "+.", "..5"])
 def test_a_weight_that_is_no_number_is_refused_where_a_bracket_is_open(number):
-    with pytest.raises(ValueError, match="is no number"):
+    with pytest.raises(ValueError, match="is not a number"):
         runs_of(f"(x:{number})")
     assert number in wrong_weight(f"(x:{number})")
     assert wrong_weight(f"x:{number})") == wrong_weight("(x:1.2) (y:a)") == ""

@@ -319,32 +319,33 @@ def test_a_folder_without_a_model_or_with_a_broken_config_is_a_problem(tmp_path)
 # ---- what a job is told ----
 
 
-def message(shapes, wanted="auto"):
+def message(shapes, code, wanted="auto"):
     with pytest.raises(ProblemsError) as caught:
         check_family(known(shapes), "model.safetensors", wanted)
     (problem,) = caught.value.problems
-    assert problem.where == "model.safetensors" and problem.fix
+    assert problem.code == code and problem.where == "model.safetensors" and problem.fix
     return problem.what
 
 
 def test_a_model_of_another_family_is_refused_by_its_name():
-    assert message(SDXL, "sd1") == "This is an SDXL checkpoint; this job works with SD 1.x"
-    assert message(SD2, "sd1") == "This is an SD 2.x checkpoint; this job works with SD 1.x"
-    assert message({f"{U}double_blocks.0.img_attn.qkv.weight": (1, 1)}).startswith(
+    other = "model.other-family"
+    assert message(SDXL, other, "sd1") == "This is an SDXL checkpoint; this job works with SD 1.x"
+    assert message(SD2, other, "sd1") == "This is an SD 2.x checkpoint; this job works with SD 1.x"
+    assert message({f"{U}double_blocks.0.img_attn.qkv.weight": (1, 1)}, other).startswith(
         "This is a Flux checkpoint; this job works with SD 1.x or SD 2.x or SDXL"
     )
 
 
 def test_a_file_that_is_no_whole_model_is_refused_by_its_name():
     lora = {"lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 768)}
-    assert message(lora).startswith("This is no whole model but: SD 1.x LoRA")
-    assert message(VAE_LDM).startswith("This is no whole model but: VAE")
-    assert message(with_first(SD1, 9)).startswith("This model is of a variant, SD 1.x inpainting checkpoint")
+    assert "but: SD 1.x LoRA" in message(lora, "model.not-a-checkpoint")
+    assert "but: VAE" in message(VAE_LDM, "model.not-a-checkpoint")
+    assert "SD 1.x inpainting checkpoint" in message(with_first(SD1, 9), "model.unsupported-variant")
 
 
 def test_the_family_setting_decides_where_the_file_tells_nothing():
     silent = {FIRST: (32, 4, 3, 3)}
-    assert "does not show which family" in message(silent)
+    assert message(silent, "model.undetected-family")
     assert check_family(known(silent), "x", "sd1") == "sd1"
     assert check_family(known(SD1), "x") == "sd1"
 
@@ -372,7 +373,7 @@ def test_every_family_has_the_same_functions():
     )
     for name in FAMILIES:
         assert all(callable(getattr(family(name), function)) for function in names)
-    with pytest.raises(ProblemsError, match="not known"):
+    with refused("model.unknown-family", "sd9"):
         family("sd9")
 
 

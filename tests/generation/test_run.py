@@ -187,7 +187,8 @@ def test_everything_missing_is_said_at_once_before_a_model_is_loaded(workspace, 
         run_generate(job, workspace, store=run_module.ModelStore(never))
     said = " | ".join(problem.what for problem in caught.value.problems)
     assert len(caught.value.problems) == 4
-    for words in ("no whole model", "no_such_vae", "'nowhere'", "is not a LoRA"):
+    assert caught.value.codes[0] == "model.not-a-checkpoint"
+    for words in ("no_such_vae", "'nowhere'", "is not a LoRA"):
         assert words in said
     with pytest.raises(ProblemsError, match="not on this machine"):
         find_sources(job_of(model=ModelSettings(base_model="someone/some-model")), workspace)

@@ -10,12 +10,12 @@ from core.families import family
 from core.formats.embedding_file import LAYERS, read_embedding, write_embedding
 from core.methods import MethodInputs
 from core.methods.embedding import EmbeddingMethod
-from core.methods.new_words import WordTable, spelled_out
+from core.methods.tokens import TokenTable, spelled_out
 from core.networks.files import NetworkFiles
-from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
+from tests.refusals import refused
 
 STARTER = PROJECT / "models" / "starter"
 
@@ -35,7 +35,7 @@ def encode(components, captions):
 
 def test_new_ids_read_new_rows_and_old_ids_the_old_table():
     table = nn.Embedding(10, 4)
-    words = WordTable(table, torch.arange(8.0).view(2, 4))
+    words = TokenTable(table, torch.arange(8.0).view(2, 4))
     out = words(torch.tensor([[0, 9, 10, 11]]))
     assert torch.equal(out[0, :2], table.weight[[0, 9]]) and torch.equal(out[0, 2:], torch.arange(8.0).view(2, 4))
     out.sum().backward()
@@ -91,7 +91,7 @@ def table_width(components):
 
 
 def test_a_word_that_the_model_knows_is_refused(components):
-    with pytest.raises(ProblemsError, match="knows the word 'fox'"):
+    with refused("embedding.known-token", "'fox'"):
         method(token_string="fox").build(components)
 
 
@@ -104,7 +104,7 @@ def test_it_goes_on_from_a_file_that_fits_and_says_what_does_not(components, tmp
     own.build(components)
     assert torch.equal(own.vectors("zunkel")["emb_params"], torch.full((2, width), 0.5))
     other = EmbeddingMethod(build(TrainJob, {"embedding": {"token_string": "brabol"}}), path)
-    with pytest.raises(ProblemsError, match=f"holds 2 vectors of {width} numbers; wanted are 1"):
+    with refused("embedding.other-size", f"2 vectors of width {width}", f"needs 1 of width {width}"):
         other.build(family("sd1").load(STARTER, parts=("unet", "text_encoders", "tokenizers")))
 
 

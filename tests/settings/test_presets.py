@@ -11,6 +11,7 @@ from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets import PresetStore, apply, content, differences, dump, parse, read, to_values
+from tests.refusals import refused
 
 SHIPPED = Path(__file__).parents[2] / "presets"
 VERSIONS = Path(__file__).parent / "versions"
@@ -96,9 +97,9 @@ def test_a_recipe_leaves_model_dataset_prompts_and_name_alone(tmp_path):
 def test_a_recipe_that_names_a_dataset_is_refused(tmp_path):
     path = tmp_path / "r.json"
     path.write_text(json.dumps({"kind": "recipe", "schema_version": 1, "dataset": {"folder": "a"}}))
-    with pytest.raises(ProblemsError) as refused:
+    with pytest.raises(ProblemsError) as caught:
         read(path)
-    assert refused.value.codes == ["preset.not-in-a-recipe"]
+    assert caught.value.codes == ["preset.not-in-a-recipe"]
 
 
 def test_a_recipe_that_states_a_trigger_word_or_a_size_sets_it_and_one_that_does_not_leaves_it(tmp_path):
@@ -113,22 +114,22 @@ def test_a_recipe_that_states_a_trigger_word_or_a_size_sets_it_and_one_that_does
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("text", "code", "fact"),
     [
-        ("{", "not valid JSON"),
-        ("[]", "A preset is an object"),
-        ("{}", "schema_version is missing"),
-        ('{"schema_version": 99}', "knows up to"),
-        ('{"schema_version": "1"}', "schema_version is"),
-        ('{"schema_version": 1, "kind": "thing"}', 'kind is "thing"'),
-        ('{"schema_version": 1, "network": {"rank": 1, "rank": 2}}', "given twice"),
-        ('{"schema_version": 1, "network": 3}', "'network' is 3"),
+        ("{", "file.not-json", "p.json"),
+        ("[]", "preset.not-an-object", "p.json"),
+        ("{}", "preset.bad-version", "schema_version is missing"),
+        ('{"schema_version": 99}', "preset.newer-version", "99"),
+        ('{"schema_version": "1"}', "preset.bad-version", 'schema_version is "1"'),
+        ('{"schema_version": 1, "kind": "thing"}', "preset.bad-header", 'kind is "thing"'),
+        ('{"schema_version": 1, "network": {"rank": 1, "rank": 2}}', "preset.duplicate-key", "'rank'"),
+        ('{"schema_version": 1, "network": 3}', "settings.bad-value", "'network' is 3"),
     ],
 )
-def test_a_damaged_preset_says_what_is_wrong(tmp_path, text, what):
+def test_a_damaged_preset_says_what_is_wrong(tmp_path, text, code, fact):
     path = tmp_path / "p.json"
     path.write_text(text)
-    with pytest.raises(ProblemsError, match=what):
+    with refused(code, fact):
         read(path)
 
 
@@ -154,7 +155,7 @@ def test_everything_wrong_in_a_preset_is_listed_at_once(tmp_path):
 def test_presets_are_saved_renamed_and_deleted_by_name(tmp_path):
     store = PresetStore(tmp_path)
     name = store.save("one", TrainJob())
-    with pytest.raises(ProblemsError, match="already"):
+    with refused("preset.exists"):
         store.save("one", TrainJob())
     store.save("one", TrainJob(), replace=True)
     new = store.rename(name, "zwei ü")
@@ -167,7 +168,7 @@ def test_shipped_presets_are_never_changed(tmp_path):
     (tmp_path / "shipped.json").write_text(json.dumps(dump(TrainJob())))
     store = PresetStore(tmp_path)
     for action in (lambda: store.delete("shipped"), lambda: store.rename("shipped", "x")):
-        with pytest.raises(ProblemsError, match="comes with Atelier"):
+        with refused("preset.shipped"):
             action()
 
 

@@ -168,7 +168,7 @@ def test_a_file_that_is_no_preset_is_said_by_its_own_name(page):
     before = page.project.job
     for text, words in (
         ("{", "not valid JSON"),
-        ("[1]", "object with groups"),
+        ("[1]", "not a JSON object"),
         (json.dumps(dump(TrainJob()) | {"schema_version": 99}), "schema version 99"),
         (json.dumps(dump(TrainJob()) | {"task": "generate"}), "no setting"),
         ("\udcff", "UTF-8"),

@@ -114,7 +114,7 @@ def test_a_weight_that_is_no_number_is_told_before_the_start_with_its_image(make
 
     assert problems() == []  # brackets are text
     (problem,) = problems(weighted_captions=True)
-    assert problem[0].endswith(f"{caption.stem}.png, the weight '1.2.3' is no number") and problem[1] == str(caption)
+    assert problem[0].endswith(f"{caption.stem}.png, the weight '1.2.3' is not a number") and problem[1] == str(caption)
     caption.write_text("a fox, :4.5.6)", "utf-8")
     assert problems(weighted_captions=True) == []
     (problem,) = problems(weighted_captions=True, caption_prefix="(all:1..)")

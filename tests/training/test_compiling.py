@@ -8,7 +8,6 @@ import torch
 
 from core.families import compiling
 from core.families.compiling import CompiledBlocks, compile_problems, try_compiling
-from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.memory import MemorySettings
@@ -16,6 +15,7 @@ from core.settings.rules import ineffective, training_problems
 from core.training.prove import prove
 from core.training.run import Run
 from tests.options import ADAFACTOR
+from tests.refusals import refused
 
 FINE_TUNE = {"method": {"kind": "fine_tune"}, "optimizer": {"learning_rate": 1e-5}}
 WAYS = {
@@ -153,7 +153,7 @@ def test_too_many_sizes_are_told_and_go_on_uncompiled(monkeypatch):
     blocks = CompiledBlocks(unet, "eager", say, several_sizes=False)
     for size, result in plain.items():
         torch.testing.assert_close(ask(unet, size), result)
-    assert kept and "further sizes are computed as without" in kept[0][0] and len(kept) <= len(compiling.BLOCKS)
+    assert kept and "further sizes run without torch.compile" in kept[0][0] and len(kept) <= len(compiling.BLOCKS)
     assert max(blocks.pieces.values()) <= blocks._most
     blocks.release()
 
@@ -162,15 +162,15 @@ def test_what_is_missing_is_said_before_the_start(monkeypatch):
     assert compile_problems(settings("eager"), "cpu") == [] == compile_problems(MemorySettings(), "cpu")
     for backend in ("onnxrt", "fx2trt", "tvm"):
         (problem,) = compile_problems(settings(backend), "cpu")
-        assert f"no backend '{backend}'" in problem.what and "inductor" in problem.fix
-    assert "cudagraphs" in compile_problems(settings("cudagraphs"), "cuda")[0].what
+        assert problem.code == "compile.no-backend" and f"'{backend}'" in problem.what and "inductor" in problem.fix
+    assert compile_problems(settings("cudagraphs"), "cuda")[0].code == "compile.cudagraphs"
     monkeypatch.setattr(shutil, "which", lambda name: name)
     assert [problem.level for problem in compile_problems(settings(), "cpu")] == ["advice"]
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "C++ compiler" in compile_problems(settings(), "cpu")[0].what
+    assert compile_problems(settings(), "cpu")[0].code == "compile.no-compiler"
     find = importlib.util.find_spec
     monkeypatch.setattr(compiling, "find_spec", lambda name: None if name == "triton" else find(name))
-    assert "triton" in compile_problems(settings(), "cuda:0")[0].what
+    assert compile_problems(settings(), "cuda:0")[0].code == "compile.no-triton"
     monkeypatch.setattr(compiling.sys, "platform", "win32")
     assert "Build Tools" in compile_problems(settings(), "cpu")[0].fix
     assert "triton-windows" in compile_problems(settings(), "cuda:0")[0].fix
@@ -181,7 +181,7 @@ def test_a_compiler_that_fails_is_told_in_a_sentence(monkeypatch):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nlong trace")
 
     monkeypatch.setattr(torch, "compile", broken)
-    with pytest.raises(ProblemsError, match="No working C\\+\\+ compiler found") as caught:
+    with refused("compile.failed", "No working C++ compiler found") as caught:
         try_compiling("inductor", "cpu")
     assert "long trace" not in str(caught.value)
 

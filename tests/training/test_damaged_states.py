@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from core.record import atomic
-from core.record.problems import ProblemsError
 from core.record.run_folder import is_whole, newest_state, seal_state, state_step, states_in
 from core.training import checkpoint
 from core.training.resume import find_state
+from tests.refusals import refused
 from tests.selection import slow_unless
 
 STEPS = {"schedule": {"max_train_steps": 6, "seed": 7}, "saving": {"output_name": "t", "save_every_n_steps": 2}}
@@ -122,7 +122,7 @@ def test_a_run_goes_on_from_the_newest_whole_state_and_says_so(killed, whole, da
     again = killed.again()
     assert again.start() == "done"
     (said,) = warnings(again)
-    assert said["text"] == "The state of step 4 is damaged: the run goes on from step 2"
+    assert "step 4 is damaged" in said["text"] and "step 2" in said["text"]
     assert "damaged-step00000004" in said["fix"]
     assert again.losses() == whole["losses"]
     trained = load_file(again.file())
@@ -150,7 +150,7 @@ def test_where_every_state_is_damaged_nothing_is_begun_anew(killed):
     for state in states_in(killed.folder.states):
         cut(state)
     before = {path.name: path.read_bytes() for path in killed.folder.checkpoints.iterdir()}
-    with pytest.raises(ProblemsError, match="No state of this run is whole"):
+    with refused("state.damaged"):
         killed.again().start()
     assert {path.name: path.read_bytes() for path in killed.folder.checkpoints.iterdir()} == before
     assert [state_step(path) for path in states_in(killed.folder.states)] == [4, 2]
@@ -163,18 +163,18 @@ def test_a_run_without_a_state_begins_anew_and_says_so(killed, whole, left):
         killed.folder.states.mkdir()
     again = killed.again()
     assert again.start() == "done"
-    assert [line["text"] for line in warnings(again)] == ["This run had not saved a state yet: it begins anew"]
+    assert ["no training state" in line["text"] for line in warnings(again)] == [True]
     assert again.losses() == whole["losses"]
 
 
 def test_a_state_to_begin_from_that_is_damaged_is_named(killed, train):
     newest = newest_state(killed.folder.states)
     cut(newest)
-    with pytest.raises(ProblemsError, match="This state is damaged"):
+    with refused("state.damaged", newest.name):
         find_state(str(newest), killed.workspace)
     assert find_state(killed.folder.name, killed.workspace).name == "step00000002"
     cut(killed.folder.states / "step00000002")
-    with pytest.raises(ProblemsError, match=r"No state in '.*' is whole"):
+    with refused("state.damaged", killed.folder.name):
         find_state(killed.folder.name, killed.workspace)
 
 
@@ -230,7 +230,7 @@ def test_a_run_in_a_folder_that_takes_no_files_is_a_plain_problem(killed, monkey
         raise PermissionError(errno.EACCES, "Permission denied", str(killed.folder.path / "lock"))
 
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
-    with pytest.raises(ProblemsError, match="folder cannot be written") as caught:
+    with refused("outputs.not-writable") as caught:
         killed.folder.lock()
     assert caught.value.problems[0].fix
 

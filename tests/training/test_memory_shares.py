@@ -111,19 +111,21 @@ def on_disk(make_job, workspace, tmp_path):
         job = make_job(sharding=sharding | {"offload_optimizer_nvme_path": str(folder)})
         said = problems_without_model(job, workspace, preflight(job, workspace), "cpu")
         said += problems_with_model(job, workspace)
-        return [each.what for each in said if each.where == "sharding.offload_optimizer_nvme_path"]
+        return [each for each in said if each.where == "sharding.offload_optimizer_nvme_path"]
 
     return found
 
 
 def test_a_disk_that_is_not_there_takes_no_files_or_has_no_room_is_told(on_disk, tmp_path, monkeypatch):
     assert on_disk(tmp_path) == []
-    assert on_disk(tmp_path / "nvme") == [f"There is no folder {tmp_path / 'nvme'}"]
+    (missing,) = on_disk(tmp_path / "nvme")
     (tmp_path / "file").write_text("")
-    assert on_disk(tmp_path / "file") == [f"{tmp_path / 'file'} is a file"]
+    (file,) = on_disk(tmp_path / "file")
+    assert missing.code == file.code == "deepspeed.no-offload-folder"
+    assert str(tmp_path / "nvme") in missing.what and file.what == f"{tmp_path / 'file'} is a file"
     monkeypatch.setattr(fast_disk.machine, "free_disk", lambda folder: 1000)
-    (words,) = on_disk(tmp_path)
-    assert "has room for 1 MB, and about" in words
+    (full,) = on_disk(tmp_path)
+    assert full.code == "disk.space" and " 1.0 kB " in full.what
     left = tmp_path / "zero_stage_3" / "optimizer" / "rank0"
     left.mkdir(parents=True)
     (left / "0_1.tensor.swp").write_bytes(bytes(20_000_000))  # a run writes over what the one before left
@@ -135,4 +137,5 @@ def test_a_disk_folder_that_takes_no_files_is_told(on_disk, tmp_path, monkeypatc
         raise PermissionError(13, "Permission denied") if str(named.get("dir")) == str(tmp_path) else OSError
 
     monkeypatch.setattr("core.training.named_files.tempfile.TemporaryFile", refuse)
-    assert on_disk(tmp_path) == [f"Nothing can be written into {tmp_path}: Permission denied"]
+    (found,) = on_disk(tmp_path)
+    assert found.code == "folder.not-writable" and found.what == f"{tmp_path} is not writable: Permission denied"

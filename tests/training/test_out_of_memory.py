@@ -59,7 +59,7 @@ def test_a_training_goes_on_unharmed_and_later_samples_are_drawn(train, monkeypa
     assert short.start() == "done" and len(given_back) == 4
     warned = [line for line in short.lines("log") if line["level"] == "warning" and "out of memory" in line["text"]]
     assert [line["text"].split()[0] for line in warned] == ["Validation", "Sampling"] * 2
-    assert all("training goes on" in line["fix"] for line in warned)
+    assert all("training continues" in line["fix"] for line in warned)
     assert "samples.width" in warned[1]["fix"] and "validation.validate_every_n_epochs" in warned[0]["fix"]
     assert [(line["step"], line["index"]) for line in short.lines("sample")] == [(0, 0), (4, 0), (4, 1)]
     assert [line["step"] for line in short.lines("validated")] == [4]

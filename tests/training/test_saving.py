@@ -13,7 +13,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from core.formats.hub_upload import Uploads, place_in_repo
-from core.record.problems import ProblemsError
 from core.record.run_folder import state_step
 from core.settings.check import build
 from core.settings.hub import HubSettings
@@ -23,6 +22,7 @@ from core.training.checkpoint import _remove_old, states_no_longer_kept
 from core.training.facts import spoken_metadata, thumbnail_url
 from core.training.saving import OnTheWay, no_longer_kept
 from tests.local_server import Answers, serving
+from tests.refusals import refused
 
 
 def metadata(path):
@@ -241,8 +241,9 @@ def test_a_thumbnail_that_is_missing_too_large_or_no_image_is_refused(tmp_path):
     large, other = tmp_path / "a.png", tmp_path / "a.txt"
     large.write_bytes(b"0" * (2 << 20))
     other.write_text("x")
-    for path, words in ((tmp_path / "none.png", "no such file"), (large, "too large"), (other, "no such image")):
-        with pytest.raises(ProblemsError, match=words):
+    codes = {tmp_path / "none.png": "file.missing", large: "file.too-large", other: "metadata.bad-thumbnail"}
+    for path, code in codes.items():
+        with refused(code):
             thumbnail_url(str(path))
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.record.journal import read_lines
-from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.presets import to_values
 from core.training.memory_shares import ToShare, places
 from core.training.sharding import ShardedStepper
 from tests.models import tiny_folder
+from tests.refusals import refused
 from tests.training.test_processes import LAUNCH, QUIET
 
 pytestmark = pytest.mark.skipif(
@@ -183,12 +183,12 @@ def test_one_process_trains_continues_and_refuses_states_of_another_kind(train, 
     assert apart(load_file(plain.file()), load_file(alone.file())) < 1e-5  # at ten times the rate of those above
     cut = next((ran["lora 2"] / "state").glob("step*4"))
     longer = {"max_train_steps": 8, "seed": 7}
-    for groups, words in (
-        ({"sharding": zero(2)}, r"processes 2 \(now 1\)"),
-        ({}, "made with DeepSpeed"),
+    for groups, code, fact in (
+        ({"sharding": zero(2)}, "state.other-partitions", "processes 2 (now 1)"),
+        ({}, "state.with-deepspeed", cut),
     ):
         training = train(**groups, resume={"resume": str(cut)}, schedule=longer)
-        with pytest.raises(ProblemsError, match=words):
+        with refused(code, fact):
             training.start()
 
 
@@ -237,7 +237,7 @@ def test_a_loss_that_is_no_number_moves_nothing(train, monkeypatch):
     monkeypatch.setattr(update, "training_loss", poisoned)
     monkeypatch.setattr("core.training.losses.MOST_WAITING", 3)
     monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 1e9)
-    with pytest.raises(ProblemsError, match="step 2 is not a number"):
+    with refused("training.not-finite", "of step 2 "):
         train(sharding=zero(2), schedule={"max_train_steps": 6, "seed": 7}).start()
     assert seen == [False, True, True]
 

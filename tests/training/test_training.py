@@ -14,6 +14,7 @@ from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
 from core.training.stepper import Stepper
+from tests.refusals import refused
 from tests.selection import slow_unless
 
 
@@ -212,7 +213,8 @@ def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_images(t
     with pytest.raises(ProblemsError) as caught:
         training.start()
     problem = caught.value.problems[0]
-    assert "step 4 is not a number" in problem.what and ".png" in problem.where and "timesteps" in problem.where
+    assert problem.code == "training.not-finite" and "of step 4 " in problem.what
+    assert ".png" in problem.where and "timesteps" in problem.where
     monkeypatch.setattr(update, "training_loss", real)
     whole = train(schedule={"max_train_steps": 2, "seed": 7})
     whole.start()
@@ -243,7 +245,7 @@ def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_rea
 
     monkeypatch.setattr(update, "training_loss", poisoned)
     monkeypatch.setattr(Stepper, "step", watched)
-    with pytest.raises(ProblemsError, match="step 2 is not a number"):
+    with refused("training.not-finite", "of step 2 "):
         training.start()
     assert seen == [False, True, True, True], "step 1 moved the weights, step 2 and those after it did not"
 
@@ -270,7 +272,7 @@ def test_some_steps_may_fail_when_that_was_asked_for_and_the_next_ends_the_run(t
     monkeypatch.setattr(update, "training_loss", poisoned)
     monkeypatch.setattr(Stepper, "step", watched)
     training = train(schedule={"max_train_steps": 8, "seed": 7, "skip_non_finite": 2}, **groups)
-    with pytest.raises(ProblemsError, match="step 6 is not a number"):
+    with refused("training.not-finite", "of step 6 "):
         training.start()
     assert seen[:6] == [False, True, False, True, False, True]
     told = [line["text"] for line in training.lines("log") if line["text"].startswith("Left out")]

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: CLIP-L and OpenCLIP's bigG, and a U-Net that is told the sizes of images."""
+"""Stable Diffusion XL: CLIP-L and OpenCLIP's bigG, and a U-Net with size conditioning."""
 
 from functools import partial
 from pathlib import Path

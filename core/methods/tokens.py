@@ -1,4 +1,4 @@
-"""New words of a text encoder: rows beside its table of words, which stays as it is and need not be copied."""
+"""New tokens of a text encoder: embeddings beside its token table, which is frozen and not copied."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from core.record.problems import Problem, ProblemsError
 
 
-class WordTable(nn.Module):
-    """An encoder's table of words with further rows that train.
+class TokenTable(nn.Module):
+    """An encoder's token embedding table with trained rows added.
 
     Ids from `first` up are the new rows. Weight decay and clipping so act on these alone; sd-scripts lets them act on
     the whole table and puts the rest back (for clipping: `optimizer.compatibility`). dtype: that they train in.
@@ -27,7 +27,7 @@ class WordTable(nn.Module):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The old table: its type and device are asked for."""
+        """The original table, for its dtype and device."""
         return self.table.weight
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -39,12 +39,12 @@ class WordTable(nn.Module):
 
 
 def tokens_of(word: str, count: int, suffix: str = "") -> list[str]:
-    """The names that a tokenizer gets for the vectors of a word. Nobody writes them: captions hold the word itself."""
+    """The names that a tokenizer gets for the vectors of a token. Captions contain the token itself."""
     return [f"<{word}|{number}{suffix}>" for number in range(count)]
 
 
 def spelled_out(text: str, words: Sequence[str], count: int, suffix: str = "") -> str:
-    """Each new word as its tokens: "a mira" -> "a <mira|0> <mira|1>". Whole words only: "miracle" stays.
+    """Each new token as those of its vectors: "a mira" -> "a <mira|0> <mira|1>". Whole words only: "miracle" stays.
 
     suffix  of the tokens of one layer (XTI)
     """
@@ -60,28 +60,37 @@ def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
 
 
 def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> None:
-    """Teach a tokenizer the names of the words' vectors; ProblemsError when it knows one of the words as a whole."""
+    """Add the names of the tokens' vectors to a tokenizer; ProblemsError when one of the tokens exists already."""
     from tokenizers import AddedToken
 
     vocabulary = tokenizer.get_vocab()
     known = [word for word in words if f"{word.lower()}</w>" in vocabulary]
     if known:
-        fix = "choose another word, which no caption means otherwise"
+        fix = "choose another token, with no other meaning in the captions"
         raise ProblemsError(
-            [Problem(f"The model knows the word '{word}' already", "embedding.token_string", fix) for word in known]
+            Problem(
+                f"'{word}' is already a token of the model",
+                "embedding.token_string",
+                fix,
+                code="embedding.known-token",
+            )
+            for word in known
         )
     added = tokenizer.add_tokens([AddedToken(name, normalized=True) for name in names])
     assert added == len(names)
 
 
 def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) -> Tensor:
-    """Rows [count, C] to begin with: the tokens of `init_word` in turn, or the mean of all words."""
+    """Initial embeddings [count, C]: the tokens of the initializer in turn, or the mean of all tokens."""
     table = encoder.get_input_embeddings().weight.detach().float()
     if init_word is None:
         return table.mean(dim=0, keepdim=True).repeat(count, 1)
     ids = tokenizer(init_word, truncation=False, verbose=False)["input_ids"][1:-1]
     if not ids:
         raise ProblemsError.one(
-            f"'{init_word}' holds no word", "embedding.init_word", "write a word, or leave it empty"
+            f"The initializer '{init_word}' has no tokens",
+            "embedding.init_word",
+            "write a word, or leave it empty",
+            code="embedding.empty-initializer",
         )
     return torch.stack([table[ids[index % len(ids)]] for index in range(count)])
