@@ -55,46 +55,10 @@ def idle_group(group: str, idle: dict[str, str]) -> str:
 
 def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
     """What the chosen method asks for before a start: {"text", "fields": [[words, path], ...]}. model: see Checks.model"""
-    said: dict[str, Any] = {"text": "", "fields": []}
-    kind = job.method.kind
-    if kind == "dreambooth":
-        said = _dreambooth(job, model)
-    if kind == "fine_tune":
-        text = f"Every image needs its own caption. {_size(job, model)}"
-        said = {"text": text, "fields": [["Save interval", "saving.save_every_n_epochs"]]}
-    if kind == "embedding":
-        said = _new_word(job, model)
+    text, fields = job.method.spec.needs(job, model["family"], _size(job, model))
     if usual_rate(job):
-        said["fields"].append(["Learning rate", "optimizer.learning_rate"])
-    return said
-
-
-def _dreambooth(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
-    held = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularization"]
-    size = _size(job, model)
-    keeps = [["Prior preservation", "method.prior"], ["Class caption", "method.class_caption"]]
-    if job.method.prior == "model":
-        return {
-            "text": f"The frozen base model preserves the class; no regularization images are needed. {size}",
-            "fields": keeps,
-        }
-    if held:
-        folders = "1 folder" if len(held) == 1 else f"{len(held)} folders"
-        weight = ["Prior loss weight", "dataset.prior_loss_weight"]
-        return {
-            "text": f"Regularization images from {folders} preserve the class. {size}",
-            "fields": [weight, keeps[0]],
-        }
-    text = f"Without regularization images the model forgets the rest of the class: add some, or use the frozen base model. {size}"
-    return {"text": text, "fields": [["Add regularization images", "dataset.sources"], keeps[0]]}
-
-
-def _new_word(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
-    encoders = "both text encoders of SDXL" if model["family"] == "SDXL" else "the text encoder"
-    text = f"The embedding is trained in {encoders}; the model is frozen. The file is a few kilobytes."
-    if not job.embedding.words:
-        text = "Enter a new token, and a known word close in meaning. " + text
-    return {"text": text, "fields": []}
+        fields = [*fields, ["Learning rate", "optimizer.learning_rate"]]
+    return {"text": text, "fields": fields}
 
 
 def _size(job: TrainJob, model: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The layout is what docs/architecture.md says: imports point one way, files stay small, the core knows no page."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -78,4 +79,25 @@ def test_the_entry_stays_small():
 def test_nothing_is_left_unfinished():
     words = ("raise NotImplementedError", "TO" + "DO", "FIX" + "ME")
     found = [f"{path.relative_to(ROOT)}: {word}" for path in FILES for word in words if word in path.read_text("utf-8")]
+    assert not found
+
+
+def test_methods_are_asked_not_compared():
+    """What depends on the method is answered by its spec: no file outside of core/methods compares its name or class."""
+    compared = re.compile(r"method\.kind\s*(==|!=|in\b|not in\b)|isinstance\([^)]*Method\)")
+    asked = [path for path in FILES if "methods" not in path.parts and compared.search(path.read_text("utf-8"))]
+    assert not asked
+
+
+def test_training_needs_no_escape_from_types():
+    """No `type: ignore` in what trains, and a loaded model is never `Any`."""
+    trains = ("training", "methods", "networks", "families", "diffusion", "optimization", "generation")
+    escapes = ("type: ignore", "components: Any")
+    found = {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if path.parts[-2] in trains or path.parts[-3] in trains
+        for word in escapes
+        if word in path.read_text("utf-8")
+    }
     assert not found

@@ -13,9 +13,8 @@ from core.settings.base import Settings
 def add_choice(model: type[Settings], name: str, choice: str, label: str) -> None:
     """Let the setting `name` of a group take one more value. Jobs that hold the group are to be rebuilt after it."""
     info = model.__pydantic_fields__[name]
-    if choice in get_args(info.annotation):
-        return
-    info.annotation = Literal[(*get_args(info.annotation), choice)]  # type: ignore[assignment]
+    if choice not in get_args(info.annotation):
+        info.annotation = Literal[(*get_args(info.annotation), choice)]  # type: ignore[assignment]
     extra = info.json_schema_extra
     assert isinstance(extra, dict)
     about = extra["about"]

@@ -19,7 +19,7 @@ class ImageSettings(Settings):
         512,
         title="Resolution",
         first="step",
-        brief="Pixels, such as 512 or 512 x 768.",
+        brief="In pixels.",
         unit="pixels",
         level="shown",
         kohya="resolution",

@@ -46,6 +46,7 @@ class PartSize(Protocol):
 
 
 Parts = Mapping[str, PartSize]
+Needs = tuple[str, list[list[str]]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class MethodSpec:
     logged           how its trackers name learning rates: part -> name; the others are lr/<part>
     problems         rules of its own, besides those of every method
     unused           (dotted path, reason) of settings that it does not use
+    needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
     preserves_class  the model itself stays as it is, and so does a class: no prior preservation
     """
 
@@ -84,6 +86,7 @@ class MethodSpec:
     settings: type[Settings] | None = None
     problems: Callable[[TrainJob], Iterable[Problem]] = lambda job: ()
     unused: Callable[[TrainJob], Iterable[tuple[str, str]]] = lambda job: ()
+    needs: Callable[[TrainJob, str, str], Needs] = lambda job, family, size: ("", [])
     preserves_class: bool = False
 
 

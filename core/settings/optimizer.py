@@ -31,7 +31,7 @@ class OptimizerSettings(Settings):
         1e-4,
         title="Learning rate",
         first="step",
-        brief="Step size of the optimizer.",
+        brief="Optimizer step size.",
         level="shown",
         kohya="learning_rate",
         help="1e-4 for a LoRA of SD 1.5, 2e-6 for a full model, 5e-3 for an embedding. Too high damages the model, too low trains nothing.",

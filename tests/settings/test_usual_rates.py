@@ -2,6 +2,7 @@
 
 import pytest
 
+from core.settings.base import declared
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.methods import methods
@@ -118,4 +119,6 @@ def test_rates_are_written_as_people_write_them(number, text):
 
 
 def test_all_methods_are_declared():
+    labels = next(entry.labels for entry in declared(TrainJob) if entry.path == "method.kind")
+    assert labels == {name: spec.title for name, spec in methods().items()}
     assert methods().keys() == set(KINDS) and all(spec.usual for spec in methods().values())

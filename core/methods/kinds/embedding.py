@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core import extensions
-from core.settings.methods import MethodSpec, Parts, Usual, register
+from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
 
 if TYPE_CHECKING:
     from core.methods import Method, MethodInputs
@@ -30,6 +30,14 @@ def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, 
     return {name: rows * int(parts[name].config.get("hidden_size", 768)) for name in texts}
 
 
+def _needs(job: TrainJob, family: str, size: str) -> Needs:
+    encoders = "both text encoders of SDXL" if family == "SDXL" else "the text encoder"
+    text = f"The embedding is trained in {encoders}; the model is frozen. The file is a few kilobytes."
+    if not job.embedding.words:
+        text = "Enter a new token, and a known word close in meaning. " + text
+    return text, []
+
+
 register(
     MethodSpec(
         name="embedding",
@@ -47,6 +55,7 @@ register(
         group="embedding",
         problems=extensions.later(RULES, "problems"),
         unused=extensions.later(RULES, "unused"),
+        needs=_needs,
         preserves_class=True,
     )
 )

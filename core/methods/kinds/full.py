@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core import extensions
-from core.settings.methods import MethodSpec, Parts, Usual, register
+from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
 
 if TYPE_CHECKING:
     from core.methods import Method, MethodInputs
@@ -34,6 +34,25 @@ def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, 
     return {name: parts[name].numbers for name, trains in asked.items() if trains and name in parts}
 
 
+def _dreambooth_needs(job: TrainJob, family: str, size: str) -> Needs:
+    held = [source for source in job.dataset.all_sources() if source.enabled and source.role == "regularization"]
+    keeps = [["Prior preservation", "method.prior"], ["Class caption", "method.class_caption"]]
+    if job.method.prior == "model":
+        return f"The frozen base model preserves the class; no regularization images are needed. {size}", keeps
+    if held:
+        folders = "1 folder" if len(held) == 1 else f"{len(held)} folders"
+        fields = [["Prior loss weight", "dataset.prior_loss_weight"], keeps[0]]
+        return f"Regularization images from {folders} preserve the class. {size}", fields
+    text = (
+        "Without regularization images the model forgets the rest of the class: add some, or use the frozen base model."
+    )
+    return f"{text} {size}", [["Add regularization images", "dataset.sources"], keeps[0]]
+
+
+def _fine_tune_needs(job: TrainJob, family: str, size: str) -> Needs:
+    return f"Every image needs its own caption. {size}", [["Save interval", "saving.save_every_n_epochs"]]
+
+
 RULES = "core.settings.rules.full_model"
 TEXT_ENCODER = Usual(1e-7, 1e-6, 1e-5)
 LOGGED = {"text_encoder": "lr/text_encoder1", "text_encoder_2": "lr/text_encoder2"}
@@ -54,6 +73,7 @@ register(
         logged=LOGGED,
         problems=extensions.later(RULES, "problems"),
         unused=extensions.later(RULES, "unused"),
+        needs=_dreambooth_needs,
     )
 )
 register(
@@ -72,5 +92,6 @@ register(
         logged=LOGGED,
         problems=extensions.later(RULES, "problems"),
         unused=extensions.later(RULES, "unused"),
+        needs=_fine_tune_needs,
     )
 )

@@ -90,7 +90,7 @@ def _to_peft(tensors: Mapping[str, Tensor], dtype: Any) -> dict[str, Tensor]:
 register(
     NetworkKind(
         name="lora",
-        title="LoRA (LierLa, or C3Lier with a conv rank)",
+        title="LoRA",
         keys=(DOWN, UP),
         optional=(ALPHA,),
         input_key=DOWN,

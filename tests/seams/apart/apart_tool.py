@@ -87,7 +87,7 @@ def test_it_is_handed_in_from_another_terminal(engine, folder):
 
 
 def test_it_pauses_resumes_and_stops_at_its_checks(engine, folder):
-    identity = engine.submit("count", job_of(folder, seconds=0.5))
+    identity = engine.submit("count", job_of(folder, seconds=3))
     wait_until(lambda: engine.progress(identity)["done"] > 0)
     run = engine.progress(identity)["run"]
     engine.command(run, "pause")
@@ -136,7 +136,7 @@ def test_the_page_draws_its_form_and_shows_its_work(tmp_path, engine, folder):
     form.act(event("field", "suffix", ".txt"))
     form.act(event("go", "", str(folder)))
     wait_until(lambda: tools.parts("Tools", {})["works"][0]["state"] == "done", 120)
-    form.act(event("field", "seconds", "0.5"))
+    form.act(event("field", "seconds", "3"))
     form.act(event("go", "", str(folder)))
     (work, _) = tools.parts("Tools", {})["works"]
     for command, state in (("pause", "paused"), ("resume", "running")):
