@@ -224,7 +224,8 @@ def test_a_refused_job_and_an_image_of_nan_keep_the_loaded_model(workspace, monk
     with pytest.raises(ProblemsError):
         run_generate(job_of(steps=1, loras=[LoraUse(file=str(damaged))]), workspace, store=store)
     with monkeypatch.context() as patch:
-        patch.setattr("core.families.vae.decode_latents", lambda vae, latents: torch.full((1, 3, 64, 64), float("nan")))
+        nan = torch.full((1, 3, 64, 64), float("nan"))
+        patch.setattr(family("sd1"), "decode_latents", lambda vae, latents: nan)
         with refused("image.nan"):
             run_generate(job_of(steps=1), workspace, store=store)
     run_generate(job_of(steps=1, prompt="a (fox:1.2.3)", prompt_weights=False), workspace, store=store)

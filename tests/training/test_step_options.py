@@ -17,9 +17,10 @@ def seen(monkeypatch):
     """The timesteps and keyword arguments of each call of `training_loss`."""
     calls = []
 
-    def watched(predict, latents, noise, timesteps, settings, **more):
-        calls.append({"latents": latents, "noise": noise, "timesteps": timesteps, **more})
-        return update_loss(predict, latents, noise, timesteps, settings, **more)
+    def watched(objective, predict, latents, noises, timesteps, **more):
+        bars = {"alpha_bar": objective.alpha_bar}
+        calls.append({"latents": latents, "timesteps": timesteps} | vars(noises) | bars | more)
+        return update_loss(objective, predict, latents, noises, timesteps, **more)
 
     update_loss = update.training_loss
     monkeypatch.setattr(update, "training_loss", watched)
@@ -30,8 +31,8 @@ def test_every_option_reaches_the_loss(train, seen):
     assert train(noise=EVERYTHING, schedule={"max_train_steps": 2}).start() == "done"
     for call in seen:
         count = len(call["timesteps"])
-        assert call["noise"].shape == call["multires_noise"].shape == call["perturbation_noise"].shape
-        assert call["offset_noise"].shape == (count, 4, 1, 1)
+        assert call["noise"].shape == call["multires"].shape == call["perturbation"].shape
+        assert call["offset"].shape == (count, 4, 1, 1)
         assert call["offset_strength"].shape == call["perturbation_strength"].shape == (count,)
         assert int(call["timesteps"].max()) < 900 and float(call["alpha_bar"][-1]) > 0
 
