@@ -200,7 +200,7 @@ def in_float64(monkeypatch):
         run = assemble(builder, components, *rest)
         for weight in run.parameters:
             weight.data = weight.data.double()
-        if frozen := getattr(run.method, "frozen", None):  # packed for float32
+        if frozen := getattr(run.method, "_frozen", None):  # packed for float32
             uninstall(frozen)
             frozen.double()
         return run
