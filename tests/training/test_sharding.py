@@ -255,7 +255,7 @@ def test_losses_of_fp16_are_scaled_and_an_overflow_halves_the_scale(train):
     assert training.start() == "done" and all(loss < 10 for loss in training.losses().values())
 
 
-@pytest.mark.parametrize(("which", "ticks"), [("none", [0, 1, 2, 3]), ("kohya", [0, 0, 1, 1])])
+@pytest.mark.parametrize(("which", "ticks"), [("none", [0, 1, 2, 3]), ("sd-scripts-0.10", [0, 0, 1, 1])])
 def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train, monkeypatch, which, ticks):
     """The gradients of the first and the third step overflow. In the second life the curve stands where it stood."""
     rates, backward = [], ShardedStepper.backward
