@@ -87,7 +87,11 @@ class Copies:
 
     def _copy(self, source: Path, folder: Path, task: Any) -> Copied:
         self._page.roots.check_written(folder, WHERE)  # a link may have been put there since
-        return copy_into(source, folder, task.token, task.report)
+
+        def report(share: float, text: str) -> None:
+            task.stage(text, round(share * 1000), 1000)
+
+        return copy_into(source, folder, task.token, report)
 
     def cancel(self, run: str, name: str) -> None:
         going = self._copies.get(str(self._file(run, name)))

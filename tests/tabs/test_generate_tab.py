@@ -21,6 +21,7 @@ from tabs import generate_form as form
 from tabs import generate_view as view
 from tabs.generate import Desk
 from tests.models import tiny_file
+from tests.refusals import refused
 
 
 class Engine:
@@ -171,13 +172,13 @@ def test_an_image_without_settings_changes_nothing_and_says_why(desk, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     before = desk._values()
     desk.read(str(tmp_path / "plain.png"))
-    assert "holds no settings" in said(desk) and desk._values() == before
+    assert "image.no-settings" in said(desk) and desk._values() == before
 
 
 def test_what_an_image_used_and_is_not_here_is_said(desk, tmp_path):
     file = draw(tmp_path / "in.png", loras=[{"file": f"models/{HOSTILE}", "strength": 1}])
     desk.read(str(file))
-    assert "There is no LoRA" in said(desk)
+    assert "lora.not-found" in said(desk)
     assert desk._values()["loras"] == []
 
 
@@ -206,7 +207,7 @@ def test_embeddings_are_chosen_from_the_list_kept_and_drawn_with(desk):
     assert desk._widgets()[-2].value == [name]
     press(desk, embeddings=[name, f"brabol={name}"])
     assert desk.page.engine.jobs[0].generate.embeddings == [name, f"brabol={name}"]
-    with pytest.raises(ProblemsError, match="no embedding 'gone'"):
+    with refused("embedding.not-found", "gone"):
         press(desk, embeddings=["gone"])
     assert len(desk.page.engine.jobs) == 1
 
@@ -216,7 +217,7 @@ def test_an_image_brings_its_embeddings_and_says_which_are_not_here(desk, tmp_pa
     file = draw(tmp_path / "in.png", embeddings=["outputs/runs/r/checkpoints/zunkel.safetensors", f"a={HOSTILE}"])
     desk.read(str(file))
     assert desk._values()["embeddings"] == ["outputs/runs/r/checkpoints/zunkel.safetensors"]
-    assert "There is no embedding" in said(desk)
+    assert "embedding.not-found" in said(desk)
 
 
 def test_a_shared_page_draws_only_with_files_of_the_project(tmp_path):
@@ -299,7 +300,7 @@ def test_an_image_of_another_program_is_shown_all_the_same(desk):
     path = desk.page.workspace.images / "d" / "1.png"
     path.parent.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(path)
-    assert "holds no settings" in desk.gallery_act({}, event("open", "0"))[-1]
+    assert "no settings" in desk.gallery_act({}, event("open", "0"))[-1]
     (path.parent / "2.png").write_bytes(b"")
     assert desk._shown()[0].record.job is None
 

@@ -13,6 +13,7 @@ from core.engine.engine import Engine
 from core.record.problems import ProblemsError
 from tabs import runs_copy
 from tabs.runs import TAB, Desk
+from tests.refusals import refused
 
 RUN, FILE = "20260101-120000_one", "one-step00000020.safetensors"
 OTHER = "one-step00000040.safetensors"
@@ -88,7 +89,7 @@ def test_a_remembered_folder_that_is_gone_is_told(desk, loras):
     ended(desk)
     (loras / FILE).unlink()
     loras.rmdir()
-    with pytest.raises(ProblemsError, match="no such folder"):
+    with refused("copy.missing-folder"):
         desk.act({"open": RUN}, event("copy", OTHER))
     assert not loras.exists()
 
