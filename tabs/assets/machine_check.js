@@ -2,7 +2,7 @@
 /* The card of Tools that checks this machine: a button, how far it is, and a table of what was found. */
 (() => {
   const atelier = window.atelier, {h, text} = atelier;
-  const WORDS = {ok: "ok", slower: "slower way", absent: "not there", failed: "failed", skipped: "skipped", looking: "checking"};
+  const WORDS = {ok: "ok", slower: "limited", absent: "unavailable", failed: "failed", skipped: "skipped", looking: "checking"};
   const part = (name) => document.querySelector(`[data-machine-check="${name}"]`);
 
   const row = (line) => h("tr", {class: `check-${line.state}`, "data-item": line.name},
