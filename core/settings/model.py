@@ -14,7 +14,7 @@ class ModelSettings(Settings):
         "models/starter",
         title="Base model",
         first="model",
-        brief="A file, a diffusers folder, or owner/name on the Hub.",
+        brief="A file, a folder, or a Hub name.",
         level="shown",
         widget="model",
         kohya="pretrained_model_name_or_path",

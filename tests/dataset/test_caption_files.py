@@ -101,7 +101,7 @@ def test_an_empty_caption_file_is_an_empty_caption_and_said(tmp_path, content):
 def test_a_caption_file_of_megabytes_is_not_taken_for_a_caption(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"x" * (2 << 20))
     caption = read_caption(image(tmp_path, words="fox"), CaptionSettings())
-    assert caption.text == "fox" and "1 MB" in caption.problem.what
+    assert caption.text == "fox" and "1.0 MB" in caption.problem.what
 
 
 def test_windows_line_ends_are_line_ends(tmp_path):
