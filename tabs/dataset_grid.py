@@ -162,7 +162,7 @@ def _hold(number: int, name: str, state: str) -> str:
     ticked = " checked" if state == "named" else ""
     return (
         f'<label class="switch hold"><input type="checkbox" data-act="hold" data-arg="{number}"{ticked} '
-        f'aria-label="Use {esc(name)} for validation"><span>use for validation</span></label>'
+        f'aria-label="Use {esc(name)} for validation"><span>validate</span></label>'
     )
 
 
