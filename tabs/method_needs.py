@@ -10,6 +10,7 @@ from typing import Any
 from core.record.problems import ProblemsError
 from core.record.units import size_words
 from core.settings.job import TrainJob
+from core.settings.methods import spec_of
 from core.settings.optimizers import Argument, Entry, catalog, find
 from core.settings.rates import scale_sentence
 from core.settings.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
@@ -55,7 +56,7 @@ def idle_group(group: str, idle: dict[str, str]) -> str:
 
 def needs(job: TrainJob, model: Mapping[str, Any]) -> dict[str, Any]:
     """What the chosen method asks for before a start: {"text", "fields": [[words, path], ...]}. model: see Checks.model"""
-    text, fields = job.method.spec.needs(job, model["family"], _size(job, model))
+    text, fields = spec_of(job).needs(job, model["family"], _size(job, model))
     if usual_rate(job):
         fields = [*fields, ["Learning rate", "optimizer.learning_rate"]]
     return {"text": text, "fields": fields}

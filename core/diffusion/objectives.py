@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from core import extensions
 from core.settings.base import Settings
-from core.settings.growth import add_choice, add_group, rebuild
+from core.settings.growth import add_choice, add_group
+from core.settings.noise import NoiseSettings
 
 if TYPE_CHECKING:
     from core.diffusion.objective import Objective
@@ -35,15 +36,11 @@ OBJECTIVES: dict[str, ObjectiveKind] = {}
 
 def register(kind: ObjectiveKind, *, choice: bool = True) -> None:
     """Offer an objective. choice: a person may choose it for any model; else only families ask for it."""
-    from core.settings.job import TrainJob
-    from core.settings.noise import NoiseSettings
-
     OBJECTIVES[kind.name] = kind
     if choice:
         add_choice(NoiseSettings, "objective", kind.name, kind.title)
     if kind.settings is not None:
-        add_group(TrainJob, kind.name, kind.settings, kind.title)
-    rebuild(TrainJob)
+        add_group(NoiseSettings, kind.name, kind.settings, kind.title)
 
 
 def make_objective(job: TrainJob, own: str, prediction: str, device: str) -> Objective:

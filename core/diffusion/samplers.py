@@ -12,7 +12,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.settings.growth import add_choice, rebuild
+from core.settings.class_images import ClassImageSettings
+from core.settings.generate import GenerateSettings
+from core.settings.growth import add_choice
+from core.settings.samples import SAMPLER_LABELS, SampleSettings
 
 from .schedule import BETA_END, BETA_START, TIMESTEPS, schedule_in_force
 
@@ -191,17 +194,10 @@ def register(name: str, title: str, make: Callable[[str, bool], Any]) -> None:
 
     make   (what the model predicts, zero terminal SNR) -> a fresh scheduler with diffusers' interface
     """
-    from core.settings.class_images import ClassImageSettings
-    from core.settings.generate import GenerateSettings
-    from core.settings.job import ClassImagesJob, GenerateJob, TrainJob
-    from core.settings.samples import SAMPLER_LABELS, SampleSettings
-
     SAMPLERS[name], SAMPLER_LABELS[name] = make, title
     add_choice(SampleSettings, "sample_sampler", name, title)
     add_choice(GenerateSettings, "sampler", name, title)
     add_choice(ClassImageSettings, "sampler", name, title)
-    for job in (TrainJob, GenerateJob, ClassImagesJob):
-        rebuild(job)
 
 
 def make_sampler(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from core.formats.detect import FAMILY_NAMES, RECOGNIZERS, ModelKind, Recognizer, identify
 from core.record.problems import ProblemsError
-from core.settings.growth import add_choice, rebuild
-from core.settings.job import ClassImagesJob, GenerateJob, TrainJob
+from core.settings.growth import add_choice
 from core.settings.model import ModelSettings
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ def register(name: str, title: str, module: str, recognizes: Recognizer) -> None
     FAMILIES[name], FAMILY_NAMES[name] = module, title
     RECOGNIZERS.append(recognizes)
     add_choice(ModelSettings, "family", name, title)
-    for job in (TrainJob, GenerateJob, ClassImagesJob):
-        rebuild(job)
 
 
 def family(name: str) -> Family:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.formats.model_spec import model_spec
-from core.settings.optimizers import optimizer_sentence, relative_steps
+from core.settings.optimizer import optimizer_sentence, relative_steps
 
 if TYPE_CHECKING:
     from core.settings.job import TrainJob

@@ -11,20 +11,11 @@ from core.optimization.averaging import ready_to_train
 from core.optimization.groups import Group
 from core.optimization.seeded import seed_steps
 from core.record.problems import Problem, ProblemsError, raise_if_errors
-from core.settings.optimizers import (
-    Entry,
-    argument_problems,
-    arguments_in_force,
-    find,
-    given_arguments,
-    relative_steps,
-    type_problem,
-)
+from core.settings.optimizer import OptimizerSettings, arguments_in_force, given_arguments, relative_steps
+from core.settings.optimizers import Entry, argument_problems, find, type_problem
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-
-    from core.settings.optimizer import OptimizerSettings
 
 WHERE = "optimizer.optimizer_type"
 FUSED = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")  # one kernel per step, on every device

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.settings.optimizers import averages, relative_steps
+from core.settings.optimizer import OptimizerSettings, relative_steps
+from core.settings.optimizers import averages
 from core.settings.rates import effective_rates, scale_factor
 from core.settings.schedule import ScheduleSettings, read_step_rules, steps_of
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from core.settings.job import TrainJob
-    from core.settings.optimizer import OptimizerSettings
 
 FLOOR = 1e-7  # the polynomial's default end (transformers' lr_end)
 

@@ -6,13 +6,10 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
-
-if TYPE_CHECKING:
-    from core.settings.job import TrainJob
 
 # What a setting's text can name: a path; a path or the name of something that lies in models/ or outputs/; one with a word
 # before it (word=file); a part of a file's or folder's name; a training state here or on the hub; a model to fetch; a repository to upload to; a tracker; its settings.
@@ -30,7 +27,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-    def summary(self, job: TrainJob) -> str:
+    def summary(self) -> str:
         """The group in one line, as a closed group of the form shows it; empty lists what is not at its default."""
         return ""
 

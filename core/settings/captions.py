@@ -178,7 +178,7 @@ class CaptionSettings(Settings):
     )
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         parts = ["as written"]
         if self.shuffle_caption:
             parts = ["tags shuffled" + (f", first {self.keep_tokens} kept" if self.keep_tokens else "")]

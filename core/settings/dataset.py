@@ -81,7 +81,7 @@ class DatasetSettings(ImageSettings):
             short.append(Source(folder=self.reg_data_dir, role="regularization"))
         return short + [source for source in self.sources if source.enabled]
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         size = self.resolution
         parts = [
             f"{size[0]} x {size[1]} pixels" if isinstance(size, tuple) else f"{size} pixels",

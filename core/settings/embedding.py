@@ -66,7 +66,7 @@ class EmbeddingSettings(Settings):
             return [given[0] if given else None] * len(self.words)
         return [given[index] if index < len(given) else None for index in range(len(self.words))]
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         parts = [f"token '{self.token_string}'" if self.token_string else "no token"]
         parts += [f"{self.num_vectors_per_token} vectors"] if self.num_vectors_per_token > 1 else []
         parts += [f"initializer '{self.init_word}'"] if self.init_word else []

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from core.settings.base import Settings
+from core.settings.base import Job, Settings
 
 
 def add_choice(model: type[Settings], name: str, choice: str, label: str) -> None:
-    """Let the setting `name` of a group take one more value. Jobs that hold the group are to be rebuilt after it."""
+    """Let the setting `name` of a group take one more value."""
     info = model.__pydantic_fields__[name]
     if choice not in get_args(info.annotation):
         info.annotation = Literal[(*get_args(info.annotation), choice)]  # type: ignore[assignment]
@@ -21,19 +22,25 @@ def add_choice(model: type[Settings], name: str, choice: str, label: str) -> Non
     assert isinstance(about, dict)
     about["labels"] = {**about["labels"], choice: label}  # type: ignore[dict-item]
     model.model_rebuild(force=True)
+    for job in _jobs_with(model):
+        job.model_rebuild(force=True)
 
 
-def add_group(job: type[Settings], name: str, settings: type[Settings], title: str, chosen_by: str = "") -> None:
-    """Give a job one more group of settings, after those it has. chosen_by: the setting ("network.kind") whose choice has the
-    group's name; the form shows the group only while it is chosen."""
-    for each in (job, *job.__subclasses__()):
+def add_group(beside: type[Settings], name: str, settings: type[Settings], title: str, chosen_by: str = "") -> None:
+    """Give the jobs with the group `beside` one more, after those they have. chosen_by: the setting ("network.kind") whose
+    choice has the group's name; the form shows the group only while it is chosen."""
+    jobs = list(_jobs_with(beside))
+    assert jobs, f"no job has {beside.__name__} yet: extensions come after core.settings.job"
+    for job in jobs:
         info: FieldInfo = Field(default_factory=settings, title=title, json_schema_extra={"chosen_by": chosen_by})  # type: ignore[assignment]
         info.annotation = settings
-        each.__pydantic_fields__.setdefault(name, info)
-    rebuild(job)
+        job.__pydantic_fields__.setdefault(name, info)
+        job.model_rebuild(force=True)
 
 
-def rebuild(job: type[Settings]) -> None:
-    """Let a job, and those made from it, see how its groups are declared now."""
-    for each in (job, *job.__subclasses__()):
-        each.model_rebuild(force=True)
+def _jobs_with(group: type[Settings], made_from: type[Job] = Job) -> Iterator[type[Job]]:
+    """The jobs that have a group; those made from others come after them."""
+    for job in made_from.__subclasses__():
+        if any(info.annotation is group for info in job.model_fields.values()):
+            yield job
+        yield from _jobs_with(group, job)

@@ -49,6 +49,6 @@ class HubSettings(Settings):
         help="Also uploads training states, which are two to three times as large.",
     )
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         name = self.huggingface_repo_id
         return f"to {name}, {self.huggingface_repo_visibility}" if name else "off"

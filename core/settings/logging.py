@@ -82,6 +82,6 @@ class LoggingSettings(Settings):
         help="No progress bar that redraws itself. For log files and consoles that cannot redraw a line.",
     )
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         words = self.label("log_with")
         return f"{words}, with the settings" if self.log_config and self.log_with != "none" else words

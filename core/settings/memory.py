@@ -222,7 +222,7 @@ class MemorySettings(Settings):
         """Whether a frozen U-Net is stored in fp8."""
         return self.fp8_base or self.fp8_base_unet
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         auto = self.mixed_precision == "auto"
         checkpointing = "gradient checkpointing" if self.gradient_checkpointing else "no gradient checkpointing"
         return f"{'automatic precision' if auto else self.label('mixed_precision')}, {checkpointing}"

@@ -7,7 +7,9 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from core.settings.base import Settings, setting
-from core.settings.methods import Changes, MethodSpec, methods
+
+Changes = Literal["network", "model", "embedding"]
+CHANGES: dict[str, Changes] = {}  # by method; core/settings/methods.py registers
 
 
 class MethodSettings(Settings):
@@ -111,21 +113,16 @@ class MethodSettings(Settings):
         return value
 
     @property
-    def spec(self) -> MethodSpec:
-        """What the chosen method answers."""
-        return methods()[self.kind]
-
-    @property
     def changes(self) -> Changes:
         """What trains: "network", "model" or "embedding"."""
-        return self.spec.changes
+        return CHANGES[self.kind]
 
     @property
     def whole_model(self) -> bool:
         """Whether the full model is trained."""
         return self.changes == "model"
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         parts = [self.label("kind")]
         parts += ["text encoder too"] if self.train_text_encoder == "yes" else []
         return ", ".join(parts + (["EMA"] if self.ema else []))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from core import extensions
 from core.record.problems import Problem
 from core.settings.base import Settings
-from core.settings.growth import add_choice, add_group, rebuild
+from core.settings.growth import add_choice, add_group
+from core.settings.method import CHANGES, Changes, MethodSettings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
     from core.settings.job import TrainJob
 
-Changes = Literal["network", "model", "embedding"]
 MARGIN = 3  # a rate this many times outside the usual range gets advice
 
 
@@ -99,13 +99,14 @@ def methods() -> dict[str, MethodSpec]:
     return METHODS
 
 
+def spec_of(job: TrainJob) -> MethodSpec:
+    """What the chosen method answers."""
+    return methods()[job.method.kind]
+
+
 def register(spec: MethodSpec) -> None:
     """Offer a method: from now on the page, presets, the command line and trainings know it."""
-    from core.settings.job import TrainJob  # which asks for the extensions itself
-    from core.settings.method import MethodSettings
-
-    METHODS[spec.name] = spec
+    METHODS[spec.name], CHANGES[spec.name] = spec, spec.changes
     add_choice(MethodSettings, "kind", spec.name, spec.title)
     if spec.settings is not None:
-        add_group(TrainJob, spec.group, spec.settings, spec.title)
-    rebuild(TrainJob)
+        add_group(MethodSettings, spec.group, spec.settings, spec.title)

@@ -66,7 +66,7 @@ class ModelSettings(Settings):
         """Whether SDXL's text projection is read from single files as sd-scripts reads it."""
         return self.compatibility != "none"
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         parts = [f"VAE {self.vae}" if self.vae else "own VAE"]
         parts += [f"family {self.family}"] if self.family != "auto" else []
         parts += [f"{self.prediction} prediction"] if self.prediction != "auto" else []

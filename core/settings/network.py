@@ -249,7 +249,7 @@ class NetworkSettings(Settings):
         """Whether residual and resampling blocks get a LoRA, with or without their 3x3 convolutions."""
         return self.trains_conv or (bool(self.base_weights) and self.base_weights_layers == "kohya")
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         parts = [f"{self.label('kind')} rank {self.rank}", f"alpha {number_text(self.alpha)}"]
         parts += [f"conv rank {self.conv_rank}"] if self.conv_rank else []
         parts += ["by block"] if self.block_dims or self.conv_block_dims or self.has_block_rates else []

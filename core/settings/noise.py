@@ -199,7 +199,7 @@ class NoiseSettings(Settings):
     def _zero_is_off(cls, value: Any) -> Any:
         return zero_is_off(value)
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         parts = [self.label("loss_type")] if self.loss_type != "l2" else []
         parts += [f"min-SNR {number_text(self.min_snr_gamma)}"] if self.min_snr_gamma else []
         parts += ["debiased"] if self.debiased_estimation_loss else []

@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, field_validator
 
 from core.record.units import number_text
 from core.settings.base import Settings, follows_compatibility, setting
-from core.settings.optimizers import parse_arguments
+from core.settings.optimizers import ADAFACTOR, COMMON, Entry, find, parse_arguments
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=-10, le=10)]  # negative rates unlearn; rules/learning_rate.py limits them
@@ -166,9 +166,39 @@ class OptimizerSettings(Settings):
         own = self.loraplus_unet_lr_ratio if part == "unet" else self.loraplus_text_encoder_lr_ratio
         return next((ratio for ratio in (own, self.loraplus_lr_ratio) if ratio is not None), 1.0)
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         rates, of_text = [("learning rate", self.learning_rate), ("U-Net", self.unet_lr)], self.text_encoder_lr
         numbers = of_text if isinstance(of_text, tuple) else (of_text,) if of_text is not None else ()
         parts = [f"{name} {number_text(rate)}" for name, rate in rates if rate is not None]
         parts += [f"text encoder {', '.join(map(number_text, numbers))}"] if numbers else []
         return ", ".join([self.label("optimizer_type"), *parts])
+
+
+def given_arguments(settings: OptimizerSettings) -> dict[str, Any]:
+    """What a job states of the optimizer's arguments: optimizer_args and the settings of the same name."""
+    common = {name: getattr(settings, name) for name in COMMON if getattr(settings, name) is not None}
+    return {
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in common.items()},
+        **settings.optimizer_args,
+    }
+
+
+def arguments_in_force(settings: OptimizerSettings, entry: Entry) -> dict[str, Any]:
+    """Those, over what the name stands for; lists as tuples, as the libraries have them."""
+    given = {**entry.implied, **given_arguments(settings)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def optimizer_sentence(settings: OptimizerSettings) -> str:
+    """The class and what was given to it, as sd-scripts writes it into files: "torch.optim.adamw.AdamW(eps=1e-06)"."""
+    entry = find(settings.optimizer_type)
+    name = settings.optimizer_type if entry is None else entry.definition or entry.path
+    arguments = given_arguments(settings) if entry is None else arguments_in_force(settings, entry)
+    words = ((key, tuple(value) if isinstance(value, list) else value) for key, value in arguments.items())
+    return f"{name}({','.join(f'{key}={value}' for key, value in words)})"
+
+
+def relative_steps(settings: OptimizerSettings) -> bool:
+    """Whether AdaFactor finds its rate itself: the library's default, and without effect on the others."""
+    entry = find(settings.optimizer_type)
+    return entry is not None and entry.path == ADAFACTOR and bool(settings.optimizer_args.get("relative_step", True))

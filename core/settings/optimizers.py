@@ -10,17 +10,14 @@ import ast
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.record.allowed import allowed_modules
 from core.record.problems import Problem
-
-if TYPE_CHECKING:
-    from core.settings.optimizer import OptimizerSettings
 
 FILE = Path(__file__).with_name("optimizers.json")
 
@@ -284,50 +281,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "(" + ", ".join(_plain(item) for item in value) + ")"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def given_arguments(settings: OptimizerSettings) -> dict[str, Any]:
-    """What a job states of the optimizer's arguments: optimizer_args and the settings of the same name."""
-    common = {name: getattr(settings, name) for name in COMMON if getattr(settings, name) is not None}
-    return {
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in common.items()},
-        **settings.optimizer_args,
-    }
-
-
-def arguments_in_force(settings: OptimizerSettings, entry: Entry) -> dict[str, Any]:
-    """Those, over what the name stands for; lists as tuples, as the libraries have them."""
-    given = {**entry.implied, **given_arguments(settings)}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-
-
-def optimizer_sentence(settings: OptimizerSettings) -> str:
-    """The class and what was given to it, as sd-scripts writes it into files: "torch.optim.adamw.AdamW(eps=1e-06)"."""
-    entry = find(settings.optimizer_type)
-    name = settings.optimizer_type if entry is None else entry.definition or entry.path
-    arguments = given_arguments(settings) if entry is None else arguments_in_force(settings, entry)
-    words = ((key, tuple(value) if isinstance(value, list) else value) for key, value in arguments.items())
-    return f"{name}({','.join(f'{key}={value}' for key, value in words)})"
-
-
-def relative_steps(settings: OptimizerSettings) -> bool:
-    """Whether AdaFactor finds its rate itself: the library's default, and without effect on the others."""
-    entry = find(settings.optimizer_type)
-    return entry is not None and entry.path == ADAFACTOR and bool(settings.optimizer_args.get("relative_step", True))
-
-
-def settings_problems(settings: OptimizerSettings, entry: Entry) -> list[Problem]:
-    """What is wrong with the optimizer's arguments, those that are settings of their own among them."""
-    given = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
-    own = {name: f"optimizer.{name}" for name in given}
-    where = "optimizer.optimizer_args"
-    found = argument_problems(given_arguments(settings), entry.arguments, entry.name, where, own)
-    fixes = {path: _empty_or(entry.arguments.get(name)) for name, path in own.items()}
-    return [replace(each, fix=fixes[each.where]) if each.where in fixes else each for each in found]
-
-
-def _empty_or(argument: Argument | None) -> str:
-    return "leave it empty (null)" if argument is None else f"leave it empty (null), or use {argument.words}"
 
 
 def argument_problems(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from core.settings.blocks import numbers
 from core.settings.concepts import concepts_of
+from core.settings.methods import spec_of
 
 if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
     from core.settings.job import TrainJob
@@ -28,12 +29,12 @@ def _images(job: TrainJob, processes: int) -> tuple[int, int, int]:
 
 def trains_unet(job: TrainJob) -> bool:
     """Whether the U-Net, or a network in it, is trained, unless its learning rate is 0."""
-    return job.method.spec.trains_unet(job)
+    return spec_of(job).trains_unet(job)
 
 
 def trains_text(job: TrainJob) -> bool:
     """Whether the text encoders, or a network in them, are trained, unless their learning rate is 0."""
-    return job.method.spec.trains_text(job)
+    return spec_of(job).trains_text(job)
 
 
 def has_frozen_blocks(job: TrainJob) -> bool:

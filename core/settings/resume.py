@@ -47,7 +47,7 @@ class ResumeSettings(Settings):
         help="Continues with the images that follow the initial step. Off starts with the images of the first step.",
     )
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         parts = ["from a training state"] if self.resume else []
         if self.initial_step is not None:
             parts += [f"at step {self.initial_step}"]

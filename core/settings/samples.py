@@ -123,7 +123,7 @@ class SampleSettings(Settings):
     def _also_called(cls, value: Any) -> Any:
         return sampler_name(value)
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         if not (self.sample_prompts or self.sample_prompts_file):
             return "no prompts, no samples"
         epochs, steps = every(self.sample_every_n_epochs), every(self.sample_every_n_steps)

@@ -238,7 +238,7 @@ class SavingSettings(Settings):
         help="Marks an embedding that belongs in the negative prompt.",
     )
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         periods = ((self.save_every_n_epochs, "epochs"), (self.save_every_n_steps, "steps"))
         parts = [f"every {period} {unit}" for period, unit in periods if every(period)]
         parts += [f"{self.save_n_evenly} spread evenly"] if every(self.save_n_evenly) else []

@@ -194,7 +194,7 @@ class ScheduleSettings(Settings):
             return parse_arguments(value)
         return value
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         warmup, batches = self.lr_warmup_steps, self.gradient_accumulation_steps
         parts = [self.label("lr_scheduler")]
         parts += [f"warmup {warmup}{' steps' if isinstance(warmup, int) else ''}"] if warmup else []

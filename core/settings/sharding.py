@@ -97,7 +97,7 @@ class ShardingSettings(Settings):
         """Whether the weights are partitioned too (ZeRO stage 3)."""
         return self.deepspeed and self.zero_stage == 3
 
-    def summary(self, job: object) -> str:
+    def summary(self) -> str:
         if not self.deepspeed:
             return "off"
         parts = (("optimizer", self.offload_optimizer_device), ("weights", self.offload_param_device))

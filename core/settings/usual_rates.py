@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.settings.blocks import COUNTS, block_rates
-from core.settings.methods import MARGIN, Usual
-from core.settings.optimizers import ADAFACTOR, adapts, find, relative_steps
+from core.settings.methods import MARGIN, Usual, spec_of
+from core.settings.optimizer import relative_steps
+from core.settings.optimizers import ADAFACTOR, adapts, find
 from core.settings.rates import effective_rates, trains_unet
 
 if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
@@ -55,7 +56,7 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
             None if part.endswith(" plus") else ADAPTING
         )  # rules/learning_rate.py reports that it does not support LoRA+
     which = "unet" if part.startswith("unet") else "text_encoder"
-    spec = job.method.spec
+    spec = spec_of(job)
     usual = spec.usual.get(which, next(iter(spec.usual.values()))).times(*_compared(job))
     if spec.changes == "network":
         # alpha / rank scales each update; common practice compensates only in part, so at most 3 times is suggested.

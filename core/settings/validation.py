@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from core.record.units import count
-from core.settings.base import Settings, every, setting
-
-if TYPE_CHECKING:
-    from core.settings.job import TrainJob
+from core.settings.base import Settings, setting
 
 
 class ValidationSettings(Settings):
@@ -60,15 +56,3 @@ class ValidationSettings(Settings):
         kohya="max_validation_steps",
         help="Validates on only this many batches, always the same, to save time. Empty or 0 uses all.",
     )
-
-    def summary(self, job: TrainJob) -> str:
-        share, sources = self.validation_split, [source for source in job.dataset.sources if source.enabled]
-        held = sum(bool(source.validation_images) + (source.role == "validation") for source in sources)
-        ways = {"auto": "best checkpoint by validation images", "training": "checkpoints measured on training images"}
-        parts = [f"{share:.0%} of the images" if share else ways.get(self.best_checkpoint, "no validation split")]
-        parts += [f"validation images in {count(held, 'folder')}"] if held else []
-        if share or held:
-            periods = ((self.validate_every_n_epochs, "epochs"), (self.validate_every_n_steps, "steps"))
-            moments = [f"every {period} {unit}" for period, unit in periods if every(period)]
-            parts += [f"measured {' and '.join(moments)}" if moments else "never measured"]
-        return ", ".join(parts)

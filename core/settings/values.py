@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.record.problems import Problem
-from core.record.units import number_text
-from core.settings.base import Declared, Settings
+from core.record.units import count, number_text
+from core.settings.base import Declared, Settings, every
 from core.settings.check import allowed
 from core.settings.dataset import Source
+from core.settings.job import TrainJob
 from core.settings.optimizers import literal
 from core.settings.presets import to_values
 
@@ -64,7 +65,25 @@ def summary(job: Settings, group: str) -> str:
     """A group in one line, as a closed group shows it: "LoRA rank 16, alpha 16". The group's own words, else which of its
     settings are not at their default."""
     settings = getattr(job, group)
-    return settings.summary(job) or _what_differs(settings, group)
+    if isinstance(job, TrainJob) and group == "validation":
+        return _validation(job)
+    return settings.summary() or _what_differs(settings, group)
+
+
+def _validation(job: TrainJob) -> str:
+    own, sources = job.validation, [source for source in job.dataset.sources if source.enabled]
+    share, held = (
+        own.validation_split,
+        sum(bool(each.validation_images) + (each.role == "validation") for each in sources),
+    )
+    ways = {"auto": "best checkpoint by validation images", "training": "checkpoints measured on training images"}
+    parts = [f"{share:.0%} of the images" if share else ways.get(own.best_checkpoint, "no validation split")]
+    parts += [f"validation images in {count(held, 'folder')}"] if held else []
+    if share or held:
+        periods = ((own.validate_every_n_epochs, "epochs"), (own.validate_every_n_steps, "steps"))
+        moments = [f"every {period} {unit}" for period, unit in periods if every(period)]
+        parts += [f"measured {' and '.join(moments)}" if moments else "never measured"]
+    return ", ".join(parts)
 
 
 def _what_differs(settings: Settings, group: str) -> str:

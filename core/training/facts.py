@@ -16,6 +16,7 @@ from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.workspace import resolve_path
 from core.settings.concepts import training_resolution
+from core.settings.methods import spec_of
 from core.training.dataset_facts import buckets_of, datasets_of, folders_of, tags_of
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def file_metadata(run: Run) -> dict[str, str]:
         network_args=kind.network_args(run.job),
         extra=run.method.metadata() | spoken_metadata(run) | _validation(run),
     )
-    saved = run.job.method.spec.saves
+    saved = spec_of(run.job).saves
     if saved == "embedding":
         return model_spec(run.job, facts, saved) | _schedule(run)
     if saved == "model":  # as sd-scripts: only files of networks say how they were trained

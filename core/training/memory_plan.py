@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core.formats.tensor_writer import type_named
 from core.networks.kinds import described
 from core.settings.concepts import concepts_of
+from core.settings.methods import spec_of
 from core.settings.optimizers import ADAFACTOR, find
 from core.settings.rates import trains_text, trains_unet
 from core.settings.rules.dataset import changes_by_chance
@@ -241,7 +242,7 @@ def _bytes(dtype: Any) -> int:
 
 def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
     """{part: numbers that train}."""
-    return job.method.spec.trained_numbers(job, facts.family, facts.parts)
+    return spec_of(job).trained_numbers(job, facts.family, facts.parts)
 
 
 def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], own: int) -> int:

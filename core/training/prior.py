@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from core.diffusion.text_states import join_texts
 from core.record.problems import Problem
 from core.record.queued import queued
+from core.settings.methods import spec_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def wanted(job: TrainJob) -> bool:
-    return not job.method.spec.preserves_class and job.method.prior == "model" and job.dataset.prior_loss_weight > 0
+    return not spec_of(job).preserves_class and job.method.prior == "model" and job.dataset.prior_loss_weight > 0
 
 
 def needs_untrained_model(job: TrainJob, placed: Sequence[Placed]) -> bool:
@@ -62,11 +63,11 @@ def _nothing_trained(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     """Folders that are only preserved: any with textual inversion, which never changes the model; else if all are."""
     kept = {each.concept.source.folder: each.concept.source.diff_output_preservation for each in placed}
     folders = [folder for folder, preserved in kept.items() if preserved]
-    if not folders or (len(folders) < len(kept) and not job.method.spec.preserves_class):
+    if not folders or (len(folders) < len(kept) and not spec_of(job).preserves_class):
         return []
     what = "These images are only preserved as the base model generates them, so nothing would be trained"
     fix = "turn off diff_output_preservation of the folder, or add a folder to train"
-    if job.method.spec.preserves_class:
+    if spec_of(job).preserves_class:
         fix = "turn off diff_output_preservation of the folder: textual inversion does not change the model"
     return [Problem(what, f"folder {folder}", fix, code="prior.nothing-to-train") for folder in folders]
 

@@ -32,6 +32,7 @@ from core.record.secrets import secret
 from core.record.workspace import resolve_path
 from core.settings.hub import HubSettings
 from core.settings.job import PrepareJob, TrainJob
+from core.settings.methods import spec_of
 from core.settings.rates import scale_factor
 from core.training.building import compile_blocks, load_trained, make_stepper, prepare_prior
 from core.training.checks import problems_before_start
@@ -105,7 +106,7 @@ class Builder:
         self.validation = Validation(job, self.report, self._length())
         self.files = network_files(job, context.workspace, self.memo)
         inputs = MethodInputs(job, context.workspace, self.seed, self.model, self.vae, self.files)
-        self.method: Method = job.method.spec.make(inputs)
+        self.method: Method = spec_of(job).make(inputs)
         self.precision = self._precision()
         self.prompts = prompts_of(job, self.model)
         self.prompt_texts: PromptTexts  # when the encoders are there

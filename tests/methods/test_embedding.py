@@ -15,6 +15,7 @@ from core.networks.files import NetworkFiles
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.settings.methods import spec_of
 from tests.refusals import refused
 
 STARTER = PROJECT / "models" / "starter"
@@ -114,7 +115,7 @@ def test_the_file_to_go_on_from_is_the_one_that_was_set(components, tmp_path):
     embedding = {"token_string": "zunkel", "embedding_weights": str(tmp_path / "given.safetensors")}
     job = build(TrainJob, {"method": {"kind": "embedding"}, "embedding": embedding})
     workspace = Workspace(tmp_path, PROJECT / "models", PROJECT / "presets")
-    own = job.method.spec.make(MethodInputs(job, workspace, 0, STARTER, None, NetworkFiles()))
+    own = spec_of(job).make(MethodInputs(job, workspace, 0, STARTER, None, NetworkFiles()))
     own.build(components)
     assert torch.equal(own.vectors("zunkel")["emb_params"], given)
 

@@ -20,7 +20,7 @@ from core.optimization.signatures import arguments_of
 from core.optimization.trial import Small, attempt
 from core.record import allowed
 from core.record.problems import ProblemsError
-from core.settings.optimizer import OptimizerSettings
+from core.settings.optimizer import OptimizerSettings, optimizer_sentence
 from core.settings.optimizers import (
     FILE,
     SHORT,
@@ -29,7 +29,6 @@ from core.settings.optimizers import (
     data,
     find,
     literal,
-    optimizer_sentence,
     parse_arguments,
     type_problem,
 )

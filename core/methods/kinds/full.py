@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core import extensions
-from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
+from core.settings.methods import MethodSpec, Needs, Parts, Usual, register, spec_of
 
 if TYPE_CHECKING:
     from core.methods import Method, MethodInputs
@@ -29,7 +29,7 @@ def _text_trains(by_default: bool, job: TrainJob) -> bool:
 
 def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
     """Every number of the parts that train."""
-    text = job.method.spec.trains_text(job)
+    text = spec_of(job).trains_text(job)
     asked = {"unet": True, "text_encoder": text, "text_encoder_2": text}
     return {name: parts[name].numbers for name, trains in asked.items() if trains and name in parts}
 

@@ -11,7 +11,7 @@ from core import extensions
 from core.formats import detect
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
-from core.settings.growth import add_choice, add_group, rebuild
+from core.settings.growth import add_choice, add_group
 from core.settings.network import NetworkSettings
 
 if TYPE_CHECKING:
@@ -80,13 +80,10 @@ def kinds() -> dict[str, NetworkKind]:
 
 def register(kind: NetworkKind) -> None:
     """Register a kind: from now on it is available on the page, in presets, on the command line, in trainings and files."""
-    from core.settings.job import TrainJob  # which loads the extensions itself
-
     KINDS[kind.name] = kind
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:
-        add_group(TrainJob, kind.name, kind.settings, kind.title, chosen_by="network.kind")
-    rebuild(TrainJob)
+        add_group(NetworkSettings, kind.name, kind.settings, kind.title, chosen_by="network.kind")
     if kind.input_key:
         detect.ADAPTER_INPUTS.add(kind.input_key)
     detect.ADAPTER_KEYS[kind.name] = kind.keys

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.blocks import COUNTS, numbers
 from core.settings.job import TrainJob
-from core.settings.optimizers import ADAFACTOR, adapts, averages, find, relative_steps
+from core.settings.optimizer import relative_steps
+from core.settings.optimizers import ADAFACTOR, adapts, averages, find
 from core.settings.rates import own_rates, trains_text
 
 FUSED = "memory.fused_backward_pass"

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
-from core.settings.optimizers import adapts, find, relative_steps
+from core.settings.methods import spec_of
+from core.settings.optimizer import relative_steps
+from core.settings.optimizers import adapts, find
 from core.settings.rates import own_rates, scale_factor, trains_text, trains_unet
 from core.settings.usual_rates import PLUS, Far, far_rates, short
 
@@ -42,7 +44,7 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         whose = f"{part}'s up matrices (LoRA+)" if plus else part
         usual = f"{short(far.usual.low)} to {short(far.usual.high)}"
         what = f"The learning rate of the {whose}, {short(far.rate)}, is far {far.way} the usual {usual} for "
-        what += f"{job.method.spec.words} with {optimizer}"
+        what += f"{spec_of(job).words} with {optimizer}"
         what += ", which adapts its learning rate" if adapts(job.optimizer.optimizer_type) else ""
         what += f": {HAPPENS[far.way]}"
         yield Problem(what, far.where, _fix(job, far), "advice", code="learning-rate.unusual")

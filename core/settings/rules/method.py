@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
-from core.settings.methods import methods
+from core.settings.methods import methods, spec_of
 
 FULL_MODEL_ONLY = ("train_text_encoder", "stop_text_encoder_training", "block_lr", "ema")
 EMA_OPTIONS = ("ema_decay", "ema_warmup", "ema_update_every", "ema_device", "ema_use")
@@ -16,7 +16,7 @@ LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encod
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    yield from job.method.spec.problems(job)
+    yield from spec_of(job).problems(job)
     if job.method.prior == "model" and job.dataset.prior_loss_weight == 0:
         what = "Prior preservation uses the base model, but the prior loss weight is 0"
         fix = "use 1, or set method.prior to images"
@@ -24,7 +24,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
-    method, own = job.method, job.method.spec
+    method, own = job.method, spec_of(job)
     yield from own.unused(job)
     owners = {spec.group: spec.words for spec in methods().values() if spec.group and spec.group != own.group}
     for entry in declared(TrainJob):

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
-from core.settings.optimizers import (
-    ADAFACTOR,
-    COMMON,
-    averages,
-    find,
-    relative_steps,
-    settings_problems,
-    type_problem,
-)
+from core.settings.optimizer import OptimizerSettings, given_arguments, relative_steps
+from core.settings.optimizers import ADAFACTOR, COMMON, Argument, Entry, argument_problems, averages, find, type_problem
 
 ARGUMENTS = "optimizer.optimizer_args"
 
@@ -31,7 +25,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             yield Problem(what, f"optimizer.{name}, {ARGUMENTS}", "keep one of them", code="optimizer.argument-twice")
     entry = find(own.optimizer_type)
     if entry is not None:
-        yield from settings_problems(own, entry)
+        yield from _argument_problems(own, entry)
         if entry.path == ADAFACTOR:
             yield from _adafactor(job)
         if averages(entry.name) and job.schedule.lr_warmup_steps:
@@ -40,6 +34,19 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             yield Problem(
                 what, "schedule.lr_warmup_steps", f"use {how}", "advice", code="optimizer.schedule-free-warmup"
             )
+
+
+def _argument_problems(settings: OptimizerSettings, entry: Entry) -> list[Problem]:
+    """What is wrong with the optimizer's arguments, those that are settings of their own among them."""
+    given = [name for name in COMMON if getattr(settings, name) is not None and name not in settings.optimizer_args]
+    own = {name: f"optimizer.{name}" for name in given}
+    found = argument_problems(given_arguments(settings), entry.arguments, entry.name, ARGUMENTS, own)
+    fixes = {path: _empty_or(entry.arguments.get(name)) for name, path in own.items()}
+    return [replace(each, fix=fixes[each.where]) if each.where in fixes else each for each in found]
+
+
+def _empty_or(argument: Argument | None) -> str:
+    return "leave it empty (null)" if argument is None else f"leave it empty (null), or use {argument.words}"
 
 
 def _adafactor(job: TrainJob) -> Iterator[Problem]:

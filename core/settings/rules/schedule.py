@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
-from core.settings.optimizers import argument_problems, averages, relative_steps
+from core.settings.optimizer import relative_steps
+from core.settings.optimizers import argument_problems, averages
 from core.settings.schedule import ARGUMENTS, read_step_rules, steps_of
 from core.settings.torch_curves import type_problems
 
