@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from core.dataset.caption_files import Caption, read_caption, save_caption
 from core.dataset.captions import plain_caption
-from core.dataset.scan import ImageInfo, scan_dataset
+from core.dataset.image_info import ImageInfo
+from core.dataset.scan import scan_dataset
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, raise_if_errors
 from core.settings.captions import CaptionSettings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from core.dataset.buckets import Placement, Size
 from core.dataset.caption_files import Caption
-from core.dataset.scan import ImageInfo
+from core.dataset.image_info import ImageInfo
 from core.settings.concepts import PLAIN, Concept
 from core.settings.dataset import DatasetSettings
 

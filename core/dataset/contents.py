@@ -14,7 +14,7 @@ from core.dataset.memo import Memo
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
-    from core.dataset.scan import ImageInfo
+    from core.dataset.image_info import ImageInfo
 
 _CHUNK = 1 << 20
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from core.dataset.files import MAX_REPEATS, printable, reachable
 from core.dataset.folders import Root
+from core.dataset.gathered import Gathered
 from core.dataset.image_info import ImageInfo, Scan, listed
 from core.dataset.memo import Memo
-from core.dataset.scan import Gathered
 from core.dataset.walk import File, file_at
 from core.record.allowed import FILE, allowed_modules
 from core.record.cancel import CancelToken

@@ -9,16 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.dataset.colors import BLACK, WHITE
+from core.dataset.image_info import ImageInfo
 from core.dataset.look import FACT, MEASURED_SIDE, Look, from_text, measure, to_text
 from core.dataset.memo import Memo
 from core.dataset.opening import BrokenImage, UnreachableImage, open_decoded, remarks
 from core.record.cancel import CancelToken
-
-if TYPE_CHECKING:
-    from core.dataset.scan import ImageInfo
 
 MOST_REMARK = 200  # letters
 ImageKey = tuple[str, str]

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.dataset.batches import Placed
 from core.dataset.files import printable
-from core.dataset.scan import ImageInfo
+from core.dataset.image_info import ImageInfo
 from core.record.problems import Problem
 
 Key = tuple[str, str]

@@ -15,10 +15,10 @@ from PIL import Image
 
 from core.dataset.contents import content_hashes
 from core.dataset.doctor_finding import Finding, Key, Patient, joined_groups, one_by_one, size_of
+from core.dataset.image_info import ImageInfo
 from core.dataset.look import Look
 from core.dataset.memo import Memo
 from core.dataset.opening import BrokenImage, open_rgb
-from core.dataset.scan import ImageInfo
 from core.dataset.titles import title
 from core.record.cancel import CancelToken
 from core.settings.images import ImageSettings

@@ -6,15 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from core.dataset.image_info import ImageInfo
 from core.dataset.memo import Memo
-
-if TYPE_CHECKING:
-    from core.dataset.scan import ImageInfo
 
 MEASURED_SIDE = 256  # pixels of the longer side that everything is measured at, so that images of any size compare
 FACT = "look 2"  # kind of entry in the memo; raised when a measure changes

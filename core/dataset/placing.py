@@ -11,8 +11,8 @@ from core.dataset.batches import Placed
 from core.dataset.buckets import MIN_KEPT, BucketPlan, Placement, Size, cover, plan_buckets
 from core.dataset.caption_files import Caption
 from core.dataset.files import printable
+from core.dataset.image_info import ImageInfo
 from core.dataset.opening import LEAVE_OUT, SKIP
-from core.dataset.scan import ImageInfo
 from core.record.problems import Problem, ProblemsError
 from core.settings.concepts import Concept, own_settings
 from core.settings.images import ImageSettings

@@ -8,9 +8,9 @@ from typing import Any
 
 from core.dataset.batches import Placed
 from core.dataset.buckets import Size
+from core.dataset.image_info import Folder
 from core.dataset.length import Length
 from core.dataset.questions import Question
-from core.dataset.scan import Folder
 from core.record.problems import Problem, errors
 
 

@@ -13,9 +13,9 @@ from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import Caption
 from core.dataset.epochs import Epochs
+from core.dataset.image_info import ImageInfo
 from core.dataset.placing import merged
 from core.dataset.rotation import first_ones
-from core.dataset.scan import ImageInfo
 from core.settings.concepts import PLAIN
 from core.settings.dataset import DatasetSettings
 from core.settings.source import Source

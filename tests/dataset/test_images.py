@@ -13,11 +13,11 @@ from PIL import Image, ImageCms
 
 from core.dataset.buckets import Placement, plan_buckets
 from core.dataset.decoding import look_at_all, reasons_of
+from core.dataset.image_info import ImageInfo
 from core.dataset.images import load_bucketed, load_pixels
 from core.dataset.look import looks
 from core.dataset.opening import BrokenImage, open_decoded, open_rgb, read_header
 from core.dataset.resize import area_average, resize
-from core.dataset.scan import ImageInfo
 from core.dataset.thumbnails import thumbnail
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.dataset import DatasetSettings

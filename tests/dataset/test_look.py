@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from core.dataset.decoding import look_at_all, reasons_of
+from core.dataset.image_info import ImageInfo
 from core.dataset.look import (
     Look,
     border_share,
@@ -20,7 +21,6 @@ from core.dataset.look import (
 )
 from core.dataset.memo import Memo
 from core.dataset.opening import read_header
-from core.dataset.scan import ImageInfo
 
 
 def scene(seed: int, width=400, height=300) -> Image.Image:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.dataset.batches import Placed
 from core.dataset.buckets import Placement, plan_buckets
 from core.dataset.captions import Caption
-from core.dataset.scan import ImageInfo
+from core.dataset.image_info import ImageInfo
 from core.dataset.views import Face, View, draw_view, face_crop, face_of, is_varied, size_conditioning
 from core.settings.concepts import PLAIN
 from core.settings.images import ImageSettings
