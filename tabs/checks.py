@@ -119,7 +119,7 @@ class Checks:
     @staticmethod
     def _refused(kind: ModelKind, path: Path, family: str) -> dict[str, str]:
         """Why a whole model cannot be used: another family than those known here or than the one set, or a variant."""
-        from core.families import check_family
+        from core.families.locate import check_family
 
         try:
             check_family(kind, path, family)

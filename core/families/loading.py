@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from core.families import check_family
 from core.families.components import PARTS, Components
 from core.families.imports import quick_imports, turns_often
 from core.families.layout import Layout
+from core.families.locate import check_family
 from core.families.tokenizer import tokenizer_folder
 from core.families.vae import safe_type
 from core.families.vocabulary import read_vocabulary

@@ -1,17 +1,18 @@
-"""From a model setting to the file or folder it means, and what is wrong with it, from headers alone."""
+"""From a model setting to the file or folder it means, its family, and what is wrong with it, from headers alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from core.families import family_of
 from core.formats.checkpoint import open_vae
-from core.formats.detect import FAMILY_NAMES
+from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.hub import HubId, resolve
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.model import ModelSettings
 
+# name -> the module whose FAMILY it is, imported when it is asked for: they load torch
+FAMILIES = {name: f"core.families.{name}" for name in ("sd1", "sd2", "sdxl")}
 # What clip skip does where the family skips layers anyway: (what, where, fix, code).
 CLIP_SKIP = {
     "sd2": (
@@ -51,6 +52,49 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
             setting,
             f"download it (Get a model in the page, or `webui.py download --download.hub_id {reference}`), or choose a file",
             code="model.not-downloaded",
+        )
+    return found
+
+
+def family_of(path: Path | str, wanted: str = "auto") -> str:
+    """The family of the model at this path; ProblemsError for another or an unknown one.
+
+    wanted  "auto", or the family that the settings name: it decides where the file does not say
+    """
+    return check_family(identify(path), path, wanted)
+
+
+def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto") -> str:
+    """The same for a file that has been identified already."""
+    handled = " or ".join(FAMILY_NAMES[name] for name in (FAMILIES if wanted == "auto" else [wanted]))
+    if kind.kind != "checkpoint":
+        fix = "choose a checkpoint or a diffusers folder as the base model"
+        if kind.kind in ("lora", "vae", "embedding"):
+            fix += f"; this file belongs among the {'LoRAs' if kind.kind == 'lora' else kind.kind + 's'}"
+        what = f"This file is not a checkpoint but: {kind} ({kind.evidence})"
+        raise ProblemsError.one(what, str(path), fix, code="model.not-a-checkpoint")
+    if kind.variant is not None:
+        raise ProblemsError.one(
+            f"This model variant is not supported: {kind} ({kind.evidence})",
+            str(path),
+            f"choose a plain {handled} model",
+            code="model.unsupported-variant",
+        )
+    found = kind.family or (wanted if wanted != "auto" else None)
+    if found is None:
+        raise ProblemsError.one(
+            f"The family of this model is unknown ({kind.evidence})",
+            str(path),
+            "set the model family if you know it",
+            code="model.undetected-family",
+        )
+    if found not in FAMILIES or wanted not in ("auto", found):
+        article = "an" if FAMILY_NAMES[found][:2] in ("SD", "ot") else "a"
+        raise ProblemsError.one(
+            f"This is {article} {kind}; this job works with {handled}",
+            str(path),
+            f"choose a {handled} model as the base model ({kind.evidence})",
+            code="model.other-family",
         )
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.dataset.buckets import LATENT_PIXELS
 from core.families import family as family_named
-from core.families import family_of
+from core.families.locate import family_of
 from core.formats.detect import read_json
 from core.formats.header import read_header, sniff
 

@@ -13,8 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.families import family, family_of
-from core.families.locate import model_path
+from core.families import family
+from core.families.locate import family_of, model_path
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.families.trained_size import own_guidance, stated_size
 from core.families.word_weights import FIX, wrong_weight

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.doctor import held_out_copies
-from core.families import family, family_of
+from core.families import family
 from core.families.attention import memory_problems
-from core.families.locate import model_path, model_problems
+from core.families.locate import family_of, model_path, model_problems
 from core.families.trained_size import trained_size
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
 from core.formats.hub_upload import upload_problem

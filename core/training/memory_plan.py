@@ -98,8 +98,8 @@ class MemoryPlan:
 
 def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | None = None) -> MemoryFacts:
     """From the headers of the model's files; the largest bucket from a look at the dataset, else from the resolution."""
-    from core.families import family, family_of
-    from core.families.locate import model_path
+    from core.families import family
+    from core.families.locate import family_of, model_path
     from core.formats.checkpoint import open_vae
 
     path = model_path(job.model.base_model, workspace)

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from core.families import family, family_of
-from core.families.locate import model_path
+from core.families import family
+from core.families.locate import family_of, model_path
 from core.formats.checkpoint import open_checkpoint
 from core.formats.hashes import HashMemo, model_hashes
 from core.generation.library import find_lora

@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.length import advised_epochs
-from core.families import check_family
+from core.families.locate import check_family
 from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hub import resolve

@@ -14,9 +14,9 @@ from core.dataset.metadata_writing import write_metadata
 from core.dataset.preflight import preflight
 from core.dataset.report import Report
 from core.dataset.text_cache import ENCODED_AT_ONCE, TextCache
-from core.families import family, family_of, type_speed
+from core.families import family, type_speed
 from core.families.attention import checkpoint_text_encoder, checkpoint_unet, set_attention
-from core.families.locate import model_path
+from core.families.locate import family_of, model_path
 from core.families.precision import Precision, choose_precision, use_tf32, use_threads, vae_type
 from core.formats.hashes import HashMemo
 from core.formats.hub_upload import Uploads

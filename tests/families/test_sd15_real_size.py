@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.families import family_of
+from core.families.locate import family_of
 from core.families.sd1 import FAMILY as sd1
 from core.formats.detect import identify
 from tests.models import SD15_NUMBERS as PARAMETERS

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.families import FAMILIES, check_family, family, family_of
+from core.families import family
+from core.families.locate import FAMILIES, check_family, family_of
 from core.formats.detect import identify, identify_header
 from core.formats.header import TensorEntry
 from core.record.problems import ProblemsError

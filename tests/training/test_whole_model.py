@@ -8,7 +8,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from core.families import family, family_of
+from core.families import family
+from core.families.locate import family_of
 from core.families.saving import save_model
 from core.generation.library import list_models
 from core.record.commands import CommandReader

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from core.families import family, family_of
+from core.families import family
+from core.families.locate import family_of
 from core.families.saving import save_model
 from core.formats.whole_model import form_of
 from core.generation.library import list_models

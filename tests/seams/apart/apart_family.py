@@ -8,7 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from core.cli.main import subcommand_help
-from core.families import family, family_of
+from core.families import family
+from core.families.locate import family_of
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
