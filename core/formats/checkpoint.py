@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from core.formats import sd_keys
 from core.formats.detect import ModelKind, identify, identify_header, read_json
 from core.formats.hashes import HashMemo
-from core.formats.header import ITEM_BYTES, TensorEntry, read_header
+from core.formats.header import read_header
 from core.formats.part_config import check_config
+from core.formats.tensor_entry import ITEM_BYTES, TensorEntry
 from core.formats.tensors import TensorFile
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError

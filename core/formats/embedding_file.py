@@ -7,8 +7,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.formats.header import TensorEntry, read_header
+from core.formats.header import read_header
 from core.formats.overflow import not_finite, refuse_no_numbers
+from core.formats.tensor_entry import TensorEntry
 from core.formats.tensor_writer import save_pickle
 from core.formats.tensors import TensorFile
 from core.record import atomic

@@ -7,33 +7,16 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from core.formats.pickles import read_pickled_header
+from core.formats.tensor_entry import AGAIN, ITEM_BYTES, TensorEntry
 from core.record.bounded_json import MAX_BYTES, parse_json
 from core.record.problems import ProblemsError
 from core.record.regular import check_regular, open_regular
 
-# Bytes per element, by safetensors' dtype names.
-ITEM_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-}
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit, used to recognize a file
 MAX_TENSORS = 20_000  # SDXL has 2,515, a LoRA of all its layers with dropout and norms 10,000
 MAX_NAME = 300
@@ -42,22 +25,6 @@ MAX_ELEMENTS = 1 << 48
 # A tensor may repeat another's bytes (shared weights), or its own through a stride of 0.
 MAX_TIMES_FILE, SMALL_BYTES = 4, 16_000_000
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-AGAIN = "download or copy the file again"
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """One tensor of a file, from byte `start` to `stop`; `strides` (in elements) only if not row-major."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-    strides: tuple[int, ...] | None = None
-
-    def side(self, axis: int) -> int:
-        """The length of an axis; 0 if there is none."""
-        return self.shape[axis] if -len(self.shape) <= axis < len(self.shape) else 0
 
 
 def sniff(path: Path | str) -> str:
@@ -108,8 +75,6 @@ def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str
         if form == "safetensors":
             tensors, metadata = _safetensors_header(path)
         else:
-            from core.formats.pickles import read_pickled_header
-
             tensors, metadata = read_pickled_header(path, form)
     except OSError as error:
         raise ProblemsError.one(

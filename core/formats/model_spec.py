@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from core.formats.lora_metadata import RunFacts
     from core.settings.job import TrainJob
 
 Kind = Literal["lora", "embedding", "model", "folder"]
@@ -18,6 +19,52 @@ ARCHITECTURES = {
 }
 SUFFIXES = {"lora": "/lora", "embedding": "/textual-inversion", "model": "", "folder": ""}
 GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run adds to its settings at the moment of a save.
+
+    started_at, saved_at    Unix seconds            epoch, step  finished ones, counted from 1
+    num_train_images        images x repeats      base_model_hash, ..._sha256  A1111's old hash, SHA-256 of the file
+    dataset_dirs            folder name -> {"n_repeats": n, "img_count": n}
+    tag_frequency           folder name -> {tag: n}
+    datasets                one entry per set of folders that share batches, if folders have settings of their own
+    bucket_info             {"buckets": {"0": {"resolution": [w, h], "count": n}}, "mean_img_ar_error": x}
+    network_module, network_args    sd-scripts' names for the kind of network and its arguments
+    extra                   more metadata, copied as is
+    """
+
+    session_id: int = 0
+    started_at: float = 0.0
+    saved_at: float | None = None
+    family: str = "sd1"
+    prediction: str = "epsilon"
+    mixed_precision: str = "no"
+    seed: int | None = None
+    num_train_images: int = 0
+    num_reg_images: int = 0
+    num_batches_per_epoch: int = 0
+    num_epochs: int = 0
+    epoch: int = 0
+    step: int = 0
+    max_train_steps: int = 0
+    total_batch_size: int | None = None
+    resolution: tuple[int, int] = (512, 512)
+    base_model_name: str = ""
+    base_model_hash: str | None = None
+    base_model_sha256: str | None = None
+    vae_name: str | None = None
+    vae_hash: str | None = None
+    vae_sha256: str | None = None
+    dataset_dirs: Mapping[str, Any] = field(default_factory=dict)
+    reg_dataset_dirs: Mapping[str, Any] = field(default_factory=dict)
+    tag_frequency: Mapping[str, Any] = field(default_factory=dict)
+    bucket_info: Mapping[str, Any] = field(default_factory=dict)
+    datasets: Sequence[Mapping[str, Any]] = ()
+    network_module: str = "networks.lora"
+    network_args: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 def architecture(family: str, prediction: str, kind: Kind = "model") -> str:

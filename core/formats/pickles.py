@@ -14,8 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from core.formats.header import AGAIN, ITEM_BYTES, TensorEntry
 from core.formats.pickle_machine import MAX_BYTES, Damaged, Inert, InertKey, Machine, Tensor
+from core.formats.tensor_entry import AGAIN, ITEM_BYTES, TensorEntry
 from core.record.bounded_zip import open_zip, read_member
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular

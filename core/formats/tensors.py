@@ -9,7 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from core.formats.header import ITEM_BYTES, TensorEntry, read_header
+from core.formats.header import read_header
+from core.formats.tensor_entry import ITEM_BYTES, TensorEntry
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 

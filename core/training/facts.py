@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from core.formats.hashes import model_hashes
-from core.formats.lora_metadata import RunFacts, lora_metadata
-from core.formats.model_spec import model_spec
+from core.formats.lora_metadata import lora_metadata
+from core.formats.model_spec import RunFacts, model_spec
 from core.networks.kinds import kind_named
 from core.record.draws import address
 from core.record.journal import read_lines

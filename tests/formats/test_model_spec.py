@@ -4,8 +4,8 @@ from datetime import datetime
 
 import pytest
 
-from core.formats.lora_metadata import RunFacts, lora_metadata
-from core.formats.model_spec import GENERATIVE_MODELS, architecture, model_spec
+from core.formats.lora_metadata import lora_metadata
+from core.formats.model_spec import GENERATIVE_MODELS, RunFacts, architecture, model_spec
 from core.settings.job import TrainJob
 
 
