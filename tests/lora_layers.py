@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from core.formats.lora_names import group_by_module
-from core.networks.kinds.lora import DOWN, UP, size
+from core.networks.kinds.lora_layer import DOWN, UP, size
 
 
 @dataclass(frozen=True)

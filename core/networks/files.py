@@ -15,8 +15,8 @@ from core.record.workspace import display_path
 
 if TYPE_CHECKING:
     from core.families.components import Components
+    from core.families.targets import Target
     from core.networks.network import Network
-    from core.networks.sizes import Target
 
 
 @dataclass(frozen=True)

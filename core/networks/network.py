@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from core.families.targets import Target
 from core.formats.lora_names import group_by_module, kohya_name, module_path
 from core.networks.adapted import adapt, restore
 from core.networks.adapter import STACK, Adapter, as_weight, forward_with_adapters
 from core.networks.dropout import Dropout
 from core.networks.kinds import kind_named, kind_of_keys
 from core.networks.norms import NormFacts, apply_max_norm
-from core.networks.sizes import SizeOf, Target, part_of, sizes_by_settings
+from core.networks.sizes import SizeOf, part_of, sizes_by_settings
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:

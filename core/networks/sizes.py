@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+from core.families.targets import Target
 from core.networks.blocks import block_count, block_of
 from core.networks.kinds import kind_named
 from core.settings.blocks import BlockSize, block_rates, block_sizes
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
 
 # Their time embedding and 1x1 shortcut are hooked too, but only when 3x3 convolutions are (kohya's C3Lier).
 CONV_CONTAINERS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
-
-
-class Target(Protocol):
-    """A layer that can get an adapter, as the families list it (see core.families.targets)."""
-
-    @property
-    def name(self) -> str: ...  # kohya's name
-    @property
-    def parent(self) -> nn.Module: ...  # the module it sits in
-    @property
-    def module(self) -> nn.Module: ...  # the Linear or Conv2d itself
-
-
 SizeOf = Callable[[Target], BlockSize | None]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from core.families.targets import Target
 from core.formats.lora_names import group_by_module
 from core.networks.kinds import NetworkKind, kind_named
 from core.networks.network import Network, named_as
-from core.networks.sizes import Target, has_large_kernel, part_of, sizes_by_file, wanted
+from core.networks.sizes import has_large_kernel, part_of, sizes_by_file, wanted
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _take_over(
             found[name] = given
             if size.alpha != adapter.alpha:
                 alphas[name] = (size.alpha, adapter.alpha)
-        elif size.rank != adapter.rank and kind.from_tensors(_Layer(name, adapter.module), given) is not None:
+        elif size.rank != adapter.rank and kind.from_tensors(_layer(name, adapter.module), given) is not None:
             ranks[name] = (size.rank, adapter.rank, _rank_setting(name, adapter.module, settings))
         else:
             shapes.append(name)
@@ -69,16 +69,9 @@ def _take_over(
     return [*_about_alphas(alphas, settings), *_about_layers(network, modules, found, settings)]
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A layer of the model, in the form that kinds take."""
-
-    name: str
-    module: nn.Module
-
-    @property
-    def parent(self) -> nn.Module:
-        return self.module
+def _layer(name: str, module: nn.Module) -> Target:
+    """A layer of the model in the form that kinds take; where it lies is nothing to them."""
+    return Target(name, path="", parent=module, attribute="", module=module)
 
 
 def _refuse(found: Mapping, ranks: Mapping[str, tuple[int, int, str]], shapes: Sequence[str]) -> None:

@@ -17,8 +17,8 @@ from core.settings.network import NetworkSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.families.targets import Target
     from core.networks.adapter import Adapter
-    from core.networks.sizes import Target
     from core.settings.blocks import BlockSize
     from core.settings.job import TrainJob
 

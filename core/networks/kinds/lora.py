@@ -1,9 +1,5 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685) on Linear layers and 1x1 convolutions (LoRA-LierLa), or on 3x3 convolutions too
-(LoRA-C3Lier, also called LoCon), in kohya's file format.
-
-    <name>.lora_down.weight [r, in(, kh, kw)]    <name>.lora_up.weight [out, r(, 1, 1)]    <name>.alpha, a number
-    weight change = (alpha / r) * up @ down; a missing alpha means alpha = r
-"""
+(LoRA-C3Lier, also called LoCon), in kohya's file format."""
 
 from __future__ import annotations
 
@@ -11,17 +7,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.networks.kinds import NetworkKind, register
-from core.settings.blocks import LISTS, SIDES, BlockSize
+from core.networks.kinds.lora_layer import ALPHA, DOWN, UP, flaw, size, to_peft
+from core.settings.blocks import LISTS, SIDES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.families.targets import Target
     from core.networks.kinds.lora_adapter import LoraAdapter
-    from core.networks.sizes import Target
     from core.settings.base import Settings
+    from core.settings.blocks import BlockSize
     from core.settings.job import TrainJob
-
-DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 
 
 def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> LoraAdapter:
@@ -35,29 +31,6 @@ def _from_tensors(target: Target, tensors: Mapping[str, Tensor]) -> LoraAdapter 
 
     shaped = fit_shapes(tensors[DOWN], tensors[UP], target.module)
     return LoraAdapter(target.name, target.module, *shaped, size(tensors).alpha) if shaped is not None else None
-
-
-def size(tensors: Mapping[str, Tensor]) -> BlockSize:
-    """Rank and alpha of a layer in a file; without an alpha it equals the rank."""
-    rank = tensors[DOWN].shape[0]
-    return BlockSize(rank, float(tensors[ALPHA]) if ALPHA in tensors else float(rank))
-
-
-def flaw(name: str, tensors: Mapping[str, Tensor]) -> str:
-    """What is wrong with a layer of a file."""
-    if ALPHA in tensors and not (tensors[ALPHA].numel() == 1 and tensors[ALPHA].isfinite().all()):
-        return f"{name}.{ALPHA} is not a number"
-    for key, other in ((DOWN, UP), (UP, DOWN)):
-        if key not in tensors:
-            continue
-        value = tensors[key]
-        if other not in tensors:
-            return f"{name} has {key} but no {other}"
-        if value.ndim not in (2, 4) or not value.is_floating_point() or not value.numel():
-            return f"{name}.{key} has an invalid shape"
-    if DOWN in tensors and tensors[UP].shape[1] != tensors[DOWN].shape[0]:
-        return f"{name} has a {DOWN} of rank {tensors[DOWN].shape[0]} but a {UP} of another rank"
-    return ""
 
 
 def network_args(job: TrainJob) -> dict[str, str]:
@@ -80,13 +53,6 @@ def network_args(job: TrainJob) -> dict[str, str]:
     return given | ({"dropout": str(network.network_dropout)} if given and network.network_dropout else {})
 
 
-def _to_peft(tensors: Mapping[str, Tensor], dtype: Any) -> dict[str, Tensor]:
-    """The matrices with PEFT's names, with alpha / rank multiplied into B: every layer's alpha is then its rank."""
-    found = size(tensors)
-    up = (tensors[UP].double() * (found.alpha / found.rank)).to(dtype).contiguous()
-    return {"lora_A.weight": tensors[DOWN].to(dtype).contiguous(), "lora_B.weight": up}
-
-
 register(
     NetworkKind(
         name="lora",
@@ -101,6 +67,6 @@ register(
         module_name="networks.lora",
         network_args=network_args,
         from_peft={"A": DOWN, "B": UP, "alpha": ALPHA},
-        to_peft=_to_peft,
+        to_peft=to_peft,
     )
 )

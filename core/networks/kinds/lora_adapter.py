@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.networks.adapted import kind_of
 from core.networks.adapter import PLUS, Adapter, as_weight
-from core.networks.kinds.lora import ALPHA, DOWN, UP, size
+from core.networks.kinds.lora_layer import ALPHA, DOWN, UP, size
 from core.networks.kinds.low_rank import (
     add_low_rank_conv,
     add_low_rank_linear,
