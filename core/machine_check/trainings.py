@@ -1,6 +1,6 @@
 """Twelve steps of the starter in each precision and memory mode, compared with recorded losses.
 
-`python -m core.machine_check.trainings` records them again, on a CPU in fp32 on one thread. They only change when the
+`python -m core.machine_check.recording` records them again, on a CPU in fp32 on one thread. They only change when the
 computation of a step changes: then the changelog says why.
 """
 
@@ -241,25 +241,3 @@ def difference(losses: Sequence[float], right: Sequence[float]) -> float:
 def recorded() -> dict[str, Any]:
     """{"losses": {series: one per step}, "sample": ...} as shipped."""
     return json.loads(RECORDED.read_text("utf-8"))
-
-
-def record(folder: Path) -> None:
-    """Write the losses and the sample of this machine's CPU in fp32 as the recorded ones."""
-    import torch
-
-    from core.machine_check.lives import sample_tones
-
-    torch.set_num_threads(1)
-    place = Place("cpu", Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets"), folder)
-    memory = {"memory": {"mixed_precision": "no"}}
-    losses = {name: train(merge(merge(starter(), more), memory), place).losses for name, more in SERIES.items()}
-    rounded = {name: [round(loss, 6) for loss in each] for name, each in losses.items()}
-    text = json.dumps({"losses": rounded, "sample": sample_tones(place)[1]}, indent=1)
-    RECORDED.write_text(text + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        record(Path(folder))

@@ -1,0 +1,32 @@
+"""`python -m core.machine_check.recording` records the losses and the sample that machines are compared with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from core.machine_check.item import Place
+from core.machine_check.lives import sample_tones
+from core.machine_check.trainings import RECORDED, SERIES, starter, train
+from core.record.workspace import PROJECT, Workspace
+from core.settings.flags import merge
+
+
+def record(folder: Path) -> None:
+    """Write the losses and the sample of this machine's CPU in fp32 as the recorded ones."""
+    import torch
+
+    torch.set_num_threads(1)
+    place = Place("cpu", Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets"), folder)
+    memory = {"memory": {"mixed_precision": "no"}}
+    losses = {name: train(merge(merge(starter(), more), memory), place).losses for name, more in SERIES.items()}
+    rounded = {name: [round(loss, 6) for loss in each] for name, each in losses.items()}
+    text = json.dumps({"losses": rounded, "sample": sample_tones(place)[1]}, indent=1)
+    RECORDED.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        record(Path(folder))
