@@ -8,10 +8,14 @@ writes files, generates samples and reads commands; the others follow.
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
 
 from core.record.problems import ProblemsError
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SUPERVISED = "ATELIER_SUPERVISED"  # set for processes launched by a page, which holds the output folder's lock
+LOOK_SECONDS = 0.5
+LAUNCHED = "TORCHELASTIC_RUN_ID"  # set by accelerate launch and torchrun, which stay the parent of what they start
+WORDS = "\nThe program that launched this training is gone, so the training stops. Resume the run to continue.\n"
 STEP_MINUTES = 30  # timeout of a step's exchange
 WAIT_DAYS = 30  # timeout for the first process, which may be paused or generating samples
 
@@ -96,8 +103,6 @@ class Together(Processes):
         import torch
         import torch.distributed as dist
         from accelerate import PartialState
-
-        from core.record.launcher import end_with_launcher
 
         end_with_launcher()
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=step_minutes))
@@ -190,3 +195,44 @@ def _by_type(tensors: Sequence[Tensor], reduce: Callable[[Tensor], None]) -> Non
         reduce(flat)
         sizes = [tensor.numel() for tensor in group]
         torch._foreach_copy_(group, [part.view_as(like) for part, like in zip(flat.split(sizes), group, strict=True)])
+
+
+# ---- the launcher may be killed, and then notifies nobody
+
+
+def end_with_launcher() -> None:
+    """From now on this process ends at once when its launcher, or the page that launched it, is gone.
+
+    As after `kill -9`: files are complete or absent, and the newest state can be resumed.
+    """
+    pids = [os.getppid()] if LAUNCHED in os.environ else []
+    if page := os.environ.get(SUPERVISED):
+        pids.append(int(page))
+    if pids:
+        threading.Thread(target=_watch, args=(_found(pids),), name="launcher", daemon=True).start()
+
+
+def _found(pids: Sequence[int]) -> list[psutil.Process | None]:
+    """None for one that is already gone."""
+    found: list[psutil.Process | None] = []
+    for pid in pids:
+        try:
+            found.append(psutil.Process(pid))
+        except psutil.NoSuchProcess:
+            found.append(None)
+    return found
+
+
+def _watch(processes: Sequence[psutil.Process | None]) -> None:
+    while not any(_gone(process) for process in processes):
+        time.sleep(LOOK_SECONDS)
+    if not only_follows():
+        os.write(2, WORDS.encode())
+    os._exit(1)
+
+
+def _gone(process: psutil.Process | None) -> bool:
+    try:
+        return process is None or not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

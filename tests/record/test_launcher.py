@@ -8,10 +8,9 @@ import time
 import psutil
 import pytest
 
-from core.record.launcher import LAUNCHED
-from core.record.processes import SUPERVISED
+from core.record.processes import LAUNCHED, SUPERVISED
 
-WORKER = "from core.record.launcher import end_with_launcher; end_with_launcher(); print('up', flush=True); import time; time.sleep(600)"
+WORKER = "from core.record.processes import end_with_launcher; end_with_launcher(); print('up', flush=True); import time; time.sleep(600)"
 LAUNCHER = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {WORKER!r}]); print(p.pid, flush=True); p.wait()"
 
 

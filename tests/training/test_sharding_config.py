@@ -71,6 +71,6 @@ def test_the_others_are_waited_for_as_long_as_was_asked_for(monkeypatch, workspa
         raise TimeoutError(given["timeout"])
 
     monkeypatch.setattr("accelerate.PartialState", state)
-    monkeypatch.setattr("core.record.launcher.end_with_launcher", lambda: None)
+    monkeypatch.setattr("core.record.processes.end_with_launcher", lambda: None)
     with pytest.raises(TimeoutError, match=re.escape(str(timedelta(minutes=minutes)))):
         run_together(make_job(memory={"ddp_timeout": minutes}), "t", workspace, None, None)
