@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,40 @@ def test_imports_point_one_way(path):
             continue
         assert words[1] in PLACE, f"{path} imports {module}, which has no place"
         assert PLACE[words[1]] < PLACE[parts[1]], f"{path} imports {module}"
+
+
+CIRCLES_LEFT = ("core.training", "tabs")  # folders whose files still import one another
+
+
+def circle(sources):
+    """Modules that import one another in a circle, also inside functions and for types alone; empty for none."""
+    importing = {}
+    for name, text in sources.items():
+        found = set()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{name} imports .{node.module}: write its whole name"
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {each if each in sources else node.module for each in inside}
+        left = [f"{folder}." for folder in CIRCLES_LEFT if name.startswith(f"{folder}.")]
+        importing[name] = {each for each in found & sources.keys() - {name} if not each.startswith(tuple(left))}
+    try:
+        TopologicalSorter(importing).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_files_import_one_another():
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text("utf-8") for path in FILES}
+    assert not circle({name.removesuffix(".__init__"): text for name, text in files.items()})
+    made_up = {
+        "core.made.it": "if TYPE_CHECKING:\n    from core.made import up",
+        "core.made.up": "def f():\n    import core.made.it",
+    }
+    assert circle(made_up)
 
 
 def test_the_set_up_runs_on_a_bare_python():
