@@ -85,7 +85,7 @@ def run_together(job: Settings, title: str, workspace: Workspace, options: Optio
 
 def _follow(processes: Together, workspace: Workspace) -> int:
     """Compute a share of each batch. The first process decides when to stop; a signal to the whole group is its to hear."""
-    from core.training.run import run_training
+    from core.training.start import run_training
 
     path, job = cast("tuple[Path, TrainJob]", processes.tell(cast(Any, None)))
     if not path.is_dir():

@@ -7,7 +7,7 @@ from core.settings.job import PrepareJob, TrainJob
 
 
 def train(job: TrainJob, context: JobContext) -> Outcome:
-    from core.training.run import run_training
+    from core.training.start import run_training
 
     return Outcome(run_training(job, context))
 
@@ -19,6 +19,6 @@ def probe(job: TrainJob, context: JobContext) -> Outcome:
 
 
 def prepare(job: PrepareJob, context: JobContext) -> Outcome:
-    from core.training.setup import prepare_caches
+    from core.training.start import prepare_caches
 
     return Outcome(prepare_caches(job, context))

@@ -64,7 +64,8 @@ def no_waits(place: Place) -> Finding:
     from core.training.update import optimizer_update
 
     job = build(TrainJob, merge(starter(), {"memory": {"mixed_precision": "bf16"}}))
-    run = built(place, job)
+    training = built(place, job)
+    run = training.run
     try:
         for _ in range(WARM):
             optimizer_update(run)
@@ -81,7 +82,7 @@ def no_waits(place: Place) -> Finding:
                 run.state.step += 1
         counted = waits_within(seen.events() or [])
     finally:
-        run.release()
+        training.release()
     facts = {"waits": dict(counted), "places": places, "steps": WATCHED}
     if counted or places:
         reason = f"the host waits for the GPU during a step: {', '.join(counted) or places[0]}"

@@ -30,7 +30,7 @@ from core.settings.job import TrainJob
 from core.settings.presets import dump
 
 if TYPE_CHECKING:
-    from core.training.run import Run
+    from core.training.setup import Training
 
 STEPS = 12
 WARM_UP = 2  # steps that are not timed: the first ones choose kernels and allocate optimizer state
@@ -158,19 +158,18 @@ def context_of(place: Place, job: TrainJob) -> JobContext:
     return JobContext(workspace, folder, SilentJournal(), NoCommands(), place.device)
 
 
-def built(place: Place, job: TrainJob) -> Run:
-    """The run of this job as a training sets it up, ready for its first step."""
-    from core.training.setup import build_run
+def built(place: Place, job: TrainJob) -> Training:
+    """The training of this job as a run sets it up, ready for its first step."""
+    from core.training.setup import build_training
 
-    run = build_run(job, context_of(place, job))
-    run.stepper.ready()
-    return run
+    training = build_training(job, context_of(place, job))
+    training.run.stepper.ready()
+    return training
 
 
 def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Trained:
     """Run the steps of this job and read back the losses."""
-    from core.record.memory import free_memory
-    from core.training.probe import PeakMemory
+    from core.record.memory import PeakMemory, free_memory
     from core.training.update import optimizer_update
 
     free_memory()
@@ -178,7 +177,8 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
     job = build(TrainJob, values)
     peak, losses, begun = PeakMemory(place.device), [], 0.0
     with peak:
-        run = built(place, job)
+        training = built(place, job)
+        run = training.run
         try:
             for step in range(job.schedule.max_train_steps or STEPS):
                 if step == warm_up:
@@ -188,12 +188,12 @@ def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Train
                 run.state.step += 1
             wait(place)
             seconds = (time.perf_counter() - begun) / (run.state.step - warm_up)
-            back = run.losses.read()
+            back = run.reports.losses.read()
             if back is None or back.end is not None:
                 raise back.end if back and back.end else RuntimeError("no loss came back")
             losses = back.losses
         finally:
-            run.release()
+            training.release()
     return Trained(losses, seconds, *_sizes(place, peak.bytes, before))
 
 

@@ -1,12 +1,16 @@
-"""Out-of-memory errors: how to recognize them, and how to free memory."""
+"""Memory: its highest use, errors where it runs out, and how to free it."""
 
 from __future__ import annotations
 
 import gc
 import sys
+import threading
 from contextlib import suppress
 
+from core.record import machine
 from core.record.heap import give_back
+
+WATCH_SECONDS = 0.01
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -32,3 +36,38 @@ def free_memory() -> None:
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
     give_back()
+
+
+class PeakMemory:
+    """Highest memory of the device while the block runs: of torch's allocator on a GPU, else resident."""
+
+    def __init__(self, device: str, seconds: float = WATCH_SECONDS):
+        self._device, self._seconds, self.bytes = device, seconds, 0
+        self._cuda = device.startswith("cuda")
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        import torch
+
+        if self._cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        self._done.set()
+        if self._cuda:
+            self.bytes = torch.cuda.max_memory_reserved(self._device)
+        else:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.bytes = max(self.bytes, machine.memory("cpu")[0])
+            if self._done.wait(self._seconds):
+                return

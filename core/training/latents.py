@@ -13,15 +13,16 @@ from core.dataset.masks import load_mask
 from core.dataset.npz import Exported, NpzCaches, export_npz, shortened
 from core.dataset.views import draw_view, is_varied
 from core.record import machine
-from core.training.sources import DEVICE_BYTES, FreshViews, Latents, Shown
-from core.training.validation import EPOCH, as_it_is
+from core.training.sources import DEVICE_BYTES, EPOCH, FreshViews, Latents, Shown
+from core.training.validation import as_it_is
 
 if TYPE_CHECKING:
     import torch
 
     from core.dataset.batches import Placed
     from core.families.base import Family
-    from core.training.setup import Builder
+    from core.training.inputs import Inputs
+    from core.training.models import Models
 
 MOST_DECODERS = 8
 NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # the ending of newer caches of sd-scripts
@@ -32,47 +33,47 @@ def encoded_each_time(placed: Placed, where: str) -> bool:
     return where == "off" or is_varied(placed.concept.images)
 
 
-def build_latents(builder: Builder) -> Latents:
+def build_latents(inputs: Inputs, models: Models) -> Latents:
     """Encode what no earlier run encoded, and make the source of latents. Its `scale` is set when the model is loaded."""
-    memory, device = builder.job.memory, builder.context.device
-    images = images_of(builder)
+    memory, device = inputs.job.memory, inputs.context.device
+    images = images_of(inputs)
     kept = [placed for placed in images if not encoded_each_time(placed, memory.cache_latents)]
     anew = len(kept) < len(images)
-    cache = latent_cache(builder, kept, writes=on_disk(builder))
-    fill(builder, cache, kept, keep_vae=anew)
+    cache = latent_cache(inputs, kept, writes=on_disk(inputs))
+    fill(inputs, models, cache, kept, keep_vae=anew)
     if anew:
-        builder.context.say(f"{len(images) - len(kept)} images are encoded at each step")
-        builder.context.stage("loading the VAE")
-        builder.load_vae()
+        inputs.context.say(f"{len(images) - len(kept)} images are encoded at each step")
+        inputs.context.stage("loading the VAE")
+        models.vae()
     decoders = decode_threads(device)
-    measured = builder.job.validation.validation_seed
+    measured = inputs.job.validation.validation_seed
 
     def seed_of(epoch: int) -> int:
-        return measured if epoch == EPOCH else builder.seed
+        return measured if epoch == EPOCH else inputs.seed
 
     return Latents(
         _posteriors(cache, kept, memory.cache_latents, device),
         lambda placed, epoch, repeat: mirrored(placed, seed_of(epoch), epoch, repeat),
-        builder.seed,
+        inputs.seed,
         mode=memory.latent_draw,
-        masks=latent_masks(builder, kept),
+        masks=latent_masks(inputs, kept),
         fresh=FreshViews(_loader(seed_of), decoders, ahead=2 * decoders + 2 * _largest_batch(images)) if anew else None,
         is_fresh=lambda placed: encoded_each_time(placed, memory.cache_latents),
-        encode=encoder(builder) if anew else None,
+        encode=encoder(inputs, models) if anew else None,
         encode_at_once=memory.vae_batch_size,
         validation_seed=measured,
         device=device,
     )
 
 
-def on_disk(builder: Builder) -> bool:
+def on_disk(inputs: Inputs) -> bool:
     """Whether what is encoded may be written."""
-    return builder.job.memory.cache_latents in ("auto", "disk")
+    return inputs.job.memory.cache_latents in ("auto", "disk")
 
 
-def images_of(builder: Builder) -> list[Placed]:
+def images_of(inputs: Inputs) -> list[Placed]:
     """All that need latents: those that train and those that are held out."""
-    return [*builder.plan.placed, *(as_it_is(placed) for placed in builder.report.validation)]
+    return [*inputs.plan.placed, *(as_it_is(placed) for placed in inputs.report.validation)]
 
 
 def _largest_batch(images: Sequence[Placed]) -> int:
@@ -87,52 +88,54 @@ def decode_threads(device: str) -> int:
 # ---- cached
 
 
-def latent_cache(builder: Builder, images: Sequence[Placed], *, writes: bool = True) -> LatentCache:
-    identity = builder.family.digest(builder.model, "vae", vae=builder.vae, memo=builder.memo)
+def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = True) -> LatentCache:
+    identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
     others = None
-    if builder.job.memory.npz_caches:
-        others = NpzCaches(images, NPZ_KINDS.get(builder.family_name, "sd"))
-    folder, index = builder.context.workspace.cache / "latents", builder.context.workspace.private / "index.sqlite"
-    wanted = builder.job.memory.vae_precision
+    if inputs.job.memory.npz_caches:
+        others = NpzCaches(images, NPZ_KINDS.get(inputs.family_name, "sd"))
+    folder, index = inputs.context.workspace.cache / "latents", inputs.context.workspace.private / "index.sqlite"
+    wanted = inputs.job.memory.vae_precision
     precision = "fp32" if wanted == "auto" else wanted  # what the VAE is loaded in
     return LatentCache(
-        folder, identity, precision, index, writes=writes, others=others, channels=builder.family.latent_channels
+        folder, identity, precision, index, writes=writes, others=others, channels=inputs.family.latent_channels
     )
 
 
-def fill(builder: Builder, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool = False) -> None:
+def fill(
+    inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool = False
+) -> None:
     """Encode the images that no earlier run encoded with the same VAE, size and crop. keep_vae: it is needed later."""
-    context = builder.context
+    context = inputs.context
     missing = cache.missing(images, context.check)
     if isinstance(cache.others, NpzCaches):
         for line in cache.others.said():
             context.say(line)
     if missing:
         context.stage("loading the VAE")
-        vae = builder.load_vae()
+        vae = models.vae()
         cache.fill(
             missing,
-            encoder(builder),
-            batch_size=builder.job.memory.vae_batch_size,
+            encoder(inputs, models),
+            batch_size=inputs.job.memory.vae_batch_size,
             threads=decode_threads(context.device),
-            retry=fp32_retry(builder.family, vae),
+            retry=fp32_retry(inputs.family, vae),
             check=context.check,
             progress=lambda done, total: context.stage("encoding images", done, total),
         )
         if not keep_vae:
-            builder.put_vae_away()
+            models.put_vae_away()
 
 
-def encoder(builder: Builder) -> Encode:
+def encoder(inputs: Inputs, models: Models) -> Encode:
     """Pixels -> posterior on the device, by a VAE that is loaded at first use and stays. Images of another size would
     find no room beside what was set aside for this one's, so it is given back, unless there is much memory."""
     import torch
 
-    frees = builder.context.device.startswith("cuda") and not builder.job.memory.highvram
+    frees = inputs.context.device.startswith("cuda") and not inputs.job.memory.highvram
 
     def encode(pixels: torch.Tensor) -> Posterior:
-        vae = builder.load_vae().to(builder.context.device)  # samples put it away when they are done
-        posterior: Posterior = builder.family.encode_image_latents(vae, pixels)
+        vae = models.vae().to(inputs.context.device)  # samples put it away when they are done
+        posterior: Posterior = inputs.family.encode_image_latents(vae, pixels)
         if frees:
             torch.cuda.empty_cache()
         return posterior
@@ -185,15 +188,15 @@ def _loader(seed_of: Callable[[int], int]) -> Callable[[Placed, int, int], Shown
     return load
 
 
-def latent_masks(builder: Builder, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
+def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
     """{image key: [1, h, w]} of those that have a mask."""
     masked = [placed for placed in images if mask_source(placed) is not None]
     if not masked:
         return {}
-    context = builder.context
+    context = inputs.context
     context.stage("reading masks")
     cache = MaskCache(
-        context.workspace.cache / "masks", context.workspace.private / "index.sqlite", writes=on_disk(builder)
+        context.workspace.cache / "masks", context.workspace.private / "index.sqlite", writes=on_disk(inputs)
     )
     return cache.load(masked, threads=decode_threads(context.device), check=context.check)
 
@@ -201,32 +204,32 @@ def latent_masks(builder: Builder, images: Sequence[Placed]) -> dict[tuple[str, 
 # ---- the prepare job
 
 
-def prepare_latents(builder: Builder) -> None:
+def prepare_latents(inputs: Inputs, models: Models) -> None:
     """Latents and masks on disk, for those settings that keep them there."""
-    where = builder.job.memory.cache_latents
-    kept = [placed for placed in images_of(builder) if not encoded_each_time(placed, where)]
-    if not on_disk(builder) or not kept:
-        builder.context.say("Latents are not cached: with these settings training encodes the images at each step")
+    where = inputs.job.memory.cache_latents
+    kept = [placed for placed in images_of(inputs) if not encoded_each_time(placed, where)]
+    if not on_disk(inputs) or not kept:
+        inputs.context.say("Latents are not cached: with these settings training encodes the images at each step")
         return
-    fill(builder, latent_cache(builder, kept), kept)
-    latent_masks(builder, kept)
+    fill(inputs, models, latent_cache(inputs, kept), kept)
+    latent_masks(inputs, kept)
 
 
-def write_npz_caches(builder: Builder) -> Exported:
+def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     """<stem>.npz beside each image that trains, for sd-scripts: the fixed latents of each; none is overwritten."""
-    every = images_of(builder)
+    every = images_of(inputs)
     images = [placed for placed in every if not is_varied(placed.concept.images)]
     if len(images) < len(every):
-        builder.context.say(f"{len(every) - len(images)} images change every epoch and get no .npz cache")
-    cache = latent_cache(builder, images, writes=on_disk(builder))
-    fill(builder, cache, images)
+        inputs.context.say(f"{len(every) - len(images)} images change every epoch and get no .npz cache")
+    cache = latent_cache(inputs, images, writes=on_disk(inputs))
+    fill(inputs, models, cache, images)
 
     def sample(side: Side) -> torch.Tensor:
         mean, logvar = cache.read(side)
-        return frozen_latent(mean, logvar, builder.seed, side.placed.key, side.mirrored)
+        return frozen_latent(mean, logvar, inputs.seed, side.placed.key, side.mirrored)
 
-    done = export_npz(images, sample, plain_mask, builder.context.check)
-    builder.context.say(f"{done.written} .npz caches were written beside their images")
+    done = export_npz(images, sample, plain_mask, inputs.context.check)
+    inputs.context.say(f"{done.written} .npz caches were written beside their images")
     if done.kept:
-        builder.context.say(f"{len(done.kept)} were there already or fit several images: {shortened(done.kept)}")
+        inputs.context.say(f"{len(done.kept)} were there already or fit several images: {shortened(done.kept)}")
     return done

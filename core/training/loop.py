@@ -6,116 +6,76 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from core.optimization.schedules import group_rates
-from core.record.events import StateChanged, Steps
-from core.training.losses import not_finite_itself
-from core.training.saving import final_name
-from core.training.trackers import track_steps
+from core.record.events import StateChanged
 from core.training.update import optimizer_update
 
 if TYPE_CHECKING:
-    from core.training.losses import ReadBack
     from core.training.run import Run
+    from core.training.tasks import Tasks
 
 PAUSE_SECONDS = 0.1
 
 
-def train(run: Run) -> str:
+def train(run: Run, tasks: Tasks) -> str:
     """From run.state.step to the last step or a stop. Returns "done" or "stopped"."""
-    if run.state.step >= run.total and (run.context.folder.checkpoints / final_name(run)).exists():
+    if run.state.step >= run.total and tasks.finished:
         run.context.say("This run is already finished")
         return "done"
     first = run.context.processes.first
     if first:
-        run.tasks.before_first_step(run)
+        tasks.before_first_step()
         run.stepper.tasks_done()
     else:
         run.stepper.follow()
     while run.state.step < run.total and not run.context.processes.agree(run.stop_wanted):
         started = time.monotonic()
-        optimizer_update(
-            run
-        )  # gradient_accumulation_steps micro-batches; a flag on the device withholds a non-finite one
+        optimizer_update(run)
         run.state.step += 1
         # Inside the clock: here a GPU is waited for, which only queued the steps.
-        read = run.losses.read_if_due() if first else None
-        run.clock.add(time.monotonic() - started)
-        report(run, read)
+        read = run.reports.losses.read_if_due() if first else None
+        run.reports.clock.add(time.monotonic() - started)
+        run.reports.report(read)
         if not first:
-            run.losses.forget()
+            run.reports.losses.forget()
             run.stepper.follow()
         else:
-            run.tasks.after_step(run)  # save, back up, sample: each knows when it is due
-            obey(run)
+            tasks.after_step()  # save, back up, sample: each knows when it is due
+            obey(run, tasks)
             run.stepper.tasks_done()
     if not first:
         run.stepper.follow()
         return "done" if run.state.step >= run.total else "stopped"
-    report(run, run.losses.read())
+    run.reports.all()
     done = run.state.step >= run.total
-    (run.tasks.at_the_end if done else run.tasks.at_a_stop)(run)
+    (tasks.at_the_end if done else tasks.at_a_stop)()
     run.stepper.tasks_done()
     return "done" if done else "stopped"
 
 
-def report(run: Run, read: ReadBack | None) -> None:
-    """Write steps whose losses have arrived to the journal and the trackers. ProblemsError at one that was not finite."""
-    if read is None:
-        return
-    for problem in read.skipped:
-        run.context.say(f"Skipped: {problem.what} ({problem.where})", "warning", problem.fix)
-    if read.steps:
-        _report_steps(run, read)
-    if read.end is not None:
-        raise not_finite_itself(run.components) or read.end
-
-
-def _report_steps(run: Run, read: ReadBack) -> None:
-    step = read.steps[-1]
-    tick = max(0, step - 1 - run.stepper.paused)
-    rates = group_rates(run.optimizer, run.job, tick, run.total, run.context.processes.count)
-    run.state.seconds = run.clock.total
-    corrected = run.watch.add(read)
-    run.context.journal.put(
-        Steps(
-            read.steps,
-            read.losses,
-            rates,
-            run.plan.epoch_of(step - 1) + 1,
-            run.clock.per_step,
-            read.norm,
-            [round(value, 5) for value in corrected],
-            read.weight_norm,
-        )
-    )
-    track_steps(run, read, corrected, rates)
-    run.watch.write(run.context.folder.path, at_once=step >= run.total)
-
-
-def obey(run: Run) -> None:
+def obey(run: Run, tasks: Tasks) -> None:
     """Commands that arrived: at a step's end nothing is half-done."""
     names = deque(run.context.take_commands())
     while names:
         name = names.popleft()
         if name == "pause":
-            _pause(run, names)
+            _pause(run, tasks, names)
         else:
-            _save_or_sample(run, name)
+            _save_or_sample(tasks, name)
 
 
-def _save_or_sample(run: Run, name: str) -> None:
+def _save_or_sample(tasks: Tasks, name: str) -> None:
     if name == "save":
-        run.tasks.save_now(run)
+        tasks.save_now()
     elif name == "sample":
-        run.tasks.sample_now(run)
+        tasks.sample_now()
 
 
-def _pause(run: Run, names: deque[str]) -> None:
+def _pause(run: Run, tasks: Tasks, names: deque[str]) -> None:
     """Wait for "resume" or "stop"; the state is saved, so even a kill during the pause loses nothing.
 
     names  commands that arrived in the same step: a "resume" may be among them
     """
-    run.tasks.back_up(run)
+    tasks.back_up()
     run.context.journal.put(StateChanged("paused", f"Paused at step {run.state.step}"))
     while not run.stop_wanted:
         while names:
@@ -123,6 +83,6 @@ def _pause(run: Run, names: deque[str]) -> None:
             if name == "resume":
                 run.context.journal.put(StateChanged("running", "Resumed"))
                 return
-            _save_or_sample(run, name)
+            _save_or_sample(tasks, name)
         time.sleep(PAUSE_SECONDS)
         names.extend(run.context.take_commands())

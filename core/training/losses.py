@@ -14,11 +14,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.families.components import Components
-    from core.training.watching import Seen
 
 EVENT_SECONDS = 0.3
 MOST_WAITING = 10
 MOST_OVERFLOWS = 50  # 16 halvings bring the scaler's first factor, 65536, to 1: many more are no matter of range
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image of one step. key: its address; weight: what its loss counts, which is taken out again here."""
+
+    key: tuple[str, ...]
+    timestep: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """The order of a run. The step alone determines the place in the data."""
+    """The order of a run. The step alone determines the place in the data. total: its steps."""
 
     def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
         self.placed = list(placed)
         self.epochs = Epochs(
             self.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes
         )
-        self._seed, self._total = seed, total_steps
+        self.seed, self.total = seed, total_steps
         self.begin = 0  # the step that shows what otherwise the first one shows
         self._varies = any(is_random(each.concept.captions) for each in self.placed)
         self._epoch = -1
@@ -52,11 +52,11 @@ class Plan:
 
     def _groups_of(self, epoch: int) -> list[list[Batch]]:
         if epoch != self._epoch:
-            self._groups, self._epoch = self.epochs.groups(self._seed, epoch), epoch
+            self._groups, self._epoch = self.epochs.groups(self.seed, epoch), epoch
         return self._groups
 
     def caption(self, placed: Placed, epoch: int, repeat: int, step: int) -> str:
-        return showing_caption(self._showing(placed, repeat, step), self._seed, epoch, self._total)
+        return showing_caption(self._showing(placed, repeat, step), self.seed, epoch, self.total)
 
     def _showing(self, placed: Placed, repeat: int, step: int) -> Showing:
         words = placed.image.words
@@ -89,5 +89,5 @@ class Plan:
         ]
         if not self._varies:  # all of them, also those whose turn comes later
             shown = [self._showing(each, 0, 0) for each in self.placed]
-        self._variants, self._captioned = caption_variants_of_epoch(shown, self._seed, epoch, self._total), epoch
+        self._variants, self._captioned = caption_variants_of_epoch(shown, self.seed, epoch, self.total), epoch
         return self._variants

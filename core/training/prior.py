@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from core.dataset.batches import Batch, Placed
     from core.diffusion.text_states import TextStates
     from core.settings.job import TrainJob
-    from core.training.run import Run
+
+    Reads = Callable[[Tensor, Tensor, TextStates], Tensor]
 
 
 def wanted(job: TrainJob) -> bool:
@@ -85,32 +86,37 @@ class ModelPrior:
     trains      whether text encoders train, so that the training model reads other states than the untrained one
     """
 
-    def __init__(self, untrained: dict[str, TextStates], trains: bool):
-        self._untrained, self._trains = untrained, trains
+    def __init__(self, job: TrainJob, untrained: dict[str, TextStates], trains: bool):
+        self._job, self._untrained, self._trains = job, untrained, trains
 
-    def losses(self, run: Run, batch: Batch, loss: Callable[..., Tensor], sizes: Tensor | None) -> Tensor:
+    def losses(
+        self,
+        batch: Batch,
+        predict: Reads,
+        untrained: Reads,
+        states: Callable[[Sequence[str]], TextStates],
+        loss: Callable[..., Tensor],
+    ) -> Tensor:
         """What the prior adds to each image's loss, [B]; nothing for regularization images, which keep the class themselves.
 
-        loss   training_loss with this batch's latents, noise and timesteps: (predict, preserved=, sample_weights=) -> [B]
+        predict, untrained   (noisy latents, timesteps, text) -> prediction of the model that trains, and of it untrained
+        states   of captions, by the text encoders as they are now
+        loss     training_loss with this batch's latents, noise and timesteps: (predict, preserved=, sample_weights=) -> [B]
         """
         import torch
 
-        asked = [class_caption(run.job, placed) for placed, _ in batch.items]
+        asked = [class_caption(self._job, placed) for placed, _ in batch.items]
         if not all(asked):  # regularization images of folders without a word: what they show counts 0 here
             asked = [caption or next(iter(self._untrained)) for caption in asked]
         before = join_texts([self._untrained[caption] for caption in asked])
-        now = run.text.states(asked) if self._trains else before
-
-        def untrained(noisy: Tensor, at: Tensor) -> Tensor:
-            with run.method.untrained():
-                return run.predict(noisy, at, before, sizes)
-
-        counts = [
-            run.job.dataset.prior_loss_weight if placed.concept.role == "train" else 0.0 for placed, _ in batch.items
-        ]
-        device = run.context.device
+        now = states(asked) if self._trains else before
+        device, weight = before.context.device, self._job.dataset.prior_loss_weight
+        counts = [weight if placed.concept.role == "train" else 0.0 for placed, _ in batch.items]
         return loss(
-            lambda noisy, at: run.predict(noisy, at, now, sizes),
-            preserved=(untrained, torch.ones(len(counts), dtype=torch.bool, device=device)),
-            sample_weights=queued(torch.tensor(counts), device),
+            lambda noisy, at: predict(noisy, at, now),
+            preserved=(
+                lambda noisy, at: untrained(noisy, at, before),
+                torch.ones(len(counts), dtype=torch.bool, device=device),
+            ),
+            sample_weights=queued(torch.tensor(counts), str(device)),
         )

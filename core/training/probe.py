@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from core.dataset.batches import Batch
 from core.record import atomic, machine
 from core.record.context import JobContext
 from core.record.events import Forecasted
+from core.record.memory import PeakMemory
 from core.record.run_folder import RunFolder
 from core.record.units import memory_words
 from core.settings.presets import dump
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from core.training.run import Run
 
 STEPS = 2  # on each batch; the first one warms up and creates the optimizer state
-WATCH_SECONDS = 0.01
 
 Group = list[Batch]  # the micro-batches of a step
 
@@ -111,41 +110,6 @@ def largest(group: Group) -> int:
     return max(prod(batch.bucket) * len(batch.items) for batch in group)
 
 
-class PeakMemory:
-    """Highest memory of the device while the block runs: of torch's allocator on a GPU, else resident."""
-
-    def __init__(self, device: str, seconds: float = WATCH_SECONDS):
-        self._device, self._seconds, self.bytes = device, seconds, 0
-        self._cuda = device.startswith("cuda")
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> PeakMemory:
-        import torch
-
-        if self._cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        import torch
-
-        self._done.set()
-        if self._cuda:
-            self.bytes = torch.cuda.max_memory_reserved(self._device)
-        else:
-            self._thread.join()
-
-    def _watch(self) -> None:
-        while True:
-            self.bytes = max(self.bytes, machine.memory("cpu")[0])
-            if self._done.wait(self._seconds):
-                return
-
-
 def probe(job: TrainJob, context: JobContext) -> Forecast:
     """Build the run of this job as ever, with the images of two batches, and train on these. Latents and captions that
     are encoded on the way stay in the caches, as they do after a run; nothing else is kept."""
@@ -161,19 +125,20 @@ def probe(job: TrainJob, context: JobContext) -> Forecast:
 
 
 def _probe(job: TrainJob, context: JobContext) -> Forecast:
-    from core.training.setup import build_run
+    from core.training.setup import build_training
 
     chosen = Chosen(job)
     with PeakMemory(context.device) as peak:
-        run = build_run(job, context, chosen)
+        training = build_training(job, context, chosen)
+        run = training.run
         try:
-            run.plan = Probing(run.plan, chosen.groups)
-            run.text.need(run.plan.captions(0))
+            total = max(1, run.total)
+            run.plan = plan = Probing(run.plan, chosen.groups)
+            run.passes.text.need(plan.captions(0))
             context.stage("trying two batches")
-            times = _timed(run, len(run.plan.shown))
+            times = _timed(run, len(plan.shown))
         finally:
-            run.release()
-    total = max(1, run.total)
+            training.release()
     paces = [times[STEPS * number + 1] for number in range(len(chosen.groups))]
     by_pixels = [(pixels_of(group), pace) for group, pace in zip(chosen.groups, paces, strict=True)]
     mean = sum(_between(by_pixels, pixels) for pixels in chosen.pixels) / len(chosen.pixels)

@@ -20,7 +20,8 @@ from core.record.run_folder import RunFolder, newest_state
 from core.record.workspace import Workspace
 from core.settings.hub import HubSettings
 from core.settings.presets import dump
-from core.training.checkpoint import STATE_FILE
+from core.training.start import run_training
+from core.training.states import STATE_FILE
 
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
@@ -125,8 +126,6 @@ def _live(
     job: TrainJob, workspace: Workspace, folder: RunFolder, device: str, token: CancelToken, stop_at: int | None = None
 ) -> None:
     """One life of a run."""
-    from core.training.run import run_training
-
     with Journal(folder.path) as journal:
         context = JobContext(workspace, folder, journal, NoCommands(), device, token)
         state = run_training(job, context, stop_at)

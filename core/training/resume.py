@@ -14,12 +14,13 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.run_folder import is_whole, newest_state, state_step, states_in
 from core.record.secrets import secret
 from core.record.workspace import Workspace, display_path, resolve_path
+from core.training.plan import Plan
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
     from core.settings.job import TrainJob
-    from core.training.plan import Plan
     from core.training.run import Run
+    from core.training.states import States
 
 WHERE = "resume.resume"
 ADDRESS = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>[^:]+)(?::(?P<revision>[^:]*))?(?::(?P<kind>[^:]*))?")
@@ -39,8 +40,6 @@ def beginning_problems(job: TrainJob, workspace: Workspace, report: Report) -> l
     """The problem of a training that would start at or after its end. A bad state is reported elsewhere."""
     settings, step = job.resume, None
     if settings.initial_step is not None or settings.initial_epoch is not None:
-        from core.training.plan import Plan
-
         step = first_step(job, Plan(report.placed, job, 0, report.total_steps))
     elif settings.resume and not settings.resume_from_huggingface:
         with suppress(ProblemsError):
@@ -57,35 +56,31 @@ def _at_the_end(job: TrainJob, step: int, total: int) -> list[Problem]:
     return [Problem(what, where, "start earlier, or train longer", code="resume.after-end")]
 
 
-def begin(run: Run) -> None:
+def begin(run: Run, states: States) -> None:
     """Load the given training state into a run that has none yet, and set the step."""
-    from core.training.checkpoint import use_state
-
-    settings = run.job.resume
+    settings, context = run.job.resume, run.context
     if settings.resume:
-        folder = find_state(settings.resume, run.context.workspace, settings.resume_from_huggingface, run)
-        use_state(run, folder)
-        run.context.say(f"Starting from the training state of step {run.state.step}: {display_path(folder)}")
+        if settings.resume_from_huggingface:
+            folder = fetch_state(settings.resume, context.folder.path / "resumed")
+        else:
+            folder = find_state(settings.resume, context.workspace)
+        states.use(folder)
+        context.say(f"Starting from the training state of step {run.state.step}: {display_path(folder)}")
     asked = first_step(run.job, run.plan)
     if asked is not None:
         if settings.resume and asked != run.state.step:
             words = f"The training state is of step {run.state.step}, but the settings start at {asked}, which is used"
-            run.context.say(words, "warning")
+            context.say(words, "warning")
         run.state.step = asked
     raise_if_errors(_at_the_end(run.job, run.state.step, run.total))
     run.state.begun = run.state.step
 
 
-def find_state(
-    text: str, workspace: Workspace, from_hub: bool = False, run: Run | None = None, *, quick: bool = False
-) -> Path:
+def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
     """The complete training state that a setting names: its folder, its run's folder, or the run's name.
 
     quick   look at names alone: hashing gigabytes is for the start
     """
-    if from_hub:
-        assert run is not None
-        return fetch_state(text, run.context.folder.path / "resumed")
     candidates = [resolve_path(text)]
     if text == Path(text).name:
         candidates.append(workspace.runs / text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,15 @@ from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
 from core.record.events import Sampled
 from core.settings.captions import LENGTHS
 from core.settings.concepts import training_resolution
-from core.training.validation import without_chance
 
 if TYPE_CHECKING:
     from core.dataset.text_cache import EncodeText
+    from core.record.context import JobContext
     from core.settings.job import TrainJob
     from core.settings.samples import SampleSettings
-    from core.training.run import Run
+    from core.training.passes import Passes
     from core.training.sources import FrozenText
+    from core.training.trackers import Tracker
 
 
 KOHYA_TOKENS = LENGTHS[-1]  # sd-scripts reads prompts no further
@@ -88,64 +90,80 @@ class FrozenPromptTexts:
 PromptTexts = TrainedPromptTexts | FrozenPromptTexts
 
 
-def generate_samples(run: Run) -> None:
-    """One image for each prompt, with the weights as they are now. A stop is heard at every sampling step."""
-    import torch
+@dataclass
+class Samples:
+    """The samples of a run. vae: one of its own; compiled: the model's blocks are."""
 
-    from core.generation.pipeline import decode, denoise
-    from core.networks.frozen import packed_copies
-    from core.record import atomic
+    prompts: list[SamplePrompt]
+    texts: PromptTexts
+    passes: Passes
+    context: JobContext
+    tracker: Tracker
+    vae: Path | None
+    compiled: bool
 
-    context, kind = run.context, family(run.components.family)
-    run.method.set_strength(1.0)
-    plain = run.precision.compute != run.precision.trainable  # autocast computes in another type than the weights'
-    packed = nullcontext() if plain or run.compiled is not None else packed_copies(run.components.unet)
-    with torch.no_grad(), without_chance(run), packed:
-        run.prompt_texts.need()
-        for index, prompt in enumerate(run.prompts):
-            context.stage(f"generating sample {index + 1} of {len(run.prompts)}")
-            states = run.prompt_texts.states(prompt)
-            seed = prompt.seed or 0
-            latents = denoise(
-                run.predict,
-                states.positive,
-                states.negative,
-                seeds=[seed],
-                width=prompt.width or 0,
-                height=prompt.height or 0,
-                sampler=prompt.sampler or "",
-                steps=prompt.steps or 1,
-                guidance_scale=prompt.guidance or 0.0,
-                prediction=run.objective.prediction,
-                zero_terminal_snr=run.components.zero_terminal_snr or run.job.noise.zero_terminal_snr,
-                as_kohya=run.job.samples.compatibility == "kohya",
-                channels=kind.latent_channels,
-                on_step=lambda done, steps: context.check(),
-            )
-            with vae_on_device(run) as vae:
-                image = decode(vae, latents, kind.decode_latents)[0]
-            name = f"{run.state.step:08d}_{index:02d}.png"
-            with atomic.open_atomic(context.folder.samples / name) as path:
-                image.save(path, format="PNG")
-            context.journal.put(Sampled(run.state.step, index, prompt.prompt, seed, f"samples/{name}"))
-            run.tracker.image(f"sample_{index}", image, prompt.prompt, run.state.step)
-    context.stage("training" if run.state.step < run.total else "finishing")
+    def generate(self, step: int) -> None:
+        """One image for each prompt, with the weights as they are now. A stop is heard at every sampling step."""
+        import torch
 
+        from core.networks.frozen import packed_copies
 
-@contextmanager
-def vae_on_device(run: Run) -> Iterator[Any]:
-    """The VAE, on the device only while it is used; loaded at the first sample, since cached latents need it for nothing."""
-    device = run.context.device
-    if run.components.vae is None:
-        loaded = family(run.components.family).load(
-            run.components.origin, parts=("vae",), vae=run.facts["vae_path"], vae_dtype=vae_type(run.job.memory)
+        passes = self.passes
+        passes.method.set_strength(1.0)
+        plain = (
+            passes.precision.compute != passes.precision.trainable
+        )  # autocast computes in another type than the weights'
+        packed = nullcontext() if plain or self.compiled else packed_copies(passes.components.unet)
+        with torch.no_grad(), passes.without_chance(), packed:
+            self.texts.need()
+            for index, prompt in enumerate(self.prompts):
+                self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}")
+                self._generate(step, index, prompt)
+
+    def _generate(self, step: int, index: int, prompt: SamplePrompt) -> None:
+        from core.generation.pipeline import decode, denoise
+        from core.record import atomic
+
+        passes, job = self.passes, self.passes.job
+        kind, components = family(passes.components.family), passes.components
+        states, seed = self.texts.states(prompt), prompt.seed or 0
+        latents = denoise(
+            passes.predict,
+            states.positive,
+            states.negative,
+            seeds=[seed],
+            width=prompt.width or 0,
+            height=prompt.height or 0,
+            sampler=prompt.sampler or "",
+            steps=prompt.steps or 1,
+            guidance_scale=prompt.guidance or 0.0,
+            prediction=passes.objective.prediction,
+            zero_terminal_snr=components.zero_terminal_snr or job.noise.zero_terminal_snr,
+            as_kohya=job.samples.compatibility == "kohya",
+            channels=kind.latent_channels,
+            on_step=lambda done, steps: self.context.check(),
         )
-        run.components.vae = loaded.vae
-    vae = run.components.vae
-    try:
-        yield vae.to(device)  # where memory runs out in the middle of it, what moved goes back too
-    finally:
-        if run.job.memory.lowram:
-            run.components.vae = None  # read again for the next samples
-        elif device != "cpu":
-            vae.to("cpu")
+        with self.vae_on_device() as vae:
+            image = decode(vae, latents, kind.decode_latents)[0]
+        name = f"{step:08d}_{index:02d}.png"
+        with atomic.open_atomic(self.context.folder.samples / name) as path:
+            image.save(path, format="PNG")
+        self.context.journal.put(Sampled(step, index, prompt.prompt, seed, f"samples/{name}"))
+        self.tracker.image(f"sample_{index}", image, prompt.prompt, step)
+
+    @contextmanager
+    def vae_on_device(self) -> Iterator[Any]:
+        """The VAE, on the device only while it is used; loaded at the first sample, since cached latents need it for nothing."""
+        device, components, memory = self.passes.device, self.passes.components, self.passes.job.memory
+        if components.vae is None:
+            kind = family(components.family)
+            loaded = kind.load(components.origin, parts=("vae",), vae=self.vae, vae_dtype=vae_type(memory))
+            components.vae = loaded.vae
+        vae = components.vae
+        try:
+            yield vae.to(device)  # where memory runs out in the middle of it, what moved goes back too
+        finally:
+            if memory.lowram:
+                components.vae = None  # read again for the next samples
+            elif device != "cpu":
+                vae.to("cpu")

@@ -15,29 +15,14 @@ from core.record.journal import read_lines
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.base import every
-from core.training.facts import file_metadata
 
 if TYPE_CHECKING:
+    from core.formats.hub_upload import Uploads
+    from core.methods import Method
+    from core.record.context import JobContext
     from core.settings.saving import SavingSettings
+    from core.training.facts import FileFacts
     from core.training.plan import Plan
-    from core.training.run import Run
-
-
-def base_name(run: Run) -> str:
-    """The output name as set: checks have refused names that some system cannot use."""
-    return run.job.saving.output_name
-
-
-def epoch_name(run: Run, epoch: int) -> str:
-    return f"{base_name(run)}-{epoch:06d}{run.method.extension}"
-
-
-def step_name(run: Run, step: int) -> str:
-    return f"{base_name(run)}-step{step:08d}{run.method.extension}"
-
-
-def final_name(run: Run) -> str:
-    return f"{base_name(run)}{run.method.extension}"
 
 
 def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> int | None:
@@ -66,42 +51,6 @@ def even_steps(settings: SavingSettings, total: int) -> list[int]:
     return [round(total * number / count) for number in range(1, count)]
 
 
-def write_file(run: Run, name: str, final: bool = False) -> Path:
-    """Write a checkpoint under checkpoints/, with the files that belong to it; final ones are also copied where the settings
-    say."""
-    path = run.context.folder.checkpoints / name
-    step = run.state.step
-    epoch = run.plan.epoch_of(step)
-    path.parent.mkdir(exist_ok=True)
-    written = run.method.write(path, file_metadata(run), run.job.saving.save_precision, epoch=epoch, step=step)
-    for problem in written:
-        run.context.say(problem.what, "warning", problem.fix)
-    for each in _all_of(run, path):
-        run.context.journal.put(Saved(run.state.step, f"checkpoints/{each.name}", bytes_of(each)))
-        if final and run.job.saving.copy_to:
-            _copy(run, each)
-        run.uploads.send(each, wait=final)
-    return path
-
-
-def _all_of(run: Run, path: Path) -> list[Path]:
-    """A file and those that the method writes beside it."""
-    return [path, *run.method.beside(path)]
-
-
-def _copy(run: Run, path: Path) -> None:
-    """A copy in the second folder; never over another file of the same name."""
-    folder = resolve_path(run.job.saving.copy_to or "")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        run.context.say(f"Copied to {copy_into(path, folder).path}")
-    except (OSError, ProblemsError) as error:
-        why = error.strerror or error if isinstance(error, OSError) else error.problems[0].what
-        run.context.say(
-            f"The final checkpoint could not be copied to {folder}: {why}", "error", f"copy it yourself: {path}"
-        )
-
-
 @dataclass(frozen=True)
 class OnTheWay:
     """A file saved on the way. epoch: of one saved at an epoch's end, else None; step: what it stands for."""
@@ -111,31 +60,96 @@ class OnTheWay:
     epoch: int | None
 
 
-def keep_finished(run: Run) -> None:
-    """Of a finished run that is trained further: its file stays, under the name of the step it stands for."""
-    path = run.context.folder.checkpoints / final_name(run)
-    if not path.exists() or run.state.step >= run.total:
-        return
-    of_it = [line for line in read_lines(run.context.folder.journal_file) if line["kind"] == "saved"]
-    step = next((line["step"] for line in reversed(of_it) if line["file"] == f"checkpoints/{path.name}"), run.total)
-    target = path.with_name(step_name(run, step))
-    if step < run.total and not target.exists():
-        for old, new in zip(_all_of(run, path), _all_of(run, target), strict=True):
-            if old.exists():
-                atomic.replace(old, new)
-                run.context.journal.put(Saved(step, f"checkpoints/{new.name}", bytes_of(new)))
+@dataclass
+class Checkpoints:
+    """The checkpoints of a run."""
 
+    settings: SavingSettings
+    context: JobContext
+    plan: Plan
+    method: Method
+    uploads: Uploads
+    facts: FileFacts
 
-def remove_old(run: Run) -> None:
-    """Remove checkpoints that the settings no longer keep; never the final one."""
-    gone = no_longer_kept(run.job.saving, saved_on_the_way(run), run.state.step)
-    if gone:
-        run.uploads.finish()  # one of them may be on its way
-    for path in (path for old in gone for path in _all_of(run, old.path)):
-        if path.is_dir():
-            atomic.remove_folder(path)
-        else:
-            atomic.remove(path)
+    def epoch_name(self, epoch: int) -> str:
+        return f"{self.settings.output_name}-{epoch:06d}{self.method.extension}"
+
+    def step_name(self, step: int) -> str:
+        return f"{self.settings.output_name}-step{step:08d}{self.method.extension}"
+
+    @property
+    def final(self) -> Path:
+        """The file of the end, there or not. Checks have refused names that some system cannot use."""
+        return self.context.folder.checkpoints / f"{self.settings.output_name}{self.method.extension}"
+
+    def write(self, name: str, step: int, final: bool = False) -> Path:
+        """Write a checkpoint under checkpoints/, with the files that belong to it; final ones are also copied where the
+        settings say."""
+        path = self.context.folder.checkpoints / name
+        path.parent.mkdir(exist_ok=True)
+        written = self.method.write(
+            path, self.facts.metadata(step), self.settings.save_precision, epoch=self.plan.epoch_of(step), step=step
+        )
+        for problem in written:
+            self.context.say(problem.what, "warning", problem.fix)
+        for each in self._all_of(path):
+            self.context.journal.put(Saved(step, f"checkpoints/{each.name}", bytes_of(each)))
+            if final and self.settings.copy_to:
+                self._copy(each)
+            self.uploads.send(each, wait=final)
+        return path
+
+    def _all_of(self, path: Path) -> list[Path]:
+        """A file and those that the method writes beside it."""
+        return [path, *self.method.beside(path)]
+
+    def _copy(self, path: Path) -> None:
+        """A copy in the second folder; never over another file of the same name."""
+        folder = resolve_path(self.settings.copy_to or "")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.context.say(f"Copied to {copy_into(path, folder).path}")
+        except (OSError, ProblemsError) as error:
+            why = error.strerror or error if isinstance(error, OSError) else error.problems[0].what
+            what = f"The final checkpoint could not be copied to {folder}: {why}"
+            self.context.say(what, "error", f"copy it yourself: {path}")
+
+    def keep_finished(self, at: int) -> None:
+        """Of a finished run that is trained further from step `at`: its file stays, under the name of the step it stands for."""
+        path, total = self.final, self.plan.total
+        if not path.exists() or at >= total:
+            return
+        of_it = [line for line in read_lines(self.context.folder.journal_file) if line["kind"] == "saved"]
+        step = next((line["step"] for line in reversed(of_it) if line["file"] == f"checkpoints/{path.name}"), total)
+        target = path.with_name(self.step_name(step))
+        if step < total and not target.exists():
+            for old, new in zip(self._all_of(path), self._all_of(target), strict=True):
+                if old.exists():
+                    atomic.replace(old, new)
+                    self.context.journal.put(Saved(step, f"checkpoints/{new.name}", bytes_of(new)))
+
+    def remove_old(self, step: int) -> None:
+        """Remove checkpoints that the settings no longer keep at this step; never the final one."""
+        gone = no_longer_kept(self.settings, self.on_the_way(), step)
+        if gone:
+            self.uploads.finish()  # one of them may be on its way
+        for path in (path for old in gone for path in self._all_of(old.path)):
+            if path.is_dir():
+                atomic.remove_folder(path)
+            else:
+                atomic.remove(path)
+
+    def on_the_way(self) -> list[OnTheWay]:
+        """Epoch and step files of this run, oldest first by the step they stand for."""
+        name, extension = re.escape(self.settings.output_name), re.escape(self.method.extension)
+        pattern = re.compile(name + r"-(?:step(\d{8,})|(\d{6,}))" + extension)
+        found = []
+        for path in self.context.folder.checkpoints.iterdir():
+            if match := pattern.fullmatch(path.name):
+                epoch = int(match[2]) if match[2] else None
+                step = int(match[1]) if epoch is None else self.plan.epochs.first_update(epoch)
+                found.append(OnTheWay(path, step, epoch))
+        return sorted(found, key=lambda each: (each.step, each.path.name))
 
 
 def no_longer_kept(settings: SavingSettings, found: Sequence[OnTheWay], step: int) -> list[OnTheWay]:
@@ -157,18 +171,6 @@ def no_longer_kept(settings: SavingSettings, found: Sequence[OnTheWay], step: in
             each for each in found if each.epoch is None and each.step % period == 0 and each.step < step - distance
         ]
     return list(dict.fromkeys(removed))
-
-
-def saved_on_the_way(run: Run) -> list[OnTheWay]:
-    """Epoch and step files of this run, oldest first by the step they stand for."""
-    pattern = re.compile(re.escape(base_name(run)) + r"-(?:step(\d{8,})|(\d{6,}))" + re.escape(run.method.extension))
-    found = []
-    for path in run.context.folder.checkpoints.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match:
-            epoch = int(match[2]) if match[2] else None
-            found.append(OnTheWay(path, int(match[1]) if epoch is None else run.plan.epochs.first_update(epoch), epoch))
-    return sorted(found, key=lambda each: (each.step, each.path.name))
 
 
 def bytes_of(path: Path) -> int:

@@ -14,7 +14,6 @@ from core.dataset.mask_cache import at_latent_size
 from core.dataset.opening import BrokenImage, problem_of
 from core.record.problems import Problem, ProblemsError
 from core.record.queued import queued
-from core.training.validation import EPOCH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from core.dataset.text_cache import EncodeText, TextCache
     from core.diffusion.text_states import TextStates
 
+EPOCH = -1  # in the addresses of what is measured: no training epoch has it
 DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device
 
 Item = tuple["Placed", int]  # an image and which of its repeats

@@ -63,6 +63,9 @@ class Stepper:
 
     # -- a step
 
+    def begin(self) -> None:
+        self._guard.begin()
+
     def stand_in(self, items: Sequence[T]) -> Sequence[T]:
         """What a process computes, without effect, when a batch leaves it no part: nothing."""
         return ()

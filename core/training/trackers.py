@@ -14,16 +14,11 @@ from core.record.problems import Problem, ProblemsError
 from core.record.secrets import secret
 from core.record.workspace import resolve_path
 from core.settings.base import declared, value_of
-from core.settings.methods import spec_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from core.record.events import Validated
     from core.settings.job import TrainJob
-    from core.settings.methods import MethodSpec
-    from core.training.losses import ReadBack
-    from core.training.run import Run
 
 CONFIG = "logging.log_tracker_config"
 # Folders and files, which are private (sd-scripts leaves them out too).
@@ -222,7 +217,7 @@ def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -
         return Trackers([], say)
     place = log_folder(job, folder)
     more = tracker_config(own.log_tracker_config)
-    name = own.log_tracker_name or spec_of(job).project
+    name = own.log_tracker_name or job.method.spec.project
     found: list[Tracker] = []
     if own.log_with in ("tensorboard", "all"):
         found.append(TensorBoard(place / name if own.log_tracker_name else place, more.get("tensorboard")))
@@ -278,44 +273,3 @@ def wandb_problem(job: TrainJob) -> Problem | None:
         return None
     fix = "install it (pip install wandb), or choose TensorBoard"
     return Problem("The package wandb is not installed", "logging.log_with", fix, code="trackers.no-wandb")
-
-
-def rate_name(method: MethodSpec, group: str) -> str:
-    """A group's rate as sd-scripts' script for the method logs it: a network's "text_encoder plus" is lr/textencoder plus,
-    a model's unet_block3 is lr/block3."""
-    part, space, rest = group.partition(" ")
-    if method.changes != "network":
-        part = part.replace("unet_block", "block")
-    return method.logged.get(part, f"lr/{part}") + space + rest
-
-
-def track_steps(run: Run, read: ReadBack, corrected: Sequence[float], rates: Mapping[str, float]) -> None:
-    """Numbers of steps whose losses have arrived, under sd-scripts' names where it has them (reference: section 7.6)."""
-    from core.optimization.optimizers import step_sizes
-
-    add, step, method = run.tracker.add, read.steps[-1], spec_of(run.job)
-    each, epoch = ("loss/current", "loss/epoch_average") if method.changes == "network" else ("loss", "loss/epoch")
-    for number, loss, quotient in zip(read.steps, read.losses, corrected, strict=True):
-        add(each, loss, number)
-        add("loss/corrected", quotient, number)
-        if run.plan.ends_epoch(number) or number == run.total:
-            add(epoch, run.watch.average, number)
-    add("loss/average", run.watch.average, step)
-    for name, rate in rates.items():
-        add(rate_name(method, name), rate, step)
-    for name, size in step_sizes(run.optimizer).items():  # of optimizers that find the step size themselves
-        add(rate_name(method, name).replace("lr", "lr/d*lr", 1), size, step)
-    add("norm/gradient", read.norm, step)
-    if read.weight_norm is not None:
-        add("norm/weights", read.weight_norm, step)
-    for name, value in read.numbers.items():
-        add(name, value, step)
-
-
-def track_validation(run: Run, found: Validated) -> None:
-    """A validation's numbers, once more where it ends an epoch."""
-    where = "validation" if found.measured_on == "held_out" else "training_images"
-    for name in ("step", "epoch") if run.plan.ends_epoch(found.step) else ("step",):
-        run.tracker.add(f"loss/{where}/{name}_average", found.loss, found.step)
-        if found.gap is not None:
-            run.tracker.add(f"loss/{where}/{name}_divergence", found.gap, found.step)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -25,17 +24,18 @@ from core.dataset.views import is_varied
 from core.record.events import Validated
 from core.settings.base import every
 from core.settings.rules.validation import holds_out
+from core.training.sources import EPOCH
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.batches import Placed
     from core.dataset.report import Report
+    from core.record.context import JobContext
     from core.settings.job import TrainJob
     from core.settings.noise import NoiseSettings
-    from core.training.run import Run
+    from core.training.passes import Passes
 
-EPOCH = -1  # in the addresses of its random numbers: no training epoch has it
 COST = 0.02  # of the training's forward passes, for what finds the best checkpoint
 MOST_TOLD = 512  # losses in one line of the journal
 MOST_PAIRS = 4 * AUTOMATIC_MOST  # each held-out image at each timestep
@@ -188,18 +188,18 @@ class Validation:
         ]
         return sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
-    def measure(self, run: Run) -> Validated:
-        """The loss of the weights as they are now."""
+    def measure(self, passes: Passes, context: JobContext, step: int) -> Validated:
+        """The loss of the weights as they are now, after so many steps."""
         import torch
 
         words = "held-out" if self.measured_on == "held_out" else "training"
-        with torch.no_grad(), without_chance(run):
-            run.text.need(self.captions())
-            run.context.stage(f"measuring the loss on {words} images")
-            found = _measure(run, self.looks)
-            usual = _measure(run, self.compared).loss if self.compared else None
+        with torch.no_grad(), passes.without_chance():
+            passes.text.need(self.captions())
+            context.stage(f"measuring the loss on {words} images")
+            found = _measure(passes, context, self.looks)
+            usual = _measure(passes, context, self.compared).loss if self.compared else None
         return Validated(
-            run.state.step,
+            step,
             found.loss,
             usual,
             None if usual is None else found.loss - usual,
@@ -275,15 +275,15 @@ def evenly(values: Sequence[float], most: int) -> list[float]:
     return list(values[::step])
 
 
-def _measure(run: Run, looks: Sequence[Look]) -> Measured:
+def _measure(passes: Passes, context: JobContext, looks: Sequence[Look]) -> Measured:
     """Every look. The device is waited for once, at the end."""
     import torch
 
-    timesteps = timesteps_of(run.job.noise)
+    timesteps = timesteps_of(passes.job.noise)
     losses: list[Tensor] = []
     for look in looks:
-        run.context.check()
-        losses.append(_losses_of(run, look, timesteps))
+        context.check()
+        losses.append(_losses_of(passes, look, timesteps))
     each = torch.cat(losses).double().tolist()
     numbers = [number for look in looks for number in look.numbers]
     by_number: defaultdict[int, list[float]] = defaultdict(list)
@@ -292,27 +292,11 @@ def _measure(run: Run, looks: Sequence[Look]) -> Measured:
     return Measured(each, {timesteps[number]: fmean(by_number[number]) for number in sorted(by_number)})
 
 
-def _losses_of(run: Run, look: Look, timesteps: Sequence[int]) -> Tensor:
+def _losses_of(passes: Passes, look: Look, timesteps: Sequence[int]) -> Tensor:
     """Losses [B] with the noise that belongs to these images and timesteps, whatever the training's seed is."""
-    from core.training.update import image_losses
-
-    seed = run.job.validation.validation_seed
+    seed = passes.job.validation.validation_seed
     numbered = list(zip((placed for placed, _ in look.batch.items), look.numbers, strict=True))
     addresses = [(seed, EPOCH, placed.key, number) for placed, number in numbered]
     captions = [caption_of(placed) for placed, _ in numbered]
     at = [timesteps[number] for number in look.numbers]
-    return image_losses(run, EPOCH, look.batch, addresses, at, captions).float()
-
-
-@contextmanager
-def without_chance(run: Run) -> Iterator[None]:
-    """No dropout of any module inside."""
-    parts = [run.components.unet, *run.components.text_encoders]
-    modules = [module for part in parts for module in part.modules() if module.training]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.training = True
+    return passes.losses(EPOCH, look.batch, addresses, at, captions).float()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from core.record import atomic
 from core.record.former import renewed
 
 if TYPE_CHECKING:
-    from core.training.losses import ReadBack
+    from core.training.losses import ReadBack, Seen
 
 BAND = 50  # timesteps
 BANDS = 1000 // BAND
@@ -27,15 +26,6 @@ RECENT = 100.0  # losses that a band's recent mean looks back on
 FILE = "watch.json"
 WRITE_SECONDS = 10.0
 WORST = 200  # images in the file
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One image of one step. key: its address; weight: what its loss counts, which is taken out again here."""
-
-    key: tuple[str, ...]
-    timestep: int
-    weight: float = 1.0
 
 
 class Mean:

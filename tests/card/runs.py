@@ -35,23 +35,27 @@ def context(workspace, job, device):
 
 def fill_caches(job, context):
     """With numbers, on the CPU: only they can be written."""
+    from core.training.inputs import read_inputs
     from core.training.latents import build_latents
-    from core.training.setup import Builder
+    from core.training.models import Models
+    from core.training.texts import Texts
 
-    builder = Builder(job, context)
-    build_latents(builder).close()
-    if not builder.method.trains_text:
-        builder.frozen_text()
+    inputs = read_inputs(job, context)
+    models = Models(inputs)
+    build_latents(inputs, models).close()
+    if not inputs.method.trains_text:
+        Texts(inputs, models).frozen()
 
 
 def steps_on_the_card(workspace, job):
-    from core.training.setup import build_run
+    from core.training.setup import build_training
     from core.training.update import optimizer_update
 
     fill_caches(job, context(workspace, job, "cpu"))
     found = {"waits": [], "peak": [], "held": []}
     with card() as watched:
-        run = build_run(job, context(workspace, job, "cuda"))
+        training = build_training(job, context(workspace, job, "cuda"))
+        run = training.run
         found["building"] = watched.peak
         for _ in range(job.schedule.max_train_steps):
             watched.waits.clear()
@@ -61,7 +65,7 @@ def steps_on_the_card(workspace, job):
             found["waits"].append(list(watched.waits))
             found["peak"].append(watched.peak)
             found["held"].append(watched.now)
-        run.release()
+        training.release()
     return found
 
 

@@ -100,14 +100,15 @@ def hollow_folder(family_name: str, folder: Path) -> Path:
     return folder
 
 
-def encoded(builder, captions, tokens=None):
+def encoded(texts, captions, tokens=None):
     """Text states of the right sizes, in place of an encoder's."""
-    widths = [shipped_config(name, builder.family_name)["hidden_size"] for name in builder.family.layout.text_encoders]
-    context = torch.zeros(len(captions), 77, sum(widths), dtype=builder.precision.compute)
+    inputs = texts._inputs
+    widths = [shipped_config(name, inputs.family_name)["hidden_size"] for name in inputs.family.layout.text_encoders]
+    context = torch.zeros(len(captions), 77, sum(widths), dtype=inputs.precision.compute)
     return TextStates(context, torch.zeros(len(captions), 1280) if len(widths) > 1 else None)
 
 
-def empty_posteriors(builder):
+def empty_posteriors(inputs, models):
     def encode(pixels):
         zeros = torch.zeros(len(pixels), 4, pixels.shape[-2] // 8, pixels.shape[-1] // 8)
         return zeros, zeros
@@ -142,11 +143,11 @@ def count(folder: Path, name: str) -> dict:
     patches = [
         mock.patch("core.families.loading.digest", lambda layout, path, part, **_: f"{layout.family} {part}"),
         mock.patch("core.training.latents.encoder", empty_posteriors),
-        mock.patch("core.training.setup.Builder.load_vae", lambda builder: torch.nn.Linear(1, 1)),
+        mock.patch("core.training.models.Models.vae", lambda models: torch.nn.Linear(1, 1)),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", attention),
     ]
     if not job.network.train_text_encoder or job.method.whole_model:
-        patches.append(mock.patch("core.training.setup.Builder.encode", encoded))
+        patches.append(mock.patch("core.training.texts.Texts.encode", encoded))
     for patch in patches:
         patch.start()
     try:

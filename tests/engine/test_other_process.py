@@ -80,7 +80,7 @@ def test_what_another_tells_after_the_first_has_failed_is_not_the_reason(folder,
 def test_a_process_that_only_sees_another_leave_is_not_named_as_the_one_that_ended(
     folder, workspace, monkeypatch, error, told
 ):
-    monkeypatch.setattr("core.training.run.run_training", lambda job, context: raise_(error))
+    monkeypatch.setattr("core.training.start.run_training", lambda job, context: raise_(error))
     third = SimpleNamespace(rank=2, count=3, device="cpu", tell=lambda nothing: (folder.path, TrainJob()))
     with pytest.raises(type(error)):
         jobs._follow(third, workspace)

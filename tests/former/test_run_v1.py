@@ -19,7 +19,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.migrations import to_version_2
 from core.settings.presets import parse
-from core.training.run import run_training
+from core.training.start import run_training
 
 RUN = Path(__file__).parent / "run_v1"
 IMAGES = ("fox", "bear", "bird", "fish", "frog")

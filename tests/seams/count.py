@@ -33,7 +33,7 @@ def files_of_a_step() -> list[str]:
     from core.record.workspace import Workspace
     from core.settings.presets import apply, dump, read
     from core.training import loop
-    from core.training.run import run_training
+    from core.training.start import run_training
 
     seen: set[str] = set()
     update, done = loop.optimizer_update, 0

@@ -71,7 +71,7 @@ class Training:
         self.on_line = lambda line: None
 
     def start(self, stop_at: int | None = None) -> str:
-        from core.training.run import run_training
+        from core.training.start import run_training
 
         with Journal(self.folder.path) as journal:
             journal.listen(lambda line: self.on_line(line))
@@ -106,11 +106,15 @@ def train(workspace, make_job):
 
 @pytest.fixture
 def at_first_step(train, monkeypatch):
-    """at_first_step(look, memory={...}): what `look` says of the run that is ready for its first step, which it never takes."""
+    """at_first_step(look, memory={...}): what `look` says of the training that is ready for its first step, which it never takes."""
+    from core.training import setup
+
+    build = setup.build_training
 
     def see(look, **groups):
-        found = []
-        monkeypatch.setattr("core.training.loop.train", lambda run: found.append(look(run)) or "done")
+        built, found = [], []
+        monkeypatch.setattr(setup, "build_training", lambda *args: built.append(build(*args)) or built[-1])
+        monkeypatch.setattr("core.training.loop.train", lambda run, tasks: found.append(look(built[-1])) or "done")
         train(**groups).start()
         return found[0]
 

@@ -18,7 +18,7 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.training.run import run_training
+from core.training.start import run_training
 
 
 def train(case, place: Path, processes) -> None:

@@ -33,9 +33,14 @@ def unhurried(monkeypatch):
     monkeypatch.setattr(validation, "COST", 10.0)
 
 
-def shown(run):
+def shown(training):
     """Keys of all images that any step of the run shows."""
-    return {placed.key for step in range(run.total) for batch in run.plan.update(step)[1] for placed, _ in batch.items}
+    return {
+        placed.key
+        for step in range(training.run.total)
+        for batch in training.run.plan.update(step)[1]
+        for placed, _ in batch.items
+    }
 
 
 def test_of_forty_images_two_never_train_and_the_best_checkpoint_is_named_and_offered_first(
@@ -67,7 +72,9 @@ def test_of_forty_images_two_never_train_and_the_best_checkpoint_is_named_and_of
     label, path = list_loras(run.workspace)[0]
     assert path == run.folder.path / best.file and label.endswith("(best)")
     assert sum("(best)" in label for label, _ in list_loras(run.workspace)) == 1
-    held, trained = at_first_step(lambda run: ({each.key for each in run.validation.images}, shown(run)), **groups)
+    held, trained = at_first_step(
+        lambda training: ({each.key for each in training.inputs.validation.images}, shown(training)), **groups
+    )
     assert len(held) == automatic_count(40) == 2 and len(trained) == 38 and not held & trained
 
 
@@ -81,14 +88,18 @@ def test_few_images_all_train_and_what_is_measured_is_called_what_it_is(train, a
     a, b = load_file(run.file()), load_file(without.file())
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert read_best(run.folder.path)[1] == "lowest loss on training images" and read_best(without.folder.path) is None
-    trained, measured = at_first_step(lambda run: (shown(run), run.validation.images), **groups)
+    trained, measured = at_first_step(lambda training: (shown(training), training.inputs.validation.images), **groups)
     assert len(trained) == 5 and not measured
 
 
 def test_images_put_back_all_train_and_the_checkpoints_are_still_compared(at_first_step, forty, unhurried):
     groups = {"dataset": {"folder": str(forty)}, "validation": {"best_checkpoint": "training"}}
     trained, how = at_first_step(
-        lambda run: ({placed.key for placed in run.plan.placed}, run.validation.measured_on), **groups
+        lambda training: (
+            {placed.key for placed in training.run.plan.placed},
+            training.inputs.validation.measured_on,
+        ),
+        **groups,
     )
     assert len(trained) == 40 and how == "training"
 
@@ -169,8 +180,8 @@ def test_all_planned_measurements_of_a_run_cost_at_most_two_percent_of_its_forwa
 
 
 def test_pairs_take_each_image_and_each_timestep_as_often(at_first_step, forty):
-    def look(run):
-        images = run.plan.placed
+    def look(training):
+        images = training.run.plan.placed
         return {
             (count, pairs): [
                 (placed.key, number)

@@ -13,7 +13,6 @@ from core.settings.job import TrainJob
 from core.settings.memory import MemorySettings
 from core.settings.rules import ineffective, training_problems
 from core.training.prove import prove
-from core.training.run import Run
 from tests.options import ADAFACTOR
 from tests.refusals import refused
 
@@ -35,13 +34,13 @@ def settings(backend="inductor"):
 def pieces(monkeypatch):
     """What was compiled, by kind of block, when a run lets go of it."""
     found = {}
-    release = Run.release
+    release = CompiledBlocks.release
 
-    def look(run):
-        found.update(run.compiled.pieces if run.compiled else {})
-        release(run)
+    def look(blocks):
+        found.update(blocks.pieces)
+        release(blocks)
 
-    monkeypatch.setattr(Run, "release", look)
+    monkeypatch.setattr(CompiledBlocks, "release", look)
     return found
 
 

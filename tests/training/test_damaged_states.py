@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from core.record import atomic
 from core.record.run_folder import is_whole, newest_state, seal_state, state_step, states_in
-from core.training import checkpoint
+from core.training import states
 from core.training.resume import find_state
 from tests.refusals import refused
 from tests.selection import slow_unless
@@ -204,9 +204,9 @@ def test_a_state_that_cannot_be_written_is_said_and_the_training_goes_on(train, 
 
         return work
 
-    monkeypatch.setattr(checkpoint.atomic, "sync_file", fails("training.pt"))
-    monkeypatch.setattr(checkpoint, "seal_state", fails("complete.json"))
-    monkeypatch.setattr(checkpoint.atomic, "replace", fails("the folder"))
+    monkeypatch.setattr(states.atomic, "sync_file", fails("training.pt"))
+    monkeypatch.setattr(states, "seal_state", fails("complete.json"))
+    monkeypatch.setattr(states.atomic, "replace", fails("the folder"))
     assert training.start() == "done" and failed
     (said,) = [line for line in training.lines("log") if line["level"] == "error"]
     assert "nothing was saved at step 4" in said["text"] and said["fix"]

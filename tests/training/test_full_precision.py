@@ -14,9 +14,9 @@ from core.optimization.rounding import widen_steps
 from core.record.run_folder import newest_state
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.training import run as running
 from core.training.memory_plan import MemoryFacts, PartSize, memory_plan
 from core.training.prove import prove
+from core.training.setup import Training
 from tests.selection import slow_unless
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,21 +33,22 @@ METHODS = {
 def what_trains(monkeypatch, training):
     """Types of the weights, of their gradients where the step begins, and of the optimizer's own numbers."""
     found = {"weights": set(), "gradients": set(), "state": set()}
-    measure, release = torch.nn.utils.get_total_norm, running.Run.release
+    measure, release = torch.nn.utils.get_total_norm, Training.release
 
     def seen(gradients, *args):
         found["gradients"] |= {gradient.dtype for gradient in gradients}
         return measure(gradients, *args)
 
-    def last(run):
-        found["weights"] |= {weight.dtype for weight in run.parameters}
-        held = [value for state in run.optimizer.state.values() for value in state.values()]
+    def last(built):
+        run = built.run
+        found["weights"] |= {weight.dtype for weight in run.stepper._parameters}
+        held = [value for state in run.stepper.optimizer.state.values() for value in state.values()]
         found["state"] |= {value.dtype for value in held if isinstance(value, torch.Tensor) and value.ndim}
         found["scaler"] = run.stepper._scaler
-        release(run)
+        release(built)
 
     monkeypatch.setattr(torch.nn.utils, "get_total_norm", seen)
-    monkeypatch.setattr(running.Run, "release", last)
+    monkeypatch.setattr(Training, "release", last)
     assert training.start() == "done"
     return found
 

@@ -118,14 +118,16 @@ def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_p
     from core.record.commands import CommandReader
     from core.record.context import JobContext
     from core.record.journal import Journal
-    from core.training.setup import Builder
+    from core.training.inputs import read_inputs
+    from core.training.models import Models
 
     folder = tmp_path / "own"
     shutil.copytree(images, folder)
     frozen = run({"folder": str(folder), "flip_aug": True}, memory={"latent_draw": "frozen"})
     with Journal(frozen.folder.path) as journal:
         place = (workspace, frozen.folder, journal, CommandReader(frozen.folder.path), "cpu", CancelToken())
-        assert write_npz_caches(Builder(frozen.job, JobContext(*place))).written == 5
+        inputs = read_inputs(frozen.job, JobContext(*place))
+        assert write_npz_caches(inputs, Models(inputs)).written == 5
     shutil.rmtree(workspace.cache / "latents")
     read = run({"folder": str(folder), "flip_aug": True}, memory={"npz_caches": True})
     assert any("from 5 .npz files" in line["text"] for line in read.lines("log"))
@@ -213,7 +215,7 @@ def test_images_are_encoded_by_the_vae_that_is_set(at_first_step, tmp_path):
 
     def drawn(base, vae=None):
         return at_first_step(
-            lambda run: run.latents.draw(run.plan.placed[0], 0, 0),
+            lambda training: training.run.passes.latents.draw(training.run.plan.placed[0], 0, 0),
             model={"base_model": base, "vae": vae},
             dataset={"bucket_reso_steps": 32},
             memory={"latent_draw": "mean"},

@@ -18,7 +18,7 @@ def models_in_memory() -> int:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
 def test_nothing_of_a_training_stays(workspace, make_job, monkeypatch, fails):
-    import core.training.update as update
+    import core.training.passes as passes
 
     job = make_job(
         schedule={"max_train_steps": 2, "seed": 1},
@@ -27,7 +27,7 @@ def test_nothing_of_a_training_stays(workspace, make_job, monkeypatch, fails):
     )
     if fails:
         monkeypatch.setattr(
-            update, "training_loss", lambda *given, **named: (_ for _ in ()).throw(RuntimeError("out of memory"))
+            passes, "training_loss", lambda *given, **named: (_ for _ in ()).throw(RuntimeError("out of memory"))
         )
     before = models_in_memory()
     state, _ = execute("train", job, RunFolder.create(workspace.runs, "m", dump(job)), workspace, "cpu")

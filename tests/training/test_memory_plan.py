@@ -107,12 +107,12 @@ def test_three_switches_with_what_they_save_for_this_job():
 
 
 def test_out_of_memory_names_the_switches_and_what_they_save(workspace, make_job, monkeypatch):
-    import core.training.update as update
+    import core.training.passes as passes
 
     def fail(*given, **named):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(update, "training_loss", fail)
+    monkeypatch.setattr(passes, "training_loss", fail)
     job = make_job(network={"rank": 64})
     state, words = execute("train", job, RunFolder.create(workspace.runs, "m", dump(job)), workspace, "cpu")
     assert state == "failed" and words.what == "The device ran out of memory"

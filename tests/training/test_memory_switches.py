@@ -109,11 +109,11 @@ def test_xformers_is_refused_in_words_where_it_has_no_kernel():
 
 
 def test_the_vae_encodes_in_the_type_that_is_asked_for(train, monkeypatch):
-    from core.training.setup import Builder
+    from core.training.models import Models
 
     seen = []
-    load = Builder.load_vae
-    monkeypatch.setattr(Builder, "load_vae", lambda self: seen.append(load(self)) or seen[-1])
+    load = Models.vae
+    monkeypatch.setattr(Models, "vae", lambda self: seen.append(load(self)) or seen[-1])
     run = train(memory={"vae_precision": "bf16", "cache_latents": "memory"}, schedule={"max_train_steps": 1})
     assert run.start() == "done"
     assert next(seen[0].parameters()).dtype == torch.bfloat16
@@ -145,15 +145,16 @@ def test_with_little_main_memory_the_vae_is_read_again_for_each_samples(train, m
         assert (read.count(("vae",)) > 1) == lowram
 
 
-def switches(run):
+def switches(training):
     """How the model that will train computes, and what may be held."""
-    unet = run.components.unet
+    passes = training.run.passes
+    unet = passes.components.unet
     return {
         "attention": {type(each).__name__ for each in unet.attn_processors.values()},
         "twice": [block.gradient_checkpointing for block in (*unet.down_blocks, unet.mid_block)],
         "tf32": torch.backends.cuda.matmul.allow_tf32,
-        "captions": run.text._cache._room,
-        "precision": (run.precision.name, unet.dtype),
+        "captions": passes.text._cache._room,
+        "precision": (passes.precision.name, unet.dtype),
     }
 
 
@@ -182,23 +183,21 @@ def test_each_switch_reaches_the_model_that_trains(at_first_step):
 def test_a_card_with_much_memory_keeps_what_was_set_aside_from_batch_to_batch(monkeypatch, much):
     freed = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(1))
-    builder = SimpleNamespace(
+    inputs = SimpleNamespace(
         context=SimpleNamespace(device="cuda:0"),
         job=SimpleNamespace(memory=MemorySettings(highvram=much)),
-        load_vae=lambda: SimpleNamespace(to=lambda device: None),
         family=SimpleNamespace(encode_image_latents=lambda vae, pixels: pixels),
     )
-    encoder(builder)(torch.zeros(1))
+    models = SimpleNamespace(vae=lambda: SimpleNamespace(to=lambda device: None))
+    encoder(inputs, models)(torch.zeros(1))
     assert len(freed) == (0 if much else 1)
 
 
 @pytest.mark.parametrize(("switch", "narrowed"), [("fp8_base", True), ("fp8_base_unet", False)])
 def test_text_encoders_are_8_bit_where_the_whole_model_is(at_first_step, switch, narrowed):
-    def types(run):
-        return [
-            {weight.dtype for weight in part.parameters()}
-            for part in (run.components.unet, *run.components.text_encoders)
-        ]
+    def types(training):
+        components = training.run.passes.components
+        return [{weight.dtype for weight in part.parameters()} for part in (components.unet, *components.text_encoders)]
 
     unet, text = at_first_step(types, network={"train_text_encoder": True}, memory={switch: True})
     assert NARROW in unet and (NARROW in text) is narrowed
@@ -206,8 +205,10 @@ def test_text_encoders_are_8_bit_where_the_whole_model_is(at_first_step, switch,
 
 @pytest.mark.parametrize("trains", [False, True])
 def test_texts_are_read_from_the_layer_that_clip_skip_names(at_first_step, trains):
-    def read(run):
-        return run.text.states(["a fox"]).context, run.prompt_texts.states(run.prompts[0]).positive.context
+    def read(training):
+        samples = training.samples
+        states = samples.texts.states(samples.prompts[0])
+        return training.run.passes.text.states(["a fox"]).context, states.positive.context
 
     groups = {"network": {"train_text_encoder": trains}, "samples": {"sample_prompts": ["a fox"]}}
     starter = family("sd1").load(PROJECT / "models" / "starter", parts=("text_encoders", "tokenizers"))

@@ -35,10 +35,10 @@ def test_the_engine_tells_the_forecast_and_fails_in_words(workspace, make_job, m
     (line,) = [line for line in read_lines(folder.journal_file) if line["kind"] == "forecast"]
     assert state == "done" and line["total_steps"] == 4 and line["peak_bytes"] > 0
 
-    import core.training.update as update
+    import core.training.passes as passes
 
     monkeypatch.setattr(
-        update, "training_loss", lambda *given, **named: (_ for _ in ()).throw(RuntimeError("out of memory"))
+        passes, "training_loss", lambda *given, **named: (_ for _ in ()).throw(RuntimeError("out of memory"))
     )
     state, words = execute("probe", job, RunFolder.create(workspace.private / "jobs", "q", dump(job)), workspace, "cpu")
     assert state == "failed" and words.what == "The device ran out of memory"

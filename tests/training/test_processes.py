@@ -36,7 +36,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.flags import merge
 from core.settings.presets import dump, to_values
 from core.training import setup
-from core.training.run import run_training
+from core.training.start import run_training
 from core.training.update import micro_batch
 from tests.models import tiny_folder
 
@@ -151,13 +151,14 @@ def test_an_image_has_the_same_loss_and_gradient_in_any_share_of_a_batch(
     training = train(**merge({"model": {"base_model": tiny}}, groups))
     with Journal(training.folder.path) as journal:
         context = JobContext(training.workspace, training.folder, journal, NoCommands(), "cpu")
-        run = setup.build_run(training.job, context)
+        built = setup.build_training(training.job, context)
+        run = built.run
         try:
             epoch, (batch,) = run.plan.update(1)
             whole, gradient = losses_and_gradient(run, epoch, batch, [batch.items])
             apart, summed = losses_and_gradient(run, epoch, batch, [batch.items[:1], batch.items[1:2], batch.items[2:]])
         finally:
-            run.release()
+            built.release()
     assert len(whole) == 4
     torch.testing.assert_close(apart, whole, rtol=1e-7, atol=1e-9)
     assert (summed - gradient).norm() < 1e-6 * gradient.norm()
@@ -166,16 +167,16 @@ def test_an_image_has_the_same_loss_and_gradient_in_any_share_of_a_batch(
 def losses_and_gradient(run, epoch, batch, shares):
     """Of a batch that is computed in parts: losses [B], and the sum of the gradients as one vector."""
     found = []
-    run.optimizer.zero_grad(set_to_none=True)
+    run.stepper.optimizer.zero_grad(set_to_none=True)
     for items in shares:
         part = Batch(batch.bucket, tuple(items))
-        run.method.before_micro_batch(1, 0, [(placed.key, repeat) for placed, repeat in items])
+        run.passes.method.before_micro_batch(1, 0, [(placed.key, repeat) for placed, repeat in items])
         timesteps = [100 + 200 * batch.items.index(item) for item in items]
         losses = micro_batch(run, epoch, part, timesteps)
         losses.sum().backward()
-        run.method.after_micro_batch()
+        run.passes.method.after_micro_batch()
         found.append(losses.detach())
-    gradients = [weight.grad.flatten() for weight in run.parameters if weight.grad is not None]
+    gradients = [weight.grad.flatten() for weight in run.stepper._parameters if weight.grad is not None]
     return torch.cat(found), torch.cat(gradients)
 
 
@@ -198,9 +199,9 @@ def in_float64(monkeypatch):
         for part in (components.unet, *components.text_encoders):
             part.double()
         run = assemble(builder, components, *rest)
-        for weight in run.parameters:
+        for weight in run.stepper._parameters:
             weight.data = weight.data.double()
-        if frozen := getattr(run.method, "_frozen", None):  # packed for float32
+        if frozen := getattr(run.passes.method, "_frozen", None):  # packed for float32
             uninstall(frozen)
             frozen.double()
         return run

@@ -16,7 +16,7 @@ from core.record.run_folder import newest_state
 from core.training import resume
 from core.training.prove import prove
 from core.training.resume import find_state, parse_address
-from core.training.run import run_training
+from core.training.start import run_training
 from tests.local_server import Answers, serving
 from tests.refusals import refused
 
@@ -183,12 +183,14 @@ def test_the_proof_finds_both_ways_equal_and_leaves_nothing(train):
 
 
 def test_the_proof_names_what_a_resume_loses(train, monkeypatch):
-    import core.training.checkpoint as checkpoint
+    from core.training.states import States
 
-    real = checkpoint._content
-    monkeypatch.setattr(
-        checkpoint, "_content", lambda run: real(run) | {"optimizer": run.optimizer.state_dict() | {"state": {}}}
-    )
+    real = States._content
+
+    def without(states):
+        return real(states) | {"optimizer": states.run.stepper.optimizer.state_dict() | {"state": {}}}
+
+    monkeypatch.setattr(States, "_content", without)
     found = prove(train().job, train().workspace, "cpu", 4)
     assert not found.equal and "NOT equal" in found.words()
     assert any(name.startswith("/weights/") for name in found.different)

@@ -18,9 +18,10 @@ from core.settings.check import build
 from core.settings.hub import HubSettings
 from core.settings.job import TrainJob
 from core.settings.saving import SavingSettings
-from core.training.checkpoint import _remove_old, states_no_longer_kept
 from core.training.facts import spoken_metadata, thumbnail_url
 from core.training.saving import OnTheWay, no_longer_kept
+from core.training.states import States
+from core.training.states import no_longer_kept as states_no_longer_kept
 from tests.local_server import Answers, serving
 from tests.refusals import refused
 
@@ -88,14 +89,9 @@ def test_both_files_of_the_last_moment_stay_and_those_before_it_go(train):
 def test_states_are_kept_by_number_or_by_distance(settings, left):
     """Epochs of 10 steps, at the end of the fifth."""
     epochs = SimpleNamespace(first_update=lambda epoch: epoch * 10)
-    run = SimpleNamespace(
-        job=SimpleNamespace(saving=SavingSettings(**settings)),
-        state=SimpleNamespace(step=50),
-        total=50,
-        plan=SimpleNamespace(epochs=epochs, epoch_of=lambda step: step // 10),
-    )
+    plan = SimpleNamespace(total=50, epochs=epochs, epoch_of=lambda step: step // 10)
     sealed = [Path(f"step{step:08d}") for step in (10, 20, 30, 40, 50)]
-    gone = states_no_longer_kept(run, sealed)
+    gone = states_no_longer_kept(SavingSettings(**settings), plan, 50, sealed)
     assert [state_step(path) for path in sealed if path not in gone] == left
 
 
@@ -111,9 +107,10 @@ def test_a_state_that_is_on_its_way_to_the_hub_is_taken_away_when_it_is_there(tm
     run = SimpleNamespace(
         job=SimpleNamespace(saving=SavingSettings(), hub=HubSettings(save_state_to_huggingface=uploads)),
         state=SimpleNamespace(step=3),
-        uploads=SimpleNamespace(finish=lambda: waited.append(there())),
+        plan=None,
+        context=SimpleNamespace(folder=SimpleNamespace(states=tmp_path)),
     )
-    _remove_old(run, tmp_path)
+    States(run, SimpleNamespace(finish=lambda: waited.append(there()))).remove_old()
     assert waited == ([[1, 2, 3]] if uploads else []) and there() == [2, 3]
 
 
@@ -218,7 +215,7 @@ def test_each_field_that_a_person_fills_in_is_said_under_its_own_name():
         "metadata_preprocessor": "canny",
     }
     saving = filled | {"metadata_is_negative_embedding": True}
-    said = spoken_metadata(SimpleNamespace(job=build(TrainJob, {"saving": saving})))
+    said = spoken_metadata(build(TrainJob, {"saving": saving}), [])
     expected = {name.replace("metadata_", "modelspec."): text for name, text in filled.items()}
     assert said == expected | {"modelspec.is_negative_embedding": "true"}
 

@@ -219,9 +219,9 @@ def test_main_memory_holds_what_was_foretold(train, monkeypatch, stage):
 
 
 def test_a_loss_that_is_no_number_moves_nothing(train, monkeypatch):
-    from core.training import update
+    from core.training import passes
 
-    real, seen, plain = ShardedStepper.step, [], update.training_loss
+    real, seen, plain = ShardedStepper.step, [], passes.training_loss
 
     def watched(stepper, loss):
         before = [master.detach().clone() for master in stepper._shards.masters]
@@ -234,7 +234,7 @@ def test_a_loss_that_is_no_number_moves_nothing(train, monkeypatch):
         return plain(*arguments, **named) * (float("nan") if len(seen) == 1 else 1.0)
 
     monkeypatch.setattr(ShardedStepper, "step", watched)
-    monkeypatch.setattr(update, "training_loss", poisoned)
+    monkeypatch.setattr(passes, "training_loss", poisoned)
     monkeypatch.setattr("core.training.losses.MOST_WAITING", 3)
     monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 1e9)
     with refused("training.not-finite", "of step 2 "):

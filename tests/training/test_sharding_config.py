@@ -10,7 +10,7 @@ import torch
 from core.cli.jobs import run_together
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.training.building import load_trained
+from core.training.models import Models
 from core.training.sharding import config_of
 
 
@@ -54,15 +54,14 @@ def test_batches_clipping_and_the_type_of_masters_are_those_of_the_job():
 @pytest.mark.parametrize("early", [False, True])
 def test_a_model_that_is_loaded_in_parts_never_lies_whole_on_the_card(early):
     sharding = {"deepspeed": True, "zero_stage": 3, "zero3_init_flag": early}
-    builder = SimpleNamespace(
+    inputs = SimpleNamespace(
         job=build(TrainJob, {"sharding": sharding, "method": {"kind": "fine_tune"}}),
         context=SimpleNamespace(device="cuda:0"),
         precision=SimpleNamespace(compute=torch.float32, trainable=torch.float32),
         family=SimpleNamespace(load=lambda model, **how: how["device"]),
         model="m",
-        narrows_beside=False,
     )
-    assert load_trained(builder, ("unet",)) == ("cpu" if early else "cuda:0")
+    assert Models(inputs)._load_trained(("unet",)) == ("cpu" if early else "cuda:0")
 
 
 @pytest.mark.parametrize("minutes", [30.0, 7.0])

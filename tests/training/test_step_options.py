@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.training import update
+from core.training import passes, update
 from core.training.stepper import Stepper
 from tests.options import NOISE
 from tests.refusals import refused
@@ -22,8 +22,8 @@ def seen(monkeypatch):
         calls.append({"latents": latents, "timesteps": timesteps} | vars(noises) | bars | more)
         return update_loss(objective, predict, latents, noises, timesteps, **more)
 
-    update_loss = update.training_loss
-    monkeypatch.setattr(update, "training_loss", watched)
+    update_loss = passes.training_loss
+    monkeypatch.setattr(passes, "training_loss", watched)
     return calls
 
 
@@ -201,5 +201,5 @@ def test_latents_of_a_lora_are_halved_only_as_in_sd_scripts_0_9(train, seen, whi
 def test_halved_latents_are_those_that_were_cast_before_they_were_scaled():
     encoded, scale = torch.randn(64, generator=torch.Generator().manual_seed(0)), 0.18215
     theirs = encoded.to(torch.bfloat16) * scale
-    assert torch.equal(update.scaled_in(torch.bfloat16, encoded * scale, scale), theirs)
+    assert torch.equal(passes.scaled_in(torch.bfloat16, encoded * scale, scale), theirs)
     assert not torch.equal((encoded * scale).to(torch.bfloat16), theirs), "rounded once where they round twice"

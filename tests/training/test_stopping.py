@@ -114,10 +114,11 @@ def test_more_even_saves_than_steps_are_one_a_step(tmp_path):
         job=SimpleNamespace(saving=settings, samples=SampleSettings(), validation=ValidationSettings()),
         total=4,
         plan=None,
-        validation=SimpleNamespace(by_hand=True, ranks=False, left_out=frozenset()),
+        state=None,
         context=SimpleNamespace(folder=SimpleNamespace(journal_file=tmp_path / "journal.jsonl")),
     )
-    assert Tasks(run)._even_steps == {1, 2, 3}
+    validation = SimpleNamespace(by_hand=True, ranks=False, left_out=frozenset())
+    assert Tasks(run, None, None, validation, None)._even_steps == {1, 2, 3}
     assert save_steps(settings, run.plan, run.total) == [1, 2, 3, 4]
 
 
@@ -138,7 +139,7 @@ def test_a_run_that_cannot_be_put_together_leaves_the_process_as_it_was(train, m
     """The next job of the same process would find torch.compile's limits, and the steps within the backward pass."""
     left = []
     compiled = SimpleNamespace(release=lambda: left.append("compiled"))
-    monkeypatch.setattr("core.training.setup.compile_blocks", lambda builder, unet: compiled)
+    monkeypatch.setattr("core.training.setup.compile_blocks", lambda inputs, unet: compiled)
     release = Stepper.release
     monkeypatch.setattr(Stepper, "release", lambda stepper: (left.append("stepper"), release(stepper)))
     monkeypatch.setattr("core.training.setup.objective_of", lambda *_: 1 / 0)

@@ -199,23 +199,23 @@ def test_commands_pause_save_sample_resume_and_stop(train):
 
 
 def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_images(train, monkeypatch):
-    import core.training.update as update
+    import core.training.passes as passes
 
     training = train(schedule={"max_train_steps": 50, "seed": 7}, saving={"output_name": "t", "save_every_n_steps": 2})
-    real, calls = update.training_loss, []
+    real, calls = passes.training_loss, []
 
     def poisoned(*arguments, **named):
         calls.append(1)
         loss = real(*arguments, **named)
         return loss * float("nan") if len(calls) == 4 else loss
 
-    monkeypatch.setattr(update, "training_loss", poisoned)
+    monkeypatch.setattr(passes, "training_loss", poisoned)
     with pytest.raises(ProblemsError) as caught:
         training.start()
     problem = caught.value.problems[0]
     assert problem.code == "training.not-finite" and "of step 4 " in problem.what
     assert ".png" in problem.where and "timesteps" in problem.where
-    monkeypatch.setattr(update, "training_loss", real)
+    monkeypatch.setattr(passes, "training_loss", real)
     whole = train(schedule={"max_train_steps": 2, "seed": 7})
     whole.start()
     assert_same_weights(training.file("t-step00000002.safetensors"), whole.file())
@@ -223,11 +223,11 @@ def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_images(t
 
 
 def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_read_it(train, monkeypatch):
-    import core.training.update as update
+    import core.training.passes as passes
 
     monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 1e9)
     monkeypatch.setattr("core.training.losses.MOST_WAITING", 4)
-    real, calls, seen = update.training_loss, [], []
+    real, calls, seen = passes.training_loss, [], []
     training = train(schedule={"max_train_steps": 50, "seed": 7})
 
     def poisoned(*arguments, **named):
@@ -243,7 +243,7 @@ def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_rea
         seen.append(all(torch.equal(a, b) for a, b in zip(before, stepper._parameters, strict=True)))
         return norm
 
-    monkeypatch.setattr(update, "training_loss", poisoned)
+    monkeypatch.setattr(passes, "training_loss", poisoned)
     monkeypatch.setattr(Stepper, "step", watched)
     with refused("training.not-finite", "of step 2 "):
         training.start()
@@ -252,9 +252,9 @@ def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_rea
 
 @pytest.mark.parametrize("groups", [{}, {"optimizer": {"optimizer_type": "Lion", "learning_rate": 1e-4}}])
 def test_some_steps_may_fail_when_that_was_asked_for_and_the_next_ends_the_run(train, monkeypatch, groups):
-    import core.training.update as update
+    import core.training.passes as passes
 
-    real, calls, seen = update.training_loss, [], []
+    real, calls, seen = passes.training_loss, [], []
 
     def poisoned(*arguments, **named):
         calls.append(1)
@@ -269,7 +269,7 @@ def test_some_steps_may_fail_when_that_was_asked_for_and_the_next_ends_the_run(t
         seen.append(all(torch.equal(a, b) for a, b in zip(before, stepper._parameters, strict=True)))
         return norm
 
-    monkeypatch.setattr(update, "training_loss", poisoned)
+    monkeypatch.setattr(passes, "training_loss", poisoned)
     monkeypatch.setattr(Stepper, "step", watched)
     training = train(schedule={"max_train_steps": 8, "seed": 7, "skip_non_finite": 2}, **groups)
     with refused("training.not-finite", "of step 6 "):
@@ -348,7 +348,7 @@ def test_prepare_fills_the_caches_that_training_uses_and_writes_a_list_for_other
     from core.record.journal import Journal
     from core.settings.job import PrepareJob
     from core.settings.prepare import PrepareSettings
-    from core.training.setup import prepare_caches
+    from core.training.start import prepare_caches
 
     training = train(dataset={"resolution": 80, "bucket_reso_steps": 16, "folder": train().job.dataset.folder})
     with Journal(training.folder.path) as journal:

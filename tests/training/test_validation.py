@@ -46,6 +46,10 @@ def test_a_training_with_validation_is_the_same_to_the_bit_and_resumes_so(train)
     assert len({line["loss"] for line in found}) == 5, "it follows the weights"
 
 
+def measured_by(training):
+    return training.inputs.validation.measure(training.run.passes, training.run.context, 0)
+
+
 def test_weights_that_do_not_change_measure_the_same_whatever_the_training_draws(train, at_first_step):
     still = {"optimizer": {"learning_rate": 1e-12}, "validation": HELD | {"validate_every_n_steps": 2}}
     mean = still | {"memory": {"latent_draw": "mean"}}
@@ -54,7 +58,7 @@ def test_weights_that_do_not_change_measure_the_same_whatever_the_training_draws
         training.start()
         losses = [line["loss"] for line in training.lines("validated")]
         assert len(losses) > 1 and losses == pytest.approx([losses[0]] * len(losses), rel=1e-6)
-    again = at_first_step(lambda run: run.validation.measure(run), **mean, schedule={"max_train_steps": 2, "seed": 5})
+    again = at_first_step(measured_by, **mean, schedule={"max_train_steps": 2, "seed": 5})
     assert losses[0] == again.loss
 
 
@@ -62,7 +66,7 @@ def test_weights_that_do_not_change_measure_the_same_whatever_the_training_draws
 def test_the_same_weights_measure_the_same_with_every_training_seed(at_first_step, where):
     def measured(seed, draw="sample"):
         found = at_first_step(
-            lambda run: run.validation.measure(run),
+            measured_by,
             schedule={"max_train_steps": 1, "seed": seed},
             validation=HELD,
             memory={"cache_latents": where, "latent_draw": draw},
@@ -94,7 +98,7 @@ def test_without_held_out_images_nothing_is_measured_and_a_limit_takes_fewer(tra
 
 
 def test_what_goes_wrong_in_validation_is_said_and_ends_no_training(train, monkeypatch):
-    def broken(self, run):
+    def broken(*given):
         raise RuntimeError("no more images")
 
     monkeypatch.setattr("core.training.validation.Validation.measure", broken)
@@ -106,7 +110,10 @@ def test_what_goes_wrong_in_validation_is_said_and_ends_no_training(train, monke
 def test_another_validation_seed_holds_out_other_images_and_measures_with_other_noise(at_first_step, images, tmp_path):
     def measured(seed, split=0.0, **groups):
         return at_first_step(
-            lambda run: ({each.key for each in run.validation.images}, run.validation.measure(run).loss),
+            lambda training: (
+                {each.key for each in training.inputs.validation.images},
+                measured_by(training).loss,
+            ),
             validation={"validation_split": split, "validation_seed": seed},
             **groups,
         )

@@ -15,7 +15,8 @@ from core.generation.library import list_models
 from core.record.commands import CommandReader
 from core.record.context import JobContext
 from core.record.journal import Journal
-from core.training import run as running
+from core.training.setup import Training
+from core.training.start import run_training
 from tests.models import tiny_folder
 from tests.options import ADAFACTOR
 from tests.refusals import refused
@@ -54,20 +55,19 @@ def part_way(training, step):
     with Journal(training.folder.path) as journal:
         commands = CommandReader(training.folder.path)
         context = JobContext(training.workspace, training.folder, journal, commands, "cpu", training.token)
-        assert running.run_training(training.job, context, stop_at=step) == "stopped"
+        assert run_training(training.job, context, stop_at=step) == "stopped"
 
 
 def watched(monkeypatch, training, look):
-    """Train to the end; `look(run)` before it lets go of everything."""
+    """Train to the end; `look(its run)` before it lets go of everything."""
     found = []
-    release = running.Run.release
+    release = Training.release
 
-    def last_look(run):
-        if run.components is not None:
-            found.append(look(run))
-        release(run)
+    def last_look(built):
+        found.append(look(built.run))
+        release(built)
 
-    monkeypatch.setattr(running.Run, "release", last_look)
+    monkeypatch.setattr(Training, "release", last_look)
     assert training.start() == "done"
     return found[0]
 
@@ -328,11 +328,11 @@ def test_a_loss_that_is_no_number_moves_nothing_within_the_backward_pass_either(
     monkeypatch.setattr(update, "micro_batch", spoiled)
     training = tune(optimizer=ADAFACTOR, memory={"fused_backward_pass": True})
     found = []
-    release = running.Run.release
+    release = Training.release
     monkeypatch.setattr(
-        running.Run,
+        Training,
         "release",
-        lambda run: (found.append(run.components.unet.conv_in.weight.clone()), release(run))[1],
+        lambda built: (found.append(built.run.passes.components.unet.conv_in.weight.clone()), release(built))[1],
     )
     with refused("training.not-finite", "of step 2 "):
         training.start()
@@ -378,7 +378,7 @@ def test_a_class_that_nobody_names_is_asked_for(tune):
 )
 def test_weights_that_train_keep_their_type(tune, base, monkeypatch, memory, kept):
     training = tune(memory=memory)
-    types = watched(monkeypatch, training, lambda run: {weight.dtype for weight in run.parameters})
+    types = watched(monkeypatch, training, lambda run: {weight.dtype for weight in run.stepper._parameters})
     assert types == {kept}
     ours = weights(training)
     for key in (CONV_IN, UNET + "out.2.weight"):
@@ -392,7 +392,9 @@ def test_frozen_encoders_lie_in_the_type_that_computes(tune, monkeypatch):
         method={"train_text_encoder": "yes"},
         optimizer={"text_encoder_lr": (1e-4, 0.0)},
     )
-    types = watched(monkeypatch, training, lambda run: [encoder.dtype for encoder in run.components.text_encoders])
+    types = watched(
+        monkeypatch, training, lambda run: [encoder.dtype for encoder in run.passes.components.text_encoders]
+    )
     assert types == [torch.float32, torch.bfloat16]
 
 
@@ -409,8 +411,9 @@ def test_the_average_is_what_is_saved_and_the_weights_go_on_as_without_it(tune, 
 
 
 def test_groups_within_the_backward_pass_are_as_many_as_was_asked_for(tune, at_first_step):
-    def groups(run):
-        return len(run.optimizer.param_groups), len({id(part) for part in run.stepper._fused._parts.values()})
+    def groups(training):
+        run = training.run
+        return len(run.stepper.optimizer.param_groups), len({id(part) for part in run.stepper._fused._parts.values()})
 
     job = tune(memory={"fused_optimizer_groups": 4}).job
     values = {name: getattr(job, name).model_dump() for name in ("method", "model", "dataset", "optimizer", "memory")}

@@ -1,0 +1,99 @@
+"""From a job to the end of its training, or to caches alone."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import nullcontext
+from typing import TypeVar
+
+from core.record import atomic
+from core.record.context import JobContext
+from core.record.events import MemoryUsed, Planned
+from core.record.heap import kept
+from core.record.memory import PeakMemory
+from core.settings.job import PrepareJob, TrainJob
+from core.settings.presets import dump
+
+Job = TypeVar("Job", bound=TrainJob)
+
+MEMORY_SECONDS = 0.25  # between looks at the resident memory; a GPU keeps its own highest
+
+
+def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None) -> str:
+    """Train from the start, or from the folder's newest complete state. Returns "done" or "stopped".
+
+    stop_at   a step after which it saves and stops, as on request
+    """
+    peak = PeakMemory(context.device, MEMORY_SECONDS)
+    try:
+        with peak:
+            return _train(job, context, stop_at)
+    finally:
+        context.journal.put(MemoryUsed(peak.bytes, context.device))
+
+
+def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
+    from core.training.loop import train
+    from core.training.resume import begin
+    from core.training.setup import build_training
+
+    processes = context.processes
+    if processes.first:
+        context.folder.remove_half_written()
+    job = processes.tell(with_seed(job, context) if processes.first else job)
+    training = build_training(job, context)
+    run, plan = training.run, training.run.plan
+    run.stop_at = stop_at
+    try:
+        with processes.first_does():
+            resumed = training.states.load()
+            if not resumed:
+                begin(run, training.states)
+        run.stepper.ready()
+        if resumed:
+            context.say(f"Resuming from step {run.state.step}")
+            if processes.first:
+                training.checkpoints.keep_finished(run.state.step)
+        epochs, updates = plan.epoch_of(run.total - 1) + 1, plan.epochs.updates_in(0)
+        context.journal.put(Planned(run.total, epochs, updates, len(plan.placed), training.inputs.report.sentence))
+        context.stage("training")
+        # A full model's optimizer repeatedly allocates tensors as large as each weight.
+        with kept() if job.method.whole_model and context.device.startswith("cpu") else nullcontext():
+            return train(run, training.tasks)
+    finally:
+        training.release()
+
+
+def with_seed(job: Job, context: JobContext) -> Job:
+    """The job with a seed: an empty one is set at random and written to the run's job.json, so that resuming finds it."""
+    if job.schedule.seed is not None:
+        return job
+    seeded = job.model_copy(update={"schedule": job.schedule.model_copy(update={"seed": secrets.randbelow(2**32)})})
+    atomic.write_json(context.folder.job_file, dump(seeded, preset=context.folder.preset))
+    return seeded
+
+
+def prepare_caches(job: PrepareJob, context: JobContext) -> str:
+    """The prepare job: latents and text states on disk, so that a training with these settings starts at once."""
+    from core.dataset.files import printable
+    from core.dataset.metadata_writing import write_metadata
+    from core.record.problems import ProblemsError
+    from core.record.workspace import resolve_path
+    from core.training.inputs import read_inputs
+    from core.training.latents import prepare_latents, write_npz_caches
+    from core.training.models import Models
+    from core.training.texts import Texts
+
+    inputs = read_inputs(with_seed(job, context), context)
+    models = Models(inputs)
+    if job.prepare.write_metadata:  # first: what is wrong with it should not be heard after an hour of caching
+        path = resolve_path(job.prepare.write_metadata)
+        written = write_metadata(path, inputs.plan.placed, full_path=job.prepare.full_path)
+        context.say(f"{written.images} images are in {printable(path)}")
+    prepare_latents(inputs, models)
+    if job.prepare.write_npz:
+        write_npz_caches(inputs, models)
+    if not inputs.method.trains_text and (problem := Texts(inputs, models).frozen()[0].unwritten):
+        raise ProblemsError([problem])
+    context.say(f"The caches are ready: {inputs.report.sentence}")
+    return "done"
