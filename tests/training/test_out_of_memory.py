@@ -12,7 +12,7 @@ from core.methods.ema import WeightAverage
 from core.optimization.averaging import averaged
 from core.settings.method import MethodSettings
 from core.training import tasks, validation
-from core.training.samples import vae_on_device
+from core.training.samples import Samples
 
 SHOWN = {
     "samples": {"sample_prompts": ["a fox", "a bear"], "sample_steps": 2, "sample_every_n_steps": 2},
@@ -79,12 +79,12 @@ def test_a_vae_that_found_room_for_a_part_only_is_put_back_whole():
                 raise FULL
             return self
 
-    run = SimpleNamespace(
-        context=SimpleNamespace(device="cuda"),
+    passes = SimpleNamespace(
+        device="cuda",
         components=SimpleNamespace(vae=Vae()),
         job=SimpleNamespace(memory=SimpleNamespace(lowram=False)),
     )
-    with pytest.raises(torch.OutOfMemoryError), vae_on_device(run):
+    with pytest.raises(torch.OutOfMemoryError), Samples([], None, passes, None, None, None, False).vae_on_device():
         pass
     assert places == ["cuda", "cpu"]
 

@@ -16,7 +16,8 @@ from core.settings.job import TrainJob
 from core.settings.methods import methods
 from core.training import trackers
 from core.training.named_files import named_file_problems
-from core.training.trackers import log_folder, logged_settings, make_tracker, rate_name, tracker_config
+from core.training.reports import rate_name
+from core.training.trackers import log_folder, logged_settings, make_tracker, tracker_config
 
 
 class FakeRun:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from core.engine.view import RunView, read_watch
-from core.training.losses import LossBuffer, ReadBack, StepRecord
-from core.training.watching import Seen, Watch
+from core.training.losses import LossBuffer, ReadBack, Seen, StepRecord
+from core.training.watching import Watch
 
 
 def read_back(step, entries):
