@@ -11,11 +11,11 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from core.dataset.batches import Placed
 from core.dataset.caption_files import UTF_8, Caption, read_caption, rewrite_as_utf8, undo
 from core.dataset.captions import caption_preview, is_random, needs_steps
+from core.dataset.plan import Plan
 from core.dataset.report import Report
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.settings.job import TrainJob
-from core.training.plan import Plan
 from tabs.markup import button, esc
 from tabs.reading import Reading
 

@@ -100,8 +100,8 @@ def _plan(count: int) -> dict[str, Any]:
     from core.dataset.batches import Placed
     from core.dataset.buckets import plan_buckets
     from core.dataset.caption_files import Caption
-    from core.dataset.epochs import Epochs
     from core.dataset.image_info import ImageInfo
+    from core.dataset.plan import Epochs
     from core.settings.captions import CaptionSettings
     from core.settings.concepts import concepts
     from core.settings.dataset import DatasetSettings

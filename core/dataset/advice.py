@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from core.dataset.batches import Placed
-from core.dataset.epochs import Epochs
 from core.dataset.files import printable
 from core.dataset.image_info import ImageInfo, listed, names_of
 from core.dataset.look import Look
+from core.dataset.plan import Epochs
 from core.dataset.rotation import Turn
 from core.dataset.titles import title
 from core.record.problems import Problem

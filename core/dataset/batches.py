@@ -42,7 +42,7 @@ class Placed:
 
     def loss_weight(self, dataset: DatasetSettings) -> float:
         """Factor on this image's loss."""
-        prior = dataset.prior_loss_weight if self.concept.role == "regularization" else 1.0
+        prior = dataset.prior_loss_weight if self.concept.source.role == "regularization" else 1.0
         return prior * self.concept.source.loss_weight
 
 

@@ -17,9 +17,7 @@ from core.dataset.contents import content_hashes
 from core.dataset.encoding import Encode, Progress, Side, SideKey, encode_sides, sides
 from core.dataset.files import printable
 from core.dataset.look import looks
-from core.record import draws
 from core.record.problems import ProblemsError
-from core.record.queued import queued
 from core.record.space import require_space
 from core.settings.images import ImageSettings
 
@@ -204,20 +202,3 @@ def on_place(posteriors: Mapping[SideKey, Posterior], place: str) -> dict[SideKe
         if id(mean) not in moved:
             moved[id(mean)] = (mean.to(place), logvar.to(place))
     return {key: moved[id(mean)] for key, (mean, _) in posteriors.items()}
-
-
-def sample_latent(
-    mean: Tensor, logvar: Tensor, seed: int, epoch: int | str, key: Sequence[str], repeat: int | str
-) -> Tensor:
-    """A sample of an image's posterior, float32 [C, h, w], not scaled: mean + exp(logvar / 2) * noise.
-
-    The noise is addressed by (seed, epoch, image, repeat) and drawn on the CPU: the same on every device. The
-    log variance is clamped as in the VAE of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
-    """
-    noise = queued(draws.normal(mean.shape, seed, "latent", epoch, *key, repeat), mean.device)
-    return mean.float() + logvar.float().clamp(-30.0, 20.0).mul(0.5).exp() * noise
-
-
-def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], mirrored: bool = False) -> Tensor:
-    """The fixed sample that sd-scripts uses for a whole run, one for each side of an image."""
-    return sample_latent(mean, logvar, seed, "every", key, "mirrored" if mirrored else "as it is")

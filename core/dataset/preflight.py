@@ -16,13 +16,13 @@ from core.dataset.captions import longest_captions, plain_caption
 from core.dataset.conditioning import blank_masks, mask_paths, unreadable_masks
 from core.dataset.contents import content_hashes
 from core.dataset.decoding import look_at_all, reasons_of
-from core.dataset.epochs import Epochs
 from core.dataset.image_info import Folder, ImageInfo, Scan
 from core.dataset.length import length_of, length_sentence
 from core.dataset.look import Look
 from core.dataset.look import looks as looks_of
 from core.dataset.opening import BrokenImage, problem_of
 from core.dataset.placing import Key, Placing, held_out, place
+from core.dataset.plan import Epochs
 from core.dataset.questions import questions_of
 from core.dataset.report import Report, Row
 from core.dataset.scan import scan_dataset

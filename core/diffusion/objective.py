@@ -71,6 +71,7 @@ class Diffusion(Objective):
         self.alpha_bar = schedule_in_force(settings.zero_terminal_snr).to(device)
         unscaled = settings.as_kohya and settings.zero_terminal_snr
         self.snr_alpha_bar = sd_alpha_bar().to(device) if unscaled else self.alpha_bar
+        self._snr, self._as_kohya = snr(self.snr_alpha_bar.float()), settings.as_kohya
         self._kind = PREDICTIONS[prediction]
 
     def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,13 +79,13 @@ class Diffusion(Objective):
         input meets. With `compatibility` each tensor keeps its dtype, so half-precision latents are mixed in half
         precision; else all is float32."""
         settings, noise = self.settings, noises.noise
-        if not settings.as_kohya:
+        if not self._as_kohya:
             latents, noise = latents.float(), noise.float()
         if noises.offset is not None and settings.noise_offset:
             noise = noise + self._offset_size(latents, noises.offset_strength) * noises.offset
         if noises.multires is not None and settings.multires_noise_iterations is not None:
             total = noise + noises.multires
-            noise = total / (total.std() if settings.as_kohya else total.std(dim=(1, 2, 3), keepdim=True))
+            noise = total / (total.std() if self._as_kohya else total.std(dim=(1, 2, 3), keepdim=True))
         shown = noise
         if noises.perturbation is not None and settings.ip_noise_gamma:
             shown = noise + settings.ip_noise_gamma * _per_image(noises.perturbation_strength) * noises.perturbation
@@ -116,7 +117,7 @@ class Diffusion(Objective):
         return element_loss(predicted - target, timesteps, alpha_bar_B, self.settings)
 
     def weight(self, timesteps: Tensor) -> Tensor | float:
-        return timestep_weight(snr(self.snr_alpha_bar[timesteps].float()), self.settings, self._kind)
+        return timestep_weight(self._snr[timesteps], self.settings, self._kind)
 
 
 def _per_image(value: Tensor | float) -> Tensor | float:

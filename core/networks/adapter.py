@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-
-from core.networks.adapted import kind_of
 
 if TYPE_CHECKING:
     from core.networks.dropout import Dropout
@@ -100,3 +98,28 @@ def as_weight(value: Any) -> Tensor:
     """A module's weight, for type checkers."""
     assert isinstance(value, torch.Tensor)
     return value
+
+
+# -- modules with a replaced forward pass: a subclass of their own class. Assigning a `forward` to each would do the same, but
+# torch.compile treats that as separate code: 70 equal blocks would be compiled 70 times instead of once.
+
+_DERIVED: dict[type, type] = {}
+
+
+def kind_of(module: nn.Module) -> Any:
+    """The module's original class, adapted or not."""
+    return getattr(type(module), "adapts", type(module))
+
+
+def adapt(module: nn.Module, forward: Callable[..., Any]) -> None:
+    """From now on the module computes `forward(module, ...)`, the same function for every module. Adapting twice has no
+    further effect."""
+    kind = kind_of(module)
+    if kind not in _DERIVED:
+        _DERIVED[kind] = type(f"Adapted{kind.__name__}", (kind,), {"forward": forward, "adapts": kind})
+    module.__class__ = _DERIVED[kind]
+
+
+def restore(module: nn.Module) -> None:
+    """Give the module its original class back."""
+    module.__class__ = kind_of(module)

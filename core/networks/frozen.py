@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from core.networks.adapted import kind_of
+from core.networks.adapter import kind_of
 from core.record.heap import GivingBack
 
 ATTRIBUTE = "_conv_forward"  # nn.Conv2d.forward is this method with its weight and bias

@@ -118,43 +118,6 @@ CURVES: dict[str, Callable[[Shape], float]] = {
 NO_WARMUP = ("piecewise_constant", "adafactor")
 
 
-def multiplier(
-    settings: ScheduleSettings,
-    step: int,
-    total: int,
-    base_rate: float = 1e-4,
-    *,
-    reference_rate: float | None = None,
-    processes: int = 1,
-) -> float:
-    """The factor of a group's own rate at optimizer step `step` (the first is 0).
-
-    total           optimizer steps of the whole run including warmup; later steps keep the last value
-    base_rate       the group's own rate, used by the polynomial's floor and torch's cyclic schedules
-    reference_rate  the job's learning rate, on which sd-scripts bases the polynomial of every group
-    processes       sd-scripts counts ticks of all processes, but warmup in ticks: only with compatibility
-    """
-    kohya = settings.compatibility == "kohya"
-    ticks = _ticks(settings, processes)
-    if settings.lr_scheduler_type:
-        from core.optimization.torch_schedules import simulated
-
-        return simulated(settings.lr_scheduler_type, settings.lr_scheduler_args, step * ticks, total * ticks, base_rate)
-    rate = reference_rate if kohya and reference_rate is not None else base_rate
-    everything = total * ticks
-    shape = Shape(
-        settings,
-        step * ticks,
-        everything,
-        0 if settings.lr_scheduler in NO_WARMUP else steps_of(settings.lr_warmup_steps, everything),
-        steps_of(settings.lr_decay_steps, everything),
-        rate,
-    )
-    if shape.tick < shape.warmup:
-        return _rise(shape)
-    return CURVES[settings.lr_scheduler](shape)
-
-
 def _rise(shape: Shape) -> float:
     part = (shape.tick + (0 if shape.settings.lr_warmup_from_zero else 1)) / shape.warmup
     if shape.settings.lr_scheduler != "warmup_stable_decay":
@@ -162,6 +125,46 @@ def _rise(shape: Shape) -> float:
     low = shape.settings.lr_scheduler_min_lr_ratio or 0.0
     risen = {"linear": part, "cosine": 1.0 - _half_waves(part, 1), "1-sqrt": 1.0 - math.sqrt(max(0.0, 1.0 - part))}
     return low + (1 - low) * risen[shape.argument("warmup_type", "linear")]
+
+
+class Curve:
+    """The schedule of a run of so many optimizer steps, warmup included; later steps keep the last value.
+
+    processes   sd-scripts counts ticks of all processes, but warmup in ticks: only with compatibility
+    """
+
+    def __init__(self, settings: ScheduleSettings, total: int, processes: int = 1):
+        self._settings, self._kohya = settings, settings.compatibility == "kohya"
+        self._ticks = processes if self._kohya else 1  # per step
+        self._total = total * self._ticks
+        warms = settings.lr_scheduler not in NO_WARMUP
+        self._warmup = steps_of(settings.lr_warmup_steps, self._total) if warms else 0
+        self._decay = steps_of(settings.lr_decay_steps, self._total)
+
+    def at(self, step: int, base_rate: float = 1e-4, reference_rate: float | None = None) -> float:
+        """The factor of a group's own rate at optimizer step `step` (the first is 0).
+
+        base_rate       the group's own rate, used by the polynomial's floor and torch's cyclic schedules
+        reference_rate  the job's learning rate, on which sd-scripts bases the polynomial of every group
+        """
+        settings, tick = self._settings, step * self._ticks
+        if settings.lr_scheduler_type:
+            from core.optimization.torch_schedules import simulated
+
+            return simulated(settings.lr_scheduler_type, settings.lr_scheduler_args, tick, self._total, base_rate)
+        rate = reference_rate if self._kohya and reference_rate is not None else base_rate
+        shape = Shape(settings, tick, self._total, self._warmup, self._decay, rate)
+        return _rise(shape) if tick < self._warmup else CURVES[settings.lr_scheduler](shape)
+
+    def momentum(self, step: int, base_rate: float) -> float | None:
+        """What some of torch's schedules change with the rate; None where it stays."""
+        settings = self._settings
+        if not settings.lr_scheduler_type:
+            return None
+        from core.optimization.torch_schedules import simulated_momentum
+
+        tick = step * self._ticks
+        return simulated_momentum(settings.lr_scheduler_type, settings.lr_scheduler_args, tick, self._total, base_rate)
 
 
 # -- rates
@@ -172,69 +175,55 @@ def without_curve(optimizer: OptimizerSettings) -> bool:
     return relative_steps(optimizer) or averages(optimizer.optimizer_type)
 
 
-def rates_at(job: TrainJob, step: int, total: int, own: Mapping[str, float], processes: int = 1) -> dict[str, float]:
-    """{group: rate at optimizer step `step`, the first is 0} for {group: own rate, scale_lr included}.
+class Rates:
+    """The learning rates of a run: what its settings come to."""
 
-    AdaFactor's relative step is given before scaling by the size of the weights (transformers' Adafactor, `_get_lr`).
-    """
-    if relative_steps(job.optimizer):
-        first = 1e-6 * (step + 1) if job.optimizer.optimizer_args.get("warmup_init") else 1e-2
-        return dict.fromkeys(own, min(first, 1.0 / math.sqrt(step + 1)))
-    if without_curve(job.optimizer):
-        return dict(own)
-    reference = job.optimizer.learning_rate * scale_factor(job, processes)
-    return {
-        name: rate * multiplier(job.schedule, step, total, rate, reference_rate=reference, processes=processes)
-        for name, rate in own.items()
-    }
+    def __init__(self, job: TrainJob, total: int, processes: int = 1):
+        optimizer = job.optimizer
+        self._curve = None if without_curve(optimizer) else Curve(job.schedule, total, processes)
+        self._relative = relative_steps(optimizer)
+        self._first = (
+            1e-6 if optimizer.optimizer_args.get("warmup_init") else None
+        )  # of relative steps, which then rise
+        self._reference = optimizer.learning_rate * scale_factor(job, processes)
 
+    def at(self, step: int, own: Mapping[str, float]) -> dict[str, float]:
+        """{group: rate at optimizer step `step`, the first is 0} for {group: own rate, scale_lr included}.
 
-def set_learning_rates(
-    optimizer: Optimizer, job: TrainJob, step: int, total: int, processes: int = 1
-) -> dict[str, float]:
-    """Set the rates of this step, each group from its own (`initial_lr`); returns {group's name: rate}."""
-    rates = group_rates(optimizer, job, step, total, processes)
-    if not without_curve(job.optimizer):
+        AdaFactor's relative step is given before scaling by the size of the weights (transformers' Adafactor, `_get_lr`).
+        """
+        if self._relative:
+            first = self._first * (step + 1) if self._first else 1e-2
+            return dict.fromkeys(own, min(first, 1.0 / math.sqrt(step + 1)))
+        if self._curve is None:
+            return dict(own)
+        return {name: rate * self._curve.at(step, rate, self._reference) for name, rate in own.items()}
+
+    def of(self, optimizer: Optimizer, step: int) -> dict[str, float]:
+        """{group's name: rate at this step}."""
+        return self.at(step, {group["name"]: group.get("initial_lr", 0.0) for group in optimizer.param_groups})
+
+    def set(self, optimizer: Optimizer, step: int) -> dict[str, float]:
+        """Set the rates of this step, each group from its own (`initial_lr`); returns {group's name: rate}."""
+        rates = self.of(optimizer, step)
+        if self._curve is None:
+            return rates
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]]
-            _set_momentum(group, job, step, total, processes)
-    return rates
-
-
-def _set_momentum(group: dict[str, Any], job: TrainJob, step: int, total: int, processes: int) -> None:
-    """Some of torch's schedules change the momentum with the rate: momentum itself, or the first beta in Adam variants."""
-    schedule = job.schedule
-    if not schedule.lr_scheduler_type or not ("betas" in group or "momentum" in group):
-        return
-    from core.optimization.torch_schedules import simulated_momentum
-
-    ticks, own = _ticks(schedule, processes), group.get("initial_lr", 0.0)
-    momentum = simulated_momentum(
-        schedule.lr_scheduler_type, schedule.lr_scheduler_args, step * ticks, total * ticks, own
-    )
-    if momentum is None:
-        return
-    if "betas" in group:
-        group["betas"] = (momentum, *group["betas"][1:])
-    else:
-        group["momentum"] = momentum
-
-
-def _ticks(settings: ScheduleSettings, processes: int) -> int:
-    """Ticks per step: sd-scripts counts the steps of every process."""
-    return processes if settings.compatibility == "kohya" else 1
-
-
-def group_rates(optimizer: Optimizer, job: TrainJob, step: int, total: int, processes: int = 1) -> dict[str, float]:
-    """{group's name: rate at this step}, for reports: the same numbers, without changing anything."""
-    own = {group["name"]: group.get("initial_lr", 0.0) for group in optimizer.param_groups}
-    return rates_at(job, step, total, own, processes)
+            if not ("betas" in group or "momentum" in group):
+                continue
+            momentum = self._curve.momentum(step, group.get("initial_lr", 0.0))
+            if momentum is not None and "betas" in group:
+                group["betas"] = (momentum, *group["betas"][1:])
+            elif momentum is not None:
+                group["momentum"] = momentum
+        return rates
 
 
 def curve(job: TrainJob, total: int, points: int = 200, processes: int = 1) -> list[tuple[int, dict[str, float]]]:
     """[(step, {part: rate})] from the first step to the last, for a chart: the rates used in training."""
-    own = effective_rates(job, processes)
-    return [(step, rates_at(job, step, total, own, processes)) for step in _spread(total, points)]
+    rates, own = Rates(job, total, processes), effective_rates(job, processes)
+    return [(step, rates.at(step, own)) for step in _spread(total, points)]
 
 
 def _spread(total: int, points: int) -> Sequence[int]:

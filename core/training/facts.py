@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from core.dataset.batches import Placed
+    from core.dataset.plan import Plan
     from core.families.components import Components
     from core.formats.hashes import HashMemo
     from core.methods import Method
     from core.record.run_folder import RunFolder
     from core.settings.job import TrainJob
-    from core.training.plan import Plan
 
 MINIMUM = {
     "ss_v2",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from core.dataset.plan import Plan
 from core.dataset.preflight import preflight
 from core.dataset.report import Report
 from core.families import family, family_of, type_speed
@@ -25,7 +26,6 @@ from core.record.run_folder import states_in
 from core.settings.job import TrainJob
 from core.training.checks import problems_before_start
 from core.training.network_files import network_files
-from core.training.plan import Plan
 from core.training.resume import first_step
 from core.training.samples import prompts_of
 from core.training.saving import save_steps

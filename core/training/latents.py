@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.encoding import Encode, Side, sides
+from core.dataset.encoding import Encode, Side, SideKey, sides
 from core.dataset.images import load_pixels
-from core.dataset.latent_cache import LatentCache, Posterior, frozen_latent, on_place, posterior_bytes
+from core.dataset.latent_cache import LatentCache, Posterior, on_place, posterior_bytes
 from core.dataset.mask_cache import MaskCache, mask_source, plain_mask
 from core.dataset.masks import load_mask
 from core.dataset.npz import Exported, NpzCaches, export_npz, shortened
 from core.dataset.views import draw_view, is_varied
 from core.record import machine
-from core.training.sources import DEVICE_BYTES, EPOCH, FreshViews, Latents, Shown
+from core.training.sources import DEVICE_BYTES, EPOCH, FreshViews, Latents, Shown, frozen_latent
 from core.training.validation import as_it_is
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def build_latents(inputs: Inputs, models: Models) -> Latents:
     memory, device = inputs.job.memory, inputs.context.device
     images = images_of(inputs)
     kept = [placed for placed in images if not encoded_each_time(placed, memory.cache_latents)]
-    anew = len(kept) < len(images)
+    anew = [placed for placed in images if encoded_each_time(placed, memory.cache_latents)]
     cache = latent_cache(inputs, kept, writes=on_disk(inputs))
-    fill(inputs, models, cache, kept, keep_vae=anew)
+    fill(inputs, models, cache, kept, keep_vae=bool(anew))
     if anew:
-        inputs.context.say(f"{len(images) - len(kept)} images are encoded at each step")
+        inputs.context.say(f"{len(anew)} images are encoded at each step")
         inputs.context.stage("loading the VAE")
         models.vae()
     decoders = decode_threads(device)
@@ -52,13 +52,13 @@ def build_latents(inputs: Inputs, models: Models) -> Latents:
         return measured if epoch == EPOCH else inputs.seed
 
     return Latents(
-        _posteriors(cache, kept, memory.cache_latents, device),
-        lambda placed, epoch, repeat: mirrored(placed, seed_of(epoch), epoch, repeat),
+        _held(cache, kept, memory.cache_latents, device),
+        cache.read,
         inputs.seed,
         mode=memory.latent_draw,
         masks=latent_masks(inputs, kept),
         fresh=FreshViews(_loader(seed_of), decoders, ahead=2 * decoders + 2 * _largest_batch(images)) if anew else None,
-        is_fresh=lambda placed: encoded_each_time(placed, memory.cache_latents),
+        anew={placed.key for placed in anew},
         encode=encoder(inputs, models) if anew else None,
         encode_at_once=memory.vae_batch_size,
         validation_seed=measured,
@@ -161,20 +161,15 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
     return encode
 
 
-def _posteriors(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> Callable[[Side], Posterior]:
-    """Small ones and those for the device are held there; others are read from the disk each time."""
+def _held(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> dict[SideKey, Posterior]:
+    """Small ones and those for the device are held there; others are read from the disk each time: {}."""
     size = sum(posterior_bytes(placed, cache.channels) * len(sides(placed)) for placed in images)
     if where != "device" and size > DEVICE_BYTES:
-        return cache.read
-    held = on_place(cache.load(images), "cpu" if where == "memory" else device)
-    return lambda side: held[side.key]
+        return {}
+    return on_place(cache.load(images), "cpu" if where == "memory" else device)
 
 
 # ---- at each step
-
-
-def mirrored(placed: Placed, seed: int, epoch: int, repeat: int) -> bool:
-    return placed.concept.images.flip_aug and draw_view(placed, seed, epoch, repeat).flip
 
 
 def _loader(seed_of: Callable[[int], int]) -> Callable[[Placed, int, int], Shown]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,13 @@ from core.dataset.views import draw_view, size_conditioning
 from core.diffusion.noise import Address, draw_noises
 from core.families import family
 from core.record.queued import queued
-from core.training.step import Predict, training_loss
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from core.dataset.batches import Batch
+    from core.diffusion.noise import Noises
     from core.diffusion.objective import Objective
     from core.diffusion.text_states import TextStates
     from core.families.components import Components
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
     from core.training.prior import ModelPrior
     from core.training.sources import Latents, Text
+
+Predict = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 @dataclass
@@ -42,9 +44,13 @@ class Passes:
     objective: Objective
     prior: ModelPrior | None = None
 
+    def __post_init__(self) -> None:
+        self._family = family(self.components.family)
+        self._halves = self.job.noise.halves_latents(self.job.method.changes)
+
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor | None) -> Tensor:
         with self.precision.autocast(self.device):
-            return family(self.components.family).predict(self.components, noisy_latents, timesteps, text, sizes)
+            return self._family.predict(self.components, noisy_latents, timesteps, text, sizes)
 
     def losses(
         self,
@@ -64,7 +70,7 @@ class Passes:
 
         noise_settings = self.job.noise
         latents, masks = self.latents.batch(epoch, batch.items)
-        if noise_settings.halves_latents(self.job.method.changes):
+        if self._halves:
             latents = scaled_in(self.precision.compute, latents, self.latents.scale)
         noises = draw_noises(noise_settings, latents, addresses)
         strength = batch.items[0][0].concept.images.network_multiplier  # one for the batch: see Concept.batch_group
@@ -100,7 +106,7 @@ class Passes:
         height and width of what is shown; float32 [B, 6] in pixels on the device. None for families that read none."""
         import torch
 
-        if not family(self.components.family).reads_sizes:
+        if not self._family.reads_sizes:
             return None
         rows = []
         for placed, repeat in batch.items:
@@ -135,3 +141,90 @@ class Passes:
 def scaled_in(dtype: torch.dtype, latents: Tensor, scale: float) -> Tensor:
     """Latents that were scaled in float32, as if they had been cast before that."""
     return (latents / scale).to(dtype) * scale
+
+
+def training_loss(
+    objective: Objective,
+    predict: Predict,
+    latents: Tensor,
+    noises: Noises,
+    timesteps: Tensor,
+    *,
+    sample_weights: Tensor | None = None,
+    masks: Tensor | None = None,
+    preserved: tuple[Predict, Tensor] | None = None,
+) -> Tensor:
+    """Loss per image, float32 [B]; the run's loss is their mean. No randomness here.
+
+    predict          (noisy latents [B, C, H, W] float32, timesteps [B]) -> the model's output, [B, C, H, W]
+    latents          x0, scaled by the VAE's factor, [B, C, H, W]
+    timesteps        integers [B], 0 to 999
+    sample_weights   [B]: 1, or the weight of regularization images
+    masks            [B, 1, h, w], or [B, h, w] as sd-scripts keeps its alpha masks, in 0..1: what counts of each image;
+                     another size is averaged to the latents'
+    preserved        differential output preservation: `predict` of the model without what trains, and bool [B], the
+                     images whose target it gives
+
+    ValueError for tensors of other forms, which torch would broadcast silently.
+    """
+    _refuse_other_forms(latents, noises.noise, timesteps, sample_weights, masks)
+    x0, noise, shown = objective.mixed(latents, noises)
+    noisy = objective.noised(x0, shown, timesteps)
+    target = objective.target(x0, noise, timesteps)
+    if preserved is not None:
+        target = _preserved(target, noisy, timesteps, *preserved)
+    predicted = predict(noisy, timesteps).float()
+    loss_BCHW = objective.loss(predicted, target, timesteps)
+    if masks is None:
+        loss_B = loss_BCHW.mean(dim=(1, 2, 3))
+    else:
+        loss_B = masked_mean(loss_BCHW, masks if masks.dim() == 4 else masks.unsqueeze(1), objective.mask_mean)
+    if sample_weights is not None:
+        loss_B = loss_B * sample_weights.float()
+    return loss_B * objective.weight(timesteps)
+
+
+def masked_mean(loss_BCHW: Tensor, masks: Tensor, over: str = "area") -> Tensor:
+    """Mean over the masked area of each image, [B]; an image whose mask is empty gives 0.
+
+    masks  [B, 1, h, w] in 0..1; another size than the loss's is averaged to it
+    over   "area": dividing by the mask's own area keeps a small mask from meaning a small loss and so a small learning
+           rate. "image": the mean over the whole image, as in sd-scripts
+    """
+    from torch.nn.functional import interpolate
+
+    masks = masks.float()
+    if masks.shape[-2:] != loss_BCHW.shape[-2:]:
+        masks = interpolate(masks, size=loss_BCHW.shape[-2:], mode="area")
+    if over == "image":
+        return (loss_BCHW * masks).mean(dim=(1, 2, 3))
+    covered_B = masks.expand_as(loss_BCHW).sum(dim=(1, 2, 3))
+    return (loss_BCHW * masks).sum(dim=(1, 2, 3)) / covered_B.clamp_min(1e-6)
+
+
+def _preserved(target: Tensor, noisy: Tensor, timesteps: Tensor, base_predict: Predict, rows_B: Tensor) -> Tensor:
+    """The target with what the base model predicts in the rows that are to stay as they are."""
+    import torch
+
+    with torch.no_grad():
+        base = base_predict(noisy, timesteps).float()
+    return torch.where(rows_B.view(-1, 1, 1, 1), base, target)
+
+
+def _refuse_other_forms(
+    latents: Tensor, noise: Tensor, timesteps: Tensor, sample_weights: Tensor | None, masks: Tensor | None
+) -> None:
+    """By form and type alone: nothing is read back from the device."""
+    count = len(latents)
+    if latents.dim() != 4 or noise.shape != latents.shape:
+        raise ValueError(f"latents {_form(latents)} and noise {_form(noise)}: both are [B, C, H, W]")
+    if timesteps.shape != (count,) or str(timesteps.dtype) not in ("torch.int64", "torch.int32"):
+        raise ValueError(f"timesteps {_form(timesteps)} of {timesteps.dtype}: one whole number for each, [{count}]")
+    if sample_weights is not None and sample_weights.shape != (count,):
+        raise ValueError(f"sample_weights {_form(sample_weights)}: one for each image, [{count}]")
+    if masks is not None and tuple(masks.shape[:-2]) not in ((count, 1), (count,)):
+        raise ValueError(f"masks {_form(masks)}: [{count}, 1, h, w] or [{count}, h, w]")
+
+
+def _form(tensor: Tensor) -> str:
+    return str(list(tensor.shape))

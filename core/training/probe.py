@@ -10,6 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from core.dataset.batches import Batch
+from core.dataset.plan import Plan
 from core.record import atomic, machine
 from core.record.context import JobContext
 from core.record.events import Forecasted
@@ -17,7 +18,6 @@ from core.record.memory import PeakMemory
 from core.record.run_folder import RunFolder
 from core.record.units import memory_words
 from core.settings.presets import dump
-from core.training.plan import Plan
 from core.training.prove import short_job
 
 if TYPE_CHECKING:

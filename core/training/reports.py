@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from core.optimization.schedules import group_rates
 from core.record.events import Steps, Validated
-from core.training.losses import LossBuffer, StepRecord, not_finite_itself
+from core.training.losses import LossBuffer, not_finite_itself
 
 if TYPE_CHECKING:
+    from core.dataset.plan import Plan
     from core.families.components import Components
+    from core.optimization.schedules import Rates
     from core.record.context import JobContext
     from core.settings.job import TrainJob
     from core.settings.methods import MethodSpec
     from core.training.losses import ReadBack
-    from core.training.plan import Plan
     from core.training.stepper import Stepper
     from core.training.trackers import Tracker
     from core.training.watching import Watch
@@ -52,14 +52,12 @@ class Reports:
     context: JobContext
     plan: Plan
     stepper: Stepper
+    rates: Rates
     components: Components
     tracker: Tracker
     watch: Watch
     losses: LossBuffer
     clock: StepClock = field(default_factory=StepClock)
-
-    def put(self, record: StepRecord) -> None:
-        self.losses.put(record)
 
     def all(self) -> None:
         """Report every step so far: nothing is saved or shown before all its losses are known to be finite."""
@@ -78,8 +76,7 @@ class Reports:
 
     def _report_steps(self, read: ReadBack) -> None:
         step = read.steps[-1]
-        tick = max(0, step - 1 - self.stepper.paused)
-        rates = group_rates(self.stepper.optimizer, self.job, tick, self.plan.total, self.context.processes.count)
+        rates = self.rates.of(self.stepper.optimizer, max(0, step - 1 - self.stepper.paused))
         corrected = self.watch.add(read)
         self.context.journal.put(
             Steps(

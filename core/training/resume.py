@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.dataset.plan import Plan
 from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.run_folder import is_whole, newest_state, state_step, states_in
 from core.record.secrets import secret
 from core.record.workspace import Workspace, display_path, resolve_path
-from core.training.plan import Plan
 
 if TYPE_CHECKING:
     from core.dataset.report import Report

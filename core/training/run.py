@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from core.dataset.plan import Plan
+    from core.optimization.schedules import Rates
     from core.record.context import JobContext
     from core.settings.job import TrainJob
     from core.training.passes import Passes
-    from core.training.plan import Plan
     from core.training.reports import Reports
     from core.training.stepper import Stepper
 
@@ -37,6 +38,7 @@ class Run:
     plan: Plan
     passes: Passes
     stepper: Stepper
+    rates: Rates
     reports: Reports
     state: RunState = field(default_factory=RunState)
     stop_at: int | None = None

@@ -17,12 +17,12 @@ from core.record.workspace import resolve_path
 from core.settings.base import every
 
 if TYPE_CHECKING:
+    from core.dataset.plan import Plan
     from core.formats.hub_upload import Uploads
     from core.methods import Method
     from core.record.context import JobContext
     from core.settings.saving import SavingSettings
     from core.training.facts import FileFacts
-    from core.training.plan import Plan
 
 
 def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> int | None:

@@ -10,6 +10,7 @@ from core.dataset.fingerprint import dataset_fingerprint
 from core.families.compiling import CompiledBlocks, try_compiling
 from core.formats.hub_upload import Uploads
 from core.formats.tensor_writer import type_named
+from core.optimization.schedules import Rates
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext
@@ -104,17 +105,19 @@ def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda r
         passes = Passes(job, context.device, precision, components, inputs.method, latents, text, objective, before)
         tracker = make_tracker(job, context.folder.logs, context.say) if processes.first else Trackers([], context.say)
         open_.callback(tracker.close)
+        rates = Rates(job, inputs.plan.total, processes.count)
         reports = Reports(
             job,
             context,
             inputs.plan,
             stepper,
+            rates,
             components,
             tracker,
             Watch(inputs.plan.epochs.updates_in(0)),
             LossBuffer(scaled=inputs.precision.scaled, allowed=job.schedule.skip_non_finite),
         )
-        run = Run(job, context, inputs.plan, passes, stepper, reports)
+        run = Run(job, context, inputs.plan, passes, stepper, rates, reports)
         uploads = Uploads(job.hub if processes.first else HubSettings(), secret("huggingface_token"), context.say)
         open_.callback(uploads.close)
         uploads.look()

@@ -4,14 +4,16 @@ trains, from itself."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.dataset.encoding import Encode, Side
-from core.dataset.latent_cache import Posterior, frozen_latent, sample_latent
+from core.dataset.encoding import Encode, Side, SideKey
+from core.dataset.latent_cache import Posterior
 from core.dataset.mask_cache import at_latent_size
 from core.dataset.opening import BrokenImage, problem_of
+from core.dataset.views import draw_view
+from core.record import draws
 from core.record.problems import Problem, ProblemsError
 from core.record.queued import queued
 
@@ -73,8 +75,8 @@ class FreshViews:
 class Latents:
     """Latents by address: sampled from posteriors that were encoded once, or of images that are encoded at each step.
 
-    posterior   side of an image -> its posterior       mirrored   (image, epoch, repeat) -> whether it is flipped
-    fresh       the views of those that `is_fresh`, with what encodes a batch of them; None when there are none
+    held        posteriors by `Side.key`; others are `read`
+    fresh       the views of images that are encoded at each step, `anew`, with what encodes a batch of them
     masks       {image key: [1, h, w] in 0..1 at latent size}, of those that have one
     mode        "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
     scale       the VAE's factor, known when the model is loaded
@@ -83,29 +85,29 @@ class Latents:
 
     def __init__(
         self,
-        posterior: Callable[[Side], Posterior],
-        mirrored: Callable[[Placed, int, int], bool],
+        held: Mapping[SideKey, Posterior],
+        read: Callable[[Side], Posterior],
         seed: int,
         *,
         mode: str = "sample",
         masks: Mapping[tuple[str, ...], Tensor] | None = None,
         fresh: FreshViews | None = None,
-        is_fresh: Callable[[Placed], bool] = lambda placed: False,
+        anew: Collection[tuple[str, ...]] = (),
         encode: Encode | None = None,
         encode_at_once: int = 1,
         validation_seed: int | None = None,
         device: str = "cpu",
     ):
         self.scale, self._device = 1.0, device
-        self._posterior, self._mirrored, self._seed, self._mode = posterior, mirrored, seed, mode
+        self._held, self._read, self._seed, self._mode = held, read, seed, mode
         self._validation_seed = seed if validation_seed is None else validation_seed
         self._masks = masks or {}
-        self._fresh, self._is_fresh, self._encode, self._at_once = fresh, is_fresh, encode, encode_at_once
+        self._fresh, self._anew, self._encode, self._at_once = fresh, frozenset(anew), encode, encode_at_once
 
     def expect(self, epoch: int, items: Iterable[Item]) -> None:
         """Say what the next calls of `batch` will ask for, this step's first."""
         if self._fresh is not None:
-            self._fresh.expect(epoch, (item for item in items if self._is_fresh(item[0])))
+            self._fresh.expect(epoch, (item for item in items if item[0].key in self._anew))
 
     def batch(self, epoch: int, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
         """Scaled latents [B, C, h, w] and masks [B, 1, h, w] of images of one size, float32. Masks are None when no
@@ -120,8 +122,10 @@ class Latents:
                 posterior, mask = anew[index]
                 mirrored = False  # the noise's address holds the repeat; what a view shows is in its pixels
             else:
-                mirrored = self._mirrored(placed, epoch, repeat)
-                posterior, mask = self._posterior(Side(placed, mirrored)), self._masks.get(placed.key)
+                mirrored = self.mirrored(placed, epoch, repeat)
+                side = Side(placed, mirrored)
+                posterior = self._held[side.key] if self._held else self._read(side)
+                mask = self._masks.get(placed.key)
                 mask = mask.flip(-1) if mask is not None and mirrored else mask
             sampled = self._sampled(posterior, placed, epoch, repeat, mirrored)
             latents.append(queued(sampled, self._device) * self.scale)
@@ -140,21 +144,27 @@ class Latents:
         if self._fresh is not None:
             self._fresh.close()
 
+    def seed_of(self, epoch: int) -> int:
+        """The seed of what is drawn in an epoch."""
+        return self._validation_seed if epoch == EPOCH else self._seed
+
+    def mirrored(self, placed: Placed, epoch: int, repeat: int) -> bool:
+        return placed.concept.images.flip_aug and draw_view(placed, self.seed_of(epoch), epoch, repeat).flip
+
     def _sampled(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, mirrored: bool) -> Tensor:
         mean, logvar = posterior
         if self._mode == "mean":
             return mean.float()
-        seed = self._validation_seed if epoch == EPOCH else self._seed
         if self._mode == "frozen":
-            return frozen_latent(mean, logvar, seed, placed.key, mirrored)
-        return sample_latent(mean, logvar, seed, epoch, placed.key, repeat)
+            return frozen_latent(mean, logvar, self.seed_of(epoch), placed.key, mirrored)
+        return sample_latent(mean, logvar, self.seed_of(epoch), epoch, placed.key, repeat)
 
     def _encoded(self, epoch: int, items: Sequence[Item]) -> dict[int, tuple[Posterior, Tensor | None]]:
         """{place in the batch: posterior and mask} of those that are encoded at each step."""
         import numpy as np
         import torch
 
-        places = [index for index, (placed, _) in enumerate(items) if self._is_fresh(placed)]
+        places = [index for index, (placed, _) in enumerate(items) if placed.key in self._anew]
         if not places or self._fresh is None or self._encode is None:
             return {}
         found: dict[int, tuple[Posterior, Tensor | None]] = {}
@@ -166,6 +176,23 @@ class Latents:
                 mask = None if view.mask is None else at_latent_size(view.mask)
                 found[index] = ((mean[row], logvar[row]), mask)
         return found
+
+
+def sample_latent(
+    mean: Tensor, logvar: Tensor, seed: int, epoch: int | str, key: Sequence[str], repeat: int | str
+) -> Tensor:
+    """A sample of an image's posterior, float32 [C, h, w], not scaled: mean + exp(logvar / 2) * noise.
+
+    The noise is addressed by (seed, epoch, image, repeat) and drawn on the CPU: the same on every device. The
+    log variance is clamped as in the VAE of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
+    """
+    noise = queued(draws.normal(mean.shape, seed, "latent", epoch, *key, repeat), mean.device)
+    return mean.float() + logvar.float().clamp(-30.0, 20.0).mul(0.5).exp() * noise
+
+
+def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], mirrored: bool = False) -> Tensor:
+    """The fixed sample that sd-scripts uses for a whole run, one for each side of an image."""
+    return sample_latent(mean, logvar, seed, "every", key, "mirrored" if mirrored else "as it is")
 
 
 class FrozenText:

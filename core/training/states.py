@@ -20,10 +20,10 @@ from core.settings.base import every
 from core.training.saving import epochs_between_saves
 
 if TYPE_CHECKING:
+    from core.dataset.plan import Plan
     from core.formats.hub_upload import Uploads
     from core.record.context import JobContext
     from core.settings.saving import SavingSettings
-    from core.training.plan import Plan
     from core.training.run import Run
 
 STATE_FILE = "training.pt"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from core.dataset.batches import Batch
 from core.diffusion.noise import Address, draw_timesteps
-from core.optimization.schedules import set_learning_rates
 from core.training.losses import Seen, StepRecord
 
 if TYPE_CHECKING:
@@ -28,8 +27,7 @@ def optimizer_update(run: Run) -> None:
     run.stepper.begin()
     epoch, batches = run.plan.update(run.state.step)
     passes.text.need(run.plan.captions(epoch))
-    tick = run.state.step - run.stepper.paused
-    set_learning_rates(run.stepper.optimizer, run.job, tick, run.total, processes.count)
+    run.rates.set(run.stepper.optimizer, run.state.step - run.stepper.paused)
     ahead = run.plan.next_batches(run.state.step)
     passes.latents.expect(epoch, [item for batch in ahead for item in processes.share(batch.items)])
     images = sum(len(batch.items) for batch in batches)
@@ -60,7 +58,7 @@ def optimizer_update(run: Run) -> None:
     numbers = passes.method.after_update()
     names = [placed.image.relative for batch in batches for placed, _ in batch.items]
     step = run.state.step + 1
-    run.reports.put(
+    run.reports.losses.put(
         StepRecord(
             step,
             total,

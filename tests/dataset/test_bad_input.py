@@ -17,10 +17,10 @@ from PIL import Image, PngImagePlugin, features
 from core.cli.dataset_report import report_lines
 from core.dataset.captions import caption_preview
 from core.dataset.encoding import Side
-from core.dataset.epochs import Epochs
 from core.dataset.images import load_pixels
 from core.dataset.npz import NpzCaches
 from core.dataset.opening import open_rgb
+from core.dataset.plan import Epochs
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import ProblemsError
 from tests.dataset.bad_input import Table, image, told
@@ -335,7 +335,7 @@ def more_regularization_than_images(theirs):
 def one_draw_of_the_latent_for_the_whole_run(theirs):
     import torch
 
-    from core.dataset.latent_cache import frozen_latent, sample_latent
+    from core.training.sources import frozen_latent, sample_latent
 
     image(theirs / "a.png")
     seen = yield {}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import Caption
-from core.dataset.epochs import Epochs
 from core.dataset.image_info import ImageInfo
 from core.dataset.placing import merged
+from core.dataset.plan import Epochs
 from core.dataset.rotation import first_ones
 from core.settings.concepts import PLAIN
 from core.settings.dataset import DatasetSettings

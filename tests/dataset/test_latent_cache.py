@@ -18,12 +18,13 @@ from core.dataset.caption_files import Caption
 from core.dataset.decoding import look_at_all
 from core.dataset.image_info import ImageInfo
 from core.dataset.images import load_pixels
-from core.dataset.latent_cache import LatentCache, frozen_latent, sample_latent
+from core.dataset.latent_cache import LatentCache
 from core.dataset.opening import read_header
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
 from core.settings.images import ImageSettings
+from core.training.sources import frozen_latent, sample_latent
 
 
 def pooled(pixels):

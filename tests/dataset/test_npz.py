@@ -11,13 +11,14 @@ from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import Caption
 from core.dataset.encoding import Side
 from core.dataset.image_info import ImageInfo
-from core.dataset.latent_cache import LatentCache, sample_latent
+from core.dataset.latent_cache import LatentCache
 from core.dataset.npz import NpzCaches, export_npz
 from core.dataset.opening import read_header
 from core.dataset.views import recorded_crop
 from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
 from core.settings.images import ImageSettings
+from core.training.sources import sample_latent
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.dataset.contents import content_hashes
-from core.dataset.epochs import Epochs
 from core.dataset.fingerprint import dataset_fingerprint
 from core.dataset.length import advised_epochs, length_of, length_sentence
+from core.dataset.plan import Epochs
 from core.dataset.preflight import preflight
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace

@@ -7,7 +7,7 @@ import torch
 from pytest import approx, mark, raises
 
 from core.optimization.optimizers import build_optimizer
-from core.optimization.schedules import curve, group_rates, multiplier, rates_at, set_learning_rates
+from core.optimization.schedules import Curve, Rates, curve
 from core.settings.check import build, problems_of
 from core.settings.job import TrainJob
 from core.settings.optimizers import parse_arguments
@@ -47,7 +47,7 @@ def settings(compatibility="none", **given):
 def test_rates_equal_those_sd_scripts_used_at_each_step(case, compatibility):
     total = case["max_train_steps"]
     job = job_of(case, compatibility=compatibility)
-    rates = [rates_at(job, step, total, {"unet": RECORDED["base_lr"][0]})["unet"] for step in range(total)]
+    rates = [Rates(job, total).at(step, {"unet": RECORDED["base_lr"][0]})["unet"] for step in range(total)]
     assert len(case["lr"]) == total
     assert rates == approx(case["lr"], rel=1e-9, abs=1e-14)  # recorded to 14 decimals
 
@@ -60,7 +60,7 @@ def test_the_second_group_had_half_the_rate_of_the_first_throughout(case):
     job = job_of(case, compatibility="sd-scripts-0.10")
     own = {"unet": rates[0], "text_encoder": rates[1]}
     for step in range(total):
-        now = rates_at(job, step, total, own)
+        now = Rates(job, total).at(step, own)
         assert now["text_encoder"] == approx(case["lr_second_group_ratio"] * now["unet"], rel=1e-12)
 
 
@@ -70,21 +70,21 @@ def test_the_polynomial_ends_at_1e_7_for_every_part_and_with_compatibility_at_it
         build(TrainJob, {"schedule": {"lr_scheduler": "polynomial"}, "model": {"compatibility": which}})
         for which in ("none", "sd-scripts-0.10")
     )
-    assert rates_at(right, 100, 100, own) == approx({"unet": 1e-7, "text_encoder": 1e-7})
-    assert rates_at(kohya, 100, 100, own) == approx({"unet": 1e-7, "text_encoder": 5e-8})
+    assert Rates(right, 100).at(100, own) == approx({"unet": 1e-7, "text_encoder": 1e-7})
+    assert Rates(kohya, 100).at(100, own) == approx({"unet": 1e-7, "text_encoder": 5e-8})
     tiny = {"unet": 1e-8}
-    assert rates_at(right, 50, 100, tiny) == tiny, "below the floor there is nothing to fall to"
+    assert Rates(right, 100).at(50, tiny) == tiny, "below the floor there is nothing to fall to"
 
 
 @mark.parametrize("name", [name for name in EVERY if name not in ("piecewise_constant", "warmup_stable_decay")])
 def test_warm_up_starts_at_0_and_ends_at_the_full_rate(name):
     own = settings(lr_scheduler=name, lr_warmup_steps=4, lr_scheduler_min_lr_ratio=0.1)
-    assert [multiplier(own, step, 100) for step in range(5)] == approx([0.0, 0.25, 0.5, 0.75, 1.0])
+    assert [Curve(own, 100).at(step) for step in range(5)] == approx([0.0, 0.25, 0.5, 0.75, 1.0])
 
 
 def test_without_the_zero_the_first_step_has_its_share():
     own = settings(lr_scheduler="constant_with_warmup", lr_warmup_steps=4, lr_warmup_from_zero=False)
-    assert [multiplier(own, step, 100) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert [Curve(own, 100).at(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 @mark.parametrize(
@@ -101,20 +101,20 @@ def test_without_the_zero_the_first_step_has_its_share():
 )
 def test_past_the_end_a_curve_stays_where_it_ended(name, end):
     own = settings(lr_scheduler=name, lr_scheduler_min_lr_ratio=0.1, lr_decay_steps=20)
-    assert [multiplier(own, step, 100, 1e-4) for step in (100, 170)] == approx([end, end], abs=1e-12)
+    assert [Curve(own, 100).at(step, 1e-4) for step in (100, 170)] == approx([end, end], abs=1e-12)
 
 
 def test_a_warm_up_as_long_as_the_run_only_rises():
     own = settings(lr_scheduler="cosine", lr_warmup_steps=4)
-    assert [multiplier(own, step, 4) for step in range(4)] == [0.0, 0.25, 0.5, 0.75]
+    assert [Curve(own, 4).at(step) for step in range(4)] == [0.0, 0.25, 0.5, 0.75]
 
 
 @mark.parametrize("name", EVERY)
 def test_resuming_needs_nothing_a_step_has_its_rate_whatever_came_before(name):
     arguments = {"step_rules": "1:3,0.5:6,0.1"} if name == "piecewise_constant" else {}
     own = settings(lr_scheduler=name, lr_warmup_steps=2, lr_decay_steps=3, lr_scheduler_args=arguments)
-    forward = [multiplier(own, step, 10) for step in range(10)]
-    assert [multiplier(own, step, 10) for step in reversed(range(10))] == forward[::-1]
+    forward = [Curve(own, 10).at(step) for step in range(10)]
+    assert [Curve(own, 10).at(step) for step in reversed(range(10))] == forward[::-1]
     assert all(math.isfinite(factor) and factor >= 0 for factor in forward)
 
 
@@ -151,9 +151,9 @@ def test_with_several_processes_the_curve_is_that_of_one_and_with_compatibility_
         for which in ("none", "sd-scripts-0.10")
     )
     for step in range(100):
-        assert multiplier(right, step, 100, processes=2) == multiplier(right, step, 100)
+        assert Curve(right, 100, 2).at(step) == Curve(right, 100).at(step)
         tick, n, w = 2 * step, 200, 10
-        assert multiplier(kohya, step, 100, processes=2) == approx(tick / w if tick < w else (n - tick) / (n - w))
+        assert Curve(kohya, 100, 2).at(step) == approx(tick / w if tick < w else (n - tick) / (n - w))
 
 
 @mark.parametrize("warmup", [0, 3, 10])
@@ -183,7 +183,7 @@ def test_further_arguments_of_a_curve_are_those_that_transformers_takes(name, mo
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
     schedule = getattr(optimization, theirs)(optimizer, **handed)
     for step in range(total):
-        assert rate * multiplier(own, step, total, rate) == approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
+        assert rate * Curve(own, total).at(step, rate) == approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
         optimizer.step()
         schedule.step()
 
@@ -196,7 +196,7 @@ def test_the_inverse_square_root_falls_by_its_time_scale_as_in_transformers(warm
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = get_inverse_sqrt_schedule(optimizer, warmup, timescale)
     for step in range(100):
-        assert multiplier(own, step, 100) == approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert Curve(own, 100).at(step) == approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         schedule.step()
 
@@ -225,17 +225,17 @@ def test_a_schedule_of_torch_gives_the_rates_that_torch_gives(name, arguments):
     optimizer = torch.optim.AdamW([weight], lr=1e-3)
     theirs = getattr(torch.optim.lr_scheduler, name.rsplit(".", 1)[-1])(optimizer, **arguments)
     for step in range(12):
-        assert 1e-3 * multiplier(own, step, 12, 1e-3) == approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert 1e-3 * Curve(own, 12).at(step, 1e-3) == approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         if step < 11:
             theirs.step()
-    assert multiplier(own, 40, 12, 1e-3) == multiplier(own, 11, 12, 1e-3)
+    assert Curve(own, 12).at(40, 1e-3) == Curve(own, 12).at(11, 1e-3)
 
 
 def test_a_schedule_that_torch_refuses_is_a_problem_with_its_words():
     own = settings(lr_scheduler_type="OneCycleLR", lr_scheduler_args={"max_lr": 1e-3, "total_steps": 5})
     with refused("schedule.refused", "OneCycleLR"):
-        multiplier(own, 0, 20, 1e-3)
+        Curve(own, 20).at(0, 1e-3)
 
 
 def optimizer_of(job, *rates):
@@ -248,10 +248,10 @@ def optimizer_of(job, *rates):
 def test_each_group_follows_the_curve_from_its_own_rate():
     job = build(TrainJob, {"schedule": {"lr_scheduler": "linear"}})
     optimizer = optimizer_of(job, 1e-3, 2e-4)
-    assert set_learning_rates(optimizer, job, 5, 10) == approx({"part0": 5e-4, "part1": 1e-4})
-    assert set_learning_rates(optimizer, job, 9, 10) == approx({"part0": 1e-4, "part1": 2e-5})
+    assert Rates(job, 10).set(optimizer, 5) == approx({"part0": 5e-4, "part1": 1e-4})
+    assert Rates(job, 10).set(optimizer, 9) == approx({"part0": 1e-4, "part1": 2e-5})
     assert [group["lr"] for group in optimizer.param_groups] == approx([1e-4, 2e-5])
-    assert group_rates(optimizer, job, 0, 10) == {"part0": 1e-3, "part1": 2e-4}
+    assert Rates(job, 10).of(optimizer, 0) == {"part0": 1e-3, "part1": 2e-4}
     assert [group["lr"] for group in optimizer.param_groups] == approx([1e-4, 2e-5]), "a report changes nothing"
 
 
@@ -279,7 +279,7 @@ def test_a_schedule_of_torch_moves_the_momentum_as_torch_does(name, arguments, m
     curve_of_torch = getattr(torch.optim.lr_scheduler, name)(theirs, **arguments)
     part, seen = ("betas" if optimizer_type == "AdamW" else "momentum"), set()
     for step in range(12):
-        set_learning_rates(optimizer, job, step, 12)
+        Rates(job, 12).set(optimizer, step)
         assert [group[part] for group in optimizer.param_groups] == [
             approx(group[part], rel=1e-12) for group in theirs.param_groups
         ]
@@ -314,7 +314,7 @@ def test_a_schedule_free_optimizer_keeps_its_rate_whatever_the_curve_says():
     )
     optimizer = optimizer_of(job, 1e-3)
     for step in (0, 3, 9):
-        assert set_learning_rates(optimizer, job, step, 10) == {"part0": 1e-3}
+        assert Rates(job, 10).set(optimizer, step) == {"part0": 1e-3}
         assert optimizer.param_groups[0]["lr"] == 1e-3
 
 
@@ -325,7 +325,7 @@ def test_adafactor_with_relative_steps_reports_the_rate_that_the_library_compute
     optimizer = optimizer_of(job, 1e-3)
     (group,) = optimizer.param_groups
     for step in range(3):
-        rates = set_learning_rates(optimizer, job, step, 3)
+        rates = Rates(job, 3).set(optimizer, step)
         group["params"][0].grad = torch.ones(2)
         optimizer.step()
         assert group["lr"] is None
@@ -346,7 +346,7 @@ def test_the_drawn_curve_is_the_one_that_trains():
     assert [step for step, _ in drawn][:: len(drawn) - 1] == [0, 999] and len(drawn) == 50
     own = {"unet": 2e-4 * 24, "text_encoder": 1e-4 * 24}
     for step, rates in drawn:
-        assert rates == approx({name: rate * multiplier(job.schedule, step, 1000) for name, rate in own.items()})
+        assert rates == approx({name: rate * Curve(job.schedule, 1000).at(step) for name, rate in own.items()})
     short = curve(job, 7)
     assert [step for step, _ in short] == list(range(7))
     assert all(one != other for one, other in itertools.pairwise(rates["unet"] for _, rates in short))

@@ -9,7 +9,7 @@ import pytest
 from work_parts import HOSTILE, image, make_page, wait_until
 
 from core.dataset.captions import training_caption
-from core.training.plan import Plan
+from core.dataset.plan import Plan
 from tabs.caption_epochs import preview
 from tabs.captions import Desk
 

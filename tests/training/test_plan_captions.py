@@ -9,10 +9,10 @@ from core.dataset.batches import Placed
 from core.dataset.buckets import plan_buckets
 from core.dataset.caption_files import Caption
 from core.dataset.image_info import ImageInfo
+from core.dataset.plan import Plan
 from core.settings.concepts import PLAIN
 from core.settings.dataset import DatasetSettings
 from core.settings.job import TrainJob
-from core.training.plan import Plan
 
 BUCKETS = plan_buckets(DatasetSettings(resolution=512))
 EVERYTHING = {

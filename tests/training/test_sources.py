@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from core.training.sources import FreshViews, Latents, Shown
 @dataclass(frozen=True)
 class ImageInfo:
     key: tuple
+    concept = SimpleNamespace(images=SimpleNamespace(flip_aug=False))
 
 
 FOX, BEAR = ImageInfo(("set", "fox")), ImageInfo(("set", "bear"))
@@ -67,16 +69,16 @@ def test_a_batch_may_hold_images_of_both_kinds():
 
     kept = (torch.full((1, 2, 2), 7.0), torch.full((1, 2, 2), -30.0))
     latents = Latents(
+        {},
         lambda side: kept,
-        lambda placed, epoch, repeat: True,
         seed=1,
         masks={BEAR.key: torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])},
         fresh=FreshViews(Loader(), threads=1, ahead=4),
-        is_fresh=lambda placed: placed == FOX,
+        anew={FOX.key},
         encode=encode,
         encode_at_once=2,
     )
-    latents.scale = 2.0
+    latents.scale, latents.mirrored = 2.0, lambda placed, epoch, repeat: True
     drawn, masks = latents.batch(0, [(BEAR, 0), (FOX, 0), (FOX, 1), (FOX, 2)])
     assert torch.allclose(drawn[:, 0, 0, 0], torch.tensor([14.0, 6, 206, 406]), atol=1e-4)
     assert encoded == [2, 1]
@@ -87,7 +89,7 @@ def test_a_batch_may_hold_images_of_both_kinds():
 
 def test_without_any_mask_there_is_none():
     kept = (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
-    latents = Latents(lambda side: kept, lambda *_: False, seed=1)
+    latents = Latents({}, lambda side: kept, seed=1)
     assert latents.batch(0, [(BEAR, 0)])[1] is None
     assert torch.equal(latents.draw(BEAR, 0, 0), latents.batch(0, [(BEAR, 0)])[0][0])
 
@@ -95,7 +97,7 @@ def test_without_any_mask_there_is_none():
 def test_masks_wait_on_the_processor_until_the_step_moves_them():
     """A copy to a GPU at this place would wait for everything that was queued before it."""
     there, masks = torch.zeros(4, 2, 2, device="meta"), {FOX.key: torch.ones(1, 2, 2)}
-    held = Latents(lambda side: (there, there), lambda *draw: False, 7, mode="mean", masks=masks, device="meta")
+    held = Latents({}, lambda side: (there, there), 7, mode="mean", masks=masks, device="meta")
     latents, masks = held.batch(0, [(FOX, 0), (BEAR, 0)])
     assert latents.device.type == "meta" and masks.device.type == "cpu" and masks.shape == (2, 1, 2, 2)
 
@@ -103,5 +105,5 @@ def test_masks_wait_on_the_processor_until_the_step_moves_them():
 def test_latents_meet_on_the_device_wherever_they_were_kept():
     """Of one batch some may be kept in memory and others come from the VAE on a GPU."""
     places = {FOX.key: torch.zeros(4, 2, 2), BEAR.key: torch.zeros(4, 2, 2, device="meta")}
-    held = Latents(lambda side: (places[side.placed.key],) * 2, lambda *draw: False, 7, mode="mean", device="meta")
+    held = Latents({}, lambda side: (places[side.placed.key],) * 2, 7, mode="mean", device="meta")
     assert held.batch(0, [(FOX, 0), (BEAR, 0)])[0].device.type == "meta"

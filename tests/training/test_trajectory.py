@@ -17,12 +17,12 @@ from core.networks.network import Network, attached
 from core.optimization.clipping import clip_grad_norm
 from core.optimization.groups import parameter_groups
 from core.optimization.optimizers import build_optimizer
-from core.optimization.schedules import set_learning_rates
+from core.optimization.schedules import Rates
 from core.settings.job import TrainJob
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
 from core.settings.optimizer import OptimizerSettings
-from core.training.step import training_loss
+from core.training.passes import training_loss
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -96,7 +96,7 @@ def replay():
             def predict(noisy_latents, timesteps, context=context):
                 return unet(noisy_latents, timesteps, context).sample
 
-            in_force = set_learning_rates(optimizer, TrainJob(optimizer=settings), number, len(record["steps"]))
+            in_force = Rates(TrainJob(optimizer=settings), len(record["steps"])).set(optimizer, number)
             rates.append(list(in_force.values()))
             noises, weights_B = Noises(fed["noise"]), fed["loss_weights"]
             loss = training_loss(
