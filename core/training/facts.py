@@ -17,6 +17,7 @@ from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.workspace import resolve_path
 from core.settings.concepts import training_resolution
+from core.settings.methods import spec_of
 from core.training.dataset_facts import buckets_of, datasets_of, folders_of, tags_of
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class FileFacts:
             network_args=kind.network_args(job),
             extra=self.method.metadata() | spoken_metadata(job, placed) | _validation(job, self.held_out),
         )
-        saved = job.method.spec.saves
+        saved = spec_of(job).saves
         if saved == "embedding":
             return model_spec(job, facts, saved) | _schedule(job)
         if saved == "model":  # as sd-scripts: only files of networks say how they were trained

@@ -10,9 +10,9 @@ from pathlib import Path
 from core.dataset.plan import Plan
 from core.dataset.preflight import preflight
 from core.dataset.report import Report
-from core.families import family, family_of, type_speed
+from core.families import family, type_speed
 from core.families.base import Family
-from core.families.locate import model_path
+from core.families.locate import family_of, model_path
 from core.families.precision import Precision, choose_precision, use_tf32, use_threads
 from core.formats.hashes import HashMemo
 from core.generation.sample_prompts import SamplePrompt
@@ -24,6 +24,7 @@ from core.record.context import JobContext
 from core.record.problems import ProblemsError, raise_if_errors
 from core.record.run_folder import states_in
 from core.settings.job import TrainJob
+from core.settings.methods import spec_of
 from core.training.checks import problems_before_start
 from core.training.network_files import network_files
 from core.training.resume import first_step
@@ -78,7 +79,7 @@ def read_inputs(job: TrainJob, context: JobContext, chosen: Choose = lambda repo
         plan.begin = first_step(job, plan) or 0
     validation = Validation(job, report, _length(job, context, report, plan))
     files = network_files(job, workspace, memo)
-    method: Method = job.method.spec.make(MethodInputs(job, workspace, seed, model, vae, files))
+    method: Method = spec_of(job).make(MethodInputs(job, workspace, seed, model, vae, files))
     precision = _precision(job, context, family(family_name).weight_bytes(model)["unet"])
     prompts = prompts_of(job, model)
     return Inputs(

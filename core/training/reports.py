@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core.record.events import Steps, Validated
+from core.settings.methods import spec_of
 from core.training.losses import LossBuffer, not_finite_itself
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Reports:
         """For trackers, under sd-scripts' names where it has them (reference: section 7.6)."""
         from core.optimization.optimizers import step_sizes
 
-        add, step, method = self.tracker.add, read.steps[-1], self.job.method.spec
+        add, step, method = self.tracker.add, read.steps[-1], spec_of(self.job)
         each, epoch = ("loss/current", "loss/epoch_average") if method.changes == "network" else ("loss", "loss/epoch")
         for number, loss, quotient in zip(read.steps, read.losses, corrected, strict=True):
             add(each, loss, number)

@@ -14,6 +14,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.secrets import secret
 from core.record.workspace import resolve_path
 from core.settings.base import declared, value_of
+from core.settings.methods import spec_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -217,7 +218,7 @@ def make_tracker(job: TrainJob, folder: Path, say: Callable[[str, str], None]) -
         return Trackers([], say)
     place = log_folder(job, folder)
     more = tracker_config(own.log_tracker_config)
-    name = own.log_tracker_name or job.method.spec.project
+    name = own.log_tracker_name or spec_of(job).project
     found: list[Tracker] = []
     if own.log_with in ("tensorboard", "all"):
         found.append(TensorBoard(place / name if own.log_tracker_name else place, more.get("tensorboard")))
