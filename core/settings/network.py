@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -21,6 +22,18 @@ NUMBER_TEXTS = (
     "up_lr_weight",
     "base_weights_multiplier",
 )
+
+
+@dataclass(frozen=True)
+class KindTraits:
+    """What rules ask of a kind of network. ignores: settings of the group that it does not use; needs_base_weight: it reads the
+    weights of the layers that it changes."""
+
+    ignores: frozenset[str] = frozenset()
+    needs_base_weight: bool = False
+
+
+TRAITS: dict[str, KindTraits] = {}  # by the name of a kind; filled as kinds register
 
 
 class NetworkSettings(Settings):
@@ -228,6 +241,10 @@ class NetworkSettings(Settings):
         if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
             return ",".join(f"{item:g}" for item in value)
         return f"{value:g}" if isinstance(value, (int, float)) else value
+
+    @property
+    def traits(self) -> KindTraits:
+        return TRAITS.get(self.kind, KindTraits())
 
     @property
     def dropped_out(self) -> bool:

@@ -152,7 +152,8 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
     open_.callback(inputs.method.release)
     for problem in inputs.method.advice:
         context.say(problem.what, "warning", problem.fix)
-    if context.device.startswith("cpu") and not job.memory.torch_compile and not job.sharding.shares_weights:
+    plain = job.memory.torch_compile or job.sharding.shares_weights or job.network.traits.needs_base_weight
+    if context.device.startswith("cpu") and not plain:
         install(components.unet)  # frozen convolutions in the form oneDNN computes in; the results are the same
     compiled = compile_blocks(inputs, components.unet)
     if compiled is not None:

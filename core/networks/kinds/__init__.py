@@ -12,7 +12,7 @@ from core.formats import detect
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.growth import add_choice, add_group
-from core.settings.network import NetworkSettings
+from core.settings.network import TRAITS, KindTraits, NetworkSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class NetworkKind:
     module_name, network_args    sd-scripts' metadata (ss_network_module, ss_network_args)
     settings        its own group of settings, named after the kind, shown while it is selected
     ignores         settings of the group `network` that it does not use
-    needs_base_weight   its adapters read the layer's weight, which then stays in full precision, unpacked and unsharded
+    needs_base_weight   its adapters read the layer's weight, which then stays as it is: not packed; rules refuse fp8 and ZeRO-3
     from_peft, to_peft  key endings of PEFT's files and the kind's; tensors as PEFT writes them, the scale multiplied in
     """
 
@@ -81,6 +81,7 @@ def kinds() -> dict[str, NetworkKind]:
 def register(kind: NetworkKind) -> None:
     """Register a kind: from now on it is available on the page, in presets, on the command line, in trainings and files."""
     KINDS[kind.name] = kind
+    TRAITS[kind.name] = KindTraits(kind.ignores, kind.needs_base_weight)
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:
         add_group(NetworkSettings, kind.name, kind.settings, kind.title, chosen_by="network.kind")

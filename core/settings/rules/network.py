@@ -23,6 +23,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     if job.method.changes != "network":
         return
     network = job.network
+    yield from _needed_weights(job)
     yield from _dropouts(network)
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
@@ -45,6 +46,19 @@ def _several_rates(optimizer: str) -> Iterator[Problem]:
         what = f"{entry.name} adapts one learning rate for all weights; block LR weights only set their ratio"
         fix = "use only 0 and 1 to skip blocks, or choose AdamW"
         yield Problem(what, where, fix, "advice", code="learning-rate.ratio-only")
+
+
+def _needed_weights(job: TrainJob) -> Iterator[Problem]:
+    """Weights in fp8 have factors beside them, and with ZeRO-3 each process has a part of them."""
+    if not job.network.traits.needs_base_weight:
+        return
+    what = f"'{job.network.label('kind')}' reads the model's weights"
+    if job.memory.narrow_unet:
+        where = "memory.fp8_base" if job.memory.fp8_base else "memory.fp8_base_unet"
+        yield Problem(f"{what}, which fp8 changes", where, "turn fp8 off", code="network.needs-weights")
+    if job.sharding.shares_weights:
+        what += ", of which ZeRO-3 gives each process a part"
+        yield Problem(what, "sharding.zero_stage", "use ZeRO stage 1 or 2", code="network.needs-weights")
 
 
 def _dropouts(network: NetworkSettings) -> Iterator[Problem]:
@@ -145,6 +159,8 @@ def _files(network: NetworkSettings) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     network = job.network
+    for name in sorted(network.traits.ignores):
+        yield f"network.{name}", f"ignored: {network.label('kind')} has none"
     if not network.train_unet:
         for name in (*LISTS, *SIDES):
             yield f"network.{name}", "ignored: the U-Net is not trained"

@@ -33,6 +33,27 @@ def test_form_preset_and_command_line_come_from_the_declaration():
     assert dump(job)["gain"] == {"start": 0.01}
 
 
+def test_rules_ask_the_kind_what_it_does_not_use_and_which_weights_it_reads():
+    from core.settings.rules import ineffective, training_problems
+
+    assert {"network.rank", "network.alpha"} <= ineffective(build(TrainJob, KIND)).keys()
+    assert "network.rank" not in ineffective(build(TrainJob, {}))
+    for groups in (
+        {"memory": {"fp8_base_unet": True, "mixed_precision": "bf16"}},
+        {"sharding": {"deepspeed": True, "zero_stage": 3}},
+    ):
+        for kind, refused in ((KIND, True), ({}, False)):
+            codes = [each.code for each in training_problems(build(TrainJob, kind | groups))]
+            assert ("network.needs-weights" in codes) is refused
+
+
+def test_weights_that_a_kind_reads_are_not_packed(at_first_step):
+    def packed(training):
+        return any("_conv_forward" in vars(module) for module in training.run.passes.components.unet.modules())
+
+    assert at_first_step(packed) and not at_first_step(packed, **KIND)
+
+
 def test_trains_and_resumes_exactly_and_its_file_is_read_back(train, workspace):
     whole, parted = train(**KIND), train(**KIND)
     assert whole.start() == "done"
