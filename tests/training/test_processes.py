@@ -36,6 +36,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.flags import merge
 from core.settings.presets import dump, to_values
 from core.training import setup
+from core.training.models import Models
 from core.training.start import run_training
 from core.training.update import micro_batch
 from tests.models import tiny_folder
@@ -193,21 +194,26 @@ def tiny_images(make_job, tmp_path):
 @pytest.fixture
 def in_float64(monkeypatch):
     """Trainings compute in float64."""
-    assemble = setup._assemble
+    load, build = Models.load, setup.build_training
 
-    def widened(builder, components, *rest):
+    def widened(models):
+        components = load(models)
         for part in (components.unet, *components.text_encoders):
             part.double()
-        run = assemble(builder, components, *rest)
-        for weight in run.stepper._parameters:
+        return components
+
+    def built(*given):
+        training = build(*given)
+        for weight in training.run.stepper._parameters:
             weight.data = weight.data.double()
-        if frozen := getattr(run.passes.method, "_frozen", None):  # packed for float32
+        if frozen := getattr(training.inputs.method, "_frozen", None):  # packed for float32
             uninstall(frozen)
             frozen.double()
-        return run
+        return training
 
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    monkeypatch.setattr(setup, "_assemble", widened)
+    monkeypatch.setattr(Models, "load", widened)
+    monkeypatch.setattr(setup, "build_training", built)
 
 
 @pytest.fixture(scope="module")
