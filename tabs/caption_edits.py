@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from core.dataset.batches import Placed
-from core.dataset.caption_files import (
+from core.dataset.buckets.batches import Placed
+from core.dataset.captions.files import (
     MAX_CAPTION_BYTES,
     Caption,
     read_caption,
@@ -26,9 +26,9 @@ from core.dataset.caption_files import (
     save_caption,
     undo,
 )
-from core.dataset.files import printable
-from core.dataset.metadata import CACHE_LIST
 from core.dataset.report import Row
+from core.dataset.sources.files import printable
+from core.dataset.sources.metadata import CACHE_LIST
 from core.record.problems import ProblemsError
 from tabs.reading import Reading
 

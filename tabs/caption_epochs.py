@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from core.dataset.batches import Placed
-from core.dataset.caption_files import UTF_8, Caption, read_caption, rewrite_as_utf8, undo
-from core.dataset.captions import caption_preview, is_random, needs_steps
-from core.dataset.plan import Plan
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.plan import Plan
+from core.dataset.captions.files import UTF_8, Caption, read_caption, rewrite_as_utf8, undo
+from core.dataset.captions.pipeline import caption_preview, is_random, needs_steps
 from core.dataset.report import Report
 from core.record.problems import ProblemsError
 from core.record.units import count

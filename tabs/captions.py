@@ -13,8 +13,8 @@ from typing import Any
 
 import gradio as gr
 
-from core.dataset.batches import Placed
-from core.dataset.captions import plain_caption
+from core.dataset.buckets.batches import Placed
+from core.dataset.captions.pipeline import plain_caption
 from core.record.problems import ProblemsError
 from tabs import captions_view as view
 from tabs.caption_edits import Edits, key_of, plain

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from core.dataset.batches import Placed
-from core.dataset.caption_files import OWN, Caption
-from core.dataset.captions import plain_caption
-from core.dataset.files import printable
+from core.dataset.buckets.batches import Placed
+from core.dataset.captions.files import OWN, Caption
+from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Report, Row
+from core.dataset.sources.files import printable
 from core.record.units import count
 from core.record.workspace import display_path
 from core.settings.captions import CaptionSettings

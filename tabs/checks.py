@@ -14,7 +14,7 @@ from core.families.locate import model_problems
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.settings.job import TrainJob
 from core.settings.rules.validation import holds_out
-from core.training.checks import problems_before_start
+from core.training.checks.before_start import problems_before_start
 from tabs import own_setup
 from tabs.tokens import count_tokens
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from core.dataset.report import Report
     from core.formats.detect import ModelKind
     from core.formats.hub import HubId
-    from core.training.own_images import Setup
+    from core.training.checks.own_images import Setup
     from tabs.context import Page
 
 LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from core.captioning.identifiers import identifier_note
-from core.dataset.files import printable
-from core.dataset.image_info import Folder
+from core.dataset.sources.files import printable
+from core.dataset.sources.image_info import Folder
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path
 from core.settings.concepts import own_settings

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from core.dataset.image_info import Folder
 from core.dataset.report import Report
+from core.dataset.sources.image_info import Folder
 from core.record.problems import ProblemsError
 from core.settings.check import build as build_job
 from core.settings.concepts import own_settings

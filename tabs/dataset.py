@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from core.captioning.identifiers import propose, read_tokenizer
-from core.dataset.files import printable
+from core.dataset.sources.files import printable
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path, resolve_path

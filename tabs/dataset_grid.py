@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from core.dataset.advice import ENLARGED_FROM, KEPT_BELOW
-from core.dataset.caption_files import OWN
-from core.dataset.files import printable
+from core.dataset.captions.files import OWN
 from core.dataset.report import Report, Row
+from core.dataset.sources.files import printable
 from core.record.problems import errors
 from core.record.units import count
 from core.settings.source import Source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.dataset.opening import SKIP
+from core.dataset.images.opening import SKIP
 from core.dataset.report import Report
 from core.record.problems import Problem
 from core.record.units import count

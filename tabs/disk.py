@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from core.dataset import trash
-from core.dataset.cache_files import prune
-from core.dataset.files import TRASH_FOLDER
+from core.dataset.caches.files import prune
+from core.dataset.doctor import trash
+from core.dataset.sources.files import TRASH_FOLDER
 from core.record.problems import ProblemsError
 from core.record.space import clear, folder_bytes
 from core.record.units import size_words

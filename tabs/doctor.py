@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from core.dataset.doctor import KINDS, Finding, treat
-from core.dataset.files import printable
+from core.dataset.doctor.findings_of import KINDS, Finding, treat
+from core.dataset.doctor.trash import PutAway, put_away_lately, put_back
 from core.dataset.report import Report
-from core.dataset.trash import PutAway, put_away_lately, put_back
+from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import resolve_path

@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from core.dataset.files import printable
+from core.dataset.sources.files import printable
 from core.imports.dataset_config import apply_dataset_config
 from core.imports.dataset_export import write_dataset_config
 from core.record import atomic

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from core.dataset.files import is_folder, is_image_name, is_junk, printable
+from core.dataset.sources.files import is_folder, is_image_name, is_junk, printable
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import PROJECT, resolve_path

@@ -103,8 +103,8 @@ class Forecast:
 
     def _plan(self, job: TrainJob, key: Any, task: Any) -> None:
         from core.record import machine
-        from core.training.memory_advice import advise, level_plans, switch_savings
-        from core.training.memory_plan import facts_of, memory_plan
+        from core.training.memory.advice import advise, level_plans, switch_savings
+        from core.training.memory.plan import facts_of, memory_plan
 
         self._device = self._device or machine.default_device()
         model = self.page.checks.model(job.model.base_model, job.model.family)
@@ -187,7 +187,7 @@ def build(page: Page) -> Forecast:
 
 def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
     """What stands below each switch; where there are several choices, which one saves that."""
-    from core.training.memory_advice import switches
+    from core.training.memory.advice import switches
 
     found = {}
     for path, (_, saving) in switches(job).items():

@@ -217,7 +217,7 @@ def draw_with(page: Page, name: str) -> None:
 
 def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
     """The fields that make the run's first sample again; nothing where it has none, or its prompts cannot be read."""
-    from core.training.samples import prompts_of
+    from core.training.loop.samples import prompts_of
 
     try:
         sample = next((each for each in prompts_of(job, base) if each.prompt), None)

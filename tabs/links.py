@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from core.dataset.opening import BrokenImage
-from core.dataset.thumbnails import thumbnail
+from core.dataset.images.opening import BrokenImage
+from core.dataset.images.thumbnails import thumbnail
 from tabs.safety import Roots
 
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.files import is_junk, printable
+from core.dataset.sources.files import is_junk, printable
 from core.formats import catalog
 from core.generation.library import SUFFIXES
 from core.record.problems import ProblemsError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
-from core.training.own_images import Setup, holds_demo, setup_for, with_setup
+from core.training.checks.own_images import Setup, holds_demo, setup_for, with_setup
 from tabs.markup import button, esc, section, short
 from tabs.project import FIELDS
 from tabs.questions import KEPT_DATASETS, dataset_key

@@ -6,7 +6,7 @@ import os
 from itertools import islice
 from pathlib import Path
 
-from core.dataset.files import is_image_name
+from core.dataset.sources.files import is_image_name
 from core.generation.library import list_models, list_vaes
 from core.record.workspace import PROJECT, Workspace, display_path, real_path
 

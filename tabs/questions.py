@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.dataset.caption_files import SENTENCES, TAGS
+from core.dataset.captions.files import SENTENCES, TAGS
 from core.dataset.questions import Question
 from core.record.problems import ProblemsError
 from core.record.units import count

@@ -8,12 +8,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from core.dataset.caption_files import OWN, read_caption
-from core.dataset.captions import plain_caption
-from core.dataset.doctor import Finding, examine
+from core.dataset.captions.files import OWN, read_caption
+from core.dataset.captions.pipeline import plain_caption
+from core.dataset.doctor.findings_of import Finding, examine
 from core.dataset.preflight import preflight
 from core.dataset.report import Report, Row
-from core.dataset.scan import recognize
+from core.dataset.sources.scan import recognize
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.settings.job import TrainJob

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.files import printable
+from core.dataset.sources.files import printable
 from core.formats.copies import Copied, copy_into, require_folder
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path

@@ -10,7 +10,7 @@ from core.record.problems import Problem, ProblemsError, errors
 from core.record.units import count
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
-from core.training.checks import problem_of_uploads
+from core.training.checks.before_start import problem_of_uploads
 from tabs.browsers import Browser, whole
 from tabs.messages import signed
 

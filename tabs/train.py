@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from core.dataset.opening import SKIP
+from core.dataset.images.opening import SKIP
 from core.record.problems import ProblemsError
 from core.settings.base import Declared
 from core.settings.values import with_point

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.dataset.archive import unpack_zip
-from core.dataset.files import CAPTION_EXTENSIONS, extension, is_image_name, is_junk, printable
+from core.dataset.sources.archive import unpack_zip
+from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_image_name, is_junk, printable
 from core.record.atomic import remove_folder, replace
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten

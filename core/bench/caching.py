@@ -16,7 +16,7 @@ from core.record.draws import python_random
 if TYPE_CHECKING:
     import torch
 
-    from core.dataset.batches import Placed
+    from core.dataset.buckets.batches import Placed
 
 IMAGES = 24
 RESOLUTION = 256
@@ -26,9 +26,9 @@ ROUNDS = 3
 
 def measure_caching(device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Images per second, once filling a cache as a training does and once with the VAE alone: the best of several rounds."""
-    from core.dataset.encoding import pixels_of
+    from core.dataset.caches.encoding import pixels_of
     from core.families.sd1 import FAMILY as sd1
-    from core.training.latents import decode_threads
+    from core.training.building.latents import decode_threads
 
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
         folder = Path(name)
@@ -70,10 +70,10 @@ def _placed(folder: Path, count: int) -> list[Placed]:
     """Images with photographic detail, placed in buckets."""
     from PIL import Image
 
-    from core.dataset.batches import Placed
-    from core.dataset.buckets import plan_buckets
-    from core.dataset.caption_files import Caption
-    from core.dataset.image_info import ImageInfo
+    from core.dataset.buckets.batches import Placed
+    from core.dataset.buckets.sizes import plan_buckets
+    from core.dataset.captions.files import Caption
+    from core.dataset.sources.image_info import ImageInfo
     from core.settings.concepts import PLAIN
     from core.settings.images import ImageSettings
 
@@ -108,7 +108,7 @@ def _alone(pixels: Sequence[Any], encode: Callable[[Any], Any], device: str) -> 
 
 def _filled(folder: Path, placed: Sequence[Placed], encode: Callable[[Any], Any], threads: int) -> float:
     """Seconds from image files to cache entries on disk."""
-    from core.dataset.latent_cache import LatentCache
+    from core.dataset.caches.latents import LatentCache
 
     started = time.perf_counter()
     LatentCache(folder, "bench").fill(placed, encode, threads=threads)

@@ -78,9 +78,9 @@ def _in_a_process(*words: str) -> dict[str, Any]:
 def _scan(folder: str, memo_path: str) -> dict[str, Any]:
     import psutil
 
-    from core.dataset.caption_memo import captions_of
-    from core.dataset.memo import Memo
-    from core.dataset.scan import scan
+    from core.dataset.captions.memo import captions_of
+    from core.dataset.sources.memo import Memo
+    from core.dataset.sources.scan import scan
     from core.settings.captions import CaptionSettings
     from core.settings.concepts import concepts
     from core.settings.dataset import DatasetSettings
@@ -97,11 +97,11 @@ def _scan(folder: str, memo_path: str) -> dict[str, Any]:
 
 def _plan(count: int) -> dict[str, Any]:
     """An epoch of images of many shapes in buckets of 1024 pixels, batch size 4."""
-    from core.dataset.batches import Placed
-    from core.dataset.buckets import plan_buckets
-    from core.dataset.caption_files import Caption
-    from core.dataset.image_info import ImageInfo
-    from core.dataset.plan import Epochs
+    from core.dataset.buckets.batches import Placed
+    from core.dataset.buckets.plan import Epochs
+    from core.dataset.buckets.sizes import plan_buckets
+    from core.dataset.captions.files import Caption
+    from core.dataset.sources.image_info import ImageInfo
     from core.settings.captions import CaptionSettings
     from core.settings.concepts import concepts
     from core.settings.dataset import DatasetSettings

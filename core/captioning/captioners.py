@@ -19,7 +19,7 @@ from pydantic import Field, create_model
 
 from core import tasks
 from core.captioning.report import Row, caption_report
-from core.dataset.caption_files import save_caption
+from core.dataset.captions.files import save_caption
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError, raise_if_errors, unwritten

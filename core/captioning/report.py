@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from core.dataset.caption_files import Caption, read_caption, save_caption
-from core.dataset.captions import plain_caption
-from core.dataset.image_info import ImageInfo
-from core.dataset.scan import scan_dataset
+from core.dataset.captions.files import Caption, read_caption, save_caption
+from core.dataset.captions.pipeline import plain_caption
+from core.dataset.sources.image_info import ImageInfo
+from core.dataset.sources.scan import scan_dataset
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, raise_if_errors
 from core.settings.captions import CaptionSettings

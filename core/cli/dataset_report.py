@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from core.dataset.batches import Batch, Placed
-from core.dataset.captions import is_random
-from core.dataset.plan import Plan
+from core.dataset.buckets.batches import Batch, Placed
+from core.dataset.buckets.plan import Plan
+from core.dataset.captions.pipeline import is_random
+from core.dataset.images.views import draw_view, size_conditioning
 from core.dataset.report import Report, Row
-from core.dataset.views import draw_view, size_conditioning
 from core.families.token_count import count_tokens, cut_at
 from core.settings.job import TrainJob
 from core.settings.rules.validation import holds_out

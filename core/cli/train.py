@@ -93,7 +93,7 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     from core.dataset.preflight import preflight
     from core.families.token_count import count_tokens
     from core.settings.rules import set_without_effect
-    from core.training.checks import problem_of_uploads, problems_before_start
+    from core.training.checks.before_start import problem_of_uploads, problems_before_start
 
     workspace, device = options.workspace(), options.device() if trains else None
     with checking_bar() as progress:

@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from core.dataset.batches import Placed
-from core.dataset.files import printable
-from core.dataset.image_info import ImageInfo, listed, names_of
-from core.dataset.look import Look
-from core.dataset.plan import Epochs
-from core.dataset.rotation import Turn
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.plan import Epochs
+from core.dataset.buckets.rotation import Turn
+from core.dataset.images.look import Look
+from core.dataset.sources.files import printable
+from core.dataset.sources.image_info import ImageInfo, listed, names_of
 from core.dataset.titles import title
 from core.record.problems import Problem
 from core.record.units import count

@@ -8,24 +8,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from core.dataset.advice import balance_advice, caption_advice, remark_advice, size_advice
-from core.dataset.batches import Placed
-from core.dataset.buckets import Size
-from core.dataset.caption_files import OWN
-from core.dataset.caption_memo import captions_of
-from core.dataset.captions import longest_captions, plain_caption
-from core.dataset.conditioning import blank_masks, mask_paths, unreadable_masks
-from core.dataset.contents import content_hashes
-from core.dataset.decoding import look_at_all, reasons_of
-from core.dataset.image_info import Folder, ImageInfo, Scan
-from core.dataset.length import length_of, length_sentence
-from core.dataset.look import Look
-from core.dataset.look import looks as looks_of
-from core.dataset.opening import BrokenImage, problem_of
-from core.dataset.placing import Key, Placing, held_out, place
-from core.dataset.plan import Epochs
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.length import length_of, length_sentence
+from core.dataset.buckets.placing import Key, Placing, held_out, place
+from core.dataset.buckets.plan import Epochs
+from core.dataset.buckets.sizes import Size
+from core.dataset.caches.contents import content_hashes
+from core.dataset.captions.files import OWN
+from core.dataset.captions.memo import captions_of
+from core.dataset.captions.pipeline import longest_captions, plain_caption
+from core.dataset.images.decoding import look_at_all, reasons_of
+from core.dataset.images.look import Look
+from core.dataset.images.look import looks as looks_of
+from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.questions import questions_of
 from core.dataset.report import Report, Row
-from core.dataset.scan import scan_dataset
+from core.dataset.sources.conditioning import blank_masks, mask_paths, unreadable_masks
+from core.dataset.sources.image_info import Folder, ImageInfo, Scan
+from core.dataset.sources.scan import scan_dataset
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, errors
 from core.record.workspace import Workspace

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from core.dataset.batches import Placed
-from core.dataset.caption_files import SENTENCES, TAGS
-from core.dataset.files import extension, printable
-from core.dataset.look import Look
+from core.dataset.buckets.batches import Placed
+from core.dataset.captions.files import SENTENCES, TAGS
+from core.dataset.images.look import Look
+from core.dataset.sources.files import extension, printable
 
 EXAMPLES = 4
 

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core.dataset.batches import Placed
-from core.dataset.buckets import Size
-from core.dataset.image_info import Folder
-from core.dataset.length import Length
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.length import Length
+from core.dataset.buckets.sizes import Size
 from core.dataset.questions import Question
+from core.dataset.sources.image_info import Folder
 from core.record.problems import Problem, errors
 
 

@@ -107,7 +107,7 @@ def switches(task: str, job: Settings, context: JobContext) -> str:
     """What would save memory in this job: for trainings, whose memory can be foretold once a model has been loaded."""
     if task not in ("train", "probe") or "diffusers" not in sys.modules:
         return ""
-    from core.training.memory_advice import out_of_memory_advice
+    from core.training.memory.advice import out_of_memory_advice
 
     return out_of_memory_advice(job, context.workspace, context.device)  # type: ignore[arg-type]
 

@@ -261,7 +261,7 @@ def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def read_watch(folder: RunFolder) -> dict[str, Any]:
-    """What a training last wrote of its losses by timestep band and by image (core/training/watching.py); {} without."""
+    """What a training last wrote of its losses by timestep band and by image (core/training/loop/watching.py); {} without."""
     try:
         return renewed(read_json_object(folder.path / "watch.json", max_values=OWN_VALUES, finite=False))
     except ProblemsError:

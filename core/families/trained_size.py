@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from core.dataset.buckets import LATENT_PIXELS
+from core.dataset.buckets.sizes import LATENT_PIXELS
 from core.families import family as family_named
 from core.families.locate import family_of
 from core.formats.detect import read_json

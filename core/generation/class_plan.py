@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.dataset.files import is_image_name, is_junk, printable
 from core.dataset.preflight import preflight
+from core.dataset.sources.files import is_image_name, is_junk, printable
 from core.record import atomic, draws
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError, raise_if_errors

@@ -135,7 +135,7 @@ def _quoted(value: Any) -> str:
 
 def read_image_metadata(path: str | Path) -> ImageRecord:
     """The settings an image was generated with: Atelier's own chunk, else A1111's `parameters` (PNG text or EXIF)."""
-    from core.dataset.opening import BrokenImage, open_image
+    from core.dataset.images.opening import BrokenImage, open_image
 
     try:
         with open_image(path) as image:
@@ -153,7 +153,7 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
 
 def _texts(image: Any) -> dict[str, str]:
     """The text chunks. They are usually before the pixels; if ours is not, the rest of the file is read."""
-    from core.dataset.opening import LARGE_PIXELS
+    from core.dataset.images.opening import LARGE_PIXELS
 
     small = image.width * image.height <= LARGE_PIXELS
     if image.format == "PNG" and small and not {CHUNK, "parameters"} & image.info.keys():

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from core.dataset.metadata import MAX_BYTES, MAX_VALUES
+from core.dataset.sources.metadata import MAX_BYTES, MAX_VALUES
 from core.imports.dataset_check import Dataset, check_command_line, check_document
 from core.imports.dataset_options import (
     CONDITIONED,

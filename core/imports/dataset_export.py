@@ -14,10 +14,10 @@ from typing import Any
 
 import toml
 
-from core.dataset.files import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS, extension, repeats_and_words, words_of
-from core.dataset.folders import folder_of, roots_of, words_for
-from core.dataset.image_info import listed
-from core.dataset.walk import walk
+from core.dataset.sources.files import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS, extension, repeats_and_words, words_of
+from core.dataset.sources.folders import folder_of, roots_of, words_for
+from core.dataset.sources.image_info import listed
+from core.dataset.sources.walk import walk
 from core.imports.dataset_options import (
     CONDITIONED,
     DREAMBOOTH,

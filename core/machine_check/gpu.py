@@ -20,7 +20,7 @@ from core.record.units import memory_words
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.training.memory_plan import OF_ITS_OWN
+from core.training.memory.plan import OF_ITS_OWN
 
 SIZE = 512
 STEPS = 6
@@ -61,7 +61,7 @@ def no_waits(place: Place) -> Finding:
     """Steps after the first ones under torch's profiler: how often and where the host waited for the GPU."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
-    from core.training.update import optimizer_update
+    from core.training.loop.update import optimizer_update
 
     job = build(TrainJob, merge(starter(), {"memory": {"mixed_precision": "bf16"}}))
     training = built(place, job)
@@ -205,7 +205,7 @@ def saving_words(saved: int) -> str:
 
 def planned(place: Place, values: dict[str, Any]) -> int:
     """Bytes that the forecast predicts."""
-    from core.training.memory_plan import facts_of, memory_plan
+    from core.training.memory.plan import facts_of, memory_plan
 
     job = build(TrainJob, values)
     return memory_plan(job, facts_of(job, own_workspace(place), place.device)).total

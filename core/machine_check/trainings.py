@@ -30,7 +30,7 @@ from core.settings.job import TrainJob
 from core.settings.presets import dump
 
 if TYPE_CHECKING:
-    from core.training.setup import Training
+    from core.training.building.setup import Training
 
 STEPS = 12
 WARM_UP = 2  # steps that are not timed: the first ones choose kernels and allocate optimizer state
@@ -160,7 +160,7 @@ def context_of(place: Place, job: TrainJob) -> JobContext:
 
 def built(place: Place, job: TrainJob) -> Training:
     """The training of this job as a run sets it up, ready for its first step."""
-    from core.training.setup import build_training
+    from core.training.building.setup import build_training
 
     training = build_training(job, context_of(place, job))
     training.run.stepper.ready()
@@ -170,7 +170,7 @@ def built(place: Place, job: TrainJob) -> Training:
 def train(values: dict[str, Any], place: Place, warm_up: int = WARM_UP) -> Trained:
     """Run the steps of this job and read back the losses."""
     from core.record.memory import PeakMemory, free_memory
-    from core.training.update import optimizer_update
+    from core.training.loop.update import optimizer_update
 
     free_memory()
     before = machine.memory("cpu")[0]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from core.dataset.text_cache import EncodeText
+    from core.dataset.caches.texts import EncodeText
     from core.diffusion.text_states import TextStates
     from core.families.components import Components
     from core.networks.files import NetworkFiles

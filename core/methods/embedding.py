@@ -21,7 +21,7 @@ from core.settings.names import without_signs
 from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
-    from core.dataset.text_cache import EncodeText
+    from core.dataset.caches.texts import EncodeText
     from core.families.components import Components
     from core.settings.job import TrainJob
 

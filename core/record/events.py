@@ -66,7 +66,7 @@ class Planned(Event):
 class Steps(Event):
     """Losses read back from the device for some steps; learning rates by part.
 
-    corrected    each loss divided by the expected loss at its timesteps (core/training/watching.py)
+    corrected    each loss divided by the expected loss at its timesteps (core/training/loop/watching.py)
     grad_norm    of the newest step, before clipping       weight_norm  of all trained weights, now and then
     """
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from core.dataset.opening import Opened, open_decoded
-from core.dataset.resize import resize
+from core.dataset.images.opening import Opened, open_decoded
+from core.dataset.images.resize import resize
 from core.settings.image_tools import ConvertSettings, CropSettings, ResizeSettings
 
 Box = tuple[int, int, int, int]

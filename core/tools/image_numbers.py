@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from core.dataset.files import TRASH_FOLDER, printable
-from core.dataset.trash import companions
+from core.dataset.doctor.trash import companions
+from core.dataset.sources.files import TRASH_FOLDER, printable
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError

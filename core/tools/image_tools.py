@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from core.dataset.colors import WHITE
-from core.dataset.opening import Opened, open_decoded
-from core.dataset.trash import split_label
+from core.dataset.doctor.trash import split_label
+from core.dataset.images.colors import WHITE
+from core.dataset.images.opening import Opened, open_decoded
 from core.record.context import JobContext, Outcome
 from core.settings.image_tools import (
     ConvertSettings,

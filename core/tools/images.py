@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from core.dataset.colors import WHITE
-from core.dataset.files import CAPTION_EXTENSIONS, is_image_name, is_junk, printable
-from core.dataset.opening import BrokenImage, Opened
-from core.dataset.trash import split_label
+from core.dataset.doctor.trash import split_label
+from core.dataset.images.colors import WHITE
+from core.dataset.images.opening import BrokenImage, Opened
+from core.dataset.sources.files import CAPTION_EXTENSIONS, is_image_name, is_junk, printable
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, unwritten

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from core.dataset.batches import Batch
-from core.dataset.plan import Plan
+from core.dataset.buckets.batches import Batch
+from core.dataset.buckets.plan import Plan
 from core.record import atomic, machine
 from core.record.context import JobContext
 from core.record.events import Forecasted
@@ -23,7 +23,7 @@ from core.training.prove import short_job
 if TYPE_CHECKING:
     from core.dataset.report import Report
     from core.settings.job import TrainJob
-    from core.training.run import Run
+    from core.training.loop.run import Run
 
 STEPS = 2  # on each batch; the first one warms up and creates the optimizer state
 
@@ -125,7 +125,7 @@ def probe(job: TrainJob, context: JobContext) -> Forecast:
 
 
 def _probe(job: TrainJob, context: JobContext) -> Forecast:
-    from core.training.setup import build_training
+    from core.training.building.setup import build_training
 
     chosen = Chosen(job)
     with PeakMemory(context.device) as peak:
@@ -150,7 +150,7 @@ def _timed(run: Run, steps: int) -> list[float]:
     """Seconds of each step."""
     import torch
 
-    from core.training.update import optimizer_update
+    from core.training.loop.update import optimizer_update
 
     times = []
     for _ in range(steps):

@@ -20,8 +20,8 @@ from core.record.run_folder import RunFolder, newest_state
 from core.record.workspace import Workspace
 from core.settings.hub import HubSettings
 from core.settings.presets import dump
+from core.training.saving.states import STATE_FILE
 from core.training.start import run_training
-from core.training.states import STATE_FILE
 
 if TYPE_CHECKING:
     from core.settings.job import TrainJob

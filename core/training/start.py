@@ -33,9 +33,9 @@ def run_training(job: TrainJob, context: JobContext, stop_at: int | None = None)
 
 
 def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
-    from core.training.loop import train
-    from core.training.resume import begin
-    from core.training.setup import build_training
+    from core.training.building.setup import build_training
+    from core.training.loop.train import train
+    from core.training.saving.resume import begin
 
     processes = context.processes
     if processes.first:
@@ -75,14 +75,14 @@ def with_seed(job: Job, context: JobContext) -> Job:
 
 def prepare_caches(job: PrepareJob, context: JobContext) -> str:
     """The prepare job: latents and text states on disk, so that a training with these settings starts at once."""
-    from core.dataset.files import printable
-    from core.dataset.metadata_writing import write_metadata
+    from core.dataset.caches.metadata_writing import write_metadata
+    from core.dataset.sources.files import printable
     from core.record.problems import ProblemsError
     from core.record.workspace import resolve_path
-    from core.training.inputs import read_inputs
-    from core.training.latents import prepare_latents, write_npz_caches
-    from core.training.models import Models
-    from core.training.texts import Texts
+    from core.training.building.inputs import read_inputs
+    from core.training.building.latents import prepare_latents, write_npz_caches
+    from core.training.building.models import Models
+    from core.training.building.texts import Texts
 
     inputs = read_inputs(with_seed(job, context), context)
     models = Models(inputs)

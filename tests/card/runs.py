@@ -35,10 +35,10 @@ def context(workspace, job, device):
 
 def fill_caches(job, context):
     """With numbers, on the CPU: only they can be written."""
-    from core.training.inputs import read_inputs
-    from core.training.latents import build_latents
-    from core.training.models import Models
-    from core.training.texts import Texts
+    from core.training.building.inputs import read_inputs
+    from core.training.building.latents import build_latents
+    from core.training.building.models import Models
+    from core.training.building.texts import Texts
 
     inputs = read_inputs(job, context)
     models = Models(inputs)
@@ -48,8 +48,8 @@ def fill_caches(job, context):
 
 
 def steps_on_the_card(workspace, job):
-    from core.training.setup import build_training
-    from core.training.update import optimizer_update
+    from core.training.building.setup import build_training
+    from core.training.loop.update import optimizer_update
 
     fill_caches(job, context(workspace, job, "cpu"))
     found = {"waits": [], "peak": [], "held": []}

@@ -28,8 +28,8 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.training.activations import FusedKernel
-from core.training.memory_plan import facts_of, memory_plan
+from core.training.memory.activations import FusedKernel
+from core.training.memory.plan import facts_of, memory_plan
 from tests.card.runs import steps_on_the_card
 from tests.options import ADAFACTOR
 
@@ -142,12 +142,12 @@ def count(folder: Path, name: str) -> dict:
     workspace.private.mkdir(parents=True, exist_ok=True)
     patches = [
         mock.patch("core.families.loading.digest", lambda layout, path, part, **_: f"{layout.family} {part}"),
-        mock.patch("core.training.latents.encoder", empty_posteriors),
-        mock.patch("core.training.models.Models.vae", lambda models: torch.nn.Linear(1, 1)),
+        mock.patch("core.training.building.latents.encoder", empty_posteriors),
+        mock.patch("core.training.building.models.Models.vae", lambda models: torch.nn.Linear(1, 1)),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", attention),
     ]
     if not job.network.train_text_encoder or job.method.whole_model:
-        patches.append(mock.patch("core.training.texts.Texts.encode", encoded))
+        patches.append(mock.patch("core.training.building.texts.Texts.encode", encoded))
     for patch in patches:
         patch.start()
     try:

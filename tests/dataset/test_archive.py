@@ -7,9 +7,9 @@ import zipfile
 
 import pytest
 
-import core.dataset.archive as archive_module
-from core.dataset.archive import unpack_zip
-from core.dataset.scan import scan_dataset
+import core.dataset.sources.archive as archive_module
+from core.dataset.sources.archive import unpack_zip
+from core.dataset.sources.scan import scan_dataset
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.settings.dataset import DatasetSettings
@@ -197,7 +197,7 @@ def test_a_full_disk_while_unpacking_leaves_nothing(tmp_path, pack, image, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("core.dataset.archive._copy", full)
+    monkeypatch.setattr("core.dataset.sources.archive._copy", full)
     with pytest.raises(ProblemsError, match="disk is full"):
         unpack_zip(pack({"a.png": image}), tmp_path / "sets")
     assert not list((tmp_path / "sets").iterdir())

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.dataset.augment import change_colors, raise_values, shift_hue
-from core.dataset.buckets import Placement
-from core.dataset.images import load_pixels
-from core.dataset.views import View
+from core.dataset.buckets.sizes import Placement
+from core.dataset.images.augment import change_colors, raise_values, shift_hue
+from core.dataset.images.pixels import load_pixels
+from core.dataset.images.views import View
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.float32)
 PIXELS[0, :8] = [[0, 0, 0], [255, 255, 255], [9, 9, 9], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [7, 7, 8]]

@@ -3,7 +3,7 @@ remedy, or how it does without; and that nothing in the folder is changed. Rows 
 
 import pytest
 
-from core.dataset.captions import caption_preview
+from core.dataset.captions.pipeline import caption_preview
 from core.dataset.titles import title
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import errors

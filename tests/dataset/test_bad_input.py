@@ -15,12 +15,12 @@ import pytest
 from PIL import Image, PngImagePlugin, features
 
 from core.cli.dataset_report import report_lines
-from core.dataset.captions import caption_preview
-from core.dataset.encoding import Side
-from core.dataset.images import load_pixels
-from core.dataset.npz import NpzCaches
-from core.dataset.opening import open_rgb
-from core.dataset.plan import Epochs
+from core.dataset.buckets.plan import Epochs
+from core.dataset.caches.encoding import Side
+from core.dataset.caches.npz import NpzCaches
+from core.dataset.captions.pipeline import caption_preview
+from core.dataset.images.opening import open_rgb
+from core.dataset.images.pixels import load_pixels
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import ProblemsError
 from tests.dataset.bad_input import Table, image, told
@@ -335,7 +335,7 @@ def more_regularization_than_images(theirs):
 def one_draw_of_the_latent_for_the_whole_run(theirs):
     import torch
 
-    from core.training.sources import frozen_latent, sample_latent
+    from core.training.loop.sources import frozen_latent, sample_latent
 
     image(theirs / "a.png")
     seen = yield {}
@@ -389,8 +389,8 @@ def a_slow_drive(theirs):
         raise AssertionError("an unchanged image is opened again")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.dataset.walk.read_header", refuse)
-        patch.setattr("core.dataset.decoding.open_decoded", refuse)
+        patch.setattr("core.dataset.sources.walk.read_header", refuse)
+        patch.setattr("core.dataset.images.decoding.open_decoded", refuse)
         assert seen.look().trained == 3
 
 
@@ -398,7 +398,7 @@ def a_slow_drive(theirs):
 
 
 def latent_cache(seen):
-    from core.dataset.latent_cache import LatentCache
+    from core.dataset.caches.latents import LatentCache
 
     return LatentCache(seen.workspace.outputs / "cache", "vae")
 

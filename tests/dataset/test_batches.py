@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.dataset.batches import Placed
-from core.dataset.buckets import plan_buckets
-from core.dataset.caption_files import Caption
-from core.dataset.image_info import ImageInfo
-from core.dataset.placing import merged
-from core.dataset.plan import Epochs
-from core.dataset.rotation import first_ones
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.placing import merged
+from core.dataset.buckets.plan import Epochs
+from core.dataset.buckets.rotation import first_ones
+from core.dataset.buckets.sizes import plan_buckets
+from core.dataset.captions.files import Caption
+from core.dataset.sources.image_info import ImageInfo
 from core.settings.concepts import PLAIN
 from core.settings.dataset import DatasetSettings
 from core.settings.source import Source

@@ -2,8 +2,8 @@
 
 import json
 
-from core.dataset.caption_files import read_caption
-from core.dataset.scan import scan_dataset
+from core.dataset.captions.files import read_caption
+from core.dataset.sources.scan import scan_dataset
 from core.settings.captions import CaptionSettings
 from core.settings.dataset import DatasetSettings
 

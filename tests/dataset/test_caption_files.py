@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.dataset.caption_encodings import decode_text
-from core.dataset.caption_files import (
+from core.dataset.captions.encodings import decode_text
+from core.dataset.captions.files import (
     caption_path,
     join_texts,
     read_caption,
@@ -16,7 +16,7 @@ from core.dataset.caption_files import (
     save_caption,
     undo,
 )
-from core.dataset.image_info import ImageInfo
+from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import ProblemsError
 from core.settings.captions import CaptionSettings
 

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-import core.dataset.caption_memo as caption_memo
-from core.dataset.caption_files import read_caption
-from core.dataset.caption_memo import READ_BY, captions_of
-from core.dataset.scan import scan_dataset
+import core.dataset.captions.memo as caption_memo
+from core.dataset.captions.files import read_caption
+from core.dataset.captions.memo import READ_BY, captions_of
+from core.dataset.sources.scan import scan_dataset
 from core.settings.captions import CaptionSettings
 from core.settings.dataset import DatasetSettings
 

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.dataset.caption_files import Caption, join_texts
-from core.dataset.caption_templates import OBJECT, STYLE
-from core.dataset.captions import (
+from core.dataset.captions.files import Caption, join_texts
+from core.dataset.captions.pipeline import (
     Showing,
     apply_pipeline,
     caption_preview,
@@ -22,6 +21,7 @@ from core.dataset.captions import (
     plain_caption,
     training_caption,
 )
+from core.dataset.captions.templates import OBJECT, STYLE
 from core.settings.captions import CaptionSettings
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "captions_deterministic.json").read_text())["cases"]

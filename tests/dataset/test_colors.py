@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from core.dataset import opening, plugins
-from core.dataset.colors import color_of
-from core.dataset.files import is_image_name
-from core.dataset.opening import BrokenImage, open_decoded, open_rgb, problem_of, read_header
+from core.dataset.images import opening, plugins
+from core.dataset.images.colors import color_of
+from core.dataset.images.opening import BrokenImage, open_decoded, open_rgb, problem_of, read_header
+from core.dataset.sources.files import is_image_name
 
 ORANGE = (200, 100, 50)
 RGB16 = (200 * 257, 100 * 257, 50 * 257)

@@ -6,7 +6,7 @@ import pytest
 
 import core.record.allowed as allowed
 from core.cli.options import commands, split_options
-from core.dataset.scan import scan_dataset
+from core.dataset.sources.scan import scan_dataset
 from core.settings.concepts import concepts_of
 from core.settings.dataset import DatasetSettings
 from core.settings.job import TrainJob

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from core.dataset import trash
-from core.dataset.batches import Placed
-from core.dataset.buckets import plan_buckets
-from core.dataset.caption_files import read_caption
-from core.dataset.doctor import KINDS, examine, treat
-from core.dataset.doctor_images import close_pairs, frame_share
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.sizes import plan_buckets
+from core.dataset.captions.files import read_caption
+from core.dataset.doctor import trash
+from core.dataset.doctor.findings_of import KINDS, examine, treat
+from core.dataset.doctor.images import close_pairs, frame_share
 from core.dataset.preflight import preflight
-from core.dataset.scan import scan
+from core.dataset.sources.scan import scan
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace

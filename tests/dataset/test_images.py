@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from core.dataset.buckets import Placement, plan_buckets
-from core.dataset.decoding import look_at_all, reasons_of
-from core.dataset.image_info import ImageInfo
-from core.dataset.images import load_bucketed, load_pixels
-from core.dataset.look import looks
-from core.dataset.opening import BrokenImage, open_decoded, open_rgb, read_header
-from core.dataset.resize import area_average, resize
-from core.dataset.thumbnails import thumbnail
+from core.dataset.buckets.sizes import Placement, plan_buckets
+from core.dataset.images.decoding import look_at_all, reasons_of
+from core.dataset.images.look import looks
+from core.dataset.images.opening import BrokenImage, open_decoded, open_rgb, read_header
+from core.dataset.images.pixels import load_bucketed, load_pixels
+from core.dataset.images.resize import area_average, resize
+from core.dataset.images.thumbnails import thumbnail
+from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.dataset import DatasetSettings
 
@@ -279,7 +279,9 @@ def test_findings_are_remembered_until_the_file_changes(tmp_path, add, monkeypat
     first = reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo))
     opened = []
     real = open_decoded
-    monkeypatch.setattr("core.dataset.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path))
+    monkeypatch.setattr(
+        "core.dataset.images.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path)
+    )
     assert reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo)) == first and not opened
     os.utime(good, ns=(5, 5))
     reasons_of(look_at_all(found_in(tmp_path / "fox"), memo_path=memo))
@@ -305,7 +307,9 @@ def test_a_cancelled_check_keeps_what_it_found(tmp_path, add, monkeypatch):
     kept = len(looks(images, tmp_path / "i.sqlite"))
     opened = []
     real = open_decoded
-    monkeypatch.setattr("core.dataset.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path))
+    monkeypatch.setattr(
+        "core.dataset.images.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path)
+    )
     assert reasons_of(look_at_all(images, memo_path=tmp_path / "i.sqlite")) == {}
     assert 1 <= kept <= 8 and len(opened) == 20 - kept
 
@@ -314,7 +318,9 @@ def test_two_that_read_the_same_images_at_once_decode_each_once(tmp_path, add, m
     for index in range(40):
         add(f"fox/{index:02}.png")
     images, opened, real = found_in(tmp_path / "fox"), [], open_decoded
-    monkeypatch.setattr("core.dataset.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path))
+    monkeypatch.setattr(
+        "core.dataset.images.decoding.open_decoded", lambda path, **more: opened.append(path) or real(path)
+    )
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(look_at_all, images, memo_path=tmp_path / "i.sqlite", threads=1) for _ in range(2)]
     assert both[0].result() == both[1].result() and len(both[0].result()) == 40
@@ -327,14 +333,14 @@ def test_an_image_too_large_for_memory_is_named(tmp_path, add, monkeypatch):
     def no_room(*_):
         raise MemoryError
 
-    monkeypatch.setattr("core.dataset.opening.to_srgb", no_room)
+    monkeypatch.setattr("core.dataset.images.opening.to_srgb", no_room)
     with pytest.raises(BrokenImage, match="64 x 48 pixels does not fit in memory"):
         open_rgb(path)
 
 
 def test_a_very_large_image_is_reduced_as_its_smaller_copy_would_be(tmp_path, monkeypatch):
     """Of every mode: the mean of blocks, and the size of the file; smaller images are left as they are."""
-    from core.dataset import opening
+    from core.dataset.images import opening
 
     monkeypatch.setattr(opening, "_STRIP_PIXELS", 3000)  # several strips, the last one shorter
     noise = Image.effect_noise((403, 302), 90)
@@ -358,7 +364,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import ThreadPoolExecutor
 import psutil
-from core.dataset.opening import open_decoded
+from core.dataset.images.opening import open_decoded
 before = psutil.Process().memory_info().rss
 with ThreadPoolExecutor(4) as threads:
     kept = list(threads.map(lambda _: open_decoded(sys.argv[1], enough=(64, 64)), range(4)))

@@ -11,20 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
-from core.dataset.batches import Placed
-from core.dataset.buckets import plan_buckets
-from core.dataset.cache_files import prune
-from core.dataset.caption_files import Caption
-from core.dataset.decoding import look_at_all
-from core.dataset.image_info import ImageInfo
-from core.dataset.images import load_pixels
-from core.dataset.latent_cache import LatentCache
-from core.dataset.opening import read_header
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.sizes import plan_buckets
+from core.dataset.caches.files import prune
+from core.dataset.caches.latents import LatentCache
+from core.dataset.captions.files import Caption
+from core.dataset.images.decoding import look_at_all
+from core.dataset.images.opening import read_header
+from core.dataset.images.pixels import load_pixels
+from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
 from core.settings.images import ImageSettings
-from core.training.sources import frozen_latent, sample_latent
+from core.training.loop.sources import frozen_latent, sample_latent
 
 
 def pooled(pixels):
@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up_while_caching_is_said(add, place, cache, monkeypat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("core.dataset.cache_files.replace", full)
+    monkeypatch.setattr("core.dataset.caches.files.replace", full)
     with pytest.raises(ProblemsError, match="The disk is full"):
         cache().fill(items, pooled)
 
@@ -230,8 +230,8 @@ def test_a_warm_start_reads_no_image(add, place, cache, monkeypatch):
     def never(*_):
         raise AssertionError("an image was read")
 
-    monkeypatch.setattr("core.dataset.contents._sha256", never)
-    monkeypatch.setattr("core.dataset.encoding.load_pixels", never)
+    monkeypatch.setattr("core.dataset.caches.contents._sha256", never)
+    monkeypatch.setattr("core.dataset.caches.encoding.load_pixels", never)
     warm = cache()
     assert warm.missing(place()) == [] and len(warm.load(place())) == 6
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from core.dataset.decoding import look_at_all, reasons_of
-from core.dataset.image_info import ImageInfo
-from core.dataset.look import (
+from core.dataset.images.decoding import look_at_all, reasons_of
+from core.dataset.images.look import (
     Look,
     border_share,
     difference_hash,
@@ -19,8 +18,9 @@ from core.dataset.look import (
     measure,
     to_text,
 )
-from core.dataset.memo import Memo
-from core.dataset.opening import read_header
+from core.dataset.images.opening import read_header
+from core.dataset.sources.image_info import ImageInfo
+from core.dataset.sources.memo import Memo
 
 
 def scene(seed: int, width=400, height=300) -> Image.Image:
@@ -144,7 +144,7 @@ def test_what_may_change_while_the_file_does_not_is_found_anew(folder, tmp_path,
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("core.dataset.opening.to_srgb", no_room)
+        patch.setattr("core.dataset.images.opening.to_srgb", no_room)
         assert "does not fit in memory" in reasons_of(look_at_all(images, memo_path=memo))["fox", "a.png"]
     assert reasons_of(looks(images, memo)).keys() == {("fox", "c.png")}  # cut off, and so it stays
     assert reasons_of(look_at_all(images, memo_path=memo)).keys() == {("fox", "c.png")}

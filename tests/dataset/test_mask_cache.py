@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from core.dataset.batches import Placed
-from core.dataset.buckets import plan_buckets
-from core.dataset.caption_files import Caption
-from core.dataset.image_info import ImageInfo
-from core.dataset.mask_cache import MaskCache, at_latent_size, mask_source
-from core.dataset.opening import read_header
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.sizes import plan_buckets
+from core.dataset.caches.masks import MaskCache, at_latent_size, mask_source
+from core.dataset.captions.files import Caption
+from core.dataset.images.opening import read_header
+from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
 from core.settings.images import ImageSettings
@@ -59,7 +59,7 @@ def test_a_mask_is_averaged_to_latent_size_and_kept(tmp_path, add, place, cache,
     expected = torch.zeros(1, 8, 8)
     expected[..., :4] = 1
     assert torch.equal(mask, expected)
-    monkeypatch.setattr("core.dataset.mask_cache.load_mask", lambda *_: pytest.fail("it was kept"))
+    monkeypatch.setattr("core.dataset.caches.masks.load_mask", lambda *_: pytest.fail("it was kept"))
     assert torch.equal(cache().load([placed])[placed.key], expected)
 
 
@@ -98,7 +98,7 @@ def test_nothing_is_written_where_nothing_may_be_or_can_be(tmp_path, add, place,
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("core.dataset.cache_files.replace", full)
+    monkeypatch.setattr("core.dataset.caches.files.replace", full)
     assert placed.key in cache().load([placed])
     assert not list((tmp_path / "masks cache").rglob("*.safetensors"))
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.dataset.batches import Placed
-from core.dataset.buckets import plan_buckets
-from core.dataset.captions import Caption
-from core.dataset.image_info import ImageInfo
-from core.dataset.images import load_pixels
-from core.dataset.masks import load_conditioning, load_mask
-from core.dataset.opening import BrokenImage, read_header
-from core.dataset.views import View, draw_view
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.sizes import plan_buckets
+from core.dataset.captions.pipeline import Caption
+from core.dataset.images.masks import load_conditioning, load_mask
+from core.dataset.images.opening import BrokenImage, read_header
+from core.dataset.images.pixels import load_pixels
+from core.dataset.images.views import View, draw_view
+from core.dataset.sources.image_info import ImageInfo
 from core.settings.concepts import PLAIN
 from core.settings.images import ImageSettings
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.dataset import memo as remembering
-from core.dataset.memo import Memo
+from core.dataset.sources import memo as remembering
+from core.dataset.sources.memo import Memo
 
 
 @pytest.fixture

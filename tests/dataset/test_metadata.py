@@ -11,12 +11,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import core.record.allowed as allowed
-from core.dataset.caption_files import read_caption
-from core.dataset.captions import training_caption
-from core.dataset.metadata import Entry, Finder
-from core.dataset.scan import scan, scan_dataset
+from core.dataset.captions.files import read_caption
+from core.dataset.captions.pipeline import training_caption
+from core.dataset.sources.metadata import Entry, Finder
+from core.dataset.sources.scan import scan, scan_dataset
+from core.dataset.sources.walk import File
 from core.dataset.titles import title
-from core.dataset.walk import File
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
 from core.settings.dataset import DatasetSettings

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 import core.record.allowed as allowed
-from core.dataset.batches import Placed
-from core.dataset.buckets import plan_buckets
-from core.dataset.caption_files import read_caption
-from core.dataset.metadata_writing import write_metadata
-from core.dataset.scan import scan
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.sizes import plan_buckets
+from core.dataset.caches.metadata_writing import write_metadata
+from core.dataset.captions.files import read_caption
+from core.dataset.sources.scan import scan
 from core.record.problems import ProblemsError
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from core.dataset.batches import Placed
-from core.dataset.buckets import plan_buckets
-from core.dataset.caption_files import Caption
-from core.dataset.encoding import Side
-from core.dataset.image_info import ImageInfo
-from core.dataset.latent_cache import LatentCache
-from core.dataset.npz import NpzCaches, export_npz
-from core.dataset.opening import read_header
-from core.dataset.views import recorded_crop
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.sizes import plan_buckets
+from core.dataset.caches.encoding import Side
+from core.dataset.caches.latents import LatentCache
+from core.dataset.caches.npz import NpzCaches, export_npz
+from core.dataset.captions.files import Caption
+from core.dataset.images.opening import read_header
+from core.dataset.images.views import recorded_crop
+from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
 from core.settings.images import ImageSettings
-from core.training.sources import sample_latent
+from core.training.loop.sources import sample_latent
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.dataset.caption_files import Caption
-from core.dataset.image_info import ImageInfo
-from core.dataset.placing import automatic_count, held_out, place
+from core.dataset.buckets.placing import automatic_count, held_out, place
+from core.dataset.captions.files import Caption
+from core.dataset.sources.image_info import ImageInfo
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
 from core.settings.dataset import DatasetSettings

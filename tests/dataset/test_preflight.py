@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.dataset.contents import content_hashes
-from core.dataset.fingerprint import dataset_fingerprint
-from core.dataset.length import advised_epochs, length_of, length_sentence
-from core.dataset.plan import Epochs
+from core.dataset.buckets.length import advised_epochs, length_of, length_sentence
+from core.dataset.buckets.plan import Epochs
+from core.dataset.caches.contents import content_hashes
+from core.dataset.caches.fingerprint import dataset_fingerprint
 from core.dataset.preflight import preflight
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
@@ -191,7 +191,7 @@ def test_the_longest_caption_that_may_be_drawn_is_what_counts(check, add, text, 
 
 
 def test_the_report_needs_no_torch(tmp_path):
-    code = "import sys; import core.dataset.preflight, core.dataset.archive; sys.exit('torch' in sys.modules)"
+    code = "import sys; import core.dataset.preflight, core.dataset.sources.archive; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -326,7 +326,7 @@ def test_hashes_are_read_once_and_again_after_a_change(check, add, tmp_path, mon
     memo = tmp_path / "index.sqlite"
     images = [each.image for each in check().placed]
     first = content_hashes(images, memo)
-    monkeypatch.setattr("core.dataset.contents._sha256", lambda image: "read again")
+    monkeypatch.setattr("core.dataset.caches.contents._sha256", lambda image: "read again")
     assert content_hashes(images, memo) == first
     path.write_bytes(path.read_bytes() + b"x")
     changed = [each.image for each in check().placed]

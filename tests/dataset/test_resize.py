@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.dataset.resize import area_average, nearest, resize
+from core.dataset.images.resize import area_average, nearest, resize
 
 FILTERS = ["auto", "lanczos", "nearest", "bilinear", "bicubic", "area", "box"]
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from core.dataset.files import repeats_and_words, words_of
-from core.dataset.scan import recognize, scan, scan_dataset
+from core.dataset.sources.files import repeats_and_words, words_of
+from core.dataset.sources.scan import recognize, scan, scan_dataset
 from core.record.cancel import Cancelled, CancelToken
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-import core.dataset.walk as walking
-from core.dataset.files import extended_form, plain_form, printable, reachable, without_face
-from core.dataset.scan import scan, scan_dataset
+import core.dataset.sources.walk as walking
+from core.dataset.sources.files import extended_form, plain_form, printable, reachable, without_face
+from core.dataset.sources.scan import scan, scan_dataset
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
 from core.settings.dataset import DatasetSettings
@@ -173,7 +173,7 @@ def test_names_that_differ_in_case_alone_are_pointed_out(tmp_path, add):
 
 @pytest.mark.skipif(os.name == "nt", reason="the test's own tools stop at 260 characters there")
 def test_paths_beyond_260_characters_train_with_their_captions(tmp_path, add):
-    from core.dataset.caption_files import read_caption
+    from core.dataset.captions.files import read_caption
 
     path = add("/".join(["a folder with a long name " * 3] * 6) + "/fox.png")
     path.with_suffix(".txt").write_text("a fox")

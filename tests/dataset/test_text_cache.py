@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from core.dataset.text_cache import ENCODED_AT_ONCE, TextCache
+from core.dataset.caches.texts import ENCODED_AT_ONCE, TextCache
 from core.diffusion.text_states import TextStates
 
 ENTRY_BYTES = 77 * 8 * 4
@@ -170,7 +170,7 @@ def test_a_disk_that_fills_up_costs_time_and_never_the_training(cache, monkeypat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("core.dataset.cache_files.replace", full)
+    monkeypatch.setattr("core.dataset.caches.files.replace", full)
     variants = [f"variant {index}" for index in range(20)]
     texts.ensure(variants, encoder)
     for start in range(0, 20, 4):

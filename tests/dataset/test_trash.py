@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from core.dataset import trash
-from core.dataset.files import TRASH_FOLDER
-from core.dataset.scan import scan_dataset
+from core.dataset.doctor import trash
+from core.dataset.sources.files import TRASH_FOLDER
+from core.dataset.sources.scan import scan_dataset
 from core.record.problems import ProblemsError
 from core.settings.dataset import DatasetSettings
 

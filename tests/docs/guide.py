@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from core.cli.main import main
-from core.dataset.captions import caption_preview
+from core.dataset.captions.pipeline import caption_preview
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import errors
 from core.record.workspace import PROJECT

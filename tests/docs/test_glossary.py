@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from core.dataset.batches import Placed
-from core.dataset.buckets import LATENT_PIXELS, cover, plan_buckets
-from core.dataset.caption_files import Caption
-from core.dataset.image_info import ImageInfo
-from core.dataset.placing import held_out
-from core.dataset.plan import Epochs
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.placing import held_out
+from core.dataset.buckets.plan import Epochs
+from core.dataset.buckets.sizes import LATENT_PIXELS, cover, plan_buckets
+from core.dataset.captions.files import Caption
+from core.dataset.sources.image_info import ImageInfo
 from core.families.token_count import count_tokens
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts

@@ -9,7 +9,7 @@ from core.generation.run import with_own_guidance
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
-from core.training.samples import prompts_of
+from core.training.loop.samples import prompts_of
 
 STARTER = PROJECT / "models" / "starter"
 

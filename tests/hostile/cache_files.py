@@ -18,8 +18,8 @@ def _text_entry() -> bytes:
 
 
 def readers() -> Readers:
-    from core.dataset.cache_files import file_of, read_tensors
-    from core.dataset.text_cache import TextCache
+    from core.dataset.caches.files import file_of, read_tensors
+    from core.dataset.caches.texts import TextCache
     from core.diffusion.text_states import TextStates
 
     def latents(path: Path) -> None:

@@ -169,8 +169,8 @@ def make_image(folder: Path, case: int) -> Path:
 
 def read_image(path: Path) -> None:
     """As a scan, a training and the page read it. What cannot be read is a broken image with a reason."""
-    from core.dataset.opening import BrokenImage, open_decoded, read_header
-    from core.dataset.thumbnails import thumbnail
+    from core.dataset.images.opening import BrokenImage, open_decoded, read_header
+    from core.dataset.images.thumbnails import thumbnail
     from core.generation.image_metadata import read_image_metadata
 
     enough = lambda each: open_decoded(each, enough=(1024, 1024))  # noqa: E731
@@ -327,7 +327,7 @@ def make_zip(folder: Path, case: int) -> Path:
 
 
 def read_zip(path: Path) -> None:
-    from core.dataset.archive import unpack_zip
+    from core.dataset.sources.archive import unpack_zip
 
     target = path.parent / "datasets"
     before = sorted(each.name for each in path.parent.iterdir())
@@ -380,7 +380,7 @@ def make_folder(folder: Path, case: int) -> Path:
 def read_folder(top: Path) -> None:
     """`train --check` for it: the good image trains, whatever lies beside it, and each thing in the way is named."""
     from core.dataset.preflight import preflight
-    from core.dataset.scan import recognize
+    from core.dataset.sources.scan import recognize
     from core.record.workspace import Workspace
     from core.settings.job import TrainJob
 
@@ -415,9 +415,9 @@ def make_mask(folder: Path, case: int) -> Path:
 
 def read_mask(folder: Path) -> None:
     """What passes the check before a training, decoded, gives the training its masks."""
-    from core.dataset.masks import load_mask
+    from core.dataset.images.masks import load_mask
+    from core.dataset.images.views import draw_view
     from core.dataset.preflight import preflight
-    from core.dataset.views import draw_view
     from core.record.problems import ProblemsError
     from core.record.workspace import Workspace
     from core.settings.job import TrainJob

@@ -392,7 +392,7 @@ def folder_readers() -> Readers:
     from core.generation.library import kind_of
     from core.record.problems import errors
     from core.tools.inspect import in_words, inspect
-    from core.training.memory_plan import facts_of
+    from core.training.memory.plan import facts_of
 
     for part in ("unet", "vae", "text_encoder"):  # the libraries are imported before the clock runs
         make_empty(part, sd1.layout.config(part))
@@ -415,7 +415,7 @@ def folder_readers() -> Readers:
     def forecast(path: Path) -> None:
         from core.record.workspace import Workspace
         from core.settings.job import TrainJob
-        from core.training.memory_plan import memory_plan
+        from core.training.memory.plan import memory_plan
 
         job = TrainJob.model_validate({"model": {"base_model": str(path), "family": "sd1"}})
         memory_plan(job, facts_of(job, Workspace(), "cpu"))
@@ -432,8 +432,8 @@ def folder_readers() -> Readers:
 
 
 def npz_readers() -> Readers:
-    from core.dataset.encoding import Side
-    from core.dataset.npz import Unfit, read_latents
+    from core.dataset.caches.encoding import Side
+    from core.dataset.caches.npz import Unfit, read_latents
 
     image = SimpleNamespace(width=128, height=128, rotated=False)
     placed: Any = SimpleNamespace(placement=SimpleNamespace(bucket=(128, 128)), image=image)

@@ -46,9 +46,9 @@ CAPTIONS = [
 
 def read_caption(path: Path) -> None:
     """As the folder is read, planned and shown; with each way that captions are made."""
-    from core.dataset.caption_files import read_caption_file, rewrite_as_utf8
-    from core.dataset.captions import caption_preview, longest_captions
-    from core.dataset.walk import walk
+    from core.dataset.captions.files import read_caption_file, rewrite_as_utf8
+    from core.dataset.captions.pipeline import caption_preview, longest_captions
+    from core.dataset.sources.walk import walk
     from core.families.word_weights import runs_of, wrong_weight
     from core.record.problems import ProblemsError
     from core.settings.captions import CaptionSettings
@@ -76,7 +76,7 @@ def read_caption(path: Path) -> None:
 
 
 def _image(file: Any) -> Any:
-    from core.dataset.image_info import ImageInfo
+    from core.dataset.sources.image_info import ImageInfo
 
     return ImageInfo(
         "a", file.relative, file.path, 64, 64, file.bytes, file.mtime_ns, sidecars=file.sidecars,
@@ -131,8 +131,8 @@ def make_metadata(folder: Path, case: int) -> Path:
 
 def read_list(path: Path) -> None:
     """Scanned as a folder's list, and added to."""
-    from core.dataset.metadata_writing import _read
-    from core.dataset.scan import scan
+    from core.dataset.caches.metadata_writing import _read
+    from core.dataset.sources.scan import scan
     from core.record.problems import ProblemsError
     from core.settings.captions import CaptionSettings
     from core.settings.concepts import concepts

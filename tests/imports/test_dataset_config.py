@@ -353,7 +353,7 @@ def test_the_scan_takes_what_sd_scripts_takes_from_a_folder(tmp_path):
     """Its own images alone, once each, without the words of its name; each dataset for itself."""
     from PIL import Image
 
-    from core.dataset.scan import scan
+    from core.dataset.sources.scan import scan
 
     for name in ("10_fox/a.png", "10_fox/b.png", "10_fox/more/c.png", "10_fox/5_x/d.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

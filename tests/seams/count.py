@@ -32,7 +32,7 @@ def files_of_a_step() -> list[str]:
     from core.record.run_folder import RunFolder
     from core.record.workspace import Workspace
     from core.settings.presets import apply, dump, read
-    from core.training import loop
+    from core.training.loop import train as loop
     from core.training.start import run_training
 
     seen: set[str] = set()

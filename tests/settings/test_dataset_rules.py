@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.dataset.caption_files import Caption
-from core.dataset.captions import training_caption
+from core.dataset.captions.files import Caption
+from core.dataset.captions.pipeline import training_caption
 from core.settings.captions import CaptionSettings
 from core.settings.check import build
 from core.settings.concepts import concepts_of

@@ -14,7 +14,7 @@ from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets import PresetStore, apply, differences, kept, read, refused
 from core.settings.rules import set_without_effect, training_problems
-from core.training.memory_plan import memory_plan
+from core.training.memory.plan import memory_plan
 from tests.selection import slow_unless
 from tests.training.test_memory_plan import published
 

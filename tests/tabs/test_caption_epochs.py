@@ -8,8 +8,8 @@ import re
 import pytest
 from work_parts import HOSTILE, image, make_page, wait_until
 
-from core.dataset.captions import training_caption
-from core.dataset.plan import Plan
+from core.dataset.buckets.plan import Plan
+from core.dataset.captions.pipeline import training_caption
 from tabs.caption_epochs import preview
 from tabs.captions import Desk
 

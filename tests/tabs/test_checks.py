@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from work_parts import image, wait_until
 
-from core.dataset import decoding
+from core.dataset.images import decoding
 from core.record.problems import errors
 
 IMAGES = 20

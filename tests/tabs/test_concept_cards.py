@@ -9,7 +9,7 @@ import time
 import pytest
 from work_parts import HOSTILE, event, image, make_page, said, wait_until
 
-from core.dataset.buckets import Size
+from core.dataset.buckets.sizes import Size
 from core.dataset.questions import Question
 from core.dataset.report import Report, Row
 from core.record.problems import ProblemsError
@@ -299,7 +299,7 @@ def rows(number: int) -> tuple[Row, ...]:
 
 
 def report_of(number: int, buckets: dict[Size, tuple[int, int]]) -> Report:
-    from core.dataset.length import Length
+    from core.dataset.buckets.length import Length
 
     length = Length(**{name: 1 for name in Length.__dataclass_fields__})
     return Report((), (), (), rows(number), (), buckets, {0: number}, number, 1, length, "", 139, 75)
@@ -403,7 +403,7 @@ def test_only_trash_of_the_chosen_folders_is_put_back(desk, tmp_path):
     copies(tmp_path / "set")
     copies(tmp_path / "other")
     choose(desk, tmp_path / "set")
-    from core.dataset.trash import put_away
+    from core.dataset.doctor.trash import put_away
 
     token = put_away([tmp_path / "other" / "1.png"], tmp_path / "other", "by hand")
     with pytest.raises(ProblemsError):

@@ -7,7 +7,7 @@ import os
 import pytest
 from work_parts import event, image, make_page, said
 
-from core.dataset.trash import put_away, put_away_lately
+from core.dataset.doctor.trash import put_away, put_away_lately
 from core.record.problems import ProblemsError
 from tabs.disk import Desk
 

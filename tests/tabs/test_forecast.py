@@ -79,7 +79,7 @@ def test_it_is_counted_again_only_after_a_change_of_what_it_depends_on(page, mon
 
 @pytest.mark.parametrize("kind", ["lora", "fine_tune", "embedding"])
 def test_nothing_else_changes_the_plan(page, kind):
-    from core.training.memory_plan import facts_of, memory_plan
+    from core.training.memory.plan import facts_of, memory_plan
 
     def plan(job):
         return memory_plan(job, facts_of(job, page.workspace, "cpu"))
@@ -105,7 +105,7 @@ def test_nothing_else_changes_the_plan(page, kind):
     ids=", ".join,
 )
 def test_what_changes_the_layers_changes_the_plan(page, changes):
-    from core.training.memory_plan import facts_of, memory_plan
+    from core.training.memory.plan import facts_of, memory_plan
 
     job = page.project.job
     if "base_weights" in changes:  # as sd-scripts, merging adds layers

@@ -16,7 +16,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
-from core.training.own_images import demo
+from core.training.checks.own_images import demo
 from tabs import generate_form as form
 from tabs import generate_view as view
 from tabs.generate import Desk

@@ -11,7 +11,7 @@ import pytest
 import work_parts
 from playwright.sync_api import expect
 
-from core.dataset import decoding
+from core.dataset.images import decoding
 from core.settings.job import new_project
 from core.settings.presets import dump
 

@@ -107,14 +107,16 @@ def train(workspace, make_job):
 @pytest.fixture
 def at_first_step(train, monkeypatch):
     """at_first_step(look, memory={...}): what `look` says of the training that is ready for its first step, which it never takes."""
-    from core.training import setup
+    from core.training.building import setup
 
     build = setup.build_training
 
     def see(look, **groups):
         built, found = [], []
         monkeypatch.setattr(setup, "build_training", lambda *args: built.append(build(*args)) or built[-1])
-        monkeypatch.setattr("core.training.loop.train", lambda run, tasks: found.append(look(built[-1])) or "done")
+        monkeypatch.setattr(
+            "core.training.loop.train.train", lambda run, tasks: found.append(look(built[-1])) or "done"
+        )
         train(**groups).start()
         return found[0]
 

@@ -5,7 +5,7 @@ import pytest
 from core.dataset.preflight import preflight
 from core.families.locate import model_problems
 from core.record.problems import ProblemsError
-from core.training.checks import problems_with_model, problems_without_model
+from core.training.checks.before_start import problems_with_model, problems_without_model
 
 WHOLE = {"kind": "fine_tune"}
 FACTOR = "AdaFactor"

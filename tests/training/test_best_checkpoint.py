@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from core.dataset.placing import automatic_count
+from core.dataset.buckets.placing import automatic_count
 from core.generation.library import list_loras
 from core.record.best import Told, read_best
 from core.record.journal import read_lines
 from core.settings.job import TrainJob, new_project
-from core.training import validation
-from core.training.validation import Length, pairs_within, spread
+from core.training.loop import validation
+from core.training.loop.validation import Length, pairs_within, spread
 from tests.noise import noise_images
 
 AUTO = {"best_checkpoint": "auto"}

@@ -9,7 +9,7 @@ from core.cli.options import Options
 from core.cli.train import check
 from core.dataset.preflight import preflight
 from core.record.problems import Problem, ProblemsError
-from core.training.checks import problems_with_model, problems_without_model
+from core.training.checks.before_start import problems_with_model, problems_without_model
 from tests.models import tiny_file
 from tests.refusals import refused
 
@@ -167,7 +167,9 @@ def test_a_model_is_fetched_only_when_nothing_else_is_wrong(make_job, workspace,
 
 def test_an_upload_is_looked_at_before_the_start(make_job, workspace, monkeypatch):
     asked = []
-    monkeypatch.setattr("core.training.checks.upload_problem", lambda hub, key: asked.append(key) or Problem("refused"))
+    monkeypatch.setattr(
+        "core.training.checks.before_start.upload_problem", lambda hub, key: asked.append(key) or Problem("refused")
+    )
     options = Options({"outputs": str(workspace.outputs), "models": str(workspace.models), "device": "cpu"})
     job = make_job(hub={"huggingface_repo_id": "me/run"})
     monkeypatch.delenv("HF_TOKEN", raising=False)

@@ -14,8 +14,8 @@ from core.record.context import JobContext
 from core.record.journal import Journal
 from core.record.run_folder import RunFolder
 from core.settings.sharding import ShardingSettings
-from core.training import compile_lock
-from core.training.compile_lock import extension_locks, left_behind, wait_for, wait_for_compilers
+from core.training.sharding import compile_lock
+from core.training.sharding.compile_lock import extension_locks, left_behind, wait_for, wait_for_compilers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed runs on Linux only")
 HOLD = "import os, sys; os.chdir('/'); os.open(sys.argv[1], os.O_CREAT | os.O_EXCL); print('held', flush=True); sys.stdin.read()"

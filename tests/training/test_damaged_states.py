@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from core.record import atomic
 from core.record.run_folder import is_whole, newest_state, seal_state, state_step, states_in
-from core.training import states
-from core.training.resume import find_state
+from core.training.saving import states
+from core.training.saving.resume import find_state
 from tests.refusals import refused
 from tests.selection import slow_unless
 

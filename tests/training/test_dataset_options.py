@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.settings.flags import merge
-from core.training import update
+from core.training.loop import update
 from tests.refusals import refused
 from tests.selection import slow_unless
 
@@ -180,7 +180,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_with_these_too(train, folder, images,
             broken.token.cancel()
 
     broken.on_line = stop_after_three
-    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
     assert broken.start() == "stopped"
     rest = start(broken.again())
     assert rest.losses() == whole.losses()

@@ -14,9 +14,9 @@ from core.optimization.rounding import widen_steps
 from core.record.run_folder import newest_state
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.training.memory_plan import MemoryFacts, PartSize, memory_plan
+from core.training.building.setup import Training
+from core.training.memory.plan import MemoryFacts, PartSize, memory_plan
 from core.training.prove import prove
-from core.training.setup import Training
 from tests.selection import slow_unless
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -10,7 +10,7 @@ import torch
 from core.families.sd1 import FAMILY as sd1
 from core.record.problems import ProblemsError, errors
 from core.settings.rules.dataset import cache_problems
-from core.training.latents import _posteriors, fp32_retry, write_npz_caches
+from core.training.building.latents import _posteriors, fp32_retry, write_npz_caches
 from tests.models import tiny_folder
 
 FOUR = {"max_train_steps": 4, "seed": 7}
@@ -86,7 +86,7 @@ def test_chance_crops_and_colors_train_and_resume_bit_for_bit(train, run, losses
 
     broken.on_line = stop_after_two
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+        patch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
         assert broken.start() == "stopped"
     assert max(broken.losses()) < 4
     rest = broken.again()
@@ -118,8 +118,8 @@ def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_p
     from core.record.commands import CommandReader
     from core.record.context import JobContext
     from core.record.journal import Journal
-    from core.training.inputs import read_inputs
-    from core.training.models import Models
+    from core.training.building.inputs import read_inputs
+    from core.training.building.models import Models
 
     folder = tmp_path / "own"
     shutil.copytree(images, folder)

@@ -18,7 +18,7 @@ def models_in_memory() -> int:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
 def test_nothing_of_a_training_stays(workspace, make_job, monkeypatch, fails):
-    import core.training.passes as passes
+    import core.training.loop.passes as passes
 
     job = make_job(
         schedule={"max_train_steps": 2, "seed": 1},

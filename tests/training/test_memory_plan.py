@@ -11,8 +11,8 @@ from core.record.run_folder import RunFolder
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import dump
-from core.training.memory_advice import advise, level_plans, switch_savings
-from core.training.memory_plan import MemoryFacts, PartSize, facts_of, memory_plan
+from core.training.memory.advice import advise, level_plans, switch_savings
+from core.training.memory.plan import MemoryFacts, PartSize, facts_of, memory_plan
 from tests.options import ADAFACTOR
 
 GB = 1e9
@@ -107,7 +107,7 @@ def test_three_switches_with_what_they_save_for_this_job():
 
 
 def test_out_of_memory_names_the_switches_and_what_they_save(workspace, make_job, monkeypatch):
-    import core.training.passes as passes
+    import core.training.loop.passes as passes
 
     def fail(*given, **named):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from core.dataset.preflight import preflight
-from core.training import fast_disk
-from core.training.checks import problems_with_model, problems_without_model
-from core.training.memory_advice import advise
-from core.training.memory_plan import memory_plan
-from core.training.memory_shares import DISK_BUFFERS, DISK_GROUP, GATHERED, LARGEST_BUCKET
+from core.training.checks.before_start import problems_with_model, problems_without_model
+from core.training.memory.advice import advise
+from core.training.memory.plan import memory_plan
+from core.training.memory.shares import DISK_BUFFERS, DISK_GROUP, GATHERED, LARGEST_BUCKET
+from core.training.sharding import fast_disk
 from tests.training.test_memory_plan import job_of, published
 
 BUCKET = 2 * LARGEST_BUCKET
@@ -136,6 +136,6 @@ def test_a_disk_folder_that_takes_no_files_is_told(on_disk, tmp_path, monkeypatc
     def refuse(*_, **named):
         raise PermissionError(13, "Permission denied") if str(named.get("dir")) == str(tmp_path) else OSError
 
-    monkeypatch.setattr("core.training.named_files.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("core.training.checks.named_files.tempfile.TemporaryFile", refuse)
     (found,) = on_disk(tmp_path)
     assert found.code == "folder.not-writable" and found.what == f"{tmp_path} is not writable: Permission denied"

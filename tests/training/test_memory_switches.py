@@ -13,7 +13,7 @@ from core.networks.narrow import NARROW, NarrowConv, NarrowLinear, narrow
 from core.record.workspace import PROJECT
 from core.settings.memory import MemorySettings
 from core.settings.rules import ineffective, training_problems
-from core.training.latents import encoder
+from core.training.building.latents import encoder
 
 
 class Blocks(nn.Module):
@@ -109,7 +109,7 @@ def test_xformers_is_refused_in_words_where_it_has_no_kernel():
 
 
 def test_the_vae_encodes_in_the_type_that_is_asked_for(train, monkeypatch):
-    from core.training.models import Models
+    from core.training.building.models import Models
 
     seen = []
     load = Models.vae

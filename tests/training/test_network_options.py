@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from core.record.problems import ProblemsError
 from core.record.processes import Together
-from core.training.network_files import network_problems
+from core.training.building.network_files import network_problems
 from tests.refusals import refused
 
 DROPOUTS = {"network_dropout": 0.3, "rank_dropout": 0.2, "module_dropout": 0.2}
@@ -52,7 +52,7 @@ def test_every_option_together_resumes_bit_for_bit_and_is_written_down(train, mo
         def close(self):
             pass
 
-    monkeypatch.setattr("core.training.setup.make_tracker", lambda *args, **more: Tracker())
+    monkeypatch.setattr("core.training.building.setup.make_tracker", lambda *args, **more: Tracker())
     whole, broken = train(**EVERYTHING), train(**EVERYTHING)
     assert whole.start() == "done"
     names = {name for name in numbers if name.startswith("lr/")}
@@ -72,7 +72,7 @@ def test_every_option_together_resumes_bit_for_bit_and_is_written_down(train, mo
     assert max(numbers["max_norm/keys_scaled"]) > 0 and numbers["max_norm/average_key_norm"]
 
     broken.on_line = lambda line: line["kind"] == "steps" and line["steps"][-1] >= 2 and broken.token.cancel()
-    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
     assert broken.start() == "stopped"
     rest = broken.again()
     assert rest.start() == "done"

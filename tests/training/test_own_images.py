@@ -16,8 +16,8 @@ from core.settings.job import TrainJob
 from core.settings.names import bad_name
 from core.settings.presets import to_values
 from core.settings.rules import training_problems
-from core.training.checks import problems_without_model
-from core.training.own_images import DEMO, MODEL, NAME, PROMPTS, demo, name_of, setup_for, with_setup
+from core.training.checks.before_start import problems_without_model
+from core.training.checks.own_images import DEMO, MODEL, NAME, PROMPTS, demo, name_of, setup_for, with_setup
 from tests.models import tiny_file
 
 

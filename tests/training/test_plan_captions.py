@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from core.dataset.batches import Placed
-from core.dataset.buckets import plan_buckets
-from core.dataset.caption_files import Caption
-from core.dataset.image_info import ImageInfo
-from core.dataset.plan import Plan
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.plan import Plan
+from core.dataset.buckets.sizes import plan_buckets
+from core.dataset.captions.files import Caption
+from core.dataset.sources.image_info import ImageInfo
 from core.settings.concepts import PLAIN
 from core.settings.dataset import DatasetSettings
 from core.settings.job import TrainJob

@@ -35,7 +35,7 @@ def test_the_engine_tells_the_forecast_and_fails_in_words(workspace, make_job, m
     (line,) = [line for line in read_lines(folder.journal_file) if line["kind"] == "forecast"]
     assert state == "done" and line["total_steps"] == 4 and line["peak_bytes"] > 0
 
-    import core.training.passes as passes
+    import core.training.loop.passes as passes
 
     monkeypatch.setattr(
         passes, "training_loss", lambda *given, **named: (_ for _ in ()).throw(RuntimeError("out of memory"))

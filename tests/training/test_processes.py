@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from core.cli.main import main
 from core.cli.options import commands, split_options
-from core.dataset.batches import Batch
+from core.dataset.buckets.batches import Batch
 from core.engine import follow as follow_module
 from core.engine import launch as launch_module
 from core.engine.engine import Engine
@@ -35,10 +35,10 @@ from core.record.run_folder import RunFolder, newest_state, state_step
 from core.record.workspace import PROJECT, Workspace
 from core.settings.flags import merge
 from core.settings.presets import dump, to_values
-from core.training import setup
-from core.training.models import Models
+from core.training.building import setup
+from core.training.building.models import Models
+from core.training.loop.update import micro_batch
 from core.training.start import run_training
-from core.training.update import micro_batch
 from tests.models import tiny_folder
 
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]

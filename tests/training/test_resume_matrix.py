@@ -123,7 +123,7 @@ def test_a_run_that_was_stopped_and_killed_ends_as_an_unbroken_one(train, model,
         if names in COMBINED:
             raise
         pytest.skip(f"refused: {error}")
-    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
     for ends, step in LIVES:
         live(broken.again(), ends, step)
     ours, theirs = content(whole), content(broken)  # which has the files of its stops besides

@@ -13,9 +13,9 @@ from core.record.context import JobContext
 from core.record.journal import Journal
 from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
-from core.training import resume
 from core.training.prove import prove
-from core.training.resume import find_state, parse_address
+from core.training.saving import resume
+from core.training.saving.resume import find_state, parse_address
 from core.training.start import run_training
 from tests.local_server import Answers, serving
 from tests.refusals import refused
@@ -183,7 +183,7 @@ def test_the_proof_finds_both_ways_equal_and_leaves_nothing(train):
 
 
 def test_the_proof_names_what_a_resume_loses(train, monkeypatch):
-    from core.training.states import States
+    from core.training.saving.states import States
 
     real = States._content
 

@@ -10,7 +10,7 @@ from core.generation.run import make_store, run_generate
 from core.generation.sample_prompts import SamplePrompt
 from core.settings.check import build
 from core.settings.job import GenerateJob
-from core.training.samples import prompts_of
+from core.training.loop.samples import prompts_of
 from tests.selection import slow_unless
 
 LONG = ", ".join(f"detail {number}" for number in range(90))  # more than 225 tokens

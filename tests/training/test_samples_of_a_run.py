@@ -6,7 +6,7 @@ from PIL import Image
 from safetensors.torch import load, load_file
 
 from core.generation import pipeline
-from core.training.samples import prompts_of
+from core.training.loop.samples import prompts_of
 from tests.selection import slow_unless
 
 LONG = "a fox, glyph style, " + ", ".join(f"detail {number}" for number in range(25))

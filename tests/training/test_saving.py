@@ -18,10 +18,10 @@ from core.settings.check import build
 from core.settings.hub import HubSettings
 from core.settings.job import TrainJob
 from core.settings.saving import SavingSettings
-from core.training.facts import spoken_metadata, thumbnail_url
-from core.training.saving import OnTheWay, no_longer_kept
-from core.training.states import States
-from core.training.states import no_longer_kept as states_no_longer_kept
+from core.training.saving.checkpoints import OnTheWay, no_longer_kept
+from core.training.saving.facts import spoken_metadata, thumbnail_url
+from core.training.saving.states import States
+from core.training.saving.states import no_longer_kept as states_no_longer_kept
 from tests.local_server import Answers, serving
 from tests.refusals import refused
 
@@ -127,7 +127,7 @@ def test_states_come_with_files_only_where_wanted_and_at_the_end(train):
 def test_states_are_backed_up_every_so_many_minutes(train, monkeypatch):
     """Each look at the clock finds it four minutes later: at the beginning, at each step and after a back-up."""
     times = itertools.count(0.0, 240.0)
-    monkeypatch.setattr("core.training.tasks.time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr("core.training.loop.tasks.time", SimpleNamespace(monotonic=lambda: next(times)))
     training = train(saving={"save_every_minutes": 10.0, "save_state": False}, schedule={"max_train_steps": 5})
     training.start()
     assert [line["step"] for line in training.lines("backed_up")] == [3, 5]

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from core.record.journal import read_lines
 from core.record.workspace import PROJECT
 from core.settings.presets import to_values
-from core.training.memory_shares import ToShare, places
-from core.training.sharding import ShardedStepper
+from core.training.memory.shares import ToShare, places
+from core.training.sharding.stepper import ShardedStepper
 from tests.models import tiny_folder
 from tests.refusals import refused
 from tests.training.test_processes import LAUNCH, QUIET
@@ -219,7 +219,7 @@ def test_main_memory_holds_what_was_foretold(train, monkeypatch, stage):
 
 
 def test_a_loss_that_is_no_number_moves_nothing(train, monkeypatch):
-    from core.training import passes
+    from core.training.loop import passes
 
     real, seen, plain = ShardedStepper.step, [], passes.training_loss
 
@@ -235,15 +235,15 @@ def test_a_loss_that_is_no_number_moves_nothing(train, monkeypatch):
 
     monkeypatch.setattr(ShardedStepper, "step", watched)
     monkeypatch.setattr(passes, "training_loss", poisoned)
-    monkeypatch.setattr("core.training.losses.MOST_WAITING", 3)
-    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 1e9)
+    monkeypatch.setattr("core.training.loop.losses.MOST_WAITING", 3)
+    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 1e9)
     with refused("training.not-finite", "of step 2 "):
         train(sharding=zero(2), schedule={"max_train_steps": 6, "seed": 7}).start()
     assert seen == [False, True, True]
 
 
 def test_losses_of_fp16_are_scaled_and_an_overflow_halves_the_scale(train):
-    from core.training.sharding import LossScale
+    from core.training.sharding.stepper import LossScale
 
     scale = LossScale()
     scale.update(True)
@@ -280,7 +280,7 @@ def test_the_curve_stands_still_while_fp16_overflows_only_as_in_sd_scripts(train
             stopped.token.cancel()
 
     stopped.on_line = stop
-    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
     assert stopped.start() == "stopped" and len(rates) == 3
     assert training.again().start() == "done"
     assert rates == pytest.approx([1e-3 * (1 - tick / 4) for tick in ticks])

@@ -10,8 +10,8 @@ import torch
 from core.cli.jobs import run_together
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.training.models import Models
-from core.training.sharding import config_of
+from core.training.building.models import Models
+from core.training.sharding.stepper import config_of
 
 
 def told(compute=torch.float32, processes=2, **groups):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from core.training.sources import FreshViews, Latents, Shown
+from core.training.loop.sources import FreshViews, Latents, Shown
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pytest import fixture, mark, raises
 from core.diffusion.noise import Noises
 from core.diffusion.objective import Diffusion
 from core.settings.noise import NoiseSettings
-from core.training.passes import training_loss
+from core.training.loop.passes import training_loss
 
 KOHYA = DDPMScheduler(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False

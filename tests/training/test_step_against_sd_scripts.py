@@ -13,7 +13,7 @@ from core.diffusion.noise import Noises
 from core.diffusion.objective import Diffusion
 from core.diffusion.schedule import schedule_in_force, sd_alpha_bar
 from core.settings.noise import NoiseSettings
-from core.training.passes import training_loss
+from core.training.loop.passes import training_loss
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-7}
 SIZE = (4, 8, 6)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.training import passes, update
-from core.training.stepper import Stepper
+from core.training.loop import passes, update
+from core.training.loop.stepper import Stepper
 from tests.options import NOISE
 from tests.refusals import refused
 
@@ -59,7 +59,7 @@ def test_a_training_with_every_option_resumes_bit_for_bit(train, monkeypatch):
             broken.token.cancel()
 
     broken.on_line = stop_after_two
-    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
     assert broken.start() == "stopped" and max(broken.losses()) < max(whole.losses())
     rest = broken.again()
     assert rest.start() == "done" and rest.losses() == whole.losses()

@@ -9,7 +9,7 @@ from torch import nn
 from core.optimization.clipping import NonFiniteGuard
 from core.optimization.scaling import make_scaler
 from core.record.processes import Processes
-from core.training.stepper import Stepper
+from core.training.loop.stepper import Stepper
 
 
 def weight(*gradient):

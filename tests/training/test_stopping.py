@@ -15,12 +15,12 @@ from core.settings.job import TrainJob
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
 from core.settings.validation import ValidationSettings
-from core.training.loop import obey
-from core.training.losses import MOST_OVERFLOWS, LossBuffer, StepRecord
-from core.training.saving import save_steps
-from core.training.stepper import Stepper
-from core.training.tasks import Tasks
-from core.training.trackers import make_tracker
+from core.training.loop.losses import MOST_OVERFLOWS, LossBuffer, StepRecord
+from core.training.loop.stepper import Stepper
+from core.training.loop.tasks import Tasks
+from core.training.loop.trackers import make_tracker
+from core.training.loop.train import obey
+from core.training.saving.checkpoints import save_steps
 
 
 def stop_when(training, wanted):
@@ -37,10 +37,10 @@ def test_a_stop_saves_also_when_the_model_file_was_never_hashed(train, monkeypat
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"x" * 100)
     monkeypatch.setattr(
-        "core.training.facts.model_hashes",
+        "core.training.saving.facts.model_hashes",
         lambda path, memo=None, cancel=None: hashes.model_hashes(model, memo, cancel),
     )
-    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
     training = train()
     stop_when(training, lambda line: line["kind"] == "steps")
     assert training.start() == "stopped"
@@ -139,10 +139,10 @@ def test_a_run_that_cannot_be_put_together_leaves_the_process_as_it_was(train, m
     """The next job of the same process would find torch.compile's limits, and the steps within the backward pass."""
     left = []
     compiled = SimpleNamespace(release=lambda: left.append("compiled"))
-    monkeypatch.setattr("core.training.setup.compile_blocks", lambda inputs, unet: compiled)
+    monkeypatch.setattr("core.training.building.setup.compile_blocks", lambda inputs, unet: compiled)
     release = Stepper.release
     monkeypatch.setattr(Stepper, "release", lambda stepper: (left.append("stepper"), release(stepper)))
-    monkeypatch.setattr("core.training.setup.objective_of", lambda *_: 1 / 0)
+    monkeypatch.setattr("core.training.building.setup.objective_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train().start()
     assert left == ["stepper", "compiled"]

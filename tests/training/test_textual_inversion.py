@@ -76,7 +76,7 @@ def test_a_resumed_word_equals_an_unbroken_one(train, monkeypatch, name):
             broken.token.cancel()
 
     broken.on_line = stop_after_two
-    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
     assert broken.start() == "stopped"
     rest = broken.again()
     assert rest.start() == "done"

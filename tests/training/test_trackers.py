@@ -14,10 +14,10 @@ from core.settings.base import declared
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.methods import methods
-from core.training import trackers
-from core.training.named_files import named_file_problems
-from core.training.reports import rate_name
-from core.training.trackers import log_folder, logged_settings, make_tracker, tracker_config
+from core.training.checks.named_files import named_file_problems
+from core.training.loop import trackers
+from core.training.loop.reports import rate_name
+from core.training.loop.trackers import log_folder, logged_settings, make_tracker, tracker_config
 
 
 class FakeRun:

@@ -13,7 +13,7 @@ from core.record import atomic, commands
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.run_folder import newest_state
-from core.training.stepper import Stepper
+from core.training.loop.stepper import Stepper
 from tests.refusals import refused
 from tests.selection import slow_unless
 
@@ -96,7 +96,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(train, name):
 
     broken.on_line = stop_after_two
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+        patch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
         assert broken.start() == "stopped"
     stopped_at = max(broken.losses())
     assert stopped_at < max(whole.losses()), "it was stopped on the way"
@@ -199,7 +199,7 @@ def test_commands_pause_save_sample_resume_and_stop(train):
 
 
 def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_images(train, monkeypatch):
-    import core.training.passes as passes
+    import core.training.loop.passes as passes
 
     training = train(schedule={"max_train_steps": 50, "seed": 7}, saving={"output_name": "t", "save_every_n_steps": 2})
     real, calls = passes.training_loss, []
@@ -223,10 +223,10 @@ def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_images(t
 
 
 def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_read_it(train, monkeypatch):
-    import core.training.passes as passes
+    import core.training.loop.passes as passes
 
-    monkeypatch.setattr("core.training.losses.EVENT_SECONDS", 1e9)
-    monkeypatch.setattr("core.training.losses.MOST_WAITING", 4)
+    monkeypatch.setattr("core.training.loop.losses.EVENT_SECONDS", 1e9)
+    monkeypatch.setattr("core.training.loop.losses.MOST_WAITING", 4)
     real, calls, seen = passes.training_loss, [], []
     training = train(schedule={"max_train_steps": 50, "seed": 7})
 
@@ -252,7 +252,7 @@ def test_no_update_follows_a_loss_that_is_no_number_even_before_the_host_has_rea
 
 @pytest.mark.parametrize("groups", [{}, {"optimizer": {"optimizer_type": "Lion", "learning_rate": 1e-4}}])
 def test_some_steps_may_fail_when_that_was_asked_for_and_the_next_ends_the_run(train, monkeypatch, groups):
-    import core.training.passes as passes
+    import core.training.loop.passes as passes
 
     real, calls, seen = passes.training_loss, [], []
 

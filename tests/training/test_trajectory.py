@@ -22,7 +22,7 @@ from core.settings.job import TrainJob
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
 from core.settings.optimizer import OptimizerSettings
-from core.training.passes import training_loss
+from core.training.loop.passes import training_loss
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.settings.noise import NoiseSettings
-from core.training.validation import timesteps_of
+from core.training.loop.validation import timesteps_of
 
 HELD = {"validation_split": 0.4}
 
@@ -101,7 +101,7 @@ def test_what_goes_wrong_in_validation_is_said_and_ends_no_training(train, monke
     def broken(*given):
         raise RuntimeError("no more images")
 
-    monkeypatch.setattr("core.training.validation.Validation.measure", broken)
+    monkeypatch.setattr("core.training.loop.validation.Validation.measure", broken)
     training = train(schedule={"max_train_steps": 1, "seed": 7}, validation=HELD)
     assert training.start() == "done"
     assert any("Validation failed: no more images" in line["text"] for line in training.lines("log"))

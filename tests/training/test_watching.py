@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from core.engine.view import RunView, read_watch
-from core.training.losses import LossBuffer, ReadBack, Seen, StepRecord
-from core.training.watching import Watch
+from core.training.loop.losses import LossBuffer, ReadBack, Seen, StepRecord
+from core.training.loop.watching import Watch
 
 
 def read_back(step, entries):
@@ -73,7 +73,7 @@ def test_a_run_leaves_its_curves_norms_and_table_and_goes_on_with_them(train):
     whole.start()
     broken.on_line = lambda line: broken.token.cancel() if line["kind"] == "steps" else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.training.losses.EVENT_SECONDS", 0.0)
+        patch.setattr("core.training.loop.losses.EVENT_SECONDS", 0.0)
         assert broken.start() == "stopped"
     broken.again().start()
     found = read_watch(whole.folder)

@@ -15,7 +15,7 @@ from core.generation.library import list_models
 from core.record.commands import CommandReader
 from core.record.context import JobContext
 from core.record.journal import Journal
-from core.training.setup import Training
+from core.training.building.setup import Training
 from core.training.start import run_training
 from tests.models import tiny_folder
 from tests.options import ADAFACTOR
@@ -315,7 +315,7 @@ def test_gradients_are_gone_when_the_backward_pass_ends(tune, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_moves_nothing_within_the_backward_pass_either(tune, monkeypatch):
-    from core.training import update
+    from core.training.loop import update
 
     plain = update.micro_batch
 

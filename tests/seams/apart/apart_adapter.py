@@ -73,7 +73,7 @@ def test_trains_and_resumes_exactly_and_its_file_is_read_back(train, workspace):
 
 
 def test_weight_norms_and_memory_ask_the_kind(train, workspace):
-    from core.training.memory_plan import facts_of, memory_plan
+    from core.training.memory.plan import facts_of, memory_plan
 
     limited = train(network={"kind": "gain", "scale_weight_norms": 0.05}, gain={"start": 0.5})
     assert limited.start() == "done"

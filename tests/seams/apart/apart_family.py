@@ -13,7 +13,7 @@ from core.families.locate import family_of
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
-from core.training.memory_plan import facts_of, memory_plan
+from core.training.memory.plan import facts_of, memory_plan
 
 
 @pytest.fixture

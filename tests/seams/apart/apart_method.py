@@ -38,7 +38,7 @@ def test_rules_ask_the_method():
 
 
 def test_trains_and_resumes_exactly_and_writes_its_file(train, workspace):
-    from core.training.memory_plan import facts_of, memory_plan
+    from core.training.memory.plan import facts_of, memory_plan
 
     whole, parted = train(**KIND), train(**KIND)
     assert whole.start() == "done"

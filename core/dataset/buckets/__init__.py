@@ -1,0 +1,1 @@
+"""Sizes, batches, and what each step sees."""

@@ -1,0 +1,62 @@
+"""An image with its bucket and caption, and batches of such images of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from core.dataset.buckets.sizes import Placement, Size
+from core.dataset.captions.files import Caption
+from core.dataset.sources.image_info import ImageInfo
+from core.settings.concepts import PLAIN, Concept
+from core.settings.dataset import DatasetSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An image at one training size: bucket, crop, and caption (before the caption pipeline).
+
+    concept   its folder with the settings in force
+    variant   which of several resolutions this is ("1024x1024"); empty for the first
+    """
+
+    image: ImageInfo
+    placement: Placement
+    caption: Caption
+    concept: Concept = PLAIN
+    variant: str = ""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The address in random draws."""
+        return (*self.image.key, self.variant) if self.variant else self.image.key
+
+    @property
+    def repeats(self) -> int:
+        return self.image.repeats
+
+    @property
+    def bucket(self) -> tuple[str, Size]:
+        """What can share a batch: batch group and bucket size."""
+        return (self.concept.batch_group, self.placement.bucket)
+
+    def loss_weight(self, dataset: DatasetSettings) -> float:
+        """Factor on this image's loss."""
+        prior = dataset.prior_loss_weight if self.concept.source.role == "regularization" else 1.0
+        return prior * self.concept.source.loss_weight
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images of one size for one forward pass. items: (image, which of its repeats, from 0)."""
+
+    bucket: Size
+    items: tuple[tuple[Placed, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def accumulation_groups(batches: Sequence[Batch], accumulation: int) -> list[list[Batch]]:
+    """The batches of each optimizer step, in order; the epoch's last group may be short."""
+    return [list(batches[start : start + accumulation]) for start in range(0, len(batches), accumulation)]

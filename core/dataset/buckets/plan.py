@@ -1,0 +1,233 @@
+"""Which images and captions each step sees: determined for a whole run by the dataset, the settings and the seed."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from core.dataset.buckets.batches import Batch, Placed, accumulation_groups
+from core.dataset.buckets.rotation import View, parts_of
+from core.dataset.buckets.sizes import Size
+from core.dataset.captions.pipeline import Showing, caption_variants_of_epoch, is_random, showing_caption
+from core.record import draws
+from core.settings.dataset import DatasetSettings
+
+if TYPE_CHECKING:
+    from core.settings.job import TrainJob
+
+Bucket = tuple[str, Size]
+LOOKED_AT = 8  # epochs to check for buckets that never fill a batch, where epochs differ
+
+
+class Epochs:
+    """How the epochs of a dataset are split into batches and optimizer steps. Epochs, steps and batches count from 0.
+
+    placed          training and regularization images
+    accumulation    batches per optimizer step
+    processes       data parallel processes: the global batch is that many times as large, and each takes its part
+    """
+
+    def __init__(self, placed: Sequence[Placed], dataset: DatasetSettings, accumulation: int = 1, processes: int = 1):
+        self.placed = placed
+        self.parts = parts_of(placed, dataset.reg_balance)
+        self._short = dataset.short_batches
+        self._accumulation = accumulation
+        self._size: dict[Bucket, int] = {
+            each.bucket: each.concept.images.train_batch_size * processes for each in placed
+        }
+        # Addresses of the shuffle: several processes see the order of a single one with batches of the global size.
+        self._drawn_as = {
+            each.bucket: (each.concept.batch_group_of(processes), each.placement.bucket) for each in placed
+        }
+        self._members: defaultdict[Bucket, list[Placed]] = defaultdict(list)
+        for each in placed:
+            self._members[each.bucket].append(each)
+        self._counts: dict[int, int] = {}
+        self._first: list[int] = [0]  # the first optimizer step of each epoch
+
+    # -- counting
+
+    @property
+    def views(self) -> int:
+        """Images in an epoch, repeats counted."""
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        return sorted(set(self._size.values()))
+
+    @property
+    def steady(self) -> bool:
+        """Whether every epoch has the same images, and so the same number of batches."""
+        return all(hasattr(part, "views") for part in self.parts)
+
+    def batches_in(self, epoch: int) -> int:
+        """The number of batches of an epoch, without building them."""
+        epoch = 0 if self.steady else epoch
+        if epoch not in self._counts:
+            filled = Counter(each.bucket for each, _ in self.views_of(epoch))
+            self._counts[epoch] = sum(self._cut(count, self._size[bucket]) for bucket, count in filled.items())
+        return self._counts[epoch]
+
+    def _cut(self, count: int, size: int) -> int:
+        return count // size if self._short == "drop" else -(-count // size)
+
+    def updates_in(self, epoch: int) -> int:
+        """Optimizer steps in an epoch. An accumulation still open at the end is closed there."""
+        return -(-self.batches_in(epoch) // self._accumulation)
+
+    def first_update(self, epoch: int) -> int:
+        """The number of optimizer steps before this epoch."""
+        if self.steady:
+            return epoch * self.updates_in(0)
+        while len(self._first) <= epoch:
+            self._first.append(self._first[-1] + self.updates_in(len(self._first) - 1))
+        return self._first[epoch]
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch of optimizer step `step`."""
+        if self.steady:
+            return step // self.updates_in(0)
+        while self._first[-1] <= step:
+            self.first_update(len(self._first))
+        return bisect_right(self._first, step) - 1
+
+    def never_shown(self) -> list[Placed]:
+        """Images that no epoch uses, because their bucket never fills a batch and incomplete ones are dropped."""
+        if self._short != "drop":
+            return []
+        filled: Counter[Bucket] = Counter()
+        for epoch in range(1 if self.steady else LOOKED_AT):
+            filled |= Counter(each.bucket for each, _ in self.views_of(epoch))
+        return [
+            each for bucket, members in self._members.items() if filled[bucket] < self._size[bucket] for each in members
+        ]
+
+    def not_needed(self) -> list[Placed]:
+        """Regularization images that no epoch uses: there are no training images, or sd-scripts' balancing stops before."""
+        shown = {each.key for part in self.parts for each in part.images}
+        return [each for members in self._members.values() for each in members if each.key not in shown]
+
+    # -- building
+
+    def views_of(self, epoch: int) -> list[View]:
+        """The views of an epoch, unordered."""
+        return [view for part in self.parts for view in part.of_epoch(epoch)]
+
+    def batches(self, seed: int, epoch: int) -> list[Batch]:
+        """All batches of an epoch, in order. Time grows with the number of views."""
+        buckets: defaultdict[Bucket, list[View]] = defaultdict(list)
+        for view in self.views_of(epoch):
+            buckets[view[0].bucket].append(view)
+        made: list[Batch] = []
+        for bucket in sorted(buckets, key=lambda each: self._drawn_as[each]):
+            group, size = self._drawn_as[bucket]
+            views = buckets[bucket]
+            draws.python_random(seed, "order in a bucket", epoch, group, *size).shuffle(views)
+            if self._short == "refill":
+                views += self._fill_up(bucket, views, seed, epoch)
+            at_once = self._size[bucket]
+            end = len(views) - len(views) % at_once if self._short == "drop" else len(views)
+            made += [Batch(size, tuple(views[start : start + at_once])) for start in range(0, end, at_once)]
+        draws.python_random(seed, "order of batches", epoch).shuffle(made)
+        return made
+
+    def groups(self, seed: int, epoch: int) -> list[list[Batch]]:
+        """The batches of each optimizer step of an epoch."""
+        return accumulation_groups(self.batches(seed, epoch), self._accumulation)
+
+    def _fill_up(self, bucket: Bucket, views: Sequence[View], seed: int, epoch: int) -> list[View]:
+        """Extra views of the bucket's own images to fill its last batch."""
+        lacking = -len(views) % self._size[bucket]
+        shown = Counter(each.key for each, _ in views)
+        order = list({each.key: each for each, _ in views}.values())
+        group, size = self._drawn_as[bucket]
+        draws.python_random(seed, "filling up", epoch, group, *size).shuffle(order)
+        more: list[View] = []
+        for place in range(lacking):
+            each = order[place % len(order)]
+            more.append((each, shown[each.key]))
+            shown[each.key] += 1
+        return more
+
+
+class Plan:
+    """The order of a run. The step alone determines the place in the data. total: its steps."""
+
+    def __init__(self, placed: Sequence[Placed], job: TrainJob, seed: int, total_steps: int = 0):
+        self.placed = list(placed)
+        self.epochs = Epochs(
+            self.placed, job.dataset, job.schedule.gradient_accumulation_steps, job.memory.num_processes
+        )
+        self.seed, self.total = seed, total_steps
+        self.begin = 0  # the step that shows what otherwise the first one shows
+        self._varies = any(is_random(each.concept.captions) for each in self.placed)
+        self._epoch = -1
+        self._groups: list[list[Batch]] = []
+        self._captioned = -1
+        self._variants: list[str] = []
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch (from 0) that optimizer step `step` (from 0) belongs to."""
+        return self.epochs.epoch_of(step)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch is over after `step` steps."""
+        return step > 0 and self.epochs.first_update(self.epoch_of(step)) == step
+
+    def update(self, step: int) -> tuple[int, list[Batch]]:
+        """Epoch (from 0) and batches of optimizer step `step` (from 0)."""
+        step -= self.begin
+        epoch = self.epoch_of(step)
+        return epoch, self._groups_of(epoch)[step - self.epochs.first_update(epoch)]
+
+    def next_batches(self, step: int) -> list[Batch]:
+        """Those of this step and of the next one in the epoch: what may be got ready."""
+        step -= self.begin
+        epoch = self.epoch_of(step)
+        place = step - self.epochs.first_update(epoch)
+        return [batch for group in self._groups_of(epoch)[place : place + 2] for batch in group]
+
+    def _groups_of(self, epoch: int) -> list[list[Batch]]:
+        if epoch != self._epoch:
+            self._groups, self._epoch = self.epochs.groups(self.seed, epoch), epoch
+        return self._groups
+
+    def caption(self, placed: Placed, epoch: int, repeat: int, step: int) -> str:
+        return showing_caption(self._showing(placed, repeat, step), self.seed, epoch, self.total)
+
+    def _showing(self, placed: Placed, repeat: int, step: int) -> Showing:
+        words = placed.image.words
+        return Showing(placed.key, repeat, placed.caption, placed.concept.captions, words, step)
+
+    def first_captions(self, epochs: int) -> dict[tuple[str, ...], list[str]]:
+        """{image's address: what its first showing in each of the first epochs is trained with}. An image whose turn
+        comes later has fewer, or none."""
+        found: dict[tuple[str, ...], list[str]] = {each.key: [] for each in self.placed}
+        for epoch in range(epochs):
+            seen: set[tuple[str, ...]] = set()
+            for step, group in enumerate(self._groups_of(epoch), self.epochs.first_update(epoch)):
+                for placed, repeat in (item for batch in group for item in batch.items):
+                    if placed.key not in seen:
+                        seen.add(placed.key)
+                        found[placed.key].append(self.caption(placed, epoch, repeat, step))
+        return found
+
+    def captions(self, epoch: int) -> list[str]:
+        """Every caption that an epoch uses, each once."""
+        if self._captioned == epoch or (self._captioned >= 0 and not self._varies):
+            return self._variants
+        first = self.epochs.first_update(epoch) + self.begin
+        groups = self._groups_of(epoch) if self._varies else []
+        shown = [
+            self._showing(each, repeat, step)
+            for step, group in enumerate(groups, first)
+            for batch in group
+            for each, repeat in batch.items
+        ]
+        if not self._varies:  # all of them, also those whose turn comes later
+            shown = [self._showing(each, 0, 0) for each in self.placed]
+        self._variants, self._captioned = caption_variants_of_epoch(shown, self.seed, epoch, self.total), epoch
+        return self._variants

@@ -1,0 +1,111 @@
+"""Which images of a folder an epoch uses: all, a fixed number in rotation, or as many as balance the training images.
+
+This depends on the settings only, not on the seed, so the steps counted before a start are exact.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from core.dataset.buckets.batches import Placed
+from core.record import draws
+
+View = tuple[Placed, int]  # an image, and which of its repeats in the epoch, from 0
+
+
+class Whole:
+    """Every image as often as its repeats."""
+
+    def __init__(self, placed: Sequence[Placed]):
+        self.views: list[View] = [(each, repeat) for each in placed for repeat in range(each.repeats)]
+
+    @property
+    def images(self) -> list[Placed]:
+        """Images that some epoch uses."""
+        return [each for each, _ in self.views]
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def of_epoch(self, epoch: int) -> list[View]:
+        return self.views
+
+
+class Turn:
+    """A fixed number of views; each epoch continues where the last one ended, so that all images are used in rotation.
+
+    pool    in shuffled order, each image as often as its repeats      count   views per epoch
+    """
+
+    def __init__(self, placed: Sequence[Placed], count: int, name: str):
+        self._pool = [each for each in placed for _ in range(each.repeats)]
+        draws.python_random(0, "turn", name).shuffle(self._pool)
+        self._count = count if self._pool else 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def images(self) -> list[Placed]:
+        """Images that some epoch uses."""
+        return self._pool if self._count else []
+
+    @property
+    def pool(self) -> int:
+        return len(self._pool)
+
+    def of_epoch(self, epoch: int) -> list[View]:
+        pool, begin = self._pool, epoch * self._count
+        shown: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        views: list[View] = []
+        for place in range(begin, begin + self._count):
+            each = pool[place % len(pool)]
+            views.append((each, shown[each.key]))
+            shown[each.key] += 1
+        return views
+
+
+Part = Whole | Turn
+
+
+def parts_of(placed: Iterable[Placed], reg_balance: str) -> list[Part]:
+    """The parts that make up each epoch. Regularization images balance the training images of their batch group."""
+    folders: defaultdict[int, list[Placed]] = defaultdict(list)
+    for each in placed:
+        folders[each.concept.number].append(each)
+    parts: list[Part] = []
+    trained: defaultdict[str | None, int] = defaultdict(int)
+    regularization: defaultdict[str | None, list[Placed]] = defaultdict(list)
+    for number, images in folders.items():
+        source = images[0].concept.source
+        if source.role == "regularization":
+            regularization[source.batch_group] += images
+        elif source.role == "train":
+            wanted = source.samples_per_epoch
+            part: Part = Whole(images) if wanted is None else Turn(images, wanted, f"folder {number}")
+            parts.append(part)
+            trained[source.batch_group] += len(part)
+    for group, images in regularization.items():
+        if reg_balance == "kohya":
+            parts.append(first_ones(images, trained[group]))
+        else:
+            parts.append(Turn(images, trained[group], f"regularization {group}"))
+    return parts
+
+
+def first_ones(images: Sequence[Placed], wanted: int) -> Whole:
+    """sd-scripts' balancing, the same in every epoch: images in order with their repeats until `wanted` is reached, then
+    once more each, round after round. The last image of the first round may overshoot; the rest is never used."""
+    repeats: dict[int, int] = {}
+    count = 0
+    while count < wanted and images:
+        for index, each in enumerate(images):
+            more = 1 if index in repeats else each.repeats
+            repeats[index] = repeats.get(index, 0) + more
+            count += more
+            if count >= wanted:
+                break
+    chosen = Whole([])
+    chosen.views = [(images[index], repeat) for index, number in repeats.items() for repeat in range(number)]
+    return chosen

@@ -1,0 +1,197 @@
+"""VAE encoding of images: decoded ahead by threads, encoded in batches of one size, each result checked for NaN."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from core.dataset.images.opening import BrokenImage, problem_of
+from core.dataset.images.pixels import load_pixels
+from core.dataset.sources.files import printable
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from core.dataset.buckets.batches import Placed
+
+# pixels [B, 3, H, W] float32 in [-1, 1] -> mean, logvar [B, C, H/8, W/8]
+Encode = Callable[["Tensor"], "tuple[Tensor, Tensor]"]
+Progress = Callable[[int, int], None]
+SideKey = tuple[tuple[str, ...], bool]
+WRITES_WAITING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """An image, plain or flipped: one entry of a cache."""
+
+    placed: Placed
+    mirrored: bool = False
+
+    @property
+    def key(self) -> SideKey:
+        return (self.placed.key, self.mirrored)
+
+
+def sides(placed: Placed) -> tuple[Side, ...]:
+    """The plain image, and the flipped one with random flips on."""
+    plain = Side(placed)
+    return (plain, Side(placed, True)) if placed.concept.images.flip_aug else (plain,)
+
+
+def encode_sides(
+    todo: Sequence[Side],
+    encode: Encode,
+    keep: Callable[[Side, Tensor, Tensor], None],
+    *,
+    batch_size: int = 1,
+    threads: int = 2,
+    retry: Encode | None = None,
+    check: Callable[[], None] | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Encode each and pass it to `keep` (called on a separate thread); return how many. `threads` threads decode images
+    ahead; at most threads + 2 batches wait in memory.
+
+    retry     encodes one image again, in fp32, when the first result is not finite (fp16 VAEs overflow)
+    check     called between batches; may raise to cancel; results kept so far stay
+    progress  called with (done, total)
+
+    Raises ProblemsError at the end with every image that could not be read or encoded; the others are kept.
+    """
+    problems: list[Problem] = []
+    done = 0
+    with ThreadPoolExecutor(max(1, threads)) as decoders, ThreadPoolExecutor(1) as writer:
+        results = _Results(writer, keep, retry, problems)
+        try:
+            decoded = _decoded_ahead(_images(todo), decoders, threads + 2 * batch_size, problems)
+            for batch in _batches(decoded, batch_size):
+                if check:
+                    check()
+                results.put(batch, *_encode(batch, encode))
+                done += len(batch)
+                if progress:
+                    progress(done, len(todo))
+            results.finish()
+        finally:
+            decoders.shutdown(wait=True, cancel_futures=True)
+            writer.shutdown(wait=True)
+    if problems:
+        raise ProblemsError(problems)
+    return done
+
+
+def _images(todo: Sequence[Side]) -> list[list[Side]]:
+    """Sides by image, so that each is decoded once; images of one size together."""
+    found: dict[tuple, list[Side]] = {}
+    for side in todo:
+        found.setdefault(side.placed.key, []).append(side)
+    return sorted(found.values(), key=lambda group: group[0].placed.placement.bucket)
+
+
+def _decoded_ahead(
+    images: Iterable[list[Side]], pool: ThreadPoolExecutor, ahead: int, problems: list[Problem]
+) -> Iterator[tuple[Side, np.ndarray]]:
+    """Sides with their pixels [3, H, W], in order, at most `ahead` images waiting; those that fail go to `problems`."""
+    waiting: deque[tuple[list[Side], Future]] = deque()
+    remaining = iter(images)
+    while True:
+        while len(waiting) < ahead and (group := next(remaining, None)) is not None:
+            waiting.append((group, pool.submit(pixels_of, group[0].placed)))
+        if not waiting:
+            return
+        group, future = waiting.popleft()
+        try:
+            pixels = future.result()
+        except BrokenImage as error:
+            problems.append(problem_of(group[0].placed.image.path, error))
+            continue
+        for side in group:
+            yield side, pixels[..., ::-1] if side.mirrored else pixels
+
+
+def pixels_of(placed: Placed) -> np.ndarray:
+    """The image in its bucket, without random augmentation: float32 [3, H, W] in [-1, 1]."""
+    return load_pixels(placed.image.path, placed.placement, images=placed.concept.images)
+
+
+def _batches(decoded: Iterator[tuple[Side, np.ndarray]], size: int) -> Iterator[list[tuple[Side, np.ndarray]]]:
+    """Runs of one bucket, cut to at most `size`."""
+    for _, run in groupby(decoded, key=lambda each: each[0].placed.placement.bucket):
+        batch: list[tuple[Side, np.ndarray]] = []
+        for each in run:
+            batch.append(each)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+def _encode(batch: Sequence[tuple[Side, np.ndarray]], encode: Encode) -> tuple[Tensor, Tensor]:
+    import numpy as np
+    import torch
+
+    return encode(torch.from_numpy(np.stack([pixels for _, pixels in batch])))
+
+
+class _Results:
+    """Reads results one batch late, so that the device already has the next batch while the CPU waits."""
+
+    def __init__(
+        self,
+        writer: ThreadPoolExecutor,
+        keep: Callable[[Side, Tensor, Tensor], None],
+        retry: Encode | None,
+        problems: list[Problem],
+    ):
+        self._writer, self._keep, self._retry, self._problems = writer, keep, retry, problems
+        self._late: tuple | None = None
+        self._keeping: deque[Future] = deque()
+
+    def put(self, batch: Sequence[tuple[Side, np.ndarray]], mean: Tensor, logvar: Tensor) -> None:
+        self._settle()
+        self._late = (batch, mean, logvar)
+
+    def finish(self) -> None:
+        self._settle()
+        while self._keeping:
+            self._keeping.popleft().result()
+
+    def _settle(self) -> None:
+        if self._late is None:
+            return
+        (batch, mean, logvar), self._late = self._late, None
+        mean, logvar = mean.detach().float().cpu(), logvar.detach().float().cpu()
+        for index, (side, pixels) in enumerate(batch):
+            first = (mean[index].clone(), logvar[index].clone())
+            one = first if _finite(first) else self._again(side, pixels)
+            if one is None:
+                self._problems.append(_not_finite(side.placed))
+            else:
+                self._keeping.append(self._writer.submit(self._keep, side, *one))
+        while len(self._keeping) > WRITES_WAITING or (self._keeping and self._keeping[0].done()):
+            self._keeping.popleft().result()  # raises errors of `keep`, such as a full disk
+
+    def _again(self, side: Side, pixels: np.ndarray) -> tuple[Tensor, Tensor] | None:
+        if self._retry is None:
+            return None
+        mean, logvar = _encode([(side, pixels)], self._retry)
+        one = (mean[0].detach().float().cpu(), logvar[0].detach().float().cpu())
+        return one if _finite(one) else None
+
+
+def _finite(parts: Iterable[Tensor]) -> bool:
+    return all(bool(part.isfinite().all()) for part in parts)
+
+
+def _not_finite(placed: Placed) -> Problem:
+    name = printable(placed.image.relative)
+    what = f"The VAE returns NaN or infinity for the image {name}"
+    return Problem(what, printable(placed.image.path), "remove the image, or choose another VAE", code="image.vae-nan")

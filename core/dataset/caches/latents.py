@@ -1,0 +1,204 @@
+"""The latent cache: VAE posteriors of images, encoded once, on disk by content and in memory during a run.
+
+An entry's key covers everything it depends on (image bytes, size, crop, flip, background color, VAE weights, dtype, this
+code), so a stale entry is never used, whatever the image or its folder is called. Mean and log variance are cached, not
+a sample: each epoch samples again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.buckets.sizes import LATENT_PIXELS
+from core.dataset.caches.contents import content_hashes
+from core.dataset.caches.encoding import Encode, Progress, Side, SideKey, encode_sides, sides
+from core.dataset.caches.files import Shapes, file_of, is_whole, key_of, read_tensors, write_tensors
+from core.dataset.images.look import looks
+from core.dataset.sources.files import printable
+from core.record.problems import ProblemsError
+from core.record.space import require_space
+from core.settings.images import ImageSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.dataset.buckets.batches import Placed
+
+ImageKey = tuple[str, ...]
+Posterior = tuple["Tensor", "Tensor"]  # mean, logvar: float32 [C, h, w] on the CPU
+Check = Callable[[], None]
+
+CODE_VERSION = 2  # raised when resizing, cropping or colors change
+NO_COLOR = ImageSettings().alpha_color  # used in the key of opaque images, whatever the background color
+
+
+class LatentCache:
+    """Posteriors of images under one VAE.
+
+    folder     the cache folder, shared by several VAEs and datasets
+    vae_id     hash of the VAE's weights      dtype   the dtype it computes in ("fp32")
+    memo_path  where hashes and measurements of image files are cached, so that a warm start reads no image
+    writes     False: results stay in memory, nothing is written
+    others     reads a side from another program's cache, None where there is none; asked first
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        vae_id: str,
+        dtype: str = "fp32",
+        memo_path: Path | str | None = None,
+        *,
+        writes: bool = True,
+        others: Callable[[Side], Posterior | None] | None = None,
+        channels: int = 4,
+    ):
+        self.folder = Path(folder)
+        self._identity = (vae_id, dtype)
+        self._memo_path, self.channels = memo_path, channels
+        self._writes, self.others = writes, others
+        self._contents: dict[tuple, str] = {}
+        self._opaque: set[tuple] = set()
+        self._held: dict[Path, Posterior] = {}  # encoded in this run and not written
+
+    def missing(self, items: Sequence[Placed], check: Check | None = None) -> list[Placed]:
+        """Items with a side that is not cached yet; of images with equal content and crop, only the first."""
+        found = {side.placed.key: side.placed for side in self._missing(items, check).values()}
+        return list(found.values())
+
+    def fill(
+        self,
+        items: Sequence[Placed],
+        encode: Encode,
+        *,
+        batch_size: int = 1,
+        threads: int = 2,
+        retry: Encode | None = None,
+        check: Check | None = None,
+        progress: Progress | None = None,
+    ) -> int:
+        """Encode and store what is missing; return how many. What was stored stays stored however the work ends, so the
+        next call continues from there (see `encode_sides`)."""
+        missing = self._missing(items, check)
+        files = {side.key: path for path, side in missing.items()}
+        todo = list(missing.values())
+        if self._writes:
+            self._check_room(todo)
+
+        def keep(side: Side, mean: Tensor, logvar: Tensor) -> None:
+            if self._writes:
+                write_tensors(files[side.key], {"mean": mean, "logvar": logvar})
+            else:
+                self._held[files[side.key]] = (mean, logvar)
+
+        return encode_sides(
+            todo,
+            encode,
+            keep,
+            batch_size=batch_size,
+            threads=threads,
+            retry=retry,
+            check=check,
+            progress=progress,
+        )
+
+    def load(self, items: Sequence[Placed], check: Check | None = None) -> dict[SideKey, Posterior]:
+        """Every side of the items; images of equal content share tensors."""
+        loaded: dict[Path, Posterior] = {}
+        result: dict[SideKey, Posterior] = {}
+        for side, path in self._files(items, check):
+            if path not in loaded:
+                loaded[path] = self.read(side)
+            result[side.key] = loaded[path]
+        return result
+
+    def read(self, side: Side) -> Posterior:
+        """One cached side."""
+        other = self.others(side) if self.others else None
+        if other is not None:
+            return other
+        ((_, path),) = self._files_of([side], None)
+        if path in self._held:
+            return self._held[path]
+        tensors = read_tensors(path, self._shapes(side.placed))
+        if tensors is None:
+            raise ProblemsError.one(
+                "The latents of an image are missing from the cache",
+                printable(side.placed.image.path),
+                "start again; it will be encoded again",
+                code="cache.missing-latents",
+            )
+        return tensors["mean"], tensors["logvar"]
+
+    def _missing(self, items: Sequence[Placed], check: Check | None) -> dict[Path, Side]:
+        found: dict[Path, Side] = {}
+        for side, path in self._files(items, check):
+            if path in found or path in self._held or is_whole(path, self._shapes(side.placed)):
+                continue
+            if self.others is None or self.others(side) is None:
+                found[path] = side
+        return found
+
+    def _files(self, items: Sequence[Placed], check: Check | None) -> list[tuple[Side, Path]]:
+        return self._files_of([side for placed in items for side in sides(placed)], check)
+
+    def _files_of(self, wanted: Sequence[Side], check: Check | None) -> list[tuple[Side, Path]]:
+        """Each side with its file. Images are hashed once per object, and only once ever with a memo."""
+        unread = {_state(side.placed): side.placed.image for side in wanted}
+        unread = {state: image for state, image in unread.items() if state not in self._contents}
+        hashes = content_hashes(list(unread.values()), self._memo_path, check) if unread else {}
+        self._contents |= {state: hashes[image.key] for state, image in unread.items()}
+        seen = looks(list(unread.values()), self._memo_path) if unread else {}
+        solid = {key for key, look in seen.items() if not look.reason and not look.transparent}
+        self._opaque |= {state for state, image in unread.items() if image.key in solid}
+        return [(side, file_of(self.folder, self._key(side))) for side in wanted]
+
+    def _key(self, side: Side) -> str:
+        where, images, state = side.placed.placement, side.placed.concept.images, _state(side.placed)
+        return key_of(
+            "latents",
+            CODE_VERSION,
+            self._contents[state],
+            where.resized,
+            where.crop,
+            where.bucket,
+            "mirrored" if side.mirrored else "as it is",
+            images.resize_interpolation,
+            NO_COLOR if state in self._opaque else images.alpha_color.lower(),
+            *self._identity,
+        )
+
+    def _shapes(self, placed: Placed) -> Shapes:
+        width, height = placed.placement.bucket
+        shape = (self.channels, height // LATENT_PIXELS, width // LATENT_PIXELS)
+        return dict.fromkeys(("mean", "logvar"), shape)
+
+    def _check_room(self, todo: Sequence[Side]) -> None:
+        need = sum(posterior_bytes(side.placed, self.channels) for side in todo)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if todo:
+            fix = "free some space, start with --outputs on another disk, or set the latent cache to 'in memory'"
+            require_space(self.folder, need, f"Caching {len(todo)} images", fix)
+
+
+def _state(placed: Placed) -> tuple:
+    """Identity of an image file at the time of the scan."""
+    image = placed.image
+    return (image.key, image.path, image.bytes, image.mtime_ns)
+
+
+def posterior_bytes(placed: Placed, channels: int = 4) -> int:
+    """Bytes of one side: mean and log variance in float32."""
+    width, height = placed.placement.bucket
+    return width // LATENT_PIXELS * (height // LATENT_PIXELS) * channels * 4 * 2
+
+
+def on_place(posteriors: Mapping[SideKey, Posterior], place: str) -> dict[SideKey, Posterior]:
+    """All posteriors on a device; shared tensors stay shared."""
+    moved: dict[int, Posterior] = {}
+    for mean, logvar in posteriors.values():
+        if id(mean) not in moved:
+            moved[id(mean)] = (mean.to(place), logvar.to(place))
+    return {key: moved[id(mean)] for key, (mean, _) in posteriors.items()}

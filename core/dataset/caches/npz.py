@@ -1,0 +1,286 @@
+"""sd-scripts' latent caches (.npz) next to the images: read where they fit, exported for other programs.
+
+They contain one unscaled sample of the posterior, and no hash of the VAE or the image. Layouts (reference:
+sections 5.1 and 5.2): `<stem>.npz` with the keys below; `<stem>_<width>x<height>_sd.npz` or `_sdxl.npz`; keys with the
+latents' size (`latents_64x48`: height x width); and the oldest, one unnamed array in `<stem>.npz` with the flipped
+image's in `<stem>_flip.npz`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.buckets.sizes import LATENT_PIXELS, Size
+from core.dataset.caches.encoding import Side, sides
+from core.dataset.images.views import recorded_crop
+from core.dataset.sources.files import printable
+from core.record.atomic import open_atomic
+from core.record.bounded_zip import DAMAGED, open_zip, read_member
+from core.record.problems import ProblemsError
+from core.record.regular import open_regular
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from core.dataset.buckets.batches import Placed
+    from core.dataset.caches.latents import Posterior
+
+CHANNELS = 4
+BARE = "arr_0"  # what numpy calls an array without a name
+HEADER_BYTES = 4096
+NO_SPREAD = -30.0  # log variance at which sampling returns the mean, to float32's last digits
+SHOWN = 5
+
+
+class Unfit(Exception):
+    """Why a file is not used, worded to follow the file's name."""
+
+
+class NpzCaches:
+    """Posteriors from .npz files next to images, for LatentCache's `others`.
+
+    kind   "sd" or "sdxl": the suffix in newer file names
+    """
+
+    def __init__(self, items: Sequence[Placed], kind: str = "sd"):
+        self._kind = kind
+        owners: dict[Path, set[Path]] = defaultdict(set)
+        for placed in items:
+            owners[_stem(placed)].add(placed.image.path)
+        self._shared = {stem for stem, paths in owners.items() if len(paths) > 1}
+        self._found: dict[tuple, Path | None] = {}
+        self.refused: dict[str, str] = {}  # name of a file -> why
+
+    def __call__(self, side: Side) -> Posterior | None:
+        """The sample as a posterior without variance; None where no file fits. Decided once for each side."""
+        if side.key not in self._found:
+            self._found[side.key] = self._choose(side)
+        path = self._found[side.key]
+        return None if path is None else _as_posterior(read_latents(path, side))
+
+    def _choose(self, side: Side) -> Path | None:
+        for path in self._candidates(side.placed):
+            name = printable(path.name)
+            try:
+                if _stem(side.placed) in self._shared:
+                    raise Unfit("belongs to several images of the same name")
+                for each in sides(side.placed):  # flip_aug needs the flipped side too
+                    read_latents(path, each)
+            except Unfit as error:
+                self.refused[name] = str(error)
+                continue
+            return path
+        return None
+
+    def _candidates(self, placed: Placed) -> list[Path]:
+        """The old name first, as sd-scripts does."""
+        stem, image = _stem(placed), placed.image
+        sized = f"{stem.name}_{image.width:04d}x{image.height:04d}_{self._kind}.npz"
+        return [path for path in (beside(stem, ".npz"), stem.parent / sized) if path.is_file()]
+
+    def said(self) -> list[str]:
+        """Lines for the log: how many files were used, and which were not and why."""
+        used = {path for path in self._found.values() if path is not None}
+        lines = []
+        if used:
+            names = [printable(path.name) for path in sorted(used)]
+            lines.append(f"Using cached latents from {len(used)} .npz files: {shortened(names)}")
+        if self.refused:
+            reasons = [f"{name} {why}" for name, why in self.refused.items()]
+            lines.append(f"Ignoring {len(reasons)} .npz files: {shortened(reasons, '; ')}")
+        return lines
+
+
+def shortened(names: Sequence[str], between: str = ", ") -> str:
+    """The first few of many."""
+    more = f"{between}and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return between.join(names[:SHOWN]) + more
+
+
+def _stem(placed: Placed) -> Path:
+    """The image's path without its extension."""
+    return placed.image.path.with_suffix("")
+
+
+def beside(stem: Path, ending: str) -> Path:
+    """The stem with an extension; with_suffix would cut a name such as `fox.v2`."""
+    return stem.parent / (stem.name + ending)
+
+
+# ---- reading
+
+
+def read_latents(path: Path, side: Side) -> np.ndarray:
+    """The sample of one side, float32 [4, h, w]. Raises Unfit where the file does not fit this image at this size."""
+    placed = side.placed
+    width, height = (length // LATENT_PIXELS for length in placed.placement.bucket)
+    try:
+        with open_regular(path) as handle, open_zip(handle, path) as file:
+            names = {member.removesuffix(".npy") for member in file.namelist()}
+            if names == {BARE}:
+                return _bare(path, side, (width, height))
+            end = _ending(names, (width, height))
+            _check_size(file, f"original_size{end}", placed)
+            name = ("latents_flipped" if side.mirrored else "latents") + end
+            if name not in names:
+                raise Unfit("lacks the flipped image" if side.mirrored else "contains no latents")
+            return _array(file, name, (width, height))
+    except (*DAMAGED, ProblemsError) as error:
+        raise Unfit("cannot be read") from error
+
+
+def _ending(names: set[str], size: Size) -> str:
+    """Suffix of the keys for this size: the latents' height x width, or none."""
+    width, height = size
+    return next((end for end in (f"_{height}x{width}", "") if f"latents{end}" in names), "")
+
+
+def _bare(path: Path, side: Side, size: Size) -> np.ndarray:
+    """The oldest layout: one array per file."""
+    where = beside(path.with_suffix(""), "_flip.npz") if side.mirrored else path
+    if not where.is_file():
+        raise Unfit(f"lacks the flipped image ({printable(where.name)})")
+    with open_regular(where) as handle, open_zip(handle, where) as file:
+        return _array(file, BARE, size)
+
+
+def _array(file: zipfile.ZipFile, name: str, size: Size) -> np.ndarray:
+    import numpy as np
+
+    width, height = size
+    other = f"was made for another size than {width * LATENT_PIXELS} x {height * LATENT_PIXELS}"
+    if file.getinfo(f"{name}.npy").file_size > CHANNELS * width * height * 8 + HEADER_BYTES:
+        raise Unfit(other)
+    array = _numbers(file, name, CHANNELS * width * height * 8 + HEADER_BYTES)
+    if array.shape != (CHANNELS, height, width):
+        raise Unfit(other)
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise Unfit("contains NaN or infinity")
+    return array
+
+
+def _numbers(file: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
+    """A numeric array. Its header is validated first: numpy allocates whatever it claims."""
+    import numpy as np
+
+    data = read_member(file, file.getinfo(f"{name}.npy"), max_bytes)
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array of version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, kind = read(stream, max_header_size=HEADER_BYTES)
+    except Exception as error:  # the header is a Python expression; parsing it can raise TokenError, MemoryError ...
+        raise ValueError("an array with a damaged header") from error
+    if kind.kind not in "fiu" or prod(shape) * kind.itemsize > len(data) or any(side < 0 for side in shape):
+        raise ValueError("an array longer than the file, or not numeric")
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False, max_header_size=HEADER_BYTES)
+
+
+def _check_size(file: zipfile.ZipFile, name: str, placed: Placed) -> None:
+    """Compare the original image size, where the file has it."""
+    if f"{name}.npy" not in file.namelist():
+        return
+    lengths = _numbers(file, name, HEADER_BYTES).reshape(-1)[:2]
+    if lengths.size != 2:
+        raise ValueError("the image size is not a pair")
+    was = tuple(int(length) for length in lengths)
+    image = placed.image
+    if was == (image.width, image.height) and not (image.rotated and was[0] == was[1]):
+        return
+    if image.rotated:  # sd-scripts ignores EXIF
+        raise Unfit("was made before the image was rotated by EXIF")
+    raise Unfit(f"was made from an image of {was[0]} x {was[1]} pixels, which is {image.width} x {image.height} now")
+
+
+def _as_posterior(sample: np.ndarray) -> Posterior:
+    import torch
+
+    mean = torch.from_numpy(sample)
+    return mean, torch.full_like(mean, NO_SPREAD)
+
+
+# ---- writing
+
+
+@dataclass
+class Exported:
+    """Result of an export. kept: files skipped because they exist or belong to several images; nothing is overwritten."""
+
+    written: int = 0
+    kept: list[str] = field(default_factory=list)
+
+
+def export_npz(
+    items: Sequence[Placed],
+    sample: Callable[[Side], Tensor],
+    mask: Callable[[Placed], np.ndarray],
+    check: Callable[[], None] | None = None,
+) -> Exported:
+    """Write `<stem>.npz` next to each image, for sd-scripts and tools that read its caches.
+
+    sample   the latents of a side, float32 [4, h, w], not scaled
+    mask     the loss mask of an image, [1, H, W] in 0..1 at its bucket's size; called with alpha_mask on
+
+    More resolutions of an image go into the same file under keys with their size.
+    """
+    done = Exported()
+    files: dict[Path, list[Placed]] = defaultdict(list)
+    for placed in items:
+        files[beside(_stem(placed), ".npz")].append(placed)
+    for path, group in files.items():
+        if check:
+            check()
+        if path.exists() or len({placed.image.path for placed in group}) > 1:
+            done.kept.append(printable(path.name))
+            continue
+        arrays: dict[str, Any] = {}
+        for placed in group:
+            width, height = (length // LATENT_PIXELS for length in placed.placement.bucket)
+            end = f"_{height}x{width}" if placed.variant else ""
+            arrays |= {name + end: value for name, value in _arrays(placed, sample, mask).items()}
+        try:
+            write_npz(path, arrays)
+        except OSError as error:
+            what = f"An .npz cache cannot be written ({error.strerror or error})"
+            fix = "free some space, or make the folder writable; files written so far are complete"
+            raise ProblemsError.one(what, printable(path), fix, code="npz.unwritten") from error
+        done.written += 1
+    return done
+
+
+def _arrays(placed: Placed, sample: Callable[[Side], Tensor], mask: Callable[[Placed], np.ndarray]) -> dict[str, Any]:
+    """The arrays of one image at one size, under sd-scripts' names."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {
+        "latents": sample(Side(placed)).cpu().numpy().astype(np.float32),
+        "original_size": np.array([placed.image.width, placed.image.height]),
+        "crop_ltrb": np.array(recorded_crop(placed.placement.bucket, placed.placement.image)),
+    }
+    if placed.concept.images.flip_aug:
+        arrays["latents_flipped"] = sample(Side(placed, True)).cpu().numpy().astype(np.float32)
+    if placed.concept.images.alpha_mask:
+        arrays["alpha_mask"] = mask(placed)[0].astype(np.float32)
+    return arrays
+
+
+def write_npz(path: Path, arrays: dict[str, Any]) -> None:
+    """Write atomically and uncompressed, as sd-scripts does."""
+    import numpy as np
+
+    with open_atomic(path) as temporary, open(temporary, "wb") as out:
+        np.savez(out, **arrays)
+        out.flush()
+        os.fsync(out.fileno())

@@ -1,0 +1,168 @@
+"""The text encoder cache: hidden states of captions, the most recently used in memory, the rest on disk.
+
+An entry's key covers everything it depends on (caption, encoder weights, clip skip, token length, dtype), so an edited
+caption or another model never gets a stale entry. The captions at the start of a run are kept on disk for the next run;
+later shuffled variants are written only when memory runs short.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.caches.files import entries, file_of, key_of, prune, read_tensors, write_tensors
+from core.diffusion.text_states import TextStates, stack_texts
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EncodeText = Callable[[Sequence[str]], TextStates]
+
+CODE_VERSION = 2
+# Fixed batch size, the last batch padded: another shape changes the last bits of the result, and a resumed run encodes
+# other captions together than an uninterrupted one.
+ENCODED_AT_ONCE = 8
+DISK_BYTES = 8 << 30
+
+
+class TextCache:
+    """Hidden states by caption, for the text encoders of a model and their settings.
+
+    folder      the cache folder, shared by several encoders     room_bytes   limit in memory
+    encoder_id  hash of the encoders' weights                    disk_bytes   limit of the folder
+    at_once     captions encoded together
+
+    A failed write does not end the run: what is not cached is encoded again when needed. `unwritten` is then the
+    problem, and `warn` is called with it once.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        encoder_id: str,
+        *,
+        clip_skip: int | None = None,
+        max_token_length: int = 75,
+        dtype: str = "fp32",
+        room_bytes: int = 1 << 30,
+        disk_bytes: int = DISK_BYTES,
+        at_once: int = ENCODED_AT_ONCE,
+        warn: Callable[[Problem], None] | None = None,
+    ):
+        self.folder = Path(folder)
+        self.unwritten: Problem | None = None
+        self._warn = warn
+        self._identity = (encoder_id, clip_skip or 1, max_token_length, dtype)
+        self._room, self._disk_room, self._at_once = room_bytes, disk_bytes, at_once
+        self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
+        self._held_bytes = 0
+        self._on_disk: set[str] = set()
+        self._disk_bytes: int | None = None  # counted when first written to
+        self._begun = False
+        self._ensured: list[str] = []
+        self._needed: set[str] = set()
+
+    def ensure(self, captions: Sequence[str], encode: EncodeText) -> int:
+        """Encode the captions that are not cached, so that `get` needs no encoder; return how many.
+
+        Cheap when repeated with the same captions. The first call also writes them to disk for later runs.
+        """
+        if self._begun and captions == self._ensured:
+            return 0
+        unique = {self._key(caption): caption for caption in captions}
+        self._needed = set(unique) if self._begun else self._needed | set(unique)
+        missing = [(key, caption) for key, caption in unique.items() if not self._find(key)]
+        for start in range(0, len(missing), self._at_once):
+            part = missing[start : start + self._at_once]
+            for (key, _), states in zip(part, self._encode([caption for _, caption in part], encode), strict=True):
+                if not self._begun:
+                    self._write(key, states)
+                self._hold(key, states)
+        self._begun, self._ensured = True, list(captions)
+        self._prune()
+        return len(missing)
+
+    def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
+        """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`."""
+        keys = {self._key(caption): caption for caption in captions}
+        found: dict[str, TextStates] = {}
+        missing: list[str] = []
+        for key in keys:
+            if self._find(key):
+                found[key] = self._held[key]
+            else:
+                missing.append(key)
+        if missing and encode is None:
+            raise KeyError(f"not cached: {keys[missing[0]]!r}")
+        for start in range(0, len(missing), self._at_once):
+            part = missing[start : start + self._at_once]
+            assert encode is not None
+            for key, states in zip(part, self._encode([keys[key] for key in part], encode), strict=True):
+                found[key] = states
+                self._hold(key, states)
+        return stack_texts([found[self._key(caption)] for caption in captions])
+
+    def _encode(self, captions: Sequence[str], encode: EncodeText) -> Iterable[TextStates]:
+        """States of each caption on the CPU, encoded in a batch of fixed size."""
+        filled = [*captions, *[captions[-1]] * (self._at_once - len(captions))]
+        states = encode(filled).each(lambda tensor: tensor.detach().cpu())
+        return (states.each(lambda tensor, row=index: tensor[row].clone()) for index in range(len(captions)))  # type: ignore[misc]
+
+    def _key(self, caption: str) -> str:
+        return key_of("text", CODE_VERSION, *self._identity, caption)
+
+    # -- memory
+
+    def _find(self, key: str) -> bool:
+        """Whether the entry is in memory, loading it from disk if needed; marks it as most recently used."""
+        if key in self._held:
+            self._held.move_to_end(key)
+            return True
+        tensors = read_tensors(file_of(self.folder, key), {"context": (None, None)})
+        if tensors is None:
+            self._on_disk.discard(key)
+            return False
+        self._on_disk.add(key)
+        self._hold(key, TextStates(tensors["context"], tensors.get("pooled")))
+        return True
+
+    def _hold(self, key: str, states: TextStates) -> None:
+        self._held[key] = states
+        self._held_bytes += _bytes(states)
+        while self._held_bytes > self._room and len(self._held) > 1:
+            old, gone = self._held.popitem(last=False)
+            self._held_bytes -= _bytes(gone)
+            if old not in self._on_disk and old in self._needed:
+                self._write(old, gone)
+
+    # -- disk
+
+    def _write(self, key: str, states: TextStates) -> None:
+        if key in self._on_disk or self.unwritten is not None:
+            return
+        if self._disk_bytes is None:
+            self._disk_bytes = sum(entry.bytes for entry in entries(self.folder))
+        try:
+            self._disk_bytes += write_tensors(file_of(self.folder, key), _tensors(states))
+        except ProblemsError as error:
+            self.unwritten = error.problems[0]
+            if self._warn:
+                self._warn(self.unwritten)
+            return
+        self._on_disk.add(key)
+
+    def _prune(self) -> None:
+        """Delete the least recently used entries that are not needed now while the folder exceeds its limit."""
+        if self._disk_bytes is not None and self._disk_bytes > self._disk_room:
+            self._disk_bytes -= prune(self.folder, self._disk_room, self._needed)
+
+
+def _tensors(states: TextStates) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in states._asdict().items() if tensor is not None}
+
+
+def _bytes(states: TextStates) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(states).values())

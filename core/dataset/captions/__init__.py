@@ -1,0 +1,1 @@
+"""From caption files to what is trained with."""

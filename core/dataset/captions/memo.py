@@ -1,0 +1,117 @@
+"""Captions of many images, cached until a caption file changes, so that a folder reopens without reading them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from core.dataset.captions.files import Caption, read_caption
+from core.dataset.sources.image_info import ImageInfo
+from core.dataset.sources.memo import Memo
+from core.record.problems import Problem
+from core.settings.captions import CaptionSettings
+
+_KIND = "caption 2"  # kind of entry in the memo; raised when `read_caption` returns something else for the same files
+# Settings that `read_caption` depends on. The others act later in the caption pipeline.
+READ_BY = (
+    "caption_extension",
+    "sidecars",
+    "sentence_share",
+    "caption_lines",
+    "caption_separator",
+    "enable_wildcard",
+    "compatibility",
+)
+_NAMES = tuple(field.name for field in fields(Caption))
+_CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """An image with the state of its caption files, in the form that the memo compares."""
+
+    path: Path
+    bytes: int
+    mtime_ns: int
+
+
+def captions_of(
+    images: Sequence[ImageInfo],
+    settings_by_concept: Mapping[int, CaptionSettings] | Sequence[CaptionSettings],
+    memo: Memo | Path | str | None = None,
+    check: Callable[[], None] | None = None,
+) -> dict[tuple[str, str], Caption]:
+    """{image key: its caption, as `read_caption`}. Reads only images whose caption files changed.
+
+    settings_by_concept   concept number -> its caption settings
+    check   called now and then; may raise to cancel
+    """
+    memo = memo if isinstance(memo, Memo) else Memo(memo)
+    groups: dict[int, list[ImageInfo]] = {}
+    for image in images:
+        groups.setdefault(image.concept, []).append(image)
+    found: dict[tuple[str, str], Caption] = {}
+    for number, group in groups.items():
+        for start in range(0, len(group), _CHUNK):
+            if check:
+                check()
+            found.update(_some(group[start : start + _CHUNK], settings_by_concept[number], memo))
+    return found
+
+
+def _some(group: Sequence[ImageInfo], settings: CaptionSettings, memo: Memo) -> dict[tuple[str, str], Caption]:
+    """Captions of one concept's images. Images without caption files are not cached: there is nothing to read again."""
+    states = {image.key: _state(image, settings) for image in group if _rememberable(image)}
+    known = memo.known(_KIND, list(states.values()))
+    found: dict[tuple[str, str], Caption] = {}
+    new: dict[Path, str] = {}
+    for image in group:
+        text = known.get(image.path) if image.key in states else None
+        caption = _parsed(text, image) if text else None
+        if caption is None:
+            caption = read_caption(image, settings)
+            if image.key in states:
+                new[image.path] = _written(caption)
+        found[image.key] = caption
+    memo.remember(_KIND, new, [state for state in states.values() if state.path in new])
+    return found
+
+
+def _rememberable(image: ImageInfo) -> bool:
+    return image.given is None and bool(image.sidecar_states) and (-1, -1) not in image.sidecar_states
+
+
+def _state(image: ImageInfo, settings: CaptionSettings) -> _State:
+    """Hash of the caption files' names, sizes and times, the folder's default caption and the settings. It is not part of
+    the memo's key, so the memo has one caption for each image, the latest."""
+    looked_at = [getattr(settings, name) for name in READ_BY]
+    mark = _digest([_NAMES, image.sidecars, image.sidecar_states, image.words, looked_at])
+    return _State(image.path, sum(size for size, _ in image.sidecar_states), mark)
+
+
+def _digest(value: Any) -> int:
+    """63 bits, which fit the memo's column."""
+    text = json.dumps(value)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _written(caption: Caption) -> str:
+    """The caption as JSON; of its path only the file name, since it is next to the image."""
+    values = {name: getattr(caption, name) for name in _NAMES}
+    values["path"] = caption.path.name
+    values["problem"] = asdict(caption.problem) if caption.problem else None
+    return json.dumps([values[name] for name in _NAMES])
+
+
+def _parsed(text: str, image: ImageInfo) -> Caption | None:
+    try:
+        values = dict(zip(_NAMES, json.loads(text), strict=True))
+        values["path"] = image.path.parent / values["path"]
+        values["problem"] = Problem(**values["problem"]) if values["problem"] else None
+        return Caption(**values)
+    except (ValueError, TypeError):  # written by another version
+        return None

@@ -1,0 +1,384 @@
+"""The caption pipeline: lines, prefix and suffix, wildcards, kept and shuffled tags, dropout, templates.
+
+The order of the steps and of their draws is sd-scripts' (reference: section 4.1), so the same Python generator gives the
+same captions. Draws are addressed by (seed, epoch, image, repeat), so a preview shows what an epoch will use.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+from core.dataset.captions.files import Caption, join_texts, lines_of
+from core.dataset.captions.templates import TEMPLATES
+from core.record import draws
+from core.settings.captions import CaptionSettings
+
+# Separates a sentence from its tags inside the pipeline: a Unicode noncharacter.
+JOINT = "\ufdd0"
+
+
+class Random(Protocol):
+    """The random source of the pipeline: random.Random, or a fixed one."""
+
+    def random(self) -> float: ...
+    def choice(self, seq: Sequence[Any], /) -> Any: ...
+    def shuffle(self, x: MutableSequence[Any], /) -> None: ...
+
+
+class _Still:
+    """No randomness: everything is kept in order, and the first of several is taken."""
+
+    def random(self) -> float:
+        return 1.0
+
+    def choice(self, seq: Sequence[Any], /) -> Any:
+        return seq[0]
+
+    def shuffle(self, x: MutableSequence[Any], /) -> None:
+        return
+
+
+class _Longest(_Still):
+    """Keeps everything and takes the longest of several."""
+
+    def choice(self, seq: Sequence[Any], /) -> Any:
+        return max(seq, key=len)
+
+
+STILL, LONGEST = _Still(), _Longest()
+
+
+class Showing(NamedTuple):
+    """One use of an image in training: what its caption depends on.
+
+    key    the image's address           repeat   which of its repeats, from 0
+    words  its folder's default caption  step     optimizer step (from 0) that uses it; for token warmup
+    """
+
+    key: Sequence[str]
+    repeat: int
+    caption: Caption | str
+    settings: CaptionSettings
+    words: str = ""
+    step: int = 0
+
+
+class Drawn(NamedTuple):
+    """A caption that training will use. epoch and repeat count from 1."""
+
+    epoch: int
+    repeat: int
+    text: str
+
+
+# ---- draws by address
+
+
+def training_caption(
+    caption: Caption | str,
+    settings: CaptionSettings,
+    seed: int,
+    epoch: int,
+    image_key: Sequence[str],
+    repeat: int,
+    *,
+    step: int = 0,
+    total_steps: int = 0,
+    words: str = "",
+) -> str:
+    """The caption an image trains with in this epoch and repeat.
+
+    epoch      from 0                   step, total_steps   needed with token warmup (see `needs_steps`)
+    image_key  its address in draws     words               its folder's default caption, for templates
+    """
+    raw, is_sentence = _text_of(caption, settings, seed, epoch, image_key, repeat)
+    random = draws.python_random(seed, "caption", epoch, *image_key, repeat) if is_random(settings) else STILL
+    if _dropped(settings, random, epoch):
+        return ""
+    return _worded(raw, settings, random, step, total_steps, words, is_sentence)
+
+
+def _text_of(
+    caption: Caption | str, settings: CaptionSettings, seed: int, epoch: int, image_key: Sequence[str], repeat: int
+) -> tuple[str, bool]:
+    """The pipeline's input, and whether it is a sentence without tags. Of two files: one at random, or both joined."""
+    if isinstance(caption, str):
+        return caption, False
+    if caption.sentence is None or settings.sidecars == "one":
+        return caption.text, False
+    if settings.sidecars == "drawn":
+        drawn = draws.uniform(seed, "sentence or tags", epoch, *image_key, repeat) < settings.sentence_share
+        return (caption.sentence, True) if drawn else (caption.tags, False)
+    # sd-scripts joins by the separator and so shuffles parts of the sentence among the tags.
+    glue = settings.caption_separator if settings.compatibility == "kohya" else JOINT
+    return join_texts(caption.sentence, caption.tags, settings, glue), False
+
+
+def showing_caption(shown: Showing, seed: int, epoch: int, total_steps: int = 0) -> str:
+    """The caption of one use of an image."""
+    key, repeat, caption, settings, words, step = shown
+    return training_caption(
+        caption, settings, seed, epoch, key, repeat, step=step, total_steps=total_steps, words=words
+    )
+
+
+def caption_variants_of_epoch(showings: Iterable[Showing], seed: int, epoch: int, total_steps: int = 0) -> list[str]:
+    """The distinct captions an epoch will use, in order of first use: what must be encoded at its start."""
+    return list(dict.fromkeys(showing_caption(shown, seed, epoch, total_steps) for shown in showings))
+
+
+def caption_preview(
+    caption: Caption | str,
+    settings: CaptionSettings,
+    seed: int,
+    image_key: Sequence[str],
+    epochs: int,
+    *,
+    repeats: int = 1,
+    words: str = "",
+    total_steps: int = 0,
+    step_of: Callable[[int, int], int] | None = None,
+) -> list[Drawn]:
+    """The captions that epochs 1 to `epochs` use for an image, in order.
+
+    step_of   (epoch from 0, repeat from 0) -> the step that uses it; only token warmup needs it, which counts as
+              finished without it
+    """
+    over = max(total_steps, math.ceil(settings.token_warmup_step))
+    found = []
+    for epoch in range(epochs):
+        for repeat in range(repeats):
+            step = step_of(epoch, repeat) if step_of else over
+            shown = Showing(image_key, repeat, caption, settings, words, step)
+            found.append(Drawn(epoch + 1, repeat + 1, showing_caption(shown, seed, epoch, total_steps)))
+    return found
+
+
+def is_random(settings: CaptionSettings) -> bool:
+    """Whether an image's caption can differ between repeats, epochs or steps."""
+    if settings.caption_dropout_rate >= 1 or settings.caption_dropout_every_n_epochs == 1:
+        return False  # always empty
+    return (
+        settings.caption_dropout_rate > 0
+        or settings.caption_dropout_every_n_epochs > 0
+        or settings.enable_wildcard
+        or settings.caption_lines == "random"
+        or settings.shuffle_caption
+        or settings.token_warmup_step > 0
+        or settings.caption_tag_dropout_rate > 0
+        or settings.caption_template != "none"
+        or (settings.sidecars == "drawn" and 0 < settings.sentence_share < 1)
+    )
+
+
+def needs_steps(settings: CaptionSettings) -> bool:
+    """Whether captions depend on the step (token warmup)."""
+    return settings.token_warmup_step > 0
+
+
+# ---- the pipeline
+
+
+def apply_pipeline(
+    raw: str,
+    settings: CaptionSettings,
+    rng: Random,
+    *,
+    epoch: int,
+    step: int = 0,
+    total_steps: int = 0,
+    words: str = "",
+) -> str:
+    """A caption after the whole pipeline, with draws in sd-scripts' order: dropout, line, wildcards, shuffle, tags, template.
+
+    epoch   from 0, where sd-scripts counts from 1       step   optimizer step, from 0
+    words   what a template uses when there is no trigger word
+    """
+    return "" if _dropped(settings, rng, epoch) else _worded(raw, settings, rng, step, total_steps, words, False)
+
+
+def plain_caption(raw: str, settings: CaptionSettings, words: str = "") -> str:
+    """The caption without randomness: nothing shuffled or dropped; the first wildcard option, line and template."""
+    return _worded(raw, settings, STILL, 1 << 62, 0, words, False)
+
+
+def longest_captions(caption: Caption, settings: CaptionSettings, words: str = "") -> list[str]:
+    """The longest possible captions: nothing dropped, the longest wildcard options, lines and templates, both files."""
+    drawn = caption.sentence is not None and settings.sidecars == "drawn"
+    texts = [caption.sentence or "", caption.tags] if drawn else [caption.text]
+    return [_worded(text, settings, LONGEST, 1 << 62, 0, words, False) for text in texts]
+
+
+def _dropped(settings: CaptionSettings, rng: Random, epoch: int) -> bool:
+    """Whether the caption is dropped: at random, and in every n-th epoch (counted from 1)."""
+    rate, every = settings.caption_dropout_rate, settings.caption_dropout_every_n_epochs
+    randomly = rate > 0 and (rate >= 1 or rng.random() < rate)
+    return randomly or (every > 0 and (epoch + 1) % every == 0)
+
+
+def _worded(
+    raw: str, settings: CaptionSettings, rng: Random, step: int, total_steps: int, words: str, is_sentence: bool
+) -> str:
+    """All steps after caption dropout. is_sentence: there are no tags to shuffle or drop."""
+    caption = _surrounded_line(raw, settings, rng)
+    if settings.enable_wildcard:
+        caption = choose(caption, rng)
+    trigger = (settings.trigger_word or "").strip()
+    if trigger:
+        caption = caption.replace("[trigger]", trigger).replace("[name]", trigger)
+    caption = _arranged(caption, settings, rng, step, total_steps, trigger, is_sentence)
+    if settings.secondary_separator:
+        caption = caption.replace(settings.secondary_separator, settings.caption_separator)
+    if settings.caption_template != "none" and (subject := trigger or words.strip()):
+        return str(rng.choice(TEMPLATES[settings.caption_template])).replace("{}", subject)
+    return caption
+
+
+def _surrounded_line(raw: str, settings: CaptionSettings, rng: Random) -> str:
+    """One line of the caption with prefix and suffix.
+
+    sd-scripts adds them before splitting: a suffix is then on the last line only, a prefix on the first only.
+    """
+    if settings.compatibility == "kohya":
+        caption = _surrounded(raw, settings)
+        return _line(caption, caption.split("\n"), settings, rng) if "\n" in caption else caption
+    return _surrounded(_line(raw, lines_of(raw) or [""], settings, rng) if "\n" in raw else raw, settings)
+
+
+def _line(caption: str, lines: list[str], settings: CaptionSettings, rng: Random) -> str:
+    if settings.caption_lines == "all":
+        return " ".join(lines_of(caption))
+    randomly = settings.caption_lines == "random" or settings.enable_wildcard
+    return str(rng.choice(lines)) if randomly and len(lines) > 1 else lines[0]
+
+
+def _surrounded(caption: str, settings: CaptionSettings) -> str:
+    if settings.caption_prefix:
+        caption = f"{settings.caption_prefix} {caption}"
+    if settings.caption_suffix:
+        caption = f"{caption} {settings.caption_suffix}"
+    return caption
+
+
+_GROUP = re.compile(r"\{([^}]+)\}")
+
+
+def choose(caption: str, rng: Random) -> str:
+    """Expand wildcards: {a|b} becomes one of its options, which may be empty; {{ and }} become braces. No nesting."""
+    if "{" not in caption and "}" not in caption:
+        return caption
+    opening, closing = "\ufdd1", "\ufdd2"
+    caption = caption.replace("{{", opening).replace("}}", closing)
+    groups, last, rest = caption.rpartition("}")  # unmatched braces after it would make the search quadratic
+    caption = _GROUP.sub(lambda group: str(rng.choice(group[1].split("|"))), groups + last) + rest
+    return caption.replace(opening, "{").replace(closing, "}")
+
+
+# ---- tags
+
+
+def _arranged(
+    caption: str,
+    settings: CaptionSettings,
+    rng: Random,
+    step: int,
+    total_steps: int,
+    trigger: str,
+    is_sentence: bool,
+) -> str:
+    """Keep tokens, token warmup, shuffle and tag dropout; the trigger word comes first.
+
+    With all of these off the caption stays as written; sd-scripts then leaves the keep_tokens separator in it as well.
+    """
+    mark = settings.keep_tokens_separator
+    divides = not is_sentence and (
+        settings.shuffle_caption or settings.token_warmup_step > 0 or settings.caption_tag_dropout_rate > 0
+    )
+    if not divides and not (mark and mark in caption and settings.compatibility != "kohya"):
+        return _led_by(trigger, caption.replace(JOINT, settings.caption_separator), settings.caption_separator)
+    sentence, _, tags = caption.rpartition(JOINT)
+    head, flexible, tail = _divided(tags, settings)
+    if sentence.strip():
+        head = [sentence.strip(), *head]
+    if trigger:
+        head, flexible = _trigger_kept(trigger, caption, head, flexible)
+    if divides:
+        flexible = flexible[: _warm_tags(len(flexible), settings, step, total_steps)]
+        if settings.shuffle_caption:
+            rng.shuffle(flexible)
+        rate = settings.caption_tag_dropout_rate
+        if rate > 0:
+            flexible = [tag for tag in flexible if rng.random() >= rate]
+    return ", ".join(head + flexible + tail)
+
+
+def _divided(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:
+    """Tags fixed in front, tags that may move, tags fixed at the end.
+
+    keep_tokens_separator wins over keep_tokens, and drops empty tags, which keep_tokens leaves in (as sd-scripts).
+    """
+    mark, separator = settings.keep_tokens_separator, settings.caption_separator
+    if not mark or mark not in caption:
+        return (*split_tags(caption, separator, settings.keep_tokens), [])
+    head, _, rest = caption.partition(mark)
+    middle, _, tail = rest.partition(mark)
+    if settings.compatibility != "kohya":
+        tail = tail.replace(mark, separator)  # a third separator is not part of the caption
+    return _filled(head, separator), _filled(middle, separator), _filled(tail, separator)
+
+
+def _filled(part: str, separator: str) -> list[str]:
+    return [tag.strip() for tag in part.split(separator) if tag.strip()]
+
+
+def split_tags(caption: str, separator: str, keep_tokens: int) -> tuple[list[str], list[str]]:
+    """The first `keep_tokens` tags, which stay in front, and the rest. Tags are stripped, empty ones kept."""
+    tags = [tag.strip() for tag in caption.strip().split(separator)]
+    return tags[:keep_tokens], tags[keep_tokens:]
+
+
+def _warm_tags(count: int, settings: CaptionSettings, step: int, total_steps: int) -> int:
+    """How many of `count` tags this step uses: linear from `token_warmup_min` to all (reference: 4.3).
+
+    The product is computed in sd-scripts' order, since rounding decides the whole number.
+    """
+    steps = settings.token_warmup_step
+    if 0 < steps < 1:
+        steps = math.floor(steps * total_steps)
+    if step >= steps:
+        return count
+    least = settings.token_warmup_min
+    return math.floor(step * ((count - least) / steps)) + least
+
+
+# ---- the trigger word
+
+
+@lru_cache(maxsize=64)
+def _word(trigger: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+
+
+def _led_by(trigger: str, caption: str, separator: str) -> str:
+    """Prepend the trigger word to a caption without it: as a tag where there are tags."""
+    if not trigger or _word(trigger).search(caption):
+        return caption
+    if not caption.strip():
+        return trigger
+    return f"{trigger}{separator} {caption}" if separator in caption else f"{trigger} {caption}"
+
+
+def _trigger_kept(trigger: str, caption: str, head: list[str], flexible: list[str]) -> tuple[list[str], list[str]]:
+    """Put the trigger word among the fixed tags: the tag that contains it moves there, else it is prepended."""
+    word = _word(trigger)
+    if not word.search(caption):
+        return [trigger, *head], flexible if any(flexible) else []
+    if not any(word.search(tag) for tag in head):
+        for number, tag in enumerate(flexible):
+            if word.search(tag):
+                return [*head, tag], flexible[:number] + flexible[number + 1 :]
+    return head, flexible

@@ -1,0 +1,181 @@
+"""The dataset doctor's findings as plain data for the page: which images, why, and what a bulk action would move."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.dataset.buckets.batches import Placed
+from core.dataset.sources.files import printable
+from core.dataset.sources.image_info import ImageInfo
+from core.record.problems import Problem
+
+Key = tuple[str, str]
+
+# kind of a finding -> its heading
+KINDS = {
+    "leak": "Duplicates in training and validation",
+    "near leak": "Near duplicates in training and validation",
+    "class": "Duplicates in training and regularization",
+    "near class": "Near duplicates in training and regularization",
+    "copy": "Duplicates",
+    "near copy": "Near duplicates",
+    "plain": "Single color",
+    "blur": "Blurry",
+    "border": "Borders and bars",
+    "small": "Very small",
+    "enlarged": "Strongly upscaled",
+    "long": "Extreme aspect ratio",
+    "no caption": "No caption",
+    "one caption": "Identical captions",
+    "alike captions": "Similar captions",
+    "file name": "File names as captions",
+    "rare tags": "Tags used once",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One image of a finding. note: details about it ("320 x 240, validation"); beside: its mask, if any."""
+
+    key: Key
+    path: Path
+    note: str = ""
+    beside: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found in a dataset.
+
+    kind      "same", "near", "leak", "blur", ...: see KINDS
+    level     "error" blocks a start, "advice" does not
+    what, fix   as in Problem
+    images    groups that belong together (duplicates); single images are groups of one
+    advised   keys of those that `doctor.treat` moves to the trash
+    action    "put away" where that fixes it, "open" where the user has to look or write
+    """
+
+    kind: str
+    level: str
+    what: str
+    fix: str
+    images: tuple[tuple[Seen, ...], ...]
+    advised: tuple[Key, ...] = ()
+    action: str = "open"
+
+    @property
+    def id(self) -> str:
+        """Stable for the same finding about the same images: how a page refers to it."""
+        keys = sorted("/".join(seen.key) for group in self.images for seen in group)
+        text = "\n".join([self.kind, *keys]).encode("utf-8", "surrogateescape")
+        return f"{self.kind}-{hashlib.sha256(text).hexdigest()[:12]}"
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return sum(map(len, self.images))
+
+    def problem(self) -> Problem:
+        """The finding as a Problem, for the preflight."""
+        where = printable(self.images[0][0].path.parent) if self.images else "dataset"
+        return Problem(self.what, where, self.fix, self.level, code=f"doctor.{self.kind.replace(' ', '-')}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON. Names that are not valid Unicode are shown with replacement characters, so actions go by `id`."""
+        advised = set(self.advised)
+        groups = [
+            [
+                {
+                    "key": [printable(part) for part in seen.key],
+                    "path": printable(seen.path),
+                    "note": seen.note,
+                    "advised": seen.key in advised,
+                }
+                for seen in group
+            ]
+            for group in self.images
+        ]
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "title": KINDS[self.kind],
+            "level": self.level,
+            "what": self.what,
+            "fix": self.fix,
+            "count": self.count,
+            "images": groups,
+            "advised": len(advised),
+            "action": self.action,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """An image to examine. role: "train", "regularization" or "validation"."""
+
+    placed: Placed
+    role: str
+
+    @property
+    def image(self) -> ImageInfo:
+        return self.placed.image
+
+    @property
+    def key(self) -> Key:
+        return self.placed.image.key
+
+    def seen(self, note: str = "") -> Seen:
+        mask = self.image.conditioning
+        return Seen(self.key, self.image.path, note, (mask,) if mask is not None else ())
+
+
+def one_by_one(
+    kind: str,
+    found: Sequence[Patient],
+    what: str,
+    fix: str,
+    note: Callable[[Patient], str] = lambda patient: "",
+    put_away: bool = False,
+) -> list[Finding]:
+    """A finding about single images; none where nothing was found. `{n}` in `what` becomes "3 images are"."""
+    if not found:
+        return []
+    number = "1 image is" if len(found) == 1 else f"{len(found)} images are"
+    return [
+        Finding(
+            kind,
+            "advice",
+            what.replace("{n}", number),
+            fix,
+            tuple((patient.seen(note(patient)),) for patient in found),
+            tuple(patient.key for patient in found) if put_away else (),
+            "put away" if put_away else "open",
+        )
+    ]
+
+
+def size_of(patient: Patient) -> str:
+    return f"{patient.image.width} x {patient.image.height}"
+
+
+def joined_groups(pairs: Iterable[tuple[int, int]], count: int) -> list[list[int]]:
+    """Connected components of two and more of the numbers 0 to count - 1, each sorted (union-find)."""
+    parent = list(range(count))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    for one, other in pairs:
+        low, high = sorted((root(one), root(other)))
+        parent[high] = low
+    groups: dict[int, list[int]] = {}
+    for number in range(count):
+        groups.setdefault(root(number), []).append(number)
+    return [group for group in groups.values() if len(group) > 1]

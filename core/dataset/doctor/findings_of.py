@@ -1,0 +1,89 @@
+"""The dataset doctor: finds duplicates, blur, borders, sizes and captions that harm training, each with a fix.
+
+It uses the measurements of the decode pass (`decoding.look_at_all`) and decodes again only what needs a closer look.
+Examining changes nothing; `treat` moves images to the trash folder, from where `trash.put_back` restores them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from core.dataset.buckets.batches import Placed
+from core.dataset.doctor.captions import caption_findings
+from core.dataset.doctor.finding import KINDS, Finding, Patient, Seen
+from core.dataset.doctor.images import Limits, copies, copies_by_content, looks_wrong, wrong_size
+from core.dataset.doctor.trash import put_away
+from core.dataset.images.decoding import look_at_all
+from core.dataset.report import Report
+from core.record.cancel import CancelToken
+from core.record.problems import Problem, ProblemsError
+
+__all__ = ["KINDS", "Finding", "Limits", "Seen", "examine", "held_out_copies", "treat"]
+
+Progress = Callable[[int, int], None]
+
+
+def examine(
+    dataset: Report | Sequence[Placed],
+    memo_path: Path | str | None,
+    *,
+    cancel: CancelToken | None = None,
+    progress: Progress | None = None,
+    settings: Limits | None = None,
+) -> tuple[Finding, ...]:
+    """Everything the doctor finds, errors first, then in the order of KINDS. Changes nothing.
+
+    dataset    a preflight's report, or placed images (the validation set is then their folders with that role)
+    memo_path  where measurements are cached, as for the decode pass
+    progress   called with (done, total) while images are decoded: first new ones, then those that need a closer look
+    """
+    limits = settings or Limits()
+    patients = _patients(dataset)
+    if not patients:
+        return ()
+    images = [patient.image for patient in patients]
+    seen = {key: look for key, look in look_at_all(images, cancel, progress, memo_path).items() if not look.reason}
+    whole = [patient for patient in patients if patient.key in seen]
+    found = [
+        *copies(whole, seen, limits, memo_path, cancel, progress),
+        *looks_wrong(whole, seen, limits, memo_path, cancel, progress),
+        *wrong_size(whole, limits),
+        *caption_findings(whole),
+    ]
+    order = {kind: place for place, kind in enumerate(KINDS)}
+    return tuple(sorted(found, key=lambda finding: (finding.level != "error", order[finding.kind])))
+
+
+def held_out_copies(report: Report, memo_path: Path | str | None, cancel: CancelToken | None = None) -> list[Problem]:
+    """The one finding that blocks training: exact duplicates in both the training and the validation set. Decodes
+    nothing, and does nothing without validation images."""
+    if not report.validation:
+        return []
+    found = copies_by_content(_patients(report), memo_path, cancel)
+    return [finding.problem() for finding in found if finding.level == "error"]
+
+
+def treat(finding: Finding, dataset_folder: Path | str) -> str:
+    """Move the suggested images of a finding and their files to the trash; returns a token for `trash.put_back`."""
+    advised = set(finding.advised)
+    chosen = [seen for group in finding.images for seen in group if seen.key in advised]
+    if not chosen:
+        what = "This finding has no images to move to the trash"
+        raise ProblemsError.one(what, KINDS.get(finding.kind, finding.kind), finding.fix, code="doctor.nothing-to-move")
+    beside = {Path(os.path.abspath(seen.path)): seen.beside for seen in chosen if seen.beside}
+    return put_away([seen.path for seen in chosen], dataset_folder, KINDS.get(finding.kind, finding.kind), beside)
+
+
+def _patients(dataset: Report | Sequence[Placed]) -> list[Patient]:
+    """Each image once, at the first of its resolutions."""
+    found: dict[tuple[str, str], Patient] = {}
+    if isinstance(dataset, Report):
+        both = [(dataset.placed, ""), (dataset.validation, "validation")]
+    else:
+        both = [(tuple(dataset), "")]
+    for members, role in both:
+        for placed in members:
+            found.setdefault(placed.image.key, Patient(placed, role or placed.concept.role))
+    return list(found.values())

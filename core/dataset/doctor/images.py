@@ -1,0 +1,395 @@
+"""The doctor's findings about images: duplicates, blur, borders, sizes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from core.dataset.caches.contents import content_hashes
+from core.dataset.doctor.finding import Finding, Key, Patient, joined_groups, one_by_one, size_of
+from core.dataset.images.look import Look
+from core.dataset.images.opening import BrokenImage, open_rgb
+from core.dataset.sources.image_info import ImageInfo
+from core.dataset.sources.memo import Memo
+from core.dataset.titles import title
+from core.record.cancel import CancelToken
+from core.settings.images import ImageSettings
+
+Progress = Callable[[int, int], None]
+
+# Bits of 64. Measured on drawings: copies at other sizes and JPEG qualities down to 30 differ in at most 3, a crop by 2%
+# in up to 11, different images in 15 and more. The closer look removes random pairs of large sets.
+NEAR_DISTANCE = 8
+# Difference of two 16 x 16 grays over their own contrast. Copies: below 0.07; cropped by 2%: 0.6; others: from 0.9.
+NEAR_DIFFERENCE = 0.5
+# Variance of the Laplacian at 256 pixels. Sharp photographs: 540 to 7400, soft subjects (the moon, a retina) 150 and 220,
+# drawings from 1650. A Gaussian blur of radius 2 at that size (8 pixels at 1024) leaves 2 to 92, motion blur 25.
+BLUR_BELOW = 100.0
+BORDER_FROM = 0.03  # fraction of the area; thinner ones are a pixel row of a scan
+STRONG_SCALE = 1.5  # more than half of the pixels are interpolated, and the model learns the softness
+SMALL_SIDE = 64  # pixels: 8 x 8 latents, in which no VAE keeps a face
+EXTREME_ASPECT = 3.0  # beyond the usual buckets, so much is cropped
+
+_CLOSER = "closer 2"  # the memo's name for the closer look
+_SIDE = 16
+_EVEN, _CLEAR = 8, 16  # levels of 255: still the border's color; clearly another
+_STRAIGHT = 0.6  # fraction of the first line inside a border that is clearly another color: bars end in a straight line
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Thresholds of the findings."""
+
+    near_distance: int = NEAR_DISTANCE
+    near_difference: float = NEAR_DIFFERENCE
+    blur_below: float = BLUR_BELOW
+    border_from: float = BORDER_FROM
+    strong_scale: float = STRONG_SCALE
+    small_side: int = SMALL_SIDE
+    extreme_aspect: float = EXTREME_ASPECT
+
+
+# ---- duplicates
+
+
+def copies(
+    patients: Sequence[Patient],
+    seen: Mapping[Key, Look],
+    limits: Limits,
+    memo_path: Path | str | None,
+    cancel: CancelToken | None,
+    progress: Progress | None,
+) -> list[Finding]:
+    """Exact and near duplicates, within the training set and across training, validation and regularization."""
+    exact = _same_content(patients, memo_path, cancel)
+    near = _near(patients, seen, limits, exact, memo_path, cancel, progress)
+    return _by_roles((exact, ""), (near, "near "))
+
+
+def copies_by_content(
+    patients: Sequence[Patient], memo_path: Path | str | None, cancel: CancelToken | None
+) -> list[Finding]:
+    """Exact duplicates only; nothing is decoded."""
+    return _by_roles((_same_content(patients, memo_path, cancel), ""))
+
+
+def _by_roles(*alike_groups: tuple[list[list[Patient]], str]) -> list[Finding]:
+    """A finding for each kind of duplicates, by the images' roles."""
+    found: dict[str, list[list[Patient]]] = defaultdict(list)
+    for groups, alike in alike_groups:
+        for group in groups:
+            roles = {patient.role for patient in group}
+            kind = "leak" if "validation" in roles and len(roles) > 1 else "class" if len(roles) > 1 else "copy"
+            found[alike + kind].append(sorted(group, key=_worth))
+    return [_copies(kind, found[kind]) for kind in _COPIES if found[kind]]
+
+
+# kind -> (level, what, fix); {groups} and {n} are filled in
+_COPIES = {
+    "leak": (
+        "error",
+        "{groups} in both the training and the validation set, so the validation loss would not show overfitting",
+        "move the duplicates to the trash, or remove that folder from validation",
+    ),
+    "near leak": (
+        "advice",
+        "{groups} with near duplicates in both the training and the validation set, so the validation loss is too low",
+        "check each pair, and move the duplicates to the trash",
+    ),
+    "class": (
+        "advice",
+        "{groups} in both the training and the regularization images, which have opposite goals",
+        "move the regularization duplicates to the trash",
+    ),
+    "near class": (
+        "advice",
+        "{groups} with near duplicates in both the training and the regularization images, which have opposite goals",
+        "check each pair, and move the regularization duplicates to the trash",
+    ),
+    "copy": (
+        "advice",
+        "{groups} with exact duplicates: {n} too many, which weight these images more",
+        "move the duplicates to the trash; use repeats to weight an image more",
+    ),
+    "near copy": (
+        "advice",
+        "{groups} with near duplicates at another size or quality: {n} possibly too many",
+        "check each group, and move the duplicates to the trash",
+    ),
+}
+
+
+def _copies(kind: str, groups: Sequence[Sequence[Patient]]) -> Finding:
+    level, what, fix = _COPIES[kind]
+    advised = [patient.key for group in groups for patient in _too_many(group)]
+    said = "1 image" if len(groups) == 1 else f"{len(groups)} images"
+    shown = tuple(tuple(patient.seen(f"{size_of(patient)}, {patient.role}") for patient in group) for group in groups)
+    what = what.replace("{groups}", said).replace("{n}", str(len(advised)))
+    return Finding(kind, level, what, fix, shown, tuple(advised), "put away" if advised else "open")
+
+
+def _too_many(group: Sequence[Patient]) -> list[Patient]:
+    """All but the first, without the first's own file, which two entries may share."""
+    return [patient for patient in group[1:] if patient.image.path != group[0].image.path]
+
+
+_ROLE_ORDER = {"train": 0, "regularization": 1, "validation": 2}
+
+
+def _worth(patient: Patient) -> tuple:
+    """Sort key that puts the duplicate to keep first: trained, captioned, more pixels, more bytes, first name."""
+    image = patient.image
+    captioned = patient.placed.caption.source in ("file", "metadata")
+    pixels = image.width * image.height
+    return (_ROLE_ORDER.get(patient.role, 3), not captioned, -pixels, -image.bytes, patient.key)
+
+
+def _same_content(
+    patients: Sequence[Patient], memo_path: Path | str | None, cancel: CancelToken | None
+) -> list[list[Patient]]:
+    """Groups of files with equal bytes. Only files of equal size are read."""
+    lengths = Counter(patient.image.bytes for patient in patients)
+    suspects = [patient for patient in patients if lengths[patient.image.bytes] > 1]
+    hashes = content_hashes([patient.image for patient in suspects], memo_path, cancel.check if cancel else None)
+    groups: dict[str, list[Patient]] = defaultdict(list)
+    for patient in suspects:
+        groups[hashes[patient.key]].append(patient)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _near(
+    patients: Sequence[Patient],
+    seen: Mapping[Key, Look],
+    limits: Limits,
+    exact: Sequence[Sequence[Patient]],
+    memo_path: Path | str | None,
+    cancel: CancelToken | None,
+    progress: Progress | None,
+) -> list[list[Patient]]:
+    """Groups of near duplicates; of exact duplicates only the one to keep takes part."""
+    left_out = set()
+    for group in exact:
+        ordered = sorted(group, key=_worth)
+        left_out |= {patient.key for patient in ordered[1:]}
+    able = [
+        patient
+        for patient in patients
+        if patient.key not in left_out and patient.key in seen and int(seen[patient.key].dhash or "0", 16)
+    ]
+    pairs = list(close_pairs([seen[patient.key].dhash for patient in able], limits.near_distance, cancel))
+    wanted = sorted({number for pair in pairs for number in pair})
+    closer = second_look([able[number].image for number in wanted], memo_path, cancel, progress)
+    alike = []
+    for one, other in pairs:
+        first, second = closer.get(able[one].key), closer.get(able[other].key)
+        if first and second and difference(first.gray, second.gray) <= limits.near_difference:
+            alike.append((one, other))
+    return [[able[number] for number in group] for group in joined_groups(alike, len(able))]
+
+
+def close_pairs(hashes: Sequence[str], distance: int, cancel: CancelToken | None = None) -> Iterator[tuple[int, int]]:
+    """Every pair (i, j), i < j, of hashes (16 hex digits) that differ in at most `distance` bits; exact.
+
+    Brute force, a row at a time: 50 million XORs with a bit count take a fraction of a second; a BK-tree in Python is
+    slower, and hash bands miss some pairs.
+    """
+    values = np.array([int(each, 16) for each in hashes], dtype=np.uint64)
+    for number in range(len(values) - 1):
+        if cancel and number % 256 == 0:
+            cancel.check()
+        near = np.bitwise_count(values[number + 1 :] ^ values[number]) <= distance
+        for other in np.flatnonzero(near):
+            yield number, number + 1 + int(other)
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """RMS difference of two grayscale images over the smaller contrast of both (at least 8 levels)."""
+    contrast = max(8.0, min(float(one.std()), float(other.std())))
+    return float(np.sqrt(((one - other) ** 2).mean())) / contrast
+
+
+# ---- a closer look
+
+
+@dataclass(frozen=True, slots=True)
+class Closer:
+    """Measurements of a second decode. gray: float32 [16, 16]; frame: fraction of the area in straight-edged bars."""
+
+    gray: np.ndarray
+    frame: float
+
+
+def second_look(
+    images: Sequence[ImageInfo],
+    memo_path: Path | str | None,
+    cancel: CancelToken | None = None,
+    progress: Progress | None = None,
+    threads: int = 4,
+) -> dict[Key, Closer]:
+    """Decode the images at a small size and measure what settles the doubtful cases; cached by file."""
+    memo = Memo(memo_path)
+    known = memo.known(_CLOSER, images)
+    remaining = iter([image for image in images if image.path not in known])
+    done = len(images) - sum(image.path not in known for image in images)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        while part := list(islice(remaining, 16 * threads)):
+            if cancel:
+                cancel.check()
+            found = dict(zip((image.path for image in part), pool.map(_look_closer, part), strict=True))
+            memo.remember(_CLOSER, found, part)
+            known.update(found)
+            done += len(part)
+            if progress:
+                progress(done, len(images))
+    result = {}
+    for image in images:
+        said = json.loads(known[image.path])
+        if said:
+            gray = np.frombuffer(bytes.fromhex(said["gray"]), np.uint8).reshape(_SIDE, _SIDE).astype(np.float32)
+            result[image.key] = Closer(gray, said["frame"])
+    return result
+
+
+def _look_closer(image: ImageInfo) -> str:
+    try:
+        pixels = open_rgb(image.path, draft=(512, 512))
+    except BrokenImage:
+        return "null"
+    gray = np.asarray(pixels.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))
+    pixels.thumbnail((256, 256), Image.Resampling.BOX)
+    return json.dumps({"gray": gray.tobytes().hex(), "frame": round(frame_share(np.asarray(pixels)), 4)})
+
+
+def frame_share(pixels_HWC: np.ndarray) -> float:
+    """Fraction of the area in bars or a frame of one color; 0 for an object on a plain background.
+
+    A bar ends in a straight line: most of the first line inside is clearly another color. The outline of an object on a
+    plain background is curved, so the first line that touches it contains little of it.
+    """
+    colors: np.ndarray = pixels_HWC.astype(np.float32)
+    height, width = colors.shape[:2]
+    ends = []
+    for lines in (colors, colors[::-1], colors.transpose(1, 0, 2), colors.transpose(1, 0, 2)[::-1]):
+        ground = lines[0].mean(axis=0)
+        off = np.abs(lines - ground).max(axis=2)
+        even = (off <= _EVEN).all(axis=1)
+        if even.all():
+            return 0.0
+        ends.append(int(np.argmin(even)))
+    top, bottom, left, right = ends
+    if not (min(top, bottom) or min(left, right)):
+        return 0.0  # bars come in pairs; one plain side is a floor or a sky
+    inner = colors[top : height - bottom, left : width - right]
+    # One line further in: area-averaging mixes the bar's last line with the image's first.
+    sides = (
+        (top, colors[0].mean(axis=0), inner[min(1, len(inner) - 1)]),
+        (bottom, colors[-1].mean(axis=0), inner[max(-2, -len(inner))]),
+        (left, colors[:, 0].mean(axis=0), inner[:, min(1, inner.shape[1] - 1)]),
+        (right, colors[:, -1].mean(axis=0), inner[:, max(-2, -inner.shape[1])]),
+    )
+    for lines_of_bar, ground, line in sides:
+        if lines_of_bar and (np.abs(line - ground).max(axis=1) > _CLEAR).mean() < _STRAIGHT:
+            return 0.0
+    return 1.0 - inner.shape[0] * inner.shape[1] / (height * width)
+
+
+# ---- single images
+
+
+def looks_wrong(
+    patients: Sequence[Patient],
+    seen: Mapping[Key, Look],
+    limits: Limits,
+    memo_path: Path | str | None,
+    cancel: CancelToken | None,
+    progress: Progress | None,
+) -> list[Finding]:
+    """Blurry, single-color and framed images."""
+    whole = [patient for patient in patients if patient.key in seen and not seen[patient.key].reason]
+    plain = [patient for patient in whole if seen[patient.key].border >= 1.0]
+    rest = [patient for patient in whole if seen[patient.key].border < 1.0]
+    blurred = sorted(
+        (patient for patient in rest if seen[patient.key].blur < limits.blur_below),
+        key=lambda patient: seen[patient.key].blur,
+    )
+    edged = [patient for patient in rest if seen[patient.key].border >= limits.border_from]
+    closer = second_look([patient.image for patient in edged], memo_path, cancel, progress)
+    frames = {patient.key: closer[patient.key].frame for patient in edged if patient.key in closer}
+    framed = sorted(
+        (patient for patient in edged if frames.get(patient.key, 0.0) >= limits.border_from),
+        key=lambda patient: -frames[patient.key],
+    )
+    return [
+        *one_by_one(
+            "plain",
+            plain,
+            "{n} a single color, with nothing to train on",
+            "move them to the trash",
+            put_away=True,
+        ),
+        *one_by_one(
+            "blur",
+            blurred,
+            "{n} blurry or very soft, which makes generated images soft too",
+            "check each, and move those that are not meant to be soft to the trash",
+            lambda patient: f"sharpness {seen[patient.key].blur:.0f}",
+            put_away=True,
+        ),
+        *one_by_one(
+            "border",
+            framed,
+            "{n} framed or letterboxed: the border is trained with the image",
+            "crop them with the image tools, or move them to the trash",
+            lambda patient: f"{frames[patient.key]:.0%} is border",
+            put_away=True,
+        ),
+    ]
+
+
+def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
+    """Images that are strongly upscaled, tiny, or have an extreme aspect ratio."""
+
+    def aspect(patient: Patient) -> float:
+        sides = sorted((patient.image.width, patient.image.height))
+        return sides[1] / sides[0]
+
+    small = [p for p in patients if min(p.image.width, p.image.height) < limits.small_side]
+    tiny = {patient.key for patient in small}
+    enlarged = sorted(
+        (p for p in patients if p.placed.placement.scale > limits.strong_scale and p.key not in tiny),
+        key=lambda patient: -patient.placed.placement.scale,
+    )
+    long = sorted((p for p in patients if aspect(p) > limits.extreme_aspect), key=lambda patient: -aspect(patient))
+    return [
+        *one_by_one(
+            "small",
+            small,
+            f"{{n}} under {limits.small_side} pixels on the short side, too small to train on",
+            "use larger versions, or move them to the trash",
+            size_of,
+            put_away=True,
+        ),
+        *one_by_one(
+            "enlarged",
+            enlarged,
+            f"{{n}} upscaled more than {limits.strong_scale:g} times: the model learns the softness",
+            f"use larger versions or a lower resolution, turn on '{title(ImageSettings, 'bucket_no_upscale')}', or move them to the trash",
+            lambda patient: f"{size_of(patient)}, {patient.placed.placement.scale:.1f} times",
+            put_away=True,
+        ),
+        *one_by_one(
+            "long",
+            long,
+            f"{{n}} more than {limits.extreme_aspect:g} times as long as wide: a large part is cropped",
+            "crop them with the image tools",
+            lambda patient: f"{size_of(patient)}, {patient.placed.placement.kept:.0%} left after the crop",
+        ),
+    ]

@@ -1,0 +1,331 @@
+"""The dataset's trash folder: images move to `_atelier_trash` and back, and nothing is deleted.
+
+One folder per action, `_atelier_trash/<time>/`, has the files under their own names and a record of where each came
+from. The record is written before the first file moves, so that even a power cut can be undone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.dataset.sources.files import CAPTION_EXTENSIONS, TRASH_FOLDER, is_image_name, printable
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.former import renewed
+from core.record.problems import Problem, ProblemsError
+
+RECORD = "put_away.json"
+_FILES = "files"
+# Caches that sd-scripts writes next to an image (a.npz, a_flip.npz, a_te_outputs.npz, a_0512x0768_sdxl.npz) and
+# OneTrainer's masks and control images (a-masklabel.png, a-condlabel.png).
+_CACHE_ENDINGS = re.compile(r"(_flip|_te_outputs|_\d{3,5}x\d{3,5}(_[a-z0-9]+)?)?", re.IGNORECASE)
+_LABEL_ENDINGS = ("-masklabel", "-condlabel")
+
+
+@dataclass(frozen=True, slots=True)
+class PutAway:
+    """One action that can be undone. when: seconds since 1970; images: names below the dataset's folder."""
+
+    token: str
+    when: float
+    reason: str
+    images: tuple[str, ...]
+    files: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        shown = [printable(name) for name in self.images]
+        return {"token": self.token, "when": self.when, "reason": self.reason, "images": shown, "files": self.files}
+
+
+def put_away(
+    paths: Iterable[Path | str],
+    dataset_folder: Path | str,
+    reason: str,
+    extra: Mapping[Path, Sequence[Path]] | None = None,
+) -> str:
+    """Move images with their captions, masks and npz caches to the trash; return the token for `put_back`.
+
+    extra   {image: files elsewhere that belong to it}, such as its mask in a mask folder
+
+    All or nothing: when one file cannot be moved, the others are moved back and ProblemsError names it. Files that
+    another image uses too (a.png and a.jpg share a.txt) stay.
+    """
+    folder = Path(os.path.abspath(dataset_folder))
+    images = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
+    gone = [path for path in images if not os.path.lexists(path)]
+    if gone or not images:
+        raise ProblemsError(
+            [
+                Problem("The image no longer exists", printable(path), "scan the folder again", code="image.missing")
+                for path in gone
+            ]
+            or [
+                Problem(
+                    "No images are selected",
+                    printable(folder),
+                    "select the images to move to the trash",
+                    code="trash.nothing-selected",
+                )
+            ]
+        )
+    moved = [*images, *companions(images)]
+    for path in images:
+        moved += [Path(os.path.abspath(other)) for other in (extra or {}).get(path, ()) if os.path.isfile(other)]
+    moved = list(dict.fromkeys(moved))
+    place = _new_place(folder)
+    pairs = _pairs(moved, folder)
+    said = {
+        "v": 1,
+        "when": time.time(),
+        "reason": reason,
+        "images": [_named(path, folder) for path in images],
+        "files": [{"from": _named(path, folder), "to": kept} for path, kept in pairs],
+    }
+    try:
+        atomic.write_json(place / RECORD, said)
+        _move_all([(path, place / _FILES / kept) for path, kept in pairs])
+    except OSError as error:
+        _tidy(place)
+        fix = "close programs that use it, check that the folder is writable, and try again"
+        what = f"A file could not be moved to the trash ({error.strerror or error}); nothing was moved"
+        raise ProblemsError.one(what, printable(error.filename or folder), fix, code="trash.not-moved") from error
+    return str(place / RECORD)
+
+
+def put_back(token: str) -> tuple[Path, ...]:
+    """Restore all files of one action to where they were; return them. Nothing is ever overwritten.
+
+    Files deleted from the trash are skipped. Raises ProblemsError, with nothing moved, when a path is taken.
+    """
+    record = Path(token)
+    folder, said = _read(record)
+    waiting: list[tuple[Path, Path]] = []
+    problems: list[Problem] = []
+    for source, target in _moves(record, folder, said):
+        if not os.path.lexists(source):
+            continue
+        if os.path.lexists(target):
+            what, fix = (
+                "Nothing was restored: another file has this name now",
+                "rename or move that file, then undo again",
+            )
+            problems.append(Problem(what, printable(target), fix, code="trash.name-taken"))
+        waiting.append((source, target))
+    if problems:
+        raise ProblemsError(problems)
+    if not waiting:
+        what, fix = "The images are no longer in the trash folder; nothing was changed", "restore them from a backup"
+        raise ProblemsError.one(what, printable(token), fix, code="trash.empty")
+    try:
+        _move_all(waiting)
+    except OSError as error:
+        what = f"A file could not be restored ({error.strerror or error}); nothing was moved"
+        fix = "close programs that use it, and try again"
+        raise ProblemsError.one(what, printable(error.filename or folder), fix, code="trash.not-restored") from error
+    _tidy(record.parent)
+    return tuple(target for _, target in waiting)
+
+
+def put_away_lately(dataset_folder: Path | str) -> list[PutAway]:
+    """Actions that can be undone, newest first."""
+    found = []
+    for record in _records(Path(dataset_folder)):
+        try:
+            folder, said = _read(record)
+        except ProblemsError:
+            continue
+        left = sum(os.path.lexists(source) for source, _ in _moves(record, folder, said))
+        if left:
+            names = tuple(str(name) for name in said["images"])
+            found.append(PutAway(str(record), float(said["when"]), str(said["reason"]), names, left))
+    return sorted(found, key=lambda each: -each.when)
+
+
+def empty(dataset_folder: Path | str) -> tuple[int, int]:
+    """Permanently delete this folder's trashed images; return (files, bytes). Previous captions are kept."""
+    files = size = 0
+    for record in _records(Path(dataset_folder)):
+        for place, _, names in os.walk(record.parent / _FILES):
+            files += len(names)
+            for name in names:
+                with suppress(OSError):
+                    size += os.lstat(os.path.join(place, name)).st_size
+        atomic.remove_folder(record.parent)
+    return files, size
+
+
+def companions(images: Sequence[Path]) -> list[Path]:
+    """Captions, masks and npz caches next to these images that no other image uses."""
+    leaving: dict[Path, set[str]] = defaultdict(set)
+    for path in images:
+        leaving[path.parent].add(path.name)
+    found: list[Path] = []
+    for folder, names in leaving.items():
+        beside = sorted(os.listdir(folder))
+        staying = {
+            os.path.splitext(name)[0].casefold()
+            for name in beside
+            if is_image_name(name) and name not in names and not split_label(os.path.splitext(name)[0])[1]
+        }
+        stems = {os.path.splitext(name)[0].casefold() for name in names}
+        own = stems - staying
+        for name in beside:
+            if name not in names and _belongs(name, own, staying | stems):
+                found.append(folder / name)
+    return found
+
+
+def split_label(stem: str) -> tuple[str, str]:
+    """ "a-masklabel" -> ("a", "-masklabel"): a mask or control image next to its image, as OneTrainer names them."""
+    for label in _LABEL_ENDINGS:
+        if stem.casefold().endswith(label) and len(stem) > len(label):
+            return stem[: -len(label)], stem[-len(label) :]
+    return stem, ""
+
+
+def _belongs(name: str, own: set[str], all_stems: set[str]) -> bool:
+    """Whether a file belongs to an image of these stems. `a_b.npz` is a_b.png's, not a.png's."""
+    stem, ending = os.path.splitext(name)
+    stem, ending = stem.casefold(), ending.lower()
+    if ending in CAPTION_EXTENSIONS:
+        return stem in own
+    if ending == ".npz":
+        if stem in all_stems:
+            return stem in own
+        parts = (stem[:cut] for cut in range(len(stem), 0, -1) if cut == len(stem) or stem[cut] == "_")
+        return any(part in own and _CACHE_ENDINGS.fullmatch(stem[len(part) :]) for part in parts)
+    if is_image_name(name):
+        return any(stem.endswith(label) and stem.removesuffix(label) in own for label in _LABEL_ENDINGS)
+    return False
+
+
+# ---- records
+
+
+def _new_place(folder: Path) -> Path:
+    """Create a new folder for one action."""
+    base = folder / TRASH_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S")
+    number = 1
+    while True:
+        place = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        try:
+            place.mkdir(parents=True)
+            return place
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            what = f"The trash folder cannot be created ({error.strerror}); nothing was moved"
+            fix = "check that the folder is writable"
+            raise ProblemsError.one(what, printable(place.parent), fix, code="trash.not-created") from error
+
+
+def _named(path: Path, folder: Path) -> str:
+    """The path relative to the dataset's folder, so that the folder may be moved as a whole; else absolute."""
+    try:
+        return path.relative_to(folder).as_posix()
+    except ValueError:
+        return str(path)
+
+
+def _pairs(paths: Sequence[Path], folder: Path) -> list[tuple[Path, str]]:
+    """Each file with its path in the trash: its relative path, or `outside-<n>/<name>` for files elsewhere."""
+    places: dict[Path, int] = {}
+    pairs = []
+    for path in paths:
+        try:
+            kept = path.relative_to(folder).as_posix()
+        except ValueError:
+            number = places.setdefault(path.parent, len(places) + 1)
+            kept = f"outside-{number}/{path.name}"
+        pairs.append((path, kept))
+    return pairs
+
+
+def _records(folder: Path) -> list[Path]:
+    try:
+        names = sorted(os.listdir(folder / TRASH_FOLDER))
+    except OSError:
+        return []
+    return [path for name in names if (path := folder / TRASH_FOLDER / name / RECORD).is_file()]
+
+
+def _read(record: Path) -> tuple[Path, dict[str, Any]]:
+    """The dataset's folder and the record. Only records in a trash folder are read: tokens come from a page."""
+    try:
+        if record.name != RECORD or record.parent.parent.name != TRASH_FOLDER or ".." in record.parts:
+            raise ValueError
+        said = renewed(read_json_object(record))
+        for each in said["files"]:
+            if not isinstance(each["from"], str) or ".." in Path(each["to"]).parts or Path(each["to"]).is_absolute():
+                raise ValueError
+        if not isinstance(said["images"], list):
+            raise ValueError
+        float(said["when"]), str(said["reason"])
+    except (ProblemsError, ValueError, KeyError, TypeError) as error:
+        what, fix = (
+            "The trash folder no longer has a record of this; nothing was changed",
+            "move the files back manually",
+        )
+        raise ProblemsError.one(what, printable(record), fix, code="trash.missing-record") from error
+    return record.parent.parent.parent, said
+
+
+def _moves(record: Path, folder: Path, said: Mapping[str, Any]) -> list[tuple[Path, Path]]:
+    """(path in the trash, original path) of every file."""
+    return [(record.parent / _FILES / each["to"], folder / each["from"]) for each in said["files"]]
+
+
+def _tidy(place: Path) -> None:
+    """Remove the action's folder once it has no files left, and the trash folder after the last one."""
+    if any(names for _, _, names in os.walk(place / _FILES)):
+        return
+    with suppress(OSError):
+        atomic.remove_folder(place)
+        place.parent.rmdir()
+
+
+# ---- moving
+
+
+def _move_all(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Move all files, or none: raises OSError with the file that cannot be moved."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in pairs:
+            _move(source, target)
+            done.append((source, target))
+    except OSError as error:
+        for source, target in reversed(done):
+            with suppress(OSError):  # files that cannot be moved back are in the record
+                _move(target, source)
+        if not error.filename:
+            error.filename = str(source)
+        raise
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename without overwriting; to another disk by a complete copy before the source is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, "another file is there", str(target))
+    try:
+        atomic.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic.open_atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
+            times = os.stat(source)
+            os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
+        atomic.remove(source)

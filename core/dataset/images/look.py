@@ -1,0 +1,129 @@
+"""Measurements of decoded images, for finding near duplicates, blurry and framed images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from core.dataset.sources.image_info import ImageInfo
+from core.dataset.sources.memo import Memo
+
+MEASURED_SIDE = 256  # pixels of the longer side that everything is measured at, so that images of any size compare
+FACT = "look 2"  # kind of entry in the memo; raised when a measure changes
+_EVEN = 8  # levels of 255 within which an edge row still counts as one color (JPEG leaves some noise)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Measurements of a full decode.
+
+    reason       why it cannot be decoded, worded to follow "the image"; empty when it can. Broken images have no measures
+    remark       damage that the decoder skipped, such as bad metadata; empty for none
+    transparent  at least one pixel is not opaque
+    dhash        16 hex digits, 64 bits: near duplicates differ in few of them (`hash_distance`). All zeros for an image of
+                 one color
+    blur         variance of the Laplacian, levels of 255 squared; sharp photographs have hundreds, blurry ones a few
+    brightest    max of the red channel on black, 0 to 255 (the max of a mask); opaque: max of alpha
+    border       fraction of the area in edge rows and columns of one color, 0 to 1
+    """
+
+    reason: str = ""
+    transparent: bool = False
+    dhash: str = ""
+    blur: float = 0.0
+    border: float = 0.0
+    brightest: int = 255
+    opaque: int = 255
+    remark: str = ""
+
+
+def measure(image: Image.Image, transparent: bool = False) -> Look:
+    """Measurements of a decoded image (RGB, upright). transparent: whether the file has alpha."""
+    small = _small(image)
+    gray = np.asarray(small.convert("L"), dtype=np.float32)
+    return Look("", transparent, difference_hash(small), laplacian_variance(gray), border_share(np.asarray(small)))
+
+
+def looks(images: Sequence[ImageInfo], memo: Memo | Path | str | None) -> dict[tuple[str, str], Look]:
+    """{image key: measurements} of images decoded before (`decoding.look_at_all`); decodes nothing."""
+    if not isinstance(memo, Memo):
+        memo = Memo(memo)
+    known = memo.known(FACT, images)
+    return {image.key: from_text(known[image.path]) for image in images if image.path in known}
+
+
+def to_text(look: Look) -> str:
+    return json.dumps(asdict(look))
+
+
+def from_text(text: str) -> Look:
+    return Look(**json.loads(text))
+
+
+def hash_distance(one: str, other: str) -> int:
+    """Hamming distance of two hashes. Copies at other sizes and qualities: at most about 6 of 64 bits."""
+    return (int(one, 16) ^ int(other, 16)).bit_count()
+
+
+# ---- measures
+
+
+def _small(image: Image.Image) -> Image.Image:
+    """The image at most 256 pixels long, by area averaging."""
+    longer = max(image.size)
+    if longer <= MEASURED_SIDE:
+        return image
+    size = tuple(max(1, round(side * MEASURED_SIDE / longer)) for side in image.size)
+    return image.resize((size[0], size[1]), Image.Resampling.BOX, reducing_gap=2.0)
+
+
+def difference_hash(image: Image.Image) -> str:
+    """dHash (N. Krawetz, 2013): is each of 9 x 8 gray pixels darker than its right neighbor. Row by row, 16 hex digits."""
+    gray = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS))
+    bits = (gray[:, 1:] > gray[:, :-1]).ravel()
+    return f"{int(''.join('1' if bit else '0' for bit in bits), 2):016x}"
+
+
+def laplacian_variance(gray_HW: np.ndarray) -> float:
+    """Variance of the second differences (Pech-Pacheco et al. 2000): kernel 0 1 0 / 1 -4 1 / 0 1 0, inner pixels only."""
+    if min(gray_HW.shape) < 3:
+        return 0.0
+    middle = gray_HW[1:-1, 1:-1]
+    around = gray_HW[:-2, 1:-1] + gray_HW[2:, 1:-1] + gray_HW[1:-1, :-2] + gray_HW[1:-1, 2:]
+    return float(np.var(around - 4 * middle))
+
+
+def border_share(pixels_HWC: np.ndarray) -> float:
+    """Fraction of the area in edge rows and columns of one color, the color of the outermost.
+
+    Rows and columns are removed in turn while they match, each side in the color it started with, so that a gradual sky
+    does not count as a border. An image of one color is all border (1.0).
+    """
+    inner, area = pixels_HWC, pixels_HWC.shape[0] * pixels_HWC.shape[1]
+    colors: dict[tuple[int, bool], np.ndarray] = {}  # of the sides removed before
+    removed = True
+    while removed:
+        removed = False
+        for axis in (0, 1):  # rows, then (turned) columns
+            counts = []
+            for side, lines in ((False, inner), (True, inner[::-1])):
+                color = colors.get((axis, side), lines[0].astype(np.float32).mean(axis=0))
+                counts.append(_even_lines(lines, color))
+                if counts[-1]:
+                    colors[axis, side] = color
+            if sum(counts) >= len(inner):
+                return 1.0
+            removed = removed or sum(counts) > 0
+            inner = inner[counts[0] : len(inner) - counts[1]].transpose(1, 0, 2)
+    return 1.0 - inner.shape[0] * inner.shape[1] / area
+
+
+def _even_lines(pixels: np.ndarray, color: np.ndarray) -> int:
+    """How many of the first lines [N, M, C] have this color [C]."""
+    even = (np.abs(pixels.astype(np.float32) - color) <= _EVEN).all(axis=(1, 2))
+    return len(even) if even.all() else int(np.argmin(even))

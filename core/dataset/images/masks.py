@@ -1,0 +1,65 @@
+"""Loss masks and conditioning images, cropped and flipped with their image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from core.dataset.images.colors import BLACK
+from core.dataset.images.opening import BrokenImage, Opened, open_decoded
+from core.dataset.images.pixels import as_training, enough_for, in_view
+from core.dataset.sources.files import printable
+
+if TYPE_CHECKING:
+    from core.dataset.buckets.batches import Placed
+    from core.dataset.images.views import View
+
+
+def load_mask(placed: Placed, view: View) -> np.ndarray | None:
+    """The loss mask, float32 [1, H, W] in 0..1 at the bucket's size; None for an image without one.
+
+    From the mask folder with masked_loss (red channel, transparent parts black), else from the image's alpha channel
+    with alpha_mask. A mask of another size than its image is resized with it by the same filter, so both stay aligned
+    (`conditioning.py` reports it).
+    """
+    images = placed.concept.images
+    if images.masked_loss and placed.image.conditioning is not None:
+        opened = _beside(placed.image.conditioning, "mask", view)
+        mask = opened.on(BLACK).getchannel("R")
+    elif images.alpha_mask:
+        opened = open_decoded(placed.image.path, enough=enough_for(view.placement))
+        if opened.alpha is None:
+            return None
+        mask = opened.alpha
+    else:
+        return None
+    return np.asarray(_fitted(mask, placed, view), dtype=np.float32)[None] / np.float32(255)
+
+
+def load_conditioning(placed: Placed, view: View) -> np.ndarray:
+    """The conditioning image, float32 [3, H, W] in [-1, 1], on black, cropped and flipped with its image.
+
+    Color augmentation does not apply to it. Raises BrokenImage when there is none.
+    """
+    path = placed.image.conditioning
+    if path is None:
+        raise BrokenImage("has no conditioning image of the same name")
+    image = _beside(path, "conditioning image", view).on(BLACK)
+    return as_training(np.asarray(_fitted(image, placed, view), dtype=np.float32))
+
+
+def _beside(path: Path, kind: str, view: View) -> Opened:
+    """A mask or conditioning image. Errors are worded to follow the name of the image it belongs to. Its values are data,
+    so no color profile is applied."""
+    try:
+        return open_decoded(path, managed=False, enough=enough_for(view.placement))
+    except BrokenImage as error:
+        raise BrokenImage(f"has a {kind}, {os.path.basename(printable(path))}, that {error}") from error
+
+
+def _fitted(image: Image.Image, placed: Placed, view: View) -> Image.Image:
+    return in_view(image, view.placement, view.flip, placed.concept.images.resize_interpolation)

@@ -1,0 +1,356 @@
+"""Open image files: header, decoded colors and alpha, and why a file cannot be read."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import (  # the readers register themselves when imported
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from core.dataset.images.colors import WHITE, composite, to_srgb
+from core.dataset.images.plugins import LOADED, plugin_for, readable_formats
+from core.dataset.sources.files import printable
+from core.dataset.titles import title
+from core.record.heap import give_back
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import SPECIAL_FILES, MissingFile, check_regular
+from core.settings.dataset import DatasetSettings
+
+# Above twice its limit Pillow raises, which is reported; its warning at the limit itself is useless.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.Image$")  # advice for programmers
+# Pillow refuses a PNG whose text chunk is above 1 MB. Programs that generate images store whole workflows there.
+MAX_TEXT = 64 << 20
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
+LARGE_PIXELS = 32 << 20  # 134 MB as RGB; larger images are decoded one at a time
+_one_large = threading.Lock()
+_STRIP_PIXELS = 4 << 20
+
+
+_heard = threading.local()
+
+
+class _Remarks:
+    """Replaces `warnings` in Pillow's decoders, so that damage goes into the report and not to the terminal."""
+
+    @staticmethod
+    def warn(message: object, *more: object, **named: object) -> None:
+        if (said := getattr(_heard, "said", None)) is not None:
+            said.append(str(message))
+
+
+for _reader in (JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
+    _reader.warnings = _Remarks  # type: ignore[attr-defined]
+
+
+@contextmanager
+def remarks() -> Iterator[list[str]]:
+    """Collects the warnings of Pillow's decoders about files that this thread opens meanwhile."""
+    found: list[str] = []
+    _heard.said = found
+    try:
+        yield found
+    finally:
+        _heard.said = None
+
+
+class _BoundedStream(PngImagePlugin.PngStream):
+    """Limits the length of PNG chunks: Pillow reads any non-pixel chunk into memory."""
+
+    def call(self, cid: bytes, pos: int, length: int) -> bytes:
+        if length > MAX_TEXT and cid not in (b"IDAT", b"fdAT"):
+            raise ValueError("Text chunk too large")
+        return super().call(cid, pos, length)
+
+
+PngImagePlugin.PngStream = _BoundedStream  # type: ignore[misc]
+
+SKIP = "dataset.skip_broken"
+LEAVE_OUT = f"turn on '{title(DatasetSettings, 'skip_broken')}'"
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BrokenImage(Exception):
+    """An image that cannot be read. The message is worded to follow "the image"."""
+
+
+class UnreachableImage(BrokenImage):
+    """An image that may become readable without a change to the file: permissions, memory, a missing decoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """An image's header. width, height: pixels, after EXIF rotation."""
+
+    width: int
+    height: int
+    format: str
+    mode: str
+    rotated: bool
+    animated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A decoded image, upright.
+
+    colors    RGB in sRGB, also where it is transparent
+    alpha     L, 0 transparent to 255 opaque; None where every pixel is opaque
+    whole     (width, height) of the file, upright, where `colors` are smaller
+    """
+
+    colors: Image.Image
+    alpha: Image.Image | None
+    whole: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the file, upright."""
+        return self.whole or self.colors.size
+
+    def on(self, background: tuple[int, int, int]) -> Image.Image:
+        """RGB, composited on this color."""
+        return composite(self.colors, self.alpha, background)
+
+
+def read_header(path: Path | str) -> Header:
+    """Size and format without decoding (about 0.1 ms). Raises BrokenImage for a file without a valid header."""
+    with open_image(path) as image:
+        turn = _orientation(image)
+        width, height = image.size
+        if turn in _SIDEWAYS:
+            width, height = height, width
+        # several images in one MPO or HEIC file are views and bursts, not animation frames
+        animated = image.format not in ("MPO", "HEIF") and bool(getattr(image, "is_animated", False))
+        return Header(width, height, image.format or "", image.mode, turn in _TURNS, animated)
+
+
+def open_decoded(
+    path: Path | str,
+    draft: tuple[int, int] | None = None,
+    managed: bool = True,
+    enough: tuple[int, int] | None = None,
+) -> Opened:
+    """The decoded image: first frame, upright, colors and alpha separate.
+
+    draft     (width, height) that is sufficient: a JPEG is then decoded at the nearest larger eighth, which is faster
+    enough    the same for images of more than LARGE_PIXELS only, of any format; smaller images are not affected
+    managed   convert to sRGB by the file's profile; False leaves the values alone (masks)
+    """
+    with open_image(path) as image:
+        if image.width * image.height <= LARGE_PIXELS:
+            return _decoded(image, draft, managed, None)
+        with _one_large:
+            try:
+                return _decoded(image, draft, managed, draft or enough)
+            finally:
+                image.close()
+                give_back()  # else each thread keeps the memory of its largest image
+
+
+def _decoded(
+    image: ImageFile.ImageFile, draft: tuple[int, int] | None, managed: bool, enough: tuple[int, int] | None
+) -> Opened:
+    """Decode an opened image. enough: (width, height) to reduce it to, or slightly more; None keeps all pixels."""
+    turn = _orientation(image)  # before load(): the size that was planned came from the header alone
+    width, height = image.size
+    if enough is not None and turn in _SIDEWAYS:
+        enough = (enough[1], enough[0])
+    if asked := enough or draft:
+        image.draft("RGB" if image.mode == "RGB" else image.mode, asked)
+    try:
+        _scale_transparent_color(image)
+        image.load()
+        if not managed:
+            image.info.pop("icc_profile", None)
+        factor = min(image.width // enough[0], image.height // enough[1]) if enough else 1
+        colors, alpha = to_srgb(_reduced(image, factor) if factor > 1 else image)
+    except MemoryError as error:
+        raise UnreachableImage(f"of {width} x {height} pixels does not fit in memory") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError ...
+        if isinstance(error, OSError) and error.errno:  # disk or network; decoder errors have no errno
+            raise UnreachableImage(f"cannot be read ({error.strerror})") from error
+        raise BrokenImage(_plain_reason(error)) from error
+    if turn in _TURNS:
+        colors, alpha = colors.transpose(_TURNS[turn]), alpha and alpha.transpose(_TURNS[turn])
+    if enough is None:
+        return Opened(colors, alpha)
+    return Opened(colors, alpha, (height, width) if turn in _SIDEWAYS else (width, height))
+
+
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    """Box-downscaled by factor, strip by strip, so that no second copy of a large image is made."""
+    rows = factor * max(1, _STRIP_PIXELS // (image.width * factor))
+    small: Image.Image | None = None
+    for top in range(0, image.height, rows):
+        strip = _averageable(image.crop((0, top, image.width, min(top + rows, image.height)))).reduce(factor)
+        if small is None:
+            small = Image.new(strip.mode, (strip.width, -(-image.height // factor)))
+            small.info = strip.info
+        small.paste(strip, (0, top // factor))
+    assert small is not None
+    return small
+
+
+def _averageable(image: Image.Image) -> Image.Image:
+    """The image in a mode whose values can be averaged: no palette indices, no color key transparency."""
+    if image.mode in ("P", "PA", "La", "RGBa") or ("transparency" in image.info and image.mode in ("1", "L", "RGB")):
+        image = image.convert("RGBA")
+        image.info.pop("transparency", None)
+        return image
+    wider = {"1": "L", "I;16": "I", "I;16B": "I", "I;16L": "I"}.get(image.mode)
+    return image.convert(wider) if wider else image
+
+
+def open_rgb(
+    path: Path | str, draft: tuple[int, int] | None = None, background: tuple[int, int, int] = WHITE
+) -> Image.Image:
+    """The decoded image as RGB, composited on `background`; see `open_decoded`."""
+    return open_decoded(path, draft).on(background)
+
+
+def problem_of(path: Path | str, error: Exception, level: str = "error") -> Problem:
+    """The Problem of a broken image; with level "advice" it is skipped."""
+    fix = "replace it to train on it" if level == "advice" else f"replace or remove it, or {LEAVE_OUT}"
+    package = re.search(r"pip install ([\w-]+)", str(error))
+    if package:
+        fix = f'run "{sys.executable}" -m pip install {package[1]} and start again, or save it as PNG or JPEG'
+    skipped = " (skipped)" if level == "advice" else ""
+    what = f"The image {os.path.basename(printable(path))} {error}{skipped}"
+    return Problem(what, printable(path), fix, level, SKIP, code="image.unreadable")
+
+
+# ---- what goes wrong
+
+
+def reason_of(refusal: ProblemsError) -> str:
+    """Why a file cannot be opened, worded to follow "the image"."""
+    if isinstance(refusal, MissingFile):
+        return "is missing or a broken link"
+    problem = refusal.problems[0]
+    kind = SPECIAL_FILES.get(problem.code)
+    return f"is {kind}, not a file" if kind else f"cannot be read: {problem.what}"
+
+
+def open_image(path: Path | str) -> ImageFile.ImageFile:
+    """Pillow's image with its header read. Raises BrokenImage."""
+    try:
+        check_regular(path)
+    except ProblemsError as error:
+        raise UnreachableImage(reason_of(error)) from error
+    try:
+        return Image.open(path, formats=readable_formats())
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise BrokenImage(f"has more than {limit} million pixels, which is not safe to open") from error
+    except PermissionError as error:
+        raise UnreachableImage("cannot be read (permission denied)") from error
+    except Exception as error:
+        start = _start(path)
+        plugin = plugin_for(start)
+        if plugin is not None and plugin.format not in LOADED:
+            raise UnreachableImage(plugin.missing) from error
+        raise BrokenImage(_too_much_text(error) or _what_it_is_instead(start)) from error
+
+
+def _start(path: Path | str) -> bytes:
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(512)
+    except OSError as error:
+        raise UnreachableImage(f"cannot be read ({error.strerror or error})") from error
+
+
+def _what_it_is_instead(start: bytes) -> str:
+    """What a file with an image extension contains instead, by its first bytes."""
+    if not start:
+        return "is empty (0 bytes)"
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "is a web page saved as an image"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer; the image was not downloaded"
+    plugin = plugin_for(start)
+    if plugin is not None:
+        return f"is a damaged or truncated {plugin.kind} image"
+    if not start.strip(b"\0"):
+        return "contains only zeros (an incomplete copy or download)"
+    return "is not a supported image"
+
+
+def _too_much_text(error: Exception) -> str:
+    """The reason where Pillow refused a PNG's text as longer than MAX_TEXT, else empty."""
+    text = str(error)
+    if isinstance(error, ValueError) and ("too large" in text or "Too much memory" in text):
+        return f"contains more than {MAX_TEXT >> 20} MB of text or metadata; save it without"
+    return ""
+
+
+def _plain_reason(error: Exception) -> str:
+    text = _too_much_text(error) or str(error)
+    if text != str(error):
+        return text
+    if "truncated" in text.lower() or isinstance(error, EOFError):
+        return "is truncated"
+    return f"is damaged ({text or type(error).__name__})"
+
+
+# ---- what Pillow's decoders do not do
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF (or XMP) orientation, 1 to 8, from what was read at opening.
+
+    Image.Image.getexif, not the PNG decoder's own, which decodes the whole image to look for a tag at its end.
+    """
+    info = image.info
+    if image.format == "TIFF":  # its decoder rotates the image and returns the rotated size
+        return 1
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1  # rotated by the decoder by its own header; a JPEG inside is returned as stored
+    if not ("exif" in info or "xmp" in info or "Raw profile type exif" in info or "XML:com.adobe.xmp" in info):
+        return 1
+    try:
+        return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF: viewers show such an image unrotated
+        return 1
+
+
+def _scale_transparent_color(image: ImageFile.ImageFile) -> None:
+    """Scale the transparent color of a 2, 4 or 16-bit PNG to the 8-bit pixels that Pillow returns."""
+    value = image.info.get("transparency")
+    if image.format != "PNG" or value is None or not image.tile:
+        return
+    raw = image.tile[0][3]
+    raw = raw[0] if isinstance(raw, tuple) else raw
+    if raw in ("L;2", "L;4"):
+        image.info["transparency"] = value * (85 if raw == "L;2" else 17)
+    elif raw == "RGB;16B":
+        image.info["transparency"] = tuple(part >> 8 for part in value)

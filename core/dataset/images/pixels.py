@@ -1,0 +1,65 @@
+"""Training images: composited on the background color, resized, cropped to their bucket, augmented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from core.dataset.buckets.sizes import Placement
+from core.dataset.images.augment import change_colors
+from core.dataset.images.colors import WHITE, color_of
+from core.dataset.images.opening import BrokenImage, open_decoded
+from core.dataset.images.resize import resize
+from core.dataset.images.views import View
+
+if TYPE_CHECKING:
+    from core.settings.images import ImageSettings
+
+
+def load_bucketed(
+    path: Path | str, placement: Placement, flip: bool = False, images: ImageSettings | None = None
+) -> Image.Image:
+    """The training image: RGB at the bucket's size. Raises BrokenImage when unreadable or of a changed size.
+
+    images   its folder's settings: background color and resize filter; None is white and "auto"
+    """
+    background = color_of(images.alpha_color) if images else WHITE
+    opened = open_decoded(path, enough=enough_for(placement))
+    if opened.size != placement.image:
+        was, now = "{} x {}".format(*placement.image), "{} x {}".format(*opened.size)
+        raise BrokenImage(f"was {was} pixels when the folder was scanned and is {now} now")
+    return in_view(opened.on(background), placement, flip, images.resize_interpolation if images else "auto")
+
+
+def enough_for(placement: Placement) -> tuple[int, int]:
+    """Size that a very large image is first reduced to: twice its training size; the resize filter does the rest."""
+    return (2 * placement.resized[0], 2 * placement.resized[1])
+
+
+def load_pixels(
+    path: Path | str, view: View | Placement, flip: bool = False, images: ImageSettings | None = None
+) -> np.ndarray:
+    """float32 [3, H, W] in [-1, 1], H and W the bucket's: what the VAE encodes.
+
+    view   the augmentation; or the placement alone, with `flip`
+    """
+    if not isinstance(view, View):
+        view = View(view, flip)
+    pixels = np.asarray(load_bucketed(path, view.placement, view.flip, images), dtype=np.float32)
+    return as_training(change_colors(pixels, view.hue, view.gamma))
+
+
+def in_view(image: Image.Image, placement: Placement, flip: bool, interpolation: str = "auto") -> Image.Image:
+    """An image, its mask or its conditioning image: resized, cropped and flipped, all in the same way."""
+    image = resize(image, placement.resized, interpolation)
+    left, top = placement.crop
+    image = image.crop((left, top, left + placement.bucket[0], top + placement.bucket[1]))
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image
+
+
+def as_training(pixels_HWC: np.ndarray) -> np.ndarray:
+    """float32 [H, W, 3] of 0..255 -> [3, H, W] of -1..1, contiguous."""
+    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1)) / np.float32(127.5) - np.float32(1)

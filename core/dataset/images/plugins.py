@@ -1,0 +1,68 @@
+"""Image decoders in optional packages: used where installed, named where missing."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from core.dataset.sources.files import IMAGE_FORMATS
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """kind: displayed name; format: Pillow's name; package: on PyPI; module: to import."""
+
+    kind: str
+    format: str
+    package: str
+    module: str
+    marks: tuple[tuple[int, bytes], ...]  # (offset, bytes) that begin such files
+
+    def begins(self, start: bytes) -> bool:
+        """Whether a file starts with this format's magic bytes."""
+        return any(start[at : at + len(mark)] == mark for at, mark in self.marks)
+
+    @property
+    def missing(self) -> str:
+        """Why such an image cannot be read here, worded to follow "the image"."""
+        return f"is a {self.kind} image, which needs a decoder: pip install {self.package}"
+
+
+_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+PLUGINS = (
+    Plugin("HEIC", "HEIF", "pillow-heif", "pillow_heif", tuple((4, b"ftyp" + brand) for brand in _BRANDS)),
+    Plugin(
+        "JPEG XL",
+        "JXL",
+        "pillow-jxl-plugin",
+        "pillow_jxl",
+        ((0, b"\xff\x0a"), (0, b"\0\0\0\x0cJXL \r\n\x87\n")),
+    ),
+)
+
+
+def load_plugins() -> frozenset[str]:
+    """Import the installed ones; returns their Pillow names. One that fails to load counts as missing."""
+    found = set()
+    for plugin in PLUGINS:
+        try:
+            module = importlib.import_module(plugin.module)
+            if plugin.format == "HEIF":  # the other registers itself
+                module.register_heif_opener()
+        except Exception:  # ImportError, OSError of a shared library, an AttributeError of a version that does not fit
+            continue
+        found.add(plugin.format)
+    return frozenset(found)
+
+
+LOADED = load_plugins()
+
+
+def readable_formats() -> tuple[str, ...]:
+    """Formats to open, by Pillow's names."""
+    return IMAGE_FORMATS + tuple(plugin.format for plugin in PLUGINS if plugin.format in LOADED)
+
+
+def plugin_for(start: bytes) -> Plugin | None:
+    """The plugin, installed or not, that reads a file with these first bytes; None when there is none."""
+    return next((plugin for plugin in PLUGINS if plugin.begins(start)), None)

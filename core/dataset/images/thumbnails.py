@@ -1,0 +1,33 @@
+"""Thumbnails of images for the page, created once per version of the file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from core.dataset.images.opening import BrokenImage, open_rgb
+from core.record.atomic import open_atomic
+
+
+def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path:
+    """A JPEG thumbnail of at most `size` pixels a side, created once per version of the file.
+
+    Raises BrokenImage. The name is a hash of path, size and time, so a changed file gets another.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise BrokenImage("is missing or a broken link") from error
+    state = f"{os.path.abspath(path)}\x1f{found.st_size}\x1f{found.st_mtime_ns}\x1f{size}"
+    name = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+    target = Path(thumbs_dir) / name[:2] / f"{name}.jpg"
+    if target.exists():
+        return target
+    image = open_rgb(path, draft=(2 * size, 2 * size))
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
+    with open_atomic(target) as temporary:
+        image.save(temporary, "JPEG", quality=85)
+    return target

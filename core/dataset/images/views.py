@@ -1,0 +1,174 @@
+"""Random augmentation of an image: flip, crop, colors. Every choice is an addressed draw."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from core.dataset.buckets.sizes import Placement, Size
+from core.record import draws
+from core.settings.rules.dataset import changes_by_chance
+
+if TYPE_CHECKING:
+    from core.dataset.buckets.batches import Placed
+    from core.settings.images import ImageSettings
+
+# Reference: sections 3.4 and 3.6, that is sd-scripts' own numbers.
+FLIP_SHARE = 0.5
+COLOR_SHARE = 0.33
+_COLOR_DRAW = "colour"  # an address (core/record/draws.py): with another word every training of a seed would change
+HUE_SHIFT = 8.0  # at most, in OpenCV's hue units: 180 are a full circle
+GAMMA = (0.95, 1.05)
+_FACE_NAME = re.compile(r".+_(\d+)_(\d+)_(\d+)_(\d+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An augmented view of an image.
+
+    placement  as planned, or with another crop          flip   horizontal, after the crop
+    hue        shift in OpenCV's units, -8 to 8; 0 none    gamma  power of the 0..255 values, 0.95 to 1.05; 1 none
+    """
+
+    placement: Placement
+    flip: bool = False
+    hue: float = 0.0
+    gamma: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A face's center and size in pixels of the image."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def is_varied(images: ImageSettings) -> bool:
+    """Whether augmentation does more than flipping, so that latents cannot be cached."""
+    return bool(changes_by_chance(images))
+
+
+def draw_view(placed: Placed, seed: int, epoch: int, repeat: int) -> View:
+    """The view of an image in (epoch, repeat), by its folder's settings.
+
+    Flip, crop and colors have separate addresses, so that one setting does not change the draws of another.
+    """
+    images = placed.concept.images
+    placement, flip, hue, gamma = placed.placement, False, 0.0, 1.0
+    if images.flip_aug:
+        flip = draws.uniform(seed, "flip", epoch, *placed.key, repeat) < FLIP_SHARE
+    face = face_of(placed.image.relative)
+    if images.face_crop_aug_range is not None and not images.enable_bucket and face is not None:
+        draw = draws.python_random(seed, "face crop", epoch, *placed.key, repeat)
+        placement = face_crop(placement, face, images.face_crop_aug_range, images.random_crop, draw)
+    elif images.random_crop:
+        placement = random_crop(placement, draws.python_random(seed, "crop", epoch, *placed.key, repeat))
+    if images.color_aug:
+        hue, gamma = _colors(draws.python_random(seed, _COLOR_DRAW, epoch, *placed.key, repeat))
+    return View(placement, flip, hue, gamma)
+
+
+def _colors(draw: random.Random) -> tuple[float, float]:
+    """(hue shift, gamma): with probability 0.33 exactly one of them, equally likely."""
+    if draw.random() >= COLOR_SHARE:
+        return 0.0, 1.0
+    if draw.random() < 0.5:
+        return draw.uniform(-HUE_SHIFT, HUE_SHIFT), 1.0
+    return 0.0, draw.uniform(*GAMMA)
+
+
+# ---- crops
+
+
+def random_crop(placement: Placement, draw: random.Random) -> Placement:
+    """A random crop of the resized image, every offset equally likely. The image is not resized larger: a side that fits
+    exactly is not cropped."""
+    (width, height), bucket = placement.resized, placement.bucket
+    crop = (draw.randint(0, width - bucket[0]), draw.randint(0, height - bucket[1]))
+    return Placement(placement.image, bucket, placement.resized, crop)
+
+
+def face_of(name: str) -> Face | None:
+    """The face in a file's name: "anna_0512_0300_0120_0140.png" is center 512, 300 and size 120 x 140."""
+    match = _FACE_NAME.fullmatch(PurePath(name).stem)
+    if match is None:
+        return None
+    face = Face(*(int(part) for part in match.groups()))
+    return face if face.width and face.height else None
+
+
+def face_crop(
+    placement: Placement, face: Face, sizes: tuple[float, float], jitter: bool, draw: random.Random
+) -> Placement:
+    """A crop around the face, its shorter side between `sizes` times the face (reference: section 3.6).
+
+    jitter   random_crop: the window moves far; without it by at most a twentieth of a large enough face
+
+    A smaller image is upscaled to cover the bucket, where sd-scripts refuses it.
+    """
+    low, high = sorted(sizes)
+    (own_width, own_height), bucket = placement.image, placement.bucket
+    face_size, size = max(face.width, face.height), min(bucket)
+    cover = max(bucket[0] / own_width, bucket[1] / own_height)
+    least = max(cover, min(1.0, size / (face_size * high)))
+    most = max(least, min(1.0, size / (face_size * low)))
+    scale = draw.uniform(least, most)
+    resized: Size = (
+        max(bucket[0], int(own_width * scale + 0.5)),
+        max(bucket[1], int(own_height * scale + 0.5)),
+    )
+    small_move = low != high and face_size > size // 10 and face_size >= 40
+    crop = []
+    for length, window, center in zip(resized, bucket, (face.x, face.y), strict=True):
+        at = min(int(center * scale + 0.5), length)
+        start = at - window // 2
+        if jitter:
+            reach = max(length - at, at)
+            start += draw.randint(0, reach) + draw.randint(0, reach) - reach
+        elif small_move:
+            start += draw.randint(-(face_size // 20), face_size // 20)
+        crop.append(max(0, min(start, length - window)))
+    return Placement(placement.image, bucket, resized, (crop[0], crop[1]))
+
+
+# ---- SDXL size conditioning
+
+
+def size_conditioning(placed: Placed, view: View, mode: str = "true") -> tuple[Size, tuple[int, int], Size]:
+    """(original size (width, height), crop (left, top), target size (width, height)) of one view, in pixels.
+
+    mode   "true": pixels cropped at the left and top of the resized image, as in the SDXL paper (Podell et al. 2023,
+           arXiv:2307.01952, section 2.2); of a flipped view, the crop of the flipped image
+           "kohya": sd-scripts' values, from the image fitted into the bucket (reference: section 3.7)
+    """
+    placement = view.placement
+    crop = _kohya_crop(placement, view.flip) if mode == "kohya" else _true_crop(placement, view.flip)
+    return placement.image, crop, placement.bucket
+
+
+def _true_crop(placement: Placement, flip: bool) -> tuple[int, int]:
+    left, top = placement.crop
+    return (placement.resized[0] - placement.bucket[0] - left if flip else left), top
+
+
+def _kohya_crop(placement: Placement, flip: bool) -> tuple[int, int]:
+    """The margins at the left and top when the image is fitted inside its bucket; independent of the actual crop."""
+    left, top, right, _ = recorded_crop(placement.bucket, placement.image)
+    return int(placement.bucket[0] - right if flip else left), int(top)
+
+
+def recorded_crop(bucket: Size, image: Size) -> tuple[float, float, float, float]:
+    """sd-scripts' crop_ltrb (left, top, right, bottom): the image fitted inside the bucket (section 3.7)."""
+    ratio = image[0] / image[1]
+    if bucket[0] / bucket[1] > ratio:
+        width, height = bucket[1] * ratio, float(bucket[1])
+    else:
+        width, height = float(bucket[0]), bucket[0] / ratio
+    left, top = (bucket[0] - width) // 2, (bucket[1] - height) // 2
+    return (left, top, left + width, top + height)

@@ -1,0 +1,1 @@
+"""From folders, zips and metadata to images."""

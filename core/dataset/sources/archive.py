@@ -1,0 +1,244 @@
+"""Unpack a zip of images into a new dataset folder: nothing is written outside it, and it appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.dataset.captions.encodings import decode_text
+from core.dataset.images.opening import BrokenImage, read_header
+from core.dataset.sources.files import (
+    CAPTION_EXTENSIONS,
+    IMAGE_EXTENSIONS,
+    extension,
+    is_image_name,
+    is_junk,
+    printable,
+    repeats_and_words,
+)
+from core.record.allowed import windows_trap
+from core.record.atomic import remove_folder, replace
+from core.record.bounded_zip import open_zip
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError, unwritten
+from core.record.regular import open_regular
+from core.record.space import require_space
+from core.record.units import size_words
+
+KEPT_EXTENSIONS = IMAGE_EXTENSIONS | set(CAPTION_EXTENSIONS) | {".json", ".jsonl", ".toml", ".npz"}
+MAX_FILES = 200_000
+MAX_BYTES = 200 << 30
+MAX_LISTING_BYTES = 24_000_000  # of the central directory: 200,000 files with names of 60 letters
+# Unpacking stops once this many images cannot be opened, if they are the majority of those seen.
+BROKEN_IMAGES = 100
+# Text may compress 1000:1; 64 MB and more at a higher ratio is a zip bomb.
+MAX_RATIO, RATIO_FROM_BYTES = 1000, 64 << 20
+TOTAL_RATIO, TOTAL_FROM_BYTES = 100, 2 << 30  # of all members together: images hardly compress
+_CHUNK = 1 << 20
+MAX_DEPTH = 32  # folders within folders
+LONGEST_NAME = 150  # bytes
+_NOT_IN_NAMES = re.compile(r'[<>:"|?*/\\\x00-\x1f]')  # Windows allows none of them
+
+
+@dataclass(frozen=True)
+class _Entry:
+    info: zipfile.ZipInfo
+    parts: tuple[str, ...]
+
+
+def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelToken | None = None) -> Path:
+    """Unpack the images, captions and dataset files of a zip into a new folder below `datasets_dir`; return it.
+
+    The folder has the zip's name, numbered when that exists. A single plain top-level folder is stripped.
+    Raises ProblemsError for a zip that is damaged, encrypted, too large, hostile or without images.
+    """
+    zip_path, datasets_dir = Path(zip_path), Path(datasets_dir)
+    where = printable(zip_path.name)
+    fix = "pack the images again as .zip, or unpack it yourself and choose the folder"
+    with open_regular(zip_path) as handle, open_zip(handle, where, fix, MAX_LISTING_BYTES) as archive:
+        datasets_dir.mkdir(parents=True, exist_ok=True)
+        entries = _entries(archive, where)
+        _refuse_too_large(entries, os.fstat(handle.fileno()).st_size, datasets_dir, where)
+        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets_dir))
+        try:
+            _write(archive, entries, temporary, where, cancel)
+            os.chmod(temporary, 0o755)
+            return _give_name(temporary, datasets_dir, _safe_name(zip_path.stem) or "images")
+        finally:
+            remove_folder(temporary)
+
+
+def _entries(archive: zipfile.ZipFile, where: str) -> list[_Entry]:
+    """Members to unpack, with safe names that do not collide."""
+    entries: list[_Entry] = []
+    for info in archive.infolist():
+        if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
+            continue
+        raw = [part.strip() for part in re.split(r"[/\\]", _name(info))]
+        if ".." in raw:
+            raise ProblemsError.one(
+                "The zip contains a path that leads outside its folder; nothing was unpacked",
+                f"{where}, {printable('/'.join(raw))}",
+                "do not trust this file",
+                code="zip.unsafe-path",
+            )
+        # Without roots of any system: /, //server, C:
+        parts = [part for part in raw if part not in ("", ".") and not re.fullmatch(r"[A-Za-z]:", part)]
+        if not parts or any(is_junk(part) for part in parts) or extension(parts[-1]) not in KEPT_EXTENSIONS:
+            continue
+        if info.flag_bits & 1:
+            raise ProblemsError.one(
+                "The zip is encrypted", where, "pack the images again without a password", "zip.encrypted"
+            )
+        # Deeper ones are refused below; no more of a name of thousands of parts is made.
+        entries.append(_Entry(info, tuple(_safe_name(part) for part in parts[-MAX_DEPTH - 2 :])))
+    if not any(is_image_name(entry.parts[-1]) for entry in entries):
+        raise ProblemsError.one("The zip contains no images", where, "pack .png, .jpg or .webp images", "zip.no-images")
+    return _all_apart(_without_outer_folder(entries))
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """The member's name. Older Windows zips use the local code page without naming it; zipfile reads them as cp437."""
+    if info.flag_bits & 0x800:
+        return info.filename
+    try:
+        decoded = decode_text(info.filename.encode("cp437"))
+    except UnicodeEncodeError:
+        return info.filename
+    # Western Windows uses its DOS code page, which zipfile already assumed.
+    return info.filename if decoded.encoding in ("cp1252", "latin-1") else decoded.text
+
+
+def _safe_name(part: str) -> str:
+    name = _NOT_IN_NAMES.sub("_", part).strip().rstrip(". ")
+    name = name.encode("utf-8", "replace")[-LONGEST_NAME:].decode("utf-8", "ignore").lstrip()
+    return f"_{name}" if not name or windows_trap(name) else name
+
+
+def _all_apart(entries: list[_Entry]) -> list[_Entry]:
+    """Number files whose name is taken by an earlier one, ignoring case as Windows and macOS do."""
+    last: dict[tuple[str, ...], int] = {}
+    apart = []
+    for entry in entries:
+        stem, ending = os.path.splitext(entry.parts[-1])
+        wanted = key = _without_case(entry.parts)
+        number, free = last.get(wanted, 0), entry.parts
+        while number and key in last:
+            number += 1
+            free = (*entry.parts[:-1], f"{stem}-{number}{ending}")
+            key = _without_case(free)
+        last[wanted] = max(number, 1)
+        last.setdefault(key, 1)
+        apart.append(_Entry(entry.info, free))
+    return apart
+
+
+def _without_case(parts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part.casefold() for part in parts)
+
+
+def _without_outer_folder(entries: list[_Entry]) -> list[_Entry]:
+    """Strip a single top-level folder, unless it is `<repeats>_<words>`, whose name carries settings."""
+    tops = {entry.parts[0] for entry in entries}
+    if len(tops) != 1 or any(len(entry.parts) == 1 for entry in entries) or repeats_and_words(next(iter(tops))):
+        return entries
+    return [_Entry(entry.info, entry.parts[1:]) for entry in entries]
+
+
+def _refuse_too_large(entries: list[_Entry], packed: int, folder: Path, where: str) -> None:
+    total = sum(entry.info.file_size for entry in entries)
+    if len(entries) > MAX_FILES or total > MAX_BYTES:
+        most = f"{MAX_FILES} files and {size_words(MAX_BYTES)}"
+        what = f"The zip has {len(entries)} files with {size_words(total)}; the limit is {most}"
+        raise ProblemsError.one(what, where, "unpack it yourself and choose the folder", "zip.too-large")
+    inside = {entry.parts[:-1] for entry in entries}
+    if max(map(len, inside)) > MAX_DEPTH or sum(map(len, inside)) > MAX_FILES:
+        what = f"The zip's folders are nested more than {MAX_DEPTH} deep, or there are more than {MAX_FILES}"
+        raise ProblemsError.one(what, where, "unpack it yourself and choose the folder", "zip.too-deep")
+    bombs = [
+        entry.info.filename
+        for entry in entries
+        if entry.info.file_size > max(RATIO_FROM_BYTES, MAX_RATIO * entry.info.compress_size)
+    ]
+    # Measured against the zip's own size: members can claim the same bytes of it.
+    if bombs or total > max(TOTAL_FROM_BYTES, TOTAL_RATIO * packed):
+        raise ProblemsError.one(
+            "The zip expands to far more than images do (zip bomb); nothing was unpacked",
+            ", ".join([where, *map(printable, bombs[:1])]),
+            "do not trust this file",
+            code="zip.bomb",
+        )
+    require_space(folder, total, "Unpacking", "free some space, or start with --outputs on another disk")
+
+
+def _write(
+    archive: zipfile.ZipFile, entries: list[_Entry], folder: Path, where: str, cancel: CancelToken | None
+) -> None:
+    images = broken = 0
+    for entry in entries:
+        if cancel:
+            cancel.check()
+        target = folder.joinpath(*entry.parts)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(entry.info) as packed, open(target, "xb") as out:
+                _copy(packed, out, entry.info.file_size)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
+            what, place = "The zip is damaged; nothing was unpacked", f"{where}, {'/'.join(entry.parts)}"
+            raise ProblemsError.one(what, place, "copy or download it again", "zip.damaged") from error
+        except (FileExistsError, NotADirectoryError) as error:
+            what = "The zip has a file and a folder of the same name; nothing was unpacked"
+            place = f"{where}, {'/'.join(entry.parts)}"
+            raise ProblemsError.one(what, place, "unpack it yourself", "zip.name-clash") from error
+        except OSError as error:
+            kept = "nothing was unpacked"
+            raise unwritten(error, "The zip could not be unpacked", str(folder.parent), kept) from error
+        if is_image_name(target.name):
+            images, reason = images + 1, _why_broken(target)
+            broken += bool(reason)
+            if broken > max(BROKEN_IMAGES, images / 2):
+                what = f"{broken} of the first {images} images in the zip cannot be opened; nothing was unpacked: the last one {reason}"
+                place = f"{where}, {'/'.join(entry.parts)}"
+                raise ProblemsError.one(what, place, "pack the images again", "zip.broken-images")
+
+
+def _why_broken(image: Path) -> str:
+    """Why the image's header cannot be read (0.1 ms), else empty; the scan checks the rest."""
+    try:
+        read_header(image)
+    except BrokenImage as error:
+        return str(error)
+    return ""
+
+
+def _copy(packed, out, promised: int) -> None:
+    """Copy at most as many bytes as the zip's directory promised, which the limits above were checked against."""
+    written = 0
+    while chunk := packed.read(_CHUNK):
+        written += len(chunk)
+        if written > promised:
+            raise zipfile.BadZipFile("more bytes than its table says")
+        out.write(chunk)
+
+
+def _give_name(temporary: Path, parent: Path, name: str) -> Path:
+    number = 1
+    while True:
+        target = parent / (name if number == 1 else f"{name}-{number}")
+        if not target.exists():
+            # On POSIX `replace` silently replaces an empty folder; one created meanwhile is not empty.
+            try:
+                replace(temporary, target)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+            else:
+                return target
+        number += 1

@@ -1,0 +1,71 @@
+"""sd-scripts' metadata_cache.json: compared with the folder when it is used, written where there is none.
+
+sd-scripts reads the list instead of the folder, so new images and edited captions go unnoticed there (reference:
+section 5.4). Here the list is used too, and every difference is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from core.dataset.captions.files import read_caption
+from core.dataset.sources.files import printable
+from core.dataset.sources.image_info import ImageInfo, names_of
+from core.dataset.sources.metadata import Entry
+from core.dataset.sources.walk import File
+from core.record import atomic
+from core.record.problems import Problem
+from core.settings.captions import CaptionSettings
+
+
+def compare_with_disk(
+    images: Sequence[ImageInfo],
+    files: Sequence[File],
+    entries: dict[Path, Entry],
+    settings: CaptionSettings,
+    path: Path,
+) -> list[Problem]:
+    """Warn of captions that were edited after the list was written. files: of the images, with their caption files."""
+    beside = {file.path: file for file in files if file.sidecars}
+    edited = []
+    for image in images:
+        file = beside.get(image.path)
+        if file is None:
+            continue
+        now = read_caption(
+            replace(image, given=None, sidecars=file.sidecars, sidecar_states=file.sidecar_states), settings
+        )
+        if now.source == "file" and not _same(now.text, entries[image.path].caption or ""):
+            edited.append(image)
+    if not edited:
+        return []
+    what = f"{len(edited)} of {len(images)} caption files differ from {path.name}, which is used: {names_of(edited)}"
+    fix = f"delete {path.name} to read the caption files, or turn off reading it"
+    return [Problem(what, printable(path), fix, "advice", code="dataset.stale-caption-cache")]
+
+
+def _same(text: str, said: str) -> bool:
+    """The list holds the first line, or with choices in captions on every line that is not blank."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return said.strip() in ("\n".join(lines), lines[0] if lines else "")
+
+
+def write_list(path: Path, images: Sequence[ImageInfo], settings: CaptionSettings) -> list[Problem]:
+    """Write metadata_cache.json for a folder that has none, in sd-scripts' format; a failed write gives a warning."""
+    if not images:
+        return []
+    said = {}
+    for image in images:
+        caption = read_caption(image, settings).text
+        if not settings.enable_wildcard:
+            caption = next((line.strip() for line in caption.split("\n") if line.strip()), "")
+        said[str(image.path)] = {"caption": caption, "resolution": [image.width, image.height]}
+    try:
+        atomic.write_json(path, said)
+    except OSError as error:
+        what = f"{path.name} could not be written ({error.strerror}); the folder itself was read"
+        fix = "allow writing there, or turn off reading metadata_cache.json"
+        return [Problem(what, printable(path), fix, "advice", code="dataset.caption-cache-unwritten")]
+    return []

@@ -1,0 +1,200 @@
+"""Masks and control images: pairs each image with the file of the same name in another folder."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.images.decoding import look_at_all
+from core.dataset.images.look import FACT, Look, from_text, looks
+from core.dataset.images.opening import BrokenImage, problem_of
+from core.dataset.sources.files import extension, printable, reachable
+from core.dataset.sources.image_info import ImageInfo, listed, names_of
+from core.dataset.sources.memo import Memo
+from core.dataset.sources.walk import File, file_at, headers, walk
+from core.record.cancel import CancelToken
+from core.record.problems import Problem
+from core.record.units import count
+from core.record.workspace import resolve_path
+
+if TYPE_CHECKING:
+    from core.dataset.buckets.batches import Placed
+
+
+@dataclass(frozen=True)
+class Paired:
+    """images: all, with `conditioning` set where there is one. unusable: key -> why its mask cannot be used."""
+
+    images: list[ImageInfo]
+    unusable: dict[tuple[str, str], str]
+    problems: list[Problem]
+
+
+def conditioning_folder(typed: str | None) -> Path | None:
+    """The folder of a setting as a path; None when not set."""
+    text = (typed or "").strip().strip("\"'")
+    return reachable(resolve_path(text)) if text else None
+
+
+def pair(
+    images: Sequence[ImageInfo],
+    folder: Path,
+    inside: dict[str, str],
+    *,
+    memo: Memo | None = None,
+    cancel: CancelToken | None = None,
+    level: str = "error",
+) -> Paired:
+    """Pair each image with the file of its name below `folder`: any image extension, any case, same subfolders.
+
+    inside   source id -> its path below the folder of the settings ("10_fox"), which the masks may mirror too
+    level    of a mask that cannot be read
+
+    A mask of another size is resized with its image. (sd-scripts refuses it; reference 7.2.)
+    """
+    shown = printable(folder)
+    if not os.path.isdir(folder):
+        missing = not os.path.exists(folder)
+        what = "The mask folder does not exist" if missing else "The mask folder is a file"
+        code = "dataset.missing-folder" if missing else "dataset.not-a-folder"
+        return Paired(list(images), {}, [Problem(what, shown, "check the path, or leave the setting empty", code=code)])
+    found = walk(folder, cancel)
+    by_stem: dict[str, list[File]] = defaultdict(list)
+    for file in found.files:
+        by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
+    partners: dict[tuple[str, str], File] = {}
+    for image in images:
+        if match := _partner(image, inside.get(image.source, ""), by_stem):
+            partners[image.key] = match
+    used = list({file.path: file for file in partners.values()}.values())
+    seen = {file.path: header for file, header in headers(used, memo, cancel)}
+    unusable: dict[tuple[str, str], str] = {}
+    problems = [*found.problems]
+    paired: list[ImageInfo] = []
+    other_size: list[str] = []
+    for image in images:
+        partner = partners.get(image.key)
+        if partner is None:
+            paired.append(image)
+            continue
+        header = seen[partner.path]
+        if isinstance(header, str):
+            unusable[image.key] = f"has a mask that {header}"
+            problems.append(problem_of(partner.path, BrokenImage(header), level))
+            continue
+        if (header.width, header.height) != (image.width, image.height):
+            other_size.append(f"{image.relative} ({header.width} x {header.height} for {image.width} x {image.height})")
+        paired.append(replace(image, conditioning=partner.path))
+    taken = {file.path for file in used}
+    extra = [file.relative for file in found.files if file.path not in taken]
+    unmasked = [image for image in images if image.key not in partners]
+    return Paired(paired, unusable, [*problems, *_advice(shown, len(images), unmasked, extra, other_size)])
+
+
+def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:
+    """Paths of the images' masks and control images, each once."""
+    return list(dict.fromkeys(each.conditioning for each in images if each.conditioning is not None))
+
+
+def unreadable_masks(
+    images: Sequence[ImageInfo],
+    decode: bool,
+    cancel: CancelToken | None = None,
+    memo_path: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[tuple[str, str], str], int]:
+    """{image key: why} of images whose mask or control image cannot be decoded, and the number of masks not decoded yet.
+    Results are cached.
+
+    decode   False: nothing is decoded, only cached results are used
+    """
+    paths = mask_paths(images)
+    files = [file_at(path, str(number)) for number, path in enumerate(paths)]
+    reasons: dict[Path, str] = {}
+    whole: list[ImageInfo] = []
+    for file, header in headers(files, Memo(memo_path), cancel):
+        if isinstance(header, str):
+            reasons[file.path] = header
+        else:
+            size = (header.width, header.height)
+            whole.append(ImageInfo("masks", file.relative, file.path, *size, file.bytes, file.mtime_ns))
+    seen = look_at_all(whole, cancel, progress, memo_path) if decode else looks(whole, memo_path)
+    reasons |= {each.path: look.reason for each in whole if (look := seen.get(each.key)) and look.reason}
+    unreadable = {
+        each.key: f"has a mask, {printable(each.conditioning.name)}, that {reasons[each.conditioning]}"
+        for each in images
+        if each.conditioning in reasons and each.conditioning is not None
+    }
+    return unreadable, len(whole) - len(seen)
+
+
+def blank_masks(
+    placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo_path: Path | str | None
+) -> list[Problem]:
+    """Warn of images without any loss: their mask is all black or they are fully transparent, as far as they have been
+    decoded. looks: of the images themselves."""
+    masked = {
+        each.image.key: (each.image, each.image.conditioning)
+        for each in placed
+        if each.concept.images.masked_loss and each.image.conditioning is not None
+    }
+    files = {path: file_at(path, "") for _, path in masked.values()}
+    known = Memo(memo_path).known(FACT, list(files.values()))
+    black = [image for image, path in masked.values() if path in known and from_text(known[path]).brightest == 0]
+    clear = [
+        each.image
+        for each in placed
+        if each.concept.images.alpha_mask and each.image.key not in masked
+        if (look := looks.get(each.image.key)) and look.opaque == 0
+    ]
+    return [
+        Problem(
+            f"{len(found)} of the images {words} and do not affect training: {names_of(found)}",
+            printable(found[0].path.parent),
+            "paint the area to train white in the masks, or remove these images",
+            "advice",
+            code=code,
+        )
+        for found, words, code in (
+            (black, "have an all-black mask", "mask.all-black"),
+            (clear, "are fully transparent", "image.fully-transparent"),
+        )
+        if found
+    ]
+
+
+def _partner(image: ImageInfo, inside: str, by_stem: dict[str, list[File]]) -> File | None:
+    """The mask at the same path below the settings' folder, else below the image's own folder, else of the same name;
+    the same extension first."""
+    stem = os.path.splitext(image.relative)[0]
+    places = (f"{inside}/{stem}" if inside else stem, stem, stem.rpartition("/")[2])
+    for place in dict.fromkeys(places):
+        files = by_stem.get(place.casefold())
+        if files:
+            ending = extension(image.relative)
+            return min(files, key=lambda file: (extension(file.relative) != ending, file.relative))
+    return None
+
+
+def _advice(
+    shown: str, total: int, missing: Sequence[ImageInfo], extra: Sequence[str], other_size: Sequence[str]
+) -> list[Problem]:
+    found = []
+    if missing:
+        what = f"{len(missing)} of {total} images have no mask and train on the whole image: {names_of(missing)}"
+        fix = "add the missing masks if parts of these images should be excluded"
+        found.append(Problem(what, shown, fix, "advice", code="mask.missing"))
+    if extra:
+        what = f"{count(len(extra), 'file')} in the mask folder match no image: {listed(extra)}"
+        found.append(
+            Problem(what, shown, "rename them like their images, or ignore this", "advice", code="mask.unmatched")
+        )
+    if other_size:
+        what = f"{count(len(other_size), 'mask')} with another size than the image will be resized: {listed(other_size, 3)}"
+        fix = "save them at the image's size if the edges must be exact"
+        found.append(Problem(what, shown, fix, "advice", code="mask.other-size"))
+    return found

@@ -1,0 +1,174 @@
+"""Custom dataset classes: package.module.Class lists the images instead of folders.
+
+It is code, so its module must be allowed on this machine (record/allowed.py); a preset from elsewhere that names one is
+refused. The class is called with the dataset's settings as a dict; iterating it, or its `.images()`, gives dicts:
+{path, caption?, repeats?, words?, is_reg?}. Each is checked like a scanned image.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core.dataset.sources.files import MAX_REPEATS, printable, reachable
+from core.dataset.sources.folders import Root
+from core.dataset.sources.gathered import Gathered
+from core.dataset.sources.image_info import ImageInfo, Scan, listed
+from core.dataset.sources.memo import Memo
+from core.dataset.sources.walk import File, file_at
+from core.record.allowed import FILE, allowed_modules
+from core.record.cancel import CancelToken
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import resolve_path
+from core.settings.concepts import Concept
+from core.settings.dataset import DatasetSettings
+
+_WHERE = "dataset.dataset_class"
+_KEYS = {"path", "caption", "repeats", "words", "is_reg"}
+
+
+def scan_class(
+    dataset: DatasetSettings,
+    concepts: Sequence[Concept],
+    cancel: CancelToken | None = None,
+    memo_path: Path | str | None = None,
+) -> Scan:
+    """The images that the dataset class lists, in its order. Problems are returned; only a cancel raises.
+
+    concepts   settings to use: the first with the role "train" for images, with "regularization" for those with is_reg
+    """
+    name = (dataset.dataset_class or "").strip()
+    try:
+        rows = _list(name, dataset, cancel)
+    except ProblemsError as error:
+        return Scan((), (), (), tuple(error.problems))
+    gathered = Gathered(Memo(memo_path), cancel, "advice" if dataset.skip_broken else "error")
+    gathered.problems += _wrong(name, rows)
+    known = [row for row in rows if not _complaints(row)]
+    if not known and not gathered.problems:
+        gathered.problems.append(
+            Problem(f"The dataset class {name} lists no images", _WHERE, "check its data", code="dataset-class.empty")
+        )
+    for is_reg in (False, True):
+        part = [row for row in known if bool(row.get("is_reg", False)) == is_reg]
+        if not part:
+            continue
+        concept = next((each for each in concepts if (each.role == "regularization") == is_reg), None)
+        if concept is None:
+            role = "regularization" if is_reg else "train"
+            what = f"The dataset class {name} lists images with the role '{role}', but no folder has this role"
+            fix = f"add a folder with the role '{role}'"
+            gathered.problems.append(Problem(what, _WHERE, fix, code="dataset-class.no-role"))
+            continue
+        _take(gathered, part, name.rpartition(".")[2], concept)
+    return gathered.result()
+
+
+def _take(gathered: Gathered, rows: Sequence[dict[str, Any]], name: str, concept: Concept) -> None:
+    files = _files(rows)
+    id = gathered.new_id(name)
+    by_relative = {file.relative: row for file, row in zip(files, rows, strict=True)}
+    found = gathered.read(files, id, Root(Path(name), 1, ""), concept)
+    images = [_with(image, by_relative[image.relative]) for image in found]
+    gathered.finish(images, concept, {})
+
+
+def _with(image: ImageInfo, row: Mapping[str, Any]) -> ImageInfo:
+    given = row.get("caption")
+    return replace(image, given=given, repeats=row.get("repeats") or 1, words=row.get("words") or "")
+
+
+def _files(rows: Sequence[Mapping[str, Any]]) -> list[File]:
+    """Files with unique addresses: the file's name, with parent folders or a number where two share a name."""
+    taken: set[str] = set()
+    files = []
+    for row in rows:
+        path = reachable(resolve_path(os.fspath(row["path"])))
+        parts = [part for part in path.parts if part != path.anchor]
+        names = ["/".join(parts[-most:]) for most in range(1, len(parts) + 1)]
+        number, name = 1, next((name for name in names if name not in taken), "")
+        while not name or name in taken:  # one image listed twice
+            number += 1
+            name = f"{names[0]} #{number}" if f"{names[0]} #{number}" not in taken else ""
+        taken.add(name)
+        files.append(file_at(path, name))
+    return files
+
+
+# ---- the class
+
+
+def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> list[Any]:
+    """Import the class, call it and collect its rows."""
+    module_name, _, class_name = name.rpartition(".")
+    if not module_name or not all(part.isidentifier() for part in name.split(".")):
+        raise ProblemsError.one(
+            f"'{name}' is not a class path", _WHERE, "use package.module.Class", "dataset-class.name"
+        )
+    top = name.partition(".")[0]
+    if top not in allowed_modules():
+        what = f"The dataset class {name} needs the module '{top}', which is not allowed on this machine"
+        fix = f"start with --allow-module {top} if you trust it, or add {top} to {FILE.name} next to webui.py"
+        raise ProblemsError.one(what, _WHERE, fix, code="module.not-allowed")
+    try:
+        made = getattr(importlib.import_module(module_name), class_name)(dataset.model_dump(mode="json"))
+        given: Iterable[Any] = made.images() if hasattr(made, "images") else made
+        rows = []
+        for row in given:
+            if cancel:
+                cancel.check()
+            rows.append(dict(row) if isinstance(row, Mapping) else row)
+        return rows
+    except ModuleNotFoundError as error:
+        what = f"The dataset class {name} cannot be imported: there is no module {error.name}"
+        fix = "install it into Atelier's Python environment, or put it next to webui.py"
+        raise ProblemsError.one(what, _WHERE, fix, code="dataset-class.no-module") from error
+    except (Exception, SystemExit) as error:
+        if cancel and cancel.wanted:
+            raise
+        what = f"The dataset class {name} failed: {type(error).__name__}: {error}"
+        raise ProblemsError.one(what, _place(error), "fix the class there", "dataset-class.failed") from error
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the class's own code in the traceback."""
+    library = os.path.dirname(os.__file__)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        installed = "site-packages" in frame.filename
+        if frame.filename == __file__ or frame.filename.startswith("<frozen"):
+            continue
+        if installed or not frame.filename.startswith(library):
+            return f"{printable(frame.filename)}, line {frame.lineno}"
+    return _WHERE
+
+
+def _wrong(name: str, rows: Sequence[Any]) -> list[Problem]:
+    found = [f"number {number} {why}" for number, row in enumerate(rows, 1) for why in _complaints(row)]
+    if not found:
+        return []
+    what = f"The dataset class {name} returns invalid images: {listed(found)}"
+    fix = "return dicts with path and, optionally, caption, repeats, words, is_reg"
+    return [Problem(what, _WHERE, fix, code="dataset-class.invalid-row")]
+
+
+def _complaints(row: Any) -> list[str]:
+    """What is wrong with one row."""
+    if not isinstance(row, dict):
+        return [f"is {type(row).__name__}, not a dict"]
+    found = [f"has the unknown key {key!r}" for key in row if key not in _KEYS]
+    if not isinstance(row.get("path"), str | os.PathLike) or not os.fspath(row["path"]).strip():
+        found.append("has no path")
+    found += [
+        f"has a {key} that is not a string" for key in ("caption", "words") if not isinstance(row.get(key), str | None)
+    ]
+    repeats = row.get("repeats")
+    if repeats is not None and (type(repeats) is not int or not 1 <= repeats <= MAX_REPEATS):
+        found.append(f"has repeats of {repeats!r}, not 1 to {MAX_REPEATS}")
+    if not isinstance(row.get("is_reg", False), bool):
+        found.append("has an is_reg that is not a bool")
+    return found

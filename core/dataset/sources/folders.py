@@ -1,0 +1,116 @@
+"""The folders to read for a folder in the settings: itself, or each `<repeats>_<words>` folder in it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.dataset.sources.files import is_folder, is_junk, printable, reachable, repeats_and_words, words_of
+from core.record.problems import Problem
+from core.record.workspace import resolve_path
+from core.settings.source import Source
+
+MANY_REPEATS = 500  # from here the number in a folder's name is more likely a year
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder to walk: one source, or one `<repeats>_<words>` folder of it.
+
+    inside   its path below the source's folder, "" for that folder itself
+    """
+
+    path: Path
+    repeats: int
+    words: str
+    named: bool = False
+    left_out: frozenset[str] = frozenset()  # names of direct subfolders that are separate roots
+    inside: str = ""
+
+
+def words_for(source: Source, own: str) -> str:
+    """The default caption of images without one: the words set for the folder, identifier and class, else its name.
+
+    Regularization images show the class, not the subject, so they do not get the identifier.
+    """
+    if source.class_tokens is not None:
+        return source.class_tokens
+    parts = [source.class_word] if source.role == "regularization" else [source.identifier, source.class_word]
+    return " ".join(part.strip() for part in parts if part and part.strip()) or own
+
+
+def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
+    """The existing folder for a typed path, which may have quotes or trailing spaces from pasting."""
+    typed = source.folder
+    if not typed.strip().strip("\"'"):  # it would mean the project's own folder
+        if source.metadata_file and source.metadata_file.strip():  # optional there, as in sd-scripts
+            return resolve_path(source.metadata_file.strip().strip("\"'")).parent, None
+        fix = "choose a folder, or remove the entry"
+        return None, Problem("A dataset folder is empty", "dataset", fix, code="dataset.empty-folder-setting")
+    path = reachable(resolve_path(typed))
+    if not os.path.isdir(path):
+        path = reachable(resolve_path(typed.strip().strip("\"'")))
+    problem = _not_a_folder(path, printable(path))
+    return (None, problem) if problem else (path, None)
+
+
+def roots_of(source: Source, path: Path) -> tuple[list[Root], list[Problem]]:
+    """The folders of one source: each `<repeats>_<words>` folder in it, and itself for the rest."""
+    shown = printable(path)
+    name = path.name or os.path.basename(os.path.realpath(path))
+    own = repeats_and_words(name)
+    if own:
+        return _named_root(path, own, source)
+    words = words_for(source, words_of(printable(name)))
+    if not source.recursive:
+        return [Root(path, source.num_repeats or 1, words)], []
+    try:
+        with os.scandir(path) as entries:
+            children = sorted(entry.name for entry in entries if is_folder(entry) and not is_junk(entry.name))
+    except OSError as error:
+        what = f"The image folder cannot be opened ({error.strerror})"
+        return [], [Problem(what, shown, "check its permissions", code="dataset.unreadable-folder")]
+    named = {child: said for child in children if (said := repeats_and_words(child))}
+    roots = [Root(path, source.num_repeats or 1, words, left_out=frozenset(named))]
+    problems: list[Problem] = []
+    for child, said in named.items():
+        found, wrong = _named_root(path / child, said, source, child)
+        roots += found
+        problems += wrong
+    return roots, problems
+
+
+def whole_root(source: Source, path: Path) -> Root:
+    """The folder and everything below it as one root, where a metadata file lists the images."""
+    own = repeats_and_words(path.name) or (1, words_of(printable(path.name)))
+    return Root(path, source.num_repeats or max(own[0], 1), words_for(source, own[1]))
+
+
+def _named_root(
+    path: Path, said: tuple[int, str], source: Source, inside: str = ""
+) -> tuple[list[Root], list[Problem]]:
+    """A `<repeats>_<words>` folder; the source's own settings win."""
+    repeats = source.num_repeats or said[0]
+    if repeats == 0:
+        what, fix = "The folder is skipped: its name sets 0 repeats", "rename the folder, or set its repeats, to use it"
+        return [], [Problem(what, printable(path), fix, "advice", code="dataset.zero-repeats")]
+    problems = []
+    if repeats >= MANY_REPEATS and source.num_repeats is None:
+        what = f"The folder name {printable(path.name)} sets {repeats} repeats per epoch"
+        fix = "set this folder's repeats to 1 if the number is not meant as repeats"
+        problems.append(Problem(what, printable(path), fix, "advice", code="dataset.many-repeats"))
+    return [Root(path, repeats, words_for(source, said[1]), named=True, inside=inside)], problems
+
+
+def _not_a_folder(path: Path, shown: str) -> Problem | None:
+    if os.path.isdir(path):
+        return None
+    if not os.path.exists(path):
+        fix = "check the path, or choose another folder"
+        return Problem("The image folder does not exist", shown, fix, code="dataset.missing-folder")
+    if path.suffix.lower() == ".zip":
+        fix = "drop the zip on the Dataset tab, or unpack it"
+        return Problem("The image folder is a zip file", shown, fix, code="dataset.zip-as-folder")
+    fix = f"choose the folder that contains it: {printable(path.parent)}"
+    return Problem("The image folder is a file", shown, fix, code="dataset.not-a-folder")

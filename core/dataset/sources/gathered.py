@@ -1,0 +1,347 @@
+"""The results of a scan, folder by folder: images with size, repeats and captions, and all problems."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from core.dataset.images.opening import BrokenImage, problem_of
+from core.dataset.sources.cache_list import compare_with_disk, write_list
+from core.dataset.sources.conditioning import conditioning_folder, pair
+from core.dataset.sources.files import CAPTION_EXTENSIONS, printable, reachable
+from core.dataset.sources.folders import Root, folder_of, roots_of, whole_root
+from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, listed, names_of
+from core.dataset.sources.memo import Memo
+from core.dataset.sources.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
+from core.dataset.sources.walk import File, Walk, headers, walk
+from core.dataset.titles import title
+from core.record.cancel import CancelToken
+from core.record.problems import Problem
+from core.record.units import count
+from core.record.workspace import resolve_path
+from core.settings.concepts import Concept
+from core.settings.images import ImageSettings
+
+Listed = dict[Path, Entry]  # metadata entries by file
+
+
+class Gathered:
+    """Results of a scan so far, folder by folder."""
+
+    def __init__(self, memo: Memo, cancel: CancelToken | None, level: str):
+        self.memo, self.cancel, self.level = memo, cancel, level
+        self.images: list[ImageInfo] = []
+        self.broken: list[Broken] = []
+        self.folders: list[Folder] = []
+        self.problems: list[Problem] = []
+        self.left_out: list[tuple[ImageInfo, str]] = []
+        self._ids: set[str] = set()
+        self._given: dict[tuple[object, ...], list[Concept]] = defaultdict(list)
+        self._settings: dict[int, ImageSettings] = {}
+        self._from_lists: set[tuple[str, str]] = set()  # keys of images from metadata files
+
+    def add(self, concept: Concept) -> None:
+        """Scan one folder of the settings."""
+        self._settings[concept.number] = concept.images
+        path, problem = folder_of(concept.source)
+        if path is None:
+            self.problems += [problem] if problem else []
+            return
+        if self._given_before(concept, path):
+            what = "The folder is listed twice; it is used once"
+            fix = "remove one entry, or use different settings for it"
+            self.problems.append(Problem(what, printable(path), fix, "advice", code="dataset.duplicate-folder"))
+            return
+        if concept.source.metadata_file and concept.source.metadata_file.strip():
+            self._add_listed(concept, path, concept.source.metadata_file)
+        else:
+            self._add_folders(concept, path)
+
+    def result(self) -> Scan:
+        self.problems += [problem_of(each.path, BrokenImage(each.reason), self.level) for each in self.broken]
+        self.problems += [
+            *_shared_stems(self.images),
+            *_animated(self.images),
+            *_in_two(self.images, self.folders),
+        ]
+        return Scan(
+            tuple(self.images),
+            tuple(self.broken),
+            tuple(self.folders),
+            tuple(self.problems),
+            tuple(self.left_out),
+        )
+
+    # ---- one folder of the settings
+
+    def _given_before(self, concept: Concept, path: Path) -> bool:
+        """Whether an earlier entry has the same folder and settings. With other settings it is a separate dataset: one folder
+        at two resolutions is common."""
+        source = concept.source
+        where = (os.path.realpath(path), source.metadata_file, source.recursive, concept.role, concept.batch_group)
+        earlier = self._given[where]
+        same = any((one.images, one.captions) == (concept.images, concept.captions) for one in earlier)
+        earlier.append(concept)
+        return same
+
+    def _add_folders(self, concept: Concept, path: Path) -> None:
+        roots, found = roots_of(concept.source, path)
+        self.problems += found
+        without = self._without(concept, path)
+        empty: list[Walk] = []
+        taken: list[ImageInfo] = []
+        inside: dict[str, str] = {}
+        for root in roots:
+            walked = walk(
+                root.path, self.cancel, root.left_out, caption_endings(concept), without, concept.source.recursive
+            )
+            self.problems += walked.problems
+            if not walked.files:
+                empty.append(walked)
+                continue
+            id = self.new_id(printable(root.path.name) or "images")
+            inside[id] = root.inside
+            taken += self._take(walked.files, id, root, concept)
+        if roots and len(empty) == len(roots):
+            self.problems.append(_empty_folder(path, empty))
+        self.finish(taken, concept, inside)
+
+    def _take(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
+        """The images of one folder: all, or those in metadata_cache.json with cache_info."""
+        path = root.path / CACHE_LIST
+        if not concept.source.cache_info:
+            return self.read(files, id, root, concept)
+        if path.is_file():
+            said = read_metadata(path)
+            kept, entries = self._matched(said, files, root.path)
+            images = self.read(kept, id, root, concept, entries)
+            if said.entries:
+                self.problems += compare_with_disk(images, kept, entries, concept.captions, path)
+            return images
+        images = self.read(files, id, root, concept)
+        self.problems += write_list(path, images, concept.captions)
+        return images
+
+    def _add_listed(self, concept: Concept, path: Path, typed: str) -> None:
+        """Scan the images listed in a metadata file."""
+        said = read_metadata(reachable(resolve_path(typed.strip().strip("\"'"))))
+        root = whole_root(concept.source, path)
+        without = self._without(concept, path)
+        walked = walk(
+            path, self.cancel, endings=caption_endings(concept), without=without, recursive=concept.source.recursive
+        )
+        self.problems += walked.problems
+        kept, entries = self._matched(said, walked.files, path)
+        id = self.new_id(printable(path.name) or "images")
+        images = self.read(kept, id, root, concept, entries, said.buckets)
+        if said.buckets and concept.images.bucket_no_upscale:
+            setting = title(ImageSettings, "bucket_no_upscale")
+            what = f"'{setting}' has no effect because the metadata file sets the bucket of each image"
+            fix = "turn it off, or remove train_resolution from the file"
+            where = printable(said.path)
+            self.problems.append(Problem(what, where, fix, "advice", code="metadata.no-upscale-ignored"))
+        self._replace_earlier(images, concept)
+        self._from_lists.update(image.key for image in images)
+        self.finish(images, concept, {})
+
+    def _matched(self, said: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
+        """The files that the metadata lists, with their entries; problems are recorded."""
+        self.problems += said.problems
+        if not said.entries:
+            return [], {}
+        finder = Finder(files, folder, said.path.parent)
+        found = finder.match(said.entries)
+        self.problems += match_problems(found, finder, said)
+        return [file for _, file in found.pairs], {file.path: entry for entry, file in found.pairs}
+
+    def _replace_earlier(self, images: Sequence[ImageInfo], concept: Concept) -> None:
+        """Images in two metadata files use the later one, if both train at the same sizes."""
+        now = {image.path for image in images}
+        again = {
+            image.key
+            for image in self.images
+            if image.path in now and image.key in self._from_lists and self._settings[image.concept] == concept.images
+        }
+        if not again:
+            return
+        twice = [image for image in self.images if image.key in again]
+        self.images = [image for image in self.images if image.key not in again]
+        are = "is" if len(twice) == 1 else "are"
+        what = (
+            f"{count(len(twice), 'image')} {are} listed in two metadata files; the later one is used: {names_of(twice)}"
+        )
+        where, fix = printable(concept.source.metadata_file or ""), "remove them from one of the files"
+        self.problems.append(Problem(what, where, fix, "advice", code="metadata.duplicate-images"))
+
+    def _without(self, concept: Concept, path: Path) -> list[Path]:
+        """Folders inside this one to skip: the masks."""
+        masks = conditioning_folder(concept.images.conditioning_data_dir)
+        return [masks] if masks and os.path.realpath(masks) != os.path.realpath(path) else []
+
+    # ---- files to images
+
+    def new_id(self, name: str) -> str:
+        """The folder's name; further ones of that name get " #2" or the next free number."""
+        id, number = name, 1
+        while id in self._ids:
+            number += 1
+            id = f"{name} #{number}"
+        self._ids.add(id)
+        return id
+
+    def read(
+        self,
+        files: Sequence[File],
+        id: str,
+        root: Root,
+        concept: Concept,
+        entries: Listed | None = None,
+        buckets: bool = False,
+    ) -> list[ImageInfo]:
+        """Read headers: files become images or broken files. entries: metadata entries by file."""
+        good: list[ImageInfo] = []
+        for file, header in headers(files, self.memo, self.cancel):
+            if isinstance(header, str):
+                self.broken.append(Broken(id, file.relative, file.path, header))
+                continue
+            entry = entries[file.path] if entries is not None else None
+            good.append(
+                ImageInfo(
+                    source=id,
+                    relative=file.relative,
+                    path=file.path,
+                    width=header.width,
+                    height=header.height,
+                    bytes=file.bytes,
+                    mtime_ns=file.mtime_ns,
+                    repeats=root.repeats,
+                    words=root.words,
+                    sidecars=file.sidecars if entry is None else (),
+                    animated=header.animated,
+                    rotated=header.rotated,
+                    concept=concept.number,
+                    given=entry.text(concept.captions) if entry else None,
+                    given_both=entry.both if entry else None,
+                    own_bucket=entry.train_resolution if entry and buckets else None,
+                    sidecar_states=file.sidecar_states if entry is None else (),
+                    really=header.really,
+                )
+            )
+        self.folders.append(Folder(id, root.path, root.repeats, root.words, root.named, len(good), concept.number))
+        if entries:
+            self.problems += _other_sizes(good, entries)
+        return good
+
+    def finish(self, images: list[ImageInfo], concept: Concept, inside: dict[str, str]) -> None:
+        """Pair masks, leave out small images, and add the rest to the result."""
+        masks = conditioning_folder(concept.images.conditioning_data_dir)
+        if masks and images:
+            paired = pair(images, masks, inside, memo=self.memo, cancel=self.cancel, level=self.level)
+            self.problems += paired.problems
+            self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
+            images = paired.images
+        limit = concept.images.skip_image_resolution
+        small = [each for each in images if each.width * each.height <= limit * limit] if limit else []
+        if small:
+            why = f"has at most {limit:g} x {limit:g} pixels"
+            self.left_out += [(each, why) for each in small]
+            have = "has" if len(small) == 1 else "have"
+            what = (
+                f"{count(len(small), 'image')} {have} at most {limit:g} x {limit:g} pixels, skipped: {names_of(small)}"
+            )
+            fix = f"lower '{title(ImageSettings, 'skip_image_resolution')}' to train on them"
+            where = printable(small[0].path.parent)
+            self.problems.append(Problem(what, where, fix, "advice", code="image.too-small"))
+            gone = {each.key for each in small}
+            images = [each for each in images if each.key not in gone]
+        self.images += images
+
+
+def caption_endings(concept: Concept) -> tuple[str, ...]:
+    """Extensions of the concept's caption files, in lower case."""
+    chosen = concept.captions.caption_extension.lower()
+    return CAPTION_EXTENSIONS if chosen == "auto" else tuple(dict.fromkeys((*CAPTION_EXTENSIONS, chosen)))
+
+
+# ---- problems
+
+
+def _empty_folder(path: Path, walks: Iterable[Walk]) -> Problem:
+    others: Counter[str] = Counter()
+    for found in walks:
+        others.update(found.others)
+    kinds = ", ".join(f"{number} {kind}" for kind, number in others.most_common(4))
+    what = f"The folder contains no images, only other files: {kinds}" if kinds else "The folder is empty"
+    fix = "choose a folder with .png, .jpg, .webp, .bmp, .gif, .tif or .avif files"
+    return Problem(what, printable(path), fix, code="dataset.no-images")
+
+
+def _other_sizes(images: Sequence[ImageInfo], entries: Listed) -> list[Problem]:
+    """Images replaced since the metadata was written. sd-scripts writes sizes before EXIF rotation."""
+    other = [
+        f"{image.relative} ({size[0]} x {size[1]} in the metadata, {image.width} x {image.height} now)"
+        for image in images
+        if (size := entries[image.path].image_size) and sorted(size) != sorted((image.width, image.height))
+    ]
+    if not other:
+        return []
+    have = "has" if len(other) == 1 else "have"
+    what = f"{count(len(other), 'image')} {have} another size than in the metadata; the actual size is used: {listed(other, 3)}"
+    where = printable(images[0].path.parent)
+    return [Problem(what, where, "create the metadata again", "advice", code="metadata.other-size")]
+
+
+def _shared_stems(images: Sequence[ImageInfo]) -> list[Problem]:
+    """Warn of images that share a stem: a.png and a.jpg share a.txt; a.png and A.png are one file on Windows and macOS."""
+    stems: dict[tuple[str, str], list[ImageInfo]] = defaultdict(list)
+    for image in images:
+        stems[image.source, os.path.splitext(image.relative)[0].casefold()].append(image)
+    found = []
+    for group in stems.values():
+        if len(group) < 2:
+            continue
+        names = {os.path.splitext(image.relative)[0] for image in group}
+        if len(names) == 1:
+            code = "image.same-stem"
+            what = (
+                f"{names_of(group)} differ only in the extension: they share a caption file and may be the same image"
+            )
+        else:
+            code = "image.same-name-ignoring-case"
+            what = f"{names_of(group)} differ only in case, so they conflict on Windows and macOS"
+        fix = "rename or remove one of them"
+        found.append(Problem(what, printable(group[0].path.parent), fix, "advice", code=code))
+    return found
+
+
+def _animated(images: Sequence[ImageInfo]) -> list[Problem]:
+    moving = [image for image in images if image.animated]
+    if not moving:
+        return []
+    what = f"{count(len(moving), 'animated image')}: only the first frame is used ({names_of(moving)})"
+    fix = "save the frame you want as a separate image"
+    return [Problem(what, printable(moving[0].path.parent), fix, "advice", code="image.animated")]
+
+
+def _in_two(images: Sequence[ImageInfo], folders: Sequence[Folder]) -> list[Problem]:
+    """Warn of images in two different entries, such as regularization images below the training folder."""
+    paths = {folder.id: folder.path for folder in folders}
+    first: dict[Path, ImageInfo] = {}
+    twice: dict[tuple[Path, Path], list[ImageInfo]] = defaultdict(list)
+    for image in images:
+        earlier = first.setdefault(image.path, image)
+        if earlier is not image and paths[earlier.source] != paths[image.source]:
+            twice[paths[earlier.source], paths[image.source]].append(image)
+    return [
+        Problem(
+            f"{count(len(group), 'image')} {'is' if len(group) == 1 else 'are'} in two dataset entries and used by both"
+            f" (or by neither, if held out for validation): {names_of(group)}",
+            f"{printable(one)} and {printable(other)}",
+            "move one folder out of the other, or remove an entry",
+            "advice",
+            code="dataset.overlapping-folders",
+        )
+        for (one, other), group in twice.items()
+    ]

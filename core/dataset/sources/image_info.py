@@ -1,0 +1,101 @@
+"""Results of a scan: readable images, broken files, and their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.dataset.sources.files import printable
+from core.record.problems import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """One readable image, from its header.
+
+    source     id of its folder (base name, made unique)     relative   path below that folder, with "/"
+    width, height   pixels, after EXIF rotation
+    repeats    uses per epoch                                words      its folder's default caption
+    sidecars   names of the caption files next to it
+    concept    number of the folder's settings (settings/concepts.py)
+    given      its caption from a metadata file or a dataset class; None: captions are files next to the image
+    given_both   (caption, tags) where a metadata file has both; `given` is then both joined
+    conditioning   its mask or control image                 own_bucket   its bucket from the metadata file
+    really     its format where the extension is another ("JPEG"), else empty
+    sidecar_states   (bytes, mtime_ns) of each of the sidecars, and for a face crop of those of its source image, so that
+              their texts can be cached
+    """
+
+    source: str
+    relative: str
+    path: Path
+    width: int
+    height: int
+    bytes: int
+    mtime_ns: int
+    repeats: int = 1
+    words: str = ""
+    sidecars: tuple[str, ...] = ()
+    animated: bool = False
+    rotated: bool = False
+    concept: int = 0
+    given: str | None = None
+    given_both: tuple[str, str] | None = None
+    conditioning: Path | None = None
+    own_bucket: tuple[int, int] | None = None
+    sidecar_states: tuple[tuple[int, int], ...] = ()
+    really: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The image's address in random draws: never its content or absolute path."""
+        return (self.source, self.relative)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A file with an image extension that cannot be read."""
+
+    source: str
+    relative: str
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A scanned folder. named: its name sets the repeats and words; concept: number of its settings."""
+
+    id: str
+    path: Path
+    repeats: int
+    words: str
+    named: bool
+    images: int
+    concept: int = 0
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Images sorted by folder and path; broken files; problems (errors and advice).
+
+    left_out   readable images that do not train, each with the reason
+    """
+
+    images: tuple[ImageInfo, ...]
+    broken: tuple[Broken, ...]
+    folders: tuple[Folder, ...]
+    problems: tuple[Problem, ...]
+    left_out: tuple[tuple[ImageInfo, str], ...] = field(default=())
+
+
+def names_of(images: Sequence[ImageInfo], most: int = 5) -> str:
+    """ "a.png, b.png and 12 more"."""
+    return listed([image.relative for image in images], most)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """ "a, b and 12 more"."""
+    text = ", ".join(printable(name) for name in names[:most])
+    return text + (f" and {len(names) - most} more" if len(names) > most else "")

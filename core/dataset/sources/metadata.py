@@ -1,0 +1,419 @@
+"""Fine-tuning metadata (JSON, JSONL) and sd-scripts' metadata_cache.json: entries, and the images they name.
+
+Written by us, by sd-scripts and by its merge tools (reference: sections 2.3 and 5.4). Keys are stems, relative paths or
+absolute paths; an absolute path of another computer is matched by its end.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.dataset.captions.encodings import decode_text
+from core.dataset.captions.files import join_texts
+from core.dataset.sources.files import IMAGE_EXTENSIONS, extension, printable
+from core.dataset.sources.image_info import listed
+from core.dataset.sources.walk import File, file_at
+from core.record.allowed import may_reach
+from core.record.bounded_json import parse_json
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile, read_regular
+from core.record.units import count
+from core.settings.captions import CaptionSettings
+
+Size = tuple[int, int]
+
+MAX_BYTES, MAX_VALUES = 256_000_000, 2_000_000  # four values per image
+CACHE_LIST = "metadata_cache.json"
+BUCKET_UNIT = 8  # pixels to a latent
+# Which of a.png and a.jpg the key "a" means: the order of sd-scripts' list, then the formats it does not know.
+_ORDER = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
+_KEY_NAMES = ("image_path", "file_name", "path")  # of JSON lines: sd-scripts, Hugging Face, others
+_MOST_LATENTS = 5_000  # missing images to look for cached latents of, in three places each
+_MOST_NAMES = 20_000  # names to search for the nearest one: the search takes milliseconds per thousand
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image's entry in a metadata file."""
+
+    key: str
+    caption: str | None = None
+    tags: str | None = None
+    train_resolution: Size | None = None
+    image_size: Size | None = None
+
+    @property
+    def both(self) -> tuple[str, str] | None:
+        """Caption and tags; None where one of them is missing."""
+        return (self.caption, self.tags) if self.caption and self.tags else None
+
+    def text(self, settings: CaptionSettings) -> str:
+        """Caption and tags joined by sd-scripts' rule (see `join_texts`)."""
+        caption, tags = (self.caption, self.tags) if self.caption is not None else (self.tags, None)
+        return join_texts(caption or "", tags or "", settings)
+
+
+@dataclass
+class Metadata:
+    """A file's entries in order, and its problems."""
+
+    path: Path
+    entries: list[Entry] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def buckets(self) -> bool:
+        """Whether train_resolution is used: only when every entry has one."""
+        return bool(self.entries) and all(entry.train_resolution for entry in self.entries)
+
+
+# ---- reading
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Read a metadata file. Problems are returned; invalid JSON gives one error with line and column."""
+    found = Metadata(path)
+    shown = printable(path)
+    try:
+        decoded = decode_text(read_regular(path, MAX_BYTES))
+    except MissingFile:
+        fix = "check the path, or choose another file"
+        found.problems.append(Problem("The metadata file does not exist", shown, fix, code="metadata.missing-file"))
+        return found
+    except ProblemsError as error:
+        found.problems += error.problems
+        return found
+    if decoded.guessed:
+        what, fix = (
+            f"The metadata file was read as {decoded.encoding}, not UTF-8",
+            "check the captions, and save it as UTF-8",
+        )
+        found.problems.append(Problem(what, shown, fix, "advice", code="metadata.not-utf8"))
+    try:
+        pairs = list(_lines(decoded.text) if path.suffix.lower() == ".jsonl" else _whole(decoded.text))
+    except _NotJson as error:
+        found.problems.append(Problem(error.what, f"{shown}, {error.place}", error.fix, code=error.code))
+        return found
+    _take(pairs, found)
+    return found
+
+
+class _NotJson(Exception):
+    def __init__(self, what: str, place: str, fix: str, code: str):
+        super().__init__(what)
+        self.what, self.place, self.fix, self.code = what, place, fix, code
+
+
+def _load(text: str, line: int = 0) -> Any:
+    """Parse JSON with objects as lists of pairs, to detect duplicate keys. line: lines of the file before the text."""
+    try:
+        return parse_json(text, "", max_values=MAX_VALUES, object_pairs_hook=_Pairs)
+    except ProblemsError as error:
+        cause, fix = error.__cause__, "correct it there, or create the file again"
+        if isinstance(cause, json.JSONDecodeError):
+            what = f"The metadata file is not valid JSON: {cause.msg}"
+            place = f"line {line + cause.lineno}, column {cause.colno}"
+            raise _NotJson(what, place, fix, "json.invalid") from error
+        (problem,) = error.problems
+        place = f"line {line + 1}" if line else "the whole file"
+        raise _NotJson(problem.what, place, fix, problem.code) from error
+
+
+class _Pairs(list):
+    """A JSON object, as its (name, value) pairs."""
+
+
+def _whole(text: str) -> Iterator[tuple[str, Any]]:
+    """{key: {...}}, or a list of {image_path: ..., ...}."""
+    said = _load(text)
+    if isinstance(said, _Pairs):
+        yield from said
+    elif isinstance(said, list):
+        for number, value in enumerate(said, 1):
+            yield _keyed(value, f"entry {number}")
+    else:
+        fix = 'use the form {"name": {"caption": "..."}, ...}'
+        raise _NotJson("The metadata file is not a list of images", "line 1", fix, "metadata.not-a-list")
+
+
+def _lines(text: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.split("\n")):
+        if line.strip():
+            yield _keyed(_load(line, number), f"line {number + 1}")
+
+
+def _keyed(value: Any, place: str) -> tuple[str, Any]:
+    said = dict(value) if isinstance(value, _Pairs) else {}
+    key = next((said[name] for name in _KEY_NAMES if isinstance(said.get(name), str)), None)
+    if key is None:
+        fix = 'use the form {"image_path": "...", "caption": "..."}'
+        raise _NotJson("An entry of the metadata file has no image path", place, fix, "metadata.no-path")
+    if "text" in said and "caption" not in said:  # Hugging Face's name for it
+        value = _Pairs([*value, ("caption", said["text"])])
+    return key, value
+
+
+def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:
+    """Add entries for the pairs. The last of duplicate keys wins, as in every JSON parser."""
+    by_key: dict[str, Entry] = {}
+    twice: list[str] = []
+    wrong: list[str] = []
+    for key, value in pairs:
+        if key in by_key:
+            twice.append(key)
+        entry, complaints = _entry(key, value)
+        wrong += complaints
+        if entry is not None:
+            by_key[key] = entry
+    found.entries = list(by_key.values())
+    shown = printable(found.path)
+    if twice:
+        what = f"{count(len(twice), 'duplicate key')} in the metadata file; the last one is used: {listed(twice)}"
+        found.problems.append(Problem(what, shown, "remove the others", "advice", code="metadata.duplicate-keys"))
+    if wrong:
+        what = f"{count(len(wrong), 'invalid value')} in the metadata file: {'; '.join(wrong[:5])}"
+        found.problems.append(Problem(what, shown, "fix or remove them", code="metadata.invalid-values"))
+    if not pairs:
+        fix = "create it again, or choose another one"
+        found.problems.append(Problem("The metadata file is empty", shown, fix, code="metadata.empty"))
+    sized = sum(entry.train_resolution is not None for entry in found.entries)
+    if 0 < sized < len(found.entries):
+        what = f"Only {sized} of {len(found.entries)} entries have a train_resolution, so buckets come from the image sizes"
+        fix = "add train_resolution to all entries to use it"
+        found.problems.append(Problem(what, shown, fix, "advice", code="metadata.partial-resolutions"))
+
+
+def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
+    if not isinstance(value, _Pairs):
+        return None, [f"{printable(key)} is {_kind(value)}, not an object"]
+    said, wrong = dict(value), []
+    texts: dict[str, str | None] = {}
+    for name in ("caption", "tags"):
+        text = said.get(name)
+        if isinstance(text, list) and not isinstance(text, _Pairs) and all(isinstance(part, str) for part in text):
+            text = "\n".join(text) if name == "caption" else ", ".join(text)  # several captions, one a line
+        if text is not None and not isinstance(text, str):
+            wrong.append(f"{name} of {printable(key)} is {_kind(text)}, not a string")
+            text = None
+        texts[name] = text
+    sizes: dict[str, Size | None] = {}
+    for name, also in (("train_resolution", None), ("image_size", "resolution")):
+        size = said.get(name, said.get(also)) if also else said.get(name)
+        sizes[name] = _size(size)
+        if size is not None and sizes[name] is None:
+            wrong.append(f"{name} of {printable(key)} is not [width, height]")
+    bucket = sizes["train_resolution"]
+    if bucket and any(side % BUCKET_UNIT for side in bucket):
+        wrong.append(
+            f"train_resolution of {printable(key)} is {bucket[0]} x {bucket[1]}, not multiples of {BUCKET_UNIT}"
+        )
+    return Entry(key, texts["caption"], texts["tags"], sizes["train_resolution"], sizes["image_size"]), wrong
+
+
+def _size(value: Any) -> Size | None:
+    if isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value):
+        return (value[0], value[1])
+    return None
+
+
+def _kind(value: Any) -> str:
+    names = {_Pairs: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number"}
+    return "empty" if value is None else names.get(type(value), "a number")
+
+
+# ---- matching entries to images
+
+
+@dataclass
+class Matches:
+    """pairs: entry and file, sorted by file name. missing: entries without an image.
+
+    only_latents   of the missing: those with an .npz where the image should be
+    by_name   matched by the end of a path that does not exist here     chosen   keys that match several images
+    unlisted  images of the folder without an entry
+    closed    of the missing: paths that a shared page may not access
+    """
+
+    pairs: list[tuple[Entry, File]] = field(default_factory=list)
+    missing: list[Entry] = field(default_factory=list)
+    only_latents: list[Entry] = field(default_factory=list)
+    by_name: list[Entry] = field(default_factory=list)
+    chosen: list[File] = field(default_factory=list)
+    unlisted: list[File] = field(default_factory=list)
+    closed: list[Entry] = field(default_factory=list)
+
+
+class Finder:
+    """Finds the images of a folder by metadata keys. beside: the folder of the metadata file."""
+
+    def __init__(self, files: Sequence[File], folder: Path, beside: Path):
+        self.files, self.folder, self.beside = files, folder, beside
+        self._root = os.path.join(os.path.abspath(folder), "")
+        self._exact = {file.relative: file for file in files}
+        self._folded: dict[str, list[File]] = defaultdict(list)
+        self._stems: dict[str, list[File]] = defaultdict(list)
+        self._names: dict[str, list[File]] = defaultdict(list)
+        for file in files:
+            folded = file.relative.casefold()
+            stem = os.path.splitext(folded)[0]
+            self._folded[folded].append(file)
+            self._stems[stem].append(file)
+            name, bare = folded.rpartition("/")[2], stem.rpartition("/")[2]
+            self._names[name].append(file)
+            if bare != name:
+                self._names[bare].append(file)
+        self._outside: set[str] = set()
+        self._closed: set[str] = set()
+
+    def match(self, entries: Sequence[Entry]) -> Matches:
+        found = Matches()
+        last: dict[Path, tuple[Entry, File]] = {}
+        for entry in entries:
+            candidates = self._under(entry.key)
+            if not candidates and (file := self._elsewhere(entry.key)):
+                candidates = [file]
+            if not candidates and (candidates := self._by_end(entry.key)):
+                found.by_name.append(entry)
+            if not candidates:
+                found.missing.append(entry)
+                if entry.key in self._closed:
+                    found.closed.append(entry)
+                elif len(found.missing) <= _MOST_LATENTS and self._has_latents(entry.key):
+                    found.only_latents.append(entry)
+                continue
+            file = min(candidates, key=_preferred)
+            if len(candidates) > 1:
+                found.chosen.append(file)
+            last[file.path] = (entry, file)
+        found.pairs = sorted(last.values(), key=lambda pair: pair[1].relative)
+        found.unlisted = [file for file in self.files if file.path not in last]
+        return found
+
+    def _under(self, key: str) -> list[File]:
+        """Images below the folder: by relative path, with or without extension, or by an absolute path."""
+        for form in dict.fromkeys((key, self._inside(key))):
+            if form is None:
+                continue
+            if form in self._exact:
+                return [self._exact[form]]
+            for folded in dict.fromkeys((form.casefold(), _plain(form).casefold())):
+                found = self._folded.get(folded) or self._stems.get(folded)
+                if found:
+                    return found
+        return []
+
+    def _inside(self, key: str) -> str | None:
+        """The path below the folder, for an absolute path or one relative to the metadata file."""
+        full = os.path.abspath(os.path.join(self.beside, key if os.path.isabs(key) else _plain(key)))
+        inside = os.path.normcase(full).startswith(os.path.normcase(self._root))
+        return full[len(self._root) :].replace(os.sep, "/") if inside else None
+
+    def _elsewhere(self, key: str) -> File | None:
+        """An image outside the folder: by absolute path, or relative to the metadata file."""
+        if extension(key) not in IMAGE_EXTENSIONS:
+            return None
+        path = Path(key) if os.path.isabs(key) else self.beside / _plain(key)
+        if not may_reach(path):  # before checking whether it exists, which must not leak either
+            self._closed.add(key)
+            return None
+        if not os.path.isfile(path):
+            return None
+        return file_at(path, self._name_outside(path))
+
+    def _name_outside(self, path: Path) -> str:
+        """The shortest unique end of the path: addresses of random draws contain no absolute paths."""
+        parts = [part for part in path.parts if part != path.anchor]
+        names = ("/".join(parts[-most:]) for most in range(1, len(parts) + 1))
+        name = next((name for name in names if name not in self._exact and name not in self._outside), str(path))
+        self._outside.add(name)
+        return name
+
+    def _by_end(self, key: str) -> list[File]:
+        """The image of this name, if there is only one: for an absolute path of another computer, or a stem in a subfolder."""
+        name = _plain(key).rpartition("/")[2].casefold()
+        bare = os.path.splitext(name)[0] if extension(name) in IMAGE_EXTENSIONS else name
+        found = self._names.get(name) or self._names.get(bare) or []
+        stems = {os.path.splitext(file.relative)[0].casefold() for file in found}
+        return found if len(stems) == 1 else []
+
+    def _has_latents(self, key: str) -> bool:
+        plain = _plain(key)
+        bare = os.path.splitext(plain)[0] if extension(plain) in IMAGE_EXTENSIONS else plain
+        name = bare.rpartition("/")[2]
+        return any(os.path.isfile(f"{place}.npz") for place in (bare, self.folder / bare, self.folder / name))
+
+    def nearest(self, key: str) -> str | None:
+        """The image with the name most similar to the key."""
+        name = os.path.splitext(_plain(key).rpartition("/")[2])[0].casefold()
+        stems = list(self._stems)[:_MOST_NAMES]
+        near = difflib.get_close_matches(name, [stem.rpartition("/")[2] for stem in stems], 1)
+        return self._names[near[0]][0].relative if near else None
+
+
+def _plain(key: str) -> str:
+    """The key with forward slashes and without a leading ./."""
+    return key.replace("\\", "/").removeprefix("./")
+
+
+def _preferred(file: File) -> tuple[int, str]:
+    ending = extension(file.relative)
+    return (_ORDER.index(ending) if ending in _ORDER else len(_ORDER), file.relative)
+
+
+def match_problems(found: Matches, finder: Finder, metadata: Metadata) -> list[Problem]:
+    """Problems with entries without images and images without entries."""
+    shown, folder = printable(metadata.path), printable(finder.folder)
+    total = len(metadata.entries)
+    problems = []
+    level = "advice" if found.pairs else "error"
+    reported = {entry.key for entry in (*found.only_latents, *found.closed)}
+    gone = [entry for entry in found.missing if entry.key not in reported]
+    if gone:
+        named = [_with_nearest(entry, finder) for entry in gone[:3]]
+        more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+        what = f"{len(gone)} of {total} entries of the metadata file match no image: {', '.join(named)}{more}"
+        fix = f"put the images into {folder}, or remove the entries (keys are names without extension, or paths)"
+        problems.append(Problem(what, shown, fix, level, code="metadata.no-image"))
+    if found.only_latents:
+        names = listed([entry.key for entry in found.only_latents])
+        what = f"{len(found.only_latents)} of {total} entries have only cached latents (.npz) but no image: {names}"
+        fix = "put the images next to the .npz files; training needs the images"
+        problems.append(Problem(what, shown, fix, level, code="metadata.latents-only"))
+    if found.closed:
+        names = listed([entry.key for entry in found.closed])
+        what = (
+            f"{len(found.closed)} of {total} paths in the metadata file are not accessible from a shared page: {names}"
+        )
+        fix = "put the images into the folder, or open the page on the machine itself"
+        problems.append(Problem(what, shown, fix, level, code="metadata.no-access"))
+    if found.by_name:
+        names = listed([entry.key for entry in found.by_name], 3)
+        what = f"{len(found.by_name)} of {total} paths do not exist; their images were matched by file name: {names}"
+        fix = "check that they are the right images"
+        problems.append(Problem(what, shown, fix, "advice", code="metadata.matched-by-name"))
+    if found.chosen:
+        names = listed([file.relative for file in found.chosen])
+        has = "matches" if len(found.chosen) == 1 else "match"
+        what = f"{count(len(found.chosen), 'key')} of the metadata file {has} several images; used: {names}"
+        fix = "add the extension to the key, or remove the other image"
+        problems.append(Problem(what, shown, fix, "advice", code="metadata.ambiguous-key"))
+    if found.unlisted and found.pairs:
+        names = listed([file.relative for file in found.unlisted])
+        what = (
+            f"{count(len(found.unlisted), 'image')} in the folder not listed in the metadata file and not used: {names}"
+        )
+        fix = f"add them to {printable(metadata.path.name)} to train on them"
+        problems.append(Problem(what, folder, fix, "advice", code="metadata.unlisted-images"))
+    return problems
+
+
+def _with_nearest(entry: Entry, finder: Finder) -> str:
+    near = finder.nearest(entry.key)
+    return printable(entry.key) + (f" (nearest: {printable(near)})" if near else "")

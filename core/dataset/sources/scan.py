@@ -1,0 +1,88 @@
+"""Scan dataset folders: images with size, repeats and captions, and all problems.
+
+Headers only: nothing is decoded and no model is loaded. Any folder works: plain, with subfolders, `<repeats>_<words>`,
+or a parent of such folders (reference: the folder convention of sd-scripts, which refuses all but the last). A metadata
+file or sd-scripts' metadata_cache.json, where given, lists the images instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.dataset.sources.custom import scan_class
+from core.dataset.sources.files import printable
+from core.dataset.sources.folders import folder_of, roots_of
+from core.dataset.sources.gathered import Gathered
+from core.dataset.sources.image_info import Scan
+from core.dataset.sources.memo import Memo
+from core.dataset.sources.walk import walk
+from core.record.cancel import CancelToken
+from core.record.problems import Problem
+from core.record.units import count
+from core.settings.captions import CaptionSettings
+from core.settings.concepts import Concept
+from core.settings.concepts import concepts as concepts_in
+from core.settings.dataset import DatasetSettings
+from core.settings.source import Source
+from core.settings.validation import ValidationSettings
+
+
+def scan_dataset(
+    dataset: DatasetSettings,
+    concepts: Sequence[Concept] | None = None,
+    cancel: CancelToken | None = None,
+    memo_path: Path | str | None = None,
+) -> Scan:
+    """Scan a job's folders, or its dataset class. concepts None: default caption settings."""
+    if concepts is None:
+        concepts = concepts_in(dataset, CaptionSettings(), ValidationSettings())
+    if dataset.dataset_class:
+        return scan_class(dataset, concepts, cancel, memo_path)
+    return scan(concepts, cancel, memo_path, skip_broken=dataset.skip_broken)
+
+
+def scan(
+    concepts: Sequence[Concept],
+    cancel: CancelToken | None = None,
+    memo_path: Path | str | None = None,
+    *,
+    skip_broken: bool = False,
+) -> Scan:
+    """Read every folder. Problems are returned, not raised; only a cancel raises.
+
+    memo_path     where headers are cached by path, size and time; None: nowhere
+    skip_broken   unreadable images are advice rather than errors
+    """
+    gathered = Gathered(Memo(memo_path), cancel, "advice" if skip_broken else "error")
+    if not concepts:
+        fix = "choose the folder that holds the images to train"
+        gathered.problems.append(Problem("No image folder is chosen", "dataset.folder", fix, code="dataset.no-folder"))
+    for concept in concepts:
+        gathered.add(concept)
+    return gathered.result()
+
+
+def recognize(folder: str | os.PathLike) -> str:
+    """One sentence about a folder's layout: "24 images in one folder", "2 folders with repeats: 10_fox, 5_style"."""
+    source = Source(folder=os.fspath(folder))
+    path, problem = folder_of(source)
+    if path is None:
+        return problem.what if problem else "no images found"
+    roots, problems = roots_of(source, path)
+    if not roots:
+        return problems[0].what if problems else "no images found"
+    walks = [(root, walk(root.path, left_out=root.left_out)) for root in roots]
+    named = [(root, found) for root, found in walks if root.named and found.files]
+    plain = [(root, found) for root, found in walks if not root.named and found.files]
+    if not named and not plain:
+        return "no images found"
+    loose = sum(len(found.files) for _, found in plain)
+    if not named:
+        inside = sum(found.folders for _, found in plain)
+        return f"{count(loose, 'image')} in " + ("one folder" if inside <= 1 else f"{inside} folders")
+    names = ", ".join(printable(root.path.name) for root, _ in named[:6]) + (", ..." if len(named) > 6 else "")
+    total = sum(len(found.files) for _, found in named)
+    said = f"{count(len(named), 'folder')} with repeats: {names} ({count(total, 'image')})"
+    return said + (f", and {count(loose, 'image')} outside them" if loose else "")

@@ -1,0 +1,263 @@
+"""Find a folder's image files with their caption files, and read their headers, cached between scans."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from core.dataset.images.opening import BrokenImage, read_header, reason_of
+from core.dataset.sources.files import (
+    CAPTION_EXTENSIONS,
+    extension,
+    is_folder,
+    is_image_name,
+    is_junk,
+    printable,
+    reachable,
+    real_kind,
+    without_face,
+)
+from core.dataset.sources.memo import Memo
+from core.record.cancel import CancelToken
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile, check_regular
+
+HEADER_THREADS = 4  # they wait for disks and network drives, not the CPU
+_CHUNK, _AT_ONCE = 1024, 32  # files between two checks for a cancel; files per thread task
+_KIND = "header 2"  # kind of entry in the memo; raised when `read_header` returns other facts
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file with an image extension.
+
+    sidecars   names of the caption files next to it
+    sidecar_states   (bytes, mtime_ns) of each, and for a face crop of those of its source image
+    """
+
+    relative: str
+    path: Path
+    bytes: int
+    mtime_ns: int
+    sidecars: tuple[str, ...] = ()
+    sidecar_states: tuple[tuple[int, int], ...] = ()
+    gone: str = ""  # why its size could not be read
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Facts from a header."""
+
+    width: int
+    height: int
+    rotated: bool
+    animated: bool
+    really: str = ""  # its format, where the extension is another
+
+
+@dataclass
+class Walk:
+    """Result of a walk."""
+
+    files: list[File] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    folders: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def walk(
+    root: Path,
+    cancel: CancelToken | None = None,
+    left_out: frozenset[str] = frozenset(),
+    endings: Sequence[str] = CAPTION_EXTENSIONS,
+    without: Sequence[Path] = (),
+    recursive: bool = True,
+) -> Walk:
+    """Every image below a folder, in a fixed order. Links are followed, each real folder once, so loops end.
+
+    left_out   names of direct subfolders to skip          without   folders to skip anywhere
+    endings    extensions of caption files, in lower case  recursive   False: only the folder itself
+    """
+    found = Walk()
+    visited: set[object] = set()
+    for folder in without:
+        try:
+            visited.add(_identity(folder))
+        except OSError:
+            continue  # it does not exist
+    waiting: list[tuple[Path, str]] = [(root, "")]
+    while waiting:
+        if cancel:
+            cancel.check()
+        folder, prefix = waiting.pop()
+        try:
+            identity = _identity(folder)
+            if identity in visited:
+                continue
+            visited.add(identity)
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            fix = "check its permissions, or move it elsewhere"
+            what = f"A subfolder cannot be opened ({error.strerror})"
+            found.problems.append(Problem(what, printable(folder), fix, "advice", code="dataset.unreadable-folder"))
+            continue
+        before = len(found.files)
+        subfolders = _sort_out(entries, folder, prefix, found, left_out if not prefix else frozenset(), endings)
+        found.folders += len(found.files) > before
+        waiting += reversed(subfolders) if recursive else ()
+    found.files.sort(key=lambda each: each.relative)
+    return found
+
+
+def _identity(folder: Path) -> object:
+    found = os.stat(folder)
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
+
+
+def _sort_out(
+    entries: Sequence[os.DirEntry],
+    folder: Path,
+    prefix: str,
+    found: Walk,
+    left_out: frozenset[str],
+    endings: Sequence[str],
+) -> list[tuple[Path, str]]:
+    """Add a folder's images to the walk; return its subfolders. A caption may differ from its image in case."""
+    sidecars: dict[str, list[os.DirEntry]] = defaultdict(list)
+    for entry in entries:
+        ending = _caption_ending(entry.name, endings)
+        if ending and not is_junk(entry.name):
+            sidecars[entry.name[: -len(ending)].casefold()].append(entry)
+    subfolders: list[tuple[Path, str]] = []
+    for entry in entries:
+        name = entry.name
+        if is_junk(name) or name in left_out:
+            continue
+        if is_folder(entry):
+            subfolders.append((reachable(folder / name), f"{prefix}{name}/"))
+        elif is_image_name(name):
+            found.files.append(_file(entry, folder, prefix, sidecars))
+        else:
+            found.others[extension(name) or name] += 1
+            if entry.is_symlink() and not os.path.exists(entry):
+                found.problems.append(_dead_link(folder / name))
+    return subfolders
+
+
+def _dead_link(path: Path) -> Problem:
+    """Most likely a folder on a drive that is not connected; or a link to itself, or into an unreadable folder."""
+    what = f"The link {printable(path.name)} {_refusal_of(path)} and is skipped"
+    fix = "connect the drive, check its permissions, or remove the link"
+    return Problem(what, printable(path), fix, "advice", code="dataset.broken-link")
+
+
+def _refusal_of(path: Path) -> str:
+    """Why the path cannot be read, worded to follow "the image"; empty where it can."""
+    try:
+        check_regular(path)
+    except MissingFile as error:
+        return "is a broken link" if os.path.islink(path) else reason_of(error)
+    except ProblemsError as error:
+        return reason_of(error)
+    return ""
+
+
+def _caption_ending(name: str, endings: Sequence[str]) -> str:
+    """The longest matching caption extension; "" when none."""
+    lowered = name.lower()
+    return max((ending for ending in endings if lowered.endswith(ending)), key=len, default="")
+
+
+def _file(entry: os.DirEntry, folder: Path, prefix: str, sidecars: dict[str, list[os.DirEntry]]) -> File:
+    relative, path = prefix + entry.name, reachable(folder / entry.name)
+    stem = os.path.splitext(entry.name)[0]
+    beside = sidecars.get(stem.casefold(), [])
+    if len(beside) > 1:  # those of the same case first: on Linux a.txt and A.txt are two
+        beside = [each for each in beside if each.name.startswith(stem + ".")] or beside
+    whole = without_face(stem)
+    shared = sidecars.get(whole.casefold(), []) if whole else []
+    names, states = tuple(each.name for each in beside), tuple(_state(each) for each in (*beside, *shared))
+    found = _stat(entry)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        return File(relative, path, 0, 0, names, states, _refusal_of(path))
+    return File(relative, path, found.st_size, found.st_mtime_ns, names, states)
+
+
+def _state(entry: os.DirEntry) -> tuple[int, int]:
+    """(bytes, mtime_ns); (-1, -1) for an unreadable file, which is never cached."""
+    found = _stat(entry)
+    return (found.st_size, found.st_mtime_ns) if found is not None and stat.S_ISREG(found.st_mode) else (-1, -1)
+
+
+def _stat(entry: os.DirEntry) -> os.stat_result | None:
+    """Facts of the file, following links; free on Windows. None where the system returns an error."""
+    try:
+        return entry.stat()
+    except (OSError, ValueError):
+        return None
+
+
+def file_at(path: Path, relative: str) -> File:
+    """A file given by its path, without caption files."""
+    try:
+        found = check_regular(path)
+    except ProblemsError:
+        return File(relative, path, 0, 0, gone=_refusal_of(path))
+    return File(relative, path, found.st_size, found.st_mtime_ns)
+
+
+# ---- headers
+
+
+def headers(
+    files: Sequence[File], memo: Memo | None = None, cancel: CancelToken | None = None
+) -> Iterator[tuple[File, Seen | str]]:
+    """Each file with its header, or the reason why it has none, in order. Headers of unchanged files come from the cache;
+    errors are not cached, since permissions and links change without changing the file."""
+    memo = memo or Memo(None)
+    known = memo.known(_KIND, files)
+    remaining = iter(files)
+    unread = len(files) - len(known)
+    with ThreadPoolExecutor(HEADER_THREADS if unread >= 64 else 1) as pool:
+        while chunk := list(islice(remaining, _CHUNK)):
+            if cancel:
+                cancel.check()
+            open_questions = [file for file in chunk if file.path not in known]
+            parts = [open_questions[start : start + _AT_ONCE] for start in range(0, len(open_questions), _AT_ONCE)]
+            read = {file.path: seen for part in pool.map(_headers_of, parts) for file, seen in part}
+            facts = {path: _written(seen) for path, seen in read.items() if isinstance(seen, Seen)}
+            memo.remember(_KIND, facts, open_questions)
+            for file in chunk:
+                yield file, read[file.path] if file.path in read else _parsed(known[file.path])
+
+
+def _headers_of(files: Sequence[File]) -> list[tuple[File, Seen | str]]:
+    return [(file, _header_or_reason(file)) for file in files]
+
+
+def _header_or_reason(file: File) -> Seen | str:
+    if file.gone:
+        return file.gone
+    if file.bytes == 0:
+        return "is empty (0 bytes)"
+    try:
+        header = read_header(file.path)
+    except BrokenImage as error:
+        return str(error)
+    really = real_kind(file.relative, header.format)
+    return Seen(header.width, header.height, header.rotated, header.animated, really)
+
+
+def _written(seen: Seen) -> str:
+    return f"{seen.width} {seen.height} {int(seen.rotated)} {int(seen.animated)} {seen.really}"
+
+
+def _parsed(text: str) -> Seen:
+    width, height, rotated, animated, really = text.split(" ")
+    return Seen(int(width), int(height), rotated == "1", animated == "1", really)

@@ -1,0 +1,1 @@
+"""From a job to a training that is ready for its first step."""

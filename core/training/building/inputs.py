@@ -1,0 +1,152 @@
+"""What a job comes to before anything large is loaded: its images, files, plan, method and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from core.dataset.buckets.plan import Plan
+from core.dataset.preflight import preflight
+from core.dataset.report import Report
+from core.families import family, type_speed
+from core.families.base import Family
+from core.families.locate import family_of, model_path
+from core.families.precision import Precision, choose_precision, use_tf32, use_threads
+from core.formats.hashes import HashMemo
+from core.generation.sample_prompts import SamplePrompt
+from core.methods import Method, MethodInputs
+from core.networks.files import NetworkFiles
+from core.record import atomic, machine
+from core.record.bounded_json import read_json_object
+from core.record.context import JobContext
+from core.record.problems import ProblemsError, raise_if_errors
+from core.record.run_folder import states_in
+from core.settings.job import TrainJob
+from core.settings.methods import spec_of
+from core.training.building.network_files import network_files
+from core.training.checks.before_start import problems_before_start
+from core.training.loop.samples import prompts_of
+from core.training.loop.validation import Length, Validation, pairs_within
+from core.training.saving.checkpoints import save_steps
+from core.training.saving.resume import first_step
+
+Choose = Callable[[Report], Report]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """model, vae: files of the base model and of a VAE of its own; files: the LoRA files that the job names; memo: of hashes."""
+
+    job: TrainJob
+    context: JobContext
+    report: Report
+    model: Path
+    vae: Path | None
+    family_name: str
+    memo: HashMemo
+    files: NetworkFiles
+    plan: Plan
+    validation: Validation
+    method: Method
+    precision: Precision
+    prompts: list[SamplePrompt]
+
+    @property
+    def family(self) -> Family:
+        return family(self.family_name)
+
+    @property
+    def seed(self) -> int:
+        return self.plan.seed
+
+
+def read_inputs(job: TrainJob, context: JobContext, chosen: Choose = lambda report: report) -> Inputs:
+    """The inputs of a job that has its seed. Raises ProblemsError with all that prevents a start.
+
+    chosen   which of the images take part; without it all
+    """
+    workspace, seed = context.workspace, job.schedule.seed or 0
+    with context.processes.first_does():  # the others find remembered what the first one looked at
+        report = chosen(checked(job, context))
+    model = model_path(job.model.base_model, workspace)
+    vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
+    family_name = family_of(model, job.model.family)
+    memo = HashMemo(workspace.private / "hashes.json")
+    plan = Plan(report.placed, job, seed, report.total_steps)
+    if not job.resume.skip_until_initial_step:
+        plan.begin = first_step(job, plan) or 0
+    validation = Validation(job, report, _length(job, context, report, plan))
+    files = network_files(job, workspace, memo)
+    method: Method = spec_of(job).make(MethodInputs(job, workspace, seed, model, vae, files))
+    precision = _precision(job, context, family(family_name).weight_bytes(model)["unet"])
+    prompts = prompts_of(job, model)
+    return Inputs(
+        job, context, report, model, vae, family_name, memo, files, plan, validation, method, precision, prompts
+    )
+
+
+def checked(job: TrainJob, context: JobContext) -> Report:
+    """The preflight once more, at the moment of training: files may have changed while the job waited."""
+    context.stage("looking at the dataset")
+    report = preflight(
+        job,
+        context.workspace,
+        decode=True,
+        cancel=context.token,
+        progress=lambda done, total: context.stage("checking images", done, total),
+    )
+    begins = not context.folder.states.is_dir()
+    raise_if_errors(
+        problems_before_start(job, context.workspace, report, context.device, begins=begins, cancel=context.token)
+    )
+    return report
+
+
+def _length(job: TrainJob, context: JobContext, report: Report, plan: Plan) -> Length:
+    """What measuring may cost. A resumed run measures as many pairs as before, or its checkpoints would not compare."""
+    total, updates = report.total_steps, plan.epochs.updates_in(0)
+    shown = sum(report.views.values()) * total / max(updates, 1) / context.processes.count
+    saves = save_steps(job.saving, plan, total)
+    try:
+        pairs = int(read_json_object(context.folder.dataset_file)["validation"]["pairs"])
+    except (ProblemsError, OSError, ValueError, KeyError, TypeError):
+        pairs = pairs_within(shown, len(saves))
+    return Length(shown, saves, pairs)
+
+
+def _precision(job: TrainJob, context: JobContext, size: int) -> Precision:
+    """size: of the denoiser's weights, in bytes"""
+    use_threads(context.device, size)
+    use_tf32(job.memory.allow_tf32)
+    settings = job.memory
+    if settings.mixed_precision == "auto":
+        settings = settings.model_copy(update={"mixed_precision": _decided_type(job, context, size)})
+    return choose_precision(settings, context.device, size, method=job.method)
+
+
+def _decided_type(job: TrainJob, context: JobContext, size: int) -> str:
+    """What "auto" stands for in this run. Decided once when it starts: a resumed run must not change."""
+    folder, device = context.folder, context.device
+    with context.processes.first_does():
+        known = _decided_before(folder.machine_file, device)
+        if known:
+            return known
+        pays = type_speed.bf16_pays
+        if states_in(folder.states):  # of a version that asked the CPU what it has, and measured nothing
+            pays = partial(machine.bf16_is_fast, device)
+        decided = choose_precision(job.memory, device, size, method=job.method, bf16_pays=pays).name
+        if context.processes.first:
+            atomic.write_json(folder.machine_file, {"device": device, "precision": decided})
+        return decided
+
+
+def _decided_before(file: Path, device: str) -> str | None:
+    """The dtype that a run started with on such a device; None for a new run, and on another kind of device."""
+    try:
+        known = read_json_object(file)
+    except (ProblemsError, OSError):
+        return None
+    kind, found = str(known.get("device")).partition(":")[0], known.get("precision")
+    return found if kind == device.partition(":")[0] and found in ("no", "bf16", "fp16") else None

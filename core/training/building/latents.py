@@ -1,0 +1,230 @@
+"""From the images of a run to its latents: which are encoded once, which at each step, and where they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.caches.encoding import Encode, Side, SideKey, sides
+from core.dataset.caches.latents import LatentCache, Posterior, on_place, posterior_bytes
+from core.dataset.caches.masks import MaskCache, mask_source, plain_mask
+from core.dataset.caches.npz import Exported, NpzCaches, export_npz, shortened
+from core.dataset.images.masks import load_mask
+from core.dataset.images.pixels import load_pixels
+from core.dataset.images.views import draw_view, is_varied
+from core.record import machine
+from core.training.loop.sources import DEVICE_BYTES, EPOCH, FreshViews, Latents, Shown, frozen_latent
+from core.training.loop.validation import as_it_is
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.dataset.buckets.batches import Placed
+    from core.families.base import Family
+    from core.training.building.inputs import Inputs
+    from core.training.building.models import Models
+
+MOST_DECODERS = 8
+NPZ_KINDS = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}  # the ending of newer caches of sd-scripts
+
+
+def encoded_each_time(placed: Placed, where: str) -> bool:
+    """Whether the image is encoded anew each time it is used. where: the setting memory.cache_latents."""
+    return where == "off" or is_varied(placed.concept.images)
+
+
+def build_latents(inputs: Inputs, models: Models) -> Latents:
+    """Encode what no earlier run encoded, and make the source of latents. Its `scale` is set when the model is loaded."""
+    memory, device = inputs.job.memory, inputs.context.device
+    images = images_of(inputs)
+    kept = [placed for placed in images if not encoded_each_time(placed, memory.cache_latents)]
+    anew = [placed for placed in images if encoded_each_time(placed, memory.cache_latents)]
+    cache = latent_cache(inputs, kept, writes=on_disk(inputs))
+    fill(inputs, models, cache, kept, keep_vae=bool(anew))
+    if anew:
+        inputs.context.say(f"{len(anew)} images are encoded at each step")
+        inputs.context.stage("loading the VAE")
+        models.vae()
+    decoders = decode_threads(device)
+    measured = inputs.job.validation.validation_seed
+
+    def seed_of(epoch: int) -> int:
+        return measured if epoch == EPOCH else inputs.seed
+
+    return Latents(
+        _held(cache, kept, memory.cache_latents, device),
+        cache.read,
+        inputs.seed,
+        mode=memory.latent_draw,
+        masks=latent_masks(inputs, kept),
+        fresh=FreshViews(_loader(seed_of), decoders, ahead=2 * decoders + 2 * _largest_batch(images)) if anew else None,
+        anew={placed.key for placed in anew},
+        encode=encoder(inputs, models) if anew else None,
+        encode_at_once=memory.vae_batch_size,
+        validation_seed=measured,
+        device=device,
+    )
+
+
+def on_disk(inputs: Inputs) -> bool:
+    """Whether what is encoded may be written."""
+    return inputs.job.memory.cache_latents in ("auto", "disk")
+
+
+def images_of(inputs: Inputs) -> list[Placed]:
+    """All that need latents: those that train and those that are held out."""
+    return [*inputs.plan.placed, *(as_it_is(placed) for placed in inputs.report.validation)]
+
+
+def _largest_batch(images: Sequence[Placed]) -> int:
+    return max(placed.concept.images.train_batch_size for placed in images)
+
+
+def decode_threads(device: str) -> int:
+    """A GPU waits for decoding unless many threads do it; beside a VAE on the CPU two fill the gaps."""
+    return max(2, min(MOST_DECODERS, machine.cores())) if not device.startswith("cpu") else 2
+
+
+# ---- cached
+
+
+def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = True) -> LatentCache:
+    identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
+    others = None
+    if inputs.job.memory.npz_caches:
+        others = NpzCaches(images, NPZ_KINDS.get(inputs.family_name, "sd"))
+    folder, index = inputs.context.workspace.cache / "latents", inputs.context.workspace.private / "index.sqlite"
+    wanted = inputs.job.memory.vae_precision
+    precision = "fp32" if wanted == "auto" else wanted  # what the VAE is loaded in
+    return LatentCache(
+        folder, identity, precision, index, writes=writes, others=others, channels=inputs.family.latent_channels
+    )
+
+
+def fill(
+    inputs: Inputs, models: Models, cache: LatentCache, images: Sequence[Placed], *, keep_vae: bool = False
+) -> None:
+    """Encode the images that no earlier run encoded with the same VAE, size and crop. keep_vae: it is needed later."""
+    context = inputs.context
+    missing = cache.missing(images, context.check)
+    if isinstance(cache.others, NpzCaches):
+        for line in cache.others.said():
+            context.say(line)
+    if missing:
+        context.stage("loading the VAE")
+        vae = models.vae()
+        cache.fill(
+            missing,
+            encoder(inputs, models),
+            batch_size=inputs.job.memory.vae_batch_size,
+            threads=decode_threads(context.device),
+            retry=fp32_retry(inputs.family, vae),
+            check=context.check,
+            progress=lambda done, total: context.stage("encoding images", done, total),
+        )
+        if not keep_vae:
+            models.put_vae_away()
+
+
+def encoder(inputs: Inputs, models: Models) -> Encode:
+    """Pixels -> posterior on the device, by a VAE that is loaded at first use and stays. Images of another size would
+    find no room beside what was set aside for this one's, so it is given back, unless there is much memory."""
+    import torch
+
+    frees = inputs.context.device.startswith("cuda") and not inputs.job.memory.highvram
+
+    def encode(pixels: torch.Tensor) -> Posterior:
+        vae = models.vae().to(inputs.context.device)  # samples put it away when they are done
+        posterior: Posterior = inputs.family.encode_image_latents(vae, pixels)
+        if frees:
+            torch.cuda.empty_cache()
+        return posterior
+
+    return encode
+
+
+def fp32_retry(family: Family, vae: Any) -> Encode | None:
+    """How an image whose latents are not finite is tried again: by a VAE of 16 bits, for this once in 32."""
+    import torch
+
+    own = next(vae.parameters()).dtype
+    if own == torch.float32:
+        return None
+
+    def encode(pixels: torch.Tensor) -> Posterior:
+        vae.float()
+        try:
+            return family.encode_image_latents(vae, pixels)
+        finally:
+            vae.to(own)
+
+    return encode
+
+
+def _held(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> dict[SideKey, Posterior]:
+    """Small ones and those for the device are held there; others are read from the disk each time: {}."""
+    size = sum(posterior_bytes(placed, cache.channels) * len(sides(placed)) for placed in images)
+    if where != "device" and size > DEVICE_BYTES:
+        return {}
+    return on_place(cache.load(images), "cpu" if where == "memory" else device)
+
+
+# ---- at each step
+
+
+def _loader(seed_of: Callable[[int], int]) -> Callable[[Placed, int, int], Shown]:
+    """seed_of: (epoch) -> the seed of its views."""
+
+    def load(placed: Placed, epoch: int, repeat: int) -> Shown:
+        view = draw_view(placed, seed_of(epoch), epoch, repeat)
+        pixels = load_pixels(placed.image.path, view, images=placed.concept.images)
+        return Shown(pixels, load_mask(placed, view))
+
+    return load
+
+
+def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ...], torch.Tensor]:
+    """{image key: [1, h, w]} of those that have a mask."""
+    masked = [placed for placed in images if mask_source(placed) is not None]
+    if not masked:
+        return {}
+    context = inputs.context
+    context.stage("reading masks")
+    cache = MaskCache(
+        context.workspace.cache / "masks", context.workspace.private / "index.sqlite", writes=on_disk(inputs)
+    )
+    return cache.load(masked, threads=decode_threads(context.device), check=context.check)
+
+
+# ---- the prepare job
+
+
+def prepare_latents(inputs: Inputs, models: Models) -> None:
+    """Latents and masks on disk, for those settings that keep them there."""
+    where = inputs.job.memory.cache_latents
+    kept = [placed for placed in images_of(inputs) if not encoded_each_time(placed, where)]
+    if not on_disk(inputs) or not kept:
+        inputs.context.say("Latents are not cached: with these settings training encodes the images at each step")
+        return
+    fill(inputs, models, latent_cache(inputs, kept), kept)
+    latent_masks(inputs, kept)
+
+
+def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
+    """<stem>.npz beside each image that trains, for sd-scripts: the fixed latents of each; none is overwritten."""
+    every = images_of(inputs)
+    images = [placed for placed in every if not is_varied(placed.concept.images)]
+    if len(images) < len(every):
+        inputs.context.say(f"{len(every) - len(images)} images change every epoch and get no .npz cache")
+    cache = latent_cache(inputs, images, writes=on_disk(inputs))
+    fill(inputs, models, cache, images)
+
+    def sample(side: Side) -> torch.Tensor:
+        mean, logvar = cache.read(side)
+        return frozen_latent(mean, logvar, inputs.seed, side.placed.key, side.mirrored)
+
+    done = export_npz(images, sample, plain_mask, inputs.context.check)
+    inputs.context.say(f"{done.written} .npz caches were written beside their images")
+    if done.kept:
+        inputs.context.say(f"{len(done.kept)} were there already or fit several images: {shortened(done.kept)}")
+    return done

@@ -1,0 +1,294 @@
+"""From a job to a training that is ready for its first step: caches, model, network, optimizer, and what is due besides."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.caches.fingerprint import dataset_fingerprint
+from core.families.compiling import CompiledBlocks, try_compiling
+from core.formats.hub_upload import Uploads
+from core.formats.tensor_writer import type_named
+from core.optimization.schedules import Rates
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.context import JobContext
+from core.record.problems import ProblemsError
+from core.record.secrets import secret
+from core.settings.hub import HubSettings
+from core.settings.job import TrainJob
+from core.settings.optimizers import find
+from core.settings.rates import scale_factor
+from core.training.building.inputs import Choose, Inputs, read_inputs
+from core.training.building.latents import build_latents
+from core.training.building.models import Models
+from core.training.building.texts import Texts
+from core.training.loop import prior
+from core.training.loop.losses import LossBuffer
+from core.training.loop.objective import objective_of
+from core.training.loop.passes import Passes
+from core.training.loop.prior import ModelPrior
+from core.training.loop.reports import Reports
+from core.training.loop.run import Run
+from core.training.loop.samples import Samples
+from core.training.loop.stepper import Stepper
+from core.training.loop.tasks import Tasks
+from core.training.loop.trackers import Trackers, make_tracker
+from core.training.loop.validation import caption_of, timesteps_of
+from core.training.loop.watching import Watch
+from core.training.saving.checkpoints import Checkpoints
+from core.training.saving.facts import FileFacts
+from core.training.saving.states import States
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from core.dataset.buckets.batches import Placed
+    from core.families.components import Components
+    from core.optimization.clipping import NonFiniteGuard
+    from core.optimization.fused import FusedBackward
+    from core.training.loop.sources import Text
+
+# Libraries whose optimizers keep all state per weight, so that weights may be updated in parts.
+BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}
+
+
+@dataclass
+class Training:
+    """A run, what it was made from, and what is due besides its steps."""
+
+    inputs: Inputs
+    run: Run
+    tasks: Tasks
+    samples: Samples
+    states: States
+    checkpoints: Checkpoints
+    _open: ExitStack
+
+    def release(self) -> None:
+        """Free everything large; also after an error, or the next job starts with less memory."""
+        self._open.close()
+        for part in (self.run.passes, self.run.reports, self.run.stepper, self.samples, self.states, self.checkpoints):
+            vars(part).clear()  # frames of an error's traceback hold some of these
+
+
+def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda report: report) -> Training:
+    """Everything up to the first step. `job` has its seed.
+
+    chosen   which of the images take part; without it all
+    """
+    inputs = read_inputs(job, context, chosen)
+    models = Models(inputs)
+    processes = context.processes
+    if processes.first:
+        _write_fingerprint(inputs)
+    with ExitStack() as open_:
+        with processes.first_does():  # and find on disk what it encoded
+            latents = build_latents(inputs, models)
+        open_.callback(latents.close)
+        texts = Texts(inputs, models)
+        with processes.first_does():
+            text, prompt_texts = texts.sources()
+        components = models.load()
+        compiled, optimizer = _put_together(inputs, components, open_)
+        before = _prepare_prior(inputs, models, text)
+        stepper = make_stepper(inputs, components, optimizer)
+        open_.callback(stepper.release)
+        if job.sharding.active and job.method.whole_model:  # DeepSpeed puts it into the compute dtype
+            texts.precision = replace(texts.precision, trainable=texts.precision.compute)
+        latents.scale = components.vae_scale
+        objective, precision = objective_of(job, context, components), texts.precision
+        passes = Passes(job, context.device, precision, components, inputs.method, latents, text, objective, before)
+        tracker = make_tracker(job, context.folder.logs, context.say) if processes.first else Trackers([], context.say)
+        open_.callback(tracker.close)
+        rates = Rates(job, inputs.plan.total, processes.count)
+        reports = Reports(
+            job,
+            context,
+            inputs.plan,
+            stepper,
+            rates,
+            components,
+            tracker,
+            Watch(inputs.plan.epochs.updates_in(0)),
+            LossBuffer(scaled=inputs.precision.scaled, allowed=job.schedule.skip_non_finite),
+        )
+        run = Run(job, context, inputs.plan, passes, stepper, rates, reports)
+        uploads = Uploads(job.hub if processes.first else HubSettings(), secret("huggingface_token"), context.say)
+        open_.callback(uploads.close)
+        uploads.look()
+        facts = FileFacts(
+            job,
+            context.folder,
+            inputs.plan,
+            components,
+            inputs.method,
+            objective.prediction,
+            precision.name,
+            len(inputs.report.validation),
+            inputs.vae,
+            inputs.memo,
+        )
+        checkpoints = Checkpoints(job.saving, context, inputs.plan, inputs.method, uploads, facts)
+        states = States(run, uploads)
+        samples = Samples(inputs.prompts, prompt_texts, passes, context, tracker, inputs.vae, compiled is not None)
+        tasks = Tasks(run, checkpoints, states, inputs.validation, samples)
+        return Training(inputs, run, tasks, samples, states, checkpoints, open_.pop_all())
+
+
+def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> tuple[CompiledBlocks | None, Optimizer]:
+    """What trains, attached to the model, with its optimizer. open_: what an error leaves behind"""
+    from core.networks.frozen import install
+    from core.optimization.fused import split_groups
+    from core.optimization.groups import parameter_groups
+    from core.optimization.optimizers import build_optimizer
+
+    job, context = inputs.job, inputs.context
+    parts = inputs.method.build(components)
+    open_.callback(inputs.method.release)
+    for problem in inputs.method.advice:
+        context.say(problem.what, "warning", problem.fix)
+    plain = job.memory.torch_compile or job.sharding.shares_weights or job.network.traits.needs_base_weight
+    if context.device.startswith("cpu") and not plain:
+        install(components.unet)  # frozen convolutions in the form oneDNN computes in; the results are the same
+    compiled = compile_blocks(inputs, components.unet)
+    if compiled is not None:
+        open_.callback(compiled.release)
+    groups = parameter_groups(job.optimizer, parts, scale_factor(job, context.processes.count))
+    if job.method.whole_model and job.memory.fused_optimizer_groups:
+        groups = split_groups(groups, job.memory.fused_optimizer_groups)
+    return compiled, build_optimizer(job.optimizer, groups, inputs.seed)
+
+
+def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | None:
+    """Load the untrained model where training needs it; returns the prior term, if any. Call it before the first step."""
+    import torch
+
+    job, method, placed = inputs.job, inputs.method, inputs.plan.placed
+    if method.needs_untrained and prior.needs_untrained_model(job, placed):
+        inputs.context.stage("loading the untrained model")
+        method.hold_untrained(models.untrained_unet())
+    captions = prior.captions(job, placed)
+    if not captions:
+        return None
+    with torch.no_grad(), method.untrained():
+        return ModelPrior(job, {caption: text.states([caption]) for caption in captions}, method.trains_text)
+
+
+def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -> Stepper:
+    """The plain stepper, or DeepSpeed's, which puts a full model into the compute dtype."""
+    from core.optimization.clipping import NonFiniteGuard
+
+    job, precision, context = inputs.job, inputs.precision, inputs.context
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    guard = NonFiniteGuard(context.device, job.schedule.skip_non_finite)
+    pauses = job.schedule.compatibility == "kohya"
+    if job.sharding.active:
+        from core.training.sharding.stepper import ShardedStepper
+
+        return ShardedStepper(
+            job,
+            context,
+            inputs.method,
+            [components.unet, *components.text_encoders],
+            parameters,
+            optimizer,
+            guard,
+            compute=precision.compute,
+            scaled=precision.scaled,
+            pauses=pauses,
+        )
+    from core.optimization.scaling import make_scaler
+
+    trainable = type_named(job.memory.full_precision)
+    return Stepper(
+        inputs.method,
+        parameters,
+        optimizer,
+        guard,
+        context.processes,
+        scaler=make_scaler(context.device, trainable) if precision.scaled else None,
+        fused=step_within_backward(inputs, optimizer, guard),
+        max_grad_norm=job.optimizer.max_grad_norm,
+        clipped=inputs.method.clipped,
+        adds_up=inputs.method.adds_up,
+        pauses=pauses,
+    )
+
+
+def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:
+    """Compile the U-Net's blocks if the settings ask for it. ProblemsError where torch.compile fails."""
+    memory, context = inputs.job.memory, inputs.context
+    if not memory.torch_compile:
+        return None
+    context.stage("trying the compiler")
+    try_compiling(memory.dynamo_backend, context.device)
+    sizes = {placed.bucket for placed in inputs.plan.placed}
+    context.say("The model is compiled in the first steps and for each new image size, which takes minutes")
+
+    def say(what: str, fix: str) -> None:
+        context.say(what, "warning", fix)
+
+    return CompiledBlocks(unet, memory.dynamo_backend, say, several_sizes=len(sizes) > 1)
+
+
+def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteGuard) -> FusedBackward | None:
+    """Update 16-bit weights in fp32, and use the fused backward pass where the settings ask for it."""
+    from core.optimization.fused import FusedBackward
+    from core.optimization.rounding import widen_steps
+
+    settings = inputs.job.memory
+    entry = find(inputs.job.optimizer.optimizer_type)
+    wide = widen_steps(
+        optimizer,
+        inputs.seed,
+        stochastic=settings.stochastic_rounding,
+        by_parts=entry is not None and entry.package in BY_WEIGHT,
+    )
+    if not inputs.job.method.whole_model or not (settings.fused_backward_pass or settings.fused_optimizer_groups):
+        return None
+    longest = inputs.job.optimizer.max_grad_norm
+    return FusedBackward(optimizer, wide, guard, longest, by_tensor=settings.fused_backward_pass)
+
+
+def _write_fingerprint(inputs: Inputs) -> None:
+    """dataset.json: what the run trains from, and what its validation measures. A run that continues says when they are
+    not the same any more."""
+    path = inputs.context.folder.dataset_file
+    memo, token = inputs.context.workspace.private / "index.sqlite", inputs.context.token
+    now = dataset_fingerprint(inputs.report.placed, memo_path=memo, cancel=token)
+    measured = inputs.validation.images
+    found = dataset_fingerprint(measured, memo_path=memo, cancel=token)["images"]
+    now["validation"] = {
+        "seed": inputs.job.validation.validation_seed,
+        "timesteps": timesteps_of(inputs.job.noise),
+        "images": [row | _as_measured(each) for row, each in zip(found, measured, strict=True)],
+    }
+    if inputs.validation.looks and not inputs.validation.by_hand:
+        now["validation"]["pairs"] = inputs.validation.pairs
+    now["measured_with"] = "validation seed"  # earlier versions drew latents by the training's
+    if path.exists():
+        before = _earlier_fingerprint(path)
+        if before != {name: now[name] for name in before if name in now}:  # earlier versions wrote no "validation"
+            inputs.context.say(
+                "The images or captions changed since this run started; the present ones are used", "warning"
+            )
+    atomic.write_json(path, now)
+
+
+def _earlier_fingerprint(path: Path) -> dict[str, Any]:
+    """{} where it is damaged, which then says nothing; it is written anew."""
+    try:
+        return read_json_object(path, max_bytes=256_000_000, max_values=3_000_000)
+    except ProblemsError:
+        return {}
+
+
+def _as_measured(placed: Placed) -> dict[str, Any]:
+    """What validation makes of an image beside its size."""
+    images = placed.concept.images
+    return {"caption": caption_of(placed), "masked": images.masked_loss or images.alpha_mask}

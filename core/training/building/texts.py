@@ -1,0 +1,148 @@
+"""From captions and sample prompts to their text states: how each is read, and what is encoded ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING
+
+from core.dataset.caches.texts import ENCODED_AT_ONCE, TextCache
+from core.record.problems import ProblemsError
+from core.training.building.network_files import merged_identity
+from core.training.loop.losses import DAMAGED_FIX
+from core.training.loop.prior import captions as class_captions
+from core.training.loop.samples import FrozenPromptTexts, PromptTexts, TrainedPromptTexts, tokens_of_prompts
+from core.training.loop.sources import FrozenText, Text, TrainedText
+
+if TYPE_CHECKING:
+    from core.dataset.caches.texts import EncodeText
+    from core.diffusion.text_states import TextStates
+    from core.training.building.inputs import Inputs
+    from core.training.building.models import Models
+
+
+class Texts:
+    """Encodes the texts of a run. precision: of the encoders as they are now."""
+
+    def __init__(self, inputs: Inputs, models: Models):
+        self._inputs, self._job, self._models = inputs, inputs.job, models
+        self.precision = inputs.precision
+
+    def sources(self) -> tuple[Text, PromptTexts]:
+        """Where training and samples find their text states."""
+        if self._inputs.method.trains_text:
+            return TrainedText(self.encode), TrainedPromptTexts(self.encode_prompts)
+        return self.frozen()
+
+    def encode(self, captions: Sequence[str]) -> TextStates:
+        """Text states of captions with the encoders as they are now; loads them at first use."""
+        return self._encode(captions, self._encode_captions)
+
+    def encode_prompts(self, prompts: Sequence[str], tokens: int | None = None) -> TextStates:
+        """The same of prompts, which are read as Generate reads them: with so many tokens, or as many as they have."""
+        return self._encode(prompts, partial(self._encode_prompts, tokens))
+
+    def frozen(self) -> tuple[FrozenText, FrozenPromptTexts]:
+        """Encodes what the first epoch and the samples need, then lets the encoders go."""
+        inputs, context, started = self._inputs, self._inputs.context, False
+
+        def text_of(tokens: int | None) -> FrozenText:
+            def encode(captions: Sequence[str]) -> TextStates:
+                import torch
+
+                if not started:  # in the loop a stop is heard at a step's end
+                    context.check()
+                with torch.no_grad():
+                    return self.encode_prompts(captions, tokens) if tokens else self.encode(captions)
+
+            return FrozenText(self._cache(tokens), encode, leave, context.device)
+
+        def leave() -> None:
+            if started:  # at the start all is encoded before the encoders leave
+                self._models.let_encoders_go()
+                context.stage("training")
+
+        context.stage("encoding captions")
+        text = text_of(None)
+        kept = class_captions(self._job, inputs.plan.placed)
+        text.need([*inputs.plan.captions(0), *inputs.validation.captions(), *kept])
+        prompts = FrozenPromptTexts(inputs.prompts, self._job.samples, text_of)
+        prompts.need()
+        self._models.let_encoders_go()
+        started = True
+        return text, prompts
+
+    def _cache(self, tokens: int | None) -> TextCache:
+        """Of captions; with `tokens` of prompts, which are read with so many."""
+        inputs, job = self._inputs, self._job
+        identity = inputs.family.digest(
+            inputs.model, "text_encoders", memo=inputs.memo, kohya_projection=job.model.kohya_projection
+        ) + merged_identity(inputs.files)
+        weighted = " weighted, mean kept" if self._mean_kept else " weighted"
+        prompts = " prompts each alone" + ("" if job.samples.prompt_weights else ", no weights")
+        prompts += ", mean kept" if self._prompts_mean_kept else ""
+        way = prompts if tokens else weighted if job.captions.weighted_captions else ""
+        return TextCache(
+            inputs.context.workspace.cache / "text",
+            identity + way + (" fp8" if self._models.narrow_text else ""),
+            clip_skip=job.model.clip_skip,
+            max_token_length=tokens or job.captions.max_token_length,
+            dtype=inputs.precision.name,
+            room_bytes=job.memory.text_cache_bytes,
+            at_once=1 if tokens else ENCODED_AT_ONCE,
+            warn=lambda problem: inputs.context.say(
+                f"{problem.what}: encoded captions are not cached",
+                "warning",
+                "captions are encoded again when needed",
+            ),
+        )
+
+    def _encode(self, captions: Sequence[str], read: EncodeText) -> TextStates:
+        method = self._inputs.method
+        self._models.encoders()
+        # Frozen encoders lie in the type they compute in: what is cached is the same for every method.
+        trains = method.trains_text
+        with self.precision.autocast(self._inputs.context.device) if trains else nullcontext():
+            states = method.encode(captions, read)
+        if not trains and not states.context.isfinite().all():
+            what = "The text encoder of the base model outputs NaN or infinite values"
+            raise ProblemsError.one(what, str(self._inputs.model), DAMAGED_FIX, code="model.not-finite")
+        return states
+
+    def _encode_prompts(self, tokens: int | None, prompts: Sequence[str]) -> TextStates:
+        from core.generation.pipeline import encode_texts
+
+        model, samples = self._models.encoders(), self._job.samples
+        return encode_texts(
+            model,
+            prompts,
+            tokens=tokens or tokens_of_prompts(samples, prompts, partial(self._inputs.family.count_tokens, model)),
+            clip_skip=self._job.model.clip_skip,
+            weighted=samples.prompt_weights,
+            mean_kept=self._prompts_mean_kept,
+        )
+
+    def _encode_captions(self, captions: Sequence[str]) -> TextStates:
+        from core.families.clip import join_whole, join_windows
+
+        settings = self._job.captions
+        return self._inputs.family.encode_captions(
+            self._models.encoders(),
+            captions,
+            max_token_length=settings.max_token_length,
+            clip_skip=self._job.model.clip_skip,
+            join=join_whole if self._mean_kept else join_windows,
+            weighted=settings.weighted_captions,
+            mean_kept=self._mean_kept,
+        )
+
+    @property
+    def _prompts_mean_kept(self) -> bool:
+        """Whether prompts are weighed as sd-scripts samples by SD 1.x and 2.x."""
+        return self._job.samples.compatibility == "kohya" and self._inputs.family_name != "sdxl"
+
+    @property
+    def _mean_kept(self) -> bool:
+        """Whether captions are weighed as in sd-scripts 0.9."""
+        return self._job.captions.weighted_captions and self._job.captions.weighted_mean == "kept"

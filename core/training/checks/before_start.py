@@ -1,0 +1,181 @@
+"""All problems of a training before it starts: one list for the command line, the page and the run itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.doctor.findings_of import held_out_copies
+from core.families import family
+from core.families.attention import memory_problems
+from core.families.locate import family_of, model_path, model_problems
+from core.families.trained_size import trained_size
+from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
+from core.formats.hub_upload import upload_problem
+from core.generation.embeddings import token_widths
+from core.record.cancel import CancelToken
+from core.record.problems import Problem, ProblemsError, errors, errors_first
+from core.record.secrets import secret
+from core.record.workspace import Workspace
+from core.settings.concepts import training_resolution
+from core.settings.job import TrainJob
+from core.settings.rules import set_without_effect, training_problems
+from core.training.building.network_files import network_problems
+from core.training.checks.caption_weights import weight_problems
+from core.training.checks.named_files import named_file_problems
+from core.training.checks.own_images import demo_problems
+from core.training.loop.objective import objective_problems
+from core.training.loop.prior import prior_problems
+from core.training.saving.resume import beginning_problems
+from core.training.sharding.fast_disk import room_problems
+
+if TYPE_CHECKING:
+    from core.dataset.report import Report
+
+EMBEDDING = "embedding.embedding_weights"
+
+
+def problems_before_start(
+    job: TrainJob,
+    workspace: Workspace,
+    report: Report,
+    device: str | None = None,
+    *,
+    begins: bool = True,
+    copies: bool = True,
+    model: bool = True,
+    cancel: CancelToken | None = None,
+) -> list[Problem]:
+    """All problems of a start, errors first, each once: the list that page, command line and run use.
+
+    device  None where it is not known yet: what it cannot do is then reported later
+    begins  the run has no training state yet
+    copies  look for images that are in both the training and the validation set, which reads files
+    model   look at the base model and VAE too; the command line may have to download them first
+    """
+    found = problems_without_model(job, workspace, report, device, begins=begins)
+    if begins and copies:
+        found += held_out_copies(report, workspace.private / "index.sqlite", cancel)
+    if model:
+        found += [*model_problems(job.model, workspace), *problems_with_model(job, workspace)]
+    return errors_first(found)
+
+
+def problems_without_model(
+    job: TrainJob,
+    workspace: Workspace,
+    report: Report,
+    device: str | None = None,
+    *,
+    begins: bool = True,
+) -> list[Problem]:
+    """Problems of settings, images, files and device, while the base model may still have to be downloaded.
+
+    device  None where it is not known yet: what it cannot do is then reported later
+    begins  the run has no training state yet
+    """
+    found = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
+    found += demo_problems(job, workspace)
+    found += weight_problems(job, [*report.placed, *report.validation])
+    if job.method.changes == "embedding":
+        from core.training.checks.tokens import token_problems  # loads torch, for which the page does not wait
+
+        found += token_problems(job, report.placed)
+    found += named_file_problems(job, workspace, begins=begins)
+    if begins and not errors(found):
+        found += beginning_problems(job, workspace, report)
+    return found if device is None else found + _of_the_device(job, device)
+
+
+def problem_of_uploads(job: TrainJob) -> list[Problem]:
+    """Problems of uploads to the hub, which is asked once before a start, not at every change of the form."""
+    problem = upload_problem(job.hub, secret("huggingface_token"))
+    return [problem] if problem else []
+
+
+def _of_the_device(job: TrainJob, device: str) -> list[Problem]:
+    from core.optimization.optimizers import device_problems
+
+    return [*device_problems(job.optimizer, device), *memory_problems(job.memory, device)]
+
+
+def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems of the loss, the family, the image size, the networks and the offload disk, by the base model's header;
+    none without a model."""
+    found = [*_of_the_parts(job, workspace), *objective_problems(job, workspace)]
+    found += [*_of_the_family(job, workspace), *_of_the_embedding(job, workspace)]
+    found += [*_of_the_size(job, workspace), *network_problems(job, workspace)]
+    return [*found, *room_problems(job, workspace)]
+
+
+def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems that loading the base model's parts, tokenizer and VAE would have. A missing model or an unknown family is
+    reported by model_problems."""
+    try:
+        path = model_path(job.model.base_model, workspace)
+        name = family_of(path, job.model.family)
+        vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
+    except ProblemsError:
+        return []
+    return family(name).problems(path, vae)
+
+
+def _of_the_embedding(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems of the embedding to start from: it must exist and have the vectors that the settings ask for."""
+    start = job.embedding.embedding_weights
+    if job.method.changes != "embedding" or not start:
+        return []
+    try:
+        path = model_path(start, workspace, EMBEDDING)
+        _check_vectors(job, path, model_path(job.model.base_model, workspace))
+    except ProblemsError as error:
+        return error.problems
+    return []
+
+
+def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
+    """Raise ProblemsError where the embedding's names, counts or widths do not fit the training."""
+    shapes, name = read_shapes(path), family_of(model, job.model.family)
+    wanted = LAYERS if job.embedding.extended else SDXL if name == "sdxl" else ONE
+    there = [key for key in wanted if key in shapes]
+    if not there or (job.embedding.extended and len(there) < len(wanted)):
+        what = f"The embedding contains {', '.join(list(shapes)[:3])}; this training needs {wanted[0]} ..."
+        fix = "choose an embedding of the same family and kind (XTI or not)"
+        raise ProblemsError.one(what, EMBEDDING, fix, code="embedding.other-tensors")
+    widths = token_widths(model)
+    for key in there:
+        number = 0 if job.embedding.extended else wanted.index(key)
+        width = widths[number] if number < len(widths) else shapes[key][1]
+        if shapes[key] != (job.embedding.num_vectors_per_token, width):
+            held, asked = "{} vectors of width {}".format(*shapes[key]), job.embedding.num_vectors_per_token
+            what = f"The embedding contains {held}; this training needs {asked} of width {width}"
+            fix = "set as many vectors as the file contains, or choose another file"
+            raise ProblemsError.one(what, EMBEDDING, fix, code="embedding.other-size")
+
+
+def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems that the rules find once the family is known from the model, for settings without a problem so far."""
+    if job.model.family != "auto":
+        return []
+    try:
+        family = family_of(model_path(job.model.base_model, workspace))
+    except (ProblemsError, OSError):
+        return []
+    known = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
+    named = {problem.where for problem in [*training_problems(job), *set_without_effect(job)]}
+    return [each for each in [*training_problems(known), *set_without_effect(known)] if each.where not in named]
+
+
+def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Advice where no image trains at more than half the side that the model was made for: a resolution that was not
+    adjusted, such as the starter's 128 with SDXL."""
+    try:
+        made = trained_size(model_path(job.model.base_model, workspace), job.model.family)
+    except (ProblemsError, OSError):
+        return []
+    size = training_resolution(job)
+    if job.dataset.more_resolutions or 4 * size[0] * size[1] > made[0] * made[1]:
+        return []
+    what = f"Images train at {size[0]} x {size[1]} pixels, but the base model was made for {made[0]} x {made[1]}"
+    fix = f"use {max(made)}, or somewhat less to save memory: training on small images makes coarse ones"
+    return [Problem(what, "dataset.resolution", fix, level="advice", code="dataset.resolution-below-model")]

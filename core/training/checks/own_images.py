@@ -1,0 +1,274 @@
+"""A job that still has the demo's settings although other images were chosen: advice, and one step that sets it up for
+them: a real base model, resolution, learning rate, length, name and sample prompts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.buckets.length import advised_epochs
+from core.families.locate import check_family
+from core.families.trained_size import trained_size
+from core.formats.detect import FAMILY_NAMES, identify
+from core.formats.hub import resolve
+from core.generation.library import list_models
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import PROJECT, Workspace, display_path, real_path, resolve_path
+from core.settings import presets
+from core.settings.base import declared, value_of
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.names import bad_name, without_signs
+from core.settings.optimizers import adapts
+from core.settings.usual_rates import far_rates, short, usual_rates
+
+if TYPE_CHECKING:
+    from core.dataset.report import Report
+
+STARTER = PROJECT / "models" / "starter"
+DEMO = PROJECT / "presets" / "starter_lora.json"
+MODEL, NAME, PROMPTS = "model.base_model", "saving.output_name", "samples.sample_prompts"
+PHOTOGRAPHS = 512  # pixels that a model must be made for to train photographs
+ROOM_FOR_SDXL = 11 << 30  # bytes of a GPU that train a LoRA of SDXL
+PROMPTS_SET, SAMPLES_SET = 4, 8
+STEP = 64  # resolutions are set in steps of so many pixels
+PLAIN_NAMES = {"images", "image", "img", "photos", "dataset", "data", "train", "training"}
+DEFAULTS = {entry.path: entry.default for entry in declared(TrainJob)}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting that the set-up alters."""
+
+    path: str
+    old: Any
+    new: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one step would change. no_model: why photographs cannot be trained all the same, or ""."""
+
+    changes: tuple[Change, ...]
+    no_model: str = ""
+
+
+@cache
+def demo() -> TrainJob:
+    """The job of the demo; the defaults where its preset is not there."""
+    try:
+        job = presets.apply(presets.read(DEMO))
+    except ProblemsError:
+        return TrainJob()
+    assert isinstance(job, TrainJob)
+    return job
+
+
+def other_images(job: TrainJob) -> bool:
+    """Whether images other than the demo's are to be trained."""
+    folders = [source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train"]
+    shipped = (STARTER / "images").resolve()
+    return any(not _inside(resolve_path(folder), shipped) for folder in folders if folder)
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    try:
+        return real_path(path).is_relative_to(folder)
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def is_starter(reference: str, workspace: Workspace) -> bool:
+    try:
+        found = resolve(reference, workspace.models, workspace.outputs)
+    except ProblemsError:
+        return False
+    return isinstance(found, Path) and _inside(found, STARTER.resolve())
+
+
+def _demo_words(job: TrainJob) -> list[str]:
+    """The settings that name the demo's own subject."""
+    return [path for path in (NAME, PROMPTS) if value_of(job, path) == value_of(demo(), path) != DEFAULTS[path]]
+
+
+def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
+    """Advice while the demo's model, name or sample prompts are set for other images."""
+    if not other_images(job):
+        return
+    if is_starter(job.model.base_model, workspace):
+        what = "The base model is the starter, a demo for simple icons at 128 px, which cannot train photos"
+        fix = "choose or download another base model, such as SD 1.5 or SDXL"
+        yield Problem(what, MODEL, fix, "advice", code="demo.base-model")
+    words = _demo_words(job)
+    if words:
+        left = " and ".join({NAME: "output name", PROMPTS: "sample prompts"}[path] for path in words)
+        what = f"Still set for the demo: {left}"
+        fix = "set up for these images in one step on the page, or write your own"
+        yield Problem(what, ", ".join(words), fix, "advice", code="demo.name-or-prompts")
+
+
+def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
+    """Whether the demo's model, name or sample prompts are set for other images."""
+    return other_images(job) and (is_starter(job.model.base_model, workspace) or bool(_demo_words(job)))
+
+
+# -- the set-up
+
+
+def setup_for(job: TrainJob, report: Report, workspace: Workspace, memory: int = 0) -> Setup | None:
+    """What to change so that the job suits the images of `report`; None where it has nothing of the demo.
+
+    Only what the demo set, what is at its default, and a far learning rate are changed: a person's own choices stay.
+    memory  bytes of the GPU, 0 without one
+    """
+    if not report.trained or not holds_demo(job, workspace):
+        return None
+    starter = is_starter(job.model.base_model, workspace)
+    found = best_model(workspace, memory) if starter else None
+    no_model = ""
+    if starter and found is None:
+        no_model = "The starter is a demo: it makes simple icons at 128 px and cannot train photographs. "
+        no_model += "Download a base model such as SD 1.5 or SDXL, then set up again."
+    changes = _changes(job, report, workspace, found, real=bool(found) or not starter)
+    wanted = tuple(change for change in changes if change.old != change.new)
+    return Setup(wanted, no_model) if wanted or no_model else None
+
+
+def with_setup(job: TrainJob, setup: Setup) -> TrainJob:
+    """`job` with the changes; a setting that was altered since they were listed keeps its value. Raises ProblemsError."""
+    values = presets.to_values(job)
+    for change in (each for each in setup.changes if value_of(job, each.path) == each.old):
+        group, name = change.path.split(".", 1)
+        values[group][name] = change.new
+    return build(TrainJob, values)
+
+
+def best_model(workspace: Workspace, memory: int = 0) -> tuple[str, str] | None:
+    """(setting, words) of the model on this machine that suits photographs best: those under models/ before results of
+    runs; SDXL first where the GPU has room for it, else SD 1.x."""
+    order = ("sdxl", "sd1", "sd2") if memory >= ROOM_FOR_SDXL else ("sd1", "sdxl", "sd2")
+    found = []
+    for number, (label, path) in enumerate(list_models(workspace)):
+        try:
+            family = check_family(identify(path), path)
+            if min(trained_size(path, family)) < PHOTOGRAPHS:
+                continue
+        except (ProblemsError, OSError, StopIteration):
+            continue
+        result = _inside(path, workspace.runs.resolve())
+        found.append(((result, order.index(family), number), display_path(path), f"{label} ({FAMILY_NAMES[family]})"))
+    return min(found)[1:] if found else None
+
+
+def _changes(
+    job: TrainJob, report: Report, workspace: Workspace, found: tuple[str, str] | None, *, real: bool
+) -> Iterator[Change]:
+    def change(path: str, new: Any, reason: str) -> Change:
+        return Change(path, value_of(job, path), new, reason)
+
+    if found:
+        yield change(MODEL, found[0], f"{found[1]} is on this machine; the starter makes only icons")
+    folder = next(source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train")
+    name = name_of(folder)
+    if value_of(job, NAME) in (value_of(demo(), NAME), DEFAULTS[NAME]) and job.method.changes != "embedding":
+        yield change(NAME, name, "the folder's name")
+    if value_of(job, PROMPTS) in (value_of(demo(), PROMPTS), DEFAULTS[PROMPTS]):
+        prompts, where = prompts_of(job, report, name)
+        yield change(PROMPTS, prompts, where)
+    batch = job.dataset.train_batch_size
+    if real:
+        base = found[0] if found else job.model.base_model
+        if (size := _resolution(job, report, base, workspace)) is not None:
+            yield change("dataset.resolution", *size)
+        for path, reason in (
+            ("dataset.bucket_reso_steps", "the usual steps between bucket sizes"),
+            ("dataset.train_batch_size", "fits most GPUs; the learning rate below is for it"),
+        ):
+            if _of_the_demo(job, path):
+                yield change(path, DEFAULTS[path], reason)
+                batch = DEFAULTS[path] if path.endswith("batch_size") else batch
+        rate = _rate(job)
+        if rate is not None:
+            yield change("optimizer.learning_rate", rate, "the usual rate for this method and optimizer")
+    views = sum(report.views.values())
+    epochs = advised_epochs(views, batch * job.schedule.gradient_accumulation_steps)
+    steps = -(-views * epochs // (batch * job.schedule.gradient_accumulation_steps))
+    if _of_the_demo(job, "schedule.max_train_epochs") and job.schedule.max_train_steps is None:
+        images = f"{report.trained:,} image{'s' if report.trained != 1 else ''}"
+        reason = f"advised for {images}; the steps follow from their sizes"
+        yield change("schedule.max_train_epochs", epochs, reason)
+        if _of_the_demo(job, "samples.sample_every_n_steps"):
+            every = max(50, round(steps / SAMPLES_SET / 50) * 50)
+            yield change("samples.sample_every_n_steps", every, f"about {SAMPLES_SET} samples of each prompt")
+
+
+def _of_the_demo(job: TrainJob, path: str) -> bool:
+    return bool(value_of(job, path) == value_of(demo(), path) != DEFAULTS[path])
+
+
+def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) -> tuple[int, str] | None:
+    """(size, reason): the model's own, or less where the images are smaller; None where it was set by hand."""
+    path = "dataset.resolution"
+    if value_of(job, path) not in (value_of(demo(), path), DEFAULTS[path]) or job.dataset.more_resolutions:
+        return None
+    place = resolve(base, workspace.models, workspace.outputs)
+    if not isinstance(place, Path):
+        return None
+    try:
+        made = max(trained_size(place, job.model.family))
+    except (ProblemsError, OSError, StopIteration):
+        return None  # the checks tell what is wrong with the model
+    sizes = [row.size for row in report.rows if row.trains and row.size]
+    side = median((width * height) ** 0.5 for width, height in sizes)
+    if side >= made:
+        return made, "what the base model was made for"
+    return max(STEP, -(-round(side) // STEP) * STEP), f"the images are smaller than the base model's {made}"
+
+
+def _rate(job: TrainJob) -> float | None:
+    """Another learning rate where the present one is the demo's or far from usual."""
+    path = "optimizer.learning_rate"
+    far = any(each.where == path for each in far_rates(job))
+    usual = usual_rates(job)
+    if usual is None or (adapts(job.optimizer.optimizer_type) and not far):
+        return None
+    return float(short(usual.start)) if far or _of_the_demo(job, path) else None
+
+
+def name_of(folder: str) -> str:
+    """A file name from a folder's: "10_mira woman" -> "mira_woman"; that of its parent where it says nothing."""
+    path = Path(os.path.abspath(resolve_path(folder)))
+    for part in (path.name, path.parent.name):
+        text = re.sub(r"\W+", "_", without_signs(re.sub(r"^\d+_", "", part))).strip("_")
+        while len(text.encode("utf-8", "replace")) > 80:
+            text = text[:-1]
+        if text and text.lower() not in PLAIN_NAMES and bad_name(text) is None and text.isprintable():
+            return text
+    return "my_images"
+
+
+def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
+    """Up to four sample prompts for these images, and where they are from: captions, else words, else the name."""
+    captions = [" ".join(row.caption.split("\n")[0].split()) for row in report.rows if row.trains]
+    words = [
+        caption for caption in dict.fromkeys(captions) if caption and " --" not in f" {caption}" and caption[0] != "#"
+    ]
+    if words:
+        apart = max(1, len(words) // PROMPTS_SET)  # from the whole set, not four of its beginning
+        source = (
+            "captions of these images" if any(row.source == "file" for row in report.rows) else "the folder's words"
+        )
+        prompts = words[::apart][:PROMPTS_SET]
+    else:
+        prompts, source = [job.captions.trigger_word or name.replace("_", " ")], "there are no captions yet"
+    new = job.embedding.words[0] if job.method.changes == "embedding" and job.embedding.words else ""
+    if new and not any(new in prompt for prompt in prompts):
+        prompts = [f"{new}, {prompt}" for prompt in prompts]
+    return prompts, source

@@ -1,0 +1,230 @@
+"""The losses of images with the weights as they are: what training, validation and samples have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.images.views import draw_view, size_conditioning
+from core.diffusion.noise import Address, draw_noises
+from core.families import family
+from core.record.queued import queued
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from core.dataset.buckets.batches import Batch
+    from core.diffusion.noise import Noises
+    from core.diffusion.objective import Objective
+    from core.diffusion.text_states import TextStates
+    from core.families.components import Components
+    from core.families.precision import Precision
+    from core.methods import Method
+    from core.settings.job import TrainJob
+    from core.training.loop.prior import ModelPrior
+    from core.training.loop.sources import Latents, Text
+
+Predict = Callable[["Tensor", "Tensor"], "Tensor"]
+
+
+@dataclass
+class Passes:
+    """The model, and what it is shown. prior: a term that is added for each image that trains."""
+
+    job: TrainJob
+    device: str
+    precision: Precision
+    components: Components
+    method: Method
+    latents: Latents
+    text: Text
+    objective: Objective
+    prior: ModelPrior | None = None
+
+    def __post_init__(self) -> None:
+        self._family = family(self.components.family)
+        self._halves = self.job.noise.halves_latents(self.job.method.changes)
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor | None) -> Tensor:
+        with self.precision.autocast(self.device):
+            return self._family.predict(self.components, noisy_latents, timesteps, text, sizes)
+
+    def losses(
+        self,
+        epoch: int,
+        batch: Batch,
+        addresses: Sequence[Address],
+        timesteps: Sequence[int],
+        captions: Sequence[str],
+        prior: ModelPrior | None = None,
+    ) -> Tensor:
+        """Losses [B] of a batch's images at these timesteps with the weights as they are.
+
+        epoch       of the random latents and of the image's augmentation
+        addresses   of all noise, one for each image
+        """
+        import torch
+
+        noise_settings = self.job.noise
+        latents, masks = self.latents.batch(epoch, batch.items)
+        if self._halves:
+            latents = scaled_in(self.precision.compute, latents, self.latents.scale)
+        noises = draw_noises(noise_settings, latents, addresses)
+        strength = batch.items[0][0].concept.images.network_multiplier  # one for the batch: see Concept.batch_group
+        self.method.set_strength(strength)
+        text = self.text.states(captions)
+        sizes = self._sizes(epoch, batch, addresses[0][0])
+
+        def predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
+            return self.predict(noisy, at, shown, sizes)
+
+        def base_predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
+            with self.method.untrained():
+                return self.predict(noisy, at, shown, sizes)
+
+        preserved = [each.concept.source.diff_output_preservation for each, _ in batch.items]
+        at = queued(torch.tensor(list(timesteps)), self.device)
+
+        def loss_of(predict: Predict, **more: Any) -> Tensor:
+            return training_loss(self.objective, predict, latents, noises, at, **more)
+
+        losses_B = loss_of(
+            predict,
+            sample_weights=self._weights(batch),
+            masks=None if masks is None else queued(masks, self.device),
+            preserved=(base_predict, queued(torch.tensor(preserved), self.device)) if any(preserved) else None,
+        )
+        if prior is None:
+            return losses_B
+        return losses_B + prior.losses(batch, predict, base_predict, self.text.states, loss_of)
+
+    def _sizes(self, epoch: int, batch: Batch, seed: int) -> Tensor | None:
+        """SDXL's size conditioning of each image: original height and width, what was cropped off at the top and the left,
+        height and width of what is shown; float32 [B, 6] in pixels on the device. None for families that read none."""
+        import torch
+
+        if not self._family.reads_sizes:
+            return None
+        rows = []
+        for placed, repeat in batch.items:
+            view = draw_view(placed, seed, epoch, repeat)
+            shown = size_conditioning(placed, view, self.job.dataset.crop_conditioning)
+            rows.append([number for width_height in shown for number in width_height[::-1]])
+        return queued(torch.tensor(rows, dtype=torch.float32), self.device)
+
+    def _weights(self, batch: Batch) -> Tensor | None:
+        """What each image's loss counts, [B] on the device; None where all count 1."""
+        import torch
+
+        weights = [placed.loss_weight(self.job.dataset) for placed, _ in batch.items]
+        if all(weight == 1 for weight in weights):
+            return None
+        return queued(torch.tensor(weights), self.device)
+
+    @contextmanager
+    def without_chance(self) -> Iterator[None]:
+        """No dropout of any module inside."""
+        parts = [self.components.unet, *self.components.text_encoders]
+        modules = [module for part in parts for module in part.modules() if module.training]
+        for module in modules:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.training = True
+
+
+def scaled_in(dtype: torch.dtype, latents: Tensor, scale: float) -> Tensor:
+    """Latents that were scaled in float32, as if they had been cast before that."""
+    return (latents / scale).to(dtype) * scale
+
+
+def training_loss(
+    objective: Objective,
+    predict: Predict,
+    latents: Tensor,
+    noises: Noises,
+    timesteps: Tensor,
+    *,
+    sample_weights: Tensor | None = None,
+    masks: Tensor | None = None,
+    preserved: tuple[Predict, Tensor] | None = None,
+) -> Tensor:
+    """Loss per image, float32 [B]; the run's loss is their mean. No randomness here.
+
+    predict          (noisy latents [B, C, H, W] float32, timesteps [B]) -> the model's output, [B, C, H, W]
+    latents          x0, scaled by the VAE's factor, [B, C, H, W]
+    timesteps        integers [B], 0 to 999
+    sample_weights   [B]: 1, or the weight of regularization images
+    masks            [B, 1, h, w], or [B, h, w] as sd-scripts keeps its alpha masks, in 0..1: what counts of each image;
+                     another size is averaged to the latents'
+    preserved        differential output preservation: `predict` of the model without what trains, and bool [B], the
+                     images whose target it gives
+
+    ValueError for tensors of other forms, which torch would broadcast silently.
+    """
+    _refuse_other_forms(latents, noises.noise, timesteps, sample_weights, masks)
+    x0, noise, shown = objective.mixed(latents, noises)
+    noisy = objective.noised(x0, shown, timesteps)
+    target = objective.target(x0, noise, timesteps)
+    if preserved is not None:
+        target = _preserved(target, noisy, timesteps, *preserved)
+    predicted = predict(noisy, timesteps).float()
+    loss_BCHW = objective.loss(predicted, target, timesteps)
+    if masks is None:
+        loss_B = loss_BCHW.mean(dim=(1, 2, 3))
+    else:
+        loss_B = masked_mean(loss_BCHW, masks if masks.dim() == 4 else masks.unsqueeze(1), objective.mask_mean)
+    if sample_weights is not None:
+        loss_B = loss_B * sample_weights.float()
+    return loss_B * objective.weight(timesteps)
+
+
+def masked_mean(loss_BCHW: Tensor, masks: Tensor, over: str = "area") -> Tensor:
+    """Mean over the masked area of each image, [B]; an image whose mask is empty gives 0.
+
+    masks  [B, 1, h, w] in 0..1; another size than the loss's is averaged to it
+    over   "area": dividing by the mask's own area keeps a small mask from meaning a small loss and so a small learning
+           rate. "image": the mean over the whole image, as in sd-scripts
+    """
+    from torch.nn.functional import interpolate
+
+    masks = masks.float()
+    if masks.shape[-2:] != loss_BCHW.shape[-2:]:
+        masks = interpolate(masks, size=loss_BCHW.shape[-2:], mode="area")
+    if over == "image":
+        return (loss_BCHW * masks).mean(dim=(1, 2, 3))
+    covered_B = masks.expand_as(loss_BCHW).sum(dim=(1, 2, 3))
+    return (loss_BCHW * masks).sum(dim=(1, 2, 3)) / covered_B.clamp_min(1e-6)
+
+
+def _preserved(target: Tensor, noisy: Tensor, timesteps: Tensor, base_predict: Predict, rows_B: Tensor) -> Tensor:
+    """The target with what the base model predicts in the rows that are to stay as they are."""
+    import torch
+
+    with torch.no_grad():
+        base = base_predict(noisy, timesteps).float()
+    return torch.where(rows_B.view(-1, 1, 1, 1), base, target)
+
+
+def _refuse_other_forms(
+    latents: Tensor, noise: Tensor, timesteps: Tensor, sample_weights: Tensor | None, masks: Tensor | None
+) -> None:
+    """By form and type alone: nothing is read back from the device."""
+    count = len(latents)
+    if latents.dim() != 4 or noise.shape != latents.shape:
+        raise ValueError(f"latents {_form(latents)} and noise {_form(noise)}: both are [B, C, H, W]")
+    if timesteps.shape != (count,) or str(timesteps.dtype) not in ("torch.int64", "torch.int32"):
+        raise ValueError(f"timesteps {_form(timesteps)} of {timesteps.dtype}: one whole number for each, [{count}]")
+    if sample_weights is not None and sample_weights.shape != (count,):
+        raise ValueError(f"sample_weights {_form(sample_weights)}: one for each image, [{count}]")
+    if masks is not None and tuple(masks.shape[:-2]) not in ((count, 1), (count,)):
+        raise ValueError(f"masks {_form(masks)}: [{count}, 1, h, w] or [{count}, h, w]")
+
+
+def _form(tensor: Tensor) -> str:
+    return str(list(tensor.shape))

@@ -1,0 +1,137 @@
+"""Where the numbers of a run's steps go: read back from the device, watched, written to the journal and the trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from core.record.events import Steps, Validated
+from core.settings.methods import spec_of
+from core.training.loop.losses import LossBuffer, not_finite_itself
+
+if TYPE_CHECKING:
+    from core.dataset.buckets.plan import Plan
+    from core.families.components import Components
+    from core.optimization.schedules import Rates
+    from core.record.context import JobContext
+    from core.settings.job import TrainJob
+    from core.settings.methods import MethodSpec
+    from core.training.loop.losses import ReadBack
+    from core.training.loop.stepper import Stepper
+    from core.training.loop.trackers import Tracker
+    from core.training.loop.watching import Watch
+
+MEMORY_STEPS = 20.0
+
+
+class StepClock:
+    """Seconds of the steps alone: pauses, saves and samples do not count.
+
+    total     of all steps        per_step   a moving mean; the first step, which warms up, leaves the mean quickly
+    """
+
+    def __init__(self, total: float = 0.0):
+        self.total = total
+        self.per_step = 0.0
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        self.total += seconds
+        self._count += 1
+        if self._count == 2:
+            self.per_step = seconds
+            return
+        self.per_step += (seconds - self.per_step) / min(self._count, MEMORY_STEPS)
+
+
+@dataclass
+class Reports:
+    """The steps of a run whose numbers are on their way, and what is known from those that have arrived."""
+
+    job: TrainJob
+    context: JobContext
+    plan: Plan
+    stepper: Stepper
+    rates: Rates
+    components: Components
+    tracker: Tracker
+    watch: Watch
+    losses: LossBuffer
+    clock: StepClock = field(default_factory=StepClock)
+
+    def all(self) -> None:
+        """Report every step so far: nothing is saved or shown before all its losses are known to be finite."""
+        self.report(self.losses.read())
+
+    def report(self, read: ReadBack | None) -> None:
+        """Write steps whose losses have arrived to the journal and the trackers. ProblemsError at one that was not finite."""
+        if read is None:
+            return
+        for problem in read.skipped:
+            self.context.say(f"Skipped: {problem.what} ({problem.where})", "warning", problem.fix)
+        if read.steps:
+            self._report_steps(read)
+        if read.end is not None:
+            raise not_finite_itself(self.components) or read.end
+
+    def _report_steps(self, read: ReadBack) -> None:
+        step = read.steps[-1]
+        rates = self.rates.of(self.stepper.optimizer, max(0, step - 1 - self.stepper.paused))
+        corrected = self.watch.add(read)
+        self.context.journal.put(
+            Steps(
+                read.steps,
+                read.losses,
+                rates,
+                self.plan.epoch_of(step - 1) + 1,
+                self.clock.per_step,
+                read.norm,
+                [round(value, 5) for value in corrected],
+                read.weight_norm,
+            )
+        )
+        self._track(read, corrected, rates)
+        self.watch.write(self.context.folder.path, at_once=step >= self.plan.total)
+
+    def _track(self, read: ReadBack, corrected: Sequence[float], rates: Mapping[str, float]) -> None:
+        """For trackers, under sd-scripts' names where it has them (reference: section 7.6)."""
+        from core.optimization.optimizers import step_sizes
+
+        add, step, method = self.tracker.add, read.steps[-1], spec_of(self.job)
+        each, epoch = ("loss/current", "loss/epoch_average") if method.changes == "network" else ("loss", "loss/epoch")
+        for number, loss, quotient in zip(read.steps, read.losses, corrected, strict=True):
+            add(each, loss, number)
+            add("loss/corrected", quotient, number)
+            if self.plan.ends_epoch(number) or number == self.plan.total:
+                add(epoch, self.watch.average, number)
+        add("loss/average", self.watch.average, step)
+        for name, rate in rates.items():
+            add(rate_name(method, name), rate, step)
+        for name, size in step_sizes(
+            self.stepper.optimizer
+        ).items():  # of optimizers that find the step size themselves
+            add(rate_name(method, name).replace("lr", "lr/d*lr", 1), size, step)
+        add("norm/gradient", read.norm, step)
+        if read.weight_norm is not None:
+            add("norm/weights", read.weight_norm, step)
+        for name, value in read.numbers.items():
+            add(name, value, step)
+
+    def validated(self, found: Validated) -> None:
+        """A validation's numbers; for trackers once more where it ends an epoch."""
+        self.context.journal.put(found)
+        where = "validation" if found.measured_on == "held_out" else "training_images"
+        for name in ("step", "epoch") if self.plan.ends_epoch(found.step) else ("step",):
+            self.tracker.add(f"loss/{where}/{name}_average", found.loss, found.step)
+            if found.gap is not None:
+                self.tracker.add(f"loss/{where}/{name}_divergence", found.gap, found.step)
+
+
+def rate_name(method: MethodSpec, group: str) -> str:
+    """A group's rate as sd-scripts' script for the method logs it: a network's "text_encoder plus" is lr/textencoder plus,
+    a model's unet_block3 is lr/block3."""
+    part, space, rest = group.partition(" ")
+    if method.changes != "network":
+        part = part.replace("unet_block", "block")
+    return method.logged.get(part, f"lr/{part}") + space + rest

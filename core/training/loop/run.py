@@ -1,0 +1,52 @@
+"""A run: its state and the parts that its loop works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from core.dataset.buckets.plan import Plan
+    from core.optimization.schedules import Rates
+    from core.record.context import JobContext
+    from core.settings.job import TrainJob
+    from core.training.loop.passes import Passes
+    from core.training.loop.reports import Reports
+    from core.training.loop.stepper import Stepper
+
+
+@dataclass
+class RunState:
+    """Progress of a run: step = optimizer steps done; the place in the data follows from it. begun: the first step of the
+    run, unknown after resuming."""
+
+    step: int = 0
+    seconds: float = 0.0
+    begun: int = 0
+
+
+@dataclass
+class Run:
+    """What the loop works on.
+
+    passes    the losses of images        stepper   moves the weights by their gradients
+    reports   where the steps' losses go  stop_at   a step after which it saves and stops, as on request
+    """
+
+    job: TrainJob
+    context: JobContext
+    plan: Plan
+    passes: Passes
+    stepper: Stepper
+    rates: Rates
+    reports: Reports
+    state: RunState = field(default_factory=RunState)
+    stop_at: int | None = None
+
+    @property
+    def total(self) -> int:
+        return self.plan.total
+
+    @property
+    def stop_wanted(self) -> bool:
+        return self.context.token.wanted or (self.stop_at is not None and self.state.step >= self.stop_at)

@@ -1,0 +1,169 @@
+"""Sample images of a run: the same prompts, seeds and noise each time, so that only the training changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.families import family
+from core.families.precision import vae_type
+from core.families.token_count import count_tokens
+from core.families.trained_size import USUAL_GUIDANCE, own_guidance
+from core.generation.pipeline import PromptStates, prompt_and_opposite, tokens_read
+from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
+from core.record.events import Sampled
+from core.settings.captions import LENGTHS
+from core.settings.concepts import training_resolution
+
+if TYPE_CHECKING:
+    from core.dataset.caches.texts import EncodeText
+    from core.record.context import JobContext
+    from core.settings.job import TrainJob
+    from core.settings.samples import SampleSettings
+    from core.training.loop.passes import Passes
+    from core.training.loop.sources import FrozenText
+    from core.training.loop.trackers import Tracker
+
+
+KOHYA_TOKENS = LENGTHS[-1]  # sd-scripts reads prompts no further
+KOHYA_SIZE = (512, 512)  # sd-scripts samples at this size whatever the model and the resolution are
+
+
+def sample_size(job: TrainJob) -> tuple[int, int]:
+    """(width, height) of samples without a size of their own: the training resolution."""
+    return KOHYA_SIZE if job.samples.compatibility == "kohya" else training_resolution(job)
+
+
+def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
+    """Every sample of a run with everything decided. Raises ProblemsError for what cannot be read.
+
+    model  the base model, whose own guidance holds where none is set
+    """
+    found, _ = read_prompts(job.samples)
+    guidance = own_guidance(model) if model is not None else USUAL_GUIDANCE
+    return filled(found, job.samples, sample_size(job), guidance)
+
+
+def tokens_of_prompts(settings: SampleSettings, texts: Sequence[str], count: Callable[[str], int]) -> int:
+    """How many tokens these texts are read with. count: content tokens of a plain text."""
+    found = tokens_read(texts, count, settings.prompt_weights)
+    return min(found, KOHYA_TOKENS) if settings.compatibility == "kohya" else found
+
+
+def both_texts(prompt: SamplePrompt) -> list[str]:
+    return [prompt.prompt, prompt.negative or ""]
+
+
+class TrainedPromptTexts:
+    """The text states of samples where text encoders or tokens train: encoded each time."""
+
+    def __init__(self, encode: EncodeText):
+        self._encode = encode
+
+    def need(self) -> None:
+        return
+
+    def states(self, prompt: SamplePrompt) -> PromptStates:
+        return prompt_and_opposite(self._encode(both_texts(prompt)))
+
+
+class FrozenPromptTexts:
+    """Those of encoders that do not train: encoded once. text_of: tokens read -> what encodes texts of so many."""
+
+    def __init__(self, prompts: Sequence[SamplePrompt], settings: SampleSettings, text_of: Callable[[int], FrozenText]):
+        self._lengths = {prompt: tokens_of_prompts(settings, both_texts(prompt), count_tokens) for prompt in prompts}
+        self._texts = {length: text_of(length) for length in sorted(set(self._lengths.values()))}
+
+    def need(self) -> None:
+        """Encode all that can be encoded ahead."""
+        for length, text in self._texts.items():
+            of_it = [prompt for prompt, own in self._lengths.items() if own == length]
+            text.need([words for prompt in of_it for words in both_texts(prompt)])
+
+    def states(self, prompt: SamplePrompt) -> PromptStates:
+        return prompt_and_opposite(self._texts[self._lengths[prompt]].states(both_texts(prompt)))
+
+
+PromptTexts = TrainedPromptTexts | FrozenPromptTexts
+
+
+@dataclass
+class Samples:
+    """The samples of a run. vae: one of its own; compiled: the model's blocks are."""
+
+    prompts: list[SamplePrompt]
+    texts: PromptTexts
+    passes: Passes
+    context: JobContext
+    tracker: Tracker
+    vae: Path | None
+    compiled: bool
+
+    def generate(self, step: int) -> None:
+        """One image for each prompt, with the weights as they are now. A stop is heard at every sampling step."""
+        import torch
+
+        from core.networks.frozen import packed_copies
+
+        passes = self.passes
+        passes.method.set_strength(1.0)
+        plain = (
+            passes.precision.compute != passes.precision.trainable
+        )  # autocast computes in another type than the weights'
+        packed = nullcontext() if plain or self.compiled else packed_copies(passes.components.unet)
+        with torch.no_grad(), passes.without_chance(), packed:
+            self.texts.need()
+            for index, prompt in enumerate(self.prompts):
+                self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}")
+                self._generate(step, index, prompt)
+
+    def _generate(self, step: int, index: int, prompt: SamplePrompt) -> None:
+        from core.generation.pipeline import decode, denoise
+        from core.record import atomic
+
+        passes, job = self.passes, self.passes.job
+        kind, components = family(passes.components.family), passes.components
+        states, seed = self.texts.states(prompt), prompt.seed or 0
+        latents = denoise(
+            passes.predict,
+            states.positive,
+            states.negative,
+            seeds=[seed],
+            width=prompt.width or 0,
+            height=prompt.height or 0,
+            sampler=prompt.sampler or "",
+            steps=prompt.steps or 1,
+            guidance_scale=prompt.guidance or 0.0,
+            prediction=passes.objective.prediction,
+            zero_terminal_snr=components.zero_terminal_snr or job.noise.zero_terminal_snr,
+            as_kohya=job.samples.compatibility == "kohya",
+            channels=kind.latent_channels,
+            on_step=lambda done, steps: self.context.check(),
+        )
+        with self.vae_on_device() as vae:
+            image = decode(vae, latents, kind.decode_latents)[0]
+        name = f"{step:08d}_{index:02d}.png"
+        with atomic.open_atomic(self.context.folder.samples / name) as path:
+            image.save(path, format="PNG")
+        self.context.journal.put(Sampled(step, index, prompt.prompt, seed, f"samples/{name}"))
+        self.tracker.image(f"sample_{index}", image, prompt.prompt, step)
+
+    @contextmanager
+    def vae_on_device(self) -> Iterator[Any]:
+        """The VAE, on the device only while it is used; loaded at the first sample, since cached latents need it for nothing."""
+        device, components, memory = self.passes.device, self.passes.components, self.passes.job.memory
+        if components.vae is None:
+            kind = family(components.family)
+            loaded = kind.load(components.origin, parts=("vae",), vae=self.vae, vae_dtype=vae_type(memory))
+            components.vae = loaded.vae
+        vae = components.vae
+        try:
+            yield vae.to(device)  # where memory runs out in the middle of it, what moved goes back too
+        finally:
+            if memory.lowram:
+                components.vae = None  # read again for the next samples
+            elif device != "cpu":
+                vae.to("cpu")

@@ -1,0 +1,232 @@
+"""What feeds a step: latents from the cache or encoded anew; text states from the cache or, while the text encoder
+trains, from itself."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from core.dataset.caches.encoding import Encode, Side, SideKey
+from core.dataset.caches.latents import Posterior
+from core.dataset.caches.masks import at_latent_size
+from core.dataset.images.opening import BrokenImage, problem_of
+from core.dataset.images.views import draw_view
+from core.record import draws
+from core.record.problems import Problem, ProblemsError
+from core.record.queued import queued
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from core.dataset.buckets.batches import Placed
+    from core.dataset.caches.texts import EncodeText, TextCache
+    from core.diffusion.text_states import TextStates
+
+EPOCH = -1  # in the addresses of what is measured: no training epoch has it
+DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device
+
+Item = tuple["Placed", int]  # an image and which of its repeats
+
+
+class Shown(NamedTuple):
+    """An image as a step sees it. pixels: float32 [3, H, W] in [-1, 1]; mask: [1, H, W] in 0..1, or None."""
+
+    pixels: np.ndarray
+    mask: np.ndarray | None
+
+
+class FreshViews:
+    """Images that look different each time: decoded ahead by threads, so that the device does not wait for them.
+
+    load    (image, epoch, repeat) -> what is shown; addressed, so that it does not depend on when it is called
+    ahead   views that may wait in memory
+    """
+
+    def __init__(self, load: Callable[[Placed, int, int], Shown], threads: int, ahead: int):
+        self._load, self._ahead = load, ahead
+        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
+        self._waiting: OrderedDict[tuple, Future[Shown]] = OrderedDict()
+
+    def expect(self, epoch: int, items: Iterable[Item]) -> None:
+        """Begin with those that will be asked for next, in their order, as far as there is room."""
+        for placed, repeat in items:
+            if len(self._waiting) >= self._ahead:
+                return
+            address = (epoch, placed.key, repeat)
+            if address not in self._waiting:
+                self._waiting[address] = self._pool.submit(self._load, placed, epoch, repeat)
+
+    def take(self, placed: Placed, epoch: int, repeat: int) -> Shown:
+        """ProblemsError names an image that cannot be read any more."""
+        waiting = self._waiting.pop((epoch, placed.key, repeat), None)
+        try:
+            return waiting.result() if waiting is not None else self._load(placed, epoch, repeat)
+        except BrokenImage as error:
+            raise ProblemsError([problem_of(placed.image.path, error)]) from error
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._waiting.clear()
+
+
+class Latents:
+    """Latents by address: sampled from posteriors that were encoded once, or of images that are encoded at each step.
+
+    held        posteriors by `Side.key`; others are `read`
+    fresh       the views of images that are encoded at each step, `anew`, with what encodes a batch of them
+    masks       {image key: [1, h, w] in 0..1 at latent size}, of those that have one
+    mode        "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
+    scale       the VAE's factor, known when the model is loaded
+    device      where they are handed out, wherever their posteriors lie
+    """
+
+    def __init__(
+        self,
+        held: Mapping[SideKey, Posterior],
+        read: Callable[[Side], Posterior],
+        seed: int,
+        *,
+        mode: str = "sample",
+        masks: Mapping[tuple[str, ...], Tensor] | None = None,
+        fresh: FreshViews | None = None,
+        anew: Collection[tuple[str, ...]] = (),
+        encode: Encode | None = None,
+        encode_at_once: int = 1,
+        validation_seed: int | None = None,
+        device: str = "cpu",
+    ):
+        self.scale, self._device = 1.0, device
+        self._held, self._read, self._seed, self._mode = held, read, seed, mode
+        self._validation_seed = seed if validation_seed is None else validation_seed
+        self._masks = masks or {}
+        self._fresh, self._anew, self._encode, self._at_once = fresh, frozenset(anew), encode, encode_at_once
+
+    def expect(self, epoch: int, items: Iterable[Item]) -> None:
+        """Say what the next calls of `batch` will ask for, this step's first."""
+        if self._fresh is not None:
+            self._fresh.expect(epoch, (item for item in items if item[0].key in self._anew))
+
+    def batch(self, epoch: int, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
+        """Scaled latents [B, C, h, w] and masks [B, 1, h, w] of images of one size, float32. Masks are None when no
+        image has one; else those that have none get ones. They stay on the CPU: who moves them need not wait."""
+        import torch
+
+        anew = self._encoded(epoch, items)
+        latents: list[Tensor] = []
+        masks: list[Tensor | None] = []
+        for index, (placed, repeat) in enumerate(items):
+            if index in anew:
+                posterior, mask = anew[index]
+                mirrored = False  # the noise's address holds the repeat; what a view shows is in its pixels
+            else:
+                mirrored = self.mirrored(placed, epoch, repeat)
+                side = Side(placed, mirrored)
+                posterior = self._held[side.key] if self._held else self._read(side)
+                mask = self._masks.get(placed.key)
+                mask = mask.flip(-1) if mask is not None and mirrored else mask
+            sampled = self._sampled(posterior, placed, epoch, repeat, mirrored)
+            latents.append(queued(sampled, self._device) * self.scale)
+            masks.append(mask)
+        stacked = torch.stack(latents)
+        if all(mask is None for mask in masks):
+            return stacked, None
+        ones = torch.ones(1, *stacked.shape[-2:])
+        return stacked, torch.stack([ones if mask is None else mask for mask in masks])
+
+    def draw(self, placed: Placed, epoch: int, repeat: int) -> Tensor:
+        """The latents [C, h, w] of one image: one random sample for each (epoch, image, repeat)."""
+        return self.batch(epoch, [(placed, repeat)])[0][0]
+
+    def close(self) -> None:
+        if self._fresh is not None:
+            self._fresh.close()
+
+    def seed_of(self, epoch: int) -> int:
+        """The seed of what is drawn in an epoch."""
+        return self._validation_seed if epoch == EPOCH else self._seed
+
+    def mirrored(self, placed: Placed, epoch: int, repeat: int) -> bool:
+        return placed.concept.images.flip_aug and draw_view(placed, self.seed_of(epoch), epoch, repeat).flip
+
+    def _sampled(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, mirrored: bool) -> Tensor:
+        mean, logvar = posterior
+        if self._mode == "mean":
+            return mean.float()
+        if self._mode == "frozen":
+            return frozen_latent(mean, logvar, self.seed_of(epoch), placed.key, mirrored)
+        return sample_latent(mean, logvar, self.seed_of(epoch), epoch, placed.key, repeat)
+
+    def _encoded(self, epoch: int, items: Sequence[Item]) -> dict[int, tuple[Posterior, Tensor | None]]:
+        """{place in the batch: posterior and mask} of those that are encoded at each step."""
+        import numpy as np
+        import torch
+
+        places = [index for index, (placed, _) in enumerate(items) if placed.key in self._anew]
+        if not places or self._fresh is None or self._encode is None:
+            return {}
+        found: dict[int, tuple[Posterior, Tensor | None]] = {}
+        for start in range(0, len(places), self._at_once):
+            part = places[start : start + self._at_once]
+            shown = [self._fresh.take(items[index][0], epoch, items[index][1]) for index in part]
+            mean, logvar = self._encode(torch.from_numpy(np.stack([view.pixels for view in shown])))
+            for row, (index, view) in enumerate(zip(part, shown, strict=True)):
+                mask = None if view.mask is None else at_latent_size(view.mask)
+                found[index] = ((mean[row], logvar[row]), mask)
+        return found
+
+
+def sample_latent(
+    mean: Tensor, logvar: Tensor, seed: int, epoch: int | str, key: Sequence[str], repeat: int | str
+) -> Tensor:
+    """A sample of an image's posterior, float32 [C, h, w], not scaled: mean + exp(logvar / 2) * noise.
+
+    The noise is addressed by (seed, epoch, image, repeat) and drawn on the CPU: the same on every device. The
+    log variance is clamped as in the VAE of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
+    """
+    noise = queued(draws.normal(mean.shape, seed, "latent", epoch, *key, repeat), mean.device)
+    return mean.float() + logvar.float().clamp(-30.0, 20.0).mul(0.5).exp() * noise
+
+
+def frozen_latent(mean: Tensor, logvar: Tensor, seed: int, key: Sequence[str], mirrored: bool = False) -> Tensor:
+    """The fixed sample that sd-scripts uses for a whole run, one for each side of an image."""
+    return sample_latent(mean, logvar, seed, "every", key, "mirrored" if mirrored else "as it is")
+
+
+class FrozenText:
+    """Text states of encoders that do not train: encoded once per caption variant. They are loaded only when needed."""
+
+    def __init__(self, cache: TextCache, encode: EncodeText, release: Callable[[], None], device: str):
+        self._cache, self._encode, self._release, self._device = cache, encode, release, device
+
+    def need(self, captions: Sequence[str]) -> None:
+        """Encode what is missing of these captions; afterwards the encoder leaves the memory."""
+        if self._cache.ensure(captions, self._encode):
+            self._release()
+
+    @property
+    def unwritten(self) -> Problem | None:
+        """Why the cache could not be written, if so."""
+        return self._cache.unwritten
+
+    def states(self, captions: Sequence[str]) -> TextStates:
+        """Of each caption, on the device."""
+        return self._cache.get(captions, self._encode).each(lambda tensor: queued(tensor, self._device))
+
+
+class TrainedText:
+    """Text states of encoders that train: computed at every step, with gradients."""
+
+    def __init__(self, encode: EncodeText):
+        self._encode = encode
+
+    def need(self, captions: Sequence[str]) -> None:
+        return
+
+    def states(self, captions: Sequence[str]) -> TextStates:
+        return self._encode(captions)
+
+
+Text = FrozenText | TrainedText

@@ -1,0 +1,242 @@
+"""What is due besides training: checkpoints, training states, samples. Each knows when it is due."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.record.best import Told, write_best
+from core.record.cancel import Cancelled
+from core.record.events import BackedUp
+from core.record.journal import Line, Tail, read_lines
+from core.record.memory import free_memory, is_out_of_memory
+from core.record.problems import unwritten
+from core.settings.base import every
+from core.training.saving.checkpoints import epochs_between_saves, even_steps
+
+if TYPE_CHECKING:
+    from core.methods import Use
+    from core.training.loop.run import Run
+    from core.training.loop.samples import Samples
+    from core.training.loop.validation import Validation
+    from core.training.saving.checkpoints import Checkpoints
+    from core.training.saving.states import States
+
+
+class Tasks:
+    """The timetable of a run, made from its settings and its length."""
+
+    def __init__(self, run: Run, checkpoints: Checkpoints, states: States, validation: Validation, samples: Samples):
+        self._run, self._context, self._state = run, run.context, run.state
+        self._checkpoints, self._states = checkpoints, states
+        self._validation, self._samples = validation, samples
+        job, total = run.job, run.total
+        self._save_steps = every(job.saving.save_every_n_steps)
+        self._save_epochs = epochs_between_saves(job.saving, run.plan, total)
+        self._with_files = job.saving.save_state
+        self._at_end = job.saving.save_state or job.saving.save_state_on_train_end
+        self._even_steps = set(even_steps(job.saving, total))
+        self._minutes = every(job.saving.save_every_minutes)
+        self._sample_epochs = every(job.samples.sample_every_n_epochs)
+        self._sample_steps = None if self._sample_epochs else every(job.samples.sample_every_n_steps)
+        self._validate_steps = every(job.validation.validate_every_n_steps)
+        self._validate_epochs = every(job.validation.validate_every_n_epochs)
+        if not validation.by_hand:  # what finds the best checkpoint is measured at each save
+            self._validate_steps = self._validate_epochs = None
+        asked = bool(self._validate_steps or self._validate_epochs)
+        self._validates_first = asked or (validation.ranks and 0 not in validation.left_out)
+        self._validates_last = asked or (validation.ranks and total not in validation.left_out)
+        self._last_backup = time.monotonic()
+        self._validated_at = -1
+        self._told, self._journal = Told(), Tail(run.context.folder.journal_file)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the final checkpoint is there."""
+        return self._checkpoints.final.exists()
+
+    # -- moments of a run
+
+    def before_first_step(self) -> None:
+        """The base model's validation loss and images, to compare with. A resumed run catches up on what was due at
+        its step when it was stopped or killed."""
+        step = self._state.step
+        if step > self._state.begun:
+            lines = list(read_lines(self._context.folder.journal_file))
+            self._look_if_due(any(line["kind"] == "saved" and line["step"] == step for line in lines), lines)
+            return
+        if self._validation.limited:
+            self._context.say(self._validation.limited)
+        if self._validates_first:
+            self._validate()
+        if self._run.job.samples.sample_at_first and self._samples.prompts:
+            self._sample()
+
+    def after_step(self) -> None:
+        step, plan = self._state.step, self._run.plan
+        if step >= plan.total:
+            return
+        epoch_ends = plan.ends_epoch(step)
+        epoch = plan.epoch_of(step)
+        files = []  # both where both are due, as sd-scripts: programs look for either name
+        if epoch_ends and self._save_epochs and epoch % self._save_epochs == 0:
+            files.append(self._checkpoints.epoch_name(epoch))
+        if (self._save_steps and step % self._save_steps == 0) or (step in self._even_steps and not files):
+            files.append(self._checkpoints.step_name(step))
+        for name in files:
+            self._save(name)
+        if not files and self._minutes and time.monotonic() - self._last_backup >= self._minutes * 60:
+            self.back_up()
+        self._look_if_due(bool(files))
+
+    def at_the_end(self) -> None:
+        """The final checkpoint, which nothing may prevent, then its validation loss and samples."""
+        self._run.reports.all()
+        self._write_and_back_up(self._checkpoints.final.name, final=True, state=self._at_end)
+        if self._validates_last:
+            self._validate()
+        if self._samples.prompts:
+            self._sample()
+
+    def at_a_stop(self) -> None:
+        """Stop and save: a checkpoint and a training state; then, where it is quick, the validation loss."""
+        if self._state.step > self._state.begun:
+            self._write_and_back_up(self._checkpoints.step_name(self._state.step))
+            if self._validation.ranks and self._validation.quick:
+                with self._context.after_stop():
+                    self._validate()
+            elif self._validation.ranks:
+                self._context.say("The validation loss of this checkpoint will be measured when the run resumes")
+
+    def _look_if_due(self, saved: bool, lines: Sequence[Line] = ()) -> None:
+        """The validation loss and the samples of this step. lines: of the journal; what is in there is not due.
+
+        saved   a checkpoint of this step was written, which is measured to name the best one
+        """
+        step, plan = self._state.step, self._run.plan
+        if step >= plan.total:
+            return
+        kinds = [line["kind"] for line in lines if line.get("step") == step]
+        epoch = plan.epoch_of(step) if plan.ends_epoch(step) else None
+        falls = _falls_on(step, self._validate_steps, epoch, self._validate_epochs)
+        ranked = saved and self._validation.ranks and step not in self._validation.left_out
+        if (falls or ranked) and "validated" not in kinds:
+            self._validate()
+        due = _falls_on(step, self._sample_steps, epoch, self._sample_epochs)
+        if due and kinds.count("sample") < len(self._samples.prompts):
+            self._sample()
+
+    # -- commands
+
+    def save_now(self) -> None:
+        self._save(self._checkpoints.step_name(self._state.step), state=True)
+        if self._validation.ranks:
+            self._validate()
+
+    def sample_now(self) -> None:
+        if self._samples.prompts:
+            self._sample()
+        else:
+            self._context.say("There are no sample prompts", "warning", "write some before the next run")
+
+    def back_up(self) -> None:
+        """Save a training state."""
+        self._run.reports.all()
+        try:
+            self._states.save()
+        except OSError as error:
+            self._say_unwritten(error)
+            return
+        finally:
+            self._last_backup = time.monotonic()
+        self._context.journal.put(BackedUp(self._state.step))
+
+    # -- doing them
+
+    def _write_and_back_up(self, name: str, final: bool = False, state: bool = True) -> None:
+        """A checkpoint that must be written, then a state: also without the file, so that resuming repeats no step."""
+        try:
+            with self._run.stepper.shown("files"):
+                self._checkpoints.write(name, self._state.step, final)
+        except Exception:
+            self.back_up()
+            raise
+        if state:
+            self.back_up()
+
+    def _save(self, name: str, state: bool | None = None) -> None:
+        """A periodic checkpoint and state. A full disk is reported and tried again next time; training continues."""
+        self._run.reports.all()
+        try:
+            with self._run.stepper.shown("files"):
+                self._checkpoints.write(name, self._state.step)
+            self._checkpoints.remove_old(self._state.step)
+        except OSError as error:
+            self._say_unwritten(error)
+        if self._with_files if state is None else state:
+            self.back_up()
+
+    def _sample(self) -> None:
+        smaller = "use smaller samples (samples.width, samples.height), or none (samples.sample_prompts)"
+        self._beside("Sampling", "check the sample settings", smaller, lambda: self._samples.generate(self._state.step))
+
+    def _validate(self) -> None:
+        """The loss on held-out images or, to name the best checkpoint, on training ones; once a step."""
+        if not self._validation.looks or self._validated_at == self._state.step:
+            return
+
+        def measure() -> None:
+            found = self._validation.measure(self._run.passes, self._context, self._state.step)
+            self._run.reports.validated(found)
+            self._validated_at = self._state.step
+            self._name_best()
+
+        smaller = "lower dataset.train_batch_size, or turn it off (validation.validate_every_n_epochs and _steps to 0)"
+        use: Use = (
+            "files" if self._validation.ranks else "samples"
+        )  # a checkpoint is judged by the weights that it holds
+        self._beside("Validation", "check the held-out images", smaller, measure, use)
+
+    def _name_best(self) -> None:
+        """Keep which checkpoint is best by now, for the lists of files; at the end say it."""
+        folder = self._context.folder.path
+        for line in self._journal.lines():
+            self._told.take(line)
+        best = self._told.best(folder)
+        write_best(folder, best)
+        if best is not None and best.others and self._state.step >= self._run.total:
+            self._context.say(f"Best checkpoint: {Path(best.file).name}, lowest {best.what}; {best.sure}")
+
+    def _beside(self, name: str, fix: str, smaller: str, work: Callable[[], None], use: Use = "samples") -> None:
+        """Sample or validate with the weights for this use. Errors there do not end the training.
+
+        fix, smaller   what to do about an error, and where memory ran out
+        """
+        ran_out = False
+        self._run.reports.all()
+        try:
+            with self._run.stepper.shown(use):
+                work()
+        except Cancelled:
+            self._context.say(f"{name} was cancelled")
+        except Exception as error:
+            ran_out = is_out_of_memory(error)
+            what = f"{name} failed: the device ran out of memory" if ran_out else f"{name} failed: {error}"
+            self._context.say(what, "warning", f"{smaller if ran_out else fix}; training continues")
+        if ran_out:  # out here the error holds nothing any more
+            free_memory()
+        self._context.stage("training" if self._state.step < self._run.total else "finishing")
+
+    def _say_unwritten(self, error: OSError) -> None:
+        kept = f"nothing was saved at step {self._state.step}; earlier files are complete"
+        then = "let the training continue: the next save tries again"
+        (problem,) = unwritten(error, "A file cannot be written", "", kept, then).problems
+        self._context.say(problem.what, "error", problem.fix)
+
+
+def _falls_on(step: int, every_steps: float | None, epoch: int | None, every_epochs: float | None) -> bool:
+    """Whether a step, or the epoch that ends with it, is one of every so many."""
+    by_epoch = epoch is not None and every_epochs is not None and epoch % every_epochs == 0
+    return by_epoch or (every_steps is not None and step % every_steps == 0)

@@ -1,0 +1,1 @@
+"""What a training takes, and what saves it."""

@@ -1,0 +1,198 @@
+"""Which switches would make a training fit, and what each saves for this very job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from core.record.machine import bf16_is_fast
+from core.record.problems import ProblemsError
+from core.record.units import memory_words
+from core.settings.base import value_of
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.levels import GROUPS, USUAL, Level, levels
+from core.settings.optimizers import ADAFACTOR, adapts, find
+from core.settings.presets import to_values
+from core.settings.rates import trains_text
+from core.settings.rules import training_problems
+from core.training.memory.plan import MemoryFacts, MemoryPlan, encodes_each_time, largest_batch, memory_plan
+
+if TYPE_CHECKING:
+    from core.record.workspace import Workspace
+
+SHOWN = 3
+WORTH = 0.03  # of the whole: switches that save less are not offered
+Change = dict[str, Any]  # dotted path -> value
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A switch and the bytes it saves for this job. also: what has to change with it, so that the result stays."""
+
+    path: str
+    value: Any
+    bytes: int
+    words: str
+    also: tuple[tuple[str, Any], ...] = ()
+
+    def sentence(self) -> str:
+        return f"{self.words} saves about {memory_words(self.bytes)}"
+
+
+def changed(job: TrainJob, change: Change) -> TrainJob:
+    """The job with other values, checked like any."""
+    values = to_values(job)
+    for path, value in change.items():
+        group, _, name = path.partition(".")
+        values = merge(values, {group: {name: value}})
+    return build(TrainJob, values)
+
+
+def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list[Saving]:
+    """The cheapest switches that save something worth it, first those that cost least in time and in what is trained.
+
+    count  at most so many; None: all
+    """
+    whole = memory_plan(job, facts).total
+    wrong = {problem.what for problem in training_problems(job)}
+    found: list[Saving] = []
+    for words, change in candidates(job, facts):
+        other = changed(job, change)
+        if any(each.level == "error" and each.what not in wrong for each in training_problems(other)):
+            continue
+        saved = whole - memory_plan(other, moved(facts, job, other)).total
+        if saved >= WORTH * whole:
+            (path, value), *also = change.items()
+            found.append(Saving(path, value, saved, words, tuple(also)))
+        if count is not None and len(found) == count:
+            break
+    return found
+
+
+def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]]:
+    """(words, change) of the switches that this job could use, cheapest first."""
+    memory, whole, cuda = job.memory, job.method.whole_model, facts.device.startswith("cuda")
+    if encodes_each_time(job) and memory.cache_latents == "off":
+        yield "caching latents", {"memory.cache_latents": "auto"}
+    if memory.cache_latents == "device":
+        yield "keeping latents off the device", {"memory.cache_latents": "memory"}
+    if memory.attention in ("plain", "sliced"):
+        yield "torch's own attention (SDPA)", {"memory.attention": "sdpa"}
+    if memory.mixed_precision in ("no", "auto") and (cuda or bf16_is_fast(facts.device)):
+        yield "computing in bf16", {"memory.mixed_precision": "bf16"}
+    entry = find(job.optimizer.optimizer_type)
+    if whole and entry is not None and entry.path == ADAFACTOR and not memory.fused_optimizer_groups:
+        yield "the fused backward pass", {"memory.fused_backward_pass": True}
+    if not memory.gradient_checkpointing:
+        yield "gradient checkpointing", {"memory.gradient_checkpointing": True}
+    elif memory.checkpoint_blocks != "all":
+        yield "checkpointing of all blocks", {"memory.checkpoint_blocks": "all"}
+    if cuda and entry is not None and entry.path == "torch.optim.AdamW" and find_spec("bitsandbytes") is not None:
+        yield "the 8-bit optimizer AdamW8bit", {"optimizer.optimizer_type": "AdamW8bit"}
+    if not whole and not memory.narrow_unet:
+        yield "the U-Net in fp8", {"memory.fp8_base_unet": True}
+    batch, steps = job.dataset.train_batch_size, job.schedule.gradient_accumulation_steps
+    if batch > 1 and facts.batch > 1 and not memory.fused_backward_pass:
+        half = -(-batch // 2)
+        words = f"a batch of {half} with twice the gradient accumulation"
+        yield words, {"dataset.train_batch_size": half, "schedule.gradient_accumulation_steps": 2 * steps}
+    if cuda and job.sharding.active:
+        if job.sharding.offload_optimizer_device is None:
+            yield "offloading the optimizer state to RAM", {"sharding.offload_optimizer_device": "cpu"}
+        if memory.num_processes > 1 and job.sharding.zero_stage < 3:
+            yield "ZeRO stage 3", {"sharding.zero_stage": 3}
+    if whole and memory.full_precision == "fp32":
+        yield "training in full bf16", {"memory.full_precision": "bf16", "memory.mixed_precision": "bf16"}
+    if trains_text(job) and job.method.changes != "embedding":
+        path, value = ("method.train_text_encoder", "no") if whole else ("network.train_text_encoder", False)
+        yield "freezing the text encoder", {path: value}
+    if job.method.changes == "network" and job.network.rank > 8:
+        yield f"rank {job.network.rank // 2}", {"network.rank": job.network.rank // 2}
+    smaller = smaller_resolution(job)
+    if smaller is not None:
+        yield f"a resolution of {smaller}", {"dataset.resolution": smaller}
+
+
+def moved(facts: MemoryFacts, before: TrainJob, after: TrainJob) -> MemoryFacts:
+    """The facts with the batch and the bucket that another batch size or resolution makes of them."""
+    (wide, high), batch = largest_batch(before)
+    (new_wide, new_high), new_batch = largest_batch(after)
+    part = (new_wide * new_high / (wide * high)) ** 0.5
+    first, second = (max(64, int(side * part) // 8 * 8) for side in facts.sides)
+    return replace(facts, sides=(first, second), batch=max(1, facts.batch * new_batch // batch))
+
+
+def smaller_resolution(job: TrainJob) -> int | None:
+    """Three quarters of the side, on a multiple of 64."""
+    value = value_of(job, "dataset.resolution")
+    side = min(value) if isinstance(value, (tuple, list)) else value
+    less = side * 3 // 4 // 64 * 64
+    return less if less >= 64 else None
+
+
+def out_of_memory_advice(job: TrainJob, workspace: Workspace, device: str) -> str:
+    """What to switch after the device ran out of memory: a sentence with three switches, or "" where nothing helps."""
+    from core.training.memory.plan import facts_of
+
+    found = advise(job, facts_of(job, workspace, device))
+    return "; ".join(saving.sentence() for saving in found)
+
+
+# -- the slider
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """A place of the slider with what the job takes there. saved: bytes less than at the usual place; below 0, more."""
+
+    level: Level
+    plan: MemoryPlan
+    saved: int
+
+
+def level_plans(job: TrainJob, facts: MemoryFacts) -> list[LevelPlan]:
+    """What each place of the memory and speed slider takes."""
+    found = [(level, memory_plan(changed(job, level.values), facts)) for level in levels(job, facts.device)]
+    usual = next((plan.total for level, plan in found if level.number == USUAL), memory_plan(job, facts).total)
+    return [LevelPlan(level, plan, usual - plan.total) for level, plan in found]
+
+
+def switch_savings(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
+    """{path of a switch: bytes that it saves in this job, now that it is on, or would save}; those that save are listed."""
+    found: dict[str, int] = {}
+    for path, (off, on) in switches(job).items():
+        try:
+            plain, saving = changed(job, {path: off}), changed(job, {path: on})
+        except ProblemsError:
+            continue
+        saved = memory_plan(plain, facts).total - memory_plan(saving, facts).total
+        if saved > 0:
+            found[path] = saved
+    return found
+
+
+def switches(job: TrainJob) -> dict[str, tuple[Any, Any]]:
+    """{path: (value that saves nothing, value that saves)} of the memory group's switches that this job can have."""
+    found: dict[str, tuple[Any, Any]] = {
+        "memory.gradient_checkpointing": (False, True),
+        "memory.mixed_precision": ("no", "bf16"),
+    }
+    if job.method.whole_model:
+        entry = find(job.optimizer.optimizer_type)
+        found["memory.full_precision"] = ("fp32", "bf16")
+        if entry is not None and entry.path == ADAFACTOR:
+            found["memory.fused_backward_pass"] = (False, True)
+        elif not adapts(job.optimizer.optimizer_type):
+            found["memory.fused_optimizer_groups"] = (None, GROUPS)
+    else:
+        found |= {f"memory.{name}": (False, True) for name in ("fp8_base", "fp8_base_unet")}
+    if encodes_each_time(job):
+        found["memory.vae_precision"] = ("fp32", "bf16")
+        found["memory.cache_latents"] = ("off", "auto")
+    if job.memory.attention != "auto":
+        found["memory.attention"] = ("plain", "auto")
+    return found

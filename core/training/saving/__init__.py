@@ -1,0 +1,1 @@
+"""Checkpoints and training states, and where a run resumes."""

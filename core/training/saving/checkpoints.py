@@ -1,0 +1,179 @@
+"""Checkpoints: named as sd-scripts names them, written atomically, the oldest removed if the settings say so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.formats.copies import copy_into
+from core.record import atomic
+from core.record.events import Saved
+from core.record.journal import read_lines
+from core.record.problems import ProblemsError
+from core.record.workspace import resolve_path
+from core.settings.base import every
+
+if TYPE_CHECKING:
+    from core.dataset.buckets.plan import Plan
+    from core.formats.hub_upload import Uploads
+    from core.methods import Method
+    from core.record.context import JobContext
+    from core.settings.saving import SavingSettings
+    from core.training.saving.facts import FileFacts
+
+
+def epochs_between_saves(settings: SavingSettings, plan: Plan, total: int) -> int | None:
+    """A file is saved at the end of every so many epochs; None: at none."""
+    least = every(settings.save_n_epoch_ratio)
+    if least:
+        return max(1, (plan.epoch_of(total - 1) + 1) // int(least))
+    period = every(settings.save_every_n_epochs)
+    return int(period) if period else None
+
+
+def save_steps(settings: SavingSettings, plan: Plan, total: int) -> list[int]:
+    """After which steps a training writes a checkpoint by itself, the last one with them."""
+    steps = set(even_steps(settings, total)) | {total}
+    if period := every(settings.save_every_n_steps):
+        steps |= set(range(int(period), total, int(period)))
+    if epochs := epochs_between_saves(settings, plan, total):
+        last = plan.epoch_of(total - 1)
+        steps |= {plan.epochs.first_update(epoch) for epoch in range(epochs, last + 1, epochs)}
+    return sorted(steps)
+
+
+def even_steps(settings: SavingSettings, total: int) -> list[int]:
+    """The steps of checkpoints that are saved evenly over the run, without its end; one a step at most."""
+    count = min(int(every(settings.save_n_evenly) or 0), total)
+    return [round(total * number / count) for number in range(1, count)]
+
+
+@dataclass(frozen=True)
+class OnTheWay:
+    """A file saved on the way. epoch: of one saved at an epoch's end, else None; step: what it stands for."""
+
+    path: Path
+    step: int
+    epoch: int | None
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of a run."""
+
+    settings: SavingSettings
+    context: JobContext
+    plan: Plan
+    method: Method
+    uploads: Uploads
+    facts: FileFacts
+
+    def epoch_name(self, epoch: int) -> str:
+        return f"{self.settings.output_name}-{epoch:06d}{self.method.extension}"
+
+    def step_name(self, step: int) -> str:
+        return f"{self.settings.output_name}-step{step:08d}{self.method.extension}"
+
+    @property
+    def final(self) -> Path:
+        """The file of the end, there or not. Checks have refused names that some system cannot use."""
+        return self.context.folder.checkpoints / f"{self.settings.output_name}{self.method.extension}"
+
+    def write(self, name: str, step: int, final: bool = False) -> Path:
+        """Write a checkpoint under checkpoints/, with the files that belong to it; final ones are also copied where the
+        settings say."""
+        path = self.context.folder.checkpoints / name
+        path.parent.mkdir(exist_ok=True)
+        written = self.method.write(
+            path, self.facts.metadata(step), self.settings.save_precision, epoch=self.plan.epoch_of(step), step=step
+        )
+        for problem in written:
+            self.context.say(problem.what, "warning", problem.fix)
+        for each in self._all_of(path):
+            self.context.journal.put(Saved(step, f"checkpoints/{each.name}", bytes_of(each)))
+            if final and self.settings.copy_to:
+                self._copy(each)
+            self.uploads.send(each, wait=final)
+        return path
+
+    def _all_of(self, path: Path) -> list[Path]:
+        """A file and those that the method writes beside it."""
+        return [path, *self.method.beside(path)]
+
+    def _copy(self, path: Path) -> None:
+        """A copy in the second folder; never over another file of the same name."""
+        folder = resolve_path(self.settings.copy_to or "")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.context.say(f"Copied to {copy_into(path, folder).path}")
+        except (OSError, ProblemsError) as error:
+            why = error.strerror or error if isinstance(error, OSError) else error.problems[0].what
+            what = f"The final checkpoint could not be copied to {folder}: {why}"
+            self.context.say(what, "error", f"copy it yourself: {path}")
+
+    def keep_finished(self, at: int) -> None:
+        """Of a finished run that is trained further from step `at`: its file stays, under the name of the step it stands for."""
+        path, total = self.final, self.plan.total
+        if not path.exists() or at >= total:
+            return
+        of_it = [line for line in read_lines(self.context.folder.journal_file) if line["kind"] == "saved"]
+        step = next((line["step"] for line in reversed(of_it) if line["file"] == f"checkpoints/{path.name}"), total)
+        target = path.with_name(self.step_name(step))
+        if step < total and not target.exists():
+            for old, new in zip(self._all_of(path), self._all_of(target), strict=True):
+                if old.exists():
+                    atomic.replace(old, new)
+                    self.context.journal.put(Saved(step, f"checkpoints/{new.name}", bytes_of(new)))
+
+    def remove_old(self, step: int) -> None:
+        """Remove checkpoints that the settings no longer keep at this step; never the final one."""
+        gone = no_longer_kept(self.settings, self.on_the_way(), step)
+        if gone:
+            self.uploads.finish()  # one of them may be on its way
+        for path in (path for old in gone for path in self._all_of(old.path)):
+            if path.is_dir():
+                atomic.remove_folder(path)
+            else:
+                atomic.remove(path)
+
+    def on_the_way(self) -> list[OnTheWay]:
+        """Epoch and step files of this run, oldest first by the step they stand for."""
+        name, extension = re.escape(self.settings.output_name), re.escape(self.method.extension)
+        pattern = re.compile(name + r"-(?:step(\d{8,})|(\d{6,}))" + extension)
+        found = []
+        for path in self.context.folder.checkpoints.iterdir():
+            if match := pattern.fullmatch(path.name):
+                epoch = int(match[2]) if match[2] else None
+                step = int(match[1]) if epoch is None else self.plan.epochs.first_update(epoch)
+                found.append(OnTheWay(path, step, epoch))
+        return sorted(found, key=lambda each: (each.step, each.path.name))
+
+
+def no_longer_kept(settings: SavingSettings, found: Sequence[OnTheWay], step: int) -> list[OnTheWay]:
+    """The files to remove, at optimizer step `step`. found: oldest first. An epoch's and a step's of one moment count once."""
+    removed: list[OnTheWay] = []
+    last, last_epochs, distance = (
+        every(settings.save_last_n),
+        every(settings.save_last_n_epochs),
+        every(settings.save_last_n_steps),
+    )
+    if last:
+        moments = sorted({each.step for each in found})[-int(last) :]
+        removed += [each for each in found if each.step not in moments]
+    if last_epochs:
+        removed += [each for each in found if each.epoch is not None][: -int(last_epochs)]
+    if distance:
+        period = int(every(settings.save_every_n_steps) or 1)  # others are even saves and those asked for by hand
+        removed += [
+            each for each in found if each.epoch is None and each.step % period == 0 and each.step < step - distance
+        ]
+    return list(dict.fromkeys(removed))
+
+
+def bytes_of(path: Path) -> int:
+    """Of a file, or of everything in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

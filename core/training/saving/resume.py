@@ -1,0 +1,165 @@
+"""Starting elsewhere than at step 0: from a training state of another run or of the hub, or at a later step."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.dataset.buckets.plan import Plan
+from core.record.allowed import may_reach
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.run_folder import is_whole, newest_state, state_step, states_in
+from core.record.secrets import secret
+from core.record.workspace import Workspace, display_path, resolve_path
+
+if TYPE_CHECKING:
+    from core.dataset.report import Report
+    from core.settings.job import TrainJob
+    from core.training.loop.run import Run
+    from core.training.saving.states import States
+
+WHERE = "resume.resume"
+ADDRESS = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<path>[^:]+)(?::(?P<revision>[^:]*))?(?::(?P<kind>[^:]*))?")
+KINDS = ("model", "dataset", "space")
+
+
+def first_step(job: TrainJob, plan: Plan) -> int | None:
+    """The step that the settings start at: given as a step, else as an epoch; None where neither is set."""
+    if job.resume.initial_step is not None:
+        return job.resume.initial_step
+    if job.resume.initial_epoch is not None:
+        return plan.epochs.first_update(job.resume.initial_epoch - 1)
+    return None
+
+
+def beginning_problems(job: TrainJob, workspace: Workspace, report: Report) -> list[Problem]:
+    """The problem of a training that would start at or after its end. A bad state is reported elsewhere."""
+    settings, step = job.resume, None
+    if settings.initial_step is not None or settings.initial_epoch is not None:
+        step = first_step(job, Plan(report.placed, job, 0, report.total_steps))
+    elif settings.resume and not settings.resume_from_huggingface:
+        with suppress(ProblemsError):
+            step = state_step(find_state(settings.resume, workspace, quick=True))
+    return [] if step is None or not report.total_steps else _at_the_end(job, step, report.total_steps)
+
+
+def _at_the_end(job: TrainJob, step: int, total: int) -> list[Problem]:
+    if step < total:
+        return []
+    names = [name for name in ("initial_step", "initial_epoch") if getattr(job.resume, name) is not None]
+    what = f"The training would start at step {step}, but ends at step {total}"
+    where = f"resume.{names[0]}" if names else WHERE
+    return [Problem(what, where, "start earlier, or train longer", code="resume.after-end")]
+
+
+def begin(run: Run, states: States) -> None:
+    """Load the given training state into a run that has none yet, and set the step."""
+    settings, context = run.job.resume, run.context
+    if settings.resume:
+        if settings.resume_from_huggingface:
+            folder = fetch_state(settings.resume, context.folder.path / "resumed")
+        else:
+            folder = find_state(settings.resume, context.workspace)
+        states.use(folder)
+        context.say(f"Starting from the training state of step {run.state.step}: {display_path(folder)}")
+    asked = first_step(run.job, run.plan)
+    if asked is not None:
+        if settings.resume and asked != run.state.step:
+            words = f"The training state is of step {run.state.step}, but the settings start at {asked}, which is used"
+            context.say(words, "warning")
+        run.state.step = asked
+    raise_if_errors(_at_the_end(run.job, run.state.step, run.total))
+    run.state.begun = run.state.step
+
+
+def find_state(text: str, workspace: Workspace, *, quick: bool = False) -> Path:
+    """The complete training state that a setting names: its folder, its run's folder, or the run's name.
+
+    quick   look at names alone: hashing gigabytes is for the start
+    """
+    candidates = [resolve_path(text)]
+    if text == Path(text).name:
+        candidates.append(workspace.runs / text)
+    candidates = [place for place in candidates if may_reach(place) and os.path.isdir(place)]
+    for place in candidates:
+        if (place / "complete.json").is_file():
+            if quick or is_whole(place):
+                return place
+            what, fix = "This training state is damaged", "choose an older one"
+            raise ProblemsError.one(what, display_path(place), fix, code="state.damaged")
+        if quick:
+            found = next(iter(states_in(place / "state") or states_in(place)), None)
+        else:
+            found = newest_state(place / "state") or newest_state(place)
+        if found is not None:
+            return found
+    damaged = next((place for place in candidates if states_in(place / "state") or states_in(place)), None)
+    if damaged is not None:
+        what, fix = (
+            f"All training states in '{text}' are damaged",
+            "choose another run, or start from its last checkpoint",
+        )
+        raise ProblemsError.one(what, display_path(damaged), fix, code="state.damaged")
+    if candidates:
+        what = f"There is no training state in '{text}'"
+        fix = "choose a run of Atelier, or one of its folders under state/; states of sd-scripts do not work here"
+        raise ProblemsError.one(what, WHERE, fix, code="resume.no-state")
+    fix = "choose a run, or one of its folders under state/"
+    raise ProblemsError.one(f"There is no folder '{text}'", WHERE, fix, code="resume.no-folder")
+
+
+@dataclass(frozen=True)
+class HubState:
+    """owner/name, a folder in it, a branch or commit, and what the repository is."""
+
+    repository: str
+    path: str
+    revision: str | None
+    kind: str
+
+
+def parse_address(text: str) -> HubState:
+    """`owner/name/folder:revision:kind`; with one colon, the part after it is the revision."""
+    match = ADDRESS.fullmatch(text.strip())
+    if match is None or (match["kind"] or "model") not in KINDS:
+        raise ProblemsError.one(
+            f"'{text}' is not the address of a training state on the hub",
+            WHERE,
+            "write owner/name/folder:revision:model",
+            code="resume.bad-address",
+        )
+    return HubState(match["repository"], match["path"].strip("/"), match["revision"] or None, match["kind"] or "model")
+
+
+def fetch_state(text: str, target: Path, endpoint: str | None = None) -> Path:
+    """Download the state's files into a folder; a complete download is not repeated."""
+    from huggingface_hub import HfApi
+
+    address = parse_address(text)
+    here = target / address.path.rsplit("/", 1)[-1]
+    if is_whole(here):
+        return here
+    try:
+        api = HfApi(endpoint=endpoint, token=secret("huggingface_token") or False)
+        about = {"repo_id": address.repository, "repo_type": address.kind, "revision": address.revision}
+        names = [name for name in api.list_repo_files(**about) if name.startswith(address.path + "/")]
+        fetched = [Path(api.hf_hub_download(filename=name, local_dir=str(target / "hub"), **about)) for name in names]
+    except Exception as error:
+        words = str(error).strip().splitlines()
+        what = f"The training state '{text}' could not be downloaded: {words[0] if words else error!r}"
+        fix = "check the address and the token, or download it by hand"
+        raise ProblemsError.one(what, WHERE, fix, code="resume.not-downloaded") from None
+    if not fetched:
+        what = f"There are no files under '{address.path}' in {address.repository}"
+        raise ProblemsError.one(what, WHERE, "write the folder of the training state", code="resume.no-files")
+    here.mkdir(parents=True, exist_ok=True)
+    for path in fetched:
+        path.replace(here / path.name)
+    if not is_whole(here):
+        what, fix = "The download is not a complete training state", "choose a folder that contains complete.json"
+        raise ProblemsError.one(what, text, fix, code="state.incomplete")
+    return here

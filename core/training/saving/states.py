@@ -1,0 +1,178 @@
+"""Training states: everything that training depends on, complete or absent."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.formats.pickles import load_state_file
+from core.formats.tensor_writer import save_pickle
+from core.record import atomic
+from core.record.journal import read_lines
+from core.record.problems import ProblemsError
+from core.record.run_folder import is_whole, seal_state, state_step, states_in
+from core.record.workspace import display_path
+from core.settings.base import every
+from core.training.saving.checkpoints import epochs_between_saves
+
+if TYPE_CHECKING:
+    from core.dataset.buckets.plan import Plan
+    from core.formats.hub_upload import Uploads
+    from core.record.context import JobContext
+    from core.settings.saving import SavingSettings
+    from core.training.loop.run import Run
+
+STATE_FILE = "training.pt"
+
+
+@dataclass
+class States:
+    """The training states of a run."""
+
+    run: Run
+    uploads: Uploads
+
+    def save(self) -> Path:
+        """Write state/step00000120/: into a new folder, sealed last, then renamed. An existing complete state of this step is
+        kept."""
+        run, states = self.run, self.run.context.folder.states
+        states.mkdir(parents=True, exist_ok=True)
+        name = f"step{run.state.step:08d}"
+        for there in states_in(states):
+            if state_step(there) == run.state.step and is_whole(there):
+                return there
+        target = next(
+            path for path in (states / (name if n == 0 else f"{name}-{n}") for n in range(1000)) if not path.exists()
+        )
+        temporary = states / f".tmp-{name}"
+        atomic.remove_folder(temporary)
+        temporary.mkdir()
+        try:
+            save_pickle(self._content(), temporary / STATE_FILE)
+            atomic.sync_file(temporary / STATE_FILE)
+            run.stepper.write_parts(temporary)
+            seal_state(temporary)
+            atomic.replace(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        atomic.sync_folder(states)
+        self.remove_old()
+        self.uploads.send_state(target)
+        return target
+
+    def _content(self) -> dict[str, Any]:
+        run = self.run
+        return {
+            "step": run.state.step,
+            "seconds": run.reports.clock.total,
+            **run.stepper.state_dict(),
+            "watch": run.reports.watch.state_dict(),
+            "made_with": made_with(run),
+        }
+
+    def remove_old(self) -> None:
+        """Keep the newest states, by default two, so that a damaged newest leaves another."""
+        step = self.run.state.step
+        there = [path for path in states_in(self.run.context.folder.states)[::-1] if state_step(path) <= step]
+        gone = no_longer_kept(self.run.job.saving, self.run.plan, step, there)
+        if gone and self.run.job.hub.save_state_to_huggingface:
+            self.uploads.finish()  # one of them may be on its way
+        for folder in gone:
+            atomic.remove_folder(folder)
+
+    def load(self) -> bool:
+        """Load the newest complete state; False when there is none. Newer damaged ones are moved aside with a warning.
+        ProblemsError where all are damaged: training must not restart silently."""
+        context = self.run.context
+        there = states_in(context.folder.states)
+        folder = next((path for path in there if is_whole(path)), None)
+        if folder is None and there:
+            what = "All training states of this run are damaged"
+            fix = "start a new run from its last checkpoint (network.network_weights, model.base_model)"
+            raise ProblemsError.one(what, str(context.folder.states), fix, code="state.damaged")
+        if folder is None:
+            if any(line["kind"] == "steps" for line in read_lines(context.folder.journal_file)):
+                context.say("This run has no training state yet, so it starts from the beginning", "warning")
+            return False
+        for damaged in there[: there.index(folder)]:
+            _put_aside(context, damaged, folder)
+        self.use(folder)
+        return True
+
+    def use(self, folder: Path) -> None:
+        """Load this state. One made on another machine gets a warning; one of other weights raises ProblemsError."""
+        run, content = self.run, _read_state(folder)
+        run.stepper.load(content, folder)
+        run.state.step, run.reports.clock.total = content["step"], content["seconds"]
+        if "watch" in content:  # states of earlier versions have none
+            run.reports.watch.load_state_dict(content["watch"])
+        before = content["made_with"]
+        other = [
+            f"{name} {before.get(name)} (now {value})"
+            for name, value in made_with(run).items()
+            if before.get(name) != value
+        ]
+        if other:
+            run.context.say(
+                f"This training state was saved with another {', '.join(other)}: the result may differ in the last digits",
+                "warning",
+            )
+
+
+def made_with(run: Run) -> dict[str, str]:
+    """What bit-equality of a resumed run depends on besides the settings."""
+    import torch
+
+    return {
+        "torch": str(torch.__version__),
+        "threads": str(torch.get_num_threads()),
+        "device": run.context.device,
+        "processor": platform.processor() or platform.machine(),
+        "precision": run.passes.precision.name,
+    }
+
+
+def no_longer_kept(settings: SavingSettings, plan: Plan, step: int, there: list[Path]) -> list[Path]:
+    """Those to remove of `there`, oldest first. The newest is never among them."""
+    steps, epochs = every(settings.save_last_n_steps_state), every(settings.save_last_n_epochs_state)
+    if not steps and not epochs:
+        return there[: -settings.save_last_n_states]
+    oldest = []
+    if steps:
+        oldest.append(step - int(steps))
+    if epochs:  # sd-scripts counts saves: of every second epoch, two are those of the last four
+        back = int(epochs) * (epochs_between_saves(settings, plan, plan.total) or 1)
+        oldest.append(plan.epochs.first_update(max(0, plan.epoch_of(step) - back)) + 1)
+    return [path for path in there[:-1] if state_step(path) < min(oldest)]
+
+
+def _put_aside(context: JobContext, damaged: Path, whole: Path) -> None:
+    """Rename a damaged state, so that it is not counted among those to keep."""
+    fix = "check the disk; this state is not used any more"
+    if context.processes.first:
+        free = (damaged.with_name(f"damaged-{damaged.name}" + (f"-{n}" if n else "")) for n in range(1000))
+        target = next(path for path in free if not path.exists())
+        with suppress(OSError):
+            atomic.replace(damaged, target)
+            fix = f"check the disk; the damaged state was moved to {display_path(target)} and may be deleted"
+    what = f"The state of step {state_step(damaged)} is damaged, so the run resumes from step {state_step(whole)}"
+    context.say(what, "warning", fix)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """The content of a state's file. Raises ProblemsError for a file that is not a training state."""
+    path = folder / STATE_FILE
+    content = load_state_file(path)
+    step, seconds, made = ("step", int), ("seconds", (int, float)), ("made_with", dict)
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(name), kind) for name, kind in (step, seconds, made)
+    ):
+        fix = "resume from another state, or start a new run from the last checkpoint"
+        what = "The file is not a training state: its step, time or machine is missing"
+        raise ProblemsError.one(what, str(path), fix, code="state.invalid")
+    return content

@@ -1,0 +1,77 @@
+"""The NVMe folder that DeepSpeed offloads to: whether it exists and has enough free space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.record import machine
+from core.record.problems import Problem, ProblemsError
+from core.record.units import size_words
+from core.record.workspace import resolve_path
+
+if TYPE_CHECKING:
+    from core.record.workspace import Workspace
+    from core.settings.job import TrainJob
+
+OF_DEEPSPEED = "zero_stage_3"  # its folder in there; a run writes over what the one before left
+FIX = "free some space, choose a folder on another disk, or offload to RAM (cpu)"
+
+
+def disk_folders(job: TrainJob) -> dict[str, str]:
+    """Setting -> folder, of those in use."""
+    own, found = job.sharding, {}
+    for name in ("optimizer", "param"):
+        folder = getattr(own, f"offload_{name}_nvme_path")
+        if own.active and getattr(own, f"offload_{name}_device") == "nvme" and folder:
+            found[f"sharding.offload_{name}_nvme_path"] = folder
+    return found
+
+
+def folder_there(folder: Path, setting: str) -> None:
+    """Raise ProblemsError unless the folder exists. It is not created: after a typo, gigabytes would go to another disk."""
+    if not folder.is_dir():
+        what = f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
+        raise ProblemsError.one(
+            what, setting, "create it, or choose an existing one", code="deepspeed.no-offload-folder"
+        )
+
+
+def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Problems of free space on the disks; none without the model or a folder."""
+    folders = {setting: resolve_path(folder) for setting, folder in disk_folders(job).items()}
+    if not folders or not all(folder.is_dir() for folder in folders.values()):
+        return []
+    by_disk: dict[int, list[str]] = {}
+    for setting, folder in folders.items():
+        by_disk.setdefault(folder.stat().st_dev, []).append(setting)
+    found = []
+    for settings in by_disk.values():
+        try:
+            needed = bytes_on_disk(job, workspace, settings)
+        except ProblemsError:
+            return []
+        folder = folders[settings[0]]
+        free = machine.free_disk(folder) + sum(_bytes_of(each) for each in {folders[name] for name in settings})
+        if free < needed:
+            what = f"The disk of {folder} has {size_words(free)} free, but about {size_words(needed)} are needed"
+            found.append(Problem(what, ", ".join(settings), FIX, code="disk.space"))
+    return found
+
+
+def bytes_on_disk(job: TrainJob, workspace: Workspace, settings: list[str]) -> int:
+    """Bytes that these settings put on the disk."""
+    from core.training.memory.plan import facts_of, shared_places
+
+    own = job.sharding
+    kept = {
+        f"offload_{name}_device": None
+        for name in ("optimizer", "param")
+        if f"sharding.offload_{name}_nvme_path" not in settings
+    }
+    alone = job.model_copy(update={"sharding": own.model_copy(update=kept)})
+    return shared_places(alone, facts_of(job, workspace, machine.default_device())).disk
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in (folder / OF_DEEPSPEED).rglob("*") if path.is_file())

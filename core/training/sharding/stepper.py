@@ -1,0 +1,429 @@
+"""Training with DeepSpeed: trained weights are partitioned over processes (ZeRO stages 1 to 3).
+
+DeepSpeed sees one module whose forward pass is whatever it is given; it moves the weights, by an optimizer of ours that it
+hands its part. Only the first process saves and samples; where that needs the parts of the others, it signals them, and
+they follow (`follow`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from core.formats.pickles import load_state_file
+from core.formats.tensor_writer import save_pickle
+from core.record import atomic
+from core.record.problems import ProblemsError
+from core.record.workspace import resolve_path
+from core.training.loop.stepper import OTHER_WAY, Stepper
+from core.training.memory.shares import DISK_BUFFERS, DISK_GROUP, LARGEST_BUCKET
+from core.training.sharding.compile_lock import wait_for_compilers
+from core.training.sharding.shards import Shards, SharedWeights
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from core.methods import Method, Use
+    from core.optimization.clipping import NonFiniteGuard
+    from core.record.context import JobContext
+    from core.settings.job import TrainJob
+    from core.settings.sharding import ShardingSettings
+
+T = TypeVar("T")
+FIRST_SCALE, GOOD_STEPS = 2.0**16, 2000  # of torch.amp.GradScaler
+
+
+class Trained(nn.Module):
+    """What DeepSpeed sees."""
+
+    def __init__(self, weights: Sequence[nn.Parameter], modules: Sequence[nn.Module]):
+        super().__init__()
+        self.weights, self.parts = nn.ParameterList(weights), nn.ModuleList(modules)
+
+    def forward(self, work: Callable[[], Tensor]) -> Tensor:
+        return work()
+
+
+class LossScale:
+    """The factor of fp16 losses: halved when a gradient overflows, doubled after so many good steps."""
+
+    def __init__(self) -> None:
+        self.factor, self.good = FIRST_SCALE, 0
+
+    def update(self, overflow: bool) -> None:
+        self.good = 0 if overflow else self.good + 1
+        if overflow:
+            self.factor /= 2
+        elif self.good == GOOD_STEPS:
+            self.factor, self.good = self.factor * 2, 0
+
+
+class ShardedStepper(Stepper):
+    """DeepSpeed's way. All processes call all of it together, but for `shown`, `write_parts` and `tasks_done`, which the first
+    calls and the others hear of in `follow`.
+
+    modules   of the model, whose weights may be shared too        compute   the type that a whole model's weights get
+    """
+
+    def __init__(
+        self,
+        job: TrainJob,
+        context: JobContext,
+        method: Method,
+        modules: Sequence[nn.Module],
+        parameters: Sequence[nn.Parameter],
+        optimizer: Optimizer,
+        guard: NonFiniteGuard,
+        *,
+        compute: torch.dtype,
+        scaled: bool,
+        pauses: bool = False,
+    ):
+        processes, longest = context.processes, job.optimizer.max_grad_norm
+        wait_for_compilers(job.sharding, context)
+        optimizer = suited(optimizer, job.sharding, context.device)
+        super().__init__(
+            method,
+            parameters,
+            optimizer,
+            guard,
+            processes,
+            scaler=None,
+            fused=None,
+            max_grad_norm=longest,
+            pauses=pauses,
+        )
+        self._settings, self._whole, self._device = job.sharding, job.method.whole_model, context.device
+        self._scale = LossScale() if scaled else None
+        shares = self._settings.shares_weights
+        if shares:
+            method.lay_in_modules()
+        exact = {weight: weight.data for weight in parameters if weight.dtype != compute} if self._whole else {}
+        if self._whole:
+            _cast(modules, compute)
+        self._narrow = bool(exact)
+        config = config_of(job, processes.count, parameters, compute)
+        seen = Trained([] if shares else parameters, modules if shares else [])
+        self._engine = make_engine(config, seen, optimizer, context.device, early=self._settings.zero3_init_flag)
+        with ExitStack() as stack:
+            stack.enter_context(joined(context.device))  # stage 3 asks in each pass
+            stack.callback(self._engine.destroy)
+            self._zero = self._engine.optimizer
+            vars(optimizer)["step"] = self._guarded(optimizer.step)
+            self._shards: Shards = (SharedWeights if shares else Shards)(self._zero, optimizer)
+            self._begin_exactly(exact)
+            for module in () if shares else modules:  # what does not train
+                module.to(context.device)
+            method.average_over({str(number): master for number, master in enumerate(self._shards.masters)})
+            self._joined = stack.pop_all()
+
+    def _begin_exactly(self, exact: Mapping[nn.Parameter, Tensor]) -> None:
+        """fp32 masters from the model's file, not from its 16-bit copy."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for weight, values in exact.items():
+            safe_set_full_fp32_param(weight, values.float())
+
+    def _guarded(self, step: Callable[[], Any]) -> Callable[[], None]:
+        def unless_withheld() -> None:
+            if not self._guard.tripped():
+                step()
+
+        return unless_withheld
+
+    # -- a step
+
+    def stand_in(self, items: Sequence[T]) -> Sequence[T]:
+        """One image: every process takes part in every exchange."""
+        return items[:1]
+
+    def backward(self, losses_of: Callable[[], Tensor], images: float, last: bool) -> Tensor:
+        self._engine.set_gradient_accumulation_boundary(last)
+        if self._scale is not None:
+            self._zero.override_loss_scale(self._scale.factor)
+        losses_B: Tensor = self._engine(losses_of)
+        # DeepSpeed takes the mean over processes, and each loss is already its part of a sum.
+        self._engine.backward(losses_B.sum() / images * self._processes.count, scale_wrt_gas=False)
+        return losses_B.detach()
+
+    def step(self, loss: Tensor) -> Tensor:
+        """DeepSpeed clips and looks for values that are not finite."""
+        self._guard.watch(loss)
+        self._engine.step()
+        norm = torch.as_tensor(self._zero._global_grad_norm, dtype=torch.float32, device=self._device)
+        if self._scale is None:
+            self._guard.watch(norm)
+        elif not self._guard.tripped():
+            overflow = bool(self._zero.overflow)
+            self._scale.update(overflow)
+            self.paused += overflow and self._pauses
+        return norm
+
+    def weight_norm(self) -> Tensor:
+        squares = [master.detach().float().square().sum().to(self._device) for master in self._shards.each()]
+        total = torch.stack(squares).sum()
+        self._processes.sum_up([total])
+        return total.sqrt()
+
+    # -- a state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the parts on all processes have in common; the parts are files of their own."""
+        return {"sharded": self._form(), "paused": self.paused}
+
+    def _form(self) -> dict[str, Any]:
+        kind = type(self._optimizer).__name__
+        return {"stage": self._settings.zero_stage, "processes": self._processes.count, "optimizer": kind}
+
+    def write_parts(self, folder: Path) -> None:
+        self._processes.tell(("write", str(folder)))
+        self._write(folder)
+
+    def _write(self, folder: Path) -> None:
+        """Each process writes its part. OSError on the first one when any could not."""
+        failed: OSError | None = None
+        path = folder / self._file()
+        try:
+            save_pickle({"parts": self._shards.state_dict(), "own": self._own_state()}, path)
+            atomic.sync_file(path)
+        except OSError as error:
+            failed = error
+        found = [each for each in self._processes.hear((failed.errno, failed.strerror) if failed else None) if each]
+        if found and self._processes.first:
+            raise OSError(*found[0])
+
+    def _file(self) -> str:
+        return f"part-{self._processes.rank + 1:05d}-of-{self._processes.count:05d}.pt"
+
+    def _own_state(self) -> dict[str, Any]:
+        average = self._method.average_state()
+        scale = vars(self._scale) if self._scale is not None else None
+        return {"scale": scale, "average": dict(average)}
+
+    def load(self, content: Mapping[str, Any], folder: Path) -> None:
+        given, own = content.get("sharded"), self._form()
+        if given is None:
+            raise ProblemsError.one(
+                "This training state was saved without DeepSpeed",
+                str(folder),
+                OTHER_WAY,
+                code="state.without-deepspeed",
+            )
+        if given != own:
+            other = ", ".join(
+                f"{name} {given.get(name)} (now {own[name]})" for name in own if given.get(name) != own[name]
+            )
+            fix = "resume with the same GPUs and ZeRO stage, or start from the final checkpoint"
+            what = f"This training state was partitioned differently: {other}"
+            raise ProblemsError.one(what, str(folder), fix, code="state.other-partitions")
+        part = load_state_file(folder / self._file())
+        try:
+            self._shards.load(part["parts"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            fix = "use the settings of the run that saved it"
+            what = f"The partitions of this training state do not fit this run: {error}"
+            raise ProblemsError.one(what, str(folder), fix, code="state.bad-partition") from None
+        if self._scale is not None and part["own"]["scale"] is not None:
+            vars(self._scale).update(part["own"]["scale"])
+        self._method.load_average(part["own"]["average"])
+        self.paused = content.get("paused", 0)
+        self._loaded = True
+
+    _loaded = False
+
+    def ready(self) -> None:
+        if self._loaded:
+            self._shards.push()
+
+    # -- between steps
+
+    @contextmanager
+    def shown(self, use: Use) -> Iterator[None]:
+        self._processes.tell(("show", use))
+        with self._showing(use):
+            try:
+                yield
+            finally:
+                self._processes.tell(("hide", ""))
+
+    def tasks_done(self) -> None:
+        self._processes.tell(("done", ""))
+
+    def follow(self) -> None:
+        nothing: Any = None
+        while True:
+            word, about = self._processes.tell(nothing)
+            if word == "done":
+                return
+            if word == "write":
+                self._write(Path(about))
+            elif word == "show":
+                with self._showing(about):
+                    self._processes.tell(nothing)  # until it is over
+
+    @contextmanager
+    def _showing(self, use: Use) -> Iterator[None]:
+        """The weights for this use, complete on each process; for files in fp32, unless 16 bits are wanted."""
+        with ExitStack() as stack:
+            if self._method.shows_average(use):
+                stack.enter_context(self._averaged(use))
+            if self._settings.shares_weights:
+                stack.enter_context(whole(self._engine))
+            if (
+                use == "files"
+                and self._narrow
+                and not (self._settings.shares_weights and self._settings.zero3_save_16bit_model)
+            ):
+                stack.enter_context(self._exact())
+            yield
+
+    @contextmanager
+    def _averaged(self, use: Use) -> Iterator[None]:
+        try:
+            with self._method.averaged(self._optimizer, use):
+                self._shards.push()
+                yield
+        finally:
+            self._shards.push()
+
+    @contextmanager
+    def _exact(self) -> Iterator[None]:
+        """Masters in place of 16-bit weights, in RAM."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        kept = []
+        for weight in self._parameters:
+            values = safe_get_full_fp32_param(weight)
+            if self._processes.first:
+                kept.append((weight, weight.data))
+                weight.data = values.to("cpu", copy=True)
+        try:
+            yield
+        finally:
+            for weight, data in kept:
+                weight.data = data
+
+    def release(self) -> None:
+        self._joined.close()
+
+
+# -- DeepSpeed
+
+
+def config_of(
+    job: TrainJob, processes: int, parameters: Sequence[nn.Parameter], compute: torch.dtype
+) -> dict[str, Any]:
+    """The settings in DeepSpeed's form."""
+    settings, accumulated = job.sharding, job.schedule.gradient_accumulation_steps
+    bucket = min(LARGEST_BUCKET, max(2, sum(weight.numel() for weight in parameters) // 2 * 2))
+    zero: dict[str, Any] = {
+        "stage": settings.zero_stage,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+        "memory_efficient_linear": False,  # it replaces torch's own for the whole process
+        "stage3_max_reuse_distance": 0,  # no layer is used twice in a row, and looking ahead takes longer than the pass
+    }
+    for name in ("optimizer", "param"):
+        place, folder = getattr(settings, f"offload_{name}_device"), getattr(settings, f"offload_{name}_nvme_path")
+        if place is not None:
+            zero[f"offload_{name}"] = {"device": place, "pin_memory": torch.cuda.is_available()}
+        if place == "nvme":
+            zero[f"offload_{name}"] |= {"nvme_path": str(resolve_path(folder)), "buffer_count": DISK_BUFFERS}
+            zero["sub_group_size"] = DISK_GROUP
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # of no account: losses are weighed before
+        "gradient_accumulation_steps": accumulated,
+        "train_batch_size": accumulated * processes,
+        "gradient_clipping": job.optimizer.max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,
+    }
+    if job.method.whole_model and compute == torch.bfloat16:
+        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
+    if job.method.whole_model and compute == torch.float16:
+        # The scale is ours: see LossScale.
+        narrow = settings.fp16_master_weights_and_gradients
+        config["fp16"] = {"enabled": True, "loss_scale": 1.0, "fp16_master_weights_and_grads": narrow}
+    return config
+
+
+def suited(optimizer: Optimizer, settings: ShardingSettings, device: str) -> Optimizer:
+    """The optimizer, or DeepSpeed's own Adam where numbers come from a disk or masters are fp16."""
+    if settings.offload_optimizer_device != "nvme" and not settings.fp16_master_weights_and_gradients:
+        return optimizer
+    with joined(device):
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        groups = [
+            {name: group[name] for name in ("params", "name", "lr", "initial_lr", "betas", "eps", "weight_decay")}
+            for group in optimizer.param_groups
+        ]
+        try:
+            own: Optimizer = DeepSpeedCPUAdam(groups, adamw_mode=isinstance(optimizer, torch.optim.AdamW))
+        except Exception as error:  # it is compiled now
+            what = (
+                f"DeepSpeed's CPU Adam could not be compiled: {str(error).splitlines()[0] if str(error) else error!r}"
+            )
+            fix = "install a C++ compiler and Python's headers, or offload the optimizer state to RAM (cpu)"
+            where = "sharding.offload_optimizer_device"
+            raise ProblemsError.one(what, where, fix, code="deepspeed.adam-not-compiled") from error
+    return own
+
+
+def make_engine(config: dict[str, Any], seen: Trained, optimizer: Optimizer, device: str, *, early: bool) -> Any:
+    """Hand the weights to DeepSpeed. early: in parts before any is on the GPU."""
+    with joined(device):
+        import deepspeed
+
+        # Between processes of one machine gloo does; DeepSpeed's own means would be compiled first, for minutes.
+        deepspeed.ops.__compatible_ops__ = {}
+        if early:
+            deepspeed.zero.Init(module=seen, config_dict_or_path=config)
+        return deepspeed.initialize(model=seen, optimizer=optimizer, config=config)[0]
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Inside, DeepSpeed finds the group of processes, or one that this process is alone in, and this device."""
+    import torch.distributed as dist
+
+    cuda = device.startswith("cuda")
+    own = device.partition(":")[2] or "0"
+    given = {"DS_ACCELERATOR": "cuda" if cuda else "cpu", "LOCAL_RANK": own if cuda else "0"}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if not dist.is_initialized():  # it stays: DeepSpeed remembers it for as long as the process lives
+        dist.init_process_group("nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def whole(engine: Any) -> Iterator[None]:
+    """Inside, each process has all weights of stage 3, and passes need no other process."""
+    from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
+
+    with unwrap_model_for_generation(engine):
+        yield
+
+
+def _cast(modules: Sequence[nn.Module], dtype: torch.dtype) -> None:
+    for module in modules:
+        for weight in module.parameters():
+            weight.data = weight.data.to(dtype)
