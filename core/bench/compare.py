@@ -16,7 +16,6 @@ from typing import Any
 import psutil
 
 from core.bench import workload
-from core.bench.baseline import Spec
 from core.bench.measure import WARM_UP_STEPS, PeakWatch, measure_training
 from core.bench.workload import ADAFACTOR, STARTER
 from core.record.workspace import PROJECT
@@ -24,6 +23,27 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.presets import dump
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A conventional training. size in pixels; rank of a LoRA; model: a diffusers folder.
+    frozen: dtype of frozen weights. trainable: dtype of a full model's weights (usually "fp32" masters under autocast).
+    """
+
+    method: str  # "lora", "dreambooth", "fine_tune" or "embedding"
+    model: str
+    size: int
+    steps: int
+    batch: int = 1
+    rank: int = 16
+    text: bool = False  # whether text encoders train (embedding: the token table always does)
+    frozen: str = "bf16"
+    trainable: str = "fp32"
+    autocast: bool = True
+    optimizer: str = "AdamW"
+    rate: float = 1e-4
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -189,7 +209,7 @@ def measure_plain(spec: Spec, folder: Path) -> tuple[float, int]:
     """Median seconds per step after the warm-up, and the process's peak memory in bytes."""
     file = folder / "plain.json"
     file.write_text(json.dumps(asdict(spec)), encoding="utf-8")
-    words = [sys.executable, "-m", "core.bench.baseline", str(file)]
+    words = [sys.executable, "-m", "workshop.plain_trainer", str(file)]
     usual = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}  # ours, not torch's
     process = subprocess.Popen(words, cwd=PROJECT, env=usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     watch = PeakWatch(process.pid)

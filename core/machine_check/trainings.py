@@ -1,6 +1,6 @@
 """Twelve steps of the starter in each precision and memory mode, compared with recorded losses.
 
-`python -m core.machine_check.recording` records them again, on a CPU in fp32 on one thread. They only change when the
+`python -m workshop.recorded_losses` records them again, on a CPU in fp32 on one thread. They only change when the
 computation of a step changes: then the changelog says why.
 """
 

@@ -1,6 +1,6 @@
 """The optimizers a job may name, with their arguments: read from optimizers.json, so the page needs no torch for it.
 
-The file is written by `python -m core.optimization.catalog` from the installed packages. A name that is not in it is
+The file is written by `python -m workshop.optimizer_catalog` from the installed packages. A name that is not in it is
 imported only if the machine's owner allowed its module (core/record/allowed.py): a preset cannot run code by naming it.
 """
 

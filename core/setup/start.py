@@ -191,7 +191,7 @@ def run_checks(root: str, arguments: list[str]) -> int:
 
 def write_docs(root: str, arguments: list[str]) -> int:
     os.chdir(root)
-    return replace_by([python_of(os.path.join(root, ".venv")), "-m", "core.settings.docs", *arguments])
+    return replace_by([python_of(os.path.join(root, ".venv")), "-m", "workshop.docs", *arguments])
 
 
 def add_deepspeed(root: str, arguments: list[str]) -> int:

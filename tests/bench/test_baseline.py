@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from core.bench.baseline import NEW_ID, PlainTrainer, Spec
-from core.bench.compare import CASES, QUICK, STARTER, compare_rows, our_values, plain_specs, summary
+from core.bench.compare import CASES, QUICK, STARTER, Spec, compare_rows, our_values, plain_specs, summary
 from core.bench.run import known_part
 from core.families.targets import one_encoder_targets
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.rates import trains_text
 from core.settings.rules import training_problems
+from workshop.plain_trainer import NEW_ID, PlainTrainer
 
 
 def trainer(method, **more):

@@ -6,7 +6,6 @@ import json
 import torch
 from pytest import fixture, mark, raises
 
-from core.optimization import catalog as written
 from core.optimization.optimizers import (
     build_optimizer,
     device_problems,
@@ -33,6 +32,7 @@ from core.settings.optimizers import (
     type_problem,
 )
 from tests.selection import slow_unless
+from workshop import optimizer_catalog as written
 
 NAMES_OF_SD_SCRIPTS = (  # reference, section 4.1
     "AdamW AdamW8bit PagedAdamW PagedAdamW8bit PagedAdamW32bit Lion Lion8bit PagedLion8bit SGDNesterov SGDNesterov8bit "
@@ -82,7 +82,7 @@ def test_the_list_is_what_the_installed_packages_give():
 def test_the_list_names_every_optimizer_with_its_present_arguments():
     """All but the outcome of the trials, which takes longer."""
     if data()["packages"] != written.versions():
-        raise AssertionError("other versions are installed: run python -m core.optimization.catalog")
+        raise AssertionError("other versions are installed: run python -m workshop.optimizer_catalog")
     outcome = {"reason", "only_on"}
     measured = {"one_rate", "draws", "averages"}
 

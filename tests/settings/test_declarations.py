@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from core.settings import docs
 from core.settings.base import declared, every, item_settings
 from core.settings.check import build
 from core.settings.flags import help_text
 from core.settings.job import JOBS, TrainJob
 from core.settings.presets import to_values
 from core.settings.source import Source
+from workshop import docs
 
 ALL = [(task, entry) for task, model in JOBS.items() for entry in declared(model)]
 

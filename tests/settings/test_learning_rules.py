@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from core.settings import optimizer_list
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
 from core.settings.job import TrainJob
@@ -12,6 +11,7 @@ from core.settings.optimizers import catalog
 from core.settings.rates import effective_rates, scale_factor, scale_sentence
 from core.settings.recipes import HUBER, changes, recipe, recipes
 from core.settings.rules import ineffective, training_problems
+from workshop import optimizer_docs
 
 
 def job(optimizer=None, schedule=None, **groups):
@@ -278,13 +278,6 @@ def test_the_command_line_takes_arguments_as_sd_scripts_writes_them_and_as_json(
     assert made.optimizer.optimizer_args == {"d_coef": 2} and made.schedule.lr_warmup_steps == 0.1
 
 
-def test_the_list_of_the_page_holds_what_the_device_runs_and_the_docs_what_is_offered():
-    names = [name for _, name in optimizer_list.choices("cpu")]
-    assert names[:2] == ["AdamW", "AdamW8bit"] and "pytorch_optimizer.CAME" in names
-    only_cuda = "bitsandbytes.optim.AdEMAMix32bit"
-    assert only_cuda not in names and only_cuda in dict(map(reversed, optimizer_list.choices("cuda:0")))
-    labels = [label for label, _ in optimizer_list.choices()]
-    assert len(set(labels)) == len(labels) and "CAME (pytorch_optimizer)" in labels
-    assert dict(optimizer_list.refused())["torch.optim.LBFGS"].endswith("(a closure)")
-    text = optimizer_list.TARGET.read_text("utf-8")
-    assert text == optimizer_list.render(), "run python -m core.settings.optimizer_list"
+def test_the_docs_list_the_optimizers_that_are_offered_and_why_others_are_not():
+    assert dict(optimizer_docs.refused())["torch.optim.LBFGS"].endswith("(a closure)")
+    assert optimizer_docs.TARGET.read_text("utf-8") == optimizer_docs.render(), "run ./launch.sh docs"

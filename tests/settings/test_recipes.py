@@ -7,7 +7,7 @@ import pytest
 
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
-from core.settings import presets, recipe_docs
+from core.settings import presets
 from core.settings.base import declared, value_of
 from core.settings.check import build
 from core.settings.flags import merge
@@ -17,6 +17,7 @@ from core.settings.rules import set_without_effect, training_problems
 from core.training.memory.plan import memory_plan
 from tests.selection import slow_unless
 from tests.training.test_memory_plan import published
+from workshop import recipe_docs
 
 SETTINGS = {entry.path: entry for entry in declared(TrainJob)}
 SHIPPED = [read(path) for path in sorted((PROJECT / "presets").glob("*.json"))]

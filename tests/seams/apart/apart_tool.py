@@ -12,11 +12,11 @@ from core.engine.engine import Engine
 from core.engine.owner import hand_in
 from core.record.journal import read_lines
 from core.record.workspace import PROJECT, Workspace
-from core.settings import docs
 from core.settings.check import build
 from core.settings.job import JOBS
 from core.settings.presets import PresetStore, dump, to_values
 from tests.tabs.work_parts import event, make_page, wait_until
+from workshop import docs
 
 
 @pytest.fixture

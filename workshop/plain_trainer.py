@@ -3,7 +3,7 @@
 Deliberately written like the widely used training scripts, and in its favor where they differ: latents are given,
 no VAE is loaded, nothing is saved, no image is decoded. Started as a process of its own:
 
-    python -m core.bench.baseline SPEC.json        prints its measurements as JSON
+    python -m workshop.plain_trainer SPEC.json        prints its measurements as JSON
 """
 
 from __future__ import annotations
@@ -13,40 +13,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from core.bench.compare import Spec
 from core.bench.gemm import wait
 
 TEXT_LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 UNET_BLOCKS = "Transformer2DModel"
 FIRST_ID, LAST_ID, NEW_ID, TOKENS = 49406, 49407, 49405, 77
 TRAIN_STEPS = 1000
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A conventional training. size in pixels; rank of a LoRA; model: a diffusers folder.
-    frozen: dtype of frozen weights. trainable: dtype of a full model's weights (usually "fp32" masters under autocast).
-    """
-
-    method: str  # "lora", "dreambooth", "fine_tune" or "embedding"
-    model: str
-    size: int
-    steps: int
-    batch: int = 1
-    rank: int = 16
-    text: bool = False  # whether text encoders train (embedding: the token table always does)
-    frozen: str = "bf16"
-    trainable: str = "fp32"
-    autocast: bool = True
-    optimizer: str = "AdamW"
-    rate: float = 1e-4
-    device: str = "cpu"
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,15 +1,12 @@
-"""The list of optimizers for users: the searchable list of the page, and docs/optimizers.md.
-
-`python -m core.settings.optimizer_list` writes the latter. A test fails if it is stale.
-"""
+"""docs/optimizers.md: every optimizer that is offered, and why others are not."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from core.settings.optimizers import SHORT, Entry, catalog
+from core.settings.optimizers import Entry, catalog
 
-TARGET = Path(__file__).resolve().parents[2] / "docs" / "optimizers.md"
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "optimizers.md"
 TRAITS = {
     "adapts": "finds the step size itself: use learning rate 1",
     "one_rate": "one learning rate for all parts",
@@ -17,22 +14,6 @@ TRAITS = {
     "draws": "uses random numbers, by seed",
     "eight_bit": "8-bit optimizer state",
 }
-
-
-def choices(device: str = "") -> list[tuple[str, str]]:
-    """[(label, name)] for a searchable list, sd-scripts' names first: those offered, and with a device ("cpu",
-    "cuda:0") only those that run on it."""
-    kind = device.partition(":")[0]
-    return [
-        (label(entry), name)
-        for name, entry in catalog().items()
-        if entry.offered and (not kind or not entry.only_on or kind in entry.only_on)
-    ]
-
-
-def label(entry: Entry) -> str:
-    """ "CAME (pytorch_optimizer)"; a name of sd-scripts has no package."""
-    return entry.name if entry.name in SHORT else f"{entry.path.rsplit('.', 1)[-1]} ({entry.path.rsplit('.', 1)[0]})"
 
 
 def refused() -> list[tuple[str, str]]:
@@ -51,7 +32,7 @@ def render() -> str:
     lines = [
         "# Optimizers",
         "",
-        "Written by `python -m core.settings.optimizer_list`. Each of these trained a small net for three steps, was saved, and",
+        "Written by `./launch.sh docs`. Each of these trained a small net for three steps, was saved, and",
         "resumed bit for bit. `optimizer.optimizer_type` takes the name in the first column; sd-scripts' names in upper or lower",
         "case. Arguments go into `optimizer.optimizer_args`, one `name=value` per line.",
         "",
@@ -70,10 +51,3 @@ def render() -> str:
     lines += ["", f"## Not offered ({len(rest)})", "", "| class | reason |", "|---|---|"]
     lines += [f"| {path} | {reason.replace('|', ' ')} |" for path, reason in rest]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    from core.record.atomic import write_text
-
-    write_text(TARGET, render())
-    print(f"wrote {TARGET.name}")

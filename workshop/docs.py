@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the declarations: `python -m core.settings.docs`. A test fails if it is stale."""
+"""Writes docs/settings.md, recipes.md and optimizers.md from the declarations: `./launch.sh docs`. Tests fail if they are stale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from core import tasks
 from core.settings.base import Settings, declared, item_settings
 
-TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 
 
 def render() -> str:
@@ -63,8 +63,12 @@ def _tables(model: type[Settings], skip: tuple[str, ...]) -> list[str]:
 
 if __name__ == "__main__":
     from core.record.atomic import write_text
-    from core.settings import recipe_docs
+    from workshop import optimizer_docs, recipe_docs
 
-    for target, text in ((TARGET, render()), (recipe_docs.TARGET, recipe_docs.render())):
+    for target, text in (
+        (TARGET, render()),
+        (recipe_docs.TARGET, recipe_docs.render()),
+        (optimizer_docs.TARGET, optimizer_docs.render()),
+    ):
         write_text(target, text)
         print(f"wrote {target.name}")

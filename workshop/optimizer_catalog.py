@@ -1,4 +1,4 @@
-"""Writes core/settings/optimizers.json from the installed packages: `python -m core.optimization.catalog`.
+"""Writes core/settings/optimizers.json from the installed packages: `python -m workshop.optimizer_catalog`.
 
 Only the packages named here are searched. Each optimizer found trains a small net, saves and resumes; one that does
 not resume bit for bit is listed with the reason instead of being offered. A test fails if the file is stale.

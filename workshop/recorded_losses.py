@@ -1,4 +1,4 @@
-"""`python -m core.machine_check.recording` records the losses and the sample that machines are compared with."""
+"""`python -m workshop.recorded_losses` records the losses and the sample that machines are compared with."""
 
 from __future__ import annotations
 

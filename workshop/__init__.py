@@ -1,0 +1,1 @@
+"""What makes or measures files of the project, and is no part of it: run by those who work on it."""
