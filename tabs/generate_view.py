@@ -15,9 +15,20 @@ from core.record.problems import Problem
 from core.record.units import clock, count
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
-from tabs.context import empty_state, problems_html
 from tabs.generate_form import signature
-from tabs.markup import button, esc, facts, link, page_count, pager, progress, section, short
+from tabs.markup import (
+    button,
+    empty_state,
+    esc,
+    facts,
+    link,
+    page_count,
+    pager,
+    problems_html,
+    progress,
+    section,
+    short,
+)
 
 PAGE_SIZE = 36
 PAIRED = 240  # so many of the newest images are looked through for one that differs only in its LoRAs

@@ -16,7 +16,7 @@ from core.settings.job import TrainJob
 from tabs import generate_form, runs_copy, runs_view
 from tabs.compare import Comparisons
 from tabs.context import Page
-from tabs.markup import act_of, board, news, on_act, page_of
+from tabs.markup import act_of, board, news, page_of
 from tabs.pieces import piece
 from tabs.proofs import Proofs
 
@@ -45,9 +45,9 @@ def build(page: Page) -> None:
     seen, place = gr.State({}), gr.State({})
     page.on_show(TAB, desk.show, place, [seen, queue, main, copy])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, queue, main], seconds=SECONDS)
-    on_act(page, main, desk.act, place, [page.tabs, place, queue, main, copy])
-    on_act(page, copy, desk.copy_act, place, [place, main, copy])
-    on_act(page, queue, desk.queue_act, place, [queue, main])
+    page.on_act(main, desk.act, place, [page.tabs, place, queue, main, copy])
+    page.on_act(copy, desk.copy_act, place, [place, main, copy])
+    page.on_act(queue, desk.queue_act, place, [queue, main])
 
 
 class Desk:

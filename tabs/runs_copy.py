@@ -11,8 +11,7 @@ from core.formats.copies import Copied, copy_into, require_folder
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from tabs import folder_browser
-from tabs.context import problems_html
-from tabs.markup import button, esc, progress, short
+from tabs.markup import button, esc, problems_html, progress, short
 
 if TYPE_CHECKING:
     from tabs.context import Page

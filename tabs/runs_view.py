@@ -16,9 +16,8 @@ from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
 from core.settings.presets import differences
 from core.settings.values import shown_value, text_of
-from tabs.context import empty_state
 from tabs.generate_view import training_words
-from tabs.markup import button, choice_list, esc, facts, link, page_count, pager, parted, section, short
+from tabs.markup import button, choice_list, empty_state, esc, facts, link, page_count, pager, parted, section, short
 from tabs.next_step import next_step
 from tabs.project import FIELDS
 
