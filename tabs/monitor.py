@@ -44,7 +44,7 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     if not name:
         return found | {"run": None, "begins": begins}
     try:
-        facts = page.engine.snapshot(name, 0)
+        facts = page.engine.snapshot(name)
     except ProblemsError as error:
         return found | {"run": None, "gone": [problem.to_dict() for problem in error.problems]}
     found["run"] = head(page, name, facts)
@@ -114,7 +114,6 @@ def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
         "weights": value_series(norms, 2),
         "bands": bands,
         "images": images,
-        "images_seen": seen.get("images_seen", 0),
     }
 
 

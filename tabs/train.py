@@ -62,7 +62,7 @@ def build(page: Page) -> None:
     _listen_to_buttons(page, start, enqueue, check)
 
 
-def _field(page: Page, widgets: dict[str, Any], path: str, **more: Any) -> Any:
+def _field(page: Page, widgets: dict[str, Any], path: str) -> Any:
     entry = FIELDS[path]
     offers = bool(entry.first) or entry.widget in ("model", "optimizer")
     paths = functools.partial(_offers, page) if offers else None

@@ -198,7 +198,6 @@
   /** An action on runs, the queue or a download. */
   atelier.command = (name, data) => buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})});
   atelier.pulse = () => buses.pulse;
-  atelier.server = (bus) => buses[bus] && buses[bus].server;
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
   /** Leave the field that is being typed in, and wait until the server has every change. */
