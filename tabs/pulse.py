@@ -82,6 +82,8 @@ def all_parts(page: Page, asked: dict[str, Any], browser: Browser) -> dict[str, 
         if _mended(page, browser, parts["checks"]):
             page.browsers.succeeded(browser, START)
             parts["said"] = browser.said
+    if tab == "Runs":
+        parts["queue"] = monitor.queue(page)
     if tab == "Monitor":
         parts |= monitor.parts(page, str(asked.get("run", "")))
     for more in page.pulse_parts:

@@ -33,7 +33,7 @@ def loras(tmp_path):
 
 def copy(desk, text, place=None, name=FILE):
     """Name a folder in the panel and press Copy; returns the browser's place and what it shows."""
-    _, place, _, _, panel = desk.act(place or {"open": RUN}, event("copy-to", name))
+    _, place, _, panel = desk.act(place or {"open": RUN}, event("copy-to", name))
     assert "copy-folder" in panel
     return desk.copy_act(place, event("into", value=text))
 
