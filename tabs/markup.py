@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -189,19 +190,14 @@ def short(text: str, most: int = 60) -> str:
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
+def drawn(kind: str, data: Any, tag: str = "div") -> str:
+    """What the page's script draws from data where it appears: "problems" or "chart" (atelier.draws)."""
+    return f'<{tag} data-draws="{kind}" data-of="{esc(json.dumps(data, ensure_ascii=False))}"></{tag}>'
+
+
 def problems_html(problems: Iterable[Problem]) -> str:
     """Problems as a list: what, where, fix."""
-    kinds = {"advice": "Advice", "warning": "Warning"}
-    rows = []
-    for problem in problems:
-        parts = [f"<strong>{esc(problem.what)}</strong>"]
-        if problem.where:
-            parts.append(f"<span class='where'>{esc(problem.where)}</span>")
-        if problem.fix:
-            parts.append(f"<span class='fix'>{esc(problem.fix)}</span>")
-        kind = f"<span class='kind'>{kinds.get(problem.level, 'Error')}</span>"
-        rows.append(f"<li class='problem {esc(problem.level)}'>{kind}<div>{''.join(parts)}</div></li>")
-    return f"<ul class='problems'>{''.join(rows)}</ul>"
+    return drawn("problems", [problem.to_dict() for problem in problems], "ul")
 
 
 def empty_state(title: str, hint: str = "") -> str:

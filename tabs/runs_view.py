@@ -15,7 +15,21 @@ from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
 from core.settings.presets import differences
 from core.settings.values import shown_value, text_of
-from tabs.markup import button, choice_list, empty_state, esc, facts, link, page_count, pager, parted, section, short
+from tabs.charts import loss_series
+from tabs.markup import (
+    button,
+    choice_list,
+    drawn,
+    empty_state,
+    esc,
+    facts,
+    link,
+    page_count,
+    pager,
+    parted,
+    section,
+    short,
+)
 from tabs.next_step import next_step
 from tabs.project import FIELDS
 
@@ -275,25 +289,17 @@ def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
         ("Folder", f"<code>{parted(run.name)}</code>, {size_words(size)}"),
     ]
     plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""
-    return section("About", facts([(name, value) for name, value in rows if value]) + sparkline(losses) + plan)
+    return section("About", facts([(name, value) for name, value in rows if value]) + loss_chart(losses) + plan)
 
 
-def sparkline(losses: Sequence[Sequence[float]]) -> str:
-    """The smoothed loss as a small line, lowest and highest written out."""
-    values = [point[2] for point in losses]
-    if len(values) < 3:
+def loss_chart(losses: Sequence[Sequence[float]]) -> str:
+    """The smoothed loss as a small line, first and last written out."""
+    if len(losses) < 3:
         return ""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    points = " ".join(
-        f"{300 * number / (len(values) - 1):.1f},{46 - 42 * (value - low) / span:.1f}"
-        for number, value in enumerate(values)
-    )
-    words = f"Smoothed loss from {values[0]:.4f} to {values[-1]:.4f}"
-    return (
-        f'<figure class="spark"><svg viewBox="0 0 300 48" preserveAspectRatio="none" role="img" aria-label="{words}">'
-        f'<polyline points="{points}"/></svg><figcaption>{words}</figcaption></figure>'
-    )
+    series, words = loss_series(losses), f"Smoothed loss from {losses[0][2]:.4f} to {losses[-1][2]:.4f}"
+    line = {"name": "smoothed loss", "values": series["smooth"], "kind": "smooth"}
+    chart = drawn("chart", {"label": words, "up": "loss", "steps": series["steps"], "lines": [line]})
+    return f'{chart}<p class="hint">{words}</p>'
 
 
 def best_words(best: dict[str, Any]) -> str:
