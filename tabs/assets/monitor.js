@@ -236,7 +236,8 @@
         const cell = line.cells[column + 1], image = row.cells[step];
         if (!image || cell.dataset.url === image.small) return;
         cell.dataset.url = image.small;
-        cell.replaceChildren(h("button", {type: "button", class: "sample", "aria-label": `${row.prompt}, ${stepName(step)}: enlarge`, onclick: () => enlarge(n, step)},
+        cell.replaceChildren(h("button", {type: "button", class: "sample", "aria-label": `${row.prompt}, ${stepName(step)}: enlarge`, onclick: () => enlarge(n, step),
+          onfocus: ({target}) => { if (target.matches(":focus-visible")) target.scrollIntoView({block: "nearest", inline: "nearest"}); }},  // browsers leave one that is half in view
           h("img", {src: image.small, alt: `${row.prompt}, ${stepName(step)}`, loading: "lazy", decoding: "async", width: 128, height: 128})));
       });
     });
