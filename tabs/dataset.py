@@ -32,17 +32,8 @@ ABOUT_FOLDER = "Any folder of images. Additional folders, with their own setting
 FOLDER_HINT = "Path of another folder"  # it is empty also while every chosen folder has settings of its own
 AREAS = ("summary", "setup", "sources", "questions", "checks", "doctor", "plots", "grid")
 
-# Browse hands the keyboard to the folders, Escape closes them, and Browse has it again.
-BROWSER_FOCUS = """
-const browse = () => document.querySelector('#ds-browse');
-let open = false;
-watch('value', () => {
-  const panel = element.querySelector('.browser'), active = document.activeElement;
-  browse().setAttribute('aria-expanded', panel ? 'true' : 'false');
-  if (panel && !open && active === browse()) panel.querySelector('button').focus();
-  if (!panel && open && (!active || active === document.body)) browse().focus();
-  open = !!panel;
-});
+BROWSER = """
+watch('value', () => atelier.attr(document.querySelector('#ds-browse'), 'aria-expanded', !!element.querySelector('.browser') + ''));
 element.addEventListener('keydown', (event) => {
   const close = event.key === 'Escape' && element.querySelector('button[data-act=close]');
   if (close) close.click();
@@ -70,7 +61,7 @@ def build(page: Page) -> None:
                 label="Drop images or a zip", show_label=False, file_count="multiple", height=100, elem_id="ds-drop"
             )
             intake = board("ds-intake")
-    browser = board("ds-browser", script=BROWSER_FOCUS)
+    browser = board("ds-browser", script=BROWSER)
     boards = {"summary": board("ds-summary", "<p class='hint'>Reading the folder</p>")}
     with gr.Row(equal_height=False, elem_id="ds-main"):
         with gr.Column(scale=2, min_width=380):

@@ -60,15 +60,6 @@ document.addEventListener('keydown', (event) => {
   } else return;
   event.preventDefault();
 });
-let before = null;
-watch('value', () => {
-  const box = element.querySelector('.lightbox');
-  if (box && !box.contains(document.activeElement)) {
-    before = document.activeElement;
-    box.querySelector('[data-act=shut]').focus();
-  }
-  if (!box && before) { if (before.isConnected) before.focus(); before = null; }
-});
 """
 
 

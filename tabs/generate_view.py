@@ -248,7 +248,7 @@ def enlarged(shown: Sequence[Shown], number: int, file_url: Callable[..., str]) 
         f'<div class="bar-top">{button("open", "Previous", number - 1, disabled=number == 0, again=True)}'
         f"{button('open', 'Next', number + 1, disabled=number >= len(shown) - 1, again=True)}"
         f'<span class="hint">{number + 1:,} of {len(shown):,}</span><span class="grow">'
-        f"</span>{button('shut', 'Close', title='Esc')}</div>"
+        f"</span>{button('shut', 'Close', title='Esc', lands='light')}</div>"
     )
     links = link(file_url(each.path), "Download", download=each.path.name) + link(file_url(each.path), "Open full size")
     about = about_job(job, each.record) + f'<div class="actions">{use}{links}</div>'

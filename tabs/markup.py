@@ -27,7 +27,6 @@ element.addEventListener('click', (event) => {
   // A button may send what stands in a field beside it.
   const from = target && target.dataset.from && element.querySelector('#' + target.dataset.from);
   if (!target || !element.contains(target) || target.disabled) return;
-  atelier.pressed(element, target);
   trigger('act', said(target, from ? {value: from.value} : {}));
 });
 element.addEventListener('change', (event) => {

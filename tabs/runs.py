@@ -37,7 +37,7 @@ def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
     gr.HTML(piece("queue"), elem_id="runs-queue", apply_default_css=False)
-    copy = board("runs-copy", script=runs_copy.FOCUS)
+    copy = board("runs-copy", script=runs_copy.KEYS)
     main = board("runs-main", "<p class='hint'>Reading the runs</p>", script=COPY)
     gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
     page.pulse_parts.append(Comparisons(page).parts)
