@@ -1,7 +1,9 @@
-"""What the server remembers of each open browser: which of its changes have arrived, and in what order."""
+"""What the server remembers of each open browser (which of its changes have arrived, and in what order), and how the two
+write to each other."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -137,6 +139,16 @@ class Browsers:
     def _next(browser: Browser) -> float:
         """The time of a message; later than that of the one before, so that an older one never takes its place."""
         return max(time.time(), (browser.said or {}).get("at", 0.0) + 0.001)
+
+
+def signed(data: Any) -> dict[str, Any]:
+    """A part of a message with the signature by which a browser says that it holds it."""
+    text = json.dumps(data, ensure_ascii=False, sort_keys=True, default=str)
+    return {"sig": hashlib.blake2s(text.encode("utf-8", "replace"), digest_size=6).hexdigest(), "data": data}
+
+
+def packed(parts: dict[str, Any]) -> str:
+    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def unpack(text: Any) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from tabs.caption_epochs import Encodings, preview
 from tabs.context import Page
 from tabs.markup import page_of
 from tabs.pieces import piece
-from tabs.reading import Reading, reading_of
 from tabs.tokens import count_tokens
 
 TAB = "Captions"
@@ -46,7 +45,7 @@ class Desk:
 
     def __init__(self, page: Page):
         self.page = page
-        self.reading: Reading = reading_of(page)
+        self.reading = page.reading
         self._lock = threading.RLock()
         self.edits = Edits(self.reading, lambda: self._state().get("edits", {}), self._keep_edits)
         self.encodings = Encodings(self.reading, self._state, self._keep)

@@ -14,8 +14,7 @@ from core.record.units import count
 from core.record.workspace import display_path
 from core.settings.captions import CaptionSettings
 from tabs.caption_edits import key_of
-from tabs.context import empty_state, problems_html
-from tabs.markup import crop_frame, esc, page_count, pager, progress, short
+from tabs.markup import crop_frame, empty_state, esc, page_count, pager, problems_html, progress, short
 from tabs.tokens import WINDOWS, words_on_length
 
 PAGE_SIZE = 60

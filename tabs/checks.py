@@ -6,24 +6,28 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families.locate import model_problems
 from core.record.problems import Problem, ProblemsError, errors, errors_first
+from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.rules.validation import holds_out
 from core.training.checks.before_start import problems_before_start
-from tabs import own_setup
+from tabs.own_setup import OwnSetup, setup_facts
+from tabs.reading import Reading
+from tabs.safety import Roots
 from tabs.tokens import count_tokens
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
+    from core.engine.engine import Engine
     from core.formats.detect import ModelKind
     from core.formats.hub import HubId
     from core.training.checks.own_images import Setup
-    from tabs.context import Page
 
 LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
 SPARING = 30  # a look that takes a second is repeated after half a minute: large sets must not keep a core busy
@@ -34,8 +38,17 @@ class Checks:
     """Runs the preflight whenever the job has changed: headers and captions first, then every image decoded that nobody
     has decoded yet. Thread-safe."""
 
-    def __init__(self, page: Page):
-        self.page = page
+    def __init__(
+        self,
+        engine: Engine,
+        workspace: Workspace,
+        roots: Roots,
+        thumb_url: Callable[..., str],
+        reading: Reading,
+        own: OwnSetup,
+    ):
+        self._engine, self._workspace, self._roots = engine, workspace, roots
+        self._thumb_url, self._reading, self._own = thumb_url, reading, own
         self._lock = threading.Lock()
         self._task: Any = None
         self._asked: tuple[TrainJob, float] | None = None
@@ -75,8 +88,8 @@ class Checks:
         """Where the model lies, or the hub id of one that is not on this machine."""
         from core.formats.hub import resolve
 
-        found = resolve(text, self.page.workspace.models, self.page.workspace.outputs)
-        return self.page.roots.check(found, "model.base_model") if isinstance(found, Path) else found
+        found = resolve(text, self._workspace.models, self._workspace.outputs)
+        return self._roots.check(found, "model.base_model") if isinstance(found, Path) else found
 
     def _identify(self, text: str, family: str) -> dict[str, Any]:
         from core.formats.detect import FAMILY_NAMES, identify
@@ -130,12 +143,12 @@ class Checks:
     # -- the preflight
 
     def look(self, job: TrainJob, again: bool = False) -> dict[str, Any]:
-        """The latest findings. Starts a new look when the job or, after a while, the folder may have changed.
+        """The latest findings. Starts a new look when the job or, after a while, the folder may have changed; `again`: now.
 
         "checking": they are of an earlier job. Those of other folders are not shown at all.
         "undecoded": of so many images and masks only the header is known; "read": (done, all) of what decodes them.
         """
-        if refused := self.page.roots.refused(job):
+        if refused := self._roots.refused(job):
             return {"checking": False, "problems": [problem.to_dict() for problem in refused]}
         with self._lock:
             now = time.monotonic()
@@ -147,7 +160,7 @@ class Checks:
                 idle and self._asked is not None and now - self._asked[1] > max(LOOKED_AFTER, SPARING * self._took)
             ):
                 self._asked = (job, now)
-                self._task = self.page.engine.light(self._preflight, job, title="preflight")
+                self._task = self._engine.light(self._preflight, job, title="preflight")
                 self._facts_of = None if again else self._facts_of
             facts = self._facts if self._folders_found == _folders(job) else {}
             found = {"checking": self._facts_of != job, **facts}
@@ -173,10 +186,6 @@ class Checks:
     def paths_of(self, job: TrainJob | None) -> dict[tuple[str, str], Path]:
         """{(folder's name, image's name): path} where a run's job has the folders that were looked at last."""
         return self._paths[1] if job is not None and _folders(job) == self._paths[0] else {}
-
-    def again(self) -> None:
-        """Look at the folders anew, whatever is known."""
-        self.look(self.page.project.job, again=True)
 
     def _preflight(self, job: TrainJob, task: Any) -> None:
         began = time.monotonic()
@@ -212,21 +221,33 @@ class Checks:
         paths = {(row.key[0], " ".join(row.key[1:])): row.path for row in report.rows if row.trains}
         self._paths = (_folders(job), paths)
         shown = [row for row in report.rows if row.trains][:SHOWN_IMAGES]
-        facts["images"] = [_shown(self.page, row) for row in shown]
+        facts["images"] = [self._shown(row) for row in shown]
         if job.validation.best_checkpoint == "auto" and not holds_out(job):
-            facts["held_out"] = [_shown(self.page, row) for row in report.rows if row.role == "validation"]
-        device = self.page.engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
+            facts["held_out"] = [self._shown(row) for row in report.rows if row.role == "validation"]
+        device = self._engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
         facts["problems"] = [problem.to_dict() for problem in self.problems(job, report, device)]
-        self.setup = own_setup.offer(self.page, job, report)
-        facts["setup"] = own_setup.facts(self.setup)
+        self.setup = self._own.offer(job, report)
+        facts["setup"] = setup_facts(self.setup)
         return facts
+
+    def _shown(self, row: Any) -> dict[str, Any]:
+        """One image as it will be cropped: its address, its frame, its shape."""
+        width, height = row.bucket
+        return {
+            "url": self._thumb_url(row.path, 192),
+            "frame": row.frame,
+            "ratio": width / height,
+            "name": row.key[1],
+            "caption": row.caption,
+            "bucket": f"{width} x {height}",
+        }
 
     def report(self, job: TrainJob, token: Any = None, progress: Any = None, decode: bool = False) -> Report:
         from core.dataset.preflight import preflight
 
-        self.page.roots.admit(job)
+        self._roots.admit(job)
         return preflight(
-            job, self.page.workspace, count_tokens=count_tokens, cancel=token, progress=progress, decode=decode
+            job, self._workspace, count_tokens=count_tokens, cancel=token, progress=progress, decode=decode
         )
 
     def problems(self, job: TrainJob, report: Report, device: str | None = None, look: bool = False) -> list[Problem]:
@@ -234,16 +255,15 @@ class Checks:
 
         look   read the images to find those that both train and validate; else only what the Dataset tab has found counts
         """
-        if refused := self.page.roots.refused(job):
+        if refused := self._roots.refused(job):
             return refused
-        found = problems_before_start(job, self.page.workspace, report, device, copies=look)
-        alone = errors(model_problems(job.model.model_copy(update={"vae": None}), self.page.workspace))
+        found = problems_before_start(job, self._workspace, report, device, copies=look)
+        alone = errors(model_problems(job.model.model_copy(update={"vae": None}), self._workspace))
         found = [replace(each, where="model.base_model") if each in alone else each for each in found]  # leads there
         return found if look or not report.validation else errors_first([*found, *self._found_copies(job)])
 
     def _found_copies(self, job: TrainJob) -> list[Problem]:
-        reading = self.page.reading
-        known = reading.findings if reading is not None and _same_images(reading.job, job) else None
+        known = self._reading.findings if _same_images(self._reading.job, job) else None
         return [finding.problem() for finding in known or () if finding.level == "error"]
 
 
@@ -253,16 +273,3 @@ def _folders(job: TrainJob) -> list[str]:
 
 def _same_images(one: TrainJob, other: TrainJob) -> bool:
     return (one.dataset, one.captions, one.validation) == (other.dataset, other.captions, other.validation)
-
-
-def _shown(page: Page, row: Any) -> dict[str, Any]:
-    """One image as it will be cropped: its address, its frame, its shape."""
-    width, height = row.bucket
-    return {
-        "url": page.thumb_url(row.path, 192),
-        "frame": row.frame,
-        "ratio": width / height,
-        "name": row.key[1],
-        "caption": row.caption,
-        "bucket": f"{width} x {height}",
-    }

@@ -91,7 +91,7 @@ def verdict(a: Side, b: Side) -> str:
             f"the numbers do not show which is better."
         )
     reasons = unlike(a, b)
-    words = _lower(a.letter, best_a, b.letter, best_b) + f"; {_measure(a, b, reasons)}."
+    words = _lower(a.letter, best_a, b.letter, best_b) + f"; {_measure(a, reasons)}."
     more = [] if reasons else [*_by_timestep(a, b), *_by_chance(a, b)]
     return " ".join([words, *more, *_notes(a), *_notes(b)])
 
@@ -108,7 +108,7 @@ def _lower(letter_a: str, a: dict[str, Any], letter_b: str, b: dict[str, Any]) -
     return f"{letter}'s best validation loss is lower: {_at(low)} against {_at(high)}"
 
 
-def _measure(a: Side, b: Side, reasons: Sequence[str]) -> str:
+def _measure(a: Side, reasons: Sequence[str]) -> str:
     if reasons:
         return f"{', '.join(reasons)}, so not comparable"
     images = count(len(a.measured["images"]), "validation image")

@@ -16,8 +16,7 @@ from core.settings.concepts import own_settings
 from core.settings.job import TrainJob
 from core.settings.source import Source
 from tabs.concepts import Found
-from tabs.context import empty_state
-from tabs.markup import button, choice_list, esc, section
+from tabs.markup import button, choice_list, empty_state, esc, section
 from tabs.own_settings import NOT_OWN, SHARED_NAMES, SOURCE, field, in_words
 
 FOLDERS_SHOWN = 12

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
-from tabs.browsers import Browser, Browsers
+from tabs.browsers import Browser, Browsers, packed, signed
 from tabs.checks import Checks
 from tabs.forecast import Forecast
 from tabs.links import Links
 from tabs.models import Models
+from tabs.own_setup import OwnSetup
 from tabs.project import Project
 from tabs.rate_sketch import RateSketch
+from tabs.reading import Reading
 from tabs.safety import Roots
 from tabs.tensorboard import TensorBoard
 
@@ -65,13 +66,14 @@ class Page:
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)
     machine_check: Any = None  # the card of Tools (tabs.machine_check)
-    reading: Any = None  # what Dataset and Captions know of the images (tabs.reading)
 
     def __post_init__(self) -> None:
-        self.checks = Checks(self)
-        self.models = Models(self)
-        self.sketch = RateSketch(self)
-        self.forecast = Forecast(self)
+        self.reading = Reading(self.engine, self.workspace, self.project, self.roots)
+        self.setup = OwnSetup(self.engine, self.workspace, self.project)
+        self.checks = Checks(self.engine, self.workspace, self.roots, self.thumb_url, self.reading, self.setup)
+        self.models = Models(self.workspace, self.project, self.roots)
+        self.sketch = RateSketch(self.engine)
+        self.forecast = Forecast(self.engine, self.workspace, self.project, self.roots, self.checks)
         self.tensorboard = TensorBoard(offered=not self.shared)
 
     def file_url(self, path: str | os.PathLike) -> str:
@@ -124,6 +126,11 @@ class Page:
         given.__module__, given.__qualname__ = named.__module__, named.__qualname__
         js = f"(value) => [value, atelier.given('{field.elem_id}')]"
         self.listen(triggers, given, [field, self.envelope], outputs, js=js, trigger_mode="always_last")
+
+    def on_act(self, boards: Any, fn: Callable, inputs: Any = None, outputs: Any = None) -> None:
+        """One listener for what is clicked or changed in these boards. Every click counts, also during an earlier one."""
+        for each in boards if isinstance(boards, list) else [boards]:
+            self.listen(each.act, fn, inputs, outputs, trigger_mode="multiple")
 
     def on_tick(self, tab: str, fn: Callable, inputs: Any = None, outputs: Any = None, seconds: float = 1.0) -> None:
         """Call `fn` every so many seconds while `tab` is open (assets/ticks.js: seldom when nothing runs). It returns
@@ -202,8 +209,6 @@ def _name_of(fn: Callable) -> str:
 
 def _panel(browser: Browser) -> str:
     """What the message panel of this browser is to show now."""
-    from tabs.messages import packed, signed
-
     return packed({"said": signed(browser.said)})
 
 
@@ -215,26 +220,6 @@ def _filled_in(name: str, annotation: Any) -> Any:
     words = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
     by_type = SPECIAL.get(words.rsplit(".", 1)[-1])
     return by_type or {"request": gr.Request, "event": gr.EventData}.get(name)
-
-
-def problems_html(problems: Iterable[Problem]) -> str:
-    """Problems as a list: what, where, fix."""
-    kinds = {"advice": "Advice", "warning": "Warning"}
-    rows = []
-    for problem in problems:
-        parts = [f"<strong>{html.escape(problem.what)}</strong>"]
-        if problem.where:
-            parts.append(f"<span class='where'>{html.escape(problem.where)}</span>")
-        if problem.fix:
-            parts.append(f"<span class='fix'>{html.escape(problem.fix)}</span>")
-        kind = f"<span class='kind'>{kinds.get(problem.level, 'Error')}</span>"
-        rows.append(f"<li class='problem {html.escape(problem.level)}'>{kind}<div>{''.join(parts)}</div></li>")
-    return f"<ul class='problems'>{''.join(rows)}</ul>"
-
-
-def empty_state(title: str, hint: str = "") -> str:
-    """What to say where nothing is yet: one sentence, and what to do next."""
-    return f"<div class='empty'><strong>{html.escape(title)}</strong><span>{html.escape(hint)}</span></div>"
 
 
 def run_all(page: Page, event: Any, calls: Sequence[dict[str, Any]]) -> None:

@@ -19,12 +19,11 @@ from tabs import concept_cards, dataset_grid, dataset_view, folder_browser, own_
 from tabs.caption_edits import key_of
 from tabs.class_form import NEW, ClassForm
 from tabs.concepts import Found, changed, entries_of, found_of, with_entries, without_own
-from tabs.context import Page, problems_html
+from tabs.context import Page
 from tabs.doctor import Clinic
 from tabs.exchange import Exchange, buttons
-from tabs.markup import act_of, board, button, news, on_act, page_of, progress, sent
+from tabs.markup import act_of, board, button, news, page_of, problems_html, progress, sent
 from tabs.own_settings import SOURCE
-from tabs.reading import Reading, reading_of
 from tabs.uploads import take_in
 
 TAB = "Dataset"
@@ -33,17 +32,8 @@ ABOUT_FOLDER = "Any folder of images. Additional folders, with their own setting
 FOLDER_HINT = "Path of another folder"  # it is empty also while every chosen folder has settings of its own
 AREAS = ("summary", "setup", "sources", "questions", "checks", "doctor", "plots", "grid")
 
-# Browse hands the keyboard to the folders, Escape closes them, and Browse has it again.
-BROWSER_FOCUS = """
-const browse = () => document.querySelector('#ds-browse');
-let open = false;
-watch('value', () => {
-  const panel = element.querySelector('.browser'), active = document.activeElement;
-  browse().setAttribute('aria-expanded', panel ? 'true' : 'false');
-  if (panel && !open && active === browse()) panel.querySelector('button').focus();
-  if (!panel && open && (!active || active === document.body)) browse().focus();
-  open = !!panel;
-});
+BROWSER = """
+watch('value', () => atelier.attr(document.querySelector('#ds-browse'), 'aria-expanded', !!element.querySelector('.browser') + ''));
 element.addEventListener('keydown', (event) => {
   const close = event.key === 'Escape' && element.querySelector('button[data-act=close]');
   if (close) close.click();
@@ -71,7 +61,7 @@ def build(page: Page) -> None:
                 label="Drop images or a zip", show_label=False, file_count="multiple", height=100, elem_id="ds-drop"
             )
             intake = board("ds-intake")
-    browser = board("ds-browser", script=BROWSER_FOCUS)
+    browser = board("ds-browser", script=BROWSER)
     boards = {"summary": board("ds-summary", "<p class='hint'>Reading the folder</p>")}
     with gr.Row(equal_height=False, elem_id="ds-main"):
         with gr.Column(scale=2, min_width=380):
@@ -88,10 +78,10 @@ def build(page: Page) -> None:
     page.listen(again.click, desk.read_again, None, [*shown, seen])
     page.listen(drop.upload, desk.take, drop, [drop, intake])
     page.listen(taken.upload, desk.import_config, taken, [taken, *shown, seen])
-    on_act(page, exports, desk.export)
-    on_act(page, intake, desk.intake_act, None, intake)
-    on_act(page, browser, desk.browse, None, [*shown, seen])
-    on_act(page, areas, desk.act, None, [page.tabs, *shown, seen])
+    page.on_act(exports, desk.export)
+    page.on_act(intake, desk.intake_act, None, intake)
+    page.on_act(browser, desk.browse, None, [*shown, seen])
+    page.on_act(areas, desk.act, None, [page.tabs, *shown, seen])
 
 
 class Desk:
@@ -99,7 +89,7 @@ class Desk:
 
     def __init__(self, page: Page):
         self.page = page
-        self.reading: Reading = reading_of(page)
+        self.reading = page.reading
         self.exchange = Exchange(page)
         self.class_form = ClassForm(page, lambda: page.project.tab_state(TAB), self._keep)
         self.clinic = Clinic(page, self.reading)
@@ -154,7 +144,7 @@ class Desk:
             self._intake_html(),
             self._browser_html(),
             dataset_view.summary(reading.report, reading.layout, reading.doing),
-            own_setup.card(own_setup.offer(self.page, job, reading.report)),
+            own_setup.card(self.page.setup.offer(job, reading.report)),
             f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
             questions.cards(
                 job, reading.report.questions if reading.report else (), questions.answered(state, job), self._lately
@@ -347,9 +337,9 @@ class Desk:
         elif act == "more":
             self._unfold(arg)
         elif act == "setup":
-            own_setup.apply(self.page, own_setup.offer(self.page, self.page.project.job, self.reading.report))
+            self.page.setup.apply(self.page.setup.offer(self.page.project.job, self.reading.report))
         elif act == "keep_demo":
-            own_setup.keep(self.page)
+            self.page.setup.keep()
         elif act == "get_model":
             tabs = gr.Tabs(selected="Tools")
         elif act in ("class", "class_make"):

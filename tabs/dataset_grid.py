@@ -11,8 +11,7 @@ from core.dataset.sources.files import printable
 from core.record.problems import errors
 from core.record.units import count
 from core.settings.source import Source
-from tabs.context import empty_state
-from tabs.markup import choice_list, crop_frame, esc, page_count, pager, section
+from tabs.markup import choice_list, crop_frame, empty_state, esc, page_count, pager, section
 
 PAGE_SIZE = 48
 NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731

@@ -9,8 +9,7 @@ from core.dataset.report import Report
 from core.record.problems import Problem
 from core.record.units import count
 from core.settings.job import TrainJob
-from tabs.context import problems_html
-from tabs.markup import esc, progress, section
+from tabs.markup import esc, problems_html, progress, section
 
 BUCKETS_SHOWN = 16
 PROBLEMS_SHOWN = 30

@@ -14,7 +14,7 @@ from core.record.problems import ProblemsError
 from core.record.space import clear, folder_bytes
 from core.record.units import size_words
 from core.record.workspace import resolve_path
-from tabs.markup import act_of, board, button, esc, on_act, section
+from tabs.markup import act_of, board, button, esc, section
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -35,7 +35,7 @@ def build(page: Page) -> None:
     place = gr.State({})
     card = board("tools-disk")
     page.on_show("Tools", desk.html, place, card)
-    on_act(page, card, desk.act, place, [place, card])
+    page.on_act(card, desk.act, place, [place, card])
 
 
 class Desk:

@@ -105,8 +105,10 @@ def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
     except ProblemsError as error:
         now = Listing(resolve_path("."), None, [], 0, False, error.problems[0].what)
     places = "".join(button("start", name, number, kind="quiet") for number, (name, _) in enumerate(starts(roots)))
-    rows = [button("up", ".. parent folder", kind="folder")] if now.parent else []
-    rows += [button("in", name, number, kind="folder") for number, name in enumerate(now.folders)]
+    listed = [("up", ".. parent folder", "")] if now.parent else []
+    listed += [("in", name, str(number)) for number, name in enumerate(now.folders)]
+    at = printable(now.folder)  # the keyboard goes on in each folder that is opened
+    rows = [button(act, name, arg, kind="folder", lands="" if n else at) for n, (act, name, arg) in enumerate(listed)]
     if now.reason:
         rows.append(f'<p class="hint">This folder cannot be opened: {esc(now.reason)}.</p>')
     elif not now.folders:
@@ -119,6 +121,6 @@ def panel(roots: Roots, folder: str, *, add: bool = True) -> str:
     return (
         f'<div class="browser" role="group" aria-label="Folder browser"><div class="places">{places}'
         f'<span class="grow"></span>{button("close", "Close", kind="quiet")}</div>'
-        f'<div class="at"><code>{esc(printable(now.folder))}</code><span class="hint">{holds}</span></div>'
+        f'<div class="at"><code>{esc(at)}</code><span class="hint">{holds}</span></div>'
         f'<div class="rows">{"".join(rows)}</div><div class="actions">{use}{also}</div></div>'
     )

@@ -9,10 +9,9 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-import gradio as gr
-
 from core.record.problems import ProblemsError
 from core.record.units import memory_words, size_words
+from core.record.workspace import Workspace
 from core.settings.base import value_of
 from core.settings.check import build as build_job
 from core.settings.concepts import concepts_of
@@ -22,12 +21,13 @@ from core.settings.presets import to_values
 from core.settings.rules.dataset import changes_by_chance
 from core.settings.sharding import ShardingSettings
 from core.settings.values import shown_value
-from tabs.pieces import piece
-from tabs.project import FIELDS
+from tabs.checks import Checks
+from tabs.project import FIELDS, Project
+from tabs.safety import Roots
 
 if TYPE_CHECKING:
+    from core.engine.engine import Engine
     from tabs.browsers import Browser
-    from tabs.context import Page
 
 MB = 1_000_000
 PARTS = {
@@ -59,8 +59,9 @@ COUNTED = {
 class Forecast:
     """The newest plan, and how the newest try went. Shared by all browsers."""
 
-    def __init__(self, page: Page):
-        self.page = page
+    def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots, checks: Checks):
+        self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
+        self._checks = checks
         self._lock = threading.Lock()
         self._task: Any = None
         self._asked = False
@@ -68,6 +69,10 @@ class Forecast:
         self._facts: dict[str, Any] = {}
         self._hints: dict[str, str] = {}
         self._device = ""
+
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the card shows, where Train is open."""
+        return {"forecast": self.facts(self._project.job)} if tab in ("Train", "", None) else {}
 
     # -- the plan
 
@@ -83,11 +88,11 @@ class Forecast:
         """What the card shows. Starts a new plan where the job has changed."""
         key = plan_key(job)
         fresh = self._key == key
-        wanted = (self._asked or "torch" in sys.modules) and not self.page.roots.refused(job)
+        wanted = (self._asked or "torch" in sys.modules) and not self._roots.refused(job)
         with self._lock:
             busy = self._task is not None and not self._task.done
             if wanted and not fresh and not busy:
-                self._task, busy = self.page.engine.light(self._plan, job, key, title="memory forecast"), True
+                self._task, busy = self._engine.light(self._plan, job, key, title="memory forecast"), True
         places = [
             {"number": each.number, "title": each.title, "words": each.words} for each in levels(job, self._device)
         ]
@@ -107,11 +112,11 @@ class Forecast:
         from core.training.memory.plan import facts_of, memory_plan
 
         self._device = self._device or machine.default_device()
-        model = self.page.checks.model(job.model.base_model, job.model.family)
+        model = self._checks.model(job.model.base_model, job.model.family)
         try:
             if model["problem"]:
                 raise ProblemsError.one(model["problem"], "model.base_model", model["fix"], code="model.unusable")
-            facts = facts_of(job, self.page.workspace, self._device)
+            facts = facts_of(job, self._workspace, self._device)
             plan, total = memory_plan(job, facts), machine.memory(self._device)[1]
             parts = [
                 {"name": PARTS[name], "bytes": _rounded(size)} for name, size in plan.parts().items() if _rounded(size)
@@ -131,7 +136,7 @@ class Forecast:
 
     def set_level(self, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
         """The values of a place of the slider, into the form."""
-        project = self.page.project
+        project = self._project
         job = project.job
         place = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
         if place is None:
@@ -149,7 +154,7 @@ class Forecast:
 
     def try_it(self, data: dict[str, Any], browser: Browser) -> None:
         """Two steps on the largest and the smallest batch, in the queue like any job."""
-        engine = self.page.engine
+        engine = self._engine
         if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
             raise ProblemsError.one(
                 "A memory test is already queued",
@@ -157,32 +162,22 @@ class Forecast:
                 "wait for it, or cancel it in the queue",
                 code="forecast.already-queued",
             )
-        engine.submit("probe", self.page.project.job, f"a test of {self.page.project.job.saving.output_name}")
+        engine.submit("probe", self._project.job, f"a test of {self._project.job.saving.output_name}")
 
     def _tried(self) -> dict[str, str]:
         """State and sentence of the newest try."""
-        entry = next((each for each in reversed(self.page.engine.queue()) if each.task == "probe"), None)
+        entry = next((each for each in reversed(self._engine.queue()) if each.task == "probe"), None)
         if entry is None:
             return {}
         words = entry.message
         if entry.state in ("running", "done") and entry.run:
             try:
-                now = self.page.engine.snapshot(entry.run)
+                now = self._engine.snapshot(entry.run)
             except ProblemsError:  # its folder made room for newer ones
                 return {}
             said = [line["text"] for line in now["log"] if line["level"] == "info"]
             words = said[-1] if entry.state == "done" and said else str(now.get("stage") or "")
         return {"state": entry.state, "words": words, "title": entry.title}
-
-
-def build(page: Page) -> Forecast:
-    """The card beside the form."""
-    page.commands |= {"forecast": page.forecast.ask, "try": page.forecast.try_it}
-    page.pulse_parts.append(
-        lambda tab, asked: {"forecast": page.forecast.facts(page.project.job)} if tab in ("Train", "", None) else {}
-    )
-    gr.HTML(piece("forecast"), elem_id="forecast-holder", apply_default_css=False)
-    return page.forecast
 
 
 def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from tabs import generate_view as view
 from tabs.context import Page
 from tabs.form import events, label, widget
 from tabs.form_presets import FormPresets, KeptForm
-from tabs.markup import act_of, board, news, on_act, page_of, short
+from tabs.markup import act_of, board, news, page_of, short
 
 TAB = "Generate"
 MOST_IMAGES = 5000
@@ -59,15 +59,6 @@ document.addEventListener('keydown', (event) => {
     stops[event.shiftKey ? stops.length - 1 : 0].focus();
   } else return;
   event.preventDefault();
-});
-let before = null;
-watch('value', () => {
-  const box = element.querySelector('.lightbox');
-  if (box && !box.contains(document.activeElement)) {
-    before = document.activeElement;
-    box.querySelector('[data-act=shut]').focus();
-  }
-  if (!box && before) { if (before.isConnected) before.focus(); before = null; }
 });
 """
 
@@ -141,10 +132,10 @@ def build(page: Page) -> None:
     page.listen(refresh.click, desk.refresh, None, [add, model, words])
     page.listen(draw.click, desk.draw, given, [status, presets])
     page.listen(drop.upload, desk.read, drop, [drop, *widgets, *lists])
-    on_act(page, loras, desk.change_lora, None, [loras, presets])
-    on_act(page, presets, desk.preset_act, None, [*widgets, loras])
-    on_act(page, status, desk.status_act, None, status)
-    on_act(page, [gallery, light], desk.gallery_act, place, [place, *widgets, *lists, light])
+    page.on_act(loras, desk.change_lora, None, [loras, presets])
+    page.on_act(presets, desk.preset_act, None, [*widgets, loras])
+    page.on_act(status, desk.status_act, None, status)
+    page.on_act([gallery, light], desk.gallery_act, place, [place, *widgets, *lists, light])
 
 
 def _fields(entries: Iterable[Declared]) -> dict[str, Any]:

@@ -15,9 +15,20 @@ from core.record.problems import Problem
 from core.record.units import clock, count
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
-from tabs.context import empty_state, problems_html
 from tabs.generate_form import signature
-from tabs.markup import button, esc, facts, link, page_count, pager, progress, section, short
+from tabs.markup import (
+    button,
+    empty_state,
+    esc,
+    facts,
+    link,
+    page_count,
+    pager,
+    problems_html,
+    progress,
+    section,
+    short,
+)
 
 PAGE_SIZE = 36
 PAIRED = 240  # so many of the newest images are looked through for one that differs only in its LoRAs
@@ -237,7 +248,7 @@ def enlarged(shown: Sequence[Shown], number: int, file_url: Callable[..., str]) 
         f'<div class="bar-top">{button("open", "Previous", number - 1, disabled=number == 0, again=True)}'
         f"{button('open', 'Next', number + 1, disabled=number >= len(shown) - 1, again=True)}"
         f'<span class="hint">{number + 1:,} of {len(shown):,}</span><span class="grow">'
-        f"</span>{button('shut', 'Close', title='Esc')}</div>"
+        f"</span>{button('shut', 'Close', title='Esc', lands='light')}</div>"
     )
     links = link(file_url(each.path), "Download", download=each.path.name) + link(file_url(each.path), "Open full size")
     about = about_job(job, each.record) + f'<div class="actions">{use}{links}</div>'

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.machine_check.item import OK, WORDS
 from core.machine_check.report import Line, summary
 from core.record import atomic
 from core.record.bounded_json import read_json_object
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 WHERE = "Check this machine"
-SHOWN = ("name", "title", "group", "state", "found", "reason", "fix")
 
 
 class MachineCheck:
@@ -93,9 +93,25 @@ class MachineCheck:
     def _shown(
         self, lines: list[dict[str, Any]], words: str, *, running: bool = False, share: float = 0.0, file: bool = False
     ) -> dict[str, Any]:
-        rows = [{name: str(line.get(name, "")) for name in SHOWN} for line in lines]
         address = self.page.file_url(self.file) if file else ""
-        return {"running": running, "share": share, "words": words, "lines": rows, "file": address}
+        return {
+            "running": running,
+            "share": share,
+            "words": words,
+            "lines": [_row(line) for line in lines],
+            "file": address,
+        }
+
+
+def _row(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the table in the words of the report."""
+    row: dict[str, Any] = {name: str(line.get(name, "")) for name in ("name", "title", "group", "state")}
+    found = [
+        line.get("found"),
+        line.get("reason"),
+        f"Fix: {line['fix']}" if line.get("fix") and row["state"] != OK else "",
+    ]
+    return row | {"words": WORDS.get(row["state"], "checking"), "found": [str(words) for words in found if words]}
 
 
 def build(page: Page) -> MachineCheck:

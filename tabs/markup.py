@@ -1,4 +1,4 @@
-"""Pieces of HTML that the working tabs share, and the one way in which clicks in them reach the server.
+"""Pieces of HTML that the tabs share, and what a click in them says.
 
 Every text of a person (names, captions, prompts, paths) goes through `esc`. Elements carry `data-act` and `data-arg`;
 the board reports them as one event, and the handler looks the argument up in its own list, so a made-up one does
@@ -8,14 +8,14 @@ nothing.
 from __future__ import annotations
 
 import html
+import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import gradio as gr
 
-if TYPE_CHECKING:
-    from tabs.context import Page
+from core.record.problems import Problem
 
 # Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element:
 # the board replaces what is inside it.
@@ -27,7 +27,6 @@ element.addEventListener('click', (event) => {
   // A button may send what stands in a field beside it.
   const from = target && target.dataset.from && element.querySelector('#' + target.dataset.from);
   if (!target || !element.contains(target) || target.disabled) return;
-  atelier.pressed(element, target);
   trigger('act', said(target, from ? {value: from.value} : {}));
 });
 element.addEventListener('change', (event) => {
@@ -78,15 +77,6 @@ def board(elem_id: str, value: str = "", label: str = "", script: str = "", **mo
         apply_default_css=False,
         **more,
     )
-
-
-def on_act(
-    page: Page, boards: gr.HTML | Sequence[gr.HTML], fn: Callable, inputs: Any = None, outputs: Any = None
-) -> None:
-    """One listener for what is clicked or changed in these boards. Every click counts, also during an earlier one."""
-    listed: list[Any] = list(boards) if isinstance(boards, (list, tuple)) else [boards]
-    for each in listed:
-        page.listen(each.act, fn, inputs, outputs, trigger_mode="multiple")
 
 
 def act_of(event: gr.EventData) -> tuple[str, str, str]:
@@ -197,6 +187,21 @@ def short(text: str, most: int = 60) -> str:
     """A text on one line, at most so many characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+
+
+def drawn(kind: str, data: Any, tag: str = "div") -> str:
+    """What the page's script draws from data where it appears: "problems" or "chart" (atelier.draws)."""
+    return f'<{tag} data-draws="{kind}" data-of="{esc(json.dumps(data, ensure_ascii=False))}"></{tag}>'
+
+
+def problems_html(problems: Iterable[Problem]) -> str:
+    """Problems as a list: what, where, fix."""
+    return drawn("problems", [problem.to_dict() for problem in problems], "ul")
+
+
+def empty_state(title: str, hint: str = "") -> str:
+    """What to say where nothing is yet: one sentence, and what to do next."""
+    return f"<div class='empty'><strong>{esc(title)}</strong><span>{esc(hint)}</span></div>"
 
 
 def choice_list(elem: str, choices: Sequence[tuple[str, str]], chosen: str, label: str, arg: str = "") -> str:

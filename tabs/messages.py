@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +15,6 @@ from tabs.project import FIELDS
 
 if TYPE_CHECKING:
     from tabs.context import Page
-
-
-def signed(data: Any) -> dict[str, Any]:
-    """A part of a message with the signature by which a browser says that it holds it."""
-    text = json.dumps(data, ensure_ascii=False, sort_keys=True, default=str)
-    return {"sig": hashlib.blake2s(text.encode("utf-8", "replace"), digest_size=6).hexdigest(), "data": data}
-
-
-def packed(parts: dict[str, Any]) -> str:
-    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = False) -> dict[str, Any]:

@@ -6,20 +6,18 @@ import os
 import time
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.dataset.sources.files import is_junk, printable
 from core.formats import catalog
 from core.generation.library import SUFFIXES
 from core.record.problems import ProblemsError
-from core.record.workspace import display_path
+from core.record.workspace import Workspace, display_path
 from tabs.browsers import Browser
 from tabs.folder_browser import LOOKED_AT, listing, starts
 from tabs.places import model_choices, vae_choices
-from tabs.project import FIELDS
-
-if TYPE_CHECKING:
-    from tabs.context import Page
+from tabs.project import FIELDS, Project
+from tabs.safety import Roots
 
 FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
 LOOKED_AFTER = 3.0  # seconds until the models folder is looked at again for the lists
@@ -29,8 +27,8 @@ MOST_FILES = 500
 class Models:
     """What there is to train from, for every browser the same."""
 
-    def __init__(self, page: Page):
-        self.page = page
+    def __init__(self, workspace: Workspace, project: Project, roots: Roots):
+        self._workspace, self._project, self._roots = workspace, project, roots
         self._choices: tuple[float, list[Any]] = (float("-inf"), [])
 
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
@@ -42,45 +40,44 @@ class Models:
         return found | ({"browse": self._browse(folder)} if isinstance(folder, str) else {})
 
     def _catalog(self) -> list[dict[str, Any]]:
-        facts = [catalog.state(entry, self.page.workspace.models) for entry in catalog.ENTRIES]
+        facts = [catalog.state(entry, self._workspace.models) for entry in catalog.ENTRIES]
         return [each | {"found": display_path(each["found"]) if each["found"] else ""} for each in facts]
 
     def _listed(self) -> list[Any]:
         """What the lists offer: a browser fills them anew when a file has appeared."""
         when, choices = self._choices
         if time.monotonic() - when > LOOKED_AFTER:
-            space = self.page.workspace
+            space = self._workspace
             choices = [value for _, value in [*model_choices(space), *vae_choices(space)]]
             self._choices = (time.monotonic(), choices)
         return choices
 
     def _browse(self, folder: str) -> dict[str, Any]:
         try:
-            return browse(self.page, folder)
+            return browse(self._workspace, self._roots, folder)
         except ProblemsError as error:
-            return browse(self.page, "") | {"reason": error.problems[0].what}
+            return browse(self._workspace, self._roots, "") | {"reason": error.problems[0].what}
 
     def choose(self, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
         """Take a file that was found, or a catalog entry, into the form: {"use": "base_model" or "vae", "about": file}."""
         field, about = FIELDS_OF_MODELS.get(str(data.get("use"))), str(data.get("about", ""))
         if field is None or field not in FIELDS or not about:
             return
-        path = self.page.roots.check(about, field)
-        self.page.project.edit(field, display_path(path), session=browser.session, stamp=stamp)
+        path = self._roots.check(about, field)
+        self._project.edit(field, display_path(path), session=browser.session, stamp=stamp)
 
 
-def browse(page: Page, text: str) -> dict[str, Any]:
+def browse(workspace: Workspace, roots: Roots, text: str) -> dict[str, Any]:
     """A folder for the file browser: its folders, its model files with their sizes, and where else to look."""
-    roots = page.roots
-    places = [("Models", page.workspace.models), *starts(roots)]
+    places = [("Models", workspace.models), *starts(roots)]
     known = [(name, str(path)) for name, path in places if path.is_dir() and name != "Starter images"]
-    now = listing(roots, text or str(page.workspace.models))
+    now = listing(roots, text or str(workspace.models))
     return {
         "folder": printable(now.folder),
         "parent": str(now.parent) if now.parent else "",
         "places": [place for place in known if _can_be_sent(place[1])],
         "folders": [name for name in now.folders if _can_be_sent(name)],
-        "files": [] if now.reason else _files(page, now.folder),
+        "files": [] if now.reason else _files(roots, now.folder),
         "whole": any((now.folder / name).is_file() for name in ("model_index.json", "config.json")),
         "more": now.more,
         "reason": now.reason and f"This folder cannot be opened: {now.reason}",
@@ -88,7 +85,7 @@ def browse(page: Page, text: str) -> dict[str, Any]:
     }
 
 
-def _files(page: Page, folder: Path) -> list[dict[str, Any]]:
+def _files(roots: Roots, folder: Path) -> list[dict[str, Any]]:
     found: dict[str, int] = {}
     with os.scandir(folder) as entries:
         for entry in islice(entries, LOOKED_AT):
@@ -96,7 +93,7 @@ def _files(page: Page, folder: Path) -> list[dict[str, Any]]:
             if Path(name).suffix.lower() not in SUFFIXES or is_junk(name) or not _can_be_sent(name):
                 continue
             try:
-                if entry.is_file() and page.roots.holds(entry.path):
+                if entry.is_file() and roots.holds(entry.path):
                     found[name] = entry.stat().st_size
             except OSError:
                 continue

@@ -14,6 +14,7 @@ from core.record.problems import ProblemsError
 from tabs.browsers import Browser, whole
 from tabs.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.generate_form import draw_with
+from tabs.generate_view import training_words
 from tabs.next_step import NextStep, next_step
 from tabs.pieces import piece
 
@@ -30,7 +31,7 @@ SMALL_SIZE = 96
 
 
 def build(page: Page) -> None:
-    gr.HTML(piece("monitor"), elem_id="monitor-holder", apply_default_css=False)
+    gr.HTML(piece("monitor").replace("{queue}", piece("queue")), elem_id="monitor-holder", apply_default_css=False)
 
 
 # -- what is shown
@@ -44,7 +45,7 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     if not name:
         return found | {"run": None, "begins": begins}
     try:
-        facts = page.engine.snapshot(name, 0)
+        facts = page.engine.snapshot(name)
     except ProblemsError as error:
         return found | {"run": None, "gone": [problem.to_dict() for problem in error.problems]}
     found["run"] = head(page, name, facts)
@@ -114,7 +115,6 @@ def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
         "weights": value_series(norms, 2),
         "bands": bands,
         "images": images,
-        "images_seen": seen.get("images_seen", 0),
     }
 
 
@@ -203,8 +203,19 @@ def queue(page: Page) -> dict[str, Any]:
     latest = {
         entry.run: entry.id for entry in entries if entry.run
     }  # a run that was continued is no longer interrupted
-    shown = [_row(entry) | {"continuable": _continuable(entry, latest)} for entry in [*going, *reversed(ended)]]
+    job = page.engine.status()["job"]
+    shown = [
+        _row(entry) | {"continuable": _continuable(entry, latest), "doing": _doing(entry, job)}
+        for entry in [*going, *reversed(ended)]
+    ]
     return {"paused": page.engine.queue_paused, "entries": shown}
+
+
+def _doing(entry: Any, job: dict[str, Any] | None) -> str:
+    """How far the job at work is."""
+    if job is None or job.get("entry") != entry.id:
+        return ""
+    return training_words(job) if entry.task == "train" else str(job.get("stage") or "")
 
 
 def _continuable(entry: Any, latest: dict[str, str]) -> bool:

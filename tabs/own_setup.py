@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
 from core.training.checks.own_images import Setup, holds_demo, setup_for, with_setup
 from tabs.markup import button, esc, section, short
-from tabs.project import FIELDS
+from tabs.project import FIELDS, Project
 from tabs.questions import KEPT_DATASETS, dataset_key
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
-    from tabs.context import Page
+    from core.engine.engine import Engine
 
 STATE = "Dataset"  # the tab that keeps which datasets were answered with "keep"
 TITLE = "Recommended settings for these images"
@@ -22,42 +23,41 @@ LONGEST = 160
 DID = "applying recommended settings"
 
 
-def offer(page: Page, job: TrainJob, report: Report | None) -> Setup | None:
-    """What is offered for these images; None where nothing of the demo is left or a person keeps it."""
-    if report is None or not still_offered(page, job):
-        return None
-    return setup_for(job, report, page.workspace, _gpu_memory(page))
+class OwnSetup:
+    """What is offered for the project's images, until it is taken or turned down. The project keeps what was turned down."""
 
+    def __init__(self, engine: Engine, workspace: Workspace, project: Project):
+        self._engine, self._workspace, self._project = engine, workspace, project
 
-def _gpu_memory(page: Page) -> int:
-    """Bytes, 0 without a GPU of its own memory."""
-    status = page.engine.status()
-    alone = not str(status["device"]).lower().startswith(("cpu", "apple"))
-    return int(status.get("memory_total") or 0) if alone else 0
+    def offer(self, job: TrainJob, report: Report | None) -> Setup | None:
+        """What is offered for these images; None where nothing of the demo is left or a person keeps it."""
+        if report is None or not self.stands(job):
+            return None
+        return setup_for(job, report, self._workspace, self._gpu_memory())
 
+    def _gpu_memory(self) -> int:
+        """Bytes, 0 without a GPU of its own memory."""
+        status = self._engine.status()
+        alone = not str(status["device"]).lower().startswith(("cpu", "apple"))
+        return int(status.get("memory_total") or 0) if alone else 0
 
-def kept(page: Page, job: TrainJob) -> bool:
-    return dataset_key(job) in page.project.tab_state(STATE).get("keep_demo", [])
+    def stands(self, job: TrainJob) -> bool:
+        """Whether an offer made for an earlier state of the form stands."""
+        kept = self._project.tab_state(STATE).get("keep_demo", [])
+        return dataset_key(job) not in kept and holds_demo(job, self._workspace)
 
+    def keep(self) -> None:
+        """Offer it no more for these folders."""
+        state, key = self._project.tab_state(STATE), dataset_key(self._project.job)
+        others = [each for each in state.get("keep_demo", []) if each != key]
+        self._project.keep(STATE, state | {"keep_demo": [*others, key][-KEPT_DATASETS:]})
 
-def still_offered(page: Page, job: TrainJob) -> bool:
-    """Whether an offer made for an earlier state of the form stands."""
-    return not kept(page, job) and holds_demo(job, page.workspace)
-
-
-def keep(page: Page) -> None:
-    """Offer it no more for these folders."""
-    state = page.project.tab_state(STATE)
-    others = [key for key in state.get("keep_demo", []) if key != dataset_key(page.project.job)]
-    page.project.keep(STATE, state | {"keep_demo": [*others, dataset_key(page.project.job)][-KEPT_DATASETS:]})
-
-
-def apply(page: Page, setup: Setup | None, *, session: str = "", stamp: str | None = None) -> None:
-    """All changes of the offer as one step of undo."""
-    if setup is None or not setup.changes:
-        raise ProblemsError.one("Everything is already set up", "Train", "check the settings", code="setup.applied")
-    with page.project.lock:
-        page.project.replace(with_setup(page.project.job, setup), did=DID, session=session, stamp=stamp)
+    def apply(self, setup: Setup | None, *, session: str = "", stamp: str | None = None) -> None:
+        """All changes of the offer as one step of undo."""
+        if setup is None or not setup.changes:
+            raise ProblemsError.one("Everything is already set up", "Train", "check the settings", code="setup.applied")
+        with self._project.lock:
+            self._project.replace(with_setup(self._project.job, setup), did=DID, session=session, stamp=stamp)
 
 
 def rows(setup: Setup) -> list[dict[str, str]]:
@@ -77,7 +77,7 @@ def _words(path: str, value: Any) -> str:
     return short(shown_value(FIELDS[path], value), LONGEST)
 
 
-def facts(setup: Setup | None) -> dict[str, Any] | None:
+def setup_facts(setup: Setup | None) -> dict[str, Any] | None:
     """For the card on Train, which its script draws."""
     return None if setup is None else {"title": TITLE, "rows": rows(setup), "no_model": setup.no_model}
 

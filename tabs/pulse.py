@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from tabs import monitor, own_setup
-from tabs.browsers import Browser, unpack, whole
+from tabs import monitor
+from tabs.browsers import Browser, packed, signed, unpack, whole
 from tabs.door import SESSION
-from tabs.messages import form_part, names, packed, signed
+from tabs.messages import form_part, names
 from tabs.starts import START
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def all_parts(page: Page, asked: dict[str, Any], browser: Browser) -> dict[str, 
         if _mended(page, browser, parts["checks"]):
             page.browsers.succeeded(browser, START)
             parts["said"] = browser.said
+    if tab == "Runs":
+        parts["queue"] = monitor.queue(page)
     if tab == "Monitor":
         parts |= monitor.parts(page, str(asked.get("run", "")))
     for more in page.pulse_parts:
@@ -101,7 +103,7 @@ def _mended(page: Page, browser: Browser, found: dict[str, Any]) -> bool:
 def _checks(page: Page) -> dict[str, Any]:
     """The preflight, with the fields that hold something unusable at the head of the list."""
     found = dict(page.checks.look(page.project.job))
-    if found.get("setup") and not own_setup.still_offered(page, page.project.job):
+    if found.get("setup") and not page.setup.stands(page.project.job):
         found["setup"] = None
     bad = [item.problem.to_dict() for item in page.project.bad.values()]
     return found | ({"problems": bad + found.get("problems", [])} if bad else {})

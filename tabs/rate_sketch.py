@@ -11,8 +11,8 @@ from core.settings.rules import schedule as rules
 from tabs.charts import rate_series
 
 if TYPE_CHECKING:
+    from core.engine.engine import Engine
     from core.settings.job import TrainJob
-    from tabs.context import Page
 
 POINTS = 120
 GUESSED_STEPS = 1000  # while the number of images is not known yet
@@ -21,8 +21,8 @@ GUESSED_STEPS = 1000  # while the number of images is not known yet
 class RateSketch:
     """Keeps the last curve. Curves of torch's own classes are computed on the light lane: only they need torch."""
 
-    def __init__(self, page: Page):
-        self._page = page
+    def __init__(self, engine: Engine):
+        self._engine = engine
         self._known: tuple[Any, dict[str, Any]] = (None, {})
 
     def facts(self, job: TrainJob, total: int) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class RateSketch:
         if job.schedule.lr_scheduler_type and "torch" not in sys.modules:
             facts = empty | {"about": "The schedule is being calculated."}
             self._known = (key, facts)
-            self._page.engine.light(self._later, job, total, key, title="learning-rate curve")
+            self._engine.light(self._later, job, total, key, title="learning-rate curve")
             return facts
         facts = self._drawn(job, total, empty)
         self._known = (key, facts)

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.dataset.captions.files import OWN, read_caption
 from core.dataset.captions.pipeline import plain_caption
@@ -16,10 +16,15 @@ from core.dataset.report import Report, Row
 from core.dataset.sources.scan import recognize
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
+from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
-from tabs.context import Page
+from tabs.project import Project
+from tabs.safety import Roots
 from tabs.tokens import count_tokens
+
+if TYPE_CHECKING:
+    from core.engine.engine import Engine
 
 FRESH_SECONDS = 5.0
 
@@ -27,8 +32,8 @@ FRESH_SECONDS = 5.0
 class Reading:
     """The newest report on the project's images. `version` rises with everything that could change what is shown."""
 
-    def __init__(self, page: Page):
-        self._page = page
+    def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots):
+        self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
         self._lock = threading.RLock()
         self._key = ""
         self._revision = -1
@@ -37,7 +42,7 @@ class Reading:
         self.report: Report | None = None
         self.layout = ""
         self.problems: tuple[Problem, ...] = ()
-        self.job: TrainJob = page.project.job
+        self.job: TrainJob = project.job
         self.findings: tuple[Finding, ...] | None = None  # None: not examined yet
         self.examining: tuple[str, float] | None = None
         self.version = 0
@@ -48,11 +53,11 @@ class Reading:
     def want(self, again: bool = False, now: bool = False) -> None:
         """See to it that the present settings are read. `again` reads the disk anew unless that was done just now, `now`
         in any case."""
-        revision = self._page.project.revision
+        revision = self._project.revision
         if revision == self._revision and not (again or now):
             return
         self._revision = revision
-        job = self._page.project.job
+        job = self._project.job
         key = json.dumps(
             {name: to_values(job)[name] for name in ("dataset", "captions", "validation", "schedule")},
             sort_keys=True,
@@ -71,7 +76,7 @@ class Reading:
                 self.problems = () if other else self.problems  # else the list would be gone at every change
             self._key, self.job, self._finished, self._saved = key, job, 0.0, []
             self.version += 1
-            self._task = self._page.engine.light(self._read, job, key, title="Reading the images")
+            self._task = self._engine.light(self._read, job, key, title="Reading the images")
 
     @property
     def busy(self) -> bool:
@@ -108,17 +113,17 @@ class Reading:
 
     def _read(self, job: TrainJob, key: str, task: Any) -> None:
         try:
-            self._check_open(job)
+            self._roots.admit(job)  # a shared page reads only open folders, whatever the settings say
             layout = _layout(job)
             # Counting the tokens of 10,000 captions takes as long as all the rest, so it waits for the second pass.
-            first = preflight(job, self._page.workspace, cancel=task.token)
+            first = preflight(job, self._workspace, cancel=task.token)
             self._publish(key, first, layout)
 
             def say(done: int, total: int) -> None:
                 task.stage(f"Checking images: {done:,} of {total:,}", done, max(total, 1))
 
             whole = preflight(
-                job, self._page.workspace, count_tokens=count_tokens, decode=True, cancel=task.token, progress=say
+                job, self._workspace, count_tokens=count_tokens, decode=True, cancel=task.token, progress=say
             )
             self._publish(key, whole, layout, finished=True)
         except ProblemsError as error:
@@ -128,7 +133,7 @@ class Reading:
 
     def _examine(self, key: str, report: Report, task: Any) -> None:
         """The doctor's findings, once every image was decoded."""
-        memo = self._page.workspace.private / "index.sqlite"
+        memo = self._workspace.private / "index.sqlite"
 
         def say(done: int, total: int) -> None:
             share = done / max(total, 1)
@@ -144,10 +149,6 @@ class Reading:
             if key == self._key:
                 self.findings = findings
                 self.version += 1
-
-    def _check_open(self, job: TrainJob) -> None:
-        """A shared page reads only open folders, whatever the settings say."""
-        self._page.roots.admit(job)
 
     def _publish(
         self,
@@ -206,13 +207,6 @@ class Reading:
             captions_found=sum(each.caption.source in OWN for each in trained.values()),
             longest_tokens=max((row.tokens or 0 for row in rows), default=None),
         )
-
-
-def reading_of(page: Page) -> Reading:
-    """The page's one reading."""
-    if page.reading is None:
-        page.reading = Reading(page)
-    return page.reading
 
 
 def _folders(job: TrainJob) -> list[str]:

@@ -16,7 +16,7 @@ from core.settings.job import TrainJob
 from tabs import generate_form, runs_copy, runs_view
 from tabs.compare import Comparisons
 from tabs.context import Page
-from tabs.markup import act_of, board, news, on_act, page_of
+from tabs.markup import act_of, board, news, page_of
 from tabs.pieces import piece
 from tabs.proofs import Proofs
 
@@ -36,18 +36,17 @@ element.addEventListener('click', async (event) => {
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
-    queue = board("runs-queue")
-    copy = board("runs-copy", script=runs_copy.FOCUS)
+    gr.HTML(piece("queue"), elem_id="runs-queue", apply_default_css=False)
+    copy = board("runs-copy", script=runs_copy.KEYS)
     main = board("runs-main", "<p class='hint'>Reading the runs</p>", script=COPY)
     gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
     page.pulse_parts.append(Comparisons(page).parts)
     page.commands["look"] = lambda data, browser: None  # nothing but the answer with what is asked for now
     seen, place = gr.State({}), gr.State({})
-    page.on_show(TAB, desk.show, place, [seen, queue, main, copy])
-    page.on_tick(TAB, desk.tick, [seen, place], [seen, queue, main], seconds=SECONDS)
-    on_act(page, main, desk.act, place, [page.tabs, place, queue, main, copy])
-    on_act(page, copy, desk.copy_act, place, [place, main, copy])
-    on_act(page, queue, desk.queue_act, place, [queue, main])
+    page.on_show(TAB, desk.show, place, [seen, main, copy])
+    page.on_tick(TAB, desk.tick, [seen, place], [seen, main], seconds=SECONDS)
+    page.on_act(main, desk.act, place, [page.tabs, place, main, copy])
+    page.on_act(copy, desk.copy_act, place, [place, main, copy])
 
 
 class Desk:
@@ -64,16 +63,11 @@ class Desk:
     # -- showing
 
     def show(self, place: dict[str, Any]):
-        return {}, self._queue(), self._main(place), self.copies.panel(place)
+        return {}, self._main(place), self.copies.panel(place)
 
     def tick(self, seen: dict[str, Any], place: dict[str, Any]):
-        values = (self._queue(), self._main(place))
-        told, *fresh = news(seen, "", values)
+        told, *fresh = news(seen, "", (self._main(place),))
         return gr.skip() if told == seen else (told, *fresh)
-
-    def _queue(self) -> str:
-        engine = self.page.engine
-        return runs_view.queue(engine.queue(), engine.queue_paused, engine.status()["job"])
 
     def _main(self, place: dict[str, Any]) -> str:
         """The table, or the run that this browser has open."""
@@ -174,7 +168,7 @@ class Desk:
             self.page.engine.delete_run(arg)
             place |= {"open": "", "asking": False, "copy": ""}
             self.page.say("done", f"{arg} was moved to the trash of the outputs folder.")
-        return tabs, place, self._queue(), self._main(place), self.copies.panel(place)
+        return tabs, place, self._main(place), self.copies.panel(place)
 
     def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
         """What the buttons of a file do; returns what changes in the browser's place."""
@@ -216,17 +210,3 @@ class Desk:
         """The run's settings into the form of Train; undo there brings the former ones back."""
         job = self.page.engine.run_job(name)
         self.page.project.replace(job, preset="", did=f"loading the settings of {name}")
-
-    def queue_act(self, place: dict[str, Any], event: gr.EventData):
-        act, arg, _ = act_of(event)
-        engine = self.page.engine
-        waiting = [entry.id for entry in engine.queue() if entry.state == "waiting"]
-        if act == "go":
-            engine.resume_queue()
-        elif act == "hold":
-            engine.pause_queue()
-        elif act == "cancel":
-            engine.cancel(arg)
-        elif act in ("earlier", "later") and arg in waiting:
-            engine.move(arg, waiting.index(arg) + (-1 if act == "earlier" else 1))
-        return self._queue(), self._main(place)

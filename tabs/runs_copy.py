@@ -11,28 +11,14 @@ from core.formats.copies import Copied, copy_into, require_folder
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from tabs import folder_browser
-from tabs.context import problems_html
-from tabs.markup import button, esc, progress, short
+from tabs.markup import button, esc, problems_html, progress, short
 
 if TYPE_CHECKING:
     from tabs.context import Page
 
 TAB = "Runs"
 WHERE = "Copy to"
-# Opening the panel leads the keyboard there, a chosen folder back to the field, closing back to the button that opened it.
-FOCUS = """
-let open = null, listed = false;
-watch('value', () => {
-  const field = element.querySelector('#copy-folder'), name = field ? field.dataset.file : null;
-  const list = element.querySelector('.browser');
-  if (field && (name !== open || (listed && !list))) { field.focus(); field.select(); element.scrollIntoView({block: 'nearest'}); }
-  else if (list && document.activeElement === document.body) list.querySelector('.rows button, .places button').focus();
-  else if (!field && open !== null) {
-    const opener = [...document.querySelectorAll('#runs-main [data-act=copy-to]')].find((each) => each.dataset.arg === open);
-    if (opener) opener.focus();
-  }
-  [open, listed] = [name, !!list];
-});
+KEYS = """
 element.addEventListener('keydown', (event) => {
   const wanted = {Enter: event.target.id === 'copy-folder' && 'into', Escape: 'shut'}[event.key];
   if (!wanted) return;
@@ -134,7 +120,7 @@ class Copies:
         text = place.get("to")
         text = (printable(known) if known else "") if text is None else str(text)
         field = (
-            f'<input type="text" id="copy-folder" data-file="{esc(name)}" value="{esc(text)}" maxlength="4000" '
+            f'<input type="text" id="copy-folder" data-land="{esc(f"{name} {text}")}" value="{esc(text)}" maxlength="4000" '
             f'spellcheck="false" autocomplete="off" placeholder="such as ComfyUI/models/loras, with its full path" '
             f'aria-label="Folder to copy {esc(name)} to">'
         )

@@ -1,4 +1,4 @@
-"""The Runs tab as HTML: the table of runs, one run in full, and the queue."""
+"""The Runs tab as HTML: the table of runs, and one run in full."""
 
 from __future__ import annotations
 
@@ -9,23 +9,33 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from core.engine.queue import QueueEntry
 from core.engine.run_summary import RunSummary
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
 from core.settings.presets import differences
 from core.settings.values import shown_value, text_of
-from tabs.context import empty_state
-from tabs.generate_view import training_words
-from tabs.markup import button, choice_list, esc, facts, link, page_count, pager, parted, section, short
+from tabs.charts import loss_series
+from tabs.markup import (
+    button,
+    choice_list,
+    drawn,
+    empty_state,
+    esc,
+    facts,
+    link,
+    page_count,
+    pager,
+    parted,
+    section,
+    short,
+)
 from tabs.next_step import next_step
 from tabs.project import FIELDS
 
 PAGE_SIZE = 25
 PATIENCE = 0.3  # seconds that an answer waits for journals which are read for the first time
 LOG_SHOWN = 60
-ENDED_SHOWN = 6
 Copying = Callable[[dict[str, Any]], tuple[str, str]]
 SAMPLE_STEPS = 6
 CONTINUABLE = ("interrupted", "stopped", "failed")
@@ -279,25 +289,17 @@ def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
         ("Folder", f"<code>{parted(run.name)}</code>, {size_words(size)}"),
     ]
     plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""
-    return section("About", facts([(name, value) for name, value in rows if value]) + sparkline(losses) + plan)
+    return section("About", facts([(name, value) for name, value in rows if value]) + loss_chart(losses) + plan)
 
 
-def sparkline(losses: Sequence[Sequence[float]]) -> str:
-    """The smoothed loss as a small line, lowest and highest written out."""
-    values = [point[2] for point in losses]
-    if len(values) < 3:
+def loss_chart(losses: Sequence[Sequence[float]]) -> str:
+    """The smoothed loss as a small line, first and last written out."""
+    if len(losses) < 3:
         return ""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    points = " ".join(
-        f"{300 * number / (len(values) - 1):.1f},{46 - 42 * (value - low) / span:.1f}"
-        for number, value in enumerate(values)
-    )
-    words = f"Smoothed loss from {values[0]:.4f} to {values[-1]:.4f}"
-    return (
-        f'<figure class="spark"><svg viewBox="0 0 300 48" preserveAspectRatio="none" role="img" aria-label="{words}">'
-        f'<polyline points="{points}"/></svg><figcaption>{words}</figcaption></figure>'
-    )
+    series, words = loss_series(losses), f"Smoothed loss from {losses[0][2]:.4f} to {losses[-1][2]:.4f}"
+    line = {"name": "smoothed loss", "values": series["smooth"], "kind": "smooth"}
+    chart = drawn("chart", {"label": words, "up": "loss", "steps": series["steps"], "lines": [line]})
+    return f'{chart}<p class="hint">{words}</p>'
 
 
 def best_words(best: dict[str, Any]) -> str:
@@ -450,72 +452,3 @@ def _log(lines: Sequence[dict[str, Any]]) -> str:
             f'<li class="{esc(line["level"])}"><time>{moment}</time><span>{level}{esc(line["text"])} {fix}</span></li>'
         )
     return section("Log", f'<ul class="run-log" tabindex="0" aria-label="Log lines">{"".join(rows)}</ul>')
-
-
-# -- the queue
-
-
-def queue(entries: Sequence[QueueEntry], paused: bool, now: dict[str, Any] | None) -> str:
-    """What runs, what waits and in which order; what ended badly stays for a while."""
-    running = [entry for entry in entries if entry.state == "running"]
-    waiting = [entry for entry in entries if entry.state == "waiting"]
-    bad = [entry for entry in entries if entry.state in ("failed", "interrupted")]
-    ended = [entry for entry in bad if entry.task != "train" or not entry.run][-ENDED_SHOWN:][::-1]  # others have a row
-    if not (running or waiting or paused):
-        body = '<p class="hint">The queue is empty. Start a training or generate images.</p>'
-        return section("Queue", body + _ended(ended))
-    rows = [_queue_row(entry, -1, 0, now) for entry in running]
-    rows += [_queue_row(entry, place, len(waiting), now) for place, entry in enumerate(waiting)]
-    aside = button("hold", "Pause queue", kind="quiet")
-    if paused:
-        aside = f"Paused: waiting jobs do not start. {button('go', 'Go on', kind='primary')}"
-    return section("Queue", f'<ol class="line-up">{"".join(rows)}</ol>{_ended(ended)}', aside)
-
-
-def _queue_row(entry: QueueEntry, place: int, many: int, now: dict[str, Any] | None) -> str:
-    title = f"<b>{parted(short(entry.title, 60))}</b>"
-    task = esc(
-        {
-            "train": "training",
-            "probe": "a test of two batches",
-            "generate": "drawing",
-            "prepare": "preparing",
-            "caption": "captions",
-        }.get(entry.task, entry.task)
-    )
-    name = short(entry.title, 40)
-    if entry.state == "running":
-        doing = ""
-        if now is not None and now.get("entry") == entry.id:
-            doing = str(now.get("stage") or "")
-            if entry.task == "train":
-                doing = training_words(now)
-        stop = button("cancel", "Stop" if entry.task == "train" else "Cancel", entry.id, label=f"Stop {name}")
-        return (
-            f'<li class="now"><span class="badge running">running</span><span class="what">{title} '
-            f'<span class="hint">{task}</span> <span class="hint">{esc(doing)}</span></span>'
-            f'<span class="does">{stop}</span></li>'
-        )
-    earlier = button("earlier", "Earlier", entry.id, disabled=place <= 0, label=f"Move {name} forward")
-    later = button("later", "Later", entry.id, disabled=place >= many - 1, label=f"Move {name} back")
-    out = button("cancel", "Remove", entry.id, label=f"Remove {name} from the queue")
-    return (
-        f'<li><span class="place">{place + 1}.</span><span class="what">{title} <span class="hint">{task}</span></span>'
-        f'<span class="does">{earlier}{later}{out}</span></li>'
-    )
-
-
-def _ended(entries: Sequence[QueueEntry]) -> str:
-    """Jobs that failed or were interrupted and are no run in the table."""
-    if not entries:
-        return ""
-    rows = "".join(
-        f'<li><span class="badge {esc(entry.state)}">{esc(entry.state)}</span>'
-        f'<span class="what">{parted(short(entry.title, 60))} <span class="hint">{esc(short(entry.message, 200))}</span>'
-        "</span></li>"
-        for entry in entries
-    )
-    return (
-        f'<details class="ended"><summary>{count(len(entries), "job")} failed or interrupted</summary>'
-        f'<ul class="line-up">{rows}</ul></details>'
-    )

@@ -11,8 +11,7 @@ from core.record.units import count
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from core.training.checks.before_start import problem_of_uploads
-from tabs.browsers import Browser, whole
-from tabs.messages import signed
+from tabs.browsers import Browser, signed, whole
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -65,7 +64,7 @@ def _check_and_submit(
         title = "Not started" if how == "start" else "Not added"
         text = f"Fix {count(number, 'problem')} to start" if how == "start" else f"Fix {count(number, 'problem')} first"
         browser.pressed = (0.0, "", "")  # nothing was started, so the next press is no repetition
-        page.checks.again()  # whole images were read: the preflight can name the same ones
+        page.checks.look(page.project.job, again=True)  # whole images were read: the preflight can name the same ones
         return page.browsers.say(
             browser,
             "error",

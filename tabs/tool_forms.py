@@ -15,7 +15,7 @@ from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
-from tabs.markup import act_of, board, choice_list, esc, news, on_act
+from tabs.markup import act_of, board, choice_list, esc, news
 from tabs.own_settings import changed_values, fields
 
 TAB = "Tools"
@@ -165,6 +165,6 @@ def build_forms(page: Page, start: Start) -> None:
         seen = gr.State({})
         page.on_show(TAB, form.show, None, [seen, area])
         page.on_tick(TAB, form.tick, seen, [seen, area])
-        on_act(page, area, form.acted, None, area)
+        page.on_act(area, form.acted, None, area)
         works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
         gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

@@ -12,9 +12,9 @@ from core.dataset.images.opening import SKIP
 from core.record.problems import ProblemsError
 from core.settings.base import Declared
 from core.settings.values import with_point
-from tabs import forecast, form, method_needs, own_setup, presets_bar
-from tabs.browsers import Browser, unpack, whole
-from tabs.messages import form_part, packed, signed
+from tabs import form, method_needs, presets_bar
+from tabs.browsers import Browser, packed, signed, unpack, whole
+from tabs.messages import form_part
 from tabs.pieces import piece
 from tabs.places import image_folders, model_choices, vae_choices
 from tabs.project import FIELDS, NAME, OldRevision, with_value
@@ -53,14 +53,16 @@ def build(page: Page) -> None:
                 enqueue = gr.Button("Add to queue", elem_id="enqueue", size="md")
                 check = gr.Button("Check again", elem_id="check", size="md")
             gr.HTML(piece("preflight"), elem_id="preflight-holder")
-            forecast.build(page)
+            gr.HTML(piece("forecast"), elem_id="forecast-holder", apply_default_css=False)
+            page.commands |= {"forecast": page.forecast.ask, "try": page.forecast.try_it}
+            page.pulse_parts.append(page.forecast.parts)
             gr.HTML(piece("first_images"), elem_id="images-holder")
     _listen_to_fields(page, widgets)
     _listen_to_actions(page, widgets, preset)
     _listen_to_buttons(page, start, enqueue, check)
 
 
-def _field(page: Page, widgets: dict[str, Any], path: str, **more: Any) -> Any:
+def _field(page: Page, widgets: dict[str, Any], path: str) -> Any:
     entry = FIELDS[path]
     offers = bool(entry.first) or entry.widget in ("model", "optimizer")
     paths = functools.partial(_offers, page) if offers else None
@@ -197,11 +199,11 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "level": lambda page, data, browser, stamp: page.forecast.set_level(data, browser, stamp),
     "recipe": lambda page, data, browser, stamp: _follow(page, data, browser, stamp),
     "use_model": lambda page, data, browser, stamp: page.models.choose(data, browser, stamp),
-    "setup": lambda page, data, browser, stamp: own_setup.apply(
-        page, page.checks.offered(page.project.job), session=browser.session, stamp=stamp
+    "setup": lambda page, data, browser, stamp: page.setup.apply(
+        page.checks.offered(page.project.job), session=browser.session, stamp=stamp
     ),
     "leave_out": lambda page, data, browser, stamp: page.project.edit(SKIP, True, session=browser.session, stamp=stamp),
-    "keep_demo": lambda page, data, browser, stamp: own_setup.keep(page),
+    "keep_demo": lambda page, data, browser, stamp: page.setup.keep(),
     "train_all": lambda page, data, browser, stamp: page.project.replace(
         with_value(page.project.job, "validation.best_checkpoint", "training"),
         did="training on the validation images too",
@@ -310,7 +312,7 @@ def _listen_to_buttons(page: Page, start: gr.Button, enqueue: gr.Button, check: 
         page.listen(button.click, pressed, page.envelope, page.form_bus, js=js, trigger_mode="once")
     page.listen(
         check.click,
-        lambda: page.checks.again(),
+        lambda: page.checks.look(page.project.job, again=True) and None,
         None,
         None,
         js="() => { atelier.checking(); return []; }",

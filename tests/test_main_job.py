@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from core.cli.main import main
-from core.generation.style_distance import colorfulness, style_distance
 from core.record.run_folder import list_runs
 from core.record.workspace import PROJECT
+from tests.style_distance import colorfulness, style_distance
 
 IMAGES = PROJECT / "models" / "starter" / "images"
 PROMPTS = ["a fox, glyph style", "a lion, glyph style"]  # no lion is among the images

@@ -380,9 +380,9 @@ class Engine:
         newest = list_runs(self.workspace.runs)
         return newest[0].name if newest else None
 
-    def snapshot(self, run_name: str, since_seq: int = 0) -> dict[str, Any]:
+    def snapshot(self, run_name: str) -> dict[str, Any]:
         view = self._refresh(run_name)
-        facts = view.snapshot(since_seq, self._is_held(view))
+        facts = view.snapshot(self._is_held(view))
         return facts | {"resumable_step": newest_state_name(view.folder)}
 
     def watch(self, run_name: str) -> dict[str, Any]:
@@ -418,7 +418,7 @@ class Engine:
         return self._refresh(folder.name).true_state(True)
 
     def _summary(self, folder: RunFolder) -> RunSummary:
-        facts = (view := self._refresh(folder.name)).snapshot(0, self._is_held(view))
+        facts = (view := self._refresh(folder.name)).snapshot(self._is_held(view))
         shown = max(facts["samples"], key=lambda sample: (sample["step"], -sample["index"]), default=None)
         state = newest_state_name(folder)
         lowest = best_validation(facts["validation"])

@@ -174,7 +174,7 @@ class RunView:
             return self.state
         return (self.state or "running") if held else "interrupted"
 
-    def snapshot(self, since_seq: int, held: bool) -> dict[str, Any]:
+    def snapshot(self, held: bool) -> dict[str, Any]:
         with self._lock:
             state = self.true_state(held)
             measured = [_point(line) for line in self._told.measured]
@@ -186,7 +186,6 @@ class RunView:
                 "message": self.message,
                 "fix": self.fix,
                 "seq": self.seq,
-                "new": self.seq > since_seq,
                 "stage": self.stage,
                 "step": self.step,
                 "total": self.total,

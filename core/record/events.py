@@ -169,7 +169,6 @@ class Said(Event):
     level: str
     text: str
     fix: str = ""
-    detail: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,6 @@ class Workspace:
     def datasets(self) -> Path:
         return self.outputs / "datasets"
 
-    @property
-    def user_presets(self) -> Path:
-        return self.presets / "user"
-
 
 def open_home(text: str | os.PathLike) -> Path:
     """A path with `~` expanded; an unknown `~name` stays as written."""

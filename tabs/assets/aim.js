@@ -1,8 +1,8 @@
 "use strict";
 /* A click is for what a person aimed at. What comes under a resting pointer by itself (the next job's Cancel in a list that moved
-   up, the next question's answers) takes no click for a moment. And a list that is drawn anew keeps the keyboard where it was. */
+   up, the next question's answers) takes no click for a moment. */
 (() => {
-  const CONTROLS = "button, a[href], label, summary, input, select, [role=option]";
+  const atelier = window.atelier, CONTROLS = atelier.CONTROLS = "button, a[href], label, summary, input, select, [role=option]";
   const MOMENT = 600;      // milliseconds that a control which came by itself takes no click
   const LOOK = 100;
   const REST = {mouse: 6, touch: 24};  // pixels that a hand at rest moves
@@ -10,7 +10,7 @@
   let x = -1, y = -1, under = "", meant = "", since = -MOMENT, turned = -SCROLLED;
 
   /** Which control it is. Lists are drawn anew, so elements do not tell; buttons for paging (data-again) are pressed again and again. */
-  const nameOf = (node) => {
+  const nameOf = atelier.nameOf = (node) => {
     const {act = "", arg = "", entry = "", action = "", again} = node.dataset;
     return [node.id, act, again === undefined ? arg : "", entry, action, node.id ? "" : node.getAttribute("aria-label") || node.textContent].join("\n");
   };
@@ -38,19 +38,4 @@
     event.preventDefault();
     event.stopImmediatePropagation();
   }, true);
-
-  let focused = null;  // the control that has the focus, its name, and the id of what it is in
-  addEventListener("focusin", ({target}) => {
-    const inside = target.matches(CONTROLS) && target.parentElement.closest("[id]");
-    focused = inside ? {node: target, name: nameOf(target), inside: inside.id} : null;
-  }, true);
-  addEventListener("pointerdown", ({target}) => { if (!target.closest || !target.closest(CONTROLS)) focused = null; }, {capture: true, passive: true});
-  new MutationObserver(() => {
-    if (!focused || ![document.body, focused.node].includes(document.activeElement)) return;
-    if (focused.node.isConnected && nameOf(focused.node) === focused.name) return;
-    const holder = document.getElementById(focused.inside);
-    const twin = holder && [...holder.querySelectorAll(CONTROLS)].find((node) => !node.disabled && nameOf(node) === focused.name);
-    if (twin) twin.focus({preventScroll: true});
-    else focused.name = nameOf(focused.node);  // another one now, or the same one with other words
-  }).observe(document, {childList: true, subtree: true});
 })();

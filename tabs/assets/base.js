@@ -105,13 +105,13 @@
     return h("span", {}, paths.flatMap((path, n) => [n ? ", " : null,
       h("button", {type: "button", class: "link", onclick: () => atelier.goToField(path)}, `${n ? "" : "Go to "}${atelier.fields[path].title}`)]));
   };
-  /** A list of problems: what, where, fix. */
   /** The button that does what a list of problems asks for, where one setting fixes them all. */
   atelier.remedy = (list) => {
     const broken = list.filter((problem) => problem.remedy === "dataset.skip_broken" && problem.level === "error").length;
     return broken ? h("button", {type: "button", class: "btn remedy", onclick: () => atelier.act("leave_out")},
       `Leave out ${broken} broken image${broken === 1 ? "" : "s"}`) : null;
   };
+  /** A list of problems: what, where, fix. */
   atelier.problems = (list) => h("ul", {class: "problems"}, list.map((problem) =>
     h("li", {class: `problem ${problem.level || "error"}`},
       h("span", {class: "kind"}, problem.level === "advice" ? "Advice" : problem.level === "warning" ? "Warning" : "Error"),
@@ -119,6 +119,11 @@
         h("strong", {}, problem.what),
         problem.where ? leads(problem.where) : null,
         problem.fix ? h("span", {class: "fix"}, atelier.sentence(problem.fix)) : null))));
+
+  /* What HTML of the server leaves to be drawn here (tabs/markup.py, `drawn`) is drawn before anyone sees it. */
+  atelier.draws = {problems: (node, list) => node.replaceWith(atelier.problems(list))};
+  new MutationObserver(() => { for (const node of document.querySelectorAll("[data-draws]:empty")) atelier.draws[node.dataset.draws](node, JSON.parse(node.dataset.of)); })
+    .observe(document.documentElement, {childList: true, subtree: true});
 
   /* ---- messages ---- */
 
@@ -198,7 +203,6 @@
   /** An action on runs, the queue or a download. */
   atelier.command = (name, data) => buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})});
   atelier.pulse = () => buses.pulse;
-  atelier.server = (bus) => buses[bus] && buses[bus].server;
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
   /** Leave the field that is being typed in, and wait until the server has every change. */

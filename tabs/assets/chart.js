@@ -1,5 +1,6 @@
 "use strict";
-/* A small line chart in SVG: hover and arrow keys show the values, log scale, markers for saved files. Drawn only when its data change. */
+/* A small chart in SVG. Lines over steps: hover and arrow keys show the values, log scale, markers for saved files. Or columns and
+   spots, each with its words. Drawn only when its data change. */
 (() => {
   const atelier = window.atelier, {h} = atelier;
   const MARGIN = {left: 58, right: 14, top: 22, bottom: 26};
@@ -30,10 +31,11 @@
 
   atelier.Chart = class {
     /* lines: [{name, values, kind}] at the common steps: [..], or with steps of their own; markers: [step..], total: last step;
-       points: lines with steps of their own and a dot at each */
-    constructor(holder, {label, log = false}) {
-      Object.assign(this, {holder, label, log, data: null, at: null});
-      this.svg = h("svg", {class: "plot", role: "img", tabindex: "0", "aria-label": label});
+       points: lines with steps of their own and a dot at each. Instead of steps, from 0 to right and top: spots [[x, y, radius, words]..],
+       columns [[x, width, y, words, whether beyond]..], marks: numbers below the chart with a line, limit: the one that counts */
+    constructor(holder, {label, log = false}, data = null) {
+      Object.assign(this, {holder, label, log, data, at: null});
+      this.svg = h("svg", {class: "plot", role: "img", tabindex: data ? null : "0", "aria-label": label});
       this.tip = h("div", {class: "chart-tip", hidden: true, role: "status"});
       holder.replaceChildren(this.svg, this.tip);
       this.svg.addEventListener("pointermove", (event) => this.point(event));
@@ -47,13 +49,13 @@
 
     frame() {
       const width = Math.max(160, this.holder.clientWidth), height = Math.max(100, this.holder.clientHeight);
-      const {steps, lines, total} = this.data;
-      const points = this.data.points || [];
+      const {steps, lines, total, top} = this.data, points = this.data.points || [];
       const all = [...lines, ...points].flatMap((line) => line.values).filter((value) => value !== null && (!this.log || value > 0));
-      const left = Math.min(steps[0], 1, ...points.flatMap((line) => line.steps)), right = Math.max(steps[steps.length - 1], total || 0, left + 1);
+      const left = top ? 0 : Math.min(steps[0], 1, ...points.flatMap((line) => line.steps)), right = top ? this.data.right : Math.max(steps[steps.length - 1], total || 0, left + 1);
       let low = Math.min(...all), high = Math.max(...all);
       if (!all.length) { low = 0; high = 1; }
-      if (low === high) { const pad = Math.abs(low) * 0.1 || 1; low -= this.log ? low * 0.1 : pad; high += pad; }
+      if (top) { low = 0; high = top; }
+      else if (low === high) { const pad = Math.abs(low) * 0.1 || 1; low -= this.log ? low * 0.1 : pad; high += pad; }
       else if (!this.log) { const pad = (high - low) * 0.06; low = low >= 0 ? Math.max(0, low - pad) : low - pad; high += pad; }
       const scale = this.log ? Math.log10 : (value) => value;
       const x = (step) => MARGIN.left + (step - left) / (right - left) * (width - MARGIN.left - MARGIN.right);
@@ -64,11 +66,11 @@
     draw() {
       const {data, svg} = this;
       if (!this.holder.clientWidth) return;
-      if (!data || !data.steps.length) { svg.replaceChildren(h("text", {x: 16, y: 28, class: "chart-none"}, "No data yet.")); return; }
+      if (!data || !(data.top || data.steps.length)) { svg.replaceChildren(h("text", {x: 16, y: 28, class: "chart-none"}, "No data yet.")); return; }
       const frame = (this.now = this.frame()), {width, height, x, y} = frame;
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
       const parts = [];
-      const levels = this.log ? logTicks(frame.low, frame.high) : ticks(frame.low, frame.high, 5);
+      const levels = (this.log ? logTicks(frame.low, frame.high) : ticks(frame.low, frame.high, 5)).filter((value) => !data.top || Number.isInteger(value));
       const tiny = levels.every((value) => Math.abs(value) < 0.01);  // one way of writing on one axis
       const words = levelWords(levels, tiny);
       for (const value of levels) {
@@ -76,10 +78,11 @@
         parts.push(h("text", {class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end"}, words[levels.indexOf(value)]));
       }
       /* The names stand in the margins, where no line goes. */
-      parts.push(h("text", {class: "axis-name", x: MARGIN.left - 8, y: height - 8, "text-anchor": "end"}, "step"));
-      parts.push(h("text", {class: "axis-name", x: 2, y: 11}, this.label.toLowerCase()));
+      parts.push(h("text", {class: "axis-name", x: MARGIN.left - 8, y: height - 8, "text-anchor": "end"}, data.across || "step"));
+      parts.push(h("text", {class: "axis-name", x: 2, y: 11}, data.up || this.label.toLowerCase()));
       for (const step of ticks(frame.left === 1 ? 0 : frame.left, frame.right, Math.max(4, Math.floor(width / 75)))) {
         if (step < frame.left || Math.abs(step - Math.round(step)) > 1e-6) continue;  // there is no half step
+        if ((data.marks || []).some((mark) => Math.abs(mark - step) <= frame.right / 14)) continue;
         parts.push(h("text", {class: "tick", x: x(step), y: height - 8, "text-anchor": "middle"}, String(Math.round(step))));
       }
       for (const step of data.markers || []) {
@@ -87,13 +90,21 @@
         parts.push(h("line", {class: "marker", x1: x(step), x2: x(step), y1: MARGIN.top, y2: height - MARGIN.bottom}));
         parts.push(h("path", {class: "marker-head", d: `M${x(step) - 4} ${MARGIN.top} h8 l-4 6 z`}));
       }
+      for (const [from, wide, value, words, beyond] of data.columns || [])
+        parts.push(h("rect", {class: beyond ? "column cut" : "column", x: x(from) + 0.5, y: y(value), width: Math.max(1, x(from + wide) - x(from) - 1), height: y(0) - y(value)}, h("title", {}, words)));
+      for (const mark of data.marks || []) {
+        const kind = mark === data.limit ? "mark limit" : "mark";
+        parts.push(h("line", {class: kind, x1: x(mark), x2: x(mark), y1: MARGIN.top, y2: y(0)}), h("text", {class: `tick ${kind}`, x: x(mark), y: height - 8, "text-anchor": "middle"}, String(mark)));
+      }
       for (const line of data.lines) parts.push(h("path", {class: `line ${line.kind}`, d: this.path(line.values, line.steps)}));
       for (const line of data.points || []) {
         parts.push(h("path", {class: `line ${line.kind}`, d: this.path(line.values, line.steps)}));
         line.values.forEach((value, n) => { if (value !== null && !(this.log && value <= 0)) parts.push(h("circle", {class: `dot ${line.kind}`, cx: x(line.steps[n]), cy: y(value), r: 3}, h("title", {}, `${line.name}, step ${line.steps[n]}: ${atelier.number(value)}`))); });
       }
+      for (const [across, up, radius, words] of data.spots || []) parts.push(h("circle", {class: "spot", cx: x(across), cy: y(up), r: radius}, h("title", {}, words)));
       this.cursor = h("g", {class: "cursor"});
       svg.replaceChildren(...parts, this.cursor);
+      if (data.top) return;
       const last = data.steps.length - 1;
       svg.setAttribute("aria-label", `${this.label}, step ${data.steps[last]}: ` + data.lines.map((line) => `${line.name} ${atelier.number(line.values[this.place(line, last)])}`).join(", "));
       if (this.at !== null) this.mark(Math.min(this.at, last));
@@ -115,7 +126,7 @@
     }
 
     point(event) {
-      if (!this.now || !this.data || !this.data.steps.length) return;
+      if (!this.now || !this.data || !this.data.steps || !this.data.steps.length) return;
       const box = this.svg.getBoundingClientRect(), place = (event.clientX - box.left) / box.width * this.now.width;
       let best = 0;
       this.data.steps.forEach((step, n) => { if (Math.abs(this.now.x(step) - place) < Math.abs(this.now.x(this.data.steps[best]) - place)) best = n; });
@@ -146,4 +157,5 @@
     }
     unpoint() { this.at = null; this.tip.hidden = true; if (this.cursor) this.cursor.replaceChildren(); }
   };
+  atelier.draws.chart = (node, data) => { node.classList.add("chart"); new atelier.Chart(node, data, data); };
 })();

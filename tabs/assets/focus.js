@@ -24,34 +24,55 @@
     box.showModal();
   };
 
-  /* ---- boards ---- */
+  /* ---- what an answer has replaced ---- */
 
-  const presses = new WeakMap();  // board -> {target, act, arg, lands}: what was pressed last
-  const openers = new WeakMap();  // board -> what was pressed to open what has the focus now
-  const landsIn = (board) => [...board.querySelectorAll("[data-land]")];
-  atelier.pressed = (board, target) => presses.set(board,
-    {target, act: target.dataset.act, arg: target.dataset.arg, lands: landsIn(board).map((each) => each.dataset.land)});
+  const {CONTROLS, nameOf} = atelier, PRESSED = 10000;  // milliseconds that an answer to a press is waited for
+  const landsNow = () => [...document.querySelectorAll("[data-land]")];
+  let press = null;    // the button that was pressed last, and what could be landed on then
+  let openers = [];    // what was pressed to open what has the focus now
+  let focused = null;  // the control that has the focus, its name, and the id of what it is in
+  const holds = (holder) => (node) => node && !node.disabled && (!holder || holder.contains(node)) && node.checkVisibility();
+  /** The same control, drawn anew: by its words and all, or by what it does. */
+  const again = ({name, id, act, arg}, holder) => [...(holder || document).querySelectorAll(CONTROLS)].filter(holds(holder))
+    .find((node) => nameOf(node) === name || (id ? node.id === id : act && node.dataset.act === act && node.dataset.arg === arg));
 
-  const same = (board, {act, arg}) => [...board.querySelectorAll("button[data-act]:not(:disabled)")]
-    .find((each) => each.dataset.act === act && each.dataset.arg === arg);
+  addEventListener("click", ({target}) => {
+    const node = target.closest && target.closest("button"), {act, arg} = node ? node.dataset : {};
+    if (node) press = {node, name: nameOf(node), id: node.id, act, arg, board: node.closest(".board"), lands: landsNow().map((each) => each.dataset.land), until: Date.now() + PRESSED};
+  }, true);
+  addEventListener("focusin", ({target}) => {
+    const inside = target.matches(CONTROLS) && target.parentElement.closest("[id]");
+    focused = inside ? {node: target, name: nameOf(target), inside: inside.id} : null;
+  }, true);
+  addEventListener("pointerdown", ({target}) => { if (!target.closest || !target.closest(CONTROLS)) focused = null; }, {capture: true, passive: true});
 
-  /** The answer to a press may replace what was pressed. The keyboard goes on at what has appeared for it (data-land); when that
-      has gone again, at what opened it; else at the first stop of the board. It stays where a person has moved on. */
+  /** A list that is drawn anew keeps the keyboard where it was. */
+  new MutationObserver(() => {
+    if (!focused || ![document.body, focused.node].includes(document.activeElement)) return;
+    if (focused.node.isConnected && nameOf(focused.node) === focused.name) return;
+    const holder = document.getElementById(focused.inside), twin = holder && again({name: focused.name}, holder);
+    if (twin) twin.focus({preventScroll: true});
+    else focused.name = nameOf(focused.node);  // another one now, or the same one with other words
+  }).observe(document, {childList: true, subtree: true});
+
+  /** A board has the answer to a press. The keyboard goes on at what has appeared for it anywhere (data-land); when that has gone
+      again, at what opened it; else at the first stop of the board. It stays where a person has moved on. */
   atelier.goOn = (board) => {
-    const press = presses.get(board), active = document.activeElement;
-    const lost = !active || active === document.body || active.disabled;
-    if (!press || !(lost || active === press.target)) return;
-    const land = landsIn(board).find((each) => !press.lands.includes(each.dataset.land)), before = openers.get(board) || [];
+    const active = document.activeElement, lost = !active || active === document.body || active.disabled;
+    if (!press || Date.now() > press.until || !(lost || active === press.node)) return;
+    const land = landsNow().find((each) => !press.lands.includes(each.dataset.land) && each.checkVisibility());
     if (land) {
-      openers.set(board, [...before, press]);
+      openers.push(press);
       land.focus();
-    } else if (lost) {
-      let again = same(board, press);
-      while (!again && before.length) again = same(board, before.pop());
-      const next = again || stopsIn(board)[0];
-      if (next) next.focus({preventScroll: !again});
-    } else return;
-    presses.delete(board);
+      if (land.select) land.select();
+      press = null;
+    } else if (lost && (!press.board || press.board === board || !press.node.isConnected)) {
+      let next = again(press, press.board);
+      if (next) press.node = next;  // what it opens may come with the answer of another board
+      while (!next && openers.length) next = again(openers.pop());
+      const stop = next || stopsIn(board)[0];
+      if (stop) stop.focus({preventScroll: !next});
+    }
   };
   /* ---- tabs ---- */
 

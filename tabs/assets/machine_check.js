@@ -2,14 +2,11 @@
 /* The card of Tools that checks this machine: a button, how far it is, and a table of what was found. */
 (() => {
   const atelier = window.atelier, {h, text} = atelier;
-  const WORDS = {ok: "ok", slower: "limited", absent: "unavailable", failed: "failed", skipped: "skipped", looking: "checking"};
   const part = (name) => document.querySelector(`[data-machine-check="${name}"]`);
 
   const row = (line) => h("tr", {class: `check-${line.state}`, "data-item": line.name},
     h("th", {scope: "row"}, line.title),
-    h("td", {class: "state"}, WORDS[line.state] || line.state),
-    h("td", {}, [line.found, line.reason, line.fix && line.state !== "ok" ? `Fix: ${line.fix}` : ""].filter(Boolean)
-      .map((words) => h("div", {}, words))));
+    h("td", {class: "state"}, line.words), h("td", {}, line.found.map((words) => h("div", {}, words))));
   const table = (group, lines) => h("table", {}, h("caption", {}, group),
     h("colgroup", {}, ["item", "state", "found"].map((name) => h("col", {class: `check-${name}`}))),
     h("thead", {}, h("tr", {}, ["Item", "State", "Found"].map((name) => h("th", {scope: "col"}, name)))),

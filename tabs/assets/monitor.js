@@ -23,7 +23,7 @@
     const open = atelier.openTab();
     if (open === openBefore) return;
     openBefore = open;
-    const own = {Monitor: ["run", "begins", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files", "best"], Train: ["form", "checks", "forecast", "works", "catalog"], Tools: ["works", "catalog", "tool_files", "keys"]}[open] || [];
+    const own = {Monitor: ["run", "begins", "runs", "queue", "loss", "watch", "rates", "samples", "log", "files", "best"], Train: ["form", "checks", "forecast", "works", "catalog"], Runs: ["queue"], Tools: ["works", "catalog", "tool_files", "keys"]}[open] || [];
     for (const part of own) delete atelier.have[part];
   }, 100);
 
@@ -39,7 +39,6 @@
       byId("loss-log").checked = charts.loss.log;
       byId("loss-log").addEventListener("change", (event) => { localStorage.setItem("atelier-log", event.target.checked ? "1" : "0"); charts.loss.setLog(event.target.checked); });
       byId("run-choice").addEventListener("change", (event) => { atelier.chooseRun(event.target.value); });
-      byId("queue-pause").addEventListener("click", (event) => { event.target.disabled = true; atelier.command(event.target.dataset.name, {ask: atelier.ask()}); });
     }
     return true;
   };
@@ -237,7 +236,8 @@
         const cell = line.cells[column + 1], image = row.cells[step];
         if (!image || cell.dataset.url === image.small) return;
         cell.dataset.url = image.small;
-        cell.replaceChildren(h("button", {type: "button", class: "sample", "aria-label": `${row.prompt}, ${stepName(step)}: enlarge`, onclick: () => enlarge(n, step)},
+        cell.replaceChildren(h("button", {type: "button", class: "sample", "aria-label": `${row.prompt}, ${stepName(step)}: enlarge`, onclick: () => enlarge(n, step),
+          onfocus: ({target}) => { if (target.matches(":focus-visible")) target.scrollIntoView({block: "nearest", inline: "nearest"}); }},  // browsers leave one that is half in view
           h("img", {src: image.small, alt: `${row.prompt}, ${stepName(step)}`, loading: "lazy", decoding: "async", width: 128, height: 128})));
       });
     });
@@ -294,7 +294,7 @@
     atelier.modal(box);
   };
 
-  /* ---- log, files, queue ---- */
+  /* ---- log, files ---- */
 
   const hour = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], {hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false});
   atelier.parts.log = (lines) => {
@@ -334,36 +334,5 @@
     if (!begun()) return;
     const line = byId("run-best");
     line.replaceChildren(...!best ? [] : [h("b", {}, best.measured_on === "held_out" ? "Best checkpoint: " : "Lowest loss: "), `${best.name} (step ${best.step}). `, h("span", {class: "hint"}, `By ${best.what}: ${atelier.number(best.loss)}. ${atelier.sentence(best.sure)}`)]);
-  };
-
-  const ENTRY = {running: "running", waiting: "waiting", done: "done", failed: "failed", cancelled: "stopped", interrupted: "interrupted"};
-  const TASKS = {probe: "test of two batches", train: "training", generate: "images", prepare: "preparing", caption: "captions", tool: "tool", class_images: "regularization images"};
-  atelier.parts.queue = (data) => {
-    if (!begun()) return;
-    const waiting = data.entries.filter((entry) => entry.state === "waiting");
-    const act = (name, more) => (event) => { event.currentTarget.disabled = true; atelier.command(name, {...more, ask: atelier.ask()}); };
-    const button = (words, label, name, more, off) => h("button", {type: "button", class: "btn small quiet", "data-entry": more.entry || more.run, "aria-label": label, title: label, disabled: off, onclick: act(name, more)}, words);
-    /* What an entry does not offer keeps its place: a click on Cancel that comes late must not stop what has begun. */
-    const slot = (offered, ...about) => { const made = button(...about); atelier.slot(made, offered); return made; };
-    byId("queue").replaceChildren(...(data.entries.length ? data.entries.map((entry) => {
-      const place = waiting.indexOf(entry);
-      return h("li", {class: `state-${entry.state}`},
-        h("span", {class: "chip"}, ENTRY[entry.state] || entry.state),
-        entry.run && entry.task === "train" ? h("a", {href: `#Monitor/${encodeURIComponent(entry.run)}`}, atelier.parted(entry.title)) : h("span", {class: "title"}, atelier.parted(entry.title)),
-        h("span", {class: "hint"}, [TASKS[entry.task] || entry.task, entry.message].filter(Boolean).join(": ")),
-        h("span", {class: "grow"}),
-        h("span", {class: "slots"}, slot(entry.continuable, "Resume training", `Resume training ${entry.title}`, "continue", {run: entry.run}),
-          slot(place >= 0, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
-          slot(place >= 0, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting.length - 1),
-          slot(place >= 0, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
-          slot(entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id})));
-    }) : [h("li", {class: "none"}, "The queue is empty.")]));
-    text(byId("queue-words"), data.paused ? "Paused: waiting jobs do not start." : waiting.length ? `${waiting.length} waiting` : "");
-    byId("queue-words").classList.toggle("warning", data.paused);
-    const pause = byId("queue-pause");
-    text(pause, data.paused ? "Resume queue" : "Pause queue");
-    pause.dataset.name = data.paused ? "resume_queue" : "pause_queue";
-    pause.disabled = false;
-    atelier.slot(pause, data.paused || waiting.length > 0);
   };
 })();

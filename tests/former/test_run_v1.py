@@ -53,7 +53,7 @@ def test_it_goes_on_to_the_losses_of_its_own_version(run, tmp_path):
 
 def test_its_journal_is_shown(run):
     folder, _ = run
-    snapshot = RunView.read(folder).snapshot(0, False)
+    snapshot = RunView.read(folder).snapshot(False)
     assert snapshot["images"] == 3 and [point["images"] for point in snapshot["validation"]] == [2, 2]
 
 

@@ -16,7 +16,6 @@ from core.families.trained_size import stated_size
 from core.generation import run as run_module
 from core.generation.image_metadata import read_image_metadata
 from core.generation.run import find_sources, make_store, run_generate, save_image, tensors_sha256
-from core.generation.style_distance import colorfulness, style_distance
 from core.networks.adapter_file import load_lora, save_lora
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
@@ -26,6 +25,7 @@ from core.settings.job import GenerateJob
 from core.settings.memory import MemorySettings
 from core.settings.model import ModelSettings
 from tests.refusals import refused
+from tests.style_distance import colorfulness, style_distance
 
 STARTER = PROJECT / "models" / "starter"
 STYLE = sorted((STARTER / "images").glob("*.png"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from core.generation.style_distance import colorfulness, style_distance
+from tests.style_distance import colorfulness, style_distance
 
 
 def flat(*color: int, side: int = 8) -> Image.Image:

@@ -123,7 +123,7 @@ def _read_events(path: Path) -> None:
     from core.record.run_folder import RunFolder
 
     view = RunView.read(RunFolder(path.parent))
-    json.dumps(view.snapshot(0, False))
+    json.dumps(view.snapshot(False))
     last_of_kind(path, "steps")
     if path.is_file():
         with Journal(path.parent) as journal:

@@ -18,13 +18,10 @@ def page(tmp_path, monkeypatch):
     """A page over the real engine, which is never started: it reads the runs that lie there, and nothing trains."""
     from work_parts import make_page
 
-    from core.engine.engine import Engine
     from tabs import runs_view
 
     monkeypatch.setattr(runs_view, "PATIENCE", 60.0)  # a busy machine is slow
-    page = make_page(tmp_path)
-    page.workspace.outputs.mkdir()
-    page.engine = Engine(page.workspace, device="cpu", what="a test")
+    page = make_page(tmp_path, real=True)
     yield page
     page.engine.close()
 

@@ -285,12 +285,12 @@ class FakeEngine:
             return self._now.name
         return next(reversed(self._runs), None) if self._runs else None
 
-    def snapshot(self, run_name: str, since_seq: int = 0) -> dict[str, Any]:
+    def snapshot(self, run_name: str) -> dict[str, Any]:
         run = self._find(run_name)
         files = sorted((run.folder / "checkpoints").glob("*.safetensors"))
         return {
             "resumable_step": run.step, "run": run.name, "title": run.title, "state": run.state, "message": "", "fix": "", "seq": run.seq,
-            "new": run.seq > since_seq, "stage": run.stage, "step": run.step, "total": run.total,
+            "stage": run.stage, "step": run.step, "total": run.total,
             "epoch": run.step // 6 + 1, "epochs": 10, "images": 24, "sentence": "",
             "seconds_per_step": self.step_seconds, "eta_seconds": (run.total - run.step) * self.step_seconds,
             "started": run.started, "seconds": time.time() - run.started,

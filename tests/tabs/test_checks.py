@@ -58,7 +58,7 @@ def test_nothing_is_called_fine_before_every_image_was_decoded_and_a_start_decod
     assert sorted(slow.opened) == [f"{index:02}.png" for index in range(IMAGES)]
     report = page.checks.report(page.project.job, decode=True)  # what a start does
     assert len(errors(report.problems)) == 2 and len(slow.opened) == IMAGES
-    page.checks.again()
+    page.checks.look(page.project.job, again=True)
     assert looked(page, lambda found: not found["checking"])["undecoded"] == 0 and len(slow.opened) == IMAGES
 
 

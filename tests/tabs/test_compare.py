@@ -307,15 +307,15 @@ def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
     shown = desk._main({})
     assert '<td class="num lowest">0.1210 @ 20</td>' in shown and '<td class="num lowest"></td>' in shown
     assert "Select two runs to compare." in shown and 'href="#Runs/' not in shown
-    _, place, _, shown, _ = desk.act({}, event("pick", A, "true"))
+    _, place, shown, _ = desk.act({}, event("pick", A, "true"))
     assert "Select another run" in shown and shown.count(" checked ") == 1
-    _, place, _, shown, _ = desk.act(place, event("pick", B, "true"))
+    _, place, shown, _ = desk.act(place, event("pick", B, "true"))
     assert f'href="#Runs/{A}/{B}"' in shown and shown.count(" checked ") == 2
-    _, place, _, shown, _ = desk.act(place, event("pick", "20260103-130000_three", "true"))
+    _, place, shown, _ = desk.act(place, event("pick", "20260103-130000_three", "true"))
     assert f'href="#Runs/{B}/20260103-130000_three"' in shown  # the newest two
-    _, place, _, shown, _ = desk.act(place, event("pick", B, "false"))
+    _, place, shown, _ = desk.act(place, event("pick", B, "false"))
     assert place["picked"] == ["20260103-130000_three"]
-    _, place, _, shown, _ = desk.act(place, event("unpick"))
+    _, place, shown, _ = desk.act(place, event("unpick"))
     assert place["picked"] == [] and " checked " not in shown
 
 

@@ -321,7 +321,7 @@ def test_the_length_chart_counts_every_caption_once_and_names_the_cut():
     report = report_of(140, {})
     shown = plots.lengths_plot(report)
     assert f"{sum(n > 75 for n in range(140))} captions truncated at 75" in shown
-    assert shown.count("column cut") == sum(place * 5 > 75 for place in range(28))
+    assert shown.count("captions&quot;, true]") == sum(place * 5 > 75 for place in range(28))
 
 
 def test_views_by_folder_are_shares_of_the_whole():

@@ -17,7 +17,6 @@ from tabs import dataset_grid as view
 from tabs import folder_browser
 from tabs.concepts import entries_of, with_entries
 from tabs.dataset import Desk
-from tabs.reading import reading_of
 
 
 @pytest.fixture
@@ -270,7 +269,7 @@ def test_a_bad_drop_is_explained_until_closed(desk, tmp_path):
 
 
 def test_both_tabs_share_one_reading(desk):
-    assert reading_of(desk.page) is desk.reading
+    assert desk.page.reading is desk.reading
 
 
 # -- the offer to set up for one's own images

@@ -6,7 +6,6 @@ import pytest
 from work_parts import event, image, make_page, wait_until
 
 from core import tasks
-from core.engine.engine import Engine
 from core.record.problems import ProblemsError
 from tabs.tool_forms import ToolForm, cards, main_setting, own_settings_of
 from tabs.tools import Tools
@@ -81,9 +80,7 @@ def test_what_cannot_be_is_refused_at_once(both):
 
 @pytest.mark.parametrize("name", ["folder", "output"])
 def test_a_shared_page_works_on_no_folder_outside(tmp_path, name):
-    page = make_page(tmp_path, shared=True)
-    page.workspace.outputs.mkdir()
-    page.engine = Engine(page.workspace, "cpu", "a test")
+    page = make_page(tmp_path, shared=True, real=True)
     form = ToolForm(page, IMAGES, Tools(page).start)
     with pytest.raises(ProblemsError) as refused:
         form.act(event("field", name, str(tmp_path)))

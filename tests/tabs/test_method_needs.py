@@ -118,15 +118,12 @@ def test_arguments_and_the_product_of_rates_stand_below_their_fields():
     assert said["optimizer.scale_lr"] == "Learning rate 0.0001 x batch size 4 = 0.0004."
 
 
-class NoLane:
-    """Stands for a page whose light lane must not be needed."""
-
-    engine = None
+NO_LANE = None  # in place of an engine whose light lane must not be needed
 
 
 def test_the_sketch_draws_the_numbers_that_train():
     trained = job(schedule={"lr_scheduler": "cosine", "lr_warmup_steps": 10}, network={"train_text_encoder": False})
-    drawn = RateSketch(NoLane()).facts(trained, 100)
+    drawn = RateSketch(NO_LANE).facts(trained, 100)
     wanted = {step + 1: rates["unet"] for step, rates in curve(trained, 100, points=120)}
     assert drawn["total"] == 100 and drawn["steps"] == list(wanted)
     (line,) = drawn["lines"]
@@ -134,7 +131,7 @@ def test_the_sketch_draws_the_numbers_that_train():
 
 
 def test_the_sketch_says_why_it_shows_nothing():
-    sketch = RateSketch(NoLane())
+    sketch = RateSketch(NO_LANE)
     wrong = sketch.facts(job(schedule={"lr_scheduler": "piecewise_constant"}), 100)
     assert wrong["steps"] == [] and wrong["about"]
     assert f"{GUESSED_STEPS} steps" in sketch.facts(job(), 0)["about"]

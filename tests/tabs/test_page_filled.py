@@ -206,7 +206,7 @@ def test_what_opens_on_the_page_takes_the_keyboard_and_gives_it_back(window, scr
     go(tab, "Dataset", MARKS["Dataset"])
     browse = tab.locator("#ds-browse")
     browse.press("Enter")
-    expect(tab.locator("#ds-browser button").first).to_be_focused()
+    expect(tab.locator("#ds-browser .rows button").first).to_be_focused()
     expect(browse).to_have_attribute("aria-expanded", "true")
     look(tab, "folder browser", "#ds-browser")
     tab.keyboard.press("Escape")

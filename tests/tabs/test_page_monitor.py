@@ -103,7 +103,7 @@ def test_the_queue_is_reordered_and_cancelled_in_the_page(visit, served):
     expect(tab.get_by_role("button", name="Cancel one")).to_have_count(0)
     waiting = [entry.title for entry in served.engine.queue() if entry.state == "waiting"]
     assert waiting == ["three", "two"]
-    expect(tab.locator("#queue-words")).to_contain_text("Paused")
+    expect(tab.locator("#monitor .queue-words")).to_contain_text("Paused")
     tab.get_by_role("button", name="Resume queue").click()
     expect(tab.locator("#run-title")).to_have_text("three")
 

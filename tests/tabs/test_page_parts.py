@@ -12,9 +12,8 @@ from core.record.workspace import PROJECT
 from core.settings.job import TrainJob
 from core.settings.presets import dump
 from tabs import monitor, presets_bar
-from tabs.browsers import Browsers, unpack, whole
+from tabs.browsers import Browsers, signed, unpack, whole
 from tabs.charts import loss_series, rate_series
-from tabs.messages import signed
 from tabs.project import with_value
 from tabs.pulse import all_parts, answer, guarded
 
@@ -322,7 +321,7 @@ def test_series_are_rounded_and_equal_rates_share_a_line():
 
 
 def test_problems_are_escaped_in_html():
-    from tabs.context import problems_html
+    from tabs.markup import problems_html
 
     shown = problems_html([Problem("<b>bold</b>", "a&b", '"fix"')])
     assert "<b>bold" not in shown and "&lt;b&gt;" in shown and "a&amp;b" in shown

@@ -204,7 +204,7 @@ def monitor(tab) -> None:
 def runs(tab) -> None:
     go(tab, "Runs")
     expect(tab.locator("table.runs tbody tr")).to_have_count(2)
-    expect(tab.locator(".line-up").first).to_contain_text("b-foreign")
+    expect(tab.locator("#runs-queue .queue").first).to_contain_text("b-foreign")
     for box in tab.locator("table.runs input[type=checkbox]").all():
         box.click()
     tab.get_by_role("link", name="Compare").click()

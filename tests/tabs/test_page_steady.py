@@ -206,7 +206,7 @@ STILL = [
     "#rate-chart",
     "#run-files",
 ]
-STILL += ["#watch", "#samples", "#run-log-card", "#queue-pause", "#header-stop", "#theme-toggle"]
+STILL += ["#watch", "#samples", "#run-log-card", "#monitor .queue-pause", "#header-stop", "#theme-toggle"]
 
 
 @pytest.mark.parametrize("width", slow_unless((1280).__eq__, [1280, 390]))
@@ -312,7 +312,7 @@ def test_a_second_click_never_hits_the_next_job_that_slides_there(visit, served)
         assert len(engine.queue()) - len(gone(engine)) == left, "the next job was cancelled"
         tab.evaluate(GO_ON)
 
-    waiting = "#queue button[aria-label^='Cancel']:not(.off)"
+    waiting = "#monitor .queue button[aria-label^='Cancel']:not(.off)"
     expect(tab.locator(waiting)).to_have_count(5)
     press(waiting, ids[1])
     tab.wait_for_timeout(700)
@@ -321,5 +321,5 @@ def test_a_second_click_never_hits_the_next_job_that_slides_there(visit, served)
     assert until(lambda: ids[2] in gone(engine))
     press("#header-stop", ids[0])
     open_tab(tab, "Runs")
-    press("#runs-queue .line-up li:not(.now) button[data-act=cancel]", ids[4])
+    press("#runs-queue .queue button[aria-label^='Cancel']:not(.off)", ids[4])
     assert window.errors == []

@@ -9,7 +9,6 @@ import pytest
 from made_runs import make_run
 from work_parts import event, make_page, wait_until
 
-from core.engine.engine import Engine
 from core.record.problems import ProblemsError
 from tabs import runs_copy
 from tabs.runs import TAB, Desk
@@ -34,7 +33,7 @@ def loras(tmp_path):
 
 def copy(desk, text, place=None, name=FILE):
     """Name a folder in the panel and press Copy; returns the browser's place and what it shows."""
-    _, place, _, _, panel = desk.act(place or {"open": RUN}, event("copy-to", name))
+    _, place, _, panel = desk.act(place or {"open": RUN}, event("copy-to", name))
     assert "copy-folder" in panel
     return desk.copy_act(place, event("into", value=text))
 
@@ -148,9 +147,7 @@ def test_leaving_the_run_closes_the_panel(desk):
 
 @pytest.fixture
 def shared(tmp_path):
-    page = make_page(tmp_path, shared=True)
-    page.workspace.outputs.mkdir()
-    page.engine = Engine(page.workspace, device="cpu", what="a test")
+    page = make_page(tmp_path, shared=True, real=True)
     make_run(page.workspace.runs, RUN, saved=(20,))
     yield Desk(page)
     page.engine.close()

@@ -9,7 +9,6 @@ import time
 import pytest
 from work_parts import HOSTILE, event, image, said
 
-from core.engine.queue import QueueEntry
 from core.formats.hub import resolve
 from core.generation import library
 from core.record.problems import ProblemsError
@@ -61,7 +60,6 @@ def desk(page):
 
 def test_no_runs_says_what_to_do(desk):
     assert "No runs yet." in desk._main({}) and "starter preset in Train" in desk._main({})
-    assert "The queue is empty" in desk._queue()
 
 
 def test_the_table_names_state_steps_time_and_files(desk):
@@ -97,9 +95,6 @@ def test_what_a_person_wrote_never_becomes_markup(desk):
     job = build(TrainJob, {"dataset": {"folder": HOSTILE}, "samples": {"sample_prompts": [HOSTILE]}})
     write_run(desk.page, "20260101-120000_one", job=job)
     assert "<img src=x" not in desk._main({"open": "20260101-120000_one"}) + desk._main({"find": HOSTILE})
-    entry = QueueEntry("e", "train", HOSTILE, {}, state="waiting")
-    failed = QueueEntry("f", "train", HOSTILE, {}, state="failed", message=HOSTILE)
-    assert "<img src=x" not in view.queue([entry, failed], True, None)
 
 
 def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
@@ -107,11 +102,11 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     place = {"open": folder.name}
     desk.act(place, event("delete", folder.name))  # without having been asked
     assert folder.is_dir()
-    _, place, _, shown, _ = desk.act(place, event("ask", folder.name))
+    _, place, shown, _ = desk.act(place, event("ask", folder.name))
     assert "Delete it" in shown and "Keep" in shown and folder.is_dir()
     _, kept, *_ = desk.act(place, event("keep", folder.name))
     assert not kept["asking"]
-    _, place, _, shown, _ = desk.act(place, event("delete", folder.name))
+    _, place, shown, _ = desk.act(place, event("delete", folder.name))
     assert not folder.exists() and "moved to the trash" in said(desk) and "No runs yet." in shown
     assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
 
@@ -289,24 +284,6 @@ def test_generate_with_it_takes_what_makes_the_first_sample_again(desk):
     assert not asked.prompt_weights and (job.model.clip_skip, job.model.prediction) == (2, "v")
     other = job_of(values | {"base_model": "models/other"}, TrainJob())
     assert other.model.clip_skip is None  # another model than the run's
-
-
-def test_the_queue_is_reordered_paused_and_emptied(desk):
-    engine = desk.page.engine
-    ids = [
-        engine.submit("train", build(TrainJob, {"saving": {"output_name": name}})) for name in ("one", "two", "three")
-    ]
-    desk.queue_act({}, event("earlier", ids[2]))
-    desk.queue_act({}, event("later", ids[0]))
-    waiting = [entry.title for entry in engine.queue() if entry.state == "waiting"]
-    assert waiting == ["three", "one", "two"]
-    queue, _ = desk.queue_act({}, event("hold"))
-    assert engine.queue_paused and "waiting jobs do not start" in queue
-    desk.queue_act({}, event("go"))
-    queue, _ = desk.queue_act({}, event("cancel", ids[1]))
-    assert "two" not in queue and not engine.queue_paused
-    with pytest.raises(ProblemsError):
-        desk.queue_act({}, event("cancel", "made up"))
 
 
 def test_a_run_of_another_version_is_shown_without_its_settings(desk):

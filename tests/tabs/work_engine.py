@@ -80,10 +80,10 @@ class WorkEngine(FakeEngine):
             found["job"]["task"] = "generate"
         return found
 
-    def snapshot(self, run_name: str, since_seq: int = 0) -> dict[str, Any]:
+    def snapshot(self, run_name: str) -> dict[str, Any]:
         if run_name not in self._runs:  # a drawing's journal
             return {"fix": "lower the size"}
-        return super().snapshot(run_name, since_seq)
+        return super().snapshot(run_name)
 
     def queue(self) -> list[Any]:
         from dataclasses import replace

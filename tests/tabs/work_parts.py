@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from core.engine.engine import Engine
 from core.engine.light import LightLane
 from core.record.workspace import PROJECT, Workspace
 from core.settings.presets import PresetStore
@@ -30,11 +31,15 @@ def finished(work: Coroutine[Any, Any, T]) -> T:
         return thread.submit(asyncio.run, work).result()
 
 
-def make_page(folder: Path, engine: Any = None, *, shared: bool = False) -> Page:
-    """A page over an empty outputs folder; its engine has the light lane and no jobs unless one is given."""
+def make_page(folder: Path, engine: Any = None, *, shared: bool = False, real: bool = False) -> Page:
+    """A page over an empty outputs folder; its engine has the light lane and no jobs unless one is given, or the real one is
+    wanted."""
     workspace = Workspace(outputs=folder / "outputs", models=PROJECT / "models", presets=folder / "presets")
     lane = LightLane()
     idle = {"device": "CPU", "memory_used": 0, "memory_total": 0, "job": None}
+    if real:
+        workspace.outputs.mkdir()
+        engine = Engine(workspace, device="cpu", what="a test")
     engine = engine or SimpleNamespace(light=lane.submit, queue=list, status=lambda: idle, notice="")
     presets, roots = PresetStore(workspace.presets), Roots(workspace, local=not shared)
     project = Project(workspace.private / "project.json", presets)

@@ -79,7 +79,7 @@ def test_a_run_leaves_its_curves_norms_and_table_and_goes_on_with_them(train):
     found = read_watch(whole.folder)
     assert found == read_watch(broken.folder) and found["step"] == 6
     assert found["images_seen"] == 4 and sum(band["count"] for band in found["bands"]) >= 6
-    shot = RunView.read(whole.folder).snapshot(0, False)
+    shot = RunView.read(whole.folder).snapshot(False)
     assert len(shot["corrected"]) == len(shot["loss"]) == 6
     assert shot["norms"][0][1] > 0 and any(norm[2] for norm in shot["norms"])
     assert next(entry["step"] for entry in shot["validation"]) == 0
