@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,4 +85,9 @@ def _begin_anew(served) -> None:
     for name in served.page.presets.names():
         if name.startswith("user/"):
             served.page.presets.delete(name)
-    project.load_preset("starter_lora")
+    while True:  # a change of the window before may still be on its way
+        project.load_preset("starter_lora")
+        begun = project.revision
+        time.sleep(0.05)
+        if project.revision == begun:
+            break

@@ -392,4 +392,5 @@ def test_a_recipe_shows_what_it_sets_and_leaves_the_users_own_choices(visit, ser
     tab.locator("#recipe-sets").get_by_role("button", name="Gradient checkpointing").click()
     expect(field(tab, "memory.gradient_checkpointing")).to_be_visible()
     tab.evaluate("atelier.act('undo')")
+    assert until(lambda: project.preset == "starter_lora"), (project.can_undo, tab.locator("#said").inner_text())
     expect(tab.locator("#recipe")).to_be_hidden()
