@@ -55,8 +55,8 @@ class Model:
 
     def assert_equal(self, path, expected=None, dtype=torch.float32):
         """Every tensor that is read from there is the trained one, in every bit."""
-        found = self.load(path, parts=["unet", "vae", "text_encoders"])
-        modules = {"unet": found.unet, "vae": found.vae}
+        found = self.load(path, parts=["denoiser", "vae", "text_encoders"])
+        modules = {"unet": found.denoiser, "vae": found.vae}
         modules |= dict(zip(self.layout.text_encoders, found.text_encoders, strict=True))
         for part, module in modules.items():
             state = module.state_dict()

@@ -55,6 +55,11 @@ class Family:
     def name(self) -> str:
         return self.layout.family
 
+    @property
+    def denoiser(self) -> str:
+        """The name of the part that predicts the noise: "unet"."""
+        return self.layout.denoiser
+
     def load(self, path: Path | str, **how: Any) -> Components:
         """Parts of a model, frozen: see core.families.loading.load."""
         return loading.load(self.layout, path, **how)

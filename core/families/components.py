@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PARTS = ("unet", "vae", "text_encoders", "tokenizers")
+PARTS = ("denoiser", "vae", "text_encoders", "tokenizers")
 
 
 @dataclass
 class Components:
     """The parts that were asked for; the others are None or empty.
 
+    denoiser       what predicts the noise: a U-Net for SD 1.x, 2.x and SDXL
     text_encoders  with one tokenizer each, in the order of their states in the context
     prediction     "epsilon" or "v"
     zero_terminal_snr   whether its file says that it was trained on the schedule that ends in pure noise
@@ -22,7 +23,7 @@ class Components:
     hashes         part -> SHA-256 of its weights as stored, filled when load() got a memo to remember them in
     """
 
-    unet: Any = None
+    denoiser: Any = None
     vae: Any = None
     text_encoders: list[Any] = field(default_factory=list)
     tokenizers: list[Any] = field(default_factory=list)

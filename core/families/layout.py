@@ -15,7 +15,7 @@ class Layout:
 
     family           its name in core.families                 vae_scale      0.18215 or 0.13025
     configs          folder with the published configuration of every part: single files hold none
-    text_encoders    names of the parts, as in a diffusers folder
+    denoiser, text_encoders    names of these parts, as in a diffusers folder
     tokenizers       model folder or None -> the tokenizer of each text encoder
     vae_overflows    whether the published VAE gives numbers beyond fp16's range
     find_prediction  finds by a U-Net whether it predicts "epsilon" or "v", where the file does not; None: epsilon
@@ -28,6 +28,7 @@ class Layout:
     vae_scale: float = 0.18215
     vae_overflows: bool = False
     find_prediction: Callable[[Any], str] | None = None
+    denoiser: str = "unet"
 
     def config(self, part: str) -> dict[str, Any]:
         """The published configuration of a part."""

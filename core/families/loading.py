@@ -80,11 +80,11 @@ def load(
             reader.shutdown(wait=True, cancel_futures=True)
             raise
     return Components(
-        unet=modules.get("unet"),
+        denoiser=modules.get(layout.denoiser),
         vae=modules.get("vae"),
         text_encoders=[modules[name] for name in layout.text_encoders if name in modules],
         tokenizers=[make(checkpoint.path) for make in layout.tokenizers] if "tokenizers" in wanted else [],
-        prediction=checkpoint.kind.prediction or _asked_prediction(layout, modules.get("unet")),
+        prediction=checkpoint.kind.prediction or _asked_prediction(layout, modules.get(layout.denoiser)),
         zero_terminal_snr=checkpoint.kind.zero_terminal_snr,
         vae_scale=float(_vae_config(layout, checkpoint, vae).get("scaling_factor", layout.vae_scale)),
         family=layout.family,
@@ -134,7 +134,7 @@ def _not_of_one_model(
     layout: Layout, configs: Mapping[str, Mapping[str, Any]], words: int, path: Path
 ) -> list[Problem]:
     """Problems of parts that are complete, but do not fit together."""
-    unet, vae, texts = configs["unet"], configs["vae"], [configs[name] for name in layout.text_encoders]
+    unet, vae, texts = configs[layout.denoiser], configs["vae"], [configs[name] for name in layout.text_encoders]
     widths = sum(config["hidden_size"] for config in texts)
     channels = [unet.get("in_channels", 4), unet.get("out_channels", 4), vae.get("latent_channels", 4)]
     flaws = {
@@ -182,7 +182,7 @@ def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None
     if vae is not None and "vae" in wanted:
         parts["vae"] = open_vae(vae)
     names = list(layout.text_encoders) if "text_encoders" in wanted else []
-    names += [name for name in ("vae", "unet") if name in wanted]
+    names += [name for role, name in (("vae", "vae"), ("denoiser", layout.denoiser)) if role in wanted]
     missing = [PART_TITLES[name] for name in names if name not in parts]
     if missing:
         fix = (

@@ -63,6 +63,6 @@ def predict(
     text           of B texts              sizes      not read: these families know nothing of an image's size
     returns        [B, 4, h, w] in the U-Net's type
     """
-    unet = components.unet
+    unet = components.denoiser
     dtype = unet.conv_in.weight.dtype
     return unet(noisy_latents.to(dtype), timesteps, encoder_hidden_states=text.context.to(dtype), return_dict=False)[0]

@@ -22,7 +22,7 @@ State = Mapping[str, torch.Tensor]
 
 def modules_of(components: Components, layout: Layout) -> dict[str, Any]:
     """The loaded parts by their names: "unet", "vae", "text_encoder", "text_encoder_2"."""
-    found = {"unet": components.unet, "vae": components.vae}
+    found = {"unet": components.denoiser, "vae": components.vae}
     found |= dict(zip(layout.text_encoders, components.text_encoders, strict=False))
     return {name: module for name, module in found.items() if module is not None}
 

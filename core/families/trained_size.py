@@ -34,10 +34,11 @@ def stated_size(model: Path) -> tuple[int, int] | None:
 
 
 def trained_size(model: Path, family: str = "auto") -> tuple[int, int]:
-    """(width, height): as the file states, else of the folder's U-Net, else of the family's published one."""
+    """(width, height): as the file states, else of the folder's denoiser, else of the family's published one."""
     if stated := stated_size(model):
         return stated
-    published = family_named(family_of(model, family)).layout.configs
-    configs = [read_json(folder / "unet" / "config.json") for folder in (model, published) if folder.is_dir()]
+    layout = family_named(family_of(model, family)).layout
+    folders = [folder for folder in (model, layout.configs) if folder.is_dir()]
+    configs = [read_json(folder / layout.denoiser / "config.json") for folder in folders]
     side = next(config["sample_size"] for config in configs if config and isinstance(config.get("sample_size"), int))
     return side * LATENT_PIXELS, side * LATENT_PIXELS

@@ -78,7 +78,7 @@ def make_class_images(
     if todo:
         plan.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(plan.folder)
-        weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
+        weight_bytes = sources.denoiser_bytes()
         dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
         use_threads(device, weight_bytes)
         use_tf32(job.memory.allow_tf32)

@@ -179,7 +179,7 @@ def embeddings_attached(components: Components, words: Sequence[NewWord]) -> Ite
             stack.callback(encoder.set_input_embeddings, table)
             encoder.set_input_embeddings(TokenTable(table, rows.to(encoder.device)))
         if layered:
-            stack.callback(OneTextEach(components.unet).remove)
+            stack.callback(OneTextEach(components.denoiser).remove)
         yield Words(replace(components, tokenizers=tokenizers), counts, layered)
 
 

@@ -208,7 +208,7 @@ def images_at_once(components: Components, width: int, height: int) -> int:
     half of the device's free memory."""
     import torch
 
-    weight = components.unet.conv_in.weight
+    weight = components.denoiser.conv_in.weight
     latent_pixels = (width // PIXELS_PER_LATENT) * (height // PIXELS_PER_LATENT)
     if weight.device.type == "cpu":
         return max(1, min(MAX_AT_ONCE, CPU_LATENT_PIXELS // latent_pixels))

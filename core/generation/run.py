@@ -59,6 +59,11 @@ class Sources:
     loras: list[Path]
     embeddings: list[NewWord] = field(default_factory=list)
 
+    def denoiser_bytes(self) -> int:
+        """Of the weights of the model's largest part, as stored."""
+        kind = family(self.family)
+        return kind.weight_bytes(self.model)[kind.denoiser]
+
 
 def make_store() -> ModelStore:
     """The store that the engine keeps between generate jobs."""
@@ -81,10 +86,10 @@ def load_model(
     kind = family(family_of(path, settings.family))
     components = kind.load(path, dtype=dtype, device=device, vae=vae, vae_dtype=vae_dtype)
     if torch.device(device).type == "cuda":  # the layout that its convolutions prefer; results differ by rounding only
-        components.unet.to(memory_format=torch.channels_last)
+        components.denoiser.to(memory_format=torch.channels_last)
         components.vae.to(memory_format=torch.channels_last)
     if torch.device(device).type == "cpu":
-        install(components.unet)  # as in training, so that both make the same image
+        install(components.denoiser)  # as in training, so that both make the same image
     return components
 
 
@@ -174,7 +179,7 @@ def run_generate(
     on_event("progress", text="looking for files", done=0, total=0)
     sources = find_sources(job, workspace)
     hashes = file_hashes(sources, workspace, cancel)
-    weight_bytes = family(sources.family).weight_bytes(sources.model)["unet"]
+    weight_bytes = sources.denoiser_bytes()
     dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
     use_threads(device, weight_bytes)
     use_tf32(job.memory.allow_tf32)
@@ -226,7 +231,7 @@ class _Generation:
         self.job, self.workspace, self.sources, self.hashes = job, workspace, sources, hashes
         self.components, self.states = components, states
         self.on_event, self.cancel = on_event, cancel
-        side = int(components.unet.config.sample_size) * PIXELS_PER_LATENT
+        side = int(components.denoiser.config.sample_size) * PIXELS_PER_LATENT
         width, height = stated_size(sources.model) or (side, side)
         self.width, self.height = job.generate.width or width, job.generate.height or height
         first = job.generate.seed if job.generate.seed is not None else secrets.randbelow(SEEDS)
@@ -346,8 +351,9 @@ def _names(folder: Path, stem: str) -> Iterator[Path]:
 def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
     """The hashes by which other programs identify the files; computed once until a file changes."""
     memo = HashMemo(workspace.private / "hashes.json")
-    if sources.model.is_dir():  # other programs do not hash folders: use the U-Net's weights
-        model = family(sources.family).digest(sources.model, "unet", memo=memo, cancel=cancel)
+    if sources.model.is_dir():  # other programs do not hash folders: use the denoiser's weights
+        kind = family(sources.family)
+        model = kind.digest(sources.model, kind.denoiser, memo=memo, cancel=cancel)
     else:
         model = memo.get("sha256", [sources.model], lambda: file_sha256(sources.model, cancel))
     loras = {}

@@ -74,10 +74,10 @@ class EmbeddingMethod(Method):
             table = TokenTable(encoder.get_input_embeddings(), begin.to(encoder.device), self._dtype)
             encoder.set_input_embeddings(table)
             self._tables.append(table)
-        if components.unet is not None:
-            components.unet.requires_grad_(False)
+        if components.denoiser is not None:
+            components.denoiser.requires_grad_(False)
         if self._settings.extended:
-            self._layers = OneTextEach(components.unet)
+            self._layers = OneTextEach(components.denoiser)
         if self._clips_table:  # sd-scripts clips the last encoder's, whole
             self.clipped = [self._tables[-1].weight, self._tables[-1].rows]
         return [Trainable(PARTS[index], [table.rows]) for index, table in enumerate(self._tables)]

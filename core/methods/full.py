@@ -75,7 +75,7 @@ class FullMethod(Method):
 
     def build(self, components: Components) -> list[Trainable]:
         """Let the parts train, in place."""
-        self._components, self._unet = components, components.unet
+        self._components, self._unet = components, components.denoiser
         modules = modules_of(components, family(components.family).layout)
         trainable = trained_parts(self._job, len(components.text_encoders))
         self._trainable = {name: module for name, module in modules.items() if name in trainable}
@@ -124,11 +124,11 @@ class FullMethod(Method):
         """Inside, the untrained U-Net: itself where it is frozen, else the second one."""
         assert self._components is not None
         assert self._frozen is not None or not self.trains_unet, "the setup loads it where it is needed"
-        self._components.unet = self._frozen or self._unet
+        self._components.denoiser = self._frozen or self._unet
         try:
             yield
         finally:
-            self._components.unet = self._unet
+            self._components.denoiser = self._unet
 
     def hold_untrained(self, unet: Any) -> None:
         self._frozen = unet

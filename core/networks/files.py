@@ -66,7 +66,7 @@ def check_file(path: Path, family_name: str) -> None:
 def targets_of(components: Components, *, conv: bool) -> Iterator[Target]:
     """The layers of the loaded parts, text encoders first as in kohya's files."""
     kind = family(components.family)
-    for part in (*components.text_encoders, components.unet):
+    for part in (*components.text_encoders, components.denoiser):
         if part is not None:
             yield from kind.lora_targets(part, conv=conv)
 

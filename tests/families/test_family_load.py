@@ -31,7 +31,7 @@ def in_files(tmp_path_factory):
 
 
 def parts_of(components):
-    return [components.unet, components.vae, *components.text_encoders]
+    return [components.denoiser, components.vae, *components.text_encoders]
 
 
 def assert_same_weights(one, other):
@@ -132,7 +132,7 @@ def test_pickles_with_transposed_tensors_load_and_hash_the_same(tmp_path, in_fil
 
 def test_only_the_parts_asked_for_are_loaded(tiny):
     words = tiny.family.load(tiny.folder, parts=("tokenizers",))
-    assert words.unet is None and words.vae is None and words.text_encoders == []
+    assert words.denoiser is None and words.vae is None and words.text_encoders == []
     assert len(words.tokenizers) == len(tiny.components.text_encoders)
 
 
@@ -175,7 +175,7 @@ def test_an_sd2_file_that_does_not_say_is_asked_by_one_pass(monkeypatch, in_file
     layout, path = in_files("sd2")
     asked = []
     told = loading.replace(layout, find_prediction=lambda unet: asked.append(unet) or "v")
-    assert loading.load(told, path, parts=("unet",)).prediction == "v" and len(asked) == 1
+    assert loading.load(told, path, parts=("denoiser",)).prediction == "v" and len(asked) == 1
     assert loading.load(told, path, parts=("vae",)).prediction == "epsilon" and len(asked) == 1, "nothing to ask"
 
 

@@ -32,7 +32,9 @@ def test_sdxls_vector_is_the_pooled_text_and_the_sinusoids_of_six_numbers(tiny_m
     model = tiny_models("sdxl")
     latents, times = inputs()
     given = []
-    watch = model.components.unet.add_embedding.register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    watch = model.components.denoiser.add_embedding.register_forward_pre_hook(
+        lambda module, args: given.append(args[0])
+    )
     with torch.no_grad():
         text = model.family.encode_captions(model.components, ["a fox", "a house"])
         model.family.predict(model.components, latents, times, text, SIZES)
@@ -46,7 +48,7 @@ def test_sdxls_vector_is_the_pooled_text_and_the_sinusoids_of_six_numbers(tiny_m
 def test_sizes_stay_exact_in_a_16_bit_model(tiny_models):
     """bf16 knows no 1001: the sinusoids are made of fp32 numbers and only then rounded."""
     model = tiny_models("sdxl")
-    loaded = model.family.load(model.folder, parts=("unet",), dtype=torch.bfloat16)
+    loaded = model.family.load(model.folder, parts=("denoiser",), dtype=torch.bfloat16)
     latents, times = inputs()
     with torch.no_grad():
         text = model.family.encode_captions(model.components, ["a fox"] * 2)

@@ -21,12 +21,12 @@ def folder(tmp_path_factory):
 @torch.no_grad()
 def test_what_trained_is_written_and_the_rest_is_the_sources_own(tmp_path, folder):
     components = sd1.load(folder, dtype=torch.bfloat16)
-    components.unet.conv_in.bias.fill_(0.5)
+    components.denoiser.conv_in.bias.fill_(0.5)
     components.text_encoders[0].final_layer_norm.bias.fill_(0.25)
     save_model(components, tmp_path / "m", ["unet"])
     assert form_of(tmp_path / "m") == "diffusers_safetensors", "the form of the source"
     before, after = sd1.load(folder), sd1.load(tmp_path / "m")
-    state, expected = after.unet.state_dict(), components.unet.state_dict()
+    state, expected = after.denoiser.state_dict(), components.denoiser.state_dict()
     assert all(torch.equal(state[key], value.float()) for key, value in expected.items())
     for one, other in ((after.vae, before.vae), (after.text_encoders[0], before.text_encoders[0])):
         state, expected = one.state_dict(), other.state_dict()
@@ -35,10 +35,10 @@ def test_what_trained_is_written_and_the_rest_is_the_sources_own(tmp_path, folde
 
 def test_averages_are_written_in_place_of_the_weights_in_memory(tmp_path, folder):
     components = sd1.load(folder)
-    averages = {key: torch.full_like(value, 0.125) for key, value in components.unet.state_dict().items()}
+    averages = {key: torch.full_like(value, 0.125) for key, value in components.denoiser.state_dict().items()}
     save_model(components, tmp_path / "m", ["unet", "text_encoder"], states={"unet": averages}, dtype=torch.float16)
     again = sd1.load(tmp_path / "m")
-    assert all((value == 0.125).all() for value in again.unet.state_dict().values())
+    assert all((value == 0.125).all() for value in again.denoiser.state_dict().values())
 
 
 def test_the_starter_is_written_as_one_file_and_draws_the_same(tmp_path):

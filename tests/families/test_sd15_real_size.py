@@ -38,14 +38,14 @@ def test_both_forms_are_told_from_their_headers(models):
 def test_file_and_folder_load_offline_to_the_same_model_and_it_runs(models):
     folder, file = models
     with no_network():
-        one = sd1.load(file, dtype=torch.bfloat16, parts=("unet", "text_encoders", "tokenizers"))
-        state = {**one.unet.state_dict(), **one.text_encoders[0].state_dict()}
+        one = sd1.load(file, dtype=torch.bfloat16, parts=("denoiser", "text_encoders", "tokenizers"))
+        state = {**one.denoiser.state_dict(), **one.text_encoders[0].state_dict()}
         states = sd1.encode_captions(one, ["a fox, glyph style"])
         noise = sd1.predict(one, torch.randn(1, 4, 8, 8), torch.tensor([500]), states)
         assert states.context.shape == (1, 77, 768) and noise.shape == (1, 4, 8, 8) and noise.dtype == torch.bfloat16
         assert bool(noise.isfinite().all()) and 0.1 < float(noise.float().std()) < 100
-        other = sd1.load(folder, dtype=torch.bfloat16, parts=("unet", "text_encoders", "tokenizers"))
-    expected = {**other.unet.state_dict(), **other.text_encoders[0].state_dict()}
+        other = sd1.load(folder, dtype=torch.bfloat16, parts=("denoiser", "text_encoders", "tokenizers"))
+    expected = {**other.denoiser.state_dict(), **other.text_encoders[0].state_dict()}
     assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
     assert all(tensor.dtype == torch.bfloat16 for tensor in state.values())
 
@@ -69,9 +69,9 @@ from core.families.loading import make_empty
 make_empty("unet", {})
 make_empty("text_encoder", {})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-loaded = sd1.load(sys.argv[1], dtype=torch.bfloat16, parts=("unet", "text_encoders"))
+loaded = sd1.load(sys.argv[1], dtype=torch.bfloat16, parts=("denoiser", "text_encoders"))
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-weights = sum(value.numel() * 2 for part in (loaded.unet, *loaded.text_encoders) for value in part.parameters())
+weights = sum(value.numel() * 2 for part in (loaded.denoiser, *loaded.text_encoders) for value in part.parameters())
 print(json.dumps({"used": (after - before) * 1024, "weights": weights}))
 """
 

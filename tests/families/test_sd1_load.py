@@ -56,7 +56,11 @@ def test_the_starter_loads_offline_and_equals_what_diffusers_loads():
     with no_network():
         ours = sd1.load(STARTER)
         theirs = StableDiffusionPipeline.from_pretrained(STARTER, torch_dtype=torch.float32, local_files_only=True)
-    for one, other in ((ours.unet, theirs.unet), (ours.vae, theirs.vae), (ours.text_encoders[0], theirs.text_encoder)):
+    for one, other in (
+        (ours.denoiser, theirs.unet),
+        (ours.vae, theirs.vae),
+        (ours.text_encoders[0], theirs.text_encoder),
+    ):
         state, expected = one.state_dict(), other.state_dict()
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
     assert ours.prediction == "epsilon" and ours.vae_scale == 0.18215 and ours.family == "sd1"
@@ -90,7 +94,7 @@ def test_the_parts_compute_what_diffusers_computes():
 def test_parts_are_frozen_whole_and_in_the_wanted_type(tiny):
     loaded = sd1.load(tiny, dtype=torch.bfloat16)
     for module, dtype in (
-        (loaded.unet, torch.bfloat16),
+        (loaded.denoiser, torch.bfloat16),
         (loaded.text_encoders[0], torch.bfloat16),
         (loaded.vae, torch.float32),
     ):
@@ -104,20 +108,20 @@ def test_parts_are_frozen_whole_and_in_the_wanted_type(tiny):
 
 
 def test_only_the_parts_asked_for_are_loaded(tiny):
-    loaded = sd1.load(tiny, parts=("unet",))
-    assert loaded.unet is not None and loaded.vae is None
+    loaded = sd1.load(tiny, parts=("denoiser",))
+    assert loaded.denoiser is not None and loaded.vae is None
     assert loaded.text_encoders == [] and loaded.tokenizers == []
     assert loaded.vae_scale == 0.18215, "cached latents need it without the VAE"
     words = sd1.load(tiny, parts=("text_encoders", "tokenizers"))
-    assert words.unet is None and len(words.text_encoders) == len(words.tokenizers) == 1
+    assert words.denoiser is None and len(words.text_encoders) == len(words.tokenizers) == 1
 
 
 def test_nothing_of_a_file_stays_mapped_or_shared(copy):
     loaded = sd1.load(copy)
-    before = loaded.unet.conv_in.weight.clone()
+    before = loaded.denoiser.conv_in.weight.clone()
     (copy / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
-    assert torch.equal(loaded.unet.conv_in.weight, before)
-    storages = [tensor.untyped_storage().data_ptr() for tensor in loaded.unet.parameters()]
+    assert torch.equal(loaded.denoiser.conv_in.weight, before)
+    storages = [tensor.untyped_storage().data_ptr() for tensor in loaded.denoiser.parameters()]
     assert len(set(storages)) == len(storages), "a part that is let go frees its memory"
 
 
@@ -132,7 +136,7 @@ def test_a_v_model_and_another_scaling_are_told_by_the_folder(copy):
     scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "prediction_type": "v_prediction"}))
     config = copy / "vae" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "scaling_factor": 0.5}))
-    loaded = sd1.load(copy, parts=("unet",))
+    loaded = sd1.load(copy, parts=("denoiser",))
     assert loaded.prediction == "v" and loaded.vae_scale == 0.5
 
 
@@ -157,7 +161,7 @@ def test_digests_are_remembered_and_told(tmp_path, tiny):
 def test_weight_bytes_are_what_loading_takes(tiny):
     loaded = sd1.load(tiny)
     sizes = sd1.weight_bytes(tiny, 2)
-    for name, module in (("unet", loaded.unet), ("vae", loaded.vae), ("text_encoder", loaded.text_encoders[0])):
+    for name, module in (("unet", loaded.denoiser), ("vae", loaded.vae), ("text_encoder", loaded.text_encoders[0])):
         assert sizes[name] == 2 * sum(value.numel() for value in module.parameters())
 
 
@@ -199,7 +203,10 @@ def test_linear_and_1x1_projections_are_both_accepted(copy, tiny):
                 state[key] = state[key][:, :, 0, 0].contiguous()
 
     change(copy / "unet" / "diffusion_pytorch_model.safetensors", flatten)
-    one, other = sd1.load(copy, parts=("unet",)).unet.state_dict(), sd1.load(tiny, parts=("unet",)).unet.state_dict()
+    one, other = (
+        sd1.load(copy, parts=("denoiser",)).denoiser.state_dict(),
+        sd1.load(tiny, parts=("denoiser",)).denoiser.state_dict(),
+    )
     assert all(torch.equal(one[key], other[key]) for key in other)
 
 
@@ -214,7 +221,7 @@ def test_missing_unknown_and_misshapen_tensors_are_all_named(copy):
         state["conv_in.weight"] = torch.zeros(16, 4, 3, 3)
 
     change(copy / "unet" / "diffusion_pytorch_model.safetensors", spoil)
-    lacks, unknown, shape = problems_of(copy, parts=("unet",))
+    lacks, unknown, shape = problems_of(copy, parts=("denoiser",))
     assert [each.code for each in (lacks, unknown, shape)] == ["model.other-tensors"] * 2 + ["model.other-sizes"]
     assert "7 tensors: down_blocks.0.resnets" in lacks.what and lacks.what.endswith("and 2 more")
     assert "1 unknown tensor: extra.weight" in unknown.what

@@ -26,11 +26,13 @@ def write(target, name, form, source):
 
 
 def assert_same(one, other):
-    pairs = zip((one.unet, one.vae, *one.text_encoders), (other.unet, other.vae, *other.text_encoders), strict=True)
+    pairs = zip(
+        (one.denoiser, one.vae, *one.text_encoders), (other.denoiser, other.vae, *other.text_encoders), strict=True
+    )
     for mine, theirs in pairs:
         state, expected = mine.state_dict(), theirs.state_dict()
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
-    assert one.unet.config.attention_head_dim == other.unet.config.attention_head_dim
+    assert one.denoiser.config.attention_head_dim == other.denoiser.config.attention_head_dim
     assert one.vae_scale == other.vae_scale
 
 

@@ -31,9 +31,9 @@ def pipeline(folder):
 
 def lora(path, folder, *, rank=4, alpha=2.0, conv_rank=None, conv_alpha=None, up_alpha=None, text="all"):
     """A LoRA of the tiny model with random matrices. up_alpha: of the up blocks. text: "all", "none" or "q_proj"."""
-    model = sd1.load(folder, parts=("unet", "text_encoders"))
+    model = sd1.load(folder, parts=("denoiser", "text_encoders"))
     draw = torch.Generator().manual_seed(5)
-    targets = list(sd1.lora_targets(model.unet, conv=conv_rank is not None))
+    targets = list(sd1.lora_targets(model.denoiser, conv=conv_rank is not None))
     if text != "none":
         targets += [t for t in sd1.lora_targets(model.text_encoders[0]) if text == "all" or t.name.endswith(text)]
     tensors = {}
@@ -164,7 +164,11 @@ def test_our_single_files_are_read_by_diffusers_with_the_models_folder_as_config
     with no_network():
         theirs = StableDiffusionPipeline.from_single_file(str(single_file), config=str(folder), local_files_only=True)
     ours = sd1.load(folder)
-    for one, other in ((ours.unet, theirs.unet), (ours.vae, theirs.vae), (ours.text_encoders[0], theirs.text_encoder)):
+    for one, other in (
+        (ours.denoiser, theirs.unet),
+        (ours.vae, theirs.vae),
+        (ours.text_encoders[0], theirs.text_encoder),
+    ):
         state, expected = one.state_dict(), other.state_dict()
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
 

@@ -190,7 +190,7 @@ def test_diffusers_computes_the_same_from_the_single_file(models, written, name)
     model, file = models[name], written(name, "safetensors")
     inputs = unet_inputs(model)
     with no_network(), torch.no_grad():
-        ours = model.load(file, parts=["unet", "vae"])
+        ours = model.load(file, parts=["denoiser", "vae"])
         unet = UNet2DConditionModel.from_single_file(
             file, config=str(model.folder), subfolder="unet", local_files_only=True
         )
@@ -199,7 +199,7 @@ def test_diffusers_computes_the_same_from_the_single_file(models, written, name)
             state = theirs.state_dict()
             assert all(torch.equal(state[key], value) for key, value in model.trained[part].items())
         # Where a tensor begins in memory decides which of the CPU's ways of summing is taken: 1e-5, not bits.
-        torch.testing.assert_close(unet(**inputs).sample, ours.unet(**inputs).sample, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(unet(**inputs).sample, ours.denoiser(**inputs).sample, rtol=1e-5, atol=1e-5)
         latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(vae.decode(latents).sample, ours.vae.decode(latents).sample, rtol=1e-5, atol=1e-5)
 

@@ -60,7 +60,7 @@ def latents(components, states):
 
 
 def state(components):
-    modules = [components.unet, *components.text_encoders]
+    modules = [components.denoiser, *components.text_encoders]
     weights = {
         f"{n}.{name}": value.clone() for n, one in enumerate(modules) for name, value in one.state_dict().items()
     }
@@ -109,7 +109,7 @@ def test_a_model_is_whole_again_after_an_error(tmp_path):
     with pytest.raises(KeyboardInterrupt), embeddings_attached(components, words):
         raise KeyboardInterrupt
     assert components.text_encoders[0].get_input_embeddings() is table
-    assert not any(module._forward_pre_hooks for module in components.unet.modules())
+    assert not any(module._forward_pre_hooks for module in components.denoiser.modules())
 
 
 # -- whole jobs

@@ -39,7 +39,7 @@ class Model:
     def lora(self, path, conv=False):
         """A file of random numbers on every layer that can be hooked."""
         draw, tensors = torch.Generator().manual_seed(0), {}
-        for part in (*self.components.text_encoders, self.components.unet):
+        for part in (*self.components.text_encoders, self.components.denoiser):
             for target in self.family.lora_targets(part, conv=conv):
                 weight = target.module.weight
                 tensors[f"{target.name}.lora_down.weight"] = torch.randn(4, *weight.shape[1:], generator=draw) * 0.3
@@ -134,7 +134,7 @@ def test_an_export_for_diffusers_comes_back_as_the_same_lora(model, tmp_path):
 
 def test_a_lora_of_another_family_is_refused(model, tmp_path):
     path = model.lora(tmp_path / "own.safetensors")
-    starter = family("sd1").load(STARTER, parts=("unet",))
+    starter = family("sd1").load(STARTER, parts=("denoiser",))
     with refused("lora.other-family", FAMILY_NAMES[model.name], "SD 1.x"):
         read_network(starter, path, 1.0)
 

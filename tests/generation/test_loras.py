@@ -36,7 +36,7 @@ def random_lora(components, *, conv: bool, seed: int = 0, rank: int = 4, size: f
     made = torch.Generator().manual_seed(seed)
     tensors = {}
     kind = family("sd1")
-    targets = [*kind.lora_targets(components.text_encoders[0]), *kind.lora_targets(components.unet, conv=conv)]
+    targets = [*kind.lora_targets(components.text_encoders[0]), *kind.lora_targets(components.denoiser, conv=conv)]
     for number, target in enumerate(targets):
         weight = target.module.weight
         own_rank, alpha = (
@@ -130,14 +130,14 @@ def test_the_model_is_bit_identical_afterwards_also_after_an_error(starter, plai
     path = save_lora(tmp_path / "a.safetensors", random_lora(starter, conv=True, size=0.2), SD1)
     before = {
         name: value.clone()
-        for part in (starter.unet, *starter.text_encoders)
+        for part in (starter.denoiser, *starter.text_encoders)
         for name, value in part.state_dict().items()
     }
     our_image(starter, [(path, 1.0), (path, -0.3)])
     with pytest.raises(KeyboardInterrupt), loras_attached(starter, [LoraUse(file="a")], lambda name: path):
         raise KeyboardInterrupt
     after = {
-        name: value for part in (starter.unet, *starter.text_encoders) for name, value in part.state_dict().items()
+        name: value for part in (starter.denoiser, *starter.text_encoders) for name, value in part.state_dict().items()
     }
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -188,7 +188,7 @@ def test_everything_wrong_with_the_files_is_said_together_and_nothing_attached(s
     assert caught.value.codes == [code for code, _ in expected]
     assert all(fact in problem.what for (_, fact), problem in zip(expected, caught.value.problems, strict=True))
     assert all(problem.where and problem.fix for problem in caught.value.problems)
-    assert not any(hasattr(type(module), "adapts") for module in starter.unet.modules())
+    assert not any(hasattr(type(module), "adapts") for module in starter.denoiser.modules())
 
 
 def test_layers_that_the_model_lacks_are_named_and_the_others_used(starter, plain, tmp_path):

@@ -52,10 +52,10 @@ def job_of(memory=None, model=None, **asked) -> GenerateJob:
 
 def small_lora(path: Path) -> Path:
     """A random LoRA on the last layer of every transformer of the U-Net, strong enough to be seen."""
-    components = family("sd1").load(STARTER, parts=("unet",))
+    components = family("sd1").load(STARTER, parts=("denoiser",))
     made = torch.Generator().manual_seed(0)
     tensors = {}
-    for target in family("sd1").lora_targets(components.unet):
+    for target in family("sd1").lora_targets(components.denoiser):
         if target.name.endswith("proj_out"):
             shape = target.module.weight.shape
             tensors[f"{target.name}.lora_down.weight"] = torch.randn(2, *shape[1:], generator=made) / shape[1] ** 0.5

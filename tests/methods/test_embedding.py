@@ -27,7 +27,7 @@ def method(**embedding):
 
 @pytest.fixture
 def components():
-    return family("sd1").load(STARTER, parts=("unet", "text_encoders", "tokenizers"))
+    return family("sd1").load(STARTER, parts=("denoiser", "text_encoders", "tokenizers"))
 
 
 def encode(components, captions):
@@ -64,7 +64,7 @@ def test_only_the_new_rows_train_and_they_begin_with_the_init_word(components):
     ids = tokenizer("red fox")["input_ids"][1:-1]
     (trainable,) = own.build(components)
     assert torch.equal(own.vectors("zunkel")["emb_params"], table[ids].float())
-    assert [parameter.requires_grad for parameter in components.unet.parameters()].count(True) == 0
+    assert [parameter.requires_grad for parameter in components.denoiser.parameters()].count(True) == 0
     assert [name for name, one in encoder.named_parameters() if one.requires_grad] == [
         "embeddings.token_embedding.rows"
     ]
@@ -106,7 +106,7 @@ def test_it_goes_on_from_a_file_that_fits_and_says_what_does_not(components, tmp
     assert torch.equal(own.vectors("zunkel")["emb_params"], torch.full((2, width), 0.5))
     other = EmbeddingMethod(build(TrainJob, {"embedding": {"token_string": "brabol"}}), path)
     with refused("embedding.other-size", f"2 vectors of width {width}", f"needs 1 of width {width}"):
-        other.build(family("sd1").load(STARTER, parts=("unet", "text_encoders", "tokenizers")))
+        other.build(family("sd1").load(STARTER, parts=("denoiser", "text_encoders", "tokenizers")))
 
 
 def test_the_file_to_go_on_from_is_the_one_that_was_set(components, tmp_path):
@@ -130,7 +130,7 @@ def test_files_come_back_the_same(tmp_path, ending):
 
 def test_extended_inversion_gives_each_layer_its_own_text(components):
     own = method(extended=True, init_word="fox", num_vectors_per_token=2)
-    unet = components.unet
+    unet = components.denoiser
     own.build(components)
     text = own.encode(["a zunkel"], lambda captions: encode(components, captions)).context
     assert text.shape[1] == len(LAYERS) == 16

@@ -194,7 +194,7 @@ def as_family(monkeypatch):
 def test_merged_files_draw_what_attached_ones_draw(model, tmp_path, as_family):
     paths = [save_lora(tmp_path / f"{seed}.safetensors", trained(model, seed), {"ss_v2": "False"}) for seed in (1, 2)]
     merged = copy.deepcopy(model)
-    parts = lambda part: SimpleNamespace(unet=part, text_encoders=[], family="sd1")  # noqa: E731
+    parts = lambda part: SimpleNamespace(denoiser=part, text_encoders=[], family="sd1")  # noqa: E731
     merge_files(parts(merged), [MergedFile(path, strength) for path, strength in zip(paths, (1.0, -0.5), strict=True)])
     words = torch.randn(3, 7)
     networks = [read_network(parts(model), path, strength) for path, strength in zip(paths, (1.0, -0.5), strict=True)]
@@ -211,7 +211,7 @@ def test_merging_adds_in_float32_and_rounds_once(model, tmp_path, as_family, dty
     before = model.q.weight.clone()
     tensors = trained(model)
     change = tensors[f"{Q}.lora_up.weight"].double() @ tensors[f"{Q}.lora_down.weight"].double()
-    merge_files(SimpleNamespace(unet=model, text_encoders=[], family="sd1"), [MergedFile(path, 0.5)])
+    merge_files(SimpleNamespace(denoiser=model, text_encoders=[], family="sd1"), [MergedFile(path, 0.5)])
     exact = (before.double() + 0.5 * change).to(dtype)
     torch.testing.assert_close(model.q.weight, exact, rtol=1e-6 if dtype == torch.float32 else 8e-3, atol=1e-6)
     assert model.q.weight.dtype == dtype

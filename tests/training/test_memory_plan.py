@@ -126,7 +126,7 @@ def test_the_plan_of_a_real_file_counts_its_weights(workspace, make_job):
 
     assert facts.parts["unet"].numbers == sum(
         value.numel()
-        for value in family(facts.family).load(job.model.base_model, parts=("unet",)).unet.state_dict().values()
+        for value in family(facts.family).load(job.model.base_model, parts=("denoiser",)).denoiser.state_dict().values()
     )
     plan = memory_plan(job, facts)
     assert set(plan.parts()) == {"weights", "optimizer", "gradients", "activations", "cache", "spare"}

@@ -87,7 +87,7 @@ def test_switches_leave_the_losses_as_they_are(train, memory):
 
 
 def starter_unet():
-    return family("sd1").load(PROJECT / "models" / "starter", parts=("unet",)).unet
+    return family("sd1").load(PROJECT / "models" / "starter", parts=("denoiser",)).denoiser
 
 
 def test_attention_and_checkpointing_are_where_they_were_asked_for():
@@ -148,7 +148,7 @@ def test_with_little_main_memory_the_vae_is_read_again_for_each_samples(train, m
 def switches(training):
     """How the model that will train computes, and what may be held."""
     passes = training.run.passes
-    unet = passes.components.unet
+    unet = passes.components.denoiser
     return {
         "attention": {type(each).__name__ for each in unet.attn_processors.values()},
         "twice": [block.gradient_checkpointing for block in (*unet.down_blocks, unet.mid_block)],
@@ -197,7 +197,9 @@ def test_a_card_with_much_memory_keeps_what_was_set_aside_from_batch_to_batch(mo
 def test_text_encoders_are_8_bit_where_the_whole_model_is(at_first_step, switch, narrowed):
     def types(training):
         components = training.run.passes.components
-        return [{weight.dtype for weight in part.parameters()} for part in (components.unet, *components.text_encoders)]
+        return [
+            {weight.dtype for weight in part.parameters()} for part in (components.denoiser, *components.text_encoders)
+        ]
 
     unet, text = at_first_step(types, network={"train_text_encoder": True}, memory={switch: True})
     assert NARROW in unet and (NARROW in text) is narrowed

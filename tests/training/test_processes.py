@@ -198,7 +198,7 @@ def in_float64(monkeypatch):
 
     def widened(models):
         components = load(models)
-        for part in (components.unet, *components.text_encoders):
+        for part in (components.denoiser, *components.text_encoders):
             part.double()
         return components
 

@@ -68,14 +68,14 @@ def test_resume_pressed_in_the_same_step_as_pause_resumes():
     said, done = [], []
     batches = iter([["pause", "save", "resume", "sample"]])
     tasks = SimpleNamespace(
-        back_up=lambda run: done.append("back up"),
-        save_now=lambda run: done.append("save"),
-        sample_now=lambda run: done.append("sample"),
+        back_up=lambda: done.append("back up"),
+        save_now=lambda: done.append("save"),
+        sample_now=lambda: done.append("sample"),
     )
     context = SimpleNamespace(
         take_commands=lambda: next(batches), journal=SimpleNamespace(put=lambda event: said.append(event.state))
     )
-    obey(SimpleNamespace(context=context, tasks=tasks, state=SimpleNamespace(step=3), stop_wanted=False))
+    obey(SimpleNamespace(context=context, state=SimpleNamespace(step=3), stop_wanted=False), tasks)
     assert said == ["paused", "running"] and done == ["back up", "save", "sample"]
 
 

@@ -109,7 +109,7 @@ def test_dreambooth_with_class_images_changes_the_model_and_saves_one_that_other
         changed = [not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)]
         assert sum(changed) > 0.9 * len(changed), f"{part} trained"
     theirs = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
-    assert torch.equal(theirs.unet.conv_in.weight, ours.unet.conv_in.weight)
+    assert torch.equal(theirs.unet.conv_in.weight, ours.denoiser.conv_in.weight)
     assert torch.equal(theirs.vae.encoder.conv_in.weight, base.vae.encoder.conv_in.weight)
     assert len(list(training.folder.samples.glob("*.png"))) == 2, "the base model's first"
     assert folder in [path for _, path in list_models(training.workspace)], "the Generate tab offers it"
@@ -125,7 +125,7 @@ def test_one_file_of_sdxl_has_both_encoders_and_says_what_it_is(tune, folders):
         same = {name for name, value in encoder.named_parameters() if torch.equal(value, before[name])}
         unread = {name for name in before if "layers.2." in name or "final_layer_norm" in name}
         assert same == (unread if place == 0 else set()), "of the first, the last layer and the norm are never read"
-    assert not torch.equal(ours.unet.conv_in.weight, base.unet.conv_in.weight)
+    assert not torch.equal(ours.denoiser.conv_in.weight, base.denoiser.conv_in.weight)
     with safe_open(training.file(), "pt") as file:
         metadata = file.metadata()
     assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
@@ -145,7 +145,7 @@ def test_rates_choose_what_trains(tune, folders, optimizer, method, trains):
     assert training.start() == "done"
     assert set(training.lines("steps")[-1]["rates"]) == trains
     ours, base = family("sdxl").load(training.file()), family("sdxl").load(folders["sdxl"])
-    parts = [("unet", ours.unet, base.unet)]
+    parts = [("unet", ours.denoiser, base.denoiser)]
     parts += [(f"te{n}", *pair) for n, pair in enumerate(zip(ours.text_encoders, base.text_encoders, strict=True), 1)]
     changed = set()
     for part, one, other in parts:
@@ -332,7 +332,7 @@ def test_a_loss_that_is_no_number_moves_nothing_within_the_backward_pass_either(
     monkeypatch.setattr(
         Training,
         "release",
-        lambda built: (found.append(built.run.passes.components.unet.conv_in.weight.clone()), release(built))[1],
+        lambda built: (found.append(built.run.passes.components.denoiser.conv_in.weight.clone()), release(built))[1],
     )
     with refused("training.not-finite", "of step 2 "):
         training.start()

@@ -44,11 +44,11 @@ def test_the_average_and_the_other_vae_are_what_is_saved(train, sources, wanted,
     assert saved in [path for _, path in list_models(training.workspace)], "the Generate tab offers it"
     ours, base, other = (family("sd1").load(path) for path in (saved, sources[source], sources["other"]))
     state = torch.load(newest_state(training.folder.states) / "training.pt", weights_only=True)["weights"]
-    before = dict(base.unet.named_parameters())
-    for key, weight in ours.unet.named_parameters():
+    before = dict(base.denoiser.named_parameters())
+    for key, weight in ours.denoiser.named_parameters():
         average = (before[key] + state[f"unet.{key}"]) / 2
         torch.testing.assert_close(weight, average, rtol=1e-5, atol=1e-7)
-    assert not torch.equal(ours.unet.conv_in.weight, before["conv_in.weight"])
+    assert not torch.equal(ours.denoiser.conv_in.weight, before["conv_in.weight"])
     for ours_vae, other_vae in zip(ours.vae.parameters(), other.vae.parameters(), strict=True):
         assert torch.equal(ours_vae, other_vae)
     if form == "ckpt":

@@ -26,7 +26,7 @@ def predict(
     The U-Net itself makes 256 cosines and sines of each number in fp32 and appends them to the pooled vector.
     """
     assert text.pooled is not None and sizes is not None, "SDXL reads pooled texts and sizes"
-    unet = components.unet
+    unet = components.denoiser
     dtype = unet.conv_in.weight.dtype
     return unet(
         noisy_latents.to(dtype),

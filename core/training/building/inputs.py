@@ -73,6 +73,7 @@ def read_inputs(job: TrainJob, context: JobContext, chosen: Choose = lambda repo
     model = model_path(job.model.base_model, workspace)
     vae = model_path(job.model.vae, workspace, "model.vae") if job.model.vae else None
     family_name = family_of(model, job.model.family)
+    kind = family(family_name)
     memo = HashMemo(workspace.private / "hashes.json")
     plan = Plan(report.placed, job, seed, report.total_steps)
     if not job.resume.skip_until_initial_step:
@@ -80,7 +81,7 @@ def read_inputs(job: TrainJob, context: JobContext, chosen: Choose = lambda repo
     validation = Validation(job, report, _length(job, context, report, plan))
     files = network_files(job, workspace, memo)
     method: Method = spec_of(job).make(MethodInputs(job, workspace, seed, model, vae, files))
-    precision = _precision(job, context, family(family_name).weight_bytes(model)["unet"])
+    precision = _precision(job, context, kind.weight_bytes(model)[kind.denoiser])
     prompts = prompts_of(job, model)
     return Inputs(
         job, context, report, model, vae, family_name, memo, files, plan, validation, method, precision, prompts

@@ -63,26 +63,26 @@ class Models:
         """The U-Net, and the text encoders when they train."""
         self._inputs.context.stage("loading the model")
         trains_text = self._inputs.method.trains_text
-        loaded = self._load_trained(("unet", "text_encoders", "tokenizers") if trains_text else ("unet",))
+        loaded = self._load_trained(("denoiser", "text_encoders", "tokenizers") if trains_text else ("denoiser",))
         loaded.vae = self._vae
         merge_files(loaded, self._inputs.files.merged)
         if trains_text:
             self._text = loaded
         self._save_memory(loaded)
         if self.narrows_beside:
-            for module in (loaded.unet, *loaded.text_encoders):
+            for module in (loaded.denoiser, *loaded.text_encoders):
                 module.to(self._device)
         return loaded
 
-    def untrained_unet(self) -> Any:
-        """A second U-Net as it is before the training."""
-        unet = self._load(("unet",), self._inputs.precision.compute, device=self._device).unet
-        set_attention(unet, self._job.memory.attention)
+    def untrained(self) -> Any:
+        """A second denoiser as it is before the training."""
+        denoiser = self._load(("denoiser",), self._inputs.precision.compute, device=self._device).denoiser
+        set_attention(denoiser, self._job.memory.attention)
         if self._device.startswith("cpu"):
             from core.networks.frozen import install
 
-            install(unet)
-        return unet
+            install(denoiser)
+        return denoiser
 
     def _load(self, parts: tuple[str, ...], dtype: torch.dtype, device: str) -> Components:
         return self._inputs.family.load(
@@ -104,7 +104,7 @@ class Models:
         names = inputs.family.layout.text_encoders
         # Token embeddings train with encoders in their own dtype, fp32 by default: their gradients are small.
         found = trained_parts(job, len(names)) if job.method.whole_model else set(names)
-        loaded = self._load(("unet",), trainable if "unet" in found else compute, device)
+        loaded = self._load(("denoiser",), trainable if "unet" in found else compute, device)
         if len(parts) > 1:
             texts = self._load(parts[1:], trainable if found & set(TEXT_PARTS) else compute, device)
             loaded.text_encoders, loaded.tokenizers = texts.text_encoders, texts.tokenizers
@@ -128,7 +128,7 @@ class Models:
 
     def _save_memory(self, loaded: Components) -> None:
         """The switches of the memory group, on the parts that are loaded."""
-        memory, unet = self._job.memory, loaded.unet
+        memory, unet = self._job.memory, loaded.denoiser
         if unet is not None:
             set_attention(unet, memory.attention)
             if memory.narrow_unet:

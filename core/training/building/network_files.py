@@ -54,7 +54,7 @@ def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str
     targets = [
         target
         for name, part in open_checkpoint(model, family_name).parts.items()
-        if name == "unet" or (name.startswith("text_encoder") and network.train_text_encoder)
+        if name == loaded.denoiser or (name.startswith("text_encoder") and network.train_text_encoder)
         for target in loaded.lora_targets(
             loaded.make_empty(name, part.config_after(loaded.layout.config(name))),
             conv=network.hooks_residual or network.dim_from_weights,

@@ -154,8 +154,8 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
         context.say(problem.what, "warning", problem.fix)
     plain = job.memory.torch_compile or job.sharding.shares_weights or job.network.traits.needs_base_weight
     if context.device.startswith("cpu") and not plain:
-        install(components.unet)  # frozen convolutions in the form oneDNN computes in; the results are the same
-    compiled = compile_blocks(inputs, components.unet)
+        install(components.denoiser)  # frozen convolutions in the form oneDNN computes in; the results are the same
+    compiled = compile_blocks(inputs, components.denoiser)
     if compiled is not None:
         open_.callback(compiled.release)
     groups = parameter_groups(job.optimizer, parts, scale_factor(job, context.processes.count))
@@ -171,7 +171,7 @@ def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | N
     job, method, placed = inputs.job, inputs.method, inputs.plan.placed
     if method.needs_untrained and prior.needs_untrained_model(job, placed):
         inputs.context.stage("loading the untrained model")
-        method.hold_untrained(models.untrained_unet())
+        method.hold_untrained(models.untrained())
     captions = prior.captions(job, placed)
     if not captions:
         return None
@@ -194,7 +194,7 @@ def make_stepper(inputs: Inputs, components: Components, optimizer: Optimizer) -
             job,
             context,
             inputs.method,
-            [components.unet, *components.text_encoders],
+            [components.denoiser, *components.text_encoders],
             parameters,
             optimizer,
             guard,

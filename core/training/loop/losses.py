@@ -152,7 +152,7 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
 
 def not_finite_itself(components: Components) -> ProblemsError | None:
     """The problem with a base model whose own weights are not finite, since then no step can be finite."""
-    parts = [("U-Net", components.unet), *(("text encoder", each) for each in components.text_encoders)]
+    parts = [("U-Net", components.denoiser), *(("text encoder", each) for each in components.text_encoders)]
     for title, part in parts:
         weights = part.named_parameters() if part else ()
         names = [name for name, weight in weights if not (_is_elsewhere(weight) or weight.float().isfinite().all())]

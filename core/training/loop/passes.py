@@ -127,7 +127,7 @@ class Passes:
     @contextmanager
     def without_chance(self) -> Iterator[None]:
         """No dropout of any module inside."""
-        parts = [self.components.unet, *self.components.text_encoders]
+        parts = [self.components.denoiser, *self.components.text_encoders]
         modules = [module for part in parts for module in part.modules() if module.training]
         for module in modules:
             module.training = False

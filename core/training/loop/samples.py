@@ -113,7 +113,7 @@ class Samples:
         plain = (
             passes.precision.compute != passes.precision.trainable
         )  # autocast computes in another type than the weights'
-        packed = nullcontext() if plain or self.compiled else packed_copies(passes.components.unet)
+        packed = nullcontext() if plain or self.compiled else packed_copies(passes.components.denoiser)
         with torch.no_grad(), passes.without_chance(), packed:
             self.texts.need()
             for index, prompt in enumerate(self.prompts):

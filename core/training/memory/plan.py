@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
 Sides = tuple[int, int]
-TEXT_PARTS = ("text_encoder", "text_encoder_2")
 # Bytes for each number of a CLIP layer's input, in 16 bits: Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
 TEXT_LAYER_BYTES = 34
 VAE_MAPS = 4  # maps of 128 channels at the image's size that encoding holds at once
@@ -51,7 +50,7 @@ class PartSize:
 class MemoryFacts:
     """What the plan needs beside the job. sides: of the largest bucket; images: how many latents are kept.
 
-    stored   bytes of the U-Net's weights as they lie in the file
+    stored   bytes of the denoiser's weights as they lie in the file      body, texts   names of the denoiser and the text encoders
     """
 
     family: str
@@ -61,6 +60,15 @@ class MemoryFacts:
     sides: Sides
     batch: int
     images: int = 0
+    body: str = "unet"
+    texts: tuple[str, ...] = ("text_encoder", "text_encoder_2")
+
+    @property
+    def denoiser(self) -> PartSize:
+        return self.parts[self.body]
+
+    def text_parts(self) -> list[str]:
+        return [name for name in self.texts if name in self.parts]
 
 
 @dataclass(frozen=True)
@@ -109,9 +117,10 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
     if job.model.vae:
         found["vae"] = open_vae(model_path(job.model.vae, workspace, "model.vae"))
     parts = {key: _size(part, part.config_after(layout.config(key))) for key, part in found.items()}
-    stored = found["unet"].weight_bytes()
+    stored = found[layout.denoiser].weight_bytes()
     sides, batch = largest_batch(job, report)
-    return MemoryFacts(name, device, parts, stored, sides, batch, len(report.placed) if report else 0)
+    images = len(report.placed) if report else 0
+    return MemoryFacts(name, device, parts, stored, sides, batch, images, layout.denoiser, layout.text_encoders)
 
 
 def largest_batch(job: TrainJob, report: Report | None = None) -> tuple[Sides, int]:
@@ -201,9 +210,9 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: M
 def _until_narrow(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
     """What the U-Net takes more until it is in fp8, where it is not loaded in RAM first."""
     beside = facts.device.startswith("cuda") and not job.memory.lowram
-    if beside or job.method.whole_model or not is_narrow(job, "unet"):
+    if beside or job.method.whole_model or not job.memory.narrow_unet:
         return 0
-    return (facts.parts["unet"].numbers - facts.parts["unet"].plain) * (_bytes(precision.compute) - 1)
+    return (facts.denoiser.numbers - facts.denoiser.plain) * (_bytes(precision.compute) - 1)
 
 
 def _step(numbers: int, own: int) -> int:
@@ -224,7 +233,7 @@ def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
     """Numbers of the token embedding table whose gradients sd-scripts clips too: the last encoder's."""
     if job.method.changes != "embedding" or not job.optimizer.clips_as_kohya:
         return 0
-    last = facts.parts[[name for name in TEXT_PARTS if name in facts.parts][-1]].config
+    last = facts.parts[facts.text_parts()[-1]].config
     return int(last.get("vocab_size", 49408)) * int(last.get("hidden_size", 768))
 
 
@@ -248,15 +257,16 @@ def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
 def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], own: int) -> int:
     """Of the model and the network. own: bytes of a number that trains."""
     whole, compute = job.method.whole_model, _bytes(precision.compute)
-    names = ["unet", *(name for name in TEXT_PARTS if trains_text(job) and name in facts.parts)]
+    names = [facts.body, *(facts.text_parts() if trains_text(job) else ())]
     total = 0 if whole else sum(trainable.values()) * own
     for name in names:
         part, trains = facts.parts[name], whole and name in trainable
-        reads_what_trains = job.method.changes == "embedding" and name != "unet"
+        body = name == facts.body
+        reads_what_trains = job.method.changes == "embedding" and not body
         item = own if trains or reads_what_trains else compute
-        narrow = not trains and is_narrow(job, name)
+        narrow = not trains and is_narrow(job, body)
         total += part.plain * item + (part.numbers - part.plain) * (1 if narrow else item)
-        if name == "unet" and not trains and not narrow and facts.device == "cpu" and not job.sharding.shares_weights:
+        if body and not trains and not narrow and facts.device == "cpu" and not job.sharding.shares_weights:
             total += part.wide * item  # core/networks/frozen.py
     return total
 
@@ -267,15 +277,15 @@ def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: 
     if whole and job.method.ema and job.method.ema_device != "cpu":
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
     if whole and job.method.prior == "model":
-        total += facts.parts["unet"].numbers * _bytes(precision.compute)
+        total += facts.denoiser.numbers * _bytes(precision.compute)
     if encodes_each_time(job):
         total += facts.parts["vae"].numbers * _vae_bytes(job)
     return total
 
 
-def is_narrow(job: TrainJob, part: str) -> bool:
-    """Whether a frozen part lies in fp8; text encoders do so for LoRA only."""
-    if part == "unet":
+def is_narrow(job: TrainJob, body: bool) -> bool:
+    """Whether a frozen part, the denoiser or a text encoder, lies in fp8; text encoders do so for LoRA only."""
+    if body:
         return job.memory.narrow_unet
     return job.memory.fp8_base and job.method.changes == "network"
 
@@ -320,7 +330,7 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
     )
     # In proportion to images and bytes a number, so one counting serves all of them.
     item = _bytes(precision.compute)
-    counted = peak_bytes(one, facts.parts["unet"].config) * facts.batch * item // 2
+    counted = peak_bytes(one, facts.denoiser.config) * facts.batch * item // 2
     return counted + _text_activations(job, facts, item)
 
 
@@ -335,11 +345,10 @@ def _text_activations(job: TrainJob, facts: MemoryFacts, item: int) -> int:
         return 0
     tokens = (job.captions.max_token_length or 75) + 2
     total = 0
-    for name in TEXT_PARTS:
-        if name in facts.parts:
-            config = facts.parts[name].config
-            layers = 2 if job.memory.gradient_checkpointing else config["num_hidden_layers"]
-            total += facts.batch * tokens * config["hidden_size"] * layers * TEXT_LAYER_BYTES * item // 2
+    for name in facts.text_parts():
+        config = facts.parts[name].config
+        layers = 2 if job.memory.gradient_checkpointing else config["num_hidden_layers"]
+        total += facts.batch * tokens * config["hidden_size"] * layers * TEXT_LAYER_BYTES * item // 2
     return total
 
 

@@ -49,7 +49,7 @@ def test_rules_ask_the_kind_what_it_does_not_use_and_which_weights_it_reads():
 
 def test_weights_that_a_kind_reads_are_not_packed(at_first_step):
     def packed(training):
-        return any("_conv_forward" in vars(module) for module in training.run.passes.components.unet.modules())
+        return any("_conv_forward" in vars(module) for module in training.run.passes.components.denoiser.modules())
 
     assert at_first_step(packed) and not at_first_step(packed, **KIND)
 

@@ -21,11 +21,11 @@ def _make(inputs):
         trains_text, trains_unet, extension = False, True, ".safetensors"
 
         def build(self, components):
-            components.unet.requires_grad_(False)
+            components.denoiser.requires_grad_(False)
             only = inputs.job.biases.only
             self.biases = {
                 name: value
-                for name, value in components.unet.named_parameters()
+                for name, value in components.denoiser.named_parameters()
                 if name.endswith(".bias") and only in name
             }
             for value in self.biases.values():

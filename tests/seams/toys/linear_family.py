@@ -18,7 +18,7 @@ from core.formats.hashes import model_hashes
 from core.formats.header import read_header
 
 CHANNELS, HIDDEN, LETTERS, STATES = 8, 16, 26, 4
-PARTS = ("unet", "text_encoder", "vae")
+PARTS = ("mlp", "text_encoder", "vae")
 
 
 class Denoiser(nn.Module):
@@ -45,10 +45,10 @@ class Flow(Objective):
 
 
 class LinearFamily(Family):
-    def load(self, path, *, parts=("unet", "vae", "text_encoders"), dtype=torch.float32, device="cpu", **how):
+    def load(self, path, *, parts=("denoiser", "vae", "text_encoders"), dtype=torch.float32, device="cpu", **how):
         tensors = load_file(path)
         made = {
-            "unet": Denoiser(),
+            "mlp": Denoiser(),
             "text_encoder": nn.Linear(LETTERS, STATES),
             "vae": nn.Linear(192, CHANNELS, bias=False),
         }
@@ -57,7 +57,7 @@ class LinearFamily(Family):
             module.load_state_dict({key[len(own) :]: value for key, value in tensors.items() if key.startswith(own)})
             module.requires_grad_(False).to(device=device)
         return Components(
-            unet=made["unet"].to(dtype) if "unet" in parts else None,
+            denoiser=made["mlp"].to(dtype) if "denoiser" in parts else None,
             vae=made["vae"] if "vae" in parts else None,
             text_encoders=[made["text_encoder"].to(dtype)] if "text_encoders" in parts else [],
             tokenizers=[None] if "tokenizers" in parts else [],
@@ -81,7 +81,7 @@ class LinearFamily(Family):
 
     def make_empty(self, name, config=None):
         with torch.device("meta"):
-            return Denoiser() if name == "unet" else nn.Linear(LETTERS, STATES)
+            return Denoiser() if name == "mlp" else nn.Linear(LETTERS, STATES)
 
     def problems(self, path, vae=None):
         return []
@@ -97,8 +97,8 @@ def _encode_captions(components, captions, **how):
 
 
 def _predict(components, noisy, timesteps, text, sizes=None):
-    dtype = components.unet.into.weight.dtype
-    return components.unet(noisy.to(dtype), timesteps.to(dtype), text.context.to(dtype))
+    dtype = components.denoiser.into.weight.dtype
+    return components.denoiser(noisy.to(dtype), timesteps.to(dtype), text.context.to(dtype))
 
 
 def _lora_targets(part, *, conv=False):
@@ -118,7 +118,7 @@ def _decode_latents(vae, latents):
 
 def write_model(path, seed=1):
     torch.manual_seed(seed)
-    made = {"unet": Denoiser(), "text_encoder": nn.Linear(LETTERS, STATES), "vae": nn.Linear(192, CHANNELS, bias=False)}
+    made = {"mlp": Denoiser(), "text_encoder": nn.Linear(LETTERS, STATES), "vae": nn.Linear(192, CHANNELS, bias=False)}
     tensors = {
         f"linear.{name}.{key}": value for name, module in made.items() for key, value in module.state_dict().items()
     }
@@ -128,6 +128,7 @@ def write_model(path, seed=1):
 
 FAMILY = LinearFamily(
     Layout(
+        denoiser="mlp",
         family="linear",
         configs=Path(__file__).parent / "linear_configs",
         text_encoders=("text_encoder",),
