@@ -226,7 +226,7 @@ def test_a_guest_browses_only_open_folders(guest, tmp_path):
 
     shown = guest.models.parts("Train", {"wants": {"files": str(tmp_path)}})["browse"]
     assert "not accessible" in shown["reason"] and str(tmp_path) != shown["folder"]
-    assert browse(guest, "")["parent"] == ""
+    assert browse(guest.workspace, guest.roots, "")["parent"] == ""
     with pytest.raises(ProblemsError, match="not accessible"):
         guest.models.choose({"use": "base_model", "about": "/etc/passwd"}, guest.browsers.of("x"), None)
 
