@@ -30,9 +30,12 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     asked = config.getoption("--all"), config.getoption("--slice"), config.args
+    listed = selection.listed()
+    if len(config.args) == 1 and config.args[0] == "tests" and (gone := listed - {item.nodeid for item in items}):
+        raise pytest.UsageError(f"tests/slow.txt names tests that are gone: {sorted(gone)[:5]}")
     kept, left = [], []
     for item in items:
-        slow = item.get_closest_marker("slow") is not None
+        slow = item.get_closest_marker("slow") is not None or item.nodeid in listed
         (kept if selection.runs(item.nodeid, slow, *asked) else left).append(item)
     items[:] = sorted(kept, key=lambda item: selection.place(item.nodeid))
     if left:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from zlib import crc32
 
 import pytest
 
+LIST = Path(__file__).with_name("slow.txt")
+QUICK = 1.5  # seconds: a test that takes less is never listed
+OF_A_FILE = 10.0  # seconds of each file's longer tests that run by default, its first ones
 # Two processes take a file each: the folders whose files take longest come first, so that both end together.
 LONGEST_FIRST = ("test_main_job.py", "training", "tabs", "hostile", "cli", "families", "formats", "generation")
 
@@ -15,6 +21,11 @@ LONGEST_FIRST = ("test_main_job.py", "training", "tabs", "hostile", "cli", "fami
 def slow_unless(quick: Callable, values: Iterable) -> list:
     """Values for parametrize, marked slow but for those of which `quick` is true."""
     return [value if quick(value) else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def listed() -> set[str]:
+    """Tests that slow.txt names, by what they took: `python -m tests.selection FILE` writes it from a run's durations."""
+    return set(LIST.read_text("utf-8").splitlines()) if LIST.is_file() else set()
 
 
 def slice_of(text: str) -> tuple[int, int]:
@@ -42,3 +53,34 @@ def place(name: str) -> int:
     """Sorts the files of a test run: those of the longest folders first, each folder's as they are."""
     part = name.split("/")[1].split("::")[0] if "/" in name else ""
     return LONGEST_FIRST.index(part) if part in LONGEST_FIRST else len(LONGEST_FIRST)
+
+
+def chosen(seconds: dict[str, float], order: list[str]) -> list[str]:
+    """The tests to list: of each file the longer ones beyond its first few. order: all tests as they are collected."""
+    used: defaultdict[str, float] = defaultdict(float)
+    found = []
+    for name in order:
+        took, file = seconds.get(name, 0.0), name.partition("::")[0]
+        if took < QUICK:
+            continue
+        if used[file] and used[file] + took > OF_A_FILE:
+            found.append(name)
+        else:
+            used[file] += took
+    return found
+
+
+def read_durations(text: str) -> dict[str, float]:
+    """{test: seconds, set up and taken down with it} of what pytest prints with --durations."""
+    found: defaultdict[str, float] = defaultdict(float)
+    for took, name in re.findall(r"^([\d.]+)s (?:setup|call|teardown) +(\S.*)$", text, re.MULTILINE):
+        found[name.strip()] += float(took)
+    return found
+
+
+if __name__ == "__main__":  # the run: ./launch.sh test --collect-only -q > ORDER; ./launch.sh test --durations=0 > FILE
+    order, durations = (Path(name).read_text("utf-8") for name in sys.argv[1:3])
+    names = [line for line in order.splitlines() if "::" in line]
+    LIST.write_text(
+        "".join(f"{name}\n" for name in sorted({*listed(), *chosen(read_durations(durations), names)})), "utf-8"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +48,7 @@ def loras_attached(
     No weight is changed: modules add the delta to their output and stop doing so at the end, also after an error.
     All problems with the files are raised together, before anything is attached.
     """
+    from core.networks.frozen import readable
     from core.networks.network import attached
 
     networks: list[Network] = []
@@ -65,7 +66,8 @@ def loras_attached(
         report.problems.extend(_left_out(network, path))
     if problems:
         raise ProblemsError(problems)
-    with attached(*networks):
+    reads = any(network.needs_base_weight for network in networks)
+    with readable(components.denoiser) if reads else nullcontext(), attached(*networks):
         yield report
 
 

@@ -31,21 +31,23 @@ _memory = GivingBack()
 SMALLEST = 16  # channels; fewer gain nothing from packing (the first and last layer of a U-Net)
 
 
-def install(model: nn.Module) -> int:
+def install(model: nn.Module, packs: bool = True) -> int:
     """Convert every suitable frozen convolution of `model`; returns how many are converted now.
+
+    packs   False: their weights are to be read, so all keep their values in channels_last layout
 
     From its first use until `uninstall`, the weight of a 3x3 convolution is NaN and takes no memory: its shape and
     dtype can be read, its values cannot. Unsuitable frozen ones keep their values in channels_last
     layout, and so do all if packing does not work on this machine. If it would take more than half of the free
     memory, nothing changes. Both cases return 0.
     """
-    if extra_bytes(model) > psutil.virtual_memory().available / 2:
+    if packs and extra_bytes(model) > psutil.virtual_memory().available / 2:
         return 0
     count = 0
     for module in model.modules():
         if not isinstance(module, nn.Conv2d) or ATTRIBUTE in module.__dict__:
             continue
-        if suits(module) and works(module.weight.dtype):
+        if packs and suits(module) and works(module.weight.dtype):
             module.__dict__[ATTRIBUTE] = PointwiseConv(module) if module.kernel_size == (1, 1) else PackedConv(module)
             count += 1
         elif module.weight.device.type == "cpu" and not module.weight.requires_grad:
@@ -104,6 +106,20 @@ def uninstall(model: nn.Module) -> None:
         fast = module.__dict__.pop(ATTRIBUTE, None)
         if isinstance(fast, PackedConv):
             fast.restore()
+
+
+@contextmanager
+def readable(model: nn.Module) -> Iterator[None]:
+    """Inside, weights that `install` packed can be read."""
+    packed = any(ATTRIBUTE in module.__dict__ for module in model.modules())
+    if packed:
+        uninstall(model)
+        install(model, packs=False)
+    try:
+        yield
+    finally:
+        if packed:
+            install(model)
 
 
 def suits(conv: nn.Conv2d) -> bool:

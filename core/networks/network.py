@@ -30,6 +30,7 @@ class Network:
         self.adapters = {adapter.name: adapter for adapter in adapters}
         self.unmatched = tuple(unmatched)  # module names of its file that this model does not have
         self.attached = False
+        self.needs_base_weight = False  # whether one of its kinds reads the layers' weights
         self.dropout = dropout
         for adapter in self.adapters.values():
             adapter.dropout = dropout
@@ -63,7 +64,7 @@ class Network:
         """
         targets = list(targets)
         by_module = named_as(group_by_module(tensors), [target.name for target in targets])
-        adapters = []
+        adapters, reads = [], False
         for target in targets:
             given = by_module.get(target.name)
             kind = kind_of_keys(given) if given is not None else None
@@ -72,9 +73,11 @@ class Network:
                 for parameter, _ in adapter.parameters():
                     parameter.requires_grad_(False)
                 adapters.append(adapter)
+                reads = reads or (kind is not None and kind.needs_base_weight)
         taken = {adapter.name for adapter in adapters}
         network = cls(adapters, unmatched=[name for name in by_module if name not in taken])
         network.set_multiplier(multiplier)
+        network.needs_base_weight = reads
         return network
 
     # -- weights

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from core.dataset.images import opening, plugins
 from core.dataset.images.colors import color_of
 from core.dataset.images.opening import BrokenImage, open_decoded, open_rgb, problem_of, read_header
-from core.dataset.images.pixels import opening, plugins
 from core.dataset.sources.files import is_image_name
 
 ORANGE = (200, 100, 50)

@@ -186,10 +186,8 @@ def test_a_child_that_a_signal_ends_counts_as_in_a_shell():
 
 
 def test_docs_runs_the_module_in_the_project(project):
-    (project.folder / "core" / "settings").mkdir(parents=True)
-    (project.folder / "core" / "settings" / "docs.py").write_text(
-        "import os; open('written', 'w').write(os.getcwd())\n"
-    )
+    (project.folder / "workshop").mkdir()
+    (project.folder / "workshop" / "docs.py").write_text("import os; open('written', 'w').write(os.getcwd())\n")
     assert project.run("docs")[0] == 0
     assert (project.folder / "written").read_text() == str(project.folder)
 

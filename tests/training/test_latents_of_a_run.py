@@ -10,7 +10,7 @@ import torch
 from core.families.sd1 import FAMILY as sd1
 from core.record.problems import ProblemsError, errors
 from core.settings.rules.dataset import cache_problems
-from core.training.building.latents import _posteriors, fp32_retry, write_npz_caches
+from core.training.building.latents import _held, fp32_retry, write_npz_caches
 from tests.models import tiny_folder
 
 FOUR = {"max_train_steps": 4, "seed": 7}
@@ -205,9 +205,8 @@ def test_so_many_images_are_encoded_at_once_and_only_a_cache_on_disk_is_written(
 
 @pytest.mark.parametrize(("where", "place"), [("memory", "cpu"), ("device", "meta"), ("disk", "meta")])
 def test_latents_are_held_in_memory_or_on_the_device(where, place):  # meta stands for a card
-    side = SimpleNamespace(key="a")
     cache = SimpleNamespace(load=lambda images: {"a": (torch.zeros(1), torch.zeros(1))})
-    assert {part.device.type for part in _posteriors(cache, [], where, "meta")(side)} == {place}
+    assert {part.device.type for part in _held(cache, [], where, "meta")["a"]} == {place}
 
 
 def test_images_are_encoded_by_the_vae_that_is_set(at_first_step, tmp_path):

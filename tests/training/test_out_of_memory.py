@@ -11,8 +11,8 @@ from core.generation import pipeline
 from core.methods.ema import WeightAverage
 from core.optimization.averaging import averaged
 from core.settings.method import MethodSettings
+from core.training.loop import tasks, validation
 from core.training.loop.samples import Samples
-from core.training.loop.train import tasks, validation
 
 SHOWN = {
     "samples": {"sample_prompts": ["a fox", "a bear"], "sample_steps": 2, "sample_every_n_steps": 2},

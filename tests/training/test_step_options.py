@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from core.training.loop import passes, update
 from core.training.loop.stepper import Stepper
-from core.training.loop.train import passes, update
 from tests.options import NOISE
 from tests.refusals import refused
 

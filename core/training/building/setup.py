@@ -152,9 +152,11 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
     open_.callback(inputs.method.release)
     for problem in inputs.method.advice:
         context.say(problem.what, "warning", problem.fix)
-    plain = job.memory.torch_compile or job.sharding.shares_weights or job.network.traits.needs_base_weight
-    if context.device.startswith("cpu") and not plain:
-        install(components.denoiser)  # frozen convolutions in the form oneDNN computes in; the results are the same
+    reads = job.method.changes == "network" and job.network.traits.needs_base_weight
+    if context.device.startswith("cpu") and not job.memory.torch_compile and not job.sharding.shares_weights:
+        install(
+            components.denoiser, packs=not reads
+        )  # frozen convolutions in the form oneDNN computes in; the results are the same
     compiled = compile_blocks(inputs, components.denoiser)
     if compiled is not None:
         open_.callback(compiled.release)
