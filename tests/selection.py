@@ -13,7 +13,9 @@ import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
 QUICK = 1.5  # seconds: a test that takes less is never listed
-OF_A_FILE = 10.0  # seconds of each file's longer tests that run by default, its first ones
+OF_A_FILE = 6.0  # seconds of each file's longer tests that run by default, its first ones
+LONGEST = 20.0  # seconds of a test that runs by default, but for the whole way through the product:
+ALWAYS = ("tests/test_main_job.py", "tests/tabs/test_page_whole.py", "tests/seams/test_seams.py")
 # Two processes take a file each: the folders whose files take longest come first, so that both end together.
 LONGEST_FIRST = ("test_main_job.py", "training", "tabs", "hostile", "cli", "families", "formats", "generation")
 
@@ -63,7 +65,7 @@ def chosen(seconds: dict[str, float], order: list[str]) -> list[str]:
         took, file = seconds.get(name, 0.0), name.partition("::")[0]
         if took < QUICK:
             continue
-        if used[file] and used[file] + took > OF_A_FILE:
+        if (used[file] and used[file] + took > OF_A_FILE) or (took > LONGEST and file not in ALWAYS):
             found.append(name)
         else:
             used[file] += took

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.selection import place, runs, slice_number, slice_of
+from tests.selection import ALWAYS, chosen, place, read_durations, runs, slice_number, slice_of
 
 NAMES = [f"tests/training/test_{file}.py::test_{test}[{case}]" for file in "abc" for test in "de" for case in range(50)]
 
@@ -76,3 +76,10 @@ def test_pytest_runs_what_is_said(tmp_path):
     )
     assert ran(slow[1])[1] == [slow[1]]
     assert ran("tests", "--slice=3/2")[0] != 0
+
+
+def test_of_each_file_the_first_longer_tests_stay_and_the_longest_do_not():
+    seconds = {"a.py::one": 4.0, "a.py::two": 1.0, "a.py::three": 3.0, "b.py::long": 90.0, f"{ALWAYS[0]}::whole": 90.0}
+    assert chosen(seconds, list(seconds)) == ["a.py::three", "b.py::long"]
+    printed = "4.00s call     a.py::one[x y]\n1.50s setup    a.py::one[x y]\nother words\n"
+    assert read_durations(printed) == {"a.py::one[x y]": 5.5}
