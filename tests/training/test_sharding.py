@@ -21,9 +21,10 @@ from tests.models import tiny_folder
 from tests.refusals import refused
 from tests.training.test_processes import LAUNCH, QUIET
 
-pytestmark = pytest.mark.skipif(
-    find_spec("deepspeed") is None, reason="DeepSpeed is not installed (Linux alone has it)"
-)
+pytestmark = [
+    pytest.mark.slow,  # all read what two processes trained, which takes minutes
+    pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed (Linux alone has it)"),
+]
 
 # Sums are taken in another order and divided by another route. A weight moves by up to 4e-4 and 3e-6 in these runs.
 # Adam divides by the gradient's own size: where that is nearly nothing, its last digits decide.
