@@ -75,9 +75,14 @@ class Adapter(ABC):
         return None
 
     @property
+    def strength(self) -> float:
+        """The factor of the change in the module's output."""
+        return self.multiplier
+
+    @property
     def left_out(self) -> bool:
         """Whether the module currently computes without this change."""
-        return self.multiplier == 0.0 or (self.dropout is not None and self.dropout.leaves_out(self.name))
+        return self.strength == 0.0 or (self.dropout is not None and self.dropout.leaves_out(self.name))
 
 
 def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:

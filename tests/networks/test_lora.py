@@ -246,6 +246,20 @@ def test_merged_model_draws_what_the_attached_one_draws(model, inputs, strength)
     torch.testing.assert_close(model(*inputs), live, rtol=1e-5, atol=2e-6)
 
 
+def test_a_compiled_model_draws_and_trains_what_the_plain_one_does(model, inputs):
+    """torch.compile reads the adapters as it traces: what it misread would not train, and no error would say so."""
+    network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))
+    weights = [weight for adapter in network.adapters.values() for weight, _ in adapter.parameters()]
+    with attached(network):
+        plain = torch.autograd.grad(model(*inputs).square().sum(), weights)
+        compiled = torch.compile(model, backend="eager")
+        torch.testing.assert_close(compiled(*inputs), model(*inputs), rtol=1e-5, atol=1e-6)
+        found = torch.autograd.grad(compiled(*inputs).square().sum(), weights)
+    torch._dynamo.reset()
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_multiplier_0_is_exactly_the_model_without_it(model, inputs):
     before = model(*inputs)
     network = with_random_up(Network.create(targets_of(model), EVERYTHING, seed=1))

@@ -55,10 +55,6 @@ class LoraAdapter(Adapter):
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
         return [(self.down, "plain"), (self.up, PLUS)]
 
-    @property
-    def left_out(self) -> bool:
-        return self.strength == 0.0 or super().left_out
-
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         if self.dropout is not None and self.dropout.thins:
             return self._add_thinned(y, x.to(y.dtype))
