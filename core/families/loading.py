@@ -272,11 +272,6 @@ _MAKERS = {
 }
 
 
-def make_empty_part(layout: Layout, name: str) -> Any:
-    """A part of the published sizes without numbers."""
-    return make_empty(name, layout.config(name))
-
-
 def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part, title: str) -> None:
     """Put the tensors into the module built on "meta"; every key must be there, none left over, every shape right."""
     wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}

@@ -27,11 +27,6 @@ class Target:
     attribute: str
     module: nn.Module
 
-    @property
-    def is_wide_convolution(self) -> bool:
-        """3x3: these have a rank of their own (conv_rank)."""
-        return isinstance(self.module, nn.Conv2d) and self.module.kernel_size != (1, 1)
-
 
 def is_text_encoder(part: nn.Module) -> bool:
     return type(part).__name__.startswith("CLIPTextModel")

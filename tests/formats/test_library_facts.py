@@ -14,6 +14,7 @@ from core.families.sd1 import FAMILY as sd1
 from core.formats.lora_names import module_path
 from core.formats.text_keys import name_for
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
+from core.networks.sizes import has_large_kernel
 from tests.lora_layers import layers_of
 from tests.models import TINY, random_state, shipped_config, single_file_tensor, tiny_sd1
 from tests.offline import no_network
@@ -39,7 +40,7 @@ def lora(path, folder, *, rank=4, alpha=2.0, conv_rank=None, conv_alpha=None, up
     tensors = {}
     for target in targets:
         weight = target.module.weight
-        r, a = (conv_rank, conv_alpha) if target.is_wide_convolution else (rank, alpha)
+        r, a = (conv_rank, conv_alpha) if has_large_kernel(target.module) else (rank, alpha)
         a = up_alpha if up_alpha and "_up_blocks_" in target.name else a
         up = (weight.shape[0], r) if weight.ndim == 2 else (weight.shape[0], r, 1, 1)
         tensors[f"{target.name}.lora_down.weight"] = torch.randn((r, *weight.shape[1:]), generator=draw)

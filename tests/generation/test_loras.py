@@ -16,6 +16,7 @@ from core.generation.library import find_lora, list_loras, list_models
 from core.generation.loras import loras_attached
 from core.generation.pipeline import decode_pixels, denoise, encode_prompts
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
+from core.networks.sizes import has_large_kernel
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generate import LoraUse
@@ -40,7 +41,7 @@ def random_lora(components, *, conv: bool, seed: int = 0, rank: int = 4, size: f
     for number, target in enumerate(targets):
         weight = target.module.weight
         own_rank, alpha = (
-            (rank, 2.0) if not conv else (2, 1.0) if target.is_wide_convolution else (rank, 1.0 + number % 3)
+            (rank, 2.0) if not conv else (2, 1.0) if has_large_kernel(target.module) else (rank, 1.0 + number % 3)
         )
         inputs = weight[0].numel()
         down = torch.randn(own_rank, *weight.shape[1:], generator=made) / inputs**0.5

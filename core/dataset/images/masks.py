@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.dataset.images.colors import BLACK
 from core.dataset.images.opening import BrokenImage, Opened, open_decoded
-from core.dataset.images.pixels import as_training, enough_for, in_view
+from core.dataset.images.pixels import enough_for, in_view
 from core.dataset.sources.files import printable
 
 if TYPE_CHECKING:
@@ -38,18 +38,6 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
     else:
         return None
     return np.asarray(_fitted(mask, placed, view), dtype=np.float32)[None] / np.float32(255)
-
-
-def load_conditioning(placed: Placed, view: View) -> np.ndarray:
-    """The conditioning image, float32 [3, H, W] in [-1, 1], on black, cropped and flipped with its image.
-
-    Color augmentation does not apply to it. Raises BrokenImage when there is none.
-    """
-    path = placed.image.conditioning
-    if path is None:
-        raise BrokenImage("has no conditioning image of the same name")
-    image = _beside(path, "conditioning image", view).on(BLACK)
-    return as_training(np.asarray(_fitted(image, placed, view), dtype=np.float32))
 
 
 def _beside(path: Path, kind: str, view: View) -> Opened:
