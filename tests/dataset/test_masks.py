@@ -10,7 +10,7 @@ from PIL import Image
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.pipeline import Caption
-from core.dataset.images.masks import load_conditioning, load_mask
+from core.dataset.images.masks import load_mask
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View, draw_view
@@ -153,22 +153,9 @@ def test_a_mask_may_be_of_any_kind_and_its_numbers_are_taken_as_they_are(tmp_pat
         assert np.allclose(load_mask(each, View(each.placement)), expected), name
 
 
-def test_a_conditioning_image_goes_with_its_image_and_keeps_its_colors(tmp_path, add):
-    path = add("a.png", 150, 100)
-    Image.open(path).save(tmp_path / "c.webp", lossless=True)
-    each = placed(path, tmp_path / "c.webp", flip_aug=True, random_crop=True, color_aug=True)
-    for repeat in range(8):
-        view = draw_view(each, 0, 0, repeat)
-        conditioning = load_conditioning(each, view)
-        same = load_pixels(path, replace(view, hue=0.0, gamma=1.0), images=each.concept.images)
-        assert conditioning.dtype == np.float32 and np.array_equal(conditioning, same)
-
-
 def test_what_is_wrong_with_a_mask_is_said_of_its_image(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "mask.png").write_bytes(b"x")
     each = placed(tmp_path / "a.png", tmp_path / "mask.png", masked_loss=True)
     with pytest.raises(BrokenImage, match=r"has a mask, mask\.png, that is not a supported image"):
         load_mask(each, View(each.placement))
-    with pytest.raises(BrokenImage, match="no conditioning image"):
-        load_conditioning(placed(tmp_path / "a.png"), View(each.placement))

@@ -9,6 +9,7 @@ import pytest
 from core.families import family
 from core.formats.lora_names import kohya_name, module_path
 from core.formats.text_keys import full_name
+from core.networks.sizes import has_large_kernel
 
 with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") as file:
     CASES = json.load(file)["cases"]
@@ -43,7 +44,7 @@ def test_every_key_and_shape_is_that_of_sd_scripts(empty, name, case, conv):
     ours = {}
     for target in targets_of(empty, name, conv):
         weight = target.module.weight
-        rank = int(expected["network_args"]["conv_dim"]) if target.is_wide_convolution else expected["dim"]
+        rank = int(expected["network_args"]["conv_dim"]) if has_large_kernel(target.module) else expected["dim"]
         ours |= {
             f"{target.name}.alpha": [],
             f"{target.name}.lora_down.weight": [rank, *weight.shape[1:]],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.families.sd1 import FAMILY as sd1
+from core.networks.sizes import has_large_kernel
 
 with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") as file:
     CASES = json.load(file)["cases"]
@@ -21,7 +22,7 @@ def sd15():
 def shapes(target, rank, conv_rank):
     """Down and up as sd-scripts shapes them."""
     weight = target.module.weight
-    r = conv_rank if target.is_wide_convolution else rank
+    r = conv_rank if has_large_kernel(target.module) else rank
     if weight.ndim == 2:
         return [r, weight.shape[1]], [weight.shape[0], r]
     return [r, *weight.shape[1:]], [weight.shape[0], r, 1, 1]
