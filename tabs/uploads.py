@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from core.dataset.sources.archive import unpack_zip
 from core.dataset.sources.files import CAPTION_EXTENSIONS, extension, is_image_name, is_junk, printable
-from core.record.atomic import remove_folder, replace
+from core.record.atomic import put_folder, remove_folder
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
 from core.settings.names import bad_name
@@ -58,7 +57,7 @@ def gather(paths: Sequence[Path], datasets: Path, task=None) -> Path:
                 task.stage(f"Copying {number + 1} of {len(wanted)}", number, len(wanted))
             shutil.copyfile(path, _free(temporary, path.name))
         os.chmod(temporary, 0o755)
-        return _give_name(temporary, datasets, _name_for(images))
+        return put_folder(temporary, datasets, _name_for(images))
     except OSError as error:
         kept = "none of the files were added"
         raise unwritten(error, "The files could not be copied", str(datasets), kept) from error
@@ -82,23 +81,6 @@ def _name_for(images: Sequence[Path]) -> str:
     common = _common_start([path.stem for path in images]) if len(images) > 1 else images[0].stem
     name = common.rstrip(" 0123456789._-")
     return name if len(name) >= 3 and bad_name(name) is None else "images"
-
-
-def _give_name(temporary: Path, parent: Path, name: str) -> Path:
-    for number in range(1, 100_000):
-        target = parent / (name if number == 1 else f"{name}-{number}")
-        if target.exists():
-            continue
-        try:
-            replace(temporary, target)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-        else:
-            return target
-    raise ProblemsError.one(
-        f"There are too many folders named {name}", str(parent), "remove some of them", code="upload.too-many-folders"
-    )
 
 
 def _common_start(names: Sequence[str]) -> str:

@@ -26,11 +26,17 @@ if TYPE_CHECKING:
 class Network:
     """A set of adapters, by kohya name, for one model. The model is unchanged while it is not attached."""
 
-    def __init__(self, adapters: Iterable[Adapter], unmatched: Iterable[str] = (), dropout: Dropout | None = None):
+    def __init__(
+        self,
+        adapters: Iterable[Adapter],
+        unmatched: Iterable[str] = (),
+        dropout: Dropout | None = None,
+        needs_base_weight: bool = False,
+    ):
         self.adapters = {adapter.name: adapter for adapter in adapters}
         self.unmatched = tuple(unmatched)  # module names of its file that this model does not have
         self.attached = False
-        self.needs_base_weight = False  # whether one of its kinds reads the layers' weights
+        self.needs_base_weight = needs_base_weight  # whether one of its kinds reads the layers' weights
         self.dropout = dropout
         for adapter in self.adapters.values():
             adapter.dropout = dropout
@@ -54,7 +60,8 @@ class Network:
         size_of = sizes_by_settings(settings, targets) if size_of is None else size_of
         sized = ((target, size_of(target)) for target in targets)
         adapters = [kind.fresh(target, size, own, seed) for target, size in sized if size is not None]
-        return cls(adapters, dropout=Dropout(settings, seed) if settings.dropped_out else None)
+        dropout = Dropout(settings, seed) if settings.dropped_out else None
+        return cls(adapters, dropout=dropout, needs_base_weight=kind.needs_base_weight)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], targets: Iterable[Target], multiplier: float = 1.0) -> Network:
@@ -75,9 +82,9 @@ class Network:
                 adapters.append(adapter)
                 reads = reads or (kind is not None and kind.needs_base_weight)
         taken = {adapter.name for adapter in adapters}
-        network = cls(adapters, unmatched=[name for name in by_module if name not in taken])
+        unmatched = [name for name in by_module if name not in taken]
+        network = cls(adapters, unmatched, needs_base_weight=reads)
         network.set_multiplier(multiplier)
-        network.needs_base_weight = reads
         return network
 
     # -- weights

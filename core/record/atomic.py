@@ -60,6 +60,24 @@ def put_new(source: Path, target: Path) -> None:
     _retry(os.rename, source, target)
 
 
+def put_folder(source: Path, parent: Path, name: str) -> Path:
+    """Rename a folder to `name` in `parent`, or to the first of name-2, name-3 ... that is unused. Returns it."""
+    number = 0
+    while True:
+        number += 1
+        target = parent / (name if number == 1 else f"{name}-{number}")
+        if target.exists():
+            continue
+        # On POSIX a rename silently replaces an empty folder; one created meanwhile is not empty.
+        try:
+            replace(source, target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        else:
+            return target
+
+
 def remove(path: Path | str) -> None:
     """Delete a file; a missing one is fine."""
     with suppress(FileNotFoundError):

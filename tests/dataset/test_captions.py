@@ -1,7 +1,6 @@
 """The caption pipeline: sd-scripts' results for every option it has, ours where it loses something, addressed draws."""
 
 import json
-import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from core.dataset.captions.files import Caption, join_texts
 from core.dataset.captions.pipeline import (
     Showing,
-    apply_pipeline,
     caption_preview,
     caption_variants_of_epoch,
     is_random,
@@ -22,6 +20,7 @@ from core.dataset.captions.pipeline import (
     training_caption,
 )
 from core.dataset.captions.templates import OBJECT, STYLE
+from core.record import draws
 from core.settings.captions import CaptionSettings
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "captions_deterministic.json").read_text())["cases"]
@@ -34,7 +33,7 @@ def draw(raw, epoch=1, seed=0, key=KEY, repeat=0, step=0, total_steps=0, words="
 
 
 def piped(raw, seed=0, epoch=0, words="", **options):
-    return apply_pipeline(raw, CaptionSettings(**options), random.Random(seed), epoch=epoch, words=words)
+    return draw(raw, epoch, seed, words=words, **options)
 
 
 # ---- sd-scripts
@@ -42,14 +41,8 @@ def piped(raw, seed=0, epoch=0, words="", **options):
 
 def by_sd_scripts(case, **more):
     """Epochs of the vectors are counted from 1; 0 is sd-scripts' value before the first."""
-    return apply_pipeline(
-        case["caption"],
-        CaptionSettings(**case["options"], **more),
-        random.Random(1),
-        epoch=case["epoch"] - 1,
-        step=case["step"],
-        total_steps=case["max_train_steps"],
-    )
+    at = {"epoch": case["epoch"] - 1, "step": case["step"], "total_steps": case["max_train_steps"]}
+    return draw(case["caption"], **at, **case["options"], **more)
 
 
 def test_captions_come_out_as_in_sd_scripts():
@@ -100,7 +93,7 @@ def test_draws_are_taken_in_the_order_of_sd_scripts():
         compatibility="kohya",
     )
     for seed in range(50):
-        rng, expected = random.Random(seed), ""
+        rng, expected = draws.python_random(seed, "caption", 0, *KEY, 0), ""
         if rng.random() >= 0.2:
             line = rng.choice(raw.split("\n"))
             line = re.sub(r"\{([^}]+)\}", lambda group: rng.choice(group[1].split("|")), line)  # noqa: B023
@@ -108,14 +101,13 @@ def test_draws_are_taken_in_the_order_of_sd_scripts():
             flexible = tags[1:]
             rng.shuffle(flexible)
             expected = ", ".join(tags[:1] + [tag for tag in flexible if rng.random() >= 0.3])
-        assert apply_pipeline(raw, settings, random.Random(seed), epoch=0) == expected
+        assert training_caption(raw, settings, seed, 0, KEY, 0) == expected
 
 
-def test_no_draw_is_taken_for_what_is_off():
-    rng = random.Random(3)
-    before = rng.getstate()
-    apply_pipeline("a, b\nc", CaptionSettings(caption_prefix="x", keep_tokens_separator="|"), rng, epoch=0)
-    assert rng.getstate() == before
+def test_no_draw_is_taken_for_what_is_off(monkeypatch):
+    monkeypatch.setattr(draws, "python_random", None)
+    settings = CaptionSettings(caption_prefix="x", keep_tokens_separator="|")
+    assert training_caption("a, b\nc", settings, 3, 0, KEY, 0) == "x a, b"
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, 1), (10, 2), (25, 5), (49, 9), (50, 10), (4000, 10)])

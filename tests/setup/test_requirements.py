@@ -59,7 +59,7 @@ def test_the_promised_packages_are_there():
             "psutil",
             "bitsandbytes",
         ),
-        *("tensorboard", "huggingface_hub", "numpy", "nvidia-ml-py"),
+        *("tensorboard", "huggingface_hub", "numpy"),
     }
     assert promised <= {r.name for r in requirements("requirements.txt")}
     assert {"pytest", "hypothesis", "playwright", "ruff", "mypy"} <= {

@@ -183,24 +183,6 @@ def needs_steps(settings: CaptionSettings) -> bool:
 # ---- the pipeline
 
 
-def apply_pipeline(
-    raw: str,
-    settings: CaptionSettings,
-    rng: Random,
-    *,
-    epoch: int,
-    step: int = 0,
-    total_steps: int = 0,
-    words: str = "",
-) -> str:
-    """A caption after the whole pipeline, with draws in sd-scripts' order: dropout, line, wildcards, shuffle, tags, template.
-
-    epoch   from 0, where sd-scripts counts from 1       step   optimizer step, from 0
-    words   what a template uses when there is no trigger word
-    """
-    return "" if _dropped(settings, rng, epoch) else _worded(raw, settings, rng, step, total_steps, words, False)
-
-
 def plain_caption(raw: str, settings: CaptionSettings, words: str = "") -> str:
     """The caption without randomness: nothing shuffled or dropped; the first wildcard option, line and template."""
     return _worded(raw, settings, STILL, 1 << 62, 0, words, False)

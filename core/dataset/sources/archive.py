@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -24,7 +23,7 @@ from core.dataset.sources.files import (
     repeats_and_words,
 )
 from core.record.allowed import windows_trap
-from core.record.atomic import remove_folder, replace
+from core.record.atomic import put_folder, remove_folder
 from core.record.bounded_zip import open_zip
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError, unwritten
@@ -70,7 +69,7 @@ def unpack_zip(zip_path: Path | str, datasets_dir: Path | str, cancel: CancelTok
         try:
             _write(archive, entries, temporary, where, cancel)
             os.chmod(temporary, 0o755)
-            return _give_name(temporary, datasets_dir, _safe_name(zip_path.stem) or "images")
+            return put_folder(temporary, datasets_dir, _safe_name(zip_path.stem) or "images")
         finally:
             remove_folder(temporary)
 
@@ -226,19 +225,3 @@ def _copy(packed, out, promised: int) -> None:
         if written > promised:
             raise zipfile.BadZipFile("more bytes than its table says")
         out.write(chunk)
-
-
-def _give_name(temporary: Path, parent: Path, name: str) -> Path:
-    number = 1
-    while True:
-        target = parent / (name if number == 1 else f"{name}-{number}")
-        if not target.exists():
-            # On POSIX `replace` silently replaces an empty folder; one created meanwhile is not empty.
-            try:
-                replace(temporary, target)
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
-            else:
-                return target
-        number += 1

@@ -59,12 +59,14 @@ class Passes:
         addresses: Sequence[Address],
         timesteps: Sequence[int],
         captions: Sequence[str],
-        prior: ModelPrior | None = None,
+        *,
+        with_prior: bool = False,
     ) -> Tensor:
         """Losses [B] of a batch's images at these timesteps with the weights as they are.
 
         epoch       of the random latents and of the image's augmentation
         addresses   of all noise, one for each image
+        with_prior  adds the prior's losses, which only training has
         """
         import torch
 
@@ -97,9 +99,9 @@ class Passes:
             masks=None if masks is None else queued(masks, self.device),
             preserved=(base_predict, queued(torch.tensor(preserved), self.device)) if any(preserved) else None,
         )
-        if prior is None:
+        if not with_prior or self.prior is None:
             return losses_B
-        return losses_B + prior.losses(batch, predict, base_predict, self.text.states, loss_of)
+        return losses_B + self.prior.losses(batch, predict, base_predict, self.text.states, loss_of)
 
     def _sizes(self, epoch: int, batch: Batch, seed: int) -> Tensor | None:
         """SDXL's size conditioning of each image: original height and width, what was cropped off at the top and the left,

@@ -88,7 +88,7 @@ def micro_batch(run: Run, epoch: int, batch: Batch, timesteps: Sequence[int]) ->
     """Losses [B] of one batch at these timesteps. Every random number is addressed by (seed, purpose, epoch, image, repeat)."""
     captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in batch.items]
     passes = run.passes
-    return passes.losses(epoch, batch, _addresses(run, epoch, batch), timesteps, captions, passes.prior)
+    return passes.losses(epoch, batch, _addresses(run, epoch, batch), timesteps, captions, with_prior=True)
 
 
 def _addresses(run: Run, epoch: int, batch: Batch) -> list[Address]:
