@@ -66,8 +66,8 @@ def draw_noises(settings: NoiseSettings, latents: Tensor, addresses: Sequence[Ad
     import torch
 
     shape, device = latents.shape[1:], latents.device
-    shared = [addresses[0]] * len(addresses) if settings.as_kohya else addresses
-    dtype = latents.dtype if settings.as_kohya else torch.float32
+    shared = [addresses[0]] * len(addresses) if settings.compatibility != "none" else addresses
+    dtype = latents.dtype if settings.compatibility != "none" else torch.float32
 
     def each(draw: Callable[..., Tensor]) -> Tensor:
         return stack_draws([draw(shape, *address) for address in addresses], device).to(dtype)

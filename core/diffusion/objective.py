@@ -67,11 +67,11 @@ class Diffusion(Objective):
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction is '{prediction}': {' or '.join(PREDICTIONS)}")
         self.prediction, self.settings = prediction, settings
-        self.mask_mean = "image" if settings.as_kohya else settings.mask_mean
+        self.mask_mean = "image" if settings.compatibility != "none" else settings.mask_mean
         self.alpha_bar = schedule_in_force(settings.zero_terminal_snr).to(device)
-        unscaled = settings.as_kohya and settings.zero_terminal_snr
+        unscaled = settings.compatibility != "none" and settings.zero_terminal_snr
         self.snr_alpha_bar = sd_alpha_bar().to(device) if unscaled else self.alpha_bar
-        self._snr, self._as_kohya = snr(self.snr_alpha_bar.float()), settings.as_kohya
+        self._snr, self._as_kohya = snr(self.snr_alpha_bar.float()), settings.compatibility != "none"
         self._kind = PREDICTIONS[prediction]
 
     def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,7 +192,7 @@ def huber_c(timesteps: Tensor, alpha_bar_B: Tensor, settings: NoiseSettings) -> 
     With `compatibility` the schedule "snr" leaves `huber_scale` out, as sd-scripts does.
     """
     at = HUBER_SCHEDULES[settings.huber_schedule](timesteps, alpha_bar_B, settings.huber_c)
-    unscaled = settings.as_kohya and settings.huber_schedule == "snr"
+    unscaled = settings.compatibility != "none" and settings.huber_schedule == "snr"
     return at if unscaled else at * settings.huber_scale
 
 

@@ -124,7 +124,7 @@ def test_switches_become_one_compatibility_and_what_was_mixed_is_said(groups, fo
     preset = switched(**groups)
     job = build(TrainJob, preset.values)
     assert job.model.compatibility == found and [each.code for each in preset.notes] == codes
-    assert job.noise.as_kohya == (found != "none") and job.dataset.reg_balance == (
+    assert (job.noise.compatibility != "none") == (found != "none") and job.dataset.reg_balance == (
         "rotate" if found == "none" else "kohya"
     )
 

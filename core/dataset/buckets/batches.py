@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.dataset.buckets.sizes import Placement, Size
 from core.dataset.captions.files import Caption
@@ -18,6 +18,7 @@ class Placed:
 
     concept   its folder with the settings in force
     variant   which of several resolutions this is ("1024x1024"); empty for the first
+    key       the address in random draws
     """
 
     image: ImageInfo
@@ -25,11 +26,11 @@ class Placed:
     caption: Caption
     concept: Concept = PLAIN
     variant: str = ""
+    key: tuple[str, ...] = field(init=False)
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """The address in random draws."""
-        return (*self.image.key, self.variant) if self.variant else self.image.key
+    def __post_init__(self) -> None:
+        key = (*self.image.key, self.variant) if self.variant else self.image.key
+        object.__setattr__(self, "key", key)
 
     @property
     def repeats(self) -> int:

@@ -8,7 +8,7 @@ later shuffled variants are written only when memory runs short.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,38 +72,39 @@ class TextCache:
         """
         if self._begun and captions == self._ensured:
             return 0
-        unique = {self._key(caption): caption for caption in captions}
+        unique = dict.fromkeys(captions)
         self._needed = set(unique) if self._begun else self._needed | set(unique)
-        missing = [(key, caption) for key, caption in unique.items() if not self._find(key)]
-        for start in range(0, len(missing), self._at_once):
-            part = missing[start : start + self._at_once]
-            for (key, _), states in zip(part, self._encode([caption for _, caption in part], encode), strict=True):
-                if not self._begun:
-                    self._write(key, states)
-                self._hold(key, states)
+        missing = [caption for caption in unique if not self._find(caption)]
+        for caption, states in self._encoded(missing, encode):
+            if not self._begun:
+                self._write(caption, states)
+            self._hold(caption, states)
         self._begun, self._ensured = True, list(captions)
         self._prune()
         return len(missing)
 
     def get(self, captions: Sequence[str], encode: EncodeText | None = None) -> TextStates:
         """The captions' states on the CPU, in order. What is neither in memory nor on disk goes through `encode`."""
-        keys = {self._key(caption): caption for caption in captions}
         found: dict[str, TextStates] = {}
         missing: list[str] = []
-        for key in keys:
-            if self._find(key):
-                found[key] = self._held[key]
+        for caption in dict.fromkeys(captions):
+            if self._find(caption):
+                found[caption] = self._held[caption]
             else:
-                missing.append(key)
+                missing.append(caption)
         if missing and encode is None:
-            raise KeyError(f"not cached: {keys[missing[0]]!r}")
-        for start in range(0, len(missing), self._at_once):
-            part = missing[start : start + self._at_once]
+            raise KeyError(f"not cached: {missing[0]!r}")
+        for caption, states in self._encoded(missing, encode):
+            found[caption] = states
+            self._hold(caption, states)
+        return stack_texts([found[caption] for caption in captions])
+
+    def _encoded(self, captions: Sequence[str], encode: EncodeText | None) -> Iterator[tuple[str, TextStates]]:
+        """Each caption with its states, a batch of them encoded when its first is asked for."""
+        for start in range(0, len(captions), self._at_once):
+            part = captions[start : start + self._at_once]
             assert encode is not None
-            for key, states in zip(part, self._encode([keys[key] for key in part], encode), strict=True):
-                found[key] = states
-                self._hold(key, states)
-        return stack_texts([found[self._key(caption)] for caption in captions])
+            yield from zip(part, self._encode(part, encode), strict=True)
 
     def _encode(self, captions: Sequence[str], encode: EncodeText) -> Iterable[TextStates]:
         """States of each caption on the CPU, encoded in a batch of fixed size."""
@@ -111,26 +112,29 @@ class TextCache:
         states = encode(filled).each(lambda tensor: tensor.detach().cpu())
         return (states.each(lambda tensor, row=index: tensor[row].clone()) for index in range(len(captions)))  # type: ignore[misc]
 
+    def _file(self, caption: str) -> Path:
+        return file_of(self.folder, self._key(caption))
+
     def _key(self, caption: str) -> str:
         return key_of("text", CODE_VERSION, *self._identity, caption)
 
     # -- memory
 
-    def _find(self, key: str) -> bool:
+    def _find(self, caption: str) -> bool:
         """Whether the entry is in memory, loading it from disk if needed; marks it as most recently used."""
-        if key in self._held:
-            self._held.move_to_end(key)
+        if caption in self._held:
+            self._held.move_to_end(caption)
             return True
-        tensors = read_tensors(file_of(self.folder, key), {"context": (None, None)})
+        tensors = read_tensors(self._file(caption), {"context": (None, None)})
         if tensors is None:
-            self._on_disk.discard(key)
+            self._on_disk.discard(caption)
             return False
-        self._on_disk.add(key)
-        self._hold(key, TextStates(tensors["context"], tensors.get("pooled")))
+        self._on_disk.add(caption)
+        self._hold(caption, TextStates(tensors["context"], tensors.get("pooled")))
         return True
 
-    def _hold(self, key: str, states: TextStates) -> None:
-        self._held[key] = states
+    def _hold(self, caption: str, states: TextStates) -> None:
+        self._held[caption] = states
         self._held_bytes += _bytes(states)
         while self._held_bytes > self._room and len(self._held) > 1:
             old, gone = self._held.popitem(last=False)
@@ -140,24 +144,24 @@ class TextCache:
 
     # -- disk
 
-    def _write(self, key: str, states: TextStates) -> None:
-        if key in self._on_disk or self.unwritten is not None:
+    def _write(self, caption: str, states: TextStates) -> None:
+        if caption in self._on_disk or self.unwritten is not None:
             return
         if self._disk_bytes is None:
             self._disk_bytes = sum(entry.bytes for entry in entries(self.folder))
         try:
-            self._disk_bytes += write_tensors(file_of(self.folder, key), _tensors(states))
+            self._disk_bytes += write_tensors(self._file(caption), _tensors(states))
         except ProblemsError as error:
             self.unwritten = error.problems[0]
             if self._warn:
                 self._warn(self.unwritten)
             return
-        self._on_disk.add(key)
+        self._on_disk.add(caption)
 
     def _prune(self) -> None:
         """Delete the least recently used entries that are not needed now while the folder exceeds its limit."""
         if self._disk_bytes is not None and self._disk_bytes > self._disk_room:
-            self._disk_bytes -= prune(self.folder, self._disk_room, self._needed)
+            self._disk_bytes -= prune(self.folder, self._disk_room, {self._key(each) for each in self._needed})
 
 
 def _tensors(states: TextStates) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Probl
         yield Problem(what, "noise.scale_v_pred_loss_like_noise_pred", fix, code="noise.scale-v-loss-for-epsilon")
     if not noise.zero_terminal_snr:
         return
-    if not noise.as_kohya:
+    if noise.compatibility == "none":
         yield from _infinite_weights(noise)
     what = "Zero terminal SNR is for v-prediction models; noise prediction trains nothing at the last timestep"
     fix = "turn it off, or set model.prediction to v"
@@ -68,7 +68,7 @@ def _infinite_weights(noise: NoiseSettings) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     noise = job.noise
-    kohya = noise.as_kohya
+    kohya = noise.compatibility != "none"
     if not noise.noise_offset:
         yield "noise.noise_offset_random_strength", "ignored: noise offset is off"
     if not noise.ip_noise_gamma:

@@ -79,7 +79,7 @@ def counted(run: Run, whole: Batch, images: int) -> int:
     sd-scripts divides by those of the batch, and by the batches of a full step: images of a short batch count more,
     and those of an epoch's last step, which may have fewer batches, less.
     """
-    if run.job.noise.as_kohya:
+    if run.job.noise.compatibility != "none":
         return len(whole.items) * run.job.schedule.gradient_accumulation_steps
     return images
 
