@@ -39,8 +39,8 @@ register(
         "Generation",
         "generate images",
         GenerateJob,
-        later("core.engine.generating", "generate"),
-        check=later("core.engine.generating", "check_generate"),
+        later("core.generation.run", "run_task"),
+        check=later("core.generation.run", "check_task"),
     )
 )
 register(
@@ -49,8 +49,8 @@ register(
         "Regularization images",
         "generate regularization images of a class with the base model",
         ClassImagesJob,
-        later("core.engine.generating", "class_images"),
-        check=later("core.engine.generating", "check_class_images"),
+        later("core.generation.class_images", "run_task"),
+        check=later("core.generation.class_images", "what_would_be_made"),
     )
 )
 register(

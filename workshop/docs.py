@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from core import tasks
+from core.record.workspace import PROJECT
 from core.settings.base import Settings, declared, item_settings
 
-TARGET = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
+TARGET = PROJECT / "docs" / "settings.md"
 
 
 def render() -> str:

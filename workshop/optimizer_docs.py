@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from core.record.workspace import PROJECT
 from core.settings.optimizers import Entry, catalog
 
-TARGET = Path(__file__).resolve().parents[1] / "docs" / "optimizers.md"
+TARGET = PROJECT / "docs" / "optimizers.md"
 TRAITS = {
     "adapts": "finds the step size itself: use learning rate 1",
     "one_rate": "one learning rate for all parts",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
+from core.record.workspace import PROJECT
 from core.settings.job import TrainJob
 from core.settings.presets import Preset, PresetStore, apply
 from core.settings.rates import trains_text
 from core.settings.usual_rates import short
 
-PROJECT = Path(__file__).resolve().parents[2]
 TARGET = PROJECT / "docs" / "recipes.md"
 
 

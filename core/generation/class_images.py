@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +24,16 @@ from core.generation.class_plan import (
 from core.generation.image_metadata import Hashes, one_image, png_info
 from core.generation.pipeline import PromptStates, encode_prompts, generate, images_at_once
 from core.generation.run import (
-    SECONDS_BETWEEN_PROGRESS,
-    OnEvent,
     Sources,
     file_hashes,
     find_sources,
+    make_store,
     uses_zero_terminal_snr,
     with_own_guidance,
 )
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
+from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.workspace import Workspace, display_path
 from core.settings.generate import GenerateSettings
 from core.settings.job import ClassImagesJob, GenerateJob
@@ -46,34 +45,39 @@ if TYPE_CHECKING:
     from core.record.cancel import CancelToken
 
 
+def run_task(job: ClassImagesJob, context: JobContext) -> Outcome:
+    """The task `class_images`."""
+    store = context.store or make_store()
+    make_class_images(job, context.workspace, store=store, device=context.device, reports=context)
+    return Outcome()
+
+
 def make_class_images(
     job: ClassImagesJob,
     workspace: Workspace,
     *,
     store: ModelStore,
     device: str = "cpu",
-    on_event: OnEvent = lambda kind, **facts: None,
-    cancel: CancelToken | None = None,
+    reports: Reports = NO_REPORTS,
 ) -> list[Path]:
     """Generate the missing regularization images; returns their files in order of generation.
 
-    on_event   as of core.generation.run.run_generate
     A cancelled or interrupted job keeps finished images; running it again makes the rest, byte for byte as they would
     have been.
     """
-    on_event("progress", text="scanning the dataset", done=0, total=0)
+    reports.stage("scanning the dataset")
     plan = plan_class_images(job, workspace)
     drawn_by = generate_job(job, plan)
     sources = find_sources(drawn_by, workspace)
     drawn_by = with_own_guidance(drawn_by, sources.model)
-    on_event("progress", text="looking for files", done=0, total=0)
-    hashes = file_hashes(sources, workspace, cancel)
-    manifest, said = manifest_for(plan, settings_of(drawn_by, job, sources, hashes, workspace, cancel))
+    reports.stage("looking for files")
+    hashes = file_hashes(sources, workspace, reports.cancel)
+    manifest, said = manifest_for(plan, settings_of(drawn_by, job, sources, hashes, workspace, reports.cancel))
     for problem in said:
-        on_event("log", text=problem.what, level="warning", fix=problem.fix)
+        reports.say(problem.what, "warning", problem.fix)
     wanted = wanted_of(plan)
     todo = missing(plan.folder, manifest, wanted)
-    on_event("log", text=_what_is_there(plan, wanted, len(todo)), level="info")
+    reports.say(_what_is_there(plan, wanted, len(todo)))
     made: list[Path] = []
     if todo:
         plan.folder.mkdir(parents=True, exist_ok=True)
@@ -82,21 +86,16 @@ def make_class_images(
         dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
         use_threads(device, weight_bytes)
         use_tf32(job.memory.allow_tf32)
-        on_event("progress", text="loading the model", done=0, total=0)
+        reports.stage("loading the model")
         with store.lease(job.model, sources.model, sources.vae, dtype, vae_type(job.memory), device) as components:
             asked, skip = drawn_by.generate, job.model.clip_skip
             states = encode_prompts(
                 components, asked.prompt, asked.negative_prompt, clip_skip=skip, weighted=asked.prompt_weights
             )
-            maker = _Maker(plan, manifest, drawn_by, workspace, sources, hashes, components, states, on_event, cancel)
+            maker = _Maker(plan, manifest, drawn_by, workspace, sources, hashes, components, states, reports)
             made = maker.all_images(todo, job.class_images.batch, job.captions.caption_extension)
     shown = display_path(plan.folder)
-    on_event(
-        "log",
-        text=f"The regularization images are in {shown}",
-        level="info",
-        fix=f"set dataset.reg_data_dir to {shown}",
-    )
+    reports.say(f"The regularization images are in {shown}", fix=f"set dataset.reg_data_dir to {shown}")
     return made
 
 
@@ -186,15 +185,14 @@ class _Maker:
         hashes: Hashes,
         components: Components,
         states: PromptStates,
-        on_event: OnEvent,
-        cancel: CancelToken | None,
+        reports: Reports,
     ):
         self.plan, self.manifest, self.drawn_by, self.workspace = plan, manifest, drawn_by, workspace
         self.sources, self.hashes, self.components, self.states = sources, hashes, components, states
-        self.on_event, self.cancel = on_event, cancel
+        self.reports = reports
         self.seed = manifest.settings["seed"]
         self.zero_terminal_snr = uses_zero_terminal_snr(drawn_by, sources)
-        self.done, self.total, self.said = 0, 0, 0.0
+        self.done, self.total = 0, 0
 
     def all_images(self, todo: list[int], batch: int | None, caption_extension: str) -> list[Path]:
         self.total = len(todo)
@@ -240,7 +238,7 @@ class _Maker:
             if len(group) == 1:
                 raise
         empty_device_cache()
-        self.on_event("log", text="Several images at once do not fit into memory; continuing one by one", level="info")
+        self.reports.say("Several images at once do not fit into memory; continuing one by one")
         return None
 
     def _generate(self, group: list[int], counted: int) -> list[Image]:
@@ -248,9 +246,7 @@ class _Maker:
         width, height = self.manifest.sizes[group[0]]
 
         def on_step(done: int, total: int) -> None:
-            # At most a few times per second: each report is a line in the job's journal.
-            if done == total or time.monotonic() - self.said >= SECONDS_BETWEEN_PROGRESS:
-                self._progress(done * counted)
+            self._progress(done * counted)
 
         return generate(
             self.components,
@@ -264,14 +260,13 @@ class _Maker:
             prediction=None if chosen == "auto" else chosen,
             zero_terminal_snr=self.zero_terminal_snr,
             on_step=on_step,
-            cancel=self.cancel,
+            cancel=self.reports.cancel,
         )
 
     def _progress(self, steps_of_next: int) -> None:
-        self.said = time.monotonic()
         steps = self.drawn_by.generate.steps
         text = f"generating regularization image {min(self.done + 1, self.total)} of {self.total}"
-        self.on_event("progress", text=text, done=self.done * steps + steps_of_next, total=self.total * steps)
+        self.reports.stage(text, self.done * steps + steps_of_next, self.total * steps)
 
     def _save(self, index: int, image: Image, ending: str) -> Path:
         """The caption first: an existing image counts as finished."""
@@ -293,7 +288,7 @@ class _Maker:
         content = BytesIO()
         image.save(content, format="PNG", pnginfo=png_info(drawn, self.hashes))
         atomic.write_bytes(path, content.getvalue())
-        self.on_event("image", path=str(path), seed=seed)
+        self.reports.generated(path, seed)
         return path
 
 

@@ -29,6 +29,7 @@ from core.generation.loras import check_file, loras_attached
 from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, generate, images_at_once
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
+from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import open_regular
 from core.record.workspace import Workspace
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
     from core.record.cancel import CancelToken
     from core.settings.model import ModelSettings
 
-OnEvent = Callable[..., None]  # on_event(kind, **facts); kinds: "progress", "image", "log"
-
-SECONDS_BETWEEN_PROGRESS = 0.25
 SEEDS = 2**32
 
 
@@ -162,29 +160,41 @@ def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> 
         return None
 
 
+def check_task(job: GenerateJob, workspace: Workspace) -> str:
+    """The check of the task `generate`."""
+    find_sources(job, workspace)
+    return "The settings are valid."
+
+
+def run_task(job: GenerateJob, context: JobContext) -> Outcome:
+    """The task `generate`."""
+    store = context.store or make_store()
+    run_generate(job, context.workspace, store=store, device=context.device, reports=context)
+    return Outcome()
+
+
 def run_generate(
     job: GenerateJob,
     workspace: Workspace,
     *,
     store: ModelStore,
     device: str = "cpu",
-    on_event: OnEvent = lambda kind, **facts: None,
-    cancel: CancelToken | None = None,
+    reports: Reports = NO_REPORTS,
 ) -> list[Path]:
     """Generate the job's images; returns their files in the order of their seeds.
 
-    on_event   "progress": text, done, total (steps of all images); "image": path, seed; "log": text, level, fix
+    reports   its stage counts the steps of all images
     A cancelled job raises Cancelled and keeps finished images.
     """
-    on_event("progress", text="looking for files", done=0, total=0)
+    reports.stage("looking for files")
     sources = find_sources(job, workspace)
-    hashes = file_hashes(sources, workspace, cancel)
+    hashes = file_hashes(sources, workspace, reports.cancel)
     weight_bytes = sources.denoiser_bytes()
     dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
     use_threads(device, weight_bytes)
     use_tf32(job.memory.allow_tf32)
-    _say_schedule(job, sources, on_event)
-    on_event("progress", text="loading the model", done=0, total=0)
+    _say_schedule(job, sources, reports)
+    reports.stage("loading the model")
     with store.lease(job.model, sources.model, sources.vae, dtype, vae_type(job.memory), device) as components:
         paths = iter(sources.loras)  # found above, in the order of the settings
         asked = job.generate
@@ -192,25 +202,25 @@ def run_generate(
             loras_attached(components, asked.loras, lambda _: next(paths)) as report,
             embeddings_attached(components, sources.embeddings) as words,
         ):
-            _say([*report.problems, *unused(words, asked.prompt, asked.negative_prompt)], on_event)
+            _say([*report.problems, *unused(words, asked.prompt, asked.negative_prompt)], reports)
             states = words.encode(
                 asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip, weighted=asked.prompt_weights
             )
-            generation = _Generation(job, workspace, sources, hashes, components, states, on_event, cancel)
+            generation = _Generation(job, workspace, sources, hashes, components, states, reports)
             return generation.all_images()
 
 
-def _say_schedule(job: GenerateJob, sources: Sources, on_event: OnEvent) -> None:
+def _say_schedule(job: GenerateJob, sources: Sources, reports: Reports) -> None:
     """Log whether zero terminal SNR was detected and is used."""
     marked = ", ".join(path.name for path in marked_files(job, sources))
     if marked:
         used = "used" if uses_zero_terminal_snr(job, sources) else "turned off"
-        on_event("log", text=f"Zero terminal SNR {used}; {marked} was trained with it", level="info")
+        reports.say(f"Zero terminal SNR {used}; {marked} was trained with it")
 
 
-def _say(problems: Sequence[Problem], on_event: OnEvent) -> None:
+def _say(problems: Sequence[Problem], reports: Reports) -> None:
     for problem in problems:
-        on_event("log", text=problem.what, level="warning", fix=problem.fix)
+        reports.say(problem.what, "warning", problem.fix)
 
 
 class _Generation:
@@ -224,20 +234,18 @@ class _Generation:
         hashes: Hashes,
         components: Components,
         states: PromptStates,
-        on_event: OnEvent,
-        cancel: CancelToken | None,
+        reports: Reports,
     ):
         job = with_own_guidance(job, sources.model)
         self.job, self.workspace, self.sources, self.hashes = job, workspace, sources, hashes
         self.components, self.states = components, states
-        self.on_event, self.cancel = on_event, cancel
+        self.reports = reports
         side = int(components.denoiser.config.sample_size) * PIXELS_PER_LATENT
         width, height = stated_size(sources.model) or (side, side)
         self.width, self.height = job.generate.width or width, job.generate.height or height
         first = job.generate.seed if job.generate.seed is not None else secrets.randbelow(SEEDS)
         self.seeds = [(first + number) % SEEDS for number in range(job.generate.count)]
         self.zero_terminal_snr = uses_zero_terminal_snr(job, sources)
-        self.said = 0.0
 
     def all_images(self) -> list[Path]:
         files: list[Path] = []
@@ -251,7 +259,7 @@ class _Generation:
                 continue
             for seed, image in zip(seeds, images, strict=True):
                 files.append(self._save(image, seed))
-                self.on_event("image", path=str(files[-1]), seed=seed)
+                self.reports.generated(files[-1], seed)
         self._progress(len(self.seeds), 0)
         return files
 
@@ -265,16 +273,14 @@ class _Generation:
             if len(seeds) == 1:
                 raise
         empty_device_cache()
-        self.on_event("log", text="Several images at once do not fit into memory; continuing one by one", level="info")
+        self.reports.say("Several images at once do not fit into memory; continuing one by one")
         return None
 
     def _generate(self, start: int, seeds: Sequence[int]) -> list[Image]:
         asked, chosen = self.job.generate, self.job.model.prediction
 
         def on_step(done: int, total: int) -> None:
-            # At most a few times per second: each report is a line in the job's journal.
-            if done == total or time.monotonic() - self.said >= SECONDS_BETWEEN_PROGRESS:
-                self._progress(start, done * len(seeds))
+            self._progress(start, done * len(seeds))
 
         return generate(
             self.components,
@@ -288,14 +294,13 @@ class _Generation:
             prediction=None if chosen == "auto" else chosen,
             zero_terminal_snr=self.zero_terminal_snr,
             on_step=on_step,
-            cancel=self.cancel,
+            cancel=self.reports.cancel,
         )
 
     def _progress(self, images: int, steps_of_next: int) -> None:
-        self.said = time.monotonic()
         count, steps = len(self.seeds), self.job.generate.steps
         text = f"generating image {min(images + 1, count)} of {count}"
-        self.on_event("progress", text=text, done=images * steps + steps_of_next, total=count * steps)
+        self.reports.stage(text, images * steps + steps_of_next, count * steps)
 
     def _save(self, image: Image, seed: int) -> Path:
         drawn = one_image(

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from core.record.cancel import CancelToken
 from core.record.commands import CommandReader, NoCommands
-from core.record.events import Said, Stage, StateChanged
+from core.record.events import Drawn, Said, Stage, StateChanged
 from core.record.journal import Journal
 from core.record.processes import Processes
 from core.record.run_folder import RunFolder
@@ -29,8 +30,28 @@ class Outcome:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Reports:
+    """What work tells how it goes, and asks whether to stop. This one listens to nothing and never stops it."""
+
+    def stage(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Report what is being done, and how much of it is."""
+
+    def say(self, text: str, level: str = "info", fix: str = "") -> None:
+        """A line for the log."""
+
+    def generated(self, path: Path, seed: int) -> None:
+        """An image was generated and saved."""
+
+    @property
+    def cancel(self) -> CancelToken:
+        return CancelToken()
+
+
+NO_REPORTS = Reports()
+
+
 @dataclass
-class JobContext:
+class JobContext(Reports):
     """A job's environment. `store` keeps a model loaded between generate jobs, `processes` are those that train as one.
 
     pauses  whether `check` waits while the job is paused; trainings wait at the end of a step instead
@@ -59,6 +80,9 @@ class JobContext:
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
         self.journal.put(Said(level, text, fix))
+
+    def generated(self, path: Path, seed: int) -> None:
+        self.journal.put(Drawn(str(path), seed))
 
     def take_commands(self) -> list[str]:
         """Commands that arrived since the last call; "stop" also sets the token."""

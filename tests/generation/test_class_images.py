@@ -24,7 +24,7 @@ from core.generation.class_plan import (
 )
 from core.generation.image_metadata import read_image_metadata
 from core.generation.run import make_store
-from core.record.cancel import Cancelled, CancelToken
+from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.class_images import ClassImageSettings
@@ -32,6 +32,7 @@ from core.settings.dataset import DatasetSettings
 from core.settings.job import ClassImagesJob, TrainJob
 from core.settings.source import Source
 from tests.refusals import refused
+from tests.reports import Heard
 
 WIDE, SQUARE = (96, 64), (64, 64)
 
@@ -76,21 +77,11 @@ def sizes_in(folder: Path) -> list[tuple[int, int]]:
     return found
 
 
-def stop_after(count: int, token: CancelToken):
-    def on_event(kind, **facts):
-        on_event.drawn += kind == "image"
-        if on_event.drawn == count:
-            token.cancel()
-
-    on_event.drawn = 0
-    return on_event
-
-
 def test_a_cancelled_job_goes_on_and_ends_with_the_same_bytes(workspace, dataset, store, tmp_path):
-    folder, token = tmp_path / "broken off", CancelToken()
+    folder = tmp_path / "broken off"
     job = job_of(dataset, folder=str(folder), number=3, batch=1)
     with pytest.raises(Cancelled):
-        make_class_images(job, workspace, store=store, on_event=stop_after(1, token), cancel=token)
+        make_class_images(job, workspace, store=store, reports=Heard(stop_after=1))
     (first,) = folder.glob("*.png")
     before = first.stat().st_mtime_ns
     made = make_class_images(job, workspace, store=store)
@@ -163,7 +154,7 @@ def test_another_prompt_is_refused_with_what_differs_and_nothing_is_changed(work
 
 
 def test_several_at_once_that_do_not_fit_are_drawn_one_by_one(workspace, dataset, store, tmp_path, monkeypatch):
-    generate, said = making.generate, []
+    generate, heard = making.generate, Heard()
 
     def small_device(*given, seeds, **named):
         if len(seeds) > 1:
@@ -172,11 +163,9 @@ def test_several_at_once_that_do_not_fit_are_drawn_one_by_one(workspace, dataset
 
     monkeypatch.setattr(making, "generate", small_device)
     job = job_of(dataset, folder=str(tmp_path / "class"), number=3)
-    made = make_class_images(
-        job, workspace, store=store, on_event=lambda kind, **facts: said.append(facts.get("text", ""))
-    )
-    assert len(made) == 3 and any("one by one" in text for text in said)
-    assert "The regularization images are in" in said[-1]
+    made = make_class_images(job, workspace, store=store, reports=heard)
+    assert len(made) == 3 and any("one by one" in text for text in heard.said)
+    assert "The regularization images are in" in heard.said[-1]
 
 
 # ---- the plan

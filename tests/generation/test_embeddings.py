@@ -24,6 +24,7 @@ from core.settings.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
 from tests.models import tiny_file, tiny_folder
+from tests.reports import Heard
 
 STARTER = PROJECT / "models" / "starter"
 
@@ -135,17 +136,17 @@ def test_a_job_draws_with_embeddings_of_runs_and_of_the_models_folder_and_its_im
     run = word_file(workspace.runs / "r" / "checkpoints" / "zunkel.safetensors", components, "fox")
     mine = word_file(workspace.models / "embeddings" / "cup-1.pt", components, "cup")
     assert {label: path for label, path in list_embeddings(workspace)} == {"r / zunkel": run, "embeddings/cup-1": mine}
-    store, said = make_store(), []
+    store, heard = make_store(), Heard()
 
     def draw(**asked):
         job = job_of(**asked)
-        files = run_generate(job, workspace, store=store, on_event=lambda kind, **facts: said.append((kind, facts)))
+        files = run_generate(job, workspace, store=store, reports=heard)
         return files[0]
 
     plain = draw(prompt="a fox and a cup")
     new = draw(prompt="a zunkel and a brabol", embeddings=["zunkel", "brabol=cup-1"])
     assert np.array_equal(pixels(new), pixels(plain))
-    assert not [facts for kind, facts in said if kind == "log"]
+    assert not heard.said
     record = read_image_metadata(new)
     assert record.job.generate.embeddings == [
         "outputs/runs/r/checkpoints/zunkel.safetensors",
@@ -156,7 +157,7 @@ def test_a_job_draws_with_embeddings_of_runs_and_of_the_models_folder_and_its_im
     again = run_generate(record.job.model_copy(update={"model": job_of().model}), workspace, store=store)
     assert np.array_equal(pixels(again[0]), pixels(plain))
     draw(prompt="zunkels", embeddings=["zunkel"])
-    (text,) = [facts["text"] for kind, facts in said if kind == "log"]
+    (text,) = heard.said
     assert "'zunkel'" in text and "no effect" in text
 
 

@@ -17,7 +17,7 @@ from core.generation import run as run_module
 from core.generation.image_metadata import read_image_metadata
 from core.generation.run import find_sources, make_store, run_generate, save_image, tensors_sha256
 from core.networks.adapter_file import load_lora, save_lora
-from core.record.cancel import Cancelled, CancelToken
+from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generate import GenerateSettings, LoraUse
@@ -25,6 +25,7 @@ from core.settings.job import GenerateJob
 from core.settings.memory import MemorySettings
 from core.settings.model import ModelSettings
 from tests.refusals import refused
+from tests.reports import Heard
 from tests.style_distance import colorfulness, style_distance
 
 STARTER = PROJECT / "models" / "starter"
@@ -70,18 +71,16 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_a_job_writes_its_images_with_everything_needed_to_draw_them_again(workspace, store):
     lora = small_lora(workspace.runs / "2026-01-01_a" / "checkpoints" / "odd.safetensors")
-    events = []
+    heard = Heard()
     job = job_of(
         count=3, seed=2**32 - 2, sampler="euler_a", negative_prompt="red", loras=[LoraUse(file="odd", strength=0.5)]
     )
-    files = run_generate(job, workspace, store=store, on_event=lambda kind, **facts: events.append((kind, facts)))
+    files = run_generate(job, workspace, store=store, reports=heard)
 
     seeds = [2**32 - 2, 2**32 - 1, 0]  # counted up, round the end
-    assert [facts["seed"] for kind, facts in events if kind == "image"] == seeds
-    assert [facts["path"] for kind, facts in events if kind == "image"] == [str(path) for path in files]
-    steps = [facts for kind, facts in events if kind == "progress" and facts["total"]]
-    assert (steps[0]["done"], steps[-1]["done"], steps[-1]["total"]) == (0, 9, 9)
-    assert [facts["done"] for facts in steps] == sorted(facts["done"] for facts in steps)
+    assert heard.images == list(zip(files, seeds, strict=True))
+    steps = [(done, total) for _, done, total in heard.stages if total]
+    assert (steps[0][0], *steps[-1]) == (0, 9, 9) and steps == sorted(steps)
     for path, seed in zip(files, seeds, strict=True):
         assert re.fullmatch(
             rf"images/\d{{4}}-\d\d-\d\d/\d{{6}}_{seed}\.png", path.relative_to(workspace.outputs).as_posix()
@@ -135,20 +134,15 @@ def test_an_image_that_cannot_be_written_leaves_nothing_behind(workspace, monkey
 
 
 def test_a_cancelled_job_keeps_the_images_that_were_finished(workspace, store):
-    token, drawn = CancelToken(), []
-
-    def on_event(kind, **facts):
-        if kind == "image":
-            drawn.append(facts["path"])
-            token.cancel()
-
+    heard = Heard(stop_after=1)
     with pytest.raises(Cancelled):  # four are drawn together, the fifth alone
-        run_generate(job_of(count=5, seed=1, steps=1), workspace, store=store, on_event=on_event, cancel=token)
-    assert len(drawn) == 4 and sorted(map(str, workspace.images.rglob("*.png"))) == sorted(drawn)
+        run_generate(job_of(count=5, seed=1, steps=1), workspace, store=store, reports=heard)
+    assert sorted(workspace.images.rglob("*.png")) == sorted(path for path, _ in heard.images)
+    assert len(heard.images) == 4
 
 
 def test_images_that_do_not_fit_together_are_drawn_one_by_one(workspace, store, monkeypatch):
-    generate, sizes, said = run_module.generate, [], []
+    generate, sizes, heard = run_module.generate, [], Heard()
 
     def little_memory(components, states, *, seeds, **how):
         sizes.append(len(seeds))
@@ -158,10 +152,8 @@ def test_images_that_do_not_fit_together_are_drawn_one_by_one(workspace, store, 
 
     monkeypatch.setattr(run_module, "generate", little_memory)
     job = job_of(count=3, seed=1, steps=1)
-    files = run_generate(
-        job, workspace, store=store, on_event=lambda kind, **facts: kind == "log" and said.append(facts["text"])
-    )
-    assert sizes == [3, 1, 1, 1] and len(said) == 1
+    files = run_generate(job, workspace, store=store, reports=heard)
+    assert sizes == [3, 1, 1, 1] and len(heard.said) == 1
     assert [int(path.stem.rpartition("_")[2]) for path in files] == [1, 2, 3]
 
     def no_memory(*given, **how):
@@ -246,14 +238,12 @@ def test_zero_terminal_snr_is_read_from_the_files_and_recorded(workspace, store,
     marked = save_lora(tmp_path / "marked.safetensors", load_lora(lora).tensors, {"ss_zero_terminal_snr": "True"})
 
     def made(file, asked="auto"):
-        said = []
+        heard = Heard()
         job = job_of(
             seed=1, loras=[LoraUse(file=str(file))], zero_terminal_snr=asked, model=ModelSettings(prediction="v")
         )
-        (path,) = run_generate(
-            job, workspace, store=store, on_event=lambda kind, **facts: kind == "log" and said.append(facts["text"])
-        )
-        return pixels(path), read_image_metadata(path).job.generate.zero_terminal_snr, said
+        (path,) = run_generate(job, workspace, store=store, reports=heard)
+        return pixels(path), read_image_metadata(path).job.generate.zero_terminal_snr, heard.said
 
     plain, found = made(lora), made(marked)
     assert (plain[1], found[1]) == ("off", "on") and not plain[2] and "marked.safetensors" in found[2][0]

@@ -1,0 +1,25 @@
+"""A listener to work that reports: what it heard, and a stop after some images."""
+
+from core.record.cancel import CancelToken
+from core.record.context import Reports
+
+
+class Heard(Reports):
+    def __init__(self, stop_after=0):
+        self.stages, self.said, self.images = [], [], []
+        self._token, self._stop_after = CancelToken(), stop_after
+
+    def stage(self, text, done=0, total=0):
+        self.stages.append((text, done, total))
+
+    def say(self, text, level="info", fix=""):
+        self.said.append(text)
+
+    def generated(self, path, seed):
+        self.images.append((path, seed))
+        if len(self.images) == self._stop_after:
+            self._token.cancel()
+
+    @property
+    def cancel(self):
+        return self._token
