@@ -15,17 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.files import (
-    MAX_CAPTION_BYTES,
-    Caption,
-    read_caption,
-    read_caption_file,
-    save_caption,
-    undo,
-)
+from core.dataset.captions.files import Caption, read_caption, read_caption_file, save_caption
+from core.dataset.captions.history import MAX_CAPTION_BYTES, Done, History
 from core.dataset.report import Row
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import CACHE_LIST
@@ -64,19 +57,35 @@ class Saved:
     refused: bool = False
 
 
+@dataclass(frozen=True)
+class Step:
+    """A change that was taken back or repeated: the key of its first image, its name, and what became of it."""
+
+    key: str
+    name: str
+    done: Done
+
+
 class Edits:
     """Saving captions, and the stack of undo. Safe to call from any thread.
 
     load, keep   read and write plain values that survive a restart: {"undo": [...], "redo": [...]}
     """
 
-    def __init__(self, reading: Reading, load: Callable[[], dict[str, Any]], keep: Callable[[dict[str, Any]], None]):
-        self._reading = reading
+    def __init__(
+        self,
+        reading: Reading,
+        history: History,
+        load: Callable[[], dict[str, Any]],
+        keep: Callable[[dict[str, Any]], None],
+    ):
+        self._reading, self._history = reading, history
         self._load, self._keep = load, keep
         self._lock = threading.RLock()
-        self._visits: OrderedDict[str, str] = OrderedDict()  # visits that have a step of undo -> their image's key
+        self._visits: OrderedDict[str, tuple[str, str]] = OrderedDict()  # with a step of undo -> image's key, change
         self._report: Any = None
         self._present: dict[str, Placed] = {}  # images of the newest report
+        self._stems: dict[str, Placed] = {}  # the same by path without extension
         self._known: OrderedDict[str, Placed] = OrderedDict()  # and of earlier ones: their late saves still count
 
     # -- images
@@ -87,10 +96,9 @@ class Edits:
         with self._lock:
             if self._report is not report:
                 everything = (*report.validation, *reversed(report.placed)) if report else ()
-                self._report, self._present = (
-                    report,
-                    {key_of(each): each for each in everything},
-                )  # first resolution last
+                self._report = report
+                self._present = {key_of(each): each for each in everything}  # first resolution last
+                self._stems = {os.path.splitext(each.image.path)[0]: each for each in everything}
                 self._known.update(self._present)
                 while len(self._known) > KEPT_IMAGES:
                     self._known.popitem(last=False)
@@ -142,21 +150,34 @@ class Edits:
             if len(text.encode("utf-8")) > MAX_CAPTION_BYTES:
                 what = "The caption is larger than 1 MB, so it is not used as a caption"
                 raise ProblemsError.one(what, printable(placed.image.relative), "shorten it", code="caption.too-long")
-            token = save_caption(placed.image.path, text, placed.concept.captions.caption_extension)
-            if token and visit not in self._visits:
-                self._visits[visit] = key
-                self._push(placed, token)
+            extension, (_, before) = placed.concept.captions.caption_extension, self._visits.get(visit, ("", ""))
+            id = save_caption(self._history, placed.image.path, text, extension, resume=before)
+            if id and not before:
+                self._visits[visit] = (key, id)
+                self._push(placed, printable(placed.image.relative), id)
                 while len(self._visits) > KEPT_VISITS:
                     self._visits.popitem(last=False)
-            self._reading.caption_saved(placed.image.key)
+            self._reading.captions_saved([placed.image.path])
             now = self.caption(placed)
             return Saved(plain(now.text), now.path.name)
 
     # -- the way back
 
-    def _push(self, placed: Placed, token: str) -> None:
-        step = [key_of(placed), printable(placed.image.relative), quote_from_bytes(os.fsencode(token))]
-        self._keep({"undo": [*self._load().get("undo", []), step][-KEPT_UNDO:], "redo": []})
+    def changed(self, done: Done, title: str) -> None:
+        """Many captions were changed as one: a step of undo, and what is shown of them follows."""
+        with self._lock:
+            self._reading.captions_saved(done.written)
+            first = next((each for path in done.written if (each := self._beside(path))), None)
+            if first is not None:
+                self._push(first, title, done.id)
+
+    def _beside(self, caption_file: Path) -> Placed | None:
+        """The image that a caption file stands next to."""
+        self.image("")  # the newest report's
+        return self._stems.get(os.path.splitext(caption_file)[0])
+
+    def _push(self, placed: Placed, name: str, id: str) -> None:
+        self._keep({"undo": [*self._load().get("undo", []), [key_of(placed), name, id]][-KEPT_UNDO:], "redo": []})
 
     def _newest(self, steps: list[Any]) -> int:
         """Where the newest step about one of the images that train now stands, -1 when there is none."""
@@ -168,35 +189,28 @@ class Edits:
         number = self._newest(steps)
         return str(steps[number][1]) if number >= 0 else ""
 
-    def step(self, which: str) -> str:
-        """Take back the newest saving ("undo"), or repeat it ("redo"). Returns the image's key, "" for none."""
+    def step(self, which: str) -> Step | None:
+        """Take back the newest change ("undo"), or repeat it ("redo"); None where there is none."""
         with self._lock:
             state = self._load()
             steps = list(state.get(which, []))
             number = self._newest(steps)
             if number < 0:
-                return ""
-            key, name, token = steps.pop(number)
+                return None
+            key, name, id = steps.pop(number)
             other = "redo" if which == "undo" else "undo"
             others = list(state.get(other, []))
             try:
-                back = undo(str(_path(token)))
-            finally:  # a text that is gone from the trash is not offered again
+                back = self._history.undo(str(id))
+            finally:  # a text that is not kept any more is not offered again
                 self._keep({which: steps})
-            if back:
-                others.append([key, name, quote_from_bytes(os.fsencode(back))])
+            if back.id:
+                others.append([key, name, back.id])
             self._keep({other: others[-KEPT_UNDO:]})
-            for visit in [each for each, of in self._visits.items() if of == key]:
+            for visit in [each for each, (of, _) in self._visits.items() if of == key]:
                 del self._visits[visit]  # what is typed from here on is a step of its own
-            placed = self.image(key)
-            if placed is not None:
-                self._reading.caption_saved(placed.image.key)
-            return key
-
-
-def _path(token: str) -> Path:
-    """The record of an earlier caption, from the form it is kept in."""
-    return Path(os.fsdecode(unquote_to_bytes(token)))
+            self._reading.captions_saved(back.written)
+            return Step(key, name, back)
 
 
 def plain(text: str) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.plan import Plan
-from core.dataset.captions.files import UTF_8, Caption, read_caption, rewrite_as_utf8, undo
+from core.dataset.captions.files import UTF_8, Caption, read_caption, rewrite_as_utf8
+from core.dataset.captions.history import Done, History
 from core.dataset.captions.pipeline import caption_preview, is_random, needs_steps
 from core.dataset.report import Report
-from core.record.problems import ProblemsError
 from core.record.units import count
 from core.settings.job import TrainJob
 from tabs.markup import button, esc
@@ -21,7 +18,6 @@ from tabs.reading import Reading
 
 EPOCHS = 3
 MOST_VIEWS = 2  # of one epoch
-KEPT_REWRITINGS = 10
 
 
 def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> str:
@@ -92,13 +88,10 @@ def _about(job: TrainJob, both: bool, placed: Placed) -> str:
 
 
 class Encodings:
-    """Caption files that are no UTF-8, rewritten all at once with a way back.
+    """Caption files that are not UTF-8, rewritten all at once; Undo restores them."""
 
-    load, keep   read and write plain values that survive a restart: {"rewritten": [[token, ...], ...]}
-    """
-
-    def __init__(self, reading: Reading, load: Callable[[], dict[str, Any]], keep: Callable[..., None]):
-        self._reading, self._load, self._keep = reading, load, keep
+    def __init__(self, reading: Reading, history: History):
+        self._reading, self._history = reading, history
 
     def old(self) -> list[Caption]:
         """Captions whose files are in another encoding, each file once."""
@@ -106,44 +99,16 @@ class Encodings:
         found = {each.caption.path: each.caption for each in (*report.placed, *report.validation)} if report else {}
         return [each for each in found.values() if each.source == "file" and each.encoding not in UTF_8]
 
-    def rewrite(self) -> str:
-        """Write them as UTF-8; what was done, in words."""
-        tokens = rewrite_as_utf8([caption.path for caption in self.old()])
-        if tokens:
-            done = [*self._load().get("rewritten", []), [quote_from_bytes(os.fsencode(token)) for token in tokens]]
-            self._keep(rewritten=done[-KEPT_REWRITINGS:])
-            self._reading.want(now=True)
-        return f"Rewritten as UTF-8: {count(len(tokens), 'caption')}"
-
-    def take_back(self) -> str:
-        """Undo the newest rewriting; what was done, in words."""
-        done = list(self._load().get("rewritten", []))
-        if not done:
-            return ""
-        tokens = done.pop()
-        self._keep(rewritten=done)
-        gone = 0
-        for token in reversed(tokens):
-            try:
-                undo(os.fsdecode(unquote_to_bytes(token)))
-            except ProblemsError:
-                gone += 1
-        self._reading.want(now=True)
-        rest = f"; {gone} are no longer in the trash folder" if gone else ""
-        return f"Restored: {count(len(tokens) - gone, 'caption')}{rest}"
+    def rewrite(self) -> Done:
+        """Write them as UTF-8. Raises ProblemsError."""
+        return rewrite_as_utf8(self._history, [caption.path for caption in self.old()])
 
     def html(self) -> str:
-        """How many there are, and the two buttons."""
-        old, done = self.old(), self._load().get("rewritten", [])
-        if not old and not done:
+        """How many there are, and the button."""
+        old = self.old()
+        if not old:
             return ""
-        parts = ""
-        if old:
-            kinds = ", ".join(
-                f"{number} {name}" for name, number in Counter(each.encoding for each in old).most_common()
-            )
-            about = f"{count(len(old), 'caption file')} not in UTF-8 ({kinds}). Check their text first."
-            parts += f"<span>{esc(about)}</span>" + button("utf8", f"Rewrite {count(len(old), 'caption')} as UTF-8")
-        if done:
-            parts += button("utf8_back", f"Undo rewriting {count(len(done[-1]), 'caption')}", kind="quiet")
-        return f'<div class="told encodings">{parts}</div>'
+        kinds = ", ".join(f"{number} {name}" for name, number in Counter(each.encoding for each in old).most_common())
+        about = f"{count(len(old), 'caption file')} not in UTF-8 ({kinds}). Check their text first."
+        rewrite = button("utf8", f"Rewrite {count(len(old), 'caption')} as UTF-8")
+        return f'<div class="told encodings"><span>{esc(about)}</span>{rewrite}</div>'

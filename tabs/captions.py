@@ -14,8 +14,10 @@ from typing import Any
 import gradio as gr
 
 from core.dataset.buckets.batches import Placed
+from core.dataset.captions.history import Done, History
 from core.dataset.captions.pipeline import plain_caption
 from core.record.problems import ProblemsError
+from core.record.units import count
 from tabs import captions_view as view
 from tabs.caption_edits import Edits, key_of, plain
 from tabs.caption_epochs import Encodings, preview
@@ -47,8 +49,9 @@ class Desk:
         self.page = page
         self.reading = page.reading
         self._lock = threading.RLock()
-        self.edits = Edits(self.reading, lambda: self._state().get("edits", {}), self._keep_edits)
-        self.encodings = Encodings(self.reading, self._state, self._keep)
+        history = History(page.workspace.captions)
+        self.edits = Edits(self.reading, history, lambda: self._state().get("edits", {}), self._keep_edits)
+        self.encodings = Encodings(self.reading, history)
 
     def _state(self) -> dict[str, Any]:
         return self.page.project.tab_state(TAB)
@@ -138,9 +141,7 @@ class Desk:
         elif act in ("undo", "redo"):
             return self._take_back(act, key)
         elif act == "utf8":
-            return key, self.encodings.rewrite()
-        elif act == "utf8_back":
-            return key, self.encodings.take_back()
+            return key, self._changed(self.encodings.rewrite(), "Rewrite as UTF-8")
         elif act == "show":
             self._keep(show=value if value in view.SHOWS else "all")
             self._keep_page(None)
@@ -151,15 +152,25 @@ class Desk:
             self._keep_page(page_of(value or arg, 10**6))
         return key, ""
 
+    def _changed(self, done: Done, title: str) -> str:
+        """Many captions were changed: what to say of it."""
+        self.edits.changed(done, title)
+        left = f"; {count(len(done.changed_since), 'file')} had changed and stayed" if done.changed_since else ""
+        return f"{title}: {count(len(done.written), 'caption')}{left}"
+
     def _take_back(self, act: str, key: str) -> tuple[str, str]:
         name = self.edits.next_step(act)
         try:
             found = self.edits.step(act)
         except ProblemsError:
-            return key, f"The earlier caption of {name} is no longer in the trash folder; nothing was changed"
+            return key, f"The earlier caption of {name} is not kept any more; nothing was changed"
+        if found is None:
+            return key, ""
         self._keep_page(None)
-        done = "Undone" if act == "undo" else "Redone"
-        return found or key, f"{done}: {name}" if found else ""
+        said = f"{'Undone' if act == 'undo' else 'Redone'}: {found.name}"
+        if found.done.changed_since:
+            said += f"; {count(len(found.done.changed_since), 'file')} had changed since and stayed"
+        return found.key, said
 
     def _steps(self) -> dict[str, str]:
         return {"undo": self.edits.next_step("undo"), "redo": self.edits.next_step("redo")}

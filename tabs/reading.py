@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.buckets.batches import Placed
 from core.dataset.captions.files import OWN, read_caption
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.doctor.findings_of import Finding, examine
@@ -46,7 +50,7 @@ class Reading:
         self.findings: tuple[Finding, ...] | None = None  # None: not examined yet
         self.examining: tuple[str, float] | None = None
         self.version = 0
-        self._saved: list[tuple[str, str]] = []  # captions that were saved while the folder was being read
+        self._saved: set[str] = set()  # captions that were saved while the folder was being read
 
     # -- asking for it
 
@@ -74,7 +78,7 @@ class Reading:
                 self.report = None if other else self.report
                 self.findings = None if other else self.findings
                 self.problems = () if other else self.problems  # else the list would be gone at every change
-            self._key, self.job, self._finished, self._saved = key, job, 0.0, []
+            self._key, self.job, self._finished, self._saved = key, job, 0.0, set()
             self.version += 1
             self._task = self._engine.light(self._read, job, key, title="Reading the images")
 
@@ -165,48 +169,56 @@ class Reading:
             self.report, self.layout = report, layout
             self.problems = problems or (report.problems if report else ())
             self.version += 1
-            for saved in self._saved:
-                self._take_over(saved)
+            self._take_over(self._saved)
             if finished:
                 self._finished = time.monotonic()
 
-    # -- a caption that was saved
+    # -- captions that were saved
 
-    def caption_saved(self, key: tuple[str, str]) -> None:
-        """Read one image's caption again, so that lists and counts follow without reading the folder."""
+    def captions_saved(self, paths: Iterable[Path]) -> None:
+        """Read the captions of these images again (named by any file with their stem), so that lists and counts follow
+        without reading the folder."""
         with self._lock:
+            stems = {os.path.splitext(path)[0] for path in paths}
             if self.busy:
-                self._saved.append(key)
-            self._take_over(key)
+                self._saved |= stems
+            self._take_over(stems)
             self.version += 1
 
-    def _take_over(self, key: tuple[str, str]) -> None:
+    def _take_over(self, stems: Collection[str]) -> None:
         report = self.report
-        placed = [*report.placed, *report.validation] if report else []
-        mine = [number for number, each in enumerate(placed) if each.image.key == key]
-        if report is None or not mine:
+        if report is None or not stems:
             return
-        image, settings = placed[mine[0]].image, placed[mine[0]].concept.captions
-        caption = read_caption(image, settings)
-        for number in mine:
-            placed[number] = replace(placed[number], caption=caption)
-        text = plain_caption(caption.text, settings, image.words)
-        tokens = count_tokens(text)
-        rows: list[Row] = [
-            replace(row, caption=text, source=caption.source, caption_path=caption.path, tokens=tokens)
-            if row.key == key
-            else row
-            for row in report.rows
-        ]
-        trained = {each.image.key: each for each in placed[: len(report.placed)]}
+        placed = [_read_again(each, stems) for each in report.placed]
+        validation = [_read_again(each, stems) for each in report.validation]
+        fresh = {each.image.key: each for each in (*placed, *validation) if _stem(each) in stems}
+        rows = [_row_of(row, fresh[row.key]) if row.key in fresh else row for row in report.rows]
+        trained = {each.image.key: each for each in placed}
         self.report = replace(
             report,
-            placed=tuple(placed[: len(report.placed)]),
-            validation=tuple(placed[len(report.placed) :]),
+            placed=tuple(placed),
+            validation=tuple(validation),
             rows=tuple(rows),
             captions_found=sum(each.caption.source in OWN for each in trained.values()),
             longest_tokens=max((row.tokens or 0 for row in rows), default=None),
         )
+
+
+def _stem(placed: Placed) -> str:
+    return os.path.splitext(placed.image.path)[0]
+
+
+def _read_again(placed: Placed, stems: Collection[str]) -> Placed:
+    if _stem(placed) not in stems:
+        return placed
+    return replace(placed, caption=read_caption(placed.image, placed.concept.captions))
+
+
+def _row_of(row: Row, placed: Placed) -> Row:
+    """The row of an image whose caption was read again."""
+    text = plain_caption(placed.caption.text, placed.concept.captions, placed.image.words)
+    caption = placed.caption
+    return replace(row, caption=text, source=caption.source, caption_path=caption.path, tokens=count_tokens(text))
 
 
 def _folders(job: TrainJob) -> list[str]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from typing import Any
 from pydantic import Field, create_model
 
 from core import tasks
+from core.captioning.combining import combined, pattern_problems
 from core.captioning.report import Row, caption_report
-from core.dataset.captions.files import save_caption
-from core.record import atomic
+from core.dataset.captions.files import as_file, caption_change
+from core.dataset.captions.history import History, check_folders
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError, raise_if_errors, unwritten
+from core.record.lock import HeldElsewhere, Lock
+from core.record.problems import ProblemsError, raise_if_errors
+from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.job import CaptionerJob, CaptionJob
@@ -44,7 +48,7 @@ def captioner(name: str, settings: type[Settings], describe: Describe, *, title:
     group: Any = (settings, Field(default_factory=settings, title=title))
     job = create_model(f"{name.title()}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group})
     given: dict[str, Any] = {"card": CARD, "button": "Caption images"} | about
-    run = partial(run_captioner, name, describe)
+    run = partial(run_captioner, name, title, describe)
     return tasks.Task(name, title, job=job, run=run, check=images_to_describe, reads=_previews, **given)
 
 
@@ -52,62 +56,101 @@ def _previews(job: CaptionerJob) -> bool:
     return job.captioning.preview is not None
 
 
-def run_captioner(name: str, describe: Describe, job: CaptionerJob, context: JobContext) -> Outcome:
+def run_captioner(name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext) -> Outcome:
     """Describe the images that ask for it, one caption written after the other. A preview writes nothing."""
-    done = Done(context.workspace, job)
-    rows = _rows(job, done.before)
-    captions = describe([row.image.path for row in rows], getattr(job, name), context)
-    lines: list[str] = []
+    history = History(context.workspace.captions)
+    about = {"task": name, "job": _fingerprint(job)}
+    if _previews(job):
+        rows = _rows(job)
+        described = describe([row.image.path for row in rows], getattr(job, name), context)
+        lines = [
+            _difference(row, text, job) for row, text in zip(rows, _counted(described, rows, context), strict=True)
+        ]
+        return Outcome(lines=[*lines, f"{len(rows)} images described; nothing was written"], facts=_facts(len(rows), 0))
+    with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
+        done = opened.done()
+        files = [(row, caption_change(row.image.path, "", row.settings.caption_extension)) for row in _rows(job)]
+        files = [(row, file) for row, file in files if file.path not in done]
+        check_folders(file.path.parent for _, file in files)
+        rows = [row for row, _ in files]
+        described = describe([row.image.path for row in rows], getattr(job, name), context)
+        written, since, empty = 0, 0, 0
+        for (row, file), text in zip(files, _counted(described, rows, context), strict=True):
+            new = combined(_own(row), text, job.captioning)
+            result = opened.write([replace(file, new=as_file(new))] if new else [])
+            written, since, empty = written + len(result.written), since + len(result.changed_since), empty + (not new)
+    return Outcome(lines=_last_lines(len(rows), written, since, empty), facts=_facts(len(rows), written))
+
+
+def _counted(described: Iterator[str], rows: Sequence[Row], context: JobContext) -> Iterator[str]:
+    """The captions as they come, with progress, and a place to pause or stop after each."""
     context.stage("captioning", 0, len(rows))
-    for number, (row, text) in enumerate(zip(rows, captions, strict=True), 1):
-        if _previews(job):
-            lines.append(f"{row.image.relative}: {text}")
-        else:
-            save_caption(row.image.path, text, row.settings.caption_extension)
-            done.add(row)
+    for number, text in enumerate(described, 1):
+        yield text
         context.stage("captioning", number, len(rows))
         context.check()
-    done.forget()
-    last = f"{len(rows)} images described" + ("; nothing was written" if _previews(job) else "")
-    return Outcome(lines=[*lines, last], facts={"images": len(rows), "written": 0 if _previews(job) else len(rows)})
+
+
+def _own(row: Row) -> str:
+    """The caption of the image's own file."""
+    return row.caption.text if row.caption.source == "file" else ""
+
+
+def _difference(row: Row, text: str, job: CaptionerJob) -> str:
+    before, after = _own(row), combined(_own(row), text, job.captioning)
+    return f"{row.image.relative}: {after}" + (f"   (was: {before})" if before and before != after else "")
+
+
+def _last_lines(images: int, written: int, since: int, empty: int) -> list[str]:
+    lines = [f"{images} images described, {written} captions written"]
+    lines += [f"{since} captions were edited meanwhile and stay as they are"] if since else []
+    lines += [f"{empty} images got no caption: nothing was found to say of them"] if empty else []
+    return lines
+
+
+def _facts(images: int, written: int) -> dict[str, int]:
+    return {"images": images, "written": written}
 
 
 def images_to_describe(job: CaptionerJob, workspace: Workspace) -> str:
     """The check before a start. Raises ProblemsError."""
-    rows = _rows(job, Done(workspace, job).before)
-    return f"{len(rows)} images to describe"
+    return f"{count(len(_rows(job)), 'image')} to describe"
 
 
-def _rows(job: CaptionerJob, done: set[str]) -> list[Row]:
+def _rows(job: CaptionerJob) -> list[Row]:
     report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions))
-    raise_if_errors(report.problems)
+    bad = pattern_problems(job.captioning.remove_words, "captioning.remove_words")
+    raise_if_errors([*report.problems, *bad])
     if not report.rows:
         fix = "choose a folder with images on Dataset"
         raise ProblemsError.one("The dataset contains no images", "dataset", fix, "captioning.no-images")
-    rows = report.missing if job.captioning.existing == "keep" else report.rows
-    return [row for row in rows if str(row.image.path) not in done][: job.captioning.preview]
+    return [row for row in report.rows if _asks(row, job.captioning.existing)][: job.captioning.preview]
 
 
-class Done:
-    """The images that an unfinished job with the same settings has described: started again, it resumes with the others."""
+def _asks(row: Row, existing: str) -> bool:
+    """Whether an image is described. Captions from metadata files are not changed."""
+    without = ("words", "none") if existing == "keep" else ("words", "none", "blank")
+    return row.caption.source in without if existing in ("keep", "missing") else row.caption.source != "metadata"
 
-    def __init__(self, workspace: Workspace, job: CaptionerJob):
-        name = hashlib.sha256(json.dumps(to_values(job), sort_keys=True).encode()).hexdigest()[:16]
-        self._file = workspace.private / "captioning" / f"{name}.txt"
-        self.before: set[str] = set()
-        if not _previews(job):
-            with suppress(OSError):
-                self.before = set(self._file.read_text("utf-8", "surrogateescape").split("\0"))
 
-    def add(self, row: Row) -> None:
+def _fingerprint(job: CaptionerJob) -> str:
+    return hashlib.sha256(json.dumps(to_values(job), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def only_one_writes(context: JobContext) -> Iterator[None]:
+    """Hold the captions: a second task that writes some waits here."""
+    folder = context.workspace.captions
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder / "writing.lock")
+    while True:
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._file, "a", encoding="utf-8", errors="surrogateescape") as handle:
-                handle.write(f"{row.image.path}\0")
-        except OSError as error:
-            what = "The list of captioned images cannot be written"
-            raise unwritten(error, what, str(self._file), "captions written so far are kept") from error
-
-    def forget(self) -> None:
-        with suppress(OSError):
-            atomic.remove(self._file)
+            lock.acquire()
+            break
+        except HeldElsewhere:
+            context.stage("waiting for another task that writes captions")
+            context.check()
+    try:
+        yield
+    finally:
+        lock.release()

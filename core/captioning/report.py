@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
-from core.dataset.captions.files import Caption, read_caption, save_caption
+from core.dataset.captions.files import Caption, caption_change, read_caption
+from core.dataset.captions.history import History
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.scan import scan_dataset
@@ -65,16 +67,20 @@ def caption_report(job: CaptionJob) -> CaptionReport:
 
 
 def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
-    """The caption job: report, and write `caption.write_missing` beside each image that has no caption file."""
+    """The caption job: report, and write `caption.write_missing` for each image that has no caption file."""
     report = caption_report(job)
     raise_if_errors(report.problems)
     text = job.caption.write_missing
-    missing = report.missing if text else []
-    for number, row in enumerate(missing, 1):
+    lines, written = report.lines(), 0
+    if text:
+        changes = [
+            caption_change(row.image.path, text.replace("{words}", row.caption.text), row.settings.caption_extension)
+            for row in report.missing
+        ]
         context.check()
-        written = (text or "").replace("{words}", row.caption.text)
-        save_caption(row.image.path, written, row.settings.caption_extension)
-        context.stage("writing captions", number, len(missing))
-    lines = report.lines() + ([f"{len(missing)} captions written"] if text else [])
-    facts = {"images": len(report.rows), "missing": len(report.missing), "written": len(missing)}
+        history = History(context.workspace.captions)
+        done = history.apply("Write missing captions", changes, progress=partial(context.stage, "writing captions"))
+        written = len(done.written)
+        lines.append(f"{written} captions written")
+    facts = {"images": len(report.rows), "missing": len(report.missing), "written": written}
     return Outcome(lines=lines, facts=facts)

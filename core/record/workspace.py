@@ -44,6 +44,11 @@ class Workspace:
         return self.private / "trash"
 
     @property
+    def captions(self) -> Path:
+        """The history of caption files."""
+        return self.private / "captions"
+
+    @property
     def runs(self) -> Path:
         return self.outputs / "runs"
 

@@ -21,12 +21,37 @@ class CaptionWriteSettings(Settings):
 class CaptioningSettings(Settings):
     """Which images a captioner describes, and what happens to captions that are there."""
 
-    existing: Literal["keep", "replace"] = setting(
-        "keep",
+    existing: Literal["missing", "keep", "replace", "append", "prepend", "line"] = setting(
+        "missing",
         title="Existing captions",
         level="shown",
-        labels={"keep": "keep", "replace": "replace"},
-        help="Keep describes only images without a caption file; replace overwrites the others too. A stopped job resumes with the images that are left.",
+        labels={
+            "missing": "fill missing and empty ones",
+            "keep": "keep all, empty ones too",
+            "replace": "replace",
+            "append": "append",
+            "prepend": "prepend",
+            "line": "add a line",
+        },
+        help="What happens to images that have a caption. Append and prepend add only the parts that the caption does not have yet. A stopped job resumes with the images that are left.",
+    )
+    separator: str = setting(
+        ", ",
+        title="Separator",
+        widget="text",
+        help="Divides the parts of a caption where one is added to another, and stands between prefix, caption and suffix.",
+    )
+    prefix: str = setting(
+        "", title="Prefix", widget="text", help="Text before each new caption, written to the caption file."
+    )
+    suffix: str = setting(
+        "", title="Suffix", widget="text", help="Text after each new caption, written to the caption file."
+    )
+    remove_words: list[str] = setting(
+        default_factory=list,
+        title="Remove from captions",
+        widget="lines",
+        help="Regular expressions, one per line; each match is removed from new captions. Removes phrases that a captioner repeats, such as invented writing.",
     )
     preview: int | None = setting(
         None,
@@ -35,5 +60,5 @@ class CaptioningSettings(Settings):
         unit="images",
         title="Preview images",
         level="shown",
-        help="Describes only so many images and shows the captions without writing them. Empty describes all and writes.",
+        help="Describes only so many images and shows their captions before and after, without writing them. Empty describes all and writes.",
     )

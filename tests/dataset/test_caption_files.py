@@ -14,8 +14,8 @@ from core.dataset.captions.files import (
     read_caption_file,
     rewrite_as_utf8,
     save_caption,
-    undo,
 )
+from core.dataset.captions.history import History
 from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import ProblemsError
 from core.settings.captions import CaptionSettings
@@ -112,66 +112,47 @@ def test_windows_line_ends_are_line_ends(tmp_path):
 # ---- saving
 
 
-def test_a_save_writes_utf_8_and_undo_brings_the_earlier_bytes_back(tmp_path):
+@pytest.fixture
+def history(tmp_path):
+    return History(tmp_path / "outputs" / "captions")
+
+
+def test_a_save_writes_utf_8_and_undo_brings_the_earlier_bytes_back(tmp_path, history):
     earlier = "un café\r\n".encode("cp1252")
     (tmp_path / "a.txt").write_bytes(earlier)
-    token = save_caption(tmp_path / "a.png", "naïve\r\nfox ")
+    saved = save_caption(history, tmp_path / "a.png", "naïve\r\nfox ")
     assert (tmp_path / "a.txt").read_bytes() == "naïve\nfox\n".encode()
-    redo = undo(token)
+    undone = history.undo(saved)
     assert (tmp_path / "a.txt").read_bytes() == earlier
-    undo(redo)
+    history.undo(undone.id)
     assert (tmp_path / "a.txt").read_bytes() == "naïve\nfox\n".encode()
 
 
-def test_undo_of_a_first_caption_removes_the_file_and_keeps_its_text(tmp_path):
-    token = save_caption(tmp_path / "a.png", "a fox", trash_dir=tmp_path / "trash")
-    redo = undo(token)
+def test_undo_of_a_first_caption_removes_the_file_and_keeps_its_text(tmp_path, history):
+    undone = history.undo(save_caption(history, tmp_path / "a.png", "a fox"))
     assert not (tmp_path / "a.txt").exists()
-    undo(redo)
+    history.undo(undone.id)
     assert (tmp_path / "a.txt").read_text() == "a fox\n"
 
 
-def test_saving_the_same_text_changes_nothing(tmp_path):
-    save_caption(tmp_path / "a.png", "a fox")
-    assert save_caption(tmp_path / "a.png", "a fox") is None
+def test_saving_the_same_text_changes_nothing(tmp_path, history):
+    save_caption(history, tmp_path / "a.png", "a fox")
+    assert save_caption(history, tmp_path / "a.png", "a fox") == "" and len(list(history.entries())) == 1
 
 
-def test_a_save_goes_to_the_caption_file_that_is_there(tmp_path):
+def test_a_save_goes_to_the_caption_file_that_is_there(tmp_path, history):
     (tmp_path / "a.caption").write_text("old")
-    save_caption(tmp_path / "a.png", "new")
+    save_caption(history, tmp_path / "a.png", "new")
     assert (tmp_path / "a.caption").read_text() == "new\n" and not (tmp_path / "a.txt").exists()
     assert caption_path(tmp_path / "b.png", "auto") == tmp_path / "b.txt"
-    save_caption(tmp_path / "b.png", "words", ".caption")
+    save_caption(history, tmp_path / "b.png", "words", ".caption")
     assert (tmp_path / "b.caption").exists()
 
 
-def test_brackets_and_foreign_letters_in_names_are_letters(tmp_path):
+def test_brackets_and_foreign_letters_in_names_are_letters(tmp_path, history):
     (tmp_path / "[a] 狐*.txt").write_text("words")
-    save_caption(tmp_path / "[a] 狐*.png", "other")
+    save_caption(history, tmp_path / "[a] 狐*.png", "other")
     assert (tmp_path / "[a] 狐*.txt").read_text() == "other\n"
-
-
-def test_an_undo_whose_record_is_gone_says_so_and_changes_nothing(tmp_path):
-    token = save_caption(tmp_path / "a.png", "a fox")
-    Path(token).unlink()
-    with pytest.raises(ProblemsError, match="no longer in the trash"):
-        undo(token)
-    assert (tmp_path / "a.txt").read_text() == "a fox\n"
-
-
-def test_a_caption_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
-    (tmp_path / "a.txt").write_text("old")
-    write = __import__("core.record.atomic", fromlist=["write_bytes"]).write_bytes
-
-    def full(target, data):
-        if Path(target).parent == tmp_path:
-            raise OSError(28, "No space left on device")
-        write(target, data)
-
-    monkeypatch.setattr("core.record.atomic.write_bytes", full)
-    with pytest.raises(ProblemsError, match="No space left"):
-        save_caption(tmp_path / "a.png", "new")
-    assert (tmp_path / "a.txt").read_text() == "old"
 
 
 # ---- several files, metadata, faces
@@ -243,12 +224,12 @@ def test_a_caption_from_metadata_comes_before_the_file(tmp_path):
     assert (nothing.text, nothing.source) == ("", "metadata") and "empty caption" in nothing.problem.what
 
 
-def test_a_cut_out_face_has_the_caption_of_its_image_and_saves_one_of_its_own(tmp_path):
+def test_a_cut_out_face_has_the_caption_of_its_image_and_saves_one_of_its_own(tmp_path, history):
     (tmp_path / "foo.txt").write_text("a hero")
     face = image(tmp_path, "foo_0123_0200_0080_0080.png")
     assert read_caption(face, CaptionSettings()).text == "a hero"
     assert read_caption(image(tmp_path, "foo_bar_baz_a_b.png"), CaptionSettings()).source == "none"
-    save_caption(face.path, "a face")
+    save_caption(history, face.path, "a face")
     assert (tmp_path / "foo.txt").read_text() == "a hero"
     assert read_caption(face, CaptionSettings()).text == "a face"
 
@@ -256,7 +237,7 @@ def test_a_cut_out_face_has_the_caption_of_its_image_and_saves_one_of_its_own(tm
 # ---- rewriting
 
 
-def test_files_of_any_encoding_are_rewritten_as_utf_8_and_come_back(tmp_path):
+def test_files_of_any_encoding_are_rewritten_as_utf_8_and_come_back(tmp_path, history):
     contents = {
         "a.txt": "café à Zürich\r\nfox".encode("cp1252"),
         "b.txt": "赤い髪の女の子".encode("cp932"),
@@ -266,40 +247,22 @@ def test_files_of_any_encoding_are_rewritten_as_utf_8_and_come_back(tmp_path):
     }
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
-    tokens = rewrite_as_utf8([tmp_path / name for name in contents], tmp_path / "_atelier_trash")
-    assert len(tokens) == 4  # e.txt is UTF-8 already
+    done = rewrite_as_utf8(history, [tmp_path / name for name in contents])
+    assert len(done.written) == 4  # e.txt is UTF-8 already
     assert (tmp_path / "a.txt").read_bytes() == "café à Zürich\nfox".encode()
     assert (tmp_path / "b.txt").read_bytes() == "赤い髪の女の子".encode()
     assert (tmp_path / "c.txt").read_bytes() == (tmp_path / "d.txt").read_bytes() == b"a fox"
-    assert rewrite_as_utf8([tmp_path / name for name in contents]) == []
-    for token in tokens:
-        undo(token)
+    assert rewrite_as_utf8(history, [tmp_path / name for name in contents]).id == ""
+    history.undo(done.id)
     assert {name: (tmp_path / name).read_bytes() for name in contents} == contents
 
 
-def test_a_file_that_cannot_be_read_leaves_all_as_they_are(tmp_path):
+def test_a_file_that_cannot_be_read_leaves_all_as_they_are(tmp_path, history):
     (tmp_path / "a.txt").write_bytes("é".encode("utf-16"))
     with pytest.raises(ProblemsError) as caught:
-        rewrite_as_utf8([tmp_path / "a.txt", tmp_path / "missing.txt", tmp_path / "gone.txt"])
+        rewrite_as_utf8(history, [tmp_path / "a.txt", tmp_path / "missing.txt", tmp_path / "gone.txt"])
     assert len(caught.value.problems) == 2
     assert (tmp_path / "a.txt").read_bytes() == "é".encode("utf-16")
-
-
-def test_a_rewrite_that_fails_half_way_is_taken_back(tmp_path, monkeypatch):
-    paths = [tmp_path / f"{name}.txt" for name in "abc"]
-    for path in paths:
-        path.write_bytes("é".encode("utf-16"))
-    write = __import__("core.record.atomic", fromlist=["write_bytes"]).write_bytes
-
-    def broken(target, data):
-        if Path(target) == paths[2]:
-            raise OSError(13, "Permission denied")
-        write(target, data)
-
-    monkeypatch.setattr("core.record.atomic.write_bytes", broken)
-    with pytest.raises(ProblemsError, match="Permission denied"):
-        rewrite_as_utf8(paths)
-    assert [path.read_bytes() for path in paths] == ["é".encode("utf-16")] * 3
 
 
 def test_what_is_edited_is_one_file_even_when_two_are_joined(both):

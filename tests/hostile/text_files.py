@@ -47,6 +47,7 @@ CAPTIONS = [
 def read_caption(path: Path) -> None:
     """As the folder is read, planned and shown; with each way that captions are made."""
     from core.dataset.captions.files import read_caption_file, rewrite_as_utf8
+    from core.dataset.captions.history import History
     from core.dataset.captions.pipeline import caption_preview, longest_captions
     from core.dataset.sources.walk import walk
     from core.families.word_weights import runs_of, wrong_weight
@@ -70,7 +71,7 @@ def read_caption(path: Path) -> None:
     if not wrong_weight(caption.text):
         runs_of(caption.text)
     try:
-        rewrite_as_utf8([path])
+        rewrite_as_utf8(History(path.parent / "captions"), [path])
     except ProblemsError as error:
         assert all(each.fix for each in error.problems)
 

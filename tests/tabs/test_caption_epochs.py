@@ -91,15 +91,15 @@ def test_old_encodings_are_rewritten_at_once_and_put_back_byte_for_byte(desk, tm
     read(desk)
     tally = desk.answer({"act": "open"})["tally"]
     assert "Rewrite 2 captions as UTF-8" in tally and "1 shift-jis" in tally
-    assert desk.answer({"act": "utf8"})["said"] == "Rewritten as UTF-8: 2 captions"
-    wait_until(lambda: not desk.reading.busy)
+    answer = desk.answer({"act": "utf8"})
+    assert answer["said"] == "Rewrite as UTF-8: 2 captions" and answer["undo"] == "Rewrite as UTF-8"
     assert (tmp_path / "set" / "0.txt").read_bytes().decode("utf-8").strip() == "Füchse, rot"
-    tally = desk.answer({"act": "shelf"})["tally"]
-    assert "Rewrite" not in tally and "Undo rewriting 2 captions" in tally
-    assert desk.answer({"act": "utf8_back"})["said"] == "Restored: 2 captions"
-    wait_until(lambda: not desk.reading.busy)
+    assert "Rewrite" not in answer["tally"]
+    answer = desk.answer({"act": "undo"})
+    assert answer["said"] == "Undone: Rewrite as UTF-8" and "Rewrite 2 captions" in answer["tally"]
     assert {name: (tmp_path / "set" / name).read_bytes() for name in old} == old
-    assert "Undo the rewriting" not in desk.answer({"act": "shelf"})["tally"]
+    desk.answer({"act": "redo"})
+    assert (tmp_path / "set" / "0.txt").read_bytes().decode("utf-8").strip() == "Füchse, rot"
 
 
 def test_held_out_images_can_be_captioned_too(desk, tmp_path):

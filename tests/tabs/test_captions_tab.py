@@ -332,7 +332,7 @@ def test_a_caption_of_a_metadata_file_is_read_only_and_says_why(folder, entry):
 def test_the_tick_only_marks_that_something_has_changed(desk):
     window = Window(desk)
     assert desk.parts("Train", {}) == {} and desk.parts("Captions", {})["captions"]["stamp"] == window.shelf["stamp"]
-    desk.reading.caption_saved(("set", "bee.png"))
+    desk.reading.captions_saved([desk.reading.report.rows[1].path])
     assert desk.parts("Captions", {})["captions"]["stamp"] != window.shelf["stamp"]
 
 

@@ -243,7 +243,7 @@ def test_messages_of_the_right_form_with_anything_in_them_are_no_fault(page, ask
 
 @HOW_MANY
 def test_the_addresses_of_our_own_take_anything(page, asked, chance, capfd, every):
-    acted = ("look", "save", "open", "follow", "undo", "redo", "utf8", "utf8_back", "show", "find", "page")
+    acted = ("look", "save", "open", "follow", "undo", "redo", "utf8", "show", "find", "page")
     for _ in range(3000 if every else 150):
         message = filled(chance) | {"act": chance.choice(acted)}
         body = json.dumps(message).encode()

@@ -6,28 +6,23 @@ used.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.dataset.captions.encodings import decode_text
-from core.dataset.sources.files import CAPTION_EXTENSIONS, TRASH_FOLDER, printable
-from core.record import atomic
-from core.record.bounded_json import read_json_object
+from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History, content_of
+from core.dataset.sources.files import CAPTION_EXTENSIONS, printable
 from core.record.problems import Problem, ProblemsError
-from core.record.regular import MissingFile, check_regular, read_regular
+from core.record.regular import MissingFile, read_regular
 from core.settings.captions import CaptionSettings
 
 if TYPE_CHECKING:
     from core.dataset.sources.image_info import ImageInfo
 
-MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
 SENTENCES, TAGS = ".caption", ".txt"
 UTF_8 = ("utf-8", "utf-8 with a mark")
 OWN = ("file", "metadata")  # sources of a caption written for the image itself
@@ -87,7 +82,7 @@ def read_caption(image: ImageInfo, settings: CaptionSettings) -> Caption:
 def read_caption_file(image: ImageInfo, caption_extension: str = "auto") -> Caption:
     """The one caption file next to an image, else its folder's default caption: what is edited and saved.
 
-    Line ends become \\n; surrounding whitespace is stripped.
+    Line ends become \n; surrounding whitespace is stripped.
     """
     own = caption_files(image.path, caption_extension, image.sidecars)
     for path in dict.fromkeys((*own, *_shared_files(image.path, caption_extension))):
@@ -204,85 +199,51 @@ def _unreadable(path: Path, reason: str) -> Problem:
 # ---- saving
 
 
-def save_caption(
-    image_path: Path | str, text: str, extension: str = "auto", trash_dir: Path | str | None = None
-) -> str | None:
-    """Write an image's caption as UTF-8 and keep the previous one; None when nothing changed.
+def caption_change(image_path: Path | str, text: str, extension: str = "auto") -> Change:
+    """What writing this caption of an image changes: UTF-8, \n line ends, one at the end.
 
     extension   ".txt", ".caption" or "auto": the existing file, else .txt
-    trash_dir   where previous texts go; by default `_atelier_trash` next to the image, which every scan skips
-    returns     a token for `undo`
     """
     image_path = Path(image_path)
-    beside = [
-        name
-        for name in _names_in(image_path.parent)
-        if os.path.splitext(name)[0] == os.path.splitext(image_path.name)[0]
-    ]
+    stem = os.path.splitext(image_path.name)[0]
+    beside = [name for name in _names_in(image_path.parent) if os.path.splitext(name)[0] == stem]
     path = caption_path(image_path, extension, beside)
+    return Change(path, content_of(path), as_file(text))
+
+
+def as_file(text: str) -> bytes:
+    """A caption as it is written; an empty one is an empty file."""
     text = _one_line_end(text)
-    return _replace_text(
-        path, text.encode("utf-8") + b"\n" if text else b"", Path(trash_dir or image_path.parent / TRASH_FOLDER)
-    )
+    return text.encode("utf-8") + b"\n" if text else b""
 
 
-def undo(token: str) -> str | None:
-    """Restore what a save replaced. The current text is kept as well: the returned token redoes it."""
-    record = Path(token)
-    try:
-        said = read_json_object(record)
-        earlier = (record.parent / said["earlier"]).read_bytes() if said["earlier"] else None
-        path = Path(said["path"])
-    except (ProblemsError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ProblemsError.one(
-            "The previous caption is no longer in the trash folder; nothing was changed",
-            printable(token),
-            "type it again",
-            code="trash.missing-record",
-        ) from error
-    return _replace_text(path, earlier, record.parent)
+def save_caption(
+    history: History, image_path: Path | str, text: str, extension: str = "auto", *, resume: str = ""
+) -> str:
+    """Write one image's caption; returns the id by which it is undone, "" when nothing changed.
 
-
-def rewrite_as_utf8(paths: Iterable[Path | str], trash: Path | str | None = None) -> list[str]:
-    """Convert caption files of any encoding to UTF-8 without a BOM and with \\n line ends; all of them or none.
-
-    trash     where the original files go; by default `_atelier_trash` next to each file
-    returns   tokens for `undo`, in the order of `paths`, of the files that changed
+    resume   the id of an earlier save: both are undone together
     """
-    texts: list[tuple[Path, bytes]] = []
+    return history.apply("Edit", [caption_change(image_path, text, extension)], resume=resume).id
+
+
+def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> Done:
+    """Convert caption files of any encoding to UTF-8 without a BOM and with \n line ends; all of them or none."""
+    changes: list[Change] = []
     problems: list[Problem] = []
     for path in map(Path, paths):
         try:
-            text = decode_text(read_regular(path, MAX_CAPTION_BYTES)).text
+            old = read_regular(path, MAX_CAPTION_BYTES)
         except ProblemsError as error:
             problems += [
                 replace(each, what=f"No caption was converted: {_lower(each.what)}") for each in error.problems
             ]
             continue
-        texts.append((path, text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace")))
+        text = decode_text(old).text.replace("\r\n", "\n").replace("\r", "\n")
+        changes.append(Change(path, old, text.encode("utf-8", "replace")))
     if problems:
         raise ProblemsError(problems)
-    tokens: list[str] = []
-    for path, data in texts:
-        try:
-            token = _replace_text(path, data, Path(trash or path.parent / TRASH_FOLDER))
-        except ProblemsError as error:
-            raise ProblemsError([*error.problems, *_taken_back(tokens)]) from error
-        tokens += [token] if token else []
-    return tokens
-
-
-def _taken_back(tokens: Sequence[str]) -> list[Problem]:
-    """Undo these; a problem for each that could not be undone, with the path of its original."""
-    problems: list[Problem] = []
-    for token in reversed(tokens):
-        try:
-            undo(token)
-        except ProblemsError:
-            what = "A caption already converted to UTF-8 could not be restored"
-            fix = "leave it, or copy the original from there; the text is the same"
-            problems.append(Problem(what, printable(token), fix, code="caption.not-restored"))
-    return problems
+    return history.apply("Rewrite as UTF-8", changes)
 
 
 def _lower(text: str) -> str:
@@ -294,37 +255,3 @@ def _names_in(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except OSError:
         return []
-
-
-def _replace_text(path: Path, data: bytes | None, trash: Path) -> str | None:
-    """Write `data` (None: delete the file) after putting the previous content into the trash."""
-    try:
-        if path.exists():
-            check_regular(path)
-        earlier = path.read_bytes() if path.exists() else None
-        if earlier == data:
-            return None
-        token = _keep(path, earlier, trash)
-        if data is None:
-            atomic.remove(path)
-        else:
-            atomic.write_bytes(path, data)
-    except OSError as error:
-        what = f"The caption could not be saved ({error.strerror}); the previous one is unchanged"
-        fix = "check that the folder is writable and the disk is not full"
-        raise ProblemsError.one(what, printable(path), fix, code="caption.unwritten") from error
-    return token
-
-
-def _keep(path: Path, earlier: bytes | None, trash: Path) -> str:
-    """Write a record `<stem>.<time>.json` next to the previous bytes; both names are new."""
-    mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
-    base = f"{printable(path.stem)[:80]}.{time.time_ns()}.{mark}"
-    if earlier is not None:
-        atomic.write_bytes(trash / (base + path.suffix), earlier)
-    record = trash / f"{base}.json"
-    atomic.write_text(
-        record,
-        json.dumps({"path": str(path.absolute()), "earlier": base + path.suffix if earlier is not None else None}),
-    )
-    return str(record)

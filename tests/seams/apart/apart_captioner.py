@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from core.cli.main import main
+from core.dataset.captions.history import History
 from core.engine.engine import Engine
 from core.record.journal import read_lines
 from core.record.workspace import Workspace
@@ -63,7 +64,11 @@ def test_one_that_was_cut_off_resumes_with_what_is_left(folder, tmp_path, monkey
     (folder / "fox.png").unlink()
     outcome, _ = start(folder, tmp_path, **asked)
     assert captions(folder) == {"bear": "edited since", "cat": "cat", "owl": "owl"} and outcome.facts["written"] == 1
-    assert start(folder, tmp_path, **asked)[0].facts["written"] == 3, "a job that ended begins anew"
+    history = History(tmp_path / "outputs" / ".atelier" / "captions")
+    (run,) = history.entries()
+    assert start(folder, tmp_path, **asked)[0].facts["images"] == 3, "a job that ended begins anew"
+    history.undo(run.id)
+    assert captions(folder) == {"cat": "mine"}, "one undo for the whole run"
 
 
 def test_the_command_line_lists_its_settings_and_those_that_all_share(folder, tmp_path, capsys):

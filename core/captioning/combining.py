@@ -1,0 +1,68 @@
+"""What becomes of a captioner's text: cleaned, and joined with the caption that is there. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import regex
+
+from core.record.problems import Problem, ProblemsError
+from core.settings.caption import CaptioningSettings
+
+PATTERN_SECONDS = 1.0  # for all matches of a pattern in one caption
+
+
+def combined(existing: str, new: str, settings: CaptioningSettings) -> str:
+    """The caption to write. existing: the caption of the file, "" for none."""
+    new = cleaned(new, settings)
+    how, separator = settings.existing, settings.separator
+    if not existing or how in ("missing", "keep", "replace"):
+        return new
+    if how == "line":
+        lines = existing.split("\n")
+        return existing if new in (line.strip() for line in lines) else f"{existing}\n{new}"
+    known = {comparable(part) for part in parts_of(existing, separator)}
+    added = [part for part in parts_of(new, separator) if comparable(part) not in known]
+    both = [existing, *added] if how == "append" else [*added, existing]
+    return separator.join(both)
+
+
+def cleaned(text: str, settings: CaptioningSettings) -> str:
+    """A captioner's text without the phrases to remove, with prefix and suffix; "" stays empty."""
+    for pattern in settings.remove_words:
+        text = removed(pattern, text)
+    text = " ".join(text.split()).strip(" ,")
+    return settings.separator.join(part for part in (settings.prefix, text, settings.suffix) if part) if text else ""
+
+
+def removed(pattern: str, text: str, by: str = "") -> str:
+    """The text with each match of a regular expression replaced. Raises ProblemsError if that takes too long."""
+    try:
+        return str(regex.sub(pattern, by, text, timeout=PATTERN_SECONDS))
+    except TimeoutError as error:
+        raise ProblemsError.one(
+            "This regular expression takes too long on a caption", pattern, "simplify it", "caption.slow-pattern"
+        ) from error
+
+
+def pattern_problems(patterns: Sequence[str], where: str) -> list[Problem]:
+    """One error for each that is not a regular expression."""
+    found = []
+    for pattern in patterns:
+        try:
+            regex.compile(pattern)
+        except (regex.error, RecursionError, OverflowError) as error:
+            what = f"'{pattern}' is not a regular expression: {error}"
+            found.append(Problem(what, where, "correct or remove it", code="caption.bad-pattern"))
+    return found
+
+
+def parts_of(text: str, separator: str) -> list[str]:
+    """The parts of a caption that are not blank, divided at the separator without its spaces."""
+    return [part.strip() for part in text.split(separator.strip() or separator) if part.strip()]
+
+
+def comparable(part: str) -> str:
+    """A tag in the form in which two spellings of it are the same: case, underscores, escapes and spaces do not count."""
+    return re.sub(r"[\s_]+", " ", part.replace("\\", "")).strip().casefold()

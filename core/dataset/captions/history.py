@@ -1,0 +1,318 @@
+"""Every change of caption files: old and new text kept once, many files changed as one, one undo for all of them.
+
+A change is a file of its own below `outputs/.atelier/captions`: a line that says what was done, then a line for each caption
+file, written before that file is. So a process that is killed leaves each caption as it was or as it was to be, and what it
+has done is known. Files of captions that were changed by something else meanwhile are never overwritten.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.dataset.sources.files import printable
+from core.record import atomic
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import read_regular
+
+KEPT_BYTES = 256 << 20  # of all changes together; the oldest are deleted
+KEPT_CHANGES = 20_000
+MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
+AT_ONCE = 500  # files between two waits for the disk
+
+
+@dataclass(frozen=True)
+class Change:
+    """A caption file before and after, as bytes; None where there is no file."""
+
+    path: Path
+    old: bytes | None
+    new: bytes | None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A change that was made.
+
+    id        by which it is undone; "" if nothing had to be changed
+    written   files changed      changed_since   files that held something else than expected, which are as they were
+    """
+
+    id: str = ""
+    written: tuple[Path, ...] = ()
+    changed_since: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a change without its texts."""
+
+    id: str
+    title: str
+    at: float
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+class History:
+    """The changes of one outputs folder. Safe to use from several threads and processes."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    # -- changing
+
+    def apply(
+        self,
+        title: str,
+        changes: Sequence[Change],
+        *,
+        about: Mapping[str, Any] | None = None,
+        resume: str = "",
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Done:
+        """Make all of these changes, or none: what was written before an error is restored. Raises ProblemsError.
+
+        resume   the id of an earlier change that these belong to, so that one undo takes back both
+        """
+        changes = [each for each in changes if each.old != each.new]
+        if not changes:
+            return Done()
+        check_folders(each.path.parent for each in changes)
+        written: list[Path] = []
+        changed: list[Path] = []
+        with self.open(title, about, resume) as opened:
+            for start in range(0, len(changes), AT_ONCE):
+                try:
+                    done = opened.write(changes[start : start + AT_ONCE])
+                except ProblemsError as error:
+                    raise ProblemsError([*error.problems, *opened.restore()]) from error
+                written += done.written
+                changed += done.changed_since
+                progress(len(written) + len(changed), len(changes))
+        return Done(opened.id, tuple(written), tuple(changed))
+
+    @contextmanager
+    def open(self, title: str, about: Mapping[str, Any] | None = None, resume: str = "") -> Iterator[Opened]:
+        """A change that is made bit by bit. One that is left by an exception stays unfinished.
+
+        resume   the id of an unfinished one that continues
+        """
+        resume = resume if self._file(resume).exists() else ""  # it may have been deleted as one of the oldest
+        opened = Opened(self._file(resume) if resume else self._new(), resume)
+        if not resume:
+            self._prune()
+            opened.note({"title": title, "at": time.time(), "about": dict(about or {})})
+        yield opened
+        opened.note({"finished": True})
+
+    def undo(self, id: str) -> Done:
+        """Restore what a change replaced, where its text still stands. The undoing can itself be undone.
+
+        Raises ProblemsError if the change is not kept any more.
+        """
+        title = self.entry(id).title
+        changes = [Change(each.path, each.new, each.old) for each in self.changes(id)]
+        return self.apply(f"Undo: {title}", changes, about={"undoes": id})
+
+    # -- what was changed
+
+    def entry(self, id: str) -> Entry:
+        """Raises ProblemsError for a change that is not kept."""
+        first = next(_lines(self._file(id)), None)
+        if first is None or "title" not in first:
+            what = "The earlier captions are not kept any more; nothing was changed"
+            raise ProblemsError.one(what, "caption history", "write the captions again", "caption.no-history")
+        return Entry(id, str(first["title"]), float(first.get("at", 0)), first.get("about") or {})
+
+    def entries(self) -> Iterator[Entry]:
+        """All changes, newest first."""
+        for path in reversed(self._files()):
+            with suppress(ProblemsError):
+                yield self.entry(path.stem)
+
+    def changes(self, id: str) -> list[Change]:
+        """What a change did to each file, from its first text to its last."""
+        found: dict[Path, Change] = {}
+        for line in _lines(self._file(id)):
+            if "path" in line:
+                path = Path(line["path"])
+                old = found[path].old if path in found else _bytes(line.get("old"))
+                found[path] = Change(path, old, _bytes(line.get("new")))
+        return list(found.values())
+
+    def unfinished(self, about: Mapping[str, Any]) -> str:
+        """The newest change with these facts that was left before its end, "" for none."""
+        for entry in self.entries():
+            if entry.about == about:
+                return "" if any("finished" in line for line in _lines(self._file(entry.id))) else entry.id
+        return ""
+
+    def of(self, path: Path) -> list[tuple[Entry, Change]]:
+        """The changes of one caption file, newest first."""
+        mark = json.dumps(str(path))
+        found = []
+        for file in reversed(self._files()):
+            with suppress(OSError, ProblemsError):
+                if mark.encode() in file.read_bytes():
+                    found += [(self.entry(file.stem), each) for each in self.changes(file.stem) if each.path == path]
+        return found
+
+    # -- files
+
+    def _file(self, id: str) -> Path:
+        return self._folder / f"{Path(id).name}.jsonl"
+
+    def _new(self) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = self._file(f"{time.time_ns()}")
+            with suppress(FileExistsError):
+                path.open("xb").close()
+                return path
+
+    def _files(self) -> list[Path]:
+        """Oldest first: names are times."""
+        with suppress(OSError):
+            return sorted(self._folder.glob("*.jsonl"))
+        return []
+
+    def _prune(self) -> None:
+        files = self._files()
+        sizes = [path.stat().st_size for path in files]
+        left = sum(sizes)
+        for number, (path, size) in enumerate(zip(files[:-1], sizes, strict=False)):
+            if left <= KEPT_BYTES and len(files) - number <= KEPT_CHANGES:
+                return
+            atomic.remove(path)
+            left -= size
+
+
+class Opened:
+    """A change that is being made. id: by which it is undone."""
+
+    def __init__(self, file: Path, resumed: str):
+        self.id, self._file = file.stem, file
+        if resumed:
+            _cut_torn_line(file)
+
+    def note(self, *lines: Mapping[str, Any]) -> None:
+        """Append lines and wait until the disk has them."""
+        try:
+            with open(self._file, "ab") as handle:
+                handle.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+                handle.flush()
+                with suppress(OSError):  # a network drive that cannot
+                    os.fsync(handle.fileno())
+        except OSError as error:
+            raise _unwritten(error, self._file) from error
+
+    def write(self, changes: Sequence[Change]) -> Done:
+        """Make these changes; none of a file that holds something else than its old text. Raises ProblemsError where one
+        cannot be written: those before it are changed, it and those after it are not."""
+        due = [each for each in changes if each.old != each.new and content_of(each.path) == each.old]
+        since = tuple(each.path for each in changes if each not in due and content_of(each.path) != each.new)
+        if not due:
+            return Done(self.id, (), since)
+        self.note(
+            *({"path": str(each.path.absolute()), "old": _text(each.old), "new": _text(each.new)} for each in due)
+        )
+        for each in due:
+            try:
+                _put(each.path, each.new)
+            except OSError as error:
+                raise _unwritten(error, each.path) from error
+        return Done(self.id, tuple(each.path for each in due), since)
+
+    def done(self) -> set[Path]:
+        """The files that this change has written, or that have been changed since it listed them."""
+        return {each.path for each in self._listed() if content_of(each.path) != each.old}
+
+    def restore(self) -> list[Problem]:
+        """Give back the old texts; a problem for each file where that fails."""
+        problems = []
+        for each in self._listed():
+            if content_of(each.path) != each.new:
+                continue
+            try:
+                _put(each.path, each.old)
+            except OSError:
+                what = "A caption that was changed before the error could not be restored"
+                fix = f"its earlier text is in {printable(self._file)}"
+                problems.append(Problem(what, printable(each.path), fix, code="caption.not-restored"))
+        return problems
+
+    def _listed(self) -> list[Change]:
+        return History(self._file.parent).changes(self.id)
+
+
+def _put(path: Path, content: bytes | None) -> None:
+    if content is None:
+        atomic.remove(path)
+    else:
+        atomic.write_bytes(path, content)
+
+
+def content_of(path: Path) -> bytes | None:
+    """A caption file's bytes, None where there is none. Raises ProblemsError for what is no plain file, or too large."""
+    return read_regular(path, MAX_CAPTION_BYTES) if os.path.lexists(path) else None
+
+
+def _text(data: bytes | None) -> Any:
+    if data is None:
+        return None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode("ascii")}
+
+
+def _bytes(said: Any) -> bytes | None:
+    if isinstance(said, dict):
+        return base64.b64decode(said["base64"])
+    return said.encode("utf-8") if isinstance(said, str) else None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a change's file; nothing for one that is gone or torn."""
+    with suppress(OSError), open(path, "rb") as handle:
+        for text in handle:
+            with suppress(ValueError):
+                line = json.loads(text)
+                if isinstance(line, dict):
+                    yield line
+
+
+def _cut_torn_line(file: Path) -> None:
+    """A kill may have left the last line incomplete; the next one must not be glued to it."""
+    with open(file, "rb+") as handle:
+        content = handle.read()
+        handle.truncate(content.rfind(b"\n") + 1)
+
+
+def check_folders(folders: Iterable[Path]) -> None:
+    """Raises ProblemsError with one problem for each folder in which no file can be written."""
+    problems = [
+        Problem(
+            "The captions cannot be saved: this folder is read-only",
+            printable(folder),
+            "make it writable, or copy the images to another folder",
+            code="caption.read-only-folder",
+        )
+        for folder in sorted(set(folders))
+        if not os.access(folder, os.W_OK)
+    ]
+    if problems:
+        raise ProblemsError(problems)
+
+
+def _unwritten(error: OSError, path: Path) -> ProblemsError:
+    what = f"The caption could not be saved ({error.strerror}); the previous one is unchanged"
+    fix = "check that the folder is writable and the disk is not full"
+    return ProblemsError.one(what, printable(path), fix, code="caption.unwritten")

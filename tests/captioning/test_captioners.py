@@ -1,0 +1,177 @@
+"""What all captioners share: which images they describe, how captions are joined, and that nothing is lost."""
+
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from core.captioning.captioners import captioner, only_one_writes
+from core.captioning.combining import cleaned, combined, comparable, parts_of, removed
+from core.dataset.captions.history import History
+from core.record.cancel import Cancelled
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.base import Settings
+from core.settings.caption import CaptioningSettings
+from core.settings.check import build
+from tests.tasks import surroundings
+
+
+class NothingSettings(Settings):
+    """No settings."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "set"
+    place.mkdir()
+    for name in ("a", "b", "c", "d"):
+        Image.new("RGB", (64, 64)).save(place / f"{name}.png")
+    (place / "b.txt").write_text("red, fox")
+    (place / "c.txt").write_text("")
+    return place
+
+
+def texts(folder):
+    return {path.stem: path.read_text() for path in sorted(folder.glob("*.txt"))}
+
+
+def run(folder, describe=None, **captioning):
+    task = captioner(
+        "say",
+        NothingSettings,
+        describe or (lambda images, *_: ("a fox, snow" for _ in images)),
+        title="Say",
+        about="say it",
+    )
+    job = build(task.job, {"dataset": {"folder": str(folder)}, "captioning": captioning})
+    context = surroundings(Workspace(folder.parent / "outputs"))
+    return task.start(job, context)
+
+
+NEW = "a fox, snow\n"
+
+
+@pytest.mark.parametrize(
+    ("existing", "b", "c"),
+    [
+        ("missing", "red, fox", NEW),
+        ("keep", "red, fox", ""),
+        ("replace", NEW, NEW),
+        ("append", "red, fox, a fox, snow\n", NEW),
+        ("prepend", "a fox, snow, red, fox\n", NEW),
+        ("line", "red, fox\na fox, snow\n", NEW),
+    ],
+)
+def test_existing_captions_are_kept_filled_replaced_or_added_to(folder, existing, b, c):
+    before = texts(folder)
+    outcome = run(folder, existing=existing)
+    assert texts(folder) == {"a": NEW, "b": b, "c": c, "d": NEW}
+    assert outcome.facts["written"] == sum(texts(folder)[name] != before.get(name) for name in "abcd")
+    history = History(folder.parent / "outputs" / ".atelier" / "captions")
+    (entry,) = history.entries()
+    history.undo(entry.id)
+    assert texts(folder) == before and entry.title == "Say"
+
+
+def test_a_second_run_appends_nothing_twice(folder):
+    run(folder, existing="append")
+    before = texts(folder)
+    assert run(folder, existing="append").facts["written"] == 0 and texts(folder) == before
+
+
+def test_a_preview_shows_the_difference_and_writes_nothing(folder):
+    before = texts(folder)
+    outcome = run(folder, existing="replace", preview=2)
+    assert texts(folder) == before and outcome.facts == {"images": 2, "written": 0}
+    assert outcome.lines[0] == "a.png: a fox, snow" and outcome.lines[1].endswith("(was: red, fox)")
+
+
+def test_a_caption_that_is_edited_during_the_run_stays(folder):
+    def describe(images, *_):
+        for path in images:
+            (folder / "d.txt").write_text("mine")
+            yield f"seen {path.stem}"
+
+    outcome = run(folder, describe)
+    assert texts(folder)["d"] == "mine" and texts(folder)["a"] == "seen a\n"
+    assert outcome.facts["written"] == 2 and any("edited meanwhile" in line for line in outcome.lines)
+
+
+def test_an_empty_answer_replaces_nothing(folder):
+    before = texts(folder)
+    outcome = run(folder, lambda images, *_: ("" for _ in images), existing="replace")
+    assert texts(folder) == before and any("no caption" in line for line in outcome.lines)
+
+
+def test_captions_from_metadata_are_left_alone(tmp_path, folder):
+    (tmp_path / "meta.json").write_text('{"a": {"caption": "from the file"}}')
+    task = captioner("say", NothingSettings, lambda images, *_: ("x" for _ in images), title="Say", about="say it")
+    sources = [{"folder": str(folder), "metadata_file": str(tmp_path / "meta.json")}]
+    job = build(task.job, {"dataset": {"sources": sources}, "captioning": {"existing": "replace"}})
+    task.start(job, surroundings(Workspace(tmp_path / "outputs")))
+    assert "a" not in texts(folder)
+
+
+def test_a_bad_pattern_is_refused_before_the_model_is_loaded(folder):
+    with pytest.raises(ProblemsError) as caught:
+        run(folder, lambda *_: pytest.fail("described"), remove_words=["(", "fine", "[z-a]"])
+    assert caught.value.codes == ["caption.bad-pattern"] * 2
+
+
+def test_two_writers_on_the_captions_take_turns(tmp_path):
+    first, second = surroundings(Workspace(tmp_path)), surroundings(Workspace(tmp_path))
+    order = []
+
+    def write():
+        with only_one_writes(second):
+            order.append("second")
+
+    with only_one_writes(first):
+        thread = threading.Thread(target=write)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    third = surroundings(Workspace(tmp_path))
+    third.token.cancel()
+    with only_one_writes(first), pytest.raises(Cancelled), only_one_writes(third):
+        pytest.fail("held twice")
+
+
+# ---- joining
+
+
+PARTS = st.lists(st.text("ab _", min_size=1, max_size=6).filter(str.strip), max_size=6)
+
+
+@given(existing=PARTS, new=PARTS, how=st.sampled_from(["append", "prepend"]))
+def test_adding_keeps_every_part_once_more_changes_nothing(existing, new, how):
+    settings = CaptioningSettings(existing=how)
+    once = combined(", ".join(existing), ", ".join(new), settings)
+    found = [comparable(part) for part in parts_of(once, ", ")]
+    assert {comparable(part) for part in (*existing, *new)} == set(found)
+    assert combined(once, ", ".join(new), settings) == once
+
+
+def test_spellings_of_a_tag_are_one():
+    assert comparable("Long_Hair ") == comparable("long  hair") and comparable(r"saber \(fate\)") == "saber (fate)"
+
+
+def test_prefix_suffix_and_removed_phrases():
+    settings = CaptioningSettings(
+        prefix="photo of mira", suffix="film grain", remove_words=[r"with the words? \"[^\"]*\"", r" on it$"]
+    )
+    assert cleaned('a cat  with the word "hi" on it', settings) == "photo of mira, a cat, film grain"
+    assert cleaned('with the word "hi"', settings) == ""
+
+
+def test_a_pattern_that_never_ends_is_stopped():
+    began = time.monotonic()
+    with pytest.raises(ProblemsError) as caught:
+        removed(r"(a|aa)+$", "a" * 60 + "b")
+    assert caught.value.codes == ["caption.slow-pattern"] and time.monotonic() - began < 10

@@ -1,0 +1,199 @@
+"""Changes of many caption files: whole after a kill, one undo, nothing overwritten that someone else changed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.dataset.captions import history as module
+from core.dataset.captions.history import Change, History
+from core.record.problems import ProblemsError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def history(tmp_path):
+    return History(tmp_path / "outputs" / "captions")
+
+
+def files(folder, count=3):
+    paths = [folder / f"{number}.txt" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_text(f"old {number}\n")
+    return paths
+
+
+def changed(paths):
+    return [Change(path, path.read_bytes(), f"new {path.stem}\n".encode()) for path in paths]
+
+
+def texts(paths):
+    return [path.read_text() if path.exists() else None for path in paths]
+
+
+def test_many_files_change_and_come_back_as_one(tmp_path, history):
+    paths = files(tmp_path)
+    before, more = texts(paths), Change(tmp_path / "new.txt", None, b"first\n")
+    done = history.apply("Replace", [*changed(paths), more], about={"by": "a test"})
+    assert texts(paths) == [f"new {number}\n" for number in range(3)] and set(done.written) == {*paths, more.path}
+    back = history.undo(done.id)
+    assert texts(paths) == before and not more.path.exists()
+    history.undo(back.id)
+    assert texts(paths)[0] == "new 0\n" and more.path.read_text() == "first\n"
+    assert [entry.title for entry in history.entries()] == ["Undo: Undo: Replace", "Undo: Replace", "Replace"]
+    assert history.entry(done.id).about == {"by": "a test"}
+
+
+def test_what_someone_else_changed_is_never_overwritten(tmp_path, history):
+    paths = files(tmp_path)
+    due = changed(paths)
+    paths[1].write_text("mine\n")
+    done = history.apply("Replace", due)
+    assert texts(paths) == ["new 0\n", "mine\n", "new 2\n"] and done.changed_since == (paths[1],)
+    paths[0].write_text("edited\n")
+    back = history.undo(done.id)
+    assert texts(paths) == ["edited\n", "mine\n", "old 2\n"] and back.changed_since == (paths[0],)
+
+
+def test_an_error_half_way_leaves_all_as_they_were(tmp_path, history, monkeypatch):
+    paths = files(tmp_path)
+    before, write = texts(paths), module.atomic.write_bytes
+
+    def full(target, data):
+        if Path(target) == paths[2]:
+            raise OSError(28, "No space left on device")
+        write(target, data)
+
+    monkeypatch.setattr(module.atomic, "write_bytes", full)
+    with pytest.raises(ProblemsError) as caught:
+        history.apply("Replace", changed(paths))
+    assert caught.value.codes == ["caption.unwritten"] and texts(paths) == before
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused_before_anything_is_written(tmp_path, history):
+    refused_for(tmp_path, history)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything(tmp_path, history, monkeypatch):
+    monkeypatch.setattr(module.os, "access", lambda folder, mode: folder.name != "locked")
+    refused_for(tmp_path, history)
+
+
+def refused_for(tmp_path, history):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    paths = [*files(tmp_path), *files(locked)]
+    locked.chmod(0o500)
+    before = texts(paths)
+    try:
+        with pytest.raises(ProblemsError) as caught:
+            history.apply("Replace", changed(paths))
+    finally:
+        locked.chmod(0o700)
+    assert caught.value.codes == ["caption.read-only-folder"] and texts(paths) == before
+
+
+def test_the_history_of_one_image_is_its_texts_newest_first(tmp_path, history):
+    path = files(tmp_path, 1)[0]
+    for text in ("one", "two"):
+        history.apply("Edit", [Change(path, path.read_bytes(), text.encode())])
+    history.apply("Other", [Change(tmp_path / "other.txt", None, b"x")])
+    assert [change.new for _, change in history.of(path)] == [b"two", b"one"]
+
+
+def test_a_change_that_is_not_kept_says_so(tmp_path, history):
+    with pytest.raises(ProblemsError) as caught:
+        history.undo("123")
+    assert caught.value.codes == ["caption.no-history"]
+    history.apply("Edit", [Change(tmp_path / "a.txt", None, b"x")])
+    (file,) = (tmp_path / "outputs" / "captions").glob("*.jsonl")
+    file.write_bytes(b"\x00 damaged\n[1, 2]\n" + file.read_bytes().split(b"\n")[1])
+    with pytest.raises(ProblemsError):
+        history.undo(file.stem)
+    assert list(history.entries()) == [] and (tmp_path / "a.txt").read_text() == "x"
+
+
+def test_the_oldest_changes_are_deleted_when_there_are_too_many(tmp_path, history, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_CHANGES", 3)
+    for number in range(6):
+        history.apply(f"Edit {number}", [Change(tmp_path / f"{number}.txt", None, b"x")])
+    assert [entry.title for entry in history.entries()][:2] == ["Edit 5", "Edit 4"]
+    assert len(list(history.entries())) <= 4
+
+
+@settings(max_examples=25, deadline=None)
+@given(old=st.none() | st.binary(max_size=40), new=st.none() | st.binary(max_size=40))
+def test_any_bytes_come_back(tmp_path_factory, old, new):
+    folder = tmp_path_factory.mktemp("any")
+    path = folder / "[a] 狐.txt"
+    if old is not None:
+        path.write_bytes(old)
+    history = History(folder / "captions")
+    done = history.apply("Replace", [Change(path, old, new)])
+    assert (path.read_bytes() if path.exists() else None) == new
+    if done.id:
+        history.undo(done.id)
+    assert (path.read_bytes() if path.exists() else None) == old
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from core.dataset.captions.history import Change, History
+folder = Path(sys.argv[1])
+changes = [Change(path, path.read_bytes(), b"new " + path.stem.encode()) for path in sorted(folder.glob("*.txt"))]
+print("ready", flush=True)
+with History(folder / "captions").open("Kill me", {"job": 1}) as opened:
+    for start in range(0, len(changes), 7):
+        opened.write(changes[start : start + 7])
+"""
+
+
+def test_a_killed_change_leaves_each_caption_whole_is_undone_and_is_resumed(tmp_path):
+    for kill in range(4):
+        folder = tmp_path / str(kill)
+        folder.mkdir()
+        paths = files(folder, 300)
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, cwd=ROOT, text=True
+        )
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.01 * (1 + 2 * kill))
+        process.send_signal(signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
+        process.wait()
+        for path in paths:
+            assert path.read_text() in (f"old {path.stem}\n", f"new {path.stem}"), path
+        history = History(folder / "captions")
+        if not (id := history.unfinished({"job": 1})):
+            continue  # killed before its first line, or after its last
+        with history.open("", resume=id) as opened:
+            done = opened.done()
+            assert done == {path for path in paths if path.read_text().startswith("new")}
+            opened.write(
+                [Change(path, path.read_bytes(), b"new " + path.stem.encode()) for path in paths if path not in done]
+            )
+        assert texts(paths) == [f"new {number}" for number in range(300)] and not history.unfinished({"job": 1})
+        history.undo(id)
+        assert texts(paths) == [f"old {number}\n" for number in range(300)]
+
+
+def test_each_line_stands_on_the_disk_before_its_file_changes(tmp_path, history, monkeypatch):
+    paths = files(tmp_path)
+    seen = []
+
+    def look(path, content):
+        (file,) = (tmp_path / "outputs" / "captions").glob("*.jsonl")
+        seen.append([json.loads(line).get("path") for line in file.read_text().splitlines()])
+
+    monkeypatch.setattr(module, "_put", look)
+    history.apply("Replace", changed(paths))
+    assert all(str(path) in lines for path, lines in zip(paths, seen, strict=True))
