@@ -7,7 +7,7 @@ from typing import Any
 from core.extensions import later
 from core.settings import image_tools as images
 from core.settings.base import Settings
-from core.settings.job import CaptionJob, ClassImagesJob, GenerateJob, PrepareJob, TrainJob
+from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, PrepareJob, TrainJob
 from core.settings.tool import DownloadSettings, ExportSettings, InspectSettings
 from core.tasks import Card, Task, register, tool
 
@@ -64,6 +64,20 @@ register(
         reads=lambda job: not job.caption.write_missing,
         card=CAPTIONS,
         button="Report or write",
+    )
+)
+register(
+    Task(
+        "edit_captions",
+        "Change captions",
+        "change the captions of many images at once",
+        CaptionEditJob,
+        later("core.captioning.bulk", "edit_captions"),
+        lane="light",
+        check=later("core.captioning.bulk", "check_edits"),
+        reads=lambda job: job.edit_captions.preview,
+        card=CAPTIONS,
+        button="Change captions",
     )
 )
 

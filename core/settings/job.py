@@ -7,6 +7,7 @@ from pydantic import Field
 from core import extensions, tasks
 from core.settings.base import Job
 from core.settings.caption import CaptioningSettings, CaptionWriteSettings
+from core.settings.caption_edits import CaptionEditSettings
 from core.settings.captions import CaptionSettings
 from core.settings.class_images import ClassImageSettings
 from core.settings.dataset import DatasetSettings
@@ -87,6 +88,14 @@ class CaptionerJob(Job):
     dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
     captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
     captioning: CaptioningSettings = Field(default_factory=CaptioningSettings, title="Captioning")
+
+
+class CaptionEditJob(Job):
+    """Changes the captions of many images of a dataset."""
+
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
+    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
+    edit_captions: CaptionEditSettings = Field(default_factory=CaptionEditSettings, title="Change")
 
 
 class ClassImagesJob(Job):

@@ -1,0 +1,142 @@
+"""The captions of many images changed as one: chosen by a filter, planned, shown as a difference, written with one undo."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from core.captioning.captioners import only_one_writes
+from core.captioning.combining import comparable, parts_of
+from core.captioning.edits import Subject, editor
+from core.captioning.filters import Facts, test_of
+from core.captioning.report import Row, caption_report
+from core.dataset.captions.files import caption_change
+from core.dataset.captions.history import Change, History
+from core.dataset.sources.files import printable
+from core.record.context import JobContext, Outcome
+from core.record.problems import ProblemsError, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace
+from core.settings.caption_edits import EDITS, CaptionEditSettings
+from core.settings.job import CaptionEditJob, CaptionJob
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image whose caption can be changed. extension: of its caption file, as in `caption_change`."""
+
+    path: Path
+    extension: str
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A caption before and after."""
+
+    item: Item
+    before: str
+    after: str
+
+    @property
+    def line(self) -> str:
+        return f"{self.item.facts.name}: {self.before or '(none)'}  ->  {self.after or '(empty)'}"
+
+
+def chosen(items: Sequence[Item], expression: str) -> list[Item]:
+    """The items that a filter takes. Raises ProblemsError."""
+    test = test_of(expression)
+    return [each for each in items if test(each.facts)]
+
+
+def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited]:
+    """What a change would do to these captions; only those that would differ. Raises ProblemsError."""
+    change = editor(settings, (each.facts.text for each in items))
+    plan = (
+        Edited(each, each.facts.text, change(Subject(each.facts.text, each.facts.name, each.facts.folder)).strip())
+        for each in items
+    )
+    return [each for each in plan if each.after != each.before]
+
+
+def changes_of(plan: Iterable[Edited]) -> list[Change]:
+    """The changes of caption files."""
+    return [caption_change(each.item.path, each.after, each.item.extension) for each in plan]
+
+
+def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
+    """The most frequent tags as they are mostly spelled, with the number of captions that have each."""
+    counts: Counter[str] = Counter()
+    spelled: dict[str, Counter[str]] = {}
+    for each in items:
+        for tag in {comparable(part): part for part in parts_of(each.facts.text.replace("\n", ","), ",")}.items():
+            counts[tag[0]] += 1
+            spelled.setdefault(tag[0], Counter())[tag[1]] += 1
+    return [(spelled[tag].most_common(1)[0][0], number) for tag, number in counts.most_common(most)]
+
+
+def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str, int]]:
+    """The tags that most often stand in a caption with this one."""
+    wanted = comparable(tag)
+    counts = tag_counts((item for item in items if wanted in item.facts.tags), most + 1)
+    return [each for each in counts if comparable(each[0]) != wanted][:most]
+
+
+# ---- the task
+
+
+def check_edits(job: CaptionEditJob, workspace: Workspace) -> str:
+    """The check before a start. Raises ProblemsError."""
+    items = _items(job)
+    return f"{count(len(_plan(items, job)), 'caption')} of {len(items)} would change"
+
+
+def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
+    """The task `edit_captions`: change the captions of the chosen images, or list what would change."""
+    context.stage("reading captions")
+    plan = _plan(_items(job), job)
+    lines = [each.line for each in plan]
+    if job.edit_captions.preview or not plan:
+        return Outcome(lines=[*lines, f"{count(len(plan), 'caption')} would change"], facts=_facts(len(plan), 0))
+    with only_one_writes(context):
+        history, title = History(context.workspace.captions), EDITS[job.edit_captions.edit]
+        done = history.apply(title, changes_of(plan), progress=partial(context.stage, "writing captions"))
+    left = [f"{printable(path)} had changed meanwhile and stays as it is" for path in done.changed_since]
+    return Outcome(
+        lines=[*lines, *left, f"{count(len(done.written), 'caption')} changed"],
+        facts=_facts(len(plan), len(done.written)),
+    )
+
+
+def _facts(planned: int, written: int) -> dict[str, int]:
+    return {"planned": planned, "written": written}
+
+
+def _plan(items: Sequence[Item], job: CaptionEditJob) -> list[Edited]:
+    return planned(chosen(items, job.edit_captions.filter), job.edit_captions)
+
+
+def _items(job: CaptionEditJob) -> list[Item]:
+    report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions))
+    raise_if_errors(report.problems)
+    if not report.rows:
+        fix = "choose a folder with images on Dataset"
+        raise ProblemsError.one("The dataset contains no images", "dataset", fix, "captioning.no-images")
+    return [_item(row) for row in report.rows if row.caption.source != "metadata"]
+
+
+def _item(row: Row) -> Item:
+    image, caption = row.image, row.caption
+    facts = Facts(
+        name=image.path.name,
+        folder=image.path.parent.name,
+        text=caption.text,
+        missing=caption.source in ("words", "none"),
+        width=image.width,
+        height=image.height,
+        changed=caption.path.stat().st_mtime if caption.path.is_file() else 0.0,
+    )
+    return Item(image.path, row.settings.caption_extension, facts)

@@ -1,0 +1,258 @@
+"""Which images an expression chooses: `cat & !dog | "looking at viewer"`, `tokens:>75`, `is:missing`. Pure functions.
+
+cat & !dog          has the tag cat and not the tag dog; "and", "or", "not" say the same as & | !
+long hair           words side by side are one tag; quotes keep any sign ("a & b"); * stands for any letters
+text:snow           the caption contains it         re:\\bfox\\b   ... matches the regular expression
+name: folder: bucket: found:    the file's name, its folder, its bucket (512x768), a finding of the dataset check
+tokens: chars: tags: width: height: date:    a number or a day, with > >= < <= or = before it
+is:missing  is:empty  is:captioned
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+import regex
+
+from core.captioning.combining import PATTERN_SECONDS, comparable, parts_of
+from core.record.problems import ProblemsError
+
+LONGEST = 2000  # characters of an expression
+DEEPEST = 50
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an image: its caption ("" for none), where it comes from, and numbers."""
+
+    name: str
+    folder: str
+    text: str
+    missing: bool
+    tokens: int = 0
+    width: int = 0
+    height: int = 0
+    bucket: str = ""
+    changed: float = 0.0
+    found: Collection[str] = field(default_factory=tuple)
+    separator: str = ","
+
+    @cached_property
+    def tags(self) -> frozenset[str]:
+        return frozenset(comparable(part) for part in parts_of(self.text.replace("\n", self.separator), self.separator))
+
+
+Test = Callable[[Facts], bool]
+
+
+def test_of(expression: str) -> Test:
+    """The test that an expression states; an empty one takes every image. Raises ProblemsError."""
+    if not expression.strip():
+        return lambda facts: True
+    if len(expression) > LONGEST:
+        raise _wrong("it is too long")
+    return _Reader(expression).whole()
+
+
+def _wrong(why: str) -> ProblemsError:
+    fix = 'write it like cat & !dog | "looking at viewer", tokens:>75 or is:missing'
+    return ProblemsError.one(f"The filter is not complete: {why}", "filter", fix, "filter.bad-expression")
+
+
+# The last one is a word, saber_(fate) too.
+_TOKEN = re.compile(
+    r'\s*(?:([&|!()])|((?:[a-z]+:)?"[^"]*")|([^\s&|!()"]+(?:\([^\s()]*\)[^\s&|!()"]*)*))', re.IGNORECASE
+)  # saber_(fate) is a word
+_WORDS = {"and": "&", "or": "|", "not": "!"}
+
+
+class _Reader:
+    """or := and | and ...; and := not & not ...; not := ! not, ( or ), or a term."""
+
+    def __init__(self, expression: str):
+        self._signs: list[tuple[str, str]] = []  # (kind, text): an operator, or "term"
+        at = 0
+        text = expression.rstrip()
+        while at < len(text):
+            found = _TOKEN.match(text, at)
+            if found is None:
+                raise _wrong("a quote is not closed")
+            at = found.end()
+            self._add(*found.groups())
+        self._at, self._depth = 0, 0
+
+    def _add(self, sign: str | None, quoted: str | None, word: str | None) -> None:
+        if sign or (word and word.casefold() in _WORDS):
+            self._signs.append((sign or _WORDS[str(word).casefold()], ""))
+            return
+        before = self._signs[-1] if self._signs else ("", "")
+        if word and before[0] == "word" and not (_is_field(word) or _is_field(before[1])):  # one tag of several words
+            self._signs[-1] = ("word", f"{before[1]} {word}")
+        else:
+            self._signs.append(("quoted", str(quoted)) if quoted else ("word", str(word)))
+
+    def whole(self) -> Test:
+        test = self._or()
+        if self._at < len(self._signs):
+            raise _wrong(f"{self._next()} is not expected there")
+        return test
+
+    def _next(self) -> str:
+        if self._at >= len(self._signs):
+            return "the end"
+        kind, text = self._signs[self._at]
+        return f"'{text or kind}'"
+
+    def _take(self, kind: str) -> bool:
+        if self._at < len(self._signs) and self._signs[self._at][0] == kind:
+            self._at += 1
+            return True
+        return False
+
+    def _or(self) -> Test:
+        tests = [self._and()]
+        while self._take("|"):
+            tests.append(self._and())
+        return tests[0] if len(tests) == 1 else lambda facts: any(test(facts) for test in tests)
+
+    def _and(self) -> Test:
+        tests = [self._not()]
+        while self._take("&") or (self._at < len(self._signs) and self._signs[self._at][0] not in ("|", ")")):
+            tests.append(self._not())
+        return tests[0] if len(tests) == 1 else lambda facts: all(test(facts) for test in tests)
+
+    def _not(self) -> Test:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise _wrong("it is nested too deeply")
+        try:
+            if self._take("!"):
+                test = self._not()
+                return lambda facts: not test(facts)
+            if self._take("("):
+                test = self._or()
+                if not self._take(")"):
+                    raise _wrong("a bracket is not closed")
+                return test
+            if self._at < len(self._signs) and self._signs[self._at][0] in ("word", "quoted"):
+                self._at += 1
+                return _term(self._signs[self._at - 1][1])
+            raise _wrong(f"a tag is expected before {self._next()}")
+        finally:
+            self._depth -= 1
+
+
+def _term(text: str) -> Test:
+    name, colon, value = text.partition(":")
+    value = value.strip('"')
+    if colon and name.casefold() in _FIELDS and value:
+        return _FIELDS[name.casefold()](value)
+    return _has_tag(text.strip('"'))
+
+
+def _is_field(text: str) -> bool:
+    name, colon, _ = text.partition(":")
+    return bool(colon) and name.casefold() in _FIELDS
+
+
+def _has_tag(tag: str) -> Test:
+    wanted = comparable(tag)
+    if "*" not in wanted:
+        return lambda facts: wanted in facts.tags
+    return lambda facts: any(_like(each, wanted) for each in facts.tags)
+
+
+def _like(text: str, pattern: str) -> bool:
+    """Whether the pattern with * fits the whole text; other signs stand for themselves."""
+    return fnmatchcase(text, pattern.replace("[", "[[]").replace("?", "[?]"))
+
+
+def _text(read: Callable[[Facts], str]) -> Callable[[str], Test]:
+    def of(value: str) -> Test:
+        wanted = value.casefold()
+        return lambda facts: _like(read(facts).casefold(), wanted if "*" in wanted else f"*{wanted}*")
+
+    return of
+
+
+def _number(read: Callable[[Facts], float]) -> Callable[[str], Test]:
+    return lambda value: _compared(read, *_sign_and_number(value))
+
+
+def _sign_and_number(value: str) -> tuple[str, float]:
+    found = re.fullmatch(r"(>=|<=|>|<|=)?\s*(\d+(?:\.\d+)?)", value)
+    if found is None:
+        raise _wrong(f"'{value}' is not a number, such as >75")
+    return found[1] or "=", float(found[2])
+
+
+def _compared(read: Callable[[Facts], float], sign: str, number: float) -> Test:
+    tests: dict[str, Test] = {
+        ">": lambda facts: read(facts) > number,
+        ">=": lambda facts: read(facts) >= number,
+        "<": lambda facts: read(facts) < number,
+        "<=": lambda facts: read(facts) <= number,
+        "=": lambda facts: read(facts) == number,
+    }
+    return tests[sign]
+
+
+def _day(value: str) -> Test:
+    sign = re.match(r"(>=|<=|>|<|=)?", value)[0]  # type: ignore[index]
+    try:
+        day = datetime.strptime(value.removeprefix(sign), "%Y-%m-%d").date()
+    except ValueError:
+        raise _wrong(f"'{value}' is not a day, such as >2026-01-31") from None
+    return _compared(
+        lambda facts: datetime.fromtimestamp(facts.changed).date().toordinal(), sign or "=", day.toordinal()
+    )
+
+
+def _pattern(value: str) -> Test:
+    try:
+        pattern = regex.compile(value)
+    except regex.error as error:
+        raise _wrong(f"'{value}' is not a regular expression: {error}") from None
+
+    def matches(facts: Facts) -> bool:
+        try:
+            return pattern.search(facts.text, timeout=PATTERN_SECONDS) is not None
+        except TimeoutError:
+            raise _wrong(f"the regular expression '{value}' takes too long") from None
+
+    return matches
+
+
+_STATES: dict[str, Test] = {
+    "missing": lambda facts: facts.missing,
+    "empty": lambda facts: not facts.missing and not facts.text.strip(),
+    "captioned": lambda facts: not facts.missing and bool(facts.text.strip()),
+}
+
+
+def _state(value: str) -> Test:
+    if value.casefold() not in _STATES:
+        raise _wrong(f"is: takes {', '.join(_STATES)}")
+    return _STATES[value.casefold()]
+
+
+_FIELDS: dict[str, Callable[[str], Test]] = {
+    "is": _state,
+    "text": _text(lambda facts: facts.text),
+    "re": _pattern,
+    "name": _text(lambda facts: facts.name),
+    "folder": _text(lambda facts: facts.folder),
+    "bucket": _text(lambda facts: facts.bucket),
+    "found": lambda value: lambda facts: any(value.casefold() in each.casefold() for each in facts.found),
+    "tokens": _number(lambda facts: facts.tokens),
+    "chars": _number(lambda facts: len(facts.text)),
+    "tags": _number(lambda facts: len(facts.tags)),
+    "width": _number(lambda facts: facts.width),
+    "height": _number(lambda facts: facts.height),
+    "date": _day,
+}

@@ -1,0 +1,99 @@
+"""One change to the captions of many images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from core.settings.base import Settings, setting
+
+EDITS = {
+    "add": "Add tags",
+    "remove": "Remove tags",
+    "replace": "Find and replace",
+    "front": "Move tags to the front",
+    "sort": "Sort tags",
+    "deduplicate": "Remove duplicate tags",
+    "imply": "Apply tag implications",
+    "spaces": "Underscores to spaces",
+    "underscores": "Spaces to underscores",
+    "escape": "Escape parentheses",
+    "unescape": "Unescape parentheses",
+    "lower": "Lower case",
+    "prefix": "Add a prefix",
+    "suffix": "Add a suffix",
+    "one_line": "Join lines",
+    "file_name": "Caption from the file name",
+    "folder_name": "Caption from the folder name",
+}
+
+
+class CaptionEditSettings(Settings):
+    """Changes the captions of many images at once. One undo restores all of them."""
+
+    edit: Literal[tuple(EDITS)] = setting(  # type: ignore[valid-type]
+        "add", title="Change", level="shown", labels=EDITS, help="What is done to each caption."
+    )
+    filter: str = setting(
+        "",
+        title="Only where",
+        level="shown",
+        widget="text",
+        help='An expression that chooses images: cat & !dog | "looking at viewer", tokens:>75, is:missing, name:fox*. Empty chooses all.',
+    )
+    tags: str = setting(
+        "",
+        title="Tags",
+        level="shown",
+        widget="text",
+        help="Tags, divided by the separator. A prefix or suffix may be any text.",
+    )
+    place: Literal["start", "end", "after"] = setting(
+        "end",
+        title="Position",
+        labels={"start": "at the start", "end": "at the end", "after": "after the tag below"},
+        help="Where new tags are added; captions that have them already stay as they are.",
+    )
+    after: str = setting(
+        "",
+        title="After tag",
+        widget="text",
+        help="New tags are added after this tag, or at the end where it is missing.",
+    )
+    find: str = setting(
+        "", title="Find", widget="text", help="What is replaced: a tag, a text, or a regular expression."
+    )
+    replace_with: str = setting(
+        "",
+        title="Replace with",
+        widget="text",
+        help=r"Empty removes what was found. \1 is the first group of a regular expression.",
+    )
+    match: Literal["tag", "text", "regex"] = setting(
+        "tag",
+        title="Match",
+        labels={"tag": "whole tags", "text": "any text", "regex": "regular expression"},
+        help="Whole tags ignores case, underscores and escapes; the others replace within the caption as it is written.",
+    )
+    order: Literal["alphabet", "frequency"] = setting(
+        "alphabet",
+        title="Order",
+        labels={"alphabet": "alphabetical", "frequency": "most frequent first"},
+        help="How tags are sorted. Frequency counts the chosen images.",
+    )
+    keep_first: int = setting(
+        0,
+        ge=0,
+        le=100,
+        title="Keep first tags",
+        help="So many tags at the start stay where they are when tags are sorted.",
+    )
+    implications: list[str] = setting(
+        default_factory=list,
+        title="Implications",
+        widget="lines",
+        help="One per line: `blue dress -> dress` adds dress where blue dress is; `kitty = cat` writes cat for kitty.",
+    )
+    separator: str = setting(", ", title="Separator", widget="text", help="Stands between the tags of a caption.")
+    preview: bool = setting(
+        False, title="Only preview", level="shown", help="Lists what would change without writing it."
+    )

@@ -1,0 +1,170 @@
+"""Changes to many captions: each kind by its effect, its undo, and what is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from core import tasks
+from core.captioning.bulk import Item, planned, tag_counts, tags_together
+from core.captioning.combining import comparable, parts_of
+from core.captioning.edits import KAOMOJI, Subject, edit_problems, editor
+from core.captioning.filters import Facts
+from core.dataset.captions.history import History
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.caption_edits import EDITS, CaptionEditSettings
+from core.settings.check import build
+from tests.tasks import surroundings
+
+TEXT = "red fox, long_hair, snow, red fox"
+
+
+def edited(text=TEXT, name="fox_01.png", folder="10_arctic fox", **settings):
+    return editor(CaptionEditSettings(**settings), [text])(Subject(text, name, folder))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"edit": "add", "tags": "Red_Fox, ice"}, f"{TEXT}, ice"),
+        ({"edit": "add", "tags": "ice", "place": "start"}, f"ice, {TEXT}"),
+        (
+            {"edit": "add", "tags": "ice", "place": "after", "after": "long hair"},
+            "red fox, long_hair, ice, snow, red fox",
+        ),
+        ({"edit": "add", "tags": "ice", "place": "after", "after": "gone"}, f"{TEXT}, ice"),
+        ({"edit": "remove", "tags": "long hair, rain"}, "red fox, snow, red fox"),
+        ({"edit": "replace", "find": "LONG hair", "replace_with": "bun, braid"}, "red fox, bun, braid, snow, red fox"),
+        ({"edit": "replace", "find": "snow"}, "red fox, long_hair, red fox"),
+        ({"edit": "replace", "find": "ed", "replace_with": "", "match": "text"}, "r fox, long_hair, snow, r fox"),
+        (
+            {"edit": "replace", "find": r"(\w+) fox", "replace_with": r"fox \1", "match": "regex"},
+            "fox red, long_hair, snow, fox red",
+        ),
+        ({"edit": "front", "tags": "snow, long hair, rain"}, "snow, long_hair, red fox, red fox"),
+        ({"edit": "sort"}, "long_hair, red fox, red fox, snow"),
+        ({"edit": "sort", "order": "frequency", "keep_first": 1}, "red fox, red fox, long_hair, snow"),
+        ({"edit": "deduplicate"}, "red fox, long_hair, snow"),
+        ({"edit": "imply", "implications": ["snow -> winter", "winter -> season"]}, f"{TEXT}, winter, season"),
+        ({"edit": "imply", "implications": ["red fox = fox"]}, "fox, long_hair, snow"),
+        ({"edit": "spaces"}, "red fox, long hair, snow, red fox"),
+        ({"edit": "underscores"}, "red_fox, long_hair, snow, red_fox"),
+        ({"edit": "prefix", "tags": "photo of mira"}, f"photo of mira, {TEXT}"),
+        ({"edit": "suffix", "tags": "film grain"}, f"{TEXT}, film grain"),
+        ({"edit": "file_name"}, "fox"),
+        ({"edit": "folder_name"}, "arctic fox"),
+    ],
+)
+def test_each_kind_of_change(settings, expected):
+    assert edited(**settings) == expected
+
+
+def test_changes_of_spelling():
+    assert edited("saber (fate), ^_^", edit="escape") == r"saber \(fate\), ^_^"
+    assert edited(r"saber \(fate\)", edit="escape") == r"saber \(fate\)"
+    assert edited(r"saber \(fate\)", edit="unescape") == "saber (fate)"
+    assert edited("1Girl, RED", edit="lower") == "1girl, red"
+    assert edited(", ".join(KAOMOJI), edit="spaces") == ", ".join(KAOMOJI)
+    assert edited("a fox,\nin snow\n", edit="one_line") == "a fox, in snow"
+    assert edited("a, b\nc", edit="add", tags="d") == "a, b, d\nc, d", "each line is a caption of its own"
+    assert edited("x, y", edit="prefix", tags="x") == "x, y", "it is there already"
+    assert edited("a;  b", edit="add", tags="b", separator="; ") == "a;  b", "what does not change keeps its spelling"
+
+
+def test_rules_that_go_round_end():
+    rules = ["a = b", "b = a", "c -> d", "d -> c"]
+    assert set(edited("a, c", edit="imply", implications=rules).split(", ")) >= {"c", "d"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "codes"),
+    [
+        ({"edit": "add"}, ["edit.incomplete"]),
+        ({"edit": "add", "tags": "a", "place": "after"}, ["edit.incomplete"]),
+        ({"edit": "replace"}, ["edit.incomplete"]),
+        ({"edit": "replace", "find": "(", "match": "regex"}, ["caption.bad-pattern"]),
+        ({"edit": "imply"}, ["edit.incomplete"]),
+        ({"edit": "imply", "implications": ["a b"]}, ["edit.bad-rule"]),
+        ({"edit": "sort", "separator": " "}, ["edit.blank-separator"]),
+    ],
+)
+def test_what_is_not_complete_is_said_before_anything_changes(settings, codes):
+    assert [problem.code for problem in edit_problems(CaptionEditSettings(**settings))] == codes
+    with pytest.raises(ProblemsError):
+        edited(**settings)
+
+
+TAGS = st.lists(st.text("abA_ ()", min_size=1, max_size=5).filter(str.strip), max_size=6)
+READY = {"tags": "new tag", "find": "a", "implications": ["a -> b"], "after": "b"}
+
+
+@given(tags=TAGS, kind=st.sampled_from([name for name in EDITS if name not in ("prefix", "suffix")]))
+def test_a_change_made_twice_changes_nothing_more_and_loses_no_tag_unasked(tags, kind):
+    once = edited(", ".join(tags), edit=kind, **READY)
+    if kind != "replace":  # a tag may be replaced by one that is found again
+        assert edited(once, edit=kind, **READY) == once
+    if kind in ("add", "sort", "front", "deduplicate", "imply", "underscores", "lower"):
+        assert {comparable(tag) for tag in tags} <= {comparable(part) for part in parts_of(once, ", ")}
+
+
+def items(*texts):
+    return [Item(None, "auto", Facts(f"{number}.png", "set", text, False)) for number, text in enumerate(texts)]
+
+
+def test_tags_are_counted_once_a_caption_in_their_usual_spelling():
+    all_items = items("a_b, c", "a b, a b", "A b, d", "a b, c")
+    assert tag_counts(all_items, 2) == [("a b", 4), ("c", 2)]
+    assert tags_together(all_items, "c", 5) == [("a_b", 2)]
+
+
+def test_only_what_would_differ_is_planned():
+    plan = planned(items("fox", "fox, snow"), CaptionEditSettings(edit="add", tags="snow"))
+    assert [(each.before, each.after) for each in plan] == [("fox", "fox, snow")]
+
+
+# ---- the task
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "set"
+    place.mkdir()
+    for name, text in (("a", "fox, snow"), ("b", "fox"), ("c", None)):
+        Image.new("RGB", (64, 64)).save(place / f"{name}.png")
+        if text:
+            (place / f"{name}.txt").write_text(text)
+    return place
+
+
+def texts(folder):
+    return {path.stem: path.read_text() for path in sorted(folder.glob("*.txt"))}
+
+
+def run(folder, **settings):
+    task = tasks.named("edit_captions")
+    job = build(task.job, {"dataset": {"folder": str(folder)}, "edit_captions": settings})
+    return task.start(job, surroundings(Workspace(folder.parent / "outputs")))
+
+
+def test_the_task_changes_the_chosen_captions_and_one_undo_restores_them(folder):
+    before = texts(folder)
+    outcome = run(folder, edit="add", tags="ice", filter="fox & !snow | is:missing", preview=True)
+    assert texts(folder) == before and outcome.facts == {"planned": 2, "written": 0}
+    outcome = run(folder, edit="add", tags="ice", filter="fox & !snow | is:missing")
+    assert texts(folder) == before | {"b": "fox, ice\n", "c": "set, ice\n"} and outcome.facts["written"] == 2, (
+        "the folder's words trained c"
+    )
+    history = History(folder.parent / "outputs" / ".atelier" / "captions")
+    (entry,) = history.entries()
+    history.undo(entry.id)
+    assert texts(folder) == before and entry.title == "Add tags"
+
+
+def test_captions_in_metadata_are_not_touched(folder, tmp_path):
+    (tmp_path / "meta.json").write_text('{"a": {"caption": "from the file"}}')
+    task = tasks.named("edit_captions")
+    sources = [{"folder": str(folder), "metadata_file": str(tmp_path / "meta.json")}]
+    job = build(task.job, {"dataset": {"sources": sources}, "edit_captions": {"edit": "add", "tags": "x"}})
+    task.start(job, surroundings(Workspace(tmp_path / "outputs")))
+    assert texts(folder)["a"] == "fox, snow"
