@@ -297,22 +297,28 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _replace_text(path: Path, data: bytes | None, trash: Path) -> str | None:
-    """Write `data` (None: delete the file) after putting the previous content into the trash."""
+    """`replace_file` for a caption. Raises ProblemsError."""
     try:
-        if path.exists():
-            check_regular(path)
-        earlier = path.read_bytes() if path.exists() else None
-        if earlier == data:
-            return None
-        token = _keep(path, earlier, trash)
-        if data is None:
-            atomic.remove(path)
-        else:
-            atomic.write_bytes(path, data)
+        return replace_file(path, data, trash)
     except OSError as error:
         what = f"The caption could not be saved ({error.strerror}); the previous one is unchanged"
         fix = "check that the folder is writable and the disk is not full"
         raise ProblemsError.one(what, printable(path), fix, code="caption.unwritten") from error
+
+
+def replace_file(path: Path, data: bytes | None, trash: Path) -> str | None:
+    """Write `data` (None: delete the file) after putting the previous content into the trash. Returns a token for `undo`,
+    None when nothing changed. Raises OSError, and ProblemsError for what is no file."""
+    if path.exists():
+        check_regular(path)
+    earlier = path.read_bytes() if path.exists() else None
+    if earlier == data:
+        return None
+    token = _keep(path, earlier, trash)
+    if data is None:
+        atomic.remove(path)
+    else:
+        atomic.write_bytes(path, data)
     return token
 
 
