@@ -138,7 +138,7 @@ class CleanMetadataSettings(MetadataOutputSettings):
     clean_ratings: bool = setting(
         True,
         title="Remove ratings",
-        help="Removes tags such as rating:safe; as sd-scripts, everything after the first one too.",
+        help="Removes tags such as rating:safe. With the rules of sd-scripts everything after the first one is removed too.",
     )
     clean_people: bool = setting(
         True,
@@ -171,9 +171,10 @@ class CleanMetadataSettings(MetadataOutputSettings):
 class MetadataToCaptionsSettings(Settings):
     """Writes the captions and tags of a metadata file beside the images."""
 
-    in_json: str = setting(
-        "",
+    in_json: str | None = setting(
+        None,
         title="Metadata file",
+        hint="a .json or .jsonl",
         level="shown",
         widget="text",
         kohya="in_json",
@@ -194,18 +195,18 @@ class MetadataToCaptionsSettings(Settings):
         title="Match by name",
         help="Finds the image by its file name where its path does not exist, for a metadata file from another computer.",
     )
-    caption_extension: str | None = setting(
+    captions_to: str | None = setting(
         ".caption",
         pattern=EXTENSION,
-        title="Caption extension",
+        title="Captions to",
         level="shown",
         hint="no captions",
         help="Extension of the files that captions are written to. Empty writes no captions.",
     )
-    tags_extension: str | None = setting(
+    tags_to: str | None = setting(
         ".txt",
         pattern=EXTENSION,
-        title="Tag file extension",
+        title="Tags to",
         level="shown",
         hint="no tags",
         help="Extension of the files that tags are written to. Empty writes no tags.",

@@ -51,7 +51,9 @@ def clean_tags_as_sd_scripts(text: str, rules: TagRules) -> str:
     if rules.ratings:
         text = text.partition(", rating")[0]
     tags = _without_redundant(text.split(", "), rules, "girls" in text or "boys" in text)
-    return "".join(f", {tag}, " for tag in tags).replace(", , ", ", ")[2:-2]  # its way to join, which shows at empty tags
+    return "".join(f", {tag}, " for tag in tags).replace(", , ", ", ")[
+        2:-2
+    ]  # its way to join, which shows at empty tags
 
 
 _RATING = re.compile("rating[ _:].*", re.IGNORECASE | re.DOTALL)
@@ -145,7 +147,7 @@ def endless(replacements: Sequence[Replacement], by_word: bool) -> list[Replacem
     return [
         each
         for each in replacements
-        if each.old != each.new and (each.pattern.search(f" {each.new} ") if by_word else each.old in each.new)
+        if each.old != each.new and (each.pattern.search(each.new) if by_word else each.old in each.new)
     ]
 
 

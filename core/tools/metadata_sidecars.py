@@ -39,11 +39,15 @@ def metadata_to_captions(asked: MetadataToCaptionsSettings, context: JobContext)
     source, folders = _asked(asked)
     metadata = read_metadata(source)
     raise_if_errors(metadata.problems)
-    extensions = [each for each in (asked.caption_extension, asked.tags_extension) if each]
+    extensions = [each for each in (asked.captions_to, asked.tags_to) if each]
     images, advice = images_in(folders, asked.recursive, extensions, context.cancel)
     found = _match(metadata.entries, ImageIndex(images, folders, asked.match_by_name))
     plan = _plan(found, asked)
-    problems = [*metadata.problems, *advice, *found.problems(source, len(metadata.entries))]
+    problems = [
+        *metadata.problems,
+        *advice,
+        *found.problems(source, len(metadata.entries), "advice" if plan else "error"),
+    ]
     raise_if_errors(problems)
     kept = [text for text in plan if asked.existing == "keep" and text.existing]
     writing = [text for text in plan if asked.existing == "replace" or not text.existing]
@@ -75,21 +79,21 @@ def metadata_to_captions(asked: MetadataToCaptionsSettings, context: JobContext)
 def _asked(asked: MetadataToCaptionsSettings) -> tuple[Path, list[Path]]:
     """(the metadata file, the folders). Raises ProblemsError with everything that is wrong with the settings."""
     source = typed_path(asked.in_json)
-    problems = extension_problems(TOOL, caption_extension=asked.caption_extension, tags_extension=asked.tags_extension)
+    problems = extension_problems(TOOL, captions_to=asked.captions_to, tags_to=asked.tags_to)
     if source is None:
         what, fix = "No metadata file is given", "choose a .json or .jsonl file"
         problems.append(Problem(what, f"{TOOL}.in_json", fix, code="metadata.no-file-given"))
     folders, unfound = folders_of(asked.folders or [str(source.parent if source else "")], TOOL)
     problems += unfound if source is not None or asked.folders else []
-    captions, tags = asked.caption_extension, asked.tags_extension
+    captions, tags = asked.captions_to, asked.tags_to
     if captions is None and tags is None:
         fix = "give an extension for captions, such as .caption, or for tags, such as .txt"
         what = "Neither captions nor tags would be written"
-        problems.append(Problem(what, f"{TOOL}.caption_extension", fix, code="metadata.nothing-to-write"))
+        problems.append(Problem(what, f"{TOOL}.captions_to", fix, code="metadata.nothing-to-write"))
     elif captions and tags and captions.casefold() == tags.casefold():
         what = f"Captions and tags would be written to the same {tags} file"
         fix = "use two extensions, or leave one empty"
-        problems.append(Problem(what, f"{TOOL}.tags_extension", fix, code="metadata.same-extension"))
+        problems.append(Problem(what, f"{TOOL}.tags_to", fix, code="metadata.same-extension"))
     raise_if_errors(problems)
     assert source is not None
     return source, folders
@@ -152,16 +156,15 @@ class Found:
     too_long: list[str] = field(default_factory=list)
     not_files: list[Problem] = field(default_factory=list)
 
-    def problems(self, source: Path, total: int) -> list[Problem]:
-        """Everything that stands against writing, and what is left out."""
+    def problems(self, source: Path, total: int, level: str) -> list[Problem]:
+        """Everything that stands against writing, and what is left out. level: of what is left out."""
         where, problems = printable(source), list(self.not_files)
 
-        def say(names: Sequence[str], what: str, fix: str, code: str, level: str = "advice") -> None:
+        def say(names: Sequence[str], what: str, fix: str, code: str, level: str) -> None:
             if names:
                 what = f"{len(names):,} of {count(total, 'entry', 'entries')} {what}: {listed(names, 3)}"
                 problems.append(Problem(what, where, fix, level, code=f"metadata.{code}"))
 
-        level = "advice" if self.matched else "error"
         fix = "choose the folders with these images, or remove the entries"
         say([each.key for each in self.missing], "match no image", fix, "no-image", level)
         fix = "add their folder if captions should be written there too"
@@ -206,7 +209,7 @@ class Text:
 
 def _texts_of(entry: Entry, asked: MetadataToCaptionsSettings) -> Iterator[tuple[str, str]]:
     """(extension, text) of what the entry has and the settings ask for."""
-    for extension, text in ((asked.caption_extension, entry.caption), (asked.tags_extension, entry.tags)):
+    for extension, text in ((asked.captions_to, entry.caption), (asked.tags_to, entry.tags)):
         if extension and text is not None:
             yield extension, text.replace("\r\n", "\n").replace("\r", "\n").strip()
 

@@ -325,12 +325,10 @@ def replace_file(path: Path, data: bytes | None, trash: Path) -> str | None:
 def _keep(path: Path, earlier: bytes | None, trash: Path) -> str:
     """Write a record `<stem>.<time>.json` next to the previous bytes; both names are new."""
     mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
-    base = f"{printable(path.stem)[:80]}.{time.time_ns()}.{mark}"
-    if earlier is not None:
-        atomic.write_bytes(trash / (base + path.suffix), earlier)
+    base = f"{printable(path.stem)[:40]}.{time.time_ns()}.{mark}"
+    kept = None if earlier is None else base + (".earlier.json" if path.suffix.lower() == ".json" else path.suffix)
+    if earlier is not None and kept is not None:
+        atomic.write_bytes(trash / kept, earlier)
     record = trash / f"{base}.json"
-    atomic.write_text(
-        record,
-        json.dumps({"path": str(path.absolute()), "earlier": base + path.suffix if earlier is not None else None}),
-    )
+    atomic.write_text(record, json.dumps({"path": str(path.absolute()), "earlier": kept}))
     return str(record)
