@@ -17,6 +17,7 @@ from core.dataset.sources.metadata import read_values
 from core.dataset.sources.walk import File, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.regular import MissingFile, check_regular
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path
 from core.settings.metadata_tools import MetadataOutputSettings
@@ -64,7 +65,21 @@ def output_of(asked: MetadataOutputSettings, tool: str) -> tuple[Path, Path | No
         problems.append(Problem("The metadata file is a folder", printable(out), fix, code="metadata.is-folder"))
     if source is None and os.path.lexists(out):
         source = out
+    elif source is not None:
+        problems += source_problems(source)
     return out, source, problems
+
+
+def source_problems(path: Path) -> list[Problem]:
+    """Why a metadata file cannot be read, as far as that can be seen from outside."""
+    try:
+        check_regular(path)
+    except MissingFile:
+        fix = "check the path, or choose another file"
+        return [Problem("The metadata file does not exist", printable(path), fix, code="metadata.missing-file")]
+    except ProblemsError as error:
+        return error.problems
+    return []
 
 
 def folders_of(texts: Sequence[str], tool: str) -> tuple[list[Path], list[Problem]]:

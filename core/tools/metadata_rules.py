@@ -124,7 +124,7 @@ _LINE = re.compile(r'(?:"(?P<quoted>[^"]*)"|(?P<plain>.+?))\s*->\s*(?:"(?P<quote
 
 
 def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacement], list[Problem]]:
-    """The replacements that lines say, each with its place, and a problem for each line that says none."""
+    """The replacements in lines, given with their places, and a problem for each line that is not one."""
     found: list[Replacement] = []
     problems: list[Problem] = []
     for place, line in lines:
@@ -134,7 +134,7 @@ def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacemen
         if match is None or match["quoted"] == "":
             fix = 'write from -> to, with quotes to keep spaces: "young " -> ""'
             problems.append(
-                Problem(f"'{line.strip()[:80]}' is no replacement", place, fix, code="metadata.bad-replacement")
+                Problem(f"'{line.strip()[:80]}' is not a replacement", place, fix, code="metadata.bad-replacement")
             )
             continue
         new = match["quoted_new"] if match["quoted_new"] is not None else match["new"]

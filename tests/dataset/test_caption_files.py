@@ -131,6 +131,14 @@ def test_undo_of_a_first_caption_removes_the_file_and_keeps_its_text(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "a fox\n"
 
 
+@pytest.mark.parametrize(("stem", "extension"), [("狐" * 80, ".txt"), ("a", ".json")], ids=["long", "json"])
+def test_names_of_many_bytes_and_json_captions_come_back_too(tmp_path, stem, extension):
+    path = tmp_path / f"{stem}{extension}"
+    path.write_text("old")
+    undo(save_caption(tmp_path / f"{stem}.png", "new", extension))
+    assert path.read_text() == "old"
+
+
 def test_saving_the_same_text_changes_nothing(tmp_path):
     save_caption(tmp_path / "a.png", "a fox")
     assert save_caption(tmp_path / "a.png", "a fox") is None
