@@ -15,6 +15,7 @@ from core.dataset.sources.files import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS, TRA
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.metadata import read_values
 from core.dataset.sources.walk import File, walk
+from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.regular import MissingFile, check_regular
@@ -125,6 +126,15 @@ def images_in(
         for image in sorted(images, key=lambda each: each.path):
             if not split_label(image.path.stem)[1]:
                 found.setdefault(image.path, image)
+    closed = [path for path in found if not may_reach(path)]  # behind a link in an open folder
+    if closed:
+        what = (
+            f"{count(len(closed), 'image')} not accessible from a shared page: {listed([path.name for path in closed])}"
+        )
+        fix = "copy them into the folder, or open the page on the machine itself"
+        problems.append(Problem(what, printable(closed[0].parent), fix, "advice", code="metadata.no-access"))
+        for path in closed:
+            del found[path]
     if not found:
         names = listed([str(folder) for folder in folders])
         raise ProblemsError.one("The folders contain no images", names, "choose other folders", "tools.no-images")

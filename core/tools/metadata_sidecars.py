@@ -24,7 +24,15 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.metadata_tools import MetadataToCaptionsSettings
 from core.settings.named import DRIVE, leads_out
-from core.tools.metadata_files import Image, extension_problems, folders_of, images_in, one_line, source_problems, typed_path
+from core.tools.metadata_files import (
+    Image,
+    extension_problems,
+    folders_of,
+    images_in,
+    one_line,
+    source_problems,
+    typed_path,
+)
 
 TOOL = "metadata_to_captions"
 
@@ -83,9 +91,10 @@ def _asked(asked: MetadataToCaptionsSettings) -> tuple[Path, list[Path]]:
     if source is None:
         what, fix = "No metadata file is given", "choose a .json or .jsonl file"
         problems.append(Problem(what, f"{TOOL}.in_json", fix, code="metadata.no-file-given"))
-    unread = source_problems(source) if source is not None else []
-    folders, unfound = folders_of(asked.folders, TOOL) if asked.folders or source is None else ([source.parent], [])
-    problems += unread + (unfound if asked.folders else [])
+    else:
+        problems += source_problems(source)
+    folders, unfound = folders_of(asked.folders, TOOL) if asked.folders else ([source.parent] if source else [], [])
+    problems += unfound
     captions, tags = asked.captions_to, asked.tags_to
     if captions is None and tags is None:
         fix = "give an extension for captions, such as .caption, or for tags, such as .txt"

@@ -134,6 +134,7 @@ def test_the_replaced_file_comes_back(folder, tmp_path):
         ({"caption_extension": ".PNG"}, ["metadata.bad-extension"]),
         ({"in_json": "none.json"}, ["metadata.missing-file"]),
         ({"in_json": "set"}, ["file.is-folder"]),
+        ({"out_json": "set/a.png/m.json"}, ["file.unwritable"]),
     ],
 )
 def test_wrong_settings_are_all_named_before_anything_is_written(folder, tmp_path, asked, expected):

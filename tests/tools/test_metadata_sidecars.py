@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from core.captioning.report import caption_report
 from core.dataset.captions.files import undo
+from core.record.allowed import keep_files_inside
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import CaptionJob
@@ -186,6 +187,26 @@ def test_what_is_no_file_is_found_before_the_first_is_replaced(folder, tmp_path)
     with pytest.raises(ProblemsError) as refused:
         use("metadata_to_captions", in_json=source, folders=[folder], existing="replace")
     assert refused.value.codes == ["file.is-pipe"] and not (folder / "a.txt").exists()
+
+
+def test_a_shared_page_reads_and_writes_nothing_behind_a_link_out_of_its_folder(folder, tmp_path):
+    secret = images(tmp_path / "secret", {"s.png": "private"})
+    (folder / "way").symlink_to(secret)
+    source = write(folder / "m.json", {"a": {"tags": "t"}, "s": {"tags": "t"}})
+    asked = {"out_json": folder / "out.json", "folders": [folder], "full_path": True, "recursive": True}
+    (folder / "a.caption").write_text("c")
+    keep_files_inside([folder])
+    try:
+        facts, _ = use("metadata_to_captions", in_json=source, folders=[folder])
+        assert facts["missing"] == ["s"] and "metadata.no-access" in codes(facts)
+        use("merge_captions", **asked)
+    finally:
+        keep_files_inside(None)
+    assert not (secret / "s.txt").exists() and list(json.loads(asked["out_json"].read_text())) == [
+        str(folder / "a.png")
+    ]
+    use("metadata_to_captions", in_json=source, folders=[folder])
+    assert (secret / "s.txt").exists()  # on the machine itself links are followed
 
 
 # A byte order mark in front and null characters are about encodings, not part of a caption.
