@@ -25,6 +25,7 @@ from core.record.regular import read_regular
 KEPT_BYTES = 256 << 20  # of all changes together; the oldest are deleted
 KEPT_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
+MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many images
 AT_ONCE = 500  # files between two waits for the disk
 
 
@@ -260,8 +261,8 @@ def _put(path: Path, content: bytes | None) -> None:
 
 
 def content_of(path: Path) -> bytes | None:
-    """A caption file's bytes, None where there is none. Raises ProblemsError for what is no plain file, or too large."""
-    return read_regular(path, MAX_CAPTION_BYTES) if os.path.lexists(path) else None
+    """A file's bytes, None where there is none. Raises ProblemsError for what is not a plain file, or too large."""
+    return read_regular(path, MAX_BYTES) if os.path.lexists(path) else None
 
 
 def _text(data: bytes | None) -> Any:
