@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from core.captioning.captioners import only_one_writes
 from core.captioning.combining import comparable, parts_of
 from core.captioning.edits import Subject, editor
 from core.captioning.filters import Facts, test_of
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import caption_change
-from core.dataset.captions.history import Change, History
+from core.dataset.captions.history import Change, History, only_one_writes
 from core.dataset.sources.files import printable
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError, raise_if_errors
@@ -104,7 +103,7 @@ def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
     with only_one_writes(context):
         history, title = History(context.workspace.captions), EDITS[job.edit_captions.edit]
         done = history.apply(title, changes_of(plan), progress=partial(context.stage, "writing captions"))
-    left = [f"{printable(path)} had changed meanwhile and stays as it is" for path in done.changed_since]
+    left = [f"{printable(path)} changed in the meantime and was left alone" for path in done.changed_since]
     return Outcome(
         lines=[*lines, *left, f"{count(len(done.written), 'caption')} changed"],
         facts=_facts(len(plan), len(done.written)),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,8 @@ from core import tasks
 from core.captioning.combining import combined, pattern_problems
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import as_file, caption_change
-from core.dataset.captions.history import History, check_folders
+from core.dataset.captions.history import History, check_folders, only_one_writes
 from core.record.context import JobContext, Outcome
-from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace
@@ -103,7 +101,7 @@ def _difference(row: Row, text: str, job: CaptionerJob) -> str:
 
 def _last_lines(images: int, written: int, since: int, empty: int) -> list[str]:
     lines = [f"{images} images described, {written} captions written"]
-    lines += [f"{since} captions were edited meanwhile and stay as they are"] if since else []
+    lines += [f"{since} captions were edited in the meantime and were left alone"] if since else []
     lines += [f"{empty} images got no caption: nothing was found to say of them"] if empty else []
     return lines
 
@@ -135,22 +133,3 @@ def _asks(row: Row, existing: str) -> bool:
 
 def _fingerprint(job: CaptionerJob) -> str:
     return hashlib.sha256(json.dumps(to_values(job), sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def only_one_writes(context: JobContext) -> Iterator[None]:
-    """Hold the captions: a second task that writes some waits here."""
-    folder = context.workspace.captions
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(folder / "writing.lock")
-    while True:
-        try:
-            lock.acquire()
-            break
-        except HeldElsewhere:
-            context.stage("waiting for another task that writes captions")
-            context.check()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -17,7 +17,7 @@ from core.dataset.sources.metadata import read_values
 from core.dataset.sources.walk import File, walk
 from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.regular import MissingFile, check_regular
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path

@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core.captioning.captioners import only_one_writes
 from core.dataset.captions.files import caption_change, caption_files
-from core.dataset.captions.history import MAX_CAPTION_BYTES, History
+from core.dataset.captions.history import MAX_CAPTION_BYTES, History, only_one_writes
 from core.dataset.sources.files import is_image_name, printable
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.metadata import Entry, read_metadata
@@ -87,7 +86,7 @@ def metadata_to_captions(asked: MetadataToCaptionsSettings, context: JobContext)
     rest += f"; the caption history keeps {count(replaced, 'earlier text')}" if replaced else ""
     same = sum(each.old == each.new for each in changes)
     rest += f"; {same:,} had the same text" if same else ""
-    lines += [f"{printable(path)} had changed meanwhile and stays as it is" for path in done.changed_since]
+    lines += [f"{printable(path)} changed in the meantime and was left alone" for path in done.changed_since]
     facts |= {"written": [str(path) for path in done.written], "undo": done.id}
     return Outcome(lines=[*lines, f"{count(len(done.written), 'file')} written{rest}"], facts=facts)
 

@@ -28,7 +28,8 @@ from tabs.safety import Roots
 FREE = {  # texts that name nothing outside the job, and why
     "words of captions and prompts": "trigger_word caption_prefix caption_suffix caption_separator keep_tokens_separator"
     " secondary_separator write_missing class_word prompt negative_prompt caption token_string init_word class_caption"
-    " sample_prompts identifier class_tokens replacements",
+    " sample_prompts identifier class_tokens replacements tags after find replace_with implications separator filter prefix"
+    " suffix remove_words",
     "a color by its pattern": "alpha_color",
     "an ending by its pattern, of files beside the images": "caption_extension tags_extension captions_to tags_to",
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",

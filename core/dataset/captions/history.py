@@ -19,6 +19,8 @@ from typing import Any
 
 from core.dataset.sources.files import printable
 from core.record import atomic
+from core.record.context import JobContext
+from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
 
@@ -193,6 +195,25 @@ class History:
                 return
             atomic.remove(path)
             left -= size
+
+
+@contextmanager
+def only_one_writes(context: JobContext) -> Iterator[None]:
+    """Hold the captions: a second task that writes some waits here."""
+    folder = context.workspace.captions
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder / "writing.lock")
+    while True:
+        try:
+            lock.acquire()
+            break
+        except HeldElsewhere:
+            context.stage("waiting for another task that writes captions")
+            context.check()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Opened:
