@@ -25,11 +25,13 @@ from core.settings.job import CaptionEditJob, CaptionJob
 
 @dataclass(frozen=True)
 class Item:
-    """An image whose caption can be changed. extension: of its caption file, as in `caption_change`."""
+    """An image with its caption. extension: of its caption file, as in `caption_change`; fixed: its caption comes from a
+    metadata file, which is not changed here."""
 
     path: Path
     extension: str
     facts: Facts
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited
     plan = (
         Edited(each, each.facts.text, change(Subject(each.facts.text, each.facts.name, each.facts.folder)).strip())
         for each in items
+        if not each.fixed
     )
     return [each for each in plan if each.after != each.before]
 
@@ -124,7 +127,7 @@ def _items(job: CaptionEditJob) -> list[Item]:
     if not report.rows:
         fix = "choose a folder with images on Dataset"
         raise ProblemsError.one("The dataset contains no images", "dataset", fix, "captioning.no-images")
-    return [_item(row) for row in report.rows if row.caption.source != "metadata"]
+    return [_item(row) for row in report.rows]
 
 
 def _item(row: Row) -> Item:
@@ -138,4 +141,4 @@ def _item(row: Row) -> Item:
         height=image.height,
         changed=caption.path.stat().st_mtime if caption.path.is_file() else 0.0,
     )
-    return Item(image.path, row.settings.caption_extension, facts)
+    return Item(image.path, row.settings.caption_extension, facts, fixed=caption.source == "metadata")
