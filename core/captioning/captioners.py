@@ -1,51 +1,28 @@
-"""What writes captions by looking at images: a settings model and a function, registered by one line.
-
-Each captioner is a task of its own: the dataset's folders and caption settings, the settings that all captioners share
-(core/settings/caption.py), and a group of its own. Which images it describes, progress, pause, preview and where captions are
-saved are the same for all of them and stand here.
-"""
+"""What every captioner does: which images it describes, progress, pause, preview, what it could not describe, and where
+captions are saved."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, create_model
-
-from core import tasks
+from core.captioning.captioner import Describe, Ready
+from core.captioning.described import Described
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import save_caption
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError, raise_if_errors, unwritten
+from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.workspace import Workspace
-from core.settings.base import Settings
-from core.settings.job import CaptionerJob, CaptionJob
+from core.settings.caption import CaptionerJob
+from core.settings.job import CaptionJob
 from core.settings.presets import to_values
 
-Describe = Callable[[Sequence[Path], Any, JobContext], Iterator[str]]
-CARD = tasks.Card(
-    "captioners", "Caption images", "Describes the images of the dataset and writes the captions beside them."
-)
-
-
-def captioner(name: str, settings: type[Settings], describe: Describe, *, title: str, **about: Any) -> tasks.Task:
-    """The task of a captioner.
-
-    describe  (images, own settings, context) -> iterator with a caption for each image in their order. It loads its model
-              when the first is asked for, and may look at several images at once
-    about     the other fields of Task
-    """
-    group: Any = (settings, Field(default_factory=settings, title=title))
-    job = create_model(f"{name.title()}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group})
-    given: dict[str, Any] = {"card": CARD, "button": "Caption images"} | about
-    run = partial(run_captioner, name, describe)
-    return tasks.Task(name, title, job=job, run=run, check=images_to_describe, reads=_previews, **given)
+LISTED = 200  # tags and skipped images in the outcome
 
 
 def _previews(job: CaptionerJob) -> bool:
@@ -58,23 +35,56 @@ def run_captioner(name: str, describe: Describe, job: CaptionerJob, context: Job
     rows = _rows(job, done.before)
     captions = describe([row.image.path for row in rows], getattr(job, name), context)
     lines: list[str] = []
+    failed: list[Problem] = []
+    counts: Counter[str] = Counter()
     context.stage("captioning", 0, len(rows))
-    for number, (row, text) in enumerate(zip(rows, captions, strict=True), 1):
-        if _previews(job):
-            lines.append(f"{row.image.relative}: {text}")
+    for number, (row, given) in enumerate(zip(rows, captions, strict=True), 1):
+        said = Described.of(given)
+        counts.update(said.counted)
+        if said.problem is not None:
+            failed.append(said.problem)
+            context.say(said.problem.what, "warning", said.problem.fix)
+        elif _previews(job):
+            lines.append(f"{row.image.relative}: {said.shown or said.text}")
         else:
-            save_caption(row.image.path, text, row.settings.caption_extension)
+            save_caption(row.image.path, said.text, row.settings.caption_extension)
             done.add(row)
         context.stage("captioning", number, len(rows))
         context.check()
     done.forget()
-    last = f"{len(rows)} images described" + ("; nothing was written" if _previews(job) else "")
-    return Outcome(lines=[*lines, last], facts={"images": len(rows), "written": 0 if _previews(job) else len(rows)})
+    described = len(rows) - len(failed)
+    last = f"{described} images described" + ("; nothing was written" if _previews(job) else "")
+    facts: dict[str, Any] = {"images": len(rows), "written": 0 if _previews(job) else described}
+    facts |= {"skipped": len(failed)} if failed else {}
+    facts |= {"counts": dict(counts.most_common(LISTED))} if counts else {}
+    return Outcome(lines=[*lines, *_counted(counts), *_skipped(failed), last], facts=facts)
 
 
-def images_to_describe(job: CaptionerJob, workspace: Workspace) -> str:
-    """The check before a start. Raises ProblemsError."""
-    rows = _rows(job, Done(workspace, job).before)
+def _counted(counts: Counter[str]) -> list[str]:
+    more = [f"and {len(counts) - LISTED:,} more"] if len(counts) > LISTED else []
+    return [*(f"{name}: {number}" for name, number in counts.most_common(LISTED)), *more]
+
+
+def _skipped(failed: Sequence[Problem]) -> list[str]:
+    more = [f"and {len(failed) - LISTED:,} more"] if len(failed) > LISTED else []
+    head = [f"{len(failed)} images were skipped:"] if failed else []
+    return [*head, *(f"{problem.where}: {problem.what}" for problem in failed[:LISTED]), *more]
+
+
+def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
+    """The check before a start. Raises ProblemsError with what is wrong in the dataset and what the captioner lacks."""
+    problems: list[Problem] = []
+    rows: list[Row] = []
+    try:
+        rows = _rows(job, Done(workspace, job).before)
+    except ProblemsError as error:
+        problems += error.problems
+    try:
+        if ready is not None:
+            ready(getattr(job, name), workspace)
+    except ProblemsError as error:
+        problems += error.problems
+    raise_if_errors(problems)
     return f"{len(rows)} images to describe"
 
 
