@@ -17,6 +17,7 @@ from core.dataset.captions.files import save_caption
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
+from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.caption import CaptionerJob
 from core.settings.job import CaptionJob
@@ -67,7 +68,7 @@ def _counted(counts: Counter[str]) -> list[str]:
 
 def _skipped(failed: Sequence[Problem]) -> list[str]:
     more = [f"and {len(failed) - LISTED:,} more"] if len(failed) > LISTED else []
-    head = [f"{len(failed)} images were skipped:"] if failed else []
+    head = [f"{count(len(failed), 'image')} skipped:"] if failed else []
     return [*head, *(f"{problem.where}: {problem.what}" for problem in failed[:LISTED]), *more]
 
 

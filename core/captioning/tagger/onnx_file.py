@@ -92,6 +92,8 @@ class _Walk:
                 raise ValueError("it has too many parts")
             tag, at = self.number(at, end)
             kind = tag & 7
+            if tag < 8:
+                raise ValueError("it is not an ONNX file")
             if kind == 0:
                 _, at = self.number(at, end)
             elif kind == 2:

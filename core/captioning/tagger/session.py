@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +81,7 @@ class Tagger:
         self.fell_back = self.provider != wanted[0]
         metadata = self.session.get_modelmeta().custom_metadata_map.get("tags", "")
         self.labels: list[Label] = read_labels(found, metadata)
+        self.always = np.array([label.category in ALWAYS_KEPT for label in self.labels])
         self.batch, self.size = self._input()
         self.output = self._output()
         self.half = self.session.get_inputs()[0].type == "tensor(float16)"
@@ -155,11 +155,10 @@ class Tagger:
 
     def scored(self, values: np.ndarray) -> list[Scored]:
         """The labels with a score worth keeping, in the order of the table."""
-        return [
-            (label, round(float(score), DIGITS))
-            for label, score in zip(self.labels, values, strict=False)
-            if (score >= FLOOR or label.category in ALWAYS_KEPT) and label is not NOTHING
-        ]
+        values = values[: len(self.labels)]
+        kept = np.flatnonzero((values >= FLOOR) | self.always)
+        found = ((self.labels[number], round(float(values[number]), DIGITS)) for number in kept)
+        return [(label, score) for label, score in found if label is not NOTHING]
 
     def _refused(self, why: str) -> ProblemsError:
         fix = "download it again, or choose another tagger; for a model of your own check its profile.json"

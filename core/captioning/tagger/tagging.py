@@ -76,7 +76,7 @@ def tag(images: Sequence[Path], asked: TagSettings, context: JobContext) -> Iter
                     keeper.add(path, scored)
                     if keeper.waiting >= KEPT_AT_ONCE:
                         keeper.write()
-                yield _described(scored, form, asked)
+                yield _described(path, scored, form, asked)
     finally:
         keeper.write()
 
@@ -155,10 +155,15 @@ def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Prob
         return [*_run(tagger, images[:half]), *_run(tagger, images[half:])]
 
 
-def _described(scored: Sequence[Scored] | Problem, form: Format, asked: TagTextSettings) -> Described:
+def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, asked: TagTextSettings) -> Described:
+    """An image without a tag is skipped: an empty caption would be trained. sd-scripts writes it."""
     if isinstance(scored, Problem):
         return Described("", scored)
     tagged = form(scored)
+    if not tagged.tags and asked.compatibility == "none":
+        fix = "lower the threshold, or write its caption by hand"
+        what = f"No tag of {printable(path.name)} reaches the threshold"
+        return Described("", Problem(what, printable(path), fix, "advice", code="tagger.no-tags"))
     return Described(tagged.text, None, tagged.shown, tagged.tags if asked.frequency_tags else ())
 
 
@@ -169,9 +174,9 @@ def retag(images: Sequence[Path], asked: RetagSettings, context: JobContext) -> 
     """The same captions from kept scores, with these settings."""
     if unused := ignored(asked):
         context.say(f"sd-scripts 0.9 does not have these settings, which are ignored: {', '.join(unused)}", "warning")
-    for _, scored, form in _kept(images, asked, context.workspace):
+    for path, scored, form in _kept(images, asked, context.workspace):
         context.check()
-        yield _described(scored, form, asked)
+        yield _described(path, scored, form, asked)
 
 
 def preview(
