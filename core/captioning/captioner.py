@@ -13,9 +13,8 @@ from typing import Any
 
 from pydantic import Field, create_model
 
-from core import tasks
+from core import extensions, tasks
 from core.captioning.described import Described
-from core.extensions import later
 from core.record.context import JobContext
 from core.record.workspace import Workspace
 from core.settings.base import Settings
@@ -41,8 +40,8 @@ def captioner(
     group: Any = (settings, Field(default_factory=settings, title=title))
     job = create_model(f"{name.title()}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group})
     given: dict[str, Any] = {"card": CARD, "button": "Caption images"} | about
-    run = partial(later("core.captioning.captioners", "run_captioner"), name, describe)
-    check = partial(later("core.captioning.captioners", "images_to_describe"), name, ready)
+    run = partial(extensions.later("core.captioning.captioners", "run_captioner"), name, describe)
+    check = partial(extensions.later("core.captioning.captioners", "images_to_describe"), name, ready)
     return tasks.Task(
         name, title, job=job, run=run, check=check, reads=lambda job: job.captioning.preview is not None, **given
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from core import extensions, tasks
 from core.captioning.captioner import captioner
 from core.captioning.tagger.profile import PROFILES
-from core.extensions import later
 from core.settings.growth import add_choice
 from core.settings.tagger import RetagSettings, TagSettings
-from core.tasks import register
 
 TAGGING = "core.captioning.tagger.tagging"
 
@@ -15,25 +14,25 @@ for _name, _profile in PROFILES.items():
     for _settings in (TagSettings, RetagSettings):
         add_choice(_settings, "repo_id", _name, _profile.title)
 
-register(
+tasks.register(
     captioner(
         "tag",
         TagSettings,
-        later(TAGGING, "tag"),
+        extensions.later(TAGGING, "tag"),
         title="Tag images (WD14)",
         about="tag images with WD14 or another ONNX tagger",
-        ready=later(TAGGING, "check_tag"),
+        ready=extensions.later(TAGGING, "check_tag"),
         button="Tag images",
     )
 )
-register(
+tasks.register(
     captioner(
         "retag",
         RetagSettings,
-        later(TAGGING, "retag"),
+        extensions.later(TAGGING, "retag"),
         title="Tags from kept scores",
         about="make tag captions anew from the scores that tagging kept",
-        ready=later(TAGGING, "check_retag"),
+        ready=extensions.later(TAGGING, "check_retag"),
         lane="light",
         button="Write tags",
     )

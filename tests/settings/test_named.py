@@ -29,6 +29,7 @@ FREE = {  # texts that name nothing outside the job, and why
     "words of captions and prompts": "trigger_word caption_prefix caption_suffix caption_separator keep_tokens_separator"
     " secondary_separator write_missing class_word prompt negative_prompt caption token_string init_word class_caption"
     " sample_prompts identifier class_tokens",
+    "tags of captions": "undesired_tags wanted_tags tag_replacement always_first_tags",
     "a color by its pattern": "alpha_color",
     "an ending by its pattern, of files beside the images": "caption_extension",
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",
