@@ -145,7 +145,6 @@ class TagTextSettings(Settings):
         min_length=1,
         max_length=20,
         title="Separator",
-        widget="text",
         kohya="caption_separator",
         help="Stands between the tags; a comma or separator inside a tag becomes a space.",
     )
