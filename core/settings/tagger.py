@@ -215,7 +215,7 @@ class TagSettings(TagTextSettings):
         title="Download if missing",
         level="shown",
         section="Running the model",
-        help="Downloads the model before the first image if its folder is missing or incomplete; 0.3 to 1.3 GB.",
+        help="Downloads the model before the first image if its folder is missing or incomplete; 0.3 to 1.4 GB.",
     )
     provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(
         "auto",

@@ -104,8 +104,9 @@ def read_labels(found: Found, metadata: str) -> list[Label]:
 
 
 def fetch_missing(found: Found, asked: TagSettings, context: JobContext) -> None:
-    """Download what is missing, if the settings say so."""
-    if not (found.missing and asked.download and not found.own):
+    """Download what is missing or damaged, if the settings say so."""
+    names = _lacking(found) if asked.download and not found.own else []
+    if not names:
         return
     from core.formats import hub
 
@@ -114,4 +115,17 @@ def fetch_missing(found: Found, asked: TagSettings, context: JobContext) -> None
     def on_progress(done: int, total: int) -> None:
         context.stage(f"downloading {found.title}", done, total)
 
-    hub.download_files(hub.HubId(owner, name), found.missing, found.folder, on_progress, context.cancel)
+    hub.download_files(hub.HubId(owner, name), names, found.folder, on_progress, context.cancel)
+
+
+def _lacking(found: Found) -> list[str]:
+    names = list(found.missing)
+    for name in found.profile.wanted:
+        try:
+            if name == found.profile.model and name not in names:
+                check_onnx(found.model)
+            elif name == found.profile.labels and name not in names:
+                read_labels(found, "")
+        except ProblemsError:
+            names.append(name)
+    return names

@@ -69,6 +69,7 @@ def _with_options(names: Sequence[str], device: str) -> list[Any]:
 class Tagger:
     """A loaded model.
 
+    wanted, provider   of onnxruntime: asked for, and taken
     size    (width, height) of its input       batch   images it takes at once; None for any number
     """
 
@@ -78,7 +79,7 @@ class Tagger:
         wanted = providers_for(asked.provider, context.device, library.get_available_providers())
         self.session = self._open(library, wanted, context.device)
         self.provider = self.session.get_providers()[0]
-        self.fell_back = self.provider != wanted[0]
+        self.wanted = wanted[0]
         metadata = self.session.get_modelmeta().custom_metadata_map.get("tags", "")
         self.labels: list[Label] = read_labels(found, metadata)
         self.always = np.array([label.category in ALWAYS_KEPT for label in self.labels])

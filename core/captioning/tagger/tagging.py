@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def check_tag(asked: TagSettings, workspace: Workspace) -> None:
     formatter(asked, found.profile.thresholds)
     if asked.provider != "auto":
         providers_for(asked.provider, "", onnxruntime().get_available_providers())
-    if not (asked.download and found.missing and not found.own):
+    if found.own or not asked.download:
         check_files(found)
 
 
@@ -58,6 +59,8 @@ def check_retag(asked: RetagSettings, workspace: Workspace) -> None:
 
 def tag(images: Sequence[Path], asked: TagSettings, context: JobContext) -> Iterator[Described]:
     """The tags of each image by the model, its scores kept."""
+    if not images:
+        return
     found = find(asked, context.workspace)
     fetch_missing(found, asked, context)
     check_files(found)
@@ -81,11 +84,15 @@ def tag(images: Sequence[Path], asked: TagSettings, context: JobContext) -> Iter
         keeper.write()
 
 
-def _say_how(tagger: Tagger, asked: TagTextSettings, context: JobContext) -> None:
+def _say_how(tagger: Tagger, asked: TagSettings, context: JobContext) -> None:
     context.say(f"{tagger.found.title} runs on {words_of(tagger.provider)}")
-    if tagger.fell_back or (tagger.provider == CPU and context.device.startswith("cuda")):
-        fix = "run the check of the machine; the CUDA build of onnxruntime needs the CUDA version of torch"
-        context.say("The GPU cannot be used by onnxruntime, so the tagger runs on the CPU", "warning", fix)
+    if tagger.provider != tagger.wanted:
+        fix = "run python webui.py check; its CUDA libraries come with the CUDA build of torch"
+        text = f"onnxruntime cannot use {words_of(tagger.wanted)} here, so the tagger runs on the CPU"
+        context.say(text, "warning", fix)
+    elif tagger.provider == CPU and asked.provider == "auto" and context.device.startswith("cuda"):
+        text = "The installed onnxruntime has no GPU support, so the tagger runs on the CPU"
+        context.say(text, "warning", "run ./launch.sh update")
     if unused := ignored(asked):
         context.say(f"sd-scripts 0.9 does not have these settings, which are ignored: {', '.join(unused)}", "warning")
 
@@ -134,7 +141,7 @@ def _scores(tagger: Tagger, batch: Sequence[tuple[Path, Prepared]]) -> Iterator[
     for path, values in batch:
         result = values if isinstance(values, Problem) else next(found)
         if isinstance(result, Problem):
-            yield path, result
+            yield path, replace(result, where=printable(path))
         elif not np.isfinite(result).all():
             what = f"The tagger returns NaN for {printable(path.name)}"
             yield path, Problem(what, printable(path), "tag it by hand", "advice", code="tagger.not-finite")

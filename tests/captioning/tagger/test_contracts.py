@@ -12,6 +12,7 @@ from core.captioning.tagger.labels import read_csv, read_mapping, read_metadata
 from core.captioning.tagger.preprocess import preparing
 from core.captioning.tagger.profile import CAMIE, CL, DEEPDANBOORU, PIXAI, PROFILES, WD, Profile, read_profile
 from core.captioning.tagger.session import CPU, Tagger, onnxruntime, providers_for
+from core.captioning.tagger.tagging import _say_how, check_tag
 from core.captioning.tagger.tags import Label
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -342,8 +343,6 @@ def test_the_gpu_is_taken_where_it_can_be_with_the_cpu_behind_it(asked, device, 
 
 
 def test_a_provider_that_is_not_installed_is_said_before_the_start(tmp_path):
-    from core.captioning.tagger.tagging import check_tag
-
     folder = wd_folder(tmp_path / "m")
     check_tag(TagSettings(model_dir=str(folder)), Workspace(tmp_path))
     if "DmlExecutionProvider" not in onnxruntime().get_available_providers():
@@ -353,16 +352,30 @@ def test_a_provider_that_is_not_installed_is_said_before_the_start(tmp_path):
 
 def test_a_gpu_build_that_falls_back_is_said(tmp_path, monkeypatch):
     from core.captioning.tagger import session
-    from core.captioning.tagger.tagging import _say_how
 
     folder = wd_folder(tmp_path / "m")
     context = surroundings(Workspace(tmp_path / "out"))
     monkeypatch.setattr(session, "providers_for", lambda *words: [CUDA, CPU])
     with pytest.warns(UserWarning, match=CUDA):
         tagger = Tagger(Found(WD[0], folder, True), TagSettings(), context)
-    assert tagger.provider == CPU and tagger.fell_back
-    _say_how(tagger, TagSettings(), context)
-    assert [event.level for event in context.journal.events if event.kind == "log"] == ["info", "warning"]
+    assert (tagger.wanted, tagger.provider) == (CUDA, CPU)
+    assert said(tagger, "auto", context) == ["info", "warning"]
+
+
+def said(tagger, provider, context):
+    """The levels of what a person hears about where the tagger runs."""
+    context.journal.events.clear()
+    _say_how(tagger, TagSettings(provider=provider), context)
+    return [event.level for event in context.journal.events if event.kind == "log"]
+
+
+def test_a_library_without_gpu_support_beside_a_gpu_is_said(tmp_path):
+    context = surroundings(Workspace(tmp_path / "out"))
+    tagger = Tagger(Found(WD[0], wd_folder(tmp_path / "m"), True), TagSettings(provider="cpu"), context)
+    assert said(tagger, "auto", context) == ["info"]
+    context.device = "cuda"
+    assert said(tagger, "auto", context) == ["info", "warning"]
+    assert said(tagger, "cpu", context) == ["info"], "as it was asked for"
 
 
 def test_the_threads_are_those_of_the_product(tmp_path, monkeypatch):

@@ -41,7 +41,8 @@ def start(tmp_path, **asked):
     extensions.load()
     workspace = Workspace(tmp_path / "out", tmp_path / "models")
     task = tasks.named("tag")
-    job = build(task.job, {"dataset": {"folder": str(images(tmp_path / "set", "red"))}, "tag": asked})
+    groups = {"dataset": {"folder": str(images(tmp_path / "set", "red"))}, "captioning": {"existing": "replace"}}
+    job = build(task.job, groups | {"tag": asked})
     said = task.look(job, workspace)
     context = surroundings(workspace)
     return said, task.start(job, context), context.journal.events
@@ -82,6 +83,9 @@ def test_a_missing_model_is_downloaded_where_it_is_asked_for(tmp_path, hub, monk
     before = len(hub.asked)
     start(tmp_path, download=True)
     assert len(hub.asked) == before, "what is here is not asked for again"
+    (place / "model.onnx").write_bytes(hub.files["model.onnx"][:300])
+    start(tmp_path, download=True)
+    assert (place / "model.onnx").read_bytes() == hub.files["model.onnx"], "half of one is"
 
 
 def test_an_interrupted_download_resumes_and_shows_no_half_file(tmp_path, hub, monkeypatch):

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from core.captioning.tagger import tagging
 from core.captioning.tagger.kept import Folder
 from core.captioning.tagger.tagging import decoded_ahead, preview
 from core.cli.main import main
+from core.engine.engine import Engine
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import Problem
 from core.record.workspace import Workspace
@@ -129,6 +131,31 @@ def test_a_model_that_fails_for_one_image_skips_that_one(tmp_path, folder, model
     monkeypatch.setattr(Tagger, "run", failing)
     outcome, _ = run("tag", tmp_path, folder, model, batch_size=3)
     assert set(captions(folder)) == {"blue", "green", "white"} and outcome.facts["skipped"] == 1
+    assert any("red.png: no memory" in line for line in outcome.lines)
+
+
+def test_the_queue_of_the_page_runs_both(tmp_path, folder, model):
+    engine = Engine(workspace(tmp_path), "cpu", "a test")
+    engine.start()
+    try:
+        for name, more in (("tag", {}), ("retag", {"captioning": REPLACE})):
+            asked = {"model_dir": str(model), "thresh": 0.9}
+            job = build(tasks.named(name).job, {"dataset": {"folder": str(folder)}, name: asked, **more})
+            identity = engine.submit(name, job)
+            end = time.monotonic() + 60
+            while engine.progress(identity)["state"] in ("waiting", "running") and time.monotonic() < end:
+                time.sleep(0.02)
+            assert engine.progress(identity)["state"] == "done"
+            assert captions(folder)["white"] == "blue sky, green grass, red hair"
+            (folder / "white.txt").unlink()
+    finally:
+        engine.close()
+
+
+def test_nothing_to_do_loads_no_model(tmp_path, folder, model):
+    run("tag", tmp_path, folder, model)
+    _, events = run("tag", tmp_path, folder, model)
+    assert not any("loading" in event.text for event in events if event.kind == "stage")
 
 
 NAMES = ["it's.png", 'a "b" [c].png', "😀 ünï.png", "x,y;z.png", "%41&amp;.png"]
