@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from core.captioning.tagger.tags import Format, Scored, Tagged
 from core.dataset.images.opening import BrokenImage
 from core.dataset.sources.files import printable
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.tagger import RetagSettings, TagSettings, TagTextSettings
 
@@ -37,21 +38,40 @@ def model_key(found: Found) -> str:
 
 
 def check_tag(asked: TagSettings, workspace: Workspace) -> None:
-    """Raises ProblemsError for lists, files and a provider that cannot be used."""
+    """Raises ProblemsError with all of the lists, files and the provider that cannot be used."""
+
+    def files() -> None:
+        if found.own or not asked.download:
+            check_files(found)
+
+    def provider() -> None:
+        if asked.provider != "auto":
+            providers_for(asked.provider, "", onnxruntime().get_available_providers())
+
     found = find(asked, workspace)
-    formatter(asked, found.profile.thresholds)
-    if asked.provider != "auto":
-        providers_for(asked.provider, "", onnxruntime().get_available_providers())
-    if found.own or not asked.download:
-        check_files(found)
+    _all_of(partial(formatter, asked, found.profile.thresholds), provider, files)
 
 
 def check_retag(asked: RetagSettings, workspace: Workspace) -> None:
+    """Raises ProblemsError for lists that cannot be used, and where nothing is kept."""
+
+    def scores() -> None:
+        if not any(place_of(workspace, model_key(found)).glob("*.jsonl")):
+            what, fix = f"No scores of the tagger {found.title} are kept", "run Tag images first"
+            raise ProblemsError.one(what, "retag", fix, "tagger.no-scores")
+
     found = find(asked, workspace)
-    formatter(asked, found.profile.thresholds)
-    if not any(place_of(workspace, model_key(found)).glob("*.jsonl")):
-        what, fix = f"No scores of the tagger {found.title} are kept", "run Tag images first"
-        raise ProblemsError.one(what, "retag", fix, "tagger.no-scores")
+    _all_of(partial(formatter, asked, found.profile.thresholds), scores)
+
+
+def _all_of(*checks: Callable[[], object]) -> None:
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            check()
+        except ProblemsError as error:
+            problems += error.problems
+    raise_if_errors(problems)
 
 
 # ---- tag

@@ -62,10 +62,12 @@ def test_a_missing_model_says_what_to_download_and_which_setting_does_it(tmp_pat
 
 def test_everything_that_is_wrong_is_listed_at_once(tmp_path):
     task = tasks.named("tag")
-    job = build(task.job, {"dataset": {"folder": str(tmp_path / "nowhere")}, "tag": {}})
+    asked = {"tag_replacement": "a", "provider": "directml"}
+    job = build(task.job, {"dataset": {"folder": str(tmp_path / "nowhere")}, "tag": asked})
     with pytest.raises(ProblemsError) as caught:
         task.look(job, Workspace(tmp_path / "out", tmp_path / "models"))
-    assert "tagger.no-model" in caught.value.codes and len(caught.value.codes) == 2
+    assert {"tagger.no-model", "tagger.bad-replacement", "tagger.no-provider"} < set(caught.value.codes)
+    assert len(caught.value.codes) == 4
 
 
 def test_a_missing_model_is_downloaded_where_it_is_asked_for(tmp_path, hub, monkeypatch):
