@@ -134,6 +134,18 @@ def test_a_model_that_fails_for_one_image_skips_that_one(tmp_path, folder, model
     assert any("red.png: no memory" in line for line in outcome.lines)
 
 
+def test_the_model_gets_batches_decoded_by_the_asked_number_of_threads(tmp_path, folder, model, monkeypatch):
+    from core.captioning.tagger.session import Tagger
+
+    own, sizes, pools = Tagger.run, [], []
+    monkeypatch.setattr(Tagger, "run", lambda self, batch: sizes.append(len(batch)) or own(self, batch))
+    pool = tagging.ThreadPoolExecutor
+    monkeypatch.setattr(tagging, "ThreadPoolExecutor", lambda *words: pools.append(words[0]) or pool(*words))
+    run("tag", tmp_path, folder, model, batch_size=3, decode_threads=7)
+    assert sizes == [1, 3, 1], "one white image as a trial, then the four"
+    assert pools == [7]
+
+
 def test_the_queue_of_the_page_runs_both(tmp_path, folder, model):
     engine = Engine(workspace(tmp_path), "cpu", "a test")
     engine.start()
@@ -161,7 +173,8 @@ def test_nothing_to_do_loads_no_model(tmp_path, folder, model):
 NAMES = ["it's.png", 'a "b" [c].png', "😀 ünï.png", "x,y;z.png", "%41&amp;.png"]
 
 
-def test_any_name_is_tagged_and_found_again(tmp_path, model):
+def test_any_name_is_tagged_and_found_again(tmp_path):
+    model = wd_folder(tmp_path / "täg'ger [x] 😀")
     names = NAMES if os.name != "nt" else [name for name in NAMES if '"' not in name]
     folder = images(tmp_path / "a [set] 'of' 😀", *(f"red as {name}" for name in names))
     if sys.platform == "linux":
