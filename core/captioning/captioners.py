@@ -1,90 +1,107 @@
-"""What writes captions by looking at images: a settings model and a function, registered by one line.
-
-Each captioner is a task of its own: the dataset's folders and caption settings, the settings that all captioners share
-(core/settings/caption.py), and a group of its own. Which images it describes, progress, pause, preview and where captions are
-saved are the same for all of them and stand here.
-"""
+"""What every captioner does: which images it describes, progress, pause, preview, what it could not describe, and how its
+captions are joined with those that are there and written."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import Field, create_model
-
-from core import tasks
+from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import combined, pattern_problems
+from core.captioning.described import Described
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import as_file, caption_change
 from core.dataset.captions.history import History, check_folders, only_one_writes
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace
-from core.settings.base import Settings
-from core.settings.job import CaptionerJob, CaptionJob
+from core.settings.caption import CaptionerJob
+from core.settings.job import CaptionJob
 from core.settings.presets import to_values
 
-Describe = Callable[[Sequence[Path], Any, JobContext], Iterator[str]]
-CARD = tasks.Card(
-    "captioners", "Caption images", "Describes the images of the dataset and writes the captions beside them."
-)
+LISTED = 200  # tags and skipped images in the outcome
 
 
-def captioner(name: str, settings: type[Settings], describe: Describe, *, title: str, **about: Any) -> tasks.Task:
-    """The task of a captioner.
+@dataclass
+class Tally:
+    """What became of the images of a job."""
 
-    describe  (images, own settings, context) -> iterator with a caption for each image in their order. It loads its model
-              when the first is asked for, and may look at several images at once
-    about     the other fields of Task
-    """
-    group: Any = (settings, Field(default_factory=settings, title=title))
-    job = create_model(f"{name.title()}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group})
-    given: dict[str, Any] = {"card": CARD, "button": "Caption images"} | about
-    run = partial(run_captioner, name, title, describe)
-    return tasks.Task(name, title, job=job, run=run, check=images_to_describe, reads=_previews, **given)
+    images: int = 0
+    written: int = 0
+    edited: int = 0  # in the meantime, by someone else
+    empty: int = 0
+    failed: list[Problem] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
 
+    def outcome(self, lines: Iterable[str], previews: bool) -> Outcome:
+        facts: dict[str, Any] = {"images": self.images, "written": self.written}
+        facts |= {"skipped": len(self.failed)} if self.failed else {}
+        facts |= {"counts": dict(self.counts.most_common(LISTED))} if self.counts else {}
+        last = "nothing was written" if previews else f"{count(self.written, 'caption')} written"
+        described = count(self.images - len(self.failed), "image")
+        return Outcome(lines=[*lines, *self._lines(), f"{described} described; {last}"], facts=facts)
 
-def _previews(job: CaptionerJob) -> bool:
-    return job.captioning.preview is not None
+    def _lines(self) -> Iterator[str]:
+        yield from (f"{name}: {number}" for name, number in self.counts.most_common(LISTED))
+        if len(self.counts) > LISTED:
+            yield f"and {len(self.counts) - LISTED:,} more"
+        if self.failed:
+            yield f"{count(len(self.failed), 'image')} skipped:"
+        yield from (f"{problem.where}: {problem.what}" for problem in self.failed[:LISTED])
+        if len(self.failed) > LISTED:
+            yield f"and {len(self.failed) - LISTED:,} more"
+        if self.edited:
+            yield f"{count(self.edited, 'caption')} edited in the meantime and left alone"
+        if self.empty:
+            yield f"{count(self.empty, 'image')} got no caption: nothing was found to say"
 
 
 def run_captioner(name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext) -> Outcome:
     """Describe the images that ask for it, one caption written after the other. A preview writes nothing."""
-    history = History(context.workspace.captions)
+    history, tally = History(context.workspace.captions), Tally()
     about = {"task": name, "job": _fingerprint(job)}
-    if _previews(job):
+    if job.captioning.preview is not None:
         rows = _rows(job)
-        described = describe([row.image.path for row in rows], getattr(job, name), context)
-        lines = [
-            _difference(row, text, job) for row, text in zip(rows, _counted(described, rows, context), strict=True)
-        ]
-        return Outcome(lines=[*lines, f"{len(rows)} images described; nothing was written"], facts=_facts(len(rows), 0))
+        described = _described(describe, getattr(job, name), rows, context, tally)
+        return tally.outcome([_difference(row, said, job) for row, said in described], previews=True)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         done = opened.done()
-        files = [(row, caption_change(row.image.path, "", row.settings.caption_extension)) for row in _rows(job)]
-        files = [(row, file) for row, file in files if file.path not in done]
-        check_folders(file.path.parent for _, file in files)
-        rows = [row for row, _ in files]
-        described = describe([row.image.path for row in rows], getattr(job, name), context)
-        written, since, empty = 0, 0, 0
-        for (row, file), text in zip(files, _counted(described, rows, context), strict=True):
-            new = combined(_own(row), text, job.captioning)
-            result = opened.write([replace(file, new=as_file(new))] if new else [])
-            written, since, empty = written + len(result.written), since + len(result.changed_since), empty + (not new)
-    return Outcome(lines=_last_lines(len(rows), written, since, empty), facts=_facts(len(rows), written))
+        files = {row: caption_change(row.image.path, "", row.settings.caption_extension) for row in _rows(job)}
+        files = {row: file for row, file in files.items() if file.path not in done}
+        check_folders(file.path.parent for file in files.values())
+        for row, said in _described(describe, getattr(job, name), list(files), context, tally):
+            new = combined(_own(row), said.text, job.captioning)
+            tally.empty += not new and not said.means_empty
+            if new or said.means_empty:
+                result = opened.write([replace(files[row], new=as_file(new))])
+                tally.written, tally.edited = (
+                    tally.written + len(result.written),
+                    tally.edited + len(result.changed_since),
+                )
+    return tally.outcome([], previews=False)
 
 
-def _counted(described: Iterator[str], rows: Sequence[Row], context: JobContext) -> Iterator[str]:
-    """The captions as they come, with progress, and a place to pause or stop after each."""
+def _described(
+    describe: Describe, own: Any, rows: Sequence[Row], context: JobContext, tally: Tally
+) -> Iterator[tuple[Row, Described]]:
+    """Each image with what is said of it, but for those that could not be described; with progress, and a place to pause or
+    stop after each."""
+    tally.images = len(rows)
     context.stage("captioning", 0, len(rows))
-    for number, text in enumerate(described, 1):
-        yield text
+    given = describe([row.image.path for row in rows], own, context)
+    for number, (row, each) in enumerate(zip(rows, given, strict=True), 1):
+        said = Described.of(each)
+        tally.counts.update(said.counted)
+        if said.problem is not None:
+            tally.failed.append(said.problem)
+            context.say(said.problem.what, "warning", said.problem.fix)
+        else:
+            yield row, said
         context.stage("captioning", number, len(rows))
         context.check()
 
@@ -94,25 +111,27 @@ def _own(row: Row) -> str:
     return row.caption.text if row.caption.source == "file" else ""
 
 
-def _difference(row: Row, text: str, job: CaptionerJob) -> str:
-    before, after = _own(row), combined(_own(row), text, job.captioning)
-    return f"{row.image.relative}: {after}" + (f"   (was: {before})" if before and before != after else "")
+def _difference(row: Row, said: Described, job: CaptionerJob) -> str:
+    before, after = _own(row), combined(_own(row), said.text, job.captioning)
+    line = f"{row.image.relative}: {after}" + (f"   (was: {before})" if before and before != after else "")
+    return f"{line}   [{said.shown}]" if said.shown else line
 
 
-def _last_lines(images: int, written: int, since: int, empty: int) -> list[str]:
-    lines = [f"{images} images described, {written} captions written"]
-    lines += [f"{since} captions were edited in the meantime and were left alone"] if since else []
-    lines += [f"{empty} images got no caption: nothing was found to say of them"] if empty else []
-    return lines
-
-
-def _facts(images: int, written: int) -> dict[str, int]:
-    return {"images": images, "written": written}
-
-
-def images_to_describe(job: CaptionerJob, workspace: Workspace) -> str:
-    """The check before a start. Raises ProblemsError."""
-    return f"{count(len(_rows(job)), 'image')} to describe"
+def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
+    """The check before a start. Raises ProblemsError with what is wrong in the dataset and what the captioner lacks."""
+    problems: list[Problem] = []
+    rows: list[Row] = []
+    try:
+        rows = _rows(job)
+    except ProblemsError as error:
+        problems += error.problems
+    try:
+        if ready is not None:
+            ready(getattr(job, name), workspace)
+    except ProblemsError as error:
+        problems += error.problems
+    raise_if_errors(problems)
+    return f"{count(len(rows), 'image')} to describe"
 
 
 def _rows(job: CaptionerJob) -> list[Row]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.captioning.captioners import captioner
+from core.captioning.captioner import captioner
 from core.captioning.combining import cleaned, combined, comparable, parts_of, removed
 from core.dataset.captions.history import History, only_one_writes
 from core.record.cancel import Cancelled

@@ -30,6 +30,7 @@ FREE = {  # texts that name nothing outside the job, and why
     " secondary_separator write_missing class_word prompt negative_prompt caption token_string init_word class_caption"
     " sample_prompts identifier class_tokens replacements tags after find replace_with implications separator filter prefix"
     " suffix remove_words",
+    "tags of captions": "undesired_tags wanted_tags tag_replacement always_first_tags",
     "a color by its pattern": "alpha_color",
     "an ending by its pattern, of files beside the images": "caption_extension tags_extension captions_to tags_to",
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",
