@@ -98,7 +98,9 @@ def test_a_job_file_the_queue_and_the_page_run_it(folder, tmp_path):
         form = ToolForm(page, card, tools.start)
         shown = form.act(event("field", "action", "spell"))
         assert (
-            'data-arg="between"' in shown and 'data-arg="preview"' in shown and 'data-arg="caption_extension"' not in shown
+            'data-arg="between"' in shown
+            and 'data-arg="preview"' in shown
+            and 'data-arg="caption_extension"' not in shown
         )
         form.act(event("field", "between", "/"))
         form.act(event("go"))
