@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from core.captioning.bulk import Edited, Item, changes_of, chosen, planned, tag_counts, tags_together
+from core.captioning.combining import comparable
+from core.captioning.edits import KAOMOJI
 from core.captioning.filters import Facts
+from core.captioning.tag_lists import tag_lists
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import Done, History
 from core.dataset.report import Report, Row
 from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
 from core.record.units import count
+from core.record.workspace import Workspace
 from core.settings.caption_edits import EDITS, USES, CaptionEditSettings
 from core.settings.check import build
 from core.settings.job import CaptionEditJob
@@ -28,7 +32,8 @@ from tabs.safety import Roots
 
 KNOWN = entries(CaptionEditSettings, "edit_captions")
 SHOWN = 20  # differences in a preview
-MOST_TAGS = 400
+MOST_TAGS, QUICK, TOGETHER, OPTIONS = 400, 9, 12, 12
+LONGEST_QUICK = 40  # characters
 WAITED = 1.5  # seconds that an answer waits for a change; a longer one is told by the list
 EXPRESSION = re.compile(r'[&|!"*]|^\(|\b(?:and|or|not)\b|\b[a-z]+:', re.IGNORECASE)
 
@@ -40,17 +45,20 @@ class Bulk:
         self,
         reading: Reading,
         history: History,
+        workspace: Workspace,
         roots: Roots,
         light: Callable[..., Any],
         load: Callable[[], dict[str, Any]],
         keep: Callable[[dict[str, Any]], None],
     ):
-        self._reading, self._history, self._roots, self._light = reading, history, roots, light
+        self._reading, self._history, self._workspace = reading, history, workspace
+        self._roots, self._light = roots, light
         self._load, self._keep = load, keep
         self._lock = threading.Lock()
         self._of: tuple[Report | None, Any] = (None, None)
         self._items: dict[tuple[str, str], tuple[Placed, Row, Item]] = {}
         self._working: Any = None
+        self._counted: tuple[Any, list[tuple[str, int]]] = (None, [])
 
     # -- the images
 
@@ -87,12 +95,33 @@ class Bulk:
     # -- tags
 
     def tags(self, beside: str) -> dict[str, Any]:
-        """The tags of the dataset with their counts, and those that stand beside one."""
+        """The tags of the dataset with their counts, the quick ones, and those that stand beside one."""
         items = list(self.items().values())
-        found: dict[str, Any] = {"tags": tag_counts(items, MOST_TAGS), "images": len(items)}
+        counts = self._counts(items)
+        found: dict[str, Any] = {"tags": counts[:MOST_TAGS], "more": len(counts) > MOST_TAGS}
+        found["quick"] = [tag for tag, number in counts[:QUICK] if len(tag) <= LONGEST_QUICK]
         if beside.strip():
-            found |= {"beside": beside, "together": tags_together(items, beside, 12)}
+            found["together"] = tags_together(items, beside, TOGETHER)
         return found
+
+    def _counts(self, items: list[Item]) -> list[tuple[str, int]]:
+        """All tags with their counts, of the newest report."""
+        with self._lock:
+            if self._counted[0] is not self._items:
+                own = (each for each in items if not each.facts.missing)  # the words of a folder are not tags
+                self._counted = (self._items, tag_counts(own, 1 << 30))
+            return self._counted[1]
+
+    def complete(self, text: str) -> dict[str, Any]:
+        """Known tags that begin like this: of the dataset first, then of the lists in models/tag_lists."""
+        wanted = comparable(text)
+        counts = self._counts(list(self.items().values())) if wanted else []
+        found = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(wanted)][:OPTIONS]
+        known = {comparable(tag) for tag, _, _ in found}
+        listed = tag_lists(self._workspace)[0].complete(text, OPTIONS) if len(found) < OPTIONS else []
+        found += [(spelled(each.tag), each.count, each.alias) for each in listed if comparable(each.tag) not in known]
+        names = ("tag", "count", "alias")
+        return {"options": [dict(zip(names, each, strict=True)) for each in found[:OPTIONS]]}
 
     # -- changes
 
@@ -151,6 +180,9 @@ class Bulk:
         try:
             plan = self.plan(rows)
         except ProblemsError as error:
+            if set(error.codes) <= {"edit.incomplete"}:
+                says = "; ".join(each.what for each in error.problems)
+                return f'<p class="hint bulk-says" role="status">{esc(says)}.</p>'
             return f'<div class="bulk-says">{problems_html(error.problems)}</div>'
         lines = "".join(_difference(each) for each in plan[:SHOWN])
         more = f"<li>and {len(plan) - SHOWN:,} more</li>" if len(plan) > SHOWN else ""
@@ -205,6 +237,11 @@ def _kept(before: Any, placed: Placed, row: Row, found: tuple[str, ...]) -> tupl
     )
     extension, fixed = placed.concept.captions.caption_extension, caption.source == "metadata"
     return placed, row, Item(image.path, extension, facts, fixed)
+
+
+def spelled(tag: str) -> str:
+    """A tag of a list as captions have it: with spaces, but for faces such as ^_^."""
+    return tag if tag in KAOMOJI else tag.replace("_", " ")
 
 
 def _changed(path: Any) -> float:

@@ -58,7 +58,7 @@ class Desk:
         self.edits = Edits(self.reading, history, lambda: self._state().get("edits", {}), self._keep_edits)
         self.encodings = Encodings(self.reading, history)
         form = (lambda: dict(self._state().get("bulk", {})), lambda values: self._keep(bulk=values))
-        self.bulk = Bulk(self.reading, history, page.roots, page.engine.light, *form)
+        self.bulk = Bulk(self.reading, history, page.workspace, page.roots, page.engine.light, *form)
         self._history = history
 
     @cached_property
@@ -66,6 +66,7 @@ class Desk:
         """What is answered without the list."""
         return {
             "tags": lambda key, arg, value: self.bulk.tags(arg),
+            "complete": lambda key, arg, value: self.bulk.complete(value[:200]),
             "bulk": lambda key, arg, value: self._form(),
             "bulk_field": self._fill,
             "earlier": lambda key, arg, value: self._earlier(key),

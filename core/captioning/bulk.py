@@ -65,8 +65,12 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited
 
 
 def changes_of(plan: Iterable[Edited]) -> list[Change]:
-    """The changes of caption files."""
-    return [caption_change(each.item.path, each.after, each.item.extension) for each in plan]
+    """The changes of caption files. A file that holds another caption than the one that was planned with stays."""
+    return [caption_change(each.item.path, each.after, each.item.extension, over=_own(each)) for each in plan]
+
+
+def _own(edited: Edited) -> str:
+    return "" if edited.item.facts.missing else edited.before
 
 
 def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:

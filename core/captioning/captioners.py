@@ -71,7 +71,10 @@ def run_captioner(name: str, title: str, describe: Describe, job: CaptionerJob, 
         return tally.outcome([_difference(row, said, job) for row, said in described], previews=True)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         done = opened.done()
-        files = {row: caption_change(row.image.path, "", row.settings.caption_extension) for row in _rows(job)}
+        files = {
+            row: caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row))
+            for row in _rows(job)
+        }
         files = {row: file for row, file in files.items() if file.path not in done}
         check_folders(file.path.parent for file in files.values())
         for row, said in _described(describe, getattr(job, name), list(files), context, tally):
