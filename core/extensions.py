@@ -8,6 +8,7 @@ from typing import Any
 
 EXTENSIONS = (
     "core.builtin",
+    "core.captioning.sources",
     "core.captioning.taggers",
     "core.diffusion.objectives",
     "core.methods.kinds.lora",
