@@ -8,8 +8,8 @@ from typing import Any
 
 EXTENSIONS = (
     "core.builtin",
-    "core.captioning.sources",
     "core.captioning.taggers",
+    "core.captioning.sources",
     "core.diffusion.objectives",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",

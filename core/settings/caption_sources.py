@@ -24,7 +24,7 @@ class NamesSettings(Settings):
         title="Regular expression",
         widget="text",
         hint="none",
-        help=r"Searched in the path below the dataset folder, such as mira/red_hat_01.png; (?P<outfit>\w+)_\d+\. gives the pattern {outfit}. Images whose path does not match are skipped.",
+        help=r"Searched in the path below the dataset folder, such as mira/red_hat_01.png; `(?P<outfit>\w+)_\d+\.` gives the pattern {outfit}. Images whose path does not match are skipped.",
     )
     replaced: str = setting(
         "_-.",
@@ -117,7 +117,7 @@ class ImageTextSettings(Settings):
         help="Takes the first field that has a text, or joins the texts of all fields with the separator.",
     )
     remove_loras: bool = setting(
-        True, title="Remove LoRA tags", help="Leaves out <lora:name:1> and similar tags of a prompt."
+        True, title="Remove LoRA tags", help="Leaves out `<lora:name:1>` and similar tags of a prompt."
     )
     remove_weights: bool = setting(
         False,
