@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from core import tasks
+from core import extensions, tasks
 from core.captioning.captioner import captioner
-from core.extensions import later
 from core.settings.base import Settings
 from core.settings.caption_sources import ImageTextSettings, NamesSettings, SidecarSettings
 
-RUN = later("core.captioning.captioners", "run_captioner")
+RUN = extensions.later("core.captioning.captioners", "run_captioner")
 
 
 def _register(name: str, module: str, settings: type[Settings], title: str, about: str) -> None:
     """`describe` of these modules takes the job before what all captioners are given: they use its separator and folders."""
-    describe, check = (later(f"core.captioning.source.{module}", function) for function in ("describe", "check"))
+    describe, check = (
+        extensions.later(f"core.captioning.source.{module}", function) for function in ("describe", "check")
+    )
     task = captioner(name, settings, describe, title=title, about=about, ready=check, lane="light")
     tasks.register(replace(task, run=lambda job, context: RUN(name, title, partial(describe, job), job, context)))
 

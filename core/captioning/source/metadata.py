@@ -38,7 +38,7 @@ _MAKE, _MODEL, _DESCRIPTION = 0x010F, 0x0110, 0x010E
 _XP = {"title": 0x9C9B, "comment": 0x9C9C, "keywords": 0x9C9E, "subject": 0x9C9F}
 _IPTC = {"title": (2, 5), "keywords": (2, 25), "caption": (2, 120)}
 # What cameras write as the description of every image.
-_OF_CAMERAS = re.compile(r"OLYMPUS DIGITAL CAMERA|SONY DSC|SAMSUNG( CAMERA PICTURES)?|(KONICA )?MINOLTA DIGITAL CAMERA")
+_OF_CAMERAS = re.compile(r"(OLYMPUS|MINOLTA|KONICA MINOLTA) DIGITAL CAMERA|SONY DSC|SAMSUNG( CAMERA P\w+)?")
 
 
 class ImageTexts:
