@@ -46,7 +46,7 @@ def describe(
 def _described(path: Path, asked: SidecarSettings, separator: str) -> Described:
     """By `a.png.json`, else by `a.json`: the first that has a text."""
     files = [path.with_name(f"{path.name}.json"), path.with_name(f"{path.stem}.json")]
-    fix = f"expected {printable(files[0].name)} or {printable(files[1].name)}"
+    fix = f"save it as {printable(files[0].name)} or {printable(files[1].name)}"
     nothing = skipped(path, f"There is no JSON file for {printable(path.name)}", fix, "sidecar.missing")
     for file in files:
         try:

@@ -78,15 +78,17 @@ def test_underscores_can_stay():
 
 
 def test_either_file_name_is_found_and_the_separator_is_the_jobs(place):
-    for name in ("a.png", "b.png", "c.png", "d.png"):
+    odd = "der 'große' [Fuchs] {1} 🦊"
+    for name in ("a.png", "b.png", "c.png", "d.png", f"{odd}.png"):
         place.image(name)
+    (place.folder / f"{odd}.json").write_text('{"tag_string": "odd_name"}')
     (place.folder / "a.json").write_text(json.dumps(DANBOORU))
-    (place.folder / "b.png.json").write_text('{"tags": "x y"}')
+    (place.folder / "b.png.json").write_text('{"score": NaN, "tags": "x y"}')
     (place.folder / "b.json").write_text('{"tags": "not this"}')
-    (place.folder / "c.png.json").write_text('{"id": 3, "score": NaN}')
+    (place.folder / "c.png.json").write_text('{"id": 3}')
     (place.folder / "c.json").write_text('\ufeff{"tags": ["🦊", "雪"]}', "utf-8")
     captions = place.run(SIDECARS, {"separator": " | "})
-    assert captions == {"a": CAPTION.replace(", ", " | "), "b": "x | y", "c": "🦊 | 雪"}
+    assert captions == {"a": CAPTION.replace(", ", " | "), "b": "x | y", "c": "🦊 | 雪", odd: "odd name"}
     assert place.outcome.facts["skipped"] == 1 and any("d.png" in line for line in place.outcome.lines)
 
 
