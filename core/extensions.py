@@ -9,6 +9,7 @@ from typing import Any
 EXTENSIONS = (
     "core.builtin",
     "core.captioning.taggers",
+    "core.captioning.sources",
     "core.diffusion.objectives",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",
