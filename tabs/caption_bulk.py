@@ -14,7 +14,7 @@ from core.captioning.bulk import Edited, Item, changes_of, chosen, planned, tag_
 from core.captioning.combining import comparable
 from core.captioning.filters import Facts
 from core.captioning.tag_lists import tag_lists
-from core.captioning.words import KAOMOJI
+from core.captioning.words import tag_words
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import Done, History
 from core.dataset.report import Report, Row
@@ -119,7 +119,7 @@ class Bulk:
         found = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(wanted)][:OPTIONS]
         known = {comparable(tag) for tag, _, _ in found}
         listed = tag_lists(self._workspace)[0].complete(text, OPTIONS) if len(found) < OPTIONS else []
-        found += [(spelled(each.tag), each.count, each.alias) for each in listed if comparable(each.tag) not in known]
+        found += [(tag_words(each.tag), each.count, each.alias) for each in listed if comparable(each.tag) not in known]
         names = ("tag", "count", "alias")
         return {"options": [dict(zip(names, each, strict=True)) for each in found[:OPTIONS]]}
 
@@ -237,11 +237,6 @@ def _kept(before: Any, placed: Placed, row: Row, found: tuple[str, ...]) -> tupl
     )
     extension, fixed = placed.concept.captions.caption_extension, caption.source == "metadata"
     return placed, row, Item(image.path, extension, facts, fixed)
-
-
-def spelled(tag: str) -> str:
-    """A tag of a list as captions have it: with spaces, but for faces such as ^_^."""
-    return tag if tag in KAOMOJI else tag.replace("_", " ")
 
 
 def _changed(path: Any) -> float:
