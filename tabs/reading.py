@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from core.engine.engine import Engine
 
 FRESH_SECONDS = 5.0
+COUNTED_AT_ONCE = 1000  # captions whose tokens are counted when they are saved
 
 
 class Reading:
@@ -184,6 +185,8 @@ class Reading:
                 self._saved |= stems
             self._take_over(stems)
             self.version += 1
+        if len(stems) > COUNTED_AT_ONCE:
+            self.want(now=True)  # counts their tokens
 
     def _take_over(self, stems: Collection[str]) -> None:
         report = self.report
@@ -192,7 +195,8 @@ class Reading:
         placed = [_read_again(each, stems) for each in report.placed]
         validation = [_read_again(each, stems) for each in report.validation]
         fresh = {each.image.key: each for each in (*placed, *validation) if _stem(each) in stems}
-        rows = [_row_of(row, fresh[row.key]) if row.key in fresh else row for row in report.rows]
+        counted = len(fresh) <= COUNTED_AT_ONCE
+        rows = [_row_of(row, fresh[row.key], counted) if row.key in fresh else row for row in report.rows]
         trained = {each.image.key: each for each in placed}
         self.report = replace(
             report,
@@ -214,11 +218,12 @@ def _read_again(placed: Placed, stems: Collection[str]) -> Placed:
     return replace(placed, caption=read_caption(placed.image, placed.concept.captions))
 
 
-def _row_of(row: Row, placed: Placed) -> Row:
-    """The row of an image whose caption was read again."""
+def _row_of(row: Row, placed: Placed, counted: bool) -> Row:
+    """The row of an image whose caption was read again. counted: with its tokens, which takes longest."""
     text = plain_caption(placed.caption.text, placed.concept.captions, placed.image.words)
     caption = placed.caption
-    return replace(row, caption=text, source=caption.source, caption_path=caption.path, tokens=count_tokens(text))
+    tokens = count_tokens(text) if counted else None
+    return replace(row, caption=text, source=caption.source, caption_path=caption.path, tokens=tokens)
 
 
 def _folders(job: TrainJob) -> list[str]:
