@@ -339,6 +339,7 @@
     paintNotes(item);
     paintState();
     paintMarks();
+    atelier.showMask(item ? open : "", stamp);
   };
   const paintNotes = (item) => { put("cap-meter", item && item.meter || ""); put("cap-notes", item && item.notes || ""); };
   const paintMarks = () => {
