@@ -14,7 +14,7 @@ from core.record.problems import Problem, ProblemsError
 
 MARK = ".atelier-masks.json"  # in each of these folders: which images it is for
 LABEL = "-masklabel.png"  # OneTrainer's masks, beside the image
-LONGEST_NAME = 80
+LONGEST_NAME = 60
 
 
 def is_painted(folder: Path) -> bool:
