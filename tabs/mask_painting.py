@@ -189,9 +189,9 @@ class Masks:
     def _same_stem(self, path: Path) -> set[Path]:
         """Images whose paths differ from this one in extension and case at most."""
         report = self.page.reading.report
-        if self._twins[0] is not report:
+        if report is not None and self._twins[0] is not report:
             found: dict[str, set[Path]] = defaultdict(set)
-            for row in report.rows if report else ():
+            for row in report.rows:
                 found[_stem(row.path)].add(row.path)
             self._twins = (report, found)
         return self._twins[1].get(_stem(path), set())
@@ -201,6 +201,9 @@ class Masks:
         report = self.page.reading.report
         placed = (*report.placed, *report.validation) if report else ()
         images = {each.image.path: each.image for each in placed if _is_of(each.concept.source, spot.images)}
+        if not images:
+            what, fix = "The folder is being read, or no longer chosen", "wait a moment, then save again"
+            raise ProblemsError.one(what, printable(spot.images), fix, "mask.folder-not-read")
         found = own_masks(images.values(), spot.images)
         return {name: path for name, path in found.items() if self.page.roots.holds(path)}
 

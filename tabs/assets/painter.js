@@ -134,7 +134,7 @@
     inImage(event) { const [x, y] = this.inFrame(event); return [(x - this.x) / this.scale, (y - this.y) / this.scale]; }
   }
 
-  /** Strokes, pan and pinch by mouse, pen and fingers. `tool`: {erases, size, holdsSpace}; `drawn` is called after each change. */
+  /** Strokes, pan and pinch by mouse, pen and fingers. `tool`: {ready, erases, size, holdsSpace}; `drawn` is called after each change. */
   const listen = (frame, mask, view, tool, drawn) => {
     const down = new Map();  // pointer -> where it was last
     let pans = false;
@@ -153,7 +153,7 @@
       if (down.size > 1) { if (mask.busy) mask.drop(); pans = true; return drawn(); }
       pans = event.button === 1 || tool.holdsSpace;
       const eraser = event.button === 2 || event.button === 5;  // the right button, the other end of a pen
-      if (!pans) mask.begin(view.inImage(event), tool.size, eraser || tool.erases);
+      if (!pans && tool.ready) mask.begin(view.inImage(event), tool.size, eraser || tool.erases);
       drawn();
     });
     frame.addEventListener("pointermove", (event) => {
@@ -174,7 +174,8 @@
     frame.addEventListener("pointerleave", () => drawn(null));
     frame.addEventListener("wheel", (event) => {
       event.preventDefault();
-      view.zoom(event.deltaY < 0 ? ZOOM : 1 / ZOOM, view.inFrame(event));
+      const turned = event.deltaY * (event.deltaMode ? 33 : 1) / 100;  // in notches of a wheel; in lines or pixels
+      view.zoom(ZOOM ** within(-turned, -1, 1), view.inFrame(event));
       drawn(event);
     }, {passive: false});
   };
@@ -190,7 +191,7 @@
       save    (PNG in base64) -> the problems that kept it from being saved, [] when it was; then the painter closes */
   atelier.paint = async ({image, mask: url, title, note, save}) => {
     const mask = new Mask(image.width, image.height), longer = Math.max(image.width, image.height);
-    const tool = {erases: false, size: Math.max(2, Math.round(longer / 16)), holdsSpace: false}, largest = Math.max(8, Math.round(longer / 2));
+    const tool = {ready: false, erases: false, size: Math.max(2, Math.round(longer / 16)), holdsSpace: false}, largest = Math.max(8, Math.round(longer / 2));
     const buttons = {}, says = h("div", {class: "painter-says", role: "status"}, note);
     const button = (name, words, keys, more) => buttons[name] = h("button", {type: "button", class: "btn", title: keys, onclick: (event) => { acts[name](); if (event.detail) frame.focus({preventScroll: true}); }, ...more}, words);
     const range = (words, keys, attributes) => { const field = h("input", {type: "range", title: keys, ...attributes}), shown = h("output", {}); return [h("label", {}, words, field, shown), field, shown]; };
@@ -224,7 +225,7 @@
       for (const [name, on] of [["brush", !tool.erases], ["erase", tool.erases]]) atelier.attr(buttons[name], "aria-pressed", String(on));
       buttons.undo.disabled = !mask.done.length;
       buttons.redo.disabled = !mask.undone.length;
-      buttons.save.disabled = mask.blank || saving;
+      buttons.save.disabled = mask.blank || saving || !tool.ready;
       frame.classList.toggle("moves", tool.holdsSpace);
       ring.hidden = !at || at.pointerType === "touch" || tool.holdsSpace;
       if (ring.hidden) return;
@@ -232,7 +233,7 @@
       Object.assign(ring.style, {width: `${across}px`, height: `${across}px`, transform: `translate(${x - across / 2}px, ${y - across / 2}px)`});
     };
     const resize = (to) => { tool.size = within(Math.round(to), 1, largest); size.value = tool.size; draw(); };
-    const change = (work) => () => { if (!mask.busy && !saving) work(); draw(); };
+    const change = (work) => () => { if (tool.ready && !mask.busy && !saving) work(); draw(); };
     const acts = {
       brush: change(() => { tool.erases = false; }), erase: change(() => { tool.erases = true; }),
       smaller: () => resize(Math.min(tool.size - 1, tool.size / 1.2)), larger: () => resize(Math.max(tool.size + 1, tool.size * 1.2)),
@@ -244,11 +245,11 @@
         if (!saving && (!mask.dirty || await atelier.dialog(lost))) box.close();
       },
       save: async () => {
-        if (saving || mask.busy || mask.blank) return;
+        if (buttons.save.disabled || mask.busy) return;
         saving = true;
         says.replaceChildren("Saving ...");
         draw();
-        const problems = await save(await mask.png());
+        const problems = await mask.png().then(save).catch((error) => [{what: `The mask cannot be saved (${error.message})`, fix: "try again"}]);
         saving = false;
         if (!problems.length) return box.close();
         says.replaceChildren(atelier.problems(problems));
@@ -258,7 +259,7 @@
 
     box.addEventListener("keydown", (event) => {
       const control = event.ctrlKey || event.metaKey, key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-      const name = key === "Escape" ? "leave" : event.altKey ? "" : control ? (key === "z" && event.shiftKey ? "redo" : CONTROL[key]) : KEYS[key];
+      const name = key === "Escape" ? "leave" : "[]".includes(key) ? KEYS[key] : event.altKey ? "" : control ? (key === "z" && event.shiftKey ? "redo" : CONTROL[key]) : KEYS[key];
       const arrow = event.target === frame && ARROWS[key];
       if (key === " " && event.target === frame) { tool.holdsSpace = true; draw(); event.preventDefault(); }
       if (arrow) { view.move(...arrow); draw(); event.preventDefault(); }
@@ -283,6 +284,7 @@
       shown.src = image.url;
       if (url) await mask.load(url);
       await shown.decode();
+      tool.ready = true;
       box.dataset.ready = "yes";
     } catch { says.replaceChildren("The image or its mask cannot be shown."); }
     draw();

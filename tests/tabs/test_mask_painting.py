@@ -228,6 +228,19 @@ def test_a_new_folder_begins_with_copies_of_the_persons_masks_which_stay_as_they
     assert painter.conditioning()["b-masklabel.png"] == painter.folder / "b-masklabel.png", "added when it is chosen"
 
 
+def test_no_folder_begins_without_the_persons_masks_because_its_images_are_not_known(folder):
+    painter = Painter(folder)
+    painter.page.reading.report = None
+    assert codes(painter.save("a.png", left_half((64, 48)))) == ["mask.folder-not-read"]
+    assert not painter.folder.exists()
+
+
+def test_images_that_lie_in_no_folder_of_the_dataset_are_refused(folder):
+    painter = Painter(folder)
+    folder.rename(folder.with_name("moved"))
+    assert codes(painter.ask("open", "a.png")) == ["mask.no-folder"]
+
+
 def test_transparency_is_what_painting_starts_from(tmp_path):
     (tmp_path / "set").mkdir()
     cut = Image.new("RGBA", (40, 40), "teal")
