@@ -11,7 +11,7 @@
       const answer = await atelier.post("masks", JSON.stringify(asked));
       if (answer.ok) return await answer.json();
       const large = answer.status === 413;
-      return {problems: [{what: large ? "The mask is too large to send" : `The server answered ${answer.status}`, where: "", fix: large ? "paint larger areas with hard edges" : "try again"}]};
+      return {problems: [{what: large ? "The mask is too large to send" : `The server answered ${answer.status}`, where: "", fix: large ? "paint with hard edges, or resize the image on Tools" : "try again"}]};
     } catch (error) {
       return {problems: [{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]};
     }

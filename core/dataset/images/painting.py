@@ -44,12 +44,12 @@ def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], 
         if path is None or not os.path.lexists(path) or not may_read(path):
             continue
         try:
-            mask = open_decoded(path, managed=False).on(BLACK).getchannel("R")
+            mask = open_decoded(path, managed=False, enough=size).on(BLACK).getchannel("R")
         except BrokenImage as error:
             return Start(origin=origin, unread=str(error))
         return Start(mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR), origin)
     try:
-        alpha = open_decoded(image.path).alpha
+        alpha = open_decoded(image.path, enough=size).alpha
     except BrokenImage:
         return Start()
     return Start(alpha, "alpha") if alpha is not None else Start()
@@ -69,7 +69,9 @@ def decoded_mask(data: bytes, image: ImageInfo) -> Image.Image:
     where, size = printable(image.relative), (image.width, image.height)
     if len(data) > MOST_BYTES:
         what = f"The mask is larger than {size_words(MOST_BYTES)}"
-        raise ProblemsError.one(what, where, "paint larger areas with hard edges", "mask.too-many-bytes")
+        raise ProblemsError.one(
+            what, where, "paint with hard edges, or resize the image on Tools", "mask.too-many-bytes"
+        )
     try:
         with Image.open(BytesIO(data), formats=("PNG",)) as opened:
             found = opened.size
