@@ -27,6 +27,7 @@ from tabs.caption_edits import Edits, key_of, plain
 from tabs.caption_epochs import Encodings, preview
 from tabs.context import Page
 from tabs.markup import page_of
+from tabs.mask_painting import Masks
 from tabs.pieces import piece
 from tabs.tokens import count_tokens
 
@@ -43,6 +44,7 @@ def build(page: Page) -> None:
     desk = Desk(page)
     gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
     page.links.answer("captions", desk.answer)
+    page.links.answer("masks", Masks(page, desk.edits).answer)
     page.pulse_parts.append(desk.parts)
     page.on_show(TAB, None, js="() => { atelier.showCaptions(); return []; }")
 

@@ -18,7 +18,7 @@ from core.settings.source import Source
 from tabs import concept_cards, dataset_grid, dataset_view, folder_browser, own_setup, plots, questions
 from tabs.caption_edits import key_of
 from tabs.class_form import NEW, ClassForm
-from tabs.concepts import Found, changed, entries_of, found_of, with_entries, without_own
+from tabs.concepts import Found, changed, entries_of, found_of, without_own
 from tabs.context import Page
 from tabs.doctor import Clinic
 from tabs.exchange import Exchange, buttons
@@ -26,7 +26,7 @@ from tabs.markup import act_of, board, button, news, page_of, problems_html, pro
 from tabs.own_settings import SOURCE
 from tabs.uploads import take_in
 
-TAB = "Dataset"
+TAB = questions.TAB
 PROPOSED = 6
 ABOUT_FOLDER = "Any folder of images. Additional folders, with their own settings, are listed below."
 FOLDER_HINT = "Path of another folder"  # it is empty also while every chosen folder has settings of its own
@@ -435,11 +435,5 @@ class Desk:
         self._set_sources([*entries[:number], values, *entries[number + 1 :]], did)
 
     def _set_sources(self, entries: list[Any], did: str) -> None:
-        """The same dataset with another folder is not asked about again: its answers hold for all folders."""
-        job, state = self.page.project.job, self.page.project.tab_state(TAB)
-        done = questions.answered(state, job)
-        self.page.project.replace(with_entries(job, entries), did=did)
-        if done:
-            after = self.page.project.job
-            self._keep(answered=questions.with_answered(state, after, {*done, *questions.answered(state, after)}))
+        questions.change_folders(self.page.project, entries, did)
         self.reading.want()

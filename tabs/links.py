@@ -28,7 +28,7 @@ from core.dataset.images.thumbnails import thumbnail
 from tabs.safety import Roots
 
 SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif"}
-SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
+SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 DAY = 24 * 3600
 LARGEST_BODY = 8 << 20
 UNKEPT = {"Cache-Control": "no-store"}

@@ -16,8 +16,11 @@ from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
+from tabs.concepts import with_entries
 from tabs.markup import button, esc, section
+from tabs.project import Project
 
+TAB = "Dataset"  # whose state holds the answers
 KEPT_DATASETS = 50
 
 
@@ -110,6 +113,17 @@ def with_answered(state: dict[str, Any], job: TrainJob, kinds: Collection[str]) 
     """What the tab keeps: the newest datasets only."""
     others = {key: each for key, each in dict(state.get("answered", {})).items() if key != dataset_key(job)}
     return dict([*others.items(), (dataset_key(job), sorted(kinds))][-KEPT_DATASETS:])
+
+
+def change_folders(project: Project, entries: Sequence[Any], did: str) -> None:
+    """Change the folders' settings. The same dataset with another folder is not asked about again: its answers hold for all."""
+    with project.lock:
+        done = answered(project.tab_state(TAB), project.job)
+        project.replace(with_entries(project.job, entries), did=did)
+        if done:
+            state, after = project.tab_state(TAB), project.job
+            known = with_answered(state, after, {*done, *answered(state, after)})
+            project.keep(TAB, state | {"answered": known})
 
 
 def answer(job: TrainJob, kind: str, name: str, color: str = "") -> TrainJob:

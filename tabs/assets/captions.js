@@ -345,6 +345,7 @@
     paintState();
     paintMarks();
     tell("atelier-caption");
+    atelier.showMask(item ? open : "", stamp);
   };
   const paintNotes = (item) => { put("cap-meter", item && item.meter || ""); put("cap-notes", item && item.notes || ""); };
   const paintMarks = () => {

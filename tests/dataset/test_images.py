@@ -359,6 +359,18 @@ def test_a_very_large_image_is_reduced_as_its_smaller_copy_would_be(tmp_path, mo
         assert np.abs(block - np.asarray(small.colors)[1, 2]).max() <= 3
 
 
+def test_a_very_large_image_that_nothing_reduces_keeps_its_pixels(tmp_path, monkeypatch):
+    """RGB in its own size was handed out closed: resizing a photo of 36 million pixels on Tools failed."""
+    from core.dataset.images import opening
+
+    noise = Image.effect_noise((60, 50), 90).convert("RGB")
+    noise.save(tmp_path / "a.png")
+    monkeypatch.setattr(opening, "LARGE_PIXELS", 1000)
+    for enough in (None, (60, 50), (40, 40)):
+        found = opening.open_decoded(tmp_path / "a.png", enough=enough)
+        assert found.size == (60, 50) and np.array_equal(np.asarray(found.colors), np.asarray(noise))
+
+
 MANY_THREADS = """
 import sys
 from concurrent.futures import ThreadPoolExecutor

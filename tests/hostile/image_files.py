@@ -196,6 +196,25 @@ def read_texts(path: Path) -> None:
         raise ProblemsError([found.problem])
 
 
+def read_painted(path: Path) -> None:
+    """As a mask that was sent to the page for an image of 64 x 64, and as what painting starts from."""
+    from core.dataset.images.painting import MOST_BYTES, decoded_mask, start_of
+    from core.dataset.sources.image_info import ImageInfo
+    from core.record.problems import ProblemsError
+    from core.record.regular import open_regular
+
+    info = ImageInfo("set", path.name, path, 64, 64, 1, 1)
+    start = start_of(info, path, lambda each: True)
+    assert start.unread or start.mask is None or start.mask.size == (64, 64)
+    try:
+        with open_regular(path) as file:
+            mask = decoded_mask(file.read(MOST_BYTES + 1), info)
+    except ProblemsError as error:
+        said(error.problems)
+    else:
+        assert (mask.mode, mask.size) == ("L", (64, 64))
+
+
 GOOD_PNG = _image("PNG", size=(64, 64))
 
 
@@ -450,7 +469,7 @@ def read_mask(folder: Path) -> None:
 
 FAMILIES = {
     "masks": (make_mask, lambda: {"read": read_mask}),
-    "images": (make_image, lambda: {"read": read_image, "texts": read_texts}),
+    "images": (make_image, lambda: {"read": read_image, "texts": read_texts, "paint": read_painted}),
     "image settings": (make_settings_image, lambda: {"read": read_settings_image, "texts": read_texts}),
     "zips": (make_zip, lambda: {"read": read_zip}),
     "image folders": (make_folder, lambda: {"read": read_folder}),

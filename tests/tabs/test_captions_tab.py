@@ -280,7 +280,7 @@ def test_only_the_first_line_and_the_prefix_are_said_to_be_trained(desk):
 def test_a_caption_that_cannot_be_saved_is_said_and_saved_later(desk, folder, monkeypatch):
     from core.record import atomic
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     window = Window(desk)

@@ -168,10 +168,13 @@ def open_decoded(
         if image.width * image.height <= LARGE_PIXELS:
             return _decoded(image, draft, managed, None)
         with _one_large:
+            found: Opened | None = None
             try:
-                return _decoded(image, draft, managed, draft or enough)
+                found = _decoded(image, draft, managed, draft or enough)
+                return found
             finally:
-                image.close()
+                if found is None or found.colors is not image:  # RGB in its own size is the decoder's image itself
+                    image.close()
                 give_back()  # else each thread keeps the memory of its largest image
 
 

@@ -15,6 +15,7 @@ from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.sources.files import extension, printable, reachable
 from core.dataset.sources.image_info import ImageInfo, listed, names_of
 from core.dataset.sources.memo import Memo
+from core.dataset.sources.painted import is_painted
 from core.dataset.sources.walk import File, file_at, headers, walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
@@ -50,6 +51,7 @@ def pair(
     level: str = "error",
 ) -> Paired:
     """Pair each image with the file of its name below `folder`: any image extension, any case, same subfolders.
+    A painted mask (`painted.py`) is only for the image at the same path: another of its name has none.
 
     inside   source id -> its path below the folder of the settings ("10_fox"), which the masks may mirror too
     level    of a mask that cannot be read
@@ -67,8 +69,9 @@ def pair(
     for file in found.files:
         by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
     partners: dict[tuple[str, str], File] = {}
+    painted = is_painted(folder)
     for image in images:
-        if match := _partner(image, inside.get(image.source, ""), by_stem):
+        if match := _partner(image, inside.get(image.source, ""), by_stem, painted):
             partners[image.key] = match
     used = list({file.path: file for file in partners.values()}.values())
     seen = {file.path: header for file, header in headers(used, memo, cancel)}
@@ -167,12 +170,12 @@ def blank_masks(
     ]
 
 
-def _partner(image: ImageInfo, inside: str, by_stem: dict[str, list[File]]) -> File | None:
-    """The mask at the same path below the settings' folder, else below the image's own folder, else of the same name;
-    the same extension first."""
+def _partner(image: ImageInfo, inside: str, by_stem: dict[str, list[File]], painted: bool) -> File | None:
+    """The mask at the same path below the settings' folder, else (not of painted ones) below the image's own folder, else of
+    the same name; the same extension first."""
     stem = os.path.splitext(image.relative)[0]
-    places = (f"{inside}/{stem}" if inside else stem, stem, stem.rpartition("/")[2])
-    for place in dict.fromkeys(places):
+    places = [f"{inside}/{stem}" if inside else stem, stem, stem.rpartition("/")[2]]
+    for place in places[:1] if painted else dict.fromkeys(places):
         files = by_stem.get(place.casefold())
         if files:
             ending = extension(image.relative)

@@ -1,0 +1,138 @@
+"""Painted masks as files: the mask that painting starts from, an uploaded one checked, and both written into our own folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from core.dataset.images.colors import BLACK, composite, to_srgb
+from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_decoded
+from core.dataset.sources.files import is_image_name, printable, reachable
+from core.dataset.sources.image_info import ImageInfo
+from core.dataset.sources.painted import MARK, mask_beside
+from core.dataset.sources.walk import walk
+from core.record import atomic
+from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.units import size_words
+
+MOST_BYTES = 5 << 20  # of an uploaded mask: it comes as base64 in a message of at most 8 MB
+
+
+@dataclass(frozen=True)
+class Start:
+    """What painting begins with: a mask of the image's size (L, white trains), None for no mask.
+
+    origin   "painted", "folder" (the mask folder), "beside" (OneTrainer's), "alpha" (its transparency) or ""
+    unread   why a mask that is there cannot be shown, worded to follow "the mask"
+    """
+
+    mask: Image.Image | None = None
+    origin: str = ""
+    unread: str = ""
+
+
+def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], bool]) -> Start:
+    """The painted mask, else the one of the mask folder, else one beside the image, else its transparency."""
+    size = (image.width, image.height)
+    for origin, path in (("painted", painted), ("folder", image.conditioning), ("beside", mask_beside(image))):
+        if path is None or not os.path.lexists(path) or not may_read(path):
+            continue
+        try:
+            mask = open_decoded(path, managed=False, enough=size).on(BLACK).getchannel("R")
+        except BrokenImage as error:
+            return Start(origin=origin, unread=str(error))
+        return Start(mask if mask.size == size else mask.resize(size, Image.Resampling.BILINEAR), origin)
+    try:
+        alpha = open_decoded(image.path, enough=size).alpha
+    except BrokenImage:
+        return Start()
+    return Start(alpha, "alpha") if alpha is not None else Start()
+
+
+def too_large(image: ImageInfo) -> Problem | None:
+    """A browser's canvas takes 4 bytes a pixel, several times."""
+    if image.width * image.height <= LARGE_PIXELS:
+        return None
+    what = f"The image has more than {LARGE_PIXELS // 1_000_000} million pixels, too many to paint on"
+    fix = "resize a copy on Tools, or choose a folder with masks made elsewhere"
+    return Problem(what, printable(image.relative), fix, code="mask.image-too-large")
+
+
+def decoded_mask(data: bytes, image: ImageInfo) -> Image.Image:
+    """An uploaded PNG as a mask (L). Raises ProblemsError unless it is one of the image's size after rotation."""
+    where, size = printable(image.relative), (image.width, image.height)
+    if len(data) > MOST_BYTES:
+        what = f"The mask is larger than {size_words(MOST_BYTES)}"
+        raise ProblemsError.one(
+            what, where, "paint with hard edges, or resize the image on Tools", "mask.too-many-bytes"
+        )
+    try:
+        with Image.open(BytesIO(data), formats=("PNG",)) as opened:
+            found = opened.size
+            if found == size:  # else nothing of it is decoded, however large it claims to be
+                opened.info.pop("icc_profile", None)
+                colors, alpha = to_srgb(opened)
+                return composite(colors, alpha, BLACK).getchannel("R")
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, DecompressionBombError ...
+        raise ProblemsError.one("The mask is not a PNG image", where, "paint it again", "mask.not-png") from error
+    what = f"The mask is {found[0]} x {found[1]}, but the image is {size[0]} x {size[1]}"
+    raise ProblemsError.one(what, where, "reload the page and paint it again", "mask.other-size")
+
+
+def begin_folder(folder: Path, images: Path, copies: Mapping[str, Path]) -> None:
+    """Create a folder for painted masks of the images in `images`, complete or not at all. copies: masks to begin with."""
+    try:
+        with atomic.folder_atomic(folder) as temporary:
+            atomic.write_json(temporary / MARK, {"images": os.path.realpath(images)})
+            for name, path in copies.items():
+                target = reachable(temporary / name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+    except OSError as error:
+        raise unwritten(error, "The mask folder cannot be created", printable(folder)) from error
+
+
+def add_missing(folder: Path, copies: Mapping[str, Path]) -> None:
+    """Copy the masks of images that have none in a folder of painted masks."""
+    there = {os.path.splitext(file.relative)[0].casefold() for file in walk(folder).files}
+    for name, path in copies.items():
+        if os.path.splitext(name)[0].casefold() in there:
+            continue
+        try:
+            with atomic.open_atomic(reachable(folder / name)) as temporary:
+                shutil.copyfile(path, temporary)
+        except OSError as error:
+            raise unwritten(error, "A mask cannot be copied", printable(path)) from error
+
+
+def mask_in(folder: Path, stem: str) -> Path | None:
+    """An image's mask in a folder of painted masks: a painted one or a copy."""
+    target = reachable(folder / f"{stem}.png")
+    if target.is_file():
+        return target
+    return next(iter(_others(target)), None) if target.parent.is_dir() else None
+
+
+def write_mask(folder: Path, stem: str, mask: Image.Image) -> Path:
+    """Save a painted mask; a copy of another format that the folder began with is replaced by it."""
+    target = reachable(folder / f"{stem}.png")
+    try:
+        with atomic.open_atomic(target) as temporary:
+            mask.save(temporary, "PNG")
+        for path in _others(target):
+            atomic.remove(path)
+    except OSError as error:
+        raise unwritten(error, "The mask cannot be saved", printable(target)) from error
+    return target
+
+
+def _others(target: Path) -> list[Path]:
+    """Masks for the same image with another extension."""
+    named = (path for path in target.parent.iterdir() if is_image_name(path.name) and path.name != target.name)
+    return [path for path in named if path.stem.casefold() == target.stem.casefold()]

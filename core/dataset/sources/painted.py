@@ -1,0 +1,75 @@
+"""Where painted masks are kept: a folder of their own for each image folder, outputs/datasets/<name>_masks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from core.dataset.sources.files import extension, plain_form, printable
+from core.dataset.sources.image_info import ImageInfo
+from core.record.bounded_json import read_json_object
+from core.record.problems import Problem, ProblemsError
+
+MARK = ".atelier-masks.json"  # in each of these folders: which images it is for
+LABEL = "-masklabel.png"  # OneTrainer's masks, beside the image
+LONGEST_NAME = 60
+
+
+def is_painted(folder: Path) -> bool:
+    """Whether a mask folder is one of these. A mask in it is for the image of the same path and for no other."""
+    return os.path.isfile(folder / MARK)
+
+
+def images_of(folder: Path) -> str:
+    """The image folder that a folder of painted masks is for, links followed; "" for any other folder."""
+    try:
+        return str(read_json_object(folder / MARK).get("images", ""))
+    except ProblemsError:
+        return ""
+
+
+def painted_folder(datasets: Path, images: Path) -> Path:
+    """The folder with the painted masks of an image folder; the first unused name where nothing has been painted yet."""
+    real = os.path.realpath(images)
+    name = f"{printable(os.path.basename(real))[:LONGEST_NAME] or 'images'}_masks"
+    for number in itertools.count(1):
+        folder = datasets / (name if number == 1 else f"{name}-{number}")
+        if not os.path.lexists(folder) or images_of(folder) == real:
+            return folder
+    raise AssertionError("count() never ends")
+
+
+def stem_below(image: ImageInfo, folder: Path) -> str:
+    """The image's path below its folder without the extension: where `pair` looks for its mask first."""
+    path = os.path.relpath(plain_form(str(image.path)), plain_form(str(folder)))
+    return os.path.splitext(path)[0].replace(os.sep, "/")
+
+
+def mask_beside(image: ImageInfo) -> Path | None:
+    """A mask that another program keeps next to the image."""
+    path = image.path.with_name(image.path.stem + LABEL)
+    return path if path.is_file() else None
+
+
+def own_masks(images: Iterable[ImageInfo], folder: Path) -> dict[str, Path]:
+    """{name below the folder of painted masks: file} of masks that images have from elsewhere: a new folder begins with
+    copies of them."""
+    found = ((image, image.conditioning or mask_beside(image)) for image in images)
+    return {stem_below(image, folder) + extension(path.name): path for image, path in found if path is not None}
+
+
+def refusal(image: ImageInfo, others: Iterable[Path], folder: Path, datasets: Path) -> Problem | None:
+    """Why no mask can be painted for an image, None where it can. others: images with the same path but for extension and
+    case."""
+    where = printable(image.relative)
+    if twins := [printable(path.name) for path in others if path != image.path]:
+        what = (
+            f"{printable(image.path.name)} and {', '.join(twins)} would share one mask: only extension or case differ"
+        )
+        return Problem(what, where, "rename one of them", code="mask.same-stem")
+    if Path(os.path.realpath(datasets)).is_relative_to(os.path.realpath(folder)):
+        what = "The masks would be stored among the images and train as images"
+        return Problem(what, printable(folder), "choose the folder with the images in it", code="mask.among-images")
+    return None

@@ -1,0 +1,63 @@
+"use strict";
+/* Masks of the dataset: the line below the caption that says how training treats the open image, and what its button opens
+   (painter.js). The server's side is tabs/mask_painting.py. */
+(() => {
+  const atelier = window.atelier, {h, byId} = atelier;
+  const SOON = 150;  // milliseconds that an image is open before its mask is asked for
+  let key = "", shown = "", timer = 0;
+
+  const ask = async (asked) => {
+    try {
+      const answer = await atelier.post("masks", JSON.stringify(asked));
+      if (answer.ok) return await answer.json();
+      const large = answer.status === 413;
+      return {problems: [{what: large ? "The mask is too large to send" : `The server answered ${answer.status}`, where: "", fix: large ? "paint with hard edges, or resize the image on Tools" : "try again"}]};
+    } catch (error) {
+      return {problems: [{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]};
+    }
+  };
+  const complain = (problems) => atelier.say({id: `masks-${Date.now()}`, kind: "error", title: "Not done", problems});
+  const told = (answer) => atelier.say({id: `masks-${Date.now()}`, kind: "success", text: answer.said});
+
+  /** Called with the open image's key whenever it or anything on the tab has changed (captions.js). */
+  atelier.showMask = (open, stamp) => {
+    byId("cap-paint").disabled = !open;
+    if (shown === `${open} ${stamp}`) return;
+    if (key !== open) byId("cap-mask-line").replaceChildren();
+    key = open;
+    shown = `${open} ${stamp}`;
+    clearTimeout(timer);
+    if (open) timer = setTimeout(look, SOON, open);
+  };
+  const look = async (of) => draw(of, await ask({act: "look", key: of}));
+  const draw = (of, answer) => {
+    if (of !== key) return;
+    const refused = answer.problems && answer.problems[0];
+    byId("cap-mask-line").replaceChildren(h("span", {class: "hint"}, refused ? `No mask can be painted: ${refused.what}.` : answer.line),
+      ...(answer.offer ? [h("button", {type: "button", class: "btn primary", id: "cap-use-masks"}, "Train with these masks")] : []));
+  };
+
+  const paint = async (of) => {
+    const found = await ask({act: "open", key: of});
+    if (found.problems) return complain(found.problems);
+    let over = found.version, always = false;
+    atelier.paint({...found, save: async (png) => {
+      const answer = await ask({act: "save", key: of, png, over, always});
+      if (answer.problems) { always = answer.problems.some((problem) => problem.code === "mask.changed-meanwhile"); return answer.problems; }
+      told(answer);
+      draw(of, answer);
+      return [];
+    }});
+  };
+  const use = async (of) => {
+    const answer = await ask({act: "use", key: of});
+    if (answer.problems) return complain(answer.problems);
+    told(answer);
+    draw(of, answer);
+    byId("cap-paint").focus({preventScroll: true});
+  };
+  document.addEventListener("click", ({target}) => {
+    const button = target.closest && target.closest("#cap-paint, #cap-use-masks");
+    if (button && key) (button.id === "cap-paint" ? paint : use)(key);
+  });
+})();

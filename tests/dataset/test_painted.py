@@ -1,0 +1,86 @@
+"""Folders of painted masks: one for each image folder, complete or absent, each mask for its own image only."""
+
+import os
+import shutil
+
+from PIL import Image
+
+from core.dataset.images.painting import add_missing, begin_folder, mask_in, write_mask
+from core.dataset.sources.painted import MARK, is_painted, painted_folder
+from core.dataset.sources.scan import scan_dataset
+from core.settings.dataset import DatasetSettings
+from tests.refusals import refused
+
+WHITE = Image.new("L", (64, 48), 255)
+
+
+def pairs(folder, masks):
+    found = scan_dataset(DatasetSettings(folder=str(folder), conditioning_data_dir=str(masks), masked_loss=True))
+    return {
+        f"{image.source}/{image.relative}": image.conditioning and image.conditioning.relative_to(masks).as_posix()
+        for image in found.images
+    }
+
+
+def test_each_folder_has_one_of_its_own_whatever_they_are_called(tmp_path, add):
+    first, second = add("x/set/a.png").parent, add("y/set/a.png").parent
+    datasets = tmp_path / "datasets"
+    begin_folder(painted_folder(datasets, first), first, {})
+    assert painted_folder(datasets, first).name == "set_masks"
+    assert painted_folder(datasets, second).name == "set_masks-2"
+    (tmp_path / "link").symlink_to(first)
+    assert painted_folder(datasets, tmp_path / "link").name == "set_masks", "the same folder by another name"
+    assert len(os.fsencode(painted_folder(datasets, tmp_path / ("n" * 255)).name)) < 255
+    (datasets / "set_masks" / MARK).write_bytes(b"[1")
+    assert painted_folder(datasets, first).name == "set_masks-2", "a mark that cannot be read is nobody's"
+
+
+def test_a_painted_mask_is_for_the_image_at_its_path_and_no_other_of_its_name(tmp_path, add):
+    for name in ("set/a.png", "set/2_fox/a.png", "set/sub/a.png"):
+        add(name)
+    masks = painted_folder(tmp_path / "datasets", tmp_path / "set")
+    begin_folder(masks, tmp_path / "set", {})
+    write_mask(masks, "a", WHITE)
+    assert pairs(tmp_path / "set", masks) == {"set/a.png": "a.png", "set/sub/a.png": None, "2_fox/a.png": None}
+    write_mask(masks, "2_fox/a", WHITE)
+    assert pairs(tmp_path / "set", masks)["2_fox/a.png"] == "2_fox/a.png"
+    (masks / MARK).unlink()
+    assert pairs(tmp_path / "set", masks)["set/sub/a.png"] == "a.png", "as of any other mask folder"
+
+
+def test_a_painted_mask_replaces_a_copy_of_another_format_and_copies_replace_nothing(tmp_path, add):
+    masks, copy, other = tmp_path / "masks", add("own/a.jpg"), add("own/b.jpg")
+    begin_folder(masks, tmp_path / "set", {"sub/a.jpg": copy})
+    assert is_painted(masks) and mask_in(masks, "sub/a") == masks / "sub" / "a.jpg"
+    painted = write_mask(masks, "sub/a", WHITE)
+    assert sorted(each.name for each in (masks / "sub").iterdir()) == ["a.png"]
+    before = painted.read_bytes()
+    add_missing(masks, {"sub/a.jpg": copy, "b.jpg": other})
+    assert painted.read_bytes() == before and not (masks / "sub" / "a.jpg").exists()
+    assert (masks / "b.jpg").read_bytes() == other.read_bytes()
+    assert mask_in(masks, "none/c") is None
+
+
+def test_a_full_disk_leaves_no_folder_behind(tmp_path, add, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    copy = add("own/a.png")
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with refused("disk.full"):
+        begin_folder(tmp_path / "datasets" / "set_masks", tmp_path / "set", {"a.png": copy})
+    assert not list((tmp_path / "datasets").iterdir())
+
+
+def test_a_mask_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    masks = tmp_path / "masks"
+    begin_folder(masks, tmp_path / "set", {})
+    before = write_mask(masks, "a", WHITE).read_bytes()
+
+    def full(*given, **more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with refused("disk.full"):
+        write_mask(masks, "a", Image.new("L", (64, 48)))
+    assert (masks / "a.png").read_bytes() == before and sorted(path.name for path in masks.iterdir()) == [MARK, "a.png"]
