@@ -1,92 +1,100 @@
-"""What writes captions by looking at images: a settings model and a function, registered by one line.
-
-Each captioner is a task of its own: the dataset's folders and caption settings, the settings that all captioners share
-(core/settings/caption.py), and a group of its own. Which images it describes, progress, pause, preview and where captions are
-saved are the same for all of them and stand here.
-"""
+"""What every captioner does: which images it describes, progress, pause, preview, what it could not describe, and where
+captions are saved."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, create_model
-
-from core import tasks
+from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import combined, pattern_problems
+from core.captioning.described import Described
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import as_file, caption_change
 from core.dataset.captions.history import History, check_folders
 from core.record.context import JobContext, Outcome
 from core.record.lock import HeldElsewhere, Lock
-from core.record.problems import ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace
-from core.settings.base import Settings
-from core.settings.job import CaptionerJob, CaptionJob
+from core.settings.caption import CaptionerJob
+from core.settings.job import CaptionJob
 from core.settings.presets import to_values
 
-Describe = Callable[[Sequence[Path], Any, JobContext], Iterator[str]]
-CARD = tasks.Card(
-    "captioners", "Caption images", "Describes the images of the dataset and writes the captions beside them."
-)
-
-
-def captioner(name: str, settings: type[Settings], describe: Describe, *, title: str, **about: Any) -> tasks.Task:
-    """The task of a captioner.
-
-    describe  (images, own settings, context) -> iterator with a caption for each image in their order. It loads its model
-              when the first is asked for, and may look at several images at once
-    about     the other fields of Task
-    """
-    group: Any = (settings, Field(default_factory=settings, title=title))
-    job = create_model(f"{name.title()}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group})
-    given: dict[str, Any] = {"card": CARD, "button": "Caption images"} | about
-    run = partial(run_captioner, name, title, describe)
-    return tasks.Task(name, title, job=job, run=run, check=images_to_describe, reads=_previews, **given)
+LISTED = 200  # tags and skipped images in the outcome
 
 
 def _previews(job: CaptionerJob) -> bool:
     return job.captioning.preview is not None
 
 
-def run_captioner(name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext) -> Outcome:
+def run_captioner(
+    name: str, title: str, describe: Describe, of_rows: bool, job: CaptionerJob, context: JobContext
+) -> Outcome:
     """Describe the images that ask for it, one caption written after the other. A preview writes nothing."""
-    history = History(context.workspace.captions)
     about = {"task": name, "job": _fingerprint(job)}
+
+    def described(rows: Sequence[Row]) -> _Heard:
+        return _Heard(describe(rows if of_rows else [row.image.path for row in rows], getattr(job, name), context))
+
     if _previews(job):
         rows = _rows(job)
-        described = describe([row.image.path for row in rows], getattr(job, name), context)
-        lines = [
-            _difference(row, text, job) for row, text in zip(rows, _counted(described, rows, context), strict=True)
-        ]
-        return Outcome(lines=[*lines, f"{len(rows)} images described; nothing was written"], facts=_facts(len(rows), 0))
+        heard = described(rows)
+        lines = [_difference(row, said, job) for row, said in _counted(heard, rows, context)]
+        last = f"{len(rows) - len(heard.failed)} images described; nothing was written"
+        return Outcome(lines=[*lines, *heard.lines(), last], facts=_facts(len(rows), 0, heard))
+    history = History(context.workspace.captions)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         done = opened.done()
         files = [(row, caption_change(row.image.path, "", row.settings.caption_extension)) for row in _rows(job)]
         files = [(row, file) for row, file in files if file.path not in done]
         check_folders(file.path.parent for _, file in files)
         rows = [row for row, _ in files]
-        described = describe([row.image.path for row in rows], getattr(job, name), context)
+        heard = described(rows)
         written, since, empty = 0, 0, 0
-        for (row, file), text in zip(files, _counted(described, rows, context), strict=True):
-            new = combined(_own(row), text, job.captioning)
-            result = opened.write([replace(file, new=as_file(new))] if new else [])
-            written, since, empty = written + len(result.written), since + len(result.changed_since), empty + (not new)
-    return Outcome(lines=_last_lines(len(rows), written, since, empty), facts=_facts(len(rows), written))
+        for (_, file), (row, said) in zip(files, _counted(heard, rows, context), strict=True):
+            new = combined(_own(row), said.text, job.captioning)
+            result = opened.write([replace(file, new=as_file(new))] if new and said.problem is None else [])
+            written, since = written + len(result.written), since + len(result.changed_since)
+            empty += not new and said.problem is None
+    lines = [*heard.lines(), *_last_lines(len(rows) - len(heard.failed), written, since, empty)]
+    return Outcome(lines=lines, facts=_facts(len(rows), written, heard))
 
 
-def _counted(described: Iterator[str], rows: Sequence[Row], context: JobContext) -> Iterator[str]:
+class _Heard(Iterator[Described]):
+    """What a captioner says, with what it could not describe and what it counted."""
+
+    def __init__(self, described: Iterator[str | Described]):
+        self._described = described
+        self.failed: list[Problem] = []
+        self.counts: Counter[str] = Counter()
+
+    def __next__(self) -> Described:
+        said = Described.of(next(self._described))
+        self.counts.update(said.counted)
+        self.failed += [said.problem] if said.problem is not None else []
+        return said
+
+    def lines(self) -> list[str]:
+        lines = [f"{name}: {number}" for name, number in self.counts.most_common(LISTED)]
+        lines += [f"and {len(self.counts) - LISTED:,} more"] if len(self.counts) > LISTED else []
+        lines += [f"{count(len(self.failed), 'image')} skipped:"] if self.failed else []
+        lines += [f"{problem.where}: {problem.what}" for problem in self.failed[:LISTED]]
+        return lines + ([f"and {len(self.failed) - LISTED:,} more"] if len(self.failed) > LISTED else [])
+
+
+def _counted(heard: _Heard, rows: Sequence[Row], context: JobContext) -> Iterator[tuple[Row, Described]]:
     """The captions as they come, with progress, and a place to pause or stop after each."""
     context.stage("captioning", 0, len(rows))
-    for number, text in enumerate(described, 1):
-        yield text
+    for number, (row, said) in enumerate(zip(rows, heard, strict=True), 1):
+        if said.problem is not None:
+            context.say(said.problem.what, "warning", said.problem.fix)
+        yield row, said
         context.stage("captioning", number, len(rows))
         context.check()
 
@@ -96,8 +104,10 @@ def _own(row: Row) -> str:
     return row.caption.text if row.caption.source == "file" else ""
 
 
-def _difference(row: Row, text: str, job: CaptionerJob) -> str:
-    before, after = _own(row), combined(_own(row), text, job.captioning)
+def _difference(row: Row, said: Described, job: CaptionerJob) -> str:
+    if said.problem is not None:
+        return f"{row.image.relative}: skipped"
+    before, after = _own(row), said.shown or combined(_own(row), said.text, job.captioning)
     return f"{row.image.relative}: {after}" + (f"   (was: {before})" if before and before != after else "")
 
 
@@ -108,13 +118,27 @@ def _last_lines(images: int, written: int, since: int, empty: int) -> list[str]:
     return lines
 
 
-def _facts(images: int, written: int) -> dict[str, int]:
-    return {"images": images, "written": written}
+def _facts(images: int, written: int, heard: _Heard) -> dict[str, Any]:
+    facts: dict[str, Any] = {"images": images, "written": written}
+    facts |= {"skipped": len(heard.failed)} if heard.failed else {}
+    return facts | ({"counts": dict(heard.counts.most_common(LISTED))} if heard.counts else {})
 
 
-def images_to_describe(job: CaptionerJob, workspace: Workspace) -> str:
-    """The check before a start. Raises ProblemsError."""
-    return f"{count(len(_rows(job)), 'image')} to describe"
+def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
+    """The check before a start. Raises ProblemsError with what is wrong in the dataset and what the captioner lacks."""
+    problems: list[Problem] = []
+    rows: list[Row] = []
+    try:
+        rows = _rows(job)
+    except ProblemsError as error:
+        problems += error.problems
+    try:
+        if ready is not None:
+            ready(getattr(job, name), workspace)
+    except ProblemsError as error:
+        problems += error.problems
+    raise_if_errors(problems)
+    return f"{count(len(rows), 'image')} to describe"
 
 
 def _rows(job: CaptionerJob) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -232,6 +232,32 @@ def download(
         raise _failed(source, models, error) from error
 
 
+def download_files(
+    hub_id: HubId,
+    names: Sequence[str],
+    folder: Path,
+    on_progress: Progress,
+    cancel: CancelToken | None = None,
+    endpoint: str | None = None,
+) -> None:
+    """Download these files of a model into a folder, each complete or not at all; an interrupted download resumes.
+
+    names   paths in the repository, kept below the folder      on_progress(bytes done, total bytes)
+    """
+    try:
+        listed = {file.name: file for file in _listing(hub_id, endpoint)}
+        if gone := [name for name in names if name not in listed]:
+            raise FetchError(f"it does not have the file {gone[0]}")
+        wanted = [listed[name] for name in names]
+        require_room(folder, sum(file.size for file in wanted), f"'{hub_id}'")
+        _fetch_all(hub_id, wanted, folder, on_progress, cancel, endpoint)
+    except (Cancelled, ProblemsError):
+        raise
+    except Exception as error:
+        by_hand = f"download {', '.join(names)} from https://{HUB}/{hub_id} into {display_path(folder)} by hand"
+        raise _failed(hub_id, folder, error, by_hand) from error
+
+
 def forget(source: Source, models: Path | str) -> None:
     """Remove a partial download."""
     models = Path(models)
@@ -415,14 +441,14 @@ def _move_in(partial: Path, target: Path) -> None:
     atomic.remove_folder(partial)
 
 
-def _failed(source: Source, models: Path, error: Exception) -> ProblemsError:
+def _failed(source: Source, models: Path, error: Exception, by_hand: str = "") -> ProblemsError:
     """One line: what failed, and how to proceed without a network."""
     if isinstance(error, OSError) and not _is_network(error):
         what = f"'{source}' could not be written: {error.strerror or error}"
         return ProblemsError.one(what, display_path(models), "check the disk and its permissions", "file.unwritable")
     reason, advice = (error.reason, error.advice) if isinstance(error, FetchError) else _reason(error)
     what = f"'{source}' could not be downloaded: {reason}"
-    return ProblemsError.one(what, "", advice or _by_hand(source, models), "model.download-failed")
+    return ProblemsError.one(what, "", advice or by_hand or _by_hand(source, models), "model.download-failed")
 
 
 def _by_hand(source: Source, models: Path) -> str:

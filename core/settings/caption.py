@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Settings, setting
+from pydantic import Field
+
+from core.settings.base import Job, Settings, setting
+from core.settings.captions import CaptionSettings
+from core.settings.dataset import DatasetSettings
 
 
 class CaptionWriteSettings(Settings):
@@ -62,3 +66,11 @@ class CaptioningSettings(Settings):
         level="shown",
         help="Describes only so many images and shows their captions before and after, without writing them. Empty describes all and writes.",
     )
+
+
+class CaptionerJob(Job):
+    """Describes the images of a dataset. Each captioner adds a group with its own settings."""
+
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
+    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
+    captioning: CaptioningSettings = Field(default_factory=CaptioningSettings, title="Captioning")

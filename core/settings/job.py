@@ -6,7 +6,7 @@ from pydantic import Field
 
 from core import extensions, tasks
 from core.settings.base import Job
-from core.settings.caption import CaptioningSettings, CaptionWriteSettings
+from core.settings.caption import CaptionWriteSettings
 from core.settings.caption_edits import CaptionEditSettings
 from core.settings.captions import CaptionSettings
 from core.settings.class_images import ClassImageSettings
@@ -80,14 +80,6 @@ class CaptionJob(Job):
     dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
     captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
     caption: CaptionWriteSettings = Field(default_factory=CaptionWriteSettings, title="Caption")
-
-
-class CaptionerJob(Job):
-    """Describes the images of a dataset. Each captioner adds a group with its own settings."""
-
-    dataset: DatasetSettings = Field(default_factory=DatasetSettings, title="Dataset")
-    captions: CaptionSettings = Field(default_factory=CaptionSettings, title="Captions")
-    captioning: CaptioningSettings = Field(default_factory=CaptioningSettings, title="Captioning")
 
 
 class CaptionEditJob(Job):

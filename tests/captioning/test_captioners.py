@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.captioning.captioners import captioner, only_one_writes
+from core.captioning.captioner import captioner
+from core.captioning.captioners import only_one_writes
 from core.captioning.combining import cleaned, combined, comparable, parts_of, removed
 from core.dataset.captions.history import History
 from core.record.cancel import Cancelled

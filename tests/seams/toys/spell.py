@@ -1,6 +1,6 @@
 """A toy captioner: the name of each image, spelled, in place of a look at it."""
 
-from core.captioning.captioners import captioner
+from core.captioning.captioner import captioner
 from core.settings.base import Settings, setting
 from core.tasks import register
 

@@ -1,0 +1,54 @@
+"""What writes captions by looking at images: a settings model and a function, registered by one line.
+
+Each captioner is a task of its own: the dataset's folders and caption settings, the settings that all captioners share
+(core/settings/caption.py), and a group of its own. What is the same for all of them stands in captioners.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from pydantic import Field, create_model
+
+from core import extensions, tasks
+from core.captioning.described import Described
+from core.record.context import JobContext
+from core.record.workspace import Workspace
+from core.settings.base import Settings
+from core.settings.caption import CaptionerJob
+
+Describe = Callable[[Sequence[Any], Any, JobContext], Iterator[str | Described]]
+Ready = Callable[[Any, Workspace], object]
+CARD = tasks.Card(
+    "captioners", "Caption images", "Describes the images of the dataset and writes the captions beside them."
+)
+
+
+def captioner(
+    name: str,
+    settings: type[Settings],
+    describe: Describe,
+    *,
+    title: str,
+    ready: Ready | None = None,
+    rows: bool = False,
+    **about: Any,
+) -> tasks.Task:
+    """The task of a captioner.
+
+    describe  (images, own settings, context) -> iterator with a caption for each image in their order. It loads its model
+              when the first is asked for, and may look at several images at once
+    ready     (own settings, workspace): raises ProblemsError for what the captioner lacks, before anything begins
+    rows      give `describe` the images as `Row` (core/captioning/report.py), with captions and settings, not as paths
+    about     the other fields of Task
+    """
+    group: Any = (settings, Field(default_factory=settings, title=title))
+    job = create_model(f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group})
+    given: dict[str, Any] = {"card": CARD, "button": "Caption images"} | about
+    run = partial(extensions.later("core.captioning.captioners", "run_captioner"), name, title, describe, rows)
+    check = partial(extensions.later("core.captioning.captioners", "images_to_describe"), name, ready)
+    return tasks.Task(
+        name, title, job=job, run=run, check=check, reads=lambda job: job.captioning.preview is not None, **given
+    )

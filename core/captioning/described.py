@@ -1,0 +1,26 @@
+"""What a captioner yields for an image where the caption alone does not say it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.record.problems import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An image's caption.
+
+    problem  why there is none: the image is named, skipped and counted
+    shown    what a preview lists in place of the caption
+    counted  what the outcome counts over all images: the tags
+    """
+
+    text: str
+    problem: Problem | None = None
+    shown: str = ""
+    counted: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, given: str | Described) -> Described:
+        return cls(given) if isinstance(given, str) else given
