@@ -8,6 +8,7 @@ from typing import Any
 
 EXTENSIONS = (
     "core.builtin",
+    "core.captioning.sentence_captioners",
     "core.diffusion.objectives",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",

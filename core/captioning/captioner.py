@@ -45,7 +45,9 @@ def captioner(
     about     the other fields of Task
     """
     group: Any = (settings, Field(default_factory=settings, title=title))
-    job = create_model(f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group})
+    job = create_model(
+        f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group}
+    )
     given: dict[str, Any] = {"card": CARD, "button": "Caption images"} | about
     run = partial(extensions.later("core.captioning.captioners", "run_captioner"), name, title, describe, rows)
     check = partial(extensions.later("core.captioning.captioners", "images_to_describe"), name, ready)
