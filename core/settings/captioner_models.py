@@ -8,7 +8,7 @@ from core.settings.base import Settings, setting
 from core.settings.caption_prompts import CAPTION_TYPES, LENGTHS, TOGGLES
 
 # What GIT's TextCaps models invent about writing: sd-scripts 0.9.0, make_captions_by_git.py, --remove_words.
-_END = r"(?:\s+(?:is\s+)?(?:on|in)\s+(?:(?:the|her|their|him)\s+)?\w+)?"
+_END = r"(?:\s+(?:is\s+)?(?:on|in)\s+(?:(?:the|her|his|its|their|him)\s+)?\w+)?"
 INVENTED_WRITING = [
     rf"""\b(?:has|with|and)\s+the\s+(?:words?|letters?|name)\s+(?:"[^"]*"|'[^']*'|\w+){_END}""",
     r"""(?:\bwith\s+a\s+sign\s+)?\bthat\s+says\s+(?:"[^"]*"|\w+)(?:\s+on\s+it)?""",
@@ -226,11 +226,6 @@ class CaptionCleaningSettings(Settings):
         help="Regular expressions, one per line; each is removed from the start of a caption, in any case. Empty keeps openers such as The image shows.",
     )
     plain_text: bool = setting(True, title="Plain text", help="Removes Markdown and quotes around the whole caption.")
-    one_line: bool = setting(
-        True,
-        title="One line",
-        help="Joins lines: training reads each line of a caption file as a caption of its own, or only the first.",
-    )
     whole_sentences: bool = setting(
         True,
         title="Whole sentences",

@@ -39,8 +39,7 @@ def clean(text: str, settings: CaptionCleaningSettings, *, cut: bool, count: Cal
     text = without_openers(text, settings.openers)
     if settings.whole_sentences and cut:
         text = to_sentence_end(text)
-    if settings.one_line:
-        text = " ".join(text.split())
+    text = " ".join(text.split())  # training would read each line as a caption of its own
     if settings.max_caption_tokens is not None:
         text = within(text, settings.max_caption_tokens, count)
     return text.strip()
@@ -101,8 +100,9 @@ def repetition(text: str) -> int | None:
 
 def without_repetition(text: str) -> str:
     """Cut where a phrase begins to repeat."""
-    where = repetition(text)
-    return text if where is None else text[:where].rstrip(" ,;:")
+    while (where := repetition(text)) is not None:
+        text = text[:where].rstrip(" ,;:")
+    return text
 
 
 def missing_words(text: str, required: Sequence[str]) -> list[str]:

@@ -97,8 +97,9 @@ def weight_files(folder: Path) -> list[Path]:
     """The model's safetensors files. Raises ProblemsError for an index that names none, or names outside the folder."""
     if not (folder / INDEX).is_file():
         return [folder / WEIGHTS]
-    listed = read_json_object(folder / INDEX, AGAIN).get("weight_map")
-    names = set(listed.values()) if isinstance(listed, dict) else set()
+    index = read_json_object(folder / INDEX, AGAIN)
+    listed = index.get("weight_map")
+    names = set(listed.values()) if isinstance(listed, dict) and isinstance(index.get("metadata"), dict) else set()
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise ProblemsError.one(
             "The index of the weights is damaged", str(folder / INDEX), AGAIN, "captioner.bad-index"

@@ -14,6 +14,7 @@ from transformers.processing_utils import ProcessorMixin
 from core.captioning.sentences.choosing import AddressedSampling, AnswerBudget, Prompt
 from core.captioning.sentences.cleaning import CLOSED, OPENED
 from core.captioning.sentences.loading import Loaded
+from core.record.problems import ProblemsError
 from core.settings.captioner_models import CaptionGenerationSettings
 
 AGAIN_NGRAM = 3  # of a second attempt without chance: no three tokens twice
@@ -112,7 +113,7 @@ def _inputs(
     images: list[Any] = [each.image for each in asked]
     texts = [each.prompt for each in asked]
     given: dict[str, Any] = {"return_tensors": "pt"}
-    if getattr(loaded.processor, "chat_template", None) is not None:
+    if loaded.chat:
         texts = [_chat_text(loaded, each, bool(getattr(settings, "thinking_tokens", None))) for each in asked]
         images = [[image] for image in images]
         bos = loaded.tokenizer.bos_token  # most templates write it, and the tokenizer would add a second one
@@ -129,14 +130,34 @@ def _typed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _chat_text(loaded: Loaded, asked: Asked, thinks: bool) -> str:
-    """The conversation by the model's template, up to where the answer begins, with the answer's first words."""
-    system = [{"role": "system", "content": [{"type": "text", "text": asked.system}]}] if asked.system.strip() else []
-    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked.prompt}]}
-    given: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
-    given |= {"enable_thinking": thinks} if "enable_thinking" in str(loaded.processor.chat_template) else {}
-    # SmolVLM's own method asks for what prepares videos
-    text = ProcessorMixin.apply_chat_template(loaded.processor, [*system, user], **given)
-    return str(text) + asked.start
+    """The conversation by the model's template, up to where the answer begins, with the answer's first words.
+    Raises ProblemsError for a template that does not take it."""
+    system, prompt, start = (
+        _without_marks(loaded.processor, text) for text in (asked.system, asked.prompt, asked.start)
+    )
+    talk: list[dict[str, Any]] = []
+    talk += [{"role": "system", "content": [{"type": "text", "text": system}]}] if system.strip() else []
+    talk += [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+    template = loaded.processor.chat_template or loaded.tokenizer.chat_template
+    given: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+    given |= {"enable_thinking": thinks} if "enable_thinking" in str(template) else {}
+    try:
+        # SmolVLM's own method asks for what prepares videos
+        text = str(ProcessorMixin.apply_chat_template(loaded.processor, talk, **given))
+    except Exception as error:  # a template is a program of its own
+        what = f"The model's chat template refuses the prompt: {str(error)[:200]}"
+        raise ProblemsError.one(what, "vlm.system_prompt", "empty the system prompt", "captioner.template") from error
+    if str(getattr(loaded.processor, "image_token", None) or "") not in text:
+        what, fix = "The model's chat template has no place for an image", "download the model again"
+        raise ProblemsError.one(what, "vlm.model", fix, "captioner.template")
+    return text + start
+
+
+def _without_marks(processor: Any, text: str) -> str:
+    """Without the words that stand for an image or a video, which there is one of."""
+    for name in ("image_token", "video_token"):
+        text = text.replace(str(getattr(processor, name, None) or "<image>"), "")
+    return text
 
 
 def _ends(loaded: Loaded) -> set[int]:

@@ -28,12 +28,13 @@ NO_CODE = {"local_files_only": True, "trust_remote_code": False}
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to generate, on its device."""
+    """A model ready to generate, on its device. chat: it is asked through its chat template."""
 
     model: Any
     processor: Any
     device: str
     dtype: torch.dtype
+    chat: bool = False
 
     @property
     def tokenizer(self) -> Any:
@@ -92,7 +93,7 @@ def load(found: Found, asked: CaptionModelSettings, device: str) -> Loaded:
         raise _refused(found, f"lacks {len(lacking):,} weights, such as {lacking[0]}")
     if not placed:
         model.to(device)
-    return Loaded(model.eval(), processor, device, dtype)
+    return Loaded(model.eval(), processor, device, dtype, found.profile.chat)
 
 
 def _refused(found: Found, why: str) -> ProblemsError:

@@ -20,10 +20,10 @@ class Profile:
     chat: bool = False
 
 
+# Without those whose processors need packages that are not here: gemma3n and gemma4 (timm, audio), mistral3 (torchvision).
 CHAT = (
-    "aya_vision cohere2_vision gemma3 gemma3n gemma4 glm4v glm4v_moe granite4_vision idefics2 idefics3 internvl lfm2_vl llava"
-    " llava_next llava_onevision mistral3 mllama ovis2 qwen2_5_vl qwen2_vl qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe smolvlm"
-    " vipllava"
+    "aya_vision cohere2_vision gemma3 glm4v glm4v_moe granite4_vision idefics2 idefics3 internvl lfm2_vl llava llava_next"
+    " llava_onevision mllama ovis2 qwen2_5_vl qwen2_vl qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe smolvlm vipllava"
 )
 PROFILES = {
     profile.task: profile

@@ -55,7 +55,7 @@ class Run:
     """What a captioner did: its outcome, the captions on disk, and what it said."""
 
     def __init__(self, outcome, folder, context):
-        self.outcome = outcome
+        self.outcome, self.folder = outcome, folder
         self.texts = {path.stem: path.read_text("utf-8").strip() for path in sorted(folder.glob("*.txt"))}
         self.said = [event for event in context.journal.events if hasattr(event, "level")]
 

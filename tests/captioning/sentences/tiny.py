@@ -22,7 +22,9 @@ CHAT = (
 SIZE = 32
 
 
-def tokenizer(*special: str, bos: str | None = "[BOS]", ends: bool = False, **more: object) -> hf.PreTrainedTokenizerFast:
+def tokenizer(
+    *special: str, bos: str | None = "[BOS]", ends: bool = False, **more: object
+) -> hf.PreTrainedTokenizerFast:
     """A word-level tokenizer. ends: sentences stand between the first and the last token, as BERT's do."""
     names = ["[PAD]", "[UNK]", "[BOS]", "[EOS]", *special]
     vocab = {word: number for number, word in enumerate([*names, *WORDS, *MARKS])}
@@ -56,7 +58,9 @@ def _blip(folder: Path) -> None:
 
 def _blip2(folder: Path) -> None:
     words = tokenizer("<image>")
-    former = {key: value for key, value in VISION.items() if "size" not in key or key in ("hidden_size", "intermediate_size")}
+    former = {
+        key: value for key, value in VISION.items() if "size" not in key or key in ("hidden_size", "intermediate_size")
+    }
     text = hf.OPTConfig(**_text(words), ffn_dim=32, word_embed_proj_dim=16)
     config = hf.Blip2Config(
         vision_config=VISION,
@@ -90,9 +94,11 @@ def _florence(folder: Path) -> None:
     _save(folder, hf.Florence2ForConditionalGeneration(config), words, images, "Florence2Processor")
 
 
-def _llava(folder: Path) -> None:
+def _llava(folder: Path, width: int = 16) -> None:
     words = tokenizer("<image>", image_token="<image>")
-    text = hf.LlamaConfig(**_text(words), num_key_value_heads=2)
+    text = hf.LlamaConfig(
+        **_text(words) | {"hidden_size": width, "intermediate_size": 2 * width}, num_key_value_heads=2
+    )
     config = hf.LlavaConfig(
         vision_config=hf.CLIPVisionConfig(**VISION), text_config=text, image_token_index=4, vision_feature_layer=-1
     )
@@ -138,7 +144,7 @@ def _save(folder: Path, model, words, images, kind: str, chat: str = "", **given
 
 
 MAKERS = {"blip": _blip, "blip2": _blip2, "git": _git, "florence": _florence, "llava": _llava, "qwen": _qwen}
-MAKERS |= {"smol": _smol}
+MAKERS |= {"smol": _smol, "wide": lambda folder: _llava(folder, 64)}  # 4-bit on a CPU needs multiples of 32
 
 
 def save(kind: str, folder: Path, seed: int = 0) -> Path:
