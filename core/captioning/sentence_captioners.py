@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from core import extensions, tasks
 from core.captioning.captioner import captioner
-from core.extensions import later
 from core.settings import captioner_models as models
 from core.settings.base import Settings
-from core.tasks import register
 
 DESCRIBING = "core.captioning.sentences.describing"
 
 
-def _sentences(name: str, settings: type[Settings], title: str, about: str, **more: Any) -> None:
-    ready = later(DESCRIBING, f"check_{name}")
-    register(
-        captioner(name, settings, later(DESCRIBING, name), title=title, about=about, ready=ready, rows=True, **more)
-    )
+def _sentences(name: str, settings: type[Settings], title: str, about: str) -> None:
+    describe, ready = (extensions.later(DESCRIBING, each) for each in (name, f"check_{name}"))
+    tasks.register(captioner(name, settings, describe, title=title, about=about, ready=ready, rows=True))
 
 
 _sentences("blip", models.BlipSettings, "BLIP captions", "describe images with BLIP or BLIP-2")

@@ -253,7 +253,7 @@ class BlipSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionMo
         title="Prompt",
         level="shown",
         max_length=2000,
-        help="The beginning of the sentence that the model continues; it is not written. BLIP-2 also answers questions: Question: what is this? Answer:",
+        help="The beginning of the sentence that the model continues; it is not written. BLIP-2 also answers a question that ends with Answer: and begins with Question: as its prompt.",
     )
     decoding: Literal["greedy", "beams", "sample"] = _decoding("beams", "sd-scripts samples by default.", "beam_search")
     temperature: float = setting(

@@ -29,6 +29,9 @@ FREE = {  # texts that name nothing outside the job, and why
     "words of captions and prompts": "trigger_word caption_prefix caption_suffix caption_separator keep_tokens_separator"
     " secondary_separator write_missing class_word prompt negative_prompt caption token_string init_word class_caption"
     " sample_prompts identifier class_tokens",
+    "prompts of captioners, and phrases of captions": "system_prompt caption_start person_name words_to_avoid required_words"
+    " openers remove_words prefix suffix separator",
+    "tags, and what captions are chosen by": "filter tags after find replace_with implications",
     "a color by its pattern": "alpha_color",
     "an ending by its pattern, of files beside the images": "caption_extension",
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",
