@@ -37,7 +37,7 @@ def _model(default: str, help: str, kohya: str = "") -> Any:
 
 
 def _decoding(default: str, help: str = "", kohya: str = "") -> Any:
-    what = "Greedy takes the most likely word each time, beam search compares several sentences, sampling draws by chance. "
+    what = "Greedy takes the most likely word each time, beam search compares several sentences, sampling picks at random. "
     labels = {"greedy": "greedy", "beams": "beam search", "sample": "sampling"}
     return setting(
         default,
@@ -144,7 +144,7 @@ class CaptionGenerationSettings(Settings):
         title="Top-p",
         hint="off",
         kohya="top_p",
-        help="For sampling: draws only among the most likely words that together have this probability. 0.9 is usual.",
+        help="For sampling: picks only among the most likely words that together have this probability. 0.9 is usual.",
     )
     top_k: int | None = setting(
         None,
@@ -152,7 +152,7 @@ class CaptionGenerationSettings(Settings):
         le=1000,
         title="Top-k",
         hint="off",
-        help="For sampling: draws only among so many of the most likely words.",
+        help="For sampling: picks only among so many of the most likely words.",
     )
     seed: int = setting(
         42,
@@ -206,7 +206,7 @@ class CaptionGenerationSettings(Settings):
         default_factory=list,
         title="Required words",
         widget="lines",
-        help="Words or phrases that every caption must contain, one per line. Sampling draws once more where one is missing; what is still missing is added at the end.",
+        help="Words or phrases that every caption must contain, one per line. Sampling tries once more where one is missing; what is still missing is added at the end.",
     )
     retry_repetition: bool = setting(
         True,
