@@ -6,6 +6,7 @@ from typing import Any
 
 from core.extensions import later
 from core.settings import image_tools as images
+from core.settings import metadata_tools as metadata
 from core.settings.base import Settings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, PrepareJob, TrainJob
 from core.settings.tool import DownloadSettings, ExportSettings, InspectSettings
@@ -14,6 +15,8 @@ from core.tasks import Card, Task, register, tool
 IMAGES = Card("images", "Image tools", "Copies of a folder's images; the images themselves are not changed.")
 CAPTIONS = Card("caption", "Captions of the dataset", "Lists the caption of every image, and writes missing ones.")
 DOWNLOADS = Card("download", "Download any other model", "An interrupted download resumes where it stopped.")
+
+METADATA = Card("metadata", "Fine-tuning metadata", "Captions of many images in one JSON file, and back.")
 
 
 def _of_training(name: str, title: str, about: str, job: type[TrainJob], **more: Any) -> None:
@@ -28,6 +31,12 @@ def _file_tool(name: str, settings: type[Settings], title: str, about: str, butt
 def _image_tool(name: str, settings: type[images.FolderSettings], title: str, about: str, **more: Any) -> None:
     run, check = later("core.tools.image_tools", name), later("core.tools.images", "what_would_be_made")
     register(tool(name, settings, run, title=title, about=about, check=check, card=IMAGES, button=title, **more))
+
+
+def _metadata_tool(name: str, module: str, settings: type[Settings], title: str, about: str, button: str) -> None:
+    run, check = later(f"core.tools.{module}", name), later(f"core.tools.{module}", f"check_{name}")
+    given: dict[str, Any] = {"card": METADATA, "button": button, "reads": lambda asked: asked.preview is not None}
+    register(tool(name, settings, run, title=title, about=about, check=check, **given))
 
 
 _of_training("train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, pauses=True)
@@ -105,3 +114,36 @@ _image_tool("number", images.NumberSettings, "Number files", "number images and 
 _image_tool("undo_number", images.UndoNumberSettings, "Undo numbering", "revert a numbering in place")
 _image_tool("faces", images.FaceSettings, "Crop faces", "crop and level faces in photos")
 _image_tool("edges", images.EdgeSettings, "Detect edges (Canny)", "make Canny edge maps of images")
+
+_metadata_tool(
+    "merge_captions",
+    "metadata_merging",
+    metadata.MergeCaptionsSettings,
+    "Merge captions",
+    "collect captions in a metadata JSON",
+    "Merge captions",
+)
+_metadata_tool(
+    "merge_tags",
+    "metadata_merging",
+    metadata.MergeTagsSettings,
+    "Merge tags",
+    "add tags to a metadata JSON",
+    "Merge tags",
+)
+_metadata_tool(
+    "clean_metadata",
+    "metadata_cleaning",
+    metadata.CleanMetadataSettings,
+    "Clean captions and tags",
+    "clean the captions and tags of a metadata JSON",
+    "Clean",
+)
+_metadata_tool(
+    "metadata_to_captions",
+    "metadata_sidecars",
+    metadata.MetadataToCaptionsSettings,
+    "Write caption files",
+    "write the captions and tags of a metadata JSON beside the images",
+    "Write files",
+)

@@ -9,6 +9,7 @@ from typing import Any
 EXTENSIONS = (
     "core.builtin",
     "core.captioning.sentence_captioners",
+    "core.captioning.taggers",
     "core.diffusion.objectives",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import gradio as gr
@@ -16,9 +18,11 @@ import gradio as gr
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import Done, History
 from core.dataset.captions.pipeline import plain_caption
+from core.dataset.report import Row
 from core.record.problems import ProblemsError
 from core.record.units import count
 from tabs import captions_view as view
+from tabs.caption_bulk import Bulk
 from tabs.caption_edits import Edits, key_of, plain
 from tabs.caption_epochs import Encodings, preview
 from tabs.context import Page
@@ -30,6 +34,7 @@ TAB = "Captions"
 REACH = 100  # captions on either side of the open one that a browser is given
 WHOLE = 10  # and among them with meter and notes, which take longer
 MOST_SAVES = 200  # in one message
+MOST_CHANGES = 30  # in the list of changes
 COUNTED = 1 << 16  # characters of a text whose tokens are counted while it is typed
 
 
@@ -52,6 +57,21 @@ class Desk:
         history = History(page.workspace.captions)
         self.edits = Edits(self.reading, history, lambda: self._state().get("edits", {}), self._keep_edits)
         self.encodings = Encodings(self.reading, history)
+        form = (lambda: dict(self._state().get("bulk", {})), lambda values: self._keep(bulk=values))
+        self.bulk = Bulk(self.reading, history, page.workspace, page.roots, page.engine.light, *form)
+        self._history = history
+
+    @cached_property
+    def _asked(self) -> dict[str, Callable[[str, str, str], dict[str, Any]]]:
+        """What is answered without the list."""
+        return {
+            "tags": lambda key, arg, value: self.bulk.tags(arg),
+            "complete": lambda key, arg, value: self.bulk.complete(value[:200]),
+            "bulk": lambda key, arg, value: self._form(),
+            "bulk_field": self._fill,
+            "earlier": lambda key, arg, value: self._earlier(key),
+            "changes": lambda key, arg, value: {"changes": view.changes(islice(self._history.entries(), MOST_CHANGES))},
+        }
 
     def _state(self) -> dict[str, Any]:
         return self.page.project.tab_state(TAB)
@@ -94,6 +114,8 @@ class Desk:
                 return {
                     "answers": [self._saved(each) for each in saves[:MOST_SAVES]] if isinstance(saves, list) else []
                 }
+            if act in self._asked:
+                return self._asked[act](key, arg, value)
             opened, said = self._do(act, key, arg, value)
             return self.shelf(opened) | {"said": said}
         except ProblemsError as error:
@@ -140,6 +162,10 @@ class Desk:
             self._keep_page(None)
         elif act in ("undo", "redo"):
             return self._take_back(act, key)
+        elif act == "bulk_apply":
+            return key, self.bulk.apply(self._rows()[0], self._changed)
+        elif act == "revert":
+            return key, self._revert(arg)
         elif act == "utf8":
             return key, self._changed(self.encodings.rewrite(), "Rewrite as UTF-8")
         elif act == "show":
@@ -151,6 +177,33 @@ class Desk:
         elif act == "page":
             self._keep_page(page_of(value or arg, 10**6))
         return key, ""
+
+    def _fill(self, key: str, arg: str, value: str) -> dict[str, Any]:
+        self.bulk.fill(arg, value)
+        return self._form()
+
+    def _form(self) -> dict[str, Any]:
+        return {"bulk": self.bulk.html(self._rows()[0])}
+
+    def _rows(self) -> tuple[list[Row], str]:
+        """The images of the list, and what is wrong with the filter: then it takes all."""
+        state = self._state()
+        rows = view.listed(self.reading.report, str(state.get("show", "all")))
+        try:
+            return self.bulk.filtered(rows, str(state.get("find", ""))), ""
+        except ProblemsError as error:
+            return rows, error.problems[0].what
+
+    def _revert(self, id: str) -> str:
+        """Undo any change that is still kept."""
+        done = self._history.undo(id)
+        return self._changed(done, self._history.entry(done.id).title if done.id else "Nothing to undo")
+
+    def _earlier(self, key: str) -> dict[str, Any]:
+        """The earlier texts of an image."""
+        placed = self.edits.image(key)
+        found = self._history.of(self.edits.caption(placed).path) if placed else []
+        return {"texts": view.earlier(found)}
 
     def _changed(self, done: Done, title: str) -> str:
         """Many captions were changed: what to say of it."""
@@ -184,7 +237,7 @@ class Desk:
         """
         stamp, state, report = self._stamp(), self._state(), self.reading.report
         show, find = str(state.get("show", "all")), str(state.get("find", ""))
-        rows = view.listed(report, show, find)
+        rows, wrong = self._rows()
         keys = [key_of(row) for row in rows]
         key = next((each for each in (key, str(state.get("key", "")), *keys) if self.edits.image(each) is not None), "")
         places = {each: number for number, each in enumerate(keys)}
@@ -210,6 +263,7 @@ class Desk:
             "choices": view.choices(report),
             "show": show,
             "find": find,
+            "wrong": wrong,
             "tally": (f'<p class="lead">{view.tally(report)}</p>{self.encodings.html()}' if report else ""),
             **self._steps(),
         }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.files import OWN, Caption
+from core.dataset.captions.history import Change, Entry
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Report, Row
 from core.dataset.sources.files import printable
@@ -14,7 +16,7 @@ from core.record.units import count
 from core.record.workspace import display_path
 from core.settings.captions import CaptionSettings
 from tabs.caption_edits import key_of
-from tabs.markup import crop_frame, empty_state, esc, page_count, pager, problems_html, progress, short
+from tabs.markup import button, crop_frame, empty_state, esc, page_count, pager, problems_html, progress, short
 from tabs.tokens import WINDOWS, words_on_length
 
 PAGE_SIZE = 60
@@ -26,12 +28,10 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 }
 
 
-def listed(report: Report | None, show: str, find: str = "") -> list[Row]:
-    """The images that train or are held out, of the chosen kind, whose name or caption holds the words looked for."""
+def listed(report: Report | None, show: str) -> list[Row]:
+    """The images that train or are held out, of the chosen kind."""
     test = SHOWS.get(show, SHOWS["all"])[1]
-    wanted = find.casefold().strip()
-    rows = [row for row in report.rows if row.bucket is not None and test(row)] if report else []
-    return [row for row in rows if wanted in f"{row.key[1]}\n{row.caption}".casefold()] if wanted else rows
+    return [row for row in report.rows if row.bucket is not None and test(row)] if report else []
 
 
 @dataclass(frozen=True)
@@ -148,3 +148,33 @@ def tally(report: Report | None) -> str:
     without = "" if not rest else f", {rest:,} without"
     longest = f" The longest has {count(report.longest_tokens, 'token')}." if report.longest_tokens is not None else ""
     return f"{count(own, 'image')} with a caption file{without}.{longest}"
+
+
+def earlier(found: Sequence[tuple[Entry, Change]]) -> str:
+    """The earlier texts of an image, newest first, each with what replaced it."""
+    if not found:
+        return '<p class="hint">This caption has not been changed here.</p>'
+    items = "".join(
+        f"<li><b>{_when(entry.at)}</b> {esc(entry.title)}: {_was(change.old)}</li>" for entry, change in found[:20]
+    )
+    return f'<ul class="plain earlier">{items}</ul>'
+
+
+def _was(old: bytes | None) -> str:
+    return (
+        "<i>no caption file before</i>" if old is None else f"<q>{esc(short(old.decode('utf-8', 'replace'), 300))}</q>"
+    )
+
+
+def changes(entries: Iterable[Entry]) -> str:
+    """The latest changes of captions, each with its undo."""
+    items = "".join(
+        f"<li><span><b>{esc(entry.title)}</b> {_when(entry.at)}</span>"
+        f"{button('revert', 'Undo', entry.id, kind='quiet')}</li>"
+        for entry in entries
+    )
+    return f'<ul class="plain changes">{items}</ul>' if items else '<p class="hint">No changes yet.</p>'
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -66,7 +66,7 @@ def field(
     about += f' id="{esc(elem)}"' if elem else ""
     about += ' list="tool-files"' if entry.names == "path or name" else ""
     behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
-    lines = entry.kind == "list" or _is_json(entry)
+    lines = entry.kind == "list" or entry.widget == "lines" or _is_json(entry)
     wide = " wide" if lines or is_path(entry) else ""
     if entry.kind == "bool" and common is NOT_OWN:
         ticked = " checked" if value else ""

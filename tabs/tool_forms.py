@@ -90,7 +90,8 @@ class ToolForm:
 
     def html(self) -> str:
         task, known = self.task, own_settings_of(self.task)
-        hints = {name: "automatic" for name, entry in known.items() if entry.names == "path" and entry.optional}
+        empty = {name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in known.items()}
+        hints = {name: hint for name, hint in empty.items() if known[name].optional}
         ids = {name: f"tool-{task.name}-{name}" for name in known}
         form = self._choice() + fields(known, self._filled(), known, "field", hints, ids)
         main = ids.get(main_setting(task), "")

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from core.captioning.captioners import only_one_writes
 from core.captioning.combining import comparable, parts_of
 from core.captioning.edits import Subject, editor
 from core.captioning.filters import Facts, test_of
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import caption_change
-from core.dataset.captions.history import Change, History
+from core.dataset.captions.history import Change, History, only_one_writes
 from core.dataset.sources.files import printable
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError, raise_if_errors
@@ -26,11 +25,13 @@ from core.settings.job import CaptionEditJob, CaptionJob
 
 @dataclass(frozen=True)
 class Item:
-    """An image whose caption can be changed. extension: of its caption file, as in `caption_change`."""
+    """An image with its caption. extension: of its caption file, as in `caption_change`; fixed: its caption comes from a
+    metadata file, which is not changed here."""
 
     path: Path
     extension: str
     facts: Facts
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,18 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited
     plan = (
         Edited(each, each.facts.text, change(Subject(each.facts.text, each.facts.name, each.facts.folder)).strip())
         for each in items
+        if not each.fixed
     )
     return [each for each in plan if each.after != each.before]
 
 
 def changes_of(plan: Iterable[Edited]) -> list[Change]:
-    """The changes of caption files."""
-    return [caption_change(each.item.path, each.after, each.item.extension) for each in plan]
+    """The changes of caption files. A file that holds another caption than the one that was planned with stays."""
+    return [caption_change(each.item.path, each.after, each.item.extension, over=_own(each)) for each in plan]
+
+
+def _own(edited: Edited) -> str:
+    return "" if edited.item.facts.missing else edited.before
 
 
 def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
@@ -104,7 +110,7 @@ def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
     with only_one_writes(context):
         history, title = History(context.workspace.captions), EDITS[job.edit_captions.edit]
         done = history.apply(title, changes_of(plan), progress=partial(context.stage, "writing captions"))
-    left = [f"{printable(path)} had changed meanwhile and stays as it is" for path in done.changed_since]
+    left = [f"{printable(path)} changed in the meantime and was left alone" for path in done.changed_since]
     return Outcome(
         lines=[*lines, *left, f"{count(len(done.written), 'caption')} changed"],
         facts=_facts(len(plan), len(done.written)),
@@ -125,7 +131,7 @@ def _items(job: CaptionEditJob) -> list[Item]:
     if not report.rows:
         fix = "choose a folder with images on Dataset"
         raise ProblemsError.one("The dataset contains no images", "dataset", fix, "captioning.no-images")
-    return [_item(row) for row in report.rows if row.caption.source != "metadata"]
+    return [_item(row) for row in report.rows]
 
 
 def _item(row: Row) -> Item:
@@ -139,4 +145,4 @@ def _item(row: Row) -> Item:
         height=image.height,
         changed=caption.path.stat().st_mtime if caption.path.is_file() else 0.0,
     )
-    return Item(image.path, row.settings.caption_extension, facts)
+    return Item(image.path, row.settings.caption_extension, facts, fixed=caption.source == "metadata")

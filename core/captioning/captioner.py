@@ -17,7 +17,7 @@ from core.captioning.described import Described
 from core.record.context import JobContext
 from core.record.workspace import Workspace
 from core.settings.base import Settings
-from core.settings.caption import CaptionerJob
+from core.settings.caption import CaptionerJob, CaptioningSettings
 
 Describe = Callable[[Sequence[Any], Any, JobContext], Iterator[str | Described]]
 Ready = Callable[[Any, Workspace], object]
@@ -33,6 +33,7 @@ def captioner(
     *,
     title: str,
     ready: Ready | None = None,
+    existing: str = "missing",
     rows: bool = False,
     **about: Any,
 ) -> tasks.Task:
@@ -41,12 +42,17 @@ def captioner(
     describe  (images, own settings, context) -> iterator with a caption for each image in their order. It loads its model
               when the first is asked for, and may look at several images at once
     ready     (own settings, workspace): raises ProblemsError for what the captioner lacks, before anything begins
-    rows      give `describe` the images as `Row` (core/captioning/report.py), with captions and settings, not as paths
+    existing  what it does with captions that are there unless the job says otherwise
+    rows      `describe` is given each image as a `Row` (report.py), with its caption and settings, in place of its path
     about     the other fields of Task
     """
     group: Any = (settings, Field(default_factory=settings, title=title))
+    shared: dict[str, Any] = {}
+    if existing != "missing":
+        default = partial(CaptioningSettings.model_validate, {"existing": existing})
+        shared["captioning"] = (CaptioningSettings, Field(default_factory=default, title="Captioning"))
     job = create_model(
-        f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group}
+        f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group} | shared
     )
     given: dict[str, Any] = {"card": CARD, "button": "Caption images"} | about
     run = partial(extensions.later("core.captioning.captioners", "run_captioner"), name, title, describe, rows)

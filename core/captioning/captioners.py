@@ -1,14 +1,13 @@
-"""What every captioner does: which images it describes, progress, pause, preview, what it could not describe, and where
-captions are saved."""
+"""What every captioner does: which images it describes, progress, pause, preview, what it could not describe, and how its
+captions are joined with those that are there and written."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.captioning.captioner import Describe, Ready
@@ -16,9 +15,8 @@ from core.captioning.combining import combined, pattern_problems
 from core.captioning.described import Described
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import as_file, caption_change
-from core.dataset.captions.history import History, check_folders
+from core.dataset.captions.history import History, check_folders, only_one_writes
 from core.record.context import JobContext, Outcome
-from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace
@@ -29,72 +27,89 @@ from core.settings.presets import to_values
 LISTED = 200  # tags and skipped images in the outcome
 
 
-def _previews(job: CaptionerJob) -> bool:
-    return job.captioning.preview is not None
+@dataclass
+class Tally:
+    """What became of the images of a job."""
+
+    images: int = 0
+    written: int = 0
+    edited: int = 0  # in the meantime, by someone else
+    empty: int = 0
+    failed: list[Problem] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def outcome(self, lines: Iterable[str], previews: bool) -> Outcome:
+        facts: dict[str, Any] = {"images": self.images, "written": self.written}
+        facts |= {"skipped": len(self.failed)} if self.failed else {}
+        facts |= {"counts": dict(self.counts.most_common(LISTED))} if self.counts else {}
+        last = "nothing was written" if previews else f"{count(self.written, 'caption')} written"
+        described = count(self.images - len(self.failed), "image")
+        return Outcome(lines=[*lines, *self._lines(), f"{described} described; {last}"], facts=facts)
+
+    def _lines(self) -> Iterator[str]:
+        yield from (f"{name}: {number}" for name, number in self.counts.most_common(LISTED))
+        if len(self.counts) > LISTED:
+            yield f"and {len(self.counts) - LISTED:,} more"
+        if self.failed:
+            yield f"{count(len(self.failed), 'image')} skipped:"
+        yield from (f"{problem.where}: {problem.what}" for problem in self.failed[:LISTED])
+        if len(self.failed) > LISTED:
+            yield f"and {len(self.failed) - LISTED:,} more"
+        if self.edited:
+            yield f"{count(self.edited, 'caption')} edited in the meantime and left alone"
+        if self.empty:
+            yield f"{count(self.empty, 'image')} got no caption: nothing was found to say"
 
 
 def run_captioner(
     name: str, title: str, describe: Describe, of_rows: bool, job: CaptionerJob, context: JobContext
 ) -> Outcome:
     """Describe the images that ask for it, one caption written after the other. A preview writes nothing."""
+    history, tally = History(context.workspace.captions), Tally()
     about = {"task": name, "job": _fingerprint(job)}
 
-    def described(rows: Sequence[Row]) -> _Heard:
-        return _Heard(describe(rows if of_rows else [row.image.path for row in rows], getattr(job, name), context))
+    def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:
+        images = rows if of_rows else [row.image.path for row in rows]
+        return _described(describe(images, getattr(job, name), context), rows, context, tally)
 
-    if _previews(job):
+    if job.captioning.preview is not None:
         rows = _rows(job)
-        heard = described(rows)
-        lines = [_difference(row, said, job) for row, said in _counted(heard, rows, context)]
-        last = f"{len(rows) - len(heard.failed)} images described; nothing was written"
-        return Outcome(lines=[*lines, *heard.lines(), last], facts=_facts(len(rows), 0, heard))
-    history = History(context.workspace.captions)
+        return tally.outcome([_difference(row, said, job) for row, said in described(rows)], previews=True)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         done = opened.done()
-        files = [(row, caption_change(row.image.path, "", row.settings.caption_extension)) for row in _rows(job)]
-        files = [(row, file) for row, file in files if file.path not in done]
-        check_folders(file.path.parent for _, file in files)
-        rows = [row for row, _ in files]
-        heard = described(rows)
-        written, since, empty = 0, 0, 0
-        for (_, file), (row, said) in zip(files, _counted(heard, rows, context), strict=True):
+        files = {
+            row: caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row))
+            for row in _rows(job)
+        }
+        files = {row: file for row, file in files.items() if file.path not in done}
+        check_folders(file.path.parent for file in files.values())
+        for row, said in described(list(files)):
             new = combined(_own(row), said.text, job.captioning)
-            result = opened.write([replace(file, new=as_file(new))] if new and said.problem is None else [])
-            written, since = written + len(result.written), since + len(result.changed_since)
-            empty += not new and said.problem is None
-    lines = [*heard.lines(), *_last_lines(len(rows) - len(heard.failed), written, since, empty)]
-    return Outcome(lines=lines, facts=_facts(len(rows), written, heard))
+            tally.empty += not new and not said.means_empty
+            if new or said.means_empty:
+                result = opened.write([replace(files[row], new=as_file(new))])
+                tally.written, tally.edited = (
+                    tally.written + len(result.written),
+                    tally.edited + len(result.changed_since),
+                )
+    return tally.outcome([], previews=False)
 
 
-class _Heard(Iterator[Described]):
-    """What a captioner says, with what it could not describe and what it counted."""
-
-    def __init__(self, described: Iterator[str | Described]):
-        self._described = described
-        self.failed: list[Problem] = []
-        self.counts: Counter[str] = Counter()
-
-    def __next__(self) -> Described:
-        said = Described.of(next(self._described))
-        self.counts.update(said.counted)
-        self.failed += [said.problem] if said.problem is not None else []
-        return said
-
-    def lines(self) -> list[str]:
-        lines = [f"{name}: {number}" for name, number in self.counts.most_common(LISTED)]
-        lines += [f"and {len(self.counts) - LISTED:,} more"] if len(self.counts) > LISTED else []
-        lines += [f"{count(len(self.failed), 'image')} skipped:"] if self.failed else []
-        lines += [f"{problem.where}: {problem.what}" for problem in self.failed[:LISTED]]
-        return lines + ([f"and {len(self.failed) - LISTED:,} more"] if len(self.failed) > LISTED else [])
-
-
-def _counted(heard: _Heard, rows: Sequence[Row], context: JobContext) -> Iterator[tuple[Row, Described]]:
-    """The captions as they come, with progress, and a place to pause or stop after each."""
+def _described(
+    given: Iterator[str | Described], rows: Sequence[Row], context: JobContext, tally: Tally
+) -> Iterator[tuple[Row, Described]]:
+    """Each image with what is said of it, but for those that could not be described; with progress, and a place to pause or
+    stop after each."""
+    tally.images = len(rows)
     context.stage("captioning", 0, len(rows))
-    for number, (row, said) in enumerate(zip(rows, heard, strict=True), 1):
+    for number, (row, each) in enumerate(zip(rows, given, strict=True), 1):
+        said = Described.of(each)
+        tally.counts.update(said.counted)
         if said.problem is not None:
+            tally.failed.append(said.problem)
             context.say(said.problem.what, "warning", said.problem.fix)
-        yield row, said
+        else:
+            yield row, said
         context.stage("captioning", number, len(rows))
         context.check()
 
@@ -105,23 +120,9 @@ def _own(row: Row) -> str:
 
 
 def _difference(row: Row, said: Described, job: CaptionerJob) -> str:
-    if said.problem is not None:
-        return f"{row.image.relative}: skipped"
-    before, after = _own(row), said.shown or combined(_own(row), said.text, job.captioning)
-    return f"{row.image.relative}: {after}" + (f"   (was: {before})" if before and before != after else "")
-
-
-def _last_lines(images: int, written: int, since: int, empty: int) -> list[str]:
-    lines = [f"{images} images described, {written} captions written"]
-    lines += [f"{since} captions were edited meanwhile and stay as they are"] if since else []
-    lines += [f"{empty} images got no caption: nothing was found to say of them"] if empty else []
-    return lines
-
-
-def _facts(images: int, written: int, heard: _Heard) -> dict[str, Any]:
-    facts: dict[str, Any] = {"images": images, "written": written}
-    facts |= {"skipped": len(heard.failed)} if heard.failed else {}
-    return facts | ({"counts": dict(heard.counts.most_common(LISTED))} if heard.counts else {})
+    before, after = _own(row), combined(_own(row), said.text, job.captioning)
+    line = f"{row.image.relative}: {after}" + (f"   (was: {before})" if before and before != after else "")
+    return f"{line}   [{said.shown}]" if said.shown else line
 
 
 def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:
@@ -159,22 +160,3 @@ def _asks(row: Row, existing: str) -> bool:
 
 def _fingerprint(job: CaptionerJob) -> str:
     return hashlib.sha256(json.dumps(to_values(job), sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def only_one_writes(context: JobContext) -> Iterator[None]:
-    """Hold the captions: a second task that writes some waits here."""
-    folder = context.workspace.captions
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(folder / "writing.lock")
-    while True:
-        try:
-            lock.acquire()
-            break
-        except HeldElsewhere:
-            context.stage("waiting for another task that writes captions")
-            context.check()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -25,6 +25,16 @@ EDITS = {
     "file_name": "Caption from the file name",
     "folder_name": "Caption from the folder name",
 }
+USES: dict[str, tuple[str, ...]] = {  # the settings that a change asks for, besides the separator
+    "add": ("tags", "place", "after"),
+    "remove": ("tags",),
+    "replace": ("match", "find", "replace_with"),
+    "front": ("tags",),
+    "sort": ("order", "keep_first"),
+    "imply": ("implications",),
+    "prefix": ("tags",),
+    "suffix": ("tags",),
+}
 
 
 class CaptionEditSettings(Settings):

@@ -152,9 +152,11 @@
     lookSoon();
     return true;
   };
+  const tell = (name) => document.dispatchEvent(new Event(name));
   const putText = (item) => {
     const field = box();
     if (!field || field.dataset.key !== item.key || field.value === item.text) return;
+    after("told", 0, () => tell("atelier-caption"));
     const {selectionStart, selectionEnd} = field;
     field.value = item.text;
     if (field === document.activeElement) field.setSelectionRange(selectionStart, selectionEnd);
@@ -287,11 +289,12 @@
     take(item.key, {disk: answer.disk}, then);
     if (item.key === open) paintNotes(item);
   };
-  const takeBack = async (act) => {
+  /** What changes captions on the disk waits until all that was typed is there. */
+  const takeBack = async (act, arg) => {
     const since = moved;
     saveAll();
     await quiet();
-    shelf({act}, true, since);
+    return shelf({act, arg}, act === "undo" || act === "redo", since);
   };
 
   /* ---- painting ---- */
@@ -319,6 +322,8 @@
     }
     if (select !== document.activeElement || !select.value) select.value = answer.show;
     if (byId("cap-find") !== document.activeElement) byId("cap-find").value = answer.find;
+    text(byId("cap-wrong"), answer.wrong);
+    tell("atelier-captions");
     paintSteps(answer);
   };
   const paintSteps = (answer) => {
@@ -339,6 +344,7 @@
     paintNotes(item);
     paintState();
     paintMarks();
+    tell("atelier-caption");
   };
   const paintNotes = (item) => { put("cap-meter", item && item.meter || ""); put("cap-notes", item && item.notes || ""); };
   const paintMarks = () => {
@@ -381,9 +387,11 @@
 
   const acts = {
     previous: () => step(-1), next: () => step(1), save: () => save(items.get(open), true), mine: () => choose(true), theirs: () => choose(false),
-    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg),
+    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), bulk_apply: () => takeBack("bulk_apply"), revert: (arg) => takeBack("revert", arg),
   };
-  const act = (name, arg, value) => acts[name] ? acts[name](arg) : shelf({act: name, arg, value});
+  const own = {};           // acts of caption_tools.js
+  atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return shelf({act: "find", value: words}); }};
+  const act = (name, arg, value) => own[name] ? own[name](arg, value) : acts[name] ? acts[name](arg) : shelf({act: name, arg, value});
   const inside = (event) => event.target.closest && event.target.closest("#captions");
   const visible = () => { const main = byId("cap-main"); return !!main && main.offsetParent !== null; };
   document.addEventListener("click", (event) => {
@@ -391,8 +399,8 @@
     if (target && !target.disabled) act(target.dataset.act, target.dataset.arg || "", "");
   });
   document.addEventListener("change", (event) => {
-    const target = inside(event) && event.target.closest("select[data-act], input[data-act]");
-    if (target) act(target.dataset.act, target.dataset.arg || "", target.value);
+    const target = inside(event) && event.target.closest("select[data-act], input[data-act], textarea[data-act]");
+    if (target) act(target.dataset.act, target.dataset.arg || "", target.type === "checkbox" ? String(target.checked) : target.value);
   });
   document.addEventListener("input", (event) => {
     if (event.target.id === "cap-find") after("find", FIND, () => act("find", "", event.target.value));
@@ -404,6 +412,7 @@
     keepDraft(item);
     paintState();
     lookSoon();
+    tell("atelier-caption");
     after("idle", IDLE, () => save(item));
   });
   for (const [kind, is] of [["compositionstart", true], ["compositionend", false]]) document.addEventListener(kind, (event) => { if (event.target.id === "cap-text") composing = is; });
@@ -417,7 +426,8 @@
     let name = "";
     if (control && !event.altKey && !event.shiftKey && event.key.toLowerCase() === "s") name = "save";
     else if (arrow && event.altKey && (busy || !sideways) && !control && !event.shiftKey) name = arrow;  // else Alt+Left is Back
-    else if (sideways && !busy && !event.altKey && !control && !event.shiftKey) name = arrow;
+    else if (sideways && !busy && !event.altKey && !control && !event.shiftKey && !event.target.closest(".chips")) name = arrow;
+    else if (control && !event.altKey && !busy && ["z", "y"].includes(event.key.toLowerCase())) name = event.key.toLowerCase() === "y" || event.shiftKey ? "redo" : "undo";
     if (!name) return;
     event.preventDefault();
     if (!event.repeat || name !== "save") acts[name]();

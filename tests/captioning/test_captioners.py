@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.captioning.captioner import captioner
-from core.captioning.captioners import only_one_writes
 from core.captioning.combining import cleaned, combined, comparable, parts_of, removed
-from core.dataset.captions.history import History
+from core.dataset.captions.history import History, only_one_writes
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -99,7 +98,7 @@ def test_a_caption_that_is_edited_during_the_run_stays(folder):
 
     outcome = run(folder, describe)
     assert texts(folder)["d"] == "mine" and texts(folder)["a"] == "seen a\n"
-    assert outcome.facts["written"] == 2 and any("edited meanwhile" in line for line in outcome.lines)
+    assert outcome.facts["written"] == 2 and any("edited in the meantime" in line for line in outcome.lines)
 
 
 def test_an_empty_answer_replaces_nothing(folder):

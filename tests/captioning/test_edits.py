@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core import tasks
-from core.captioning.bulk import Item, planned, tag_counts, tags_together
+from core.captioning.bulk import Item, changes_of, planned, tag_counts, tags_together
 from core.captioning.combining import comparable, parts_of
 from core.captioning.edits import KAOMOJI, Subject, edit_problems, editor
 from core.captioning.filters import Facts
@@ -168,3 +168,14 @@ def test_captions_in_metadata_are_not_touched(folder, tmp_path):
     job = build(task.job, {"dataset": {"sources": sources}, "edit_captions": {"edit": "add", "tags": "x"}})
     task.start(job, surroundings(Workspace(tmp_path / "outputs")))
     assert texts(folder)["a"] == "fox, snow"
+
+
+def test_a_caption_that_changed_since_it_was_planned_stays(folder):
+    item = Item(folder / "a.png", "auto", Facts("a.png", "set", "fox, snow", False))
+    missing = Item(folder / "c.png", "auto", Facts("c.png", "set", "set", True))
+    plan = planned([item, missing], CaptionEditSettings(edit="add", tags="ice"))
+    (folder / "a.txt").write_text("typed meanwhile")
+    (folder / "c.txt").write_text("new")
+    done = History(folder / "captions").apply("Add", changes_of(plan))
+    assert not done.written and len(done.changed_since) == 2
+    assert texts(folder) == {"a": "typed meanwhile", "b": "fox", "c": "new"}

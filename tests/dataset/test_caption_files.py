@@ -135,6 +135,14 @@ def test_undo_of_a_first_caption_removes_the_file_and_keeps_its_text(tmp_path, h
     assert (tmp_path / "a.txt").read_text() == "a fox\n"
 
 
+@pytest.mark.parametrize(("stem", "extension"), [("狐" * 80, ".txt"), ("a", ".json")], ids=["long", "json"])
+def test_names_of_many_bytes_and_json_captions_come_back_too(tmp_path, history, stem, extension):
+    path = tmp_path / f"{stem}{extension}"
+    path.write_text("old")
+    history.undo(save_caption(history, tmp_path / f"{stem}.png", "new", extension))
+    assert path.read_text() == "old"
+
+
 def test_saving_the_same_text_changes_nothing(tmp_path, history):
     save_caption(history, tmp_path / "a.png", "a fox")
     assert save_caption(history, tmp_path / "a.png", "a fox") == "" and len(list(history.entries())) == 1

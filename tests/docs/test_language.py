@@ -47,6 +47,9 @@ MEANT = (  # where such a word is the right one
     "drawn faces",  # in drawings, as opposed to photos
     "drawing or photo",
     '"picture" is "image"',  # the changelog names the former term
+    "a cartoon picture -> a picture",  # words that captions have
+    "a cartoon anime drawing -> a drawing",
+    "a cartoon drawing -> a drawing",
     "class picture",  # the address of random numbers, which keeps seeds valid
 )
 # Everything is to be checked; these are not clean yet.

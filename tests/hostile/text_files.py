@@ -131,7 +131,7 @@ def make_metadata(folder: Path, case: int) -> Path:
 
 
 def read_list(path: Path) -> None:
-    """Scanned as a folder's list, and added to."""
+    """Scanned as a folder's list, and added to by either way."""
     from core.dataset.caches.metadata_writing import _read
     from core.dataset.sources.scan import scan
     from core.record.problems import ProblemsError
@@ -139,16 +139,18 @@ def read_list(path: Path) -> None:
     from core.settings.concepts import concepts
     from core.settings.dataset import DatasetSettings
     from core.settings.validation import ValidationSettings
+    from core.tools.metadata_files import entries_of
 
     for number in range(3):
         written(path.parent, f"img{number}.png", GOOD_PNG)
     dataset = DatasetSettings(sources=[{"folder": str(path.parent), "metadata_file": str(path)}])  # type: ignore[list-item]
     found = scan(concepts(dataset, CaptionSettings(), ValidationSettings()))
     said(found.problems)
-    try:
-        _read(path)
-    except ProblemsError as error:
-        said(error.problems)
+    for read in (_read, entries_of):
+        try:
+            read(path)
+        except ProblemsError as error:
+            said(error.problems)
 
 
 # ---- dataset configs

@@ -28,12 +28,13 @@ from tabs.safety import Roots
 FREE = {  # texts that name nothing outside the job, and why
     "words of captions and prompts": "trigger_word caption_prefix caption_suffix caption_separator keep_tokens_separator"
     " secondary_separator write_missing class_word prompt negative_prompt caption token_string init_word class_caption"
-    " sample_prompts identifier class_tokens",
+    " sample_prompts identifier class_tokens replacements tags after find replace_with implications separator filter prefix"
+    " suffix remove_words",
+    "tags of captions": "undesired_tags wanted_tags tag_replacement always_first_tags",
     "prompts of captioners, and phrases of captions": "system_prompt caption_start person_name words_to_avoid required_words"
-    " openers remove_words prefix suffix separator",
-    "tags, and what captions are chosen by": "filter tags after find replace_with implications",
+    " openers",
     "a color by its pattern": "alpha_color",
-    "an ending by its pattern, of files beside the images": "caption_extension",
+    "an ending by its pattern, of files beside the images": "caption_extension tags_extension captions_to tags_to",
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",
     "numbers": "block_lr block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight"
     " base_weights_multiplier lr_warmup_steps lr_decay_steps",

@@ -199,16 +199,20 @@ def _unreadable(path: Path, reason: str) -> Problem:
 # ---- saving
 
 
-def caption_change(image_path: Path | str, text: str, extension: str = "auto") -> Change:
+def caption_change(image_path: Path | str, text: str, extension: str = "auto", *, over: str | None = None) -> Change:
     """What writing this caption of an image changes: UTF-8, \n line ends, one at the end.
 
     extension   ".txt", ".caption" or "auto": the existing file, else .txt
+    over        the text that it is to replace: of a file that holds another one now, the change will not be made
     """
     image_path = Path(image_path)
     stem = os.path.splitext(image_path.name)[0]
     beside = [name for name in _names_in(image_path.parent) if os.path.splitext(name)[0] == stem]
     path = caption_path(image_path, extension, beside)
-    return Change(path, content_of(path), as_file(text))
+    old = content_of(path)
+    if over is not None and old is not None and _one_line_end(decode_text(old).text) != _one_line_end(over):
+        old = as_file(over)
+    return Change(path, old, as_file(text))
 
 
 def as_file(text: str) -> bytes:

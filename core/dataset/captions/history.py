@@ -19,12 +19,15 @@ from typing import Any
 
 from core.dataset.sources.files import printable
 from core.record import atomic
+from core.record.context import JobContext
+from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
 
 KEPT_BYTES = 256 << 20  # of all changes together; the oldest are deleted
 KEPT_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
+MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many images
 AT_ONCE = 500  # files between two waits for the disk
 
 
@@ -194,6 +197,25 @@ class History:
             left -= size
 
 
+@contextmanager
+def only_one_writes(context: JobContext) -> Iterator[None]:
+    """Hold the captions: a second task that writes some waits here."""
+    folder = context.workspace.captions
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder / "writing.lock")
+    while True:
+        try:
+            lock.acquire()
+            break
+        except HeldElsewhere:
+            context.stage("waiting for another task that writes captions")
+            context.check()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class Opened:
     """A change that is being made. id: by which it is undone."""
 
@@ -260,8 +282,8 @@ def _put(path: Path, content: bytes | None) -> None:
 
 
 def content_of(path: Path) -> bytes | None:
-    """A caption file's bytes, None where there is none. Raises ProblemsError for what is no plain file, or too large."""
-    return read_regular(path, MAX_CAPTION_BYTES) if os.path.lexists(path) else None
+    """A file's bytes, None where there is none. Raises ProblemsError for what is not a plain file, or too large."""
+    return read_regular(path, MAX_BYTES) if os.path.lexists(path) else None
 
 
 def _text(data: bytes | None) -> Any:

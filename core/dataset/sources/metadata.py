@@ -22,7 +22,7 @@ from core.dataset.sources.image_info import listed
 from core.dataset.sources.walk import File, file_at
 from core.record.allowed import may_reach
 from core.record.bounded_json import parse_json
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.regular import MissingFile, read_regular
 from core.record.units import count
 from core.settings.captions import CaptionSettings
@@ -80,16 +80,33 @@ class Metadata:
 def read_metadata(path: Path) -> Metadata:
     """Read a metadata file. Problems are returned; invalid JSON gives one error with line and column."""
     found = Metadata(path)
-    shown = printable(path)
+    pairs = _read_pairs(found)
+    if pairs is not None:
+        _take(pairs, found)
+    return found
+
+
+def read_values(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """Everything a metadata file says ({key: entry}, from JSON lines too) for what writes it again, and advice. Raises
+    ProblemsError."""
+    found = Metadata(path)
+    pairs = _read_pairs(found) or []
+    raise_if_errors(found.problems)
+    return {key: _plain_value(value) for key, value in pairs}, found.problems
+
+
+def _read_pairs(found: Metadata) -> list[tuple[str, Any]] | None:
+    """The file's keys and values; None where it cannot be read, with the reason among the problems."""
+    path, shown = found.path, printable(found.path)
     try:
         decoded = decode_text(read_regular(path, MAX_BYTES))
     except MissingFile:
         fix = "check the path, or choose another file"
         found.problems.append(Problem("The metadata file does not exist", shown, fix, code="metadata.missing-file"))
-        return found
+        return None
     except ProblemsError as error:
         found.problems += error.problems
-        return found
+        return None
     if decoded.guessed:
         what, fix = (
             f"The metadata file was read as {decoded.encoding}, not UTF-8",
@@ -97,12 +114,10 @@ def read_metadata(path: Path) -> Metadata:
         )
         found.problems.append(Problem(what, shown, fix, "advice", code="metadata.not-utf8"))
     try:
-        pairs = list(_lines(decoded.text) if path.suffix.lower() == ".jsonl" else _whole(decoded.text))
+        return list(_lines(decoded.text) if path.suffix.lower() == ".jsonl" else _whole(decoded.text))
     except _NotJson as error:
         found.problems.append(Problem(error.what, f"{shown}, {error.place}", error.fix, code=error.code))
-        return found
-    _take(pairs, found)
-    return found
+        return None
 
 
 class _NotJson(Exception):
@@ -130,6 +145,13 @@ class _Pairs(list):
     """A JSON object, as its (name, value) pairs."""
 
 
+def _plain_value(value: Any) -> Any:
+    """With objects as dictionaries; the last of duplicate names wins."""
+    if isinstance(value, _Pairs):
+        return {name: _plain_value(each) for name, each in value}
+    return [_plain_value(each) for each in value] if isinstance(value, list) else value
+
+
 def _whole(text: str) -> Iterator[tuple[str, Any]]:
     """{key: {...}}, or a list of {image_path: ..., ...}."""
     said = _load(text)
@@ -151,13 +173,13 @@ def _lines(text: str) -> Iterator[tuple[str, Any]]:
 
 def _keyed(value: Any, place: str) -> tuple[str, Any]:
     said = dict(value) if isinstance(value, _Pairs) else {}
-    key = next((said[name] for name in _KEY_NAMES if isinstance(said.get(name), str)), None)
-    if key is None:
+    name = next((name for name in _KEY_NAMES if isinstance(said.get(name), str)), None)
+    if name is None:
         fix = 'use the form {"image_path": "...", "caption": "..."}'
         raise _NotJson("An entry of the metadata file has no image path", place, fix, "metadata.no-path")
     if "text" in said and "caption" not in said:  # Hugging Face's name for it
         value = _Pairs([*value, ("caption", said["text"])])
-    return key, value
+    return said[name], _Pairs(pair for pair in value if pair[0] != name)
 
 
 def _take(pairs: Sequence[tuple[str, Any]], found: Metadata) -> None:

@@ -96,9 +96,11 @@ def test_a_job_file_the_queue_and_the_page_run_it(folder, tmp_path):
         tools = Tools(page)
         (card,) = (card for card in cards() if card.name == "captioners")
         form = ToolForm(page, card, tools.start)
-        shown = form.html()
+        shown = form.act(event("field", "action", "spell"))
         assert (
-            'data-arg="between"' in shown and 'data-arg="preview"' in shown and 'data-arg="caption_prefix"' not in shown
+            'data-arg="between"' in shown
+            and 'data-arg="preview"' in shown
+            and 'data-arg="caption_extension"' not in shown
         )
         form.act(event("field", "between", "/"))
         form.act(event("go"))

@@ -1,0 +1,101 @@
+"""Lists of tags for autocomplete: csv files in `models/tag_lists`, in the form that A1111's tag autocomplete made usual:
+`name,category,count,"alias,alias"`, without a header."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from core.captioning.combining import comparable
+from core.dataset.captions.encodings import decode_text
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import read_regular
+from core.record.workspace import Workspace
+
+MAX_BYTES = 64 << 20
+MAX_ROWS = 500_000
+LONGEST = 200  # characters of a tag
+
+
+@dataclass(frozen=True)
+class Known:
+    """A tag of a list. alias: the other name by which it was found, "" for its own."""
+
+    tag: str
+    count: int
+    alias: str = ""
+
+
+class TagList:
+    """Tags found by how they begin."""
+
+    def __init__(self, known: Iterable[Known]):
+        rows = sorted(((comparable(each.alias or each.tag), each) for each in known), key=lambda row: row[0])
+        self._keys, self._known = [key for key, _ in rows], [each for _, each in rows]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def complete(self, text: str, most: int) -> list[Known]:
+        """The most frequent tags with a name or alias that begins like this, each once."""
+        begin = comparable(text)
+        if not begin:
+            return []
+        first, last = bisect_left(self._keys, begin), bisect_left(self._keys, begin + "\U0010ffff")
+        found: dict[str, Known] = {}
+        for each in heapq.nlargest(2 * most, self._known[first:last], key=lambda known: (known.count, not known.alias)):
+            found.setdefault(each.tag, each)
+        return list(found.values())[:most]
+
+
+def tag_lists(workspace: Workspace) -> tuple[TagList, list[Problem]]:
+    """All lists of the models folder as one, and what is wrong with those that cannot be read."""
+    folder = workspace.models / "tag_lists"
+    files = sorted(folder.glob("*.csv")) if folder.is_dir() else []
+    return _read_all(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
+@lru_cache(maxsize=1)
+def _read_all(files: tuple[tuple[Path, int, int], ...]) -> tuple[TagList, list[Problem]]:
+    known: list[Known] = []
+    problems: list[Problem] = []
+    for path, *_ in files:
+        try:
+            known += read_tag_list(path)
+        except ProblemsError as error:
+            problems += error.problems
+    return TagList(known), problems
+
+
+def read_tag_list(path: Path) -> list[Known]:
+    """The tags and aliases of a file. Raises ProblemsError."""
+    text = decode_text(read_regular(path, MAX_BYTES)).text
+    found: list[Known] = []
+    try:
+        for number, row in enumerate(csv.reader(text.splitlines()), 1):
+            if number > MAX_ROWS:
+                raise _bad(path, f"it has more than {MAX_ROWS:,} rows", "remove rare tags")
+            if row and 0 < len(row[0]) <= LONGEST:
+                found += _row(row)
+    except csv.Error as error:
+        raise _bad(path, str(error), "use rows such as 1girl,0,6008644") from error
+    if not found:
+        raise _bad(path, "it holds no tags", "use rows such as 1girl,0,6008644")
+    return found
+
+
+def _row(row: list[str]) -> list[Known]:
+    tag = row[0].strip()
+    numbers = [int(each) for each in row[1:3] if each.strip().isdecimal() and len(each) < 12]
+    times = numbers[-1] if numbers else 0
+    aliases = row[3].split(",") if len(row) > 3 else []
+    return [Known(tag, times), *(Known(tag, times, each.strip()) for each in aliases[:50] if each.strip())]
+
+
+def _bad(path: Path, why: str, fix: str) -> ProblemsError:
+    return ProblemsError.one(f"The tag list cannot be used: {why}", str(path), fix, "tags.bad-list")

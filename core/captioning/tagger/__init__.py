@@ -1,0 +1,1 @@
+"""ONNX taggers: WD14 and its relatives."""

@@ -1,0 +1,131 @@
+"""Where a tagger's files lie, what is missing there, and how they come."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.captioning.tagger import labels as tables
+from core.captioning.tagger.onnx_file import check_onnx
+from core.captioning.tagger.profile import FILE, PROFILES, Profile, read_profile
+from core.captioning.tagger.tags import Label
+from core.record.context import JobContext
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import check_regular
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.tagger import TagSettings, TagTextSettings
+
+DOWNLOAD = "tag.download"
+# Files of models that onnxruntime cannot run -> what they are.
+FOREIGN = {
+    "saved_model.pb": "a Keras model of WD14",
+    "keras_metadata.pb": "a Keras model of WD14",
+    "project.json": "a DeepDanbooru project for TensorFlow",
+    "model.safetensors": "a model for timm",
+    "model.pth": "a model for torch",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A tagger and its folder. own: the person's folder, not one below models/captioners."""
+
+    profile: Profile
+    folder: Path
+    own: bool
+
+    @property
+    def title(self) -> str:
+        return self.profile.title or self.folder.name
+
+    @property
+    def model(self) -> Path:
+        return self.folder / self.profile.model
+
+    @property
+    def missing(self) -> list[str]:
+        """Files that are not there."""
+        return [name for name in self.profile.wanted if not (self.folder / name).is_file()]
+
+
+def find(asked: TagTextSettings, workspace: Workspace) -> Found:
+    """The tagger that the settings name, whether or not its files are there. Raises ProblemsError."""
+    if not (asked.model_dir or "").strip():
+        profile = PROFILES[asked.repo_id]
+        return Found(profile, workspace.models / "captioners" / profile.folder_name, own=False)
+    folder = resolve_path((asked.model_dir or "").strip().strip("\"'"))
+    if not os.path.isdir(folder):  # false, not an error, for an invalid name
+        fix = "choose the folder with model.onnx and selected_tags.csv"
+        raise ProblemsError.one("The model folder does not exist", str(folder), fix, "tagger.no-folder")
+    if os.path.lexists(folder / FILE):
+        return Found(read_profile(folder / FILE), folder, own=True)
+    known = next((each for each in PROFILES.values() if each.folder_name == folder.name), Profile())
+    return Found(known, folder, own=True)
+
+
+def check_files(found: Found) -> None:
+    """Raises ProblemsError where files are missing, incomplete or damaged."""
+    if found.missing:
+        raise ProblemsError([_missing(found)])
+    for name in found.profile.wanted:
+        check_regular(found.folder / name)
+    check_onnx(found.model)
+    if found.profile.labels:
+        read_labels(found, "")
+
+
+def _missing(found: Found) -> Problem:
+    names = " and ".join(found.missing)
+    where = display_path(found.folder)
+    foreign = next((what for name, what in FOREIGN.items() if (found.folder / name).exists()), "")
+    source = found.profile.page if found.profile.repo else "the model's page"
+    if foreign:
+        what = f"The folder holds {foreign}, which onnxruntime cannot run"
+        return Problem(what, where, f"download {names} from {source} into it", code="tagger.tensorflow")
+    what = f"The tagger {found.title} is not complete: {names} is missing"
+    fix = f"download {names} from {source} into the folder"
+    if found.own:
+        return Problem(what, where, fix, code="tagger.no-model")
+    fix = f"turn on 'Download if missing' ({found.profile.megabytes:,} MB, {found.profile.license}), or {fix}"
+    return Problem(what, where, fix, remedy=DOWNLOAD, code="tagger.no-model")
+
+
+def read_labels(found: Found, metadata: str) -> list[Label]:
+    """The label of each output. metadata: the model's own list, for those that have no file."""
+    path = found.folder / found.profile.labels
+    match found.profile.label_kind:
+        case "csv":
+            return tables.read_csv(path)
+        case "mapping":
+            return tables.read_mapping(path)
+        case _:
+            return tables.read_metadata(metadata, found.model)
+
+
+def fetch_missing(found: Found, asked: TagSettings, context: JobContext) -> None:
+    """Download what is missing or damaged, if the settings say so."""
+    names = _lacking(found) if asked.download and not found.own else []
+    if not names:
+        return
+    from core.formats import hub
+
+    owner, name = found.profile.repo.split("/")
+
+    def on_progress(done: int, total: int) -> None:
+        context.stage(f"downloading {found.title}", done, total)
+
+    hub.download_files(hub.HubId(owner, name), names, found.folder, on_progress, context.cancel)
+
+
+def _lacking(found: Found) -> list[str]:
+    names = list(found.missing)
+    for name in found.profile.wanted:
+        try:
+            if name == found.profile.model and name not in names:
+                check_onnx(found.model)
+            elif name == found.profile.labels and name not in names:
+                read_labels(found, "")
+        except ProblemsError:
+            names.append(name)
+    return names

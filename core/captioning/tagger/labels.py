@@ -1,0 +1,127 @@
+"""The label tables of taggers, read within limits: which output is which tag, and of what category."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import re
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from core.captioning.tagger.tags import Label
+from core.record.bounded_json import parse_json, read_json_object
+from core.record.problems import ProblemsError
+from core.record.regular import read_regular
+
+MAX_BYTES = 32_000_000
+MAX_LABELS = 300_000  # Camie has 70,500
+MAX_NAME = 300
+AGAIN = "download the file again"
+# Danbooru's codes, and those of WD (9) and Camie (10).
+CODES = {
+    "0": "general", "1": "artist", "3": "copyright", "4": "character", "5": "meta", "9": "rating", "10": "year",
+}  # fmt: skip
+CONTROL = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]+")
+
+
+def read_csv(path: Path) -> list[Label]:
+    """selected_tags.csv of WD, PixAI and others: a header with name and category; `ips` names the series of characters."""
+    try:
+        text = read_regular(path, MAX_BYTES).decode("utf-8-sig")
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = [name.strip().lower() for name in next(rows, [])]
+        columns: dict[str, int] = {name: header.index(name) for name in ("name", "category", "ips") if name in header}
+        if not {"name", "category"} <= columns.keys():
+            raise _bad(path, "has no columns name and category")
+        labels = [_row(row, columns, rows.line_num, path) for row in islice(rows, MAX_LABELS + 1) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _bad(path, f"cannot be read as CSV in UTF-8 ({str(error)[:100]})") from error
+    return _bounded(labels, path)
+
+
+def _row(row: Sequence[str], columns: dict[str, int], line: int, path: Path) -> Label:
+    if len(row) <= max(columns.values()):
+        raise _bad(path, f"has too few columns in line {line}")
+    code = row[columns["category"]].strip().lower()
+    if not code:
+        raise _bad(path, f"has no category in line {line}")
+    ips = row[columns["ips"]].strip() if "ips" in columns else ""
+    series = _series(ips, path, line) if ips else ()
+    return Label(_name(row[columns["name"]], f"line {line}", path), CODES.get(code, code), series)
+
+
+def _series(text: str, path: Path, line: int) -> tuple[str, ...]:
+    names = parse_json(text, f"{path}, line {line}", AGAIN, max_values=100)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _bad(path, f"has an ips that is not a list of names in line {line}")
+    return tuple(_name(name, f"line {line}", path) for name in names)
+
+
+def read_mapping(path: Path) -> list[Label]:
+    """tag_mapping.json of cl_tagger ({"0": {"tag", "category"}}), and the metadata of Camie and of older cl_tagger files
+    (idx_to_tag and tag_to_category). Numbers may be missing: such outputs are no tags."""
+    values = read_json_object(path, AGAIN)
+    inner = values.get("dataset_info", values)
+    inner = inner.get("tag_mapping", inner) if isinstance(inner, dict) else values
+    if isinstance(inner, dict) and isinstance(inner.get("idx_to_tag"), dict):
+        kinds = inner.get("tag_to_category")
+        if not isinstance(kinds, dict):
+            raise _bad(path, "has no tag_to_category")
+        pairs = {number: (tag, _of(kinds, tag)) for number, tag in inner["idx_to_tag"].items()}
+    else:
+        pairs = {number: _tag_and_kind(each) for number, each in values.items()}
+    labels: dict[int, Label] = {}
+    for number, (tag, kind) in pairs.items():
+        if not re.fullmatch(r"[0-9]{1,6}", number) or not isinstance(tag, str) or not isinstance(kind, str):
+            raise _bad(path, f"has an entry '{number[:40]}' that is not a number with a tag and a category")
+        labels[int(number)] = Label(_name(tag, f"entry {number}", path), kind.strip().lower())
+    found = [labels.get(number, NOTHING) for number in range(max(labels, default=-1) + 1)]
+    return _bounded(found, path)
+
+
+NOTHING = Label("", "")  # an output without a tag
+
+
+def _of(kinds: dict[str, Any], tag: Any) -> Any:
+    return kinds.get(tag, "general") if isinstance(tag, str) else None
+
+
+def _tag_and_kind(entry: Any) -> tuple[Any, Any]:
+    return (entry.get("tag"), entry.get("category")) if isinstance(entry, dict) else (None, None)
+
+
+def read_metadata(text: str, path: Path) -> list[Label]:
+    """DeepDanbooru's list of tags, a Python literal in the model's metadata."""
+    try:
+        if len(text) > MAX_BYTES // 8:
+            raise ValueError("too long")
+        names = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise _bad(path, "holds no readable list of tags in its metadata") from error
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise _bad(path, "holds no list of tags in its metadata")
+    kinds = ("rating" if name.startswith("rating:") else "general" for name in names)
+    labels = [Label(_name(name, "the list", path), kind) for name, kind in zip(names, kinds, strict=True)]
+    return _bounded(labels, path)
+
+
+def _name(text: str, where: str, path: Path) -> str:
+    name = CONTROL.sub(" ", text).strip()
+    if not name or len(name) > MAX_NAME:
+        raise _bad(
+            path, f"has an empty tag in {where}" if not name else f"has a tag above {MAX_NAME} letters in {where}"
+        )
+    return name
+
+
+def _bounded(labels: list[Label], path: Path) -> list[Label]:
+    if not labels or len(labels) > MAX_LABELS:
+        raise _bad(path, "has no tags" if not labels else f"has more than {MAX_LABELS:,} tags")
+    return labels
+
+
+def _bad(path: Path, why: str) -> ProblemsError:
+    return ProblemsError.one(f"The label file {path.name} {why}", str(path), AGAIN, "tagger.bad-labels")

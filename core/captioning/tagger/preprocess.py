@@ -1,0 +1,88 @@
+"""From an image file to a tagger's input, as its profile describes it or as sd-scripts 0.9.0 prepares it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from core.captioning.tagger.profile import Profile
+from core.dataset.images.colors import WHITE
+from core.dataset.images.opening import BrokenImage, open_decoded, open_image
+
+Prepare = Callable[[Path], np.ndarray]  # -> float32 [H, W, 3] or [3, H, W]; raises BrokenImage
+RESAMPLE = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,
+}
+
+
+def preparing(profile: Profile, size: tuple[int, int], compatibility: str) -> Prepare:
+    """The function that opens and prepares an image. size: (width, height) of the model's input."""
+    if compatibility == "sd-scripts-0.9":
+        return partial(_prepare_as_sd_scripts, profile=profile, size=size)
+    return partial(_prepare, profile=profile, size=size)
+
+
+def _prepare(path: Path, profile: Profile, size: tuple[int, int]) -> np.ndarray:
+    image = open_decoded(path, enough=(2 * size[0], 2 * size[1])).on(WHITE)
+    resample = RESAMPLE[profile.resample]
+    if profile.pad == "square":
+        image = _square(image, profile.pad_color).resize(size, resample)
+    elif profile.pad == "edge":
+        image = _edge(_fitted(image, size, resample), size)
+    else:
+        image = image.resize(size, resample)
+    return to_input(image, profile)
+
+
+def _square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """Centered on a square; an odd pixel of padding goes right or below."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), color)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _fitted(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    scale = min(size[0] / image.width, size[1] / image.height)
+    return image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))), resample)
+
+
+def _edge(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    left, top = (size[0] - image.width) // 2, (size[1] - image.height) // 2
+    around = ((top, size[1] - image.height - top), (left, size[0] - image.width - left), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))
+
+
+def _prepare_as_sd_scripts(path: Path, profile: Profile, size: tuple[int, int]) -> np.ndarray:
+    """Without EXIF rotation and alpha; larger images bilinear without antialiasing, smaller ones by Lanczos."""
+    with open_image(path) as opened:
+        try:
+            image = opened.convert("RGB")
+        except Exception as error:  # decoders raise anything
+            raise BrokenImage(f"is damaged ({str(error)[:100] or type(error).__name__})") from error
+    square = _square(image, WHITE)
+    if square.width > size[0]:  # Pillow's resize would antialias; its transform does not
+        box = (0, 0, square.width, square.height)
+        square = square.transform(size, Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
+    else:
+        square = square.resize(size, Image.Resampling.LANCZOS)
+    return to_input(square, profile)
+
+
+def to_input(image: Image.Image, profile: Profile) -> np.ndarray:
+    """The numbers of an image of the right size: channels in order, scaled, in the layout of the model."""
+    values = np.asarray(image, dtype=np.float32)
+    if profile.channels == "BGR":
+        values = values[:, :, ::-1]
+    if profile.scale == "1":
+        values = (values / 255 - np.float32(profile.mean)) / np.float32(profile.std)
+    if profile.layout == "NCHW":
+        values = values.transpose(2, 0, 1)
+    return np.ascontiguousarray(values, dtype=np.float32)

@@ -1,0 +1,233 @@
+"""What a tagger asks for: its files, what its input must look like, what its output means. A person's own folder can hold one
+as profile.json."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from core.record.bounded_json import read_json_object
+from core.record.problems import Problem, ProblemsError
+from core.settings.tagger import FLOOR
+
+FILE = "profile.json"
+FIX = "write it as docs/taggers.md says"
+Numbers = tuple[float, float, float]
+Color = tuple[
+    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
+]
+CATEGORIES = ("general", "character", "copyright", "artist", "meta", "model", "quality", "rating", "year")
+
+
+class Profile(BaseModel):
+    """One tagger.
+
+    repo        owner/name on the hub; empty for a model of one's own
+    files       further files to download, besides `model` and `labels`
+    labels      the file with the labels; empty where the model's metadata holds them
+    size        side of the input in pixels, where the model leaves it open
+    scale       "255": values as they are; "1": divided by 255, then (value - mean) / std
+    pad         "square": onto a square of pad_color, then resized; "edge": resized to fit, its edge repeated; "stretch"
+    output      number or name of the output      sigmoid   whether it holds logits
+    thresholds  by category, used where a setting leaves it to the model
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    title: str = Field(default="", max_length=100)
+    repo: str = Field(default="", max_length=200)
+    model: str = "model.onnx"
+    labels: str = "selected_tags.csv"
+    label_kind: Literal["csv", "mapping", "metadata"] = "csv"
+    files: tuple[str, ...] = Field(default=(), max_length=20)
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
+    size: int = Field(default=448, ge=16, le=4096)
+    channels: Literal["BGR", "RGB"] = "BGR"
+    scale: Literal["255", "1"] = "255"
+    mean: Numbers = (0.0, 0.0, 0.0)
+    std: Numbers = (1.0, 1.0, 1.0)
+    pad: Literal["square", "edge", "stretch"] = "square"
+    pad_color: Color = (255, 255, 255)
+    resample: Literal["bicubic", "bilinear", "lanczos", "area"] = "bicubic"
+    output: int | str = 0
+    sigmoid: bool = False
+    thresholds: dict[str, Annotated[float, Field(ge=FLOOR, le=2)]] = {"general": 0.35, "character": 0.85}
+    license: str = Field(default="", max_length=100)
+    megabytes: int = Field(default=0, ge=0)
+
+    @field_validator("model", "labels", "files")
+    @classmethod
+    def _inside(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for name in [value] if isinstance(value, str) else value:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or re.search(r'[\\:*?"<>|\0]', name):
+                raise ValueError("names a file outside the model's folder")
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, value: Numbers) -> Numbers:
+        if not all(number > 0 for number in value):
+            raise ValueError("must be above 0")
+        return value
+
+    @field_validator("thresholds")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        if unknown := set(value) - set(CATEGORIES):
+            raise ValueError(f"has unknown categories: {', '.join(sorted(unknown))}")
+        return value
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The files that its folder must hold."""
+        return tuple(name for name in (self.model, self.labels, *self.files) if name)
+
+    @property
+    def folder_name(self) -> str:
+        return self.repo.replace("/", "_")
+
+    @property
+    def page(self) -> str:
+        return f"https://huggingface.co/{self.repo}"
+
+
+def read_profile(path: Path) -> Profile:
+    """A person's own profile. Raises ProblemsError with everything that is wrong in it."""
+    values = read_json_object(path, FIX, max_bytes=100_000)
+    try:
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        raise ProblemsError(
+            Problem(
+                f"'{'.'.join(map(str, each['loc']))}' of the profile: {each['msg'][:200]}",
+                str(path),
+                FIX,
+                code="tagger.bad-profile",
+            )
+            for each in error.errors()
+        ) from None
+
+
+def _wd(name: str, title: str, megabytes: int) -> Profile:
+    return Profile(title=title, repo=f"SmilingWolf/{name}", license="Apache-2.0", megabytes=megabytes)
+
+
+# WD v2 and v3: NHWC, BGR, 0..255, probabilities (reference: captioning.md 4.2 and 4.3).
+WD = (
+    _wd("wd-swinv2-tagger-v3", "WD SwinV2 v3", 467),
+    _wd("wd-vit-tagger-v3", "WD ViT v3", 379),
+    _wd("wd-convnext-tagger-v3", "WD ConvNeXt v3", 395),
+    _wd("wd-vit-large-tagger-v3", "WD ViT-Large v3", 1260),
+    _wd("wd-eva02-large-tagger-v3", "WD EVA02-Large v3", 1260),
+    _wd("wd-v1-4-moat-tagger-v2", "WD 1.4 MOAT v2", 326),
+    _wd("wd-v1-4-swinv2-tagger-v2", "WD 1.4 SwinV2 v2", 466),
+    _wd("wd-v1-4-convnextv2-tagger-v2", "WD 1.4 ConvNeXtV2 v2", 389),
+    _wd("wd-v1-4-convnext-tagger-v2", "WD 1.4 ConvNeXt v2", 389),
+    _wd("wd-v1-4-vit-tagger-v2", "WD 1.4 ViT v2", 373),
+    _wd("wd-v1-4-vit-tagger", "WD 1.4 ViT v1", 373),
+    _wd("wd-v1-4-convnext-tagger", "WD 1.4 ConvNeXt v1", 389),
+)
+HALF: Numbers = (0.5, 0.5, 0.5)
+CL = tuple(
+    Profile(
+        title=f"cl_tagger {version}",
+        repo="cella110n/cl_tagger",
+        model=f"cl_tagger_{version.replace('.', '_')}/{file}",
+        labels=f"cl_tagger_{version.replace('.', '_')}/tag_mapping.json",
+        label_kind="mapping",
+        layout="NCHW",
+        scale="1",
+        mean=HALF,
+        std=HALF,
+        sigmoid=True,
+        thresholds={"general": 0.55, "character": 0.6},
+        license="Apache-2.0",
+        megabytes=1400,
+    )
+    for version, file in (("1.02", "model.onnx"), ("1.01", "model_optimized.onnx"))
+)
+CAMIE = (
+    Profile(
+        title="Camie v2",
+        repo="Camais03/camie-tagger-v2",
+        model="camie-tagger-v2.onnx",
+        labels="camie-tagger-v2-metadata.json",
+        label_kind="mapping",
+        layout="NCHW",
+        size=512,
+        channels="RGB",
+        scale="1",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        pad_color=(124, 116, 104),
+        resample="lanczos",
+        output=1,  # the refined of its two heads
+        sigmoid=True,
+        thresholds={"general": 0.5, "character": 0.6},
+        license="GPL-3.0",
+        megabytes=797,
+    ),
+    Profile(
+        title="Camie v1",
+        repo="Camais03/camie-tagger",
+        model="model_initial.onnx",
+        labels="model_initial_metadata.json",
+        label_kind="mapping",
+        layout="NCHW",
+        size=512,
+        channels="RGB",
+        scale="1",
+        pad_color=(0, 0, 0),
+        resample="lanczos",
+        sigmoid=True,
+        thresholds={"general": 0.35, "character": 0.6},
+        license="GPL-3.0",
+        megabytes=864,
+    ),
+)
+PIXAI = (
+    Profile(
+        title="PixAI 0.9",
+        repo="deepghs/pixai-tagger-v0.9-onnx",
+        layout="NCHW",
+        channels="RGB",
+        scale="1",
+        mean=HALF,
+        std=HALF,
+        pad="stretch",
+        resample="bilinear",
+        output="prediction",
+        thresholds={"general": 0.3, "character": 0.85},
+        license="Apache-2.0",
+        megabytes=1271,
+    ),
+)
+DEEPDANBOORU = (
+    Profile(
+        title="DeepDanbooru",
+        repo="skytnt/deepdanbooru_onnx",
+        model="deepdanbooru.onnx",
+        labels="",
+        label_kind="metadata",
+        size=512,
+        channels="RGB",
+        scale="1",
+        pad="edge",
+        resample="area",
+        thresholds={"general": 0.5},
+        license="MIT",
+        megabytes=640,
+    ),
+)
+
+
+def _key(profile: Profile) -> str:
+    """What the setting calls it: the repository, and the folder in it where it holds several models."""
+    return "/".join(part for part in (profile.repo, str(PurePosixPath(profile.model).parent).strip(".")) if part)
+
+
+PROFILES = {_key(profile): profile for profile in (*WD, *CL, *CAMIE, *PIXAI, *DEEPDANBOORU)}

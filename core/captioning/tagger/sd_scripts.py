@@ -1,0 +1,111 @@
+"""Tags as sd-scripts 0.9.0 writes them (tag_images_by_wd14_tagger.py), with its bugs: for datasets that were made with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from core.captioning.tagger.tags import Format, Scored, Tagged, not_a_pair, with_scores
+from core.record.problems import ProblemsError
+from core.settings.tagger import TagTextSettings
+
+THRESH = 0.35  # its default
+GROUPS = ("general", "character", "rating")  # the order in which a replaced tag is looked for
+# What it has no option for.
+UNKNOWN = (
+    *(f"{category}_threshold" for category in ("copyright", "artist", "meta", "model", "quality", "rating")),
+    *("mcut", "max_tags", "wanted_tags", "remove_overlap", "escape_parentheses", "tag_weights", "order"),
+    *("quality_tag", "insert_always_first"),
+)
+
+
+def formatter(options: TagTextSettings) -> Format:
+    """The function from an image's scores to its tags. Raises ProblemsError for what makes sd-scripts fail."""
+    mark = options.caption_separator.strip()
+    if not mark:
+        what, fix = "sd-scripts 0.9 fails with a separator of spaces alone", "write a separator such as ', '"
+        raise ProblemsError.one(what, "caption_separator", fix, "tagger.separator")
+    undesired = {tag.strip() for tag in options.undesired_tags.split(mark) if tag.strip()}
+    firsts = [tag for tag in options.always_first_tags.split(mark) if tag.strip()]
+    pairs = pairs_of(options.tag_replacement)
+
+    def tagged(scored: Sequence[Scored]) -> Tagged:
+        groups = {
+            group: [(label.name, score) for label, score in scored if label.category == group] for group in GROUPS
+        }
+        if options.character_tag_expand:
+            groups["character"] = [
+                (_expanded(name, options.caption_separator), score) for name, score in groups["character"]
+            ]
+        if options.remove_underscore:
+            groups = {
+                group: [(name.replace("_", " ") if len(name) > 3 else name, score) for name, score in tags]
+                for group, tags in groups.items()
+            }
+        for old, new in pairs:
+            _replace_first(groups, old, new)
+        chosen = _chosen(groups, options, undesired)
+        names = [name for name, _ in chosen]
+        for tag in firsts:
+            if tag in names:
+                names.remove(tag)
+                names.insert(0, tag)
+        scores = dict(chosen)
+        return Tagged(
+            options.caption_separator.join(names), tuple(names), with_scores([(name, scores[name]) for name in names])
+        )
+
+    return tagged
+
+
+def pairs_of(text: str) -> list[tuple[str, str]]:
+    """(old, new), not stripped. An empty pair, such as behind a last semicolon, is an error."""
+    pairs = []
+    for part in re.split(r"(?<!\\);", text) if text else []:
+        words = re.split(r"(?<!\\),", part)
+        if len(words) != 2:
+            raise not_a_pair(part)
+        old, new = (word.replace("\\,", ",").replace("\\;", ";") for word in words)
+        pairs.append((old, new))
+    return pairs
+
+
+def _expanded(name: str, separator: str) -> str:
+    if not name.endswith(")"):
+        return name
+    left, _, series = name.rpartition("(")
+    return f"{left.removesuffix('_')}{separator}{series.replace(')', '')}"
+
+
+def _replace_first(groups: dict[str, list[tuple[str, float]]], old: str, new: str) -> None:
+    for group in GROUPS:
+        for number, (name, score) in enumerate(groups[group]):
+            if name == old:
+                groups[group][number] = (new, score)
+                return
+
+
+def _chosen(
+    groups: dict[str, list[tuple[str, float]]], options: TagTextSettings, undesired: set[str]
+) -> list[tuple[str, float]]:
+    """General tags, characters and the rating in its order: what it inserts at the front ends up reversed."""
+    thresh = THRESH if options.thresh is None else options.thresh
+    chosen: list[tuple[str, float]] = []
+    for group, own, in_front in (
+        ("general", options.general_threshold, False),
+        ("character", options.character_threshold, options.character_tags_first),
+    ):
+        for name, score in groups[group]:
+            if score >= (thresh if own is None else own) and name not in undesired:
+                chosen.insert(0 if in_front else len(chosen), (name, score))
+    if options.rating_tag != "none" and groups["rating"]:
+        rating = max(groups["rating"], key=lambda each: each[1])
+        if rating[0] not in undesired:
+            chosen.insert(0 if options.rating_tag == "first" else len(chosen), rating)
+    return chosen
+
+
+def appended(before: str, tags: Sequence[str], separator: str) -> str:
+    """The caption with new tags behind those of its file (`--append_tags`): those that are not there letter by letter."""
+    there = [tag.strip() for tag in before.strip("\n").split(separator.strip()) if tag.strip()]
+    return separator.join([*there, *(tag for tag in tags if tag not in there)])

@@ -1,0 +1,259 @@
+"""From the scores of a tagger to the tags of a caption: a pure function of labels, scores and settings.
+
+The order of the steps: select by threshold, exclude, replace, split characters, remove doubles and overlaps, limit, sort,
+write. `formatter` makes the function once; it runs per image, live on the page too, and needs no model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from core.record.problems import ProblemsError
+from core.settings.tagger import FLOOR, TagTextSettings
+
+# SmilingWolf's list of labels whose underscores are faces.
+KAOMOJI = frozenset("0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split())
+BEST = ("rating", "quality")  # of these an image has the one with the highest score
+MCUT = {"general": 0.0, "character": 0.15}  # category -> lowest automatic threshold
+PAREN = re.compile(r"(?<!\\)([()])")
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One output of a tagger. series: of a character, where the label table names them (PixAI)."""
+
+    name: str
+    category: str
+    series: tuple[str, ...] = ()
+
+
+Scored = tuple[Label, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag of an image. score: None for one that was inserted."""
+
+    name: str
+    category: str
+    score: float | None
+    series: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """text: the caption. tags: as written, without weights. shown: the tags with their scores."""
+
+    text: str
+    tags: tuple[str, ...]
+    shown: str
+
+
+Format = Callable[[Sequence[Scored]], Tagged]
+
+
+def with_scores(tags: Sequence[tuple[str, float | None]]) -> str:
+    return ", ".join(name if score is None else f"{name} {score:.2f}" for name, score in tags)
+
+
+def items_of(text: str) -> list[str]:
+    """The items of a list setting, stripped, without empty ones."""
+    return [item for part in re.split(r"(?<!\\)[,\n]", text) if (item := _plain(part))]
+
+
+def _plain(text: str) -> str:
+    return text.replace("\\,", ",").replace("\\;", ";").strip()
+
+
+def pairs_of(text: str) -> list[tuple[str, str]]:
+    """(old, new) of the replacement setting. Raises ProblemsError for what is not a pair."""
+    pairs = []
+    for part in re.split(r"(?<!\\)[;\n]", text):
+        words = [_plain(word) for word in re.split(r"(?<!\\),", part)]
+        if words == [""]:
+            continue
+        if len(words) != 2 or not all(words):
+            raise not_a_pair(part)
+        pairs.append((words[0], words[1]))
+    return pairs
+
+
+def not_a_pair(part: str) -> ProblemsError:
+    what = f"'{part.strip()}' is not a pair of an old and a new tag"
+    fix = "write old,new and separate the pairs by ;"
+    return ProblemsError.one(what, "tag_replacement", fix, "tagger.bad-replacement")
+
+
+def threshold_of(category: str, options: TagTextSettings, defaults: Mapping[str, float]) -> float:
+    """The category's own setting, else the common one, else the model's."""
+    own = getattr(options, f"{category}_threshold", None)
+    if own is not None:
+        return float(own)
+    if category in BEST:
+        return 0.0
+    if options.thresh is not None:
+        return options.thresh
+    return defaults.get(category, defaults.get("general", 0.35))
+
+
+def mcut(scores: Sequence[float]) -> float:
+    """The middle of the largest gap between neighboring scores, the floor below which none are kept included."""
+    ordered = [*sorted(scores, reverse=True), FLOOR]
+    gaps = [high - low for high, low in pairwise(ordered)]
+    at = max(range(len(gaps)), key=gaps.__getitem__)
+    return (ordered[at] + ordered[at + 1]) / 2
+
+
+class Formatter:
+    """The steps of one setting, compiled once. Called with the scores of an image in the order of the labels."""
+
+    def __init__(self, options: TagTextSettings, defaults: Mapping[str, float]):
+        self.options, self.defaults = options, defaults
+        self.places = {"rating": options.rating_tag, "quality": options.quality_tag}
+        marks = {",", options.caption_separator.strip()}
+        self.marks = [mark for mark in marks if mark and not any(map(str.isalnum, mark))]
+        self.undesired = self.pattern(options.undesired_tags)
+        self.wanted = self.pattern(options.wanted_tags)
+        self.first = items_of(options.always_first_tags)
+        self.new = {self.key(old): new for old, new in pairs_of(options.tag_replacement)}
+
+    def __call__(self, scored: Sequence[Scored]) -> Tagged:
+        tags = [tag for tag in self.selected(scored) if not self.matches(self.undesired, tag)]
+        if self.wanted is not None:
+            tags = [tag for tag in tags if tag.category in BEST or self.matches(self.wanted, tag)]
+        tags = [replace(tag, name=self.new.get(self.key(tag.name), tag.name)) for tag in tags]
+        if self.options.character_tag_expand:
+            tags = [part for tag in tags for part in expanded(tag)]
+        tags = self.once([tag for tag in tags if not self.matches(self.undesired, tag)])
+        if self.options.remove_overlap:
+            tags = self.without_overlap(tags)
+        return self.written(self.ordered(self.limited(tags)))
+
+    # ---- which
+
+    def selected(self, scored: Sequence[Scored]) -> Iterator[Tag]:
+        best: dict[str, tuple[float, int]] = {}
+        cuts: dict[str, float] = {}
+        for number, (label, score) in enumerate(scored):
+            if label.category in BEST and (score, -number) > best.get(label.category, (-1.0, 0)):
+                best[label.category] = (score, -number)
+        for category in {label.category for label, _ in scored}:
+            cuts[category] = threshold_of(category, self.options, self.defaults)
+            if self.options.mcut and category in MCUT and cuts[category] <= 1:
+                cut = mcut([score for label, score in scored if label.category == category])
+                cuts[category] = max(cut, MCUT[category])
+        for number, (label, score) in enumerate(scored):
+            of_best = label.category in BEST
+            chosen = not of_best or (self.places[label.category] != "none" and best[label.category][1] == -number)
+            if chosen and score >= cuts[label.category]:
+                yield Tag(label.name, label.category, score, label.series)
+
+    def key(self, name: str) -> str:
+        """What two ways to write a tag have in common: case, underscores, spaces and escapes do not count."""
+        name = name.strip().casefold().replace("\\(", "(").replace("\\)", ")")
+        return name if name in KAOMOJI else " ".join(self.spaced(name).replace("_", " ").split())
+
+    def spaced(self, name: str) -> str:
+        for mark in self.marks:
+            name = name.replace(mark, " ")
+        return name
+
+    def pattern(self, text: str) -> re.Pattern[str] | None:
+        """What matches the keys of a list; None for an empty list."""
+        keys = [self.key(item) for item in items_of(text)]
+        wild = [".*".join(re.escape(part) for part in key.split("*")) for key in keys]
+        return re.compile("|".join(wild), re.DOTALL) if keys else None
+
+    def matches(self, pattern: re.Pattern[str] | None, tag: Tag) -> bool:
+        return pattern is not None and pattern.fullmatch(self.key(tag.name)) is not None
+
+    def once(self, tags: Sequence[Tag]) -> list[Tag]:
+        """The first of those that are one tag. One made of separators alone cannot be written."""
+        first: dict[str, Tag] = {}
+        for tag in tags:
+            first.setdefault(self.key(tag.name), tag)
+        return [tag for key, tag in first.items() if key]
+
+    def without_overlap(self, tags: Sequence[Tag]) -> list[Tag]:
+        """Without those whose words stand side by side in another tag of the category: hair in long hair."""
+        words = {tag.name: f" {self.key(tag.name)} " for tag in tags}
+        others = {
+            category: [words[tag.name] for tag in tags if tag.category == category]
+            for category in {tag.category for tag in tags}
+        }
+
+        def inside_another(tag: Tag) -> bool:
+            own = words[tag.name]
+            return any(own in other and own != other for other in others[tag.category])
+
+        return [tag for tag in tags if not inside_another(tag)]
+
+    def limited(self, tags: list[Tag]) -> list[Tag]:
+        if self.options.max_tags is None:
+            return tags
+        counted = sorted((tag for tag in tags if tag.category not in BEST), key=lambda tag: -(tag.score or 0))
+        kept = {tag.name for tag in counted[: self.options.max_tags]}
+        return [tag for tag in tags if tag.category in BEST or tag.name in kept]
+
+    # ---- in which order, and how written
+
+    def ordered(self, tags: list[Tag]) -> list[Tag]:
+        if self.options.order == "score":
+            tags = sorted(tags, key=lambda tag: -(tag.score or 0))
+        named = {self.key(tag.name): tag for tag in tags}
+        front = []
+        for name in self.first:
+            tag = named.pop(self.key(name), None)
+            if tag is None and self.options.insert_always_first and self.key(name):
+                tag = Tag(name, "general", None)
+            front += [tag] if tag is not None else []
+        rest = list(named.values())
+        ends = ("first", "last")
+        best = {end: [self._taken(rest, kind) for kind in BEST if self.places[kind] == end] for end in ends}
+        if self.options.character_tags_first:
+            rest.sort(key=lambda tag: tag.category != "character")
+        begin = [tag for tags in best["first"] for tag in tags]
+        end = [tag for tags in reversed(best["last"]) for tag in tags]
+        return [*begin, *self._each_once(front), *rest, *end]
+
+    @staticmethod
+    def _taken(rest: list[Tag], category: str) -> list[Tag]:
+        found = [tag for tag in rest if tag.category == category]
+        rest[:] = [tag for tag in rest if tag.category != category]
+        return found
+
+    def _each_once(self, tags: list[Tag]) -> list[Tag]:
+        return list({self.key(tag.name): tag for tag in reversed(tags)}.values())[::-1]
+
+    def written(self, tags: Sequence[Tag]) -> Tagged:
+        names = [self.display(tag.name) for tag in tags]
+        scores = [tag.score for tag in tags]
+        parts = names
+        if self.options.tag_weights:
+            parts = [
+                name if score is None else f"({name}:{score:.2f})" for name, score in zip(names, scores, strict=True)
+            ]
+        shown = with_scores(list(zip(names, scores, strict=True)))
+        return Tagged(self.options.caption_separator.join(parts), tuple(names), shown)
+
+    def display(self, name: str) -> str:
+        if self.options.remove_underscore and name not in KAOMOJI:
+            name = name.replace("_", " ")
+        name = " ".join(self.spaced(name).split())
+        return PAREN.sub(r"\\\1", name) if self.options.escape_parentheses else name
+
+
+def expanded(tag: Tag) -> list[Tag]:
+    """A character and its series: those that the label table names, else what stands in the last parentheses."""
+    if tag.category != "character":
+        return [tag]
+    if tag.series:
+        return [tag, *(replace(tag, name=name) for name in tag.series)]
+    name, opened, series = tag.name.rpartition("(")
+    name, series = name.rstrip("_ "), series.removesuffix(")").strip("_ ")
+    if not (opened and tag.name.endswith(")") and name and series):
+        return [tag]
+    return [replace(tag, name=name), replace(tag, name=series)]

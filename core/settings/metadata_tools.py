@@ -1,0 +1,221 @@
+"""Settings of the tools for fine-tuning metadata: captions and tags into one JSON, cleaned, and back into caption files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from core.settings.base import Settings, setting
+
+EXTENSION = r"^\.[A-Za-z0-9_.\-]{1,30}$"
+
+# What sd-scripts replaces in captions of anime images, in its order.
+REPLACEMENTS = """
+anime anime -> anime
+"young " -> ""
+anime girl -> girl
+cartoon female -> girl
+cartoon lady -> girl
+cartoon character -> girl
+cartoon woman -> girl
+cartoon women -> girls
+cartoon girl -> girl
+anime female -> girl
+anime lady -> girl
+anime character -> girl
+anime woman -> girl
+anime women -> girls
+lady -> girl
+female -> girl
+woman -> girl
+women -> girls
+people -> girls
+person -> girl
+a cartoon figure -> a figure
+a cartoon image -> an image
+a cartoon picture -> a picture
+an anime cartoon image -> an image
+a cartoon anime drawing -> a drawing
+a cartoon drawing -> a drawing
+girl girl -> girl
+""".strip().splitlines()
+
+
+def _extension(default: str, title: str, help: str, kohya: str = "") -> Any:
+    return setting(default, pattern=EXTENSION, title=title, level="shown", widget="text", kohya=kohya, help=help)
+
+
+def _preview(help: str) -> Any:
+    return setting(None, ge=1, le=1000, unit="entries", title="Preview", level="shown", kohya="debug", help=help)
+
+
+class MetadataOutputSettings(Settings):
+    """The metadata file that a tool writes."""
+
+    out_json: str = setting(
+        "",
+        title="Metadata file",
+        level="shown",
+        widget="text",
+        kohya="out_json",
+        names="path",
+        help="The .json to write. The file it replaces is kept in the trash folder beside it.",
+    )
+    in_json: str | None = setting(
+        None,
+        title="Start from",
+        hint="the metadata file, if it exists",
+        kohya="in_json",
+        names="path",
+        help="A metadata .json or .jsonl to read first; its other entries and values are kept. Empty is the metadata file itself.",
+    )
+
+
+class MergeSettings(MetadataOutputSettings):
+    """The images whose caption files are merged."""
+
+    folders: list[str] = setting(
+        default_factory=list,
+        title="Image folders",
+        level="shown",
+        widget="lines",
+        kohya="train_data_dir",
+        names="path",
+        help="Folders with images and their caption files, one per line, merged one after the other.",
+    )
+    full_path: bool = setting(
+        False,
+        title="Full paths",
+        level="shown",
+        kohya="full_path",
+        help="Lists images by full path, as needed for several folders with the same file names. Off lists them by name without extension.",
+    )
+    recursive: bool = setting(
+        False,
+        title="Include subfolders",
+        level="shown",
+        kohya="recursive",
+        help="Also merges the images in subfolders. Needs full paths.",
+    )
+    preview: int | None = _preview("Shows so many entries without writing the file. Empty writes it.")
+
+
+class MergeCaptionsSettings(MergeSettings):
+    """Collects the captions of images in one metadata JSON for fine-tuning."""
+
+    caption_extension: str = _extension(
+        ".caption",
+        "Caption extension",
+        "Extension of the caption files, usually .caption or .txt.",
+        "caption_extension, caption_extention",
+    )
+
+
+class MergeTagsSettings(MergeSettings):
+    """Adds the tags of images to a metadata JSON for fine-tuning."""
+
+    tags_extension: str = _extension(
+        ".txt", "Tag file extension", "Extension of the files with tags, usually .txt.", "caption_extension"
+    )
+
+
+class CleanMetadataSettings(MetadataOutputSettings):
+    """Removes redundant tags from a metadata JSON and simplifies its captions."""
+
+    clean_rules: Literal["words", "sd-scripts"] = setting(
+        "words",
+        title="Rules",
+        level="shown",
+        labels={"words": "whole words", "sd-scripts": "as sd-scripts"},
+        help="'Whole words' never changes a part of a word. 'As sd-scripts' gives exactly the result of its clean_captions_and_tags, which turns 'personal' into 'girlal'.",
+    )
+    clean_underscores: bool = setting(
+        True,
+        title="Underscores to spaces",
+        help="Writes long_hair as 'long hair'. Emoticons such as ^_^ are kept.",
+    )
+    clean_ratings: bool = setting(
+        True,
+        title="Remove ratings",
+        help="Removes tags such as rating:safe. With the rules of sd-scripts everything after the first one is removed too.",
+    )
+    clean_people: bool = setting(
+        True,
+        title="Tags of several people",
+        help="With girls or boys in the tags, removes hair, eyes, sleeves and hairstyles that occur more than once, since nothing says whose they are.",
+    )
+    clean_contained: bool = setting(
+        True, title="Contained tags", help="Removes 'shirt' if there is also 'white shirt'."
+    )
+    replacements: list[Annotated[str, Field(max_length=1000)]] = setting(
+        default_factory=lambda: list(REPLACEMENTS),
+        title="Caption replacements",
+        level="shown",
+        widget="lines",
+        help='Replacements in captions, one per line: woman -> girl. Quotes keep spaces: "young " -> "". The list is for anime images; empty changes no caption.',
+    )
+    replacements_file: str | None = setting(
+        None,
+        title="Replacements file",
+        widget="file",
+        hint="none",
+        names="path",
+        help="A text file with more replacements, one per line, used after those above.",
+    )
+    preview: int | None = _preview(
+        "Shows so many changed entries, before and after, without writing the file. Empty writes it."
+    )
+
+
+class MetadataToCaptionsSettings(Settings):
+    """Writes the captions and tags of a metadata file beside the images."""
+
+    in_json: str | None = setting(
+        None,
+        title="Metadata file",
+        hint="a .json or .jsonl",
+        level="shown",
+        widget="text",
+        kohya="in_json",
+        names="path",
+        help="A fine-tuning .json or .jsonl, or sd-scripts' metadata_cache.json.",
+    )
+    folders: list[str] = setting(
+        default_factory=list,
+        title="Image folders",
+        level="shown",
+        widget="lines",
+        names="path",
+        help="Folders with the images, one per line. Nothing is written outside of them. Empty is the folder of the metadata file.",
+    )
+    recursive: bool = setting(True, title="Include subfolders", help="Also finds images in subfolders.")
+    match_by_name: bool = setting(
+        False,
+        title="Match by name",
+        help="Finds the image by its file name where its path does not exist, for a metadata file from another computer.",
+    )
+    captions_to: str | None = setting(
+        ".caption",
+        pattern=EXTENSION,
+        title="Captions to",
+        level="shown",
+        hint="no captions",
+        help="Extension of the files that captions are written to. Empty writes no captions.",
+    )
+    tags_to: str | None = setting(
+        ".txt",
+        pattern=EXTENSION,
+        title="Tags to",
+        level="shown",
+        hint="no tags",
+        help="Extension of the files that tags are written to. Empty writes no tags.",
+    )
+    existing: Literal["keep", "replace"] = setting(
+        "keep",
+        title="Existing files",
+        level="shown",
+        labels={"keep": "keep", "replace": "replace"},
+        help="What happens to caption files that exist. Replaced texts are kept in the trash folder beside the images.",
+    )
+    preview: int | None = _preview("Shows so many files and their texts without writing them. Empty writes.")

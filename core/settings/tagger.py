@@ -1,0 +1,254 @@
+"""Settings of the taggers: which model looks at the images, and how its scores become a caption."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from core.settings.base import Settings, setting
+
+FLOOR = 0.05  # lower scores are not kept
+OFF = " Above 1 leaves the category out."
+ITEMS = " Separated by commas or lines; write \\, for a comma in a tag."
+
+
+def _threshold(title: str, help: str, kohya: str = "", hint: str = "threshold") -> Any:
+    return setting(None, ge=FLOOR, le=2, title=title, hint=hint, help=help + OFF, kohya=kohya)
+
+
+class TagTextSettings(Settings):
+    """The model whose scores are used, and the way from scores to a caption."""
+
+    repo_id: Literal["SmilingWolf/wd-swinv2-tagger-v3"] = setting(  # core/captioning/taggers.py adds the others
+        "SmilingWolf/wd-swinv2-tagger-v3",
+        title="Tagger",
+        level="shown",
+        kohya="repo_id",
+        help="The model. Each lies in a folder of its name below models/captioners; WD SwinV2 v3 is the usual choice, EVA02-Large the most accurate.",
+    )
+    model_dir: str | None = setting(
+        None,
+        title="Model folder",
+        widget="folder",
+        hint="models/captioners",
+        names="path",
+        kohya="model_dir",
+        help="A folder with model.onnx and selected_tags.csv, or with a profile.json that describes another tagger. It replaces the model chosen above.",
+    )
+    thresh: float | None = setting(
+        None,
+        ge=FLOOR,
+        le=2,
+        title="Threshold",
+        level="shown",
+        section="Which tags",
+        hint="of the model",
+        kohya="thresh",
+        help="Tags with at least this score are used; lower gives more tags and more wrong ones. Empty is the model's usual one, 0.35 for WD.",
+    )
+    general_threshold: float | None = _threshold("General threshold", "For general tags.", "general_threshold")
+    character_threshold: float | None = setting(
+        None,
+        ge=FLOOR,
+        le=2,
+        title="Character threshold",
+        level="shown",
+        hint="threshold",
+        kohya="character_threshold",
+        help="For names of characters; 0.85 is usual, since wrong names do harm. Above 1 leaves the category out.",
+    )
+    copyright_threshold: float | None = _threshold(
+        "Copyright threshold", "For series and brands.", "copyright_threshold"
+    )
+    artist_threshold: float | None = _threshold("Artist threshold", "For names of artists.", "artist_threshold")
+    meta_threshold: float | None = _threshold(
+        "Meta threshold", "For tags about the file, such as highres.", "meta_threshold"
+    )
+    model_threshold: float | None = _threshold(
+        "Model threshold", "For names of the models that generated an image.", "model_threshold"
+    )
+    quality_threshold: float | None = _threshold(
+        "Quality threshold", "For the best quality tag; empty takes it whatever its score.", hint="none"
+    )
+    rating_threshold: float | None = _threshold(
+        "Rating threshold", "For the best rating tag; empty takes it whatever its score.", hint="none"
+    )
+    mcut: bool = setting(
+        False,
+        title="Automatic threshold",
+        source="Largeron et al. 2012, MCut",
+        help="Cuts the general and the character tags of each image at the largest gap between neighboring scores, in place of the two thresholds. Characters need 0.15 or more.",
+    )
+    max_tags: int | None = setting(
+        None,
+        ge=1,
+        le=1000,
+        title="Most tags",
+        hint="no limit",
+        help="Keeps the tags with the highest scores. Rating and quality tags are not counted.",
+    )
+    undesired_tags: str = setting(
+        "",
+        max_length=20_000,
+        title="Excluded tags",
+        level="shown",
+        widget="lines",
+        kohya="undesired_tags",
+        help="Never written, with underscores or spaces, in any case; * stands for any text." + ITEMS,
+    )
+    wanted_tags: str = setting(
+        "",
+        max_length=20_000,
+        title="Only these tags",
+        widget="lines",
+        hint="all",
+        help="Leaves out every other tag, except the rating and the quality; * stands for any text." + ITEMS,
+    )
+    remove_overlap: bool = setting(
+        False,
+        title="Remove overlapping tags",
+        help="Leaves out a tag whose words are part of another one of the image: hair beside long hair.",
+    )
+    tag_replacement: str = setting(
+        "",
+        max_length=20_000,
+        title="Replaced tags",
+        section="How they are written",
+        widget="lines",
+        kohya="tag_replacement",
+        help="Pairs old,new separated by semicolons or lines: 1girl,woman; 1boy,man. Write \\, and \\; for these signs in a tag.",
+    )
+    character_tag_expand: bool = setting(
+        False,
+        title="Split character and series",
+        kohya="character_tag_expand",
+        help="Writes saber_(fate) as the two tags saber, fate.",
+    )
+    remove_underscore: bool = setting(
+        True,
+        title="Underscores to spaces",
+        level="shown",
+        kohya="remove_underscore",
+        help="Writes long hair in place of long_hair, as captions are usually trained. Kaomoji such as ^_^ keep theirs.",
+    )
+    escape_parentheses: bool = setting(
+        False,
+        title="Escape parentheses",
+        help="Writes \\( and \\). Needed where captions are trained with weights, which parentheses stand for.",
+    )
+    tag_weights: bool = setting(
+        False,
+        title="Scores as weights",
+        help="Writes (long hair:0.93). Only for captions that are trained with weights.",
+    )
+    caption_separator: str = setting(
+        ", ",
+        min_length=1,
+        max_length=20,
+        title="Separator",
+        kohya="caption_separator",
+        help="Stands between the tags; a comma or separator inside a tag becomes a space.",
+    )
+    order: Literal["index", "score"] = setting(
+        "index",
+        title="Order",
+        section="Order",
+        labels={"index": "as in the model", "score": "highest score first"},
+        help="As in the model puts general tags before characters. Highest score first puts the most certain ones to the front.",
+    )
+    rating_tag: Literal["none", "first", "last"] = setting(
+        "none",
+        title="Rating tag",
+        kohya="use_rating_tags, use_rating_tags_as_last_tag",
+        labels={"none": "off", "first": "first", "last": "last"},
+        help="Adds the most likely rating: general, sensitive, questionable or explicit.",
+    )
+    quality_tag: Literal["none", "first", "last"] = setting(
+        "none",
+        title="Quality tag",
+        kohya="use_quality_tags, use_quality_tags_as_last_tag",
+        labels={"none": "off", "first": "first", "last": "last"},
+        help="Adds the most likely quality, with taggers that know it (cl_tagger).",
+    )
+    always_first_tags: str = setting(
+        "",
+        max_length=20_000,
+        title="Tags in front",
+        widget="lines",
+        kohya="always_first_tags",
+        help="Moved to the front in this order where an image has them: 1girl, 1boy." + ITEMS,
+    )
+    insert_always_first: bool = setting(
+        False,
+        title="Insert them everywhere",
+        help="Writes the tags in front also for images that do not have them.",
+    )
+    character_tags_first: bool = setting(
+        False,
+        title="Characters first",
+        kohya="character_tags_first",
+        help="Puts characters before the other tags, behind the tags in front.",
+    )
+    frequency_tags: bool = setting(
+        True,
+        title="Count the tags",
+        section="Report and compatibility",
+        kohya="frequency_tags",
+        help="Lists at the end how many images have each tag.",
+    )
+    compatibility: Literal["none", "sd-scripts-0.9"] = setting(
+        "none",
+        title="Compatibility",
+        labels={"none": "none", "sd-scripts-0.9": "sd-scripts 0.9"},
+        source="sd-scripts 0.9.0, tag_images_by_wd14_tagger.py",
+        help="Tags and prepares images exactly as sd-scripts 0.9.0 does, including its bugs, to continue a dataset made with it. Settings it does not have are ignored, with a warning.",
+    )
+
+    def summary(self) -> str:
+        return self.repo_id.rpartition("/")[2]
+
+
+class TagSettings(TagTextSettings):
+    """Tags images with WD14 or another ONNX tagger."""
+
+    download: bool = setting(
+        False,
+        title="Download if missing",
+        level="shown",
+        section="Running the model",
+        help="Downloads the model before the first image if its folder is missing or incomplete; 0.3 to 1.4 GB.",
+    )
+    provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(
+        "auto",
+        title="Execution provider",
+        labels={
+            "auto": "automatic",
+            "cuda": "CUDA",
+            "rocm": "ROCm",
+            "directml": "DirectML",
+            "openvino": "OpenVINO",
+            "coreml": "Core ML",
+            "cpu": "CPU",
+        },
+        help="What onnxruntime computes with. Automatic takes the GPU if the installed onnxruntime can use it.",
+    )
+    batch_size: int = setting(
+        4,
+        ge=1,
+        le=256,
+        title="Batch size",
+        unit="images",
+        kohya="batch_size",
+        help="Images that the model looks at together. A model with a fixed batch size keeps its own.",
+    )
+    decode_threads: int = setting(
+        4,
+        ge=1,
+        le=64,
+        title="Decoding threads",
+        kohya="max_data_loader_n_workers",
+        help="Threads that open images ahead of the model.",
+    )
+
+
+class RetagSettings(TagTextSettings):
+    """Writes captions anew from the scores that an earlier tagging kept, without the model."""

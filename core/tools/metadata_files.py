@@ -1,0 +1,177 @@
+"""What the tools for fine-tuning metadata share: their files and folders, checked, read and written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.dataset.captions.history import Change, History, content_of
+from core.dataset.doctor.trash import split_label
+from core.dataset.sources.files import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS, printable
+from core.dataset.sources.image_info import listed
+from core.dataset.sources.metadata import read_values
+from core.dataset.sources.walk import File, walk
+from core.record.allowed import may_reach
+from core.record.cancel import CancelToken
+from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.regular import MissingFile, check_regular
+from core.record.units import count
+from core.record.workspace import display_path, resolve_path
+from core.settings.metadata_tools import MetadataOutputSettings
+
+# Captions written under these would replace images, caches and metadata.
+NOT_CAPTIONS = IMAGE_EXTENSIONS | {".json", ".jsonl", ".npz", ".safetensors"}
+Entries = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of a folder. path: absolute, as sd-scripts lists it with --full_path."""
+
+    path: Path
+    file: File
+
+    @property
+    def caption_base(self) -> str:
+        """Path without extension: what images with the same caption file have in common."""
+        return os.path.splitext(self.path)[0]
+
+
+# ---- settings
+
+
+def typed_path(text: str | None) -> Path | None:
+    """The path of a setting, absolute; None where nothing is given."""
+    plain = (text or "").strip().strip("\"'")
+    return Path(os.path.abspath(resolve_path(plain))) if plain else None
+
+
+def output_of(asked: MetadataOutputSettings, tool: str) -> tuple[Path, Path | None, list[Problem]]:
+    """(the file to write, the one to start from or None for an empty one, problems)."""
+    out, source = typed_path(asked.out_json), typed_path(asked.in_json)
+    where = f"{tool}.out_json"
+    if out is None:
+        fix = "give a file, such as outputs/meta.json"
+        return Path(), source, [Problem("No metadata file is given", where, fix, code="metadata.no-file-given")]
+    problems = []
+    if out.suffix.lower() != ".json" or "\0" in str(out):
+        fix = "give a name that ends in .json"
+        problems.append(Problem("The metadata file is not a .json", where, fix, code="metadata.not-json-name"))
+    elif out.is_dir():
+        fix = "give a file in it"
+        problems.append(Problem("The metadata file is a folder", printable(out), fix, code="metadata.is-folder"))
+    if source is None and os.path.lexists(out):
+        source = out
+    elif source is not None:
+        problems += source_problems(source)
+    return out, source, problems
+
+
+def source_problems(path: Path) -> list[Problem]:
+    """Why a metadata file cannot be read, as far as that can be seen from outside."""
+    try:
+        check_regular(path)
+    except MissingFile:
+        fix = "check the path, or choose another file"
+        return [Problem("The metadata file does not exist", printable(path), fix, code="metadata.missing-file")]
+    except ProblemsError as error:
+        return error.problems
+    return []
+
+
+def folders_of(texts: Sequence[str], tool: str) -> tuple[list[Path], list[Problem]]:
+    """Existing folders, each once, in the given order."""
+    folders = list(dict.fromkeys(path for text in texts if (path := typed_path(text))))
+    if not folders:
+        fix = "choose the folders with the images"
+        return [], [Problem("No folder is chosen", f"{tool}.folders", fix, code="tools.no-folder-chosen")]
+    fix = "check the spelling, or choose another folder"
+    missing = [
+        Problem("The image folder does not exist", printable(path), fix, code="tools.no-such-folder")
+        for path in folders
+        if not os.path.isdir(path)
+    ]
+    return folders, missing
+
+
+def extension_problems(tool: str, **extensions: str | None) -> list[Problem]:
+    """Problems for extensions of caption files that other files have."""
+    fix = "use .caption, .txt or another that no other files have"
+    return [
+        Problem(f"Captions cannot have the extension {text}", f"{tool}.{name}", fix, code="metadata.bad-extension")
+        for name, text in extensions.items()
+        if text and os.path.splitext(f"a{text}")[1].lower() in NOT_CAPTIONS
+    ]
+
+
+# ---- images
+
+
+def images_in(
+    folders: Sequence[Path], recursive: bool, extensions: Sequence[str], cancel: CancelToken
+) -> tuple[list[Image], list[Problem]]:
+    """The images of each folder, in sd-scripts' order (by the parts of their paths), each once, without masks; and advice.
+    extensions: of caption files."""
+    found: dict[Path, Image] = {}
+    problems: list[Problem] = []
+    endings = tuple(dict.fromkeys((*CAPTION_EXTENSIONS, *(each.lower() for each in extensions))))
+    for folder in folders:
+        walked = walk(folder, cancel, endings=endings, recursive=recursive)
+        problems += walked.problems
+        images = [Image(folder / file.relative, file) for file in walked.files]
+        for image in sorted(images, key=lambda each: each.path):
+            if not split_label(image.path.stem)[1]:
+                found.setdefault(image.path, image)
+    closed = [path for path in found if not may_reach(path)]  # behind a link in an open folder
+    if closed:
+        what = (
+            f"{count(len(closed), 'image')} not accessible from a shared page: {listed([path.name for path in closed])}"
+        )
+        fix = "copy them into the folder, or open the page on the machine itself"
+        problems.append(Problem(what, printable(closed[0].parent), fix, "advice", code="metadata.no-access"))
+        for path in closed:
+            del found[path]
+    if not found:
+        names = listed([str(folder) for folder in folders])
+        raise ProblemsError.one("The folders contain no images", names, "choose other folders", "tools.no-images")
+    return list(found.values()), problems
+
+
+# ---- the file
+
+
+def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
+    """A metadata file's entries with all that they hold, and advice. Raises ProblemsError."""
+    values, advice = read_values(path)
+    wrong = [key for key, value in values.items() if not isinstance(value, dict)]
+    if wrong:
+        what = f"{count(len(wrong), 'entry', 'entries')} of the metadata file are not objects: {listed(wrong)}"
+        fix = 'use the form {"name": {"caption": "..."}, ...}'
+        raise ProblemsError.one(what, printable(path), fix, "metadata.invalid-values")
+    return values, advice
+
+
+def write_entries(history: History, title: str, path: Path, entries: Entries) -> str:
+    """Write the file as sd-scripts writes it. Returns the id by which it is undone, "" when nothing changed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        kept = "nothing was changed"
+        raise unwritten(error, "The metadata file could not be written", printable(path), kept) from error
+    return history.apply(title, [Change(path, content_of(path), json.dumps(entries, indent=2).encode())]).id
+
+
+def saved_words(path: Path, id: str, existed: bool) -> str:
+    """What became of the file, in one clause."""
+    if not id:
+        return f"{display_path(path)} is unchanged"
+    return f"saved in {display_path(path)}{'; the caption history keeps the earlier file' if existed else ''}"
+
+
+def one_line(text: str) -> str:
+    """A text as it is listed."""
+    return printable(text).replace("\n", "\\n")

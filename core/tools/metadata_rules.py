@@ -1,0 +1,197 @@
+"""How tags and captions are cleaned, as pure functions (reference: datasets, section 6.3).
+
+Each comes in two ways: by whole words, and as clean_captions_and_tags of sd-scripts does it, to the letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from core.dataset.captions.files import MAX_CAPTION_BYTES
+from core.record.problems import Problem
+
+ROUNDS = 1000  # of one replacement; each round makes the text shorter, or moves something in it
+MAX_LINE = 1000
+PASSES = 20  # of the whole list
+# Emoticons among the tags of WD14 taggers, whose underscores are eyes and mouths (SmilingWolf's list).
+EMOTICONS = frozenset(
+    "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split()
+)
+
+
+@dataclass(frozen=True)
+class TagRules:
+    """Which groups of rules clean tags."""
+
+    underscores: bool = True
+    ratings: bool = True
+    people: bool = True
+    contained: bool = True
+
+
+# ---- tags
+
+
+def clean_tags(text: str, rules: TagRules) -> str:
+    """Tags cleaned by whole words; separated by a comma and a space."""
+    tags = [tag.strip() for tag in text.split(",") if tag.strip()]
+    if rules.underscores:
+        tags = [tag if tag in EMOTICONS else tag.replace("_", " ") for tag in tags]
+    if rules.ratings:
+        tags = [tag for tag in tags if not _RATING.fullmatch(tag)]
+    return ", ".join(_without_redundant(tags, rules, any(_PEOPLE.search(tag) for tag in tags)))
+
+
+def clean_tags_as_sd_scripts(text: str, rules: TagRules) -> str:
+    """The same with sd-scripts' quirks: ^_^ is the only emoticon, everything after a rating is cut, 'cowboys' are boys."""
+    if rules.underscores:
+        text = "^_^".join(part.replace("_", " ") for part in text.split("^_^"))
+    if rules.ratings:
+        text = text.partition(", rating")[0]
+    tags = _without_redundant(text.split(", "), rules, "girls" in text or "boys" in text)
+    return "".join(f", {tag}, " for tag in tags).replace(", , ", ", ")[
+        2:-2
+    ]  # its way to join, which shows at empty tags
+
+
+_RATING = re.compile("rating[ _:].*", re.IGNORECASE | re.DOTALL)
+_PEOPLE = re.compile(r"(?<![^\W\d_])(girls|boys)\b")  # 2girls, multiple boys
+_WORD = re.compile(r"[\w\-]+|hair ornament")
+# Of several people nobody knows whose these are: each group goes if two or more of it are there.
+_GROUPS = [
+    re.compile("(long|short|medium) hair"),
+    re.compile("(bob|hime) cut"),
+    re.compile(r"[\w\-]+ eyes"),
+    re.compile(r"[\w\-]+ sleeves|sleeveless"),
+    re.compile(
+        r"ponytail|braid|[\w\-]+ braid|ahoge|twintails|[\w\-]+ bun|single (hair|side) bun|two side up|two tails|sidelocks"
+    ),
+    re.compile(r"(?!(long|short|medium) )[\w\-]+ hair"),
+]
+_BEFORE = re.compile(r"(\w+ )+")
+
+
+def _without_redundant(tags: list[str], rules: TagRules, several_people: bool) -> list[str]:
+    if rules.people and several_people:
+        for group in _GROUPS:
+            rest = [tag for tag in tags if not group.fullmatch(tag)]
+            tags = rest if len(tags) - len(rest) > 1 else tags
+    return _without_contained(tags) if rules.contained else tags
+
+
+def _without_contained(tags: list[str]) -> list[str]:
+    """Without one-word tags, and 'hair ornament', that end another tag of words: shirt beside white shirt."""
+    ends: set[str] = set()
+    for tag in tags:
+        for end in ("hair ornament", tag.rpartition(" ")[2]):
+            if tag.endswith(f" {end}") and _BEFORE.fullmatch(tag.removesuffix(end)):
+                ends.add(end)
+    return [tag for tag in tags if not (tag in ends and _WORD.fullmatch(tag))]
+
+
+# ---- captions
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """old becomes new."""
+
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return " -> ".join(f'"{text}"' if text != text.strip() or not text else text for text in (self.old, self.new))
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Finds `old` where it begins and ends at the edge of a word."""
+        begins = r"(?<!\w)" if re.match(r"\w", self.old) else ""
+        ends = r"(?!\w)" if re.search(r"\w\Z", self.old) else ""
+        return re.compile(begins + re.escape(self.old) + ends)
+
+
+class NeverSettles(Exception):
+    """A replacement that goes on without end in a text."""
+
+    def __init__(self, replacement: Replacement):
+        super().__init__(str(replacement))
+        self.replacement = replacement
+
+
+_LINE = re.compile(r'(?:"(?P<quoted>[^"]*)"|(?P<plain>.+?))\s*->\s*(?:"(?P<quoted_new>[^"]*)"|(?P<new>.*))')
+
+
+def read_replacements(lines: Iterable[tuple[str, str]]) -> tuple[list[Replacement], list[Problem]]:
+    """The replacements in lines, given with their places, and a problem for each line that is not one."""
+    found: list[Replacement] = []
+    problems: list[Problem] = []
+    for place, line in lines:
+        if not line.strip():
+            continue
+        match = _LINE.fullmatch(line.strip()) if len(line) <= MAX_LINE else None
+        if match is None or match["quoted"] == "":
+            fix = 'write from -> to, with quotes to keep spaces: "young " -> ""'
+            problems.append(
+                Problem(f"'{line.strip()[:80]}' is not a replacement", place, fix, code="metadata.bad-replacement")
+            )
+            continue
+        new = match["quoted_new"] if match["quoted_new"] is not None else match["new"]
+        found.append(Replacement(match["quoted"] or match["plain"], new))
+    return found, problems
+
+
+def endless(replacements: Sequence[Replacement], by_word: bool) -> list[Replacement]:
+    """Those that would find what they have just written, and so never end."""
+    return [
+        each
+        for each in replacements
+        if each.old != each.new and (each.pattern.search(each.new) if by_word else each.old in each.new)
+    ]
+
+
+def cleaner_of_captions(replacements: Sequence[Replacement], by_word: bool) -> Callable[[str], str]:
+    """The function that cleans one caption; it may raise NeverSettles.
+
+    by_word   words are replaced whole, and the list is repeated until nothing changes; else it runs once over plain text,
+              as in sd-scripts. In both each replacement is repeated until it finds nothing more
+    """
+    steps = [(each, _replacer(each, by_word)) for each in replacements if each.old != each.new]
+
+    def clean(text: str) -> str:
+        for _ in range(PASSES):
+            text, changed = _one_pass(text, steps)
+            if not changed or not by_word:
+                return text
+        raise NeverSettles(changed[-1])
+
+    return clean
+
+
+def _one_pass(text: str, steps: Sequence[tuple[Replacement, Callable[[str], str]]]) -> tuple[str, list[Replacement]]:
+    """The text after every replacement, and those that changed it."""
+    changed = []
+    for each, replace in steps:
+        if each.old in text and (after := _settled(text, replace, each)) != text:
+            text = after
+            changed.append(each)
+    return text, changed
+
+
+def _replacer(each: Replacement, by_word: bool) -> Callable[[str], str]:
+    if not by_word:
+        return lambda text: text.replace(each.old, each.new)
+    pattern = each.pattern
+    return lambda text: pattern.sub(lambda found: each.new, text)
+
+
+def _settled(text: str, replace: Callable[[str], str], each: Replacement) -> str:
+    for _ in range(ROUNDS):
+        changed = replace(text)
+        if changed == text:
+            return text
+        if len(changed) > MAX_CAPTION_BYTES and len(changed) > len(text):
+            break
+        text = changed
+    raise NeverSettles(each)

@@ -1,0 +1,239 @@
+"use strict";
+/* Beside the text on the Captions tab: its tags as chips, autocomplete, quick tags, the tags of the dataset, changes of many captions
+   and their history. All of them change the text in the box, or ask the server; captions.js saves. */
+(() => {
+  const atelier = window.atelier, {h, byId} = atelier, {ask, put, own, box, filter} = atelier.captions;
+  const SOON = 120, LISTED = 150, QUICK = 9;
+  let tags = [], quick = [], replaced = -1, options = [], chosen = -1, question = 0, held = -1, last = "";
+  const timers = {};
+  const soon = (name, work) => { clearTimeout(timers[name]); timers[name] = setTimeout(work, SOON); };
+  const same = (tag) => tag.replace(/\\/g, "").replace(/[\s_]+/g, " ").trim().toLowerCase();
+  const quoted = (tag) => `"${tag.replace(/"/g, "")}"`;
+
+  /* ---- the tags of the text ---- */
+
+  /** The line that the caret was in last: each line is a caption of its own. */
+  let line = 0;
+  const lines = () => box().value.split("\n");
+  const parts = () => (lines()[line] || "").split(",").map((part) => part.trim()).filter(Boolean);
+  const write = (list) => {
+    const field = box(), all = lines();
+    all[line] = list.join(", ");
+    field.value = all.join("\n");
+    field.dispatchEvent(new Event("input", {bubbles: true}));
+  };
+  const editable = () => box() && !box().readOnly && !box().disabled;
+  const add = (tag) => {
+    const list = parts(), words = tag.trim().replace(/,+$/, "");
+    if (!words) return;
+    const there = list.findIndex((each) => same(each) === same(words));
+    if (replaced >= 0 && replaced < list.length) list.splice(replaced, 1, words);
+    else if (there < 0) list.push(words);
+    replaced = -1;
+    write(list);
+  };
+  const toggle = (tag) => {
+    const list = parts(), there = list.findIndex((each) => same(each) === same(tag));
+    if (there >= 0) list.splice(there, 1); else list.push(tag);
+    write(list);
+  };
+  const move = (from, to) => {
+    const list = parts();
+    if (to < 0 || to >= list.length || from === to) return;
+    list.splice(to, 0, ...list.splice(from, 1));
+    write(list);
+    focusChip(to);
+  };
+  const remove = (n) => { const list = parts(); list.splice(n, 1); write(list); focusChip(Math.min(n, list.length - 1)); };
+  const focusChip = (n) => { const chip = byId("cap-chips").children[n]; if (chip) chip.querySelector(".tag").focus(); else byId("cap-tag").focus(); };
+  const edit = (n) => { const field = byId("cap-tag"); replaced = n; field.value = parts()[n]; field.focus(); field.select(); };
+
+  const chip = (tag, n, can) => h("span", {class: "chip-of", draggable: can ? "true" : null, "data-n": n},
+    h("button", {type: "button", class: "tag", "data-act": "chip", "data-arg": String(n), disabled: !can, title: "Enter edits, Delete removes, Ctrl + arrows move"}, tag.length > 60 ? `${tag.slice(0, 59)}…` : tag),
+    h("button", {type: "button", class: "out-of", tabindex: "-1", "data-act": "unchip", "data-arg": String(n), disabled: !can, "aria-label": `Remove ${tag}`}, "×"));
+  const paintChips = () => {
+    const holder = byId("cap-chips");
+    if (!holder || !box()) return;
+    if (line >= lines().length) line = 0;
+    const list = box().disabled ? [] : parts(), key = JSON.stringify([list, editable()]);
+    byId("cap-tag").disabled = !editable();
+    if (holder.dataset.key !== key) {
+      holder.dataset.key = key;
+      const here = holder.contains(document.activeElement) ? [...holder.children].indexOf(document.activeElement.closest(".chip-of")) : -1;
+      holder.replaceChildren(...list.map((tag, n) => chip(tag, n, editable())));
+      if (here >= 0) focusChip(Math.min(here, list.length - 1));
+    }
+    paintQuick();
+    if (atelier.captions.key() !== last) { last = atelier.captions.key(); line = 0; replaced = -1; refreshHistory(); }
+  };
+  document.addEventListener("atelier-caption", paintChips);
+  document.addEventListener("selectionchange", () => {
+    const field = box();
+    if (!field || document.activeElement !== field) return;
+    const at = field.value.slice(0, field.selectionStart).split("\n").length - 1;
+    if (at !== line) { line = at; paintChips(); }
+  });
+
+  const chips = (event) => event.target.closest && event.target.closest("#cap-chips .chip-of");
+  document.addEventListener("keydown", (event) => {
+    const at = chips(event);
+    if (!at || !event.target.matches(".tag")) return;
+    const n = Number(at.dataset.n), by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+    if (by && (event.ctrlKey || event.metaKey)) move(n, n + by);
+    else if (by) focusChip(n + by < 0 ? 0 : n + by);
+    else if (event.key === "Delete" || event.key === "Backspace") remove(n);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }, true);
+  document.addEventListener("dragstart", (event) => { const at = chips(event); if (at) { held = Number(at.dataset.n); event.dataTransfer.effectAllowed = "move"; event.dataTransfer.setData("text/plain", parts()[held]); } });
+  document.addEventListener("dragover", (event) => { if (held >= 0 && chips(event)) event.preventDefault(); });
+  document.addEventListener("drop", (event) => { const at = chips(event); if (held < 0 || !at) return; event.preventDefault(); move(held, Number(at.dataset.n)); });
+  document.addEventListener("dragend", () => { held = -1; });
+  own.chip = (arg) => edit(Number(arg));
+  own.unchip = (arg) => remove(Number(arg));
+
+  /* ---- autocomplete ---- */
+
+  const paintOptions = () => {
+    const list = byId("cap-options"), field = byId("cap-tag");
+    list.hidden = !options.length;
+    field.setAttribute("aria-expanded", String(!!options.length));
+    if (chosen >= 0) field.setAttribute("aria-activedescendant", `cap-option-${chosen}`); else field.removeAttribute("aria-activedescendant");
+    list.replaceChildren(...options.map((each, n) => h("li", {id: `cap-option-${n}`, role: "option", "aria-selected": n === chosen ? "true" : "false", "data-n": n},
+      h("b", {}, each.tag), each.alias ? h("i", {}, ` ${each.alias}`) : null, h("span", {}, each.count.toLocaleString("en")))));
+    if (chosen >= 0) list.children[chosen].scrollIntoView({block: "nearest"});
+  };
+  const close = () => { options = []; chosen = -1; question += 1; paintOptions(); };
+  const complete = async () => {
+    const words = byId("cap-tag").value.trim(), number = ++question;
+    if (!words) return close();
+    let answer;
+    try { answer = await ask({act: "complete", value: words}); } catch { return; }
+    if (number !== question || document.activeElement !== byId("cap-tag")) return;  // late: other letters stand there now
+    options = answer.options || [];
+    chosen = -1;
+    paintOptions();
+  };
+  const take = (tag) => { add(tag); byId("cap-tag").value = ""; close(); };
+  document.addEventListener("input", (event) => {
+    if (event.target.id === "cap-tag") soon("complete", complete);
+    if (event.target.id === "cap-tags-find") paintTags();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.target.id !== "cap-tag" || event.isComposing) return;
+    const by = {ArrowDown: 1, ArrowUp: -1}[event.key], words = event.target.value;
+    if (by && !event.altKey && options.length) { chosen = (chosen + by + options.length + (chosen < 0 && by < 0 ? 1 : 0)) % options.length; paintOptions(); }
+    else if (event.key === "Enter" || event.key === ",") { if (!words.trim()) return; take(chosen >= 0 ? options[chosen].tag : words); }
+    else if (event.key === "Tab" && chosen >= 0) take(options[chosen].tag);
+    else if (event.key === "Escape" && (options.length || words || replaced >= 0)) { if (options.length) close(); else { event.target.value = ""; replaced = -1; } }
+    else if (event.key === "Backspace" && !words && parts().length) return focusChip(parts().length - 1);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }, true);
+  document.addEventListener("pointerdown", (event) => {
+    const option = event.target.closest && event.target.closest("#cap-options [role=option]");
+    if (!option) return;
+    event.preventDefault();  // the box keeps the focus
+    take(options[Number(option.dataset.n)].tag);
+  });
+  document.addEventListener("focusout", (event) => { if (event.target.id === "cap-tag") { close(); if (!event.target.value) replaced = -1; } });
+
+  /* ---- quick tags and the tags of the dataset ---- */
+
+  const paintQuick = () => {
+    const holder = byId("cap-quick"), there = new Set(box().disabled ? [] : parts().map(same));
+    const key = JSON.stringify([quick, quick.map((tag) => there.has(same(tag))), editable()]);
+    if (!holder || holder.dataset.key === key) return;
+    holder.dataset.key = key;
+    holder.replaceChildren(...quick.map((tag, n) => h("button", {type: "button", class: "quick", "data-act": "quick", "data-arg": tag, disabled: !editable(), "aria-pressed": String(there.has(same(tag))), title: `Key ${n + 1}`}, h("kbd", {}, String(n + 1)), tag)));
+  };
+  own.quick = (arg) => toggle(arg);
+  document.addEventListener("keydown", (event) => {
+    const n = "123456789".indexOf(event.key), free = !event.target.closest("input, textarea, select, [contenteditable=true], dialog");
+    const seen = byId("cap-main") && byId("cap-main").offsetParent !== null && !document.querySelector("dialog[open]");
+    if (!seen || !free || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+    if (event.key === "?") { event.preventDefault(); return own.keys(); }
+    if (event.key.length !== 1 || n < 0 || !quick[n] || !editable()) return;
+    event.preventDefault();
+    toggle(quick[n]);
+  });
+
+  let asked = "";
+  const refreshTags = async () => {
+    let answer;
+    try { answer = await ask({act: "tags", arg: asked}); } catch { return; }
+    if (!answer.tags) return;
+    tags = answer.tags;
+    quick = answer.quick.slice(0, QUICK);
+    byId("cap-tags-says").textContent = `${tags.length.toLocaleString("en")}${answer.more ? " most frequent" : ""}`;
+    together = answer.together || [];
+    paintTags();
+    if (box()) paintQuick();
+  };
+  let together = [];
+  const bar = ([tag, count], most) => h("li", {},
+    h("button", {type: "button", class: "tag-row", "data-act": "only", "data-arg": tag, title: "Show the images that have it; with Shift, also the filter before"},
+      h("span", {class: "share", style: `width:${Math.max(1, 100 * count / most)}%`}), h("span", {class: "words"}, tag), h("span", {class: "count"}, count.toLocaleString("en"))),
+    h("button", {type: "button", class: "btn quiet", "data-act": "rename_all", "data-arg": tag, "aria-label": `Rename ${tag} everywhere`}, "Rename"),
+    h("button", {type: "button", class: "btn quiet", "data-act": "remove_all", "data-arg": tag, "aria-label": `Remove ${tag} everywhere`}, "Remove"));
+  const paintTags = () => {
+    const holder = byId("cap-tags");
+    if (!holder || !byId("cap-all-tags").open) return;
+    const wanted = same(byId("cap-tags-find").value), found = tags.filter(([tag]) => same(tag).includes(wanted)), most = found.length ? Math.max(...found.map((each) => each[1])) : 1;
+    const key = JSON.stringify([found.slice(0, LISTED), asked, together]);
+    if (holder.dataset.key === key) return;
+    holder.dataset.key = key;
+    const beside = asked && together.length ? [h("li", {class: "together"}, `Most often with ${asked}: ${together.map(([tag, count]) => `${tag} (${count})`).join(", ")}`)] : [];
+    holder.replaceChildren(...beside, ...found.slice(0, LISTED).map((each) => bar(each, most)), ...(found.length > LISTED ? [h("li", {class: "hint"}, `and ${found.length - LISTED} more: find one above`)] : []));
+  };
+  let shift = false;
+  addEventListener("click", (event) => { shift = event.shiftKey; }, true);
+  own.only = (arg) => {
+    const before = byId("cap-find").value.trim();
+    asked = arg;
+    filter(shift && before ? `${before} & ${quoted(arg)}` : quoted(arg));
+    refreshTags();
+  };
+  const fill = async (values) => {
+    let answer = {};
+    for (const [arg, value] of values) answer = await ask({act: "bulk_field", arg, value});
+    byId("cap-many").open = true;
+    paintBulk(answer);
+    byId("cap-many").scrollIntoView({block: "nearest"});
+  };
+  own.rename_all = async (arg) => { await filter(""); await fill([["edit", "replace"], ["match", "tag"], ["find", arg], ["replace_with", ""]]); const field = byId("cap-bulk-replace_with"); if (field) field.focus(); };
+  own.remove_all = async (arg) => { await filter(""); await fill([["edit", "remove"], ["tags", arg]]); };
+
+  /* ---- many captions, history ---- */
+
+  const paintBulk = (answer) => {
+    if (answer.problems) return atelier.say({id: `captions-${Date.now()}`, kind: "error", title: "Not done", problems: answer.problems});
+    if (answer.bulk !== undefined) put("cap-bulk", answer.bulk);
+  };
+  const refreshBulk = async () => { if (byId("cap-many").open) try { paintBulk(await ask({act: "bulk"})); } catch { /* asked again with the next change */ } };
+  own.bulk_field = async (arg, value) => { try { paintBulk(await ask({act: "bulk_field", arg, value})); } catch { refreshBulk(); } };
+  const refreshHistory = () => soon("history", async () => {
+    if (!byId("cap-history") || !byId("cap-history").open) return;
+    try {
+      const [texts, changes] = await Promise.all([ask({act: "earlier", key: atelier.captions.key()}), ask({act: "changes"})]);
+      if (texts.texts !== undefined) put("cap-earlier", texts.texts);
+      if (changes.changes !== undefined) put("cap-changes", changes.changes);
+    } catch { /* asked again when the list changes */ }
+  });
+  document.addEventListener("atelier-captions", () => { soon("tags", refreshTags); soon("bulk", refreshBulk); refreshHistory(); });
+  document.addEventListener("toggle", (event) => {
+    if (event.target.id === "cap-all-tags") paintTags();
+    if (event.target.id === "cap-many") refreshBulk();
+    if (event.target.id === "cap-history") refreshHistory();
+  }, true);
+
+  const KEYS = [["Left, Right", "previous and next image; with Alt while typing"], ["Ctrl + S", "save"], ["Ctrl + Z, Ctrl + Y", "undo and redo the last saved change, outside of the text box"], ["1 to 9", "quick tags, outside of the text box"],
+    ["Enter or comma", "add the tag that was typed; Down and Up choose a known one"], ["Backspace", "in the empty tag field: to the last tag"], ["Left, Right on a tag", "the next tag; with Ctrl the tag moves"], ["Enter on a tag", "edit it"], ["Delete on a tag", "remove it"], ["?", "this list"]];
+  own.keys = () => {
+    const dialog = h("dialog", {class: "atelier-dialog", "aria-label": "Keys of the Captions tab"}, h("h2", {}, "Keys"),
+      h("dl", {class: "keys"}, ...KEYS.flatMap(([key, what]) => [h("dt", {}, key), h("dd", {}, what)])), h("button", {type: "button", class: "btn", onclick: () => dialog.close()}, "Close"));
+    atelier.modal(dialog);
+  };
+})();

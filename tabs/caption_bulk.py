@@ -1,0 +1,251 @@
+"""Many captions at once on the Captions tab: the filter, the tags with their counts, and changes with a preview and one undo."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from core.captioning.bulk import Edited, Item, changes_of, chosen, planned, tag_counts, tags_together
+from core.captioning.combining import comparable
+from core.captioning.edits import KAOMOJI
+from core.captioning.filters import Facts
+from core.captioning.tag_lists import tag_lists
+from core.dataset.buckets.batches import Placed
+from core.dataset.captions.history import Done, History
+from core.dataset.report import Report, Row
+from core.dataset.sources.files import printable
+from core.record.problems import ProblemsError
+from core.record.units import count
+from core.record.workspace import Workspace
+from core.settings.caption_edits import EDITS, USES, CaptionEditSettings
+from core.settings.check import build
+from core.settings.job import CaptionEditJob
+from tabs.markup import esc, problems_html
+from tabs.own_settings import changed_values, entries, fields
+from tabs.reading import Reading
+from tabs.safety import Roots
+
+KNOWN = entries(CaptionEditSettings, "edit_captions")
+SHOWN = 20  # differences in a preview
+MOST_TAGS, QUICK, TOGETHER, OPTIONS = 400, 9, 12, 12
+LONGEST_QUICK = 40  # characters
+WAITED = 1.5  # seconds that an answer waits for a change; a longer one is told by the list
+EXPRESSION = re.compile(r'[&|!"*]|^\(|\b(?:and|or|not)\b|\b[a-z]+:', re.IGNORECASE)
+
+
+class Bulk:
+    """load, keep: the fields of the form as plain values. light: runs work on the light lane."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        history: History,
+        workspace: Workspace,
+        roots: Roots,
+        light: Callable[..., Any],
+        load: Callable[[], dict[str, Any]],
+        keep: Callable[[dict[str, Any]], None],
+    ):
+        self._reading, self._history, self._workspace = reading, history, workspace
+        self._roots, self._light = roots, light
+        self._load, self._keep = load, keep
+        self._lock = threading.Lock()
+        self._of: tuple[Report | None, Any] = (None, None)
+        self._items: dict[tuple[str, str], tuple[Placed, Row, Item]] = {}
+        self._working: Any = None
+        self._counted: tuple[Any, list[tuple[str, int]]] = (None, [])
+
+    # -- the images
+
+    def items(self) -> dict[tuple[str, str], Item]:
+        """Every image whose caption can be changed, by its key; what has not changed since is kept."""
+        report, findings = self._reading.report, self._reading.findings
+        with self._lock:
+            if self._of != (report, findings):
+                placed = (
+                    {each.image.key: each for each in (*report.validation, *reversed(report.placed))} if report else {}
+                )
+                found = _found(findings or ())
+                before = self._items if self._of[1] is findings else {}
+                self._items = {
+                    row.key: _kept(before.get(row.key), placed[row.key], row, found.get(row.key, ()))
+                    for row in (report.rows if report else ())
+                    if row.key in placed and row.bucket is not None
+                }
+                self._of = (report, findings)
+            return {key: item for key, (_, _, item) in self._items.items()}
+
+    def filtered(self, rows: Sequence[Row], find: str) -> list[Row]:
+        """The rows that a text or an expression takes. Raises ProblemsError for an expression that is not complete."""
+        find = find.strip()
+        if not find:
+            return list(rows)
+        if not EXPRESSION.search(find):
+            wanted = find.casefold()
+            return [row for row in rows if wanted in f"{row.key[1]}\n{row.caption}".casefold()]
+        items = self.items()
+        taken = {id(each) for each in chosen(list(items.values()), find)}
+        return [row for row in rows if row.key in items and id(items[row.key]) in taken]
+
+    # -- tags
+
+    def tags(self, beside: str) -> dict[str, Any]:
+        """The tags of the dataset with their counts, the quick ones, and those that stand beside one."""
+        items = list(self.items().values())
+        counts = self._counts(items)
+        found: dict[str, Any] = {"tags": counts[:MOST_TAGS], "more": len(counts) > MOST_TAGS}
+        found["quick"] = [tag for tag, number in counts[:QUICK] if len(tag) <= LONGEST_QUICK]
+        if beside.strip():
+            found["together"] = tags_together(items, beside, TOGETHER)
+        return found
+
+    def _counts(self, items: list[Item]) -> list[tuple[str, int]]:
+        """All tags with their counts, of the newest report."""
+        with self._lock:
+            if self._counted[0] is not self._items:
+                own = (each for each in items if not each.facts.missing)  # the words of a folder are not tags
+                self._counted = (self._items, tag_counts(own, 1 << 30))
+            return self._counted[1]
+
+    def complete(self, text: str) -> dict[str, Any]:
+        """Known tags that begin like this: of the dataset first, then of the lists in models/tag_lists."""
+        wanted = comparable(text)
+        counts = self._counts(list(self.items().values())) if wanted else []
+        found = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(wanted)][:OPTIONS]
+        known = {comparable(tag) for tag, _, _ in found}
+        listed = tag_lists(self._workspace)[0].complete(text, OPTIONS) if len(found) < OPTIONS else []
+        found += [(spelled(each.tag), each.count, each.alias) for each in listed if comparable(each.tag) not in known]
+        names = ("tag", "count", "alias")
+        return {"options": [dict(zip(names, each, strict=True)) for each in found[:OPTIONS]]}
+
+    # -- changes
+
+    def settings(self) -> CaptionEditSettings:
+        return build(CaptionEditJob, {"edit_captions": self._load()}).edit_captions
+
+    def fill(self, name: str, text: str) -> None:
+        """One field as a person wrote it. Raises ProblemsError."""
+        if name not in KNOWN:
+            raise ProblemsError.one(
+                f"There is no field '{name[:40]}'", "Captions", "reload the page", "edit.no-such-field"
+            )
+        self._keep(changed_values(KNOWN, self._load(), name, text, self._roots))
+
+    def plan(self, rows: Iterable[Row]) -> list[Edited]:
+        items = self.items()
+        return planned([items[row.key] for row in rows if row.key in items], self.settings())
+
+    def apply(self, rows: Sequence[Row], done: Callable[[Done, str], str]) -> str:
+        """Make the change on the light lane; what to say. `done` is called with what became of it."""
+        if self._working is not None and not self._working.done:
+            raise ProblemsError.one("Another change of captions is running", "Captions", "wait for it", "edit.busy")
+        title, plan = EDITS[self.settings().edit], self.plan(rows)
+        if not plan:
+            return "No caption would change."
+        self._working = task = self._light(self._write, title, plan, done, title=title)
+        end = time.monotonic() + WAITED
+        while not task.done and time.monotonic() < end:
+            time.sleep(0.01)
+        if not task.done:
+            return f"{title}: changing {count(len(plan), 'caption')} ..."
+        if task.error is not None:
+            raise task.error
+        return str(task.result)
+
+    def _write(self, title: str, plan: list[Edited], done: Callable[[Done, str], str], task: Any) -> str:
+        result = self._history.apply(
+            title,
+            changes_of(plan),
+            progress=lambda made, whole: task.stage(f"{title}: {made:,} of {whole:,}", made, whole),
+        )
+        return done(result, title)
+
+    # -- the form
+
+    def html(self, rows: Sequence[Row]) -> str:
+        """The fields of the chosen change, and what it would do to the images of the list."""
+        settings = self.settings()
+        names = ("edit", *USES.get(settings.edit, ()))
+        if settings.edit == "add" and settings.place != "after":
+            names = tuple(name for name in names if name != "after")
+        form = fields(KNOWN, self._load(), names, "bulk_field", {}, {name: f"cap-bulk-{name}" for name in names})
+        return f'<div class="concept-fields">{form}</div>{self._preview(rows)}'
+
+    def _preview(self, rows: Sequence[Row]) -> str:
+        try:
+            plan = self.plan(rows)
+        except ProblemsError as error:
+            if set(error.codes) <= {"edit.incomplete"}:
+                says = "; ".join(each.what for each in error.problems)
+                return f'<p class="hint bulk-says" role="status">{esc(says)}.</p>'
+            return f'<div class="bulk-says">{problems_html(error.problems)}</div>'
+        lines = "".join(_difference(each) for each in plan[:SHOWN])
+        more = f"<li>and {len(plan) - SHOWN:,} more</li>" if len(plan) > SHOWN else ""
+        says = f"{count(len(plan), 'caption')} of {len(rows):,} in the list would change."
+        go = (
+            f'<button type="button" class="btn primary" data-act="bulk_apply">Change {count(len(plan), "caption")}</button>'
+            if plan
+            else ""
+        )
+        return f'<p class="hint bulk-says" role="status">{esc(says)}</p>{go}<ul class="plain differences">{lines}{more}</ul>'
+
+
+def _difference(each: Edited) -> str:
+    """A caption before and after: what goes and what comes is marked, what stays is shortened."""
+    before, after = (re.findall(r"\s+|,|[^\s,]+", text) for text in (each.before, each.after))
+    parts = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        gone, new = "".join(before[a:b]), "".join(after[c:d])
+        if kind == "equal":
+            parts.append(esc(gone if len(gone) <= 60 else f"{gone[:25]} … {gone[-25:]}"))
+        else:
+            parts += [f"<{tag}>{esc(text)}</{tag}>" for tag, text in (("del", gone), ("ins", new)) if text]
+    return f"<li><b>{esc(each.item.facts.name)}</b> {''.join(parts)}</li>"
+
+
+def _found(findings: Iterable[Any]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """{key of an image: the kinds of its findings}."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for finding in findings:
+        for seen in (each for group in finding.images for each in group):
+            found[seen.key] = (*found.get(seen.key, ()), finding.kind)
+    return found
+
+
+def _kept(before: Any, placed: Placed, row: Row, found: tuple[str, ...]) -> tuple[Placed, Row, Item]:
+    """The item of an image; the one before where nothing changed: its tags are known."""
+    if before is not None and before[0] is placed and before[1] is row:
+        return before  # type: ignore[no-any-return]
+    image, caption = placed.image, placed.caption
+    bucket = f"{row.bucket[0]}x{row.bucket[1]}" if row.bucket else ""
+    facts = Facts(
+        name=printable(image.relative.rpartition("/")[2]),
+        folder=printable(image.path.parent.name),
+        text=caption.text,
+        missing=caption.source in ("words", "none"),
+        tokens=row.tokens or 0,
+        width=image.width,
+        height=image.height,
+        bucket=bucket,
+        changed=_changed(caption.path),
+        found=found,
+    )
+    extension, fixed = placed.concept.captions.caption_extension, caption.source == "metadata"
+    return placed, row, Item(image.path, extension, facts, fixed)
+
+
+def spelled(tag: str) -> str:
+    """A tag of a list as captions have it: with spaces, but for faces such as ^_^."""
+    return tag if tag in KAOMOJI else tag.replace("_", " ")
+
+
+def _changed(path: Any) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0

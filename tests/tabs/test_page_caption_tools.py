@@ -1,0 +1,162 @@
+"""Tags, filters and changes of many captions in a real browser, by mouse and keyboard."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from playwright.sync_api import expect
+from work_parts import image, wait_until
+
+WORDS = ("red fox", "snow", "blue sky", "smile", "tree")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "mira"
+    for n in range(40):
+        chosen = [word for number, word in enumerate(WORDS) if n % (number + 1) == 0]
+        image(place / f"mira_{n:03}.png", (64, 64), caption=", ".join(chosen) if n % 10 else None)
+    return place
+
+
+@pytest.fixture
+def tab(visit, served, folder):
+    served.page.project.keep("Captions", {})
+    served.page.project.edit("dataset.folder", str(folder))
+    one = visit()
+    tab = one.open("Captions")
+    expect(tab.locator("#cap-label")).to_have_text("Caption of mira_000.png")
+    yield tab
+    assert one.errors == []
+
+
+def text(folder, n):
+    path = folder / f"mira_{n:03}.txt"
+    return path.read_text("utf-8").strip() if path.exists() else None
+
+
+def all_texts(folder):
+    return {n: text(folder, n) for n in range(40)}
+
+
+def chips(tab):
+    return tab.locator("#cap-chips .tag").all_inner_texts()
+
+
+def opened(tab, n):
+    tab.locator("#cap-picks .pick", has_text=f"mira_{n:03}.png").click()
+    expect(tab.locator("#cap-label")).to_have_text(f"Caption of mira_{n:03}.png")
+
+
+def test_tags_are_added_moved_edited_and_removed_by_keyboard_and_are_the_text(tab, folder):
+    opened(tab, 2)
+    assert chips(tab) == ["red fox", "snow"]
+    tab.locator("#cap-tag").click()
+    tab.keyboard.type("bl")
+    expect(tab.locator("#cap-options [role=option]")).to_have_count(1)
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Enter")
+    tab.keyboard.type("a new one,")
+    assert chips(tab) == ["red fox", "snow", "blue sky", "a new one"]
+    tab.keyboard.press("Backspace")  # to the last chip
+    tab.keyboard.press("Control+ArrowLeft")
+    tab.keyboard.press("Control+ArrowLeft")
+    assert chips(tab) == ["red fox", "a new one", "snow", "blue sky"]
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("Delete")
+    tab.keyboard.press("Enter")  # edits what has come in its place
+    tab.keyboard.press("Control+a")
+    tab.keyboard.type("an old one")
+    tab.keyboard.press("Enter")
+    assert chips(tab) == ["an old one", "snow", "blue sky"]
+    expect(tab.locator("#cap-text")).to_have_value("an old one, snow, blue sky")
+    tab.keyboard.press("Control+s")
+    wait_until(lambda: text(folder, 2) == "an old one, snow, blue sky")
+    tab.locator("#cap-chips .out-of").nth(1).click()
+    tab.locator("#cap-chips .tag").first.drag_to(tab.locator("#cap-chips .tag").nth(1))
+    assert chips(tab) == ["blue sky", "an old one"]
+    tab.locator("#cap-stage").click()
+    tab.keyboard.press("1")
+    assert chips(tab) == ["blue sky", "an old one", "red fox"]
+    tab.keyboard.press("1")
+    assert chips(tab) == ["blue sky", "an old one"]
+    wait_until(lambda: text(folder, 2) == "blue sky, an old one")
+    tab.keyboard.press("?")
+    expect(tab.locator("dialog")).to_contain_text("quick tags")
+    tab.keyboard.press("Escape")
+
+
+def test_a_filter_narrows_the_list_and_a_wrong_one_says_why(tab, folder):
+    def listed(find, number):
+        tab.locator("#cap-find").fill(find)
+        expect(tab.locator("#cap-picks .pick")).to_have_count(number)
+
+    listed("is:missing", 4)
+    listed("snow & !smile", 8)
+    expect(tab.locator("#cap-wrong")).to_have_text("")
+    listed("snow & (", 40)
+    expect(tab.locator("#cap-wrong")).to_contain_text("not complete")
+    listed("mira_01", 10)
+    listed("", 40)
+    tab.locator("#cap-all-tags summary").click()
+    tab.locator("#cap-tags .tag-row", has_text="tree").click()
+    expect(tab.locator("#cap-find")).to_have_value('"tree"')
+    expect(tab.locator("#cap-picks .pick")).to_have_count(4)
+    expect(tab.locator("#cap-tags .together")).to_contain_text("red fox (4)")
+
+
+def test_many_captions_change_at_once_are_shown_before_and_come_back(tab, folder):
+    before = all_texts(folder)
+    tab.locator("#cap-find").fill("snow")
+    tab.locator("#cap-many summary").click()
+    tab.locator("#cap-bulk select").first.select_option("replace")
+    tab.locator("#cap-bulk-find").fill("snow")
+    tab.locator("#cap-bulk-replace_with").fill("deep snow, winter")
+    tab.keyboard.press("Tab")
+    go = tab.locator("[data-act=bulk_apply]")
+    expect(go).to_have_text("Change 16 captions")
+    expect(tab.locator(".differences li").first).to_contain_text("deep snow, winter")
+    assert all_texts(folder) == before
+    opened(tab, 2)
+    tab.locator("#cap-text").fill("red fox, snow, typed just now")
+    go.click()  # what was typed is saved first
+    wait_until(lambda: text(folder, 2) == "red fox, deep snow, winter, typed just now")
+    expect(tab.locator("#cap-text")).to_have_value("red fox, deep snow, winter, typed just now")
+    changed = all_texts(folder)
+    assert all("deep snow, winter" in changed[n] for n, words in before.items() if words and "snow" in words)
+    tab.locator("#cap-history summary").click()
+    expect(tab.locator("#cap-changes li").first).to_contain_text("Find and replace")
+    tab.locator("#cap-stage").click()
+    tab.keyboard.press("Control+z")
+    wait_until(lambda: all_texts(folder) == before | {2: "red fox, snow, typed just now"})
+    tab.keyboard.press("Control+y")
+    wait_until(lambda: all_texts(folder) == changed)
+    tab.locator("#cap-changes [data-act=revert]").first.click()
+    wait_until(lambda: all_texts(folder) == before | {2: "red fox, snow, typed just now"})
+
+
+def test_a_tag_is_renamed_and_removed_everywhere(tab, folder):
+    tab.locator("#cap-all-tags summary").click()
+    tab.get_by_role("button", name="Rename smile everywhere").click()
+    tab.locator("#cap-bulk-replace_with").fill("grin")
+    tab.keyboard.press("Tab")
+    tab.locator("[data-act=bulk_apply]").click()
+    wait_until(lambda: not any("smile" in (words or "") for words in all_texts(folder).values()))
+    tab.get_by_role("button", name="Remove grin everywhere").click()
+    tab.locator("[data-act=bulk_apply]", has_text=re.compile("Change 8")).click()
+    wait_until(lambda: not any("grin" in (words or "") for words in all_texts(folder).values()))
+
+
+def test_what_another_program_changed_is_not_overwritten(tab, folder):
+    tab.locator("#cap-many summary").click()
+    tab.locator("#cap-bulk select").first.select_option("add")
+    tab.locator("#cap-bulk-tags").fill("winter")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("[data-act=bulk_apply]")).to_be_visible()
+    mine = random.Random(3).randbytes(4).hex()
+    (folder / "mira_003.txt").write_text(mine)
+    tab.locator("[data-act=bulk_apply]").click()
+    wait_until(lambda: text(folder, 5) == "red fox, tree, winter")
+    assert text(folder, 3) == mine
