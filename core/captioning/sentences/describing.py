@@ -140,11 +140,12 @@ def _captions(
     writer = Writer(load(found, asked, context.device if asked.device == "auto" else "cpu"), asked)
     prepare = partial(prepared, side=asked.max_image_side)
     images = decoded_ahead((row.image.path for row in rows), prepare, asked.decode_threads, asked.batch_size)
-    for batch in batches(zip(rows, images, strict=True), asked.batch_size):
+    rest = iter(rows)
+    for batch in batches(images, asked.batch_size):
         context.check()
-        readable = [ask(row, image) for row, image in batch if not isinstance(image, Problem)]
-        said = iter(writer.described(readable))
-        for row, image in batch:
+        seen = [(next(rest), image) for _, image in batch]
+        said = iter(writer.described([ask(row, image) for row, image in seen if not isinstance(image, Problem)]))
+        for row, image in seen:
             yield Described("", image) if isinstance(image, Problem) else _at(row, next(said))
 
 
