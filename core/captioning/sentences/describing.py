@@ -15,7 +15,7 @@ from core.captioning.described import Described
 from core.captioning.report import Row
 from core.captioning.sentences import cleaning
 from core.captioning.sentences.folder import Found, check, fetch_missing, find
-from core.captioning.sentences.loading import load, precision_problems, room
+from core.captioning.sentences.loading import freed, load, precision_problems
 from core.captioning.sentences.profiles import PROFILES
 from core.captioning.sentences.prompts import facts_of, filled, prompt_of, prompt_problems
 from core.dataset.images.colors import WHITE
@@ -129,7 +129,7 @@ def _describe(task: str, rows: Sequence[Row], asked: Sentences, context: JobCont
     check(found)
     _say_ignored(asked, context)
     context.stage(f"loading {found.title}")
-    with room(context):
+    with freed():
         yield from _captions(rows, found, asked, context, ask)
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from core.captioning.sentences.folder import Found, weight_files
 from core.formats.header import read_header
 from core.record import machine
-from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError
 from core.settings.captioner_models import CaptionModelSettings
 
@@ -50,12 +49,10 @@ def precision_problems(task: str, asked: CaptionModelSettings) -> list[Problem]:
 
 
 @contextmanager
-def room(context: JobContext) -> Iterator[None]:
-    """Before, the model that generates images makes room; after, what was loaded inside is free again."""
+def freed() -> Iterator[None]:
+    """What was loaded inside is out of memory afterwards."""
     from core.generation.store import empty_device_cache
 
-    if context.store is not None:
-        context.store.release()
     try:
         yield
     finally:

@@ -3,7 +3,12 @@ classes; a word is a token of theirs."""
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
 import threading
+import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from core import tasks
 from core.captioning.decoding import decoded_ahead
 from core.captioning.sentences import describing, generating, loading
 from core.captioning.sentences.choosing import AddressedSampling, AnswerBudget, Prompt
@@ -19,9 +25,13 @@ from core.captioning.sentences.folder import Found
 from core.captioning.sentences.generating import Answer
 from core.captioning.sentences.profiles import PROFILES
 from core.dataset.images.opening import BrokenImage
+from core.engine.engine import Engine
+from core.generation import store
 from core.record.problems import Problem, ProblemsError
+from core.record.workspace import PROJECT, Workspace
 from core.settings.caption_prompts import CAPTION_TYPES, TOGGLES
 from core.settings.captioner_models import VlmSettings
+from core.settings.check import build
 
 KINDS = ("blip", "blip2", "git", "florence", "llava", "qwen", "smol")
 LONG = {"max_new_tokens": 12, "min_new_tokens": 12, "whole_sentences": False, "retry_repetition": False}
@@ -336,19 +346,55 @@ def test_words_are_packed_and_what_looks_at_images_is_not(models, precision, kin
     assert len(generating.answers(model, [asked], settings, 0)[0].text.split()) == 3
 
 
-def test_the_model_that_generates_images_makes_room(caption, monkeypatch):
-    from tests.captioning.sentences import conftest
+def test_the_model_is_out_of_memory_after_the_run_and_after_a_stop(caption, monkeypatch):
+    models, load = [], loading.load
 
-    released, made = [], conftest.surroundings
+    def noted(*given):
+        made = load(*given)
+        models.append(weakref.ref(made.model))
+        return made
 
-    def with_store(*given):
-        context = made(*given)
-        context.store = SimpleNamespace(release=lambda: released.append(True))
-        return context
-
-    monkeypatch.setattr(conftest, "surroundings", with_store)
+    monkeypatch.setattr(describing, "load", noted)
+    alive, empty = [], store.empty_device_cache
+    monkeypatch.setattr(store, "empty_device_cache", lambda: alive.append(models[-1]() is not None) or empty())
     caption("blip", **LONG)
-    assert released == [True]
+    assert alive == [False], "it is gone before the device's cache is emptied"
+    monkeypatch.setattr(generating, "answers", lambda *given: (_ for _ in ()).throw(ValueError("stop")))
+    with pytest.raises(ValueError):
+        caption("blip", **LONG)
+    gc.collect()
+    assert models[-1]() is None
+
+
+def test_the_model_that_generates_images_makes_room_for_a_captioner(tmp_path, folder, models):
+    engine = Engine(Workspace(tmp_path / "outputs", tmp_path / "models"), "cpu", "a test")
+    released: list[bool] = []
+    engine._store = SimpleNamespace(release=lambda: released.append(True), holds=None)
+    engine.start()
+    try:
+        settings = {"model": str(models("git")), "precision": "fp32"} | LONG
+        job = build(tasks.named("git_caption").job, {"dataset": {"folder": str(folder)}, "git_caption": settings})
+        identity = engine.submit("git_caption", job)
+        end = time.monotonic() + 60
+        while engine.progress(identity)["state"] in ("waiting", "running") and time.monotonic() < end:
+            time.sleep(0.02)
+        assert engine.progress(identity)["state"] == "done" and len(list(folder.glob("*.txt"))) == 4
+        assert released[0]
+    finally:
+        engine.close()
+
+
+def test_the_check_before_a_start_loads_no_torch(folder, models):
+    code = (
+        "import sys; from pathlib import Path; from core import tasks; from core.record.workspace import Workspace;"
+        "from core.settings.check import build; task = tasks.named('vlm');"
+        "job = build(task.job, {'dataset': {'folder': sys.argv[1]}, 'vlm': {'model': sys.argv[2]}});"
+        "print(task.look(job, Workspace(Path(sys.argv[1]) / 'out')));"
+        "print([name for name in ('torch', 'transformers', 'gradio') if name in sys.modules])"
+    )
+    given = [sys.executable, "-c", code, str(folder), str(models("llava"))]
+    found = subprocess.run(given, capture_output=True, text=True, check=True, cwd=PROJECT)
+    assert found.stdout.split("\n")[:2] == ["4 images to describe", "[]"]
 
 
 # ---- images
