@@ -78,15 +78,13 @@ def find(profile: Profile, asked: CaptionModelSettings, workspace: Workspace) ->
 
 
 def check(found: Found) -> None:
-    """Raises ProblemsError with all that is wrong with a model's files: missing, damaged, of another kind, unsafe."""
-    problems = _missing(found)
+    """Raises ProblemsError with all that is wrong with a model's files: of another kind, missing, damaged, unsafe."""
+    problems = _of_kind(found) or _missing(found)
     if problems:
         raise ProblemsError(problems)
     for path in sorted(found.folder.iterdir()):
         if path.name in TOKENIZER_FILES or SMALL.fullmatch(path.name):
             problems += _of_small_file(path)
-    if not problems:
-        problems += _of_kind(found)
     if not problems:
         problems += [problem for file in weight_files(found.folder) for problem in _of_weights(file)]
     if problems:
@@ -196,14 +194,17 @@ def _of_numbers(path: Path, values: dict[str, Any]) -> list[Problem]:
     for key, value in _pairs(values):
         layers = "layer" in key or key.startswith(("depth", "num_block"))
         for number in value if isinstance(value, list) else [value]:
-            if type(number) in (int, float) and abs(number) > (MOST_LAYERS if layers and type(number) is int else MOST):
+            if type(number) is int and abs(number) > (MOST_LAYERS if layers else MOST):
                 what = f"The config's {key[:100]} is invalid: {str(number)[:50]}"
                 return [Problem(what, str(path), AGAIN, code="captioner.bad-config")]
     return []
 
 
 def _of_kind(found: Found) -> list[Problem]:
-    values = read_json_object(found.folder / CONFIG, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
+    try:
+        values = read_json_object(found.folder / CONFIG, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
+    except ProblemsError:  # missing or damaged, which is told with the other files
+        return []
     kind = values.get("model_type")
     where = str(found.folder / CONFIG)
     if kind not in found.profile.types:

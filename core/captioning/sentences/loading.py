@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from core.settings.captioner_models import CaptionModelSettings
 if TYPE_CHECKING:
     import torch
 
-FOUR_BIT = 4  # a stored number may hold so many weights at most, with room for what is tied
 # Left alone by 8- and 4-bit: what looks at the image, what joins it with the words, and what chooses words.
 NOT_QUANTIZED = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "qformer", "lm_head")
+# Weights that files may lack: they sum up an image for comparisons, and no caption is made of them.
+UNUSED = re.compile(r"(^|\.)(vision_model\.head|pooler)\.")
 NO_CODE = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -86,7 +88,7 @@ def load(found: Found, asked: CaptionModelSettings, device: str) -> Loaded:
             raise _refused(found, "does not fit into memory") from error
         except Exception as error:  # config, tokenizer and weights of other people: a library raises anything
             raise _refused(found, f"cannot be loaded: {_first_line(error)}") from error
-    if lacking := sorted(info["missing_keys"]):
+    if lacking := sorted(name for name in info["missing_keys"] if not UNUSED.search(name)):
         raise _refused(found, f"lacks {len(lacking):,} weights, such as {lacking[0]}")
     if not placed:
         model.to(device)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from core import tasks
+from core.captioning import decoding
 from core.captioning.decoding import decoded_ahead
 from core.captioning.sentences import describing, generating, loading
 from core.captioning.sentences.choosing import AddressedSampling, AnswerBudget, Prompt
@@ -32,6 +33,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.caption_prompts import CAPTION_TYPES, TOGGLES
 from core.settings.captioner_models import VlmSettings
 from core.settings.check import build
+from tests.tasks import surroundings
 
 KINDS = ("blip", "blip2", "git", "florence", "llava", "qwen", "smol")
 LONG = {"max_new_tokens": 12, "min_new_tokens": 12, "whole_sentences": False, "retry_repetition": False}
@@ -398,6 +400,34 @@ def test_the_check_before_a_start_loads_no_torch(folder, models):
 
 
 # ---- images
+
+
+def test_the_asked_threads_open_images_of_at_most_the_asked_size(caption, monkeypatch):
+    pools, sizes, pool, answers = [], [], decoding.ThreadPoolExecutor, generating.answers
+    monkeypatch.setattr(decoding, "ThreadPoolExecutor", lambda *words: pools.append(words[0]) or pool(*words))
+    note = lambda model, asked, *more: sizes.append([each.image.size for each in asked]) or answers(model, asked, *more)  # noqa: E731
+    monkeypatch.setattr(generating, "answers", note)
+    caption("llava", max_image_side=32, decode_threads=7, batch_size=3, **LONG)
+    assert pools == [7] and list(map(len, sizes)) == [3, 1]
+    assert {max(size) for batch in sizes for size in batch} == {32}
+
+
+@pytest.mark.parametrize(("device", "used"), [("cpu", "cpu"), ("auto", "cuda:7")])
+def test_the_device_is_the_jobs_unless_the_cpu_is_asked_for(folder, models, monkeypatch, device, used):
+    asked = VlmSettings(model=str(models("llava")), device=device)
+    context = surroundings(Workspace(folder.parent / "outputs"))
+    context.device = "cuda:7"
+    given: list[str] = []
+
+    def load(found, settings, where):
+        given.append(where)
+        raise ProblemsError.one("enough")
+
+    monkeypatch.setattr(describing, "load", load)
+    row = SimpleNamespace(image=SimpleNamespace(path=folder / "a.png"))
+    with pytest.raises(ProblemsError, match="enough"):
+        next(describing.vlm([row], asked, context))
+    assert given == [used]
 
 
 def test_images_are_those_of_a_training(tmp_path):

@@ -61,6 +61,8 @@ def test_a_model_of_another_kind_is_sent_to_its_captioner(caption, models, own_m
     with pytest.raises(ProblemsError, match="use the captioner GIT") as caught:
         caption("blip", model=models("git"), check=True)
     assert caught.value.codes == ["captioner.other-kind"]
+    with pytest.raises(ProblemsError, match="use the captioner Florence-2"):
+        caption("llava", model=models("florence"), check=True)
     model = own_model("blip")
     change(model / "config.json", model_type="moondream")
     assert refused(caption, "blip", model=model) == ["captioner.other-kind"]
@@ -86,10 +88,10 @@ def test_a_model_with_code_of_its_own_is_refused(caption, own_model, name):
 
 def test_adapters_and_foreign_packings_are_refused(caption, own_model):
     model = own_model("blip")
-    change(model / "config.json", quantization_config={"quant_method": "gptq"})
-    assert refused(caption, "blip", model=model) == ["captioner.packed"]
     (model / "adapter_config.json").write_text('{"base_model_name_or_path": "evil/model"}')
     assert refused(caption, "blip", model=model) == ["captioner.adapter"]
+    change(model / "config.json", quantization_config={"quant_method": "gptq"})
+    assert refused(caption, "blip", model=model) == ["captioner.packed"]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,12 @@ def test_weights_that_lack_a_tensor_are_refused_not_filled_by_chance(caption, ow
     with pytest.raises(ProblemsError, match="lacks 1 weights") as caught:
         caption("git", model=model, **SHORT)
     assert caught.value.codes == ["captioner.not-loaded"]
+
+
+def test_weights_that_no_caption_needs_may_be_missing():
+    names = ("model.vision_tower.vision_model.head.probe", "text_decoder.bert.pooler.dense.weight")
+    assert all(map(loading.UNUSED.search, names))
+    assert not any(map(loading.UNUSED.search, ("lm_head.weight", "vision_model.encoder.layers.0.mlp.fc1.bias")))
 
 
 def test_shards_are_all_needed_and_lie_in_the_folder(caption, own_model):
