@@ -10,6 +10,7 @@ EXTENSIONS = (
     "core.builtin",
     "core.captioning.sentence_captioners",
     "core.captioning.taggers",
+    "core.captioning.sources",
     "core.diffusion.objectives",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",

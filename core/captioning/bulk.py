@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from core.captioning.combining import comparable, parts_of
+from core.captioning.combining import comparable
 from core.captioning.edits import Subject, editor
 from core.captioning.filters import Facts, test_of
 from core.captioning.report import Row, caption_report
-from core.dataset.captions.files import caption_change
+from core.dataset.captions.files import Beside, caption_change
 from core.dataset.captions.history import Change, History, only_one_writes
 from core.dataset.sources.files import printable
 from core.record.context import JobContext, Outcome
@@ -66,7 +66,10 @@ def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited
 
 def changes_of(plan: Iterable[Edited]) -> list[Change]:
     """The changes of caption files. A file that holds another caption than the one that was planned with stays."""
-    return [caption_change(each.item.path, each.after, each.item.extension, over=_own(each)) for each in plan]
+    beside = Beside()
+    return [
+        caption_change(each.item.path, each.after, each.item.extension, over=_own(each), beside=beside) for each in plan
+    ]
 
 
 def _own(edited: Edited) -> str:
@@ -75,13 +78,12 @@ def _own(edited: Edited) -> str:
 
 def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:
     """The most frequent tags as they are mostly spelled, with the number of captions that have each."""
-    counts: Counter[str] = Counter()
     spelled: dict[str, Counter[str]] = {}
     for each in items:
-        for tag in {comparable(part): part for part in parts_of(each.facts.text.replace("\n", ","), ",")}.items():
-            counts[tag[0]] += 1
-            spelled.setdefault(tag[0], Counter())[tag[1]] += 1
-    return [(spelled[tag].most_common(1)[0][0], number) for tag, number in counts.most_common(most)]
+        for tag, spelling in each.facts.spellings.items():
+            spelled.setdefault(tag, Counter())[spelling] += 1
+    found = [(max(counts, key=lambda each: counts[each]), counts.total()) for counts in spelled.values()]
+    return sorted(found, key=lambda each: -each[1])[:most]
 
 
 def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str, int]]:

@@ -55,8 +55,14 @@ def captioner(
         f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group} | shared
     )
     given: dict[str, Any] = {"card": CARD, "button": "Caption images"} | about
-    run = partial(extensions.later("core.captioning.captioners", "run_captioner"), name, title, describe, rows)
+    run = extensions.later("core.captioning.captioners", "run_captioner")
     check = partial(extensions.later("core.captioning.captioners", "images_to_describe"), name, ready)
     return tasks.Task(
-        name, title, job=job, run=run, check=check, reads=lambda job: job.captioning.preview is not None, **given
+        name,
+        title,
+        job=job,
+        run=lambda job, context: run(name, title, describe, job, context, rows),
+        check=check,
+        reads=lambda job: job.captioning.preview is not None,
+        **given,
     )

@@ -14,8 +14,8 @@ from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import combined, pattern_problems
 from core.captioning.described import Described
 from core.captioning.report import Row, caption_report
-from core.dataset.captions.files import as_file, caption_change
-from core.dataset.captions.history import History, check_folders, only_one_writes
+from core.dataset.captions.files import Beside, as_file, caption_change
+from core.dataset.captions.history import Change, History, check_folders, only_one_writes
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
@@ -62,7 +62,7 @@ class Tally:
 
 
 def run_captioner(
-    name: str, title: str, describe: Describe, of_rows: bool, job: CaptionerJob, context: JobContext
+    name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
 ) -> Outcome:
     """Describe the images that ask for it, one caption written after the other. A preview writes nothing."""
     history, tally = History(context.workspace.captions), Tally()
@@ -112,6 +112,12 @@ def _described(
             yield row, said
         context.stage("captioning", number, len(rows))
         context.check()
+
+
+def _file_of(row: Row, beside: Beside) -> Change:
+    """The caption file of an image as it is now, to be written over what was read of it."""
+    extension = row.settings.caption_extension
+    return caption_change(row.image.path, "", extension, over=_own(row), beside=beside)
 
 
 def _own(row: Row) -> str:

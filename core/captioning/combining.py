@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import regex
 
@@ -63,6 +64,7 @@ def parts_of(text: str, separator: str) -> list[str]:
     return [part.strip() for part in text.split(separator.strip() or separator) if part.strip()]
 
 
+@lru_cache(maxsize=1 << 16)
 def comparable(part: str) -> str:
     """A tag in the form in which two spellings of it are the same: case, underscores, escapes and spaces do not count."""
     return re.sub(r"[\s_]+", " ", part.replace("\\", "")).strip().casefold()

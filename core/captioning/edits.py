@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from core.captioning.combining import comparable, parts_of, pattern_problems, removed
+from core.captioning.words import name_words, tag_words
 from core.record.problems import Problem, ProblemsError
 from core.settings.caption_edits import EDITS, CaptionEditSettings
 
@@ -178,8 +179,6 @@ def _replaced_tags(tags: Tags, settings: CaptionEditSettings, counts: Counter[st
     return [part for tag in tags for part in (new if comparable(tag) == wanted else [tag])]
 
 
-KAOMOJI = frozenset("0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split())
-
 _TAGS: dict[str, Callable[[Tags, CaptionEditSettings, Counter[str], Sequence[Rule]], Tags]] = {
     "add": _add,
     "remove": _remove,
@@ -188,7 +187,7 @@ _TAGS: dict[str, Callable[[Tags, CaptionEditSettings, Counter[str], Sequence[Rul
     "deduplicate": _deduplicate,
     "imply": _imply,
     "replace": _replaced_tags,
-    "spaces": _each(lambda tag: tag if tag in KAOMOJI else tag.replace("_", " ")),
+    "spaces": _each(tag_words),
     "underscores": _each(lambda tag: re.sub(r"\s+", "_", tag)),
     "escape": _each(lambda tag: re.sub(r"(?<!\\)([()])", r"\\\1", tag)),
     "unescape": _each(lambda tag: re.sub(r"\\([()])", r"\1", tag)),
@@ -211,12 +210,6 @@ def _joined(subject: Subject, settings: CaptionEditSettings) -> str:
     )
 
 
-def _words(name: str) -> str:
-    """A file or folder name as text: without "10_" before it, numbers at its end, underscores and dashes."""
-    name = re.sub(r"^\d+_", "", name)
-    return re.sub(r"\s+", " ", re.sub(r"[_\-.]+", " ", re.sub(r"[\s_\-.]*\(?\d*\)?$", "", name))).strip()
-
-
 def _fixed(before: bool) -> Callable[[Subject, CaptionEditSettings], str]:
     """A prefix or suffix at each line that has it not yet."""
 
@@ -235,6 +228,6 @@ _TEXTS: dict[str, Callable[[Subject, CaptionEditSettings], str]] = {
     "prefix": _fixed(before=True),
     "suffix": _fixed(before=False),
     "one_line": _joined,
-    "file_name": lambda subject, settings: _words(subject.name.rpartition(".")[0]) or subject.text,
-    "folder_name": lambda subject, settings: _words(subject.folder) or subject.text,
+    "file_name": lambda subject, settings: name_words(subject.name.rpartition(".")[0]) or subject.text,
+    "folder_name": lambda subject, settings: name_words(subject.folder) or subject.text,
 }

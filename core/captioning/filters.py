@@ -43,8 +43,14 @@ class Facts:
     separator: str = ","
 
     @cached_property
-    def tags(self) -> frozenset[str]:
-        return frozenset(comparable(part) for part in parts_of(self.text.replace("\n", self.separator), self.separator))
+    def spellings(self) -> dict[str, str]:
+        """Each tag in its comparable form, and as it is written."""
+        parts = parts_of(self.text.replace("\n", self.separator), self.separator)
+        return {comparable(part): part for part in parts}
+
+    @property
+    def tags(self) -> Collection[str]:
+        return self.spellings
 
 
 Test = Callable[[Facts], bool]

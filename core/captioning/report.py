@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from core.dataset.captions.files import Caption, caption_change, read_caption
-from core.dataset.captions.history import History
+from core.dataset.captions.files import Beside, Caption, caption_change, read_caption
+from core.dataset.captions.history import Change, History
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.scan import scan_dataset
@@ -66,6 +66,11 @@ def caption_report(job: CaptionJob) -> CaptionReport:
     return CaptionReport(rows, [*found.problems, *said])
 
 
+def _written(row: Row, text: str, beside: Beside) -> Change:
+    text = text.replace("{words}", row.caption.text)
+    return caption_change(row.image.path, text, row.settings.caption_extension, beside=beside)
+
+
 def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
     """The caption job: report, and write `caption.write_missing` for each image that has no caption file."""
     report = caption_report(job)
@@ -73,10 +78,8 @@ def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
     text = job.caption.write_missing
     lines, written = report.lines(), 0
     if text:
-        changes = [
-            caption_change(row.image.path, text.replace("{words}", row.caption.text), row.settings.caption_extension)
-            for row in report.missing
-        ]
+        beside = Beside()
+        changes = [_written(row, text, beside) for row in report.missing]
         context.check()
         history = History(context.workspace.captions)
         done = history.apply("Write missing captions", changes, progress=partial(context.stage, "writing captions"))

@@ -165,16 +165,25 @@ def _texts(image: Any) -> dict[str, str]:
 def _exif_comment(image: Any) -> str:
     """EXIF's UserComment, where A1111 keeps its block in JPEG and WebP: eight bytes of encoding name, then the text."""
     try:
-        raw = image.getexif().get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
+        return user_comment(image.getexif())
     except Exception:  # damaged EXIF raises a dozen kinds of errors
         return ""
+
+
+def user_comment(exif: Any) -> str:
+    """The text of UserComment in Pillow's EXIF; "" for none."""
+    raw = exif.get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
     if not isinstance(raw, bytes) or len(raw) <= 8:
         return ""
-    if raw.startswith(b"UNICODE"):
-        body = raw[8:]
-        # A1111 writes big-endian regardless of the file's byte order; a Latin letter then has its zero byte first.
-        return body.decode("utf-16-be" if body[:1] == b"\0" else "utf-16-le", errors="replace")
-    return raw[8:].decode("utf-8", errors="replace")
+    name, body = raw[:8], raw[8:]
+    if not name.startswith(b"UNICODE"):
+        return body.decode("iso2022_jp" if name.startswith(b"JIS") else "utf-8", errors="replace").rstrip("\0")
+    if body[:2] in (b"\xfe\xff", b"\xff\xfe"):
+        return body.decode("utf-16", errors="replace").rstrip("\0")
+    # The zero bytes of Latin letters and spaces show the byte order: A1111 writes big-endian whatever the file's is.
+    first, second = body[::2].count(0), body[1::2].count(0)
+    big = first > second or (first == second and exif.endian == ">")
+    return body.decode("utf-16-be" if big else "utf-16-le", errors="replace").rstrip("\0")
 
 
 def _from_chunk(text: str) -> ImageRecord:
@@ -198,10 +207,8 @@ def _from_chunk(text: str) -> ImageRecord:
     return ImageRecord(job=job, source="atelier", hashes=hashes)
 
 
-def from_a1111_text(text: str) -> ImageRecord:
-    """A1111's block as settings. Differences to this program are noted, never dropped silently."""
-    if len(text) > LONGEST_TEXT:
-        return ImageRecord(reason=f"This image contains a text of {len(text):,} characters, too long for settings.")
+def a1111_parts(text: str) -> tuple[str, str, dict[str, str]]:
+    """(prompt, negative prompt, settings) of A1111's block; without a line of settings there are none."""
     lines = text.strip().replace("\r\n", "\n").split("\n")
     pairs: dict[str, str] = {}
     if len(lines[-1]) <= LONGEST_LINE and PARAMETER.match(lines[-1]):
@@ -209,11 +216,18 @@ def from_a1111_text(text: str) -> ImageRecord:
         if "Steps" in found or len(found) >= 3:  # a shorter last line is part of the prompt
             pairs = found
             lines = lines[:-1]
-    if not pairs:
-        return ImageRecord(reason="This image contains a text, but no generation settings.")
     start = next((number for number, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
     prompt = "\n".join(lines[:start]).strip()
-    negative = "\n".join(lines[start:]).removeprefix("Negative prompt:").strip()
+    return prompt, "\n".join(lines[start:]).removeprefix("Negative prompt:").strip(), pairs
+
+
+def from_a1111_text(text: str) -> ImageRecord:
+    """A1111's block as settings. Differences to this program are noted, never dropped silently."""
+    if len(text) > LONGEST_TEXT:
+        return ImageRecord(reason=f"This image contains a text of {len(text):,} characters, too long for settings.")
+    prompt, negative, pairs = a1111_parts(text)
+    if not pairs:
+        return ImageRecord(reason="This image contains a text, but no generation settings.")
     notes: list[Problem] = []
     loras = [{"file": name, "strength": float(strength)} for name, strength in LORA_TAG.findall(prompt)]
     wanted: dict[str, Any] = {"prompt": LORA_TAG.sub("", prompt).strip(), "negative_prompt": negative, "loras": loras}

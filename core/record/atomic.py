@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,11 @@ def sync_folder(path: Path | str) -> None:
 
 
 @contextmanager
-def open_atomic(target: Path | str) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder; on success it replaces the target, otherwise it is removed."""
+def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the target's folder; on success it replaces the target, otherwise it is removed.
+
+    synced   False does not wait for the disk: for many files, before one `sync_all`
+    """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
@@ -122,12 +125,23 @@ def open_atomic(target: Path | str) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        sync_file(temporary)
+        if synced:
+            sync_file(temporary)
         give_usual_mode(temporary)
         replace(temporary, target)
-        sync_folder(target.parent)
+        if synced:
+            sync_folder(target.parent)
     finally:
         remove(temporary)
+
+
+def sync_all(paths: Iterable[Path]) -> None:
+    """Wait until these files are on disk: at once where the system can, else one by one."""
+    if hasattr(os, "sync"):
+        return os.sync()
+    for path in paths:
+        with suppress(FileNotFoundError):
+            sync_file(path)
 
 
 @contextmanager
@@ -182,8 +196,8 @@ def give_usual_mode(path: Path) -> None:
             os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~UMASK)
 
 
-def write_bytes(target: Path | str, data: bytes) -> None:
-    with open_atomic(target) as temporary:
+def write_bytes(target: Path | str, data: bytes, *, synced: bool = True) -> None:
+    with open_atomic(target, synced=synced) as temporary:
         temporary.write_bytes(data)
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core.dataset.captions.files import caption_change, caption_files
+from core.dataset.captions.files import Beside, caption_change, caption_files
 from core.dataset.captions.history import MAX_CAPTION_BYTES, History, only_one_writes
 from core.dataset.sources.files import is_image_name, printable
 from core.dataset.sources.image_info import listed
@@ -77,7 +77,8 @@ def metadata_to_captions(asked: MetadataToCaptionsSettings, context: JobContext)
         shown = [f"{printable(each.path)}: {one_line(each.text)}" for each in writing[: asked.preview]]
         last = f"{count(len(writing), 'file')} would be written{rest}; nothing was written"
         return Outcome(lines=[*shown, *lines, last], facts=facts | {"written": [], "undo": ""})
-    changes = [caption_change(each.image, each.text, each.extension) for each in writing]
+    beside = Beside()
+    changes = [caption_change(each.image, each.text, each.extension, beside=beside) for each in writing]
     with only_one_writes(context):
         done = History(context.workspace.captions).apply(
             "Metadata to captions", changes, progress=partial(context.stage, "writing captions")

@@ -8,8 +8,9 @@ from PIL import Image
 from core import tasks
 from core.captioning.bulk import Item, changes_of, planned, tag_counts, tags_together
 from core.captioning.combining import comparable, parts_of
-from core.captioning.edits import KAOMOJI, Subject, edit_problems, editor
+from core.captioning.edits import Subject, edit_problems, editor
 from core.captioning.filters import Facts
+from core.captioning.words import KAOMOJI
 from core.dataset.captions.history import History
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace

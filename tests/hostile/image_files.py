@@ -183,6 +183,19 @@ def read_image(path: Path) -> None:
     assert record.job or record.reason
 
 
+def read_texts(path: Path) -> None:
+    """As captions are made of it: a text or the reason why there is none."""
+    from core.captioning.source.metadata import _described
+    from core.record.problems import ProblemsError
+    from core.settings.caption_sources import ImageTextSettings
+
+    for way in ("first", "all"):
+        found = _described(path, ImageTextSettings(combine=way, remove_weights=True), ", ")
+    assert len(found.text) <= 100_000
+    if found.problem:
+        raise ProblemsError([found.problem])
+
+
 GOOD_PNG = _image("PNG", size=(64, 64))
 
 
@@ -437,8 +450,8 @@ def read_mask(folder: Path) -> None:
 
 FAMILIES = {
     "masks": (make_mask, lambda: {"read": read_mask}),
-    "images": (make_image, lambda: {"read": read_image}),
-    "image settings": (make_settings_image, lambda: {"read": read_settings_image}),
+    "images": (make_image, lambda: {"read": read_image, "texts": read_texts}),
+    "image settings": (make_settings_image, lambda: {"read": read_settings_image, "texts": read_texts}),
     "zips": (make_zip, lambda: {"read": read_zip}),
     "image folders": (make_folder, lambda: {"read": read_folder}),
 }

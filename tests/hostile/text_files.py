@@ -130,6 +130,20 @@ def make_metadata(folder: Path, case: int) -> Path:
     return Files(name, text(good), bad)(folder, case)
 
 
+SIDECAR = json.dumps({"post": {"id": 1, "tags": {"general": ["red_fur", "smile"], "species": ["fox"]}, "score": 2.5}})
+
+
+def read_sidecar(path: Path) -> None:
+    """As a caption is made of it."""
+    from core.captioning.source.sidecars import _described
+    from core.record.problems import ProblemsError
+    from core.settings.caption_sources import SidecarSettings
+
+    found = _described(path.with_name("a.png"), SidecarSettings(), ", ")
+    if found.problem:
+        raise ProblemsError([found.problem])
+
+
 def read_list(path: Path) -> None:
     """Scanned as a folder's list, and added to by either way."""
     from core.dataset.caches.metadata_writing import _read
@@ -418,6 +432,7 @@ def read_prompts(path: Path) -> None:
 FAMILIES = {
     "captions": (Files("a.txt", text(CAPTION), CAPTIONS), lambda: {"read": read_caption}),
     "metadata": (make_metadata, lambda: {"read": read_list}),
+    "sidecars": (Files("a.json", text(SIDECAR), bad_json("a.json")), lambda: {"read": read_sidecar}),
     "dataset configs": (make_config, lambda: {"read": read_config}),
     "presets": (make_preset, lambda: {"read": read_preset}),
     "flags": (make_flags, lambda: {"read": read_flag_words}),

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from core.captioning.words import KAOMOJI
 from core.record.problems import ProblemsError
 from core.settings.tagger import FLOOR, TagTextSettings
 
-# SmilingWolf's list of labels whose underscores are faces.
-KAOMOJI = frozenset("0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split())
 BEST = ("rating", "quality")  # of these an image has the one with the highest score
 MCUT = {"general": 0.0, "character": 0.15}  # category -> lowest automatic threshold
 PAREN = re.compile(r"(?<!\\)([()])")

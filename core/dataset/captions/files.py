@@ -199,16 +199,37 @@ def _unreadable(path: Path, reason: str) -> Problem:
 # ---- saving
 
 
-def caption_change(image_path: Path | str, text: str, extension: str = "auto", *, over: str | None = None) -> Change:
+class Beside:
+    """The files of each stem in the folders of images, each folder listed once: a listing takes as long as a thousand writes."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[str]]] = {}
+
+    def of(self, image: Path) -> list[str]:
+        if image.parent not in self._folders:
+            names: dict[str, list[str]] = {}
+            for name in _names_in(image.parent):
+                names.setdefault(os.path.splitext(name)[0], []).append(name)
+            self._folders[image.parent] = names
+        return self._folders[image.parent].get(os.path.splitext(image.name)[0], [])
+
+
+def caption_change(
+    image_path: Path | str,
+    text: str,
+    extension: str = "auto",
+    *,
+    over: str | None = None,
+    beside: Beside | None = None,
+) -> Change:
     """What writing this caption of an image changes: UTF-8, \n line ends, one at the end.
 
     extension   ".txt", ".caption" or "auto": the existing file, else .txt
     over        the text that it is to replace: of a file that holds another one now, the change will not be made
+    beside      the same one for many images
     """
     image_path = Path(image_path)
-    stem = os.path.splitext(image_path.name)[0]
-    beside = [name for name in _names_in(image_path.parent) if os.path.splitext(name)[0] == stem]
-    path = caption_path(image_path, extension, beside)
+    path = caption_path(image_path, extension, (beside or Beside()).of(image_path))
     old = content_of(path)
     if over is not None and old is not None and _one_line_end(decode_text(old).text) != _one_line_end(over):
         old = as_file(over)

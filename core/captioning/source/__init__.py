@@ -1,0 +1,1 @@
+"""Captions that come from elsewhere than a model."""

@@ -1,0 +1,294 @@
+"""Captions from the text inside image files: prompts of generated images, EXIF, XMP and IPTC."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, IptcImagePlugin
+
+from core.captioning.combining import parts_of
+from core.captioning.described import Described
+from core.captioning.source.comfyui import graph_of, positive_prompts
+from core.captioning.source.result import described, skipped
+from core.captioning.source.xmp import read_xmp
+from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_image
+from core.dataset.sources.files import printable
+from core.families.word_weights import runs_of
+from core.generation.image_metadata import LONGEST_TEXT, a1111_parts, user_comment
+from core.record.bounded_json import parse_json
+from core.record.context import JobContext
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.regular import open_regular
+from core.record.workspace import Workspace
+from core.settings.caption import CaptionerJob
+from core.settings.caption_sources import ImageTextSettings
+
+LONGEST_JSON, MAX_VALUES = 8_000_000, 200_000  # a large workflow has 1 MB
+PNG_TEXT = "png."
+_LORA = re.compile(r" ?<(?:lora|lyco|lycoris|hypernet):[^<>]*>", re.IGNORECASE)
+_LATE = frozenset((b"tEXt", b"zTXt", b"iTXt", b"eXIf"))
+MOST_CHUNKS = 100_000
+_MAKE, _MODEL, _DESCRIPTION = 0x010F, 0x0110, 0x010E
+_XP = {"title": 0x9C9B, "comment": 0x9C9C, "keywords": 0x9C9E, "subject": 0x9C9F}
+_IPTC = {"title": (2, 5), "keywords": (2, 25), "caption": (2, 120)}
+# What cameras write as the description of every image.
+_OF_CAMERAS = re.compile(r"(OLYMPUS|MINOLTA|KONICA MINOLTA) DIGITAL CAMERA|SONY DSC|SAMSUNG( CAMERA P\w+)?")
+
+
+class ImageTexts:
+    """The texts of an opened image, each read when it is first asked for."""
+
+    def __init__(self, image: Image.Image):
+        self.image = image
+
+    @cached_property
+    def png(self) -> dict[str, str]:
+        return {str(key): str(text) for key, text in self.image.info.items() if isinstance(text, str)}
+
+    @cached_property
+    def exif(self) -> Image.Exif:
+        try:
+            return Image.Image.getexif(self.image)  # the PNG reader's own decodes the image
+        except Exception:  # damaged EXIF raises a dozen kinds of errors
+            return Image.Exif()
+
+    @cached_property
+    def comment(self) -> str:
+        try:
+            return user_comment(self.exif)
+        except Exception:  # the same
+            return ""
+
+    @cached_property
+    def xmp(self) -> dict[str, list[str]]:
+        packet = self.image.info.get("xmp")
+        return read_xmp(packet) if isinstance(packet, bytes | str) and packet else {}
+
+    @cached_property
+    def iptc(self) -> dict[tuple[int, int], Any]:
+        try:
+            return IptcImagePlugin.getiptcinfo(self.image) or {}  # type: ignore[arg-type]
+        except Exception:  # damaged records raise SyntaxError, ValueError, struct.error ...
+            return {}
+
+    def exif_text(self, tag: int) -> str:
+        """A text of EXIF; Pillow reads it as Latin-1, most programs write UTF-8."""
+        try:
+            text = self.exif.get(tag, "")
+        except Exception:  # damaged values
+            return ""
+        if not isinstance(text, str):
+            return ""
+        with suppress(UnicodeError):
+            text = text.encode("latin-1").decode("utf-8")
+        return "" if _OF_CAMERAS.fullmatch(text.strip("\0 ")) else text.strip("\0 ")
+
+    def xp_text(self, name: str) -> str:
+        """A text that Windows Explorer writes: UTF-16 in bytes."""
+        with suppress(Exception):
+            return bytes(self.exif.get(_XP[name], b"")).decode("utf-16-le", errors="replace").partition("\0")[0]
+        return ""
+
+    def iptc_texts(self, name: str) -> list[str]:
+        values = self.iptc.get(_IPTC[name], [])
+        listed = values if isinstance(values, list) else [values]
+        return [_iptc_text(value) for value in listed if isinstance(value, bytes)]
+
+    def json(self, name: str, text: str = "") -> Any:
+        """The content of a PNG's text, or of this one; None for what is no JSON object or list. Raises ProblemsError."""
+        text = (text or self.png.get(name, "")).strip()
+        if text[:1] not in ("{", "["):
+            return None
+        if len(text) > LONGEST_JSON:
+            raise _too_long(text)
+        return parse_json(text, name, "", max_values=MAX_VALUES, finite=False)
+
+
+def _iptc_text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _too_long(text: str) -> ProblemsError:
+    what = f"It contains a text of {len(text):,} characters, too long for a prompt"
+    return ProblemsError.one(what, "", "write its caption by hand", "source.too-long")
+
+
+# ---- prompts
+
+
+def _a1111(texts: ImageTexts) -> str:
+    """The prompt of `parameters`, or of a comment with A1111's line of settings. SwarmUI and Fooocus write JSON there."""
+    block = texts.png.get("parameters", "")
+    if block.lstrip().startswith("{"):
+        content = _object(texts.json("parameters"))
+        return _string(_object(content.get("sui_image_params", content)).get("prompt"))
+    if len(block) > LONGEST_TEXT:
+        raise _too_long(block)
+    return a1111_parts(block)[0] if block else _of_comment(texts)[0]
+
+
+def _of_comment(texts: ImageTexts) -> tuple[str, str]:
+    """(A1111's prompt, any other text) of UserComment."""
+    if len(texts.comment) > LONGEST_TEXT:
+        raise _too_long(texts.comment)
+    prompt, _, settings = a1111_parts(texts.comment)
+    return (prompt, "") if settings else ("", texts.comment)
+
+
+def _comfyui(texts: ImageTexts) -> list[str]:
+    """Of the graph that ran, else of the workflow; WebP files have them as camera maker and model."""
+    exif = dict(text.partition(":")[::2] for text in (texts.exif_text(_MODEL), texts.exif_text(_MAKE)))
+    found = positive_prompts(_object(texts.json("prompt", exif.get("prompt", ""))))
+    return found or positive_prompts(graph_of(texts.json("workflow", exif.get("workflow", ""))))
+
+
+def _novelai(texts: ImageTexts) -> str:
+    return texts.png.get("Description", "") if "NovelAI" in texts.png.get("Software", "") else ""
+
+
+def _invokeai(texts: ImageTexts) -> str:
+    prompt = _string(_object(texts.json("invokeai_metadata")).get("positive_prompt"))
+    older = _object(_object(texts.json("sd-metadata")).get("image")).get("prompt") if not prompt else None
+    return prompt or _string(older) or _string(_object(older).get("prompt"))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, dict) else {}
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+PROMPTS: dict[str, Callable[[ImageTexts], str | list[str]]] = {
+    "a1111": _a1111,
+    "comfyui": _comfyui,
+    "novelai": _novelai,
+    "invokeai": _invokeai,
+}
+FIELDS: dict[str, Callable[[ImageTexts], str | list[str]]] = PROMPTS | {
+    "xmp.description": lambda texts: texts.xmp.get("description", [])[:1],
+    "xmp.title": lambda texts: texts.xmp.get("title", [])[:1],
+    "xmp.subject": lambda texts: texts.xmp.get("subject", []),
+    "iptc.caption": lambda texts: texts.iptc_texts("caption"),
+    "iptc.title": lambda texts: texts.iptc_texts("title"),
+    "iptc.keywords": lambda texts: texts.iptc_texts("keywords"),
+    "exif.description": lambda texts: texts.exif_text(_DESCRIPTION),
+    "exif.comment": lambda texts: _of_comment(texts)[1],
+    "exif.xp_title": lambda texts: texts.xp_text("title"),
+    "exif.xp_comment": lambda texts: texts.xp_text("comment"),
+    "exif.xp_subject": lambda texts: texts.xp_text("subject"),
+    "exif.xp_keywords": lambda texts: parts_of(texts.xp_text("keywords"), ";"),
+}
+
+
+# ---- the captioner
+
+
+def fields_of(asked: ImageTextSettings) -> list[str]:
+    return [field.strip() for field in asked.text_fields if field.strip()]
+
+
+def check(asked: ImageTextSettings, workspace: Workspace) -> None:
+    """Raises ProblemsError for fields that do not exist, and for none."""
+    where, fix = "caption_metadata.text_fields", f"use {', '.join(FIELDS)} or {PNG_TEXT}NAME"
+    fields = fields_of(asked)
+    problems = [
+        Problem(f"There is no field '{field}'", where, fix, code="metadata.unknown-field")
+        for field in fields
+        if field not in FIELDS and not field.removeprefix(PNG_TEXT) != field
+    ]
+    if not fields:
+        problems.append(Problem("There are no fields to read", where, fix, code="metadata.no-fields"))
+    raise_if_errors(problems)
+
+
+def describe(
+    job: CaptionerJob, images: Sequence[Path], asked: ImageTextSettings, context: JobContext
+) -> Iterator[Described]:
+    """The text inside each image."""
+    check(asked, context.workspace)
+    for path in images:
+        yield _described(path, asked, job.captioning.separator)
+
+
+def _described(path: Path, asked: ImageTextSettings, separator: str) -> Described:
+    name = printable(path.name)
+    nothing = skipped(path, f"The image {name} contains no text", "write its caption by hand", "metadata.no-text")
+    try:
+        found, problems = _texts_in(path, asked, separator)
+    except (BrokenImage, ProblemsError) as error:
+        why = error.problems[0].what if isinstance(error, ProblemsError) else error
+        return skipped(path, f"The image {name} {why}", "replace or remove it", "image.unreadable")
+    if problems and not found:
+        first = problems[0]
+        return skipped(path, f"{name}: {first.what}", first.fix or "write its caption by hand", first.code)
+    return described(path, separator.join(dict.fromkeys(found)), nothing)
+
+
+def _texts_in(path: Path, asked: ImageTextSettings, separator: str) -> tuple[list[str], list[Problem]]:
+    """The text of the first field that has one, or those of all; and what could not be read."""
+    found: list[str] = []
+    problems: list[Problem] = []
+    with open_image(path) as image:
+        if image.format == "PNG" and image.width * image.height <= LARGE_PIXELS and _has_late_text(path):
+            with suppress(Exception):  # truncated or damaged pixels raise a dozen kinds of errors
+                image.load()
+        texts = ImageTexts(image)
+        for field in fields_of(asked):
+            try:
+                text = _text_of(texts, field, asked, separator)
+            except ProblemsError as error:
+                problems += error.problems
+                continue
+            found += [text] if text.strip(" ,\n") else []
+            if found and asked.combine == "first":
+                break
+    return found, problems
+
+
+def _text_of(texts: ImageTexts, field: str, asked: ImageTextSettings, separator: str) -> str:
+    if field not in FIELDS:
+        return texts.png.get(field.removeprefix(PNG_TEXT), "")
+    value = FIELDS[field](texts)
+    text = value if isinstance(value, str) else separator.join(each.strip() for each in value if each.strip())
+    if len(text) > LONGEST_TEXT:
+        raise _too_long(text)
+    return plain_prompt(text, asked) if field in PROMPTS else text
+
+
+def plain_prompt(prompt: str, asked: ImageTextSettings) -> str:
+    """A prompt without LoRA tags and weights, where settings ask for it."""
+    if asked.remove_loras and _LORA.search(prompt):
+        prompt = re.sub(r",(?: ?,)+", ",", _LORA.sub("", prompt))
+    if asked.remove_weights:
+        with suppress(ValueError):  # weights that no program reads stay
+            prompt = "".join(text for text, _ in runs_of(prompt))
+    return prompt
+
+
+def _has_late_text(path: Path) -> bool:
+    """Whether a PNG has text behind its pixels, where exiftool writes it and Pillow sees it only after decoding."""
+    with open_regular(path) as file:
+        file.seek(8)
+        pixels = False
+        for _ in range(MOST_CHUNKS):
+            head = file.read(8)
+            if len(head) < 8:
+                return False
+            length, kind = struct.unpack(">I4s", head)
+            if pixels and kind in _LATE:
+                return True
+            pixels |= kind == b"IDAT"
+            file.seek(length + 4, 1)
+    return False

@@ -1,0 +1,101 @@
+"""Captions from the names of files and folders: a pattern, filled in for each image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import regex
+
+from core.captioning.combining import PATTERN_SECONDS, parts_of, pattern_problems
+from core.captioning.described import Described
+from core.captioning.source.result import described, skipped
+from core.captioning.words import name_words, number_of
+from core.dataset.sources.files import printable
+from core.dataset.sources.folders import folder_of
+from core.dataset.sources.scan import scan_dataset
+from core.record.context import JobContext
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.workspace import Workspace
+from core.settings.caption import CaptionerJob
+from core.settings.caption_sources import NamesSettings
+from core.settings.concepts import concepts
+from core.settings.validation import ValidationSettings
+
+FIELDS = ("name", "folder", "number", "words")
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+def check(asked: NamesSettings, workspace: Workspace) -> None:
+    """Raises ProblemsError for a pattern or an expression that cannot be used."""
+    problems = pattern_problems([asked.expression], "caption_names.expression")
+    if not asked.pattern.strip():
+        what, fix = "The pattern is empty", "write one, such as {name}"
+        problems.append(Problem(what, "caption_names.pattern", fix, code="names.no-pattern"))
+    if not problems:
+        known = [*FIELDS, *regex.compile(asked.expression).groupindex]
+        fix = f"use {', '.join('{' + name + '}' for name in known)}, or name a group of the expression so"
+        problems += [
+            Problem(f"The pattern has an unknown {{{name}}}", "caption_names.pattern", fix, code="names.unknown-field")
+            for name in dict.fromkeys(_FIELD.findall(asked.pattern))
+            if name not in known
+        ]
+    raise_if_errors(problems)
+
+
+def describe(
+    job: CaptionerJob, images: Sequence[Path], asked: NamesSettings, context: JobContext
+) -> Iterator[Described]:
+    """The pattern filled in for each image."""
+    check(asked, context.workspace)
+    context.stage("reading names")
+    places = _places(job)
+    expression = regex.compile(asked.expression)
+    for path in images:
+        yield _described(path, *places.get(path, (path.name, "")), asked, expression, job.captioning.separator)
+
+
+def _places(job: CaptionerJob) -> dict[Path, tuple[str, str]]:
+    """{image: (its path below the dataset's folder with "/", the class tokens of that folder)}."""
+    folders = concepts(job.dataset, job.captions, ValidationSettings())
+    roots = [folder_of(each.source)[0] for each in folders]
+    places = {}
+    for image in scan_dataset(job.dataset, folders).images:
+        root = roots[image.concept]
+        inside = root is not None and image.path.is_relative_to(root)
+        relative = image.path.relative_to(root).as_posix() if root is not None and inside else image.relative
+        places[image.path] = (relative, image.words)
+    return places
+
+
+def _described(
+    path: Path, relative: str, words: str, asked: NamesSettings, expression: Any, separator: str
+) -> Described:
+    try:
+        match = expression.search(relative, timeout=PATTERN_SECONDS)
+    except TimeoutError as error:
+        what = "This regular expression takes too long on a path"
+        raise ProblemsError.one(what, asked.expression, "simplify it", "caption.slow-pattern") from error
+    if match is None:
+        what = f"The regular expression finds nothing in {printable(relative)}"
+        return skipped(path, what, "change the expression, or write its caption by hand", "names.no-match")
+    names = {"name": path.stem, "folder": path.parent.name} | match.groupdict("")
+    values = {name: _words(text, asked) for name, text in names.items()}
+    values = {"number": number_of(path.stem), "words": words} | values
+    used = _FIELD.findall(asked.pattern)
+    nothing = skipped(
+        path,
+        f"The name {printable(path.name)} has no text for a caption",
+        "rename it, keep its numbers, or write its caption by hand",
+        "names.no-text",
+    )
+    if used and not any(values[name] for name in used):
+        return nothing
+    text = _FIELD.sub(lambda field: values[field[1]], asked.pattern)
+    return described(path, separator.join(parts_of(text, separator)), nothing)
+
+
+def _words(text: str, asked: NamesSettings) -> str:
+    return name_words(text, leading=asked.leading_numbers, trailing=asked.trailing_numbers, replaced=asked.replaced)

@@ -1,0 +1,32 @@
+"""What a found text becomes: a caption, or the reason why there is none."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from core.captioning.described import Described
+from core.dataset.sources.files import printable
+from core.record.problems import Problem
+
+LONGEST = 100_000  # characters: no caption has that many
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+def skipped(path: Path, what: str, fix: str, code: str) -> Described:
+    return Described("", Problem(what, printable(path), fix, "advice", code=code))
+
+
+def described(path: Path, text: str, nothing: Described) -> Described:
+    """The caption of an image. nothing: what is said where the text is blank."""
+    if len(text) > LONGEST:
+        what = f"The text for {printable(path.name)} has {len(text):,} characters, more than {LONGEST:,}"
+        return skipped(path, what, "write its caption by hand", "source.too-long")
+    text = " ".join(_CONTROL.sub(" ", text).split())
+    if not text.strip(" ,"):
+        return nothing
+    if _HALF_PAIR.search(text):
+        what = f"The name of {printable(path.name)} is not valid Unicode"
+        return skipped(path, what, "rename the file or its folder", "source.not-unicode")
+    return Described(text)

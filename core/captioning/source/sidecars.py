@@ -1,0 +1,123 @@
+"""Captions from a JSON file beside each image: of gallery-dl, of booru exports, of other programs."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.captioning.described import Described
+from core.captioning.source.result import described, skipped
+from core.captioning.words import tag_words
+from core.dataset.sources.files import printable
+from core.record.bounded_json import read_json
+from core.record.context import JobContext
+from core.record.problems import ProblemsError
+from core.record.regular import MissingFile
+from core.record.workspace import Workspace
+from core.settings.caption import CaptionerJob
+from core.settings.caption_sources import SidecarSettings
+
+MAX_BYTES, MAX_VALUES = 4_000_000, 100_000  # a post of a booru has some 10 KB
+# What boorus append to a key of tags: Danbooru, Gelbooru, e621, Moebooru, Sankaku.
+CATEGORIES = frozenset(
+    "artist character circle contributor copyright deprecated faults general genre invalid lore medium".split()
+    + "meta metadata species studio style".split()
+)
+
+
+def check(asked: SidecarSettings, workspace: Workspace) -> None:
+    """Raises ProblemsError where no key is given."""
+    if not _lines(asked.sidecar_keys):
+        fix = "write one per line, such as tags"
+        raise ProblemsError.one("There are no keys to read", "caption_sidecars.sidecar_keys", fix, "sidecar.no-keys")
+
+
+def describe(
+    job: CaptionerJob, images: Sequence[Path], asked: SidecarSettings, context: JobContext
+) -> Iterator[Described]:
+    """The tags in each image's JSON file, as settings order them."""
+    check(asked, context.workspace)
+    for path in images:
+        yield _described(path, asked, job.captioning.separator)
+
+
+def _described(path: Path, asked: SidecarSettings, separator: str) -> Described:
+    """By `a.png.json`, else by `a.json`: the first that has a text."""
+    files = [path.with_name(f"{path.name}.json"), path.with_name(f"{path.stem}.json")]
+    fix = f"save it as {printable(files[0].name)} or {printable(files[1].name)}"
+    nothing = skipped(path, f"There is no JSON file for {printable(path.name)}", fix, "sidecar.missing")
+    for file in files:
+        try:
+            content = read_json(file, max_bytes=MAX_BYTES, max_values=MAX_VALUES, finite=False)
+        except MissingFile:
+            continue
+        except ProblemsError as error:
+            problem = error.problems[0]
+            nothing = skipped(file, problem.what, problem.fix, problem.code)
+            continue
+        what, fix = f"{printable(file.name)} has no text at the keys", "add its key to the keys"
+        nothing = skipped(file, what, fix, "sidecar.no-text")
+        if tags := tags_in(content, asked):
+            return described(path, separator.join(tags), nothing)
+    return nothing
+
+
+def tags_in(content: Any, asked: SidecarSettings) -> list[str]:
+    """The tags at the first key that has any, each once."""
+    for key in _lines(asked.sidecar_keys):
+        *way, last = key.split(".")
+        post = _object(content)
+        for name in way:
+            post = _object(post.get(name))
+        if tags := _in_order(_by_category(post, last, asked), asked):
+            return tags
+    return []
+
+
+def _lines(values: Sequence[str]) -> list[str]:
+    return [value.strip() for value in values if value.strip()]
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """An object, or the first one of a list: exports may hold a list of one post."""
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, dict) else {}
+
+
+def _by_category(post: Mapping[str, Any], key: str, asked: SidecarSettings) -> dict[str, list[str]]:
+    """{category: tags} of `tags_general` ... beside the key and of lists inside it; "" for tags without one."""
+    value = post.get(key)
+    known = CATEGORIES.union(_lines(asked.category_order), _lines(asked.excluded_categories))
+    groups = {category: post.get(f"{key}_{category}") for category in sorted(known) if _holds_tags(key)}
+    groups |= value if isinstance(value, dict) else {}
+    found = {category: _divided(each, key, asked.input_separator) for category, each in groups.items()}
+    grouped = {tag for tags in found.values() for tag in tags}
+    rest = [tag for tag in _divided(value, key, asked.input_separator) if tag not in grouped]
+    return found | {"": rest}
+
+
+def _in_order(found: Mapping[str, list[str]], asked: SidecarSettings) -> list[str]:
+    first, excluded = _lines(asked.category_order), _lines(asked.excluded_categories)
+    order = dict.fromkeys([*first, *(name for name in found if name), ""])
+    chosen = [name for name in order if name in found and name not in excluded]
+    tags = [html.unescape(tag) for name in chosen for tag in found[name]]  # Gelbooru escapes them
+    return list(dict.fromkeys(map(tag_words, tags) if asked.remove_underscore else tags))
+
+
+def _divided(value: Any, key: str, separator: str) -> list[str]:
+    if isinstance(value, str):
+        mark = {"comma": ",", "space": " ", "line": "\n"}.get(separator) or _mark(value, key)
+        value = value.split(mark) if mark else [value]
+    parts = value if isinstance(value, list) else []
+    return [part.strip() for part in parts if isinstance(part, str) and part.strip()]
+
+
+def _mark(text: str, key: str) -> str:
+    """What divides the tags of a text; "" for a sentence."""
+    return next((mark for mark in "\n, " if mark in text), "") if _holds_tags(key) else ""
+
+
+def _holds_tags(key: str) -> bool:
+    return "tag" in key.lower()

@@ -1,0 +1,78 @@
+"""Title, description and subject of an XMP packet. Entities cannot be declared, and size and depth are limited."""
+
+from __future__ import annotations
+
+from xml.parsers import expat
+
+from core.record.problems import ProblemsError
+
+MAX_BYTES, MAX_DEPTH = 4_000_000, 100
+_DC, _RDF = "http://purl.org/dc/elements/1.1/", "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_NAMES = {f"{_DC} {name}": name for name in ("title", "description", "subject")}
+_ITEM, _LANGUAGE = f"{_RDF} li", "http://www.w3.org/XML/1998/namespace lang"
+FIX = "write its caption by hand, or remove XMP from the fields"
+
+
+def read_xmp(packet: bytes | str) -> dict[str, list[str]]:
+    """{"title", "description", "subject": texts}, the default language first. Raises ProblemsError."""
+    if len(packet) > MAX_BYTES:
+        raise _refused(f"is larger than {MAX_BYTES // 1_000_000} MB")
+    if isinstance(packet, bytes):
+        marked = packet[:2] in (b"\xfe\xff", b"\xff\xfe")
+        packet = packet.decode("utf-16" if marked else "utf-8", errors="replace")
+    reader = _Reader()
+    try:
+        reader.parser.Parse(packet.strip("\ufeff\0 \t\r\n"), True)
+    except expat.ExpatError as error:
+        raise _refused(f"is not valid XML ({error})") from error
+    return reader.found
+
+
+def _refused(why: str) -> ProblemsError:
+    return ProblemsError.one(f"The XMP metadata {why}", "", FIX, "source.bad-xmp")
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.found: dict[str, list[str]] = {}
+        self.parser = expat.ParserCreate(namespace_separator=" ")
+        self.parser.buffer_text = True
+        self.parser.StartDoctypeDeclHandler = self.doctype
+        self.parser.StartElementHandler = self.start
+        self.parser.CharacterDataHandler = self.data
+        self.parser.EndElementHandler = self.end
+        self.depth = 0
+        self.name = ""  # of the property that is open
+        self.default = False  # whether its open item is of the default language
+        self.texts: list[str] = []
+
+    def doctype(self, *_: object) -> None:
+        raise _refused("declares a document type, which may hide any amount of text")
+
+    def start(self, element: str, attributes: dict[str, str]) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _refused(f"is nested deeper than {MAX_DEPTH} levels")
+        for attribute, value in attributes.items():  # the short form: rdf:Description dc:title="..."
+            self.keep(_NAMES.get(attribute, ""), value)
+        if element in _NAMES:
+            self.name = _NAMES[element]
+        if element in _NAMES or element == _ITEM:
+            self.texts, self.default = [], attributes.get(_LANGUAGE) == "x-default"
+
+    def data(self, text: str) -> None:
+        if self.name:
+            self.texts.append(text)
+
+    def end(self, element: str) -> None:
+        self.depth -= 1
+        if element == _ITEM or element in _NAMES:
+            self.keep(self.name, "".join(self.texts))
+            self.texts = []
+        if element in _NAMES:
+            self.name = ""
+
+    def keep(self, name: str, text: str) -> None:
+        if name and text.strip():
+            texts = self.found.setdefault(name, [])
+            texts.insert(0 if self.default and name != "subject" else len(texts), text.strip())

@@ -1,0 +1,32 @@
+"""Names of files and tags as the words of a caption. Pure functions."""
+
+from __future__ import annotations
+
+import re
+
+# SmilingWolf's list of labels whose underscores are faces.
+KAOMOJI = frozenset("0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split())
+_LEADING = re.compile(r"^\d+_")
+_TRAILING = re.compile(r"[\s_\-.]*(?:\((\d+)\)|(\d+))$")
+
+
+def name_words(name: str, *, leading: bool = True, trailing: bool = True, replaced: str = "_-.") -> str:
+    """A file or folder name, without extension, as text: "10_red-fox (3)" -> "red fox".
+
+    leading   leave out a number with an underscore at its start      trailing   leave out a number at its end
+    replaced  characters that become spaces
+    """
+    name = _LEADING.sub("", name) if leading else name
+    name = _TRAILING.sub("", name) if trailing else name
+    return " ".join(name.translate(dict.fromkeys(map(ord, replaced), " ")).split())
+
+
+def number_of(name: str) -> str:
+    """The number at the end of a name as it is written there: "fox_012" -> "012"; "" for none."""
+    found = _TRAILING.search(name)
+    return (found[1] or found[2]) if found else ""
+
+
+def tag_words(tag: str) -> str:
+    """A tag with spaces for its underscores; kaomoji keep theirs."""
+    return tag if tag in KAOMOJI else tag.replace("_", " ").strip()
