@@ -12,9 +12,9 @@ from typing import Any
 
 from core.captioning.bulk import Edited, Item, changes_of, chosen, planned, tag_counts, tags_together
 from core.captioning.combining import comparable
-from core.captioning.edits import KAOMOJI
 from core.captioning.filters import Facts
 from core.captioning.tag_lists import tag_lists
+from core.captioning.words import KAOMOJI
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import Done, History
 from core.dataset.report import Report, Row
