@@ -8,6 +8,7 @@ from typing import Any
 
 EXTENSIONS = (
     "core.builtin",
+    "core.captioning.sentence_captioners",
     "core.captioning.taggers",
     "core.captioning.sources",
     "core.diffusion.objectives",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, create_model
@@ -20,7 +19,7 @@ from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.caption import CaptionerJob, CaptioningSettings
 
-Describe = Callable[[Sequence[Path], Any, JobContext], Iterator[str | Described]]
+Describe = Callable[[Sequence[Any], Any, JobContext], Iterator[str | Described]]
 Ready = Callable[[Any, Workspace], object]
 CARD = tasks.Card(
     "captioners", "Caption images", "Describes the images of the dataset and writes the captions beside them."
@@ -35,6 +34,7 @@ def captioner(
     title: str,
     ready: Ready | None = None,
     existing: str = "missing",
+    rows: bool = False,
     **about: Any,
 ) -> tasks.Task:
     """The task of a captioner.
@@ -43,6 +43,7 @@ def captioner(
               when the first is asked for, and may look at several images at once
     ready     (own settings, workspace): raises ProblemsError for what the captioner lacks, before anything begins
     existing  what it does with captions that are there unless the job says otherwise
+    rows      `describe` is given each image as a `Row` (report.py), with its caption and settings, in place of its path
     about     the other fields of Task
     """
     group: Any = (settings, Field(default_factory=settings, title=title))
@@ -50,10 +51,18 @@ def captioner(
     if existing != "missing":
         default = partial(CaptioningSettings.model_validate, {"existing": existing})
         shared["captioning"] = (CaptioningSettings, Field(default_factory=default, title="Captioning"))
-    job = create_model(f"{name.title()}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group} | shared)
+    job = create_model(
+        f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group} | shared
+    )
     given: dict[str, Any] = {"card": CARD, "button": "Caption images"} | about
-    run = partial(extensions.later("core.captioning.captioners", "run_captioner"), name, title, describe)
+    run = extensions.later("core.captioning.captioners", "run_captioner")
     check = partial(extensions.later("core.captioning.captioners", "images_to_describe"), name, ready)
     return tasks.Task(
-        name, title, job=job, run=run, check=check, reads=lambda job: job.captioning.preview is not None, **given
+        name,
+        title,
+        job=job,
+        run=lambda job, context: run(name, title, describe, job, context, rows),
+        check=check,
+        reads=lambda job: job.captioning.preview is not None,
+        **given,
     )

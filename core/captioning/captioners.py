@@ -61,14 +61,20 @@ class Tally:
             yield f"{count(self.empty, 'image')} got no caption: nothing was found to say"
 
 
-def run_captioner(name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext) -> Outcome:
+def run_captioner(
+    name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
+) -> Outcome:
     """Describe the images that ask for it, one caption written after the other. A preview writes nothing."""
     history, tally = History(context.workspace.captions), Tally()
     about = {"task": name, "job": _fingerprint(job)}
+
+    def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:
+        images = rows if of_rows else [row.image.path for row in rows]
+        return _described(describe(images, getattr(job, name), context), rows, context, tally)
+
     if job.captioning.preview is not None:
         rows = _rows(job)
-        described = _described(describe, getattr(job, name), rows, context, tally)
-        return tally.outcome([_difference(row, said, job) for row, said in described], previews=True)
+        return tally.outcome([_difference(row, said, job) for row, said in described(rows)], previews=True)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         done = opened.done()
         files = {
@@ -77,7 +83,7 @@ def run_captioner(name: str, title: str, describe: Describe, job: CaptionerJob, 
         }
         files = {row: file for row, file in files.items() if file.path not in done}
         check_folders(file.path.parent for file in files.values())
-        for row, said in _described(describe, getattr(job, name), list(files), context, tally):
+        for row, said in described(list(files)):
             new = combined(_own(row), said.text, job.captioning)
             tally.empty += not new and not said.means_empty
             if new or said.means_empty:
@@ -90,13 +96,12 @@ def run_captioner(name: str, title: str, describe: Describe, job: CaptionerJob, 
 
 
 def _described(
-    describe: Describe, own: Any, rows: Sequence[Row], context: JobContext, tally: Tally
+    given: Iterator[str | Described], rows: Sequence[Row], context: JobContext, tally: Tally
 ) -> Iterator[tuple[Row, Described]]:
     """Each image with what is said of it, but for those that could not be described; with progress, and a place to pause or
     stop after each."""
     tally.images = len(rows)
     context.stage("captioning", 0, len(rows))
-    given = describe([row.image.path for row in rows], own, context)
     for number, (row, each) in enumerate(zip(rows, given, strict=True), 1):
         said = Described.of(each)
         tally.counts.update(said.counted)

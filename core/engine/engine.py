@@ -293,12 +293,12 @@ class Engine:
     def _on_device(
         self, task: str, job: Settings, folder: RunFolder, device: str, heard: Any
     ) -> tuple[str, Explanation | None]:
-        if task in ("train", "probe") and self._store is not None:
-            self._store.release()  # training builds its own modules: the kept one makes room
+        store = self._model_store() if task in ("generate", "class_images") else None
+        if store is None and self._store is not None:
+            self._store.release()  # trainings and captioners load models of their own: the kept one makes room
         if is_launched(task, job):
             assert isinstance(job, TrainJob)
             return supervise(job, folder, self.workspace, device, **heard)
-        store = self._model_store() if task in ("generate", "class_images") else None
         return execute(task, job, folder, self.workspace, device, **heard, store=store)
 
     def _restart(self, words: Explanation) -> None:

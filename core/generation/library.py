@@ -14,7 +14,7 @@ from core.record.best import read_best
 from core.record.problems import ProblemsError
 from core.record.run_about import given_title, title_of
 from core.record.run_folder import RunFolder
-from core.record.workspace import Workspace, resolve_path
+from core.record.workspace import CAPTIONERS, Workspace, resolve_path
 
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 INDEX = "model_index.json"
@@ -156,11 +156,17 @@ def _files(root: Path, kind: str) -> Iterator[tuple[str, Path]]:
         if INDEX in files:
             names[:] = []
             continue
-        names[:] = sorted(name for name in names if not name.startswith((".", "_")))
+        names[:] = _entered(folder, names, root)
         for file in sorted(files):
             path = Path(folder) / file
             if path.suffix.lower() in SUFFIXES and not file.startswith(".") and _listed_as(path, root) == kind:
                 yield _label(path, root), path
+
+
+def _entered(folder: str, names: list[str], root: Path) -> list[str]:
+    """Folders that are searched too: none that is hidden, and not the models that write captions."""
+    shown = sorted(name for name in names if not name.startswith((".", "_")))
+    return [name for name in shown if name != CAPTIONERS or Path(folder) != root]
 
 
 def _listed_as(path: Path, root: Path) -> str:
@@ -181,7 +187,7 @@ def _diffusers_folders(root: Path) -> Iterator[Path]:
             names[:] = []
             yield Path(folder)
         else:
-            names[:] = sorted(name for name in names if not name.startswith((".", "_")))
+            names[:] = _entered(folder, names, root)
 
 
 def _results(workspace: Workspace, kind: str) -> Iterator[tuple[str, Path]]:

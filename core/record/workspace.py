@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
+CAPTIONERS = "captioners"  # in the models folder: what writes captions
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Workspace:
     @property
     def trash(self) -> Path:
         return self.private / "trash"
+
+    @property
+    def captioners(self) -> Path:
+        """Models that write captions; lists of other models leave it out."""
+        return self.models / CAPTIONERS
 
     @property
     def captions(self) -> Path:

@@ -50,6 +50,7 @@ MEANT = (  # where such a word is the right one
     "a cartoon picture -> a picture",  # words that captions have
     "a cartoon anime drawing -> a drawing",
     "a cartoon drawing -> a drawing",
+    "a picture of",  # the beginning of captions that BLIP continues
     "class picture",  # the address of random numbers, which keeps seeds valid
 )
 # Everything is to be checked; these are not clean yet.

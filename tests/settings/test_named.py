@@ -31,6 +31,8 @@ FREE = {  # texts that name nothing outside the job, and why
     " sample_prompts identifier class_tokens replacements tags after find replace_with implications separator filter prefix"
     " suffix remove_words",
     "tags of captions": "undesired_tags wanted_tags tag_replacement always_first_tags",
+    "prompts of captioners, and phrases of captions": "system_prompt caption_start person_name words_to_avoid required_words"
+    " openers",
     "searched in names of images and filled in from them, never opened": "pattern expression replaced",
     "names of texts within files": "sidecar_keys category_order excluded_categories text_fields",
     "a color by its pattern": "alpha_color",

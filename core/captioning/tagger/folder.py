@@ -53,7 +53,7 @@ def find(asked: TagTextSettings, workspace: Workspace) -> Found:
     """The tagger that the settings name, whether or not its files are there. Raises ProblemsError."""
     if not (asked.model_dir or "").strip():
         profile = PROFILES[asked.repo_id]
-        return Found(profile, workspace.models / "captioners" / profile.folder_name, own=False)
+        return Found(profile, workspace.captioners / profile.folder_name, own=False)
     folder = resolve_path((asked.model_dir or "").strip().strip("\"'"))
     if not os.path.isdir(folder):  # false, not an error, for an invalid name
         fix = "choose the folder with model.onnx and selected_tags.csv"

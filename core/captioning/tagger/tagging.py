@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from core.captioning.decoding import batches, decoded_ahead
 from core.captioning.described import Described
 from core.captioning.tagger.folder import Found, check_files, fetch_missing, find
 from core.captioning.tagger.formatting import formatter, ignored
 from core.captioning.tagger.kept import Keeper, Shelf, place_of, stamp_of
-from core.captioning.tagger.preprocess import Prepare, preparing
+from core.captioning.tagger.preprocess import preparing
 from core.captioning.tagger.session import CPU, Tagger, onnxruntime, providers_for, words_of
 from core.captioning.tagger.tags import Format, Scored, Tagged
-from core.dataset.images.opening import BrokenImage
 from core.dataset.sources.files import printable
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -92,7 +90,7 @@ def tag(images: Sequence[Path], asked: TagSettings, context: JobContext) -> Iter
     prepare = preparing(found.profile, tagger.size, asked.compatibility)
     batch_size = tagger.batch or asked.batch_size
     try:
-        for batch in _batches(decoded_ahead(images, prepare, asked.decode_threads, batch_size), batch_size):
+        for batch in batches(decoded_ahead(images, prepare, asked.decode_threads, batch_size), batch_size):
             context.check()
             for path, scored in _scores(tagger, batch):
                 if not isinstance(scored, Problem):
@@ -115,45 +113,6 @@ def _say_how(tagger: Tagger, asked: TagSettings, context: JobContext) -> None:
         context.say(text, "warning", "run ./launch.sh update")
     if unused := ignored(asked):
         context.say(f"sd-scripts 0.9 does not have these settings, which are ignored: {', '.join(unused)}", "warning")
-
-
-def decoded_ahead(
-    images: Iterable[Path], prepare: Prepare, threads: int, batch_size: int
-) -> Iterator[tuple[Path, Prepared]]:
-    """Each image prepared, in order, by threads that are at most two batches ahead."""
-    waiting: deque[tuple[Path, Future[Prepared]]] = deque()
-    pool = ThreadPoolExecutor(threads, "decode")
-    try:
-        for path in images:
-            waiting.append((path, pool.submit(_prepared, path, prepare)))
-            if len(waiting) >= threads + 2 * batch_size:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepared(path: Path, prepare: Prepare) -> Prepared:
-    try:
-        return prepare(path)
-    except BrokenImage as error:
-        what = f"The image {printable(path.name)} {error}"
-        return Problem(what, printable(path), "replace or remove it", "advice", code="image.unreadable")
-
-
-def _batches(prepared: Iterable[tuple[Path, Prepared]], size: int) -> Iterator[list[tuple[Path, Prepared]]]:
-    """Lists with `size` images, and those between them that cannot be read."""
-    batch: list[tuple[Path, Prepared]] = []
-    for each in prepared:
-        batch.append(each)
-        if sum(not isinstance(values, Problem) for _, values in batch) >= size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _scores(tagger: Tagger, batch: Sequence[tuple[Path, Prepared]]) -> Iterator[tuple[Path, list[Scored] | Problem]]:

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from core import tasks
+from core.captioning import decoding
+from core.captioning.decoding import decoded_ahead
 from core.captioning.tagger import tagging
 from core.captioning.tagger.kept import Folder
-from core.captioning.tagger.tagging import decoded_ahead, preview
+from core.captioning.tagger.tagging import preview
 from core.cli.main import main
 from core.engine.engine import Engine
 from core.record.cancel import Cancelled, CancelToken
@@ -139,8 +141,8 @@ def test_the_model_gets_batches_decoded_by_the_asked_number_of_threads(tmp_path,
 
     own, sizes, pools = Tagger.run, [], []
     monkeypatch.setattr(Tagger, "run", lambda self, batch: sizes.append(len(batch)) or own(self, batch))
-    pool = tagging.ThreadPoolExecutor
-    monkeypatch.setattr(tagging, "ThreadPoolExecutor", lambda *words: pools.append(words[0]) or pool(*words))
+    pool = decoding.ThreadPoolExecutor
+    monkeypatch.setattr(decoding, "ThreadPoolExecutor", lambda *words: pools.append(words[0]) or pool(*words))
     run("tag", tmp_path, folder, model, batch_size=3, decode_threads=7)
     assert sizes == [1, 3, 1], "one white image as a trial, then the four"
     assert pools == [7]

@@ -1,0 +1,54 @@
+"""Images opened by threads that are ahead of the model that looks at them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from core.dataset.images.opening import BrokenImage
+from core.dataset.sources.files import printable
+from core.record.problems import Problem
+
+T = TypeVar("T")
+
+
+def decoded_ahead(
+    images: Iterable[Path], prepare: Callable[[Path], T], threads: int, batch_size: int
+) -> Iterator[tuple[Path, T | Problem]]:
+    """Each image prepared, in order, by threads that are at most two batches ahead."""
+    waiting: deque[tuple[Path, Future[T | Problem]]] = deque()
+    pool = ThreadPoolExecutor(threads, "decode")
+    try:
+        for path in images:
+            waiting.append((path, pool.submit(_prepared, path, prepare)))
+            if len(waiting) >= threads + 2 * batch_size:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepared(path: Path, prepare: Callable[[Path], T]) -> T | Problem:
+    try:
+        return prepare(path)
+    except BrokenImage as error:
+        what = f"The image {printable(path.name)} {error}"
+        return Problem(what, printable(path), "replace or remove it", "advice", code="image.unreadable")
+
+
+def batches(prepared: Iterable[tuple[Path, T | Problem]], size: int) -> Iterator[list[tuple[Path, T | Problem]]]:
+    """Lists with `size` images, and those between them that cannot be read."""
+    batch: list[tuple[Path, T | Problem]] = []
+    for each in prepared:
+        batch.append(each)
+        if sum(not isinstance(values, Problem) for _, values in batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,123 @@
+"""From a model's answer to a caption. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from core.captioning.combining import removed
+from core.settings.captioner_models import CaptionCleaningSettings
+
+OPENED, CLOSED = "<think>", "</think>"
+PHRASE_WORDS = 40  # the longest phrase whose repetition is found
+REPEATS = 4  # as often in a row is no style
+_SENTENCE_END = re.compile(r"""[.!?\u2026\u3002]["')\]]*(?=\s|$)""")
+_MARKDOWN = (
+    (re.compile(r"^\s{0,3}(?:#{1,6}\s+|[-*+]\s+|>\s?|```\w*\s*$)", re.M), ""),
+    (re.compile(r"\[([^\]\n]+)\]\([^)\n]*\)"), r"\1"),
+    (re.compile(r"(\*\*|__|`)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
+    (re.compile(r"(?<![\w*])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![\w*])"), r"\1"),
+)
+_QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
+
+
+def without_thinking(answer: str, opened: bool) -> str:
+    """What follows the thinking; "" where it never ended. opened: the prompt itself began it."""
+    _, closed, rest = answer.rpartition(CLOSED)
+    if closed:
+        return rest.strip()
+    return "" if opened else answer.partition(OPENED)[0].strip()
+
+
+def clean(text: str, settings: CaptionCleaningSettings, *, cut: bool, count: Callable[[str], int]) -> str:
+    """The caption of an answer.
+
+    cut    the answer ended at the limit of tokens, not by itself
+    count  tokens of a text, for `max_caption_tokens`
+    """
+    text = plain(text) if settings.plain_text else text.strip()
+    text = without_openers(text, settings.openers)
+    if settings.whole_sentences and cut:
+        text = to_sentence_end(text)
+    text = " ".join(text.split())  # training would read each line as a caption of its own
+    if settings.max_caption_tokens is not None:
+        text = within(text, settings.max_caption_tokens, count)
+    return text.strip()
+
+
+def plain(text: str) -> str:
+    """Without Markdown and without quotes around the whole."""
+    for pattern, by in _MARKDOWN:
+        text = pattern.sub(by, text)
+    text = text.strip()
+    while (
+        len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1] and text[-1] not in text[1:-1]
+    ):
+        text = text[1:-1].strip()
+    return text
+
+
+def without_openers(text: str, openers: Sequence[str]) -> str:
+    """Without phrases at the start, one after another; what then begins has a capital where the text had one."""
+    capital = text[:1].isupper()
+    rest, before = text, None
+    while rest != before:
+        before = rest
+        for opener in openers:
+            rest = removed(rf"(?i)^\s*(?:{opener})(?:(?<!\w)|(?!\w))[\s,:]*", rest)
+    rest = rest or text  # an opener alone is a caption still
+    return rest[:1].upper() + rest[1:] if capital else rest
+
+
+def to_sentence_end(text: str) -> str:
+    """Without the last sentence if it has no end; a text without any sentence end stays."""
+    ends = [found.end() for found in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]] if ends else text
+
+
+def within(text: str, tokens: int, count: Callable[[str], int]) -> str:
+    """As many whole sentences as have at most so many tokens; of a single longer one as many parts or words."""
+    if count(text) <= tokens:
+        return text
+    for ends in (_SENTENCE_END.finditer(text), re.finditer(r"(?=[,;])", text), re.finditer(r"(?<=\S)(?=\s)", text)):
+        fitting = [text[: found.end()] for found in ends if count(text[: found.end()]) <= tokens]
+        if fitting and fitting[-1].strip():
+            return fitting[-1]
+    return ""
+
+
+def repetition(text: str) -> int | None:
+    """Where a phrase begins to repeat that stands REPEATS times in a row: the end of its first occurrence."""
+    words = [(found.group().casefold(), found.end()) for found in re.finditer(r"\S+", text)]
+    plain_words = [word.strip(".,;:!?") for word, _ in words]
+    for start in range(len(words)):
+        for size in range(1, min(PHRASE_WORDS, (len(words) - start) // REPEATS) + 1):
+            phrase = plain_words[start : start + size]
+            if all(plain_words[start + size * n : start + size * (n + 1)] == phrase for n in range(1, REPEATS)):
+                return words[start + size - 1][1]
+    return None
+
+
+def without_repetition(text: str) -> str:
+    """Cut where a phrase begins to repeat."""
+    while (where := repetition(text)) is not None:
+        text = text[:where].rstrip(" ,;:")
+    return text
+
+
+def missing_words(text: str, required: Sequence[str]) -> list[str]:
+    """Those of the required words that a caption does not contain as whole words, in any case."""
+    return [word for word in required if word.strip() and not _contains(text, word.strip())]
+
+
+def with_words(text: str, required: Sequence[str]) -> str:
+    """With the missing ones at the end, separated by commas."""
+    return (
+        ", ".join([part for part in (text.rstrip(" ."),) if part] + missing)
+        if (missing := missing_words(text, required))
+        else text
+    )
+
+
+def _contains(text: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None

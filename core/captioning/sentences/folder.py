@@ -1,0 +1,254 @@
+"""Where a captioner's model lies, what is wrong with its files before a library reads them, and how they come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.captioning.sentences.profiles import (
+    CONFIG,
+    INDEX,
+    NEEDS,
+    PICKLED,
+    SMALL,
+    TEMPLATES,
+    WEIGHTS,
+    Profile,
+    profile_of,
+    wanted,
+)
+from core.formats import hub
+from core.formats.header import read_header, sniff
+from core.record.allowed import may_reach
+from core.record.bounded_json import read_json_object
+from core.record.context import JobContext
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import check_regular
+from core.record.units import size_words
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.captioner_models import CaptionModelSettings
+
+MAX_CONFIG_BYTES = 16_000_000
+MAX_TOKENIZER_BYTES = 200_000_000  # of Gemma: 33 MB
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")  # read by the tokenizers library, in Rust
+MOST_LAYERS = 1000
+MOST = 1 << 40  # of any number in a config
+AGAIN = "download the model again"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model's folder. id: where it can be downloaded from, None for a folder of one's own."""
+
+    profile: Profile
+    folder: Path
+    id: hub.HubId | None
+
+    @property
+    def title(self) -> str:
+        return str(self.id) if self.id else self.folder.name
+
+    @property
+    def setting(self) -> str:
+        return f"{self.profile.task}.model"
+
+
+def find(profile: Profile, asked: CaptionModelSettings, workspace: Workspace) -> Found:
+    """The model that the settings name, whether or not its files are there. Raises ProblemsError."""
+    text = asked.model.strip().strip("\"'")
+    where = f"{profile.task}.model"
+    if not text:
+        fix = "choose a folder, or owner/name of the Hugging Face Hub"
+        raise ProblemsError.one("No model is selected", where, fix, "captioner.no-model")
+    match = hub.HUB_ID.fullmatch(text)
+    own = match is None or match[3] is not None or text.startswith(("models/", "outputs/", "./"))
+    hub_id = None if match is None or own else hub.HubId(match[1], match[2])
+    inside = [workspace.captioners / text, workspace.models / text] if ".." not in Path(text).parts else []
+    inside += [workspace.captioners / hub_id.folder_name] if hub_id else []
+    for folder in (resolve_path(text), *inside):
+        if may_reach(folder) and os.path.isdir(folder):  # false, not an error, for an invalid name
+            return Found(profile, folder, hub_id if folder.is_relative_to(workspace.captioners) else None)
+    if hub_id is None:
+        fix = f"choose a folder below {display_path(workspace.captioners)}, or owner/name of the Hugging Face Hub"
+        raise ProblemsError.one(f"The model '{text}' does not exist", where, fix, "captioner.not-found")
+    return Found(profile, workspace.captioners / hub_id.folder_name, hub_id)
+
+
+def check(found: Found) -> None:
+    """Raises ProblemsError with all that is wrong with a model's files: of another kind, missing, damaged, unsafe."""
+    problems = _of_kind(found) or _missing(found)
+    if problems:
+        raise ProblemsError(problems)
+    for path in sorted(found.folder.iterdir()):
+        if path.name in TOKENIZER_FILES or SMALL.fullmatch(path.name):
+            problems += _of_small_file(path)
+    if not problems:
+        problems += [problem for file in weight_files(found.folder) for problem in _of_weights(file)]
+    if problems:
+        raise ProblemsError(problems)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The model's safetensors files. Raises ProblemsError for an index that names none, or names outside the folder."""
+    if not (folder / INDEX).is_file():
+        return [folder / WEIGHTS]
+    index = read_json_object(folder / INDEX, AGAIN)
+    listed = index.get("weight_map")
+    names = set(listed.values()) if isinstance(listed, dict) and isinstance(index.get("metadata"), dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ProblemsError.one(
+            "The index of the weights is damaged", str(folder / INDEX), AGAIN, "captioner.bad-index"
+        )
+    return [folder / name for name in sorted(names)]
+
+
+def _missing(found: Found) -> list[Problem]:
+    """What is not there, as one problem."""
+    folder = found.folder
+    if not folder.is_dir():
+        what = f"The model {found.title} is not downloaded"
+        return [Problem(what, display_path(folder), *_get(found), code="captioner.no-files")]
+    try:
+        weights = weight_files(folder)
+    except ProblemsError as error:
+        return error.problems
+    lacks = [] if (folder / CONFIG).is_file() else [CONFIG]
+    lacks += [file.name for file in weights if not file.is_file()]
+    for what, sets in NEEDS.items():
+        if not any(all((folder / name).is_file() for name in names) for names in sets):
+            lacks.append(f"{sets[0][0]} ({what})")
+    if found.profile.chat and not _has_template(folder):
+        lacks.append(f"{TEMPLATES[0]} (the chat template)")
+    pickled = sorted(path.name for path in folder.iterdir() if PICKLED.fullmatch(path.name))
+    if pickled and not any(file.is_file() for file in weights):
+        what = f"The weights are a pickle ({pickled[0]}), which can run code when it is read"
+        fix = f"get {WEIGHTS} of the model, or another model that has it"
+        return [Problem(what, display_path(folder), fix, code="captioner.pickle")]
+    if (folder / "adapter_config.json").exists():
+        what, fix = "The folder holds an adapter, which changes another model", "choose a whole model"
+        return [Problem(what, display_path(folder), fix, code="captioner.adapter")]
+    if not lacks:
+        return []
+    what = f"The model {found.title} is not complete: {', '.join(lacks)} {'are' if len(lacks) > 1 else 'is'} missing"
+    return [Problem(what, display_path(folder), *_get(found), code="captioner.incomplete")]
+
+
+def _get(found: Found) -> tuple[str, str, str]:
+    """fix, level and remedy of a problem with missing files."""
+    if found.id is None:
+        return "copy the missing files into the folder", "error", ""
+    by_hand = f"download the files from https://{hub.HUB}/{found.id} into the folder by hand"
+    return f"turn on 'Download if missing', or {by_hand}", "error", f"{found.profile.task}.download"
+
+
+def _has_template(folder: Path) -> bool:
+    if any((folder / name).is_file() for name in TEMPLATES):
+        return True
+    configs = [
+        folder / name for name in ("tokenizer_config.json", "processor_config.json") if (folder / name).is_file()
+    ]
+    try:
+        return any("chat_template" in read_json_object(path, max_bytes=MAX_CONFIG_BYTES) for path in configs)
+    except ProblemsError:
+        return True  # told as damaged
+
+
+def _of_small_file(path: Path) -> list[Problem]:
+    """Readable within limits, and of plain data: `auto_map` names code that a library would run."""
+    try:
+        size = check_regular(path).st_size
+        most = MAX_TOKENIZER_BYTES if path.name in TOKENIZER_FILES else MAX_CONFIG_BYTES
+        if size > most:
+            what = f"The file is larger than the limit of {size_words(most)}"
+            return [Problem(what, str(path), AGAIN, code="captioner.too-large")]
+        if path.suffix != ".json" or path.name in TOKENIZER_FILES:
+            return []
+        values = read_json_object(path, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
+    except ProblemsError as error:
+        return error.problems
+    if path.name == INDEX:
+        return []
+    if any(key == "auto_map" and value for key, value in _pairs(values)):
+        what = "The model brings its own code (auto_map), which is not run"
+        fix = "choose a conversion without it, such as florence-community/Florence-2-large for Florence-2"
+        return [Problem(what, str(path), fix, code="captioner.remote-code")]
+    return _of_numbers(path, values) if path.name == CONFIG else []
+
+
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, at any depth (bounded by the reader)."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield key, each
+            yield from _pairs(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _pairs(each)
+
+
+def _of_numbers(path: Path, values: dict[str, Any]) -> list[Problem]:
+    """Sizes that no model has: a library would build modules of them before it looks at the weights."""
+    for key, value in _pairs(values):
+        layers = "layer" in key or key.startswith(("depth", "num_block"))
+        for number in value if isinstance(value, list) else [value]:
+            if type(number) is int and abs(number) > (MOST_LAYERS if layers else MOST):
+                what = f"The config's {key[:100]} is invalid: {str(number)[:50]}"
+                return [Problem(what, str(path), AGAIN, code="captioner.bad-config")]
+    return []
+
+
+def _of_kind(found: Found) -> list[Problem]:
+    try:
+        values = read_json_object(found.folder / CONFIG, AGAIN, max_bytes=MAX_CONFIG_BYTES, finite=False)
+    except ProblemsError:  # missing or damaged, which is told with the other files
+        return []
+    kind = values.get("model_type")
+    where = str(found.folder / CONFIG)
+    if kind not in found.profile.types:
+        other = profile_of(kind) if isinstance(kind, str) else None
+        what = f"This model ({str(kind)[:100]}) is not one that the captioner {found.profile.title} takes"
+        fix = f"use the captioner {other.title}" if other else f"choose one of: {', '.join(found.profile.types)}"
+        return [Problem(what, where, fix, code="captioner.other-kind")]
+    packed = values.get("quantization_config")
+    method = packed.get("quant_method") if isinstance(packed, dict) else None
+    if packed and method != "bitsandbytes":
+        what = f"The weights are packed with {str(method)[:50]}, which is not supported"
+        fix = "choose the model's plain weights, with precision 4-bit if memory is short"
+        return [Problem(what, where, fix, code="captioner.packed")]
+    return []
+
+
+def _of_weights(path: Path) -> list[Problem]:
+    try:
+        if sniff(path) == "pickle":
+            what, fix = "The file is a pickle, which can run code when it is read", "get the model as safetensors"
+            return [Problem(what, str(path), fix, code="captioner.pickle")]
+        read_header(path)
+    except ProblemsError as error:
+        return error.problems
+    return []
+
+
+def fetch_missing(found: Found, asked: CaptionModelSettings, context: JobContext) -> None:
+    """Download what is missing or damaged, if the settings say so. Raises ProblemsError."""
+    if not asked.download or found.id is None:
+        return
+    try:
+        check(found)
+    except ProblemsError as error:
+        if not {"captioner.no-files", "captioner.incomplete"} & set(error.codes):
+            raise
+    else:
+        return
+
+    def on_progress(done: int, total: int) -> None:
+        context.stage(f"downloading {found.title}", done, total)
+
+    names = wanted(hub.file_names(found.id, found.folder))
+    if not any(name.endswith(".safetensors") for name in names):
+        what, fix = f"'{found.id}' has no weights as safetensors", "choose a model that has them"
+        raise ProblemsError.one(what, found.setting, fix, "captioner.pickle")
+    hub.download_files(found.id, names, found.folder, on_progress, context.cancel)

@@ -1,0 +1,168 @@
+"""Answers of a loaded model to images, several at once. Loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers.processing_utils import ProcessorMixin
+
+from core.captioning.sentences.choosing import AddressedSampling, AnswerBudget, Prompt
+from core.captioning.sentences.cleaning import CLOSED, OPENED
+from core.captioning.sentences.loading import Loaded
+from core.record.problems import ProblemsError
+from core.settings.captioner_models import CaptionGenerationSettings
+
+AGAIN_NGRAM = 3  # of a second attempt without chance: no three tokens twice
+SAMPLING_PENALTY = 1.1  # of BLIP when sampling: sd-scripts 0.9.0, make_captions.py
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An image with what the model is asked about it.
+
+    key     addresses its random draws            prompt  "" for none
+    system  before the prompt, for chat models    start   the beginning of the answer, for chat models
+    """
+
+    image: Image.Image
+    key: str
+    prompt: str = ""
+    system: str = ""
+    start: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """text: without prompt and special tokens. cut: it ended at the limit of tokens. opened: the prompt began its thinking."""
+
+    text: str
+    cut: bool
+    opened: bool = False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Also of a CPU and of Apple's GPU, whose errors have no class of their own."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in str(error) or "not enough memory" in str(error))
+    )
+
+
+@torch.inference_mode()
+def answers(loaded: Loaded, asked: Sequence[Asked], settings: CaptionGenerationSettings, attempt: int) -> list[Answer]:
+    """The answer to each. attempt: 1 for the second one to the same images."""
+    inputs, texts = _inputs(loaded, asked, settings)
+    prompt = Prompt()
+    processors: list[Any] = [prompt]
+    if settings.decoding == "sample":
+        processors.append(AddressedSampling(settings, [each.key for each in asked], attempt, prompt))
+    thinking = getattr(settings, "thinking_tokens", None) or 0
+    mark = loaded.tokenizer.encode(CLOSED, add_special_tokens=False)
+    budgets: list[Any] = [AnswerBudget(mark, settings.max_new_tokens, prompt)] if thinking else []
+    sequences = loaded.model.generate(
+        **inputs,
+        **_options(loaded, settings, attempt),
+        max_new_tokens=settings.max_new_tokens + thinking,
+        logits_processor=LogitsProcessorList(processors),
+        stopping_criteria=StoppingCriteriaList(budgets),
+    )
+    new = sequences[:, prompt.tokens :]
+    ends = _ends(loaded)
+    found = loaded.processor.batch_decode(new, skip_special_tokens=True)
+    cuts = [row[-1] not in ends if row else False for row in new.tolist()]
+    opened = [text.rstrip().endswith(OPENED) for text in texts]
+    return [Answer(*each) for each in zip(found, cuts, opened, strict=True)]
+
+
+def _options(loaded: Loaded, settings: CaptionGenerationSettings, attempt: int) -> dict[str, Any]:
+    """Of `generate`. Sampling is our own processor's work, so that `do_sample` is off everywhere."""
+    options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True}
+    if settings.decoding == "beams":
+        options |= {"num_beams": settings.num_beams, "length_penalty": settings.length_penalty}
+    penalty = settings.repetition_penalty
+    if penalty is None and settings.decoding == "sample" and loaded.model.config.model_type == "blip":
+        penalty = SAMPLING_PENALTY
+    ngram = settings.no_repeat_ngram_size
+    if attempt and settings.decoding != "sample":
+        ngram = min(ngram or AGAIN_NGRAM, AGAIN_NGRAM)
+    options |= {"repetition_penalty": penalty} if penalty is not None else {}
+    options |= {"no_repeat_ngram_size": ngram} if ngram is not None else {}
+    options |= {"min_new_tokens": settings.min_new_tokens} if settings.min_new_tokens else {}
+    banned = banned_tokens(loaded.tokenizer, settings.words_to_avoid)
+    return options | ({"bad_words_ids": banned} if banned else {})
+
+
+def banned_tokens(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
+    """The token sequences of words: at the start of a text and after a space, as written, in lower case and capitalized."""
+    forms = {form for word in words if (plain := word.strip()) for form in (plain, plain.lower(), plain.capitalize())}
+    spelled = (
+        tokenizer.encode(f"{space}{form}", add_special_tokens=False) for form in sorted(forms) for space in ("", " ")
+    )
+    unknown = tokenizer.unk_token_id
+    return [list(each) for each in dict.fromkeys(map(tuple, spelled)) if each and unknown not in each]
+
+
+def _inputs(
+    loaded: Loaded, asked: Sequence[Asked], settings: CaptionGenerationSettings
+) -> tuple[dict[str, Any], list[str]]:
+    """What the model is given, on its device, and the texts."""
+    images: list[Any] = [each.image for each in asked]
+    texts = [each.prompt for each in asked]
+    given: dict[str, Any] = {"return_tensors": "pt"}
+    if loaded.chat:
+        texts = [_chat_text(loaded, each, bool(getattr(settings, "thinking_tokens", None))) for each in asked]
+        images = [[image] for image in images]
+        bos = loaded.tokenizer.bos_token  # most templates write it, and the tokenizer would add a second one
+        given |= {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
+    if any(texts):
+        given |= {"text": texts, "padding": True, "padding_side": "left"}
+    found = loaded.processor(images=images, **given)
+    placed = {name: value.to(loaded.device) for name, value in found.items() if hasattr(value, "to")}
+    return {name: _typed(value, loaded.dtype) for name, value in placed.items()}, texts
+
+
+def _typed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def _chat_text(loaded: Loaded, asked: Asked, thinks: bool) -> str:
+    """The conversation by the model's template, up to where the answer begins, with the answer's first words.
+    Raises ProblemsError for a template that does not take it."""
+    system, prompt, start = (
+        _without_marks(loaded.processor, text) for text in (asked.system, asked.prompt, asked.start)
+    )
+    talk: list[dict[str, Any]] = []
+    talk += [{"role": "system", "content": [{"type": "text", "text": system}]}] if system.strip() else []
+    talk += [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+    template = loaded.processor.chat_template or loaded.tokenizer.chat_template
+    given: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+    given |= {"enable_thinking": thinks} if "enable_thinking" in str(template) else {}
+    try:
+        # SmolVLM's own method asks for what prepares videos
+        text = str(ProcessorMixin.apply_chat_template(loaded.processor, talk, **given))
+    except Exception as error:  # a template is a program of its own
+        what = f"The model's chat template refuses the prompt: {str(error)[:200]}"
+        raise ProblemsError.one(what, "vlm.system_prompt", "empty the system prompt", "captioner.template") from error
+    if str(getattr(loaded.processor, "image_token", None) or "") not in text:
+        what, fix = "The model's chat template has no place for an image", "download the model again"
+        raise ProblemsError.one(what, "vlm.model", fix, "captioner.template")
+    return text + start
+
+
+def _without_marks(processor: Any, text: str) -> str:
+    """Without the words that stand for an image or a video, which there is one of."""
+    for name in ("image_token", "video_token"):
+        text = text.replace(str(getattr(processor, name, None) or "<image>"), "")
+    return text
+
+
+def _ends(loaded: Loaded) -> set[int]:
+    """Tokens that end an answer, or fill the row after its end."""
+    tokenizer, config = loaded.tokenizer, loaded.model.generation_config
+    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ids = {*own, config.pad_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.sep_token_id}
+    return {each for each in ids if each is not None}

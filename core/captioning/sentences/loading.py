@@ -1,0 +1,186 @@
+"""A captioner's model and processor, loaded from a folder that was checked. Nothing is fetched and no code of it is run."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from core.captioning.sentences.folder import Found, weight_files
+from core.formats.header import read_header
+from core.record import machine
+from core.record.problems import Problem, ProblemsError
+from core.settings.captioner_models import CaptionModelSettings
+
+if TYPE_CHECKING:
+    import torch
+
+# Left alone by 8- and 4-bit: what looks at the image, what joins it with the words, and what chooses words.
+NOT_QUANTIZED = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "qformer", "lm_head")
+# Weights that files may lack: they sum up an image for comparisons, and no caption is made of them.
+UNUSED = re.compile(r"(^|\.)(vision_model\.head|pooler)\.")
+NO_CODE = {"local_files_only": True, "trust_remote_code": False}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to generate, on its device. chat: it is asked through its chat template."""
+
+    model: Any
+    processor: Any
+    device: str
+    dtype: torch.dtype
+    chat: bool = False
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+
+def precision_problems(task: str, asked: CaptionModelSettings) -> list[Problem]:
+    """What the precision needs and this machine lacks."""
+    if asked.precision in ("8bit", "4bit") and find_spec("bitsandbytes") is None:
+        what, fix = "8-bit and 4-bit need bitsandbytes, which is not installed", "choose another precision"
+        return [Problem(what, f"{task}.precision", fix, code="captioner.no-bitsandbytes")]
+    return []
+
+
+@contextmanager
+def freed() -> Iterator[None]:
+    """What was loaded inside is out of memory afterwards."""
+    from core.generation.store import empty_device_cache
+
+    try:
+        yield
+    finally:
+        gc.collect()
+        empty_device_cache()
+
+
+def load(found: Found, asked: CaptionModelSettings, device: str) -> Loaded:
+    """The model of a checked folder. Raises ProblemsError."""
+    import transformers
+
+    with _quiet(transformers):
+        try:
+            processor = _processor(found)
+            _check_size(found)
+            dtype = _dtype(asked.precision, device)
+            placed = {"device_map": {"": device}} if asked.precision in ("8bit", "4bit") else {}
+            model, info = transformers.AutoModelForImageTextToText.from_pretrained(
+                found.folder,
+                dtype=dtype,
+                use_safetensors=True,
+                low_cpu_mem_usage=True,
+                output_loading_info=True,
+                quantization_config=_quantization(asked.precision, dtype),
+                **placed,
+                **NO_CODE,
+            )
+        except ProblemsError:
+            raise
+        except MemoryError as error:
+            raise _refused(found, "does not fit into memory") from error
+        except Exception as error:  # config, tokenizer and weights of other people: a library raises anything
+            raise _refused(found, f"cannot be loaded: {_first_line(error)}") from error
+    if lacking := sorted(name for name in info["missing_keys"] if not UNUSED.search(name)):
+        raise _refused(found, f"lacks {len(lacking):,} weights, such as {lacking[0]}")
+    if not placed:
+        model.to(device)
+    return Loaded(model.eval(), processor, device, dtype, found.profile.chat)
+
+
+def _refused(found: Found, why: str) -> ProblemsError:
+    fix = "download it again, choose another model, or a smaller precision if memory is short"
+    return ProblemsError.one(f"The model {found.title} {why}", str(found.folder), fix, "captioner.not-loaded")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without progress bars and advice for programmers in the terminal."""
+    log = transformers.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _dtype(precision: str, device: str) -> torch.dtype:
+    import torch
+
+    if precision in ("bf16", "fp16", "fp32"):
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    if machine.bf16_is_fast(device):
+        return torch.bfloat16
+    return torch.float32 if device == "cpu" else torch.float16
+
+
+def _quantization(precision: str, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    skip = {"llm_int8_skip_modules": [rf"(?:\w+\.)*{name}" for name in NOT_QUANTIZED]}
+    if precision == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, **skip)
+    if precision == "4bit":
+        more = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        return BitsAndBytesConfig(load_in_4bit=True, **more, **skip)
+    return None
+
+
+def _check_size(found: Found) -> None:
+    """Refuse a config that describes a far larger model than its weights are: the rest would be filled with chance."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(found.folder, **NO_CODE)
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    with torch.device("meta"):
+        described = sum(each.numel() for each in AutoModelForImageTextToText.from_config(config).parameters())
+    stored = sum(prod(entry.shape) for file in weight_files(found.folder) for entry in read_header(file)[0].values())
+    if described > 2 * stored:
+        raise _refused(found, f"has {stored:,} weights, but its config describes {described:,}")
+
+
+def _processor(found: Found) -> Any:
+    """The processor for still images.
+
+    What prepares videos is left out where transformers would ask for torchvision: no image passes through it.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
+    from transformers.utils import is_torchvision_available
+
+    kind = processor_class_from_name(
+        PROCESSOR_MAPPING_NAMES[AutoConfig.from_pretrained(found.folder, **NO_CODE).model_type]
+    )
+    names = kind.get_attributes()
+    if "video_processor" not in names or is_torchvision_available():
+        return AutoProcessor.from_pretrained(found.folder, **NO_CODE)
+    if kind.__name__ == "SmolVLMProcessor":
+        from transformers.models.smolvlm import processing_smolvlm as module
+
+        module.num2words = module.num2words or str  # asked for at once, used for videos alone
+
+    class ForImages(kind):  # type: ignore[misc, valid-type]
+        def check_argument_for_proper_class(self, name: str, given: Any) -> Any:
+            return None if name == "video_processor" else super().check_argument_for_proper_class(name, given)
+
+    described, _ = kind.get_processor_dict(found.folder, local_files_only=True)
+    loaders = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
+    parts = [loaders[name].from_pretrained(found.folder, **NO_CODE) if name in loaders else None for name in names]
+    return ForImages.from_args_and_dict(parts, described)

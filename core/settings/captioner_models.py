@@ -1,0 +1,415 @@
+"""Settings of the captioners that write sentences: BLIP, GIT, Florence-2 and vision-language models."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from core.settings.base import Settings, setting
+from core.settings.caption_prompts import CAPTION_TYPES, LENGTHS, TOGGLES
+
+# What GIT's TextCaps models invent about writing: sd-scripts 0.9.0, make_captions_by_git.py, --remove_words.
+_END = r"(?:\s+(?:is\s+)?(?:on|in)\s+(?:(?:the|her|his|its|their|him)\s+)?\w+)?"
+INVENTED_WRITING = [
+    rf"""\b(?:has|with|and)\s+the\s+(?:words?|letters?|name)\s+(?:"[^"]*"|'[^']*'|\w+){_END}""",
+    r"""(?:\bwith\s+a\s+sign\s+)?\bthat\s+says\s+(?:"[^"]*"|\w+)(?:\s+on\s+it)?""",
+    r"""(?:\bwith\s+a\s+sign\s+)?\bthat\s+says\s*'(?:[^']|(?<=\w)'(?=\w))*'(?:\s+on\s+it)?""",
+    r"\bwith\s+the\s+number\s+\d+\s+on\s+(?:it|\w+\s+\w+)",
+    r"""\bwith\s+the\s+words?\s+["']""",
+    r"\bword\s+\w+\s+on\s+it",
+    r"\bthat\s+says\s+the\s+word\s+\w+\s+on\s+it",
+    r"""\bthat\s+says\s*'\s*the\s+word\s+["'](?:\s+on\s+it)?""",
+]
+_KIND = r"(?:image|photo|photograph|picture|illustration|artwork|drawing|painting|scene|screenshot)"
+OPENERS = [
+    r"(?:sure|certainly|of course)\b[^.:!\n]{0,80}[.:!]",
+    r"here(?:'s| is) (?:a|an|the|your) [^.:!\n]{0,80}:",
+    r"(?:caption|description|prompt|answer)\s*:",
+    rf"in (?:this|the) {_KIND},? (?:we (?:can )?see|there (?:is|are))",
+    rf"(?:this|the) (?:\w+ ){{0,2}}{_KIND} (?:shows|depicts|features|displays|presents|captures|portrays|showcases|is of|is)",
+]
+
+
+def _model(default: str, help: str, kohya: str = "") -> Any:
+    about = "A folder below models/captioners, any other folder, or owner/name of the Hugging Face Hub. "
+    return setting(
+        default, title="Model", level="shown", names="path or name", kohya=kohya, help=about + help, max_length=500
+    )
+
+
+def _decoding(default: str, help: str = "", kohya: str = "") -> Any:
+    what = "Greedy takes the most likely word each time, beam search compares several sentences, sampling picks at random. "
+    labels = {"greedy": "greedy", "beams": "beam search", "sample": "sampling"}
+    return setting(
+        default,
+        title="Decoding",
+        level="shown",
+        section="Generation",
+        labels=labels,
+        kohya=kohya,
+        help=(what + help).strip(),
+    )
+
+
+def _new_tokens(default: int, kohya: str = "") -> Any:
+    help = "The longest answer, without the prompt; a word has about 1.3 tokens. Generation stops there, also within a sentence."
+    return setting(default, ge=1, le=4096, title="Max new tokens", level="shown", unit="tokens", kohya=kohya, help=help)
+
+
+def _added(name: str) -> Any:
+    """A sentence that can be added to the prompt."""
+    title, sentence = TOGGLES[name]
+    return setting(False, title=title, help=f"Adds to the prompt: {sentence}")
+
+
+class CaptionModelSettings(Settings):
+    """The model and how it runs."""
+
+    model: str = _model("", "")
+    download: bool = setting(
+        False,
+        title="Download if missing",
+        level="shown",
+        help="Downloads the model into models/captioners before the first image if it is not there or incomplete.",
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32", "8bit", "4bit"] = setting(
+        "auto",
+        title="Precision",
+        labels={"auto": "automatic", "8bit": "8-bit", "4bit": "4-bit"},
+        costs="memory",
+        help="The dtype of the weights. 8-bit and 4-bit (NF4) need bitsandbytes and half or a quarter of the memory of bf16, with slightly worse captions.",
+    )
+    device: Literal["auto", "cpu"] = setting(
+        "auto",
+        title="Device",
+        labels={"auto": "automatic", "cpu": "CPU"},
+        help="Automatic uses the GPU if there is one. CPU is slow, but takes models that do not fit into the VRAM.",
+    )
+    batch_size: int = setting(
+        1,
+        ge=1,
+        le=256,
+        title="Batch size",
+        unit="images",
+        kohya="batch_size",
+        costs="memory",
+        help="Images that are described together. Halved by itself when memory runs out.",
+    )
+    decode_threads: int = setting(
+        4,
+        ge=1,
+        le=64,
+        title="Decoding threads",
+        kohya="max_data_loader_n_workers",
+        help="Threads that open images ahead of the model.",
+    )
+    max_image_side: int | None = setting(
+        1024,
+        ge=32,
+        le=8192,
+        title="Max image side",
+        unit="pixels",
+        hint="as it is",
+        costs="memory, speed",
+        help="Larger images are scaled down before the model sees them. It matters for models that read an image in more tokens the larger it is, such as Qwen-VL; 512 to 1024 is usual.",
+    )
+
+    def summary(self) -> str:
+        return self.model.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+class CaptionGenerationSettings(Settings):
+    """How the words are chosen."""
+
+    decoding: Literal["greedy", "beams", "sample"] = _decoding("greedy")
+    num_beams: int = setting(
+        3,
+        ge=1,
+        le=32,
+        title="Beams",
+        kohya="num_beams",
+        costs="memory, speed",
+        help="Sentences that beam search compares. 3 is usual; without effect otherwise.",
+    )
+    temperature: float = setting(
+        0.6,
+        gt=0,
+        le=5,
+        title="Temperature",
+        help="For sampling: lower is more certain, higher more varied. 0.6 is usual.",
+    )
+    top_p: float | None = setting(
+        0.9,
+        gt=0,
+        le=1,
+        title="Top-p",
+        hint="off",
+        kohya="top_p",
+        help="For sampling: picks only among the most likely words that together have this probability. 0.9 is usual.",
+    )
+    top_k: int | None = setting(
+        None,
+        ge=1,
+        le=1000,
+        title="Top-k",
+        hint="off",
+        help="For sampling: picks only among so many of the most likely words.",
+    )
+    seed: int = setting(
+        42,
+        ge=0,
+        le=2**63 - 1,
+        title="Seed",
+        kohya="seed",
+        help="For sampling: the same seed gives the same caption to an image of the same name, whatever the order and the batch size.",
+    )
+    max_new_tokens: int = _new_tokens(75)
+    min_new_tokens: int = setting(
+        0,
+        ge=0,
+        le=4096,
+        title="Min new tokens",
+        unit="tokens",
+        kohya="min_length",
+        help="The shortest answer. Longer than the model would write by itself leads to repetition.",
+    )
+    repetition_penalty: float | None = setting(
+        None,
+        ge=0.1,
+        le=10,
+        title="Repetition penalty",
+        hint="the model's own",
+        help="Makes words that were used less likely: 1 is off, 1.1 to 1.5 is usual.",
+    )
+    length_penalty: float = setting(
+        1.0,
+        ge=-10,
+        le=10,
+        title="Length penalty",
+        help="For beam search: above 1 prefers longer captions, below 1 shorter ones.",
+    )
+    no_repeat_ngram_size: int | None = setting(
+        None,
+        ge=1,
+        le=100,
+        title="No repeated n-grams",
+        unit="tokens",
+        hint="off",
+        help="Sequences of so many tokens occur only once in a caption. 3 is usual where a model repeats itself.",
+    )
+    words_to_avoid: list[str] = setting(
+        default_factory=list,
+        title="Words to avoid",
+        widget="lines",
+        help="Words or phrases that the model must not generate, one per line.",
+    )
+    required_words: list[str] = setting(
+        default_factory=list,
+        title="Required words",
+        widget="lines",
+        help="Words or phrases that every caption must contain, one per line. Sampling tries once more where one is missing; what is still missing is added at the end.",
+    )
+    retry_repetition: bool = setting(
+        True,
+        title="Retry repetition",
+        help="Generates a caption once more that repeats a phrase over and over, and cuts what is still repeated.",
+    )
+
+
+class CaptionCleaningSettings(Settings):
+    """What is taken out of the model's answer."""
+
+    openers: list[str] = setting(
+        default_factory=lambda: list(OPENERS),
+        title="Openers to remove",
+        section="Cleaning",
+        widget="lines",
+        help="Regular expressions, one per line; each is removed from the start of a caption, in any case. Empty keeps openers such as The image shows.",
+    )
+    plain_text: bool = setting(True, title="Plain text", help="Removes Markdown and quotes around the whole caption.")
+    whole_sentences: bool = setting(
+        True,
+        title="Whole sentences",
+        help="Removes the last sentence where the answer was cut off within it.",
+    )
+    max_caption_tokens: int | None = setting(
+        None,
+        ge=1,
+        le=4096,
+        title="Max caption tokens",
+        unit="tokens",
+        hint="no limit",
+        help="Cuts captions at the end of a sentence so that they have at most so many tokens of CLIP. 75 is one window of Stable Diffusion.",
+    )
+
+
+class BlipSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionModelSettings):
+    """Describes images with BLIP or BLIP-2."""
+
+    model: str = _model(
+        "Salesforce/blip-image-captioning-large", "BLIP large is fast and writes one short sentence.", "caption_weights"
+    )
+    prompt: str = setting(
+        "a picture of",
+        title="Prompt",
+        level="shown",
+        max_length=2000,
+        help="The beginning of the sentence that the model continues; it is not written. BLIP-2 also answers a question that ends with Answer: and begins with Question: as its prompt.",
+    )
+    decoding: Literal["greedy", "beams", "sample"] = _decoding("beams", "sd-scripts samples by default.", "beam_search")
+    temperature: float = setting(
+        1.0,
+        gt=0,
+        le=5,
+        title="Temperature",
+        help="For sampling: lower is more certain, higher more varied. 1 is BLIP's.",
+    )
+    max_new_tokens: int = _new_tokens(75, "max_length")
+    min_new_tokens: int = setting(
+        5,
+        ge=0,
+        le=4096,
+        title="Min new tokens",
+        unit="tokens",
+        kohya="min_length",
+        help="The shortest answer; 5 is usual.",
+    )
+    repetition_penalty: float | None = setting(
+        None,
+        ge=0.1,
+        le=10,
+        title="Repetition penalty",
+        hint="1.1 when sampling",
+        help="Makes words that were used less likely: 1 is off; 1.5 is usual for BLIP-2. Empty is 1.1 for sampling and the model's own otherwise.",
+    )
+
+
+class GitSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionModelSettings):
+    """Describes images with GIT."""
+
+    model: str = _model(
+        "microsoft/git-large-textcaps", "GIT is fast; its TextCaps models also read writing.", "model_id"
+    )
+    max_new_tokens: int = _new_tokens(50, "max_length")
+    remove_words: list[str] = setting(
+        default_factory=lambda: list(INVENTED_WRITING),
+        title="Invented writing",
+        section="Cleaning",
+        widget="lines",
+        kohya="remove_words",
+        source="sd-scripts 0.9.0, make_captions_by_git.py",
+        help="Regular expressions, one per line, in order; each match is removed. The default removes phrases like with the words on it, which TextCaps models invent.",
+    )
+
+
+class FlorenceSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionModelSettings):
+    """Describes images with Florence-2."""
+
+    model: str = _model(
+        "florence-community/Florence-2-large",
+        "Use the conversions of florence-community: Microsoft's own need remote code.",
+    )
+    detail: Literal["brief", "detailed", "more-detailed"] = setting(
+        "more-detailed",
+        title="Detail",
+        level="shown",
+        labels={"brief": "one sentence", "detailed": "detailed", "more-detailed": "more detailed"},
+        help="How much the model says: one sentence, a few, or a paragraph.",
+    )
+    decoding: Literal["greedy", "beams", "sample"] = _decoding("beams")
+    max_new_tokens: int = _new_tokens(1024)
+
+
+class VlmPromptSettings(Settings):
+    """What a vision-language model is asked."""
+
+    caption_type: Literal[tuple(CAPTION_TYPES)] = setting(  # type: ignore[valid-type]
+        "training",
+        title="Caption type",
+        level="shown",
+        section="Prompt",
+        labels={name: label for name, (label, _) in CAPTION_TYPES.items()},
+        source="JoyCaption Beta One",
+        help="What the model is asked for. For training suits every model; the others are what JoyCaption was trained with.",
+    )
+    caption_length: Literal[tuple(LENGTHS)] = setting(  # type: ignore[valid-type]
+        "any",
+        title="Caption length",
+        level="shown",
+        labels=LENGTHS,
+        help="What the model is asked for; it is followed roughly.",
+    )
+    caption_words: int | None = setting(
+        None,
+        ge=1,
+        le=1000,
+        title="Words at most",
+        unit="words",
+        hint="not asked",
+        help="Asks for so many words or less; 20 to 260 is usual.",
+    )
+    prompt: str = setting(
+        "",
+        title="Own prompt",
+        level="shown",
+        widget="text",
+        max_length=20_000,
+        help="Replaces the caption type, length and all that is added below. {tags} becomes the image's caption so far, {name} its file name, {folder} its folder's class tokens or name, {trigger} the trigger word.",
+    )
+    system_prompt: str = setting(
+        "You are a helpful image captioner.",
+        title="System prompt",
+        max_length=20_000,
+        hint="none",
+        help="Told to the model before the prompt. The default is what JoyCaption was trained with; empty leaves it out.",
+    )
+    caption_start: str = setting(
+        "",
+        title="Start of caption",
+        widget="text",
+        max_length=2000,
+        help="The words that every caption begins with; the model continues them. Takes the same names in braces as the prompt.",
+    )
+    person_name: str = setting(
+        "",
+        title="Name of the person",
+        max_length=500,
+        hint="none",
+        help="Asks the model to call the person or character by this name; {trigger} is the trigger word.",
+    )
+    thinking_tokens: int | None = setting(
+        None,
+        ge=1,
+        le=16_384,
+        title="Thinking tokens",
+        unit="tokens",
+        hint="off",
+        costs="speed",
+        help="For models that think before they answer: the most tokens for that, besides those of the answer. The thinking is never written.",
+    )
+    only_changeable_traits: bool = _added("only_changeable_traits")
+    lighting: bool = _added("lighting")
+    camera_angle: bool = _added("camera_angle")
+    watermark: bool = _added("watermark")
+    jpeg_artifacts: bool = _added("jpeg_artifacts")
+    camera_details: bool = _added("camera_details")
+    keep_pg: bool = _added("keep_pg")
+    no_resolution: bool = _added("no_resolution")
+    quality: bool = _added("quality")
+    composition: bool = _added("composition")
+    no_text: bool = _added("no_text")
+    depth_of_field: bool = _added("depth_of_field")
+    light_sources: bool = _added("light_sources")
+    no_hedging: bool = _added("no_hedging")
+    rating: bool = _added("rating")
+    only_important: bool = _added("only_important")
+
+
+class VlmSettings(CaptionCleaningSettings, CaptionGenerationSettings, VlmPromptSettings, CaptionModelSettings):
+    """Describes images with a vision-language model."""
+
+    model: str = _model(
+        "fancyfeast/llama-joycaption-beta-one-hf-llava",
+        "JoyCaption writes the best training captions (17 GB); Qwen/Qwen3-VL-4B-Instruct and HuggingFaceTB/SmolVLM-Instruct are smaller.",
+    )
+    decoding: Literal["greedy", "beams", "sample"] = _decoding("sample")
+    max_new_tokens: int = _new_tokens(512)
