@@ -174,7 +174,18 @@ class Bulk:
         if settings.edit == "add" and settings.place != "after":
             names = tuple(name for name in names if name != "after")
         form = fields(KNOWN, self._load(), names, "bulk_field", {}, {name: f"cap-bulk-{name}" for name in names})
-        return f'<div class="concept-fields">{form}</div>{self._preview(rows)}'
+        return f'<div class="concept-fields">{form}</div>{self._twice(settings)}{self._preview(rows)}'
+
+    def _twice(self, settings: CaptionEditSettings) -> str:
+        """That training adds a prefix or suffix of its own."""
+        if settings.edit not in ("prefix", "suffix"):
+            return ""
+        captions = self._reading.job.captions
+        own = captions.caption_prefix if settings.edit == "prefix" else captions.caption_suffix
+        says = "Written into the caption files. The one on Train is added during training instead; use one of the two."
+        if own:
+            says = f"Training adds '{own}' to every caption as well: empty it on Train, or the captions have both."
+        return f'<p class="hint">{esc(says)}</p>'
 
     def _preview(self, rows: Sequence[Row]) -> str:
         try:

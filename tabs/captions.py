@@ -266,7 +266,7 @@ class Desk:
             "show": show,
             "find": find,
             "wrong": wrong,
-            "tally": (f'<p class="lead">{view.tally(report)}</p>{self.encodings.html()}' if report else ""),
+            "tally": view.lead(report) + self.encodings.html(),
             **self._steps(),
         }
 
@@ -310,9 +310,10 @@ class Desk:
         """The meter and the notes for a text of that image."""
         settings, words = placed.concept.captions, placed.image.words
         tokens = count_tokens(plain_caption(text, settings, words))
-        said = view.notes(self.edits.caption(placed), text, settings, words, self.edits.fixed(placed))
+        longest = self.reading.job.captions.max_token_length
+        said = view.notes(self.edits.caption(placed), text, settings, words, self.edits.fixed(placed), longest)
         return {
-            "meter": view.meter(tokens, self.reading.job.captions.max_token_length),
+            "meter": view.meter(tokens, longest),
             "notes": said + preview(self.reading.job, self.reading.report, placed, text),
         }
 

@@ -17,7 +17,7 @@ from core.record.workspace import display_path
 from core.settings.captions import CaptionSettings
 from tabs.caption_edits import key_of
 from tabs.markup import button, crop_frame, empty_state, esc, page_count, pager, problems_html, progress, short
-from tabs.tokens import WINDOWS, words_on_length
+from tabs.tokens import WINDOWS, cut_at, words_on_length
 
 PAGE_SIZE = 60
 
@@ -118,8 +118,13 @@ def meter(tokens: int, longest: int) -> str:
     )
 
 
-def notes(caption: Caption, text: str, settings: CaptionSettings, words: str = "", fixed: str = "") -> str:
-    """Where the text comes from, and what will be trained when that is not the text itself."""
+def notes(
+    caption: Caption, text: str, settings: CaptionSettings, words: str = "", fixed: str = "", longest: int = 0
+) -> str:
+    """Where the text comes from, what will be trained when that is not the text itself, and where it is cut.
+
+    longest   tokens that are trained; 0 for no limit
+    """
     name = esc(printable(caption.path.name))
     said = {
         "file": f"From <code>{name}</code>.",
@@ -134,9 +139,20 @@ def notes(caption: Caption, text: str, settings: CaptionSettings, words: str = "
         lines = sum(bool(line.strip()) for line in text.split("\n"))
         why = "Only the first line is trained: " if lines > 1 and settings.caption_lines == "first" else "Trained as: "
         parts.append(f'<p class="hint">{why}<q>{esc(trained)}</q></p>')
+    kept, cut = cut_at(trained, longest) if longest else (trained, "")
+    if cut:
+        parts.append(f'<p class="hint cut">Cut after {longest} tokens: … {esc(kept[-60:])} <del>{esc(cut)}</del></p>')
     if caption.problem is not None:
         parts.append(problems_html([caption.problem]))
     return "".join(parts)
+
+
+def lead(report: Report | None) -> str:
+    """How many captions there are, and the way to those that models write."""
+    if report is None or not report.placed:
+        return ""
+    model = button("captioners", "Caption or tag with a model", kind="quiet")
+    return f'<p class="lead">{tally(report)}{model}</p>'
 
 
 def tally(report: Report | None) -> str:

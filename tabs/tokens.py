@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from core.families.token_count import count_tokens
+from core.families.token_count import count_tokens, cut_at
 
-__all__ = ["WINDOWS", "count_tokens", "words_on_length"]
+__all__ = ["WINDOWS", "count_tokens", "cut_at", "words_on_length"]
 
 WINDOWS = (75, 150, 225)  # one, two and three passes through the text encoder
 

@@ -229,6 +229,18 @@
     if (event.target.id === "cap-history") refreshHistory();
   }, true);
 
+  /** The form of the captioners on Tools, once that tab is there. */
+  own.captioners = () => {
+    atelier.goTo("Tools");
+    const arrive = (left) => {
+      const form = byId("tools-captioners"), first = form && form.offsetParent && form.querySelector("select, input");
+      if (!first) return left && setTimeout(() => arrive(left - 1), 50);
+      form.scrollIntoView({block: "start"});
+      first.focus({preventScroll: true});
+    };
+    arrive(200);
+  };
+
   const KEYS = [["Left, Right", "previous and next image; with Alt while typing"], ["Ctrl + S", "save"], ["Ctrl + Z, Ctrl + Y", "undo and redo the last saved change, outside of the text box"], ["1 to 9", "quick tags, outside of the text box"],
     ["Enter or comma", "add the tag that was typed; Down and Up choose a known one"], ["Backspace", "in the empty tag field: to the last tag"], ["Left, Right on a tag", "the next tag; with Ctrl the tag moves"], ["Enter on a tag", "edit it"], ["Delete on a tag", "remove it"], ["?", "this list"]];
   own.keys = () => {

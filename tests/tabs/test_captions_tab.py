@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -399,3 +400,22 @@ def test_the_meter_marks_75_150_and_225_and_what_is_cut():
     assert "81 of 75 tokens: the last 6 are not trained" in shown and shown.count("notch") == 3
     assert "too-long" in shown and "too-long" not in view.meter(81, 150)
     assert "the last one is not trained" in view.meter(76, 75)
+
+
+def test_what_is_cut_off_is_marked_in_the_text(desk, folder):
+    words = ", ".join(f"fox{number}" for number in range(60))
+    (folder / "ant.txt").write_text(words)
+    desk.reading.want(now=True)
+    wait_until(lambda: not desk.reading.busy)
+    notes = Window(desk).item["notes"]
+    cut = re.search(r"<del>(.*?)</del>", notes)[1]
+    assert words.endswith(cut) and 0 < len(cut) < len(words) and "Cut after 75 tokens" in notes
+
+
+def test_a_prefix_in_the_files_and_one_of_the_training_are_told_apart(desk):
+    desk.answer({"act": "bulk_field", "arg": "edit", "value": "prefix"})
+    assert "use one of the two" in desk.answer({"act": "bulk"})["bulk"]
+    desk.page.project.edit("captions.caption_prefix", "photo of mira")
+    desk.reading.want()
+    wait_until(lambda: not desk.reading.busy)
+    assert "photo of mira" in desk.answer({"act": "bulk"})["bulk"]

@@ -160,3 +160,9 @@ def test_what_another_program_changed_is_not_overwritten(tab, folder):
     tab.locator("[data-act=bulk_apply]").click()
     wait_until(lambda: text(folder, 5) == "red fox, tree, winter")
     assert text(folder, 3) == mine
+
+
+def test_the_way_to_the_captioners_leads_the_keyboard_there(tab):
+    tab.get_by_role("button", name="Caption or tag with a model").press("Enter")
+    expect(tab.locator("#tools-captioners")).to_be_in_viewport()
+    assert tab.evaluate("document.activeElement.closest('#tools-captioners') !== null")
