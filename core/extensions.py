@@ -8,8 +8,8 @@ from typing import Any
 
 EXTENSIONS = (
     "core.builtin",
-    "core.captioning.sentence_captioners",
     "core.captioning.taggers",
+    "core.captioning.sentence_captioners",
     "core.captioning.sources",
     "core.diffusion.objectives",
     "core.methods.kinds.lora",

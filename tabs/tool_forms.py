@@ -15,10 +15,11 @@ from core.settings.job import TrainJob
 from core.settings.presets import to_values
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
-from tabs.markup import act_of, board, choice_list, esc, news
+from tabs.markup import act_of, board, button, choice_list, esc, news
 from tabs.own_settings import changed_values, fields
 
 TAB = "Tools"
+SHORT = 12  # fields that are all shown
 CHOSEN = "action"  # beside the values of a form: which of its tasks is chosen
 ENTER = """
 element.addEventListener('keydown', (event) => {
@@ -93,16 +94,41 @@ class ToolForm:
         empty = {name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in known.items()}
         hints = {name: hint for name, hint in empty.items() if known[name].optional}
         ids = {name: f"tool-{task.name}-{name}" for name in known}
-        form = self._choice() + fields(known, self._filled(), known, "field", hints, ids)
+        first, rest = self._parts(known)
+        form = self._choice() + fields(known, self._filled(), first, "field", hints, ids)
+        more = self._more(known, rest, hints, ids)
         main = ids.get(main_setting(task), "")
         go = f'<button type="button" class="btn primary" data-act="go" data-from="{esc(main)}">{esc(task.button)}</button>'
         about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'
         return (
             f"<div data-n='{self._state().get('turn', 0)}'>"
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
-            f'<p class="hint">{esc(self.card.help)}</p><div class="concept-fields">{form}</div>'
+            f'<p class="hint">{esc(self.card.help)}</p><div class="concept-fields">{form}</div>{more}'
             f'<div class="class-line">{go}{about}</div></section></div>'
         )
+
+    def _opened(self) -> bool:
+        return self.card.name in self._state().get("opened", [])
+
+    def _parts(self, known: dict[str, Declared]) -> tuple[list[str], list[str]]:
+        """The fields that are always there, and those of a long form that are opened. While they are closed, those with a value
+        of their own stand with the first."""
+        if len(known) <= SHORT:
+            return list(known), []
+        filled, opened = self._filled(), self._opened()
+        own = {name for name, entry in known.items() if filled.get(name, entry.default) != entry.default and not opened}
+        first = [name for name, entry in known.items() if entry.level == "shown" or name in own]
+        return first, [name for name in known if name not in first]
+
+    def _more(self, known: dict[str, Declared], rest: list[str], hints: dict[str, str], ids: dict[str, str]) -> str:
+        """The button of the other settings, and they themselves once it was pressed."""
+        if not rest:
+            return ""
+        words = f"{'Fewer' if self._opened() else 'More'} settings ({len(rest)})"
+        press = f'<div class="class-line">{button("more", words, kind="quiet", again=True)}</div>'
+        if not self._opened():
+            return press
+        return f'{press}<div class="concept-fields">{fields(known, self._filled(), rest, "field", hints, ids)}</div>'
 
     def _choice(self) -> str:
         """The list of the card's tasks, where it has several."""
@@ -125,6 +151,9 @@ class ToolForm:
                 self._keep(**{self.card.name: self.values() | {CHOSEN: value}})
             elif act == "field":
                 self._change(arg, value)
+            elif act == "more":
+                opened = set(self._state().get("opened", [])) ^ {self.card.name}
+                self._keep(opened=sorted(opened))
             elif act == "go":
                 if value:  # what stands in the main field, which may have changed in this moment
                     self._change(main_setting(self.task), value)

@@ -25,7 +25,7 @@ def test_every_task_with_a_card_has_a_form_with_each_of_its_own_settings(page):
         form = ToolForm(page, card, lambda task, job: None)
         assert form.tasks
         for name, task in form.tasks.items():
-            form._keep(**{card.name: {"action": name}})
+            form._keep(**{card.name: {"action": name}}, opened=[card.name])
             shown = form.html()
             assert all(f'data-arg="{setting}"' in shown for setting in own_settings_of(task)) and task.button in shown
 
@@ -38,6 +38,7 @@ def test_image_tools_share_a_card_and_each_asks_for_its_folder():
 @pytest.mark.parametrize("action", ACTIONS)
 def test_the_form_shows_what_the_chosen_tool_asks_for(both, action):
     _, form = both
+    form.act(event("more"))
     form.act(event("field", "folder", "outputs"))
     shown = form.act(event("field", "action", action))
     mine = set(own_settings_of(tasks.named(action)))
@@ -46,6 +47,18 @@ def test_the_form_shows_what_the_chosen_tool_asks_for(both, action):
     assert not any(f'data-arg="{name}"' in shown for name in others)
     assert 'value="outputs"' in shown  # what tools have in common stays filled in
     assert (tasks.named(action).job.__doc__ or "")[:20].strip() in shown
+
+
+def test_a_long_form_shows_its_main_settings_first_and_those_with_a_value_of_their_own(page):
+    (card,) = (card for card in cards() if card.name == "captioners")
+    form = ToolForm(page, card, lambda task, job: None)
+    shown = form.act(event("field", "action", "tag"))
+    assert 'data-arg="thresh"' in shown and 'data-arg="order"' not in shown and "More settings" in shown
+    shown = form.act(event("more"))
+    assert 'data-arg="order"' in shown and "Fewer settings" in shown
+    form.act(event("field", "batch_size", "3"))
+    shown = form.act(event("more"))
+    assert 'data-arg="batch_size"' in shown and 'data-arg="order"' not in shown, "what was changed is seen"
 
 
 def test_copies_are_made_and_the_images_stay(both, tmp_path):
