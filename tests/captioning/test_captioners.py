@@ -1,5 +1,7 @@
 """What all captioners share: which images they describe, how captions are joined, and that nothing is lost."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -11,9 +13,10 @@ from PIL import Image
 from core.captioning.captioner import captioner
 from core.captioning.combining import cleaned, combined, comparable, parts_of, removed
 from core.dataset.captions.history import History, only_one_writes
+from core.record import lock
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
-from core.record.workspace import Workspace
+from core.record.workspace import PROJECT, Workspace
 from core.settings.base import Settings
 from core.settings.caption import CaptioningSettings
 from core.settings.check import build
@@ -122,7 +125,8 @@ def test_a_bad_pattern_is_refused_before_the_model_is_loaded(folder):
     assert caught.value.codes == ["caption.bad-pattern"] * 2
 
 
-def test_two_writers_on_the_captions_take_turns(tmp_path):
+def test_two_writers_on_the_captions_take_turns(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.1)
     first, second = surroundings(Workspace(tmp_path)), surroundings(Workspace(tmp_path))
     order = []
 
@@ -141,6 +145,64 @@ def test_two_writers_on_the_captions_take_turns(tmp_path):
     third.token.cancel()
     with only_one_writes(first), pytest.raises(Cancelled), only_one_writes(third):
         pytest.fail("held twice")
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from core.captioning.captioner import captioner
+from core.record.workspace import PROJECT, Workspace
+from core.settings.base import Settings
+from core.settings.check import build
+from tests.tasks import surroundings
+
+class NothingSettings(Settings):
+    "No settings."
+
+def describe(images, *_):
+    print("ready", flush=True)
+    for path in images:
+        time.sleep(0.002)
+        yield f"seen {path.stem}"
+
+folder = Path(sys.argv[1])
+task = captioner("say", NothingSettings, describe, title="Say", about="say it")
+job = build(task.job, {"dataset": {"folder": str(folder)}, "captioning": {"existing": "replace"}})
+print(task.start(job, surroundings(Workspace(folder.parent / "outputs"))).facts, flush=True)
+"""
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_leaves_each_caption_whole_and_resumes_where_it_was(tmp_path, kills):
+    place = tmp_path / "set"
+    place.mkdir()
+    for number in range(120):
+        Image.new("RGB", (16, 16)).save(place / f"{number:03}.png")
+        (place / f"{number:03}.txt").write_text(f"old {number:03}\n")
+    command = [sys.executable, "-c", KILLED, str(place), str(PROJECT)]
+    before = 0
+    for number in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT, text=True)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.05 + 0.03 * (number % 3))
+        process.kill()
+        process.wait()
+        found = texts(place)
+        assert all(text in (f"old {name}\n", f"seen {name}\n") for name, text in found.items())
+        done = sum(text.startswith("seen") for text in found.values())
+        assert done >= before, "what was done stays done"
+        before = done
+        if done == 120:
+            break
+    last = subprocess.run(command, capture_output=True, cwd=PROJECT, text=True, check=True).stdout
+    assert f"'images': {120 - before if before < 120 else 120}" in last
+    assert texts(place) == {f"{number:03}": f"seen {number:03}\n" for number in range(120)}
+    history = History(tmp_path / "outputs" / ".atelier" / "captions")
+    if before < 120:
+        (entry,) = history.entries()
+        history.undo(entry.id)
+        assert texts(place) == {f"{number:03}": f"old {number:03}\n" for number in range(120)}
 
 
 # ---- joining
