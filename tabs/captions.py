@@ -22,7 +22,7 @@ from core.dataset.report import Row
 from core.record.problems import ProblemsError
 from core.record.units import count
 from tabs import captions_view as view
-from tabs.caption_bulk import Bulk
+from tabs.caption_bulk import ORDERS, Bulk
 from tabs.caption_edits import Edits, key_of, plain
 from tabs.caption_epochs import Encodings, preview
 from tabs.context import Page
@@ -69,7 +69,7 @@ class Desk:
         return {
             "tags": lambda key, arg, value: self.bulk.tags(arg),
             "complete": lambda key, arg, value: self.bulk.complete(value[:200]),
-            "bulk": lambda key, arg, value: self._form(),
+            "bulk": lambda keys, arg, value: self._form(keys),
             "bulk_field": self._fill,
             "earlier": lambda key, arg, value: self._earlier(key),
             "changes": lambda key, arg, value: {"changes": view.changes(islice(self._history.entries(), MOST_CHANGES))},
@@ -165,13 +165,16 @@ class Desk:
         elif act in ("undo", "redo"):
             return self._take_back(act, key)
         elif act == "bulk_apply":
-            return key, self.bulk.apply(self._rows()[0], self._changed)
+            return key, self.bulk.apply(self._chosen(arg), self._changed)
         elif act == "revert":
             return key, self._revert(arg)
         elif act == "utf8":
             return key, self._changed(self.encodings.rewrite(), "Rewrite as UTF-8")
         elif act == "show":
             self._keep(show=value if value in view.SHOWS else "all")
+            self._keep_page(None)
+        elif act == "sort":
+            self._keep(sort=value if value in ORDERS else "folder")
             self._keep_page(None)
         elif act == "find":
             self._keep(find=value[:200])
@@ -180,17 +183,23 @@ class Desk:
             self._keep_page(page_of(value or arg, 10**6))
         return key, ""
 
-    def _fill(self, key: str, arg: str, value: str) -> dict[str, Any]:
+    def _fill(self, keys: str, arg: str, value: str) -> dict[str, Any]:
         self.bulk.fill(arg, value)
-        return self._form()
+        return self._form(keys)
 
-    def _form(self) -> dict[str, Any]:
-        return {"bulk": self.bulk.html(self._rows()[0])}
+    def _form(self, keys: str) -> dict[str, Any]:
+        return {"bulk": self.bulk.html(self._chosen(keys))}
+
+    def _chosen(self, keys: str) -> list[Row]:
+        """The images that a change of many captions is for: those selected in the list, else all of it."""
+        rows, selected = self._rows()[0], set(keys.split())
+        return [row for row in rows if key_of(row) in selected] if selected else rows
 
     def _rows(self) -> tuple[list[Row], str]:
         """The images of the list, and what is wrong with the filter: then it takes all."""
         state = self._state()
         rows = view.listed(self.reading.report, str(state.get("show", "all")))
+        rows = self.bulk.sorted(rows, str(state.get("sort", "")))
         try:
             return self.bulk.filtered(rows, str(state.get("find", ""))), ""
         except ProblemsError as error:
@@ -264,6 +273,7 @@ class Desk:
             "page": on_page,
             "choices": view.choices(report),
             "show": show,
+            "sort": str(state.get("sort", "folder")),
             "find": find,
             "wrong": wrong,
             "tally": view.lead(report) + self.encodings.html(),

@@ -321,6 +321,7 @@
       select.replaceChildren(...answer.choices.map(([words, value]) => h("option", {value}, words)));
     }
     if (select !== document.activeElement || !select.value) select.value = answer.show;
+    if (byId("cap-sort") !== document.activeElement) byId("cap-sort").value = answer.sort;
     if (byId("cap-find") !== document.activeElement) byId("cap-find").value = answer.find;
     text(byId("cap-wrong"), answer.wrong);
     tell("atelier-captions");
@@ -388,7 +389,7 @@
 
   const acts = {
     previous: () => step(-1), next: () => step(1), save: () => save(items.get(open), true), mine: () => choose(true), theirs: () => choose(false),
-    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), bulk_apply: () => takeBack("bulk_apply"), revert: (arg) => takeBack("revert", arg),
+    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), bulk_apply: () => takeBack("bulk_apply", atelier.captions.selected()), revert: (arg) => takeBack("revert", arg),
   };
   const own = {};           // acts of caption_tools.js
   atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return shelf({act: "find", value: words}); }};

@@ -198,13 +198,52 @@
   };
   const fill = async (values) => {
     let answer = {};
-    for (const [arg, value] of values) answer = await ask({act: "bulk_field", arg, value});
+    for (const [arg, value] of values) answer = await ask({act: "bulk_field", key: chosenKeys(), arg, value});
     byId("cap-many").open = true;
     paintBulk(answer);
     byId("cap-many").scrollIntoView({block: "nearest"});
   };
-  own.rename_all = async (arg) => { await filter(""); await fill([["edit", "replace"], ["match", "tag"], ["find", arg], ["replace_with", ""]]); const field = byId("cap-bulk-replace_with"); if (field) field.focus(); };
-  own.remove_all = async (arg) => { await filter(""); await fill([["edit", "remove"], ["tags", arg]]); };
+  own.rename_all = async (arg) => { selected.clear(); await filter(""); await fill([["edit", "replace"], ["match", "tag"], ["find", arg], ["replace_with", ""]]); const field = byId("cap-bulk-replace_with"); if (field) field.focus(); };
+  own.remove_all = async (arg) => { selected.clear(); await filter(""); await fill([["edit", "remove"], ["tags", arg]]); };
+
+  /* ---- the selected images ---- */
+
+  const MOST = 2000;
+  const selected = new Set();
+  let anchor = "";
+  const picks = () => [...document.querySelectorAll("#cap-picks .pick")];
+  const paintSelected = () => {
+    for (const row of picks()) { row.classList.toggle("selected", selected.has(row.dataset.arg)); if (selected.size) row.setAttribute("aria-pressed", String(selected.has(row.dataset.arg))); else row.removeAttribute("aria-pressed"); }
+    const scope = byId("cap-scope");
+    if (!scope || scope.dataset.count === String(selected.size)) return;
+    scope.dataset.count = String(selected.size);
+    scope.replaceChildren(...(selected.size ? [`the ${selected.size} selected, with one undo `, h("button", {type: "button", class: "link", "data-act": "unselect"}, "Clear selection")] : ["all images of the list, with one undo; Ctrl or Shift + click selects some"]));
+  };
+  const select = (key, range) => {
+    const keys = picks().map((row) => row.dataset.arg), from = keys.indexOf(anchor), to = keys.indexOf(key);
+    if (range && from >= 0) for (const each of keys.slice(Math.min(from, to), Math.max(from, to) + 1)) selected.add(each);
+    else if (selected.has(key)) selected.delete(key);
+    else if (selected.size < MOST) selected.add(key);
+    anchor = key;
+    paintSelected();
+    refreshBulk();
+  };
+  own.unselect = () => { selected.clear(); paintSelected(); refreshBulk(); };
+  const chosenKeys = () => [...selected].join(" ");
+  atelier.captions.selected = chosenKeys;
+  document.addEventListener("click", (event) => {
+    const row = event.target.closest && event.target.closest("#cap-picks .pick");
+    if (row && !(event.ctrlKey || event.metaKey || event.shiftKey)) anchor = row.dataset.arg;
+    if (!row || !(event.ctrlKey || event.metaKey || event.shiftKey)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    select(row.dataset.arg, event.shiftKey);
+  }, true);
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "x" || !event.target.matches || !event.target.matches("#cap-picks .pick") || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    select(event.target.dataset.arg, false);
+  });
 
   /* ---- many captions, history ---- */
 
@@ -212,8 +251,8 @@
     if (answer.problems) return atelier.say({id: `captions-${Date.now()}`, kind: "error", title: "Not done", problems: answer.problems});
     if (answer.bulk !== undefined) put("cap-bulk", answer.bulk);
   };
-  const refreshBulk = async () => { if (byId("cap-many").open) try { paintBulk(await ask({act: "bulk"})); } catch { /* asked again with the next change */ } };
-  own.bulk_field = async (arg, value) => { try { paintBulk(await ask({act: "bulk_field", arg, value})); } catch { refreshBulk(); } };
+  const refreshBulk = async () => { if (byId("cap-many").open) try { paintBulk(await ask({act: "bulk", key: chosenKeys()})); } catch { /* asked again with the next change */ } };
+  own.bulk_field = async (arg, value) => { try { paintBulk(await ask({act: "bulk_field", key: chosenKeys(), arg, value})); } catch { refreshBulk(); } };
   const refreshHistory = () => soon("history", async () => {
     if (!byId("cap-history") || !byId("cap-history").open) return;
     try {
@@ -222,7 +261,7 @@
       if (changes.changes !== undefined) put("cap-changes", changes.changes);
     } catch { /* asked again when the list changes */ }
   });
-  document.addEventListener("atelier-captions", () => { soon("tags", refreshTags); soon("bulk", refreshBulk); refreshHistory(); });
+  document.addEventListener("atelier-captions", () => { soon("tags", refreshTags); soon("bulk", refreshBulk); refreshHistory(); paintSelected(); });
   document.addEventListener("toggle", (event) => {
     if (event.target.id === "cap-all-tags") paintTags();
     if (event.target.id === "cap-many") refreshBulk();
@@ -242,7 +281,7 @@
   };
 
   const KEYS = [["Left, Right", "previous and next image; with Alt while typing"], ["Ctrl + S", "save"], ["Ctrl + Z, Ctrl + Y", "undo and redo the last saved change, outside of the text box"], ["1 to 9", "quick tags, outside of the text box"],
-    ["Enter or comma", "add the tag that was typed; Down and Up choose a known one"], ["Backspace", "in the empty tag field: to the last tag"], ["Left, Right on a tag", "the next tag; with Ctrl the tag moves"], ["Enter on a tag", "edit it"], ["Delete on a tag", "remove it"], ["?", "this list"]];
+    ["Enter or comma", "add the tag that was typed; Down and Up choose a known one"], ["Backspace", "in the empty tag field: to the last tag"], ["Left, Right on a tag", "the next tag; with Ctrl the tag moves"], ["Enter on a tag", "edit it"], ["Delete on a tag", "remove it"], ["Ctrl or Shift + click, x", "select images of the list; a change of many captions is for these"], ["?", "this list"]];
   own.keys = () => {
     const dialog = h("dialog", {class: "atelier-dialog", "aria-label": "Keys of the Captions tab"}, h("h2", {}, "Keys"),
       h("dl", {class: "keys"}, ...KEYS.flatMap(([key, what]) => [h("dt", {}, key), h("dd", {}, what)])), h("button", {type: "button", class: "btn", onclick: () => dialog.close()}, "Close"));

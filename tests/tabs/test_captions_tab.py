@@ -419,3 +419,18 @@ def test_a_prefix_in_the_files_and_one_of_the_training_are_told_apart(desk):
     desk.reading.want()
     wait_until(lambda: not desk.reading.busy)
     assert "photo of mira" in desk.answer({"act": "bulk"})["bulk"]
+
+
+def test_the_list_is_sorted_by_name_length_and_date(desk, folder):
+    def order(how):
+        shelf = desk.answer({"act": "sort", "value": how})
+        return [shelf["items"][key]["name"] for key in shelf["page"]]
+
+    rows = {row.key[1]: row.caption for row in desk.reading.report.rows}
+    assert order("name") == sorted(rows) and order("odd") == list(rows)
+    assert [len(rows[name]) for name in order("long")] == sorted(map(len, rows.values()), reverse=True)
+    assert order("short") == sorted(rows, key=lambda name: len(rows[name]))
+    (folder / "bee.txt").write_text("a newer bee")
+    desk.reading.want(now=True)
+    wait_until(lambda: not desk.reading.busy)
+    assert order("newest")[0] == "bee.png"

@@ -166,3 +166,24 @@ def test_the_way_to_the_captioners_leads_the_keyboard_there(tab):
     tab.get_by_role("button", name="Caption or tag with a model").press("Enter")
     expect(tab.locator("#tools-captioners")).to_be_in_viewport()
     assert tab.evaluate("document.activeElement.closest('#tools-captioners') !== null")
+
+
+def test_a_change_is_for_the_selected_images_when_there_are_some(tab, folder):
+    before = all_texts(folder)
+    rows = tab.locator("#cap-picks .pick")
+    rows.nth(2).click(modifiers=["Control"])
+    rows.nth(5).click(modifiers=["Shift"])
+    rows.nth(8).focus()
+    tab.keyboard.press("x")
+    rows.nth(3).click(modifiers=["Control"])
+    expect(tab.locator("#cap-picks .pick.selected")).to_have_count(4)
+    expect(tab.locator("#cap-label")).to_have_text("Caption of mira_000.png")  # selecting opens nothing
+    tab.locator("#cap-many summary").click()
+    tab.locator("#cap-bulk select").first.select_option("add")
+    tab.locator("#cap-bulk-tags").fill("winter")
+    tab.keyboard.press("Tab")
+    tab.locator("[data-act=bulk_apply]", has_text="Change 4 captions").click()
+    wanted = {n: f"{words}, winter" if n in (2, 4, 5, 8) else words for n, words in before.items()}
+    wait_until(lambda: all_texts(folder) == wanted)
+    tab.get_by_role("button", name="Clear selection").click()
+    expect(tab.locator("#cap-picks .pick.selected")).to_have_count(0)
