@@ -11,6 +11,7 @@ from typing import Any
 
 from core.bench import workload
 from core.bench.caching import caching_rows, measure_caching
+from core.bench.captions import caption_rows, measure_captions
 from core.bench.compare import CASES, QUICK, compare, compare_rows
 from core.bench.datasets import measure_datasets
 from core.bench.flops import step_flops
@@ -20,7 +21,7 @@ from core.record import machine
 from core.record.workspace import Workspace
 from core.settings.network import NetworkSettings
 
-PARTS = ("train", "page", "caching", "datasets", "baseline")
+PARTS = ("train", "page", "caching", "datasets", "captions", "baseline")
 CASE = "baseline:"  # before the name of a single case
 SIZE = 256
 
@@ -41,6 +42,8 @@ def run_bench(
     result: dict[str, Any] = {"machine": machine_facts(device)}
     if only == "datasets":  # computes no tensors
         return result | {"datasets": measure_datasets(quick, say)}
+    if only == "captions":
+        return result | {"captions": measure_captions(quick, say)}
     if only is not None and only.startswith("baseline"):  # hours for the large ones: only on request
         case = only.removeprefix(CASE) if only != "baseline" else None
         return result | {"baseline": compare(folder, device, quick=quick, case=case, say=say)}
@@ -55,6 +58,7 @@ def run_bench(
         result["caching"] = measure_caching(device, quick, say)
     if only is None:
         result["datasets"] = measure_datasets(quick, say)
+        result["captions"] = measure_captions(quick, say)
     return result
 
 
@@ -153,6 +157,8 @@ def table(result: dict[str, Any]) -> str:
         rows += compare_rows(baseline)
     if datasets := result.get("datasets"):
         rows += dataset_rows(datasets)
+    if captions := result.get("captions"):
+        rows += caption_rows(captions)
     return "\n".join(["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 

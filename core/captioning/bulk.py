@@ -98,14 +98,14 @@ def tags_together(items: Iterable[Item], tag: str, most: int) -> list[tuple[str,
 
 def check_edits(job: CaptionEditJob, workspace: Workspace) -> str:
     """The check before a start. Raises ProblemsError."""
-    items = _items(job)
+    items = items_of(job)
     return f"{count(len(_plan(items, job)), 'caption')} of {len(items)} would change"
 
 
 def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
     """The task `edit_captions`: change the captions of the chosen images, or list what would change."""
     context.stage("reading captions")
-    plan = _plan(_items(job), job)
+    plan = _plan(items_of(job), job)
     lines = [each.line for each in plan]
     if job.edit_captions.preview or not plan:
         return Outcome(lines=[*lines, f"{count(len(plan), 'caption')} would change"], facts=_facts(len(plan), 0))
@@ -127,7 +127,8 @@ def _plan(items: Sequence[Item], job: CaptionEditJob) -> list[Edited]:
     return planned(chosen(items, job.edit_captions.filter), job.edit_captions)
 
 
-def _items(job: CaptionEditJob) -> list[Item]:
+def items_of(job: CaptionEditJob) -> list[Item]:
+    """The images of the job's dataset. Raises ProblemsError."""
     report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions))
     raise_if_errors(report.problems)
     if not report.rows:

@@ -81,7 +81,7 @@ OWN = {
     "bench": {
         **COMMON,
         "quick": ("", "fewer repeats"),
-        "only": ("NAME", "one part of the benchmark: train, page, caching, datasets or baseline"),
+        "only": ("NAME", "one part of the benchmark: train, page, caching, datasets, captions or baseline"),
         "json": ("FILE", "write the numbers"),
     },
 }  # commands with options of their own; every other task has those of JOB

@@ -2,7 +2,7 @@
 
 import json
 
-from core.bench import datasets
+from core.bench import captions, datasets
 from core.bench.run import table
 
 
@@ -26,3 +26,11 @@ def test_numbers_of_the_datasets_alone_make_a_table():
     facts = {"device": "CPU", "threads": 2, "bf16_in_hardware": False, "torch": "2"}
     text = table({"machine": facts, "datasets": numbers})
     assert "| scanning 10 images with captions | 5000 images/s |" in text and "GEMM" not in text
+
+
+def test_captions_are_changed_and_restored_and_the_times_make_a_table(monkeypatch):
+    monkeypatch.setattr(captions, "IMAGES", 200)
+    numbers = captions.measure_captions(True, lambda text: None)
+    assert numbers["images"] == 20 and all(value > 0 for value in numbers.values())
+    facts = {"device": "CPU", "threads": 2, "bf16_in_hardware": False, "torch": "2"}
+    assert "| changing 20 captions |" in table({"machine": facts, "captions": numbers})

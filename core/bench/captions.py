@@ -1,0 +1,69 @@
+"""How fast thousands of captions are filtered, changed at once and restored."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core.bench.datasets import IMAGES, make_many
+
+EXPRESSION = '"tag number 7" & !"tag number 20" | tokens:>75'
+
+
+def measure_captions(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Seconds for a folder of many images whose captions are known, as on the Captions tab."""
+    from core.captioning.bulk import changes_of, chosen, items_of, planned, tag_counts
+    from core.dataset.captions.history import History
+    from core.settings.caption_edits import CaptionEditSettings
+    from core.settings.check import build
+    from core.settings.job import CaptionEditJob
+
+    images = IMAGES // 10 if quick else IMAGES
+    with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
+        folder = Path(name) / "images"
+        say(f"creating {images} images with captions")
+        make_many(folder, images)
+        items = items_of(build(CaptionEditJob, {"dataset": {"folder": str(folder)}}))
+        say("filtering and changing captions")
+        first = _seconds(lambda: chosen(items, EXPRESSION))
+        filtered = _seconds(lambda: chosen(items, EXPRESSION))
+        counted = _seconds(lambda: tag_counts(items, 400))
+        edit = CaptionEditSettings(edit="add", tags="one more tag")
+        shown = _seconds(lambda: planned(items, edit))
+        history, plan = History(Path(name) / "captions"), planned(items, edit)
+        begin = time.perf_counter()
+        done = history.apply("Add tags", changes_of(plan))
+        changed = time.perf_counter() - begin
+        assert len(done.written) == images
+        restored = _seconds(lambda: history.undo(done.id))
+    return {
+        "images": images,
+        "first_filter_seconds": first,
+        "filter_seconds": filtered,
+        "count_seconds": counted,
+        "preview_seconds": shown,
+        "change_seconds": changed,
+        "undo_seconds": restored,
+    }
+
+
+def caption_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    many = f"{found['images']} captions"
+    return [
+        (
+            f"filtering {many}",
+            f"{found['filter_seconds'] * 1000:.0f} ms, the first time {found['first_filter_seconds'] * 1000:.0f} ms",
+        ),
+        (f"tags of {many}", f"{found['count_seconds'] * 1000:.0f} ms"),
+        (f"preview of a change to {many}", f"{found['preview_seconds'] * 1000:.0f} ms"),
+        (f"changing {many}", f"{found['change_seconds']:.1f} s; undo {found['undo_seconds']:.1f} s"),
+    ]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
