@@ -6,7 +6,6 @@ Here is what it asks for: the images around one (`shelf`), the count while typin
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -55,7 +54,7 @@ class Desk:
     def __init__(self, page: Page):
         self.page = page
         self.reading = page.reading
-        self._lock = threading.RLock()
+        self._lock = page.project.lock
         history = History(page.workspace.captions)
         self.edits = Edits(self.reading, history, lambda: self._state().get("edits", {}), self._keep_edits)
         self.encodings = Encodings(self.reading, history)

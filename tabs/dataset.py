@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,6 @@ class Desk:
         self._proposed: dict[int, tuple[int, list[str]]] = {}  # of a card: (seed, rare words)
         self._intake: Any = None
         self._lately: set[str] = set()  # questions answered since the tab was opened: they keep their places
-        self._lock = threading.Lock()
 
     # -- showing
 
@@ -176,7 +174,7 @@ class Desk:
         return f'<div class="stack">{"".join(charts)}</div>' if any(charts) else ""
 
     def _keep(self, **changes: Any) -> None:
-        with self._lock:
+        with self.page.project.lock:  # the same as for changes of the job, which keep something too
             self.page.project.keep(TAB, self.page.project.tab_state(TAB) | changes)
 
     # -- choosing
