@@ -24,6 +24,7 @@ from tabs import captions_view as view
 from tabs.caption_bulk import ORDERS, Bulk
 from tabs.caption_edits import Edits, key_of, plain
 from tabs.caption_epochs import Encodings, preview
+from tabs.caption_scores import Scores
 from tabs.context import Page
 from tabs.markup import page_of
 from tabs.mask_painting import Masks
@@ -61,6 +62,7 @@ class Desk:
         form = (lambda: dict(self._state().get("bulk", {})), lambda values: self._keep(bulk=values))
         self.bulk = Bulk(self.reading, history, page.workspace, page.roots, page.engine.light, *form)
         self._history = history
+        self.scores = Scores(page)
 
     @cached_property
     def _asked(self) -> dict[str, Callable[[str, str, str], dict[str, Any]]]:
@@ -71,6 +73,9 @@ class Desk:
             "bulk": lambda keys, arg, value: self._form(keys),
             "bulk_field": self._fill,
             "earlier": lambda key, arg, value: self._earlier(key),
+            "scores": lambda key, arg, value: {"form": self.scores.form(), "result": self._scored(key)},
+            "scores_field": self._fill_scores,
+            "scores_write": lambda key, arg, value: self.scores.choose(),
             "changes": lambda key, arg, value: {"changes": view.changes(islice(self._history.entries(), MOST_CHANGES))},
         }
 
@@ -188,6 +193,13 @@ class Desk:
 
     def _form(self, keys: str) -> dict[str, Any]:
         return {"bulk": self.bulk.html(self._chosen(keys))}
+
+    def _fill_scores(self, key: str, arg: str, value: str) -> dict[str, Any]:
+        self.scores.fill(arg, value)
+        return {"result": self._scored(key)}
+
+    def _scored(self, key: str) -> str:
+        return self.scores.result(self.edits.image(key))
 
     def _chosen(self, keys: str) -> list[Row]:
         """The images that a change of many captions is for: those selected in the list, else all of it."""

@@ -64,7 +64,7 @@
       if (here >= 0) focusChip(Math.min(here, list.length - 1));
     }
     paintQuick();
-    if (atelier.captions.key() !== last) { last = atelier.captions.key(); line = 0; replaced = -1; refreshHistory(); }
+    if (atelier.captions.key() !== last) { last = atelier.captions.key(); line = 0; replaced = -1; refreshHistory(); refreshScores(); }
   };
   document.addEventListener("atelier-caption", paintChips);
   document.addEventListener("selectionchange", () => {
@@ -253,6 +253,25 @@
   };
   const refreshBulk = async () => { if (byId("cap-many").open) try { paintBulk(await ask({act: "bulk", key: chosenKeys()})); } catch { /* asked again with the next change */ } };
   own.bulk_field = async (arg, value) => { try { paintBulk(await ask({act: "bulk_field", key: chosenKeys(), arg, value})); } catch { refreshBulk(); } };
+  /* Thresholds are followed while they are typed: only what they make is drawn anew, never the field. */
+  let scored = 0;
+  const refreshScores = async (asked) => {
+    if (!byId("cap-scored") || !byId("cap-scored").open) return;
+    const number = ++scored;
+    let answer;
+    try { answer = await ask({act: "scores", key: atelier.captions.key(), ...asked}); } catch { return; }
+    if (number !== scored) return;
+    if (answer.problems) return put("cap-scores-result", `<p class="hint">${answer.problems[0].what.replace(/[&<>]/g, "")}</p>`);
+    if (answer.form !== undefined) put("cap-scores", answer.form);
+    put("cap-scores-result", answer.result);
+  };
+  own.scores_field = (arg, value) => refreshScores({act: "scores_field", arg, value});
+  own.scores_write = async () => { try { await ask({act: "scores_write"}); } catch { /* the form shows another tool then */ } own.captioners(); };
+  document.addEventListener("input", (event) => {
+    const field = event.target.closest && event.target.closest("#cap-scores [data-act=scores_field]");
+    if (field && field.tagName !== "SELECT" && field.type !== "checkbox") soon("scores", () => own.scores_field(field.dataset.arg, field.value));
+  });
+
   const refreshHistory = () => soon("history", async () => {
     if (!byId("cap-history") || !byId("cap-history").open) return;
     try {
@@ -266,6 +285,7 @@
     if (event.target.id === "cap-all-tags") paintTags();
     if (event.target.id === "cap-many") refreshBulk();
     if (event.target.id === "cap-history") refreshHistory();
+    if (event.target.id === "cap-scored") refreshScores();
   }, true);
 
   /** The form of the captioners on Tools, once that tab is there. */
