@@ -117,6 +117,7 @@ class Bulk:
         items = list(self.items().values())
         counts = self._counts(items)
         found: dict[str, Any] = {"tags": counts[:MOST_TAGS], "more": len(counts) > MOST_TAGS}
+        found["known"] = [tag for tag, _ in counts[: 10 * MOST_TAGS]]
         found["quick"] = [tag for tag, number in counts[:QUICK] if len(tag) <= LONGEST_QUICK]
         if beside.strip():
             found["together"] = tags_together(items, beside, TOGETHER)
@@ -161,7 +162,7 @@ class Bulk:
     def apply(self, rows: Sequence[Row], done: Callable[[Done, str], str]) -> str:
         """Make the change on the light lane; what to say. `done` is called with what became of it."""
         if self._working is not None and not self._working.done:
-            raise ProblemsError.one("Another change of captions is running", "Captions", "wait for it", "edit.busy")
+            return "Captions are being changed ..."  # a second click on the button
         title, plan = EDITS[self.settings().edit], self.plan(rows)
         if not plan:
             return "No caption would change."

@@ -318,10 +318,12 @@ class Desk:
         placed = self.edits.image(key)
         if placed is None:
             return None
-        text = plain(self.edits.caption(placed).text)
+        caption = self.edits.caption(placed)
+        text = plain(caption.text)
         return {
             "name": view.name_of(placed),
             "disk": text,
+            "words": caption.source in ("words", "none"),
             "fixed": bool(self.edits.fixed(placed)),
             "stage": view.image(placed, places.get(key, -1), total, self.page.thumb_url),
             **(self._about(placed, text) if near else {}),

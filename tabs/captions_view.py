@@ -185,7 +185,7 @@ def _was(old: bytes | None) -> str:
 def changes(entries: Iterable[Entry]) -> str:
     """The latest changes of captions, each with its undo."""
     items = "".join(
-        f"<li><span><b>{esc(entry.title)}</b> {_when(entry.at)}</span>"
+        f"<li><span><b>{esc(entry.title)}</b> {esc(_of_what(entry))} <small>{_when(entry.at)}</small></span>"
         f"{button('revert', 'Undo', entry.id, kind='quiet')}</li>"
         for entry in entries
     )
@@ -194,3 +194,11 @@ def changes(entries: Iterable[Entry]) -> str:
 
 def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _of_what(entry: Entry) -> str:
+    """The caption file that was changed, or how many were."""
+    files = entry.about.get("files")
+    return (
+        str(entry.about.get("first", "")) if files == 1 else count(files, "caption") if isinstance(files, int) else ""
+    )

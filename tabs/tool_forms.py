@@ -87,6 +87,8 @@ class ToolForm:
         values = {name: value for name, value in self.values().items() if name in own_settings_of(self.task)}
         if "folder" in own_settings_of(self.task) and not values.get("folder"):
             values["folder"] = self.page.project.job.dataset.folder or ""
+        if "folders" in own_settings_of(self.task) and not values.get("folders"):
+            values["folders"] = [source.folder for source in self.page.project.job.dataset.all_sources()]
         return values
 
     def html(self) -> str:

@@ -54,26 +54,34 @@ def chosen(items: Sequence[Item], expression: str) -> list[Item]:
 
 
 def planned(items: Sequence[Item], settings: CaptionEditSettings) -> list[Edited]:
-    """What a change would do to these captions; only those that would differ. Raises ProblemsError."""
-    change = editor(settings, (each.facts.text for each in items))
+    """What a change would do to these captions; only those that would differ. Raises ProblemsError.
+
+    An image without a caption begins with an empty one: the words of its folder are not its tags.
+    """
+    change = editor(settings, (_own_text(each.facts) for each in items))
     plan = (
-        Edited(each, each.facts.text, change(Subject(each.facts.text, each.facts.name, each.facts.folder)).strip())
+        Edited(
+            each,
+            _own_text(each.facts),
+            change(Subject(_own_text(each.facts), each.facts.name, each.facts.folder)).strip(),
+        )
         for each in items
         if not each.fixed
     )
     return [each for each in plan if each.after != each.before]
 
 
+def _own_text(facts: Facts) -> str:
+    return "" if facts.missing else facts.text
+
+
 def changes_of(plan: Iterable[Edited]) -> list[Change]:
     """The changes of caption files. A file that holds another caption than the one that was planned with stays."""
     beside = Beside()
     return [
-        caption_change(each.item.path, each.after, each.item.extension, over=_own(each), beside=beside) for each in plan
+        caption_change(each.item.path, each.after, each.item.extension, over=each.before, beside=beside)
+        for each in plan
     ]
-
-
-def _own(edited: Edited) -> str:
-    return "" if edited.item.facts.missing else edited.before
 
 
 def tag_counts(items: Iterable[Item], most: int) -> list[tuple[str, int]]:

@@ -110,6 +110,7 @@
     if (item.failed) { item.wants = ""; keepDraft(item); if (answer.unknown !== true) after(`retry ${item.key}`, RETRY, () => save(item)); return; }
     if (answer.theirs !== undefined) { Object.assign(item, {theirs: answer.theirs, wants: ""}); keepDraft(item); return; }
     Object.assign(item, {base: answer.disk, maybe: [], saved: sent});
+    if (answer.wrote) item.words = false;
     keepDraft(item);
     said = answer.said;
     paintSteps(answer);
@@ -211,6 +212,7 @@
     const item = known(key, fresh.disk);
     item.name = fresh.name || item.name;
     if (fresh.fixed !== undefined) item.fixed = fresh.fixed;
+    if (fresh.words !== undefined) item.words = fresh.words;
     if (fresh.stage !== undefined && fresh.stage !== item.stage) Object.assign(item, {stage: fresh.stage, node: null});
     if (item.touched > then || dirty(item) || item.sending || (composing && key === open)) return;
     if (fresh.disk !== plain(item.text)) {
@@ -392,7 +394,9 @@
     undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), bulk_apply: () => takeBack("bulk_apply", atelier.captions.selected()), revert: (arg) => takeBack("revert", arg),
   };
   const own = {};           // acts of caption_tools.js
-  atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return shelf({act: "find", value: words}); }};
+  /** Whether the box shows the words of the folder and nothing of the person's: they are no tags of the image. */
+  const onlyWords = () => { const item = items.get(open); return !!item && !!item.words && plain(item.text) === item.base && !item.maybe.length; };
+  atelier.captions = {onlyWords, ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return shelf({act: "find", value: words}); }};
   const act = (name, arg, value) => own[name] ? own[name](arg, value) : acts[name] ? acts[name](arg) : shelf({act: name, arg, value});
   const inside = (event) => event.target.closest && event.target.closest("#captions");
   const visible = () => { const main = byId("cap-main"); return !!main && main.offsetParent !== null; };

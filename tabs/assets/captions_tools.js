@@ -15,9 +15,9 @@
   /** The line that the caret was in last: each line is a caption of its own. */
   let line = 0;
   const lines = () => box().value.split("\n");
-  const parts = () => (lines()[line] || "").split(",").map((part) => part.trim()).filter(Boolean);
+  const parts = () => atelier.captions.onlyWords() ? [] : (lines()[line] || "").split(",").map((part) => part.trim()).filter(Boolean);
   const write = (list) => {
-    const field = box(), all = lines();
+    const field = box(), all = atelier.captions.onlyWords() ? [""] : lines();
     all[line] = list.join(", ");
     field.value = all.join("\n");
     field.dispatchEvent(new Event("input", {bubbles: true}));
@@ -138,7 +138,10 @@
     event.preventDefault();  // the box keeps the focus
     take(options[Number(option.dataset.n)].tag);
   });
-  document.addEventListener("focusout", (event) => { if (event.target.id === "cap-tag") { close(); if (!event.target.value) replaced = -1; } });
+  /** What stands in the field is meant: leaving it, by Tab, Save or another image, adds it to the image it was typed for. */
+  const settle = () => { const field = byId("cap-tag"); if (field && field.value.trim() && editable()) take(field.value); else close(); replaced = -1; };
+  document.addEventListener("focusout", (event) => { if (event.target.id === "cap-tag") settle(); });
+  document.addEventListener("keydown", (event) => { if (event.target.id === "cap-tag" && (event.altKey || event.ctrlKey || event.metaKey) && event.key.length > 0 && !["Alt", "Control", "Meta", "Shift"].includes(event.key) && (event.altKey || event.key.toLowerCase() === "s")) settle(); }, true);
 
   /* ---- quick tags and the tags of the dataset ---- */
 
@@ -166,7 +169,9 @@
     try { answer = await ask({act: "tags", arg: asked}); } catch { return; }
     if (!answer.tags) return;
     tags = answer.tags;
-    quick = answer.quick.slice(0, QUICK);
+    const known = new Set(answer.known.map(same));
+    quick = quick.filter((tag) => known.has(same(tag)));  // their numbers stay
+    quick = [...quick, ...answer.quick.filter((tag) => !quick.some((each) => same(each) === same(tag)))].slice(0, QUICK);
     byId("cap-tags-says").textContent = `${tags.length.toLocaleString("en")}${answer.more ? " most frequent" : ""}`;
     together = answer.together || [];
     paintTags();

@@ -3,7 +3,7 @@
    any key, also at Ctrl+C, over what stands below. So Gradio hears of a focus only when the list is opened, and of leaving only what was opened. */
 (() => {
   const ASIDE = /^(Tab|Shift|Control|Alt|AltGraph|Meta|CapsLock|F\d+)$/;  // Gradio opens at any key, at Tab after it was left
-  const isList = (node) => !!node && !!node.matches && node.matches("input[role=combobox]");
+  const isList = (node) => !!node && !!node.matches && node.matches("input[role=combobox]:not(#cap-tag)");  // Gradio's
   const closed = (list) => list.getAttribute("aria-expanded") !== "true";
   let opened = null, before = "", opening = false;  // the list that was opened since it has the focus, and its text then
 

@@ -48,8 +48,8 @@ def test_many_files_change_and_come_back_as_one(tmp_path, history):
     assert texts(paths) == before and not more.path.exists()
     history.undo(back.id)
     assert texts(paths)[0] == "new 0\n" and more.path.read_text() == "first\n"
-    assert [entry.title for entry in history.entries()] == ["Undo: Undo: Replace", "Undo: Replace", "Replace"]
-    assert history.entry(done.id).about == {"by": "a test"}
+    assert [entry.title for entry in history.entries()] == ["Redo: Replace", "Undo: Replace", "Replace"]
+    assert history.entry(done.id).about == {"by": "a test", "files": 4, "first": "0.txt"}
 
 
 def test_what_someone_else_changed_is_never_overwritten(tmp_path, history):

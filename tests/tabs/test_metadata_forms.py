@@ -60,7 +60,7 @@ def test_what_is_missing_is_told_before_the_start(both):
     form.act(event("field", "recursive", "true"))
     with pytest.raises(ProblemsError) as refused:
         form.act(event("go"))
-    codes = ["metadata.no-file-given", "tools.no-folder-chosen", "metadata.recursive-needs-full-path"]
+    codes = ["metadata.no-file-given", "metadata.recursive-needs-full-path"]
     assert refused.value.codes == codes and not tools.works()
     assert "the metadata file, if it exists" in form.html()  # what an empty field means
     with pytest.raises(ProblemsError):

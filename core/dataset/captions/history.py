@@ -90,6 +90,7 @@ class History:
         check_folders(each.path.parent for each in changes)
         written: list[Path] = []
         changed: list[Path] = []
+        about = {"files": len(changes), "first": printable(changes[0].path.name)} | dict(about or {})
         with self.open(title, about, resume) as opened:
             for start in range(0, len(changes), AT_ONCE):
                 try:
@@ -136,9 +137,12 @@ class History:
 
         Raises ProblemsError if the change is not kept any more.
         """
-        title = self.entry(id).title
+        entry = self.entry(id)
+        about = dict(entry.about)
+        first, again = str(about.get("of", entry.title)), about.get("act") == "undo"
         changes = [Change(each.path, each.new, each.old) for each in self.changes(id)]
-        return self.apply(f"Undo: {title}", changes, about={"undoes": id})
+        about |= {"undoes": id, "of": first, "act": "redo" if again else "undo"}
+        return self.apply(f"{'Redo' if again else 'Undo'}: {first}", changes, about=about)
 
     # -- what was changed
 
