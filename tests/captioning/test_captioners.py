@@ -39,7 +39,8 @@ def folder(tmp_path):
 
 
 def texts(folder):
-    return {path.stem: path.read_text() for path in sorted(folder.glob("*.txt"))}
+    """Captions; what a kill leaves of a write has a name of its own (.tmp-...), which no scan reads."""
+    return {path.stem: path.read_text() for path in sorted(folder.glob("[!.]*.txt"))}
 
 
 def run(folder, describe=None, **captioning):

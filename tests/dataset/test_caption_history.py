@@ -150,7 +150,7 @@ import sys, time
 from pathlib import Path
 from core.dataset.captions.history import Change, History
 folder = Path(sys.argv[1])
-changes = [Change(path, path.read_bytes(), b"new " + path.stem.encode()) for path in sorted(folder.glob("*.txt"))]
+changes = [Change(path, path.read_bytes(), b"new " + path.stem.encode()) for path in sorted(folder.glob("[!.]*.txt"))]
 print("ready", flush=True)
 with History(folder / "captions").open("Kill me", {"job": 1}) as opened:
     for start in range(0, len(changes), 7):

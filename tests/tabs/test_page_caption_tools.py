@@ -139,6 +139,7 @@ def test_many_captions_change_at_once_are_shown_before_and_come_back(tab, folder
     wait_until(lambda: all_texts(folder) == before | {2: "red fox, snow, typed just now"})
     tab.keyboard.press("Control+y")
     wait_until(lambda: all_texts(folder) == changed)
+    expect(tab.locator("#cap-changes li").first).to_contain_text("Redo: Find and replace")
     tab.locator("#cap-changes [data-act=revert]").first.click()
     wait_until(lambda: all_texts(folder) == before | {2: "red fox, snow, typed just now"})
 

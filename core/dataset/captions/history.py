@@ -349,7 +349,11 @@ def _cut_torn_line(file: Path) -> None:
 
 
 def check_folders(folders: Iterable[Path]) -> None:
-    """Raises ProblemsError with one problem for each folder in which no file can be written."""
+    """Raises ProblemsError with one problem for each folder in which no file can be written. What a process that was killed
+    an hour ago or more left of a write is removed."""
+    folders = sorted(set(folders))
+    for folder in folders:
+        atomic.remove_leftovers(folder)
     problems = [
         Problem(
             "The captions cannot be saved: this folder is read-only",
@@ -357,7 +361,7 @@ def check_folders(folders: Iterable[Path]) -> None:
             "make it writable, or copy the images to another folder",
             code="caption.read-only-folder",
         )
-        for folder in sorted(set(folders))
+        for folder in folders
         if not os.access(folder, os.W_OK)
     ]
     if problems:
