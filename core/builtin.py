@@ -13,10 +13,9 @@ from core.settings.tool import DownloadSettings, ExportSettings, InspectSettings
 from core.tasks import Card, Task, register, tool
 
 IMAGES = Card("images", "Image tools", "Copies of a folder's images; the images themselves are not changed.")
-CAPTIONS = Card("caption", "Captions of the dataset", "Lists the caption of every image, and writes missing ones.")
 DOWNLOADS = Card("download", "Download any other model", "An interrupted download resumes where it stopped.")
 
-METADATA = Card("metadata", "Fine-tuning metadata", "Captions of many images in one JSON file, and back.")
+METADATA = Card("metadata", "Fine-tuning metadata", "Captions of many images in one JSON file, and back.", "Captions")
 
 
 def _of_training(name: str, title: str, about: str, job: type[TrainJob], **more: Any) -> None:
@@ -71,8 +70,6 @@ register(
         later("core.captioning.report", "run_captions"),
         lane="light",
         reads=lambda job: not job.caption.write_missing,
-        card=CAPTIONS,
-        button="Report or write",
     )
 )
 register(
@@ -85,8 +82,6 @@ register(
         lane="light",
         check=later("core.captioning.bulk", "check_edits"),
         reads=lambda job: job.edit_captions.preview,
-        card=CAPTIONS,
-        button="Change captions",
     )
 )
 
@@ -144,6 +139,6 @@ _metadata_tool(
     "metadata_sidecars",
     metadata.MetadataToCaptionsSettings,
     "Write caption files",
-    "write the captions and tags of a metadata JSON beside the images",
+    "write the captions and tags of a metadata JSON to caption files",
     "Write files",
 )

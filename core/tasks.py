@@ -25,11 +25,12 @@ Run = Callable[[Any, "JobContext"], "Outcome"]  # given the job, or a tool's own
 
 @dataclass(frozen=True)
 class Card:
-    """A card of the Tools tab. Tasks on the same card share it, with a list to choose from."""
+    """A form on the page. Tasks on the same card share it, with a list to choose from. tab: the tab that shows it."""
 
     name: str
     title: str
     help: str = ""
+    tab: str = "Tools"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Task:
     reads         whether a job only reads, so that it may run while a page holds the outputs folder
     pauses        it handles pause and resume itself; every other task waits in `context.check()`
     ends_paused   pausing ends it: started again, it resumes where it stopped
-    card          where the Tools tab shows its form; None for nowhere
+    card          where the page shows its form; None for nowhere
     button        what starts it there
     """
 

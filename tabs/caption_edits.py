@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.files import Caption, read_caption, read_caption_file, save_caption
+from core.dataset.captions.files import OWN, Caption, read_caption, read_caption_file, save_caption
 from core.dataset.captions.history import MAX_CAPTION_BYTES, Done, History
 from core.dataset.report import Row
 from core.dataset.sources.files import printable
@@ -25,6 +25,7 @@ from core.dataset.sources.metadata import CACHE_LIST
 from core.record.problems import ProblemsError
 from tabs.reading import Reading
 
+HELD = (*OWN, "blank")  # sources of a caption that is there, be it empty
 KEPT_VISITS = 500
 KEPT_UNDO = 200
 KEPT_IMAGES = 100_000
@@ -127,12 +128,11 @@ class Edits:
 
     # -- saving
 
-    def save(self, key: str, text: str, over: Collection[str], visit: str, *, always: bool = False) -> Saved | None:
+    def save(self, key: str, text: str, over: Collection[str], visit: str) -> Saved | None:
         """Write a caption; None for an image that is not known.
 
         over     texts that the file may hold: the one that was shown, and what this browser has sent since
         visit    one showing of the image in one browser: one undo takes back all that was typed in it
-        always   also write a caption file where there is none, when the text is the folder's words unchanged
         """
         with self._lock:
             placed = self.known(key)
@@ -142,10 +142,10 @@ class Edits:
                 fix = "edit it there, then press Reload on the Dataset tab"
                 raise ProblemsError.one(why, printable(placed.image.relative), fix, code="caption.read-only")
             now = self.caption(placed)
-            disk = plain(now.text)
-            if plain(text) == disk and not (always and now.source in ("words", "none")):
+            disk = own_text(now)
+            if plain(text) == disk:
                 return Saved(disk)
-            if disk != plain(text) and disk not in {plain(each) for each in over}:
+            if disk not in {plain(each) for each in over}:
                 return Saved(disk, refused=True)
             if len(text.encode("utf-8")) > MAX_CAPTION_BYTES:
                 what = "The caption is larger than 1 MB, so it is not used as a caption"
@@ -159,7 +159,7 @@ class Edits:
                     self._visits.popitem(last=False)
             self._reading.captions_saved([placed.image.path])
             now = self.caption(placed)
-            return Saved(plain(now.text), now.path.name)
+            return Saved(own_text(now), now.path.name)
 
     # -- the way back
 
@@ -211,6 +211,11 @@ class Edits:
                 del self._visits[visit]  # what is typed from here on is a step of its own
             self._reading.captions_saved(back.written)
             return Step(key, name, back)
+
+
+def own_text(caption: Caption) -> str:
+    """The text of the image's own caption; "" where only its folder has words for it."""
+    return plain(caption.text) if caption.source in HELD else ""
 
 
 def plain(text: str) -> str:

@@ -22,7 +22,7 @@ from core.record.problems import ProblemsError
 from core.record.units import count
 from tabs import captions_view as view
 from tabs.caption_bulk import ORDERS, Bulk
-from tabs.caption_edits import Edits, key_of, plain
+from tabs.caption_edits import HELD, Edits, key_of, own_text
 from tabs.caption_epochs import Encodings, preview
 from tabs.caption_scores import Scores
 from tabs.context import Page
@@ -30,6 +30,7 @@ from tabs.markup import page_of
 from tabs.mask_painting import Masks
 from tabs.pieces import piece
 from tabs.tokens import count_tokens
+from tabs.tool_forms import build_form, cards
 
 TAB = "Captions"
 REACH = 100  # captions on either side of the open one that a browser is given
@@ -40,9 +41,14 @@ COUNTED = 1 << 16  # characters of a text whose tokens are counted while it is t
 
 
 def build(page: Page) -> None:
-    """The tab's fixed HTML; its script asks at atelier/captions."""
+    """The tab's fixed HTML, whose script asks at atelier/captions, and the forms of its tasks."""
     desk = Desk(page)
-    gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
+    gr.HTML(piece("captions"), elem_id="captions-holder", padding=False, apply_default_css=False)
+    forms = {card.name: card for card in cards(TAB)}
+    build_form(page, forms.pop("captioners"))
+    gr.HTML(piece("captions_more"), elem_id="captions-more-holder", padding=False, apply_default_css=False)
+    for card in forms.values():
+        build_form(page, card)
     page.links.answer("captions", desk.answer)
     page.links.answer("masks", Masks(page, desk.edits).answer)
     page.pulse_parts.append(desk.parts)
@@ -142,7 +148,6 @@ class Desk:
             _text(asked.get("text")),
             [_text(each) for each in over] if isinstance(over, list) else [],
             str(asked.get("visit", ""))[:40],
-            always=bool(asked.get("always")),
         )
         if saved is None:
             return {"unknown": not self.reading.busy}
@@ -158,7 +163,7 @@ class Desk:
             return {"unknown": True}
         if self._state().get("key") != key:
             self._keep(key=key)
-        return {"disk": plain(self.edits.caption(placed).text), **self._about(placed, text)}
+        return {"disk": own_text(self.edits.caption(placed)), **self._about(placed, text)}
 
     def _do(self, act: str, key: str, arg: str, value: str) -> tuple[str, str]:
         """Carry out what changes more than one caption or the list. Returns the key to open and what to say."""
@@ -319,22 +324,24 @@ class Desk:
         if placed is None:
             return None
         caption = self.edits.caption(placed)
-        text = plain(caption.text)
+        text = own_text(caption)
         return {
             "name": view.name_of(placed),
             "disk": text,
-            "words": caption.source in ("words", "none"),
+            "words": "" if caption.source in HELD else placed.image.words,
             "fixed": bool(self.edits.fixed(placed)),
             "stage": view.image(placed, places.get(key, -1), total, self.page.thumb_url),
             **(self._about(placed, text) if near else {}),
         }
 
     def _about(self, placed: Placed, text: str) -> dict[str, str]:
-        """The meter and the notes for a text of that image."""
+        """The meter and the notes for a text of that image; without a text and a file, for the words of its folder."""
         settings, words = placed.concept.captions, placed.image.words
+        caption = self.edits.caption(placed)
+        text = text if text.strip() or caption.source in HELD else words
         tokens = count_tokens(plain_caption(text, settings, words))
         longest = self.reading.job.captions.max_token_length
-        said = view.notes(self.edits.caption(placed), text, settings, words, self.edits.fixed(placed), longest)
+        said = view.notes(caption, text, settings, words, self.edits.fixed(placed), longest)
         return {
             "meter": view.meter(tokens, longest),
             "notes": said + preview(self.reading.job, self.reading.report, placed, text),

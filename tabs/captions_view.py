@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from core.dataset.buckets.batches import Placed
+from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.files import OWN, Caption
 from core.dataset.captions.history import Change, Entry
 from core.dataset.captions.pipeline import plain_caption
@@ -20,6 +21,7 @@ from tabs.markup import button, crop_frame, empty_state, esc, page_count, pager,
 from tabs.tokens import WINDOWS, cut_at, words_on_length
 
 PAGE_SIZE = 60
+LONGEST_EARLIER = 20_000  # bytes of an earlier text that can be put into the box again
 
 SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "all": ("all images", lambda row: True),
@@ -130,10 +132,11 @@ def notes(
         "file": f"From <code>{name}</code>.",
         "blank": f"<code>{name}</code> is empty, so the image is trained with an empty caption.",
         "metadata": f"Read only. {esc(fixed)}. Edit it there, then press Reload on the Dataset tab.",
-        "words": f"No caption file: these are the class tokens of the folder. Saving creates <code>{name}</code>.",
-        "none": f"No caption file, and the folder has no class tokens. Saving creates <code>{name}</code>.",
+        "words": f"No caption file: the image is trained with the class tokens of its folder. Saving a text creates <code>{name}</code>.",
+        "none": f"No caption file, and the folder has no class tokens. Saving a text creates <code>{name}</code>.",
     }[caption.source]
-    parts = [f'<p class="hint" title="{esc(display_path(caption.path))}">{said}</p>']
+    use = button("use_text", "Use as caption", words, kind="quiet") if caption.source == "words" and not fixed else ""
+    parts = [f'<p class="hint" title="{esc(display_path(caption.path))}">{said} {use}</p>']
     trained = plain_caption(text, settings, words)
     if trained.strip() != text.strip():
         lines = sum(bool(line.strip()) for line in text.split("\n"))
@@ -171,15 +174,21 @@ def earlier(found: Sequence[tuple[Entry, Change]]) -> str:
     if not found:
         return '<p class="hint">This caption has not been changed here.</p>'
     items = "".join(
-        f"<li><b>{_when(entry.at)}</b> {esc(entry.title)}: {_was(change.old)}</li>" for entry, change in found[:20]
+        f"<li><span><b>{_when(entry.at)}</b> {esc(entry.title)}: {_was(change.old)}</span>{_again(change.old)}</li>"
+        for entry, change in found[:20]
     )
     return f'<ul class="plain earlier">{items}</ul>'
 
 
 def _was(old: bytes | None) -> str:
-    return (
-        "<i>no caption file before</i>" if old is None else f"<q>{esc(short(old.decode('utf-8', 'replace'), 300))}</q>"
-    )
+    return "<i>no caption file before</i>" if old is None else f"<q>{esc(short(decode_text(old).text, 300))}</q>"
+
+
+def _again(old: bytes | None) -> str:
+    """A button that puts an earlier text into the box, where it is saved like a typed one."""
+    if not old or len(old) > LONGEST_EARLIER:
+        return ""
+    return button("use_text", "Use", decode_text(old).text.strip(), kind="quiet", label="Use this earlier text")
 
 
 def changes(entries: Iterable[Entry]) -> str:

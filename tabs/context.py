@@ -26,6 +26,7 @@ from tabs.rate_sketch import RateSketch
 from tabs.reading import Reading
 from tabs.safety import Roots
 from tabs.tensorboard import TensorBoard
+from tabs.works import Works
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine
@@ -74,6 +75,7 @@ class Page:
         self.models = Models(self.workspace, self.project, self.roots)
         self.sketch = RateSketch(self.engine)
         self.forecast = Forecast(self.engine, self.workspace, self.project, self.roots, self.checks)
+        self.works = Works(self)
         self.tensorboard = TensorBoard(offered=not self.shared)
 
     def file_url(self, path: str | os.PathLike) -> str:

@@ -1,25 +1,25 @@
-"""The forms of the Tools tab, made from what each task declares. Tasks with the same card share a form and choose from a list."""
+"""The forms of the tasks, made from what each declares. Tasks with the same card share a form and choose from a list."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
 from typing import Any
 
 import gradio as gr
 
 from core.record.problems import ProblemsError
-from core.settings.base import Declared, Settings, declared
-from core.settings.check import build
-from core.settings.job import TrainJob
-from core.settings.presets import to_values
+from core.settings.base import Declared
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
 from tabs.markup import act_of, board, button, choice_list, esc, news
 from tabs.own_settings import changed_values, fields
+from tabs.task_settings import job_of, main_setting, own_settings_of
 
-TAB = "Tools"
+KEPT = "Tools"  # what is filled in, of every card
 SHORT = 12  # fields that are all shown
+PREVIEW, PREVIEWED = "preview", 4  # the setting of how many a preview is for, which has a button, and their number
+STARTS = ("go", PREVIEW)
 CHOSEN = "action"  # beside the values of a form: which of its tasks is chosen
 ENTER = """
 element.addEventListener('keydown', (event) => {
@@ -28,41 +28,18 @@ element.addEventListener('keydown', (event) => {
 });
 """
 
-Start = Callable[[Task, Settings], None]
 
-
-def cards() -> list[Card]:
-    """Every card once, in the order in which their tasks were registered."""
-    return list(dict.fromkeys(task.card for task in tasks().values() if task.card is not None))
-
-
-def own_settings_of(task: Task) -> dict[str, Declared]:
-    """The settings that a task's form asks for, by name; the project's groups hold for the others."""
-    entries = [entry for entry in declared(task.job) if entry.group not in TrainJob.model_fields]
-    names = [entry.name for entry in entries]
-    return {entry.name if names.count(entry.name) == 1 else entry.path: entry for entry in entries}
-
-
-def main_setting(task: Task) -> str:
-    """The setting that names what a task works on; "" where there is none."""
-    return next((name for name, entry in own_settings_of(task).items() if entry.names), "")
-
-
-def job_of(task: Task, values: dict[str, Any], project: TrainJob) -> Settings:
-    """The job of a filled form. Raises ProblemsError."""
-    whole = to_values(project)
-    given: dict[str, Any] = {group: whole[group] for group in task.job.model_fields if group in whole}
-    for name, entry in own_settings_of(task).items():
-        if name in values:
-            given.setdefault(entry.group, {})[entry.name] = values[name]
-    return build(task.job, given)
+def cards(tab: str) -> list[Card]:
+    """The cards of a tab once, in the order in which their tasks were registered."""
+    return list(dict.fromkeys(task.card for task in tasks().values() if task.card and task.card.tab == tab))
 
 
 class ToolForm:
     """One card. What is filled in is kept by the project, so that tasks of a card share what they have in common."""
 
-    def __init__(self, page: Page, card: Card, start: Start):
-        self.page, self.card, self._start = page, card, start
+    def __init__(self, page: Page, card: Card):
+        self.page, self.card = page, card
+        self._ending: tuple[Any, str] = (None, "")
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -77,22 +54,39 @@ class ToolForm:
         return self.tasks.get(str(self.values().get(CHOSEN))) or next(iter(self.tasks.values()))
 
     def _state(self) -> dict[str, Any]:
-        return self.page.project.tab_state(TAB)
+        return self.page.project.tab_state(KEPT)
+
+    def choose(self, name: str) -> None:
+        """Choose one of the card's tasks."""
+        self._keep(**{self.card.name: self.values() | {CHOSEN: name}})
 
     def _keep(self, **changes: Any) -> None:
-        self.page.project.keep(TAB, self._state() | changes)
+        with self.page.project.lock:
+            self.page.project.keep(KEPT, self._state() | changes)
 
     def _filled(self) -> dict[str, Any]:
-        """The values of the chosen task; a folder that is empty is the dataset's."""
+        """The values of the chosen task; a folder or ending that is not given is the dataset's."""
         values = {name: value for name, value in self.values().items() if name in own_settings_of(self.task)}
         if "folder" in own_settings_of(self.task) and not values.get("folder"):
             values["folder"] = self.page.project.job.dataset.folder or ""
         if "folders" in own_settings_of(self.task) and not values.get("folders"):
             values["folders"] = [source.folder for source in self.page.project.job.dataset.all_sources()]
+        if "caption_extension" in own_settings_of(self.task) and (found := self._extension()):
+            values.setdefault("caption_extension", found)
         return values
+
+    def _extension(self) -> str:
+        """The ending that most caption files of the dataset have, "" while none is known."""
+        report = self.page.reading.report
+        if self._ending[0] is not report:
+            files = (each.caption.path for each in report.placed if each.caption.source == "file") if report else ()
+            found = Counter(path.suffix for path in files).most_common(1)
+            self._ending = (report, found[0][0] if found else "")
+        return self._ending[1]
 
     def html(self) -> str:
         task, known = self.task, own_settings_of(self.task)
+        previewed = known.pop(PREVIEW, None)
         empty = {name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in known.items()}
         hints = {name: hint for name, hint in empty.items() if known[name].optional}
         ids = {name: f"tool-{task.name}-{name}" for name in known}
@@ -100,7 +94,8 @@ class ToolForm:
         form = self._choice() + fields(known, self._filled(), first, "field", hints, ids)
         more = self._more(known, rest, hints, ids)
         main = ids.get(main_setting(task), "")
-        go = f'<button type="button" class="btn primary" data-act="go" data-from="{esc(main)}">{esc(task.button)}</button>'
+        go = _start("go", task.button, main, "primary")
+        go += _start(PREVIEW, f"Preview {PREVIEWED} {previewed.unit}", main) if previewed else ""
         about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'
         return (
             f"<div data-n='{self._state().get('turn', 0)}'>"
@@ -143,23 +138,24 @@ class ToolForm:
         return {}, self.html()
 
     def tick(self, seen: dict[str, Any]) -> Any:
-        stamp = f"{self._state()} {self.page.project.job.dataset.folder}"
+        stamp = f"{self._state()} {self.page.project.job.dataset.folder} {self._extension()}"
         return gr.skip() if stamp == seen.get("stamp") else news(seen, stamp, (self.html(),))
 
     def act(self, event: gr.EventData) -> str:
         act, arg, value = act_of(event)
         try:
             if act == "field" and arg == CHOSEN and value in self.tasks:
-                self._keep(**{self.card.name: self.values() | {CHOSEN: value}})
+                self.choose(value)
             elif act == "field":
-                self._change(arg, value)
+                self.change(arg, value)
             elif act == "more":
                 opened = set(self._state().get("opened", [])) ^ {self.card.name}
                 self._keep(opened=sorted(opened))
-            elif act == "go":
-                if value:  # what stands in the main field, which may have changed in this moment
-                    self._change(main_setting(self.task), value)
-                self._start(self.task, job_of(self.task, self._filled(), self.page.project.job))
+            elif act in STARTS:
+                if value and main_setting(self.task):  # what stands there now, which may have changed in this moment
+                    self.change(main_setting(self.task), value)
+                given = self._filled() | {PREVIEW: PREVIEWED if act == PREVIEW else None}
+                self.page.works.start(self.task, job_of(self.task, given, self.page.project.job))
         except ProblemsError:
             self._keep(turn=time.time_ns())  # so that the field shows what holds again
             raise
@@ -171,32 +167,37 @@ class ToolForm:
         try:
             shown = self.act(event)
         except ProblemsError as error:
-            if act_of(event)[0] != "go":
+            if act_of(event)[0] not in STARTS:
                 raise
             self.page.browsers.say(browser, "error", title="Not done", problems=error.problems, about=about)
             return gr.skip()
-        if act_of(event)[0] == "go":
+        if act_of(event)[0] in STARTS:
             self.page.browsers.succeeded(browser, about)
         return shown
 
-    def _change(self, name: str, text: str) -> None:
-        known = own_settings_of(self.task)
-        if name == CHOSEN or name not in known:
+    def change(self, name: str, text: str, task: Task | None = None) -> None:
+        """One field of a task, else of the chosen one, as a person wrote it. Raises ProblemsError."""
+        known = own_settings_of(task or self.task)
+        if name in (CHOSEN, PREVIEW) or name not in known:
             fix = "reload the page"
             raise ProblemsError.one(
                 f"There is no field '{name}' with '{text[:40]}'", self.card.title, fix, "tools.no-such-field"
             )
-        self._keep(**{self.card.name: changed_values(known, self.values(), name, text, self.page.roots)})
+        with self.page.project.lock:
+            self._keep(**{self.card.name: changed_values(known, self.values(), name, text, self.page.roots)})
 
 
-def build_forms(page: Page, start: Start) -> None:
-    """A form for each card, with its listeners and a place for what its tasks are doing."""
-    for card in cards():
-        form = ToolForm(page, card, start)
-        area = board(f"tools-{card.name}", script=ENTER)
-        seen = gr.State({})
-        page.on_show(TAB, form.show, None, [seen, area])
-        page.on_tick(TAB, form.tick, seen, [seen, area])
-        page.on_act(area, form.acted, None, area)
-        works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
-        gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)
+def _start(act: str, words: str, main: str, kind: str = "") -> str:
+    return f'<button type="button" class="btn {kind}" data-act="{act}" data-from="{esc(main)}">{esc(words)}</button>'
+
+
+def build_form(page: Page, card: Card) -> None:
+    """A card's form, with its listeners and a place for what its tasks are doing."""
+    form = ToolForm(page, card)
+    area = board(f"tools-{card.name}", script=ENTER)
+    seen = gr.State({})
+    page.on_show(card.tab, form.show, None, [seen, area])
+    page.on_tick(card.tab, form.tick, seen, [seen, area])
+    page.on_act(area, form.acted, None, area)
+    works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
+    gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

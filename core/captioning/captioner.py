@@ -22,7 +22,7 @@ from core.settings.caption import CaptionerJob, CaptioningSettings
 Describe = Callable[[Sequence[Any], Any, JobContext], Iterator[str | Described]]
 Ready = Callable[[Any, Workspace], object]
 CARD = tasks.Card(
-    "captioners", "Caption images", "Describes the images of the dataset and writes the captions beside them."
+    "captioners", "Caption images", "Writes a caption file for each image: tags, sentences or known texts.", "Captions"
 )
 
 

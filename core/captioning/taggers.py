@@ -32,7 +32,7 @@ tasks.register(
         extensions.later(TAGGING, "retag"),
         existing="replace",
         title="Tags from kept scores",
-        about="make tag captions anew from the scores that tagging kept",
+        about="write tag captions from the scores that an earlier tagging kept",
         ready=extensions.later(TAGGING, "check_retag"),
         lane="light",
         button="Write tags",

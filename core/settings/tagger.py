@@ -251,4 +251,4 @@ class TagSettings(TagTextSettings):
 
 
 class RetagSettings(TagTextSettings):
-    """Writes captions anew from the scores that an earlier tagging kept, without the model."""
+    """Writes captions again from the scores that an earlier tagging kept, without the model."""

@@ -31,9 +31,9 @@
       base     what the disk held then                         maybe    texts that were sent since; one of them may be there
       touched  when it was last typed, sent or answered        theirs   another text that a save met, until one is chosen
       visit    one showing: one undo takes it back             failed   why the last save came to nothing
-      wants    whether a save waits ("changed", "always")      sending  whether one is on its way */
+      wants    whether a save waits                           sending  whether one is on its way */
   const known = (key, words = "") => {
-    if (!items.has(key)) items.set(key, {key, name: "", text: words, saved: words, base: words, maybe: [], touched: 0, visit: token(), sending: false, wants: ""});
+    if (!items.has(key)) items.set(key, {key, name: "", text: words, saved: words, base: words, maybe: [], touched: 0, visit: token(), sending: false, wants: false});
     return items.get(key);
   };
 
@@ -76,12 +76,12 @@
 
   /* ---- saving ---- */
 
-  const message = (item) => ({key: item.key, text: item.text, over: [item.base, ...item.maybe], visit: item.visit, always: item.wants === "always"});
+  const message = (item) => ({key: item.key, text: item.text, over: [item.base, ...item.maybe], visit: item.visit});
 
   /** Save an image's text if it is not saved. One message at a time carries all that waits: what comes later is never first. */
-  const save = (item, always) => {
-    if (!item || item.fixed || item.theirs !== undefined || (!dirty(item) && !always)) return;
-    item.wants = always || item.wants === "always" ? "always" : "changed";
+  const save = (item) => {
+    if (!item || item.fixed || item.theirs !== undefined || !dirty(item)) return;
+    item.wants = true;
     send();
   };
   let sending = false;
@@ -90,7 +90,7 @@
     if (!batch.length) return;
     sending = true;
     const saves = batch.map(message);
-    for (const item of batch) { item.maybe.push(item.text); Object.assign(item, {sending: true, wants: "", touched: ++clock}); }
+    for (const item of batch) { item.maybe.push(item.text); Object.assign(item, {sending: true, wants: false, touched: ++clock}); }
     paintState();
     let answers, lost = "";
     try { answers = (await ask({act: "save", saves})).answers; } catch (error) { lost = String(error.message || error); }
@@ -107,15 +107,20 @@
     item.failed = answer.problems ? answer.problems[0].what : answer.lost ? "the server does not answer" : answer.unknown === false ? "the folder is being loaded"
       : answer.unknown ? "the image is not in the chosen folder; the text is saved when the folder is chosen again" : "";
     if (answer.problems && item.failed !== before) complain(answer.problems);
-    if (item.failed) { item.wants = ""; keepDraft(item); if (answer.unknown !== true) after(`retry ${item.key}`, RETRY, () => save(item)); return; }
-    if (answer.theirs !== undefined) { Object.assign(item, {theirs: answer.theirs, wants: ""}); keepDraft(item); return; }
+    if (item.failed) { item.wants = false; keepDraft(item); if (answer.unknown !== true) after(`retry ${item.key}`, RETRY, () => save(item)); return; }
+    if (answer.theirs !== undefined) { Object.assign(item, {theirs: answer.theirs, wants: false}); keepDraft(item); return; }
     Object.assign(item, {base: answer.disk, maybe: [], saved: sent});
-    if (answer.wrote) item.words = false;
+    if (answer.wrote) item.words = "";
     keepDraft(item);
     said = answer.said;
     paintSteps(answer);
     if (answer.wrote) { shelfSoon(); if (item.key === open) lookSoon(); }
     if (dirty(item) && item.key !== open) save(item);
+  };
+  const saveOpen = () => {
+    const item = items.get(open);
+    if (item && !dirty(item) && !item.sending) { said = item.words !== undefined && !item.text ? "Nothing to save: the caption is empty" : "Nothing to save: no changes"; paintState(); }
+    save(item);
   };
   /** Wait until nothing is on its way; what cannot be saved is not waited for. */
   const quiet = async () => {
@@ -146,7 +151,7 @@
     moved = ++clock;
     try { sessionStorage.setItem("atelier-caption", key); } catch { /* a refresh begins where the server says */ }
     const held = before === document.activeElement;
-    const fresh = h("textarea", {id: "cap-text", rows: 5, value: item.text, "data-key": key, spellcheck: "true", readonly: !!item.fixed, "aria-describedby": "cap-notes"});
+    const fresh = h("textarea", {id: "cap-text", rows: 5, value: item.text, "data-key": key, spellcheck: "true", placeholder: item.words ? `trained as: ${item.words}` : null, readonly: !!item.fixed, "aria-describedby": "cap-notes"});
     before.replaceWith(fresh);
     if (held) { fresh.focus({preventScroll: true}); fresh.setSelectionRange(item.text.length, item.text.length); }
     paint();
@@ -307,10 +312,10 @@
     if (!holder || holder.dataset.html === html) return;
     const active = holder.contains(document.activeElement) ? document.activeElement : null;
     const again = active && active.dataset.act ? `[data-act="${active.dataset.act}"][data-arg="${active.dataset.arg || ""}"]` : "";
-    const scrolled = holder.querySelector(".picks") ? holder.querySelector(".picks").scrollTop : 0;
+    const list = holder.querySelector(".picks"), scrolled = list ? [list.scrollTop, list.scrollLeft] : [0, 0];
     holder.dataset.html = html;
     holder.innerHTML = html;
-    if (holder.querySelector(".picks")) holder.querySelector(".picks").scrollTop = scrolled;
+    if (holder.querySelector(".picks")) [holder.querySelector(".picks").scrollTop, holder.querySelector(".picks").scrollLeft] = scrolled;
     if (again && holder.querySelector(again)) holder.querySelector(again).focus({preventScroll: true});
   };
   const paintList = (answer) => {
@@ -363,6 +368,7 @@
       row.dataset.seen = open;
       const place = row.getBoundingClientRect(), frame = list.getBoundingClientRect();
       if (place.top < frame.top || place.bottom > frame.bottom) list.scrollTop += place.top - frame.top - frame.height / 2 + place.height / 2;
+      if (place.left < frame.left || place.right > frame.right) list.scrollLeft += place.left - frame.left - frame.width / 2 + place.width / 2;
     }
   };
   const short = (words) => { const line = words.split(/\s+/).join(" "); return line.length > 300 ? `${line.slice(0, 299)}…` : line; };
@@ -390,15 +396,13 @@
   /* ---- what a person does ---- */
 
   const acts = {
-    previous: () => step(-1), next: () => step(1), save: () => save(items.get(open), true), mine: () => choose(true), theirs: () => choose(false),
+    previous: () => step(-1), next: () => step(1), save: saveOpen, mine: () => choose(true), theirs: () => choose(false),
     undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), bulk_apply: () => takeBack("bulk_apply", atelier.captions.selected()), revert: (arg) => takeBack("revert", arg),
   };
   const own = {};           // acts of caption_tools.js
-  /** Whether the box shows the words of the folder and nothing of the person's: they are no tags of the image. */
-  const onlyWords = () => { const item = items.get(open); return !!item && !!item.words && plain(item.text) === item.base && !item.maybe.length; };
-  atelier.captions = {onlyWords, ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return shelf({act: "find", value: words}); }};
+  atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return shelf({act: "find", value: words}); }};
   const act = (name, arg, value) => own[name] ? own[name](arg, value) : acts[name] ? acts[name](arg) : shelf({act: name, arg, value});
-  const inside = (event) => event.target.closest && event.target.closest("#captions");
+  const inside = (event) => event.target.closest && event.target.closest("#captions, #cap-more");
   const visible = () => { const main = byId("cap-main"); return !!main && main.offsetParent !== null; };
   document.addEventListener("click", (event) => {
     const target = inside(event) && event.target.closest("button[data-act]");

@@ -15,12 +15,19 @@
   /** The line that the caret was in last: each line is a caption of its own. */
   let line = 0;
   const lines = () => box().value.split("\n");
-  const parts = () => atelier.captions.onlyWords() ? [] : (lines()[line] || "").split(",").map((part) => part.trim()).filter(Boolean);
+  const parts = () => (lines()[line] || "").split(",").map((part) => part.trim()).filter(Boolean);
   const write = (list) => {
-    const field = box(), all = atelier.captions.onlyWords() ? [""] : lines();
+    const field = box(), all = lines();
     all[line] = list.join(", ");
     field.value = all.join("\n");
     field.dispatchEvent(new Event("input", {bubbles: true}));
+  };
+  own.use_text = (words) => {
+    const field = box();
+    if (!editable() || field.value === words) return;
+    field.value = words;
+    field.dispatchEvent(new Event("input", {bubbles: true}));
+    field.focus({preventScroll: true});
   };
   const editable = () => box() && !box().readOnly && !box().disabled;
   const add = (tag) => {
@@ -293,16 +300,11 @@
     if (event.target.id === "cap-scored") refreshScores();
   }, true);
 
-  /** The form of the captioners on Tools, once that tab is there. */
+  /** To the form of the captioners. */
   own.captioners = () => {
-    atelier.goTo("Tools");
-    const arrive = (left) => {
-      const form = byId("tools-captioners"), first = form && form.offsetParent && form.querySelector("select, input");
-      if (!first) return left && setTimeout(() => arrive(left - 1), 50);
-      form.scrollIntoView({block: "start"});
-      first.focus({preventScroll: true});
-    };
-    arrive(200);
+    const form = byId("tools-captioners"), first = form.querySelector("select, input");
+    form.scrollIntoView({block: "start"});
+    first.focus({preventScroll: true});
   };
 
   const KEYS = [["Left, Right", "previous and next image; with Alt while typing"], ["Ctrl + S", "save"], ["Ctrl + Z, Ctrl + Y", "undo and redo the last saved change, outside of the text box"], ["1 to 9", "quick tags, outside of the text box"],

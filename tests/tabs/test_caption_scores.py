@@ -16,7 +16,7 @@ def desk(tmp_path):
     page = make_page(tmp_path)
     page.project.edit("dataset.folder", str(folder))
     desk = Desk(page)
-    desk.scores._keep({"model_dir": str(model)})
+    desk.scores.fill("model_dir", str(model))
     desk.tag = lambda: tasks.named("tag").start(
         build(tasks.named("tag").job, {"dataset": {"folder": str(folder)}, "tag": {"model_dir": str(model)}}),
         surroundings(page.workspace),

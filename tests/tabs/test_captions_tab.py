@@ -60,10 +60,10 @@ class Window:
     def go(self, by: int) -> None:
         self.ask("follow", key=self.shelf["chain"][(self.shelf["at"] + by) % len(self.shelf["chain"])])
 
-    def save(self, text: str | None = None, *, over=None, visit: str = "", always: bool = False) -> dict:
+    def save(self, text: str | None = None, *, over=None, visit: str = "") -> dict:
         self.box = self.box if text is None else text
         said = {"key": self.open, "text": self.box, "over": over or [self.base], "visit": visit or self.visit}
-        (answer,) = self.desk.answer({"act": "save", "saves": [said | {"always": always}]})["answers"]
+        (answer,) = self.desk.answer({"act": "save", "saves": [said]})["answers"]
         self.base = answer.get("disk", self.base)
         return answer
 
@@ -87,7 +87,7 @@ def test_the_first_image_is_open_with_its_caption_and_its_neighbors_are_here(des
     )
     assert "3 images with a caption file, 1 without" in window.shelf["tally"]
     assert window.shelf["list"].count('aria-current="true"') == 1 and "2 of 75 tokens" in window.item["meter"]
-    assert [window.items[key]["disk"] for key in window.shelf["chain"]] == ["a ant", "a bee", "a cat", "set"]
+    assert [window.items[key]["disk"] for key in window.shelf["chain"]] == ["a ant", "a bee", "a cat", ""]
     assert window.shelf["ring"] and window.shelf["at"] == 0
 
 
@@ -138,7 +138,7 @@ def test_a_late_message_does_not_undo_an_undo(desk, folder):
     assert window.save("a red ant!", over=["a red ant"], visit=visit)["theirs"] == "a ant"
     assert text(folder, "ant") == "a ant"
     window.box = "a blue ant"
-    assert window.save(visit=visit)["wrote"] and window.save("a blue ant", always=True)["undo"] == "ant.png"
+    assert window.save(visit=visit)["undo"] == "ant.png"
     window.ask("undo")
     assert text(folder, "ant") == "a ant", "after an undo the same visit begins a new step"
 
@@ -191,14 +191,25 @@ def test_looking_around_writes_nothing(desk, folder):
     assert window.box == "a cat"
 
 
-def test_the_folders_words_are_named_and_saving_writes_a_file(desk, folder):
+def test_the_folders_words_are_named_and_are_the_text_of_no_image(desk, folder):
     window = Window(desk)
     window.go(-1)
-    assert window.box == "set" and "class tokens" in window.item["notes"]
-    assert not window.save()["wrote"] and window.save(always=True)["wrote"]
+    assert window.box == "" and window.item["words"] == "set" and "class tokens" in window.item["notes"]
+    assert "<b>1</b>" in window.item["meter"] or "1 of 75" in window.item["meter"], "the words are trained"
+    assert not window.save()["wrote"] and not (folder / "dog.txt").exists()
+    assert window.save("set")["wrote"]
     window.ask("shelf")
     assert text(folder, "dog") == "set" and "without" not in window.shelf["tally"]
-    assert "From <code>dog.txt</code>" in window.item["notes"]
+    assert "From <code>dog.txt</code>" in window.item["notes"] and window.item["words"] == ""
+    assert window.save("")["wrote"] and (folder / "dog.txt").read_bytes() == b"", "emptied: an empty caption"
+
+
+def test_an_earlier_text_can_be_used_again(desk, folder):
+    window = Window(desk)
+    window.save('a "red" <ant>', visit="first")
+    window.save("a blue ant", visit="second")
+    shown = desk.answer({"act": "earlier", "key": window.open})["texts"]
+    assert 'data-arg="a &quot;red&quot; &lt;ant&gt;"' in shown and 'data-arg="a ant"' in shown
 
 
 def test_captioning_the_uncaptioned_goes_on_from_where_it_stood(folder):
@@ -224,7 +235,7 @@ def test_of_a_long_list_a_part_is_sent_and_the_list_goes_round(folder, monkeypat
     monkeypatch.setattr(captions, "REACH", 1)
     window = Window(open_desk(folder))
     names = [window.items[key]["disk"] for key in window.shelf["chain"]]
-    assert names == ["set", "a ant", "a bee"] and window.shelf["at"] == 1 and not window.shelf["ring"]
+    assert names == ["", "a ant", "a bee"] and window.shelf["at"] == 1 and not window.shelf["ring"]
 
 
 def test_the_list_is_filtered_by_kind_and_by_words(folder):
@@ -324,9 +335,8 @@ def test_a_caption_of_a_metadata_file_is_read_only_and_says_why(folder, entry):
     wait_until(lambda: not desk.reading.busy)
     before, window = {each.name: each.read_bytes() for each in folder.iterdir()}, Window(desk)
     assert window.item["fixed"] and "Read only" in window.item["notes"] and "meta.json" in window.item["notes"]
-    for always in (False, True):
-        (problem,) = window.save("typed over", always=always)["problems"]
-        assert "meta.json" in problem["what"] and problem["fix"]
+    (problem,) = window.save("typed over")["problems"]
+    assert "meta.json" in problem["what"] and problem["fix"]
     assert {each.name: each.read_bytes() for each in folder.iterdir()} == before and not window.shelf["undo"]
 
 

@@ -1,4 +1,4 @@
-"""The forms of the Tools tab: made from what tasks declare."""
+"""The forms of tasks: made from what they declare."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from work_parts import event, image, make_page, wait_until
 
 from core import tasks
 from core.record.problems import ProblemsError
-from tabs.tool_forms import ToolForm, cards, main_setting, own_settings_of
-from tabs.tools import Tools
+from tabs.context import TABS
+from tabs.task_settings import main_setting, own_settings_of
+from tabs.tool_forms import ToolForm, cards
 
 IMAGES = tasks.named("resize").card
 ACTIONS = [name for name, task in tasks.tasks().items() if task.card == IMAGES]
@@ -16,18 +17,21 @@ ACTIONS = [name for name, task in tasks.tasks().items() if task.card == IMAGES]
 
 @pytest.fixture
 def both(page):
-    tools = Tools(page)
-    return tools, ToolForm(page, IMAGES, tools.start)
+    return page.works, ToolForm(page, IMAGES)
 
 
 def test_every_task_with_a_card_has_a_form_with_each_of_its_own_settings(page):
-    for card in cards():
-        form = ToolForm(page, card, lambda task, job: None)
+    shown_somewhere = [card for tab in TABS for card in cards(tab)]
+    assert {task.card for task in tasks.tasks().values() if task.card} == set(shown_somewhere)
+    for card in shown_somewhere:
+        form = ToolForm(page, card)
         assert form.tasks
         for name, task in form.tasks.items():
             form._keep(**{card.name: {"action": name}}, opened=[card.name])
             shown = form.html()
-            assert all(f'data-arg="{setting}"' in shown for setting in own_settings_of(task)) and task.button in shown
+            settings = own_settings_of(task)
+            assert all(f'data-arg="{setting}"' in shown for setting in settings if setting != "preview")
+            assert task.button in shown and ('data-act="preview"' in shown) == ("preview" in settings)
 
 
 def test_image_tools_share_a_card_and_each_asks_for_its_folder():
@@ -50,8 +54,8 @@ def test_the_form_shows_what_the_chosen_tool_asks_for(both, action):
 
 
 def test_a_long_form_shows_its_main_settings_first_and_those_with_a_value_of_their_own(page):
-    (card,) = (card for card in cards() if card.name == "captioners")
-    form = ToolForm(page, card, lambda task, job: None)
+    (card,) = (card for card in cards("Captions") if card.name == "captioners")
+    form = ToolForm(page, card)
     shown = form.act(event("field", "action", "tag"))
     assert 'data-arg="thresh"' in shown and 'data-arg="order"' not in shown and "More settings" in shown
     shown = form.act(event("more"))
@@ -94,7 +98,7 @@ def test_what_cannot_be_is_refused_at_once(both):
 @pytest.mark.parametrize("name", ["folder", "output"])
 def test_a_shared_page_works_on_no_folder_outside(tmp_path, name):
     page = make_page(tmp_path, shared=True, real=True)
-    form = ToolForm(page, IMAGES, Tools(page).start)
+    form = ToolForm(page, IMAGES)
     with pytest.raises(ProblemsError) as refused:
         form.act(event("field", name, str(tmp_path)))
     assert refused.value.codes == ["shared.path-closed"]

@@ -1,4 +1,4 @@
-"""The card of the metadata tools: captions to JSON, cleaned, and back, as a person does it on the Tools tab."""
+"""The card of the metadata tools: captions to JSON, cleaned, and back, as a person does it on the Captions tab."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from work_parts import event, image, wait_until
 from core import tasks
 from core.record.problems import ProblemsError
 from core.settings.named import named_in
-from tabs.tool_forms import ToolForm, main_setting
-from tabs.tools import Tools
+from tabs.task_settings import main_setting
+from tabs.tool_forms import ToolForm
 
 CARD = tasks.named("merge_captions").card
 
 
 @pytest.fixture
 def both(page):
-    tools = Tools(page)
-    return tools, ToolForm(page, CARD, tools.start)
+    return page.works, ToolForm(page, CARD)
 
 
-def run(tools, form, action, **fields):
-    """Choose a tool, fill the fields, start it; its facts at the end."""
+def run(tools, form, action, start="go", **fields):
+    """Choose a tool, fill the fields, start it or its preview; its facts at the end."""
     for name, text in {"action": action, **fields}.items():
         form.act(event("field", name, text))
-    form.act(event("go"))
+    form.act(event(start))
     work, engine = tools.works()[0], form.page.engine
     wait_until(lambda: work.facts(engine)["state"] not in ("running", "paused"))
     return work.facts(engine)
@@ -45,9 +44,9 @@ def test_from_captions_to_metadata_and_back(both, tmp_path):
     out = tmp_path / "meta.json"
     facts = run(tools, form, "merge_captions", out_json=str(out), folders=str(path.parent), caption_extension=".txt")
     assert facts["state"] == "done" and "1 of 1 image merged" in facts["lines"][-1]
-    facts = run(tools, form, "clean_metadata", replacements='young_fox -> owl\n"a " -> ""', preview="5")
+    facts = run(tools, form, "clean_metadata", "preview", replacements='young_fox -> owl\n"a " -> ""')
     assert "nothing was written" in facts["lines"][-1] and "  after:  owl" in facts["lines"]
-    assert run(tools, form, "clean_metadata", preview="")["state"] == "done"
+    assert run(tools, form, "clean_metadata")["state"] == "done"
     assert json.loads(out.read_text()) == {"a": {"caption": "owl"}}
     facts = run(
         tools, form, "metadata_to_captions", in_json=str(out), captions_to=".txt", tags_to="", existing="replace"

@@ -221,7 +221,8 @@ def test_a_typed_tag_is_never_lost_and_goes_to_the_image_it_was_typed_for(tab, f
 
 
 def test_the_words_of_the_folder_are_no_tags_of_an_image_without_a_caption(tab, folder):
-    expect(tab.locator("#cap-text")).to_have_value("mira")
+    expect(tab.locator("#cap-text")).to_have_value("")
+    expect(tab.locator("#cap-text")).to_have_attribute("placeholder", "trained as: mira")
     has(tab, [])
     tab.locator("#cap-stage").click()
     tab.keyboard.press("1")

@@ -331,10 +331,7 @@ def test_problems_are_escaped_in_html():
 
 
 def test_a_tool_tells_what_a_file_is_and_refuses_what_is_not_there(page):
-    from tabs.tools import Tools
-
-    tools = Tools(page)
-    browser = page.browsers.of("tools")
+    tools, browser = page.works, page.browsers.of("tools")
     tools.use({"tool": "inspect", "about": "models/starter"}, browser)
     assert until(lambda: tools.parts("Tools", {})["works"][0]["state"] == "done", 30)
     work = tools.parts("Tools", {})["works"][0]

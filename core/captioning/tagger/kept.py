@@ -1,4 +1,4 @@
-"""The scores of images that were tagged, kept per model and folder of images, so that captions can be made anew without the
+"""The scores of images that were tagged, kept per model and folder of images, so that captions can be written again without the
 model. Below the workspace's private folder; JSON lines: the labels, then an image a line."""
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Keeper:
             folder = self._folders[image.parent] = Folder(self._workspace, self._model, image.parent)
             try:
                 folder.read()
-            except ProblemsError:  # a damaged file is written anew
+            except ProblemsError:  # a damaged file is replaced
                 folder.of = {}
         folder.thresholds = self._thresholds
         with suppress(OSError):  # an image that was moved away meanwhile

@@ -1,4 +1,4 @@
-"""The two captioners of taggers: `tag` looks at images with a model, `retag` makes captions anew from the scores it kept."""
+"""The two captioners of taggers: `tag` looks at images with a model, `retag` writes captions from the scores it kept."""
 
 from __future__ import annotations
 

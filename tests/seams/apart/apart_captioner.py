@@ -84,7 +84,6 @@ def test_the_command_line_lists_its_settings_and_those_that_all_share(folder, tm
 def test_a_job_file_the_queue_and_the_page_run_it(folder, tmp_path):
     from core.record import atomic
     from tabs.tool_forms import ToolForm, cards
-    from tabs.tools import Tools
 
     job = build(JOBS["spell"], values(folder))
     atomic.write_json(tmp_path / "job.json", dump(job, task="spell"))
@@ -93,18 +92,17 @@ def test_a_job_file_the_queue_and_the_page_run_it(folder, tmp_path):
     try:
         page = make_page(tmp_path, engine)
         page.project.edit("dataset.folder", str(folder))
-        tools = Tools(page)
-        (card,) = (card for card in cards() if card.name == "captioners")
-        form = ToolForm(page, card, tools.start)
+        (card,) = (card for card in cards("Captions") if card.name == "captioners")
+        form = ToolForm(page, card)
         shown = form.act(event("field", "action", "spell"))
         assert (
             'data-arg="between"' in shown
-            and 'data-arg="preview"' in shown
+            and 'data-act="preview"' in shown
             and 'data-arg="caption_extension"' not in shown
         )
         form.act(event("field", "between", "/"))
         form.act(event("go"))
-        wait_until(lambda: tools.parts("Tools", {})["works"][0]["state"] == "done")
+        wait_until(lambda: page.works.parts("Captions", {})["works"][0]["state"] == "done")
         assert captions(folder)["bear"] == "b/e/a/r" and captions(folder)["cat"] == "mine"
         (entry,) = engine.queue()
         assert (entry.task, entry.job["dataset"]["folder"]) == ("spell", str(folder))

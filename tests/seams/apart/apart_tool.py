@@ -126,12 +126,11 @@ def test_what_goes_wrong_is_told(engine, tmp_path):
 
 def test_the_page_draws_its_form_and_shows_its_work(tmp_path, engine, folder):
     from tabs.tool_forms import ToolForm, cards
-    from tabs.tools import Tools
 
     page = make_page(tmp_path, engine)
-    tools = Tools(page)
-    (card,) = (card for card in cards() if card.name == "count")
-    form = ToolForm(page, card, tools.start)
+    tools = page.works
+    (card,) = (card for card in cards("Tools") if card.name == "count")
+    form = ToolForm(page, card)
     assert all(words in form.html() for words in ("Count files", "Counts the files of a folder.", 'data-arg="suffix"'))
     form.act(event("field", "suffix", ".txt"))
     form.act(event("go", "", str(folder)))
