@@ -54,7 +54,9 @@ class Scores:
             found = error.problems[0]
         if isinstance(found, Problem):
             return f'<p class="hint">{esc(found.what)}: {esc(found.fix)}.</p>'
-        write = button("scores_write", "Write to images ...", kind="quiet", title="Opens Tags from kept scores in Caption images")
+        write = button(
+            "scores_write", "Write to images ...", kind="quiet", title="Opens Tags from kept scores in Caption images"
+        )
         return f'<p class="scored" role="status">{esc(found.text) or "<i>no tags</i>"}</p><p class="hint">{esc(found.shown)}</p>{write}'
 
     def _tagged(self, placed: Placed) -> Any:
