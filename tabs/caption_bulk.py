@@ -77,7 +77,7 @@ class Bulk:
         """Every image whose caption can be changed, by its key; what has not changed since is kept."""
         report, findings = self._reading.report, self._reading.findings
         with self._lock:
-            if self._of != (report, findings):
+            if self._of[0] is not report or self._of[1] is not findings:
                 placed = (
                     {each.image.key: each for each in (*report.validation, *reversed(report.placed))} if report else {}
                 )
@@ -176,13 +176,25 @@ class Bulk:
             raise task.error
         return str(task.result)
 
+    def _also_in_prompts(self) -> str:
+        """That a text which is replaced or removed still stands in the sample prompts of Train."""
+        settings, prompts = self.settings(), self._reading.prompts
+        gone = {"replace": [settings.find] if settings.match != "regex" else [], "remove": settings.tags.split(",")}
+        left = [
+            words.strip()
+            for words in gone.get(settings.edit, ())
+            if words.strip() and any(words.strip().casefold() in prompt.casefold() for prompt in prompts)
+        ]
+        return f"; the sample prompts on Train still have '{left[0][:60]}'" if left else ""
+
     def _write(self, title: str, plan: list[Edited], done: Callable[[Done, str], str], task: Any) -> str:
-        result = self._history.apply(
-            title,
-            changes_of(plan),
-            progress=lambda made, whole: task.stage(f"{title}: {made:,} of {whole:,}", made, whole),
-        )
-        return done(result, title)
+        with self._reading.undisturbed(len(plan)):
+            result = self._history.apply(
+                title,
+                changes_of(plan),
+                progress=lambda made, whole: task.stage(f"{title}: {made:,} of {whole:,}", made, whole),
+            )
+        return done(result, title) + self._also_in_prompts()
 
     # -- the form
 

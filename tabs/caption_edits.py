@@ -146,6 +146,7 @@ class Edits:
             if plain(text) == disk:
                 return Saved(disk)
             if disk not in {plain(each) for each in over}:
+                _check_still_there(placed)
                 return Saved(disk, refused=True)
             if len(text.encode("utf-8")) > MAX_CAPTION_BYTES:
                 what = "The caption is larger than 1 MB, so it is not used as a caption"
@@ -201,7 +202,8 @@ class Edits:
             other = "redo" if which == "undo" else "undo"
             others = list(state.get(other, []))
             try:
-                back = self._history.undo(str(id))
+                with self._reading.undisturbed(len(self._history.changes(str(id)))):
+                    back = self._history.undo(str(id))
             finally:  # a text that is not kept any more is not offered again
                 self._keep({which: steps})
             if back.id:
@@ -211,6 +213,14 @@ class Edits:
                 del self._visits[visit]  # what is typed from here on is a step of its own
             self._reading.captions_saved(back.written)
             return Step(key, name, back)
+
+
+def _check_still_there(placed: Placed) -> None:
+    """Raises ProblemsError where the caption is gone because the image or its folder is."""
+    if not placed.image.path.exists():
+        gone = "image" if placed.image.path.parent.is_dir() else "folder"
+        what, fix = f"The {gone} no longer exists", "restore it, or reload the folder on Dataset"
+        raise ProblemsError.one(what, printable(placed.image.relative), fix, "caption.image-gone")
 
 
 def own_text(caption: Caption) -> str:

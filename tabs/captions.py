@@ -223,7 +223,8 @@ class Desk:
 
     def _revert(self, id: str) -> str:
         """Undo any change that is still kept."""
-        done = self._history.undo(id)
+        with self.reading.undisturbed(len(self._history.changes(id))):
+            done = self._history.undo(id)
         return self._changed(done, self._history.entry(done.id).title if done.id else "Nothing to undo")
 
     def _earlier(self, key: str) -> dict[str, Any]:

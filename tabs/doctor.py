@@ -20,6 +20,7 @@ from tabs.reading import Reading
 IMAGES_SHOWN = 12
 FINDINGS_SHOWN = 20
 BACK_SHOWN = 4
+MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
 
 
 class Clinic:
@@ -137,7 +138,8 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
     if finding.action == "put away" and finding.advised:
         number = len(finding.advised)
         said = "Moves them with their captions to the trash folder beside the dataset; they can be restored"
-        act = button("away", f"Move {number:,} to trash", finding.id, title=said)
+        most = f"These are {number:,} of {len(places):,} images. {said}." if number > MOST_AT_ONCE * len(places) else ""
+        act = button("away", f"Move {number:,} to trash", finding.id, title=said, sure=most)
     kind = "Error" if finding.level == "error" else "Advice"
     return (
         f'<article class="finding {esc(finding.level)}"><div class="finding-head"><span class="kind">{kind}</span>'

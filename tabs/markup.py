@@ -22,11 +22,13 @@ from core.record.problems import Problem
 ACTS = """
 let typed = 0;
 const said = (target, more) => Object.assign({act: target.dataset.act, arg: target.dataset.arg || ''}, more);
-element.addEventListener('click', (event) => {
+element.addEventListener('click', async (event) => {
   const target = event.target.closest('button[data-act]');
   // A button may send what stands in a field beside it.
   const from = target && target.dataset.from && element.querySelector('#' + target.dataset.from);
   if (!target || !element.contains(target) || target.disabled) return;
+  const sure = target.dataset.sure;
+  if (sure && !(await atelier.dialog({title: target.textContent.trim() + '?', text: sure, ok: target.textContent.trim(), danger: true}))) return;
   trigger('act', said(target, from ? {value: from.value} : {}));
 });
 element.addEventListener('change', (event) => {
@@ -112,10 +114,11 @@ def button(
     label: str = "",
     again: bool = False,
     lands: str = "",
+    sure: str = "",
 ) -> str:
     """A button. kind: "" plain, "primary", "quiet" (no border) or "danger". again: pressed many times in a row, as Next is,
     so it counts as the same one whatever its `arg` (assets/aim.js). lands: names what it is about to a board, whose keyboard
-    goes to it when it appears (assets/focus.js)."""
+    goes to it when it appears (assets/focus.js). sure: what a dialog says before the click counts."""
     parts = [f'<button type="button" class="btn {kind}" data-act="{esc(act)}" data-arg="{esc(arg)}"']
     if title:
         parts.append(f' title="{esc(title)}"')
@@ -123,6 +126,8 @@ def button(
         parts.append(f' aria-label="{esc(label)}"')
     if again:
         parts.append(" data-again")
+    if sure:
+        parts.append(f' data-sure="{esc(sure)}"')
     if lands:
         parts.append(f' data-land="{esc(lands)}"')
     return "".join(parts) + (" disabled" if disabled else "") + f">{esc(text)}</button>"

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
-from core.record.units import size_words
+from core.record.units import count, size_words
+from core.record.workspace import display_path
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.optimizers import Argument, Entry, catalog, find
@@ -23,7 +25,7 @@ TRAITS = {
     "averages": "schedule-free",
     "eight_bit": "8-bit memory",
 }
-MOST_ARGUMENTS = 24
+MOST_ARGUMENTS, MOST_FOLDERS = 24, 3
 HUBER_LIKE = ("huber", "smooth_l1")
 # Numbers of a whole model of the published size: U-Net, text encoders and VAE
 NUMBERS = {"SD 1.x": 1.066e9, "SD 2.x": 1.290e9, "SDXL": 3.469e9}
@@ -98,6 +100,11 @@ def hints(job: TrainJob) -> dict[str, str]:
         more = f" and {len(names) - MOST_ARGUMENTS} more" if len(names) > MOST_ARGUMENTS else ""
         words = ", ".join(_argument(each) for each in names[:MOST_ARGUMENTS])
         found["optimizer.optimizer_args"] = f"{entry.name} takes {words}{more}."
+    if chosen := [printable(display_path(each.folder)) for each in job.dataset.sources if each.enabled]:
+        more = f" and {len(chosen) - MOST_FOLDERS} more" if len(chosen) > MOST_FOLDERS else ""
+        too = "Also" if job.dataset.folder else "Empty here:"
+        listed = ", ".join(chosen[:MOST_FOLDERS]) + more
+        found["dataset.folder"] = f"{too} {count(len(chosen), 'folder')} set up on Dataset: {listed}."
     if sentence := scale_sentence(job, job.memory.num_processes):
         found["optimizer.scale_lr"] = f"{sentence}."
     return found

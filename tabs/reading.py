@@ -6,7 +6,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from core.engine.engine import Engine
 
 FRESH_SECONDS = 5.0
+STOPPED_WITHIN = 5.0  # seconds that a write waits for a reading to stop
 COUNTED_AT_ONCE = 1000  # captions whose tokens are counted when they are saved
 
 
@@ -52,6 +54,11 @@ class Reading:
         self.examining: tuple[str, float] | None = None
         self.version = 0
         self._saved: set[str] = set()  # captions that were saved while the folder was being read
+
+    @property
+    def prompts(self) -> list[str]:
+        """The project's sample prompts."""
+        return self._project.job.samples.sample_prompts
 
     # -- asking for it
 
@@ -82,6 +89,21 @@ class Reading:
             self._key, self.job, self._finished, self._saved = key, job, 0.0, set()
             self.version += 1
             self._task = self._engine.light(self._read, job, key, title="Reading the images")
+
+    @contextmanager
+    def undisturbed(self, files: int) -> Iterator[None]:
+        """While many caption files are written nothing is read: each would wait for the other at every file. What was being
+        read is read again afterwards."""
+        stopped = files > COUNTED_AT_ONCE and self.busy and self.report is not None
+        if stopped and (task := self._task) is not None:
+            task.cancel()
+            with suppress(ProblemsError, TimeoutError):
+                task.wait(STOPPED_WITHIN)
+        try:
+            yield
+        finally:
+            if stopped:
+                self.want(now=True)
 
     @property
     def busy(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -444,3 +445,21 @@ def test_the_list_is_sorted_by_name_length_and_date(desk, folder):
     desk.reading.want(now=True)
     wait_until(lambda: not desk.reading.busy)
     assert order("newest")[0] == "bee.png"
+
+
+def test_a_folder_that_was_deleted_is_named(desk, folder):
+    window = Window(desk)
+    shutil.rmtree(folder)
+    (problem,) = window.save("a late ant")["problems"]
+    assert problem["code"] == "caption.image-gone"
+
+
+def test_a_replaced_word_that_the_sample_prompts_still_have_is_named(desk, folder):
+    desk.page.project.edit("samples.sample_prompts", "An ANT on a leaf\na tree")
+    for field, value in (("edit", "replace"), ("match", "text"), ("find", "ant"), ("replace_with", "emmet")):
+        desk.answer({"act": "bulk_field", "arg": field, "value": value})
+    said = desk.answer({"act": "bulk_apply"})["said"]
+    assert text(folder, "ant") == "a emmet" and "sample prompts" in said and "'ant'" in said
+    for field, value in (("find", "bee"), ("replace_with", "wasp")):
+        desk.answer({"act": "bulk_field", "arg": field, "value": value})
+    assert "prompts" not in desk.answer({"act": "bulk_apply"})["said"] and text(folder, "bee") == "a wasp"

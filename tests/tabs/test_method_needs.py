@@ -118,6 +118,14 @@ def test_arguments_and_the_product_of_rates_stand_below_their_fields():
     assert said["optimizer.scale_lr"] == "Learning rate 0.0001 x batch size 4 = 0.0004."
 
 
+def test_folders_of_cards_are_named_below_the_empty_field():
+    assert "dataset.folder" not in needs.hints(job())
+    cards = [{"folder": f"set{number}", "enabled": number != 1} for number in range(6)]
+    assert needs.hints(job(dataset={"sources": cards}))["dataset.folder"] == (
+        "Empty here: 5 folders set up on Dataset: set0, set2, set3 and 2 more."
+    )
+
+
 NO_LANE = None  # in place of an engine whose light lane must not be needed
 
 

@@ -101,7 +101,8 @@ def test_train_leads_to_the_cards_words_are_proposed_and_an_image_is_held_out(wi
     assert entries_of(served.page.project.job)[0].validation_images == ["1.png"]
 
 
-def test_questions_are_answered_and_copies_put_away_and_back(window, served, folder):
+def test_questions_are_answered_and_copies_put_away_and_back(window, served, folder, monkeypatch):
+    monkeypatch.setattr("tabs.doctor.MOST_AT_ONCE", 0.1)  # of five images one is many
     tab = window.open("Dataset")
     questions = tab.locator("#ds-questions")
     expect(questions.locator(".ask")).to_have_count(2)  # one is transparent: known once it was decoded
@@ -122,7 +123,12 @@ def test_questions_are_answered_and_copies_put_away_and_back(window, served, fol
     assert served.page.project.job.captions.sidecars == "joined" and served.page.project.job.dataset.alpha_mask
     doctor = tab.locator("#ds-doctor")
     finding = doctor.locator(".finding", has_text="Duplicates")
-    finding.get_by_role("button", name="Move 1 to trash").click()
+    sure = tab.get_by_role("dialog")
+    for answer in ("Cancel", "Move 1 to trash"):
+        assert (folder / "copy.png").exists()
+        finding.get_by_role("button", name="Move 1 to trash").click()
+        expect(sure).to_contain_text("These are 1 of 5 images")
+        sure.get_by_role("button", name=answer).click()
     expect(doctor).to_contain_text("1 image removed")
     expect(tab.locator("#ds-sources .counted").first).to_contain_text("4 images")
     assert not (folder / "copy.png").exists()
