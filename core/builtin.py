@@ -8,6 +8,7 @@ from core.extensions import later
 from core.settings import image_tools as images
 from core.settings import metadata_tools as metadata
 from core.settings.base import Settings
+from core.settings.caption_edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, PrepareJob, TrainJob
 from core.settings.tool import DownloadSettings, ExportSettings, InspectSettings
 from core.tasks import Card, Task, register, tool
@@ -35,7 +36,7 @@ def _image_tool(name: str, settings: type[images.FolderSettings], title: str, ab
 def _metadata_tool(name: str, module: str, settings: type[Settings], title: str, about: str, button: str) -> None:
     run, check = later(f"core.tools.{module}", name), later(f"core.tools.{module}", f"check_{name}")
     given: dict[str, Any] = {"card": METADATA, "button": button, "reads": lambda asked: asked.preview is not None}
-    register(tool(name, settings, run, title=title, about=about, check=check, **given))
+    register(tool(name, settings, run, title=title, about=about, check=check, under="caption", **given))
 
 
 _of_training("train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, pauses=True)
@@ -82,6 +83,21 @@ register(
         lane="light",
         check=later("core.captioning.bulk", "check_edits"),
         reads=lambda job: job.edit_captions.preview,
+        under="caption",
+    )
+)
+register(
+    tool(
+        "caption_history",
+        CaptionHistorySettings,
+        later("core.captioning.undoing", "caption_history"),
+        title="Caption history",
+        about="list the latest changes of captions, or undo one",
+        check=later("core.captioning.undoing", "check_history"),
+        lane="light",
+        reads=lambda asked: not asked.undo,
+        card=None,
+        under="caption",
     )
 )
 

@@ -49,6 +49,7 @@ class Task:
     ends_paused   pausing ends it: started again, it resumes where it stopped
     card          where the page shows its form; None for nowhere
     button        what starts it there
+    under         another command whose tool it is too: `caption tag` is `tag`
     """
 
     name: str
@@ -64,6 +65,7 @@ class Task:
     ends_paused: bool = False
     card: Card | None = None
     button: str = "Start"
+    under: str = ""
 
     def given(self, job: Settings) -> Any:
         """What `run` and `check` are called with."""

@@ -102,9 +102,9 @@ def hints(job: TrainJob) -> dict[str, str]:
         found["optimizer.optimizer_args"] = f"{entry.name} takes {words}{more}."
     if chosen := [printable(display_path(each.folder)) for each in job.dataset.sources if each.enabled]:
         more = f" and {len(chosen) - MOST_FOLDERS} more" if len(chosen) > MOST_FOLDERS else ""
-        too = "Also" if job.dataset.folder else "Empty here:"
+        also = "Also trains" if job.dataset.folder else "Trains"
         listed = ", ".join(chosen[:MOST_FOLDERS]) + more
-        found["dataset.folder"] = f"{too} {count(len(chosen), 'folder')} set up on Dataset: {listed}."
+        found["dataset.folder"] = f"{also} on {count(len(chosen), 'folder')} of the Dataset tab: {listed}."
     if sentence := scale_sentence(job, job.memory.num_processes):
         found["optimizer.scale_lr"] = f"{sentence}."
     return found

@@ -17,6 +17,7 @@ from core.bench.datasets import measure_datasets
 from core.bench.flops import step_flops
 from core.bench.gemm import gemm_rate
 from core.bench.measure import measure_page, measure_training
+from core.bench.tagger import measure_tagger, tagger_rows
 from core.record import machine
 from core.record.workspace import Workspace
 from core.settings.network import NetworkSettings
@@ -43,7 +44,7 @@ def run_bench(
     if only == "datasets":  # computes no tensors
         return result | {"datasets": measure_datasets(quick, say)}
     if only == "captions":
-        return result | {"captions": measure_captions(quick, say)}
+        return result | {"captions": _captions(quick, say)}
     if only is not None and only.startswith("baseline"):  # hours for the large ones: only on request
         case = only.removeprefix(CASE) if only != "baseline" else None
         return result | {"baseline": compare(folder, device, quick=quick, case=case, say=say)}
@@ -58,8 +59,12 @@ def run_bench(
         result["caching"] = measure_caching(device, quick, say)
     if only is None:
         result["datasets"] = measure_datasets(quick, say)
-        result["captions"] = measure_captions(quick, say)
+        result["captions"] = _captions(quick, say)
     return result
+
+
+def _captions(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    return measure_captions(quick, say) | {"tagging": measure_tagger(quick, say)}
 
 
 def machine_facts(device: str) -> dict[str, Any]:
@@ -158,7 +163,7 @@ def table(result: dict[str, Any]) -> str:
     if datasets := result.get("datasets"):
         rows += dataset_rows(datasets)
     if captions := result.get("captions"):
-        rows += caption_rows(captions)
+        rows += caption_rows(captions) + tagger_rows(captions["tagging"])
     return "\n".join(["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 

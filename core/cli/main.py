@@ -38,6 +38,8 @@ def main(words: list[str]) -> int:
         return DONE
     try:
         name, *rest = renewed(words) if first in FORMER else words if first in commands() else ["page", *words]
+        if rest and rest[0] in _tools(name):
+            name, *rest = rest
         if helps:
             _print_help(page_help() if name == "page" else subcommand_help(name))
             return DONE
@@ -50,6 +52,16 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _tools(command: str) -> dict[str, str]:
+    """What each tool of a command is about, by its name."""
+    return {name: task.about for name, task in tasks.tasks().items() if task.under == command}
+
+
+def _listed(about: dict[str, str]) -> str:
+    width = max(map(len, about)) + 2
+    return "\n".join(f"  {name.ljust(width)}{text}" for name, text in about.items())
 
 
 def _print_help(text: str) -> None:
@@ -72,7 +84,6 @@ def print_problems(error: ProblemsError) -> None:
 
 def page_help() -> str:
     about = {name: task.about for name, task in tasks.tasks().items() if name in commands()} | OTHERS
-    names = "\n".join(f"  {name.ljust(18)}{text}" for name, text in about.items())
     return f"""Atelier: from a folder of images to a trained LoRA and images made with it.
 
 python webui.py [options]                      the page, at localhost:7860
@@ -82,7 +93,7 @@ Options:
 {options_help(PAGE)}
 
 Commands:
-{names}
+{_listed(about)}
 
 Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (a training can be resumed).
 
@@ -98,7 +109,8 @@ def subcommand_help(name: str) -> str:
         return f"python webui.py {name} {preset}[options]\n{OTHERS[name]}\n\n{options}"
     task = tasks.named(name)
     settings = f"Settings, as --group.name VALUE (null is off):\n\n{help_text(task.job)}"
-    return f"python webui.py {name} [PRESET] [options]\n{task.about}\n\n{options}\n{settings}"
+    tools = f"Tools, as webui.py {name} TOOL or webui.py TOOL:\n{_listed(_tools(name))}\n\n" if _tools(name) else ""
+    return f"python webui.py {name} [PRESET] [options]\n{task.about}\n\n{tools}{options}\n{settings}"
 
 
 def former_help(command: str) -> str:

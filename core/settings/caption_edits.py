@@ -107,3 +107,15 @@ class CaptionEditSettings(Settings):
     preview: bool = setting(
         False, title="Only preview", level="shown", help="Lists what would change without writing it."
     )
+
+
+class CaptionHistorySettings(Settings):
+    """Lists the latest changes of captions, or undoes one of them."""
+
+    undo: str | None = setting(
+        None,
+        title="Undo",
+        level="shown",
+        widget="text",
+        help="The change to undo: its number in the list, or 'last'. Captions that were changed since stay as they are. Empty lists the latest changes.",
+    )

@@ -6,7 +6,8 @@ from core.cli.main import main
 from core.settings.base import declared
 from core.settings.job import JOBS
 
-COMMANDS = [name for name in JOBS if name != "probe"]  # which is train --probe
+NAMELESS = ("probe", "caption_history")  # train --probe; names no file
+COMMANDS = [name for name in JOBS if name not in NAMELESS]
 TOO_LONG = ["x" * 5000, f"models/{'y' * 300}.safetensors", "/nowhere/" * 600]
 
 

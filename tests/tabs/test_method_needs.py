@@ -122,7 +122,7 @@ def test_folders_of_cards_are_named_below_the_empty_field():
     assert "dataset.folder" not in needs.hints(job())
     cards = [{"folder": f"set{number}", "enabled": number != 1} for number in range(6)]
     assert needs.hints(job(dataset={"sources": cards}))["dataset.folder"] == (
-        "Empty here: 5 folders set up on Dataset: set0, set2, set3 and 2 more."
+        "Trains on 5 folders of the Dataset tab: set0, set2, set3 and 2 more."
     )
 
 
