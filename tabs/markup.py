@@ -27,8 +27,8 @@ element.addEventListener('click', async (event) => {
   // A button may send what stands in a field beside it.
   const from = target && target.dataset.from && element.querySelector('#' + target.dataset.from);
   if (!target || !element.contains(target) || target.disabled) return;
-  const sure = target.dataset.sure;
-  if (sure && !(await atelier.dialog({title: target.textContent.trim() + '?', text: sure, ok: target.textContent.trim(), danger: true}))) return;
+  const sure = target.dataset.sure, words = target.textContent.trim();
+  if (sure && !(await atelier.dialog({title: words + '?', text: sure, ok: words, danger: true}))) return;
   trigger('act', said(target, from ? {value: from.value} : {}));
 });
 element.addEventListener('change', (event) => {

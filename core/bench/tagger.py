@@ -84,7 +84,7 @@ def _whole(folder: Path, images: int, turn: int) -> float:
     from core.settings.check import build
     from core.tasks import named
 
-    job = build(
+    job: Any = build(
         named("tag").job,
         {
             "dataset": {"folder": str(folder / "images")},
