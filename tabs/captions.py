@@ -37,6 +37,7 @@ REACH = 100  # captions on either side of the open one that a browser is given
 WHOLE = 10  # and among them with meter and notes, which take longer
 MOST_SAVES = 200  # in one message
 MOST_CHANGES = 30  # in the list of changes
+MOST_EARLIER = 20  # earlier texts of an image
 COUNTED = 1 << 16  # characters of a text whose tokens are counted while it is typed
 
 
@@ -230,7 +231,7 @@ class Desk:
     def _earlier(self, key: str) -> dict[str, Any]:
         """The earlier texts of an image."""
         placed = self.edits.image(key)
-        found = self._history.of(self.edits.caption(placed).path) if placed else []
+        found = self._history.of(self.edits.caption(placed).path, MOST_EARLIER) if placed else []
         return {"texts": view.earlier(found)}
 
     def _changed(self, done: Done, title: str) -> str:

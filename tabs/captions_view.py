@@ -175,7 +175,7 @@ def earlier(found: Sequence[tuple[Entry, Change]]) -> str:
         return '<p class="hint">This caption has not been changed here.</p>'
     items = "".join(
         f"<li><span><b>{_when(entry.at)}</b> {esc(entry.title)}: {_was(change.old)}</span>{_again(change.old)}</li>"
-        for entry, change in found[:20]
+        for entry, change in found
     )
     return f'<ul class="plain earlier">{items}</ul>'
 

@@ -107,7 +107,13 @@ def test_the_history_of_one_image_is_its_texts_newest_first(tmp_path, history):
     for text in ("one", "two"):
         history.apply("Edit", [Change(path, path.read_bytes(), text.encode())])
     history.apply("Other", [Change(tmp_path / "other.txt", None, b"x")])
-    assert [change.new for _, change in history.of(path)] == [b"two", b"one"]
+    assert [change.new for _, change in history.of(path, 20)] == [b"two", b"one"]
+    assert [change.new for _, change in history.of(path, 1)] == [b"two"]
+    (entry, _), *_ = history.of(path, 1)
+    history.apply("Edit", [Change(path, b"two", b"three")], resume=entry.id)  # the same change has grown
+    history.apply("Edit", [Change(other := path.with_name("another.txt"), None, b"new")])
+    assert [change.new for _, change in history.of(path, 20)] == [b"three", b"one"]
+    assert [change.new for _, change in history.of(other, 20)] == [b"new"]
 
 
 def test_a_change_that_is_not_kept_says_so(tmp_path, history):
@@ -124,6 +130,7 @@ def test_a_change_that_is_not_kept_says_so(tmp_path, history):
 
 def test_the_oldest_changes_are_deleted_when_there_are_too_many(tmp_path, history, monkeypatch):
     monkeypatch.setattr(module, "KEPT_CHANGES", 3)
+    monkeypatch.setattr(module, "PRUNE_EVERY", 1)
     for number in range(6):
         history.apply(f"Edit {number}", [Change(tmp_path / f"{number}.txt", None, b"x")])
     assert [entry.title for entry in history.entries()][:2] == ["Edit 5", "Edit 4"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ KEPT_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
 MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many images
 AT_ONCE = 1000  # files between two waits for the disk
+PRUNE_EVERY = 100  # changes; looking for old ones lists the folder
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class History:
 
     def __init__(self, folder: Path):
         self._folder = folder
+        self._opened = 0
+        self._lock = threading.Lock()
+        self._sizes: dict[str, int] = {}  # of the changes' files whose paths are known
+        self._ids: dict[str, list[str]] = {}  # path of a caption file -> changes of it
 
     # -- changing
 
@@ -111,7 +117,9 @@ class History:
         resume = resume if self._file(resume).exists() else ""  # it may have been deleted as one of the oldest
         opened = Opened(self._file(resume) if resume else self._new(), resume)
         if not resume:
-            self._prune()
+            if self._opened % PRUNE_EVERY == 0:
+                self._prune()
+            self._opened += 1
             opened.note({"title": title, "at": time.time(), "about": dict(about or {})})
         yield opened
         opened.note({"finished": True})
@@ -177,15 +185,26 @@ class History:
                 return "" if any("finished" in line for line in _lines(self._file(entry.id))) else entry.id
         return ""
 
-    def of(self, path: Path) -> list[tuple[Entry, Change]]:
-        """The changes of one caption file, newest first."""
-        mark = json.dumps(str(path))
+    def of(self, path: Path, most: int) -> list[tuple[Entry, Change]]:
+        """The newest changes of one caption file, newest first."""
         found = []
-        for file in reversed(self._files()):
-            with suppress(OSError, ProblemsError):
-                if mark.encode() in file.read_bytes():
-                    found += [(self.entry(file.stem), each) for each in self.changes(file.stem) if each.path == path]
+        for id in self._of(str(path))[:most]:
+            with suppress(ProblemsError):
+                found += [(self.entry(id), each) for each in self.changes(id) if each.path == path]
         return found
+
+    def _of(self, path: str) -> list[str]:
+        """The changes that name a file, newest first. Each change's file is read for this once, and again when it has grown."""
+        with self._lock:
+            for file in self._files():
+                with suppress(OSError):
+                    size = file.stat().st_size
+                    if self._sizes.get(file.stem) != size:
+                        self._sizes[file.stem] = size
+                        for named in {str(line["path"]) for line in _lines(file) if "path" in line}:
+                            ids = self._ids.setdefault(named, [])
+                            ids += [] if file.stem in ids else [file.stem]
+            return sorted(self._ids.get(path, ()), reverse=True)
 
     # -- files
 
