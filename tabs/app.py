@@ -26,7 +26,7 @@ from core.record.heap import set_aside, uncollected
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
-from tabs import connections, form, header, own_settings, pulse
+from tabs import connections, form, header, own_settings, pulse, task_settings
 from tabs.budget import Budget
 from tabs.context import TABS, Page, run_all
 from tabs.delivery import Delivery
@@ -191,8 +191,14 @@ def _assets(kind: str, first: str) -> str:
 
 
 def _field_facts(page: Page) -> str:
-    """What the page's script knows of every field, of names that are none, and of the tabs that tick; `</` would end the script element."""
-    known = {"fields": form.facts(), "elsewhere": own_settings.names_elsewhere(), "ticks": page.ticks}
+    """What the page's script knows of every field, of those of tasks, of names that are none, and of the tabs that tick; `</`
+    would end the script element."""
+    known = {
+        "fields": form.facts(),
+        "titles": task_settings.titles(),
+        "elsewhere": own_settings.names_elsewhere(),
+        "ticks": page.ticks,
+    }
     return f"window.atelier = {json.dumps(known, ensure_ascii=False)};".replace("</", "<\\/")
 
 

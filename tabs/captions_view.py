@@ -159,11 +159,12 @@ def lead(report: Report | None) -> str:
 
 
 def tally(report: Report | None) -> str:
-    """How many captions there are, in one line."""
+    """How many captions there are, in one line; of held-out images too, as the list has them."""
     if report is None or not report.placed:
         return ""
-    own = report.captions_found
-    rest = report.trained - own
+    rows = listed(report, "all")
+    own = sum(row.source in OWN for row in rows)
+    rest = len(rows) - own
     without = "" if not rest else f", {rest:,} without"
     longest = f" The longest has {count(report.longest_tokens, 'token')}." if report.longest_tokens is not None else ""
     return f"{count(own, 'image')} with a caption file{without}.{longest}"

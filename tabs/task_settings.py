@@ -8,7 +8,7 @@ from core.settings.base import Declared, Settings, declared
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import to_values
-from core.tasks import Task
+from core.tasks import Task, tasks
 
 
 def own_settings_of(task: Task) -> dict[str, Declared]:
@@ -16,6 +16,12 @@ def own_settings_of(task: Task) -> dict[str, Declared]:
     entries = [entry for entry in declared(task.job) if entry.group not in TrainJob.model_fields]
     names = [entry.name for entry in entries]
     return {entry.name if names.count(entry.name) == 1 else entry.path: entry for entry in entries}
+
+
+def titles() -> dict[str, str]:
+    """{path: title} of what the forms of tasks ask for."""
+    asked = (entry for task in tasks().values() for entry in own_settings_of(task).values())
+    return {entry.path: entry.title for entry in asked}
 
 
 def main_setting(task: Task) -> str:

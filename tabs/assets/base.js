@@ -101,7 +101,7 @@
   const leads = (where) => {
     let group = "";
     const paths = where.split(", ").map((name) => { if (name.includes(".")) group = name.split(".")[0]; return name.includes(".") ? name : `${group}.${name}`; });
-    if (!paths.every((path) => atelier.fields[path])) return h("span", {class: "where"}, where);
+    if (!paths.every((path) => atelier.fields[path])) return h("span", {class: "where"}, paths.every((path) => atelier.titles[path]) ? paths.map((path) => atelier.titles[path]).join(", ") : where);
     return h("span", {}, paths.flatMap((path, n) => [n ? ", " : null,
       h("button", {type: "button", class: "link", onclick: () => atelier.goToField(path)}, `${n ? "" : "Go to "}${atelier.fields[path].title}`)]));
   };
