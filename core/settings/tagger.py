@@ -144,7 +144,7 @@ class TagTextSettings(Settings):
         ", ",
         min_length=1,
         max_length=20,
-        title="Separator",
+        title="Tag separator",
         kohya="caption_separator",
         help="Stands between the tags; a comma or separator inside a tag becomes a space.",
     )

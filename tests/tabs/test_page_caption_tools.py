@@ -175,6 +175,46 @@ def test_the_way_to_the_captioners_leads_the_keyboard_there(tab):
     assert tab.evaluate("document.activeElement.closest('#tools-captioners') !== null")
 
 
+def test_a_captioner_is_previewed_on_four_images_then_fills_the_others_and_an_earlier_text_is_used_again(tab, folder):
+    before = all_texts(folder)
+    form, works = tab.locator("#tools-captioners"), tab.locator("#tools-captioners-tasks")
+    form.locator("select").first.select_option("caption_names")
+    form.get_by_role("button", name="Preview 4 images").click()
+    expect(works).to_contain_text("4 images described; nothing was written")
+    assert all_texts(folder) == before
+    form.get_by_role("button", name="Caption images").click()
+    wait_until(lambda: all_texts(folder) == {n: words or "mira" for n, words in before.items()})
+    opened(tab, 2)
+    tab.locator("#cap-text").fill("something else")
+    tab.keyboard.press("Control+s")
+    wait_until(lambda: text(folder, 2) == "something else")
+    tab.locator("#cap-history summary").click()
+    tab.get_by_role("button", name="Use this earlier text").first.click()
+    expect(tab.locator("#cap-text")).to_have_value(before[2])
+    tab.keyboard.press("Control+s")
+    wait_until(lambda: text(folder, 2) == before[2])
+    tab.locator("#cap-changes li", has_text="From names").get_by_role("button", name="Undo").click()
+    wait_until(lambda: all_texts(folder) == before)
+
+
+INSIDE = """() => {
+  const [row, list] = ['.pick[aria-current=true]', '.picks'].map((each) => document.querySelector('#cap-picks ' + each))
+    .map((each) => each.getBoundingClientRect());
+  return row.left >= list.left && row.right <= list.right; }"""
+
+
+def test_on_a_narrow_screen_the_list_is_a_strip_above_the_image_and_follows(tab, folder):
+    tab.set_viewport_size({"width": 390, "height": 844})
+    tops = [tab.locator(each).bounding_box()["y"] for each in ("#cap-picks", "#cap-stage")]
+    assert tops == sorted(tops) and tab.locator("#cap-picks .picks").bounding_box()["height"] < 100
+    for _ in range(12):
+        tab.get_by_role("button", name="Next").click()
+    expect(tab.locator("#cap-label")).to_have_text("Caption of mira_012.png")
+    wait_until(lambda: tab.evaluate(INSIDE))
+    assert tab.locator("#cap-picks .picks").evaluate("(list) => list.scrollLeft") > 0
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_a_change_is_for_the_selected_images_when_there_are_some(tab, folder):
     before = all_texts(folder)
     rows = tab.locator("#cap-picks .pick")
