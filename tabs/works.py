@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -192,12 +193,19 @@ class Works:
         forget(source, self.page.workspace.models)
 
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
-        """Each tab shows what its cards are doing; Train downloads, beside the base model; Tools also what files there are."""
+        """Each tab shows what its cards are doing; Train downloads, beside the base model; Captions and Tools also what there is for their fields."""
         if tab not in ("Train", "Captions", "Tools"):
             return {}
         shown = [work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)]
         works = [work.facts(self.page.engine) for work in shown]
-        return {"works": works} | ({"tool_files": self._known_files()} if tab == "Tools" else {})
+        files = {"Captions": self._captioners, "Tools": self._known_files}
+        return {"works": works} | ({"tool_files": files[tab]()} if tab in files else {})
+
+    def _captioners(self) -> list[str]:
+        """The models that fields of captioners can name."""
+        with suppress(OSError):
+            return sorted(each.name for each in self.page.workspace.captioners.iterdir() if each.is_dir())[:300]
+        return []
 
     def _known_files(self) -> list[str]:
         from core.generation.library import list_loras, list_models

@@ -28,11 +28,11 @@ class TagTextSettings(Settings):
     model_dir: str | None = setting(
         None,
         title="Model folder",
-        widget="folder",
-        hint="models/captioners",
-        names="path",
+        widget="text",
+        hint="below models/captioners",
+        names="path or name",
         kohya="model_dir",
-        help="A folder with model.onnx and selected_tags.csv, or with a profile.json that describes another tagger. It replaces the model chosen above.",
+        help="A folder with model.onnx and selected_tags.csv, or with a profile.json that describes another tagger: a path, or the name of one below models/captioners. It replaces the model chosen above.",
     )
     thresh: float | None = setting(
         None,

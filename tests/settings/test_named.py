@@ -35,6 +35,7 @@ FREE = {  # texts that name nothing outside the job, and why
     " openers",
     "searched in names of images and filled in from them, never opened": "pattern expression replaced",
     "names of texts within files": "sidecar_keys category_order excluded_categories text_fields",
+    "compared with the numbers of changes, never opened": "undo",
     "a color by its pattern": "alpha_color",
     "an ending by its pattern, of files beside the images": "caption_extension tags_extension captions_to tags_to",
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",

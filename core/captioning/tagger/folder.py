@@ -14,6 +14,7 @@ from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import check_regular
 from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.named import leads_out
 from core.settings.tagger import TagSettings, TagTextSettings
 
 DOWNLOAD = "tag.download"
@@ -51,10 +52,12 @@ class Found:
 
 def find(asked: TagTextSettings, workspace: Workspace) -> Found:
     """The tagger that the settings name, whether or not its files are there. Raises ProblemsError."""
-    if not (asked.model_dir or "").strip():
+    given = (asked.model_dir or "").strip().strip("\"'")
+    if not given:
         profile = PROFILES[asked.repo_id]
         return Found(profile, workspace.captioners / profile.folder_name, own=False)
-    folder = resolve_path((asked.model_dir or "").strip().strip("\"'"))
+    named = not leads_out(given) and os.path.isdir(workspace.captioners / given)
+    folder = workspace.captioners / given if named else resolve_path(given)
     if not os.path.isdir(folder):  # false, not an error, for an invalid name
         fix = "choose the folder with model.onnx and selected_tags.csv"
         raise ProblemsError.one("The model folder does not exist", str(folder), fix, "tagger.no-folder")

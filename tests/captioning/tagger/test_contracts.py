@@ -384,3 +384,11 @@ def test_the_threads_are_those_of_the_product(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "threads", lambda: 3)
     tagger = load(WD[0], wd_folder(tmp_path / "m"), tmp_path)
     assert tagger.session.get_session_options().intra_op_num_threads == 3
+
+
+def test_a_folder_below_the_captioners_is_chosen_by_its_name(tmp_path):
+    space = Workspace(tmp_path / "out", tmp_path / "models")
+    folder = wd_folder(space.captioners / "mine")
+    assert find(TagSettings(model_dir="mine"), space).folder == folder
+    wd_folder(space.models / "outside")
+    refused(lambda: find(TagSettings(model_dir="../outside"), space), "tagger.no-folder")
