@@ -193,7 +193,7 @@ class Works:
         forget(source, self.page.workspace.models)
 
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
-        """Each tab shows what its cards are doing; Train downloads, beside the base model; Captions and Tools also what there is for their fields."""
+        """Each tab shows what its cards are doing, Train also downloads; Captions and Tools what there is for their fields."""
         if tab not in ("Train", "Captions", "Tools"):
             return {}
         shown = [work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)]

@@ -7,6 +7,7 @@ import pytest
 from core.cli.options import DATASET, commands
 from core.record import allowed
 from core.record.workspace import PROJECT
+from core.tasks import tasks
 from tests.docs.guide import DOCS, Guide, blocks_of, forget_modules
 
 WITH_EXAMPLES = sorted(path.name for path in DOCS.glob("*.md") if blocks_of(path))
@@ -47,7 +48,8 @@ def test_every_option_of_prepare_train_and_bench_is_in_the_page_of_the_command_l
     }:
         assert f"--{name}" in page, name
     for name in commands():
-        assert f"python webui.py {name}" in page, name
+        under = tasks().get(name) and tasks()[name].under
+        assert f"python webui.py {under} {name}" in page if under else f"python webui.py {name}" in page, name
 
 
 def test_every_file_of_the_largest_folders_stands_in_its_room_once():
