@@ -26,6 +26,7 @@ from core.record.problems import ProblemsError
 from tabs.reading import Reading
 
 HELD = (*OWN, "blank")  # sources of a caption that is there, be it empty
+NOT_KEPT = "caption.no-history"
 KEPT_VISITS = 500
 KEPT_UNDO = 200
 KEPT_IMAGES = 100_000
@@ -142,6 +143,8 @@ class Edits:
                 fix = "edit it there, then press Reload on the Dataset tab"
                 raise ProblemsError.one(why, printable(placed.image.relative), fix, code="caption.read-only")
             now = self.caption(placed)
+            if now.problem is not None and now.source not in HELD:  # a file that is no caption is not replaced by one
+                raise ProblemsError.one(now.problem.what, now.problem.where, now.problem.fix, now.problem.code)
             disk = own_text(now)
             if plain(text) == disk:
                 return Saved(disk)
@@ -152,10 +155,12 @@ class Edits:
                 what = "The caption is larger than 1 MB, so it is not used as a caption"
                 raise ProblemsError.one(what, printable(placed.image.relative), "shorten it", code="caption.too-long")
             extension, (_, before) = placed.concept.captions.caption_extension, self._visits.get(visit, ("", ""))
-            id = save_caption(self._history, placed.image.path, text, extension, resume=before)
-            if id and not before:
-                self._visits[visit] = (key, id)
-                self._push(placed, printable(placed.image.relative), id)
+            done = save_caption(self._history, placed.image.path, text, extension, over=disk, resume=before)
+            if done.changed_since:  # in this moment
+                return Saved(own_text(self.caption(placed)), refused=True)
+            if done.id and not before:
+                self._visits[visit] = (key, done.id)
+                self._push(placed, printable(placed.image.relative), done.id)
                 while len(self._visits) > KEPT_VISITS:
                     self._visits.popitem(last=False)
             self._reading.captions_saved([placed.image.path])
@@ -204,8 +209,11 @@ class Edits:
             try:
                 with self._reading.undisturbed(len(self._history.changes(str(id)))):
                     back = self._history.undo(str(id))
-            finally:  # a text that is not kept any more is not offered again
-                self._keep({which: steps})
+            except ProblemsError as error:
+                if NOT_KEPT in error.codes:
+                    self._keep({which: steps})  # it is not offered again
+                raise
+            self._keep({which: steps})
             if back.id:
                 others.append([key, name, back.id])
             self._keep({other: others[-KEPT_UNDO:]})

@@ -22,7 +22,7 @@ from core.record.problems import ProblemsError
 from core.record.units import count
 from tabs import captions_view as view
 from tabs.caption_bulk import ORDERS, Bulk
-from tabs.caption_edits import HELD, Edits, key_of, own_text
+from tabs.caption_edits import HELD, NOT_KEPT, Edits, key_of, own_text
 from tabs.caption_epochs import Encodings, preview
 from tabs.caption_scores import Scores
 from tabs.context import Page
@@ -244,7 +244,9 @@ class Desk:
         name = self.edits.next_step(act)
         try:
             found = self.edits.step(act)
-        except ProblemsError:
+        except ProblemsError as error:
+            if NOT_KEPT not in error.codes:
+                raise
             return key, f"The earlier caption of {name} is not kept any more; nothing was changed"
         if found is None:
             return key, ""

@@ -164,12 +164,12 @@ def folder_atomic(target: Path | str) -> Iterator[Path]:
         remove_folder(temporary)
 
 
-def remove_leftovers(folder: Path | str, pattern: str = ".tmp-*") -> None:
+def remove_leftovers(folder: Path | str, pattern: str = ".tmp-*", *, files_only: bool = False) -> None:
     """Remove what killed processes left half-written there. An ongoing write has touched its file within the hour."""
     with suppress(OSError):
         for path in Path(folder).glob(pattern):
             newest = max(each.stat().st_mtime for each in [path, *path.rglob("*")])
-            if time.time() - newest > LEFTOVER_SECONDS:
+            if time.time() - newest > LEFTOVER_SECONDS and not (files_only and path.is_dir()):
                 (remove_folder if path.is_dir() else remove)(path)
 
 

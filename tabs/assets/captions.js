@@ -90,7 +90,7 @@
     if (!batch.length) return;
     sending = true;
     const saves = batch.map(message);
-    for (const item of batch) { item.maybe.push(item.text); Object.assign(item, {sending: true, wants: false, touched: ++clock}); }
+    for (const item of batch) { if (!item.maybe.includes(item.text)) item.maybe.push(item.text); Object.assign(item, {sending: true, wants: false, touched: ++clock}); }
     paintState();
     let answers, lost = "";
     try { answers = (await ask({act: "save", saves})).answers; } catch (error) { lost = String(error.message || error); }

@@ -120,7 +120,7 @@ def history(tmp_path):
 def test_a_save_writes_utf_8_and_undo_brings_the_earlier_bytes_back(tmp_path, history):
     earlier = "un café\r\n".encode("cp1252")
     (tmp_path / "a.txt").write_bytes(earlier)
-    saved = save_caption(history, tmp_path / "a.png", "naïve\r\nfox ")
+    saved = save_caption(history, tmp_path / "a.png", "naïve\r\nfox ", over="un café").id
     assert (tmp_path / "a.txt").read_bytes() == "naïve\nfox\n".encode()
     undone = history.undo(saved)
     assert (tmp_path / "a.txt").read_bytes() == earlier
@@ -129,7 +129,7 @@ def test_a_save_writes_utf_8_and_undo_brings_the_earlier_bytes_back(tmp_path, hi
 
 
 def test_undo_of_a_first_caption_removes_the_file_and_keeps_its_text(tmp_path, history):
-    undone = history.undo(save_caption(history, tmp_path / "a.png", "a fox"))
+    undone = history.undo(save_caption(history, tmp_path / "a.png", "a fox", over="").id)
     assert not (tmp_path / "a.txt").exists()
     history.undo(undone.id)
     assert (tmp_path / "a.txt").read_text() == "a fox\n"
@@ -139,27 +139,34 @@ def test_undo_of_a_first_caption_removes_the_file_and_keeps_its_text(tmp_path, h
 def test_names_of_many_bytes_and_json_captions_come_back_too(tmp_path, history, stem, extension):
     path = tmp_path / f"{stem}{extension}"
     path.write_text("old")
-    history.undo(save_caption(history, tmp_path / f"{stem}.png", "new", extension))
+    history.undo(save_caption(history, tmp_path / f"{stem}.png", "new", extension, over="old").id)
     assert path.read_text() == "old"
 
 
 def test_saving_the_same_text_changes_nothing(tmp_path, history):
-    save_caption(history, tmp_path / "a.png", "a fox")
-    assert save_caption(history, tmp_path / "a.png", "a fox") == "" and len(list(history.entries())) == 1
+    save_caption(history, tmp_path / "a.png", "a fox", over="")
+    assert save_caption(history, tmp_path / "a.png", "a fox", over="a fox").id == "" and len(list(history.entries())) == 1
+
+
+def test_a_save_over_another_text_than_the_one_that_is_there_changes_nothing(tmp_path, history):
+    (tmp_path / "a.txt").write_text("theirs")
+    done = save_caption(history, tmp_path / "a.png", "mine", over="what I saw")
+    assert (done.id, done.changed_since) == ("", (tmp_path / "a.txt",)) and list(history.entries()) == []
+    assert (tmp_path / "a.txt").read_text() == "theirs"
 
 
 def test_a_save_goes_to_the_caption_file_that_is_there(tmp_path, history):
     (tmp_path / "a.caption").write_text("old")
-    save_caption(history, tmp_path / "a.png", "new")
+    save_caption(history, tmp_path / "a.png", "new", over="old")
     assert (tmp_path / "a.caption").read_text() == "new\n" and not (tmp_path / "a.txt").exists()
     assert caption_path(tmp_path / "b.png", "auto") == tmp_path / "b.txt"
-    save_caption(history, tmp_path / "b.png", "words", ".caption")
+    save_caption(history, tmp_path / "b.png", "words", ".caption", over="")
     assert (tmp_path / "b.caption").exists()
 
 
 def test_brackets_and_foreign_letters_in_names_are_letters(tmp_path, history):
     (tmp_path / "[a] 狐*.txt").write_text("words")
-    save_caption(history, tmp_path / "[a] 狐*.png", "other")
+    save_caption(history, tmp_path / "[a] 狐*.png", "other", over="words")
     assert (tmp_path / "[a] 狐*.txt").read_text() == "other\n"
 
 
@@ -237,7 +244,7 @@ def test_a_cut_out_face_has_the_caption_of_its_image_and_saves_one_of_its_own(tm
     face = image(tmp_path, "foo_0123_0200_0080_0080.png")
     assert read_caption(face, CaptionSettings()).text == "a hero"
     assert read_caption(image(tmp_path, "foo_bar_baz_a_b.png"), CaptionSettings()).source == "none"
-    save_caption(history, face.path, "a face")
+    save_caption(history, face.path, "a face", over="a hero")
     assert (tmp_path / "foo.txt").read_text() == "a hero"
     assert read_caption(face, CaptionSettings()).text == "a face"
 

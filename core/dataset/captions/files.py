@@ -243,13 +243,13 @@ def as_file(text: str) -> bytes:
 
 
 def save_caption(
-    history: History, image_path: Path | str, text: str, extension: str = "auto", *, resume: str = ""
-) -> str:
-    """Write one image's caption; returns the id by which it is undone, "" when nothing changed.
+    history: History, image_path: Path | str, text: str, extension: str = "auto", *, over: str, resume: str = ""
+) -> Done:
+    """Write one image's caption over the one that was read ("" for none); another one stays.
 
     resume   the id of an earlier save: both are undone together
     """
-    return history.apply("Edit", [caption_change(image_path, text, extension)], resume=resume).id
+    return history.apply("Edit", [caption_change(image_path, text, extension, over=over)], resume=resume)
 
 
 def rewrite_as_utf8(history: History, paths: Iterable[Path | str]) -> Done:

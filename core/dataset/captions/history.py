@@ -25,12 +25,18 @@ from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
 
-KEPT_BYTES = 256 << 20  # of all changes together; the oldest are deleted
+KEPT_BYTES = 256 << 20  # of the changes of caption files, and again of those of whole metadata files; the oldest are deleted
+LARGE_CHANGE = 16 << 20
 KEPT_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
 MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many images
+LEFTOVERS = f".tmp-{'[a-z0-9_]' * 8}.*"  # of our own writes; other files of a person's folder are theirs
 AT_ONCE = 1000  # files between two waits for the disk
+LATER = 2.0  # seconds after its change was listed: a file is changed by then
 PRUNE_EVERY = 100  # changes; looking for old ones lists the folder
+
+
+_WRITING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class History:
         self._opened = 0
         self._lock = threading.Lock()
         self._sizes: dict[str, int] = {}  # of the changes' files whose paths are known
-        self._ids: dict[str, list[str]] = {}  # path of a caption file -> changes of it
+        self._lines: dict[str, dict[str, list[int]]] = {}  # path of a caption file -> change -> where its lines begin
 
     # -- changing
 
@@ -106,7 +112,7 @@ class History:
                 written += done.written
                 changed += done.changed_since
                 progress(len(written) + len(changed), len(changes))
-        return Done(opened.id, tuple(written), tuple(changed))
+        return Done(opened.id if opened.wrote else "", tuple(written), tuple(changed))
 
     @contextmanager
     def open(self, title: str, about: Mapping[str, Any] | None = None, resume: str = "") -> Iterator[Opened]:
@@ -121,8 +127,13 @@ class History:
                 self._prune()
             self._opened += 1
             opened.note({"title": title, "at": time.time(), "about": dict(about or {})})
-        yield opened
-        opened.note({"finished": True})
+        try:
+            yield opened
+            if opened.wrote:
+                opened.note({"finished": True})
+        finally:
+            if not opened.wrote:
+                atomic.remove(self._file(opened.id))  # nothing to undo
 
     def repair(self) -> int:
         """After a power failure: files of the newest change that came out empty get the text that they were to have. How many.
@@ -135,7 +146,9 @@ class History:
         torn = [
             each for each in self.changes(newest.id) if each.new and not (content_of(each.path) or b"\0").strip(b"\0")
         ]
-        torn = [each for each in torn if each.path.exists() and content_of(each.path) != each.old]
+        listed = self._file(newest.id).stat().st_mtime
+        torn = [each for each in torn if each.path.exists() and each.path.stat().st_mtime <= listed + LATER]
+        torn = [each for each in torn if content_of(each.path) != each.old]
         for each in torn:
             _put(each.path, each.new)
         return len(torn)
@@ -179,32 +192,46 @@ class History:
         return list(found.values())
 
     def unfinished(self, about: Mapping[str, Any]) -> str:
-        """The newest change with these facts that was left before its end, "" for none."""
+        """The newest change with these facts that was left before its end and not undone, "" for none."""
+        undone = set()
         for entry in self.entries():
+            undone.add(entry.about.get("undoes"))
             if entry.about == about:
-                return "" if any("finished" in line for line in _lines(self._file(entry.id))) else entry.id
+                ended = entry.id in undone or any("finished" in line for line in _lines(self._file(entry.id)))
+                return "" if ended else entry.id
         return ""
 
     def of(self, path: Path, most: int) -> list[tuple[Entry, Change]]:
         """The newest changes of one caption file, newest first."""
+        with self._lock:
+            self._read_new()
+            places = sorted(self._lines.get(str(path), {}).items(), reverse=True)[:most]
         found = []
-        for id in self._of(str(path))[:most]:
-            with suppress(ProblemsError):
-                found += [(self.entry(id), each) for each in self.changes(id) if each.path == path]
+        for id, begins in places:
+            with suppress(ProblemsError, OSError, ValueError, KeyError):
+                first, last = (self._line(id, begin) for begin in (begins[0], begins[-1]))
+                found.append((self.entry(id), Change(path, _bytes(first["old"]), _bytes(last["new"]))))
         return found
 
-    def _of(self, path: str) -> list[str]:
-        """The changes that name a file, newest first. Each change's file is read for this once, and again when it has grown."""
-        with self._lock:
-            for file in self._files():
-                with suppress(OSError):
-                    size = file.stat().st_size
-                    if self._sizes.get(file.stem) != size:
-                        self._sizes[file.stem] = size
-                        for named in {str(line["path"]) for line in _lines(file) if "path" in line}:
-                            ids = self._ids.setdefault(named, [])
-                            ids += [] if file.stem in ids else [file.stem]
-            return sorted(self._ids.get(path, ()), reverse=True)
+    def _read_new(self) -> None:
+        """Note where the lines of each caption file stand. A change's file is read for this once, and again when it has grown."""
+        for file in self._files():
+            with suppress(OSError):
+                size = file.stat().st_size
+                if self._sizes.get(file.stem) == size:
+                    continue
+                self._sizes[file.stem] = size
+                lines: dict[str, list[int]] = {}
+                for begin, line in _placed_lines(file):
+                    if "path" in line:
+                        lines.setdefault(str(line["path"]), []).append(begin)
+                for path, begins in lines.items():
+                    self._lines.setdefault(path, {})[file.stem] = begins
+
+    def _line(self, id: str, begin: int) -> dict[str, Any]:
+        with open(self._file(id), "rb") as handle:
+            handle.seek(begin)
+            return dict(json.loads(handle.readline()))
 
     # -- files
 
@@ -226,14 +253,16 @@ class History:
         return []
 
     def _prune(self) -> None:
-        files = self._files()
-        sizes = [path.stat().st_size for path in files]
-        left = sum(sizes)
-        for number, (path, size) in enumerate(zip(files[:-1], sizes, strict=False)):
-            if left <= KEPT_BYTES and len(files) - number <= KEPT_CHANGES:
-                return
-            atomic.remove(path)
-            left -= size
+        """Delete the oldest changes. Those of whole metadata files have a space of their own: three of them would take it all."""
+        sizes = {path: path.stat().st_size for path in self._files()}
+        for large in (False, True):
+            files = [path for path, size in sizes.items() if (size > LARGE_CHANGE) == large]
+            left = sum(sizes[path] for path in files)
+            for number, path in enumerate(files[:-1]):
+                if left <= KEPT_BYTES and len(files) - number <= KEPT_CHANGES:
+                    break
+                atomic.remove(path)
+                left -= sizes[path]
 
 
 @contextmanager
@@ -260,7 +289,7 @@ class Opened:
     """A change that is being made. id: by which it is undone."""
 
     def __init__(self, file: Path, resumed: str):
-        self.id, self._file = file.stem, file
+        self.id, self._file, self.wrote = file.stem, file, bool(resumed)
         if resumed:
             _cut_torn_line(file)
 
@@ -276,10 +305,12 @@ class Opened:
             raise _unwritten(error, self._file) from error
 
     def write(self, changes: Sequence[Change]) -> Done:
-        """Make these changes; none of a file that holds something else than its old text. Raises ProblemsError where one
-        cannot be written: those before it are changed, it and those after it are not."""
+        """Make these changes; none of a file that holds something else than its old text, also if that came after the others
+        were looked at. Raises ProblemsError where one cannot be written: those before it are changed, it and those after it
+        are not."""
         due: list[Change] = []
         since: list[Path] = []
+        written: list[Path] = []
         for each in changes:
             content = content_of(each.path)
             if content == each.old and each.old != each.new:
@@ -287,15 +318,13 @@ class Opened:
             elif content != each.new:
                 since.append(each.path)
         if due:
+            self.wrote = True
             self.note(*(_line(each) for each in due))
             for each in due:
-                try:
-                    _put(each.path, each.new, synced=len(due) == 1)
-                except OSError as error:
-                    raise _unwritten(error, each.path) from error
+                (written if _put_over(each, synced=len(due) == 1) else since).append(each.path)
             if len(due) > 1:
-                atomic.sync_all(each.path for each in due)
-        return Done(self.id, tuple(each.path for each in due), tuple(since))
+                atomic.sync_all(written)
+        return Done(self.id, tuple(written), tuple(since))
 
     def done(self) -> set[Path]:
         """The files that this change has written, or that have been changed since it listed them."""
@@ -321,6 +350,19 @@ class Opened:
 
 def _line(change: Change) -> dict[str, Any]:
     return {"path": str(change.path.absolute()), "old": _text(change.old), "new": _text(change.new)}
+
+
+def _put_over(change: Change, *, synced: bool) -> bool:
+    """Write a change where its old text still stands. Two threads never look at the same file at once; another process has
+    the moment between look and write."""
+    with _WRITING:
+        if content_of(change.path) != change.old:
+            return False
+        try:
+            _put(change.path, change.new, synced=synced)
+        except OSError as error:
+            raise _unwritten(error, change.path) from error
+    return True
 
 
 def _put(path: Path, content: bytes | None, *, synced: bool = True) -> None:
@@ -352,12 +394,19 @@ def _bytes(said: Any) -> bytes | None:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a change's file; nothing for one that is gone or torn."""
+    return (line for _, line in _placed_lines(path))
+
+
+def _placed_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same, each with the byte at which it begins."""
+    begin = 0
     with suppress(OSError), open(path, "rb") as handle:
         for text in handle:
             with suppress(ValueError):
                 line = json.loads(text)
                 if isinstance(line, dict):
-                    yield line
+                    yield begin, line
+            begin += len(text)
 
 
 def _cut_torn_line(file: Path) -> None:
@@ -372,7 +421,7 @@ def check_folders(folders: Iterable[Path]) -> None:
     an hour ago or more left of a write is removed."""
     folders = sorted(set(folders))
     for folder in folders:
-        atomic.remove_leftovers(folder)
+        atomic.remove_leftovers(folder, LEFTOVERS, files_only=True)
     problems = [
         Problem(
             "The captions cannot be saved: this folder is read-only",
