@@ -6,8 +6,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from core.captioning.captioner import Describe, Ready
@@ -16,6 +17,7 @@ from core.captioning.described import Described
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import Beside, as_file, caption_change
 from core.dataset.captions.history import Change, History, check_folders, only_one_writes
+from core.dataset.sources.files import printable
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
@@ -76,12 +78,7 @@ def run_captioner(
         rows = _rows(job)
         return tally.outcome([_difference(row, said, job) for row, said in described(rows)], previews=True)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
-        done = opened.done()
-        files = {
-            row: caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row))
-            for row in _rows(job)
-        }
-        files = {row: file for row, file in files.items() if file.path not in done}
+        files = _files_of(_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
         for row, said in described(list(files)):
             new = combined(_own(row), said.text, job.captioning)
@@ -100,7 +97,7 @@ def _described(
 ) -> Iterator[tuple[Row, Described]]:
     """Each image with what is said of it, but for those that could not be described; with progress, and a place to pause or
     stop after each."""
-    tally.images = len(rows)
+    tally.images = len(rows) + len(tally.failed)
     context.stage("captioning", 0, len(rows))
     for number, (row, each) in enumerate(zip(rows, given, strict=True), 1):
         said = Described.of(each)
@@ -114,10 +111,35 @@ def _described(
         context.check()
 
 
+def _files_of(rows: Iterable[Row], done: Collection[Path], tally: Tally) -> dict[Row, Change]:
+    """The caption file of each image as it is now, to be written over what was read of it; without those that are done.
+    One that cannot be read, or that two images share, is named and skipped."""
+    beside = Beside()
+    files: dict[Row, Change] = {}
+    taken: set[Path] = set()
+    for row in rows:
+        try:
+            file = _file_of(row, beside)
+            if file.path in taken:
+                raise _shared(row)
+        except ProblemsError as error:
+            tally.failed += [replace(each, level="advice") for each in error.problems]
+            continue
+        taken.add(file.path)
+        if file.path not in done:
+            files[row] = file
+    return files
+
+
 def _file_of(row: Row, beside: Beside) -> Change:
-    """The caption file of an image as it is now, to be written over what was read of it."""
-    extension = row.settings.caption_extension
-    return caption_change(row.image.path, "", extension, over=_own(row), beside=beside)
+    if row.caption.source in ("words", "none") and row.caption.problem is not None:
+        raise ProblemsError([row.caption.problem])  # there is a file that is no caption
+    return caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row), beside=beside)
+
+
+def _shared(row: Row) -> ProblemsError:
+    what = f"{printable(row.image.path.name)} shares its caption file with another image"
+    return ProblemsError.one(what, printable(row.image.path), "rename one of them", "caption.shared-file")
 
 
 def _own(row: Row) -> str:
@@ -149,7 +171,7 @@ def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, worksp
 
 
 def _rows(job: CaptionerJob) -> list[Row]:
-    report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions))
+    report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), of_files=True)
     bad = pattern_problems(job.captioning.remove_words, "captioning.remove_words")
     raise_if_errors([*report.problems, *bad])
     if not report.rows:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from core.dataset.captions.files import Beside, Caption, caption_change, read_caption
-from core.dataset.captions.history import Change, History
+from core.dataset.captions.files import Beside, Caption, caption_change, read_caption, read_caption_file
+from core.dataset.captions.history import Change, History, only_one_writes
 from core.dataset.captions.pipeline import plain_caption
+from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.scan import scan_dataset
 from core.record.context import JobContext, Outcome
@@ -53,22 +54,27 @@ class CaptionReport:
         return [*(row.text() for row in self.rows), *map(str, self.problems), last]
 
 
-def caption_report(job: CaptionJob) -> CaptionReport:
+def caption_report(job: CaptionJob, of_files: bool = False) -> CaptionReport:
     """Read every caption of the dataset as a training would, by the settings of its folder. Errors are those of the
-    folders; what a caption lacks is advice."""
+    folders; what a caption lacks is advice.
+
+    of_files   where a training joins two files, the one that would be written
+    """
     folders = concepts(job.dataset, job.captions, ValidationSettings())
     found = scan_dataset(job.dataset, folders)
     rows = []
     for image in found.images:
         settings = folders[image.concept].captions
-        rows.append(Row(image, read_caption(image, settings), settings))
+        one = of_files and image.given is None
+        caption = read_caption_file(image, settings.caption_extension) if one else read_caption(image, settings)
+        rows.append(Row(image, caption, settings))
     said = [row.caption.problem for row in rows if row.caption.problem is not None]
     return CaptionReport(rows, [*found.problems, *said])
 
 
 def _written(row: Row, text: str, beside: Beside) -> Change:
     text = text.replace("{words}", row.caption.text)
-    return caption_change(row.image.path, text, row.settings.caption_extension, beside=beside)
+    return caption_change(row.image.path, text, row.settings.caption_extension, over="", beside=beside)
 
 
 def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
@@ -79,11 +85,14 @@ def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
     lines, written = report.lines(), 0
     if text:
         beside = Beside()
-        changes = [_written(row, text, beside) for row in report.missing]
+        readable = [row for row in report.missing if row.caption.problem is None]
+        changes = [_written(row, text, beside) for row in readable]
         context.check()
-        history = History(context.workspace.captions)
-        done = history.apply("Write missing captions", changes, progress=partial(context.stage, "writing captions"))
+        with only_one_writes(context):
+            history = History(context.workspace.captions)
+            done = history.apply("Write missing captions", changes, progress=partial(context.stage, "writing captions"))
         written = len(done.written)
+        lines += [f"{printable(path)} was written in the meantime and left alone" for path in done.changed_since]
         lines.append(f"{written} captions written")
     facts = {"images": len(report.rows), "missing": len(report.missing), "written": written}
     return Outcome(lines=lines, facts=facts)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.dataset.captions.encodings import decode_text
-from core.dataset.captions.history import History
+from core.dataset.captions.history import content_of
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import listed
 from core.record.context import JobContext, Outcome
@@ -52,6 +51,7 @@ class Cleaned:
 def clean_metadata(asked: CleanMetadataSettings, context: JobContext) -> Outcome:
     """Clean every entry, then write the file; a preview shows changes in its place."""
     out, source, replacements = _asked(asked)
+    held = content_of(out)
     entries, advice = entries_of(source)
     cleaned = _clean(entries, _cleaners(asked, replacements), source, context)
     facts = {
@@ -69,9 +69,8 @@ def clean_metadata(asked: CleanMetadataSettings, context: JobContext) -> Outcome
     sentence += f" ({', '.join(without)})" if without else ""
     if asked.preview is not None:
         return Outcome(lines=[*lines, f"{sentence}; nothing was written"], facts=facts)
-    existed = os.path.lexists(out)
-    id = write_entries(History(context.workspace.captions), "Clean metadata", out, entries)
-    lines.append(f"{sentence}; {saved_words(out, id, existed)}")
+    id = write_entries(context, "Clean metadata", out, held, entries)
+    lines.append(f"{sentence}; {saved_words(out, id, held is not None)}")
     return Outcome(lines=lines, facts=facts | {"file": str(out), "undo": id})
 
 

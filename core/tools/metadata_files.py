@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.dataset.captions.history import Change, History, content_of
+from core.dataset.captions.history import Change, History, only_one_writes
 from core.dataset.doctor.trash import split_label
 from core.dataset.sources.files import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS, printable
 from core.dataset.sources.image_info import listed
@@ -17,6 +17,7 @@ from core.dataset.sources.metadata import read_values
 from core.dataset.sources.walk import File, walk
 from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
+from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.regular import MissingFile, check_regular
 from core.record.units import count
@@ -155,14 +156,22 @@ def entries_of(path: Path) -> tuple[Entries, list[Problem]]:
     return values, advice
 
 
-def write_entries(history: History, title: str, path: Path, entries: Entries) -> str:
-    """Write the file as sd-scripts writes it. Returns the id by which it is undone, "" when nothing changed."""
+def write_entries(context: JobContext, title: str, path: Path, before: bytes | None, entries: Entries) -> str:
+    """Write the file as sd-scripts writes it, over what it held before the work. Returns the id by which it is undone, ""
+    when nothing changed. Raises ProblemsError for one that holds something else by now."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         kept = "nothing was changed"
         raise unwritten(error, "The metadata file could not be written", printable(path), kept) from error
-    return history.apply(title, [Change(path, content_of(path), json.dumps(entries, indent=2).encode())]).id
+    with only_one_writes(context):
+        done = History(context.workspace.captions).apply(
+            title, [Change(path, before, json.dumps(entries, indent=2).encode())]
+        )
+    if done.changed_since:
+        what, fix = "The metadata file was changed in the meantime; it is as it was", "run it again"
+        raise ProblemsError.one(what, printable(path), fix, "metadata.changed-since")
+    return done.id
 
 
 def saved_words(path: Path, id: str, existed: bool) -> str:

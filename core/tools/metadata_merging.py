@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.dataset.captions.files import read_caption_file
-from core.dataset.captions.history import History
+from core.dataset.captions.history import content_of
 from core.dataset.sources.files import CAPTION_EXTENSIONS, printable
 from core.dataset.sources.image_info import ImageInfo, listed
 from core.record.context import JobContext, Outcome
@@ -86,6 +86,7 @@ class Merging:
 
     def merge(self, asked: MergeSettings, extension: str, context: JobContext) -> Outcome:
         out, source, folders = self._places(asked, extension)
+        before = content_of(out)
         entries, advice = entries_of(source) if source is not None else ({}, [])
         images, unopened = images_in(folders, asked.recursive, [extension], context.cancel)
         read = self._read(keys_of(images, asked.full_path, self.tool), extension, context)
@@ -112,9 +113,8 @@ class Merging:
         if asked.preview is not None:
             shown = [f"{printable(key)}: {one_line(text)}" for key, text in list(read.texts.items())[: asked.preview]]
             return Outcome(lines=[*shown, *lines, f"{sentence}; nothing was written"], facts=facts)
-        existed = os.path.lexists(out)
-        id = write_entries(History(context.workspace.captions), "Merge into metadata", out, entries)
-        lines.append(f"{sentence}; {saved_words(out, id, existed)}")
+        id = write_entries(context, "Merge into metadata", out, before, entries)
+        lines.append(f"{sentence}; {saved_words(out, id, before is not None)}")
         return Outcome(lines=lines, facts=facts | {"file": str(out), "undo": id})
 
     def _read(self, keys: dict[str, Image], extension: str, context: JobContext) -> Read:

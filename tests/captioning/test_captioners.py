@@ -238,3 +238,53 @@ def test_a_pattern_that_never_ends_is_stopped():
     with pytest.raises(ProblemsError) as caught:
         removed(r"(a|aa)+$", "a" * 60 + "b")
     assert caught.value.codes == ["caption.slow-pattern"] and time.monotonic() - began < 10
+
+
+def test_a_caption_file_that_cannot_be_read_skips_its_image_and_no_other(folder):
+    (folder / "b.txt").unlink()
+    (folder / "b.txt").symlink_to("/nowhere")
+    (folder / "d.txt").write_bytes(b"x" * ((1 << 20) + 1))
+    outcome = run(folder, existing="replace")
+    assert (folder / "a.txt").read_text() == NEW and (folder / "c.txt").read_text() == NEW
+    assert outcome.facts == {"images": 4, "written": 2, "skipped": 2}
+    assert (folder / "b.txt").is_symlink() and len((folder / "d.txt").read_bytes()) == (1 << 20) + 1
+
+
+def test_of_two_images_with_one_caption_file_the_second_is_named(folder):
+    Image.new("RGB", (64, 64)).save(folder / "a.jpg")
+    outcome = run(folder)
+    assert outcome.facts["skipped"] == 1 and any("shares its caption file" in line for line in outcome.lines)
+
+
+def test_where_training_joins_two_files_tags_go_to_the_tag_file_beside_a_sentence(folder):
+    (folder / "a.caption").write_text("A fox in snow.")
+    task = captioner("say", NothingSettings, lambda images, *_: ("fox" for _ in images), title="Say", about="say it")
+    groups = {
+        "dataset": {"folder": str(folder)},
+        "captions": {"sidecars": "joined", "caption_extension": ".txt"},
+    }
+    for existing, text in (("missing", "fox\n"), ("replace", "fox\n"), ("append", "fox\n")):
+        task.start(
+            build(task.job, groups | {"captioning": {"existing": existing}}),
+            surroundings(Workspace(folder.parent / "o")),
+        )
+        assert (folder / "a.txt").read_text() == text and (folder / "a.caption").read_text() == "A fox in snow."
+
+
+def test_a_stopped_run_that_was_undone_begins_again(folder):
+    def stopped(images, *_):
+        yield "first"
+        yield "second"
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(folder, stopped, existing="replace")
+    history = History(folder.parent / "outputs" / ".atelier" / "captions")
+    history.undo(next(history.entries()).id)
+    (folder / "a.txt").write_text("by hand")
+    assert run(folder, existing="replace").facts["written"] == 4 and texts(folder)["a"] == NEW
+
+
+def test_a_run_that_writes_nothing_leaves_no_change(folder):
+    run(folder, lambda images, *_: ("" for _ in images))
+    assert not list(History(folder.parent / "outputs" / ".atelier" / "captions").entries())

@@ -52,3 +52,25 @@ def test_missing_captions_are_written_where_the_folder_reads_them(folders, tmp_p
     assert (tmp_path / "1_fox" / "b.txt").read_text() == "a fox\n"
     assert (tmp_path / "1_owl" / "b.tags").read_text() == "a owl\n" and not (tmp_path / "1_owl" / "b.txt").exists()
     assert caption_report(job(folders)).missing == []
+
+
+def test_missing_captions_are_not_written_over_what_came_or_cannot_be_read(tmp_path, monkeypatch):
+    from core.captioning import report as module
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
+    (folder / "c.txt").write_bytes(b"x" * ((1 << 20) + 1))
+    whole = module.caption_report
+
+    def read(*given):
+        found = whole(*given)
+        (folder / "a.txt").write_text("a tagger's")
+        return found
+
+    monkeypatch.setattr(module, "caption_report", read)
+    job = build(CaptionJob, {"dataset": {"folder": str(folder)}, "caption": {"write_missing": "a photo"}})
+    outcome = module.run_captions(job, surroundings(Workspace(tmp_path / "out")))
+    assert outcome.facts["written"] == 1 and (folder / "b.txt").read_text() == "a photo\n"
+    assert (folder / "a.txt").read_text() == "a tagger's" and len((folder / "c.txt").read_bytes()) > 1 << 20

@@ -145,7 +145,9 @@ def test_names_of_many_bytes_and_json_captions_come_back_too(tmp_path, history, 
 
 def test_saving_the_same_text_changes_nothing(tmp_path, history):
     save_caption(history, tmp_path / "a.png", "a fox", over="")
-    assert save_caption(history, tmp_path / "a.png", "a fox", over="a fox").id == "" and len(list(history.entries())) == 1
+    assert (
+        save_caption(history, tmp_path / "a.png", "a fox", over="a fox").id == "" and len(list(history.entries())) == 1
+    )
 
 
 def test_a_save_over_another_text_than_the_one_that_is_there_changes_nothing(tmp_path, history):

@@ -217,3 +217,55 @@ def test_files_that_a_power_failure_left_empty_get_their_text(tmp_path, history)
     assert history.repair() == 2 and texts(paths) == ["new 0\n", "new 1\n", "edited"]
     done = history.apply("Replace", [Change(paths[0], b"new 0\n", b"")])
     assert done.written and history.repair() == 0 and texts(paths)[0] == "", "an empty caption may be meant"
+
+
+def test_a_text_that_comes_between_look_and_write_stays(tmp_path, history, monkeypatch):
+    paths = files(tmp_path)
+    whole = module.Opened.note
+
+    def note(self, *lines):
+        whole(self, *lines)
+        if any("path" in line for line in lines):
+            paths[1].write_text("typed")
+
+    monkeypatch.setattr(module.Opened, "note", note)
+    done = history.apply("Replace", changed(paths))
+    assert done.changed_since == (paths[1],) and paths[1].read_text() == "typed"
+    assert len(done.written) == len(paths) - 1
+    monkeypatch.undo()
+    history.undo(done.id)
+    assert paths[1].read_text() == "typed"
+
+
+def test_whole_metadata_files_do_not_push_captions_out(tmp_path, history, monkeypatch):
+    for name, value in (("LARGE_CHANGE", 10_000), ("KEPT_BYTES", 50_000), ("PRUNE_EVERY", 1)):
+        monkeypatch.setattr(module, name, value)
+    history.apply("Edit", [Change(tmp_path / "a.txt", None, b"x")])
+    for number in range(5):
+        history.apply("Clean metadata", [Change(tmp_path / f"{number}.json", None, b"y" * 30_000)])
+    titles = [entry.title for entry in history.entries()]
+    assert "Edit" in titles and titles.count("Clean metadata") < 4
+
+
+def test_a_persons_files_are_not_taken_for_half_written_ones(tmp_path, history):
+    drafts = tmp_path / "set" / ".tmp-my drafts"
+    drafts.mkdir(parents=True)
+    kept = [drafts / "precious.psd", tmp_path / "set" / ".tmp-notes.txt"]
+    left = tmp_path / "set" / ".tmp-a1b2c3d_.txt"
+    for path in (*kept, left):
+        path.write_text("x")
+        os.utime(path, (0, 0))
+    os.utime(drafts, (0, 0))
+    history.apply("Edit", [Change(tmp_path / "set" / "a.txt", None, b"x")])
+    assert all(path.exists() for path in kept) and not left.exists()
+
+
+def test_a_caption_that_a_person_emptied_later_stays_empty(tmp_path, history):
+    paths = files(tmp_path)
+    with pytest.raises(RuntimeError), history.open("Cut off") as opened:
+        opened.write(changed(paths))
+        raise RuntimeError
+    paths[0].write_bytes(b"")
+    later = time.time() + 60
+    os.utime(paths[0], (later, later))
+    assert history.repair() == 0 and paths[0].read_bytes() == b""

@@ -183,3 +183,21 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
     path.write_bytes('{"a": {"caption": "Größe"}}'.encode("cp1252"))
     facts, _ = use("clean_metadata", out_json=path)
     assert codes(facts) == ["metadata.not-utf8"] and json.loads(path.read_text())["a"]["caption"] == "Größe"
+
+
+def test_a_file_that_something_else_changes_during_the_work_stays(tmp_path, monkeypatch):
+    from core.tools import metadata_cleaning as module
+
+    path = tmp_path / "meta.json"
+    path.write_text(json.dumps({"a": {"caption": "anime girl"}}))
+    theirs = json.dumps({"a": {"caption": "anime girl"}, "b": {"caption": "new"}})
+    whole = module._clean
+
+    def clean(*given):
+        path.write_text(theirs)
+        return whole(*given)
+
+    monkeypatch.setattr(module, "_clean", clean)
+    with pytest.raises(ProblemsError) as caught:
+        use("clean_metadata", out_json=path)
+    assert caught.value.codes == ["metadata.changed-since"] and path.read_text() == theirs

@@ -25,7 +25,9 @@ from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
 
-KEPT_BYTES = 256 << 20  # of the changes of caption files, and again of those of whole metadata files; the oldest are deleted
+KEPT_BYTES = (
+    256 << 20
+)  # of the changes of caption files, and again of those of whole metadata files; the oldest are deleted
 LARGE_CHANGE = 16 << 20
 KEPT_CHANGES = 20_000
 MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
