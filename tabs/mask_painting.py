@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from core.dataset.buckets.batches import Placed
+from core.dataset.captions.history import History
 from core.dataset.images import painting
 from core.dataset.sources.conditioning import conditioning_folder
 from core.dataset.sources.files import plain_form, printable
@@ -76,7 +77,7 @@ class Masks:
     """Answers atelier/masks. edits: knows the images by their keys."""
 
     def __init__(self, page: Page, edits: Edits):
-        self.page, self.edits = page, edits
+        self.page, self.edits, self._history = page, edits, History(page.workspace.captions)
         self._lock = threading.Lock()
         self._twins: tuple[Any, dict[str, set[Path]]] = (None, {})  # of a report: path without extension -> images
         self._acts: dict[str, Callable[[Placed, Spot, dict[str, Any]], dict[str, Any]]] = {
@@ -146,7 +147,7 @@ class Masks:
                 raise ProblemsError.one(what, printable(spot.image.relative), fix, "mask.changed-meanwhile")
             if not spot.folder.exists():
                 painting.begin_folder(spot.folder, spot.images, self._own_masks(spot))
-            painting.write_mask(spot.folder, spot.stem, mask)
+            painting.write_mask(self._history, spot.folder, spot.stem, mask)
         seen = self.look(placed, spot)
         if not seen["offer"]:
             self.page.reading.want(now=True)

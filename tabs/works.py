@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
 from core.record.units import clock
-from core.record.workspace import display_path
+from core.record.workspace import Workspace, display_path
 from core.settings.base import Settings, value_of
 from core.settings.check import build as build_job
 from core.tasks import Task, tasks
@@ -19,9 +19,11 @@ from tabs.browsers import Browser
 from tabs.task_settings import job_of, main_setting, own_settings_of
 
 if TYPE_CHECKING:
+    from core.engine.engine import Engine
     from core.engine.queue import QueueEntry
     from core.formats.hub import Source
-    from tabs.context import Page
+    from tabs.project import Project
+    from tabs.safety import Roots
 
 KEPT = 10
 MOST_LINES = 300  # of a result; the whole stands in the job's journal
@@ -91,24 +93,23 @@ class Work:
 class Works:
     """What the queue holds of tasks with a card, since the server started: every browser sees the same."""
 
-    def __init__(self, page: Page):
-        self.page = page
+    def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots):
+        self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
         self._since = time.time()
         self._known: dict[str, Work] = {}
         self._hidden: set[str] = set()
         self._lock = threading.Lock()
-        page.commands |= {
+        self.commands = {
             "tool": self.use,
             "tool_cancel": self.cancel,
             "tool_pause": self.pause,
             "tool_discard": self.discard,
         }
-        page.pulse_parts.append(self.parts)
 
     def works(self) -> list[Work]:
         """The newest first; of several tries of a download the last."""
         found: list[Work] = []
-        for entry in reversed(self.page.engine.queue()):
+        for entry in reversed(self._engine.queue()):
             task = tasks().get(entry.task)
             old = entry.added < self._since and entry.state not in ("waiting", "running")
             if task is None or task.card is None or old or entry.id in self._hidden:
@@ -132,18 +133,18 @@ class Works:
         if task is None or task.card is None:
             return
         known = next((work.asked for work in self.works() if (work.task.name, work.about) == (task.name, about)), "")
-        self.start(task, job_of(task, {main_setting(task): known or about}, self.page.project.job))
+        self.start(task, job_of(task, {main_setting(task): known or about}, self._project.job))
 
     def start(self, task: Task, job: Settings) -> None:
         """Start a checked job; one at a time on the same thing."""
-        self.page.roots.admit(job)
-        task.look(job, self.page.workspace)
+        self._roots.admit(job)
+        task.look(job, self._workspace)
         _, about = self._about(task, job)
         with self._lock:
             if any((each.task.name, each.about) == (task.name, about) and self._runs(each) for each in self.works()):
                 fix = "wait until it is done, or cancel it"
                 raise ProblemsError.one("This is running already", about, fix, "tools.running-already")
-            self.page.engine.submit(task.name, job, title=f"{task.title}: {about}")
+            self._engine.submit(task.name, job, title=f"{task.title}: {about}")
 
     def _about(self, task: Task, job: Settings) -> tuple[str, str]:
         """What a job works on: as it was given, and as it is shown."""
@@ -156,20 +157,20 @@ class Works:
         return asked, f"{task.title}: {shown}" if shares else shown or task.title
 
     def _runs(self, work: Work) -> bool:
-        return work.facts(self.page.engine)["state"] in ("running", "paused")
+        return work.facts(self._engine)["state"] in ("running", "paused")
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
         """End a work. A download is paused: it resumes where it stopped when it is asked for again."""
         for work in self._named(data):
-            self.page.engine.cancel(work.id)
+            self._engine.cancel(work.id)
 
     def pause(self, data: dict[str, Any], browser: Browser) -> None:
         """Pause a work, or resume it: {"work", "command": "pause" or "resume"}."""
         command = str(data.get("command"))
         for work in self._named(data):
-            run = self.page.engine.progress(work.id)["run"]
+            run = self._engine.progress(work.id)["run"]
             if run and command in ("pause", "resume"):
-                self.page.engine.command(run, command)
+                self._engine.command(run, command)
 
     def _named(self, data: dict[str, Any]) -> list[Work]:
         return [work for work in self.works() if work.id == data.get("work") and self._runs(work)]
@@ -182,33 +183,33 @@ class Works:
         mine = [work for work in self.works() if (work.task.name, work.about) == (DOWNLOAD, str(source))]
         for work in mine:
             if self._runs(work):
-                self.page.engine.cancel(work.id)
+                self._engine.cancel(work.id)
         self._hidden |= {work.id for work in mine}
         # In the lane of the downloads, so after the one that still holds the file.
-        self.page.engine.light(self._forget, source, title=f"discard {source}", kind="downloads")
+        self._engine.light(self._forget, source, title=f"discard {source}", kind="downloads")
 
     def _forget(self, source: Source, task: Any) -> None:
         from core.formats.hub import forget
 
-        forget(source, self.page.workspace.models)
+        forget(source, self._workspace.models)
 
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
         """Each tab shows what its cards are doing, Train also downloads; Captions and Tools what there is for their fields."""
         if tab not in ("Train", "Captions", "Tools"):
             return {}
         shown = [work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)]
-        works = [work.facts(self.page.engine) for work in shown]
+        works = [work.facts(self._engine) for work in shown]
         files = {"Captions": self._captioners, "Tools": self._known_files}
         return {"works": works} | ({"tool_files": files[tab]()} if tab in files else {})
 
     def _captioners(self) -> list[str]:
         """The models that fields of captioners can name."""
         with suppress(OSError):
-            return sorted(each.name for each in self.page.workspace.captioners.iterdir() if each.is_dir())[:300]
+            return sorted(each.name for each in self._workspace.captioners.iterdir() if each.is_dir())[:300]
         return []
 
     def _known_files(self) -> list[str]:
         from core.generation.library import list_loras, list_models
 
-        space = self.page.workspace
+        space = self._workspace
         return [display_path(path) for _, path in [*list_loras(space), *list_models(space)]][:300]

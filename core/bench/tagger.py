@@ -82,10 +82,10 @@ def _whole(folder: Path, images: int, turn: int) -> float:
     from core.record.run_folder import RunFolder
     from core.record.workspace import Workspace
     from core.settings.check import build
-    from core.tasks import named
+    from core.settings.job import JOBS
 
     job: Any = build(
-        named("tag").job,
+        JOBS["tag"],
         {
             "dataset": {"folder": str(folder / "images")},
             "captioning": {"existing": "replace"},

@@ -75,7 +75,7 @@ def test_an_error_half_way_leaves_all_as_they_were(tmp_path, history, monkeypatc
     monkeypatch.setattr(module.atomic, "write_bytes", full)
     with pytest.raises(ProblemsError) as caught:
         history.apply("Replace", changed(paths))
-    assert caught.value.codes == ["caption.unwritten"] and texts(paths) == before
+    assert caught.value.codes == ["disk.full"] and texts(paths) == before
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")

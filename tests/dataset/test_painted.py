@@ -5,9 +5,11 @@ import shutil
 
 from PIL import Image
 
+from core.dataset.captions.history import History
 from core.dataset.images.painting import add_missing, begin_folder, mask_in, write_mask
 from core.dataset.sources.painted import MARK, is_painted, painted_folder
 from core.dataset.sources.scan import scan_dataset
+from core.record import atomic
 from core.settings.dataset import DatasetSettings
 from tests.refusals import refused
 
@@ -40,9 +42,9 @@ def test_a_painted_mask_is_for_the_image_at_its_path_and_no_other_of_its_name(tm
         add(name)
     masks = painted_folder(tmp_path / "datasets", tmp_path / "set")
     begin_folder(masks, tmp_path / "set", {})
-    write_mask(masks, "a", WHITE)
+    write_mask(History(tmp_path / "history"), masks, "a", WHITE)
     assert pairs(tmp_path / "set", masks) == {"set/a.png": "a.png", "set/sub/a.png": None, "2_fox/a.png": None}
-    write_mask(masks, "2_fox/a", WHITE)
+    write_mask(History(tmp_path / "history"), masks, "2_fox/a", WHITE)
     assert pairs(tmp_path / "set", masks)["2_fox/a.png"] == "2_fox/a.png"
     (masks / MARK).unlink()
     assert pairs(tmp_path / "set", masks)["set/sub/a.png"] == "a.png", "as of any other mask folder"
@@ -52,7 +54,7 @@ def test_a_painted_mask_replaces_a_copy_of_another_format_and_copies_replace_not
     masks, copy, other = tmp_path / "masks", add("own/a.jpg"), add("own/b.jpg")
     begin_folder(masks, tmp_path / "set", {"sub/a.jpg": copy})
     assert is_painted(masks) and mask_in(masks, "sub/a") == masks / "sub" / "a.jpg"
-    painted = write_mask(masks, "sub/a", WHITE)
+    painted = write_mask(History(tmp_path / "history"), masks, "sub/a", WHITE)
     assert sorted(each.name for each in (masks / "sub").iterdir()) == ["a.png"]
     before = painted.read_bytes()
     add_missing(masks, {"sub/a.jpg": copy, "b.jpg": other})
@@ -75,12 +77,24 @@ def test_a_full_disk_leaves_no_folder_behind(tmp_path, add, monkeypatch):
 def test_a_mask_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
     masks = tmp_path / "masks"
     begin_folder(masks, tmp_path / "set", {})
-    before = write_mask(masks, "a", WHITE).read_bytes()
+    before = write_mask(History(tmp_path / "history"), masks, "a", WHITE).read_bytes()
 
     def full(*given, **more):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(atomic, "write_bytes", full)
     with refused("disk.full"):
-        write_mask(masks, "a", Image.new("L", (64, 48)))
+        write_mask(History(tmp_path / "history"), masks, "a", Image.new("L", (64, 48)))
     assert (masks / "a.png").read_bytes() == before and sorted(path.name for path in masks.iterdir()) == [MARK, "a.png"]
+
+
+def test_an_earlier_mask_comes_back(tmp_path, add):
+    history, masks, copy = History(tmp_path / "history"), tmp_path / "masks", add("own/a.jpg")
+    begin_folder(masks, tmp_path / "set", {"a.jpg": copy})
+    first = write_mask(history, masks, "a", WHITE).read_bytes()
+    write_mask(history, masks, "a", Image.new("L", (64, 48)))
+    newest, oldest = list(history.entries())
+    history.undo(newest.id)
+    assert (masks / "a.png").read_bytes() == first
+    history.undo(oldest.id)
+    assert (masks / "a.jpg").read_bytes() == copy.read_bytes() and not (masks / "a.png").exists()

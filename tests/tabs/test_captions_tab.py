@@ -298,7 +298,7 @@ def test_a_caption_that_cannot_be_saved_is_said_and_saved_later(desk, folder, mo
 
     window = Window(desk)
     monkeypatch.setattr(atomic, "write_bytes", full)
-    assert "could not be saved" in window.save("a red ant")["problems"][0]["what"] and text(folder, "ant") == "a ant"
+    assert window.save("a red ant")["problems"][0]["code"] == "disk.full" and text(folder, "ant") == "a ant"
     monkeypatch.undo()
     assert window.save("a red ant")["wrote"] and text(folder, "ant") == "a red ant"
     assert "1 MB" in window.save("a" * (2 << 20))["problems"][0]["what"] and text(folder, "ant") == "a red ant"

@@ -10,6 +10,7 @@ from PIL import Image
 from playwright.sync_api import expect
 from work_parts import image
 
+from core.dataset.captions.history import History
 from core.dataset.images.painting import begin_folder, write_mask
 from core.dataset.preflight import preflight
 
@@ -182,7 +183,7 @@ def test_a_mask_that_another_window_has_saved_is_replaced_only_when_asked_twice(
     paint(tab)
     drag(tab, (100, 150), (200, 150))
     begin_folder(file.parent, tmp_path / "set", {})
-    write_mask(file.parent, "a", Image.new("L", (400, 300), 255))
+    write_mask(History(file.parent.parent / "history"), file.parent, "a", Image.new("L", (400, 300), 255))
     theirs = file.read_bytes()
     button(tab, "Save mask").click()
     expect(tab.locator(".painter-says .problem")).to_contain_text("Another window")

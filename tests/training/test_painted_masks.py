@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from core.dataset.captions.history import History
 from core.dataset.images.painting import begin_folder, write_mask
 from core.dataset.sources.painted import painted_folder
 
@@ -13,7 +14,7 @@ def test_two_steps_with_painted_masks_train_what_is_white(train, images, workspa
     for path in images.glob("*.png"):
         mask = Image.new("L", Image.open(path).size, 0)
         mask.paste(255, (0, 0, mask.width // 2, mask.height))
-        write_mask(painted, path.stem, mask)
+        write_mask(History(workspace.captions), painted, path.stem, mask)
 
     def losses(masks=None):
         folder = {"folder": str(images), "num_repeats": None, "class_tokens": None}

@@ -1,4 +1,4 @@
-"""Every change of caption files: old and new text kept once, many files changed as one, one undo for all of them.
+"""Every change of caption files, metadata and painted masks: old and new kept once, many files changed as one with one undo.
 
 A change is a file of its own below `outputs/.atelier/captions`: a line that says what was done, then a line for each caption
 file, written before that file is. So a process that is killed leaves each caption as it was or as it was to be, and what it
@@ -22,7 +22,7 @@ from core.dataset.sources.files import printable
 from core.record import atomic
 from core.record.context import JobContext
 from core.record.lock import HeldElsewhere, Lock
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.regular import read_regular
 
 KEPT_BYTES = (
@@ -39,6 +39,7 @@ PRUNE_EVERY = 100  # changes; looking for old ones lists the folder
 
 
 _WRITING = threading.Lock()
+WHAT, KEPT = "The file could not be saved", "the previous one is unchanged"
 
 
 @dataclass(frozen=True)
@@ -304,7 +305,7 @@ class Opened:
                 with suppress(OSError):  # a network drive that cannot
                     os.fsync(handle.fileno())
         except OSError as error:
-            raise _unwritten(error, self._file) from error
+            raise unwritten(error, WHAT, printable(self._file), KEPT) from error
 
     def write(self, changes: Sequence[Change]) -> Done:
         """Make these changes; none of a file that holds something else than its old text, also if that came after the others
@@ -363,7 +364,7 @@ def _put_over(change: Change, *, synced: bool) -> bool:
         try:
             _put(change.path, change.new, synced=synced)
         except OSError as error:
-            raise _unwritten(error, change.path) from error
+            raise unwritten(error, WHAT, printable(change.path), KEPT) from error
     return True
 
 
@@ -426,7 +427,7 @@ def check_folders(folders: Iterable[Path]) -> None:
         atomic.remove_leftovers(folder, LEFTOVERS, files_only=True)
     problems = [
         Problem(
-            "The captions cannot be saved: this folder is read-only",
+            "Nothing can be saved: this folder is read-only",
             printable(folder),
             "make it writable, or copy the images to another folder",
             code="caption.read-only-folder",
@@ -436,9 +437,3 @@ def check_folders(folders: Iterable[Path]) -> None:
     ]
     if problems:
         raise ProblemsError(problems)
-
-
-def _unwritten(error: OSError, path: Path) -> ProblemsError:
-    what = f"The caption could not be saved ({error.strerror}); the previous one is unchanged"
-    fix = "check that the folder is writable and the disk is not full"
-    return ProblemsError.one(what, printable(path), fix, code="caption.unwritten")

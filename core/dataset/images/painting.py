@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from core.dataset.captions.history import Change, History, content_of
 from core.dataset.images.colors import BLACK, composite, to_srgb
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_decoded
 from core.dataset.sources.files import is_image_name, printable, reachable
@@ -119,16 +120,18 @@ def mask_in(folder: Path, stem: str) -> Path | None:
     return next(iter(_others(target)), None) if target.parent.is_dir() else None
 
 
-def write_mask(folder: Path, stem: str, mask: Image.Image) -> Path:
-    """Save a painted mask; a copy of another format that the folder began with is replaced by it."""
+def write_mask(history: History, folder: Path, stem: str, mask: Image.Image) -> Path:
+    """Save a painted mask; a copy of another format that the folder began with is replaced by it. The history keeps both."""
     target = reachable(folder / f"{stem}.png")
     try:
-        with atomic.open_atomic(target) as temporary:
-            mask.save(temporary, "PNG")
-        for path in _others(target):
-            atomic.remove(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritten(error, "The mask cannot be saved", printable(target)) from error
+    png = BytesIO()
+    mask.save(png, "PNG")
+    changes = [Change(target, content_of(target), png.getvalue())]
+    changes += [Change(path, content_of(path), None) for path in _others(target)]
+    history.apply("Paint mask", changes)
     return target
 
 
