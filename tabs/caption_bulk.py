@@ -194,7 +194,7 @@ class Bulk:
                 changes_of(plan),
                 progress=lambda made, whole: task.stage(f"{title}: {made:,} of {whole:,}", made, whole),
             )
-        return done(result, title) + self._also_in_prompts()
+            return done(result, title) + self._also_in_prompts()
 
     # -- the form
 

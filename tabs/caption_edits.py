@@ -11,6 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -84,6 +85,9 @@ class Edits:
         self._reading, self._history = reading, history
         self._load, self._keep = load, keep
         self._lock = threading.RLock()
+        self._seen: dict[str, int] | None = None  # how much of each change is known; None: not looked yet
+        self._looked: tuple[Any, ...] = ()  # the open image, and its caption file's time and size
+        self._own: set[str] = set()  # changes that are made here
         self._visits: OrderedDict[str, tuple[str, str]] = OrderedDict()  # with a step of undo -> image's key, change
         self._report: Any = None
         self._present: dict[str, Placed] = {}  # images of the newest report
@@ -158,6 +162,7 @@ class Edits:
             done = save_caption(self._history, placed.image.path, text, extension, over=disk, resume=before)
             if done.changed_since:  # in this moment
                 return Saved(own_text(self.caption(placed)), refused=True)
+            self._own.add(done.id)
             if done.id and not before:
                 self._visits[visit] = (key, done.id)
                 self._push(placed, printable(placed.image.relative), done.id)
@@ -167,11 +172,48 @@ class Edits:
             now = self.caption(placed)
             return Saved(own_text(now), now.path.name)
 
+    # -- what others write
+
+    def follow(self) -> None:
+        """Captions that tasks and other processes have written since: they are read again, and a whole run is a step of undo."""
+        with self._lock:
+            first = self._seen is None
+            seen: dict[str, int] = self._seen if self._seen is not None else {}
+            self._seen = seen
+            news = [(id, lines) for id, lines in self._history.news(seen) if not first and id not in self._own]
+            paths = [Path(line["path"]) for _, lines in news for line in lines if "path" in line]
+            if paths:
+                self._reading.captions_saved(paths)
+            for id, lines in news:
+                if any("finished" in line for line in lines):
+                    self._push_run(id)
+
+    def look_at(self, key: str) -> None:
+        """Whether another program has changed the caption of an image: it is read again then."""
+        placed = self.image(key)
+        if placed is None or placed.image.given is not None:
+            return
+        with suppress(OSError):
+            found = os.stat(placed.caption.path)
+            stamp = (key, found.st_mtime_ns, found.st_size)
+            if self._looked[:1] == (key,) and self._looked != stamp:
+                self._reading.captions_saved([placed.image.path])
+            self._looked = stamp
+
+    def _push_run(self, id: str) -> None:
+        """A run that has ended, as a step of undo."""
+        with suppress(ProblemsError):
+            entry, changes = self._history.entry(id), self._history.changes(id)
+            found = next((image for each in changes if (image := self._beside(each.path))), None)
+            if found is not None and "undoes" not in entry.about:
+                self._push(found, entry.title, id)
+
     # -- the way back
 
     def changed(self, done: Done, title: str) -> None:
         """Many captions were changed as one: a step of undo, and what is shown of them follows."""
         with self._lock:
+            self._own.add(done.id)
             self._reading.captions_saved(done.written)
             first = next((each for path in done.written if (each := self._beside(path))), None)
             if first is not None:
@@ -214,6 +256,7 @@ class Edits:
                     self._keep({which: steps})  # it is not offered again
                 raise
             self._keep({which: steps})
+            self._own.add(back.id)
             if back.id:
                 others.append([key, name, back.id])
             self._keep({other: others[-KEPT_UNDO:]})

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.history import Done, History
+from core.dataset.captions.history import Done, Entry, History
 from core.dataset.captions.pipeline import plain_caption
 from core.dataset.report import Row
 from core.record.problems import ProblemsError
@@ -83,7 +83,7 @@ class Desk:
             "scores": lambda key, arg, value: {"form": self.scores.form(), "result": self._scored(key)},
             "scores_field": self._fill_scores,
             "scores_write": lambda key, arg, value: self.scores.choose(),
-            "changes": lambda key, arg, value: {"changes": view.changes(islice(self._history.entries(), MOST_CHANGES))},
+            "changes": lambda key, arg, value: {"changes": view.changes(self._latest())},
         }
 
     def _state(self) -> dict[str, Any]:
@@ -110,6 +110,9 @@ class Desk:
         if tab != TAB:
             return {}
         self.reading.want()
+        if not self.reading.writing and self.reading.report is not None:
+            self.edits.follow()
+            self.edits.look_at(_text(self._state().get("key")))
         return {"captions": {"stamp": self._stamp()}}
 
     def _stamp(self) -> str:
@@ -226,7 +229,11 @@ class Desk:
         """Undo any change that is still kept."""
         with self.reading.undisturbed(len(self._history.changes(id))):
             done = self._history.undo(id)
-        return self._changed(done, self._history.entry(done.id).title if done.id else "Nothing to undo")
+            return self._changed(done, self._history.entry(done.id).title if done.id else "Nothing to undo")
+
+    def _latest(self) -> list[tuple[Entry, int]]:
+        """The latest changes, each with the number of its files."""
+        return [(entry, self._history.count(entry.id)) for entry in islice(self._history.entries(), MOST_CHANGES)]
 
     def _earlier(self, key: str) -> dict[str, Any]:
         """The earlier texts of an image."""
@@ -238,7 +245,7 @@ class Desk:
         """Many captions were changed: what to say of it."""
         self.edits.changed(done, title)
         left = f"; {count(len(done.changed_since), 'file')} had changed and stayed" if done.changed_since else ""
-        return f"{title}: {count(len(done.written), 'caption')}{left}"
+        return f"{title}: {count(len(done.written), 'file')}{left}"
 
     def _take_back(self, act: str, key: str) -> tuple[str, str]:
         name = self.edits.next_step(act)
@@ -254,7 +261,7 @@ class Desk:
         said = f"{'Undone' if act == 'undo' else 'Redone'}: {found.name}"
         if found.done.changed_since:
             said += f"; {count(len(found.done.changed_since), 'file')} had changed since and stayed"
-        return found.key, said
+        return key if key and len(found.done.written) > 1 else found.key, said
 
     def _steps(self) -> dict[str, str]:
         return {"undo": self.edits.next_step("undo"), "redo": self.edits.next_step("redo")}

@@ -21,11 +21,12 @@ from tabs.markup import button, crop_frame, empty_state, esc, page_count, pager,
 from tabs.tokens import WINDOWS, cut_at, words_on_length
 
 PAGE_SIZE = 60
+LONGEST_CUT = 600  # characters that are shown of a text that is not trained
 LONGEST_EARLIER = 20_000  # bytes of an earlier text that can be put into the box again
 
 SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "all": ("all images", lambda row: True),
-    "none": ("without a caption file", lambda row: row.source not in OWN),
+    "none": ("without a caption", lambda row: row.source not in OWN),
     "long": ("longer than 75 tokens", lambda row: (row.tokens or 0) > WINDOWS[0]),
 }
 
@@ -71,7 +72,11 @@ def image_list(
 
 def _item(row: Row, current: bool, thumb_url: Callable[..., str]) -> str:
     name = printable(row.key[1])
-    said = esc(short(row.caption, 70)) if row.source in OWN else "<i>no caption file</i>"
+    said = (
+        esc(short(row.caption, 70))
+        if row.source in OWN
+        else f"<i>{'empty' if row.source == 'blank' else 'no'} caption</i>"
+    )
     long = f' <span class="over">{row.tokens} tokens</span>' if (row.tokens or 0) > WINDOWS[0] else ""
     mark = ' aria-current="true"' if current else ""
     return (
@@ -104,12 +109,13 @@ def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str])
 def meter(tokens: int, longest: int) -> str:
     """A bar with the marks of one, two and three passes through the text encoder."""
     scale = max(WINDOWS[-1], tokens)
+    shown = WINDOWS if scale < 2 * WINDOWS[-1] else (longest,)  # else they would stand on one another
     kept = min(tokens, longest)
     over = tokens - kept
     marks = "".join(
         f'<span class="notch{" limit" if at == longest else ""}" style="left:{100 * at / scale:.2f}%"><i>'
         f"</i>{at}</span>"
-        for at in WINDOWS
+        for at in shown
     )
     words = words_on_length(tokens, longest)
     return (
@@ -144,8 +150,10 @@ def notes(
         parts.append(f'<p class="hint">{why}<q>{esc(trained)}</q></p>')
     kept, cut = cut_at(trained, longest) if longest else (trained, "")
     if cut:
-        parts.append(f'<p class="hint cut">Cut after {longest} tokens: … {esc(kept[-60:])} <del>{esc(cut)}</del></p>')
-    if caption.problem is not None:
+        parts.append(
+            f'<p class="hint cut">Cut after {longest} tokens: … {esc(kept[-60:])} <del>{esc(short(cut, LONGEST_CUT))}</del></p>'
+        )
+    if caption.problem is not None and caption.source != "blank":  # which is said already
         parts.append(problems_html([caption.problem]))
     return "".join(parts)
 
@@ -167,7 +175,7 @@ def tally(report: Report | None) -> str:
     rest = len(rows) - own
     without = "" if not rest else f", {rest:,} without"
     longest = f" The longest has {count(report.longest_tokens, 'token')}." if report.longest_tokens is not None else ""
-    return f"{count(own, 'image')} with a caption file{without}.{longest}"
+    return f"{count(own, 'image')} with a caption{without}.{longest}"
 
 
 def earlier(found: Sequence[tuple[Entry, Change]]) -> str:
@@ -182,7 +190,9 @@ def earlier(found: Sequence[tuple[Entry, Change]]) -> str:
 
 
 def _was(old: bytes | None) -> str:
-    return "<i>no caption file before</i>" if old is None else f"<q>{esc(short(decode_text(old).text, 300))}</q>"
+    return (
+        "before: <i>no caption file</i>" if old is None else f"before: <q>{esc(short(decode_text(old).text, 300))}</q>"
+    )
 
 
 def _again(old: bytes | None) -> str:
@@ -192,12 +202,12 @@ def _again(old: bytes | None) -> str:
     return button("use_text", "Use", decode_text(old).text.strip(), kind="quiet", label="Use this earlier text")
 
 
-def changes(entries: Iterable[Entry]) -> str:
-    """The latest changes of captions, each with its undo."""
+def changes(entries: Iterable[tuple[Entry, int]]) -> str:
+    """The latest changes, each with how many files it is of and its undo."""
     items = "".join(
-        f"<li><span><b>{esc(entry.title)}</b> {esc(_of_what(entry))} <small>{_when(entry.at)}</small></span>"
+        f"<li><span><b>{esc(entry.title)}</b> {esc(_of_what(entry, files))} <small>{_when(entry.at)}</small></span>"
         f"{button('revert', 'Undo', entry.id, kind='quiet')}</li>"
-        for entry in entries
+        for entry, files in entries
     )
     return f'<ul class="plain changes">{items}</ul>' if items else '<p class="hint">No changes yet.</p>'
 
@@ -206,9 +216,6 @@ def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def _of_what(entry: Entry) -> str:
-    """The caption file that was changed, or how many were."""
-    files = entry.about.get("files")
-    return (
-        str(entry.about.get("first", "")) if files == 1 else count(files, "caption") if isinstance(files, int) else ""
-    )
+def _of_what(entry: Entry, files: int) -> str:
+    """The file that was changed, or how many were."""
+    return str(entry.about.get("first", "")) if files == 1 and "first" in entry.about else count(files, "file")

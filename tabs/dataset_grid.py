@@ -34,7 +34,7 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "all": ("all images", lambda row: True),
     "out": ("left out or broken", left_out),
     "held": ("validation images", lambda row: row.role == "validation"),
-    "words": ("without a caption file", lambda row: row.trains and row.source not in OWN),
+    "words": ("without a caption", lambda row: row.trains and row.source not in OWN),
     "small": ("enlarged to their bucket", lambda row: (row.scale or 0) > ENLARGED_FROM),
     "cropped": ("cropped by more than half", lambda row: kept(row) < KEPT_BELOW),
     "masks": ("with a mask", lambda row: row.mask),

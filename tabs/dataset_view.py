@@ -24,7 +24,7 @@ def summary(report: Report | None, layout: str, doing: tuple[str, float]) -> str
         # Damage behind a right header is found by decoding only: until then nobody knows that an image trains.
         will = "will" if report.ok else "can"  # not before what blocks is solved
         share = f"{all_images} found" if report.undecoded else f"{report.trained:,} of {all_images} {will} train"
-        captions = f"{report.captions_found:,} with a caption file"
+        captions = f"{report.captions_found:,} with a caption"
         sentence = report.sentence.rstrip(".") + "."
         parts.append(f'<p class="lead"><strong>{esc(share)}</strong>, {esc(captions)}. {esc(sentence)}</p>')
     if layout:

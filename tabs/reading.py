@@ -53,6 +53,7 @@ class Reading:
         self.findings: tuple[Finding, ...] | None = None  # None: not examined yet
         self.examining: tuple[str, float] | None = None
         self.version = 0
+        self.writing = 0  # changes of many captions that the page makes now
         self._saved: set[str] = set()  # captions that were saved while the folder was being read
 
     @property
@@ -94,6 +95,7 @@ class Reading:
     def undisturbed(self, files: int) -> Iterator[None]:
         """While many caption files are written nothing is read: each would wait for the other at every file. What was being
         read is read again afterwards."""
+        self.writing += 1
         stopped = files > COUNTED_AT_ONCE and self.busy and self.report is not None
         if stopped and (task := self._task) is not None:
             task.cancel()
@@ -102,6 +104,7 @@ class Reading:
         try:
             yield
         finally:
+            self.writing -= 1
             if stopped:
                 self.want(now=True)
 

@@ -144,7 +144,9 @@ class Works:
             if any((each.task.name, each.about) == (task.name, about) and self._runs(each) for each in self.works()):
                 fix = "wait until it is done, or cancel it"
                 raise ProblemsError.one("This is running already", about, fix, "tools.running-already")
-            self._engine.submit(task.name, job, title=f"{task.title}: {about}")
+            self._engine.submit(
+                task.name, job, title=about if about.startswith(task.title) else f"{task.title}: {about}"
+            )
 
     def _about(self, task: Task, job: Settings) -> tuple[str, str]:
         """What a job works on: as it was given, and as it is shown."""

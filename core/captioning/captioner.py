@@ -7,6 +7,7 @@ Each captioner is a task of its own: the dataset's folders and caption settings,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,14 @@ Ready = Callable[[Any, Workspace], object]
 CARD = tasks.Card(
     "captioners", "Caption images", "Writes a caption file for each image: tags, sentences or known texts.", "Captions"
 )
+
+
+def _with_default(name: str, default: str) -> type[CaptioningSettings]:
+    """The settings that all captioners share, with another default for one of them."""
+    info = copy(CaptioningSettings.model_fields[name])
+    info.default = default
+    own: Any = {name: (info.annotation, info)}
+    return create_model("CaptioningSettings", __base__=CaptioningSettings, __doc__=CaptioningSettings.__doc__, **own)
 
 
 def captioner(
@@ -49,8 +58,8 @@ def captioner(
     group: Any = (settings, Field(default_factory=settings, title=title))
     shared: dict[str, Any] = {}
     if existing != "missing":
-        default = partial(CaptioningSettings.model_validate, {"existing": existing})
-        shared["captioning"] = (CaptioningSettings, Field(default_factory=default, title="Captioning"))
+        own = _with_default("existing", existing)
+        shared["captioning"] = (own, Field(default_factory=own, title="Captioning"))
     job = create_model(
         f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group} | shared
     )

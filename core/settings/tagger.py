@@ -28,6 +28,7 @@ class TagTextSettings(Settings):
     model_dir: str | None = setting(
         None,
         title="Model folder",
+        level="shown",
         widget="text",
         hint="below models/captioners",
         names="path or name",

@@ -111,6 +111,7 @@
     if (answer.theirs !== undefined) { Object.assign(item, {theirs: answer.theirs, wants: false}); keepDraft(item); return; }
     Object.assign(item, {base: answer.disk, maybe: [], saved: sent});
     if (answer.wrote) item.words = "";
+    if (item.closes) Object.assign(item, {closes: false, visit: token()});  // what was saved by hand is a step of its own
     keepDraft(item);
     said = answer.said;
     paintSteps(answer);
@@ -119,6 +120,7 @@
   };
   const saveOpen = () => {
     const item = items.get(open);
+    if (item) item.closes = true;
     if (item && !dirty(item) && !item.sending) { said = item.words !== undefined && !item.text ? "Nothing to save: the caption is empty" : "Nothing to save: no changes"; paintState(); }
     save(item);
   };
@@ -298,10 +300,11 @@
   };
   /** What changes captions on the disk waits until all that was typed is there. */
   const takeBack = async (act, arg) => {
-    const since = moved;
+    const since = moved, before = said;
     saveAll();
     await quiet();
-    return shelf({act, arg}, act === "undo" || act === "redo", since);
+    await shelf({act, arg}, act === "undo" || act === "redo", since);
+    if (act !== "undo" && act !== "redo" && said && said !== before) atelier.say({id: `captions-${Date.now()}`, kind: "info", text: said});  // the caption is far above
   };
 
   /* ---- painting ---- */
@@ -442,7 +445,7 @@
     event.preventDefault();
     if (!event.repeat || name !== "save") acts[name]();
   });
-  document.addEventListener("visibilitychange", () => { if (document.hidden) saveAll(); });
+  document.addEventListener("visibilitychange", () => { if (document.hidden) saveAll(); else if (visible()) lookSoon(); });
   /* The page closes: what is not saved is sent once more without waiting; if that fails too, the draft is saved at the next visit. */
   addEventListener("pagehide", () => {
     const saves = [...items.values()].filter((item) => dirty(item) && item.theirs === undefined).map(message);

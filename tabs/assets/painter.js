@@ -211,7 +211,7 @@
         group("Steps", button("undo", "Undo", "Ctrl + Z"), button("redo", "Redo", "Ctrl + Shift + Z")),
         group("Zoom", button("farther", "−", "-, or the wheel", {"aria-label": "Zoom out"}), zoomed, button("closer", "+", "+, or the wheel", {"aria-label": "Zoom in"}), button("fit", "Fit", "0"))),
       frame,
-      h("div", {class: "buttons"}, h("span", {class: "hint"}, "White (clear) counts, black (tinted) does not. Space or the middle button moves the view."),
+      h("div", {class: "buttons"}, h("span", {class: "hint"}, "Clear parts train (white in the mask), red parts do not (black). Space or the middle button moves the view."),
         button("leave", "Cancel", "Escape"), button("save", "Save mask", "Ctrl + S", {class: "btn primary"})));
     const view = new View(frame, layer, image.width, image.height);
     let saving = false, at = null;

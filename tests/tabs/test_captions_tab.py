@@ -10,6 +10,8 @@ import sys
 import pytest
 from work_parts import HOSTILE, image, make_page, wait_until
 
+from core.dataset.captions.files import caption_change
+from core.dataset.captions.history import History
 from core.settings.source import Source
 from tabs import captions_view as view
 from tabs import tokens
@@ -86,7 +88,7 @@ def test_the_first_image_is_open_with_its_caption_and_its_neighbors_are_here(des
         and "1 of 4" in window.item["stage"]
         and "From <code>ant.txt</code>" in window.item["notes"]
     )
-    assert "3 images with a caption file, 1 without" in window.shelf["tally"]
+    assert "3 images with a caption, 1 without" in window.shelf["tally"]
     assert window.shelf["list"].count('aria-current="true"') == 1 and "2 of 75 tokens" in window.item["meter"]
     assert [window.items[key]["disk"] for key in window.shelf["chain"]] == ["a ant", "a bee", "a cat", ""]
     assert window.shelf["ring"] and window.shelf["at"] == 0
@@ -463,3 +465,56 @@ def test_a_replaced_word_that_the_sample_prompts_still_have_is_named(desk, folde
     for field, value in (("find", "bee"), ("replace_with", "wasp")):
         desk.answer({"act": "bulk_field", "arg": field, "value": value})
     assert "prompts" not in desk.answer({"act": "bulk_apply"})["said"] and text(folder, "bee") == "a wasp"
+
+
+def tick(window):
+    """What a browser gets of the page's tick, and the list that it asks for then."""
+    if window.desk.parts("Captions", {})["captions"]["stamp"] != window.shelf["stamp"]:
+        window.ask("shelf")
+
+
+def test_what_a_task_writes_is_shown_and_one_undo_restores_it(desk, folder):
+    window = Window(desk)
+    window.save("a blue ant")
+    tick(window)
+    history = History(desk.page.workspace.captions)  # of another thread or process
+    changes = [caption_change(folder / f"{name}.png", "a fox") for name in ("ant", "dog")]
+    with history.open("Tag images", {"task": "tag"}) as opened:
+        opened.write(changes[:1])
+        tick(window)
+        assert window.items[window.open]["disk"] == "a fox", "while it goes on"
+        opened.write(changes[1:])
+    tick(window)
+    assert "4 images with a caption" in window.shelf["tally"] and window.shelf["undo"] == "Tag images"
+    window.ask("undo")
+    assert text(folder, "ant") == "a blue ant" and not (folder / "dog.txt").exists() and "Tag images" in window.said
+    tick(window)
+    assert window.shelf["undo"] == "ant.png"
+
+
+def test_another_programs_change_of_the_open_caption_is_noticed(desk, folder):
+    window = Window(desk)
+    tick(window)
+    tick(window)
+    (folder / "ant.txt").write_text("from outside")
+    tick(window)
+    assert window.items[window.open]["disk"] == "from outside" and "from outside" in window.shelf["list"]
+
+
+def test_an_empty_caption_is_called_so_everywhere(desk, folder):
+    window = Window(desk)
+    window.save("")
+    window.ask("shelf")
+    assert "empty caption" in window.shelf["list"] and window.item["notes"].count("is empty") == 1
+    assert "2 images with a caption, 2 without" in window.shelf["tally"]
+
+
+def test_undo_of_many_stays_at_the_open_image(desk, folder):
+    window = Window(desk)
+    window.go(2)
+    open_one = window.open
+    for field, value in (("edit", "add"), ("tags", "new")):
+        desk.answer({"act": "bulk_field", "arg": field, "value": value})
+    desk.answer({"act": "bulk_apply", "key": open_one})
+    window.ask("undo")
+    assert window.open == open_one and text(folder, "ant") == "a ant"

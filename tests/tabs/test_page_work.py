@@ -105,7 +105,7 @@ def test_images_are_shown_with_caption_bucket_and_crop_frame(window):
 def test_a_folder_is_chosen_by_its_path_gets_repeats_and_train_holds_the_same(window, work, foxes):
     tab = window.open("Dataset")
     choose(tab, foxes)
-    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 images will train, 3 with a caption file")
+    expect(tab.locator("#ds-summary")).to_contain_text("4 of 4 images will train, 3 with a caption")
     assert work.page.project.job.dataset.folder == str(foxes)
     tab.get_by_role("tab", name="Train", exact=True).click()
     expect(tab.locator("#field-dataset-folder input").first).to_have_value(str(foxes))
@@ -283,7 +283,7 @@ def test_images_without_a_caption_are_listed_and_captioned(window, work, foxes):
     caption_box(tab).fill("a dog " * 40)
     expect(tab.locator("#cap-meter")).to_contain_text("80 of 75 tokens: the last 5 are not trained")
     tab.keyboard.press("Control+s")
-    expect(tab.locator("#cap-tally")).to_contain_text("4 images with a caption file.")
+    expect(tab.locator("#cap-tally")).to_contain_text("4 images with a caption.")
     expect(tab.locator("#cap-list")).to_contain_text("No matches.")
 
 

@@ -79,14 +79,14 @@ def check_files(found: Found) -> None:
 
 
 def _missing(found: Found) -> Problem:
-    names = " and ".join(found.missing)
+    names, verb = " and ".join(found.missing), "are" if len(found.missing) > 1 else "is"
     where = display_path(found.folder)
     foreign = next((what for name, what in FOREIGN.items() if (found.folder / name).exists()), "")
     source = found.profile.page if found.profile.repo else "the model's page"
     if foreign:
         what = f"The folder holds {foreign}, which onnxruntime cannot run"
         return Problem(what, where, f"download {names} from {source} into it", code="tagger.tensorflow")
-    what = f"The tagger {found.title} is not complete: {names} is missing"
+    what = f"The tagger {found.title} is not complete: {names} {verb} missing"
     fix = f"download {names} from {source} into the folder"
     if found.own:
         return Problem(what, where, fix, code="tagger.no-model")

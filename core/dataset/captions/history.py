@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.dataset.sources.files import printable
 from core.record import atomic
@@ -35,6 +35,7 @@ MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many 
 LEFTOVERS = f".tmp-{'[a-z0-9_]' * 8}.*"  # of our own writes; other files of a person's folder are theirs
 AT_ONCE = 1000  # files between two waits for the disk
 LATER = 2.0  # seconds after its change was listed: a file is changed by then
+FOLLOWED = 500  # of the newest changes: an older one does not grow any more
 PRUNE_EVERY = 100  # changes; looking for old ones lists the folder
 
 
@@ -82,6 +83,7 @@ class History:
         self._opened = 0
         self._lock = threading.Lock()
         self._sizes: dict[str, int] = {}  # of the changes' files whose paths are known
+        self._counts: dict[str, int] = {}
         self._lines: dict[str, dict[str, list[int]]] = {}  # path of a caption file -> change -> where its lines begin
 
     # -- changing
@@ -225,11 +227,29 @@ class History:
                     continue
                 self._sizes[file.stem] = size
                 lines: dict[str, list[int]] = {}
-                for begin, line in _placed_lines(file):
-                    if "path" in line:
-                        lines.setdefault(str(line["path"]), []).append(begin)
+                for each in _placed_lines(file):
+                    if "path" in each.line:
+                        lines.setdefault(str(each.line["path"]), []).append(each.begin)
+                self._counts[file.stem] = len(lines)
                 for path, begins in lines.items():
                     self._lines.setdefault(path, {})[file.stem] = begins
+
+    def news(self, seen: dict[str, int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """The changes that have grown since, oldest first, each with its new lines. seen: {change: bytes that are known}, which
+        is updated."""
+        for file in self._files()[-FOLLOWED:]:
+            known = seen.get(file.stem, 0)
+            with suppress(OSError):
+                if file.stat().st_size > known:
+                    lines = list(_placed_lines(file, known))
+                    seen[file.stem] = lines[-1].end if lines else known
+                    yield file.stem, [each.line for each in lines]
+
+    def count(self, id: str) -> int:
+        """How many files a change is of."""
+        with self._lock:
+            self._read_new()
+            return self._counts.get(id, 0)
 
     def _line(self, id: str, begin: int) -> dict[str, Any]:
         with open(self._file(id), "rb") as handle:
@@ -397,18 +417,26 @@ def _bytes(said: Any) -> bytes | None:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a change's file; nothing for one that is gone or torn."""
-    return (line for _, line in _placed_lines(path))
+    return (each.line for each in _placed_lines(path))
 
 
-def _placed_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The same, each with the byte at which it begins."""
-    begin = 0
+class Placed(NamedTuple):
+    """A line of a change's file, and the bytes from which to which it goes."""
+
+    line: dict[str, Any]
+    begin: int
+    end: int
+
+
+def _placed_lines(path: Path, begin: int = 0) -> Iterator[Placed]:
+    """The same from a byte on, with their places."""
     with suppress(OSError), open(path, "rb") as handle:
+        handle.seek(begin)
         for text in handle:
             with suppress(ValueError):
                 line = json.loads(text)
-                if isinstance(line, dict):
-                    yield begin, line
+                if isinstance(line, dict) and text.endswith(b"\n"):
+                    yield Placed(line, begin, begin + len(text))
             begin += len(text)
 
 
