@@ -184,6 +184,8 @@ def test_a_captioner_is_previewed_on_four_images_then_fills_the_others_and_an_ea
     assert all_texts(folder) == before
     form.get_by_role("button", name="Caption images").click()
     wait_until(lambda: all_texts(folder) == {n: words or "mira" for n, words in before.items()})
+    expect(tab.locator("#cap-tally")).to_contain_text("40 images with a caption.")  # without leaving the tab
+    expect(tab.locator("#cap-text")).to_have_value("mira")
     opened(tab, 2)
     tab.locator("#cap-text").fill("something else")
     tab.keyboard.press("Control+s")
