@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import threading
@@ -69,6 +70,7 @@ class Bulk:
         self._of: tuple[Report | None, Any] = (None, None)
         self._items: dict[tuple[str, str], tuple[Placed, Row, Item]] = {}
         self._working: Any = None
+        self._planned: tuple[Any, list[Edited]] = (None, [])
         self._counted: tuple[Any, list[tuple[str, int]]] = (None, [])
 
     # -- the images
@@ -156,14 +158,30 @@ class Bulk:
         self._keep(changed_values(KNOWN, self._load(), name, text, self._roots))
 
     def plan(self, rows: Iterable[Row]) -> list[Edited]:
-        items = self.items()
-        return planned([items[row.key] for row in rows if row.key in items], self.settings())
+        """What the change would do. Raises ProblemsError. The one of the preview is that of the change while nothing differs."""
+        items, settings = self.items(), self.settings()
+        asked = [items[row.key] for row in rows if row.key in items]
+        before, plan = self._planned
+        if before is None or before != (settings, asked):
+            plan = planned(asked, settings)
+            self._planned = ((settings, asked), plan)
+        return plan
 
-    def apply(self, rows: Sequence[Row], done: Callable[[Done, str], str]) -> str:
-        """Make the change on the light lane; what to say. `done` is called with what became of it."""
+    def apply(self, rows: Sequence[Row], seen: str, done: Callable[[Done, str], str]) -> str:
+        """Make the change on the light lane; what to say. `done` is called with what became of it.
+
+        seen   the mark of the plan that was shown. Raises ProblemsError where it is another one now: form and filter are those of
+               every window
+        """
         if self._working is not None and not self._working.done:
             return "Captions are being changed ..."  # a second click on the button
         title, plan = EDITS[self.settings().edit], self.plan(rows)
+        if mark_of(plan) != seen:
+            what, fix = (
+                "What would change is not what was shown: the list or the form has changed",
+                "look again, then press it",
+            )
+            raise ProblemsError.one(what, "Change many captions", fix, code="edit.changed-meanwhile")
         if not plan:
             return "No caption would change."
         self._working = task = self._light(self._write, title, plan, done, title=title)
@@ -230,11 +248,20 @@ class Bulk:
         more = f"<li>and {len(plan) - SHOWN:,} more</li>" if len(plan) > SHOWN else ""
         says = f"{count(len(plan), 'caption')} of {len(rows):,} would change."
         go = (
-            f'<button type="button" class="btn primary" data-act="bulk_apply">Change {count(len(plan), "caption")}</button>'
+            f'<button type="button" class="btn primary" id="cap-bulk-go" data-act="bulk_apply" data-arg="{mark_of(plan)}">'
+            f"Change {count(len(plan), 'caption')}</button>"
             if plan
             else ""
         )
         return f'<p class="hint bulk-says" role="status">{esc(says)}</p>{go}<ul class="plain differences">{lines}{more}</ul>'
+
+
+def mark_of(plan: Iterable[Edited]) -> str:
+    """Differs for plans that write other texts or other files."""
+    mark = hashlib.blake2b(digest_size=12)
+    for each in plan:
+        mark.update(f"{each.item.path}\0{each.after}\0".encode("utf-8", "surrogatepass"))
+    return mark.hexdigest()
 
 
 def _difference(each: Edited) -> str:

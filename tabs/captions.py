@@ -175,7 +175,7 @@ class Desk:
         elif act in ("undo", "redo"):
             return self._take_back(act, key)
         elif act == "bulk_apply":
-            return key, self.bulk.apply(self._chosen(arg), self._changed)
+            return key, self.bulk.apply(self._chosen(arg), value, self._changed)
         elif act == "revert":
             return key, self._revert(arg)
         elif act == "utf8":

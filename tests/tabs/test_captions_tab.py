@@ -10,9 +10,10 @@ import sys
 import pytest
 from work_parts import HOSTILE, image, make_page, wait_until
 
+from core.captioning.bulk import planned
 from core.settings.source import Source
+from tabs import caption_bulk, tokens
 from tabs import captions_view as view
-from tabs import tokens
 from tabs.captions import Desk
 from tabs.concepts import with_entries
 
@@ -454,12 +455,54 @@ def test_a_folder_that_was_deleted_is_named(desk, folder):
     assert problem["code"] == "caption.image-gone"
 
 
+def form(desk, **values):
+    """The form of many captions, filled."""
+    for field, value in values.items():
+        shown = desk.answer({"act": "bulk_field", "arg": field, "value": value})["bulk"]
+    return shown
+
+
+def apply_shown(desk, shown=""):
+    """Press the button of the preview, of the newest unless one is given."""
+    shown = shown or desk.answer({"act": "bulk"})["bulk"]
+    (mark,) = re.findall(r'data-act="bulk_apply" data-arg="(\w+)"', shown)
+    return desk.answer({"act": "bulk_apply", "value": mark})
+
+
+def test_only_the_change_that_was_shown_is_made(desk, folder):
+    desk.answer({"act": "find", "value": "ant"})
+    shown = form(desk, edit="add", tags="brown")
+    assert "Change 1 caption<" in shown
+    desk.answer({"act": "find", "value": ""})  # another window
+    refused = apply_shown(desk, shown)
+    assert [each["code"] for each in refused["problems"]] == ["edit.changed-meanwhile"]
+    assert desk.answer({"act": "bulk_apply"})["problems"], "a page that was opened before the update"
+    desk.answer({"act": "find", "value": "ant"})
+    form(desk, tags="black")  # as that window fills the form
+    assert apply_shown(desk, shown)["problems"]
+    assert [text(folder, name) for name in ("ant", "bee")] == ["a ant", "a bee"]
+    form(desk, tags="brown")
+    apply_shown(desk, shown)
+    assert [text(folder, name) for name in ("ant", "bee")] == ["a ant, brown", "a bee"]
+
+
+def test_the_plan_of_a_preview_is_that_of_the_change_and_follows_the_captions(desk, monkeypatch):
+    made = []
+    monkeypatch.setattr(caption_bulk, "planned", lambda *given: made.append(1) or planned(*given))
+    shown = form(desk, edit="add", tags="brown")
+    made.clear()
+    assert desk.answer({"act": "bulk"})["bulk"] == shown and not made
+    window = Window(desk)
+    window.save("typed meanwhile")
+    assert "typed meanwhile" in desk.answer({"act": "bulk"})["bulk"] and apply_shown(desk, shown)["problems"]
+
+
 def test_a_replaced_word_that_the_sample_prompts_still_have_is_named(desk, folder):
     desk.page.project.edit("samples.sample_prompts", "An ANT on a leaf\na tree")
     for field, value in (("edit", "replace"), ("match", "text"), ("find", "ant"), ("replace_with", "emmet")):
         desk.answer({"act": "bulk_field", "arg": field, "value": value})
-    said = desk.answer({"act": "bulk_apply"})["said"]
+    said = apply_shown(desk)["said"]
     assert text(folder, "ant") == "a emmet" and "sample prompts" in said and "'ant'" in said
     for field, value in (("find", "bee"), ("replace_with", "wasp")):
         desk.answer({"act": "bulk_field", "arg": field, "value": value})
-    assert "prompts" not in desk.answer({"act": "bulk_apply"})["said"] and text(folder, "bee") == "a wasp"
+    assert "prompts" not in apply_shown(desk)["said"] and text(folder, "bee") == "a wasp"
