@@ -195,6 +195,19 @@ def test_the_task_changes_the_chosen_captions_and_one_undo_restores_them(folder)
     assert texts(folder) == before and entry.title == "Add tags"
 
 
+@pytest.mark.parametrize(("filter", "planned"), [("tokens:>5", 1), ("tokens:<=5 & is:captioned", 1), ("chars:>5", 1)])
+def test_the_command_line_counts_what_a_filter_asks_for(folder, filter, planned):
+    (folder / "a.txt").write_text("a red fox that looks at the snow")
+    assert run(folder, edit="prefix", tags="x", filter=filter, preview=True).facts["planned"] == planned
+
+
+@pytest.mark.parametrize("filter", ["bucket:512x512", "!(fox | found:blur)"])
+def test_the_command_line_refuses_fields_that_only_the_page_knows(folder, filter):
+    with pytest.raises(ProblemsError) as caught:
+        run(folder, edit="prefix", tags="x", filter=filter)
+    assert caught.value.codes == ["filter.only-on-page"]
+
+
 def test_captions_in_metadata_are_not_touched(folder, tmp_path):
     (tmp_path / "meta.json").write_text('{"a": {"caption": "from the file"}}')
     task = tasks.named("edit_captions")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.captioning.filters import Facts, test_of
+from core.captioning.filters import Facts, fields_in, test_of
 from core.record.problems import ProblemsError
 
 test_of.__test__ = False
@@ -93,6 +93,11 @@ def test_a_broken_expression_is_refused_with_a_code(expression):
     with pytest.raises(ProblemsError) as caught:
         test_of(expression)
     assert caught.value.codes == ["filter.bad-expression"]
+
+
+def test_the_fields_of_an_expression_are_known():
+    expression = 'cat & !TOKENS:>75 | (name:fox* bucket:"512x512") "found:blur" 9:16 is:'
+    assert fields_in(expression) == {"tokens", "name", "bucket"} and fields_in("") == set()
 
 
 TREES = st.recursive(
