@@ -49,6 +49,7 @@ class Task:
     ends_paused   pausing ends it: started again, it resumes where it stopped
     card          where the page shows its form; None for nowhere
     button        what starts it there
+    values        under which name its form's values are kept; tasks of a card with the same name share them. "": with the card
     under         another command whose tool it is too: `caption tag` is `tag`
     """
 
@@ -65,6 +66,7 @@ class Task:
     ends_paused: bool = False
     card: Card | None = None
     button: str = "Start"
+    values: str = ""
     under: str = ""
 
     def given(self, job: Settings) -> Any:

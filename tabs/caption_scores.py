@@ -39,7 +39,7 @@ class Scores:
         return {}
 
     def form(self) -> str:
-        known, values = own_settings_of(self.task), self._form.values()
+        known, values = own_settings_of(self.task), self._form.values(self.task)
         hints = {name: known[name].hint for name in SHOWN}
         ids = {name: f"cap-scores-{name}" for name in SHOWN}
         return f'<div class="concept-fields">{fields(known, values, SHOWN, "scores_field", hints, ids)}</div>'
@@ -62,7 +62,7 @@ class Scores:
     def _tagged(self, placed: Placed) -> Any:
         from core.captioning.tagger.tagging import check_retag, preview
 
-        job = job_of(self.task, self._form.values(), self.page.project.job)
+        job = job_of(self.task, self._form.values(self.task), self.page.project.job)
         settings = getattr(job, TASK)
         check_retag(settings, self.page.workspace)
         ((_, found),) = preview([placed.image.path], settings, self.page.workspace)

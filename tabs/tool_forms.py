@@ -20,6 +20,7 @@ KEPT = "Tools"  # what is filled in, of every card
 SHORT = 12  # fields that are all shown
 PREVIEW, PREVIEWED = "preview", 4  # the setting of how many a preview is for, which has a button, and their number
 STARTS = ("go", PREVIEW)
+OWN = "of tasks"  # beside the values that a card's tasks share: those of each name of `Task.values`
 CHOSEN = "action"  # beside the values of a form: which of its tasks is chosen
 ENTER = """
 element.addEventListener('keydown', (event) => {
@@ -35,7 +36,7 @@ def cards(tab: str) -> list[Card]:
 
 
 class ToolForm:
-    """One card. What is filled in is kept by the project, so that tasks of a card share what they have in common."""
+    """One card. What is filled in is kept by the project: what its tasks have in common once, else by `Task.values`."""
 
     def __init__(self, page: Page, card: Card):
         self.page, self.card = page, card
@@ -45,20 +46,32 @@ class ToolForm:
     def tasks(self) -> dict[str, Task]:
         return {name: task for name, task in tasks().items() if task.card == self.card}
 
-    def values(self) -> dict[str, Any]:
+    def values(self, task: Task | None = None) -> dict[str, Any]:
+        """What is filled in of a task, else of the chosen one, by the names of `own_settings_of`."""
+        task, kept = task or self.task, self._kept()
+        own, apart = self._apart(task), kept.get(OWN, {}).get(task.values, {})
+        return {name: value for name, value in kept.items() if name not in own and name != OWN} | apart
+
+    def _kept(self) -> dict[str, Any]:
         return dict(self._state().get(self.card.name, {}))
+
+    def _apart(self, task: Task) -> set[str]:
+        """The settings that a task does not share with its card: those of groups that no other task has."""
+        groups = Counter(group for each in self.tasks.values() for group in each.job.model_fields)
+        own = own_settings_of(task).items() if task.values else ()
+        return {name for name, entry in own if groups[entry.group] == 1}
 
     @property
     def task(self) -> Task:
         """The chosen one."""
-        return self.tasks.get(str(self.values().get(CHOSEN))) or next(iter(self.tasks.values()))
+        return self.tasks.get(str(self._kept().get(CHOSEN))) or next(iter(self.tasks.values()))
 
     def _state(self) -> dict[str, Any]:
         return self.page.project.tab_state(KEPT)
 
     def choose(self, name: str) -> None:
         """Choose one of the card's tasks."""
-        self._keep(**{self.card.name: self.values() | {CHOSEN: name}})
+        self._keep(**{self.card.name: self._kept() | {CHOSEN: name}})
 
     def _keep(self, **changes: Any) -> None:
         with self.page.project.lock:
@@ -177,14 +190,20 @@ class ToolForm:
 
     def change(self, name: str, text: str, task: Task | None = None) -> None:
         """One field of a task, else of the chosen one, as a person wrote it. Raises ProblemsError."""
-        known = own_settings_of(task or self.task)
+        task = task or self.task
+        known = own_settings_of(task)
         if name in (CHOSEN, PREVIEW) or name not in known:
             fix = "reload the page"
             raise ProblemsError.one(
                 f"There is no field '{name}' with '{text[:40]}'", self.card.title, fix, "tools.no-such-field"
             )
         with self.page.project.lock:
-            self._keep(**{self.card.name: changed_values(known, self.values(), name, text, self.page.roots)})
+            value = changed_values(known, {}, name, text, self.page.roots)
+            kept = self._kept()
+            if name in self._apart(task):
+                apart = kept.get(OWN, {})
+                value = {OWN: apart | {task.values: apart.get(task.values, {}) | value}}
+            self._keep(**{self.card.name: kept | value})
 
 
 def _start(act: str, words: str, main: str, kind: str = "") -> str:

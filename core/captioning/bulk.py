@@ -10,17 +10,21 @@ from pathlib import Path
 
 from core.captioning.combining import comparable
 from core.captioning.edits import Subject, editor
-from core.captioning.filters import Facts, test_of
+from core.captioning.filters import Facts, fields_in, test_of
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import Beside, caption_change
 from core.dataset.captions.history import Change, History, only_one_writes
+from core.dataset.captions.pipeline import longest_captions
 from core.dataset.sources.files import printable
+from core.families.token_count import count_tokens
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.caption_edits import EDITS, CaptionEditSettings
 from core.settings.job import CaptionEditJob, CaptionJob
+
+ONLY_ON_PAGE = frozenset(("bucket", "found"))  # fields of a filter that a report of the dataset and its check answer
 
 
 @dataclass(frozen=True)
@@ -137,23 +141,35 @@ def _plan(items: Sequence[Item], job: CaptionEditJob) -> list[Edited]:
 
 def items_of(job: CaptionEditJob) -> list[Item]:
     """The images of the job's dataset. Raises ProblemsError."""
+    asked = fields_in(job.edit_captions.filter)
+    if unknown := sorted(asked & ONLY_ON_PAGE):
+        fix = "use it in the list of the Captions tab, or filter by width: and height:"
+        what = f"'{unknown[0]}:' is known only on the page"
+        raise ProblemsError.one(what, "edit_captions.filter", fix, "filter.only-on-page")
     report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions))
     raise_if_errors(report.problems)
     if not report.rows:
         fix = "choose a folder with images on Dataset"
         raise ProblemsError.one("The dataset contains no images", "dataset", fix, "captioning.no-images")
-    return [_item(row) for row in report.rows]
+    return [_item(row, counted="tokens" in asked) for row in report.rows]
 
 
-def _item(row: Row) -> Item:
+def _item(row: Row, counted: bool) -> Item:
+    """counted: with its tokens, which takes longest."""
     image, caption = row.image, row.caption
     facts = Facts(
         name=image.path.name,
         folder=image.path.parent.name,
         text=caption.text,
         missing=caption.source in ("words", "none"),
+        tokens=_tokens(row) if counted else 0,
         width=image.width,
         height=image.height,
         changed=caption.path.stat().st_mtime if caption.path.is_file() else 0.0,
     )
     return Item(image.path, row.settings.caption_extension, facts, fixed=caption.source == "metadata")
+
+
+def _tokens(row: Row) -> int:
+    """Of the longest possible caption, as the report of a dataset counts them."""
+    return max((count_tokens(each) for each in longest_captions(row.caption, row.settings, row.image.words)), default=0)

@@ -14,27 +14,34 @@ from core.settings.caption import CaptioningSettings
 PATTERN_SECONDS = 1.0  # for all matches of a pattern in one caption
 
 
-def combined(existing: str, new: str, settings: CaptioningSettings) -> str:
-    """The caption to write. existing: the caption of the file, "" for none."""
-    new = cleaned(new, settings)
-    how, separator = settings.existing, settings.separator
+def combined(existing: str, new: str, settings: CaptioningSettings, separator: str = "") -> str:
+    """The caption to write. existing: the caption of the file, "" for none; separator: what divides the new one, where that is
+    not the job's separator. A caption that gets nothing new stays to the letter."""
+    separator = separator or settings.separator
+    new = cleaned(new, settings, separator)
+    how = settings.existing
     if not existing or how in ("missing", "keep", "replace"):
         return new
     if how == "line":
         lines = existing.split("\n")
         return existing if new in (line.strip() for line in lines) else f"{existing}\n{new}"
-    known = {comparable(part) for part in parts_of(existing, separator)}
-    added = [part for part in parts_of(new, separator) if comparable(part) not in known]
-    both = [existing, *added] if how == "append" else [*added, existing]
-    return separator.join(both)
+    there = parts_of(existing, separator)
+    known = {comparable(part) for part in there}
+    found = {comparable(part): part for part in reversed(parts_of(new, separator))}
+    added = [part for form, part in reversed(found.items()) if form not in known]
+    if not added:
+        return existing
+    return separator.join([*there, *added] if how == "append" else [*added, *there])
 
 
-def cleaned(text: str, settings: CaptioningSettings) -> str:
+def cleaned(text: str, settings: CaptioningSettings, separator: str = "") -> str:
     """A captioner's text without the phrases to remove, with prefix and suffix; "" stays empty."""
+    separator = separator or settings.separator
     for pattern in settings.remove_words:
         text = removed(pattern, text)
-    text = " ".join(text.split()).strip(" ,")
-    return settings.separator.join(part for part in (settings.prefix, text, settings.suffix) if part) if text else ""
+    lines = parts_of(text, separator) if "\n" in separator else [text]  # its line breaks are meant
+    text = separator.join(line for each in lines if (line := " ".join(each.split()).strip(" ,")))
+    return separator.join(part for part in (settings.prefix, text, settings.suffix) if part) if text else ""
 
 
 def removed(pattern: str, text: str, by: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from core.captioning.combining import comparable, parts_of, pattern_problems, removed
@@ -30,16 +30,12 @@ def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Callable[[Sub
     problems = edit_problems(settings)
     if problems:
         raise ProblemsError(problems)
-    counts: Counter[str] = Counter()
-    if settings.edit == "sort" and settings.order == "frequency":
-        counts.update(comparable(part) for text in texts for part in _tags(text, settings))
-    rules = _rules(settings.implications) if settings.edit == "imply" else []
     if settings.edit == "replace" and settings.match != "tag":
         return lambda subject: _replace(subject, settings)
     if settings.edit in _TEXTS:
         return lambda subject: _TEXTS[settings.edit](subject, settings)
-    change = _TAGS[settings.edit]
-    return lambda subject: _by_lines(subject.text, settings, lambda tags: change(tags, settings, counts, rules))
+    change = _TAGS[settings.edit](settings, texts)
+    return lambda subject: _by_lines(subject.text, settings, change)
 
 
 def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
@@ -83,9 +79,10 @@ def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
     return found
 
 
-# ---- by tags, line by line
+# ---- by tags, line by line: each maker prepares once what all captions need
 
 Tags = list[str]
+Change = Callable[[Tags], Tags]
 Rule = tuple[str, str, bool]  # what is there, what it implies, whether that takes its place
 
 
@@ -93,70 +90,103 @@ def _tags(text: str, settings: CaptionEditSettings) -> Tags:
     return parts_of(text, settings.separator)
 
 
-def _by_lines(text: str, settings: CaptionEditSettings, change: Callable[[Tags], Tags]) -> str:
+def _by_lines(text: str, settings: CaptionEditSettings, change: Change) -> str:
     """Each line is a caption of its own; one that does not change keeps its spelling to the letter."""
-    lines = []
-    for line in text.split("\n") if text else [""]:
+
+    def changed(line: str) -> str:
         before = _tags(line, settings)
         after = change(list(before))
-        lines.append(line if after == before else settings.separator.join(after))
-    return "\n".join(lines)
+        return line if after == before else settings.separator.join(after)
+
+    return _each_line(text, changed)
 
 
-def _has(tags: Sequence[str], tag: str) -> bool:
-    return comparable(tag) in {comparable(each) for each in tags}
+def _each_line(text: str, change: Callable[[str], str]) -> str:
+    """Each line changed; a blank one stays, unless there is no other."""
+    return "\n".join(change(line) if line.strip() or not text.strip() else line for line in text.split("\n"))
 
 
-def _add(tags: Tags, settings: CaptionEditSettings, counts: Counter[str], rules: Sequence[Rule]) -> Tags:
-    new = [tag for tag in _tags(settings.tags, settings) if not _has(tags, tag)]
-    at = len(tags)
-    if settings.place == "start":
-        at = 0
-    elif settings.place == "after":
-        places = [number for number, tag in enumerate(tags, 1) if comparable(tag) == comparable(settings.after)]
-        at = places[0] if places else at
-    return [*tags[:at], *new, *tags[at:]]
+def _add(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
+    wanted = {comparable(tag): tag for tag in reversed(_tags(settings.tags, settings))}
+    ordered, after = list(reversed(wanted.items())), comparable(settings.after)
+
+    def change(tags: Tags) -> Tags:
+        here = [comparable(tag) for tag in tags]
+        known = set(here)
+        new = [tag for form, tag in ordered if form not in known]
+        at = len(tags)
+        if settings.place == "start":
+            at = 0
+        elif settings.place == "after" and after in known:
+            at = here.index(after) + 1
+        return [*tags[:at], *new, *tags[at:]]
+
+    return change
 
 
-def _remove(tags: Tags, settings: CaptionEditSettings, counts: Counter[str], rules: Sequence[Rule]) -> Tags:
-    gone = _tags(settings.tags, settings)
-    return [tag for tag in tags if not _has(gone, tag)]
+def _remove(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
+    gone = {comparable(tag) for tag in _tags(settings.tags, settings)}
+    return lambda tags: [tag for tag in tags if comparable(tag) not in gone]
 
 
-def _front(tags: Tags, settings: CaptionEditSettings, counts: Counter[str], rules: Sequence[Rule]) -> Tags:
+def _front(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
     """In the order in which they are given; those that are not there are not added."""
-    first = [tag for wanted in _tags(settings.tags, settings) for tag in tags if comparable(tag) == comparable(wanted)]
-    return [*first, *(tag for tag in tags if tag not in first)]
+    forms = dict.fromkeys(comparable(tag) for tag in _tags(settings.tags, settings))
+    place = {form: number for number, form in enumerate(forms)}
+    return lambda tags: sorted(tags, key=lambda tag: place.get(comparable(tag), len(place)))
 
 
-def _sort(tags: Tags, settings: CaptionEditSettings, counts: Counter[str], rules: Sequence[Rule]) -> Tags:
-    first, rest = tags[: settings.keep_first], tags[settings.keep_first :]
+def _sort(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
+    counts: Counter[str] = Counter()
     if settings.order == "frequency":
-        return [*first, *sorted(rest, key=lambda tag: (-counts[comparable(tag)], comparable(tag)))]
-    return [*first, *sorted(rest, key=comparable)]
+        counts.update(
+            comparable(part) for text in texts for part in _tags(text.replace("\n", settings.separator), settings)
+        )
+    keep = settings.keep_first
+    return lambda tags: [
+        *tags[:keep],
+        *sorted(tags[keep:], key=lambda tag: (-counts[comparable(tag)], comparable(tag))),
+    ]
 
 
-def _deduplicate(tags: Tags, settings: CaptionEditSettings, counts: Counter[str], rules: Sequence[Rule]) -> Tags:
+def _once(tags: Iterable[str]) -> Tags:
+    """Each tag once, as it is first spelled."""
     first: dict[str, str] = {}
     for tag in tags:
         first.setdefault(comparable(tag), tag)
     return list(first.values())
 
 
-def _imply(tags: Tags, settings: CaptionEditSettings, counts: Counter[str], rules: Sequence[Rule]) -> Tags:
-    """Until nothing more follows: implications may chain."""
-    seen: set[tuple[str, ...]] = set()
-    while tuple(tags) not in seen:
-        seen.add(tuple(tags))
-        for there, implied, instead in rules:
-            if not _has(tags, there) or comparable(there) == comparable(implied):
-                continue
-            if instead:
-                tags = _deduplicate(
-                    [implied if comparable(tag) == comparable(there) else tag for tag in tags], settings, counts, rules
-                )
-            elif not _has(tags, implied):
-                tags = [*tags, implied]
+def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
+    """Until nothing more follows: implications may chain, and those that go round end where they began."""
+    rules = [rule for line in settings.implications if (rule := _rule(line)) is not None]
+    of: dict[str, list[int]] = {}
+    for number, (there, implied, _) in enumerate(rules):
+        if comparable(there) != comparable(implied):
+            of.setdefault(comparable(there), []).append(number)
+
+    def change(tags: Tags) -> Tags:
+        seen: set[tuple[str, ...]] = set()
+        while tuple(tags) not in seen:
+            seen.add(tuple(tags))
+            hit = sorted({number for tag in tags for number in of.get(comparable(tag), ())})
+            tags = _implied(tags, [rules[number] for number in hit])
+        return tags
+
+    return change
+
+
+def _implied(tags: Tags, rules: Iterable[Rule]) -> Tags:
+    """Each rule applied once, where what it asks for is still there."""
+    here = {comparable(tag) for tag in tags}
+    for there, implied, instead in rules:
+        before, after = comparable(there), comparable(implied)
+        if instead and before in here:
+            tags = _once(implied if comparable(tag) == before else tag for tag in tags)
+            here = here - {before} | {after}
+        elif before in here and after not in here:
+            tags = [*tags, implied]
+            here.add(after)
     return tags
 
 
@@ -166,25 +196,21 @@ def _rule(line: str) -> Rule | None:
     return (found[1], found[3], found[2] == "=") if found else None
 
 
-def _rules(lines: Sequence[str]) -> list[Rule]:
-    return [rule for line in lines if (rule := _rule(line)) is not None]
+def _each(change: Callable[[str], str]) -> Callable[[CaptionEditSettings, Iterable[str]], Change]:
+    return lambda settings, texts: lambda tags: [change(tag) for tag in tags]
 
 
-def _each(change: Callable[[str], str]) -> Callable[[Tags, CaptionEditSettings, Counter[str], Sequence[Rule]], Tags]:
-    return lambda tags, settings, counts, rules: [change(tag) for tag in tags]
-
-
-def _replaced_tags(tags: Tags, settings: CaptionEditSettings, counts: Counter[str], rules: Sequence[Rule]) -> Tags:
+def _replaced_tags(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
     wanted, new = comparable(settings.find), _tags(settings.replace_with, settings)
-    return [part for tag in tags for part in (new if comparable(tag) == wanted else [tag])]
+    return lambda tags: [part for tag in tags for part in (new if comparable(tag) == wanted else [tag])]
 
 
-_TAGS: dict[str, Callable[[Tags, CaptionEditSettings, Counter[str], Sequence[Rule]], Tags]] = {
+_TAGS: dict[str, Callable[[CaptionEditSettings, Iterable[str]], Change]] = {
     "add": _add,
     "remove": _remove,
     "front": _front,
     "sort": _sort,
-    "deduplicate": _deduplicate,
+    "deduplicate": lambda settings, texts: _once,
     "imply": _imply,
     "replace": _replaced_tags,
     "spaces": _each(tag_words),
@@ -196,6 +222,8 @@ _TAGS: dict[str, Callable[[Tags, CaptionEditSettings, Counter[str], Sequence[Rul
 
 
 # ---- of the whole text
+
+_BOUND = r"(?:(?<![\w-])|(?![\w-]))"  # where no word goes on, a hyphenated one neither
 
 
 def _replace(subject: Subject, settings: CaptionEditSettings) -> str:
@@ -211,15 +239,18 @@ def _joined(subject: Subject, settings: CaptionEditSettings) -> str:
 
 
 def _fixed(before: bool) -> Callable[[Subject, CaptionEditSettings], str]:
-    """A prefix or suffix at each line that has it not yet."""
+    """A prefix or suffix at each line that has it not yet, as whole words: "fox" does not begin "foxglove"."""
 
     def of(subject: Subject, settings: CaptionEditSettings) -> str:
-        text, lines = settings.tags.strip(), []
-        for line in subject.text.split("\n"):
-            there = line.startswith(text) if before else line.endswith(text)
+        text = settings.tags.strip()
+        there = re.compile(rf"{re.escape(text)}{_BOUND}" if before else rf"{_BOUND}{re.escape(text)}\Z")
+        has = there.match if before else there.search
+
+        def change(line: str) -> str:
             both = (text, line) if before else (line, text)
-            lines.append(line if there else settings.separator.join(part for part in both if part))
-        return "\n".join(lines)
+            return line if has(line) else settings.separator.join(part for part in both if part)
+
+        return _each_line(subject.text, change)
 
     return of
 

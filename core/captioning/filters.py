@@ -65,6 +65,18 @@ def test_of(expression: str) -> Test:
     return _Reader(expression).whole()
 
 
+def is_expression(text: str) -> bool:
+    """Whether what was typed to search for is meant as an expression. "black and white" and "9:16" are words; an operator, a
+    quote, a * or a field makes it one."""
+    return bool(_MEANT.search(text)) or any(_field_of(word.lstrip("(!"))[0] for word in text.split())
+
+
+def fields_in(expression: str) -> set[str]:
+    """The fields that an expression asks for, such as tokens or name. Raises ProblemsError."""
+    test_of(expression)
+    return {_field_of(text)[0] for _, text in _Reader(expression).signs if _field_of(text)[0]}
+
+
 def _wrong(why: str) -> ProblemsError:
     fix = 'write it like cat & !dog | "looking at viewer", tokens:>75 or is:missing'
     return ProblemsError.one(f"The filter is not complete: {why}", "filter", fix, "filter.bad-expression")
@@ -74,6 +86,7 @@ def _wrong(why: str) -> ProblemsError:
 _TOKEN = re.compile(
     r'\s*(?:([&|!()])|((?:[a-z]+:)?"[^"]*")|([^\s&|!()"]+(?:\([^\s()]*\)[^\s&|!()"]*)*))', re.IGNORECASE
 )  # saber_(fate) is a word
+_MEANT = re.compile(r'[&|"*]|(?:^|[\s(])!+\s*[^\s!]|\b(?:AND|OR|NOT)\b')
 _WORDS = {"and": "&", "or": "|", "not": "!"}
 
 
@@ -81,7 +94,7 @@ class _Reader:
     """or := and | and ...; and := not & not ...; not := ! not, ( or ), or a term."""
 
     def __init__(self, expression: str):
-        self._signs: list[tuple[str, str]] = []  # (kind, text): an operator, or "term"
+        self.signs: list[tuple[str, str]] = []  # (kind, text): an operator, or "term"
         at = 0
         text = expression.rstrip()
         while at < len(text):
@@ -94,28 +107,28 @@ class _Reader:
 
     def _add(self, sign: str | None, quoted: str | None, word: str | None) -> None:
         if sign or (word and word.casefold() in _WORDS):
-            self._signs.append((sign or _WORDS[str(word).casefold()], ""))
+            self.signs.append((sign or _WORDS[str(word).casefold()], ""))
             return
-        before = self._signs[-1] if self._signs else ("", "")
+        before = self.signs[-1] if self.signs else ("", "")
         if word and before[0] == "word" and not (_is_field(word) or _is_field(before[1])):  # one tag of several words
-            self._signs[-1] = ("word", f"{before[1]} {word}")
+            self.signs[-1] = ("word", f"{before[1]} {word}")
         else:
-            self._signs.append(("quoted", str(quoted)) if quoted else ("word", str(word)))
+            self.signs.append(("quoted", str(quoted)) if quoted else ("word", str(word)))
 
     def whole(self) -> Test:
         test = self._or()
-        if self._at < len(self._signs):
+        if self._at < len(self.signs):
             raise _wrong(f"{self._next()} is not expected there")
         return test
 
     def _next(self) -> str:
-        if self._at >= len(self._signs):
+        if self._at >= len(self.signs):
             return "the end"
-        kind, text = self._signs[self._at]
+        kind, text = self.signs[self._at]
         return f"'{text or kind}'"
 
     def _take(self, kind: str) -> bool:
-        if self._at < len(self._signs) and self._signs[self._at][0] == kind:
+        if self._at < len(self.signs) and self.signs[self._at][0] == kind:
             self._at += 1
             return True
         return False
@@ -128,7 +141,7 @@ class _Reader:
 
     def _and(self) -> Test:
         tests = [self._not()]
-        while self._take("&") or (self._at < len(self._signs) and self._signs[self._at][0] not in ("|", ")")):
+        while self._take("&") or (self._at < len(self.signs) and self.signs[self._at][0] not in ("|", ")")):
             tests.append(self._not())
         return tests[0] if len(tests) == 1 else lambda facts: all(test(facts) for test in tests)
 
@@ -145,20 +158,24 @@ class _Reader:
                 if not self._take(")"):
                     raise _wrong("a bracket is not closed")
                 return test
-            if self._at < len(self._signs) and self._signs[self._at][0] in ("word", "quoted"):
+            if self._at < len(self.signs) and self.signs[self._at][0] in ("word", "quoted"):
                 self._at += 1
-                return _term(self._signs[self._at - 1][1])
+                return _term(self.signs[self._at - 1][1])
             raise _wrong(f"a tag is expected before {self._next()}")
         finally:
             self._depth -= 1
 
 
 def _term(text: str) -> Test:
-    name, colon, value = text.partition(":")
-    value = value.strip('"')
-    if colon and name.casefold() in _FIELDS and value:
-        return _FIELDS[name.casefold()](value)
-    return _has_tag(text.strip('"'))
+    name, value = _field_of(text)
+    return _FIELDS[name](value) if name else _has_tag(text.strip('"'))
+
+
+def _field_of(text: str) -> tuple[str, str]:
+    """The field and value that a term asks for, ("", "") for a tag."""
+    name, _, value = text.partition(":")
+    name, value = name.casefold(), value.strip('"')
+    return (name, value) if name in _FIELDS and value else ("", "")
 
 
 def _is_field(text: str) -> bool:

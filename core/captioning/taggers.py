@@ -35,6 +35,7 @@ tasks.register(
         about="write tag captions from the scores that an earlier tagging kept",
         ready=extensions.later(TAGGING, "check_retag"),
         lane="light",
+        values="tag",
         button="Write tags",
     )
 )

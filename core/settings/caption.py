@@ -41,8 +41,8 @@ class CaptioningSettings(Settings):
     )
     separator: str = setting(
         ", ",
+        min_length=1,
         title="Separator",
-        widget="text",
         help="Divides the parts of a caption where one is added to another, and stands between prefix, caption and suffix.",
     )
     prefix: str = setting(

@@ -69,13 +69,10 @@ class CaptionEditSettings(Settings):
         widget="text",
         help="New tags are added after this tag, or at the end where it is missing.",
     )
-    find: str = setting(
-        "", title="Find", widget="text", help="What is replaced: a tag, a text, or a regular expression."
-    )
+    find: str = setting("", title="Find", help="What is replaced: a tag, a text, or a regular expression.")
     replace_with: str = setting(
         "",
         title="Replace with",
-        widget="text",
         help=r"Empty removes what was found. \1 is the first group of a regular expression.",
     )
     match: Literal["tag", "text", "regex"] = setting(
@@ -103,7 +100,7 @@ class CaptionEditSettings(Settings):
         widget="lines",
         help="One per line: `blue dress -> dress` adds dress where blue dress is; `kitty = cat` writes cat for kitty.",
     )
-    separator: str = setting(", ", title="Separator", widget="text", help="Stands between the tags of a caption.")
+    separator: str = setting(", ", title="Separator", help="Stands between the tags of a caption.")
     preview: bool = setting(
         False, title="Only preview", level="shown", help="Lists what would change without writing it."
     )

@@ -299,11 +299,11 @@
     if (item.key === open) paintNotes(item);
   };
   /** What changes captions on the disk waits until all that was typed is there. */
-  const takeBack = async (act, arg) => {
+  const takeBack = async (act, arg, value) => {
     const since = moved, before = said;
     saveAll();
     await quiet();
-    await shelf({act, arg}, act === "undo" || act === "redo", since);
+    await shelf({act, arg, value}, act === "undo" || act === "redo", since);
     if (act !== "undo" && act !== "redo" && said && said !== before) atelier.say({id: `captions-${Date.now()}`, kind: "info", text: said});  // the caption is far above
   };
 
@@ -314,7 +314,7 @@
     const holder = byId(id);
     if (!holder || holder.dataset.html === html) return;
     const active = holder.contains(document.activeElement) ? document.activeElement : null;
-    const again = active && active.dataset.act ? `[data-act="${active.dataset.act}"][data-arg="${active.dataset.arg || ""}"]` : "";
+    const again = active && active.id ? `#${active.id}` : active && active.dataset.act ? `[data-act="${active.dataset.act}"][data-arg="${active.dataset.arg || ""}"]` : "";
     const list = holder.querySelector(".picks"), scrolled = list ? [list.scrollTop, list.scrollLeft] : [0, 0];
     holder.dataset.html = html;
     holder.innerHTML = html;
@@ -400,7 +400,7 @@
 
   const acts = {
     previous: () => step(-1), next: () => step(1), save: saveOpen, mine: () => choose(true), theirs: () => choose(false),
-    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), bulk_apply: () => takeBack("bulk_apply", atelier.captions.selected()), revert: (arg) => takeBack("revert", arg),
+    undo: () => takeBack("undo"), redo: () => takeBack("redo"), pick: (arg) => pick(arg), bulk_apply: async (mark) => { await takeBack("bulk_apply", atelier.captions.selected(), mark); tell("atelier-captions"); }, revert: (arg) => takeBack("revert", arg),
   };
   const own = {};           // acts of caption_tools.js
   atelier.captions = {ask, put: (...given) => put(...given), own, key: () => open, box, filter: (words) => { byId("cap-find").value = words; return shelf({act: "find", value: words}); }};

@@ -18,7 +18,7 @@ from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import Settings
-from core.settings.caption import CaptioningSettings
+from core.settings.caption import CaptionerJob, CaptioningSettings
 from core.settings.check import build
 from tests.tasks import surroundings
 
@@ -219,6 +219,28 @@ def test_adding_keeps_every_part_once_more_changes_nothing(existing, new, how):
     found = [comparable(part) for part in parts_of(once, ", ")]
     assert {comparable(part) for part in (*existing, *new)} == set(found)
     assert combined(once, ", ".join(new), settings) == once
+
+
+@pytest.mark.parametrize(
+    ("existing", "new", "separator", "own", "expected"),
+    [
+        ("1girl, extra,", "long hair", ", ", "", "1girl, extra, long hair"),
+        ("1girl, extra,", "Extra", ", ", "", "1girl, extra,"),
+        ("1girl", "long hair, Long_Hair", ", ", "", "1girl, long hair"),
+        ("1girl; extra", "1girl; long hair", ", ", "; ", "1girl; extra; long hair"),
+        ("a\nb", "b\nc", "\n", "", "a\nb\nc"),
+        ("", "a,\nb,  c", ",\n", "", "a,\nb,\nc"),
+    ],
+)
+def test_captions_are_joined_by_the_separator_of_what_is_added(existing, new, separator, own, expected):
+    settings = CaptioningSettings(existing="append", separator=separator)
+    assert combined(existing, new, settings, own) == expected
+
+
+def test_no_text_is_divided_at_nothing():
+    with pytest.raises(ProblemsError) as caught:
+        build(CaptionerJob, {"captioning": {"separator": ""}})
+    assert caught.value.problems[0].where.endswith("captioning.separator")
 
 
 def test_spellings_of_a_tag_are_one():

@@ -1,5 +1,7 @@
 """Changes to many captions: each kind by its effect, its undo, and what is refused."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +55,12 @@ def edited(text=TEXT, name="fox_01.png", folder="10_arctic fox", **settings):
         ({"edit": "underscores"}, "red_fox, long_hair, snow, red_fox"),
         ({"edit": "prefix", "tags": "photo of mira"}, f"photo of mira, {TEXT}"),
         ({"edit": "suffix", "tags": "film grain"}, f"{TEXT}, film grain"),
+        ({"edit": "prefix", "tags": "red"}, TEXT),
+        ({"edit": "suffix", "tags": "fox"}, TEXT),
+        ({"edit": "prefix", "tags": "re"}, f"re, {TEXT}"),
+        ({"edit": "suffix", "tags": "x"}, f"{TEXT}, x"),
+        ({"edit": "front", "tags": "snow, Snow"}, "snow, red fox, long_hair, red fox"),
+        ({"edit": "add", "tags": "ice, Ice"}, f"{TEXT}, ice"),
         ({"edit": "file_name"}, "fox"),
         ({"edit": "folder_name"}, "arctic fox"),
     ],
@@ -71,6 +79,31 @@ def test_changes_of_spelling():
     assert edited("a, b\nc", edit="add", tags="d") == "a, b, d\nc, d", "each line is a caption of its own"
     assert edited("x, y", edit="prefix", tags="x") == "x, y", "it is there already"
     assert edited("a;  b", edit="add", tags="b", separator="; ") == "a;  b", "what does not change keeps its spelling"
+
+
+@pytest.mark.parametrize("settings", [{"edit": "add"}, {"edit": "prefix"}, {"edit": "suffix"}])
+def test_a_blank_line_stays_blank_unless_it_is_all_there_is(settings):
+    assert edited("a cat\n\na dog", tags="x", **settings).split("\n")[1] == ""
+    assert edited("", tags="x", **settings) == "x"
+
+
+def test_frequency_counts_the_tags_of_every_line():
+    order = {"edit": "sort", "order": "frequency"}
+    assert editor(CaptionEditSettings(**order), ["a, b\nb"])(Subject("a, b")) == "b, a"
+
+
+def test_the_length_of_a_list_does_not_multiply_with_the_tags_of_a_caption():
+    tags = [f"tag {number}" for number in range(2000)]
+    text, rules = ", ".join(tags[:40]), [f"{tag} -> next to {tag}" for tag in tags]
+    settings = (
+        CaptionEditSettings(edit="imply", implications=rules),
+        CaptionEditSettings(edit="remove", tags=", ".join(tags)),
+    )
+    for each in settings:
+        change, began = editor(each, []), time.monotonic()
+        for _ in range(50):
+            change(Subject(text))
+        assert time.monotonic() - began < 1, "5 s and more where each tag is compared with each of the list"
 
 
 def test_rules_that_go_round_end():
@@ -160,6 +193,19 @@ def test_the_task_changes_the_chosen_captions_and_one_undo_restores_them(folder)
     (entry,) = history.entries()
     history.undo(entry.id)
     assert texts(folder) == before and entry.title == "Add tags"
+
+
+@pytest.mark.parametrize(("filter", "planned"), [("tokens:>5", 1), ("tokens:<=5 & is:captioned", 1), ("chars:>5", 1)])
+def test_the_command_line_counts_what_a_filter_asks_for(folder, filter, planned):
+    (folder / "a.txt").write_text("a red fox that looks at the snow")
+    assert run(folder, edit="prefix", tags="x", filter=filter, preview=True).facts["planned"] == planned
+
+
+@pytest.mark.parametrize("filter", ["bucket:512x512", "!(fox | found:blur)"])
+def test_the_command_line_refuses_fields_that_only_the_page_knows(folder, filter):
+    with pytest.raises(ProblemsError) as caught:
+        run(folder, edit="prefix", tags="x", filter=filter)
+    assert caught.value.codes == ["filter.only-on-page"]
 
 
 def test_captions_in_metadata_are_not_touched(folder, tmp_path):

@@ -6,6 +6,7 @@ from work_parts import make_page, wait_until
 from core import tasks
 from core.settings.check import build
 from tabs.captions import Desk
+from tabs.tool_forms import ToolForm
 from tests.captioning.tagger.models import COLORS, images, wd_folder
 from tests.tasks import surroundings
 
@@ -37,8 +38,12 @@ def test_a_threshold_changes_the_tags_of_the_open_image_and_no_file(desk, tmp_pa
     many = desk.answer({"act": "scores_field", "key": key, "arg": "thresh", "value": "0.05"})["result"]
     assert len(many) > len(few) and before == {path: path.read_text() for path in (tmp_path / "set").glob("*.txt")}
     desk.answer({"act": "scores_write"})
-    kept = desk.page.project.tab_state("Tools")["captioners"]
-    assert kept["action"] == "retag" and kept["thresh"] == 0.05, "Tools has the same settings"
+    form = ToolForm(desk.page, tasks.named("tag").card)
+    assert form.task.name == "retag" and form.values()["thresh"] == 0.05, (
+        "the form of the captioners has the same settings"
+    )
+    form.choose("tag")
+    assert form.values()["thresh"] == 0.05, "and the tagger too"
 
 
 def test_a_wrong_value_and_an_unknown_field_are_refused(desk):

@@ -6,15 +6,17 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from work_parts import HOSTILE, image, make_page, wait_until
 
+from core.captioning.bulk import planned
 from core.dataset.captions.files import caption_change
 from core.dataset.captions.history import History
 from core.settings.source import Source
+from tabs import caption_bulk, tokens
 from tabs import captions_view as view
-from tabs import tokens
 from tabs.captions import Desk
 from tabs.concepts import with_entries
 
@@ -254,6 +256,34 @@ def test_the_list_is_filtered_by_kind_and_by_words(folder):
     assert "<img src=x" not in window.shelf["list"] and "No matches." in window.shelf["list"]
 
 
+def test_words_of_an_expression_alone_are_searched(folder):
+    (folder / "bee.txt").write_text("a black and white bee", encoding="utf-8")
+    window = Window(open_desk(folder))
+    window.ask("find", value="black and white")
+    assert len(window.shelf["page"]) == 1 and not window.shelf["wrong"]
+
+
+def test_any_tag_is_found_by_its_name_and_listed_in_the_asked_order(folder, monkeypatch):
+    monkeypatch.setattr(caption_bulk, "MOST_TAGS", 3)
+    for name, tags in {"ant": "b_1, a 2, c", "bee": "b 1, a 2", "cat": "b 1, rare_tag"}.items():
+        (folder / f"{name}.txt").write_text(tags, encoding="utf-8")
+    desk = open_desk(folder)
+    ask = lambda **more: desk.answer({"act": "tags", **more})  # noqa: E731
+    assert [tag for tag, _ in ask()["tags"]] == ["b 1", "a 2", "c"] and (ask()["found"], ask()["all"]) == (4, 4)
+    assert ask(find="Rare tag")["tags"] == [("rare_tag", 1)] and ask(find="rare")["found"] == 1
+    assert [tag for tag, _ in ask(order="rarest")["tags"]] == ["c", "rare_tag", "a 2"]
+    assert [tag for tag, _ in ask(order="name")["tags"]] == ["a 2", "b 1", "c"]
+
+
+def test_a_tag_list_that_cannot_be_read_is_named(desk, tmp_path, monkeypatch):
+    lists = tmp_path / "models" / "tag_lists"
+    lists.mkdir(parents=True)
+    (lists / "bad.csv").write_text("")
+    monkeypatch.setattr(desk.bulk, "_workspace", replace(desk.page.workspace, models=lists.parent))
+    answer = desk.answer({"act": "complete", "value": "a"})
+    assert [each["code"] for each in answer["lists"]] == ["tags.bad-list"] and answer["options"]
+
+
 def test_made_up_messages_change_nothing(desk, folder):
     window = Window(desk)
     for asked in (
@@ -456,15 +486,57 @@ def test_a_folder_that_was_deleted_is_named(desk, folder):
     assert problem["code"] == "caption.image-gone"
 
 
+def form(desk, **values):
+    """The form of many captions, filled."""
+    for field, value in values.items():
+        shown = desk.answer({"act": "bulk_field", "arg": field, "value": value})["bulk"]
+    return shown
+
+
+def apply_shown(desk, shown=""):
+    """Press the button of the preview, of the newest unless one is given."""
+    shown = shown or desk.answer({"act": "bulk"})["bulk"]
+    (mark,) = re.findall(r'data-act="bulk_apply" data-arg="(\w+)"', shown)
+    return desk.answer({"act": "bulk_apply", "value": mark})
+
+
+def test_only_the_change_that_was_shown_is_made(desk, folder):
+    desk.answer({"act": "find", "value": "ant"})
+    shown = form(desk, edit="add", tags="brown")
+    assert "Change 1 caption<" in shown
+    desk.answer({"act": "find", "value": ""})  # another window
+    refused = apply_shown(desk, shown)
+    assert [each["code"] for each in refused["problems"]] == ["edit.changed-meanwhile"]
+    assert desk.answer({"act": "bulk_apply"})["problems"], "a page that was opened before the update"
+    desk.answer({"act": "find", "value": "ant"})
+    form(desk, tags="black")  # as that window fills the form
+    assert apply_shown(desk, shown)["problems"]
+    assert [text(folder, name) for name in ("ant", "bee")] == ["a ant", "a bee"]
+    form(desk, tags="brown")
+    apply_shown(desk, shown)
+    assert [text(folder, name) for name in ("ant", "bee")] == ["a ant, brown", "a bee"]
+
+
+def test_the_plan_of_a_preview_is_that_of_the_change_and_follows_the_captions(desk, monkeypatch):
+    made = []
+    monkeypatch.setattr(caption_bulk, "planned", lambda *given: made.append(1) or planned(*given))
+    shown = form(desk, edit="add", tags="brown")
+    made.clear()
+    assert desk.answer({"act": "bulk"})["bulk"] == shown and not made
+    window = Window(desk)
+    window.save("typed meanwhile")
+    assert "typed meanwhile" in desk.answer({"act": "bulk"})["bulk"] and apply_shown(desk, shown)["problems"]
+
+
 def test_a_replaced_word_that_the_sample_prompts_still_have_is_named(desk, folder):
     desk.page.project.edit("samples.sample_prompts", "An ANT on a leaf\na tree")
     for field, value in (("edit", "replace"), ("match", "text"), ("find", "ant"), ("replace_with", "emmet")):
         desk.answer({"act": "bulk_field", "arg": field, "value": value})
-    said = desk.answer({"act": "bulk_apply"})["said"]
+    said = apply_shown(desk)["said"]
     assert text(folder, "ant") == "a emmet" and "sample prompts" in said and "'ant'" in said
     for field, value in (("find", "bee"), ("replace_with", "wasp")):
         desk.answer({"act": "bulk_field", "arg": field, "value": value})
-    assert "prompts" not in desk.answer({"act": "bulk_apply"})["said"] and text(folder, "bee") == "a wasp"
+    assert "prompts" not in apply_shown(desk)["said"] and text(folder, "bee") == "a wasp"
 
 
 def tick(window):
@@ -515,6 +587,6 @@ def test_undo_of_many_stays_at_the_open_image(desk, folder):
     open_one = window.open
     for field, value in (("edit", "add"), ("tags", "new")):
         desk.answer({"act": "bulk_field", "arg": field, "value": value})
-    desk.answer({"act": "bulk_apply", "key": open_one})
+    apply_shown(desk)
     window.ask("undo")
     assert window.open == open_one and text(folder, "ant") == "a ant"

@@ -65,6 +65,32 @@ def test_a_long_form_shows_its_main_settings_first_and_those_with_a_value_of_the
     assert 'data-arg="batch_size"' in shown and 'data-arg="order"' not in shown, "what was changed is seen"
 
 
+def filled(form, action, **fields):
+    for name, text in {"action": action, **fields}.items():
+        form.act(event("field", name, text))
+    return form.values()
+
+
+def test_captioners_share_how_captions_are_written_and_nothing_of_their_models(page):
+    form = ToolForm(page, tasks.named("vlm").card)
+    mine = {"model": "models/large", "prompt": "Describe it.", "max_new_tokens": "300", "decoding": "greedy"}
+    filled(form, "vlm", separator="; ", **mine)
+    others = filled(form, "blip")
+    assert not set(mine) & set(others) and others["separator"] == "; "
+    assert filled(form, "blip", model="models/small")["model"] == "models/small"
+    assert filled(form, "vlm")["model"] == "models/large" and 'value="models/large"' in form.html()
+    filled(form, "tag", model_dir="a tagger")
+    assert filled(form, "retag")["model_dir"] == "a tagger", "kept scores are those of the tagger"
+
+
+def test_what_an_earlier_version_kept_breaks_no_form(page):
+    old = {"action": "blip", "model": "models/large", "existing": "append", "top_k": "many", "of tasks": {}}
+    page.project.keep("Tools", {"captioners": old})
+    form = ToolForm(page, tasks.named("vlm").card)
+    assert form.values()["existing"] == "append" and "model" not in form.values() and form.html()
+    assert filled(form, "vlm", model="x")["model"] == "x"
+
+
 def test_copies_are_made_and_the_images_stay(both, tmp_path):
     tools, form = both
     file = image(tmp_path / "set" / "a.png", (400, 300), caption="a fox")

@@ -107,6 +107,12 @@ def test_a_filter_narrows_the_list_and_a_wrong_one_says_why(tab, folder):
     listed("mira_01", 10)
     listed("", 40)
     tab.locator("#cap-all-tags summary").click()
+    expect(tab.locator("#cap-tags .tag-row").first).to_contain_text("red fox")
+    tab.get_by_label("Order of the tags").select_option("rarest first")
+    expect(tab.locator("#cap-tags .tag-row").first).to_contain_text("tree")
+    tab.get_by_label("Find a tag of the dataset").fill("TRE")
+    expect(tab.locator("#cap-tags .tag-row")).to_have_count(1)
+    expect(tab.locator("#cap-tags-says")).to_have_text("1 of 5")
     tab.locator("#cap-tags .tag-row", has_text="tree").click()
     expect(tab.locator("#cap-find")).to_have_value('"tree"')
     expect(tab.locator("#cap-picks .pick")).to_have_count(4)
@@ -127,7 +133,11 @@ def test_many_captions_change_at_once_are_shown_before_and_come_back(tab, folder
     assert all_texts(folder) == before
     opened(tab, 2)
     tab.locator("#cap-text").fill("red fox, snow, typed just now")
-    go.click()  # what was typed is saved first
+    go.click()  # what was typed is saved first; with it this is not the change that was shown
+    expect(tab.locator(".differences li").first).to_contain_text("typed just now")
+    assert all_texts(folder) == before | {2: "red fox, snow, typed just now"}
+    tab.get_by_role("button", name="Close this message").click()
+    go.click()
     wait_until(lambda: text(folder, 2) == "red fox, deep snow, winter, typed just now")
     expect(tab.locator("#cap-text")).to_have_value("red fox, deep snow, winter, typed just now")
     changed = all_texts(folder)
