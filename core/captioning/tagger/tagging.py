@@ -99,7 +99,7 @@ def tag(images: Sequence[Path], asked: TagSettings, context: JobContext) -> Iter
                         keeper.write()
                 yield _described(path, scored, form, asked)
     finally:
-        keeper.write()
+        keeper.close()
 
 
 def _say_how(tagger: Tagger, asked: TagSettings, context: JobContext) -> None:
