@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from core.captioning.captioner import Describe, Ready
-from core.captioning.combining import combined, pattern_problems
+from core.captioning.combining import pattern_problems
 from core.captioning.described import Described
 from core.captioning.report import Row, caption_report
-from core.dataset.captions.files import Beside, as_file, caption_change
+from core.dataset.captions.files import Beside, caption_change
 from core.dataset.captions.history import Change, History, check_folders, only_one_writes
 from core.dataset.sources.files import printable
 from core.record.context import JobContext, Outcome
@@ -81,10 +81,10 @@ def run_captioner(
         files = _files_of(_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
         for row, said in described(list(files)):
-            new = combined(_own(row), said.text, job.captioning)
+            new = said.joined(_own(row), job.captioning)
             tally.empty += not new and not said.means_empty
             if new or said.means_empty:
-                result = opened.write([replace(files[row], new=as_file(new))])
+                result = opened.write([replace(files[row], new=said.as_file(new))])
                 tally.written, tally.edited = (
                     tally.written + len(result.written),
                     tally.edited + len(result.changed_since),
@@ -148,7 +148,7 @@ def _own(row: Row) -> str:
 
 
 def _difference(row: Row, said: Described, job: CaptionerJob) -> str:
-    before, after = _own(row), combined(_own(row), said.text, job.captioning)
+    before, after = _own(row), said.joined(_own(row), job.captioning)
     line = f"{row.image.relative}: {after}" + (f"   (was: {before})" if before and before != after else "")
     return f"{line}   [{said.shown}]" if said.shown else line
 

@@ -15,6 +15,7 @@ from core.captioning.tagger.folder import Found, check_files, fetch_missing, fin
 from core.captioning.tagger.formatting import formatter, ignored
 from core.captioning.tagger.kept import Keeper, Shelf, place_of, stamp_of
 from core.captioning.tagger.preprocess import preparing
+from core.captioning.tagger.sd_scripts import joining
 from core.captioning.tagger.session import CPU, Tagger, onnxruntime, providers_for, words_of
 from core.captioning.tagger.tags import Format, Scored, Tagged
 from core.dataset.sources.files import printable
@@ -151,7 +152,8 @@ def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, ask
         what = f"No tag of {printable(path.name)} reaches the threshold"
         return Described("", Problem(what, printable(path), fix, "advice", code="tagger.no-tags"))
     counted = tagged.tags if asked.frequency_tags else ()
-    return Described(tagged.text, None, tagged.shown, counted, means_empty=not tagged.tags)
+    join = None if asked.compatibility == "none" else joining(tagged, asked.caption_separator)
+    return Described(tagged.text, None, tagged.shown, counted, means_empty=not tagged.tags, join=join)
 
 
 # ---- retag

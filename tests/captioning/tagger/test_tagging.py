@@ -203,6 +203,34 @@ def test_compatibility_opens_images_as_sd_scripts_does(tmp_path, model):
     assert any("Automatic threshold" in event.text for event in events if event.kind == "log")
 
 
+@pytest.mark.parametrize(
+    ("before", "captioning", "asked", "wanted"),
+    [
+        ("red_hair, x\n", {"existing": "append"}, {}, "red_hair, x, red hair, solo, ^_^, ruby (gem)\n"),
+        ("red hair,x\n", {"existing": "append"}, {}, "red hair, x, solo, ^_^, ruby (gem)\n"),
+        ("x", REPLACE, {"tag_replacement": "red hair, woman"}, " woman, solo, ^_^, ruby (gem)\n"),
+        ("x", REPLACE, {"tag_replacement": "solo, woman"}, "red hair,  woman, ^_^, ruby (gem)\n"),
+        ("x", REPLACE, {"thresh": 0.99}, "\n"),
+        ("x\n", {"existing": "append"}, {"thresh": 0.99}, "x\n"),
+        ("x", {"existing": "line"}, {}, "x\nred hair, solo, ^_^, ruby (gem)\n"),
+        (
+            "x",
+            REPLACE | {"prefix": "fox"},
+            {"tag_replacement": "red hair, woman"},
+            "fox, woman, solo, ^_^, ruby (gem)\n",
+        ),
+    ],
+)
+def test_compatibility_writes_files_letter_by_letter(tmp_path, model, before, captioning, asked, wanted):
+    folder = images(tmp_path / "set", "red")
+    (folder / "red.txt").write_text(before)
+    run("tag", tmp_path, folder, model, captioning=captioning, compatibility="sd-scripts-0.9", **asked)
+    assert (folder / "red.txt").read_bytes().decode() == wanted
+    (folder / "red.txt").write_text(before)
+    run("retag", tmp_path, folder, model, captioning=captioning, compatibility="sd-scripts-0.9", **asked)
+    assert (folder / "red.txt").read_bytes().decode() == wanted
+
+
 def test_tags_are_counted_only_where_asked(tmp_path, folder, model):
     counted, _ = run("tag", tmp_path, folder, model, captioning={"preview": 4})
     assert counted.facts["counts"] == {
