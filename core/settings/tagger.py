@@ -218,6 +218,12 @@ class TagSettings(TagTextSettings):
         section="Running the model",
         help="Downloads the model before the first image if its folder is missing or incomplete; 0.3 to 1.4 GB.",
     )
+    force_download: bool = setting(
+        False,
+        title="Download again",
+        kohya="force_download",
+        help="Downloads the model at each start even if it is there, for one that was updated or damaged. The files that are there stay until all new ones have arrived.",
+    )
     provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(
         "auto",
         title="Execution provider",

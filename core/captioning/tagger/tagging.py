@@ -11,7 +11,7 @@ import numpy as np
 
 from core.captioning.decoding import batches, decoded_ahead
 from core.captioning.described import Described
-from core.captioning.tagger.folder import Found, check_files, fetch_missing, find
+from core.captioning.tagger.folder import Found, check_files, downloads, fetch_missing, find
 from core.captioning.tagger.formatting import formatter, ignored
 from core.captioning.tagger.kept import Keeper, Shelf, place_of, stamp_of
 from core.captioning.tagger.preprocess import preparing
@@ -40,7 +40,7 @@ def check_tag(asked: TagSettings, workspace: Workspace) -> None:
     """Raises ProblemsError with all of the lists, files and the provider that cannot be used."""
 
     def files() -> None:
-        if found.own or not asked.download:
+        if not downloads(found, asked):
             check_files(found)
 
     def provider() -> None:

@@ -90,6 +90,30 @@ def test_a_missing_model_is_downloaded_where_it_is_asked_for(tmp_path, hub, monk
     assert (place / "model.onnx").read_bytes() == hub.files["model.onnx"], "half of one is"
 
 
+def test_a_model_is_downloaded_again_where_it_is_asked_for(tmp_path, hub, monkeypatch):
+    from core.formats import hub as module
+
+    own = module.download_files
+    monkeypatch.setattr(module, "download_files", lambda *words: own(*words, hub.endpoint))
+    place = wd_folder(tmp_path / "models" / "captioners" / FOLDER)
+    table = (place / "selected_tags.csv").read_bytes()
+    hub.files["selected_tags.csv"] = table.replace(b"red_hair", b"red_hats")  # of the same size
+    start(tmp_path, download=True)
+    assert (place / "selected_tags.csv").read_bytes() == table, "what is there is taken"
+    start(tmp_path, force_download=True)
+    assert (place / "selected_tags.csv").read_bytes() == hub.files["selected_tags.csv"]
+    assert (tmp_path / "set" / "red.txt").read_text().startswith("red hats")
+    assert {path.name for path in place.iterdir()} == {"model.onnx", "selected_tags.csv"}
+    monkeypatch.setattr("core.formats.fetch.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("core.formats.fetch.TRIES", 1)
+    before, hub.files["selected_tags.csv"], hub.cut_after = (place / "model.onnx").read_bytes(), table, 100
+    with refused("model.download-failed"):
+        start(tmp_path, force_download=True)
+    assert (place / "model.onnx").read_bytes() == before and b"red_hats" in (place / "selected_tags.csv").read_bytes()
+    _, _, events = start(tmp_path, force_download=True, model_dir=str(place))
+    assert [event.text for event in events if event.kind == "log" and "Download again" in event.text]
+
+
 def test_an_interrupted_download_resumes_and_shows_no_half_file(tmp_path, hub, monkeypatch):
     monkeypatch.setattr("core.formats.fetch.FIRST_WAIT", 0.0)
     monkeypatch.setattr("core.formats.fetch.TRIES", 1)
