@@ -194,7 +194,7 @@ class TagTextSettings(Settings):
         title="Count the tags",
         section="Report and compatibility",
         kohya="frequency_tags",
-        help="Lists at the end how many images have each tag.",
+        help="Lists at the end how many images have each tag. Beyond 200 tags, all of them are in a table in outputs/tags.",
     )
     compatibility: Literal["none", "sd-scripts-0.9"] = setting(
         "none",

@@ -245,6 +245,21 @@ def test_tags_are_counted_only_where_asked(tmp_path, folder, model):
     assert "counts" not in plain.facts and len(plain.lines) == 5
 
 
+def test_all_counts_are_in_a_table_where_they_are_too_many_to_list(tmp_path, folder, model, monkeypatch):
+    def tables():
+        return list((tmp_path / "out" / "tags").glob("*.csv"))
+
+    run("tag", tmp_path, folder, model)
+    assert not tables(), "six tags are listed"
+    monkeypatch.setattr("core.captioning.captioners.LISTED", 2)
+    assert "table" not in run("tag", tmp_path, folder, model, captioning=REPLACE | {"preview": 4})[0].facts
+    outcome, _ = run("retag", tmp_path, folder, model, captioning=REPLACE, undesired_tags="^_^")
+    (table,) = tables()
+    assert table.read_text() == "tag,images\nsolo,4\nblue sky,2\ngreen grass,2\nred hair,2\nruby (gem),1\n"
+    assert outcome.facts["table"] == str(table) and len(outcome.facts["counts"]) == 2
+    assert any(table.name in line for line in outcome.lines)
+
+
 def test_an_image_without_a_tag_is_skipped_except_with_compatibility(tmp_path, folder, model):
     outcome, _ = run("tag", tmp_path, folder, model, thresh=0.9)
     assert outcome.facts["written"] == 4
