@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from core.captioning.captioner import Describe, Ready
-from core.captioning.combining import combined, pattern_problems
+from core.captioning.combining import pattern_problems
+from core.captioning.counts import write_counts
 from core.captioning.described import Described
 from core.captioning.report import Row, caption_report
-from core.dataset.captions.files import Beside, as_file, caption_change
+from core.dataset.captions.files import Beside, caption_change
 from core.dataset.captions.history import Change, History, check_folders, only_one_writes
 from core.dataset.sources.files import printable
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, display_path
 from core.settings.caption import CaptionerJob
 from core.settings.job import CaptionJob
 from core.settings.presets import to_values
@@ -39,11 +40,17 @@ class Tally:
     empty: int = 0
     failed: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    table: Path | None = None  # the file with all counts, where they are too many to list
+
+    def keep_counts(self, name: str, workspace: Workspace) -> None:
+        if len(self.counts) > LISTED:
+            self.table = write_counts(self.counts, name, workspace)
 
     def outcome(self, lines: Iterable[str], previews: bool) -> Outcome:
         facts: dict[str, Any] = {"images": self.images, "written": self.written}
         facts |= {"skipped": len(self.failed)} if self.failed else {}
         facts |= {"counts": dict(self.counts.most_common(LISTED))} if self.counts else {}
+        facts |= {"table": str(self.table)} if self.table else {}
         last = "nothing was written" if previews else f"{count(self.written, 'caption')} written"
         described = count(self.images - len(self.failed), "image")
         return Outcome(lines=[*lines, *self._lines(), f"{described} described; {last}"], facts=facts)
@@ -51,7 +58,8 @@ class Tally:
     def _lines(self) -> Iterator[str]:
         yield from (f"{name}: {number}" for name, number in self.counts.most_common(LISTED))
         if len(self.counts) > LISTED:
-            yield f"and {len(self.counts) - LISTED:,} more"
+            where = f", all of them in {display_path(self.table)}" if self.table else ""
+            yield f"and {len(self.counts) - LISTED:,} more{where}"
         if self.failed:
             yield f"{count(len(self.failed), 'image')} skipped:"
         yield from (f"{problem.where}: {problem.what}" for problem in self.failed[:LISTED])
@@ -81,14 +89,15 @@ def run_captioner(
         files = _files_of(_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
         for row, said in described(list(files)):
-            new = combined(_own(row), said.text, job.captioning)
+            new = said.joined(_own(row), job.captioning)
             tally.empty += not new and not said.means_empty
             if new or said.means_empty:
-                result = opened.write([replace(files[row], new=as_file(new))])
+                result = opened.write([replace(files[row], new=said.as_file(new))])
                 tally.written, tally.edited = (
                     tally.written + len(result.written),
                     tally.edited + len(result.changed_since),
                 )
+    tally.keep_counts(name, context.workspace)
     return tally.outcome([], previews=False)
 
 
@@ -148,7 +157,7 @@ def _own(row: Row) -> str:
 
 
 def _difference(row: Row, said: Described, job: CaptionerJob) -> str:
-    before, after = _own(row), combined(_own(row), said.text, job.captioning)
+    before, after = _own(row), said.joined(_own(row), job.captioning)
     line = f"{row.image.relative}: {after}" + (f"   (was: {before})" if before and before != after else "")
     return f"{line}   [{said.shown}]" if said.shown else line
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from core.captioning.combining import combined
+from core.dataset.captions.files import as_file
 from core.record.problems import Problem
+from core.settings.caption import CaptioningSettings
+
+Join = Callable[[str, CaptioningSettings], str]  # (caption of the file, settings) -> caption to write
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +21,7 @@ class Described:
     shown    what a preview adds to the caption
     counted  what the outcome counts over all images: the tags
     means_empty   an empty caption is to be written
+    join     its own way to be joined with the caption that is there, and then written letter by letter
     """
 
     text: str
@@ -22,6 +29,18 @@ class Described:
     shown: str = ""
     counted: tuple[str, ...] = ()
     means_empty: bool = False
+    join: Join | None = None
+
+    def joined(self, existing: str, settings: CaptioningSettings) -> str:
+        """The caption to write. existing: the caption of the file, "" for none."""
+        return (self.join or self._combined)(existing, settings)
+
+    def _combined(self, existing: str, settings: CaptioningSettings) -> str:
+        return combined(existing, self.text, settings)
+
+    def as_file(self, caption: str) -> bytes:
+        """What is written of a joined caption."""
+        return as_file(caption) if self.join is None else f"{caption}\n".encode()
 
     @classmethod
     def of(cls, given: str | Described) -> Described:

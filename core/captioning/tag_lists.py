@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import heapq
+import io
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from core.record.regular import read_regular
 from core.record.workspace import Workspace
 
 MAX_BYTES = 64 << 20
-MAX_ROWS = 500_000
-LONGEST = 200  # characters of a tag
+MAX_ENTRIES = 1_000_000  # tags and aliases of a file
+MOST_ALIASES = 50  # of a tag
+LONGEST = 200  # characters of a tag or an alias
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ def read_tag_list(path: Path) -> list[Known]:
     text = decode_text(read_regular(path, MAX_BYTES)).text
     found: list[Known] = []
     try:
-        for number, row in enumerate(csv.reader(text.splitlines()), 1):
-            if number > MAX_ROWS:
-                raise _bad(path, f"it has more than {MAX_ROWS:,} rows", "remove rare tags")
+        for number, row in enumerate(csv.reader(io.StringIO(text, newline=None)), 1):
             if row and 0 < len(row[0]) <= LONGEST:
                 found += _row(row)
+            if max(number, len(found)) > MAX_ENTRIES:
+                raise _bad(path, f"it has more than {MAX_ENTRIES:,} tags and aliases", "remove rare tags")
     except csv.Error as error:
         raise _bad(path, str(error), "use rows such as 1girl,0,6008644") from error
     if not found:
@@ -93,8 +95,8 @@ def _row(row: list[str]) -> list[Known]:
     tag = row[0].strip()
     numbers = [int(each) for each in row[1:3] if each.strip().isdecimal() and len(each) < 12]
     times = numbers[-1] if numbers else 0
-    aliases = row[3].split(",") if len(row) > 3 else []
-    return [Known(tag, times), *(Known(tag, times, each.strip()) for each in aliases[:50] if each.strip())]
+    aliases = (each.strip() for each in row[3].split(",")[:MOST_ALIASES]) if len(row) > 3 else ()
+    return [Known(tag, times), *(Known(tag, times, alias) for alias in aliases if 0 < len(alias) <= LONGEST)]
 
 
 def _bad(path: Path, why: str, fix: str) -> ProblemsError:

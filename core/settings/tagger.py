@@ -194,7 +194,7 @@ class TagTextSettings(Settings):
         title="Count the tags",
         section="Report and compatibility",
         kohya="frequency_tags",
-        help="Lists at the end how many images have each tag.",
+        help="Lists at the end how many images have each tag. Beyond 200 tags, all of them are in a table in outputs/tags.",
     )
     compatibility: Literal["none", "sd-scripts-0.9"] = setting(
         "none",
@@ -217,6 +217,12 @@ class TagSettings(TagTextSettings):
         level="shown",
         section="Running the model",
         help="Downloads the model before the first image if its folder is missing or incomplete; 0.3 to 1.4 GB.",
+    )
+    force_download: bool = setting(
+        False,
+        title="Download again",
+        kohya="force_download",
+        help="Downloads the model at each start even if it is there, for one that was updated or damaged. The files that are there stay until all new ones have arrived.",
     )
     provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(
         "auto",

@@ -41,15 +41,25 @@ def test_a_changed_list_is_read_again(workspace):
     assert [each.tag for each in tag_lists(workspace)[0].complete("bra", 3)] == ["brabol"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b'"a' + b"x" * 300_000, b"a,0,1\n" * 60], ids=range(4))
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n\n", b'"a' + b"x" * 300_000, b"a,0,1\n" * 60, b'a,0,1,"b,c,d"\n' * 20, b"\n" * 60],
+    ids=range(6),
+)
 def test_a_file_that_is_no_list_is_named_and_the_others_are_read(workspace, content, monkeypatch):
-    monkeypatch.setattr(tag_lists_module, "MAX_ROWS", 50)
+    monkeypatch.setattr(tag_lists_module, "MAX_ENTRIES", 50)
     bad = workspace.models / "tag_lists" / "bad.csv"
     bad.write_bytes(content)
     with pytest.raises(ProblemsError):
         read_tag_list(bad)
     known, problems = tag_lists(workspace)
     assert [problem.code for problem in problems] == ["tags.bad-list"] and len(known) > 5
+
+
+def test_aliases_that_are_too_long_or_too_many_are_left_out(tmp_path):
+    aliases = [f"b{number}" for number in range(60)]
+    (tmp_path / "a.csv").write_text(f'a,0,1,"{"x" * 201},{",".join(aliases)}"\n')
+    assert [each.alias for each in read_tag_list(tmp_path / "a.csv")] == ["", *aliases[:49]]
 
 
 def test_no_folder_is_an_empty_list(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,7 @@ from core.captioning.sentences.loading import Loaded
 from core.record.problems import ProblemsError
 from core.settings.captioner_models import CaptionGenerationSettings
 
+TEMPLATE_SECONDS = 5.0  # for one image; usual templates take milliseconds
 AGAIN_NGRAM = 3  # of a second attempt without chance: no three tokens twice
 SAMPLING_PENALTY = 1.1  # of BLIP when sampling: sd-scripts 0.9.0, make_captions.py
 
@@ -142,8 +146,12 @@ def _chat_text(loaded: Loaded, asked: Asked, thinks: bool) -> str:
     given: dict[str, Any] = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
     given |= {"enable_thinking": thinks} if "enable_thinking" in str(template) else {}
     try:
-        # SmolVLM's own method asks for what prepares videos
-        text = str(ProcessorMixin.apply_chat_template(loaded.processor, talk, **given))
+        with at_most(TEMPLATE_SECONDS):
+            # SmolVLM's own method asks for what prepares videos
+            text = str(ProcessorMixin.apply_chat_template(loaded.processor, talk, **given))
+    except TimeoutError as error:
+        what = f"The model's chat template takes longer than {TEMPLATE_SECONDS:g} seconds"
+        raise ProblemsError.one(what, "vlm.model", "download the model again", "captioner.template") from error
     except Exception as error:  # a template is a program of its own
         what = f"The model's chat template refuses the prompt: {str(error)[:200]}"
         raise ProblemsError.one(what, "vlm.system_prompt", "empty the system prompt", "captioner.template") from error
@@ -151,6 +159,24 @@ def _chat_text(loaded: Loaded, asked: Asked, thinks: bool) -> str:
         what, fix = "The model's chat template has no place for an image", "download the model again"
         raise ProblemsError.one(what, "vlm.model", fix, "captioner.template")
     return text + start
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError within Python code that runs longer: loops of a template have no end of their own, and a thread cannot
+    be ended from outside."""
+    end, before = time.monotonic() + seconds, sys.gettrace()
+
+    def look(frame: Any, event: str, given: Any) -> Any:
+        if time.monotonic() > end:
+            raise TimeoutError
+        return look
+
+    sys.settrace(look)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _without_marks(processor: Any, text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from core.captioning.tagger import labels as tables
 from core.captioning.tagger.onnx_file import check_onnx
 from core.captioning.tagger.profile import FILE, PROFILES, Profile, read_profile
 from core.captioning.tagger.tags import Label
+from core.record import atomic
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import check_regular
@@ -18,6 +20,7 @@ from core.settings.named import leads_out
 from core.settings.tagger import TagSettings, TagTextSettings
 
 DOWNLOAD = "tag.download"
+NEW = ".new"  # folder of a download that will replace files
 # Files of models that onnxruntime cannot run -> what they are.
 FOREIGN = {
     "saved_model.pb": "a Keras model of WD14",
@@ -107,8 +110,28 @@ def read_labels(found: Found, metadata: str) -> list[Label]:
 
 
 def fetch_missing(found: Found, asked: TagSettings, context: JobContext) -> None:
-    """Download what is missing or damaged, if the settings say so."""
-    names = _lacking(found) if asked.download and not found.own else []
+    """Download what is missing or damaged, or everything, if the settings say so."""
+    if found.own and asked.force_download:
+        context.say("Download again is without effect with a model folder of your own", "warning")
+    if not downloads(found, asked):
+        return
+    if not asked.force_download:
+        _download(found, _lacking(found), found.folder, context)
+        return
+    new = found.folder / NEW
+    _download(found, found.profile.wanted, new, context)
+    for name in found.profile.wanted:
+        (found.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        atomic.replace(new / name, found.folder / name)
+    atomic.remove_folder(new)
+
+
+def downloads(found: Found, asked: TagSettings) -> bool:
+    """Whether a start may download files."""
+    return (asked.download or asked.force_download) and not found.own
+
+
+def _download(found: Found, names: Sequence[str], into: Path, context: JobContext) -> None:
     if not names:
         return
     from core.formats import hub
@@ -118,7 +141,7 @@ def fetch_missing(found: Found, asked: TagSettings, context: JobContext) -> None
     def on_progress(done: int, total: int) -> None:
         context.stage(f"downloading {found.title}", done, total)
 
-    hub.download_files(hub.HubId(owner, name), names, found.folder, on_progress, context.cancel)
+    hub.download_files(hub.HubId(owner, name), names, into, on_progress, context.cancel)
 
 
 def _lacking(found: Found) -> list[str]:

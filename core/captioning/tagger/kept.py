@@ -1,27 +1,35 @@
 """The scores of images that were tagged, kept per model and folder of images, so that captions can be written again without the
-model. Below the workspace's private folder; JSON lines: the labels, then an image a line."""
+model. Below the workspace's private folder; JSON lines in blocks: the labels that a block needs, then an image a line. Blocks are
+only added, so that tagging many images writes each once and a kill harms the last line alone; the last line of an image counts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from core.captioning.tagger.tags import Label, Scored
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError, unwritten
-from core.record.regular import MissingFile, read_regular
+from core.record.regular import MissingFile, open_regular
+from core.record.units import size_words
 from core.record.workspace import Workspace
 
 VERSION = 1
 MAX_BYTES = 1 << 30
-Stamp = tuple[int, int]  # size and time of the file
+INDEXES = 64  # of folders, in memory
+HEAD = re.compile(rb'\{"version": (\d+), ')
+# An image's line up to its name, which stands there as JSON. A line that was cut short has no end.
+IMAGE = re.compile(rb'\{"image": ("[^"\\]*(?:\\.[^"\\]*)*"), "stamp": ')
+END = b"]}\n"
+Stamp = tuple[int, int]  # size and time of a file
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,35 @@ class Kept:
     scored: tuple[Scored, ...]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the line of an image begins, how long it is, and where the labels of its block are."""
+
+    start: int
+    length: int
+    head: int
+
+
+@dataclass
+class Index:
+    """Where everything is in a file. images: by their names as JSON. lines: how many have scores, outdated ones included."""
+
+    stamp: Stamp
+    images: dict[bytes, Place] = field(default_factory=dict)
+    heads: dict[int, int] = field(default_factory=dict)  # start -> length
+    lines: int = 0
+    labels: dict[int, tuple[list[Label], dict[str, float]]] = field(default_factory=dict)  # as far as asked for
+
+
+_indexes: dict[Path, Index] = {}
+
+
 def stamp_of(image: Path) -> Stamp:
     """Raises OSError."""
-    facts = os.stat(image)
+    return _stamp(os.stat(image))
+
+
+def _stamp(facts: os.stat_result) -> Stamp:
     return facts.st_size, facts.st_mtime_ns
 
 
@@ -53,49 +87,136 @@ class Folder:
     def __init__(self, workspace: Workspace, model: str, images: Path):
         name = hashlib.sha256(os.fsencode(os.path.realpath(images))).hexdigest()[:16]
         self.path = place_of(workspace, model) / f"{name}.jsonl"
-        self.of: dict[str, Kept] = {}
-        self.thresholds: dict[str, float] = {}
 
-    def read(self) -> None:
-        """Take up what is kept; nothing where there is no file. Raises ProblemsError for a damaged one."""
+    # ---- reading
+
+    def find(self, image: Path) -> tuple[Kept | None, dict[str, float]]:
+        """(scores, the model's thresholds); None for an image that was not tagged. Reads no other image's line.
+        Raises ProblemsError for a damaged file."""
         try:
-            lines = read_regular(self.path, MAX_BYTES).decode("utf-8").splitlines()
-            head, *images = [parse_json(line, str(self.path)) for line in lines]
-            labels = [Label(name, category, tuple(series)) for name, category, series in head["labels"]]
-            assert head["version"] == VERSION
-            found = {each["image"]: _kept(each, labels) for each in images}
-            self.of, self.thresholds = found, {str(kind): float(value) for kind, value in head["thresholds"].items()}
+            with open_regular(self.path) as handle:
+                index = self._index(handle)
+                place = index.images.get(json.dumps(_name(image)).encode())
+                kept = None if place is None else self._kept(handle, index, place)
+                return kept, self._labels(handle, index, max(index.heads))[1] if index.heads else {}
         except MissingFile:
-            return
+            return None, {}
         except ProblemsError:
             raise
-        except (ValueError, KeyError, TypeError, IndexError, AssertionError, AttributeError) as error:
-            fix = "delete it and tag the images again"
-            raise ProblemsError.one(
-                "The file with kept scores is damaged", str(self.path), fix, "tagger.bad-scores"
-            ) from error
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise self._damaged() from error
 
-    def write(self) -> None:
-        """Atomic: the file has every image that was added until now. Raises ProblemsError."""
-        numbers: dict[Label, int] = {}
-        lines = []
-        for name, kept in self.of.items():
-            scores = [[numbers.setdefault(label, len(numbers)), score] for label, score in kept.scored]
-            lines.append({"image": name, "stamp": kept.stamp, "scores": scores})
-        labels = [[label.name, label.category, label.series] for label in numbers]
-        head = {"version": VERSION, "thresholds": self.thresholds, "labels": labels}
-        text = "".join(f"{json.dumps(line)}\n" for line in (head, *lines))
+    def _index(self, handle: BinaryIO) -> Index:
+        """Of the opened file, from memory unless it changed since."""
+        stamp = _stamp(os.fstat(handle.fileno()))
+        known = _indexes.get(self.path)
+        if known is None or known.stamp != stamp:
+            if stamp[0] > MAX_BYTES:
+                what = f"The file is larger than the limit of {size_words(MAX_BYTES)}"
+                raise ProblemsError.one(what, str(self.path), "delete it and tag the images again", "file.too-large")
+            known = indexed(handle, stamp)
+            if known is None:
+                raise self._damaged()
+            if len(_indexes) >= INDEXES:
+                _indexes.clear()
+            _indexes[self.path] = known
+        return known
+
+    def _kept(self, handle: BinaryIO, index: Index, place: Place) -> Kept:
+        labels, _ = self._labels(handle, index, place.head)
+        line = self._line(handle, place.start, place.length)
+        size, time = line["stamp"]
+        scored = tuple((labels[int(number)], float(score)) for number, score in line["scores"])
+        return Kept((int(size), int(time)), scored)
+
+    def _labels(self, handle: BinaryIO, index: Index, head: int) -> tuple[list[Label], dict[str, float]]:
+        """The labels and thresholds of a block."""
+        if head not in index.labels:
+            line = self._line(handle, head, index.heads[head])
+            labels = [Label(name, category, tuple(series)) for name, category, series in line["labels"]]
+            index.labels[head] = labels, {str(kind): float(value) for kind, value in line["thresholds"].items()}
+        return index.labels[head]
+
+    def _line(self, handle: BinaryIO, start: int, length: int) -> Any:
+        handle.seek(start)
+        return parse_json(handle.read(length), str(self.path))
+
+    def _damaged(self) -> ProblemsError:
+        fix = "delete it and tag the images again"
+        return ProblemsError.one("The file with kept scores is damaged", str(self.path), fix, "tagger.bad-scores")
+
+    # ---- writing
+
+    def append(self, images: Mapping[str, Kept], thresholds: Mapping[str, float]) -> None:
+        """Add a block with these images, by their names. Raises OSError and ProblemsError."""
+        block = _block(images, thresholds)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        begin = b"" if self._ends_a_line() else b"\n"
+        with open(self.path, "ab") as handle:
+            handle.write(begin + block)
+        atomic.sync_file(self.path)
+
+    def _ends_a_line(self) -> bool:
+        """False where a killed program left half a line at the end."""
         try:
-            atomic.write_text(self.path, text)
-        except OSError as error:
-            what = "The scores of the tagged images cannot be kept"
-            raise unwritten(error, what, str(self.path), "captions written so far are kept") from error
+            with open_regular(self.path) as handle:
+                size = handle.seek(0, os.SEEK_END)
+                handle.seek(max(0, size - 1))
+                return handle.read() in (b"", b"\n")
+        except MissingFile:
+            return True
+
+    def compact(self) -> None:
+        """Leave outdated lines out, where they are more than half. Raises OSError and ProblemsError."""
+        with open_regular(self.path) as handle:
+            index = self._index(handle)
+        if index.lines <= 2 * len(index.images):
+            return
+        # closed before it is replaced, which Windows asks for
+        with (
+            atomic.open_atomic(self.path) as temporary,
+            open_regular(self.path) as handle,
+            open(temporary, "wb") as target,
+        ):
+            for start, length in _needed(self._index(handle)):
+                handle.seek(start)
+                target.write(handle.read(length))
 
 
-def _kept(line: dict[str, Any], labels: Sequence[Label]) -> Kept:
-    size, time = line["stamp"]
-    scored = tuple((labels[int(number)], float(score)) for number, score in line["scores"])
-    return Kept((int(size), int(time)), scored)
+def _needed(index: Index) -> Iterator[tuple[int, int]]:
+    """(start, length) of the lines that count: blocks with one image at least, each with its labels first."""
+    blocks: dict[int, list[tuple[int, int]]] = {}
+    for place in index.images.values():
+        blocks.setdefault(place.head, []).append((place.start, place.length))
+    for head, lines in sorted(blocks.items()):
+        yield head, index.heads[head]
+        yield from sorted(lines)
+
+
+def indexed(handle: BinaryIO, stamp: Stamp) -> Index | None:
+    """Where the lines of an opened file are; None for a file of something else. Incomplete lines do not count."""
+    index, head, start, last = Index(stamp), None, 0, b""
+    for last in handle:
+        if last.endswith(END) and (version := HEAD.match(last)):
+            head = start if int(version[1]) == VERSION else None
+            index.heads |= {start: len(last)} if head is not None else {}
+        elif head is not None and last.endswith(END) and (image := IMAGE.match(last)):
+            index.images[image[1]] = Place(start, len(last), head)
+            index.lines += 1
+        start += len(last)
+    only_half_a_line = start == len(last) and not last.endswith(b"\n")
+    return index if index.heads or only_half_a_line else None
+
+
+def _block(images: Mapping[str, Kept], thresholds: Mapping[str, float]) -> bytes:
+    numbers: dict[Label, int] = {}
+    lines = []
+    for name, kept in images.items():
+        scores = [[numbers.setdefault(label, len(numbers)), score] for label, score in kept.scored]
+        lines.append({"image": name, "stamp": kept.stamp, "scores": scores})
+    labels = [[label.name, label.category, label.series] for label in numbers]
+    head = {"version": VERSION, "thresholds": dict(thresholds), "labels": labels}
+    return "".join(f"{json.dumps(line)}\n" for line in (head, *lines)).encode()
 
 
 class Keeper:
@@ -103,29 +224,42 @@ class Keeper:
 
     def __init__(self, workspace: Workspace, model: str, thresholds: dict[str, float]):
         self._workspace, self._model, self._thresholds = workspace, model, thresholds
+        self._waiting: dict[Path, dict[str, Kept]] = {}
         self._folders: dict[Path, Folder] = {}
-        self._changed: set[Path] = set()
         self.waiting = 0
 
     def add(self, image: Path, scored: Sequence[Scored]) -> None:
-        folder = self._folders.get(image.parent)
-        if folder is None:
-            folder = self._folders[image.parent] = Folder(self._workspace, self._model, image.parent)
-            try:
-                folder.read()
-            except ProblemsError:  # a damaged file is replaced
-                folder.of = {}
-        folder.thresholds = self._thresholds
         with suppress(OSError):  # an image that was moved away meanwhile
-            folder.of[_name(image)] = Kept(stamp_of(image), tuple(scored))
-            self._changed.add(image.parent)
+            kept = Kept(stamp_of(image), tuple(scored))
+            self._waiting.setdefault(image.parent, {})[_name(image)] = kept
             self.waiting += 1
 
     def write(self) -> None:
-        for place in sorted(self._changed):
-            self._folders[place].write()
-        self._changed.clear()
+        """What was added until now. Raises ProblemsError."""
+        for images, added in sorted(self._waiting.items()):
+            if images not in self._folders:
+                self._folders[images] = Folder(self._workspace, self._model, images)
+            folder = self._folders[images]
+            try:
+                folder.append(added, self._thresholds)
+            except OSError as error:
+                raise _not_kept(error, folder) from error
+        self._waiting.clear()
         self.waiting = 0
+
+    def close(self) -> None:
+        """Write the rest, and make files smaller that are mostly outdated. Raises ProblemsError."""
+        self.write()
+        for folder in self._folders.values():
+            try:
+                folder.compact()
+            except OSError as error:
+                raise _not_kept(error, folder) from error
+
+
+def _not_kept(error: OSError, folder: Folder) -> ProblemsError:
+    what = "The scores of the tagged images cannot be kept"
+    return unwritten(error, what, str(folder.path), "captions written so far are kept")
 
 
 class Shelf:
@@ -138,8 +272,5 @@ class Shelf:
     def find(self, image: Path) -> tuple[Kept | None, dict[str, float]]:
         """(scores, the model's thresholds); None for an image that was not tagged. Raises ProblemsError."""
         if image.parent not in self._folders:
-            folder = Folder(self._workspace, self._model, image.parent)
-            folder.read()
-            self._folders[image.parent] = folder
-        folder = self._folders[image.parent]
-        return folder.of.get(_name(image)), folder.thresholds
+            self._folders[image.parent] = Folder(self._workspace, self._model, image.parent)
+        return self._folders[image.parent].find(image)

@@ -19,6 +19,7 @@ from core.record.regular import read_regular
 MAX_BYTES = 32_000_000
 MAX_LABELS = 300_000  # Camie has 70,500
 MAX_NAME = 300
+MAX_LITERAL = 600_000  # characters of a list, each up to 200 bytes while Python reads it; DeepDanbooru's has 200,000
 AGAIN = "download the file again"
 # Danbooru's codes, and those of WD (9) and Camie (10).
 CODES = {
@@ -96,7 +97,7 @@ def _tag_and_kind(entry: Any) -> tuple[Any, Any]:
 def read_metadata(text: str, path: Path) -> list[Label]:
     """DeepDanbooru's list of tags, a Python literal in the model's metadata."""
     try:
-        if len(text) > MAX_BYTES // 8:
+        if len(text) > MAX_LITERAL:
             raise ValueError("too long")
         names = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:

@@ -1,4 +1,5 @@
-"""What an ONNX file says before a library opens it: whether it is complete, and which other files its numbers lie in.
+"""What an ONNX file says before a library opens it: whether it is complete, which other files its numbers lie in, and how large
+its input and output are.
 
 Protocol buffers: each field is a number, a kind and a value; only the fields on the way to tensors are followed
 (github.com/onnx/onnx, onnx.proto). The numbers themselves are skipped, so that a file of a gigabyte takes milliseconds.
@@ -8,16 +9,21 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path, PurePosixPath
 
 from core.record.problems import ProblemsError
 from core.record.regular import MissingFile, check_regular, open_regular
+from core.record.units import memory_words
 
 MAX_BYTES = 8 << 30  # of a model with its numbers
 MAX_DEPTH = 40
 MAX_FIELDS = 5_000_000
 MAX_TEXT = 10_000
+MAX_BATCH = 256  # images of a fixed batch
+MAX_INPUT = 1 << 30  # bytes of a batch in float32
+MAX_OUTPUTS = 1_000_000  # numbers for an image; Camie has 70,500
 # message -> {field: message inside}; a tensor's external_data (13) has pairs of key (1) and value (2).
 WAYS = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -33,7 +39,8 @@ AGAIN = "download it again"
 
 
 def check_onnx(path: Path) -> None:
-    """Raises ProblemsError for a file that is damaged, incomplete or too large, or that reads files outside its folder."""
+    """Raises ProblemsError for a file that is damaged, incomplete or too large, that asks for too many images at once, or that
+    reads files outside its folder."""
     size = check_regular(path).st_size
     if size > MAX_BYTES:
         raise _bad(path, f"is larger than {MAX_BYTES >> 30} GB", "choose another model")
@@ -44,12 +51,33 @@ def check_onnx(path: Path) -> None:
             raise _bad(path, "is a web page or a Git LFS pointer, not a model", "download the file itself")
         try:
             places = set(_Walk(data).external(0, size, "model", 0))
+            shapes = [*_Walk(data).shapes(size)]
         except (ValueError, IndexError) as error:
             raise _bad(path, f"is incomplete or damaged ({error})") from error
+    for inward, shape in shapes:
+        why = batch_too_large(shape) if inward else outputs_too_many(shape)
+        if why:
+            raise _bad(path, why, "choose another model")
     for place in places:
         size += _size_of(place, path)
     if size > MAX_BYTES:
         raise _bad(path, f"is larger than {MAX_BYTES >> 30} GB with its data", "choose another model")
+
+
+def batch_too_large(shape: Sequence[int]) -> str:
+    """Why no batch of images can have this shape, "" if it can. 0 is a number that the model leaves open."""
+    size = 4 * prod(max(1, number) for number in shape)
+    if len(shape) != 4 or (shape[0] <= MAX_BATCH and size <= MAX_INPUT):
+        return ""
+    if shape[0] > MAX_BATCH:
+        return f"takes {shape[0]:,} images at once, more than {MAX_BATCH}"
+    return f"takes {memory_words(size)} of images at once, more than {memory_words(MAX_INPUT)}"
+
+
+def outputs_too_many(shape: Sequence[int]) -> str:
+    """The same for the scores of a batch."""
+    many = len(shape) == 2 and shape[1] > MAX_OUTPUTS
+    return f"has {shape[1]:,} outputs, more than {MAX_OUTPUTS:,}" if many else ""
 
 
 def _size_of(place: str, path: Path) -> int:
@@ -67,7 +95,7 @@ def _size_of(place: str, path: Path) -> int:
 
 class _Walk:
     def __init__(self, data: mmap.mmap):
-        self.data, self.fields = data, 0
+        self.data, self.count = data, 0
 
     def external(self, start: int, end: int, message: str, depth: int) -> Iterator[str]:
         """The locations of external numbers within one message."""
@@ -83,30 +111,59 @@ class _Walk:
             elif inside:
                 yield from self.external(begin, stop, inside, depth + 1)
 
+    def shapes(self, size: int) -> Iterator[tuple[bool, list[int]]]:
+        """(whether it is an input, shape) of what the model is given and returns; 0 where it leaves a number open."""
+        inputs = {self.name(a, b): self.shape(a, b) for a, b in self.at(0, size, (7, 11))}
+        for a, b in self.at(0, size, (7, 5, 8)):  # former files list their weights as inputs too
+            inputs.pop(self.data[a : min(b, a + MAX_TEXT)], None)
+        yield from ((True, shape) for shape in inputs.values())
+        yield from ((False, self.shape(a, b)) for a, b in self.at(0, size, (7, 12)))
+
+    def name(self, start: int, end: int) -> bytes:
+        return b"".join(self.data[a : min(b, a + MAX_TEXT)] for a, b in self.at(start, end, (1,)))
+
+    def shape(self, start: int, end: int) -> list[int]:
+        sides = [self.numbers(a, b).get(1, 0) for a, b in self.at(start, end, (2, 1, 2, 1))]
+        return [side if side < 1 << 63 else 0 for side in sides]  # a negative one
+
+    def at(self, start: int, end: int, way: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Start and end of the messages that a way of fields leads to."""
+        if not way:
+            yield start, end
+            return
+        for field, begin, stop in self.messages(start, end):
+            if field == way[0]:
+                yield from self.at(begin, stop, way[1:])
+
     def messages(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """(field, start, end) of the fields that have a length; the others are stepped over."""
+        return ((field, begin, stop) for field, kind, begin, stop in self.parts(start, end) if kind == 2)
+
+    def numbers(self, start: int, end: int) -> dict[int, int]:
+        """The whole numbers by their fields."""
+        return {field: value for field, kind, value, _ in self.parts(start, end) if kind == 0}
+
+    def parts(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """(field, kind, start or number, end) of everything in a message."""
         at = start
         while at < end:
-            self.fields += 1
-            if self.fields > MAX_FIELDS:
+            self.count += 1
+            if self.count > MAX_FIELDS:
                 raise ValueError("it has too many parts")
             tag, at = self.number(at, end)
-            kind = tag & 7
-            if tag < 8:
+            field, kind = tag >> 3, tag & 7
+            if tag < 8 or kind not in (0, 1, 2, 5):
                 raise ValueError("it is not an ONNX file")
             if kind == 0:
-                _, at = self.number(at, end)
-            elif kind == 2:
-                length, at = self.number(at, end)
-                if length > end - at:
-                    raise ValueError(f"it ends {length - (end - at):,} bytes too early")
-                yield tag >> 3, at, at + length
-                at += length
-            elif kind in (1, 5):
-                at += 8 if kind == 1 else 4
-            else:
-                raise ValueError("it is not an ONNX file")
-        if at != end or not end:
+                value, at = self.number(at, end)
+                yield field, kind, value, at
+                continue
+            length, at = self.number(at, end) if kind == 2 else (8 if kind == 1 else 4, at)
+            if length > end - at:
+                raise ValueError(f"it ends {length - (end - at):,} bytes too early")
+            yield field, kind, at, at + length
+            at += length
+        if not end:
             raise ValueError("it ends in the middle of a value")
 
     def number(self, at: int, end: int) -> tuple[int, int]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from core.captioning.combining import combined
+from core.captioning.described import Join
 from core.captioning.tagger.tags import Format, Scored, Tagged, not_a_pair, with_scores
 from core.record.problems import ProblemsError
+from core.settings.caption import CaptioningSettings
 from core.settings.tagger import TagTextSettings
 
 THRESH = 0.35  # its default
@@ -103,6 +106,17 @@ def _chosen(
         if rating[0] not in undesired:
             chosen.insert(0 if options.rating_tag == "first" else len(chosen), rating)
     return chosen
+
+
+def joining(tagged: Tagged, separator: str) -> Join:
+    """How its tags become those of a file. What it has no option for is done as for all captioners."""
+
+    def join(existing: str, settings: CaptioningSettings) -> str:
+        if settings.existing in ("prepend", "line") or settings.prefix or settings.suffix or settings.remove_words:
+            return combined(existing, tagged.text, settings)
+        return appended(existing, tagged.tags, separator) if settings.existing == "append" else tagged.text
+
+    return join
 
 
 def appended(before: str, tags: Sequence[str], separator: str) -> str:

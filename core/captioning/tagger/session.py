@@ -9,10 +9,12 @@ import numpy as np
 
 from core.captioning.tagger.folder import Found, read_labels
 from core.captioning.tagger.labels import NOTHING
+from core.captioning.tagger.onnx_file import MAX_INPUT, batch_too_large, outputs_too_many
 from core.captioning.tagger.tags import Label, Scored
 from core.record import machine
 from core.record.context import JobContext
 from core.record.problems import ProblemsError
+from core.record.units import memory_words
 from core.settings.tagger import FLOOR, TagSettings
 
 CPU = "CPUExecutionProvider"
@@ -83,7 +85,7 @@ class Tagger:
         metadata = self.session.get_modelmeta().custom_metadata_map.get("tags", "")
         self.labels: list[Label] = read_labels(found, metadata)
         self.always = np.array([label.category in ALWAYS_KEPT for label in self.labels])
-        self.batch, self.size = self._input()
+        self.batch, self.size = self._input(asked.batch_size)
         self.output = self._output()
         self.half = self.session.get_inputs()[0].type == "tensor(float16)"
         self._try()
@@ -99,7 +101,7 @@ class Tagger:
         except Exception as error:  # onnxruntime has an exception class for each status
             raise self._refused(f"cannot be loaded: {_first_line(error)}") from error
 
-    def _input(self) -> tuple[int | None, tuple[int, int]]:
+    def _input(self, batch_size: int) -> tuple[int | None, tuple[int, int]]:
         inputs = self.session.get_inputs()
         shape = list(inputs[0].shape)
         if len(inputs) != 1 or len(shape) != 4 or inputs[0].type not in ("tensor(float)", "tensor(float16)"):
@@ -112,7 +114,15 @@ class Tagger:
         height, width = (side if isinstance(side, int) and side > 0 else self.profile.size for side in sides)
         if max(height, width) > 4096:
             raise self._refused(f"takes images of {width} x {height} pixels, more than 4096")
-        return (shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None), (width, height)
+        batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+        if why := batch_too_large((batch or 1, height, width, 3)):
+            raise self._refused(why)
+        if batch is None and batch_too_large((batch_size, height, width, 3)):
+            what = (
+                f"A batch of {batch_size} images of {width} x {height} pixels needs more than {memory_words(MAX_INPUT)}"
+            )
+            raise ProblemsError.one(what, "tag.batch_size", "lower the batch size", "tagger.batch")
+        return batch, (width, height)
 
     def _output(self) -> str:
         names = [each.name for each in self.session.get_outputs()]
@@ -144,6 +154,8 @@ class Tagger:
         except Exception as error:
             raise self._refused(f"failed: {_first_line(error)}") from error
         values = np.asarray(found)
+        if why := outputs_too_many(values.shape):
+            raise self._refused(why)
         if values.dtype.kind != "f" or values.ndim != 2 or len(values) != len(batch):
             raise self._refused(f"returns {values.dtype} {list(values.shape)} in place of a score for each label")
         sparse = self.profile.label_kind == "mapping"

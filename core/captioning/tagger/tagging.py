@@ -11,10 +11,11 @@ import numpy as np
 
 from core.captioning.decoding import batches, decoded_ahead
 from core.captioning.described import Described
-from core.captioning.tagger.folder import Found, check_files, fetch_missing, find
+from core.captioning.tagger.folder import Found, check_files, downloads, fetch_missing, find
 from core.captioning.tagger.formatting import formatter, ignored
 from core.captioning.tagger.kept import Keeper, Shelf, place_of, stamp_of
 from core.captioning.tagger.preprocess import preparing
+from core.captioning.tagger.sd_scripts import joining
 from core.captioning.tagger.session import CPU, Tagger, onnxruntime, providers_for, words_of
 from core.captioning.tagger.tags import Format, Scored, Tagged
 from core.dataset.sources.files import printable
@@ -39,7 +40,7 @@ def check_tag(asked: TagSettings, workspace: Workspace) -> None:
     """Raises ProblemsError with all of the lists, files and the provider that cannot be used."""
 
     def files() -> None:
-        if found.own or not asked.download:
+        if not downloads(found, asked):
             check_files(found)
 
     def provider() -> None:
@@ -99,7 +100,7 @@ def tag(images: Sequence[Path], asked: TagSettings, context: JobContext) -> Iter
                         keeper.write()
                 yield _described(path, scored, form, asked)
     finally:
-        keeper.write()
+        keeper.close()
 
 
 def _say_how(tagger: Tagger, asked: TagSettings, context: JobContext) -> None:
@@ -151,7 +152,8 @@ def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, ask
         what = f"No tag of {printable(path.name)} reaches the threshold"
         return Described("", Problem(what, printable(path), fix, "advice", code="tagger.no-tags"))
     counted = tagged.tags if asked.frequency_tags else ()
-    return Described(tagged.text, None, tagged.shown, counted, means_empty=not tagged.tags)
+    join = None if asked.compatibility == "none" else joining(tagged, asked.caption_separator)
+    return Described(tagged.text, None, tagged.shown, counted, means_empty=not tagged.tags, join=join)
 
 
 # ---- retag

@@ -86,6 +86,16 @@ def not_a_pair(part: str) -> ProblemsError:
     return ProblemsError.one(what, "tag_replacement", fix, "tagger.bad-replacement")
 
 
+def with_wildcards(key: str) -> str:
+    """The regular expression of a key in which * stands for any text. What is between two stars is taken where it comes first
+    and never tried again (an atomic group): many stars would otherwise take exponential time."""
+    first, *rest = map(re.escape, key.split("*"))
+    if not rest:
+        return first
+    between = "".join(f"(?>.*?{part})" for part in rest[:-1] if part)
+    return f"{first}{between}.*{rest[-1]}"
+
+
 def threshold_of(category: str, options: TagTextSettings, defaults: Mapping[str, float]) -> float:
     """The category's own setting, else the common one, else the model's."""
     own = getattr(options, f"{category}_threshold", None)
@@ -163,8 +173,7 @@ class Formatter:
     def pattern(self, text: str) -> re.Pattern[str] | None:
         """What matches the keys of a list; None for an empty list."""
         keys = [self.key(item) for item in items_of(text)]
-        wild = [".*".join(re.escape(part) for part in key.split("*")) for key in keys]
-        return re.compile("|".join(wild), re.DOTALL) if keys else None
+        return re.compile("|".join(map(with_wildcards, keys)), re.DOTALL) if keys else None
 
     def matches(self, pattern: re.Pattern[str] | None, tag: Tag) -> bool:
         return pattern is not None and pattern.fullmatch(self.key(tag.name)) is not None

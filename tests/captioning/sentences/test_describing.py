@@ -203,6 +203,16 @@ def test_words_that_stand_for_an_image_are_taken_out_of_what_a_person_writes(cap
     assert len(caption("llava", prompt="{tags} <image>", caption_start="<image> the", **LONG).texts) == 4
 
 
+def test_a_template_that_does_not_end_is_told(caption, own_model, monkeypatch):
+    monkeypatch.setattr(generating, "TEMPLATE_SECONDS", 0.1)
+    model = own_model("llava")
+    loops = "{% for a in range(2000) %}{% for b in range(2000) %}{% endfor %}{% endfor %}"
+    (model / "chat_template.jinja").write_text((model / "chat_template.jinja").read_text() + loops)
+    with pytest.raises(ProblemsError) as caught:
+        caption("llava", model=model, max_new_tokens=4)
+    assert caught.value.codes == ["captioner.template"]
+
+
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system role') }}", "a picture", "{% for x %}"])
 def test_a_template_that_takes_no_image_or_no_system_prompt_is_told(caption, own_model, template):
     model = own_model("llava")

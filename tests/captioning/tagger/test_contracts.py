@@ -107,7 +107,8 @@ def test_a_json_that_is_no_table_is_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "['a', 1]", "__import__('os')", "[" * 5000, "-" * 100_000 + "1", "[]", "['']"]
+    "text",
+    ["", "1", "['a', 1]", "__import__('os')", "[" * 5000, "-" * 100_000 + "1", "[]", "['']", str(["a"] * 150_000)],
 )
 def test_metadata_that_is_no_list_of_tags_is_refused(tmp_path, text):
     with refused("tagger.bad-labels"):

@@ -90,6 +90,30 @@ def test_a_missing_model_is_downloaded_where_it_is_asked_for(tmp_path, hub, monk
     assert (place / "model.onnx").read_bytes() == hub.files["model.onnx"], "half of one is"
 
 
+def test_a_model_is_downloaded_again_where_it_is_asked_for(tmp_path, hub, monkeypatch):
+    from core.formats import hub as module
+
+    own = module.download_files
+    monkeypatch.setattr(module, "download_files", lambda *words: own(*words, hub.endpoint))
+    place = wd_folder(tmp_path / "models" / "captioners" / FOLDER)
+    table = (place / "selected_tags.csv").read_bytes()
+    hub.files["selected_tags.csv"] = table.replace(b"red_hair", b"red_hats")  # of the same size
+    start(tmp_path, download=True)
+    assert (place / "selected_tags.csv").read_bytes() == table, "what is there is taken"
+    start(tmp_path, force_download=True)
+    assert (place / "selected_tags.csv").read_bytes() == hub.files["selected_tags.csv"]
+    assert (tmp_path / "set" / "red.txt").read_text().startswith("red hats")
+    assert {path.name for path in place.iterdir()} == {"model.onnx", "selected_tags.csv"}
+    monkeypatch.setattr("core.formats.fetch.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("core.formats.fetch.TRIES", 1)
+    before, hub.files["selected_tags.csv"], hub.cut_after = (place / "model.onnx").read_bytes(), table, 100
+    with refused("model.download-failed"):
+        start(tmp_path, force_download=True)
+    assert (place / "model.onnx").read_bytes() == before and b"red_hats" in (place / "selected_tags.csv").read_bytes()
+    _, _, events = start(tmp_path, force_download=True, model_dir=str(place))
+    assert [event.text for event in events if event.kind == "log" and "Download again" in event.text]
+
+
 def test_an_interrupted_download_resumes_and_shows_no_half_file(tmp_path, hub, monkeypatch):
     monkeypatch.setattr("core.formats.fetch.FIRST_WAIT", 0.0)
     monkeypatch.setattr("core.formats.fetch.TRIES", 1)
@@ -231,3 +255,50 @@ def test_a_graph_that_computes_another_shape_is_refused(tmp_path):
     onnx.save(model, str(folder / "model.onnx"))
     with refused("tagger.model"):
         start(tmp_path, model_dir=str(folder))
+
+
+# ---- a model that asks for more than there is
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({"batch": 20_000, "size": 448}, "tagger.bad-model"),
+        ({"batch": 257}, "tagger.bad-model"),
+        ({"batch": 256}, None),
+        ({"batch": 40, "size": 2048}, "tagger.bad-model"),
+        ({"batch": 10, "size": 2048}, None),
+        ({"outputs": 1_000_001}, "tagger.bad-model"),
+    ],
+)
+def test_the_check_refuses_a_batch_or_outputs_that_no_memory_holds(tmp_path, layout, asked, wanted):
+    assert tried(wd_folder(tmp_path / "m", layout=layout, **asked)) == wanted
+
+
+def test_weights_that_are_listed_as_inputs_are_no_images(tmp_path):
+    folder = wd_folder(tmp_path / "m")
+    model = onnx.load(str(folder / "model.onnx"))
+    weights = onnx.numpy_helper.from_array(np.zeros((300, 2, 1, 1), np.float32), "kernel")
+    model.graph.initializer.append(weights)
+    model.graph.input.append(helper.make_tensor_value_info("kernel", onnx.TensorProto.FLOAT, [300, 2, 1, 1]))
+    onnx.save(model, str(folder / "model.onnx"))
+    assert tried(folder) is None
+    del model.graph.initializer[-1]
+    onnx.save(model, str(folder / "model.onnx"))
+    assert tried(folder) == "tagger.bad-model"
+
+
+def test_what_the_file_does_not_say_is_refused_before_any_image(tmp_path, monkeypatch):
+    """A side that the model leaves open is that of the profile."""
+    opened = []
+    monkeypatch.setattr("core.captioning.tagger.tagging.preparing", lambda *words: opened.append(words))
+    folder = wd_folder(tmp_path / "m", batch=200, size="side")
+    (folder / "profile.json").write_text('{"size": 4096}')
+    assert tried(folder) is None
+    with refused("tagger.model", "GB"):
+        start(tmp_path, model_dir=str(folder))
+    wd_folder(folder, size="side")
+    with refused("tagger.batch"):
+        start(tmp_path, model_dir=str(folder), batch_size=64)
+    assert not opened

@@ -87,6 +87,11 @@ def test_what_makes_it_fail_is_a_problem_before_the_start():
     [
         ("1girl, extra\n", {}, f"1girl, extra{G[5:]}, {C}"),
         ("saber, fate, x", {"character_tag_expand": True}, f"saber, fate, x, {G}, {EXPANDED}"),
+        (
+            "long_hair, x",
+            {"remove_underscore": True},
+            f"long_hair, x, {PLAIN}, saber (fate), hatsune miku (append) (vocaloid)",
+        ),
         ("line1\nline2, 1girl", {}, f"line1\nline2, 1girl{G[5:]}, {C}"),
     ],
 )

@@ -1,5 +1,8 @@
 """The formatter: each setting by what it does to the caption of one image."""
 
+import time
+from fnmatch import fnmatchcase
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -166,3 +169,17 @@ def test_the_most_certain_tags_are_kept(found, most):
     scored = [(Label(name, "general"), score) for name, score in found]
     every = formatter(TagSettings(thresh=0.05, order="score"), {})(scored).tags
     assert formatter(TagSettings(thresh=0.05, order="score", max_tags=most), {})(scored).tags == every[:most]
+
+
+@pytest.mark.parametrize("undesired", ["*" * 9 + "q", "*e*e*e*e*e*e*q", "q" + "*e" * 9])
+def test_many_stars_take_no_time(undesired):
+    form = Formatter(TagSettings(undesired_tags=undesired), {"general": 0.35})
+    began = time.process_time()
+    assert form([(Label("e" * 40, "general"), 0.9)]).tags == ("e" * 40,)
+    assert time.process_time() - began < 0.5, "backtracking took seconds"
+
+
+@given(st.text("ab*", min_size=1, max_size=8), st.text("ab", min_size=1, max_size=8))
+def test_a_star_matches_as_in_file_names(undesired, name):
+    found = Formatter(TagSettings(undesired_tags=undesired), {"general": 0.35})([(Label(name, "general"), 0.9)])
+    assert (found.tags == ()) == fnmatchcase(name, undesired)
