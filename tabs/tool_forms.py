@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
@@ -21,6 +21,10 @@ SHORT = 12  # fields that are all shown
 PREVIEW, PREVIEWED = "preview", 4  # the setting of how many a preview is for, which has a button, and their number
 STARTS = ("go", PREVIEW)
 OWN = "of tasks"  # beside the values that a card's tasks share: those of each name of `Task.values`
+EXISTING = "existing"  # chosen for one task is not chosen for the next: it may replace captions
+REFUSED = (
+    2.0  # seconds after a field was refused in which no start counts: it was pressed without a look at the message
+)
 CHOSEN = "action"  # beside the values of a form: which of its tasks is chosen
 ENTER = """
 element.addEventListener('keydown', (event) => {
@@ -41,6 +45,7 @@ class ToolForm:
     def __init__(self, page: Page, card: Card):
         self.page, self.card = page, card
         self._ending: tuple[Any, str] = (None, "")
+        self._refused: dict[str, tuple[float, list[Problem]]] = {}  # by browser: when a field was refused last, and why
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -49,17 +54,20 @@ class ToolForm:
     def values(self, task: Task | None = None) -> dict[str, Any]:
         """What is filled in of a task, else of the chosen one, by the names of `own_settings_of`."""
         task, kept = task or self.task, self._kept()
-        own, apart = self._apart(task), kept.get(OWN, {}).get(task.values, {})
-        return {name: value for name, value in kept.items() if name not in own and name != OWN} | apart
+        places, apart = self._apart(task), kept.get(OWN, {})
+        values = {name: value for name, value in kept.items() if name not in places and name != OWN}
+        return values | {name: apart[place][name] for name, place in places.items() if name in apart.get(place, {})}
 
     def _kept(self) -> dict[str, Any]:
         return dict(self._state().get(self.card.name, {}))
 
-    def _apart(self, task: Task) -> set[str]:
-        """The settings that a task does not share with its card: those of groups that no other task has."""
+    def _apart(self, task: Task) -> dict[str, str]:
+        """{setting that a task does not share with its card: under which name it is kept}: those of groups that no other task
+        has, and what becomes of files that are there."""
         groups = Counter(group for each in self.tasks.values() for group in each.job.model_fields)
         own = own_settings_of(task).items() if task.values else ()
-        return {name for name, entry in own if groups[entry.group] == 1}
+        places = {name: task.values for name, entry in own if groups[entry.group] == 1}
+        return places | {name: task.name for name, _ in own if name == EXISTING}
 
     @property
     def task(self) -> Task:
@@ -178,9 +186,13 @@ class ToolForm:
         """`act` for the page. What stands against a start stays shown while fields change, until a start succeeds."""
         about, browser = f"start {self.card.name}", self.page.browsers.of(ASKING.get())
         try:
+            when, problems = self._refused.pop(browser.session, (0.0, []))
+            if act_of(event)[0] in STARTS and time.monotonic() - when < REFUSED:
+                raise ProblemsError(problems)
             shown = self.act(event)
         except ProblemsError as error:
             if act_of(event)[0] not in STARTS:
+                self._refused[browser.session] = (time.monotonic(), error.problems)
                 raise
             self.page.browsers.say(browser, "error", title="Not done", problems=error.problems, about=about)
             return gr.skip()
@@ -200,9 +212,9 @@ class ToolForm:
         with self.page.project.lock:
             value = changed_values(known, {}, name, text, self.page.roots)
             kept = self._kept()
-            if name in self._apart(task):
+            if place := self._apart(task).get(name):
                 apart = kept.get(OWN, {})
-                value = {OWN: apart | {task.values: apart.get(task.values, {}) | value}}
+                value = {OWN: apart | {place: apart.get(place, {}) | value}}
             self._keep(**{self.card.name: kept | value})
 
 

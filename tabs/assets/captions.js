@@ -362,7 +362,9 @@
   const paintMarks = () => {
     const list = document.querySelector("#cap-picks .picks");
     if (!list) return;
-    for (const row of list.querySelectorAll(".pick")) {
+    const rows = [...list.querySelectorAll(".pick")], stop = rows.find((row) => row.dataset.arg === open) || rows[0];
+    for (const row of rows) {
+      row.tabIndex = row === stop ? 0 : -1;
       const item = items.get(row.dataset.arg), here = row.dataset.arg === open;
       row.classList.toggle("unsaved", !!item && dirty(item) && stuck(item));
       if (here === (row.getAttribute("aria-current") === "true") && !(here && row.dataset.seen !== open)) continue;

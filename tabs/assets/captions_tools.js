@@ -31,7 +31,7 @@
   };
   const editable = () => box() && !box().readOnly && !box().disabled;
   const add = (tag) => {
-    const list = parts(), words = tag.trim().replace(/,+$/, "");
+    const list = parts(), words = tag.split(",").map((part) => part.trim()).filter(Boolean).join(", ");
     if (!words) return;
     const there = list.findIndex((each) => same(each) === same(words));
     if (replaced >= 0 && replaced < list.length) list.splice(replaced, 1, words);
@@ -53,7 +53,13 @@
   };
   const remove = (n) => { const list = parts(); list.splice(n, 1); write(list); focusChip(Math.min(n, list.length - 1)); };
   const focusChip = (n) => { const chip = byId("cap-chips").children[n]; if (chip) chip.querySelector(".tag").focus(); else byId("cap-tag").focus(); };
-  const edit = (n) => { const field = byId("cap-tag"); replaced = n; field.value = parts()[n]; field.focus(); field.select(); };
+  const edit = (n) => { const field = byId("cap-tag"); replaced = n; field.value = parts()[n]; field.focus(); field.select(); markEdited(); };
+  /** That the field holds a tag of the caption, which what is typed replaces. */
+  const markEdited = () => {
+    for (const [n, chip] of [...byId("cap-chips").children].entries()) chip.classList.toggle("edited", n === replaced);
+    byId("cap-tag").setAttribute("aria-label", replaced >= 0 ? `Edit the tag ${parts()[replaced] || ""}` : "Add a tag");
+    byId("cap-tag").classList.toggle("edits", replaced >= 0);
+  };
 
   const chip = (tag, n, can) => h("span", {class: "chip-of", draggable: can ? "true" : null, "data-n": n},
     h("button", {type: "button", class: "tag", "data-act": "chip", "data-arg": String(n), disabled: !can, title: "Enter edits, Delete removes, Ctrl + arrows move"}, tag.length > 60 ? `${tag.slice(0, 59)}…` : tag),
@@ -71,6 +77,7 @@
       if (here >= 0) focusChip(Math.min(here, list.length - 1));
     }
     paintQuick();
+    setTimeout(markEdited, 0);
     if (atelier.captions.key() !== last) { last = atelier.captions.key(); line = 0; replaced = -1; refreshHistory(); refreshScores(); }
   };
   document.addEventListener("atelier-caption", paintChips);
@@ -141,7 +148,7 @@
     if (by && !event.altKey && options.length) { chosen = (chosen + by + options.length + (chosen < 0 && by < 0 ? 1 : 0)) % options.length; paintOptions(); }
     else if (event.key === "Enter" || event.key === ",") { if (!words.trim()) return; take(chosen >= 0 ? options[chosen].tag : words); }
     else if (event.key === "Tab" && chosen >= 0) take(options[chosen].tag);
-    else if (event.key === "Escape" && (options.length || words || replaced >= 0)) { if (options.length) close(); else { event.target.value = ""; replaced = -1; } }
+    else if (event.key === "Escape" && (options.length || words || replaced >= 0)) { if (options.length) close(); else { const n = replaced; event.target.value = ""; replaced = -1; markEdited(); if (n >= 0) focusChip(n); } }
     else if (event.key === "Backspace" && !words && parts().length) return focusChip(parts().length - 1);
     else return;
     event.preventDefault();
@@ -226,7 +233,7 @@
     paintBulk(answer);
     byId("cap-many").scrollIntoView({block: "nearest"});
   };
-  own.rename_all = async (arg) => { selected.clear(); await filter(""); await fill([["edit", "replace"], ["match", "tag"], ["find", arg], ["replace_with", ""]]); const field = byId("cap-bulk-replace_with"); if (field) field.focus(); };
+  own.rename_all = async (arg) => { selected.clear(); await filter(""); await fill([["edit", "replace"], ["match", "tag"], ["find", arg], ["replace_with", arg]]); const field = byId("cap-bulk-replace_with"); if (field) { field.focus(); field.select(); } };
   own.remove_all = async (arg) => { selected.clear(); await filter(""); await fill([["edit", "remove"], ["tags", arg]]); };
 
   /* ---- the selected images ---- */
@@ -262,6 +269,14 @@
     event.stopImmediatePropagation();
     select(row.dataset.arg, event.shiftKey);
   }, true);
+  /* The list is one stop of Tab; Up and Down go through it. */
+  document.addEventListener("keydown", (event) => {
+    const by = {ArrowDown: 1, ArrowUp: -1}[event.key], rows = by && !event.altKey && event.target.matches && event.target.matches("#cap-picks .pick") ? picks() : [];
+    const to = rows[rows.indexOf(event.target) + by];
+    if (!rows.length) return;
+    event.preventDefault();
+    if (to) to.focus();
+  });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "x" || !event.target.matches || !event.target.matches("#cap-picks .pick") || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();
@@ -319,7 +334,7 @@
   };
 
   const KEYS = [["Left, Right", "previous and next image; with Alt while typing"], ["Ctrl + S", "save"], ["Ctrl + Z, Ctrl + Y", "undo and redo the last saved change, outside of the text box"], ["1 to 9", "quick tags, outside of the text box"],
-    ["Enter or comma", "add the tag that was typed; Down and Up choose a known one"], ["Backspace", "in the empty tag field: to the last tag"], ["Left, Right on a tag", "the next tag; with Ctrl the tag moves"], ["Enter on a tag", "edit it"], ["Delete on a tag", "remove it"], ["Ctrl or Shift + click, x", "select images of the list; a change of many captions is for these"], ["?", "this list"]];
+    ["Enter or comma", "add the tag that was typed; Down and Up choose a known one"], ["Backspace", "in the empty tag field: to the last tag"], ["Left, Right on a tag", "the next tag; with Ctrl the tag moves"], ["Enter on a tag", "edit it"], ["Delete on a tag", "remove it"], ["Up, Down in the list", "the next image of the list; Enter opens it"], ["Ctrl or Shift + click, x", "select images of the list; a change of many captions is for these"], ["?", "this list"]];
   own.keys = () => {
     const dialog = h("dialog", {class: "atelier-dialog", "aria-label": "Keys of the Captions tab"}, h("h2", {}, "Keys"),
       h("dl", {class: "keys"}, ...KEYS.flatMap(([key, what]) => [h("dt", {}, key), h("dd", {}, what)])), h("button", {type: "button", class: "btn", onclick: () => dialog.close()}, "Close"));

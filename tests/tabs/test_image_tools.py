@@ -84,10 +84,17 @@ def test_captioners_share_how_captions_are_written_and_nothing_of_their_models(p
 
 
 def test_what_an_earlier_version_kept_breaks_no_form(page):
-    old = {"action": "blip", "model": "models/large", "existing": "append", "top_k": "many", "of tasks": {}}
+    old = {
+        "action": "blip",
+        "model": "models/large",
+        "prefix": "mira",
+        "existing": "append",
+        "top_k": "many",
+        "of tasks": {},
+    }
     page.project.keep("Tools", {"captioners": old})
     form = ToolForm(page, tasks.named("vlm").card)
-    assert form.values()["existing"] == "append" and "model" not in form.values() and form.html()
+    assert form.values()["prefix"] == "mira" and "model" not in form.values() and form.html()
     assert filled(form, "vlm", model="x")["model"] == "x"
 
 
@@ -133,3 +140,26 @@ def test_a_shared_page_works_on_no_folder_outside(tmp_path, name):
         form.act(event("go"))
     assert refused.value.codes == ["shared.path-closed"]
     page.engine.close()
+
+
+def test_what_happens_to_captions_that_are_there_is_chosen_for_each_captioner(page):
+    (card,) = (card for card in cards("Captions") if card.name == "captioners")
+    form = ToolForm(page, card)
+    form.act(event("field", "action", "tag"))
+    form.act(event("field", "existing", "append"))
+    form.act(event("field", "prefix", "mira"))
+    for name, existing in (("retag", "replace"), ("caption_names", "missing"), ("tag", "append")):
+        shown = form.act(event("field", "action", name))
+        assert f'<option value="{existing}" selected>' in shown, name
+        assert form.values()["prefix"] == "mira"
+
+
+def test_a_start_right_after_a_refused_field_does_not_begin_with_the_earlier_value(page, monkeypatch):
+    form, started = ToolForm(page, IMAGES), []
+    monkeypatch.setattr(page.works, "start", lambda *given: started.append(given))
+    with pytest.raises(ProblemsError):
+        form.acted(event("field", "quality", "many"))
+    form.acted(event("go"))
+    assert not started
+    form.acted(event("go"))
+    assert started, "seen, and pressed again"

@@ -281,3 +281,32 @@ def test_the_words_of_the_folder_are_no_tags_of_an_image_without_a_caption(tab, 
     has(tab, ["red fox"])
     tab.keyboard.press("ArrowRight")
     wait_until(lambda: text(folder, 0) == "red fox")
+
+
+def test_a_tag_that_is_edited_is_marked_and_escape_leaves_it_and_the_list_is_one_stop_of_tab(tab, folder):
+    opened(tab, 2)
+    chip = tab.locator("#cap-chips .tag").first
+    chip.press("Enter")
+    expect(tab.locator("#cap-chips .edited")).to_have_count(1)
+    expect(tab.get_by_label("Edit the tag red fox")).to_be_focused()
+    tab.keyboard.press("Escape")
+    expect(tab.locator("#cap-chips .edited")).to_have_count(0)
+    expect(chip).to_be_focused()
+    has(tab, ["red fox", "snow"])
+    tab.locator("#cap-find").focus()
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#cap-picks .pick", has_text="mira_002.png")).to_be_focused()
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#cap-label")).to_have_text("Caption of mira_003.png")
+
+
+def test_several_tags_at_once_are_trimmed(tab, folder):
+    opened(tab, 2)
+    tab.locator("#cap-tag").fill(" x ,y , z")
+    tab.keyboard.press("Enter")
+    has(tab, ["red fox", "snow", "x", "y", "z"])
+    tab.locator("#cap-all-tags summary").click()
+    tab.get_by_role("button", name="Rename smile everywhere").click()
+    expect(tab.locator("#cap-bulk-replace_with")).to_have_value("smile")
+    expect(tab.locator("[data-act=bulk_apply]")).to_have_count(0)  # nothing is removed before a name is typed
