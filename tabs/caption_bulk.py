@@ -13,7 +13,7 @@ from typing import Any
 
 from core.captioning.bulk import Edited, Item, changes_of, chosen, planned, tag_counts, tags_together
 from core.captioning.combining import comparable
-from core.captioning.filters import Facts
+from core.captioning.filters import Facts, is_expression
 from core.captioning.tag_lists import tag_lists
 from core.captioning.words import tag_words
 from core.dataset.buckets.batches import Placed
@@ -36,7 +36,6 @@ SHOWN = 20  # differences in a preview
 MOST_TAGS, QUICK, TOGETHER, OPTIONS = 400, 9, 12, 12
 LONGEST_QUICK = 40  # characters
 WAITED = 1.5  # seconds that an answer waits for a change; a longer one is told by the list
-EXPRESSION = re.compile(r'[&|!"*]|^\(|\b(?:and|or|not)\b|\b[a-z]+:', re.IGNORECASE)
 
 
 ORDERS: dict[str, Callable[[Facts], Any] | None] = {
@@ -47,6 +46,10 @@ ORDERS: dict[str, Callable[[Facts], Any] | None] = {
     "short": lambda facts: len(facts.text),
     "long": lambda facts: -len(facts.text),
     "newest": lambda facts: -facts.changed,
+}
+TAG_ORDERS: dict[str, Callable[[tuple[str, int]], Any]] = {  # the most frequent first otherwise
+    "rarest": lambda each: (each[1], comparable(each[0])),
+    "name": lambda each: comparable(each[0]),
 }
 
 
@@ -105,7 +108,7 @@ class Bulk:
         find = find.strip()
         if not find:
             return list(rows)
-        if not EXPRESSION.search(find):
+        if not is_expression(find):
             wanted = find.casefold()
             return [row for row in rows if wanted in f"{row.key[1]}\n{row.caption}".casefold()]
         items = self.items()
@@ -114,11 +117,15 @@ class Bulk:
 
     # -- tags
 
-    def tags(self, beside: str) -> dict[str, Any]:
-        """The tags of the dataset with their counts, the quick ones, and those that stand beside one."""
+    def tags(self, beside: str, find: str = "", order: str = "") -> dict[str, Any]:
+        """The tags of the dataset that contain a text, with their counts, in one of TAG_ORDERS; the quick ones of all, and those
+        that stand beside one."""
         items = list(self.items().values())
-        counts = self._counts(items)
-        found: dict[str, Any] = {"tags": counts[:MOST_TAGS], "more": len(counts) > MOST_TAGS}
+        counts, wanted = self._counts(items), comparable(find)
+        listed = [each for each in counts if wanted in comparable(each[0])]
+        if order in TAG_ORDERS:
+            listed.sort(key=TAG_ORDERS[order])
+        found: dict[str, Any] = {"tags": listed[:MOST_TAGS], "found": len(listed), "all": len(counts)}
         found["known"] = [tag for tag, _ in counts[: 10 * MOST_TAGS]]
         found["quick"] = [tag for tag, number in counts[:QUICK] if len(tag) <= LONGEST_QUICK]
         if beside.strip():
@@ -134,15 +141,18 @@ class Bulk:
             return self._counted[1]
 
     def complete(self, text: str) -> dict[str, Any]:
-        """Known tags that begin like this: of the dataset first, then of the lists in models/tag_lists."""
+        """Known tags that begin like this: of the dataset first, then of the lists in models/tag_lists; and what is wrong
+        with those lists."""
         wanted = comparable(text)
         counts = self._counts(list(self.items().values())) if wanted else []
         found = [(tag, number, "") for tag, number in counts if comparable(tag).startswith(wanted)][:OPTIONS]
         known = {comparable(tag) for tag, _, _ in found}
-        listed = tag_lists(self._workspace)[0].complete(text, OPTIONS) if len(found) < OPTIONS else []
+        lists, problems = tag_lists(self._workspace)
+        listed = lists.complete(text, OPTIONS) if len(found) < OPTIONS else []
         found += [(tag_words(each.tag), each.count, each.alias) for each in listed if comparable(each.tag) not in known]
         names = ("tag", "count", "alias")
-        return {"options": [dict(zip(names, each, strict=True)) for each in found[:OPTIONS]]}
+        options = [dict(zip(names, each, strict=True)) for each in found[:OPTIONS]]
+        return {"options": options, "lists": [problem.to_dict() for problem in problems]}
 
     # -- changes
 

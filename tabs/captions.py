@@ -75,7 +75,6 @@ class Desk:
     def _asked(self) -> dict[str, Callable[[str, str, str], dict[str, Any]]]:
         """What is answered without the list."""
         return {
-            "tags": lambda key, arg, value: self.bulk.tags(arg),
             "complete": lambda key, arg, value: self.bulk.complete(value[:200]),
             "bulk": lambda keys, arg, value: self._form(keys),
             "bulk_field": self._fill,
@@ -127,6 +126,8 @@ class Desk:
                 return {
                     "answers": [self._saved(each) for each in saves[:MOST_SAVES]] if isinstance(saves, list) else []
                 }
+            if act == "tags":
+                return self.bulk.tags(arg, *(_text(asked.get(name))[:200] for name in ("find", "order")))
             if act in self._asked:
                 return self._asked[act](key, arg, value)
             opened, said = self._do(act, key, arg, value)

@@ -65,6 +65,12 @@ def test_of(expression: str) -> Test:
     return _Reader(expression).whole()
 
 
+def is_expression(text: str) -> bool:
+    """Whether what was typed to search for is meant as an expression. "black and white" and "9:16" are words; an operator, a
+    quote, a * or a field makes it one."""
+    return bool(_MEANT.search(text)) or any(_field_of(word.lstrip("(!"))[0] for word in text.split())
+
+
 def fields_in(expression: str) -> set[str]:
     """The fields that an expression asks for, such as tokens or name. Raises ProblemsError."""
     test_of(expression)
@@ -80,6 +86,7 @@ def _wrong(why: str) -> ProblemsError:
 _TOKEN = re.compile(
     r'\s*(?:([&|!()])|((?:[a-z]+:)?"[^"]*")|([^\s&|!()"]+(?:\([^\s()]*\)[^\s&|!()"]*)*))', re.IGNORECASE
 )  # saber_(fate) is a word
+_MEANT = re.compile(r'[&|"*]|(?:^|[\s(])!+\s*[^\s!]|\b(?:AND|OR|NOT)\b')
 _WORDS = {"and": "&", "or": "|", "not": "!"}
 
 

@@ -3,7 +3,7 @@
    and their history. All of them change the text in the box, or ask the server; captions.js saves. */
 (() => {
   const atelier = window.atelier, {h, byId} = atelier, {ask, put, own, box, filter} = atelier.captions;
-  const SOON = 120, LISTED = 150, QUICK = 9;
+  const SOON = 120, QUICK = 9;
   let tags = [], quick = [], replaced = -1, options = [], chosen = -1, question = 0, held = -1, last = "";
   const timers = {};
   const soon = (name, work) => { clearTimeout(timers[name]); timers[name] = setTimeout(work, SOON); };
@@ -117,15 +117,23 @@
     if (!words) return close();
     let answer;
     try { answer = await ask({act: "complete", value: words}); } catch { return; }
+    tellLists(answer.lists || []);
     if (number !== question || document.activeElement !== byId("cap-tag")) return;  // late: other letters stand there now
     options = answer.options || [];
     chosen = -1;
     paintOptions();
   };
+  /** A list that cannot be read is named once. */
+  let listsTold = "";
+  const tellLists = (problems) => {
+    const key = JSON.stringify(problems);
+    if (problems.length && key !== listsTold) atelier.say({id: `tag-lists-${Date.now()}`, kind: "error", title: "Some tag lists are not used", problems});
+    listsTold = key;
+  };
   const take = (tag) => { add(tag); byId("cap-tag").value = ""; close(); };
   document.addEventListener("input", (event) => {
     if (event.target.id === "cap-tag") soon("complete", complete);
-    if (event.target.id === "cap-tags-find") paintTags();
+    if (event.target.id === "cap-tags-find") soon("tags", refreshTags);
   });
   document.addEventListener("keydown", (event) => {
     if (event.target.id !== "cap-tag" || event.isComposing) return;
@@ -170,20 +178,23 @@
     toggle(quick[n]);
   });
 
-  let asked = "";
+  let asked = "", searches = 0, found = 0;
   const refreshTags = async () => {
+    const number = ++searches, find = byId("cap-tags-find").value;
     let answer;
-    try { answer = await ask({act: "tags", arg: asked}); } catch { return; }
-    if (!answer.tags) return;
+    try { answer = await ask({act: "tags", arg: asked, find, order: byId("cap-tags-order").value}); } catch { return; }
+    if (number !== searches || !answer.tags) return;
     tags = answer.tags;
+    found = answer.found;
     const known = new Set(answer.known.map(same));
     quick = quick.filter((tag) => known.has(same(tag)));  // their numbers stay
     quick = [...quick, ...answer.quick.filter((tag) => !quick.some((each) => same(each) === same(tag)))].slice(0, QUICK);
-    byId("cap-tags-says").textContent = `${tags.length.toLocaleString("en")}${answer.more ? " most frequent" : ""}`;
+    byId("cap-tags-says").textContent = `${find.trim() ? `${found.toLocaleString("en")} of ` : ""}${answer.all.toLocaleString("en")}`;
     together = answer.together || [];
     paintTags();
     if (box()) paintQuick();
   };
+  own.tags_order = () => refreshTags();
   let together = [];
   const bar = ([tag, count], most) => h("li", {},
     h("button", {type: "button", class: "tag-row", "data-act": "only", "data-arg": tag, title: "Show the images that have it; with Shift, also the filter before"},
@@ -193,12 +204,12 @@
   const paintTags = () => {
     const holder = byId("cap-tags");
     if (!holder || !byId("cap-all-tags").open) return;
-    const wanted = same(byId("cap-tags-find").value), found = tags.filter(([tag]) => same(tag).includes(wanted)), most = found.length ? Math.max(...found.map((each) => each[1])) : 1;
-    const key = JSON.stringify([found.slice(0, LISTED), asked, together]);
+    const most = Math.max(1, ...tags.map((each) => each[1])), more = found - tags.length;
+    const key = JSON.stringify([tags, more, asked, together]);
     if (holder.dataset.key === key) return;
     holder.dataset.key = key;
     const beside = asked && together.length ? [h("li", {class: "together"}, `Most often with ${asked}: ${together.map(([tag, count]) => `${tag} (${count})`).join(", ")}`)] : [];
-    holder.replaceChildren(...beside, ...found.slice(0, LISTED).map((each) => bar(each, most)), ...(found.length > LISTED ? [h("li", {class: "hint"}, `and ${found.length - LISTED} more: find one above`)] : []));
+    holder.replaceChildren(...beside, ...tags.map((each) => bar(each, most)), ...(more > 0 ? [h("li", {class: "hint"}, `and ${more.toLocaleString("en")} more: find one above`)] : []));
   };
   let shift = false;
   addEventListener("click", (event) => { shift = event.shiftKey; }, true);

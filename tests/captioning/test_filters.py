@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.captioning.filters import Facts, fields_in, test_of
+from core.captioning.filters import Facts, fields_in, is_expression, test_of
 from core.record.problems import ProblemsError
 
 test_of.__test__ = False
@@ -93,6 +93,32 @@ def test_a_broken_expression_is_refused_with_a_code(expression):
     with pytest.raises(ProblemsError) as caught:
         test_of(expression)
     assert caught.value.codes == ["filter.bad-expression"]
+
+
+@pytest.mark.parametrize(
+    "text", ["black and white", "not a fox", "9:16 photo", "(ant", "note: this", "wow!", "is:", "cats & co"]
+)
+def test_words_are_searched_unless_they_are_clearly_an_expression(text):
+    assert is_expression(text) is ("&" in text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fox & snow",
+        "a | b",
+        "!snow",
+        "!!snow",
+        "(!a)",
+        '"black and white"',
+        "smile*",
+        "IS:missing",
+        "a AND b",
+        "a tokens:>75",
+    ],
+)
+def test_operators_quotes_and_fields_make_an_expression(text):
+    assert is_expression(text) and test_of(text)
 
 
 def test_the_fields_of_an_expression_are_known():

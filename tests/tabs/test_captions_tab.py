@@ -11,6 +11,7 @@ import pytest
 from work_parts import HOSTILE, image, make_page, wait_until
 
 from core.captioning.bulk import planned
+from core.record.workspace import Workspace
 from core.settings.source import Source
 from tabs import caption_bulk, tokens
 from tabs import captions_view as view
@@ -251,6 +252,34 @@ def test_the_list_is_filtered_by_kind_and_by_words(folder):
     assert "cat.png" in window.shelf["list"] and "ant.png" not in window.shelf["list"]
     window.ask("find", value=HOSTILE)
     assert "<img src=x" not in window.shelf["list"] and "No matches." in window.shelf["list"]
+
+
+def test_words_of_an_expression_alone_are_searched(folder):
+    (folder / "bee.txt").write_text("a black and white bee", encoding="utf-8")
+    window = Window(open_desk(folder))
+    window.ask("find", value="black and white")
+    assert len(window.shelf["page"]) == 1 and not window.shelf["wrong"]
+
+
+def test_any_tag_is_found_by_its_name_and_listed_in_the_asked_order(folder, monkeypatch):
+    monkeypatch.setattr(caption_bulk, "MOST_TAGS", 3)
+    for name, tags in {"ant": "b_1, a 2, c", "bee": "b 1, a 2", "cat": "b 1, rare_tag"}.items():
+        (folder / f"{name}.txt").write_text(tags, encoding="utf-8")
+    desk = open_desk(folder)
+    ask = lambda **more: desk.answer({"act": "tags", **more})  # noqa: E731
+    assert [tag for tag, _ in ask()["tags"]] == ["b 1", "a 2", "c"] and (ask()["found"], ask()["all"]) == (4, 4)
+    assert ask(find="Rare tag")["tags"] == [("rare_tag", 1)] and ask(find="rare")["found"] == 1
+    assert [tag for tag, _ in ask(order="rarest")["tags"]] == ["c", "rare_tag", "a 2"]
+    assert [tag for tag, _ in ask(order="name")["tags"]] == ["a 2", "b 1", "c"]
+
+
+def test_a_tag_list_that_cannot_be_read_is_named(desk, tmp_path, monkeypatch):
+    monkeypatch.setattr(desk.bulk, "_workspace", Workspace(tmp_path / "outputs", tmp_path / "models"))
+    lists = tmp_path / "models" / "tag_lists"
+    lists.mkdir(parents=True)
+    (lists / "bad.csv").write_text("")
+    answer = desk.answer({"act": "complete", "value": "a"})
+    assert [each["code"] for each in answer["lists"]] == ["tags.bad-list"] and answer["options"]
 
 
 def test_made_up_messages_change_nothing(desk, folder):
