@@ -232,6 +232,8 @@ class Bulk:
         names = ("edit", *USES.get(settings.edit, ()))
         if settings.edit == "add" and settings.place != "after":
             names = tuple(name for name in names if name != "after")
+        if settings.separator != KNOWN["separator"].default and "separator" not in names:
+            names += ("separator",)
         form = fields(KNOWN, self._load(), names, "bulk_field", {}, {name: f"cap-bulk-{name}" for name in names})
         return f'<div class="concept-fields">{form}</div>{self._twice(settings)}{self._preview(rows)}'
 

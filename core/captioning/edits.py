@@ -56,6 +56,8 @@ def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
         need("tags", "tags" if settings.edit in ("add", "remove", "front") else "a text")
     if settings.edit == "add" and settings.place == "after":
         need("after", "the tag to add after")
+    if settings.edit == "separator":
+        need("new_separator", "the new separator")
     if settings.edit == "replace":
         need("find", "a text to find")
         if settings.match == "regex":
@@ -232,6 +234,15 @@ def _replace(subject: Subject, settings: CaptionEditSettings) -> str:
     return removed(settings.find, subject.text, settings.replace_with)
 
 
+def _separated(subject: Subject, settings: CaptionEditSettings) -> str:
+    """With the new separator; a line of one tag stays as it is."""
+
+    def change(line: str) -> str:
+        return settings.new_separator.join(tags) if len(tags := _tags(line, settings)) > 1 else line
+
+    return _each_line(subject.text, change)
+
+
 def _joined(subject: Subject, settings: CaptionEditSettings) -> str:
     return settings.separator.join(
         line.strip().strip(settings.separator.strip()) for line in subject.text.split("\n") if line.strip()
@@ -258,6 +269,7 @@ def _fixed(before: bool) -> Callable[[Subject, CaptionEditSettings], str]:
 _TEXTS: dict[str, Callable[[Subject, CaptionEditSettings], str]] = {
     "prefix": _fixed(before=True),
     "suffix": _fixed(before=False),
+    "separator": _separated,
     "one_line": _joined,
     "file_name": lambda subject, settings: name_words(subject.name.rpartition(".")[0]) or subject.text,
     "folder_name": lambda subject, settings: name_words(subject.folder) or subject.text,

@@ -21,6 +21,7 @@ EDITS = {
     "lower": "Lower case",
     "prefix": "Add a prefix",
     "suffix": "Add a suffix",
+    "separator": "Change the separator",
     "one_line": "Join lines",
     "file_name": "Caption from the file name",
     "folder_name": "Caption from the folder name",
@@ -34,6 +35,7 @@ USES: dict[str, tuple[str, ...]] = {  # the settings that a change asks for, bes
     "imply": ("implications",),
     "prefix": ("tags",),
     "suffix": ("tags",),
+    "separator": ("separator", "new_separator"),
 }
 
 
@@ -101,6 +103,7 @@ class CaptionEditSettings(Settings):
         help="One per line: `blue dress -> dress` adds dress where blue dress is; `kitty = cat` writes cat for kitty.",
     )
     separator: str = setting(", ", title="Separator", help="Stands between the tags of a caption.")
+    new_separator: str = setting("", title="New separator", help='Takes the place of the separator, such as "; ".')
     preview: bool = setting(
         False, title="Only preview", level="shown", help="Lists what would change without writing it."
     )

@@ -61,6 +61,8 @@ def edited(text=TEXT, name="fox_01.png", folder="10_arctic fox", **settings):
         ({"edit": "suffix", "tags": "x"}, f"{TEXT}, x"),
         ({"edit": "front", "tags": "snow, Snow"}, "snow, red fox, long_hair, red fox"),
         ({"edit": "add", "tags": "ice, Ice"}, f"{TEXT}, ice"),
+        ({"edit": "separator", "new_separator": "; "}, "red fox; long_hair; snow; red fox"),
+        ({"edit": "separator", "separator": ";", "new_separator": ", "}, TEXT),
         ({"edit": "file_name"}, "fox"),
         ({"edit": "folder_name"}, "arctic fox"),
     ],
@@ -77,6 +79,7 @@ def test_changes_of_spelling():
     assert edited(", ".join(KAOMOJI), edit="spaces") == ", ".join(KAOMOJI)
     assert edited("a fox,\nin snow\n", edit="one_line") == "a fox, in snow"
     assert edited("a, b\nc", edit="add", tags="d") == "a, b, d\nc, d", "each line is a caption of its own"
+    assert edited("a ;b\nc,d", edit="separator", separator=";", new_separator=", ") == "a, b\nc,d"
     assert edited("x, y", edit="prefix", tags="x") == "x, y", "it is there already"
     assert edited("a;  b", edit="add", tags="b", separator="; ") == "a;  b", "what does not change keeps its spelling"
 
@@ -118,6 +121,7 @@ def test_rules_that_go_round_end():
         ({"edit": "add", "tags": "a", "place": "after"}, ["edit.incomplete"]),
         ({"edit": "replace"}, ["edit.incomplete"]),
         ({"edit": "replace", "find": "(", "match": "regex"}, ["caption.bad-pattern"]),
+        ({"edit": "separator"}, ["edit.incomplete"]),
         ({"edit": "imply"}, ["edit.incomplete"]),
         ({"edit": "imply", "implications": ["a b"]}, ["edit.bad-rule"]),
         ({"edit": "sort", "separator": " "}, ["edit.blank-separator"]),
@@ -130,7 +134,7 @@ def test_what_is_not_complete_is_said_before_anything_changes(settings, codes):
 
 
 TAGS = st.lists(st.text("abA_ ()", min_size=1, max_size=5).filter(str.strip), max_size=6)
-READY = {"tags": "new tag", "find": "a", "implications": ["a -> b"], "after": "b"}
+READY = {"tags": "new tag", "find": "a", "implications": ["a -> b"], "after": "b", "new_separator": "; "}
 
 
 @given(tags=TAGS, kind=st.sampled_from([name for name in EDITS if name not in ("prefix", "suffix")]))

@@ -528,6 +528,15 @@ def test_the_plan_of_a_preview_is_that_of_the_change_and_follows_the_captions(de
     assert "typed meanwhile" in desk.answer({"act": "bulk"})["bulk"] and apply_shown(desk, shown)["problems"]
 
 
+def test_the_separator_of_the_captions_is_changed(desk, folder):
+    Window(desk).save("a; b")
+    form(desk, edit="separator", separator=";", new_separator=", ")
+    assert "1 caption" in apply_shown(desk)["said"] and text(folder, "ant") == "a, b"
+    shown = form(desk, edit="add", tags="c")
+    assert 'data-arg="separator"' in shown, "one of one's own is seen wherever it counts"
+    assert 'data-arg="separator"' not in form(desk, separator=", ")
+
+
 def test_a_replaced_word_that_the_sample_prompts_still_have_is_named(desk, folder):
     desk.page.project.edit("samples.sample_prompts", "An ANT on a leaf\na tree")
     for field, value in (("edit", "replace"), ("match", "text"), ("find", "ant"), ("replace_with", "emmet")):
