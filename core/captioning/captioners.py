@@ -15,6 +15,7 @@ from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import pattern_problems
 from core.captioning.counts import write_counts
 from core.captioning.described import Described
+from core.captioning.one_file import path_of, path_problems, write_one_file
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import Beside, caption_change
 from core.dataset.captions.history import Change, History, check_folders, only_one_writes
@@ -26,6 +27,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.caption import CaptionerJob
 from core.settings.job import CaptionJob
 from core.settings.presets import to_values
+from core.settings.tagger import TagTextSettings
 
 LISTED = 200  # tags and skipped images in the outcome
 
@@ -40,6 +42,7 @@ class Tally:
     empty: int = 0
     failed: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    file: Path | None = None  # with the captions, in place of caption files
     table: Path | None = None  # the file with all counts, where they are too many to list
 
     def keep_counts(self, name: str, workspace: Workspace) -> None:
@@ -51,7 +54,9 @@ class Tally:
         facts |= {"skipped": len(self.failed)} if self.failed else {}
         facts |= {"counts": dict(self.counts.most_common(LISTED))} if self.counts else {}
         facts |= {"table": str(self.table)} if self.table else {}
+        facts |= {"file": str(self.file)} if self.file else {}
         last = "nothing was written" if previews else f"{count(self.written, 'caption')} written"
+        last += f" to {display_path(self.file)}" if self.file else ""
         described = count(self.images - len(self.failed), "image")
         return Outcome(lines=[*lines, *self._lines(), f"{described} described; {last}"], facts=facts)
 
@@ -76,15 +81,25 @@ def run_captioner(
 ) -> Outcome:
     """Describe the images that ask for it, one caption written after the other. A preview writes nothing."""
     history, tally = History(context.workspace.captions), Tally()
-    about = {"task": name, "job": _fingerprint(job)}
+    about, own = {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
     def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:
         images = rows if of_rows else [row.image.path for row in rows]
-        return _described(describe(images, getattr(job, name), context), rows, context, tally)
+        return _described(describe(images, own, context), rows, context, tally)
 
     if job.captioning.preview is not None:
         rows = _rows(job)
         return tally.outcome([_difference(row, said, job) for row, said in described(rows)], previews=True)
+    if job.captioning.output_path is not None:
+        tally.file, kind = (
+            path_of(job.captioning.output_path),
+            "tags" if isinstance(own, TagTextSettings) else "caption",
+        )
+        captions = _texts(described(_rows(job)), job, tally)
+        with only_one_writes(context):
+            write_one_file(tally.file, kind, captions, title, about, context.workspace)
+        tally.keep_counts(name, context.workspace)
+        return tally.outcome([], previews=False)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         files = _files_of(_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
@@ -99,6 +114,18 @@ def run_captioner(
                 )
     tally.keep_counts(name, context.workspace)
     return tally.outcome([], previews=False)
+
+
+def _texts(described: Iterable[tuple[Row, Described]], job: CaptionerJob, tally: Tally) -> dict[Row, str]:
+    """The caption of each image, which gets none where nothing was found to say."""
+    texts = {}
+    for row, said in described:
+        text = said.joined(_own(row), job.captioning)
+        tally.empty += not text and not said.means_empty
+        if text or said.means_empty:
+            texts[row] = text
+    tally.written = len(texts)
+    return texts
 
 
 def _described(
@@ -182,11 +209,13 @@ def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, worksp
 def _rows(job: CaptionerJob) -> list[Row]:
     report = caption_report(CaptionJob(dataset=job.dataset, captions=job.captions), of_files=True)
     bad = pattern_problems(job.captioning.remove_words, "captioning.remove_words")
+    bad += path_problems(job.captioning.output_path) if job.captioning.output_path is not None else []
     raise_if_errors([*report.problems, *bad])
     if not report.rows:
         fix = "choose a folder with images on Dataset"
         raise ProblemsError.one("The dataset contains no images", "dataset", fix, "captioning.no-images")
-    return [row for row in report.rows if _asks(row, job.captioning.existing)][: job.captioning.preview]
+    everything = job.captioning.output_path is not None
+    return [row for row in report.rows if everything or _asks(row, job.captioning.existing)][: job.captioning.preview]
 
 
 def _asks(row: Row, existing: str) -> bool:

@@ -21,6 +21,7 @@ class Described:
     shown    what a preview adds to the caption
     counted  what the outcome counts over all images: the tags
     means_empty   an empty caption is to be written
+    separator   what divides its parts, "" for the job's separator
     join     its own way to be joined with the caption that is there, and then written letter by letter
     """
 
@@ -29,6 +30,7 @@ class Described:
     shown: str = ""
     counted: tuple[str, ...] = ()
     means_empty: bool = False
+    separator: str = ""
     join: Join | None = None
 
     def joined(self, existing: str, settings: CaptioningSettings) -> str:
@@ -36,7 +38,7 @@ class Described:
         return (self.join or self._combined)(existing, settings)
 
     def _combined(self, existing: str, settings: CaptioningSettings) -> str:
-        return combined(existing, self.text, settings)
+        return combined(existing, self.text, settings, self.separator)
 
     def as_file(self, caption: str) -> bytes:
         """What is written of a joined caption."""

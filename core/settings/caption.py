@@ -57,6 +57,15 @@ class CaptioningSettings(Settings):
         widget="lines",
         help="Regular expressions, one per line; each match is removed from new captions. Removes phrases that a captioner repeats, such as invented writing.",
     )
+    output_path: str | None = setting(
+        None,
+        title="Write to one file",
+        widget="text",
+        hint="caption files",
+        names="path",
+        kohya="output_path",
+        help="A .json or .jsonl file for fine-tuning, such as outputs/tags.json, that gets the captions and sizes of all images. Caption files stay as they are; the caption history keeps an earlier file of that name.",
+    )
     preview: int | None = setting(
         None,
         ge=1,

@@ -153,7 +153,9 @@ def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, ask
         return Described("", Problem(what, printable(path), fix, "advice", code="tagger.no-tags"))
     counted = tagged.tags if asked.frequency_tags else ()
     join = None if asked.compatibility == "none" else joining(tagged, asked.caption_separator)
-    return Described(tagged.text, None, tagged.shown, counted, means_empty=not tagged.tags, join=join)
+    own = asked.caption_separator
+    separator = "" if own == type(asked).model_fields["caption_separator"].default else own
+    return Described(tagged.text, None, tagged.shown, counted, not tagged.tags, separator, join)
 
 
 # ---- retag

@@ -231,6 +231,22 @@ def test_compatibility_writes_files_letter_by_letter(tmp_path, model, before, ca
     assert (folder / "red.txt").read_bytes().decode() == wanted
 
 
+@pytest.mark.parametrize(
+    ("separator", "captioning", "wanted"),
+    [
+        ("; ", {"existing": "append"}, "x; Red_Hair; solo; ^_^; ruby (gem)\n"),
+        ("; ", {"existing": "replace", "prefix": "fox"}, "fox; red hair; solo; ^_^; ruby (gem)\n"),
+        ("\n", {"existing": "replace"}, "red hair\nsolo\n^_^\nruby (gem)\n"),
+        (", ", {"existing": "replace", "prefix": "fox", "separator": ": "}, "fox: red hair, solo, ^_^, ruby (gem)\n"),
+    ],
+)
+def test_tags_are_added_with_the_separator_between_them(tmp_path, model, separator, captioning, wanted):
+    folder = images(tmp_path / "set", "red")
+    (folder / "red.txt").write_text("x; Red_Hair")
+    run("tag", tmp_path, folder, model, captioning=captioning, caption_separator=separator)
+    assert (folder / "red.txt").read_text() == wanted
+
+
 def test_tags_are_counted_only_where_asked(tmp_path, folder, model):
     counted, _ = run("tag", tmp_path, folder, model, captioning={"preview": 4})
     assert counted.facts["counts"] == {

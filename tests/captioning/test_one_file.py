@@ -1,0 +1,68 @@
+"""The captions of all images in one file, as sd-scripts' tagger writes them with --output_path."""
+
+import json
+
+import pytest
+
+from core.dataset.captions.history import History
+from tests.captioning.tagger.models import images, wd_folder
+from tests.captioning.tagger.test_tagging import CAPTIONS, run
+from tests.captioning.test_captioners import run as say
+from tests.refusals import refused
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = images(tmp_path / "set", "blue", "red")
+    (place / "red.txt").write_text("by hand")
+    return place
+
+
+def test_tags_of_all_images_are_in_one_file_with_their_sizes(tmp_path, folder):
+    model, out = wd_folder(tmp_path / "tagger"), tmp_path / "new" / "tags.json"
+    outcome, _ = run("tag", tmp_path, folder, model, captioning={"output_path": str(out)})
+    assert json.loads(out.read_text()) == {
+        str(folder / f"{name}.png"): {"tags": CAPTIONS[name], "image_size": [40, 40]} for name in ("blue", "red")
+    }
+    assert [path.name for path in folder.glob("*.txt")] == ["red.txt"] and (folder / "red.txt").read_text() == "by hand"
+    assert (outcome.facts["written"], outcome.facts["file"]) == (2, str(out))
+    lines = out.with_suffix(".jsonl")
+    run("retag", tmp_path, folder, model, captioning={"output_path": str(lines)})
+    assert [json.loads(line) for line in lines.read_text().splitlines()] == [
+        {"image_path": str(folder / f"{name}.png"), "caption": CAPTIONS[name], "image_size": [40, 40]}
+        for name in ("blue", "red")
+    ]
+
+
+def test_captions_are_joined_with_those_there_and_an_earlier_file_comes_back(tmp_path, folder):
+    out = tmp_path / "outputs" / "meta.json"
+    say(folder, output_path=str(out))
+    first = out.read_bytes()
+    assert {each["caption"] for each in json.loads(first).values()} == {"a fox, snow"}
+    say(folder, output_path=str(out), existing="append")
+    assert json.loads(out.read_text())[str(folder / "red.png")]["caption"] == "by hand, a fox, snow"
+    history = History(tmp_path / "outputs" / ".atelier" / "captions")
+    history.undo(next(history.entries()).id)
+    assert out.read_bytes() == first
+
+
+def test_images_without_a_caption_are_left_out_and_a_preview_writes_nothing(tmp_path, folder):
+    out = tmp_path / "meta.json"
+    outcome = say(folder, lambda images, *_: (path.stem.replace("red", "") for path in images), output_path=str(out))
+    assert list(json.loads(out.read_text())) == [str(folder / "blue.png")] and outcome.facts["written"] == 1
+    out.unlink()
+    say(folder, output_path=str(out), preview=1)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["meta.txt", "meta", "", "folder.json"])
+def test_a_name_that_is_no_such_file_is_refused_before_the_start(tmp_path, folder, name):
+    (tmp_path / "folder.json").mkdir()
+    with refused("captioning.one-file"):
+        run("tag", tmp_path, folder, wd_folder(tmp_path / "tagger"), captioning={"output_path": str(tmp_path / name)})
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path, folder):
+    (tmp_path / "file").write_text("no folder")
+    with refused("file.unwritable"):
+        say(folder, output_path=str(tmp_path / "file" / "meta.json"))
