@@ -187,10 +187,8 @@ class Bulk:
             return "Captions are being changed ..."  # a second click on the button
         title, plan = EDITS[self.settings().edit], self.plan(rows)
         if mark_of(plan) != seen:
-            what, fix = (
-                "What would change is not what was shown: the list or the form has changed",
-                "look again, then press it",
-            )
+            what = "The list or the form has changed since the preview"
+            fix = "check the new preview, then press the button again"
             raise ProblemsError.one(what, "Change many captions", fix, code="edit.changed-meanwhile")
         if not plan:
             return "No caption would change."
