@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,7 @@ def run_captioner(
     name: str, title: str, describe: Describe, job: CaptionerJob, context: JobContext, of_rows: bool = False
 ) -> Outcome:
     """Describe the images that ask for it, one caption written after the other. A preview writes nothing."""
-    history, tally = History(context.workspace.captions), Tally()
-    about, own = {"task": name, "job": _fingerprint(job)}, getattr(job, name)
+    tally, about, own = Tally(), {"task": name, "job": _fingerprint(job)}, getattr(job, name)
 
     def described(rows: Sequence[Row]) -> Iterator[tuple[Row, Described]]:
         images = rows if of_rows else [row.image.path for row in rows]
@@ -91,15 +90,27 @@ def run_captioner(
         rows = _rows(job)
         return tally.outcome([_difference(row, said, job) for row, said in described(rows)], previews=True)
     if job.captioning.output_path is not None:
-        tally.file, kind = (
-            path_of(job.captioning.output_path),
-            "tags" if isinstance(own, TagTextSettings) else "caption",
-        )
+        tally.file = path_of(job.captioning.output_path)
+        kind = "tags" if isinstance(own, TagTextSettings) else "caption"
         captions = _texts(described(_rows(job)), job, tally)
         with only_one_writes(context):
             write_one_file(tally.file, kind, captions, title, about, context.workspace)
-        tally.keep_counts(name, context.workspace)
-        return tally.outcome([], previews=False)
+    else:
+        _write_each(title, about, described, job, context, tally)
+    tally.keep_counts(name, context.workspace)
+    return tally.outcome([], previews=False)
+
+
+def _write_each(
+    title: str,
+    about: dict[str, Any],
+    described: Callable[[Sequence[Row]], Iterator[tuple[Row, Described]]],
+    job: CaptionerJob,
+    context: JobContext,
+    tally: Tally,
+) -> None:
+    """Each image's caption into its own file, as soon as it is there; all are one change."""
+    history = History(context.workspace.captions)
     with only_one_writes(context), history.open(title, about, history.unfinished(about)) as opened:
         files = _files_of(_rows(job), opened.done(), tally)
         check_folders(file.path.parent for file in files.values())
@@ -108,12 +119,8 @@ def run_captioner(
             tally.empty += not new and not said.means_empty
             if new or said.means_empty:
                 result = opened.write([replace(files[row], new=said.as_file(new))])
-                tally.written, tally.edited = (
-                    tally.written + len(result.written),
-                    tally.edited + len(result.changed_since),
-                )
-    tally.keep_counts(name, context.workspace)
-    return tally.outcome([], previews=False)
+                tally.written += len(result.written)
+                tally.edited += len(result.changed_since)
 
 
 def _texts(described: Iterable[tuple[Row, Described]], job: CaptionerJob, tally: Tally) -> dict[Row, str]:
