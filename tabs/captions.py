@@ -246,7 +246,8 @@ class Desk:
         """Many captions were changed: what to say of it."""
         self.edits.changed(done, title)
         left = f"; {count(len(done.changed_since), 'file')} had changed and stayed" if done.changed_since else ""
-        return f"{title}: {count(len(done.written), 'file')}{left}"
+        noun = "mask" if any(path.suffix == ".png" for path in done.written) else "caption"
+        return f"{title}: {count(len(done.written), noun)}{left}"
 
     def _take_back(self, act: str, key: str) -> tuple[str, str]:
         name = self.edits.next_step(act)

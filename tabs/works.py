@@ -104,6 +104,7 @@ class Works:
             "tool_cancel": self.cancel,
             "tool_pause": self.pause,
             "tool_discard": self.discard,
+            "tool_close": self.close,
         }
 
     def works(self) -> list[Work]:
@@ -173,6 +174,10 @@ class Works:
             run = self._engine.progress(work.id)["run"]
             if run and command in ("pause", "resume"):
                 self._engine.command(run, command)
+
+    def close(self, data: dict[str, Any], browser: Browser) -> None:
+        """Show the result of a work no longer. Its journal stays."""
+        self._hidden |= {work.id for work in self.works() if work.id == data.get("work") and not self._runs(work)}
 
     def _named(self, data: dict[str, Any]) -> list[Work]:
         return [work for work in self.works() if work.id == data.get("work") and self._runs(work)]

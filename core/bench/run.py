@@ -163,7 +163,8 @@ def table(result: dict[str, Any]) -> str:
     if datasets := result.get("datasets"):
         rows += dataset_rows(datasets)
     if captions := result.get("captions"):
-        rows += caption_rows(captions) + tagger_rows(captions["tagging"])
+        rows += caption_rows(captions)
+        rows += tagger_rows(captions["tagging"]) if "tagging" in captions else []
     return "\n".join(["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 

@@ -125,7 +125,8 @@ def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) 
     if not cut:
         return []
     longest = max(counted.values())
-    what = f"{count(len(cut), 'caption')} longer than {limit} tokens get truncated (the longest has {longest}): {names_of(cut)}"
+    are = "is" if len(cut) == 1 else "are"
+    what = f"{count(len(cut), 'caption')} {are} longer than {limit} tokens (the longest has {longest}) and cut: {names_of(cut)}"
     room = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
     fix = f"shorten them, or raise the maximum caption length to {room}" if room > limit else "shorten them"
     return [Problem(what, "captions.max_token_length", fix, "advice", code="dataset.long-captions")]

@@ -18,7 +18,8 @@
       going(work) ? press(work.ends_paused ? "Pause" : "Cancel", "tool_cancel", {work: work.id}) : null,
       work.tool === "download" && work.state === "cancelled" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Resume") : null,
       work.tool === "download" && work.state === "failed" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Try again") : null,
-      work.tool === "download" && work.state !== "done" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.command("tool_discard", {about: work.about, ask: atelier.ask()})}, "Discard") : null),
+      work.tool === "download" && work.state !== "done" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.command("tool_discard", {about: work.about, ask: atelier.ask()})}, "Discard") : null,
+      !going(work) && work.tool !== "download" ? press("Close", "tool_close", {work: work.id}) : null),
     going(work) ? h("progress", {max: 1, value: work.share === null ? null : work.share, "aria-label": work.text}) : null,
     work.problems.length ? atelier.problems(work.problems) : null,
     work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `What was found: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null);

@@ -531,7 +531,7 @@ def test_the_plan_of_a_preview_is_that_of_the_change_and_follows_the_captions(de
 def test_the_separator_of_the_captions_is_changed(desk, folder):
     Window(desk).save("a; b")
     form(desk, edit="separator", separator=";", new_separator=", ")
-    assert "1 file" in apply_shown(desk)["said"] and text(folder, "ant") == "a, b"
+    assert "1 caption" in apply_shown(desk)["said"] and text(folder, "ant") == "a, b"
     shown = form(desk, edit="add", tags="c")
     assert 'data-arg="separator"' in shown, "one of one's own is seen wherever it counts"
     assert 'data-arg="separator"' not in form(desk, separator=", ")

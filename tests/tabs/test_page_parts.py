@@ -342,6 +342,10 @@ def test_a_tool_tells_what_a_file_is_and_refuses_what_is_not_there(page):
     tools.use({"tool": "rm", "about": "x"}, browser)
     tools.use({"tool": "train", "about": "x"}, browser)
     assert len(tools.parts("Tools", {})["works"]) == 1
+    tools.close({"work": "another"}, browser)
+    assert len(tools.parts("Tools", {})["works"]) == 1
+    tools.close({"work": work["id"]}, browser)
+    assert tools.parts("Tools", {})["works"] == []
     assert tools.parts("Generate", {}) == {}
 
 

@@ -34,7 +34,7 @@ MAX_CAPTION_BYTES = 1 << 20  # a larger file is not a caption
 MAX_BYTES = 256_000_000  # of a metadata file, which holds the captions of many images
 LEFTOVERS = f".tmp-{'[a-z0-9_]' * 8}.*"  # of our own writes; other files of a person's folder are theirs
 AT_ONCE = 1000  # files between two waits for the disk
-LATER = 2.0  # seconds after its change was listed: a file is changed by then
+LATER = 60.0  # seconds after its change was listed: a file is written by then
 FOLLOWED = 500  # of the newest changes: an older one does not grow any more
 PRUNE_EVERY = 100  # changes; looking for old ones lists the folder
 

@@ -1,10 +1,10 @@
-"""The captions part of the benchmark measures what it says: small here."""
+"""The benchmark of a tagger measures what it says: small here."""
 
 from __future__ import annotations
 
 import importlib.util
 
-from core.bench import captions, tagger
+from core.bench import tagger
 
 
 def test_tagging_is_compared_with_its_model(monkeypatch):
@@ -20,9 +20,3 @@ def test_without_the_package_that_writes_models_it_says_so(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert tagger.measure_tagger(True, print) == {}
     assert "pip install onnx" in tagger.tagger_rows({})[0][1]
-
-
-def test_captions_are_filtered_changed_and_restored(monkeypatch):
-    monkeypatch.setattr(captions, "IMAGES", 200)
-    found = captions.measure_captions(True, print)
-    assert found["images"] == 20 and len(captions.caption_rows(found)) == 4
