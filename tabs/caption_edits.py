@@ -193,12 +193,15 @@ class Edits:
         placed = self.image(key)
         if placed is None or placed.image.given is not None:
             return
-        with suppress(OSError):
+        try:
             found = os.stat(placed.caption.path)
-            stamp = (key, found.st_mtime_ns, found.st_size)
-            if self._looked[:1] == (key,) and self._looked != stamp:
+            stamp: tuple[Any, ...] = (key, found.st_mtime_ns, found.st_size)
+        except OSError:
+            stamp = (key,)
+        if stamp != self._looked:
+            self._looked, now = stamp, self.caption(placed)
+            if (now.source, now.text) != (placed.caption.source, placed.caption.text):
                 self._reading.captions_saved([placed.image.path])
-            self._looked = stamp
 
     def _push_run(self, id: str) -> None:
         """A run that has ended, as a step of undo."""

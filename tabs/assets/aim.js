@@ -12,7 +12,8 @@
   /** Which control it is. Lists are drawn anew, so elements do not tell; buttons for paging (data-again) are pressed again and again. */
   const nameOf = atelier.nameOf = (node) => {
     const {act = "", arg = "", entry = "", action = "", again} = node.dataset;
-    return [node.id, act, again === undefined ? arg : "", entry, action, node.id ? "" : node.getAttribute("aria-label") || node.textContent].join("\n");
+    const named = node.id || act === "pick";  // a row of a list is the same one whatever it says by now
+    return [node.id, act, again === undefined ? arg : "", entry, action, named ? "" : node.getAttribute("aria-label") || node.textContent].join("\n");
   };
   const look = (aimed) => {
     const node = x < 0 ? null : document.elementFromPoint(x, y), control = node && node.closest(CONTROLS);

@@ -287,7 +287,15 @@
 
   const paintBulk = (answer) => {
     if (answer.problems) return atelier.say({id: `captions-${Date.now()}`, kind: "error", title: "Not done", problems: answer.problems});
-    if (answer.bulk !== undefined) put("cap-bulk", answer.bulk);
+    if (answer.bulk === undefined) return;
+    const holder = byId("cap-bulk"), fresh = document.createElement("div"), typing = document.activeElement;
+    fresh.innerHTML = answer.bulk;
+    const fields = (node) => [...node.querySelectorAll("[data-act=bulk_field]")].map((field) => field.id).join();
+    if (!holder.contains(typing) || !typing.matches("input[type=text], textarea") || fields(holder) !== fields(fresh)) return put("cap-bulk", answer.bulk);
+    const form = holder.querySelector(".concept-fields");  // what is being typed stays; what it would do follows
+    while (form.nextSibling) form.nextSibling.remove();
+    form.after(...[...fresh.childNodes].filter((node) => !(node.matches && node.matches(".concept-fields"))));
+    holder.dataset.html = "";
   };
   const refreshBulk = async () => { if (byId("cap-many").open) try { paintBulk(await ask({act: "bulk", key: chosenKeys()})); } catch { /* asked again with the next change */ } };
   own.bulk_field = async (arg, value) => { try { paintBulk(await ask({act: "bulk_field", key: chosenKeys(), arg, value})); } catch { refreshBulk(); } };
@@ -306,6 +314,8 @@
   own.scores_field = (arg, value) => refreshScores({act: "scores_field", arg, value});
   own.scores_write = async () => { try { await ask({act: "scores_write"}); } catch { /* the form shows another tool then */ } own.captioners(); };
   document.addEventListener("input", (event) => {
+    const typed = event.target.closest && event.target.closest("#cap-bulk [data-act=bulk_field]");
+    if (typed && typed.matches("input[type=text], textarea")) soon("bulk-field", () => own.bulk_field(typed.dataset.arg, typed.value));
     const field = event.target.closest && event.target.closest("#cap-scores [data-act=scores_field]");
     if (field && field.tagName !== "SELECT" && field.type !== "checkbox") soon("scores", () => own.scores_field(field.dataset.arg, field.value));
   });

@@ -599,3 +599,13 @@ def test_undo_of_many_stays_at_the_open_image(desk, folder):
     apply_shown(desk)
     window.ask("undo")
     assert window.open == open_one and text(folder, "ant") == "a ant"
+
+
+def test_a_file_that_was_deleted_outside_is_seen_when_its_image_is_opened(desk, folder):
+    window = Window(desk)
+    tick(window)
+    (folder / "bee.txt").unlink()
+    window.go(1)
+    desk.answer({"act": "look", "key": window.open, "text": ""})
+    tick(window)
+    assert "2 images with a caption, 2 without" in window.shelf["tally"]

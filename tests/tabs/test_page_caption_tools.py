@@ -310,3 +310,18 @@ def test_several_tags_at_once_are_trimmed(tab, folder):
     tab.get_by_role("button", name="Rename smile everywhere").click()
     expect(tab.locator("#cap-bulk-replace_with")).to_have_value("smile")
     expect(tab.locator("[data-act=bulk_apply]")).to_have_count(0)  # nothing is removed before a name is typed
+
+
+def test_the_preview_of_a_change_follows_what_is_typed_and_the_button_needs_no_second_press(tab, folder):
+    tab.locator("#cap-many summary").click()
+    tab.locator("#cap-bulk select").first.select_option("remove")
+    tab.locator("#cap-bulk-tags").click()
+    tab.keyboard.type("smile, ", delay=30)
+    expect(tab.locator("#cap-bulk .bulk-says")).to_contain_text("8 captions of 40 would change")
+    tab.keyboard.type("snow", delay=30)
+    expect(tab.locator("#cap-bulk-tags")).to_have_value("smile, snow")
+    expect(tab.locator("#cap-bulk-tags")).to_be_focused()
+    tab.locator("[data-act=bulk_apply]", has_text=re.compile("Change 1[0-9]|Change 2[0-9]")).click()
+    wait_until(
+        lambda: not any("sm" in (words or "") or "snow" in (words or "") for words in all_texts(folder).values())
+    )
