@@ -306,7 +306,7 @@ def _kept(before: Any, placed: Placed, row: Row, found: tuple[str, ...]) -> tupl
         name=printable(image.relative.rpartition("/")[2]),
         folder=printable(image.path.parent.name),
         text=caption.text,
-        missing=caption.source in ("words", "none"),
+        missing=caption.missing,
         tokens=row.tokens or 0,
         width=image.width,
         height=image.height,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.files import OWN, Caption, read_caption, read_caption_file, save_caption
+from core.dataset.captions.files import Caption, read_caption, read_caption_file, save_caption
 from core.dataset.captions.history import MAX_CAPTION_BYTES, Done, History
 from core.dataset.report import Row
 from core.dataset.sources.files import printable
@@ -26,7 +26,6 @@ from core.dataset.sources.metadata import CACHE_LIST
 from core.record.problems import ProblemsError
 from tabs.reading import Reading
 
-HELD = (*OWN, "blank")  # sources of a caption that is there, be it empty
 NOT_KEPT = "caption.no-history"
 KEPT_VISITS = 500
 KEPT_UNDO = 200
@@ -147,7 +146,7 @@ class Edits:
                 fix = "edit it there, then press Reload on the Dataset tab"
                 raise ProblemsError.one(why, printable(placed.image.relative), fix, code="caption.read-only")
             now = self.caption(placed)
-            if now.problem is not None and now.source not in HELD:  # a file that is no caption is not replaced by one
+            if now.problem is not None and now.missing:  # a file that is no caption is not replaced by one
                 raise ProblemsError.one(now.problem.what, now.problem.where, now.problem.fix, now.problem.code)
             disk = own_text(now)
             if plain(text) == disk:
@@ -279,7 +278,7 @@ def _check_still_there(placed: Placed) -> None:
 
 def own_text(caption: Caption) -> str:
     """The text of the image's own caption; "" where only its folder has words for it."""
-    return plain(caption.text) if caption.source in HELD else ""
+    return "" if caption.missing else plain(caption.text)
 
 
 def plain(text: str) -> str:

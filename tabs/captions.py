@@ -22,7 +22,7 @@ from core.record.problems import ProblemsError
 from core.record.units import count
 from tabs import captions_view as view
 from tabs.caption_bulk import ORDERS, Bulk
-from tabs.caption_edits import HELD, NOT_KEPT, Edits, key_of, own_text
+from tabs.caption_edits import NOT_KEPT, Edits, key_of, own_text
 from tabs.caption_epochs import Encodings, preview
 from tabs.caption_scores import Scores
 from tabs.context import Page
@@ -341,7 +341,7 @@ class Desk:
         return {
             "name": view.name_of(placed),
             "disk": text,
-            "words": "" if caption.source in HELD else placed.image.words,
+            "words": placed.image.words if caption.missing else "",
             "fixed": bool(self.edits.fixed(placed)),
             "stage": view.image(placed, places.get(key, -1), total, self.page.thumb_url),
             **(self._about(placed, text) if near else {}),
@@ -351,7 +351,7 @@ class Desk:
         """The meter and the notes for a text of that image; without a text and a file, for the words of its folder."""
         settings, words = placed.concept.captions, placed.image.words
         caption = self.edits.caption(placed)
-        text = text if text.strip() or caption.source in HELD else words
+        text = words if caption.missing and not text.strip() else text
         tokens = count_tokens(plain_caption(text, settings, words))
         longest = self.reading.job.captions.max_token_length
         said = view.notes(caption, text, settings, words, self.edits.fixed(placed), longest)

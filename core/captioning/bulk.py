@@ -161,7 +161,7 @@ def _item(row: Row, counted: bool) -> Item:
         name=image.path.name,
         folder=image.path.parent.name,
         text=caption.text,
-        missing=caption.source in ("words", "none"),
+        missing=caption.missing,
         tokens=_tokens(row) if counted else 0,
         width=image.width,
         height=image.height,

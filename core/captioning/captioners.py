@@ -175,7 +175,7 @@ def _files_of(rows: Iterable[Row], done: Collection[Path], tally: Tally) -> dict
 
 
 def _file_of(row: Row, beside: Beside) -> Change:
-    if row.caption.source in ("words", "none") and row.caption.problem is not None:
+    if row.caption.missing and row.caption.problem is not None:
         raise ProblemsError([row.caption.problem])  # there is a file that is no caption
     return caption_change(row.image.path, "", row.settings.caption_extension, over=_own(row), beside=beside)
 

@@ -46,7 +46,7 @@ class CaptionReport:
     @property
     def missing(self) -> list[Row]:
         """Images without a caption of their own."""
-        return [row for row in self.rows if row.caption.source in ("words", "none")]
+        return [row for row in self.rows if row.caption.missing]
 
     def lines(self) -> list[str]:
         captioned = len(self.rows) - len(self.missing)

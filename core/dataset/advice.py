@@ -115,9 +115,7 @@ def _encodings(placed: Sequence[Placed]) -> list[Problem]:
 
 
 def _unreadable_captions(placed: Sequence[Placed]) -> list[Problem]:
-    return [
-        each.caption.problem for each in placed if each.caption.problem and each.caption.source in ("words", "none")
-    ]
+    return [each.caption.problem for each in placed if each.caption.problem and each.caption.missing]
 
 
 def _too_long(placed: Sequence[Placed], counted: Mapping[Key, int], limit: int) -> list[Problem]:

@@ -52,6 +52,11 @@ class Caption:
     tags: str = ""
 
     @property
+    def missing(self) -> bool:
+        """Whether the image has no caption of its own, not even an empty one."""
+        return self.source in ("words", "none")
+
+    @property
     def whole(self) -> str:
         """All text that training may use."""
         return self.text if self.sentence is None else f"{self.sentence}\n{self.tags}"
