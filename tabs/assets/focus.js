@@ -38,7 +38,8 @@
 
   addEventListener("click", ({target}) => {
     const node = target.closest && target.closest("button"), {act, arg} = node ? node.dataset : {};
-    if (node) press = {node, name: nameOf(node), id: node.id, act, arg, board: node.closest(".board"), lands: landsNow().map((each) => each.dataset.land), until: Date.now() + PRESSED};
+    if (node && node.matches("[role=tab]")) press = null;  // answered by the tab itself, also when the address has opened it
+    else if (node) press = {node, name: nameOf(node), id: node.id, act, arg, board: node.closest(".board"), lands: landsNow().map((each) => each.dataset.land), until: Date.now() + PRESSED};
   }, true);
   addEventListener("focusin", ({target}) => {
     const inside = target.matches(CONTROLS) && target.parentElement.closest("[id]");

@@ -153,7 +153,7 @@ def test_a_hostile_zip_is_refused_in_words_and_a_good_one_becomes_the_chosen_fol
     expect(tab.locator("#ds-summary .lead")).to_be_visible()
     tab.evaluate(WATCH, ["#ds-folder", "#ds-drop", "#ds-browse", "#ds-summary", "#ds-main"])
     tab.locator("#ds-drop input[type=file]").set_input_files(str(tmp_path / "bad.zip"))
-    expect(tab.locator("#ds-intake")).to_contain_text("outside its own folder")
+    expect(tab.locator("#ds-intake")).to_contain_text("outside its folder")
     tab.locator("#ds-intake").get_by_role("button", name="Close").click()
     expect(tab.locator("#ds-intake .problem")).to_have_count(0)
     assert tab.evaluate("movedBy()") == {}
@@ -443,7 +443,7 @@ def test_bad_fields_and_a_failed_drawing_are_said_and_stay(window, work):
     field(tab, "prompt").fill("fail")
     tab.locator("#gen-draw").click()
     expect(tab.locator("#gen-status")).to_contain_text("The device ran out of memory")
-    expect(tab.locator("#gen-status")).to_contain_text("lower the size")
+    expect(tab.locator("#gen-status")).to_contain_text("Lower the size")
     tab.reload()
     expect(tab.locator("#gen-status")).to_contain_text("The device ran out of memory")
     tab.locator("#gen-status").get_by_role("button", name="Close").click()
