@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from core.record.workspace import Workspace
 from core.settings.caption_edits import EDITS, USES, CaptionEditSettings
 from core.settings.check import build
 from core.settings.job import CaptionEditJob
+from tabs.caption_rewriting import Progress, Rewriting
 from tabs.markup import esc, problems_html
 from tabs.own_settings import changed_values, entries, fields
 from tabs.reading import Reading
@@ -35,7 +35,6 @@ KNOWN = entries(CaptionEditSettings, "edit_captions")
 SHOWN = 20  # differences in a preview
 MOST_TAGS, QUICK, TOGETHER, OPTIONS = 400, 9, 12, 12
 LONGEST_QUICK = 40  # characters
-WAITED = 1.5  # seconds that an answer waits for a change; a longer one is told by the list
 
 
 ORDERS: dict[str, Callable[[Facts], Any] | None] = {
@@ -62,17 +61,16 @@ class Bulk:
         history: History,
         workspace: Workspace,
         roots: Roots,
-        light: Callable[..., Any],
+        rewriting: Rewriting,
         load: Callable[[], dict[str, Any]],
         keep: Callable[[dict[str, Any]], None],
     ):
         self._reading, self._history, self._workspace = reading, history, workspace
-        self._roots, self._light = roots, light
+        self._roots, self._rewriting = roots, rewriting
         self._load, self._keep = load, keep
         self._lock = threading.Lock()
         self._of: tuple[Report | None, Any] = (None, None)
         self._items: dict[tuple[str, str], tuple[Placed, Row, Item]] = {}
-        self._working: Any = None
         self._planned: tuple[Any, list[Edited]] = (None, [])
         self._counted: tuple[Any, list[tuple[str, int]]] = (None, [])
 
@@ -178,13 +176,11 @@ class Bulk:
         return plan
 
     def apply(self, rows: Sequence[Row], seen: str, done: Callable[[Done, str], str]) -> str:
-        """Make the change on the light lane; what to say. `done` is called with what became of it.
+        """Make the change; what to say. `done` is called with what became of it.
 
         seen   the mark of the plan that was shown. Raises ProblemsError where it is another one now: form and filter are those of
                every window
         """
-        if self._working is not None and not self._working.done:
-            return "Captions are being changed ..."  # a second click on the button
         title, plan = EDITS[self.settings().edit], self.plan(rows)
         if mark_of(plan) != seen:
             what = "The list or the form has changed since the preview"
@@ -192,15 +188,7 @@ class Bulk:
             raise ProblemsError.one(what, "Change many captions", fix, code="edit.changed-meanwhile")
         if not plan:
             return "No caption would change."
-        self._working = task = self._light(self._write, title, plan, done, title=title)
-        end = time.monotonic() + WAITED
-        while not task.done and time.monotonic() < end:
-            time.sleep(0.01)
-        if not task.done:
-            return f"{title}: changing {count(len(plan), 'caption')} ..."
-        if task.error is not None:
-            raise task.error
-        return str(task.result)
+        return self._rewriting.run(title, len(plan), lambda progress: self._write(title, plan, done, progress))
 
     def _also_in_prompts(self) -> str:
         """That a text which is replaced or removed still stands in the sample prompts of Train."""
@@ -213,13 +201,9 @@ class Bulk:
         ]
         return f"; the sample prompts on Train still have '{left[0][:60]}'" if left else ""
 
-    def _write(self, title: str, plan: list[Edited], done: Callable[[Done, str], str], task: Any) -> str:
+    def _write(self, title: str, plan: list[Edited], done: Callable[[Done, str], str], progress: Progress) -> str:
         with self._reading.undisturbed(len(plan)):
-            result = self._history.apply(
-                title,
-                changes_of(plan),
-                progress=lambda made, whole: task.stage(f"{title}: {made:,} of {whole:,}", made, whole),
-            )
+            result = self._history.apply(title, changes_of(plan), progress=progress)
             return done(result, title) + self._also_in_prompts()
 
     # -- the form

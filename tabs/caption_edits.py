@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.buckets.batches import Placed
-from core.dataset.captions.files import Caption, read_caption, read_caption_file, save_caption
-from core.dataset.captions.history import MAX_CAPTION_BYTES, Done, History
+from core.dataset.captions.files import Caption, caption_change, read_caption, read_caption_file, save_caption
+from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History
 from core.dataset.report import Row
 from core.dataset.sources.files import printable
 from core.dataset.sources.metadata import CACHE_LIST
@@ -84,6 +84,7 @@ class Edits:
         self._reading, self._history = reading, history
         self._load, self._keep = load, keep
         self._lock = threading.RLock()
+        self._stepping = threading.Lock()  # one step back at a time; it may take seconds, in which captions are saved
         self._seen: dict[str, int] | None = None  # how much of each change is known; None: not looked yet
         self._looked: tuple[Any, ...] = ()  # the open image, and its caption file's time and size
         self._own: set[str] = set()  # changes that are made here
@@ -171,6 +172,18 @@ class Edits:
             now = self.caption(placed)
             return Saved(own_text(now), now.path.name)
 
+    def give_up(self, key: str, text: str) -> None:
+        """Leave what stands on the disk and keep the text that was typed: it is among the earlier ones, and undo saves it."""
+        with self._lock:
+            placed = self.known(key)
+            if placed is None or self.fixed(placed) or plain(text) == own_text(self.caption(placed)):
+                return
+            change = caption_change(placed.image.path, text, placed.concept.captions.caption_extension)
+            given_up = Change(change.path, change.new, change.old)
+            id = self._history.keep("Typed here, then another program's was used", given_up)
+            self._own.add(id)
+            self._push(placed, printable(placed.image.relative), id)
+
     # -- what others write
 
     def follow(self) -> None:
@@ -239,33 +252,47 @@ class Edits:
         number = self._newest(steps)
         return str(steps[number][1]) if number >= 0 else ""
 
-    def step(self, which: str) -> Step | None:
-        """Take back the newest change ("undo"), or repeat it ("redo"); None where there is none."""
-        with self._lock:
-            state = self._load()
-            steps = list(state.get(which, []))
-            number = self._newest(steps)
+    def files_of_step(self, which: str) -> int:
+        """How many files the next step of "undo" or "redo" is of."""
+        steps = list(self._load().get(which, []))
+        number = self._newest(steps)
+        return self._history.count(str(steps[number][2])) if number >= 0 else 0
+
+    def step(self, which: str, progress: Callable[[int, int], None]) -> Step | None:
+        """Take back the newest change ("undo"), or repeat it ("redo"); None where there is none. Saves go on meanwhile."""
+        with self._stepping:
+            with self._lock:
+                steps = list(self._load().get(which, []))
+                number = self._newest(steps)
             if number < 0:
                 return None
-            key, name, id = steps.pop(number)
-            other = "redo" if which == "undo" else "undo"
-            others = list(state.get(other, []))
+            key, name, id = steps[number]
             try:
-                with self._reading.undisturbed(len(self._history.changes(str(id)))):
-                    back = self._history.undo(str(id))
+                with self._reading.undisturbed(self._history.count(str(id))):
+                    back = self._history.undo(str(id), progress)
             except ProblemsError as error:
                 if NOT_KEPT in error.codes:
-                    self._keep({which: steps})  # it is not offered again
+                    self._drop(which, id)  # it is not offered again
                 raise
-            self._keep({which: steps})
+            self._stepped(which, [key, name, id], back)
+            return Step(key, name, back)
+
+    def _drop(self, which: str, id: str) -> None:
+        with self._lock:
+            self._keep({which: [each for each in self._load().get(which, []) if each[2] != id]})
+
+    def _stepped(self, which: str, step: list[str], back: Done) -> None:
+        """A change is undone: its opposite can be done now."""
+        key, name, id = step
+        other = "redo" if which == "undo" else "undo"
+        with self._lock:
+            self._drop(which, id)
             self._own.add(back.id)
             if back.id:
-                others.append([key, name, back.id])
-            self._keep({other: others[-KEPT_UNDO:]})
+                self._keep({other: [*self._load().get(other, []), [key, name, back.id]][-KEPT_UNDO:]})
             for visit in [each for each, (of, _) in self._visits.items() if of == key]:
                 del self._visits[visit]  # what is typed from here on is a step of its own
             self._reading.captions_saved(back.written)
-            return Step(key, name, back)
 
 
 def _check_still_there(placed: Placed) -> None:

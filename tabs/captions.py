@@ -24,6 +24,7 @@ from tabs import captions_view as view
 from tabs.caption_bulk import ORDERS, Bulk
 from tabs.caption_edits import NOT_KEPT, Edits, key_of, own_text
 from tabs.caption_epochs import Encodings, preview
+from tabs.caption_rewriting import Progress, Rewriting
 from tabs.caption_scores import Scores
 from tabs.context import Page
 from tabs.markup import page_of
@@ -65,9 +66,10 @@ class Desk:
         self._lock = page.project.lock
         history = History(page.workspace.captions)
         self.edits = Edits(self.reading, history, lambda: self._state().get("edits", {}), self._keep_edits)
+        self.rewriting = Rewriting(page.engine.light)
         self.encodings = Encodings(self.reading, history)
         form = (lambda: dict(self._state().get("bulk", {})), lambda values: self._keep(bulk=values))
-        self.bulk = Bulk(self.reading, history, page.workspace, page.roots, page.engine.light, *form)
+        self.bulk = Bulk(self.reading, history, page.workspace, page.roots, self.rewriting, *form)
         self._history = history
         self.scores = Scores(page)
 
@@ -112,7 +114,7 @@ class Desk:
         if not self.reading.writing and self.reading.report is not None:
             self.edits.follow()
             self.edits.look_at(_text(self._state().get("key")))
-        return {"captions": {"stamp": self._stamp()}}
+        return {"captions": {"stamp": self._stamp(), "work": self.rewriting.state()}}
 
     def _stamp(self) -> str:
         kept = {name: each for name, each in self._state().items() if name != "key"}
@@ -129,6 +131,9 @@ class Desk:
                 return {
                     "answers": [self._saved(each) for each in saves[:MOST_SAVES]] if isinstance(saves, list) else []
                 }
+            if act == "give_up":
+                self.edits.give_up(key, value)
+                return self._steps()
             if act == "tags":
                 return self.bulk.tags(arg, *(_text(asked.get(name))[:200] for name in ("find", "order")))
             if act in self._asked:
@@ -183,7 +188,7 @@ class Desk:
         elif act == "revert":
             return key, self._revert(arg)
         elif act == "utf8":
-            return key, self._changed(self.encodings.rewrite(), "Rewrite as UTF-8")
+            return key, self._rewrite_as_utf8()
         elif act == "show":
             self._keep(show=value if value in view.SHOWS else "all")
             self._keep_page(None)
@@ -228,9 +233,18 @@ class Desk:
 
     def _revert(self, id: str) -> str:
         """Undo any change that is still kept."""
-        with self.reading.undisturbed(len(self._history.changes(id))):
-            done = self._history.undo(id)
-            return self._changed(done, self._history.entry(done.id).title if done.id else "Nothing to undo")
+        files = self._history.count(id)
+
+        def work(progress: Progress) -> str:
+            with self.reading.undisturbed(files):
+                done = self._history.undo(id, progress)
+                return self._changed(done, self._history.entry(done.id).title if done.id else "Nothing to undo")
+
+        return self.rewriting.run(f"Undo: {self._history.entry(id).title}", files, work)
+
+    def _rewrite_as_utf8(self) -> str:
+        title, old = "Rewrite as UTF-8", self.encodings.old()
+        return self.rewriting.run(title, len(old), lambda _: self._changed(self.encodings.rewrite(), title))
 
     def _latest(self) -> list[tuple[Entry, int]]:
         """The latest changes, each with the number of its files."""
@@ -250,20 +264,28 @@ class Desk:
         return f"{title}: {count(len(done.written), noun)}{left}"
 
     def _take_back(self, act: str, key: str) -> tuple[str, str]:
-        name = self.edits.next_step(act)
-        try:
-            found = self.edits.step(act)
-        except ProblemsError as error:
-            if NOT_KEPT not in error.codes:
-                raise
-            return key, f"The earlier caption of {name} is not kept any more; nothing was changed"
-        if found is None:
-            return key, ""
-        self._keep_page(None)
-        said = f"{'Undone' if act == 'undo' else 'Redone'}: {found.name}"
-        if found.done.changed_since:
-            said += f"; {count(len(found.done.changed_since), 'file')} had changed since and stayed"
-        return key if key and len(found.done.written) > 1 else found.key, said
+        """One step back or forward: the key to open, and what to say."""
+        opened = [key]
+        name, files = self.edits.next_step(act), self.edits.files_of_step(act)
+
+        def work(progress: Progress) -> str:
+            try:
+                found = self.edits.step(act, progress)
+            except ProblemsError as error:
+                if NOT_KEPT not in error.codes:
+                    raise
+                return f"The earlier caption of {name} is not kept any more; nothing was changed"
+            if found is None:
+                return ""
+            self._keep_page(None)
+            if not key or len(found.done.written) <= 1:
+                opened[0] = found.key
+            left = count(len(found.done.changed_since), "file") if found.done.changed_since else ""
+            said = f"{'Undone' if act == 'undo' else 'Redone'}: {found.name}"
+            return f"{said}; {left} had changed since and stayed" if left else said
+
+        said = self.rewriting.run(f"{'Undo' if act == 'undo' else 'Redo'}: {name}", files, work)
+        return opened[0], said
 
     def _steps(self) -> dict[str, str]:
         return {"undo": self.edits.next_step("undo"), "redo": self.edits.next_step("redo")}

@@ -129,10 +129,18 @@
     for (let waited = 0; waited < 20000 && (sending || [...items.values()].some((item) => item.wants)); waited += 25) await new Promise((done) => setTimeout(done, 25));
   };
   const saveAll = () => { for (const item of items.values()) if (dirty(item)) save(item); };
-  const choose = (mineStays) => {
+  const choose = async (mineStays) => {
     const item = items.get(open);
     if (!item || item.theirs === undefined) return;
     const theirs = item.theirs;
+    if (!mineStays) {  // what was typed is kept by the server before it leaves the box
+      let answer;
+      try { answer = await ask({act: "give_up", key: item.key, value: item.text}); } catch (error) { answer = {problems: [{what: String(error.message || error)}]}; }
+      if (answer.problems) return complain(answer.problems);
+      if (item.theirs === undefined) return;
+      said = "The other is used; Undo restores yours";
+      paintSteps(answer);
+    }
     Object.assign(item, {base: theirs, maybe: [], theirs: undefined, visit: token(), touched: ++clock});
     if (mineStays) { item.saved = null; save(item); }
     else { item.text = item.saved = theirs; keepDraft(item); putText(item); lookSoon(); }
@@ -304,7 +312,7 @@
     saveAll();
     await quiet();
     await shelf({act, arg, value}, act === "undo" || act === "redo", since);
-    if (act !== "undo" && act !== "redo" && said && said !== before) atelier.say({id: `captions-${Date.now()}`, kind: "info", text: said});  // the caption is far above
+    if (act !== "undo" && act !== "redo" && said && said !== before) atelier.say({id: `captions-${Date.now()}`, kind: "success", text: said});  // the caption is far above
   };
 
   /* ---- painting ---- */
@@ -377,21 +385,31 @@
     }
   };
   const short = (words) => { const line = words.split(/\s+/).join(" "); return line.length > 300 ? `${line.slice(0, 299)}…` : line; };
+  /** A change of many captions that goes on after its answer: its progress, then what became of it, told once. */
+  let work = null;
+  const follow = (now) => {
+    if (!now || !now.id || (now.done && !(work && work.id === now.id))) { work = null; return; }
+    work = now.done ? null : now;
+    if (now.done && now.problems.length) complain(now.problems);
+    else if (now.done && now.said) atelier.say({id: `captions-${Date.now()}`, kind: "success", text: said = now.said});
+    if (now.done) shelfSoon();
+    paintState();
+  };
   const paintState = () => {
     const item = items.get(open), holder = byId("cap-state");
     if (!holder) return;
     const others = [...items.values()].filter((each) => each.key !== open && dirty(each) && stuck(each));
     const theirs = item && item.theirs;
-    const words = !item ? said : item.failed ? `Not saved: ${item.failed}. Your text is kept in this browser.` : item.sending && dirty(item) ? "Saving ..." : dirty(item) ? "Not saved yet" : said;
+    const words = !item || !(item.failed || dirty(item)) ? (work ? work.text : said) : item.failed ? `Not saved: ${item.failed}. Your text is kept in this browser.` : item.sending ? "Saving ..." : "Not saved yet";
     const key = JSON.stringify([open, theirs, words, others.map((each) => [each.key, each.name, each.failed])]);
     if (holder.dataset.key === key) return;
     holder.dataset.key = key;
     const unsaved = !!item && dirty(item);
-    holder.replaceChildren(theirs === undefined || !item ? h("div", {class: `save-state${unsaved ? " unsaved" : ""}`, role: "status"}, words)
+    holder.replaceChildren(theirs === undefined || !item ? h("div", {class: `save-state${unsaved ? " unsaved" : ""}`, role: "status"}, words, work ? h("progress", {max: 1, value: work.share, "aria-label": work.text}) : null)
       : h("div", {class: "question", role: "alert"},
         h("span", {}, "Not saved: another window or program changed this caption. ", theirs ? "Its version: " : "Its version is empty.", theirs ? h("q", {}, short(theirs)) : null),
         h("span", {class: "does"}, h("button", {type: "button", class: "btn primary", "data-act": "mine", title: "Saves yours; Undo restores the other"}, "Keep mine"),
-          h("button", {type: "button", class: "btn", "data-act": "theirs"}, "Use the other"))));
+          h("button", {type: "button", class: "btn", "data-act": "theirs", title: "Yours stays among the earlier captions; Undo restores it"}, "Use the other"))));
     byId("cap-unsaved").replaceChildren(...(others.length ? [h("div", {class: "question", role: "alert"},
       h("span", {}, `${others.length === 1 ? "Another caption is" : `${others.length} other captions are`} not saved. Open to see why: `,
         others.map((each) => h("button", {type: "button", class: "link", "data-act": "pick", "data-arg": each.key}, each.name || "image")).flatMap((each, n) => n ? [", ", each] : [each])))] : []));
@@ -460,6 +478,7 @@
   atelier.parts.captions = (data) => {
     if (!byId("captions")) { delete atelier.have.captions; return; }  // the tab is being built
     begin();
+    follow(data.work);
     if (data.stamp !== stamp) shelfSoon();
     else paint();
   };

@@ -159,6 +159,22 @@ def test_two_browsers_at_one_caption_lose_nothing(desk, folder):
     assert text(folder, "ant") == "a ant"
 
 
+def test_a_text_given_up_for_another_stands_among_the_earlier_ones_and_undo_saves_it(desk, folder):
+    one, two = Window(desk), Window(desk)
+    one.save("from one")
+    key = two.shelf["open"]
+    assert desk.answer({"act": "give_up", "key": key, "value": "from two"})["undo"] == "ant.png"
+    assert text(folder, "ant") == "from one"
+    assert "from two" in desk.answer({"act": "earlier", "key": key})["texts"]
+    two.ask("undo")
+    assert text(folder, "ant") == "from two"
+    two.ask("redo")
+    assert text(folder, "ant") == "from one"
+    before = desk.answer({"act": "earlier", "key": key})
+    desk.answer({"act": "give_up", "key": key, "value": "from one"})
+    assert desk.answer({"act": "earlier", "key": key}) == before, "nothing was given up"
+
+
 def test_the_same_text_from_two_windows_asks_nothing(desk, folder):
     one, two = Window(desk), Window(desk)
     one.save("a red ant")

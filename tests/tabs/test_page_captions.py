@@ -344,3 +344,34 @@ def test_what_was_saved_by_hand_is_a_step_of_undo_of_its_own_also_on_a_slow_serv
         tab.keyboard.press("Control+z")
         wait_until(lambda left=left: on_disk(folder, 0) == left)
     expect(box(tab)).to_have_value("caption 0")
+
+
+def test_a_long_undo_shows_its_progress_and_captions_are_saved_meanwhile(opened, served, monkeypatch):
+    from core.dataset.captions.history import History
+    from tabs import caption_rewriting
+
+    monkeypatch.setattr(caption_rewriting, "AT_ONCE", 2)
+    monkeypatch.setattr(caption_rewriting, "WAITED", 0.0)
+    tab, folder = opened(number=6, seconds=0.0)
+    tab.evaluate("atelier.captions.ask({act: 'bulk_field', arg: 'tags', value: 'blue'})")
+    tab.locator("#cap-more summary", has_text="Change many captions").click()
+    tab.locator("#cap-bulk-go").click()
+    expect(tab.locator("#cap-state")).to_contain_text("6 captions")
+    go, quick = Event(), History.undo
+
+    def held(history, id, progress):
+        progress(2, 6)
+        assert go.wait(60)
+        return quick(history, id, progress)
+
+    monkeypatch.setattr(History, "undo", held)
+    tab.locator("#cap-buttons").get_by_role("button", name="Undo").click()
+    expect(tab.locator("#cap-state progress")).to_be_visible()
+    expect(tab.locator("#cap-state")).to_contain_text("2 of 6")
+    box(tab).fill("typed meanwhile")
+    tab.keyboard.press("Control+s")
+    wait_until(lambda: on_disk(folder, 0) == "typed meanwhile")
+    go.set()
+    expect(tab.locator("#cap-state")).to_contain_text("Undone")
+    expect(tab.locator("#cap-state progress")).to_have_count(0)
+    assert [on_disk(folder, n) for n in range(6)] == ["typed meanwhile", *(f"caption {n}" for n in range(1, 6))]

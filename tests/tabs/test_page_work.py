@@ -272,6 +272,14 @@ def test_of_two_texts_one_is_chosen_and_a_refresh_loses_neither(window, work, fo
     tab.reload()
     expect(caption_box(tab)).to_have_value("a green ant")
     expect(asked).to_have_count(0)
+    caption_box(tab).fill("a blue ant")
+    (foxes / "ant.txt").write_text("a gray ant")
+    caption_box(tab).press("Tab")
+    asked.get_by_role("button", name="Use the other").click()
+    expect(caption_box(tab)).to_have_value("a gray ant")
+    tab.locator("#cap-buttons").get_by_role("button", name="Undo").click()
+    expect(caption_box(tab)).to_have_value("a blue ant")
+    assert (foxes / "ant.txt").read_text() == "a blue ant\n"
 
 
 def test_images_without_a_caption_are_listed_and_captioned(window, work, foxes):
