@@ -14,9 +14,9 @@ from core.captioning.bulk import Edited, Item, changes_of, chosen, planned, tag_
 from core.captioning.combining import comparable
 from core.captioning.filters import Facts, is_expression
 from core.captioning.tag_lists import tag_lists
-from core.captioning.words import tag_words
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import Done, History
+from core.dataset.captions.words import tag_words
 from core.dataset.report import Report, Row
 from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError

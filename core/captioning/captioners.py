@@ -15,7 +15,7 @@ from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import pattern_problems
 from core.captioning.counts import write_counts
 from core.captioning.described import Described
-from core.captioning.one_file import path_of, path_problems, write_one_file
+from core.captioning.one_file import path_problems, write_one_file
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import Beside, caption_change
 from core.dataset.captions.history import Change, History, check_folders, only_one_writes
@@ -23,7 +23,7 @@ from core.dataset.sources.files import printable
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
-from core.record.workspace import Workspace, display_path
+from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.caption import CaptionerJob
 from core.settings.job import CaptionJob
 from core.settings.presets import to_values
@@ -89,12 +89,12 @@ def run_captioner(
     if job.captioning.preview is not None:
         rows = _rows(job)
         return tally.outcome([_difference(row, said, job) for row, said in described(rows)], previews=True)
-    if job.captioning.output_path is not None:
-        tally.file = path_of(job.captioning.output_path)
+    if (file := typed_path(job.captioning.output_path)) is not None:
+        tally.file = file
         kind = "tags" if isinstance(own, TagTextSettings) else "caption"
         captions = _texts(described(_rows(job)), job, tally)
         with only_one_writes(context):
-            write_one_file(tally.file, kind, captions, title, about, context.workspace)
+            write_one_file(file, kind, captions, title, about, context.workspace)
     else:
         _write_each(title, about, described, job, context, tally)
     tally.keep_counts(name, context.workspace)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from core.captioning.combining import comparable, parts_of, pattern_problems, removed
-from core.captioning.words import name_words, tag_words
+from core.dataset.captions.words import name_words, tag_words
 from core.record.problems import Problem, ProblemsError
 from core.settings.caption_edits import EDITS, CaptionEditSettings
 

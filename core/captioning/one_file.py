@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,15 @@ from core.captioning.report import Row
 from core.dataset.captions.history import Change, History, content_of
 from core.dataset.sources.files import printable
 from core.record.problems import Problem, ProblemsError, unwritten
-from core.record.workspace import Workspace, resolve_path
+from core.record.workspace import Workspace, typed_path
 
 SETTING = "captioning.output_path"
 
 
-def path_of(text: str) -> Path:
-    return Path(os.path.abspath(resolve_path(text.strip().strip("\"'"))))
-
-
 def path_problems(text: str) -> list[Problem]:
     """Why captions cannot be written to such a file, as far as that can be seen before."""
-    path = path_of(text)
-    if path.suffix.lower() not in (".json", ".jsonl") or "\0" in text:
+    path = typed_path(text)
+    if path is None or path.suffix.lower() not in (".json", ".jsonl") or "\0" in text:
         fix = "give a name that ends in .json or .jsonl"
         return [Problem("The file for captions is neither .json nor .jsonl", SETTING, fix, code="captioning.one-file")]
     if path.is_dir():

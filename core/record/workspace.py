@@ -82,6 +82,12 @@ def resolve_path(text: str | os.PathLike) -> Path:
     return path if path.is_absolute() else PROJECT / path
 
 
+def typed_path(text: str | None) -> Path | None:
+    """The path of a setting as a person wrote it, perhaps in quotes, absolute; None where nothing is given."""
+    plain = (text or "").strip().strip("\"'")
+    return Path(os.path.abspath(resolve_path(plain))) if plain else None
+
+
 def real_path(path: str | os.PathLike) -> Path:
     """With links followed. A loop of links is left as it is; `Path.resolve` raises RuntimeError there before Python 3.13."""
     return Path(os.path.realpath(path))

@@ -21,7 +21,7 @@ from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.regular import MissingFile, check_regular
 from core.record.units import count
-from core.record.workspace import display_path, resolve_path
+from core.record.workspace import display_path, typed_path
 from core.settings.metadata_tools import MetadataOutputSettings
 
 # Captions written under these would replace images, caches and metadata.
@@ -43,12 +43,6 @@ class Image:
 
 
 # ---- settings
-
-
-def typed_path(text: str | None) -> Path | None:
-    """The path of a setting, absolute; None where nothing is given."""
-    plain = (text or "").strip().strip("\"'")
-    return Path(os.path.abspath(resolve_path(plain))) if plain else None
 
 
 def output_of(asked: MetadataOutputSettings, tool: str) -> tuple[Path, Path | None, list[Problem]]:

@@ -10,15 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from core.dataset.captions.files import MAX_CAPTION_BYTES
+from core.dataset.captions.words import tag_words
 from core.record.problems import Problem
 
 ROUNDS = 1000  # of one replacement; each round makes the text shorter, or moves something in it
 MAX_LINE = 1000
 PASSES = 20  # of the whole list
-# Emoticons among the tags of WD14 taggers, whose underscores are eyes and mouths (SmilingWolf's list).
-EMOTICONS = frozenset(
-    "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split()
-)
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ def clean_tags(text: str, rules: TagRules) -> str:
     """Tags cleaned by whole words; separated by a comma and a space."""
     tags = [tag.strip() for tag in text.split(",") if tag.strip()]
     if rules.underscores:
-        tags = [tag if tag in EMOTICONS else tag.replace("_", " ") for tag in tags]
+        tags = [tag_words(tag) for tag in tags]
     if rules.ratings:
         tags = [tag for tag in tags if not _RATING.fullmatch(tag)]
     return ", ".join(_without_redundant(tags, rules, any(_PEOPLE.search(tag) for tag in tags)))

@@ -23,7 +23,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, errors, raise_if_errors
 from core.record.regular import check_regular
 from core.record.units import count
-from core.record.workspace import Workspace, display_path
+from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.metadata_tools import MetadataToCaptionsSettings
 from core.settings.named import DRIVE, leads_out
 from core.tools.metadata_files import (
@@ -33,7 +33,6 @@ from core.tools.metadata_files import (
     images_in,
     one_line,
     source_problems,
-    typed_path,
 )
 
 TOOL = "metadata_to_captions"

@@ -12,8 +12,8 @@ from core.captioning.bulk import Item, changes_of, planned, tag_counts, tags_tog
 from core.captioning.combining import comparable, parts_of
 from core.captioning.edits import Subject, edit_problems, editor
 from core.captioning.filters import Facts
-from core.captioning.words import KAOMOJI
 from core.dataset.captions.history import History
+from core.dataset.captions.words import KAOMOJI
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.caption_edits import EDITS, CaptionEditSettings

@@ -12,7 +12,7 @@ import regex
 from core.captioning.combining import PATTERN_SECONDS, parts_of, pattern_problems
 from core.captioning.described import Described
 from core.captioning.source.result import described, skipped
-from core.captioning.words import name_words, number_of
+from core.dataset.captions.words import name_words, number_of
 from core.dataset.sources.files import printable
 from core.dataset.sources.folders import folder_of
 from core.dataset.sources.scan import scan_dataset

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.captioning.described import Described
 from core.captioning.source.result import described, skipped
-from core.captioning.words import tag_words
+from core.dataset.captions.words import tag_words
 from core.dataset.sources.files import printable
 from core.record.bounded_json import read_json
 from core.record.context import JobContext

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from core.captioning.words import KAOMOJI
+from core.dataset.captions.words import KAOMOJI
 from core.record.problems import ProblemsError
 from core.settings.tagger import FLOOR, TagTextSettings
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.captioning.words import KAOMOJI, name_words, number_of, tag_words
+from core.dataset.captions.words import KAOMOJI, name_words, number_of, tag_words
 
 
 @pytest.mark.parametrize(
