@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from core.captioning.bulk import Edited, Item, changes_of, chosen, planned, tag_counts, tags_together
+from core.captioning.bulk import Edited, Item, changes_of, chosen, item_of, planned, tag_counts, tags_together
 from core.captioning.combining import comparable
 from core.captioning.filters import Facts, is_expression
 from core.captioning.tag_lists import tag_lists
@@ -18,7 +17,6 @@ from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import Done, History
 from core.dataset.captions.words import tag_words
 from core.dataset.report import Report, Row
-from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import Workspace
@@ -286,24 +284,5 @@ def _kept(before: Any, placed: Placed, row: Row, found: tuple[str, ...]) -> tupl
         return before  # type: ignore[no-any-return]
     image, caption = placed.image, placed.caption
     bucket = f"{row.bucket[0]}x{row.bucket[1]}" if row.bucket else ""
-    facts = Facts(
-        name=printable(image.relative.rpartition("/")[2]),
-        folder=printable(image.path.parent.name),
-        text=caption.text,
-        missing=caption.missing,
-        tokens=row.tokens or 0,
-        width=image.width,
-        height=image.height,
-        bucket=bucket,
-        changed=_changed(caption.path),
-        found=found,
-    )
-    extension, fixed = placed.concept.captions.caption_extension, caption.source == "metadata"
-    return placed, row, Item(image.path, extension, facts, fixed)
-
-
-def _changed(path: Any) -> float:
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return 0.0
+    extension = placed.concept.captions.caption_extension
+    return placed, row, item_of(image, caption, extension, row.tokens or 0, bucket, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from core.captioning.combining import comparable
 from core.captioning.edits import Subject, editor
 from core.captioning.filters import Facts, fields_in, test_of
 from core.captioning.report import Row, caption_report
-from core.dataset.captions.files import Beside, caption_change
+from core.dataset.captions.files import Beside, Caption, caption_change
 from core.dataset.captions.history import Change, History, only_one_writes
 from core.dataset.captions.pipeline import longest_captions
 from core.dataset.sources.files import printable
+from core.dataset.sources.image_info import ImageInfo
 from core.families.token_count import count_tokens
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError, raise_if_errors
@@ -49,6 +51,32 @@ class Edited:
     @property
     def line(self) -> str:
         return f"{self.item.facts.name}: {self.before or '(none)'}  ->  {self.after or '(empty)'}"
+
+
+def item_of(
+    image: ImageInfo, caption: Caption, extension: str, tokens: int, bucket: str = "", found: tuple[str, ...] = ()
+) -> Item:
+    """The item of an image. extension: as in `caption_change`; bucket and found: what is known after the images were read."""
+    facts = Facts(
+        name=printable(image.relative.rpartition("/")[2]),
+        folder=printable(image.path.parent.name),
+        text=caption.text,
+        missing=caption.missing,
+        tokens=tokens,
+        width=image.width,
+        height=image.height,
+        bucket=bucket,
+        changed=_changed(caption.path),
+        found=found,
+    )
+    return Item(image.path, extension, facts, fixed=caption.source == "metadata")
+
+
+def _changed(path: Path) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 def chosen(items: Sequence[Item], expression: str) -> list[Item]:
@@ -151,23 +179,10 @@ def items_of(job: CaptionEditJob) -> list[Item]:
     if not report.rows:
         fix = "choose a folder with images on Dataset"
         raise ProblemsError.one("The dataset contains no images", "dataset", fix, "captioning.no-images")
-    return [_item(row, counted="tokens" in asked) for row in report.rows]
-
-
-def _item(row: Row, counted: bool) -> Item:
-    """counted: with its tokens, which takes longest."""
-    image, caption = row.image, row.caption
-    facts = Facts(
-        name=image.path.name,
-        folder=image.path.parent.name,
-        text=caption.text,
-        missing=caption.missing,
-        tokens=_tokens(row) if counted else 0,
-        width=image.width,
-        height=image.height,
-        changed=caption.path.stat().st_mtime if caption.path.is_file() else 0.0,
-    )
-    return Item(image.path, row.settings.caption_extension, facts, fixed=caption.source == "metadata")
+    return [
+        item_of(row.image, row.caption, row.settings.caption_extension, _tokens(row) if "tokens" in asked else 0)
+        for row in report.rows
+    ]
 
 
 def _tokens(row: Row) -> int:
