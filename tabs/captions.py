@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.captioning.filters import field_names, no_field_in
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.history import Done, Entry, History
 from core.dataset.captions.pipeline import plain_caption
@@ -226,10 +227,13 @@ class Desk:
         state = self._state()
         rows = view.listed(self.reading.report, str(state.get("show", "all")))
         rows = self.bulk.sorted(rows, str(state.get("sort", "")))
+        find = str(state.get("find", ""))
         try:
-            return self.bulk.filtered(rows, str(state.get("find", ""))), ""
+            found = self.bulk.filtered(rows, find)
         except ProblemsError as error:
             return rows, error.problems[0].what
+        unknown = no_field_in(find) if rows and not found else ""
+        return found, f"'{unknown}' is not a field; fields are {', '.join(field_names())}" if unknown else ""
 
     def _revert(self, id: str) -> str:
         """Undo any change that is still kept."""

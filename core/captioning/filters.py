@@ -77,6 +77,16 @@ def fields_in(expression: str) -> set[str]:
     return {_field_of(text)[0] for _, text in _Reader(expression).signs if _field_of(text)[0]}
 
 
+def no_field_in(text: str) -> str:
+    """The first word that looks like a field and is none ("foo:bar"), "" without one. It is searched as a tag, or as text."""
+    found = re.findall(r"(?:^|[\s(&|!])([a-z]{2,}):(?=[^\s:])", text, re.IGNORECASE)
+    return next((f"{name}:" for name in found if name.casefold() not in _FIELDS), "")
+
+
+def field_names() -> list[str]:
+    return [f"{name}:" for name in _FIELDS]
+
+
 def _wrong(why: str) -> ProblemsError:
     fix = 'write it like cat & !dog | "looking at viewer", tokens:>75 or is:missing'
     return ProblemsError.one(f"The filter is not complete: {why}", "filter", fix, "filter.bad-expression")

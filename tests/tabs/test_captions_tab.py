@@ -175,6 +175,13 @@ def test_a_text_given_up_for_another_stands_among_the_earlier_ones_and_undo_save
     assert desk.answer({"act": "earlier", "key": key}) == before, "nothing was given up"
 
 
+def test_a_filter_for_an_unknown_field_says_which_there_are_when_it_finds_nothing(desk, folder):
+    window = Window(desk)
+    for find, told in (("foo:bar", True), ("no such text", False), ("name:ant", False)):
+        assert ("foo:" in desk.answer({"act": "find", "key": "", "value": find})["wrong"]) == told, find
+    assert window.box == "a ant"
+
+
 def test_the_same_text_from_two_windows_asks_nothing(desk, folder):
     one, two = Window(desk), Window(desk)
     one.save("a red ant")

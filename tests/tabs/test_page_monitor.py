@@ -177,7 +177,7 @@ def test_validation_worst_images_and_norms_are_shown(visit, served):
     expect(rows).to_have_count(24)
     expect(rows.first).to_contain_text("glyph_0.png")
     expect(rows.first).to_contain_text("1.60")
-    expect(tab.locator("#watch-words")).to_have_text("7 images train worse than usual")
+    expect(tab.locator("#watch-words")).to_have_text("7 images with a high loss")
     expect(tab.locator("#watch-bands .band")).to_have_count(20)
     for name in ("corrected", "gradient", "weight"):
         expect(tab.locator(f"#{name}-chart path.line")).to_have_count(1)
