@@ -20,6 +20,7 @@ from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import Beside, caption_change
 from core.dataset.captions.history import Change, History, check_folders, only_one_writes
 from core.dataset.sources.files import printable
+from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
@@ -60,6 +61,11 @@ class Tally:
         described = count(self.images - len(self.failed), "image")
         return Outcome(lines=[*lines, *self._lines(), f"{described} described; {last}"], facts=facts)
 
+    def stopped(self) -> Outcome:
+        """What a run has written that was cancelled."""
+        said = f"{count(self.written, 'caption')} of {count(self.images, 'image')} written; the same start goes on from there"
+        return Outcome("stopped", [said], {"images": self.images, "written": self.written})
+
     def _lines(self) -> Iterator[str]:
         yield from (f"{name}: {number}" for name, number in self.counts.most_common(LISTED))
         if len(self.counts) > LISTED:
@@ -96,7 +102,12 @@ def run_captioner(
         with only_one_writes(context):
             write_one_file(file, kind, captions, title, about, context.workspace)
     else:
-        _write_each(title, about, described, job, context, tally)
+        try:
+            _write_each(title, about, described, job, context, tally)
+        except Cancelled:
+            if not tally.written:
+                raise
+            return tally.stopped()
     tally.keep_counts(name, context.workspace)
     return tally.outcome([], previews=False)
 

@@ -299,12 +299,22 @@ def test_a_stopped_run_that_was_undone_begins_again(folder):
         yield "second"
         raise Cancelled
 
-    with pytest.raises(Cancelled):
-        run(folder, stopped, existing="replace")
+    outcome = run(folder, stopped, existing="replace")
+    assert (outcome.state, outcome.facts) == ("stopped", {"images": 4, "written": 2})
     history = History(folder.parent / "outputs" / ".atelier" / "captions")
     history.undo(next(history.entries()).id)
     (folder / "a.txt").write_text("by hand")
     assert run(folder, existing="replace").facts["written"] == 4 and texts(folder)["a"] == NEW
+
+
+def test_a_run_that_is_cancelled_before_the_first_caption_says_only_that(folder):
+    def stopped(images, *_):
+        raise Cancelled
+        yield
+
+    with pytest.raises(Cancelled):
+        run(folder, stopped, existing="replace")
+    assert not list(History(folder.parent / "outputs" / ".atelier" / "captions").entries())
 
 
 def test_a_run_that_writes_nothing_leaves_no_change(folder):
