@@ -287,7 +287,7 @@ def test_broken_images_are_left_out_by_the_button_beside_the_message(visit, serv
     expect(tab.locator("#said").get_by_role("button", name="Leave out 2 broken images")).to_be_visible()
     problems.get_by_role("button", name="Leave out 2 broken images").click()
     expect(problems.locator(".problem.error")).to_have_count(0)
-    expect(problems).to_contain_text("left out")
+    expect(problems).to_contain_text("skipped")
     expect(problems.get_by_role("button", name="Leave out")).to_have_count(0)
     expect(tab.locator("#start")).not_to_have_class(re.compile("blocked"))
     assert served.page.project.job.dataset.skip_broken
