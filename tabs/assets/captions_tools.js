@@ -307,7 +307,8 @@
     let answer;
     try { answer = await ask({act: "scores", key: atelier.captions.key(), ...asked}); } catch { return; }
     if (number !== scored) return;
-    if (answer.problems) return put("cap-scores-result", `<p class="hint">${answer.problems[0].what.replace(/[&<>]/g, "")}</p>`);
+    if (asked && asked.arg) atelier.attr(byId(`cap-scores-${asked.arg}`), "aria-invalid", answer.problems ? "true" : null);
+    if (answer.problems) return put("cap-scores-result", `<p class="hint" role="alert">${answer.problems[0].what.replace(/[&<>]/g, "")}</p>`);
     if (answer.form !== undefined) put("cap-scores", answer.form);
     put("cap-scores-result", answer.result);
   };
