@@ -113,13 +113,13 @@ class Works:
         for entry in reversed(self._engine.queue()):
             task = tasks().get(entry.task)
             old = entry.added < self._since and entry.state not in ("waiting", "running")
-            if task is None or task.card is None or old or entry.id in self._hidden:
+            if task is None or task.card is None or old:
                 continue
             work = self._known.get(entry.id) or self._work(entry.id, task, entry)
             if not any(newer.replaces(work) for newer in found):
                 found.append(work)
-        self._known = {work.id: work for work in found[:KEPT]}
-        return found[:KEPT]
+        self._known = {work.id: work for work in found}
+        return [work for work in found if work.id not in self._hidden][:KEPT]  # a hidden try does not show an earlier one
 
     def _work(self, identity: str, task: Task, entry: QueueEntry) -> Work:
         try:

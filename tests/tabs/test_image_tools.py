@@ -163,3 +163,14 @@ def test_a_start_right_after_a_refused_field_does_not_begin_with_the_earlier_val
     assert not started
     form.acted(event("go"))
     assert started, "seen, and pressed again"
+
+
+def test_a_discarded_download_does_not_show_an_earlier_try(page, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    about = "some/model/file.safetensors"
+    for _ in range(2):
+        page.works.use({"tool": "download", "about": about}, None)
+        wait_until(lambda: all(not page.works._runs(work) for work in page.works.works()))
+    (work,) = page.works.works()
+    page.works.discard({"about": work.about}, None)
+    assert page.works.works() == []
