@@ -119,7 +119,9 @@ class Works:
             if not any(newer.replaces(work) for newer in found):
                 found.append(work)
         self._known = {work.id: work for work in found}
-        return [work for work in found if work.id not in self._hidden][:KEPT]  # a hidden try does not show an earlier one
+        return [work for work in found if work.id not in self._hidden][
+            :KEPT
+        ]  # a hidden try does not show an earlier one
 
     def _work(self, identity: str, task: Task, entry: QueueEntry) -> Work:
         try:
