@@ -410,15 +410,16 @@
   document.addEventListener("input", (event) => { if (isText(event.target)) typing = {node: event.target, text: event.target.value}; });
   atelier.typedIsSent = () => { typing = null; };
   document.addEventListener("focusout", atelier.typedIsSent);
-  const keepTyped = () => {
-    for (const delay of [0, 60, 250]) setTimeout(() => {
-      if (!typing || document.activeElement !== typing.node || typing.node.value === typing.text) return;
-      const {node, text: typed} = typing, at = typed.length;
-      node.value = typed;
-      node.setSelectionRange(at, at);
-      node.dispatchEvent(new Event("input", {bubbles: true}));
-    }, delay);
+  const putTyped = () => {
+    if (!typing || typing.node.value === typing.text) return;
+    const {node, text: typed} = typing, at = typed.length;
+    node.value = typed;
+    if (document.activeElement === node) node.setSelectionRange(at, at);
+    node.dispatchEvent(new Event("input", {bubbles: true}));
   };
+  const keepTyped = () => { for (const delay of [0, 60, 250]) setTimeout(() => { if (typing && document.activeElement === typing.node) putTyped(); }, delay); };
+  /* On a busy machine the filling comes later than that: the field is left with what was typed, before Gradio reads it. */
+  document.addEventListener("blur", (event) => { if (typing && event.target === typing.node) putTyped(); }, true);
 
   const revisionOf = (stamp) => Number((stamp || "").split(":")[1]) || 0;
   let asked = 0, stale = false;

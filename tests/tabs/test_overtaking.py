@@ -130,6 +130,27 @@ def test_what_is_typed_while_the_form_is_filled_stays_and_is_taken(visit, served
 
 
 @pytest.mark.slow
+def test_a_field_that_is_left_just_after_the_form_was_filled_is_left_with_what_was_typed(visit, served, monkeypatch):
+    """On a busy machine the filling is later than every look at what it has overwritten."""
+    tab = visit().open()
+    unfold(tab, "network")
+    box(tab, "network.rank").fill("7")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#preset-state")).to_have_text("1 field changed")
+    slowly(monkeypatch, served.page.project, "undo", 2.0)
+    tab.locator("#preset-bar").get_by_role("button", name="Undo").click()
+    tab.wait_for_timeout(300)
+    box(tab, "saving.output_name").fill("typed_meanwhile")
+    tab.evaluate(
+        "{ const later = setTimeout; window.setTimeout = (work, ms) => [0, 60, 250].includes(ms) ? 0 : later(work, ms); }"
+    )
+    expect(box(tab, "saving.output_name")).not_to_have_value("typed_meanwhile")
+    tab.keyboard.press("Tab")
+    assert until(lambda: served.page.project.job.saving.output_name == "typed_meanwhile")
+    assert tab.locator("#said.error").count() == 0
+
+
+@pytest.mark.slow
 def test_what_is_typed_into_the_json_while_it_is_applied_stays(visit, served, monkeypatch):
     tab = visit().open()
     unfold(tab, "json")
