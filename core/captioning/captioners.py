@@ -63,7 +63,7 @@ class Tally:
 
     def stopped(self) -> Outcome:
         """What a run has written that was cancelled."""
-        said = f"{count(self.written, 'caption')} of {count(self.images, 'image')} written; the same start goes on from there"
+        said = f"{count(self.written, 'caption')} of {count(self.images, 'image')} written; the same start resumes"
         return Outcome("stopped", [said], {"images": self.images, "written": self.written})
 
     def _lines(self) -> Iterator[str]:
