@@ -6,6 +6,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from zlib import crc32
 
@@ -31,12 +32,19 @@ def listed() -> set[str]:
 
 
 def slice_of(text: str) -> tuple[int, int]:
-    """ "3/8" -> (3, 8)"""
+    """ "3/8" -> (3, 8); "today" -> the day's (UTC)"""
+    if text == "today":
+        return slice_of_day(datetime.now(UTC).date())
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= number <= parts:
-        raise ValueError(f"'{text}' is no slice: use N/M with N from 1 to M, such as 3/8")
+        raise ValueError(f"'{text}' is no slice: use today or N/M with N from 1 to M, such as 3/8")
     return number, parts
+
+
+def slice_of_day(day: date) -> tuple[int, int]:
+    """The next of fourteen slices each day: known before a commit, the same for all of a day's."""
+    return day.toordinal() % 14 + 1, 14
 
 
 def slice_number(name: str, parts: int) -> int:

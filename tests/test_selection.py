@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.selection import ALWAYS, chosen, place, read_durations, runs, slice_number, slice_of
+from tests.selection import ALWAYS, chosen, place, read_durations, runs, slice_number, slice_of, slice_of_day
 
 NAMES = [f"tests/training/test_{file}.py::test_{test}[{case}]" for file in "abc" for test in "de" for case in range(50)]
 
@@ -19,6 +20,11 @@ def test_every_slow_test_is_in_exactly_one_slice_and_every_other_in_all(parts):
         assert held == [slice_number(name, parts)] and 1 <= held[0] <= parts
         assert all(runs(name, False, False, (n, parts), []) for n in range(1, parts + 1))
         assert not runs(name, True, False, None, []) and runs(name, True, True, None, [])
+
+
+def test_two_weeks_have_every_slice():
+    found = [slice_of_day(date(2027, 2, 20) + timedelta(days=n)) for n in range(14)]
+    assert sorted(found) == [(n, 14) for n in range(1, 15)]
 
 
 def test_slices_are_of_one_size_about():

@@ -12,7 +12,7 @@ Atelier: usage (launch.bat on Windows)
   ./launch.sh                     start the page (the first time, this installs everything)
   ./launch.sh train|prepare|caption|generate|tool|bench ...   a job without the page
   ./launch.sh update              update the code (with Git) and the environment
-  ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --slice=3/8: a third of eight parts)
+  ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --slice today: a part of them)
   ./launch.sh check               format, lint and types
   ./launch.sh docs                regenerate docs/settings.md
   ./launch.sh deepspeed           install DeepSpeed (Linux)
@@ -162,8 +162,12 @@ def run_tests(root: str, arguments: list[str]) -> int:
     os.chdir(root)
     # Two processes, one file each: one waits for a browser or disk while the other computes. Files keep the order given by
     # tests/selection.py. Named tests run in one process: their output appears at once, and a debugger works.
-    whole = all(word == "--all" or word.startswith("--slice=") for word in arguments)
-    split = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"] if whole else []
+    named = [
+        word
+        for at, word in enumerate(arguments)
+        if not word.startswith(("--all", "--slice")) and arguments[at - 1 : at] != ["--slice"]
+    ]
+    split = [] if named else ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     return replace_by([python_of(os.path.join(root, ".venv")), "-m", "pytest", *split, *arguments])
 
 

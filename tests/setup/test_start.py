@@ -233,9 +233,16 @@ def test_test_hands_its_arguments_to_pytest(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     start.run_tests(str(project.folder), ["tests/setup", "-k", "a b"])
     start.run_tests(str(project.folder), ["--slice=3/8"])
+    start.run_tests(str(project.folder), ["--slice", "today"])
+    start.run_tests(str(project.folder), ["--slice", "today", "tests/setup"])
     pytest_ = [str(project.folder / ".venv" / "bin" / "python"), "-m", "pytest"]
     whole = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
-    assert ran == [[*pytest_, "tests/setup", "-k", "a b"], [*pytest_, *whole, "--slice=3/8"]]
+    assert ran == [
+        [*pytest_, "tests/setup", "-k", "a b"],
+        [*pytest_, *whole, "--slice=3/8"],
+        [*pytest_, *whole, "--slice", "today"],
+        [*pytest_, "--slice", "today", "tests/setup"],
+    ]
 
 
 def test_help_needs_no_environment(project):
