@@ -231,18 +231,29 @@
   /* ---- search ---- */
 
   const fold = (words) => words.toLowerCase().replace(/[^a-z0-9]+/g, " ").trim();
-  const found = (query) => {
-    const words = fold(query).split(" ").filter(Boolean);
-    if (!words.length) return [];
-    const ranked = [];
-    for (const [path, facts] of Object.entries(atelier.fields)) {
-      const title = fold(`${facts.title} ${facts.unit}`), names = fold(`${path} ${facts.kohya}`), rest = fold(`${facts.help} ${facts.groupTitle}`);
-      if (!words.every((word) => `${title} ${names} ${rest}`.includes(word))) continue;
-      const later = (facts.group ? 0.1 : 0) + (state.idle.includes(path) ? 0.5 : 0);  // the first screen first, what has no use now last
-      const rank = words.every((word) => title.includes(word)) ? (title.startsWith(words[0]) ? 0 : 1) : words.every((word) => `${title} ${names}`.includes(word)) ? 2 : 3;
-      ranked.push([rank + later, path]);
-    }
-    return ranked.sort((a, b) => a[0] - b[0]).slice(0, 8).map((item) => item[1]);
+  /** How well a field answers a query, 0 best; -1: not at all. "LR" in a query, name or title stands for learning rate. */
+  const shorten = (words) => fold(words).replaceAll("learning rate", "lr");
+  const match = (query, path, facts) => {
+    const title = shorten(`${facts.title} ${facts.unit}`), names = [path.split(".")[1], ...facts.kohya.split(", ")].map(shorten).filter(Boolean);
+    const words = query.split(" "), all = (text) => words.every((word) => text.includes(word));
+    if (shorten(facts.title) === query || names.includes(query)) return 0;
+    if (title.startsWith(query)) return 1;
+    if (names.some((name) => name.startsWith(query))) return 2;
+    const rank = [title, `${title} ${names.join(" ")}`, `${title} ${shorten(`${path} ${facts.kohya} ${facts.help} ${facts.groupTitle}`)}`].findIndex(all);
+    return rank < 0 ? -1 : rank + 3;
+  };
+  const found = (typed) => {
+    const query = shorten(typed);
+    if (!query) return [];
+    return Object.entries(atelier.fields).map(([path, facts]) => {
+      const rank = match(query, path, facts);
+      return [rank < 0 ? rank : rank + (facts.group ? 0.1 : 0) + (state.idle.includes(path) ? 0.5 : 0), path];  // the first screen first, what has no use now last
+    }).filter(([rank]) => rank >= 0).sort((a, b) => a[0] - b[0]).map(([, path]) => path);
+  };
+  /** While something is searched, only the groups that hold a match are listed; null: all. */
+  const filterGroups = (paths) => {
+    const groups = paths && new Set(paths.map((path) => atelier.fields[path].group));
+    for (const card of document.querySelectorAll("#train-form > .group")) card.classList.toggle("no-match", !!groups && !groups.has(card.id.slice("group-".length)));
   };
   /** A name of sd-scripts that is no field: what takes its place. */
   const elsewhere = (query) => {
@@ -254,6 +265,13 @@
     if (!input || input.dataset.begun) return;
     input.dataset.begun = "1";
     let paths = [], active = 0;
+    const look = () => {
+      const every = found(input.value);
+      paths = every.slice(0, 8);
+      active = 0;
+      filterGroups(input.value.trim() ? every : null);
+      draw();
+    };
     const draw = () => {
       list.replaceChildren(...paths.map((path, n) => h("li", {role: "option", id: `result-${n}`, "aria-selected": n === active ? "true" : "false",
         onmousedown: (event) => { event.preventDefault(); choose(path); }},
@@ -264,15 +282,17 @@
       attr(input, "aria-expanded", input.value.trim() ? "true" : "false");
       attr(input, "aria-activedescendant", paths.length ? `result-${active}` : null);
     };
-    const choose = (path) => { input.value = ""; paths = []; draw(); atelier.goToField(path); };
-    input.addEventListener("input", () => { paths = found(input.value); active = 0; draw(); });
+    const end = () => { input.value = ""; look(); };
+    const choose = (path) => atelier.goToField(path);
+    input.addEventListener("input", look);
+    input.addEventListener("atelier-found", end);
     input.addEventListener("keydown", (event) => {
       if (event.key === "ArrowDown" || event.key === "ArrowUp") {
         event.preventDefault();
         active = (active + (event.key === "ArrowDown" ? 1 : -1) + paths.length) % Math.max(1, paths.length);
         draw();
       } else if (event.key === "Enter" && paths[active]) { event.preventDefault(); choose(paths[active]); }
-      else if (event.key === "Escape") { input.value = ""; paths = []; draw(); }
+      else if (event.key === "Escape") end();
     });
     input.addEventListener("blur", () => show(list, false));
     input.addEventListener("focus", () => { if (input.value.trim()) show(list, true); });
@@ -316,6 +336,8 @@
   atelier.goToField = async (path, focus = true) => {
     const facts = atelier.fields[path];
     if (!facts) return;
+    const search = byId("field-search");
+    if (search) search.dispatchEvent(new Event("atelier-found"));  // it hides the groups that it has not found
     atelier.goTo(facts.tab);
     if (facts.tab !== "Train") {
       const place = await waitFor(() => byId(facts.id));

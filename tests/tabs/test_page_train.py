@@ -240,8 +240,24 @@ def test_search_opens_the_group_of_a_field_by_its_sd_scripts_name_and_a_field_wi
     tab.keyboard.press("Enter")
     expect(box(tab, "noise.min_snr_gamma")).to_be_focused()
     expect(box(tab, "noise.min_snr_gamma")).to_be_in_viewport()
-    tab.locator("#field-search").fill("epochs")
-    expect(tab.locator("#field-results li").first).to_contain_text("max_train_epochs")
+    first = tab.locator("#field-results li").first
+    shown = tab.locator("#train-form > .group:visible")
+    every = shown.count()
+    for typed, name in (
+        ("epochs", "max_train_epochs"),
+        ("lr", "learning_rate"),
+        ("rank", "network_dim"),
+        ("warmup", "lr_warmup_steps"),
+        ("unet lr", "unet_lr"),
+        ("network_alpha", "network_alpha"),
+    ):
+        tab.locator("#field-search").fill(typed)
+        expect(first.locator("code")).to_have_text(name)
+    tab.locator("#field-search").fill("scheduler power")
+    expect(shown).to_have_attribute("id", "group-schedule")
+    tab.evaluate("atelier.goToField('noise.min_snr_gamma')")  # a message may lead to a field that is not searched
+    expect(box(tab, "noise.min_snr_gamma")).to_be_focused()
+    expect(shown).to_have_count(every)
     tab.locator("#field-search").fill("data_loader_n_workers")
     expect(tab.locator("#field-results")).to_contain_text("images are decoded by threads")
     tab.keyboard.press("Escape")
