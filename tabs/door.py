@@ -34,6 +34,11 @@ class Wrong(Exception):
 class Checked(gr.Blocks):
     """Blocks that tell values which their components refuse (no such choice, a file that was not uploaded) from faults of our own."""
 
+    def run_startup_events(self) -> None:
+        """Without Gradio's queue: no listener uses it, and its loop would wake a thousand times a second."""
+        self.is_running = True
+        self.create_limiter()
+
     async def preprocess_data(self, block_fn: Any, *rest: Any, **more: Any) -> Any:
         try:
             return await super().preprocess_data(block_fn, *rest, **more)
