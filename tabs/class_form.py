@@ -128,11 +128,10 @@ class ClassForm:
             folder = job.job.get(TASK, {}).get("folder") if isinstance(job.job, dict) else None
             if entry is None or not folder or resolve_path(folder) != resolve_path(entry.folder):
                 continue
-            said = {"waiting": "waiting in the queue", "running": "generating", "done": "generated"}.get(
-                job.state, job.state
-            )
+            said = {"running": "generating", "done": "generated"}.get(job.state, job.state)
             said += f". {job.message}" if job.message else ""
-            return f'<span class="hint" role="status">Regularization images: {esc(said)}</span>'
+            follows = f' data-waits="{esc(job.id)}"' if job.state == "waiting" else ""
+            return f'<span class="hint" role="status">Regularization images: <span{follows}>{esc(said)}</span></span>'
         return ""
 
 

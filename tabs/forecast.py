@@ -169,7 +169,7 @@ class Forecast:
         entry = next((each for each in reversed(self._engine.queue()) if each.task == "probe"), None)
         if entry is None:
             return {}
-        words = entry.message
+        words = wait.words if (wait := self._engine.waits().get(entry.id)) else entry.message
         if entry.state in ("running", "done") and entry.run:
             try:
                 now = self._engine.snapshot(entry.run)

@@ -77,7 +77,7 @@ def build(page: Page) -> None:
                 container=False,
                 elem_id="gen-compare",
             )
-            status = board("gen-status", view.status((), False, None, ()))
+            status = board("gen-status", view.status((), {}, None, ()))
             with gr.Row(equal_height=True, elem_classes="with-button"):
                 add = gr.Dropdown(
                     label="Add a LoRA",
@@ -292,7 +292,7 @@ class Desk:
 
     def _status(self) -> str:
         engine = self.page.engine
-        return view.status(engine.queue(), engine.queue_paused, engine.status()["job"], self._failures())
+        return view.status(engine.queue(), engine.waits(), engine.status()["job"], self._failures())
 
     def _failures(self) -> list[tuple[str, Problem]]:
         """Failed drawings that nobody has closed yet, with what the journal says."""

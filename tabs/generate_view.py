@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from core.engine.queue import QueueEntry
+from core.engine.waiting import Wait
 from core.generation.image_metadata import ImageRecord, read_image_metadata
 from core.record.problems import Problem
-from core.record.units import clock, count
+from core.record.units import clock
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
 from tabs.generate_form import signature
@@ -87,22 +88,25 @@ def _lora(number: int, use: dict[str, Any]) -> str:
 
 
 def status(
-    entries: Sequence[QueueEntry], paused: bool, now: dict[str, Any] | None, failures: Sequence[tuple[str, Problem]]
+    entries: Sequence[QueueEntry],
+    waits: Mapping[str, Wait],
+    now: dict[str, Any] | None,
+    failures: Sequence[tuple[str, Problem]],
 ) -> str:
     """Generations that wait or run, each with its Cancel; failed ones stay until they are closed. The list has its place
     also while it is empty, so nothing below it moves."""
     parts = []
-    waiting = [entry for entry in entries if entry.state == "waiting"]
     for entry in entries:
         if entry.task != "generate" or entry.state not in ("waiting", "running"):
             continue
         stops = bool(now and now.get("entry") == entry.id and now.get("stopping"))
         cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}", disabled=stops)
-        line = _running(entry, now, stops) if entry.state == "running" else _waiting(entry, waiting, now, paused)
+        line = _running(entry, now, stops) if entry.state == "running" else _waiting(entry, waits.get(entry.id))
         parts.append(f'<li>{line}<span class="grow"></span>{cancel}</li>')
-    if paused and waiting:
-        said = "The queue is paused because the last session ended unexpectedly."
-        parts.append(f'<li><span>{said}</span><span class="grow"></span>{button("resume", "Go on")}</li>')
+    if any(wait.queue_paused for wait in waits.values()):
+        parts.append(
+            f'<li><span>The queue is paused.</span><span class="grow"></span>{button("resume", "Resume queue")}</li>'
+        )
     for identity, problem in failures:
         parts.append(f'<li class="failed">{problems_html([problem])}{button("close", "Close", identity)}</li>')
     listed = "".join(parts) or '<li class="hint">Nothing is being generated.</li>'
@@ -120,17 +124,9 @@ def _running(entry: QueueEntry, now: dict[str, Any] | None, stops: bool) -> str:
     return progress(f"{stage[:1].upper()}{stage[1:]}", None)
 
 
-def _waiting(entry: QueueEntry, waiting: Sequence[QueueEntry], now: dict[str, Any] | None, paused: bool) -> str:
-    ahead = [each.id for each in waiting].index(entry.id)
-    title = f"<q>{esc(short(entry.title, 40))}</q>"
-    if now is not None and now.get("task") == "train":
-        reason = f"Waiting for training {now.get('title', '')} ({training_words(now)})"
-    elif paused:
-        reason = "Waiting in the paused queue"
-    else:
-        reason = "Waiting" if now is not None or ahead else "About to start"
-    place = f", {count(ahead, 'job')} before it" if ahead else ""
-    return f"<span>{esc(reason)}{esc(place)}: {title}</span>"
+def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
+    words = wait.words if wait else "about to start"
+    return f"<span>{esc(words[:1].upper() + words[1:])}: <q>{esc(short(entry.title, 40))}</q></span>"
 
 
 def training_words(now: dict[str, Any]) -> str:

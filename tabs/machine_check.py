@@ -60,7 +60,7 @@ class MachineCheck:
     def _run(self, task: Any) -> None:
         from core.machine_check.run import run_check
 
-        with self.page.engine.borrow_device(task.token) as device:
+        with self.page.engine.borrow_device(task.token, "the check of this machine") as device:
             report = run_check(self.page.workspace, device, token=task.token, tell=self._tell, items=self.items)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_json(self.file, report)

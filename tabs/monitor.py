@@ -40,7 +40,7 @@ def build(page: Page) -> None:
 def parts(page: Page, chosen: str) -> dict[str, Any]:
     """The parts of the message for an open Monitor. `chosen` is a run's name, or "" for the running or last one."""
     found: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
-    begins = _begins(found["queue"]) if not chosen else ""
+    begins = _begins(found["queue"]) if not chosen else None
     name = "" if begins else chosen or page.engine.current_run() or ""
     if not name:
         return found | {"run": None, "begins": begins}
@@ -75,13 +75,15 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     return found
 
 
-def _begins(queue: dict[str, Any]) -> str:
-    """The title of the training that is next and has no folder yet: the last run is not shown in its place. "" where
-    another job is at work, which is shown itself, or nothing begins."""
+def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
+    """The training that is next and has no folder yet: the last run is not shown in its place. None where another job is
+    at work, which is shown itself, or nothing begins."""
     going = [row for row in queue["entries"] if row["state"] in ("running", "waiting")]
     first = going[0] if going else None
     waits = first is not None and first["state"] == "waiting" and queue["paused"]
-    return first["title"] if first and first["task"] == "train" and not first["run"] and not waits else ""
+    if first is None or first["task"] != "train" or first["run"] or waits:
+        return None
+    return {"title": first["title"], "words": first["doing"] or "about to start"}
 
 
 def _expected(page: Page, name: str, state: str) -> int:
@@ -151,6 +153,7 @@ def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
         "run": name,
         "state": "waiting" if entry is not None and entry.state == "waiting" else state,
         "entry": entry.id if entry else "",
+        "waits": wait.words if entry and (wait := page.engine.waits().get(entry.id)) else "",
         "seconds_per_step": round(facts.get("seconds_per_step") or 0.0, 3),
         "eta_seconds": round(facts["eta_seconds"]) if facts.get("eta_seconds") else None,
         "seconds": round(facts.get("seconds") or 0.0),
@@ -203,9 +206,13 @@ def queue(page: Page) -> dict[str, Any]:
     latest = {
         entry.run: entry.id for entry in entries if entry.run
     }  # a run that was continued is no longer interrupted
-    job = page.engine.status()["job"]
+    job, waits = page.engine.status()["job"], page.engine.waits()
     shown = [
-        _row(entry) | {"continuable": _continuable(entry, latest), "doing": _doing(entry, job)}
+        _row(entry)
+        | {
+            "continuable": _continuable(entry, latest),
+            "doing": waits[entry.id].words if entry.id in waits else _doing(entry, job),
+        }
         for entry in [*going, *reversed(ended)]
     ]
     return {"paused": page.engine.queue_paused, "entries": shown}

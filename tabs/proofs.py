@@ -47,7 +47,7 @@ class Proofs:
             said.append(text)
             task.stage(text, len(said), STAGES + 1)
 
-        with self._page.engine.borrow_device(task.token) as device:
+        with self._page.engine.borrow_device(task.token, "the resume test") as device:
             return prove(job, self._page.workspace, device, STEPS, token=task.token, say=say)
 
     def html(self, run: str, possible: bool) -> str:

@@ -109,10 +109,18 @@ def _checks(page: Page) -> dict[str, Any]:
     return found | ({"problems": bad + found.get("problems", [])} if bad else {})
 
 
+def _waiting(page: Page) -> list[dict[str, str]]:
+    """The jobs that wait, with what they wait for: the header counts them, and `data-waits` anywhere shows one's words."""
+    waits = page.engine.waits()
+    entries = [entry for entry in page.engine.queue() if entry.id in waits]
+    return [{"id": entry.id, "title": entry.title, "words": waits[entry.id].words} for entry in entries]
+
+
 def status(page: Page) -> dict[str, Any]:
     """The engine's status with the memory rounded, so that it changes only when a person would see it."""
     facts = dict(page.engine.status())
     facts["memory_used"] = int(facts.get("memory_used") or 0) // MEMORY_STEP * MEMORY_STEP
+    facts["waits"] = _waiting(page)
     facts["busy"] = bool(facts.get("job")) or bool(getattr(page.engine, "works", False))
     if facts.get("job"):
         job = dict(facts["job"])

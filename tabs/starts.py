@@ -58,7 +58,7 @@ def _check_and_submit(
         problems += errors(uploads)
         if problems:
             raise ProblemsError(problems)
-        page.engine.submit("train", job, preset=preset)
+        entry = page.engine.submit("train", job, preset=preset)
     except ProblemsError as error:
         number = len(error.problems)
         title = "Not started" if how == "start" else "Not added"
@@ -83,19 +83,19 @@ def _check_and_submit(
         plain = explain(error)
         problem = Problem(plain.what, "start", plain.fix, code="start.failed")
         return page.browsers.say(browser, "error", title="Not started", problems=[problem], identity=f"{token}-refused")
-    others = sum(entry.state in ("waiting", "running") for entry in page.engine.queue()) - 1
-    ahead = f" {others} job{'' if others == 1 else 's'} before it." if others > 0 else ""
-    ahead += " It starts when the resume test in Runs has ended." if page.engine.lent else ""
-    if page.engine.queue_paused and how == "start" and others <= 0:
+    wait = page.engine.waits().get(entry)
+    if wait is not None and wait.queue_paused and not (wait.on or wait.ahead) and how == "start":
         page.engine.resume_queue()
-    paused = " The queue is paused; resume it in Monitor." if page.engine.queue_paused else ""
-    words = "Started" if how == "start" and not ahead and not paused else "Added to the queue"
+        wait = None
+    queued = how == "queue" or (wait is not None and not wait.begins)
+    words = "Added to the queue" if queued else "Started"
+    ahead = f", {wait.words}" if wait is not None and not wait.begins else ""
     go = "Monitor" if how == "start" else ""
     advice = "".join(f" {problem.what}." for problem in uploads)
     page.browsers.say(
         browser,
         "done",
-        f"{words}: {job.saving.output_name}.{ahead}{paused}{advice}",
+        f"{words}: {job.saving.output_name}{ahead}.{advice}",
         identity=f"{token}-{how}ed",
         go=go,
     )

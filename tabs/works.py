@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 KEPT = 10
 MOST_LINES = 300  # of a result; the whole stands in the job's journal
 DOWNLOAD = "download"
+GOING = ("waiting", "running", "paused")
 
 Start = Callable[[Task, Settings], None]
 
@@ -56,12 +57,12 @@ class Work:
         if self.ended:
             return self.ended
         found = engine.progress(self.id)
-        state = {"waiting": "running", "stopped": "cancelled", "interrupted": "cancelled"}.get(
-            found["state"], found["state"]
-        )
-        text = (
-            self._pace(found["done"], found["total"]) if self.task.name == DOWNLOAD and found["done"] else found["text"]
-        )
+        state = {"stopped": "cancelled", "interrupted": "cancelled"}.get(found["state"], found["state"])
+        text = found["text"]
+        if state == "waiting" and (wait := engine.waits().get(self.id)):
+            text = wait.words
+        elif self.task.name == DOWNLOAD and found["done"]:
+            text = self._pace(found["done"], found["total"])
         facts = {
             "id": self.id,
             "tool": self.task.name,
@@ -74,7 +75,7 @@ class Work:
             "lines": found["lines"][:MOST_LINES] if state != "failed" else [],
             "problems": found["problems"],
         }
-        if state not in ("running", "paused"):
+        if state not in GOING:
             self.ended = facts | {"text": "", "share": None}
         return facts
 
@@ -88,6 +89,16 @@ class Work:
         rate = (done - before) / (now - began)
         left = f", {clock((total - done) / rate)} left" if total else ""
         return f"{words}, {rate / 1e6:,.1f} MB/s{left}"
+
+
+def _already(facts: dict[str, Any]) -> ProblemsError:
+    """What is said of a second start on the same thing."""
+    fix = "wait until it is done, or cancel it"
+    if facts["state"] == "waiting":
+        return ProblemsError.one(
+            f"This is in the queue already, {facts['text']}", facts["about"], fix, "tools.waiting-already"
+        )
+    return ProblemsError.one("This is running already", facts["about"], fix, "tools.running-already")
 
 
 class Works:
@@ -144,9 +155,9 @@ class Works:
         task.look(job, self._workspace)
         _, about = self._about(task, job)
         with self._lock:
-            if any((each.task.name, each.about) == (task.name, about) and self._runs(each) for each in self.works()):
-                fix = "wait until it is done, or cancel it"
-                raise ProblemsError.one("This is running already", about, fix, "tools.running-already")
+            for each in self.works():
+                if (each.task.name, each.about) == (task.name, about) and self._runs(each):
+                    raise _already(each.facts(self._engine))
             self._engine.submit(
                 task.name, job, title=about if about.startswith(task.title) else f"{task.title}: {about}"
             )
@@ -162,7 +173,7 @@ class Works:
         return asked, f"{task.title}: {shown}" if shares else shown or task.title
 
     def _runs(self, work: Work) -> bool:
-        return work.facts(self._engine)["state"] in ("running", "paused")
+        return work.facts(self._engine)["state"] in GOING
 
     def cancel(self, data: dict[str, Any], browser: Browser) -> None:
         """End a work. A download is paused: it resumes where it stopped when it is asked for again."""

@@ -16,13 +16,14 @@ from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
 from core.engine.extend import extend, job_of, job_to_resume
 from core.engine.launch import is_launched, supervise
-from core.engine.light import LightLane, LightTask
+from core.engine.light import LANES, LightLane, LightTask
 from core.engine.owner import Ownership, collect
 from core.engine.queue import Queue, QueueEntry, lane_of
 from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
 from core.engine.run_words import words_of
 from core.engine.turn import Turn
 from core.engine.view import ENDED, RunView, best_validation, read_watch
+from core.engine.waiting import Wait, waits
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.journal import last_of_kind
@@ -39,8 +40,7 @@ from core.settings.presets import dump, parse, to_values
 
 POISONED = 75
 WAIT_SECONDS = 0.5
-QUEUE, BORROWER = "queue", "borrower"  # who may hold the device
-LANES = {"light": "short", "downloads": "downloads", "process": "process"}  # a task's lane -> whose threads do it
+QUEUE = "queue"  # holds the device; whoever else does has borrowed it
 KEPT_JOB_FOLDERS = 100
 LONGEST_NAME = 255  # bytes, of a folder on any system
 
@@ -111,9 +111,9 @@ class Engine:
         return self._device
 
     @contextmanager
-    def borrow_device(self, token: CancelToken) -> Iterator[str]:
-        """The device for work beside the queue: a job that runs is waited for, and none begins meanwhile."""
-        while not self._turn.take(BORROWER, WAIT_SECONDS):
+    def borrow_device(self, token: CancelToken, what: str) -> Iterator[str]:
+        """The device for `what` beside the queue: a job that runs is waited for, and none begins meanwhile."""
+        while not self._turn.take(what, WAIT_SECONDS):
             token.check()
         try:
             if self._store is not None:
@@ -123,9 +123,9 @@ class Engine:
             self._turn.give_back()
 
     @property
-    def lent(self) -> bool:
-        """Whether the device is borrowed, so that the queue waits."""
-        return self._turn.holder == BORROWER
+    def lent_to(self) -> str:
+        """What has borrowed the device, so that the queue waits; "" for nothing."""
+        return "" if self._turn.holder == QUEUE else self._turn.holder
 
     # -- queue
 
@@ -154,6 +154,17 @@ class Engine:
 
     def queue(self) -> list[QueueEntry]:
         return self._queue.entries()
+
+    def waits(self) -> dict[str, Wait]:
+        """{id of a waiting job: what it waits for}."""
+        return waits(self.queue(), self._pace, paused=self._queue.paused, lent_to=self.lent_to)
+
+    def _pace(self, entry: QueueEntry) -> tuple[float, bool]:
+        if not entry.run:
+            return 0.0, False
+        view = self._view(entry.run)
+        planned = entry.task != "train" or view.total > 0  # before that it counts what it encodes
+        return view.seconds_left if planned else 0.0, view.state == "paused"
 
     def move(self, entry_id: str, position: int) -> None:
         self._queue.move(entry_id, position)
@@ -527,7 +538,7 @@ class Engine:
                 "step": view.step,
                 "total": view.total,
                 "seconds_per_step": view.seconds_per_step,
-                "eta_seconds": max(view.total - view.step, 0) * view.seconds_per_step,
+                "eta_seconds": view.seconds_left if view.total else 0.0,
             }
         return facts
 

@@ -13,6 +13,7 @@ from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 
 CLOSE_SECONDS = 10.0
+LANES = {"light": "short", "downloads": "downloads", "process": "process"}  # a task's lane -> whose threads do it
 
 
 class LightTask:

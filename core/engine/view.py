@@ -33,6 +33,7 @@ class RunView:
         self._lock = threading.Lock()
         self.state, self.message, self.fix, self.stage = "", "", "", ""
         self.counted = (0, 0)  # of the stage: how many are done, of how many
+        self._counting = (0, 0.0, 0)  # of how many, when this count began, and at which number
         self.result: dict[str, Any] = {}
         self.seq = self.step = self.total = self.epoch = self.epochs = self.images = 0
         self.sentence = ""
@@ -106,6 +107,8 @@ class RunView:
         count = f" {line['done']}/{line['total']}" if line["total"] else ""
         self.stage = line["text"] + count
         self.counted = (line["done"], line["total"])
+        if self._counting[0] != line["total"] or line["done"] < self._counting[2]:
+            self._counting = (line["total"], line["time"], line["done"])
 
     def _on_result(self, line: Line) -> None:
         self.result = {"lines": line["lines"], "facts": line["found"]}
@@ -174,11 +177,19 @@ class RunView:
             return self.state
         return (self.state or "running") if held else "interrupted"
 
+    @property
+    def seconds_left(self) -> float:
+        """Until all steps, or without steps all that the stage counts, are done at the pace so far; 0 while that is unknown."""
+        if self.total:
+            return max(self.total - self.step, 0) * self.seconds_per_step
+        (done, total), (_, began, before) = self.counted, self._counting
+        return (total - done) * (self._last_time - began) / (done - before) if done > before else 0.0
+
     def snapshot(self, held: bool) -> dict[str, Any]:
         with self._lock:
             state = self.true_state(held)
             measured = [_point(line) for line in self._told.measured]
-            left = max(self.total - self.step, 0) * self.seconds_per_step if state in ("running", "paused") else 0.0
+            left = self.seconds_left if self.total and state in ("running", "paused") else 0.0
             return {
                 "run": self.folder.name,
                 "title": title_of(self.folder),

@@ -65,7 +65,7 @@
     : model.family ? [h("p", {class: "model-family", title: model.evidence}, h("span", {class: "chip"}, model.family), h("span", {class: "hint"}, model.evidence))] : [];
   const offer = (source) => {
     const work = atelier.downloadOf(source);
-    const again = !work || work.state !== "running";
+    const again = !work || !atelier.going(work);
     return h("div", {class: "offer"}, work ? atelier.workLine(work) : null,
       again ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(source)}, `${work ? "Resume" : "Download"} ${atelier.titleOf(source)}`) : null);
   };

@@ -22,6 +22,11 @@
     attr(byId("header-meter"), "aria-valuetext", said);
     const job = status.job;
     show(byId("header-idle"), !job);
+    const waiting = byId("header-waiting");
+    text(waiting, status.waits.length ? `${status.waits.length} waiting` : "");
+    attr(waiting, "title", status.waits.map((wait) => `${wait.title}: ${wait.words}`).join("\n") || null);
+    atelier.waits = status.waits;
+    atelier.tellWaits();
     show(byId("header-job"), !!job);
     atelier.slot(byId("header-stop"), !!job);
     if (job) {
@@ -33,6 +38,14 @@
       if (stop && stop.dataset.asked !== stop.dataset.entry) { stop.disabled = false; text(stop, "Stop"); }
     }
     document.title = job && job.total ? `${Math.floor(100 * job.step / job.total)} % · Atelier` : "Atelier";
+  };
+
+  /** What each job waits for, wherever the server has drawn a place for it. */
+  atelier.tellWaits = () => {
+    for (const place of document.querySelectorAll("[data-waits]")) {
+      const wait = (atelier.waits || []).find((each) => each.id === place.dataset.waits);
+      if (wait) text(place, wait.words);
+    }
   };
 
   atelier.parts.names = (names) => {

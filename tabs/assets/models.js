@@ -17,7 +17,7 @@
 
   /* ---- the catalog ---- */
 
-  const stage = (entry, work) => entry.found ? "found" : work && work.state === "running" ? "running" : entry.have ? "partial" : "missing";
+  const stage = (entry, work) => entry.found ? "found" : work && atelier.going(work) ? "running" : entry.have ? "partial" : "missing";
   const actions = (entry, work, now) => ({
     found: () => [h("span", {class: "hint"}, `In ${entry.found}`), button(USES[entry.use], () => use(entry.use, entry.found), "primary")],
     running: () => [button("Pause", () => ask("tool_cancel", {work: work.id})), button("Cancel", () => ask("tool_discard", {about: entry.source}))],
@@ -45,6 +45,7 @@
   const move = (node, work) => {
     const bar = node.querySelector("progress");
     if (!bar || !work) return;
+    atelier.slot(bar, work.state !== "waiting");
     if (work.share === null) bar.removeAttribute("value"); else bar.value = work.share;
     text(node.querySelector(".model-pace"), work.text);
   };

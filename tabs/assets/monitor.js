@@ -72,6 +72,7 @@
 
   /** One line below the bar: what is being done, or what can be done now. */
   const stageWords = () => {
+    if (run.state === "waiting") return atelier.sentence(run.waits);
     if (run.state === "interrupted") return `Interrupted at step ${run.step}. It can be resumed from its last training state.`;
     if (run.state === "stopped") return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)} Resume training continues from there.`;
     if (run.state === "paused") return run.stage && run.stage !== "training" ? run.stage : "Resume continues from here.";
@@ -147,12 +148,12 @@
   atelier.parts.gone = (problems) => { atelier.say({id: "gone" + Date.now(), kind: "error", problems}); atelier.chooseRun("", true); atelier.keepAddress(true); };  // Back does not lead to it again
 
   /** Before the first run stands: one that was started is being prepared, else there is none. */
-  atelier.parts.begins = (title) => {
+  atelier.parts.begins = (next) => {
     const empty = byId("monitor-empty");
     if (!empty) return;
-    text(empty.querySelector("strong"), title ? `${title} is about to start.` : "No runs yet.");
-    text(empty.querySelector("span"), title ? "It is next in the queue." : "Start with the starter preset: it trains a small LoRA in a few minutes.");
-    show(empty.querySelector("a"), !title);
+    text(empty.querySelector("strong"), next ? next.title : "No runs yet.");
+    text(empty.querySelector("span"), next ? atelier.sentence(next.words) : "Start with the starter preset: it trains a small LoRA in a few minutes.");
+    show(empty.querySelector("a"), !next);
   };
 
   /* ---- charts ---- */

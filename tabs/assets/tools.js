@@ -8,26 +8,26 @@
   /** The latest download of a hub id: shown in place of the button while it runs. */
   atelier.downloadOf = (hubId) => works.find((work) => work.tool === "download" && work.about === hubId);
 
-  const going = (work) => work.state === "running" || work.state === "paused";
+  const going = atelier.going = (work) => ["waiting", "running", "paused"].includes(work.state);
   const press = (words, command, data) => h("button", {type: "button", class: "btn small", onclick: (event) => { event.target.disabled = true; atelier.command(command, {...data, ask: atelier.ask()}); }}, words);
   const line = (work) => h("div", {class: `tool-task ${work.state}`},
     h("div", {class: "tool-task-head"}, h("strong", {}, work.about),
-      h("span", {class: "hint figures"}, {running: work.text, paused: "paused", done: "done", failed: "failed", cancelled: work.ends_paused ? "paused" : "cancelled"}[work.state]),
+      h("span", {class: "hint figures"}, {waiting: work.text, running: work.text, paused: "paused", done: "done", failed: "failed", cancelled: work.ends_paused ? "paused" : "cancelled"}[work.state]),
       h("span", {class: "grow"}),
-      going(work) && !work.ends_paused ? press(work.state === "paused" ? "Resume" : "Pause", "tool_pause", {work: work.id, command: work.state === "paused" ? "resume" : "pause"}) : null,
+      going(work) && work.state !== "waiting" && !work.ends_paused ? press(work.state === "paused" ? "Resume" : "Pause", "tool_pause", {work: work.id, command: work.state === "paused" ? "resume" : "pause"}) : null,
       going(work) ? press(work.ends_paused ? "Pause" : "Cancel", "tool_cancel", {work: work.id}) : null,
       work.tool === "download" && work.state === "cancelled" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Resume") : null,
       work.tool === "download" && work.state === "failed" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.getModel(work.about)}, "Try again") : null,
       work.tool === "download" && work.state !== "done" ? h("button", {type: "button", class: "btn small", onclick: () => atelier.command("tool_discard", {about: work.about, ask: atelier.ask()})}, "Discard") : null,
       !going(work) && work.tool !== "download" ? press("Close", "tool_close", {work: work.id}) : null),
-    going(work) ? h("progress", {max: 1, value: work.share === null ? null : work.share, "aria-label": work.text}) : null,
+    going(work) ? h("progress", {class: work.state === "waiting" ? "off" : null, max: 1, value: work.share === null ? null : work.share, "aria-label": work.text}) : null,
     work.problems.length ? atelier.problems(work.problems) : null,
     work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `What was found: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null);
   atelier.workLine = line;
   /** Only numbers change while a tool runs: its buttons stay, and with them the keyboard's place. */
-  const still = (work) => work.state === "running" ? {...work, text: "", share: work.share === null} : work;
+  const still = (work) => going(work) ? {...work, text: "", share: work.share === null} : work;
   const move = (node, work) => {
-    if (work.state !== "running") return;
+    if (!["waiting", "running"].includes(work.state)) return;
     text(node.querySelector(".figures"), work.text);
     const bar = node.querySelector("progress");
     bar.setAttribute("aria-label", work.text);

@@ -241,18 +241,18 @@ def test_a_job_handed_in_that_cannot_be_done_stays_in_the_list_with_the_reason(e
 
 def test_the_device_is_lent_to_one_at_a_time(engine, monkeypatch):
     stand_in(monkeypatch, "train", stepper())
-    with engine.borrow_device(CancelToken()) as device:
-        assert device == "cpu" and engine.lent
+    with engine.borrow_device(CancelToken(), "a test") as device:
+        assert device == "cpu" and engine.lent_to == "a test"
         engine.start()
         engine.submit("train", job())
         time.sleep(1.2)
         assert states(engine) == ["waiting"], "no job begins beside what has borrowed the device"
         cancelled = CancelToken()
         cancelled.cancel()
-        with pytest.raises(Cancelled), engine.borrow_device(cancelled):
+        with pytest.raises(Cancelled), engine.borrow_device(cancelled, "another"):
             pass
     until(lambda: states(engine) == ["done"])
-    until(lambda: not engine.lent)
+    until(lambda: not engine.lent_to)
 
 
 def test_who_waits_for_the_device_has_it_as_soon_as_it_is_free_and_two_never_hold_it():
@@ -280,9 +280,9 @@ def test_who_waits_for_the_device_has_it_as_soon_as_it_is_free_and_two_never_hol
 
 def test_a_proof_that_fails_gives_the_device_back(engine, monkeypatch):
     stand_in(monkeypatch, "train", stepper())
-    with pytest.raises(OSError), engine.borrow_device(CancelToken()):
+    with pytest.raises(OSError), engine.borrow_device(CancelToken(), "a test"):
         raise OSError
-    assert not engine.lent
+    assert not engine.lent_to
     engine.submit("train", job())
     engine.start()
     until(lambda: states(engine) == ["done"])

@@ -17,6 +17,7 @@ from core.engine.engine import Engine
 from core.engine.light import LightLane
 from core.engine.queue import QueueEntry as Entry
 from core.engine.run_summary import RunSummary as Summary
+from core.engine.waiting import Wait, waits
 from core.record.problems import ProblemsError
 from core.settings.presets import to_values
 
@@ -63,7 +64,7 @@ class FakeEngine:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self.device = "cpu"
         self.sample_every = 20  # steps between samples, which are also saved
-        self.lent = False
+        self.lent_to = ""
 
     def start(self) -> None:
         self._thread.start()
@@ -79,7 +80,7 @@ class FakeEngine:
         return self.device
 
     @contextmanager
-    def borrow_device(self, token):
+    def borrow_device(self, token, what):
         yield self.device
 
     # -- queue
@@ -103,7 +104,20 @@ class FakeEngine:
         return "beside" in vars(self) and any(entry.id == entry_id for entry in self.beside.queue())
 
     def progress(self, entry_id: str) -> dict[str, Any]:
-        return self.beside.progress(entry_id)
+        if self._is_beside(entry_id):
+            return self.beside.progress(entry_id)
+        entry = next(entry for entry in self.queue() if entry.id == entry_id)
+        nothing = {"text": "", "done": 0, "total": 0, "lines": [], "facts": {}, "problems": []}
+        return nothing | {"run": entry.run, "state": entry.state}
+
+    def waits(self) -> dict[str, Wait]:
+        return waits(self.queue(), self._pace, paused=self.queue_paused, lent_to=self.lent_to)
+
+    def _pace(self, entry: Entry) -> tuple[float, bool]:
+        if self._is_beside(entry.id) or entry.run not in self._runs:
+            return 0.0, False
+        run = self._runs[entry.run]
+        return (run.total - run.step) * self.step_seconds, run.state == "paused"
 
     def queue(self) -> list[Entry]:
         with self._lock:

@@ -520,7 +520,7 @@ def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk)
     assert made[0].task == "class_images" and (asked["number"], asked["class_word"]) == (12, "fox")
     entry = entries_of(desk.page.project.job)[-1]
     assert entry.role == "regularization" and entry.folder == asked["folder"] and "fox" in entry.folder
-    assert "waiting in the queue" in desk._render()[CARDS]
+    assert f'data-waits="{made[0].id}"' in desk._render()[CARDS]
     before, _ = desk.reading.version, setattr(made[0], "state", "done")
     desk.tick({})
     assert desk.reading.version > before  # the folder is read again

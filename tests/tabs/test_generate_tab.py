@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.queue import QueueEntry
+from core.engine.waiting import waits
 from core.generation.image_metadata import Hashes, ImageRecord, png_info
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
@@ -37,6 +38,10 @@ class Engine:
 
     def queue(self):
         return self.entries
+
+    def waits(self):
+        left = self.now.get("eta_seconds", 0) if self.now else 0
+        return waits(self.entries, lambda entry: (left, False), paused=self.queue_paused, lent_to="")
 
     def status(self):
         return {"job": self.now}
@@ -238,10 +243,11 @@ def test_waiting_for_training_says_so_with_its_place_and_can_be_cancelled(desk):
     engine.now = {"task": "train", "title": "fox", "entry": "t", "step": 120, "total": 270, "eta_seconds": 65}
     press(desk, prompt=HOSTILE)
     status = press(desk, prompt="second")
-    assert "Waiting for training fox (step 120 of 270, 1:05 left)" in status
-    assert "1 job before it" in status and "<img src=x" not in status
+    waited = [wait.words[1:] for wait in engine.waits().values()]
+    assert all(words in status for words in waited) and "<img src=x" not in status
+    assert [(wait.on, wait.left, wait.ahead) for wait in engine.waits().values()] == [("fox", 65, 0), ("fox", 65, 1)]
     status = desk.status_act(event("cancel", "e1"))
-    assert "second" in status and "1 job before it" not in status
+    assert "second" in status and waited[1] not in status and waited[0] in status
     desk.status_act(event("cancel", "t"))  # a training is not this tab's to stop
     assert "t" in [entry.id for entry in engine.entries]
 
@@ -256,7 +262,7 @@ def test_progress_failure_and_a_paused_queue_are_shown(desk):
     assert "out of memory" not in desk.status_act(event("close", "d"))
     engine.now, engine.queue_paused = None, True
     press(desk)
-    assert "Waiting in the paused queue" in desk._status() and "Go on" in desk._status()
+    assert engine.waits()["e1"].words[1:] in desk._status() and 'data-act="resume"' in desk._status()
 
 
 # -- gallery
@@ -329,14 +335,14 @@ def test_names_of_loras_never_become_markup():
     assert "<img src=x" not in view.loras([{"file": f"{HOSTILE}.safetensors", "strength": 1.0}])
     record = ImageRecord(reason=HOSTILE)
     assert "<img src=x" not in view.about_job(None, record)
-    failed = view.status([], False, None, [("x", Problem(HOSTILE, HOSTILE, HOSTILE))])
+    failed = view.status([], {}, None, [("x", Problem(HOSTILE, HOSTILE, HOSTILE))])
     assert "<img src=x" not in failed
 
 
 def test_a_generation_that_was_cancelled_says_so_until_it_has_stopped():
     running = QueueEntry("e1", "generate", "a fox", {}, state="running")
     now = {"entry": "e1", "task": "generate", "stage": "drawing 3/8", "stopping": False}
-    said = [view.status([running], False, now | {"stopping": stops}, []) for stops in (False, True)]
+    said = [view.status([running], {}, now | {"stopping": stops}, []) for stops in (False, True)]
     assert "Stopping" not in said[0] and "Drawing" in said[0] and "disabled" not in said[0]
     assert "Stopping" in said[1] and "Drawing" not in said[1] and "disabled" in said[1]
 

@@ -143,7 +143,7 @@ def test_start_wakes_a_queue_that_only_waits_for_it(page):
     assert until(lambda: not page.engine.queue_paused)
     page.engine.pause_queue()
     press(page, page.browsers.of("wait"))
-    assert until(lambda: "queue is paused" in str(page.browsers.of("wait").said))
+    assert until(lambda: "paused" in str(page.browsers.of("wait").said))
     assert page.engine.queue_paused
     page.engine.resume_queue()
 

@@ -429,7 +429,7 @@ def test_drawing_waits_for_training_and_is_cancelled(window, work):
     tab = window.open("Generate")
     field(tab, "prompt").fill("in the queue")
     tab.locator("#gen-draw").click()
-    expect(tab.locator("#gen-status")).to_contain_text(re.compile(r"Waiting for training .*step \d+ of 100"))
+    expect(tab.locator("#gen-status")).to_contain_text(re.compile(r"for \S+, about \d:\d\d: "))
     expect(tab.locator("#gen-status")).to_contain_text("in the queue")
     tab.get_by_role("button", name="Cancel in the queue").click()
     expect(tab.locator("#gen-status .jobs li:not(.hint)")).to_have_count(0)

@@ -8,6 +8,7 @@ import gradio as gr
 import pytest
 from work_parts import image, make_page, wait_until
 
+from core.engine.waiting import Wait
 from core.record.problems import ProblemsError
 from tabs import pulse, starts
 from tabs.context import told
@@ -92,9 +93,8 @@ def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
     image(tmp_path / "set" / "a.png", (512, 512), caption="a fox")
     page.project.edit("dataset.folder", str(tmp_path / "set"))
     page.project.edit("model.base_model", "models/starter")
-    page.engine.lent, page.engine.queue_paused = True, False
     page.engine.submit = lambda task, job, preset: "e1"
-    page.engine.queue = lambda: [SimpleNamespace(state="waiting")]
+    page.engine.waits = lambda: {"e1": Wait("the resume test")}
     starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "t"})
     wait_until(lambda: browser.said["kind"] == "done")
-    assert browser.said["text"].startswith("Added to the queue") and "the resume test" in browser.said["text"]
+    assert browser.said["text"].endswith(f", {Wait('the resume test').words}.")

@@ -1,0 +1,78 @@
+"""What each waiting job waits for, and for about how long: the page says it wherever the job was started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from core.engine.light import LANES, LightLane
+from core.engine.queue import QueueEntry, lane_of
+from core.record.units import clock, count
+
+LONGEST_NAME = 40
+
+
+@dataclass(frozen=True)
+class Wait:
+    """on: the name of what has its place, "" where none has. left: seconds until that ends, 0 while unknown.
+    ahead: jobs between the two. on_pause: what it waits for is paused; queue_paused: no job begins."""
+
+    on: str = ""
+    left: float = 0.0
+    ahead: int = 0
+    on_pause: bool = False
+    queue_paused: bool = False
+
+    @property
+    def begins(self) -> bool:
+        """Whether nothing stands before it."""
+        return not (self.on or self.queue_paused)
+
+    @property
+    def words(self) -> str:
+        """ "waiting for fox, about 1:20, then 1 job"."""
+        if not self.on:
+            behind = f", after {count(self.ahead, 'job')}" if self.ahead else ""
+            return f"waiting in the paused queue{behind}" if self.queue_paused else "about to start"
+        name = self.on if len(self.on) <= LONGEST_NAME else f"{self.on[: LONGEST_NAME - 1]}…"
+        parts = [f"waiting for {name}"]
+        parts += ["which is paused"] if self.on_pause else [f"about {clock(self.left)}"] if self.left >= 1 else []
+        parts += [f"then {count(self.ahead, 'job')}"] if self.ahead else []
+        return ", ".join(parts) + ("; the queue is paused" if self.queue_paused else "")
+
+
+def waits(
+    entries: Sequence[QueueEntry], pace: Callable[[QueueEntry], tuple[float, bool]], *, paused: bool, lent_to: str
+) -> dict[str, Wait]:
+    """{id of a waiting job: what it waits for}.
+
+    pace    of a running job: the seconds left, 0 while unknown, and whether it is paused
+    paused  whether the queue is; it holds jobs of the device only      lent_to  who has borrowed the device
+    """
+    found: dict[str, Wait] = {}
+    for lane in dict.fromkeys(lane_of(entry.task) for entry in entries if entry.state == "waiting"):
+        mine = [entry for entry in entries if lane_of(entry.task) == lane]
+        device = lane == "device"
+        found |= _in_lane(lane, mine, pace, paused and device, lent_to if device else "")
+    return found
+
+
+def _in_lane(
+    lane: str,
+    entries: Sequence[QueueEntry],
+    pace: Callable[[QueueEntry], tuple[float, bool]],
+    paused: bool,
+    lent_to: str,
+) -> Iterator[tuple[str, Wait]]:
+    running = [entry for entry in entries if entry.state == "running"]
+    waiting = [entry for entry in entries if entry.state == "waiting"]
+    full = len(running) >= (1 if lane == "device" else LightLane.THREADS[LANES[lane]])
+    first = Wait(lent_to, queue_paused=paused)
+    if full:
+        left, on_pause = pace(running[0])
+        first = Wait(running[0].title, left, on_pause=on_pause, queue_paused=paused)
+    for place, entry in enumerate(waiting):
+        if first.on or paused or not place:
+            yield entry.id, Wait(first.on, first.left, place, first.on_pause, paused)
+        else:
+            yield entry.id, Wait(waiting[0].title, ahead=place - 1)
