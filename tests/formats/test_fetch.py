@@ -9,11 +9,14 @@ import pytest
 
 from core.formats import catalog, fetch, hub
 from core.formats.catalog import ENTRIES
+from core.formats.detect import FAMILY_NAMES
 from core.formats.fetch import FetchError, Remote
 from core.formats.hub import HubId, Link, download, forget, parse_source, resolve
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.space import RESERVE
+from core.settings.base import declared
+from core.settings.job import TrainJob
 from tests.local_server import Answers, serving
 from tests.offline import no_network
 from tests.refusals import refused
@@ -241,7 +244,10 @@ def entry(server, monkeypatch):
 def test_every_entry_is_complete_and_pinned():
     assert len({entry.id for entry in ENTRIES}) == len({entry.place for entry in ENTRIES}) == len(ENTRIES)
     for entry in ENTRIES:
-        assert fetch.SHA256.fullmatch(entry.sha256) and len(entry.revision) == 40 and int(entry.revision, 16)
+        pinned = len(entry.revision) == 40 and int(entry.revision, 16)
+        assert fetch.SHA256.fullmatch(entry.sha256) and (pinned or "revision" in entry.unverified)
+        assert set(entry.unverified) <= {"license", "revision", "author"} and entry.family in FAMILY_NAMES
+        assert entry.needs.keys() <= {each.path for each in declared(TrainJob)}
         assert entry.size > 1e8 and entry.license_url.startswith("https://") and entry.purpose
         assert entry.place.endswith(".safetensors") and ".." not in entry.place
         assert HubId(*entry.repository.split("/"), entry.file) == parse_source(entry.id)
@@ -261,6 +267,12 @@ def test_every_entry_is_complete_and_pinned():
         ("SDXL", "sdxl"),
         ("sd_xl_base_1.0.safetensors", "sdxl"),
         ("sdxl-vae-fp16-fix", "sdxl-vae"),
+        ("Illustrious XL", "illustrious"),
+        ("NoobAI-XL", "noobai"),
+        ("noobai vpred", "noobai-vpred"),
+        ("Pony V6", "pony"),
+        ("Animagine XL 4.0", "animagine"),
+        ("Realistic Vision 5.1", "realistic-vision"),
     ],
 )
 def test_what_people_type_leads_to_the_entry(tmp_path, text, id):
