@@ -53,5 +53,5 @@ def _prediction(job: TrainJob, context: JobContext, loaded: str) -> str:
     found = list(prediction_problems(job.noise, loaded))
     raise_if_errors(found)
     for problem in found:
-        context.say(problem.what, "warning", problem.fix)
+        context.warn(problem)
     return loaded
