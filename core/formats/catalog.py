@@ -140,9 +140,9 @@ def recorded(models: Path) -> dict[str, dict[str, Any]]:
     return {name: each for name, each in facts.items() if isinstance(each, dict)} if isinstance(facts, dict) else {}
 
 
-def record(path: Path, models: Path, source: str, sha256: str) -> None:
-    """Remember where a file came from and its verified hash."""
-    facts = {"source": source, "sha256": sha256, "size": path.stat().st_size}
+def record(path: Path, models: Path, source: str, sha256: str, query: str = "") -> None:
+    """Remember where a file came from and its verified hash. query: what stands for that of a link."""
+    facts = {"source": source, "sha256": sha256, "size": path.stat().st_size} | ({"query": query} if query else {})
     atomic.write_json(models / RECORD, recorded(models) | {_name(path, models): facts})
 
 
