@@ -31,6 +31,7 @@ class Browser:
     json_problems: list[dict[str, Any]] = field(default_factory=list)
     json_applied: str = ""  # the token of the JSON pane's text that was taken over last
     pressed: tuple[float, str, str] = (0.0, "", "")  # when, what, the token of the start it made
+    stopping: list[str] = field(default_factory=list)  # trainings that it has stopped and that have not ended yet
     acts: dict[str, int] = field(default_factory=dict)  # how often something that was done began or ended, by place
 
 
@@ -109,10 +110,12 @@ class Browsers:
         undo: str = "",
         notes: Sequence[str] = (),
         link: tuple[str, str] | None = None,
+        opens: tuple[str, str] | None = None,
     ) -> None:
         """A message for this browser's panel. "error" stays until it is closed or what it is `about` succeeds, "done" and
-        "info" go unless they list problems or notes or hold a link; `go` opens a tab. `undo`, a step of the form's undo, is
-        offered as a button for as long as it is the last. link: (address, name) of a file to download."""
+        "info" go unless they list problems or notes or lead somewhere; `go` opens a tab. `undo`, a step of the form's undo, is
+        offered as a button for as long as it is the last. link: (address, name) of a file to download.
+        opens: (address, words) of a place in the page."""
         listed = [problem.to_dict() for problem in problems]
         said = {
             "at": self._next(browser),
@@ -125,6 +128,7 @@ class Browsers:
             "undo": undo,
             "notes": list(notes),
             "link": link,
+            "open": opens,
         }
         browser.said = said
         browser.failed, browser.failed_at = (about, revision) if kind == "error" else ("", 0)

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -258,12 +259,39 @@ def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
     page.run_list = (0.0, page.run_list[1])
 
 
+def _stops(page: Page, browser: Browser, stops: bool, **named: str) -> None:
+    """Remember a training that this browser stops, so that it hears what became of it."""
+    for entry in page.engine.queue() if stops else ():
+        mine = all(getattr(entry, name) == value for name, value in named.items())
+        if mine and (entry.task, entry.state) == ("train", "running") and entry.run not in browser.stopping:
+            browser.stopping.append(entry.run)
+
+
+def tell_stopped(page: Page, browser: Browser, asked: dict[str, Any]) -> None:
+    """What became of the trainings that this browser has stopped, with the way to them: by then another job may be shown."""
+    going = {entry.run for entry in page.engine.queue() if entry.state == "running"} if browser.stopping else set()
+    for run in [run for run in browser.stopping if run not in going]:
+        browser.stopping.remove(run)
+        try:
+            facts = page.engine.snapshot(run)
+        except ProblemsError:  # deleted
+            continue
+        watched = (asked.get("tab"), asked.get("run")) == ("Monitor", run)
+        if watched or facts["state"] not in ("stopped", "done"):  # a failure stands in Monitor and in the list of runs
+            continue
+        ended = "finished" if facts["state"] == "done" else "stopped"
+        saved = f"{ended} and saved at step {facts['step']:,}" if facts["files"] else ended
+        page.browsers.say(browser, "done", f"{facts['title']}: {saved}.", opens=(f"#Monitor/{quote(run)}", "Open"))
+
+
 def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
     engine = page.engine
     run, entry = str(data.get("run", "")), str(data.get("entry", ""))
     if name in COMMANDS:
         engine.command(run, name)
+        _stops(page, browser, name == "stop", run=run)
     elif name == "cancel":
+        _stops(page, browser, True, id=entry)
         engine.cancel(entry)
     elif name == "move":
         engine.move(entry, whole(data.get("position")))

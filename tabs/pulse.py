@@ -75,6 +75,7 @@ def answer(page: Page, asked: dict[str, Any], browser: Browser) -> str:
 def all_parts(page: Page, asked: dict[str, Any], browser: Browser) -> dict[str, Any]:
     """What the open tab shows. The form is left out while it is hidden: it is painted again when its tab opens."""
     tab = asked.get("tab")
+    monitor.tell_stopped(page, browser, asked)
     parts: dict[str, Any] = {"status": status(page), "names": names(page), "said": browser.said}
     if tab in ("Train", "", None):
         parts["form"] = form_part(page, browser, whole(asked.get("filled")))

@@ -310,12 +310,13 @@
         said.notes && said.notes.length ? h("ul", {class: "notes"}, said.notes.map((note) => h("li", {}, note))) : null,
         listed ? [atelier.problems(said.problems), atelier.remedy(said.problems)] : null),
       ...(said.link ? [h("a", {class: "btn primary", href: said.link[0], download: said.link[1]}, `Download ${said.link[1]}`)] : []),
+      ...(said.open ? [h("a", {class: "btn", href: said.open[0], target: said.open[0].startsWith("#") ? null : "_blank", onclick: () => { panel.hidden = true; }}, said.open[1])] : []),
       ...(said.undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.act("undo"); }}, "Undo: back to your changes")] : []),
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
     panel.dataset.undo = said.undo || "";
     panel.hidden = false;
     if (said.go && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
-    const toRead = kind === "error" || said.undo || said.link || listed || (said.notes && said.notes.length);
+    const toRead = kind === "error" || said.undo || said.link || said.open || listed || (said.notes && said.notes.length);
     if (!toRead) sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 15000 : 6000);
   };
 

@@ -34,7 +34,7 @@
       attr(byId("header-job"), "href", job.task === "train" && job.run ? `#Monitor/${encodeURIComponent(job.run)}` : job.task === "generate" ? "#Generate" : "#Monitor");
       attr(byId("header-job"), "title", job.title);
       const stop = byId("header-stop");
-      if (stop) { stop.dataset.entry = job.entry || ""; stop.dataset.task = job.task || ""; }
+      if (stop) Object.assign(stop.dataset, {entry: job.entry || "", task: job.task || "", run: job.run || ""});
       if (stop && stop.dataset.asked !== stop.dataset.entry) { stop.disabled = false; text(stop, "Stop"); }
     }
     document.title = job && job.total ? `${Math.floor(100 * job.step / job.total)} % · Atelier` : "Atelier";
@@ -61,7 +61,8 @@
       stop.dataset.asked = stop.dataset.entry;
       stop.disabled = true;
       text(stop, stop.dataset.task === "train" ? "Saving ..." : "Stopping ...");
-      atelier.command("cancel", {entry: stop.dataset.entry});
+      atelier.stay(stop.dataset.run);
+      atelier.command("cancel", {entry: stop.dataset.entry, ask: atelier.ask()});
     });
   });
 })();

@@ -3,11 +3,15 @@
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId, clock} = atelier;
   const STATES = {running: "training", paused: "paused", waiting: "waiting", done: "done", stopped: "stopped and saved", failed: "failed", interrupted: "interrupted"};
+  /* What each button says, says while it is done, and its place in the row: what a run offers while it goes on and what it offers
+     afterwards have the same places. */
   const ACTIONS = {
-    sample: ["Sample now", "Sampling ..."], save: ["Save now", "Saving ..."], pause: ["Pause", "Pausing ..."], resume: ["Resume", "Resuming ..."],
-    stop: ["Stop and save", "Stopping ..."], continue: ["Resume training", "Adding ..."], cancel: ["Remove from queue", "Removing ..."],
-    settings: ["Use its settings", "Loading ..."], generate: ["Generate with it", "Opening ..."], tensorboard: ["Open TensorBoard", "Starting ..."],
+    sample: ["Sample now", "Sampling ...", 1], save: ["Save now", "Saving ...", 2], pause: ["Pause", "Pausing ...", 3], resume: ["Resume", "Resuming ...", 3],
+    stop: ["Stop and save", "Stopping ...", 4], cancel: ["Remove from queue", "Removing ...", 4],
+    generate: ["Generate with it", "Opening ...", 1], continue: ["Resume training", "Adding ...", 2], settings: ["Use its settings", "Loading ...", 3],
   };
+  const ENDED = ["generate", "continue", "settings"];
+  const ROWS = {running: ["sample", "save", "pause", "stop"], paused: ["sample", "save", "resume", "stop"], waiting: ["cancel"]};
   const charts = {};
   let run = null, samples = null;
   atelier.chosenRun = "";
@@ -16,6 +20,12 @@
     atelier.chosenRun = name || "";
     for (const part of ["run", "loss", "watch", "rates", "samples", "log", "files", "best"]) delete atelier.have[part];
     if (!quiet) atelier.keepAddress();
+  };
+  /** A run that is stopped stays in view, also when the next job begins. */
+  atelier.stay = (name) => {
+    if (!run || run.run !== name || atelier.chosenRun || atelier.openTab() !== "Monitor") return;
+    atelier.chosenRun = name;
+    atelier.keepAddress(true);
   };
   /* Parts that a tab shows are asked for anew when it opens: it may have been built only then. */
   let openBefore = "";
@@ -38,6 +48,7 @@
         charts[name] = new atelier.Chart(byId(`${name}-chart`), {label, log: name === "gradient"});
       byId("loss-log").checked = charts.loss.log;
       byId("loss-log").addEventListener("change", (event) => { localStorage.setItem("atelier-log", event.target.checked ? "1" : "0"); charts.loss.setLog(event.target.checked); });
+      byId("run-tensorboard").addEventListener("click", (event) => { event.target.disabled = true; opening = run.run; atelier.command("tensorboard", {run: run.run, ask: atelier.ask()}); });
       byId("run-choice").addEventListener("change", (event) => { atelier.chooseRun(event.target.value); });
     }
     return true;
@@ -80,47 +91,44 @@
     return run.state === "running" ? run.stage : run.message || "";
   };
 
-  /* Every action has its place, whether it is offered now or not. */
+  /* Every action has its place, whether the run's state has it or not. */
   const drawActions = () => {
-    const row = byId("run-actions");
+    const row = byId("run-actions"), here = ROWS[run.state] || ENDED, held = row.contains(document.activeElement);
+    const main = run.state === "paused" ? "resume" : here !== ENDED ? "" : run.next ? run.next.name : "generate";
     if (!row.children.length) row.append(...Object.keys(ACTIONS).map(actionButton));
-    for (const button of row.querySelectorAll("button")) {
+    for (const button of row.children) {
       const name = button.dataset.action, offered = run.actions.includes(name);
       button.dataset.entry = run.run;
-      if (name === "tensorboard") show(button, offered);  // the machine has it or not, in every state
+      atelier.slot(button, here.includes(name));
       button.disabled = !offered;
+      button.classList.toggle("primary", offered && name === main);
       says(button, false);
       const next = offered && run.next && run.next.name === name ? run.next : null;
       text(button.firstElementChild, next ? next.text : ACTIONS[name][0]);
-      attr(button, "title", offered ? next && next.about : whyNot(name));
+      attr(button, "title", offered ? next && next.about : WHY_NOT[name]);
     }
+    if (held && !row.querySelector(":focus:not(.off)")) row.focus();  // the keyboard stays here, and its next Enter presses nothing
+    const board = byId("run-tensorboard");
+    show(board, run.actions.includes("tensorboard"));
+    if (board.dataset.entry !== run.run) { board.disabled = false; board.dataset.entry = run.run; }
   };
   const actionButton = (name) => {
-    const primary = ["continue", "resume", "generate"].includes(name);
-    const button = h("button", {type: "button", class: `btn slot ${primary ? "primary" : ""}`, "data-action": name}, h("span", {}, ACTIONS[name][0]), h("span", {class: "off"}, ACTIONS[name][1]));
+    const [words, busy, place] = ACTIONS[name];
+    const button = h("button", {type: "button", class: "btn slot off", "data-action": name, "data-place": place}, h("span", {}, words), h("span", {class: "off"}, busy));
     button.addEventListener("click", () => press(button, name));
     return button;
   };
   /** Show what a button does, or that it is being done; it is as wide as the longer of both. */
   const says = (button, busy) => { atelier.slot(button.firstElementChild, !busy); atelier.slot(button.lastElementChild, busy); };
-  /** Why an action is not offered in this state. */
-  const whyNot = (name) => {
-    if (name === "cancel") return "This run is not in the queue.";
-    if (run.state === "waiting") return "This run is in the queue.";
-    const live = run.state === "running" || run.state === "paused";
-    if (name === "resume" && live) return "This run is not paused.";
-    if (name === "pause" && live) return "This run is paused.";
-    if (name === "continue" && !live) return "This run is finished.";
-    if (name === "generate" && !live) return "This run has saved no file.";
-    return live ? "This run has not ended yet." : "This run has ended.";
-  };
+  /** Why a run that has ended does not offer an action. */
+  const WHY_NOT = {continue: "This run is finished. Runs can train it longer.", generate: "This run has saved no file."};
   const press = (button, name) => {
     const pressed = run.run;
     button.disabled = true;
     says(button, true);
+    if (name === "stop") atelier.stay(pressed);
     atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
     if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
-    if (name === "tensorboard") opening = run.run;
     /* Sampling and saving leave the state as it is: the button comes back by itself. */
     setTimeout(() => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate"].includes(name) ? 3000 : 20000);
   };
@@ -129,9 +137,10 @@
   atelier.parts.tensorboard = (data) => {
     if (!opening || data.run !== opening || !data.ready) return;
     opening = "";
-    const button = document.querySelector('#run-actions [data-action="tensorboard"]');
-    if (button) button.replaceWith(h("a", {class: "btn", href: data.address, target: "_blank", rel: "noopener", "data-action": "tensorboard"}, "Open TensorBoard"));
-    window.open(data.address, "_blank", "noopener");
+    byId("run-tensorboard").disabled = false;
+    const opened = window.open(data.address, "_blank");
+    if (opened) opened.opener = null;
+    else atelier.say({id: `board-${Date.now()}`, kind: "done", text: "TensorBoard is running.", open: [data.address, "Open TensorBoard"]});
   };
 
   const markChoice = () => {

@@ -4,10 +4,10 @@
   const atelier = window.atelier, {h, text, slot} = atelier;
   const STATES = {cancelled: "stopped"};
   const TASKS = {probe: "test of two batches", train: "training", generate: "images", prepare: "preparing", caption: "captions", tool: "tool", class_images: "regularization images"};
-  const act = (name, more) => (event) => { event.currentTarget.disabled = true; atelier.command(name, {...more, ask: atelier.ask()}); };
+  const act = (name, more, run) => (event) => { event.currentTarget.disabled = true; if (run) atelier.stay(run); atelier.command(name, {...more, ask: atelier.ask()}); };
   /** What an entry does not offer keeps its place: a click on Cancel that comes late must not stop what has begun. */
-  const button = (offered, words, label, name, more, off) => {
-    const made = h("button", {type: "button", class: "btn small quiet", "data-entry": more.entry || more.run, "aria-label": label, title: label, disabled: off, onclick: act(name, more)}, words);
+  const button = (offered, words, label, name, more, off, run) => {
+    const made = h("button", {type: "button", class: "btn small quiet", "data-entry": more.entry || more.run, "aria-label": label, title: label, disabled: off, onclick: act(name, more, run)}, words);
     slot(made, offered);
     return made;
   };
@@ -19,7 +19,7 @@
       button(place >= 0, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
       button(place >= 0, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting - 1),
       button(place >= 0, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
-      button(entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id})));
+      button(entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}, false, entry.run)));
 
   atelier.parts.queue = ({paused, entries}) => {
     const waiting = entries.filter((entry) => entry.state === "waiting");

@@ -24,7 +24,7 @@ def test_a_started_run_is_watched_paused_resumed_stopped_and_survives_a_refresh(
     tab.get_by_role("button", name="Pause", exact=True).click()
     expect(tab.locator("#run-state")).to_have_text("paused")
     expect(tab.get_by_role("button", name="Resume", exact=True)).to_be_visible()
-    expect(tab.get_by_role("button", name="Pause", exact=True)).to_be_disabled()
+    expect(tab.get_by_role("button", name="Pause", exact=True)).to_have_count(0)
     step = tab.locator("#run-step").inner_text()
     expect(tab.locator("#run-stage")).to_have_text("Resume continues from here.")
     samples = tab.locator("table.samples thead th").count()

@@ -57,3 +57,96 @@ def test_a_waiting_job_says_what_it_waits_for_wherever_it_was_started(visit, ser
     for row in rows.all():
         expect(row).to_contain_text(WAITS)
     assert window.errors == [] and window.outside == []
+
+
+def runs_of(engine) -> dict[str, str]:
+    """{title: the run's folder} of all that have begun."""
+    return {entry.title: entry.run for entry in engine.queue() if entry.run}
+
+
+def test_a_stopped_run_stays_in_view_while_the_next_one_trains(visit, served):
+    served.engine.step_seconds = 0.5
+    start(served.engine, served.page, "stopped_one", "next_one")
+    window = visit()
+    tab = window.open("Monitor")
+    expect(tab.locator("#run-title")).to_have_text("stopped_one")
+    tab.locator("#run-actions [data-action=stop]").click()
+    expect(tab.locator("#header-job")).to_have_attribute("title", "next_one")
+    expect(tab.locator("#run-title")).to_have_text("stopped_one")
+    expect(tab.locator("#run-state")).to_have_class(re.compile("state-stopped"))
+    assert tab.evaluate("location.hash") == f"#Monitor/{runs_of(served.engine)['stopped_one']}"
+    tab.wait_for_timeout(1500)
+    expect(tab.locator("#said")).to_be_hidden()  # it stands there
+    assert window.errors == []
+
+
+def test_a_run_that_is_stopped_from_another_tab_is_told_of_with_the_way_to_it(visit, served):
+    served.engine.step_seconds = 0.5
+    start(served.engine, served.page, "stopped_two", "next_two")
+    window = visit()
+    tab = window.open("Train")
+    expect(tab.locator("#header-job")).to_have_attribute("title", "stopped_two")
+    tab.locator("#header-stop").click()
+    expect(tab.locator("#said.done")).to_contain_text("stopped_two")
+    tab.locator("#said a.btn").click()
+    expect(tab.locator("#run-title")).to_have_text("stopped_two")
+    expect(tab.locator("#run-state")).to_have_class(re.compile("state-stopped"))
+    expect(tab.locator("#said")).to_be_hidden()
+    assert window.errors == []
+
+
+OFFERED = {
+    "running": ["sample", "save", "pause", "stop"],
+    "paused": ["sample", "save", "resume", "stop"],
+    "stopped": ["generate", "continue", "settings"],
+}
+SHOWN = "[...document.querySelectorAll('#run-actions > :not(.off)')].map((node) => node.dataset.action)"
+
+
+def test_monitor_offers_at_most_four_actions_in_the_same_places_and_none_that_looks_pressable_and_is_not(visit, served):
+    served.engine.step_seconds, served.engine.sample_every = 0.5, 1000
+    start(served.engine, served.page, "four")
+    window = visit()
+    for width in (1280, 390):
+        window.tab.set_viewport_size({"width": width, "height": 900})
+        tab = window.open("Monitor")
+        rows = {}
+        for state, action in (("running", "pause"), ("paused", "resume"), ("running", "stop"), ("stopped", "continue")):
+            expect(tab.locator(f"#run-state.state-{state}")).to_be_visible()
+            tab.wait_for_function(f"({SHOWN}).sort().join() === {sorted(OFFERED[state])!r}.join()")
+            for button in tab.locator("#run-actions > :not(.off)").all():
+                box, place = button.bounding_box(), button.get_attribute("data-place")
+                assert rows.setdefault(place, (box["x"], box["y"], box["width"])) == (box["x"], box["y"], box["width"])
+                assert box["x"] + box["width"] <= width
+            for button in tab.locator("#run-actions > :disabled:not(.off)").all():
+                assert button.get_attribute("title"), "a button that does nothing says why"
+            tab.mouse.move(2, 2)  # a control that comes under a resting pointer takes no click at once
+            tab.locator(f"#run-actions [data-action={action}]").click()
+        assert len(rows) == 4
+    assert window.errors == []
+
+
+MADE = """(disabled) => ['btn primary', 'lg primary'].map((name) => {
+  const node = Object.assign(document.createElement('button'), {className: name, disabled});
+  document.querySelector('.gradio-container').append(node);
+  const color = getComputedStyle(node).backgroundColor;
+  node.remove();
+  return color;
+})"""
+
+
+def test_a_disabled_button_has_no_accent_color_on_any_tab(visit, served):
+    served.engine.step_seconds = 0.02
+    start(served.engine, served.page, "gray")
+    window = visit()
+    tab = window.open("Monitor")
+    accent = tab.locator("#gen-draw, #start").first.evaluate("(node) => getComputedStyle(node).backgroundColor")
+    assert tab.evaluate(MADE, True).count(accent) == 0 and accent in tab.evaluate(MADE, False)
+    expect(tab.locator("#run-state.state-done")).to_be_visible()
+    expect(tab.locator("#run-actions [data-action=continue]")).to_be_disabled()
+    colors = [
+        button.evaluate("(node) => getComputedStyle(node).backgroundColor")
+        for button in tab.locator("#run-actions > :disabled:not(.off)").all()
+    ]
+    assert colors and accent not in colors
+    assert window.errors == []

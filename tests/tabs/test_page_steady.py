@@ -109,29 +109,6 @@ def test_a_message_pushes_nothing(visit):
     assert window.errors == []
 
 
-@pytest.mark.slow
-def test_the_actions_of_a_run_keep_their_places_in_every_state(visit, served):
-    window = visit()
-    served.engine.step_seconds, served.engine.sample_every = 0.5, 1000
-    tab = window.open()
-    tab.locator("#start").click()
-    seen = []
-    for state, action in (("training", "Pause"), ("paused", "Resume"), ("training", "Stop and save"), (None, None)):
-        expect(tab.locator("#run-state")).to_have_text(state or "stopped and saved")
-        if action:
-            expect(tab.get_by_role("button", name=action, exact=True)).to_be_enabled()
-        else:
-            expect(tab.get_by_role("button", name="Resume training", exact=True)).to_be_enabled()
-        seen.append(tab.evaluate(PLACES, "#run-actions > *, #header-stop, #theme-toggle"))
-        for button in tab.locator("#run-actions button:disabled").all():
-            assert button.get_attribute("title"), "a button that does nothing says why"
-        if action:
-            tab.get_by_role("button", name=action, exact=True).click()
-            seen.append(tab.evaluate(PLACES, "#run-actions > *, #header-stop, #theme-toggle"))
-    assert len(seen[0]) >= 11 and all(each == seen[0] for each in seen)
-    assert window.errors == []
-
-
 HEADER = "#atelier-header > :not(.skip, .job), #header-stop, #header-device, #tabs [role=tab]"
 
 

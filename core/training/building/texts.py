@@ -91,7 +91,11 @@ class Texts:
             dtype=inputs.precision.name,
             room_bytes=job.memory.text_cache_bytes,
             at_once=1 if tokens else ENCODED_AT_ONCE,
-            warn=inputs.context.warn,
+            warn=lambda problem: inputs.context.say(
+                f"{problem.what}: encoded captions are not cached",
+                "warning",
+                "captions are encoded again when needed",
+            ),
         )
 
     def _encode(self, captions: Sequence[str], read: EncodeText) -> TextStates:
