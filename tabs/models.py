@@ -10,13 +10,15 @@ from typing import Any
 
 from core.dataset.sources.files import is_junk, printable
 from core.formats import catalog
+from core.formats.hub import resolve
 from core.generation.library import SUFFIXES
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path
+from core.settings.base import value_of
 from tabs.browsers import Browser
 from tabs.folder_browser import LOOKED_AT, listing, starts
 from tabs.places import model_choices, vae_choices
-from tabs.project import FIELDS, Project
+from tabs.project import FIELDS, Project, with_value
 from tabs.safety import Roots
 
 FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
@@ -64,7 +66,25 @@ class Models:
         if field is None or field not in FIELDS or not about:
             return
         path = self._roots.check(about, field)
-        self._project.edit(field, display_path(path), session=browser.session, stamp=stamp)
+        with self._project.lock:
+            job, changes = self._project.job, {field: display_path(path)}
+            if field == FIELDS_OF_MODELS["base_model"]:
+                last = self._needs(job.model.base_model)
+                changes |= {name: FIELDS[name].default for name in last if value_of(job, name) == last[name]}
+                changes |= self._needs(str(path))
+            for name, value in changes.items():
+                job = with_value(job, name, value)
+            self._project.replace(job, did="choosing a model", session=browser.session, stamp=stamp)
+
+    def _needs(self, reference: str) -> dict[str, Any]:
+        """{setting: value} that a training of this base model must have, where the catalog knows it."""
+        models = self._workspace.models
+        try:
+            path = resolve(reference, models, self._workspace.outputs)
+        except ProblemsError:
+            return {}
+        known = (entry for entry in catalog.ENTRIES if entry.needs and catalog.here(entry, models) == path)
+        return next((entry.needs for entry in known), {})
 
 
 def browse(workspace: Workspace, roots: Roots, text: str) -> dict[str, Any]:

@@ -10,6 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+def model_bytes(content: bytes) -> bytes:
+    """A safetensors file of one tensor with these bytes."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, len(content)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + content
+
+
 class Answers(BaseHTTPRequestHandler):
     """A handler that prints nothing; its server holds what a test says to it."""
 

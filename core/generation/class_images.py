@@ -74,7 +74,7 @@ def make_class_images(
     hashes = file_hashes(sources, workspace, reports.cancel)
     manifest, said = manifest_for(plan, settings_of(drawn_by, job, sources, hashes, workspace, reports.cancel))
     for problem in said:
-        reports.say(problem.what, "warning", problem.fix)
+        reports.warn(problem)
     wanted = wanted_of(plan)
     todo = missing(plan.folder, manifest, wanted)
     reports.say(_what_is_there(plan, wanted, len(todo)))

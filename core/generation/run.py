@@ -220,7 +220,7 @@ def _say_schedule(job: GenerateJob, sources: Sources, reports: Reports) -> None:
 
 def _say(problems: Sequence[Problem], reports: Reports) -> None:
     for problem in problems:
-        reports.say(problem.what, "warning", problem.fix)
+        reports.warn(problem)
 
 
 class _Generation:

@@ -13,6 +13,7 @@ from core.record.cancel import CancelToken
 from core.record.commands import CommandReader, NoCommands
 from core.record.events import Drawn, Said, Stage, StateChanged
 from core.record.journal import Journal
+from core.record.problems import Problem
 from core.record.processes import Processes
 from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
@@ -38,6 +39,10 @@ class Reports:
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
         """A line for the log."""
+
+    def warn(self, problem: Problem) -> None:
+        """A problem that ends nothing, as a line for the log."""
+        self.say(problem.what, "warning", problem.fix)
 
     def generated(self, path: Path, seed: int) -> None:
         """An image was generated and saved."""

@@ -29,6 +29,6 @@ class DownloadSettings(Settings):
         None,
         title="Model to download",
         level="shown",
-        help="sd15, sd21, sdxl, sdxl-vae, a Hugging Face id (owner/name or owner/name/file.safetensors), or the https link of a model file.",
+        help="A name from Get a model (sdxl, illustrious, noobai, pony ...), a Hugging Face id (owner/name or owner/name/file.safetensors), or the https link of a model file.",
         names="download",
     )

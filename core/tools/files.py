@@ -49,8 +49,8 @@ def download(asked: DownloadSettings, context: JobContext) -> Outcome:
 
     source = hub.parse_source(asked.hub_id or "")
     models = context.workspace.models
-    here = models / source.file if isinstance(source, hub.Link) else hub.resolve(str(source), models)
-    if isinstance(here, Path) and here.exists():
+    context.stage("looking for it in models")
+    if (here := hub.here(source, models, context.cancel)) is not None:
         return Outcome(lines=[f"{source} is here already: {display_path(here)}"], facts={"file": str(here)})
 
     def on_progress(done: int, total: int) -> None:

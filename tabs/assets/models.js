@@ -30,9 +30,10 @@
     const work = atelier.downloadOf(entry.source), now = stage(entry, work);
     const problems = work && now !== "found" && now !== "running" ? work.problems : [];
     const node = h("li", {class: "model-row", "data-entry": entry.id, "data-state": now},
-      h("div", {class: "model-head"}, h("strong", {}, entry.title), h("span", {class: "figures"}, atelier.bytes(entry.size)),
+      h("div", {class: "model-head"}, h("strong", {}, entry.title), h("span", {class: "chip"}, entry.family), h("span", {class: "figures"}, atelier.bytes(entry.size)),
         h("a", {class: "link", href: entry.license_url, target: "_blank", rel: "noopener noreferrer", "aria-label": `License of ${entry.title}: ${entry.license}`}, entry.license)),
       h("p", {class: "hint"}, entry.purpose),
+      entry.unverified.length ? h("p", {class: "hint model-unverified"}, `Not verified: ${entry.unverified.join(", ")}`) : null,
       now === "running" ? h("progress", {max: 1, "aria-label": `Download of ${entry.title}`}) : null,
       now === "running" ? h("p", {class: "hint figures model-pace"}) : null,
       problems.length ? atelier.problems(problems) : null,

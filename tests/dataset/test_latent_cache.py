@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load, save
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.sizes import plan_buckets
@@ -25,6 +26,8 @@ from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
 from core.settings.images import ImageSettings
 from core.training.loop.sources import frozen_latent, sample_latent
+from tests.damage import zero_tensors
+from tests.refusals import refused
 
 
 def pooled(pixels):
@@ -145,6 +148,31 @@ def test_a_damaged_entry_is_encoded_again(tmp_path, add, place, cache):
     cache().fill(place(), pooled)
     after = cache().load(place())
     assert all(torch.equal(before[key][0], after[key][0]) for key in before)
+
+
+def test_an_entry_of_zeros_under_its_own_header_is_encoded_again_and_named(tmp_path, add, place, cache):
+    six(add)
+    cache().fill(place(), pooled)
+    before = cache().load(place())
+    for entry in sorted((tmp_path / "cache").rglob("*.safetensors"))[:2]:
+        zero_tensors(entry)
+    with refused("cache.missing-latents"):
+        cache().load(place())
+    told = []
+    warned = cache(warn=told.append)
+    warned.fill(warned.missing(place()), pooled)
+    assert [problem.code for problem in told] == ["cache.damaged"] and told[0].what.startswith("2 ")
+    after = cache().load(place())
+    assert all(torch.equal(before[key][0], after[key][0]) for key in before)
+
+
+def test_an_entry_of_an_earlier_version_has_no_checksum_and_is_used(tmp_path, add, place, cache):
+    add("fox/a.png", 64, 64)
+    cache().fill(place(), pooled)
+    (entry,) = (tmp_path / "cache").rglob("*.safetensors")
+    entry.write_bytes(save(load(entry.read_bytes())))  # as before: nothing in the metadata
+    told = []
+    assert cache(warn=told.append).missing(place()) == [] and len(cache().load(place())) == 1 and not told
 
 
 def test_a_cancel_keeps_what_was_encoded_and_the_rest_follows(tmp_path, add, place, cache):

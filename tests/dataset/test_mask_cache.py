@@ -16,6 +16,7 @@ from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import ProblemsError
 from core.settings.concepts import PLAIN
 from core.settings.images import ImageSettings
+from tests.damage import zero_tensors
 
 
 @pytest.fixture
@@ -61,6 +62,16 @@ def test_a_mask_is_averaged_to_latent_size_and_kept(tmp_path, add, place, cache,
     assert torch.equal(mask, expected)
     monkeypatch.setattr("core.dataset.caches.masks.load_mask", lambda *_: pytest.fail("it was kept"))
     assert torch.equal(cache().load([placed])[placed.key], expected)
+
+
+def test_a_mask_of_zeros_under_its_own_header_is_computed_again_and_named(tmp_path, add, place, cache):
+    placed = place(add("fox/a.png", 64, 64), half(tmp_path / "m/a.png"), masked_loss=True)
+    whole = cache().load([placed])[placed.key]
+    (entry,) = (tmp_path / "masks cache").rglob("*.safetensors")
+    zero_tensors(entry)
+    told = []
+    assert torch.equal(cache(warn=told.append).load([placed])[placed.key], whole)
+    assert [problem.code for problem in told] == ["cache.damaged"]
 
 
 def test_an_edited_mask_is_read_anew(tmp_path, add, place, cache):

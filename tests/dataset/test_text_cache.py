@@ -7,6 +7,7 @@ import torch
 
 from core.dataset.caches.texts import ENCODED_AT_ONCE, TextCache
 from core.diffusion.text_states import TextStates
+from tests.damage import zero_tensors
 
 ENTRY_BYTES = 77 * 8 * 4
 
@@ -113,6 +114,16 @@ def test_a_damaged_entry_is_encoded_again(cache, tmp_path):
     assert torch.equal(texts.get(["a"]).context[0], states_of("a"))
 
 
+def test_an_entry_of_zeros_under_its_own_header_is_encoded_again_and_named(cache, tmp_path):
+    cache().ensure(["a"], Encoder())
+    (path,) = (tmp_path / "text").rglob("*.safetensors")
+    zero_tensors(path)
+    told = []
+    texts = cache(warn=told.append)
+    assert texts.ensure(["a"], Encoder()) == 1 and [problem.code for problem in told] == ["cache.damaged"]
+    assert torch.equal(texts.get(["a"]).context[0], states_of("a")) and cache().ensure(["a"], Encoder()) == 0
+
+
 def test_the_type_of_the_states_is_kept(cache):
     cache(dtype="bf16").ensure(["a"], lambda captions: Encoder()(captions).each(torch.Tensor.bfloat16))
     got = cache(dtype="bf16").get(["a"]).context
@@ -177,7 +188,7 @@ def test_a_disk_that_fills_up_costs_time_and_never_the_training(cache, monkeypat
         got = texts.get(variants[start : start + 4], encoder).context
         assert torch.equal(got, torch.stack([states_of(caption) for caption in variants[start : start + 4]]))
     assert texts._held_bytes <= 3 * ENTRY_BYTES
-    assert len(warned) == 1 and "disk is full" in warned[0].what and texts.unwritten is warned[0]
+    assert [problem.code for problem in warned] == ["disk.full"] and texts.unwritten.code == "disk.full"
 
 
 def test_captions_that_are_missing_together_are_encoded_together(cache):

@@ -9,16 +9,27 @@ import pytest
 
 from core.formats import catalog, fetch, hub
 from core.formats.catalog import ENTRIES
+from core.formats.detect import FAMILY_NAMES
 from core.formats.fetch import FetchError, Remote
 from core.formats.hub import HubId, Link, download, forget, parse_source, resolve
 from core.record.cancel import Cancelled, CancelToken
+from core.record.commands import CommandReader
+from core.record.context import JobContext
+from core.record.journal import Journal
 from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
 from core.record.space import RESERVE
-from tests.local_server import Answers, serving
+from core.record.workspace import Workspace
+from core.settings.base import declared
+from core.settings.job import TrainJob
+from core.settings.tool import DownloadSettings
+from core.tools.files import download as tool
+from tests.local_server import Answers, model_bytes, serving
 from tests.offline import no_network
 from tests.refusals import refused
 
-DATA = bytes((n * 7 + n // 251) % 256 for n in range(3_000_000))
+DATA = model_bytes(bytes((n * 7 + n // 251) % 256 for n in range(2_999_920)))
+assert len(DATA) == 3_000_000
 HASH = hashlib.sha256(DATA).hexdigest()
 
 
@@ -241,7 +252,10 @@ def entry(server, monkeypatch):
 def test_every_entry_is_complete_and_pinned():
     assert len({entry.id for entry in ENTRIES}) == len({entry.place for entry in ENTRIES}) == len(ENTRIES)
     for entry in ENTRIES:
-        assert fetch.SHA256.fullmatch(entry.sha256) and len(entry.revision) == 40 and int(entry.revision, 16)
+        pinned = len(entry.revision) == 40 and int(entry.revision, 16)
+        assert fetch.SHA256.fullmatch(entry.sha256) and (pinned or "revision" in entry.unverified)
+        assert set(entry.unverified) <= {"license", "revision", "author"} and entry.family in FAMILY_NAMES
+        assert entry.needs.keys() <= {each.path for each in declared(TrainJob)}
         assert entry.size > 1e8 and entry.license_url.startswith("https://") and entry.purpose
         assert entry.place.endswith(".safetensors") and ".." not in entry.place
         assert HubId(*entry.repository.split("/"), entry.file) == parse_source(entry.id)
@@ -261,6 +275,12 @@ def test_every_entry_is_complete_and_pinned():
         ("SDXL", "sdxl"),
         ("sd_xl_base_1.0.safetensors", "sdxl"),
         ("sdxl-vae-fp16-fix", "sdxl-vae"),
+        ("Illustrious XL", "illustrious"),
+        ("NoobAI-XL", "noobai"),
+        ("noobai vpred", "noobai-vpred"),
+        ("Pony V6", "pony"),
+        ("Animagine XL 4.0", "animagine"),
+        ("Realistic Vision 5.1", "realistic-vision"),
     ],
 )
 def test_what_people_type_leads_to_the_entry(tmp_path, text, id):
@@ -328,6 +348,68 @@ def test_a_link_is_fetched_under_its_own_name(tmp_path, server):
     path = download(parse_source(f"{server.endpoint}/files/my%20model.safetensors?token=x"), tmp_path)
     assert path == tmp_path / "my model.safetensors" and path.read_bytes() == DATA
     assert "Authorization" not in server.asked[0].headers
+
+
+@pytest.fixture
+def downloaded(tmp_path):
+    """downloaded(link) -> the lines that the tool says of it; models are in tmp_path/models."""
+
+    def run(link):
+        workspace = Workspace(tmp_path / "outputs", tmp_path / "models", tmp_path / "presets")
+        folder = RunFolder.create(workspace.runs, "download", {})
+        with Journal(folder.path) as journal:
+            context = JobContext(workspace, folder, journal, CommandReader(folder.path))
+            return tool(DownloadSettings(hub_id=link), context).lines
+
+    return run
+
+
+def test_a_link_is_here_only_if_its_own_bytes_are(tmp_path, server, downloaded):
+    first, other = f"{server.endpoint}/one/model.safetensors", f"{server.endpoint}/two/model.safetensors"
+    file = tmp_path / "models" / "model.safetensors"
+    downloaded(first)
+    asked = len(server.asked)
+    assert "here already" in downloaded(first)[0] and len(server.asked) == asked
+    for link in (other, f"{first}?version=2"):
+        with refused("model.name-taken"):
+            downloaded(link)
+    file.write_bytes(DATA[:-1] + b"?")  # of the same size, as models of one kind are
+    with refused("model.name-taken"):
+        downloaded(first)
+    file.unlink()
+    server.script = [serve(model_bytes(b"another"))]
+    assert "here already" not in downloaded(other)[0] and file.read_bytes() == model_bytes(b"another")
+
+
+def test_a_file_put_there_by_hand_is_not_taken_for_a_link(tmp_path, server, downloaded):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.safetensors").write_bytes(DATA)
+    with refused("model.name-taken"):
+        downloaded(f"{server.endpoint}/model.safetensors")
+
+
+PAGE = b"<!DOCTYPE html><html><body>Log in</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "code"),
+    [
+        ("a.safetensors", PAGE, "model.page-file"),
+        ("a.ckpt", PAGE, "model.page-file"),
+        ("a.safetensors", b"", "model.empty-file"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "model.pointer-file"),
+        ("a.safetensors", b'{"error": "log in"}', "model.unknown-file"),
+        ("a.safetensors", b"\x80\x02}q\x00.", "model.other-format"),
+        ("a.safetensors", b"PK\x03\x04" + bytes(100), "model.other-format"),
+        ("a.safetensors", DATA[:-9], "model.truncated"),
+        ("a.safetensors", DATA[:8] + b"{" * 100 + DATA[108:], "file.not-json"),
+    ],
+)
+def test_what_is_no_model_of_its_extension_is_not_kept(tmp_path, server, downloaded, file, data, code):
+    server.script = [serve(data, Content_Type="application/octet-stream")]
+    with refused(code, file):
+        downloaded(f"{server.endpoint}/{file}")
+    assert left_in(tmp_path / "models") == []
 
 
 def test_the_token_that_is_stored_in_tools_opens_models_that_ask_for_one(tmp_path, server, entry, monkeypatch):

@@ -9,29 +9,29 @@ from core.formats.hub import HubId, RemoteFile, choose_files, download, parse_hu
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
-from tests.local_server import Answers, serving
+from tests.local_server import Answers, model_bytes, serving
 from tests.offline import no_network
 from tests.refusals import refused
 
-WEIGHTS = bytes(range(256)) * 9000  # 2.3 MB: more than one chunk
+WEIGHTS = model_bytes(bytes(range(256)) * 9000)  # 2.3 MB: more than one chunk
 FOLDER = {
     "model_index.json": b'{"_class_name": "StableDiffusionPipeline"}',
     "README.md": b"words",
     "unet/config.json": b"{}",
     "unet/diffusion_pytorch_model.bin": b"pickle",
-    "unet/diffusion_pytorch_model.safetensors": b"32 bits",
+    "unet/diffusion_pytorch_model.safetensors": model_bytes(b"32 bits"),
     "unet/diffusion_pytorch_model.fp16.safetensors": WEIGHTS,
     "unet/diffusion_pytorch_model.non_ema.safetensors": b"no",
     "vae/config.json": b"{}",
-    "vae/diffusion_pytorch_model.safetensors": b"vae",
+    "vae/diffusion_pytorch_model.safetensors": model_bytes(b"vae"),
     "text_encoder/config.json": b"{}",
-    "text_encoder/model.safetensors": b"text",
+    "text_encoder/model.safetensors": model_bytes(b"text"),
     "text_encoder/flax_model.msgpack": b"flax",
     "tokenizer/vocab.json": b"{}",
     "tokenizer/merges.txt": b"",
     "scheduler/scheduler_config.json": b"{}",
     "safety_checker/model.safetensors": b"not wanted",
-    "v1-5-pruned.ckpt": b"all of it",
+    "v1-5-pruned.ckpt": b"\x80\x02all of it",
 }
 NEEDED = {
     "model_index.json",
@@ -221,7 +221,7 @@ def test_a_model_is_fetched_whole_with_progress(tmp_path, fake_hub):
 
 def test_one_file_is_fetched_into_its_models_folder(tmp_path, fake_hub):
     path = get(fake_hub, tmp_path, HubId("owner", "model", "v1-5-pruned.ckpt"))
-    assert path == tmp_path / "owner--model" / "v1-5-pruned.ckpt" and path.read_bytes() == b"all of it"
+    assert path == tmp_path / "owner--model" / "v1-5-pruned.ckpt" and path.read_bytes() == b"\x80\x02all of it"
     second = get(fake_hub, tmp_path, HubId("owner", "model", "vae/config.json"))
     assert second.is_file() and path.is_file(), "a second file joins the first"
 

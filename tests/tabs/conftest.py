@@ -36,6 +36,22 @@ def served(tmp_path_factory):
     page.close()
 
 
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A page over the real engine on which something has happened (`filled`)."""
+    from filled import fill
+    from page_server import Served
+
+    from core.engine.engine import Engine
+
+    page = Served(tmp_path_factory.mktemp("full"), engine=lambda workspace: Engine(workspace, "cpu"))
+    page.page.project.load_preset("starter_lora")
+    fill(page)
+    yield page
+    page.engine._now = None
+    page.close()
+
+
 @pytest.fixture(scope="session")
 def chromium():
     from page_server import FLAGS

@@ -26,6 +26,16 @@ DONE, OTHER, STOPPED, FAILED = (
     "20260103-120000_fox_stopped",
     "20260104-120000_fox_failed",
 )
+# What stands on a tab once it is drawn.
+MARKS = {
+    "Dataset": "#ds-doctor .finding",
+    "Captions": "#cap-list .pick",
+    "Train": "#field-method-kind",
+    "Monitor": "#samples img",
+    "Generate": "#gen-gallery .tile",
+    "Runs": "table.runs tbody tr",
+    "Tools": "#tools-disk li",
+}
 
 
 def fill(page) -> str:

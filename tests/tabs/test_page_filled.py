@@ -5,34 +5,11 @@ from __future__ import annotations
 
 import pytest
 from axe_look import SCREENS, VIOLATIONS, first_on, go, open_page
-from filled import DONE, FAILED, OTHER, STOPPED, fill
+from filled import DONE, FAILED, MARKS, OTHER, STOPPED
 from keyboard_walk import walk
 from playwright.sync_api import expect
 
-from core.engine.engine import Engine
-
-MARKS = {
-    "Dataset": "#ds-doctor .finding",
-    "Captions": "#cap-list .pick",
-    "Train": "#field-method-kind",
-    "Monitor": "#samples img",
-    "Generate": "#gen-gallery .tile",
-    "Runs": "table.runs tbody tr",
-    "Tools": "#tools-disk li",
-}
 UNFOLD = "() => { for (const each of document.querySelectorAll('details')) each.open = true; }"
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    from page_server import Served
-
-    page = Served(tmp_path_factory.mktemp("full"), engine=lambda workspace: Engine(workspace, "cpu"))
-    page.page.project.load_preset("starter_lora")
-    fill(page)
-    yield page
-    page.engine._now = None
-    page.close()
 
 
 @pytest.fixture

@@ -235,3 +235,26 @@ def test_a_guest_browses_only_open_folders(guest, tmp_path):
 def test_whatever_is_asked_the_page_answers(guest, wants):
     assert "catalog" in guest.models.parts("Train", {"wants": wants})
     assert guest.models.parts("Monitor", {"wants": wants}) == {}
+
+
+def test_a_model_that_predicts_v_sets_what_it_needs_and_the_next_one_takes_it_back(tmp_path, monkeypatch):
+    import work_parts
+
+    vpred = next(entry for entry in catalog.ENTRIES if entry.id == "noobai-vpred")
+    small = dataclasses.replace(vpred, size=len(WEIGHTS))
+    monkeypatch.setattr(catalog, "ENTRIES", (small,))
+    page = work_parts.make_page(tmp_path)
+    files = [tmp_path / "models" / name for name in (small.place, "other.safetensors")]
+    monkeypatch.setattr(page.models, "_workspace", dataclasses.replace(page.workspace, models=tmp_path / "models"))
+    monkeypatch.setattr(page.models, "_roots", work_parts.Roots(page.models._workspace, local=True))
+    seen = []
+    for path in files:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(WEIGHTS)
+        page.models.choose({"use": "base_model", "about": str(path)}, page.browsers.of("one"), None)
+        job = page.project.job
+        assert job.model.base_model == str(path)
+        seen.append((job.model.prediction, job.noise.zero_terminal_snr))
+    assert seen == [("v", True), ("auto", False)]
+    page.project.undo(session="", stamp=None)
+    assert page.project.job.noise.zero_terminal_snr, "one undo takes back the model with its settings"

@@ -181,3 +181,13 @@ def test_an_upload_is_looked_at_before_the_start(make_job, workspace, monkeypatc
     with pytest.raises(ProblemsError, match="refused"):
         check(job, options)
     assert asked == ["hf_secret_token"]
+
+
+def test_a_model_marked_with_zero_terminal_snr_asks_for_it(make_job, workspace, tmp_path):
+    marks = {"ss_zero_terminal_snr": "True", "modelspec.prediction_type": "v"}
+    path = tiny_file("sd1", tmp_path / "marked.safetensors", marks)
+    codes = [
+        [each.code for each in problems_with_model(make_job(model={"base_model": str(path)}, **noise), workspace)]
+        for noise in ({}, {"noise": {"zero_terminal_snr": True}})
+    ]
+    assert "noise.model-has-zero-snr" in codes[0] and "noise.model-has-zero-snr" not in codes[1]

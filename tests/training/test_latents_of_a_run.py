@@ -11,6 +11,7 @@ from core.families.sd1 import FAMILY as sd1
 from core.record.problems import ProblemsError, errors
 from core.settings.rules.dataset import cache_problems
 from core.training.building.latents import _held, fp32_retry, write_npz_caches
+from tests.damage import zero_tensors
 from tests.models import tiny_folder
 
 FOUR = {"max_train_steps": 4, "seed": 7}
@@ -111,6 +112,19 @@ def test_little_room_for_captions_costs_time_and_changes_no_loss(tmp_path, run, 
     shutil.rmtree(workspace.cache / "text")
     tight = run({"folder": str(folder)}, memory={"text_cache_bytes": 1 << 20}, **shuffled)
     assert roomy.losses() == tight.losses()
+
+
+def test_caches_whose_tensors_became_zeros_are_computed_again_and_change_no_loss(tmp_path, run, images, workspace):
+    folder = tmp_path / "own"
+    shutil.copytree(images, folder)
+    workspace.cache.unlink()  # not the cache of the other tests
+    whole = run({"folder": str(folder)})
+    for entry in workspace.cache.rglob("*.safetensors"):
+        zero_tensors(entry)
+    again = run({"folder": str(folder)})
+    assert again.losses() == whole.losses()
+    named = [line for line in again.lines("log") if line["level"] == "warning"]
+    assert len(named) == 2, "one line for the latents, one for the captions"
 
 
 def test_caches_written_for_sd_scripts_train_as_the_frozen_draws_they_hold(tmp_path, run, images, workspace):

@@ -1,4 +1,4 @@
-"""Cached tensors in small safetensors files named by their key."""
+"""Cached tensors in small safetensors files named by their key, each with a checksum of its tensors in the header."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 from core.record.atomic import remove, replace
-from core.record.problems import ProblemsError, unwritten
-from core.record.regular import open_regular
+from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.regular import MissingFile, read_regular
+from core.record.units import count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_BYTES = 1 << 28  # of an entry; the latents of 4096 x 4096 pixels have 8 MB
 FLOATS = ("F32", "F16", "BF16", "F64")
+CHECKSUM = "crc32"  # in the metadata; entries of earlier versions have none and are used as they are
 Shapes = Mapping[str, tuple[int | None, ...]]  # by name; None: any length
 NO_SHAPES: Shapes = {}
+Warn = Callable[[Problem], None]
 
 
 def key_of(*parts: object) -> str:
@@ -35,33 +39,11 @@ def file_of(folder: Path, key: str) -> Path:
     return folder / key[:2] / f"{key}.safetensors"
 
 
-def is_whole(path: Path, shapes: Shapes = NO_SHAPES) -> bool:
-    """Whether the file exists, has the length its header states, and float tensors of these shapes; reads no tensors."""
-    try:
-        with open_regular(path) as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            size = os.fstat(handle.fileno()).st_size
-            if not 2 <= length <= min(size - 8, 1 << 16) or size > MAX_BYTES:
-                return False
-            header = json.loads(handle.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        has_all = all(_is(header[name], shape) for name, shape in shapes.items())
-        return has_all and size == 8 + length + max(ends, default=0)
-    except (OSError, ProblemsError, RecursionError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return False
-
-
-def _is(entry: dict[str, Any], shape: tuple[int | None, ...]) -> bool:
-    sides = entry["shape"]
-    fits = len(sides) == len(shape) and all(want in (None, side) for side, want in zip(sides, shape, strict=True))
-    return fits and entry["dtype"] in FLOATS
-
-
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
-    """Write atomically, without fsync (a cache may be lost), and return the size in bytes."""
+    """Write and return the size in bytes. Without fsync: what a power cut leaves fails its checksum and is computed again."""
     from safetensors.torch import save
 
-    data = save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
+    data = _with_checksum(save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
@@ -77,23 +59,76 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> int:
     return len(data)
 
 
-def read_tensors(path: Path, shapes: Shapes = NO_SHAPES) -> dict[str, Tensor] | None:
-    """The tensors, or None where the file is missing, damaged or has other shapes.
+def _with_checksum(data: bytes) -> bytes:
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = {"__metadata__": {CHECKSUM: _checksum(data, start)}} | json.loads(data[8:start])
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[start:]
+
+
+def _checksum(data: bytes, start: int) -> str:
+    return f"{crc32(memoryview(data)[start:]):08x}"
+
+
+def read_tensors(path: Path, shapes: Shapes = NO_SHAPES, damaged: list[Path] | None = None) -> dict[str, Tensor] | None:
+    """The float tensors, with these shapes. None where the file is missing, or damaged and then added to `damaged`.
 
     They are copied: a mapped file cannot be replaced on Windows. Reading updates the file's time, for `prune`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    if not is_whole(path, shapes):
-        return None
     try:
-        tensors = load(path.read_bytes())
-    except (OSError, SafetensorError, ValueError, KeyError):
+        tensors = load(_sound(path, shapes))
+    except MissingFile:
+        return None
+    except (
+        OSError,
+        ProblemsError,
+        SafetensorError,
+        RecursionError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ):
+        if damaged is not None:
+            damaged.append(path)
         return None
     with suppress(OSError):  # read-only disk
         os.utime(path)
     return tensors
+
+
+def _sound(path: Path, shapes: Shapes) -> bytes:
+    """The bytes of an entry whose header and checksum are right. Raises anything for another."""
+    data = read_regular(path, MAX_BYTES)
+    start = 8 + int.from_bytes(data[:8], "little")
+    if not 10 <= start <= min(len(data), 1 << 16):
+        raise ValueError("not an entry")
+    header = json.loads(data[8:start])
+    stated = header.get("__metadata__", {}).get(CHECKSUM)
+    if not all(_is(header[name], shape) for name, shape in shapes.items()):
+        raise ValueError("other tensors")
+    if stated is not None and stated != _checksum(data, start):
+        raise ValueError("wrong checksum")
+    return data
+
+
+def _is(entry: dict[str, Any], shape: tuple[int | None, ...]) -> bool:
+    sides = entry["shape"]
+    fits = len(sides) == len(shape) and all(want in (None, side) for side, want in zip(sides, shape, strict=True))
+    return fits and entry["dtype"] in FLOATS
+
+
+def tell_damaged(damaged: list[Path], warn: Warn | None) -> None:
+    """Report the damaged entries that were found, and forget them."""
+    if damaged and warn is not None:
+        what = f"{count(len(damaged), 'cached file')} failed the checksum; computing again"
+        fix = "if this happens again, check the disk or move the outputs folder to another one"
+        warn(Problem(what, str(damaged[0]), fix, "advice", code="cache.damaged"))
+    damaged.clear()
 
 
 class Entry(NamedTuple):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from core.dataset.buckets.sizes import LATENT_PIXELS
 from core.dataset.caches.contents import content_hashes
 from core.dataset.caches.encoding import Encode, Progress, Side, SideKey, encode_sides, sides
-from core.dataset.caches.files import Shapes, file_of, is_whole, key_of, read_tensors, write_tensors
+from core.dataset.caches.files import Shapes, Warn, file_of, key_of, read_tensors, tell_damaged, write_tensors
 from core.dataset.images.look import looks
 from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
@@ -42,6 +42,7 @@ class LatentCache:
     memo_path  where hashes and measurements of image files are cached, so that a warm start reads no image
     writes     False: results stay in memory, nothing is written
     others     reads a side from another program's cache, None where there is none; asked first
+    warn       told of damaged entries, which are encoded again
     """
 
     def __init__(
@@ -54,18 +55,21 @@ class LatentCache:
         writes: bool = True,
         others: Callable[[Side], Posterior | None] | None = None,
         channels: int = 4,
+        warn: Warn | None = None,
     ):
         self.folder = Path(folder)
         self._identity = (vae_id, dtype)
         self._memo_path, self.channels = memo_path, channels
-        self._writes, self.others = writes, others
+        self._writes, self.others, self._warn = writes, others, warn
         self._contents: dict[tuple, str] = {}
         self._opaque: set[tuple] = set()
         self._held: dict[Path, Posterior] = {}  # encoded in this run and not written
 
     def missing(self, items: Sequence[Placed], check: Check | None = None) -> list[Placed]:
-        """Items with a side that is not cached yet; of images with equal content and crop, only the first."""
-        found = {side.placed.key: side.placed for side in self._missing(items, check).values()}
+        """Items with a side that is not cached yet, or damaged; of images with equal content and crop, only the first."""
+        damaged: list[Path] = []
+        found = {side.placed.key: side.placed for side in self._missing(items, check, damaged).values()}
+        tell_damaged(damaged, self._warn)
         return list(found.values())
 
     def fill(
@@ -125,20 +129,28 @@ class LatentCache:
         tensors = read_tensors(path, self._shapes(side.placed))
         if tensors is None:
             raise ProblemsError.one(
-                "The latents of an image are missing from the cache",
+                "The latents of an image are missing from the cache or damaged",
                 printable(side.placed.image.path),
                 "start again; it will be encoded again",
                 code="cache.missing-latents",
             )
         return tensors["mean"], tensors["logvar"]
 
-    def _missing(self, items: Sequence[Placed], check: Check | None) -> dict[Path, Side]:
+    def _missing(
+        self, items: Sequence[Placed], check: Check | None, damaged: list[Path] | None = None
+    ) -> dict[Path, Side]:
+        """Every entry is read here once: while training, it would be too late to encode a damaged one again."""
         found: dict[Path, Side] = {}
+        sound = set(self._held)
         for side, path in self._files(items, check):
-            if path in found or path in self._held or is_whole(path, self._shapes(side.placed)):
+            if path in found or path in sound or (self.others is not None and self.others(side) is not None):
                 continue
-            if self.others is None or self.others(side) is None:
+            if check:
+                check()
+            if read_tensors(path, self._shapes(side.placed), damaged) is None:
                 found[path] = side
+            else:
+                sound.add(path)
         return found
 
     def _files(self, items: Sequence[Placed], check: Check | None) -> list[tuple[Side, Path]]:

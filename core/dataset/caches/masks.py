@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from core.dataset.buckets.sizes import LATENT_PIXELS
 from core.dataset.caches.contents import content_hashes
-from core.dataset.caches.files import file_of, key_of, read_tensors, write_tensors
+from core.dataset.caches.files import Warn, file_of, key_of, read_tensors, tell_damaged, write_tensors
 from core.dataset.images.masks import load_mask
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import View
@@ -37,10 +37,19 @@ def mask_source(placed: Placed) -> Path | None:
 
 
 class MaskCache:
-    """folder: the cache folder; memo_path: cached hashes of files; writes False: nothing is written."""
+    """folder: the cache folder; memo_path: cached hashes of files; writes False: nothing is written; warn: told of damaged
+    entries, which are computed again."""
 
-    def __init__(self, folder: Path | str, memo_path: Path | str | None = None, *, writes: bool = True):
-        self._folder, self._memo_path, self._writes = Path(folder), memo_path, writes
+    def __init__(
+        self,
+        folder: Path | str,
+        memo_path: Path | str | None = None,
+        *,
+        writes: bool = True,
+        warn: Warn | None = None,
+    ):
+        self._folder, self._memo_path, self._writes, self._warn = Path(folder), memo_path, writes, warn
+        self._damaged: list[Path] = []
 
     def load(
         self, items: Sequence[Placed], *, threads: int = 2, check: Callable[[], None] | None = None
@@ -62,13 +71,14 @@ class MaskCache:
                         problems.append(problem_of(mask_source(placed) or placed.image.path, mask))
                     elif bool((mask < 1).any()):
                         result[placed.key] = mask
+        tell_damaged(self._damaged, self._warn)
         if problems:
             raise ProblemsError(problems)
         return result
 
     def _one(self, placed: Placed, path: Path) -> Tensor | BrokenImage:
         width, height = placed.placement.bucket
-        tensors = read_tensors(path, {"mask": (1, height // LATENT_PIXELS, width // LATENT_PIXELS)})
+        tensors = read_tensors(path, {"mask": (1, height // LATENT_PIXELS, width // LATENT_PIXELS)}, self._damaged)
         if tensors is not None:
             return tensors["mask"]
         try:

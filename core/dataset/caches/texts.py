@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.dataset.caches.files import entries, file_of, key_of, prune, read_tensors, write_tensors
+from core.dataset.caches.files import Warn, entries, file_of, key_of, prune, read_tensors, tell_damaged, write_tensors
 from core.diffusion.text_states import TextStates, stack_texts
 from core.record.problems import Problem, ProblemsError
 
@@ -36,7 +37,7 @@ class TextCache:
     at_once     captions encoded together
 
     A failed write does not end the run: what is not cached is encoded again when needed. `unwritten` is then the
-    problem, and `warn` is called with it once.
+    problem, and `warn` is called with it once. It is also called for damaged entries, which are encoded again.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class TextCache:
         room_bytes: int = 1 << 30,
         disk_bytes: int = DISK_BYTES,
         at_once: int = ENCODED_AT_ONCE,
-        warn: Callable[[Problem], None] | None = None,
+        warn: Warn | None = None,
     ):
         self.folder = Path(folder)
         self.unwritten: Problem | None = None
@@ -60,6 +61,7 @@ class TextCache:
         self._held: OrderedDict[str, TextStates] = OrderedDict()  # least recently used first
         self._held_bytes = 0
         self._on_disk: set[str] = set()
+        self._damaged: list[Path] = []
         self._disk_bytes: int | None = None  # counted when first written to
         self._begun = False
         self._ensured: list[str] = []
@@ -75,6 +77,7 @@ class TextCache:
         unique = dict.fromkeys(captions)
         self._needed = set(unique) if self._begun else self._needed | set(unique)
         missing = [caption for caption in unique if not self._find(caption)]
+        tell_damaged(self._damaged, self._warn)
         for caption, states in self._encoded(missing, encode):
             if not self._begun:
                 self._write(caption, states)
@@ -92,6 +95,7 @@ class TextCache:
                 found[caption] = self._held[caption]
             else:
                 missing.append(caption)
+        tell_damaged(self._damaged, self._warn)
         if missing and encode is None:
             raise KeyError(f"not cached: {missing[0]!r}")
         for caption, states in self._encoded(missing, encode):
@@ -125,7 +129,7 @@ class TextCache:
         if caption in self._held:
             self._held.move_to_end(caption)
             return True
-        tensors = read_tensors(self._file(caption), {"context": (None, None)})
+        tensors = read_tensors(self._file(caption), {"context": (None, None)}, self._damaged)
         if tensors is None:
             self._on_disk.discard(caption)
             return False
@@ -154,7 +158,11 @@ class TextCache:
         except ProblemsError as error:
             self.unwritten = error.problems[0]
             if self._warn:
-                self._warn(self.unwritten)
+                what, fix = (
+                    f"{self.unwritten.what}: encoded captions are not cached",
+                    "captions are encoded again when needed",
+                )
+                self._warn(replace(self.unwritten, what=what, fix=fix))
             return
         self._on_disk.add(caption)
 

@@ -97,7 +97,14 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = Tru
     wanted = inputs.job.memory.vae_precision
     precision = "fp32" if wanted == "auto" else wanted  # what the VAE is loaded in
     return LatentCache(
-        folder, identity, precision, index, writes=writes, others=others, channels=inputs.family.latent_channels
+        folder,
+        identity,
+        precision,
+        index,
+        writes=writes,
+        others=others,
+        channels=inputs.family.latent_channels,
+        warn=inputs.context.warn,
     )
 
 
@@ -190,9 +197,8 @@ def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ..
         return {}
     context = inputs.context
     context.stage("reading masks")
-    cache = MaskCache(
-        context.workspace.cache / "masks", context.workspace.private / "index.sqlite", writes=on_disk(inputs)
-    )
+    index = context.workspace.private / "index.sqlite"
+    cache = MaskCache(context.workspace.cache / "masks", index, writes=on_disk(inputs), warn=context.warn)
     return cache.load(masked, threads=decode_threads(context.device), check=context.check)
 
 

@@ -151,7 +151,7 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
     parts = inputs.method.build(components)
     open_.callback(inputs.method.release)
     for problem in inputs.method.advice:
-        context.say(problem.what, "warning", problem.fix)
+        context.warn(problem)
     reads = job.method.changes == "network" and job.network.traits.needs_base_weight
     if context.device.startswith("cpu") and not job.memory.torch_compile and not job.sharding.shares_weights:
         install(

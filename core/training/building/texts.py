@@ -91,11 +91,7 @@ class Texts:
             dtype=inputs.precision.name,
             room_bytes=job.memory.text_cache_bytes,
             at_once=1 if tokens else ENCODED_AT_ONCE,
-            warn=lambda problem: inputs.context.say(
-                f"{problem.what}: encoded captions are not cached",
-                "warning",
-                "captions are encoded again when needed",
-            ),
+            warn=inputs.context.warn,
         )
 
     def _encode(self, captions: Sequence[str], read: EncodeText) -> TextStates:

@@ -20,15 +20,20 @@ if TYPE_CHECKING:
 
 
 def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the loss settings with what the model's file says it predicts; none where the file does not say, where
-    the setting does (the rules check that), or without a model."""
-    if job.model.prediction != "auto":
-        return []
+    """Problems of the loss settings with what the model's file says of its prediction type and noise schedule; none where
+    the file does not say, where the setting does (the rules check that), or without a model."""
     try:
-        predicted = identify(model_path(job.model.base_model, workspace)).prediction
+        kind = identify(model_path(job.model.base_model, workspace))
     except (ProblemsError, OSError):
         return []
-    return [] if predicted is None else list(prediction_problems(job.noise, predicted))
+    found = []
+    if kind.zero_terminal_snr and not job.noise.zero_terminal_snr:
+        what = "The base model was trained with zero terminal SNR, which is off"
+        fix = "turn it on, or very dark and very bright images come out grayer"
+        found.append(Problem(what, "noise.zero_terminal_snr", fix, "advice", code="noise.model-has-zero-snr"))
+    if job.model.prediction == "auto" and kind.prediction is not None:
+        found += prediction_problems(job.noise, kind.prediction)
+    return found
 
 
 def objective_of(job: TrainJob, context: JobContext, components: Components) -> Objective:
@@ -48,5 +53,5 @@ def _prediction(job: TrainJob, context: JobContext, loaded: str) -> str:
     found = list(prediction_problems(job.noise, loaded))
     raise_if_errors(found)
     for problem in found:
-        context.say(problem.what, "warning", problem.fix)
+        context.warn(problem)
     return loaded

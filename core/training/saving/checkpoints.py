@@ -91,7 +91,7 @@ class Checkpoints:
             path, self.facts.metadata(step), self.settings.save_precision, epoch=self.plan.epoch_of(step), step=step
         )
         for problem in written:
-            self.context.say(problem.what, "warning", problem.fix)
+            self.context.warn(problem)
         for each in self._all_of(path):
             self.context.journal.put(Saved(step, f"checkpoints/{each.name}", bytes_of(each)))
             if final and self.settings.copy_to:
