@@ -222,8 +222,12 @@ class Checks:
         self._paths = (_folders(job), paths)
         shown = [row for row in report.rows if row.trains][:SHOWN_IMAGES]
         facts["images"] = [self._shown(row) for row in shown]
-        if job.validation.best_checkpoint == "auto" and not holds_out(job):
-            facts["held_out"] = [self._shown(row) for row in report.rows if row.role == "validation"]
+        held = [row for row in report.rows if row.role == "validation"]
+        facts["held_out"] = {
+            "count": len(held),
+            "images": [self._shown(row) for row in held[:SHOWN_IMAGES]],
+            "automatic": job.validation.automatic and not holds_out(job),
+        }
         device = self._engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
         facts["problems"] = [problem.to_dict() for problem in self.problems(job, report, device)]
         self.setup = self._own.offer(job, report)

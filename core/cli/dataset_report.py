@@ -11,7 +11,6 @@ from core.dataset.images.views import draw_view, size_conditioning
 from core.dataset.report import Report, Row
 from core.families.token_count import count_tokens, cut_at
 from core.settings.job import TrainJob
-from core.settings.rules.validation import holds_out
 
 DRAWS = 3
 
@@ -26,10 +25,8 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
     yield ""
     yield "Buckets (width x height: images, views in the first epoch)"
     yield from (f"  {_size(size)}: {count}, {views}" for size, (count, views) in report.buckets.items())
-    if report.validation:
-        yield f"Held out for validation: {len(report.validation)}"
-    if job.validation.best_checkpoint == "auto" and not holds_out(job):
-        yield from (f"  {'/'.join(each.image.key)}" for each in report.validation)
+    if report.held_out:
+        yield report.held_out
     if report.longest_tokens is not None:
         yield f"Longest caption: {report.longest_tokens} of {report.token_limit} tokens"
     yield from (f"Left open: {each.kind}, {each.images} images {each.counts}" for each in report.questions)

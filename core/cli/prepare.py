@@ -24,7 +24,8 @@ def run(words: list[str]) -> int:
     only_look = bool(options.values.get("check")) or epochs > 0
     report = check(job, options, trains=False)
     if not only_look:
-        print(report.sentence)
+        for line in filter(None, (report.sentence, report.held_out)):
+            print(line)
         return run_job("prepare", job, "prepare", options)
     from core.cli.dataset_report import batch_lines, report_lines
 

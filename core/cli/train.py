@@ -37,7 +37,8 @@ def run(words: list[str]) -> int:
     say_advice(options.advice)
     report = check(job, options)
     if options.values.get("check"):
-        print(report.sentence)
+        for line in filter(None, (report.sentence, report.held_out)):
+            print(line)
         return DONE
     if options.values.get("probe"):
         return run_job("probe", job, job.saving.output_name, options)

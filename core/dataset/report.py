@@ -10,8 +10,11 @@ from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.length import Length
 from core.dataset.buckets.sizes import Size
 from core.dataset.questions import Question
-from core.dataset.sources.image_info import Folder
+from core.dataset.sources.image_info import Folder, listed
 from core.record.problems import Problem, errors
+from core.record.units import count
+
+MOST_NAMED = 16  # validation images in a line: as many as are ever held out automatically
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,12 @@ class Report:
     @property
     def skipped(self) -> int:
         return sum(not row.trains for row in self.rows)
+
+    @property
+    def held_out(self) -> str:
+        """The validation images by name, in one line; "" for none."""
+        names = list(dict.fromkeys("/".join(each.image.key) for each in self.validation))
+        return f"{count(len(names), 'image')} held out for validation: {listed(names, MOST_NAMED)}" if names else ""
 
     steps_per_epoch = property(lambda self: self.length.steps_per_epoch)
     epochs = property(lambda self: self.length.epochs)

@@ -56,7 +56,7 @@ PUT_BACK: dict[str, dict[str, Any]] = {
         "conditioning_data_dir": None,
     },
     "captions": {"sidecars": "one", "caption_lines": "first", "trigger_word": None},
-    "validation": {},
+    "validation": {"best_checkpoint": "training"},  # sd-scripts trains on all that the file does not hold out
 }
 
 Job = TypeVar("Job", bound=TrainJob)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, follows_compatibility, setting
 
 
 class ValidationSettings(Settings):
@@ -14,7 +14,7 @@ class ValidationSettings(Settings):
         "training",
         title="Best checkpoint",
         labels={"auto": "on validation images", "training": "on training images", "off": "off"},
-        help="Measures the loss of each saved checkpoint with fixed noise and timesteps and marks the best, for about 2% of the training time. Training images cannot show overfitting; validation images hold out 3% (2 to 16 images) of datasets of 40 or more. New projects use validation images.",
+        help="Measures the loss of each saved checkpoint with fixed noise and timesteps and marks the best, for about 2% of the training time. Training images cannot show overfitting; validation images hold out 3% (2 to 16 images) of datasets of 40 or more. New projects use validation images; with Compatibility all images train.",
     )
     validation_split: float = setting(
         0.0,
@@ -56,3 +56,10 @@ class ValidationSettings(Settings):
         kohya="max_validation_steps",
         help="Validates on only this many batches, always the same, to save time. Empty or 0 uses all.",
     )
+
+    compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
+
+    @property
+    def automatic(self) -> bool:
+        """Whether a few images are held out to find the best checkpoint. sd-scripts trains on all that it is not told to hold out."""
+        return self.best_checkpoint == "auto" and self.compatibility == "none"

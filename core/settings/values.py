@@ -76,8 +76,9 @@ def _validation(job: TrainJob) -> str:
         own.validation_split,
         sum(bool(each.validation_images) + (each.role == "validation") for each in sources),
     )
-    ways = {"auto": "best checkpoint by validation images", "training": "checkpoints measured on training images"}
-    parts = [f"{share:.0%} of the images" if share else ways.get(own.best_checkpoint, "no validation split")]
+    ways = {True: "best checkpoint by validation images", False: "checkpoints measured on training images"}
+    way = "no validation split" if own.best_checkpoint == "off" else ways[own.automatic]
+    parts = [f"{share:.0%} of the images" if share else way]
     parts += [f"validation images in {count(held, 'folder')}"] if held else []
     if share or held:
         periods = ((own.validate_every_n_epochs, "epochs"), (own.validate_every_n_steps, "steps"))

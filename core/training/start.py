@@ -54,6 +54,8 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
             context.say(f"Resuming from step {run.state.step}")
             if processes.first:
                 training.checkpoints.keep_finished(run.state.step)
+        if training.inputs.report.held_out:
+            context.say(training.inputs.report.held_out)
         epochs, updates = plan.epoch_of(run.total - 1) + 1, plan.epochs.updates_in(0)
         context.journal.put(Planned(run.total, epochs, updates, len(plan.placed), training.inputs.report.sentence))
         context.stage("training")

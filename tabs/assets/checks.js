@@ -38,7 +38,7 @@
     } else { text(line, ""); byId("preflight-facts").replaceChildren(); }
     byId("preflight-problems").replaceChildren(...[atelier.remedy(problems), problems.length ? atelier.problems(problems) : null].filter(Boolean));
     setup(data.setup);
-    held(data.held_out || [], all);
+    held(data.held_out || {count: 0}, all);
     crops(data.images || []);
   };
 
@@ -59,16 +59,18 @@
         offer.no_model ? h("button", {type: "button", class: "btn", onclick: () => atelier.openCatalog()}, "Get a base model") : null)));
   };
 
-  /* Images that are held out without a word of the person's are named, and put back in one click. */
-  const held = (images, all) => {
-    const holder = byId("preflight-held"), key = JSON.stringify([images, all]);
-    show(holder, images.length > 0);
+  /* Validation images are named; those that no one chose are put back in one click. */
+  const held = ({count, images, automatic}, all) => {
+    const holder = byId("preflight-held"), key = JSON.stringify([count, images, automatic, all]);
+    show(holder, count > 0);
     if (holder.dataset.key === key) return;
     holder.dataset.key = key;
-    text(byId("held-words"), `${images.length} of ${all} images are used for validation to find the best checkpoint. They are not trained.`);
+    if (!count) return;
+    text(byId("held-words"), `${count} of ${all} images are held out for validation${automatic ? " to find the best checkpoint" : ""}. They do not train.`);
     byId("held-images").replaceChildren(...images.map((image) => h("img", {src: image.url, alt: image.name, title: image.name, loading: "lazy", width: 44, height: 44})));
     const back = byId("held-back");
     back.disabled = false;
+    show(back, automatic);
     back.onclick = () => { back.disabled = true; atelier.act("train_all"); };
   };
 

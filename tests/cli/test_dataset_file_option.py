@@ -2,8 +2,11 @@
 
 import pytest
 
+from core.cli.main import DONE
 from core.cli.options import commands, job_from, split_options
+from core.cli.train import run
 from core.record.problems import ProblemsError
+from tests.noise import noise_images
 
 FILE = "[[datasets]]\nresolution = 512\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = '/set'\n"
 
@@ -25,6 +28,32 @@ def test_the_folders_of_the_file_take_the_place_of_the_presets(tmp_path, task, n
     assert "1 folder in 1 dataset." in options.advice[0].what
 
 
+@pytest.mark.parametrize(
+    ("more", "trained", "held"),
+    [
+        ("config", 48, 0),
+        ("config --model.compatibility sd-scripts-0.10", 48, 0),
+        ("--model.compatibility sd-scripts-0.10", 48, 0),
+        ("", 46, 2),
+        ("config --validation.best_checkpoint auto", 46, 2),
+    ],
+)
+def test_a_check_names_every_image_that_is_held_out_and_none_is_where_sd_scripts_is_followed(
+    tmp_path, capsys, more, trained, held
+):
+    folder = noise_images(tmp_path / "set", 48)
+    words = ["presets/starter_lora.json", "--check", "--outputs", str(tmp_path / "out"), *more.split()]
+    if "config" in words:
+        (tmp_path / "set.toml").write_text(FILE.replace("/set", str(folder)).replace("512", "128"))
+        words[words.index("config") : words.index("config") + 1] = ["--dataset-config", str(tmp_path / "set.toml")]
+    else:
+        words += ["--dataset.folder", str(folder)]
+    assert run(words) == DONE
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"{trained} images") and len(said) == 1 + bool(held)
+    assert not held or said[1].count(".png") == held
+
+
 def test_flags_come_before_the_file(tmp_path):
     assert job_from("train", options_for(tmp_path, "--dataset.train_batch_size", "3")).dataset.train_batch_size == 3
 
@@ -38,7 +67,5 @@ def test_what_is_wrong_in_the_file_is_told_with_what_is_wrong_elsewhere(tmp_path
 
 
 def test_a_run_that_goes_on_takes_no_other_folders(tmp_path):
-    from core.cli.train import run
-
     with pytest.raises(ProblemsError, match="takes the settings of the run"):
         run(["--continue", "x", "--dataset_config", "set.toml"])

@@ -11,8 +11,10 @@ from core.dataset.buckets.placing import automatic_count, held_out, place
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.settings.captions import CaptionSettings
-from core.settings.concepts import concepts
+from core.settings.concepts import concepts, concepts_of
 from core.settings.dataset import DatasetSettings
+from core.settings.job import TrainJob
+from core.settings.model import ModelSettings
 from core.settings.source import Source
 from core.settings.validation import ValidationSettings
 
@@ -167,9 +169,14 @@ def test_an_image_too_narrow_is_refused_by_name_and_nothing_crashes():
 # ---- held out to find the best checkpoint
 
 
-def automatic(*sources, how="auto", **more):
+def automatic(*sources, how="auto", compatibility="none", **more):
     given = DatasetSettings(sources=[Source(folder=f"f{n}", **source) for n, source in enumerate(sources)])
-    return concepts(given, CaptionSettings(), ValidationSettings(best_checkpoint=how, **more))
+    job = TrainJob(
+        dataset=given,
+        validation=ValidationSettings(best_checkpoint=how, **more),
+        model=ModelSettings(compatibility=compatibility),
+    )
+    return concepts_of(job)
 
 
 @given(
@@ -227,6 +234,10 @@ def test_what_a_person_holds_out_or_switches_off_holds_out_nothing_more():
     images = [replace(image(n), bytes=n + 1) for n in range(60)]
     for how in ("off", "training"):
         assert not held_out(images, automatic({}, how=how), contents, 0)
+    for version in ("sd-scripts-0.10", "sd-scripts-0.9"):  # which train on all that they are not told to hold out
+        assert not held_out(images, automatic({}, compatibility=version), contents, 0)
+        asked = automatic({"validation_split": 0.1}, compatibility=version)
+        assert len(held_out(images, asked, contents, 0)) == 6
     assert held_out(images, automatic({"validation_images": ["3.png"]}), contents, 0) == {("f0", "3.png")}
     assert len(held_out(images, automatic({}, validation_split=0.1), contents, 0)) == 6
     assert not held_out(images, automatic({"validation_split": 0.0}), contents, 0)

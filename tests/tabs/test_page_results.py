@@ -35,6 +35,9 @@ def test_held_out_images_are_shown_before_the_start_and_one_click_puts_them_back
     expect(tab.locator("#preflight-verdict")).to_have_text("40 of 40 images will train")
     expect(tab.locator("#preflight-held")).to_be_hidden()
     assert server_value(served, "validation.best_checkpoint") == "training"
+    served.page.project.edit("validation.validation_split", 0.1)  # a person's own: named, but not put back here
+    expect(tab.locator("#held-images img")).to_have_count(4)
+    expect(tab.locator("#held-back")).to_be_hidden()
     assert window.errors == []
 
 

@@ -292,7 +292,7 @@ def _automatic(images: Sequence[ImageInfo], concepts: Sequence[Concept], content
     Copies go together or not at all: those within a folder count as many, those across folders or roles stay.
     A folder with its own validation_split, even 0, gives none.
     """
-    if not any(each.validation.best_checkpoint == "auto" for each in concepts):
+    if not any(each.validation.automatic for each in concepts):
         return set()
     others = {each.path for each in images if concepts[each.concept].role != "train"}
     training = {each.path: each for each in images if each.path not in others}
