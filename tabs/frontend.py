@@ -31,6 +31,9 @@ CLOCK = re.compile(
     r"(function (\w+)\(\)\{\w+\(\(\)=>\{\w+\(\w+,\(performance\.now\(\)-\w+\(\w+\)\)/1e3\),\w+)&&\2\(\)\}\)\}"
 )
 CLOCK_ELEMENT = re.compile(r"\{(\w+)&&\w+\(\)&&\(\w+\.status===`pending`")
+# Gradio tells each output of each listener how far its answer is, and looks for each in the tree of all components: half a second
+# of every switch of tabs. No listener here shows progress in its outputs, so none is registered for it.
+PROGRESS = re.compile(r"register\((\w+),(\w+),(\w+),(\w+)\)\{(?=this\.fn_outputs\[\1\]=\2,this\.fn_inputs\[\1\]=\3)")
 SCRIPT = """(() => {
   const base = new URL("./", document.currentScript.src).href, sources = %s, styles = %s;
   window.gradioAssets = base;
@@ -137,4 +140,5 @@ def _module(name: str, folder: Path) -> str:
     source = IMPORT.sub(named, (folder / name).read_text("utf-8"))
     if (clock := CLOCK_ELEMENT.search(source)) is not None:
         source = CLOCK.sub(rf"\1&&{clock.group(1)}&&\2()}})}}", source)
+    source = PROGRESS.sub(r"\g<0>if(\4===`hidden`)\2=\3=[];", source)
     return source.replace("import.meta.url", f"(window.gradioAssets+{json.dumps(name)})")

@@ -111,6 +111,14 @@ def test_joined_modules_import_by_name_and_nothing_is_left_out():
     assert {name for name in frontend.needed(KINDS, frontend.ASSETS) if name.endswith(".js")} == set(sources)
 
 
+def test_no_output_of_any_listener_is_told_how_far_its_answer_is(served):
+    """Gradio looks for each output in the whole tree, twice a message: 300 ms of a switch of tabs."""
+    listeners = served.blocks.config["dependencies"]
+    assert {each["show_progress"] for each in listeners} == {"hidden"}
+    pack = frontend.pack(frozenset(block.get_block_name() for block in served.blocks.blocks.values()))
+    assert pack.files[pack.script][1].count(b"if(r===`hidden`)t=n=[];") == 1
+
+
 def test_files_that_are_not_as_known_leave_the_page_as_it_is(tmp_path):
     (tmp_path / "index.html").write_text("<script type=module src=./assets/other.js></script>")
     page = b"<script>x</script>"
