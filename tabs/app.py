@@ -27,7 +27,6 @@ from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
 from tabs import connections, form, header, own_settings, pulse, task_settings
-from tabs.budget import Budget
 from tabs.context import TABS, Page, run_all
 from tabs.delivery import Delivery
 from tabs.door import Checked, Door
@@ -104,7 +103,9 @@ def _at_a_free_port(serve_at: Any, host: str, port: int) -> None:
             port = chosen + 1 if chosen + 1 < 65536 else port
 
 
-def _gated(page: Page, hosts: Hosts, kinds: Callable[[], frozenset[str]], budget: Budget) -> Callable[[Any], Any]:
+def _gated(
+    page: Page, hosts: Hosts, kinds: Callable[[], frozenset[str]], limits: connections.Limits
+) -> Callable[[Any], Any]:
     """The server's lifespan: puts gate and limits before everything, before the first request is read."""
 
     @contextlib.asynccontextmanager
@@ -112,13 +113,15 @@ def _gated(page: Page, hosts: Hosts, kinds: Callable[[], frozenset[str]], budget
         # No other site is answered, so Gradio's permissions for other sites are left out.
         not_ours = (CustomCORSMiddleware, BrotliMiddleware)  # the latter leaves the page itself unpacked
         app.user_middleware = [each for each in app.user_middleware if each.cls not in not_ours]
-        app.user_middleware += [Middleware(Delivery, kinds), Middleware(Door, app.get_blocks)]
+        app.user_middleware += [
+            Middleware(Delivery, kinds, lambda: not app.get_blocks().share),
+            Middleware(Door, app.get_blocks),
+        ]
         traffic = Middleware(
             Traffic,
             page.workspace.private,
             shared=page.shared,
-            budget=budget,
-            logged_in=lambda request: page.links.logged_in(request),
+            limits=limits,
         )
         app.user_middleware.insert(0, traffic)
         app.middleware_stack = Gate(app.build_middleware_stack(), hosts)
@@ -148,7 +151,7 @@ def launch(
     if not (share or names):  # no proxy stands before the page, so nobody else says whom a request is from
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     blocks = build(page)
-    budget = Budget(lambda: bool(page.engine and page.engine.status().get("job")))
+    limits = connections.Limits(lambda: blocks.app.tokens if auth else None)
     hosts = Hosts(host not in LOOPBACK, tuple(names), lambda: getattr(blocks, "share_url", None) or "")
     serve_at = functools.partial(
         blocks.launch,
@@ -170,15 +173,15 @@ def launch(
         head=f"<script>\n{_field_facts(page)}\n{_assets('js', FIRST_SCRIPT)}\n</script>",
         app_kwargs={
             "routes": page.links.routes(),
-            "lifespan": _gated(page, hosts, functools.partial(_kinds, blocks), budget),
+            "lifespan": _gated(page, hosts, functools.partial(_kinds, blocks), limits),
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
         },
     )
     _at_a_free_port(serve_at, host, port)
-    connections.limit(blocks.server, budget)
-    page.links.logged_in = _login_check(blocks)
+    connections.limit(blocks.server, limits)
+    page.links.logged_in = limits.lets_in
     # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works there too.
     blocks.share = False
     return blocks
@@ -200,19 +203,6 @@ def _field_facts(page: Page) -> str:
         "ticks": page.ticks,
     }
     return f"window.atelier = {json.dumps(known, ensure_ascii=False)};".replace("</", "<\\/")
-
-
-def _login_check(blocks: gr.Blocks):
-    """The check that Gradio's own routes make: no password set, or a cookie with a token of a login."""
-    app = blocks.app
-
-    def logged_in(request) -> bool:
-        if app.auth is None:
-            return True
-        names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
-        return any(app.tokens.get(request.cookies.get(name)) is not None for name in names)
-
-    return logged_in
 
 
 def serve(

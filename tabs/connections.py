@@ -1,60 +1,174 @@
-"""Connections as the server takes them. Those on which nothing happens: each has a limited time for the head of its request and
-for reading its answer, and those that wait for a request a limited number. Who opens hundreds and says nothing, or a letter a
-second, keeps nobody out. Those of strangers while a job runs and they have had their share: refused before the request is read."""
+"""How much the server takes: connections at once, requests in a second. What is more gets a 503 before anything reads it.
+
+Each open page has a measure of its own, so that a flood takes nothing from it, not even one from its own address (a share
+link, a proxy, this machine). A page with a login is known by the login, one without by a cookie that a browser gets as it
+opens the page. All others are strangers: few at once, with little for each address, and one request for each connection."""
 
 from __future__ import annotations
 
 import asyncio
-import math
+import functools
+import re
+import secrets
+import time
+from collections.abc import Callable, Container
+from dataclasses import dataclass
 from typing import Any
 
+import h11
+from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from tabs.budget import Budget
-from tabs.traffic import BUSY
-from tabs.visitors import cookie_at
-
-PATIENCE = 20.0  # seconds for the head of a request
+AT_ONCE = 256  # connections
+SILENT = 100  # of them, those that have not asked yet; beyond them the one that waits the longest ends
+STRANGERS = 16  # of them, those of strangers that are being answered
+PATIENCE = 20.0  # seconds for the head of the first request
 STALLED = 60.0  # seconds in which nothing of an answer is read
-MOST = 200  # connections that wait for one; beyond them the one that waits the longest ends
+LONGEST_HEAD = 1 << 16  # bytes
+FILE, CALL = 1.0, 10.0  # about 1 ms of a core; a call of a handler and the page itself take more
+PAGE = (100.0, 1500.0)  # of one open page: in each second, and at once
+ADDRESS, ADDRESSES = (5.0, 200.0), (20.0, 400.0)  # of the strangers of one address, and of all
+BROWSERS = 8  # that have a page without a login open
+KEYS = re.compile(rb"(?:^|[ ;])(?:atelier-\d+|access-token[\w-]*)=([\w-]+)")
+BUSY = b'{"detail": "The page is busy. Try again in a moment.", "error": "The page is busy. Try again in a moment."}'
+REFUSAL = (
+    b"HTTP/1.1 503 Busy\r\ncontent-type: application/json\r\ncontent-length: %d\r\nretry-after: 2\r\nconnection: close\r\n\r\n%s"
+    % (len(BUSY), BUSY)
+)
 
 
-def limit(server: Any, budget: Budget) -> None:
+@dataclass
+class Rate:
+    """`most` at once, and `per_second` come back in each second."""
+
+    per_second: float
+    most: float
+    clock: Callable[[], float] = time.monotonic
+    _spent: float = 0.0
+    _at: float = 0.0
+
+    def takes(self, cost: float) -> bool:
+        now = self.clock()
+        self._spent, self._at = max(self._spent - (now - self._at) * self.per_second, 0.0), now
+        if self._spent + cost > self.most:
+            return False
+        self._spent += cost
+        return True
+
+
+class Limits:
+    """Which requests of one server are answered.
+
+    logins   the tokens of those who are logged in; None: the page has no login
+    """
+
+    def __init__(self, logins: Callable[[], Container[str] | None] = lambda: None):
+        self.logins = logins
+        self.silent: dict[Limited, None] = {}  # the longest first
+        self.strangers: set[Limited] = set()
+        self.browsers: dict[str, int] = {}  # connections of each that opened a page without a login, the oldest first
+        self.page = functools.lru_cache(1000)(lambda key: Rate(*PAGE))
+        self.address = functools.lru_cache(1000)(lambda address: Rate(*ADDRESS))
+        self.addresses = Rate(*ADDRESSES)
+
+    def key_in(self, cookies: bytes) -> str:
+        """The login or the browser's key that stands in there; "" for a stranger."""
+        logins = self.logins()
+        known = self.browsers if logins is None else logins
+        return next((key for found in KEYS.findall(cookies) if (key := found.decode()) in known), "")
+
+    def key_of(self, request: Request) -> str:
+        return self.key_in(request.headers.get("cookie", "").encode("latin-1"))
+
+    def lets_in(self, request: Request) -> bool:
+        """Whether the page has no login, or this request comes from one."""
+        return self.logins() is None or bool(self.key_of(request))
+
+    def new_key(self) -> str:
+        """A key for a browser that opens a page without a login; "" while there are enough. Who has no connection leaves its place."""
+        if self.logins() is not None:
+            return ""
+        if len(self.browsers) >= BROWSERS:
+            gone = next((key for key, connections in self.browsers.items() if not connections), "")
+            if not gone:
+                return ""
+            del self.browsers[gone]
+        key = secrets.token_hex(16)
+        self.browsers[key] = 0
+        return key
+
+    def take(self, head: bytes, key: str, address: str) -> bool:
+        method, path = head.split(b" ", 2)[:2] if head.count(b" ") > 1 else (b"", b"")
+        cost = FILE if method in (b"GET", b"HEAD") and path.partition(b"?")[0] not in (b"/", b"/config") else CALL
+        if key:
+            return self.page(key).takes(cost)
+        few = len(self.strangers) < STRANGERS
+        return few and self.address(address).takes(cost) and self.addresses.takes(cost)
+
+    def count(self, key: str, change: int) -> None:
+        if key in self.browsers:
+            self.browsers[key] += change
+
+
+def limit(server: Any, limits: Limits) -> None:
     """From now on connections to this uvicorn server are limited ones."""
-    server.config.http_protocol_class = type("LimitedHere", (Limited,), {"waiting": {}, "budget": budget})
+    server.config.http_protocol_class = type("LimitedHere", (Limited,), {"limits": limits})
+    server.config.limit_concurrency = AT_ONCE
 
 
 class Limited(H11Protocol):
-    """uvicorn's connection, which by itself ends only once it has answered a first request and hears no more."""
+    """uvicorn's connection, of which the head of each request is looked at before it is parsed."""
 
-    waiting: dict[Limited, asyncio.TimerHandle]  # of one server, the longest first
-    budget: Budget
+    limits: Limits
+    _head, _key = b"", ""
+    _patience: asyncio.TimerHandle | None = None
     _stalls: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._wait()
+        self._patience = self.loop.call_later(PATIENCE, transport.close)
+        self.limits.silent[self] = None
+        if len(self.limits.silent) > SILENT:
+            next(iter(self.limits.silent))._asks().close()
 
     def data_received(self, data: bytes) -> None:
-        wait = 0.0 if self.cycle else self._stranger_waits(data)
-        if not wait:
+        if self.transport.is_closing():
+            return
+        if self.conn.their_state is not h11.IDLE:  # of a request that was let in
             super().data_received(data)
-        elif not self.transport.is_closing():
-            self.transport.write(_refusal(wait))
+            return
+        self._head += data
+        if b"\r\n\r\n" not in self._head and len(self._head) <= LONGEST_HEAD:
+            return
+        head, self._head = self._head, b""
+        self._asks()
+        self._known_by(self.limits.key_in(head))
+        if not self.limits.take(head, self._key, self.client[0] if self.client else ""):
+            self.transport.write(REFUSAL)
             self.transport.close()
+            return
+        super().data_received(head)
+        if not self._key and self.cycle:
+            self.limits.strangers.add(self)
+            self.headers.append((b"connection", b"close"))
 
-    def _stranger_waits(self, data: bytes) -> float:
-        """Seconds for which the request of this head is refused to all without a cookie of this page, and it has none. A head
-        that arrived in parts is read as others are: its cookie may be still to come."""
-        method, _, rest = data.partition(b" ")
-        if self.server is None or b"\r\n\r\n" not in rest or cookie_at(self.server[1]).encode() in rest:
-            return 0.0
-        path = rest.partition(b" ")[0].partition(b"?")[0]
-        return self.budget.wait_of_strangers(method.decode("latin-1"), path.decode("latin-1"))
+    def _known_by(self, key: str) -> None:
+        self.limits.count(self._key, -1)
+        self.limits.count(key, 1)
+        self._key = key
+
+    def _asks(self) -> Any:
+        """It is waited for no longer; its transport."""
+        self.limits.silent.pop(self, None)
+        if self._patience:
+            self._patience.cancel()
+        return self.transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._wait_no_more()
-        self._stall_no_more()
+        self._asks()
+        self._known_by("")
+        self.limits.strangers.discard(self)
+        self._reads()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -63,46 +177,9 @@ class Limited(H11Protocol):
         self._stalls = self.loop.call_later(STALLED, self.transport.abort)
 
     def resume_writing(self) -> None:
-        self._stall_no_more()
+        self._reads()
         super().resume_writing()
 
-    def handle_events(self) -> None:
-        super().handle_events()
-        if self._is_asked():
-            self._wait_no_more()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if not self._is_asked():
-            self._wait()
-
-    def _is_asked(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
-    def _wait(self) -> None:
-        self._wait_no_more()
-        if self.transport.is_closing():
-            return
-        self.waiting[self] = self.loop.call_later(PATIENCE, self._end)
-        if len(self.waiting) > MOST:
-            next(iter(self.waiting))._end()
-
-    def _wait_no_more(self) -> None:
-        if timer := self.waiting.pop(self, None):
-            timer.cancel()
-
-    def _stall_no_more(self) -> None:
+    def _reads(self) -> None:
         if self._stalls:
             self._stalls.cancel()
-
-    def _end(self) -> None:
-        self._wait_no_more()
-        if self.transport.get_write_buffer_size():  # closing would wait until it is read
-            self.transport.abort()
-        else:
-            self.transport.close()
-
-
-def _refusal(wait: float) -> bytes:
-    head = f"HTTP/1.1 503 Busy\r\ncontent-type: application/json\r\ncontent-length: {len(BUSY)}\r\nretry-after: {math.ceil(wait)}"
-    return f"{head}\r\nconnection: close\r\n\r\n".encode() + BUSY

@@ -30,6 +30,13 @@ TEXTS = (
 SMALLEST = 1000
 LARGE = 100_000  # packed in another thread
 KEPT = 200
+KEPT_PAGES = 8
+ADDRESS_HEADERS = (
+    "host",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-gradio-server",
+)  # gradio.route_utils.get_request_origin
 HASHED = re.compile(r"/assets/.+-[A-Za-z0-9_-]{8,10}\.(js|css|woff2?|png|svg)$")
 PACKED_FILE = re.compile(r"/assets/page-[0-9a-f]{10}\.(js|css)$")
 FOREVER, A_DAY, ASK_FIRST = "public, max-age=31536000, immutable", "private, max-age=86400", "private, no-cache"
@@ -38,8 +45,12 @@ FOREVER, A_DAY, ASK_FIRST = "public, max-age=31536000, immutable", "private, max
 class Delivery:
     """ASGI middleware that packs texts, answers 304 where a browser has them already, and says how long they hold."""
 
-    def __init__(self, app: Any, kinds: Callable[[], frozenset[str]] = frozenset):
-        self.app, self.kinds = app, kinds  # kinds: of the components that the page has
+    def __init__(
+        self, app: Any, kinds: Callable[[], frozenset[str]] = frozenset, settled: Callable[[], bool] = lambda: False
+    ):
+        """kinds: of the components that the page has. settled: whether the page's HTML stays as it is."""
+        self.app, self.kinds, self.settled = app, kinds, settled
+        self._pages: OrderedDict[tuple[str | None, ...], tuple[Any, bytes]] = OrderedDict()
         self._packed: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -53,6 +64,10 @@ class Delivery:
                 began = {"type": "http.response.start", "status": 200, "headers": headers}
                 await self._deliver(scope, began, file[1], send)
                 return
+        page = _page_of(scope)
+        if kept := self._pages.get(page):
+            await self._deliver(scope, dict(kept[0]), kept[1], send)
+            return
         start: Any = None
         body = bytearray()
 
@@ -68,11 +83,19 @@ class Delivery:
                     whole = bytes(body)
                     if _is_page(scope, start):
                         whole = (await self._pack_of_page()).into(whole)
+                        self._keep(page, dict(start), whole)
                     await self._deliver(scope, start, whole, send)
                 return
             await send(message)
 
         await self.app(scope, receive, heard)
+
+    def _keep(self, page: tuple[str | None, ...], start: Any, whole: bytes) -> None:
+        """Gradio takes 80 ms to write the page, which is the same each time."""
+        if page and self.settled():
+            self._pages[page] = (start, whole)
+            while len(self._pages) > KEPT_PAGES:
+                self._pages.popitem(last=False)
 
     async def _deliver(self, scope: Any, start: Any, body: bytes, send: Any) -> None:
         asked, headers = Headers(scope=scope), MutableHeaders(scope=start)
@@ -107,6 +130,14 @@ class Delivery:
             while len(self._packed) > KEPT:
                 self._packed.popitem(last=False)
         return self._packed[key]
+
+
+def _page_of(scope: Any) -> tuple[str | None, ...]:
+    """What the page's HTML depends on: the address it is asked at, and whether somebody is logged in; () for other files."""
+    if scope["method"] != "GET" or scope["path"] != "/" or scope["query_string"]:
+        return ()
+    asked = Headers(scope=scope)
+    return (scope["scheme"], str(scope["logged_in"]), *(asked.get(name) for name in ADDRESS_HEADERS))
 
 
 def _is_page(scope: Any, start: Any) -> bool:

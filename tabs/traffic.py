@@ -1,4 +1,4 @@
-"""How much the page takes at once: requests, tries to log in, uploads. What asks for more gets a plain answer at once."""
+"""What a request may bring: tries to log in, messages, uploads. What asks for more gets a plain answer at once."""
 
 from __future__ import annotations
 
@@ -17,17 +17,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from core.record.units import size_words
-from tabs.budget import Budget
-from tabs.visitors import Visitors
+from tabs.connections import Limits
 
-AT_ONCE = 48  # requests that are answered at the same time
-STRANGERS = 16  # of them, those of strangers: not logged in, or of no browser that has opened the page
-UPLOADS = 16  # of them, uploads, which may take long
 SILENCE = 20.0  # seconds without a byte of a message that is still arriving
 ARRIVAL = 60.0  # seconds until a message that is no upload has arrived
 MOST_LOGIN = 16 << 10  # bytes
-STREAMS = 256  # connections that stay open: one for each browser, and its uploads
-STRANGE_STREAMS = 64  # of them, those of strangers
 OPEN_ENDED = ("/gradio_api/heartbeat/", "/gradio_api/upload_progress")
 LOGIN = "/login"
 UPLOAD = "/gradio_api/upload"
@@ -35,41 +29,27 @@ MOST_MESSAGE = 8 << 20  # bytes of a message that is no upload
 MOST_SHARED = 4 << 30  # bytes of one upload to a shared page
 MOST_SHARED_HOUR = 16 << 30  # bytes that one address uploads in an hour
 SPARE = 1 << 30  # bytes that stay free on the disk
-BUSY = b'{"detail": "The page is busy. Try again in a moment.", "error": "The page is busy. Try again in a moment."}'
 
 
 @dataclass
-class Tries:
-    """Tries to log in. Each counts as failed until it has succeeded, so that many at once do not slip through."""
+class Delays:
+    """How long the next try to log in from an address waits. Each counts as failed until it has succeeded, so that many at
+    once do not slip through. The right password is never refused: who fails behind the same share link only delays it."""
 
-    most: int = 10  # failures of one address within `window` seconds
-    most_of_all: int = 200  # of all together: from then on each waits the longest
-    window: float = 900.0
-    longest: float = 8.0
+    longest: float = 4.0
+    forgotten: float = 900.0
     clock: Callable[[], float] = time.monotonic
-    _failed: dict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
+    _failed: dict[str, tuple[int, float]] = field(default_factory=dict)  # how often, and when last
 
-    def begin(self, address: str) -> float | None:
-        """Seconds to wait before the password is looked at; None: not now."""
+    def begin(self, address: str) -> float:
         now = self.clock()
-        for known in [each for each, times in self._failed.items() if not times or times[-1] < now - self.window]:
-            del self._failed[known]
-        mine = self._failed[address]
-        while mine and mine[0] < now - self.window:
-            mine.popleft()
-        if len(mine) >= self.most:
-            return None
-        wait = min(0.25 * 2 ** len(mine), self.longest) if mine else 0.0
-        many = sum(len(times) for times in self._failed.values()) >= self.most_of_all
-        mine.append(now)
-        return self.longest if many else wait
+        self._failed = {each: kept for each, kept in self._failed.items() if kept[1] > now - self.forgotten}
+        failed = self._failed.get(address, (0, now))[0]
+        self._failed[address] = (failed + 1, now)
+        return min(0.25 * 2 ** min(failed, 9), self.longest) if failed else 0.0
 
     def succeeded(self, address: str) -> None:
         self._failed.pop(address, None)
-
-    def retry_after(self, address: str) -> int:
-        times = self._failed.get(address)
-        return max(1, round(times[0] + self.window - self.clock())) if times else 1
 
 
 class GivenUp(Exception):
@@ -85,7 +65,7 @@ class TooSlow(GivenUp):
 
 
 class Traffic:
-    """ASGI middleware behind the gate."""
+    """ASGI middleware behind the gate. How many requests come, connections.py limits."""
 
     def __init__(
         self,
@@ -93,98 +73,47 @@ class Traffic:
         folder: Path,
         *,
         shared: bool,
-        tries: Tries | None = None,
+        limits: Limits,
+        delays: Delays | None = None,
         say: Callable[[str], Any] = print,
-        budget: Budget | None = None,
-        logged_in: Callable[[Request], bool] = lambda request: True,
     ):
         self.app, self.folder, self.shared, self.say = app, folder, shared, say
-        self._logged_in, self.visitors = logged_in, Visitors()
-        self.tries, self.budget = tries or Tries(), budget or Budget()
-        self._now = self._strangers = self._uploads = self._open = self._strange_open = 0
+        self.limits, self.delays = limits, delays or Delays()
         self._uploaded: dict[str, deque[list[float]]] = defaultdict(deque)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path, request = scope["path"], Request(scope)
-        logged_in, browser = self._logged_in(request), self.visitors.of(request)
-        if not logged_in and _needs_login(scope["method"], path):  # before a byte of what they send is read
+        path, posts = scope["path"], scope["method"] == "POST"
+        key, closed = self.limits.key_of(Request(scope)), self.limits.logins() is not None
+        streams = path.startswith(OPEN_ENDED)
+        scope["logged_in"] = bool(key) or not closed
+        if not key and (streams or (closed and _needs_login(scope["method"], path))):  # before a byte of it is read
             await _refuse(401, "Not authenticated", None)(scope, receive, send)
-            return
-        strange = not (logged_in and (browser or self.shared))
-        who = _address(scope) if strange or not browser else browser
-        wait = self.budget.wait(scope["method"], path, who, not strange and self.visitors.is_senior(browser))
-        if wait:
-            await _busy(send, wait)
-            return
-        if path.startswith(OPEN_ENDED):
-            await self._stream(scope, receive, send, strange, browser)
-            return
-        logs_in = path.rstrip("/") == LOGIN and scope["method"] == "POST"
-        if logs_in and not await self._may_try(scope, receive, send):  # who waits for a login takes no place of others
-            return
-        uploads = path.rstrip("/") == UPLOAD and scope["method"] == "POST"
-        if self._now >= AT_ONCE or (strange and self._strangers >= STRANGERS) or (uploads and self._uploads >= UPLOADS):
-            await _busy(send, 2)
-            return
-        if path == "/" and logged_in and not browser:
-            send = _with_cookie(send, self.visitors.new(request))
-        self._now += 1
-        self._strangers += strange
-        self._uploads += uploads
-        try:
-            if logs_in:
-                await self._login(scope, receive, send)
-            elif uploads:
-                await self._upload(scope, receive, send)
-            else:
-                await self._answer(scope, receive, send, MOST_MESSAGE)
-        finally:
-            self._now -= 1
-            self._strangers -= strange
-            self._uploads -= uploads
-
-    async def _stream(self, scope: Any, receive: Any, send: Any, strange: bool, browser: str) -> None:
-        if self._open >= STREAMS or (strange and self._strange_open >= STRANGE_STREAMS):
-            await _refuse(503, "The page has too many visitors right now.", 10)(scope, receive, send)
-            return
-        self._open += 1
-        self._strange_open += strange
-        try:
+        elif streams:
             await self.app(scope, receive, send)
-        finally:
-            self._open -= 1
-            self._strange_open -= strange
-            if not strange:
-                self.visitors.leave(browser)
-
-    async def _may_try(self, scope: Any, receive: Any, send: Any) -> bool:
-        """Wait as long as this address has to; False, and answered, where it may not try now."""
-        who = self._who(scope)
-        wait = self.tries.begin(who)
-        if wait is None:
-            after = self.tries.retry_after(who)
-            words = f"Too many failed logins. Try again in {after // 60 + 1} minutes."
-            await _refuse(429, words, after)(scope, receive, send)
-            return False
-        await asyncio.sleep(wait)
-        return True
-
-    def _who(self, scope: Any) -> str:
-        """A browser that was logged in before, whose tries those of others at its address do not use up; or the address."""
-        return self.visitors.of(Request(scope)) or _address(scope)
+        elif posts and path.rstrip("/") == LOGIN:
+            await self._login(scope, receive, send)
+        elif posts and path.rstrip("/") == UPLOAD:
+            await self._upload(scope, receive, send)
+        else:
+            if path == "/" and not key and (new := self.limits.new_key()):
+                send = _with_cookie(send, f"atelier-{scope['server'][1]}={new}; Path=/; HttpOnly; SameSite=Lax")
+            await self._answer(scope, receive, send, MOST_MESSAGE)
 
     async def _login(self, scope: Any, receive: Any, send: Any) -> None:
+        address = _address(scope)
+
         async def heard(message: Any) -> None:
             if message["type"] == "http.response.start":
                 if message["status"] < 400:
-                    self.tries.succeeded(self._who(scope))
+                    self.delays.succeeded(address)
                 else:
-                    self.say(f"{time.strftime('%H:%M:%S')}  A login from {_address(scope)} failed.")
+                    self.say(f"{time.strftime('%H:%M:%S')}  A login from {address} failed.")
             await send(message)
 
+        await asyncio.sleep(self.delays.begin(address))
         await self._answer(scope, receive, heard, MOST_LOGIN)
 
     async def _upload(self, scope: Any, receive: Any, send: Any) -> None:
@@ -256,8 +185,8 @@ def _address(scope: Any) -> str:
 
 
 def _needs_login(method: str, path: str) -> bool:
-    """What only takes room while nobody is logged in: messages, but for the login itself, and open streams."""
-    return path.startswith(OPEN_ENDED) or (method not in ("GET", "HEAD") and path.rstrip("/") != LOGIN)
+    """Messages, but for the login itself: they only take room while nobody is logged in."""
+    return method not in ("GET", "HEAD") and path.rstrip("/") != LOGIN
 
 
 def _with_cookie(send: Any, cookie: str) -> Any:
@@ -267,14 +196,6 @@ def _with_cookie(send: Any, cookie: str) -> Any:
         await send(message)
 
     return sent
-
-
-async def _busy(send: Any, wait: float) -> None:
-    """The cheapest answer that there is: many of them must not slow what runs."""
-    length, after = str(len(BUSY)).encode(), str(math.ceil(wait)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", length), (b"retry-after", after)]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": BUSY})
 
 
 def _refuse(status: int, words: str, retry_after: int | None) -> JSONResponse:

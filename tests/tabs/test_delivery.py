@@ -124,3 +124,32 @@ def test_files_that_are_not_as_known_leave_the_page_as_it_is(tmp_path):
     page = b"<script>x</script>"
     assert frontend.pack(KINDS, tmp_path / "assets").into(page) == page
     assert frontend.pack(KINDS).into(page) == page
+
+
+def test_the_page_is_written_once_for_each_address_and_for_those_with_and_without_a_login(
+    tmp_path_factory, served, monkeypatch
+):
+    import gradio.routes as routes
+    from page_server import Served
+
+    written, whole = [], routes.templates.TemplateResponse
+
+    def counted(*rest, **more):
+        written.append(more["context"]["config"].get("auth_required", False))
+        return whole(*rest, **more)
+
+    monkeypatch.setattr(routes.templates, "TemplateResponse", counted)
+    host = f"localhost:{served.blocks.server_port}"
+    first = ask(served, "GET", "/", Host=host)[1]
+    assert ask(served, "GET", "/", Host=host)[1] == first and len(written) <= 1
+    assert ask(served, "GET", "/")[1] != first, "its addresses name the host"
+    page = Served(tmp_path_factory.mktemp("written"), shared=True, auth=("mira", "secret"))
+    try:
+        page.blocks.app.tokens["token"] = "mira"
+        cookie = f"access-token-unsecure-{page.blocks.app.cookie_id}=token"
+        written.clear()
+        pages = [ask(page, "GET", "/", **more)[1] for more in ({}, {"Cookie": cookie}) * 2]
+        assert pages[:2] == pages[2:] and b"auth_required" in pages[0] and b"auth_required" not in pages[1]
+        assert written == [True, False]
+    finally:
+        page.close()
