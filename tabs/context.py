@@ -63,6 +63,7 @@ class Page:
     troubles: set[str] = field(default_factory=set)  # faults of our own that were told already
     run_list: tuple[float, list[dict[str, str]]] = (0.0, [])
     run_jobs: dict[str, Any] = field(default_factory=dict)  # settings of runs that Monitor shows
+    job_images: dict[str, list[str]] = field(default_factory=dict)  # of jobs that have ended, by id
     ticks: dict[str, float] = field(default_factory=dict)  # tab -> seconds between its ticks
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)

@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from core.engine.queue import lane_of
+from core.engine.queue import KEPT_ENDED, lane_of
 from core.record.problems import ProblemsError
+from core.tasks import tasks
 from tabs.browsers import Browser, whole
 from tabs.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.generate_form import draw_with
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
-SHOWN_ENDED = 5
+SHOWN_ENDED = 20
+SHOWN_IMAGES = 4  # of a job that has ended
+LEADS = {"train": "Train", "probe": "Train", "prepare": "Train", "generate": "Generate", "class_images": "Dataset"}
 WORST = 40  # images in the table of those that train worst
 RUNS_SECONDS = 5.0
 SAMPLE_SIZE = 256
@@ -50,9 +53,6 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     except ProblemsError as error:
         return found | {"run": None, "gone": [problem.to_dict() for problem in error.problems]}
     found["run"] = head(page, name, facts)
-    if facts["state"] == "failed":  # its error stands above
-        for row in found["queue"]["entries"]:
-            row["message"] = "" if row["run"] == name else row["message"]
     found["loss"] = loss_series(facts["loss"]) | {"saves": facts["saves"], "total": facts["total"], "run": name}
     found["loss"] |= {"validation": validation_points(facts.get("measured", facts.get("validation", [])))}
     best = facts.get("best")
@@ -79,8 +79,7 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
 def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
     """The training that is next and has no folder yet: the last run is not shown in its place. None where another job is
     at work, which is shown itself, or nothing begins."""
-    going = [row for row in queue["entries"] if row["state"] in ("running", "waiting")]
-    first = going[0] if going else None
+    first = queue["entries"][0] if queue["entries"] else None
     waits = first is not None and first["state"] == "waiting" and queue["paused"]
     if first is None or first["task"] != "train" or first["run"] or waits:
         return None
@@ -198,25 +197,34 @@ def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def queue(page: Page) -> dict[str, Any]:
-    """Running and waiting jobs of the device in order, then the latest ended ones. Tools shows those beside it."""
+    """Running and waiting jobs of the device in order, and those that have ended, without the trainings that Runs lists. Tools
+    shows jobs beside the device."""
     entries = [entry for entry in page.engine.queue() if lane_of(entry.task) == "device"]
-    going = [entry for entry in entries if entry.state == "running"] + [
-        entry for entry in entries if entry.state == "waiting"
-    ]
-    ended = [entry for entry in entries if entry.state not in ("running", "waiting")][-SHOWN_ENDED:]
-    latest = {
-        entry.run: entry.id for entry in entries if entry.run
-    }  # a run that was continued is no longer interrupted
+    going = [entry for entry in entries if entry.state == "running"]
+    going += [entry for entry in entries if entry.state == "waiting"]
+    ended = [entry for entry in entries if entry not in going and not (entry.task == "train" and entry.run)]
     job, waits = page.engine.status()["job"], page.engine.waits()
     shown = [
-        _row(entry)
-        | {
-            "continuable": _continuable(entry, latest),
-            "doing": waits[entry.id].words if entry.id in waits else _doing(entry, job),
-        }
-        for entry in [*going, *reversed(ended)]
+        _row(entry) | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)} for entry in going
     ]
-    return {"paused": page.engine.queue_paused, "entries": shown}
+    latest = [_row(entry) | _led_to(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
+    return {"paused": page.engine.queue_paused, "entries": shown, "ended": latest}
+
+
+def _led_to(page: Page, entry: Any) -> dict[str, Any]:
+    """Where a job that has ended led to: its tab, and its last images."""
+    if entry.id not in page.job_images:
+        try:
+            made = page.engine.progress(entry.id)["images"] if entry.run else []
+        except ProblemsError:  # its folder made room for newer ones
+            made = []
+        page.job_images = dict(list(page.job_images.items())[-50:]) | {entry.id: made[-SHOWN_IMAGES:]}
+    images = [path for path in page.job_images[entry.id] if Path(path).is_file()]
+    card = tasks()[entry.task].card if entry.task in tasks() else None
+    return {
+        "tab": LEADS.get(entry.task, card.tab if card else ""),
+        "images": [{"small": page.thumb_url(path, SMALL_SIZE), "whole": page.file_url(path)} for path in images],
+    }
 
 
 def _doing(entry: Any, job: dict[str, Any] | None) -> str:
@@ -226,13 +234,11 @@ def _doing(entry: Any, job: dict[str, Any] | None) -> str:
     return training_words(job) if entry.task == "train" else str(job.get("stage") or "")
 
 
-def _continuable(entry: Any, latest: dict[str, str]) -> bool:
-    return entry.task == "train" and entry.state == "interrupted" and latest.get(entry.run) == entry.id
-
-
 def _row(entry: Any) -> dict[str, Any]:
     facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
-    return {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")}
+    kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
+    named = "" if entry.title.startswith(kind) else kind
+    return {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")} | {"kind": named}
 
 
 def run_names(page: Page) -> list[dict[str, str]]:
@@ -295,6 +301,9 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
         engine.cancel(entry)
     elif name == "move":
         engine.move(entry, whole(data.get("position")))
+    elif name == "forget":
+        given = data.get("entries")
+        engine.forget([str(each) for each in given[:KEPT_ENDED]] if isinstance(given, list) else [])
     elif name == "continue":
         engine.continue_run(run)
     elif name == "pause_queue":

@@ -36,10 +36,10 @@ element.addEventListener('click', async (event) => {
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
-    gr.HTML(piece("queue"), elem_id="runs-queue", apply_default_css=False)
     copy = board("runs-copy", script=runs_copy.KEYS)
     main = board("runs-main", "<p class='hint'>Reading the runs</p>", script=COPY)
     gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
+    gr.HTML(piece("queue").replace("<details", "<details open"), elem_id="runs-queue", apply_default_css=False)
     page.pulse_parts.append(Comparisons(page).parts)
     page.commands["look"] = lambda data, browser: None  # nothing but the answer with what is asked for now
     seen, place = gr.State({}), gr.State({})

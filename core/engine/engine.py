@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,10 @@ class Engine:
     def queue(self) -> list[QueueEntry]:
         return self._queue.entries()
 
+    def forget(self, entry_ids: Collection[str]) -> None:
+        """Take jobs that have ended out of the list; what they made stays."""
+        self._queue.forget(entry_ids)
+
     def waits(self) -> dict[str, Wait]:
         """{id of a waiting job: what it waits for}."""
         return waits(self.queue(), self._pace, paused=self._queue.paused, lent_to=self.lent_to)
@@ -290,7 +294,7 @@ class Engine:
             else:
                 state, words = execute(entry.task, job, folder, self.workspace, device, **heard)
         kept = {"job": parse(folder.job(), folder.name).values} if lane == "downloads" else {}  # without the link's key
-        self._queue.change(entry.id, state=_queue_state(state), message=words.what if words else "", **kept)
+        self._queue.change(entry.id, state=state, message=words.what if words else "", **kept)
         if words is not None and words.poisoned:
             self._restart(words)
 
@@ -541,10 +545,6 @@ class Engine:
                 "eta_seconds": view.seconds_left if view.total else 0.0,
             }
         return facts
-
-
-def _queue_state(state: str) -> str:
-    return {"done": "done", "stopped": "cancelled", "failed": "failed"}.get(state, state)
 
 
 def _with_fixes(error: ProblemsError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ KEPT_ENDED = 50
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """A job in the queue. `job` holds its settings as plain values; `run` names its folder once it has one."""
+    """A job in the queue. `job` holds its settings as plain values; `run` names its folder once it has one. `state`: as of a
+    run, "waiting" before it, and "cancelled" for one that was taken out before it began."""
 
     id: str
     task: str
@@ -136,6 +138,14 @@ class Queue:
                 return False
             self.change(identity, state="cancelled")
             return True
+
+    def forget(self, identities: Collection[str]) -> None:
+        """Drop jobs that have ended."""
+        with self._lock:
+            kept = [each for each in self._entries if each.id not in identities or each.state in ("waiting", "running")]
+            if len(kept) < len(self._entries):
+                self._entries = kept
+                self._write()
 
     def move(self, identity: str, position: int) -> None:
         """Put a waiting job at `position` among those that wait for the same lane, 0 first."""

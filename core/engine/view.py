@@ -235,6 +235,7 @@ class RunView:
                 "total": self.counted[1],
                 "lines": self.result.get("lines") or [entry["text"] for entry in said if entry["level"] != "error"],
                 "facts": self.result.get("facts", {}),
+                "images": [each["file"] for each in self.images_drawn],
                 "problems": [{"what": self.message, "fix": self.fix}, *wrong]
                 if state == "failed" and self.message
                 else [],

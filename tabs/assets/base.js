@@ -316,9 +316,35 @@
     panel.dataset.undo = said.undo || "";
     panel.hidden = false;
     if (said.go && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
+    aside();
+    setTimeout(aside, 300);  // another tab may be open by then
     const toRead = kind === "error" || said.undo || said.link || said.open || listed || (said.notes && said.notes.length);
-    if (!toRead) sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 15000 : 6000);
+    if (!toRead) sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 15000 : 5000);
   };
+  /** A message that is no error covers no field and no button: it stands in the first free place from its own one, then upwards; where
+      a narrow window is full of them, rather over the page's head than over a field. */
+  const FIELDS = ".field, .form, label, textarea, input, select, #start, #header-stop";
+  const aside = () => {
+    const place = atelier.byId("said-place"), panel = atelier.byId("said"), error = panel.classList.contains("error");
+    if (panel.hidden) return;
+    place.classList.toggle("aside", !error);
+    if (error) return place.removeAttribute("style");
+    const frees = [FIELDS + ", " + atelier.CONTROLS, FIELDS].map((kinds) => {
+      const taken = [...document.querySelectorAll(kinds)].filter((node) => !place.contains(node)).map((node) => node.getBoundingClientRect())
+        .filter((box) => box.width && box.bottom > 0 && box.top < innerHeight);
+      return (x, y, width, height) => !taken.some((box) => box.left < x + width && box.right > x && box.top < y + height && box.bottom > y);
+    });
+    const now = place.getBoundingClientRect();
+    if (place.style.top && now.bottom <= innerHeight && frees[0](now.x, now.y, now.width, now.height)) return;
+    place.removeAttribute("style");
+    const {left, width, height} = place.getBoundingClientRect(), right = document.documentElement.clientWidth - width - 12;
+    for (const free of frees)
+      for (let y = innerHeight - height - 12; y > 0; y -= 12)
+        for (let x = left; x <= right; x += 24)
+          if (free(x, y, width, height)) return Object.assign(place.style, {left: `${x}px`, top: `${y}px`, right: "auto", bottom: "auto"});
+  };
+  addEventListener("scroll", () => requestAnimationFrame(aside), {passive: true});
+  addEventListener("resize", aside);
 
   parts.said = (said) => atelier.say(said);
 

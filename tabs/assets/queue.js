@@ -1,36 +1,48 @@
 "use strict";
-/* The queue on Monitor and on Runs: what runs, what waits in which order, what ended last. */
+/* The queue on Monitor and on Runs: what runs, what waits in which order, and what has ended beside the trainings. */
 (() => {
-  const atelier = window.atelier, {h, text, slot} = atelier;
-  const STATES = {cancelled: "stopped"};
-  const TASKS = {probe: "test of two batches", train: "training", generate: "images", prepare: "preparing", caption: "captions", tool: "tool", class_images: "regularization images"};
+  const atelier = window.atelier, {h, text, show, slot} = atelier;
   const act = (name, more, run) => (event) => { event.currentTarget.disabled = true; if (run) atelier.stay(run); atelier.command(name, {...more, ask: atelier.ask()}); };
   /** What an entry does not offer keeps its place: a click on Cancel that comes late must not stop what has begun. */
   const button = (offered, words, label, name, more, off, run) => {
-    const made = h("button", {type: "button", class: "btn small quiet", "data-entry": more.entry || more.run, "aria-label": label, title: label, disabled: off, onclick: act(name, more, run)}, words);
+    const made = h("button", {type: "button", class: "btn small quiet", "data-entry": more.entry || more.entries, "aria-label": label, title: label, disabled: off, onclick: act(name, more, run)}, words);
     slot(made, offered);
     return made;
   };
+  const head = (entry, leads) => [h("span", {class: "chip"}, entry.state), entry.kind ? h("span", {class: "kind"}, entry.kind) : null,
+    leads ? h("a", {href: leads}, atelier.parted(entry.title)) : h("span", {class: "title"}, atelier.parted(entry.title))];
   const row = (entry, place, waiting) => h("li", {class: `state-${entry.state}`},
-    h("span", {class: "chip"}, STATES[entry.state] || entry.state),
-    entry.run && entry.task === "train" ? h("a", {href: `#Monitor/${encodeURIComponent(entry.run)}`}, atelier.parted(entry.title)) : h("span", {class: "title"}, atelier.parted(entry.title)),
+    head(entry, entry.run && entry.task === "train" ? `#Monitor/${encodeURIComponent(entry.run)}` : ""),
     h("span", {class: "hint"}), h("span", {class: "grow"}),
-    h("span", {class: "slots"}, button(entry.continuable, "Resume training", `Resume training ${entry.title}`, "continue", {run: entry.run}),
+    h("span", {class: "slots"},
       button(place >= 0, "Up", `Move ${entry.title} up`, "move", {entry: entry.id, position: place - 1}, place === 0),
       button(place >= 0, "Down", `Move ${entry.title} down`, "move", {entry: entry.id, position: place + 1}, place === waiting - 1),
       button(place >= 0, "Cancel", `Cancel ${entry.title}`, "cancel", {entry: entry.id}),
       button(entry.state === "running", "Stop", `Stop ${entry.title}`, "cancel", {entry: entry.id}, false, entry.run)));
+  const endedRow = (entry) => h("li", {class: `state-${entry.state}`}, head(entry, entry.tab ? `#${entry.tab}` : ""),
+    h("span", {class: "hint"}, entry.message), h("span", {class: "grow"}),
+    entry.images.map((image) => h("a", {class: "small-image", href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: `Image of ${entry.title}`, loading: "lazy", width: 40, height: 40}))),
+    button(true, "Clear", `Clear ${entry.title}`, "forget", {entries: [entry.id]}));
 
-  atelier.parts.queue = ({paused, entries}) => {
+  /** Draw a list anew only where it has changed, so that the keyboard keeps its place. */
+  const fill = (list, entries, made, none) => {
+    const key = JSON.stringify(entries.map((entry) => ({...entry, doing: ""})));
+    if (list.dataset.key !== key) list.replaceChildren(...(entries.length ? entries.map(made) : none ? [h("li", {class: "none"}, none)] : []));
+    list.dataset.key = key;
+  };
+
+  atelier.parts.queue = ({paused, entries, ended}) => {
     const waiting = entries.filter((entry) => entry.state === "waiting");
-    const said = (entry) => [TASKS[entry.task] || entry.task, entry.doing || entry.message].filter(Boolean).join(": ");
     for (const card of document.querySelectorAll(".queue-card")) {
-      /* Runs has a row for each training that has ended. */
-      const shown = card.closest("#runs-queue") ? entries.filter((entry) => !entry.run || entry.task !== "train" || ["running", "waiting"].includes(entry.state)) : entries;
-      const list = card.querySelector(".queue"), key = JSON.stringify(shown.map((entry) => ({...entry, doing: ""})));
-      if (list.dataset.key !== key) list.replaceChildren(...(shown.length ? shown.map((entry) => row(entry, waiting.indexOf(entry), waiting.length)) : [h("li", {class: "none"}, "The queue is empty.")]));
-      list.dataset.key = key;
-      shown.forEach((entry, n) => text(list.children[n].querySelector(".hint"), said(entry)));
+      const list = card.querySelector(".queue-now"), fold = card.querySelector(".ended");
+      fill(list, entries, (entry) => row(entry, waiting.indexOf(entry), waiting.length), "The queue is empty.");
+      entries.forEach((entry, n) => text(list.children[n].querySelector(".hint"), entry.doing));
+      show(fold, ended.length > 0);
+      text(fold.querySelector("summary .hint"), String(ended.length));
+      fill(fold.querySelector(".queue"), ended, endedRow);
+      const clear = fold.querySelector(".queue-clear");
+      clear.disabled = false;
+      clear.onclick = act("forget", {entries: ended.map((entry) => entry.id)});
       const words = card.querySelector(".queue-words"), pause = card.querySelector(".queue-pause");
       text(words, paused ? "Paused: waiting jobs do not start." : waiting.length ? `${waiting.length} waiting` : "");
       words.classList.toggle("warning", paused);

@@ -147,7 +147,7 @@ def test_a_running_job_stops_when_cancelled_and_a_waiting_one_never_begins(engin
     assert not engine.status()["job"]["stopping"]
     engine.cancel(first)
     assert (engine.status()["job"] or {"stopping": True})["stopping"], "said at once, before the job has seen it"
-    until(lambda: states(engine) == ["cancelled", "cancelled"])
+    until(lambda: states(engine) == ["stopped", "cancelled"])
     assert [run.state for run in engine.runs()] == ["stopped"]
 
 
@@ -490,7 +490,7 @@ def test_a_stop_in_a_jobs_first_moments_counts(engine, monkeypatch):
     assert reached.wait(120)
     engine.cancel(first)
     go_on.set()
-    until(lambda: states(engine) == ["cancelled"])
+    until(lambda: states(engine) == ["stopped"])
 
 
 def test_the_queue_goes_on_after_the_disk_was_full_for_a_while(engine, monkeypatch):

@@ -107,7 +107,7 @@ class FakeEngine:
         if self._is_beside(entry_id):
             return self.beside.progress(entry_id)
         entry = next(entry for entry in self.queue() if entry.id == entry_id)
-        nothing = {"text": "", "done": 0, "total": 0, "lines": [], "facts": {}, "problems": []}
+        nothing = {"text": "", "done": 0, "total": 0, "lines": [], "facts": {}, "problems": [], "images": []}
         return nothing | {"run": entry.run, "state": entry.state}
 
     def waits(self) -> dict[str, Wait]:
@@ -133,6 +133,11 @@ class FakeEngine:
             waiting = [other for other in self._entries if other.state == "waiting" and other.id != entry_id]
             waiting.insert(max(0, min(position, len(waiting))), entry)
             self._entries = [other for other in self._entries if other.state != "waiting"] + waiting
+
+    def forget(self, entry_ids) -> None:
+        with self._lock:
+            over = {entry.id for entry in self._entries if entry.state not in ("waiting", "running")}
+            self._entries = [entry for entry in self._entries if entry.id not in over & set(entry_ids)]
 
     def cancel(self, entry_id: str) -> None:
         if self._is_beside(entry_id):
@@ -183,7 +188,7 @@ class FakeEngine:
             self._now = run
             self._run(run)
             self._now = None
-            self._change(entry.id, state={"done": "done", "stopped": "cancelled"}.get(run.state, run.state))
+            self._change(entry.id, state=run.state)
 
     def _new_run(self, entry: Entry) -> Run:
         name = f"20250101-12{len(self._runs):02d}00_{entry.title}"

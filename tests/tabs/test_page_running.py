@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import pytest
 from playwright.sync_api import expect
 from test_page_train import until
 
 from core import tasks
+from tests.selection import slow_unless
 
 WAITS = re.compile(r"\bfox\b.*\d:\d\d")  # the name of what is waited for, and the time left of it
 
@@ -149,4 +151,63 @@ def test_a_disabled_button_has_no_accent_color_on_any_tab(visit, served):
         for button in tab.locator("#run-actions > :disabled:not(.off)").all()
     ]
     assert colors and accent not in colors
+    assert window.errors == []
+
+
+@pytest.mark.parametrize("width", slow_unless((390).__eq__, [390, 800, 1400, 1920]))
+def test_a_success_leaves_after_five_seconds_and_covers_no_field(visit, width):
+    window = visit()
+    window.tab.set_viewport_size({"width": width, "height": 900})
+    for place in ("Train", "Generate", "Dataset"):
+        tab = window.open(place)
+        tab.evaluate(SAY)
+        expect(tab.locator("#said")).to_be_visible()
+        tab.wait_for_timeout(500)
+        assert tab.evaluate(COVERED) == [], place
+        box = tab.locator("#said").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 900
+    tab.locator("#said").wait_for(state="hidden")
+    assert 4500 < tab.evaluate("Date.now() - window.at") < 15000
+    assert window.errors == []
+
+
+SAY = """() => {
+  atelier.say({id: `x${Math.random()}`, kind: 'done', text: 'The settings of the run were loaded.'});
+  window.at = Date.now();
+}"""
+COVERED = """() => {
+  const said = document.querySelector('#said').getBoundingClientRect();
+  return [...document.querySelectorAll('.field, .form, label, input, textarea, select, #start, #enqueue')].filter((node) => {
+    const box = node.getBoundingClientRect();
+    return box.width && box.left < said.right && box.right > said.left && box.top < said.bottom && box.bottom > said.top;
+  }).map((node) => node.id || node.className);
+}"""
+
+
+def test_finished_jobs_stand_below_the_trainings_lead_somewhere_and_are_cleared(visit, served):
+    engine = served.engine
+    engine.forget([entry.id for entry in engine.queue()])
+    engine.step_seconds = 0.01
+    start(engine, served.page, "trained")
+    assert until(lambda: [entry.state for entry in engine.queue()] == ["done"])
+    engine.pause_queue()
+    one = engine.submit("prepare", served.page.project.job, title="prepared")
+    two = engine.submit("train", served.page.project.job, title="never_began")
+    engine.cancel(one)
+    engine.cancel(two)
+    window = visit()
+    tab = window.open("Runs")
+    trainings, others = tab.locator("#runs-main table.runs"), tab.locator("#runs-queue .ended li")
+    expect(others).to_have_count(2)
+    expect(trainings).to_contain_text("trained")
+    assert trainings.bounding_box()["y"] < others.first.bounding_box()["y"]
+    expect(tab.locator("#runs-queue li.state-cancelled")).to_have_count(2)
+    expect(tab.locator("#runs-queue .ended .chip").first).to_have_text("cancelled")
+    expect(others.filter(has_text="prepared").locator("a")).to_have_attribute("href", "#Train")
+    tab.get_by_role("button", name="Clear never_began").click()
+    expect(others).to_have_count(1)
+    tab.locator("#runs-queue .queue-clear").click()
+    expect(tab.locator("#runs-queue .ended")).to_be_hidden()
+    assert [entry.title for entry in engine.queue()] == ["trained"]  # a training stands in Runs
     assert window.errors == []

@@ -95,7 +95,7 @@ def test_it_pauses_resumes_and_stops_at_its_checks(engine, folder):
     engine.command(run, "resume")
     wait_until(lambda: engine.progress(identity)["state"] == "running")
     engine.cancel(identity)
-    assert ended(engine, identity)["state"] == "cancelled"
+    assert ended(engine, identity)["state"] == "stopped"
 
 
 def test_it_stops_when_the_program_that_started_it_is_gone(tmp_path, folder):
