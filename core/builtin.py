@@ -20,23 +20,28 @@ METADATA = Card("metadata", "Fine-tuning metadata", "Captions of many images in 
 
 
 def _of_training(name: str, title: str, about: str, job: type[TrainJob], **more: Any) -> None:
-    register(Task(name, title, about, job, later("core.engine.trainings", name), **more))
+    register(Task(name, title, about, job, later("core.engine.trainings", name), takes="dataset.folder", **more))
 
 
-def _file_tool(name: str, settings: type[Settings], title: str, about: str, button: str, **more: Any) -> None:
+def _file_tool(
+    name: str, settings: type[Settings], title: str, about: str, button: str, takes: str = "file", **more: Any
+) -> None:
     run, check = later("core.tools.files", name), later("core.tools.files", f"check_{name}")
-    register(tool(name, settings, run, title=title, about=about, check=check, button=button, **more))
+    register(tool(name, settings, run, title=title, about=about, check=check, button=button, takes=takes, **more))
 
 
 def _image_tool(name: str, settings: type[images.FolderSettings], title: str, about: str, **more: Any) -> None:
     run, check = later("core.tools.image_tools", name), later("core.tools.images", "what_would_be_made")
-    register(tool(name, settings, run, title=title, about=about, check=check, card=IMAGES, button=title, **more))
+    given: dict[str, Any] = {"card": IMAGES, "button": title, "takes": "folder"}
+    register(tool(name, settings, run, title=title, about=about, check=check, **given, **more))
 
 
-def _metadata_tool(name: str, module: str, settings: type[Settings], title: str, about: str, button: str) -> None:
+def _metadata_tool(
+    name: str, module: str, settings: type[Settings], title: str, about: str, button: str, takes: str
+) -> None:
     run, check = later(f"core.tools.{module}", name), later(f"core.tools.{module}", f"check_{name}")
     given: dict[str, Any] = {"card": METADATA, "button": button, "reads": lambda asked: asked.preview is not None}
-    register(tool(name, settings, run, title=title, about=about, check=check, under="caption", **given))
+    register(tool(name, settings, run, title=title, about=about, check=check, under="caption", takes=takes, **given))
 
 
 _of_training("train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, pauses=True)
@@ -50,6 +55,7 @@ register(
         GenerateJob,
         later("core.generation.run", "run_task"),
         check=later("core.generation.run", "check_task"),
+        takes="generate.prompt",
     )
 )
 register(
@@ -60,6 +66,7 @@ register(
         ClassImagesJob,
         later("core.generation.class_images", "run_task"),
         check=later("core.generation.class_images", "what_would_be_made"),
+        takes="class_images.class_word",
     )
 )
 register(
@@ -71,6 +78,7 @@ register(
         later("core.captioning.report", "run_captions"),
         lane="light",
         reads=lambda job: not job.caption.write_missing,
+        takes="dataset.folder",
     )
 )
 register(
@@ -84,6 +92,7 @@ register(
         check=later("core.captioning.bulk", "check_edits"),
         reads=lambda job: job.edit_captions.preview,
         under="caption",
+        takes="dataset.folder",
     )
 )
 register(
@@ -113,6 +122,7 @@ _file_tool(
     "Download a model",
     "download a model into the models folder",
     "Download",
+    takes="hub_id",
     lane="downloads",
     ends_paused=True,
     card=DOWNLOADS,
@@ -133,6 +143,7 @@ _metadata_tool(
     "Merge captions",
     "collect captions in a metadata JSON",
     "Merge captions",
+    "folders",
 )
 _metadata_tool(
     "merge_tags",
@@ -141,6 +152,7 @@ _metadata_tool(
     "Merge tags",
     "add tags to a metadata JSON",
     "Merge tags",
+    "folders",
 )
 _metadata_tool(
     "clean_metadata",
@@ -149,6 +161,7 @@ _metadata_tool(
     "Clean captions and tags",
     "clean the captions and tags of a metadata JSON",
     "Clean",
+    "in_json",
 )
 _metadata_tool(
     "metadata_to_captions",
@@ -157,4 +170,5 @@ _metadata_tool(
     "Write caption files",
     "write the captions and tags of a metadata JSON to caption files",
     "Write files",
+    "in_json",
 )

@@ -51,6 +51,7 @@ class Task:
     button        what starts it there
     values        under which name its form's values are kept; tasks of a card with the same name share them. "": with the card
     under         another command whose tool it is too: `caption tag` is `tag`
+    takes         the setting that a free word of its command fills (`tag FOLDER`): a name in `own`, else a dotted path
     """
 
     name: str
@@ -68,6 +69,12 @@ class Task:
     button: str = "Start"
     values: str = ""
     under: str = ""
+    takes: str = ""
+
+    @property
+    def argument(self) -> str:
+        """The dotted path of what it takes, "" for nothing."""
+        return f"{self.own}.{self.takes}" if self.own and self.takes else self.takes
 
     def given(self, job: Settings) -> Any:
         """What `run` and `check` are called with."""

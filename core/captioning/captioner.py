@@ -63,7 +63,13 @@ def captioner(
     job = create_model(
         f"{name.title().replace('_', '')}Job", __base__=CaptionerJob, __doc__=settings.__doc__, **{name: group} | shared
     )
-    given: dict[str, Any] = {"card": CARD, "button": "Caption images", "under": "caption", "values": name} | about
+    given: dict[str, Any] = {
+        "card": CARD,
+        "button": "Caption images",
+        "under": "caption",
+        "values": name,
+        "takes": "dataset.folder",
+    } | about
     run = extensions.later("core.captioning.captioners", "run_captioner")
     check = partial(extensions.later("core.captioning.captioners", "images_to_describe"), name, ready)
     return tasks.Task(

@@ -13,7 +13,7 @@ from core.settings.job import GenerateJob
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, OWN["generate"])
+    options = split_options(words, OWN["generate"], task="generate")
     if "prompt" in options.values:
         options.settings += [f"--generate.prompt={options.values['prompt']}"]
     if "lora" in options.values:

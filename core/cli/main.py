@@ -8,11 +8,12 @@ from importlib import import_module
 
 from core import tasks
 from core.cli.former import FORMER, chosen, renewed
-from core.cli.options import OWN, PAGE, commands, options_help
+from core.cli.options import OWN, PAGE, argument_of, commands, options_help
 from core.record.allowed import take_limits
 from core.record.heap import one_heap
 from core.record.problems import ProblemsError, errors
-from core.settings.flags import help_text
+from core.settings.flags import help_of, help_text
+from core.settings.job import TrainJob
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -41,7 +42,8 @@ def main(words: list[str]) -> int:
         if rest and rest[0] in _tools(name):
             name, *rest = rest
         if helps:
-            _print_help(page_help() if name == "page" else subcommand_help(name))
+            every = "all" in rest
+            _print_help(page_help() if name == "page" else subcommand_help(name, every))
             return DONE
         if name in ("page", *OWN):
             return import_module(f"core.cli.{name}").run(rest)
@@ -87,7 +89,8 @@ def page_help() -> str:
     return f"""Atelier: from a folder of images to a trained LoRA and images made with it.
 
 python webui.py [options]                      the page, at localhost:7860
-python webui.py COMMAND [PRESET] [options]     a job without the page; COMMAND --help says more
+python webui.py COMMAND [PRESET] [options]     a job without the page; COMMAND --help lists its settings,
+                                               COMMAND --help all those of its dataset, model and so on too
 
 Options:
 {options_help(PAGE)}
@@ -95,22 +98,32 @@ Options:
 Commands:
 {_listed(about)}
 
-Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (a training can be resumed).
-
-Settings of a training, as --group.name VALUE (null is off):
-
-{help_text(tasks.named("train").job)}"""
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted (a training can be resumed)."""
 
 
-def subcommand_help(name: str) -> str:
+def subcommand_help(name: str, every: bool = False) -> str:
+    """every: with the settings that it shares with others, such as those of the dataset."""
     options = f"Options:\n{options_help(commands()[name])}\n"
     if name not in tasks.tasks():
         preset = "[PRESET] " if name == "presets" else ""
         return f"python webui.py {name} {preset}[options]\n{OTHERS[name]}\n\n{options}"
     task = tasks.named(name)
-    settings = f"Settings, as --group.name VALUE (null is off):\n\n{help_text(task.job)}"
+    groups = list(task.job.model_fields) if every else own_groups(task)
+    settings = f"Settings, as --group.name VALUE (null is off):\n\n{help_text(task.job, groups)}"
+    others = [task.job.model_fields[group].title for group in task.job.model_fields if group not in groups]
+    more = f"\nSettings of {', '.join(filter(None, others))}: {name} --help all" if others else ""
+    entry = argument_of(name)
+    word = entry.name.upper() if entry else ""
+    takes = "\n".join(help_of(entry, f"{word}, or --{entry.path} VALUE")) + "\n\n" if entry else ""
     tools = f"Tools, as webui.py {name} TOOL or webui.py TOOL:\n{_listed(_tools(name))}\n\n" if _tools(name) else ""
-    return f"python webui.py {name} [PRESET] [options]\n{task.about}\n\n{tools}{options}\n{settings}"
+    usage = f"python webui.py {name} {f'[{word}] ' if word else ''}[PRESET] [options]"
+    return f"{usage}\n{task.about}\n\n{takes}{tools}{settings}\n\n{options}{more}"
+
+
+def own_groups(task: tasks.Task) -> list[str]:
+    """The groups of its settings that a training does not have too, its very own first; all of a training's."""
+    own = [name for name in task.job.model_fields if name not in TrainJob.model_fields]
+    return sorted(own, key=lambda name: name != task.name) or list(task.job.model_fields)
 
 
 def former_help(command: str) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,12 +13,13 @@ from typing import Any
 from core import tasks
 from core.record import machine
 from core.record.allowed import allow
+from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError, errors
-from core.record.workspace import Workspace, open_home
-from core.settings.base import Settings
+from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
+from core.settings.base import Declared, Settings, declared
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
-from core.settings.presets import apply, read, to_values
+from core.settings.presets import PresetStore, apply, read, to_values
 
 # name -> (placeholder of its value, or "" for a switch; help)
 COMMON = {
@@ -93,6 +98,7 @@ def commands() -> dict[str, dict[str, tuple[str, str]]]:
     return found | OWN
 
 
+HEADER_MARKS = {"schema_version", "kind", "task"}  # of a preset
 REPEATED = {"lora", "embedding", "allow-module", "host"}
 
 
@@ -102,6 +108,7 @@ class Options:
 
     values: dict[str, Any] = field(default_factory=dict)
     preset: str | None = None
+    argument: str | None = None  # the free word that is no preset
     settings: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     advice: list[Problem] = field(default_factory=list)  # from files that were taken over; nothing that blocks
@@ -121,9 +128,12 @@ class Options:
         return self.values.get("device") or machine.default_device()
 
 
-def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_allowed: bool = True) -> Options:
-    """Sort words into free-standing options, one preset, and `--group.name` settings. Problems are collected."""
-    options = Options()
+def split_options(
+    words: list[str], known: dict[str, tuple[str, str]], preset_allowed: bool = True, task: str = ""
+) -> Options:
+    """Sort words into free-standing options, one preset, what the task takes, and `--group.name` settings. Problems are
+    collected."""
+    options, free = Options(), []
     index = 0
     while index < len(words):
         word, index = words[index], index + 1
@@ -153,8 +163,15 @@ def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_al
             if not equals and index < len(words) and not words[index].startswith("--"):
                 options.settings.append(words[index])
                 index += 1
-        elif preset_allowed and options.preset is None:
+        else:
+            free.append(word)
+    entry = argument_of(task) if task else None
+    for word in free:
+        preset = preset_allowed and (entry is None or is_preset(word, entry, options.workspace()))
+        if preset and options.preset is None:
             options.preset = word
+        elif not preset and entry is not None and options.argument is None:
+            _take(word, entry, options)
         else:
             options.problems.append(not_understood(word))
     for name in options.values.get("allow-module", ()):  # here, so that it holds for the page and for every job alike
@@ -163,6 +180,49 @@ def split_options(words: list[str], known: dict[str, tuple[str, str]], preset_al
         except ProblemsError as error:
             options.problems += error.problems
     return options
+
+
+# ---- what a task takes: a folder, a file, a prompt
+
+# In place of those of a preset: the folder that is typed is the only one.
+REPLACED: dict[str, dict[str, Any]] = {"dataset.folder": {"sources": [], "reg_data_dir": None, "dataset_class": None}}
+
+
+def argument_of(task: str) -> Declared | None:
+    """The setting that a free word fills."""
+    model, path = tasks.named(task).job, tasks.named(task).argument
+    return next((entry for entry in declared(model) if entry.path == path), None)
+
+
+def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
+    """Whether a word is a preset, and not what `entry` takes. A preset comes before a folder of the same name; a JSON file
+    without the head of a preset is one that the task reads."""
+    path = preset_path(word, workspace)
+    reads_json = "json" in entry.name
+    if path.is_file() and reads_json:
+        with suppress(ProblemsError):
+            return not HEADER_MARKS.isdisjoint(read_json_object(path))
+    return path.is_file() or (path.suffix == ".json" and open_home(word) == path and not reads_json)
+
+
+def _take(word: str, entry: Declared, options: Options) -> None:
+    """A free word as the setting that it fills. A path counts from the working directory if it is there."""
+    options.argument = word
+    given = [each for each in options.settings if each.partition("=")[0] == f"--{entry.path}"]
+    given += [f"--{name}" for name in (entry.name,) if name in options.values]  # generate's --prompt
+    if given:
+        what, fix = f"'{word}' and {given[0]} are both given", "leave one of them out"
+        options.problems.append(Problem(what, "command line", fix, code="cli.given-twice"))
+    if entry.names == "path" and not os.path.exists(open_home(word)) and not os.path.exists(resolve_path(word)):
+        kind = "folder" if "folder" in entry.name else "file"
+        names = PresetStore(options.workspace().presets).names()
+        near = difflib.get_close_matches(word, names, n=3)
+        fix = f"check the name, or use the preset {' or '.join(near)}" if near else "check the name"
+        what = f"There is neither a {kind} nor a preset '{word}'"
+        options.problems.append(Problem(what, "command line", fix, code="cli.no-such-argument"))
+    elif entry.names and os.path.exists(open_home(word)) and Path.cwd() != PROJECT:
+        word = os.path.abspath(open_home(word))
+    options.settings.append(f"--{entry.path}={json.dumps([word]) if entry.kind == 'list' else word}")
 
 
 def not_understood(word: str) -> Problem:
@@ -188,6 +248,9 @@ def job_from(task: str, options: Options) -> Settings:
                 }
         except ProblemsError as error:
             problems += error.problems
+    if options.argument is not None:
+        path = tasks.named(task).argument
+        below = merge(below, {path.partition(".")[0]: REPLACED.get(path, {})})
     if "dataset-config" in options.values:
         below = merge(below, _dataset_config(options, problems))
     above, wrong = read_flags(model, options.settings)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, OWN["prepare"])
+    options = split_options(words, OWN["prepare"], task="prepare")
     job = job_from("prepare", options)
     assert isinstance(job, PrepareJob)
     say_advice(options.advice)

@@ -10,7 +10,7 @@ from core.cli.train import get_models
 
 
 def run(name: str, words: list[str]) -> int:
-    options = split_options(words, JOB)
+    options = split_options(words, JOB, task=name)
     task, job = tasks.named(name), job_from(name, options)
     if "model" in type(job).model_fields:
         get_models(job.model, options)  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(words: list[str]) -> int:
-    options = split_options(words, OWN["train"])
+    options = split_options(words, OWN["train"], task="train")
     check_launch()
     if "continue" in options.values:
         return go_on(options)
@@ -49,7 +49,7 @@ def run(words: list[str]) -> int:
 
 def go_on(options: Options) -> int:
     """--continue: with the settings of the run, but for its length and how it is saved and shown."""
-    if options.preset or "dataset-config" in options.values:
+    if options.preset or options.argument or "dataset-config" in options.values:
         what, fix = "--continue takes the settings of the run", "leave out the preset and the dataset file"
         raise ProblemsError.one(what, "command line", fix, "cli.continue-with-preset")
     folder = find_run(options.values["continue"], options.workspace())

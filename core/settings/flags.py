@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import shlex
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from core.record.bounded_json import parse_json
@@ -13,6 +15,7 @@ from core.settings.base import Declared, Settings, declared, item_settings
 from core.settings.elsewhere import ELSEWHERE
 
 MAX_VALUES = 10_000  # in one flag
+HELP_WIDTH = 110
 
 
 def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -141,28 +144,22 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def help_text(model: type[Settings], width: int = 110) -> str:
-    """Every setting of a job with its default, range and help."""
+def help_text(model: type[Settings], groups: Sequence[str] = ()) -> str:
+    """Every setting of a job, or of some of its groups in this order, with its default, range and help."""
     lines: list[str] = []
-    group = ""
-    for entry in declared(model):
-        if entry.group != group:
-            group = entry.group
-            lines += ["", f"{model.model_fields[group].title or group}:"]
-        lines += _help_of(entry, f"--{entry.path}", width)
-        for item in item_settings(entry):
-            lines += _help_of(item, f"  {item.path}", width)
+    for group in groups or model.model_fields:
+        lines += ["", f"{model.model_fields[group].title or group}:"]
+        for entry in declared(model):
+            if entry.group == group:
+                lines += help_of(entry, f"--{entry.path}")
+                lines += [line for item in item_settings(entry) for line in help_of(item, f"  {item.path}")]
     return "\n".join(lines).lstrip("\n")
 
 
-def _help_of(entry: Declared, name: str, width: int) -> list[str]:
-    default = "required" if entry.info.is_required() else f"default {json.dumps(entry.default, default=str)}"
+def help_of(entry: Declared, name: str) -> list[str]:
+    """Lines on one setting, under the name that a person types."""
+    usual = (entry.hint or "none") if entry.default is None else json.dumps(entry.default, default=str)
+    default = "required" if entry.info.is_required() else f"default {usual}"
     facts = "; ".join(part for part in (default, entry.range_text, entry.unit) if part)
-    lines = _wrap(f"{entry.title}. {entry.help}", width - 8)
+    lines = textwrap.wrap(f"{entry.title}. {entry.help}", HELP_WIDTH - 8)
     return [f"  {name}  [{facts}]", *(f"        {line}" for line in lines)]
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, width)

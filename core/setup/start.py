@@ -10,14 +10,14 @@ from core.setup.stamp import is_current, python_of, read_stamp
 USAGE = """\
 Atelier: usage (launch.bat on Windows)
   ./launch.sh                     start the page (the first time, this installs everything)
-  ./launch.sh train|prepare|caption|generate|tool|bench ...   a job without the page
+  ./launch.sh train|generate|tag|resize|inspect|... [what]   a job without the page; --help lists all
   ./launch.sh update              update the code (with Git) and the environment
   ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --slice today: a part of them)
   ./launch.sh check               format, lint and types
   ./launch.sh docs                regenerate docs/settings.md
   ./launch.sh deepspeed           install DeepSpeed (Linux)
 Options of the page: --port --listen --share --host NAME --auth user:password --models DIR --outputs DIR --device --no-browser
-  ./launch.sh train --help        every setting of a training
+  ./launch.sh COMMAND --help      the settings of a job: train, generate, tag ...
 Variables: ATELIER_PYTHON (a Python), ATELIER_BUILD (cpu, cu126, cu130, rocm7.2), ATELIER_TORCH_INDEX (a mirror of
 PyTorch's wheel index), ATELIER_BROWSER (for the tests). See docs/install.md.
 """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from core.cli.options import commands
 from core.setup import start
 from core.setup.stamp import SCHEMA, digest, python_version, write_stamp
 
@@ -248,7 +250,9 @@ def test_test_hands_its_arguments_to_pytest(project, monkeypatch):
 def test_help_needs_no_environment(project):
     shutil.rmtree(project.folder / ".venv")
     process = subprocess.run([sys.executable, project.launcher, "--help"], capture_output=True, text=True, check=True)
-    for word in ("train|prepare|caption|generate|tool|bench", "update", "--no-browser", "ATELIER_PYTHON"):
+    named = re.search(r"launch.sh (train\|[a-z_|]+)", process.stdout)[1].strip("|").split("|")
+    assert set(named) <= set(commands()), "every command that is named is there"
+    for word in ("update", "--no-browser", "ATELIER_PYTHON"):
         assert word in process.stdout
 
 

@@ -1,0 +1,120 @@
+"""What a command takes without a flag: a folder, a file or a prompt, told from a preset by what it is."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from core import tasks
+from core.cli.main import DONE, main
+from core.cli.options import argument_of, commands, job_from, split_options
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT
+from core.settings.base import declared
+from core.settings.job import TrainJob
+from core.settings.presets import dump
+from tests.noise import noise_images
+
+
+def job_of(task, *words):
+    return job_from(task, split_options(list(words), commands()[task], task=task))
+
+
+def codes(task, *words):
+    with pytest.raises(ProblemsError) as error:
+        job_of(task, *words)
+    return [problem.code for problem in error.value.problems]
+
+
+def test_what_each_task_takes_is_one_of_its_settings():
+    taking = {name: task for name, task in tasks.tasks().items() if task.takes}
+    assert {"train", "prepare", "tag", "resize", "inspect", "generate", "download", "merge_tags"} <= set(taking)
+    assert all(task.argument in {entry.path for entry in declared(task.job)} for task in taking.values())
+
+
+@pytest.mark.parametrize("task", ["train", "prepare", "caption", "tag", "blip", "edit_captions"])
+def test_a_folder_is_the_dataset(task, tmp_path):
+    job = job_of(task, f"{tmp_path}{os.sep}")
+    assert Path(job.dataset.folder) == tmp_path
+
+
+def test_tools_take_their_folder_file_or_name(tmp_path):
+    assert job_of("resize", str(tmp_path)).resize.folder == str(tmp_path)
+    assert job_of("merge_tags", str(tmp_path)).merge_tags.folders == [str(tmp_path)]
+    assert job_of("inspect", "fox").inspect.file == "fox", "the name of a LoRA is none of a file here"
+    assert job_of("download", "sdxl").download.hub_id == "sdxl"
+    assert job_of("generate", "a fox, <lora:x:1>, 2,000 stars").generate.prompt == "a fox, <lora:x:1>, 2,000 stars"
+    metadata = tmp_path / "meta.json"
+    metadata.write_text(json.dumps({"a.png": {"tags": "fox"}}))
+    assert job_of("clean_metadata", str(metadata)).clean_metadata.in_json == str(metadata)
+
+
+def test_a_preset_is_told_from_it_and_both_go_together_in_any_order(tmp_path):
+    for words in (["starter_lora", str(tmp_path)], [str(tmp_path), "presets/starter_lora.json"]):
+        job = job_of("train", *words)
+        assert job.dataset.folder == str(tmp_path) and job.saving.output_name == "glyph_style"
+    assert job_of("train", "starter_lora").dataset.folder == "models/starter/images"
+
+
+def test_the_folder_replaces_those_of_the_preset(tmp_path):
+    (tmp_path / "other").mkdir()
+    raw = dump(TrainJob())
+    raw["dataset"] |= {"sources": [{"folder": "theirs"}], "reg_data_dir": "class"}
+    (tmp_path / "mine.json").write_text(json.dumps(raw))
+    job = job_of("tag", str(tmp_path / "mine.json"), str(tmp_path / "other"))
+    assert [source.folder for source in job.dataset.all_sources()] == [str(tmp_path / "other")]
+
+
+def test_a_relative_path_counts_from_where_it_is_typed(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert job_of("tag", "photos/").dataset.folder == str(tmp_path / "photos")
+    assert job_of("tag", "models/starter/images").dataset.folder == "models/starter/images", "as a setting counts it"
+    monkeypatch.chdir(PROJECT)
+    assert job_of("tag", "models/starter/images").dataset.folder == "models/starter/images"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["tag", "photos/"], ["cli.no-such-argument"]),
+        (["train", "starter_lroa"], ["cli.no-such-argument"]),
+        (["train", "nowhere.json"], ["preset.unknown"]),
+        (["resize", "models", "presets"], ["cli.unknown-word"]),
+        (["resize", "models", "--resize.folder", "presets"], ["cli.given-twice"]),
+        (["generate", "a fox", "--prompt", "a bear"], ["cli.given-twice"]),
+        (["caption_history", "last"], ["preset.unknown"]),
+    ],
+)
+def test_what_is_neither_or_too_much_is_said(words, found):
+    assert codes(*words) == found
+
+
+def test_a_misspelt_preset_is_told_its_name():
+    with pytest.raises(ProblemsError) as error:
+        job_of("train", "starter_lroa")
+    assert "starter_lora" in error.value.problems[0].fix
+
+
+def test_a_typed_folder_is_captioned_and_resized(tmp_path, capsys, monkeypatch):
+    folder = noise_images(tmp_path / "photos", 2)
+    monkeypatch.chdir(tmp_path)
+    assert main(["caption", "photos/", "--outputs", str(tmp_path / "out")]) == DONE
+    assert "2 images" in capsys.readouterr().out
+    assert main(["resize", "photos", "--check", "--outputs", str(tmp_path / "out")]) == DONE
+    assert str(folder) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name, task in tasks.tasks().items() if name in commands()])
+def test_help_begins_with_what_it_takes_and_its_own_settings(name, capsys):
+    task, entry = tasks.named(name), argument_of(name)
+    assert main([name, "--help"]) == DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert entry is None or f"[{entry.name.upper()}]" in lines[0]
+    first = next(line for line in lines if line.startswith("  --") and "." in line.split()[0])
+    shared = name in ("train",) or first.split()[0].partition(".")[0][2:] not in TrainJob.model_fields
+    assert shared, f"{first} is no setting of its own"
+    assert main([name, "--help", "all"]) == DONE
+    every = capsys.readouterr().out
+    assert [entry.path for entry in declared(task.job) if f"--{entry.path} " not in every] == []
