@@ -11,7 +11,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from core.engine.queue import KEPT_ENDED, lane_of
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.tasks import tasks
 from tabs.browsers import Browser, whole
 from tabs.charts import loss_series, rate_series, rounded, validation_points, value_series
@@ -282,12 +282,16 @@ def tell_stopped(page: Page, browser: Browser, asked: dict[str, Any]) -> None:
             facts = page.engine.snapshot(run)
         except ProblemsError:  # deleted
             continue
-        watched = (asked.get("tab"), asked.get("run")) == ("Monitor", run)
-        if watched or facts["state"] not in ("stopped", "done"):  # a failure stands in Monitor and in the list of runs
+        if (asked.get("tab"), asked.get("run")) == ("Monitor", run):
+            continue
+        opens = (f"#Monitor/{quote(run)}", "Open")
+        if facts["state"] == "failed":
+            problem = Problem(facts["message"], facts["title"], facts["fix"], code="runs.stop-failed")
+            page.browsers.say(browser, "error", problems=[problem], opens=opens)
             continue
         ended = "finished" if facts["state"] == "done" else "stopped"
         saved = f"{ended} and saved at step {facts['step']:,}" if facts["files"] else ended
-        page.browsers.say(browser, "done", f"{facts['title']}: {saved}.", opens=(f"#Monitor/{quote(run)}", "Open"))
+        page.browsers.say(browser, "done", f"{facts['title']}: {saved}.", opens=opens)
 
 
 def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:

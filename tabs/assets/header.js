@@ -23,6 +23,7 @@
     const job = status.job;
     show(byId("header-idle"), !job);
     const waiting = byId("header-waiting");
+    show(waiting, status.waits.length > 0);
     text(waiting, status.waits.length ? `${status.waits.length} waiting` : "");
     attr(waiting, "title", status.waits.map((wait) => `${wait.title}: ${wait.words}`).join("\n") || null);
     atelier.waits = status.waits;

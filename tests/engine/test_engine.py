@@ -171,6 +171,14 @@ def test_waiting_jobs_can_be_put_in_another_order(engine):
     assert [entry.title for entry in engine.queue()] == ["a", "b", "c"]
 
 
+def test_only_jobs_that_have_ended_are_taken_out_of_the_list(engine, workspace):
+    ended, waiting = engine.submit("train", job("a")), engine.submit("train", job("b"))
+    engine.cancel(ended)
+    engine.forget([ended, waiting, "made up"])
+    assert [entry.id for entry in engine.queue()] == [waiting]
+    assert [entry.id for entry in Queue(workspace.private / "queue.json").entries()] == [waiting]
+
+
 def test_the_queue_survives_a_kill_and_comes_up_paused(workspace):
     path = workspace.private / "queue.json"
     queue = Queue(path)

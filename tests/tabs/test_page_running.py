@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from test_page_train import until
 
 from core import tasks
+from tabs import monitor
 from tests.selection import slow_unless
 
 WAITS = re.compile(r"\bfox\b.*\d:\d\d")  # the name of what is waited for, and the time left of it
@@ -211,3 +212,21 @@ def test_finished_jobs_stand_below_the_trainings_lead_somewhere_and_are_cleared(
     expect(tab.locator("#runs-queue .ended")).to_be_hidden()
     assert [entry.title for entry in engine.queue()] == ["trained"]  # a training stands in Runs
     assert window.errors == []
+
+
+def test_a_stopped_run_that_could_not_be_saved_is_told_of_as_failed(page, monkeypatch):
+    browser = page.browsers.of("one")
+    browser.stopping.append("a_run")
+    facts = {
+        "state": "failed",
+        "title": "fox",
+        "message": "The disk is full",
+        "fix": "free some space",
+        "files": [],
+        "step": 3,
+    }
+    monkeypatch.setattr(page.engine, "snapshot", lambda run: facts)
+    monitor.tell_stopped(page, browser, {"tab": "Train"})
+    said = browser.said
+    assert said["kind"] == "error" and [each["code"] for each in said["problems"]] == ["runs.stop-failed"]
+    assert said["open"][0] == "#Monitor/a_run" and browser.stopping == []
