@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Models:
                 job = with_value(job, name, value)
             self._project.replace(job, did="choosing a model", session=browser.session, stamp=stamp)
 
-    def _needs(self, reference: str) -> dict[str, Any]:
+    def _needs(self, reference: str) -> Mapping[str, Any]:
         """{setting: value} that a training of this base model must have, where the catalog knows it."""
         models = self._workspace.models
         try:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from core.formats.detect import FAMILY_NAMES
 from core.formats.fetch import part_bytes
 from core.record import atomic
@@ -53,10 +55,7 @@ class Entry:
         return f"https://huggingface.co/{self.repository}"
 
 
-ENTRIES = tuple(
-    Entry(**{name: tuple(value) if isinstance(value, list) else value for name, value in each.items()})
-    for each in json.loads(Path(__file__).with_name("catalog.json").read_text("utf-8"))
-)
+ENTRIES = TypeAdapter(tuple[Entry, ...]).validate_json(Path(__file__).with_name("catalog.json").read_bytes())
 
 
 def named(text: str) -> Entry | None:
