@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.families.locate import model_problems
+from core.families.locate import family_found, model_problems
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from core.settings.rules.validation import holds_out
 from core.training.checks.before_start import problems_before_start
+from core.training.checks.recipe_fit import recipe_problems
 from tabs.own_setup import OwnSetup, setup_facts
 from tabs.reading import Reading
 from tabs.safety import Roots
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from core.engine.engine import Engine
     from core.formats.detect import ModelKind
     from core.formats.hub import HubId
+    from core.settings.presets import Preset
     from core.training.checks.own_images import Setup
 
 LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
@@ -46,9 +48,10 @@ class Checks:
         thumb_url: Callable[..., str],
         reading: Reading,
         own: OwnSetup,
+        recipe: Callable[[], Preset | None] = lambda: None,
     ):
         self._engine, self._workspace, self._roots = engine, workspace, roots
-        self._thumb_url, self._reading, self._own = thumb_url, reading, own
+        self._thumb_url, self._reading, self._own, self._recipe = thumb_url, reading, own, recipe
         self._lock = threading.Lock()
         self._task: Any = None
         self._asked: tuple[TrainJob, float] | None = None
@@ -229,9 +232,11 @@ class Checks:
             "automatic": job.validation.automatic and not holds_out(job),
         }
         device = self._engine.find_device() if "torch" in sys.modules else None  # the page does not wait for torch
-        facts["problems"] = [problem.to_dict() for problem in self.problems(job, report, device)]
         self.setup = self._own.offer(job, report)
         facts["setup"] = setup_facts(self.setup)
+        told = {"demo.name-or-prompts"} if self.setup and self.setup.changes else set()  # by the offer's own rows
+        found = [problem for problem in self.problems(job, report, device) if problem.code not in told]
+        facts["problems"] = [problem.to_dict() for problem in found]
         return facts
 
     def _shown(self, row: Any) -> dict[str, Any]:
@@ -262,6 +267,10 @@ class Checks:
         if refused := self._roots.refused(job):
             return refused
         found = problems_before_start(job, self._workspace, report, device, copies=look)
+        family = family_found(job.model, self._workspace)
+        found = errors_first(
+            [*found, *recipe_problems(self._recipe(), family)]
+        )  # of its VRAM the preset's own card tells
         alone = errors(model_problems(job.model.model_copy(update={"vae": None}), self._workspace))
         found = [replace(each, where="model.base_model") if each in alone else each for each in found]  # leads there
         return found if look or not report.validation else errors_first([*found, *self._found_copies(job)])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.presets import PresetStore
@@ -72,7 +73,9 @@ class Page:
     def __post_init__(self) -> None:
         self.reading = Reading(self.engine, self.workspace, self.project, self.roots)
         self.setup = OwnSetup(self.engine, self.workspace, self.project)
-        self.checks = Checks(self.engine, self.workspace, self.roots, self.thumb_url, self.reading, self.setup)
+        self.checks = Checks(
+            self.engine, self.workspace, self.roots, self.thumb_url, self.reading, self.setup, self.project.recipe
+        )
         self.models = Models(self.workspace, self.project, self.roots)
         self.sketch = RateSketch(self.engine)
         self.forecast = Forecast(self.engine, self.workspace, self.project, self.roots, self.checks)
@@ -80,6 +83,11 @@ class Page:
         self.commands |= self.works.commands
         self.pulse_parts.append(self.works.parts)
         self.tensorboard = TensorBoard(offered=not self.shared)
+
+    def gpu(self) -> int | None:
+        """Bytes of the memory of the GPU that trainings run on, 0 without one; None while it is not known yet."""
+        device = self.engine.known_device
+        return None if device is None else gpu_memory(device)
 
     def file_url(self, path: str | os.PathLike) -> str:
         """Address of a file as it is (relative to the page), for <img src> or <a href download>."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from core.dataset.images.opening import SKIP
 from core.dataset.report import Report
-from core.record.problems import Problem
+from core.record.problems import Problem, errors_first
 from core.record.units import count
 from core.settings.job import TrainJob
 from tabs.markup import esc, problems_html, progress, section
@@ -53,7 +53,7 @@ def checks(job: TrainJob, report: Report | None, problems: Sequence[Problem], ch
             f'<label class="switch consent"><input type="checkbox" data-act="skip"{ticked}>'
             f"<span>{esc(said)}</span></label>"
         )
-    ordered = sorted(problems, key=lambda problem: problem.level != "error")
+    ordered = errors_first(problems)
     shown = ordered[:PROBLEMS_SHOWN]
     if shown:
         body += problems_html(shown)

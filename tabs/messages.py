@@ -41,6 +41,10 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
             "filled": project.revision if fresh else 0,
             "refill": not fresh,
             "preset": preset_facts(page),
+            "lists": {
+                "preset": presets_bar.groups(page),
+                "field-optimizer-optimizer-type": method_needs.optimizer_groups(page.engine.known_device),
+            },
             "changed": {path: shown_value(FIELDS[path], theirs) for path, theirs in changed.items()},
             "errors": errors,
             "notes": notes,

@@ -13,7 +13,7 @@ from core.record.units import count, size_words
 from core.record.workspace import display_path
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
-from core.settings.optimizers import Argument, Entry, catalog, find
+from core.settings.optimizers import USUAL, Argument, Entry, catalog, data, find
 from core.settings.rates import scale_sentence
 from core.settings.recipes import HUBER, Recipe, changes, constant_or_warmup, recipes, usual_rate
 from core.settings.rules import method, schedule, sharding
@@ -21,7 +21,8 @@ from core.settings.values import shown_value
 from tabs.project import FIELDS
 
 TRAITS = {
-    "adapts": "sets its own learning rate",
+    "adapts": "sets its own learning rate: use 1",
+    "one_rate": "one rate for all parts",
     "averages": "schedule-free",
     "eight_bit": "8-bit memory",
 }
@@ -75,13 +76,34 @@ def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
 
 
 @cache
-def optimizer_choices() -> list[tuple[str, str]]:
-    """(words, name) of every known optimizer: those that work here first, then the others with the reason."""
-    known = list(catalog().values())
-    offered = [(_optimizer_words(entry), entry.name) for entry in known if entry.offered]
-    return offered + [
-        (f"{entry.name}: unavailable, {entry.reason}", entry.name) for entry in known if not entry.offered
-    ]
+def optimizer_choices(device: str | None = None) -> list[tuple[str, str]]:
+    """(words, name) of every known optimizer, in the order of its groups, with what each needs.
+
+    device  what trainings run on; None where it is not known yet
+    """
+    return [(words, entry.name) for _, words, entry in _optimizers(device)]
+
+
+@cache
+def optimizer_groups(device: str | None = None) -> dict[str, str]:
+    """{group: words of its first optimizer}, for headings in the list."""
+    found: dict[str, str] = {}
+    for group, words, _ in _optimizers(device):
+        found.setdefault(group, words)
+    return found
+
+
+def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:
+    """(group, words, entry): the usual ones, the others by package, then those that cannot be used here, with the reason."""
+    packages = list(data()["packages"])
+    listed = []
+    for number, entry in enumerate(catalog().values()):
+        reason, usual = entry.unusable(device), entry.name in USUAL
+        place = len(packages) + 1 if reason else 0 if usual else packages.index(entry.package) + 1
+        group = "Cannot be used here" if reason else "Usual" if usual else entry.package
+        words = f"{entry.name}: unavailable, {reason}" if reason else _optimizer_words(entry)
+        listed.append(((place, USUAL.index(entry.name) if usual else number), (group, words, entry)))
+    return [each for _, each in sorted(listed, key=lambda item: item[0])]
 
 
 def _optimizer_words(entry: Entry) -> str:

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.formats.detect import FAMILY_NAMES
 from core.record.problems import Problem, ProblemsError
 from core.settings import presets as preset_files
 from core.settings.job import TrainJob, new_project
 from core.settings.names import bad_name
+from core.training.checks.recipe_fit import fits, nearest, recipe_problems
 from tabs.browsers import Browser
 from tabs.form import shown_value
+from tabs.method_needs import with_family
 from tabs.project import FIELDS
 
 if TYPE_CHECKING:
@@ -26,21 +29,47 @@ LARGEST = 1 << 20
 
 
 def choices(page: Page) -> list[tuple[str, str]]:
-    """(words, name) for the list: own presets by their bare name."""
-    shown = []
-    for name in page.presets.names("train"):
-        shown.append((shown_name(page, name) + (" (yours)" if name.startswith("user/") else ""), name))
-    return [("Defaults", DEFAULTS), *shown]
+    """(words, name) for the list: whole presets, then recipes by family; in each what this machine has no VRAM for last."""
+    return [("Defaults", DEFAULTS), *((words, name) for _, words, name in _listed(page))]
+
+
+def groups(page: Page) -> dict[str, str]:
+    """{group: words of its first preset}, for headings in the list."""
+    found: dict[str, str] = {}
+    for group, words, _ in _listed(page):
+        found.setdefault(group, words)
+    return found
+
+
+def _listed(page: Page) -> list[tuple[str, str, str]]:
+    """(group, words, name) of every preset for trainings."""
+    gpu, ordered = page.gpu(), []
+    for number, name in enumerate(page.presets.names("train")):
+        preset = read_preset(page, name)
+        own = name.startswith("user/")
+        words = shown_name(page, name) + (" (yours)" if own else "")
+        family = preset.family if preset is not None and not own else ""
+        enough = preset is None or preset.kind != "recipe" or fits(preset, gpu)
+        words += "" if enough or not gpu else " (needs more VRAM)"
+        group = "Your presets" if own else FAMILY_NAMES.get(family, "Presets")
+        group += " (for a GPU)" if family and gpu == 0 else ""
+        vram = preset.vram_gb if preset is not None and family else number
+        ordered.append(((own, family, not enough, vram), (group, words, name)))
+    return [listed for _, listed in sorted(ordered)]
+
+
+def read_preset(page: Page, name: str) -> preset_files.Preset | None:
+    """A preset; None where its file cannot be read, which loading it tells."""
+    try:
+        return page.presets.load(name)
+    except ProblemsError:
+        return None
 
 
 def shown_name(page: Page, name: str) -> str:
     """An own preset's bare name, a shipped one's title."""
-    if name.startswith("user/"):
-        return name.removeprefix("user/")
-    try:
-        return page.presets.load(name).title or name
-    except ProblemsError:
-        return name
+    preset = None if name.startswith("user/") else read_preset(page, name)
+    return (preset.title if preset else "") or name.removeprefix("user/")
 
 
 def recipe_facts(page: Page) -> dict[str, Any] | None:
@@ -57,7 +86,28 @@ def recipe_facts(page: Page) -> dict[str, Any] | None:
         }
         for path, value in recipe.stated().items()
     ]
-    return {"about": recipe.description, "sets": sets}
+    return {"about": recipe.description, "sets": sets, "fit": _fit(page, recipe)}
+
+
+def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
+    """What speaks against the recipe here, and the ways out: a recipe of the model's family, a model of the recipe's."""
+    job, gpu = page.project.job, page.gpu()
+    family = with_family(job, page.checks.model(job.model.base_model, job.model.family)).model.family
+    problems = recipe_problems(recipe, family, gpu)
+    if not problems:
+        return None
+    names = (name for name in page.presets.names("train") if name != page.project.preset)
+    others = {name: preset for name in names if (preset := read_preset(page, name)) is not None}
+    wanted = family if family in FAMILY_NAMES else recipe.family
+    best = nearest(others.values(), recipe, wanted, gpu)
+    other = next(([name, shown_name(page, name)] for name, preset in others.items() if preset is best), None)
+    mismatch = any(problem.code == "recipe.other-family" for problem in problems)
+    return {
+        "what": [f"{problem.what}." for problem in problems],
+        "level": problems[0].level,
+        "recipe": other if mismatch or (best is not None and fits(best, gpu)) else None,
+        "model": FAMILY_NAMES[recipe.family] if mismatch else "",
+    }
 
 
 def dropdown(page: Page) -> gr.Dropdown:

@@ -77,7 +77,7 @@ def _offers(page: Page, entry: Declared) -> list[Any]:
     if entry.path == "model.vae":
         return vae_choices(page.workspace)
     if entry.widget == "optimizer":
-        return method_needs.optimizer_choices()
+        return method_needs.optimizer_choices(page.engine.known_device)
     return image_folders(page.workspace) if entry.widget == "folder" else []
 
 

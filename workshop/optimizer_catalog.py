@@ -12,10 +12,11 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from core.optimization.signatures import arguments_of
-from core.optimization.trial import Result, attempt
+from core.optimization.trial import PAGED_ROWS, Result, attempt
 from core.settings.optimizers import FILE, Argument, Entry, entry_from
 
 # distribution -> modules whose optimizers are listed, the shortest path first
@@ -118,12 +119,21 @@ def tried(item: dict[str, Any]) -> dict[str, Any]:
     result, rates_differ = trial(entry)
     traits = [*item["traits"], *([] if rates_differ else ["one_rate"]), *result.traits]
     found = {**item, "traits": traits}
-    if result.reason and entry.package == "bitsandbytes":
-        # Its CPU kernels are an afterthought, and the same code trains on CUDA, its main target.
-        found["only_on"] = ["cuda"]
+    if entry.package == "bitsandbytes":
+        # What fails on a CPU is made for CUDA, its main target, 8-bit steps need kernels of their own.
+        devices = ["cuda"] if result.reason else ["cpu", "cuda"] if "eight_bit" in traits and not _on_apple() else []
+        found |= {"only_on": devices} if devices else {}
     elif result.reason:
         found["reason"] = in_words(result.reason)
     return found
+
+
+def _on_apple() -> bool:
+    """Whether bitsandbytes registers its 8-bit step for Apple's GPUs."""
+    import bitsandbytes
+
+    kernels = Path(bitsandbytes.__file__).parent / "backends" / "mps"
+    return any("optimizer_update_8bit_blockwise" in path.read_text("utf-8") for path in kernels.glob("*.py"))
 
 
 def trial(entry: Entry) -> tuple[Result, bool]:
@@ -134,10 +144,11 @@ def trial(entry: Entry) -> tuple[Result, bool]:
     def make(groups: list[dict[str, Any]]) -> Any:
         return construct(entry, groups, rate, extra)
 
-    result = attempt(make, rate)
+    rows = PAGED_ROWS if entry.package == "bitsandbytes" else 96
+    result = attempt(make, rate, rows=rows)
     if "different" not in result.reason:
         return result, True
-    return attempt(make, rate, same_rate=True), False
+    return attempt(make, rate, same_rate=True, rows=rows), False
 
 
 def construct(entry: Entry, groups: list[dict[str, Any]], rate: float, arguments: Mapping[str, Any]) -> Any:

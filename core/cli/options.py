@@ -19,7 +19,7 @@ from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
 from core.settings.base import Declared, Settings, declared
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
-from core.settings.presets import PresetStore, apply, read, to_values
+from core.settings.presets import Preset, PresetStore, apply, read, to_values
 
 # name -> (placeholder of its value, or "" for a switch; help)
 COMMON = {
@@ -112,6 +112,7 @@ class Options:
     settings: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     advice: list[Problem] = field(default_factory=list)  # from files that were taken over; nothing that blocks
+    preset_read: Preset | None = None
 
     @property
     def preset_name(self) -> str:
@@ -243,6 +244,7 @@ def job_from(task: str, options: Options) -> Settings:
                 problems.append(Problem(what, options.preset, fix, code="cli.preset-of-another-task"))
             else:
                 options.advice += preset.notes
+                options.preset_read = preset
                 below = {
                     name: values for name, values in to_values(apply(preset)).items() if name in model.model_fields
                 }

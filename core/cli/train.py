@@ -12,6 +12,7 @@ from core.cli.main import DONE, FAILED
 from core.cli.options import OWN, Options, job_from, split_options
 from core.engine.extend import extend, job_to_resume
 from core.engine.owner import Ownership
+from core.record.machine import gpu_memory
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.processes import check_launch, launched_processes, only_follows
 from core.settings.flags import read_flags
@@ -92,9 +93,11 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
     trains  whether a training follows: then the device must be able to, and no image may both train and validate
     """
     from core.dataset.preflight import preflight
+    from core.families.locate import family_found
     from core.families.token_count import count_tokens
     from core.settings.rules import set_without_effect
     from core.training.checks.before_start import problem_of_uploads, problems_before_start
+    from core.training.checks.recipe_fit import recipe_problems
 
     workspace, device = options.workspace(), options.device() if trains else None
     with checking_bar() as progress:
@@ -106,6 +109,9 @@ def check(job: TrainJob, options: Options, *, trains: bool = True) -> Report:
         get_models(job.model, options)
     if not errors(found) or options.values.get("check") or not _to_download(job.model, options):
         found += problems_before_start(job, workspace, report, device, copies=trains)
+        found += recipe_problems(
+            options.preset_read, family_found(job.model, workspace), gpu_memory(device) if device else None
+        )
     found = errors_first([*found, *set_without_effect(job)])
     if errors(found):
         raise ProblemsError(found)
@@ -134,7 +140,7 @@ def checking_bar() -> Iterator[Callable[[int, int], None]]:
 
 def say_advice(problems: list[Problem]) -> None:
     for problem in problems:
-        print(f"advice: {problem}", file=sys.stderr)
+        print(f"{problem.level}: {problem}", file=sys.stderr)
 
 
 def get_models(settings: ModelSettings, options: Options) -> None:

@@ -105,6 +105,11 @@ class Engine:
         """The device, found on first use; before torch is loaded "cpu" is said."""
         return self._device or "cpu"
 
+    @property
+    def known_device(self) -> str | None:
+        """The device, None until it was found: asking loads nothing."""
+        return self._device
+
     def find_device(self) -> str:
         """The device that jobs run on; loads torch at the first call."""
         self._device = self._device or machine.default_device()

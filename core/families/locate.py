@@ -38,7 +38,7 @@ def _of_another_family(vae: str, scale: float, name: str) -> Problem:
         f"The VAE's scaling factor is {scale}, which is not {FAMILY_NAMES[name]}'s: images would be wrong",
         f"model.vae = {vae}",
         f"choose a VAE for {FAMILY_NAMES[name]}, or leave it empty",
-        level="advice",
+        level="warning",
         code="vae.other-family",
     )
 
@@ -62,6 +62,14 @@ def family_of(path: Path | str, wanted: str = "auto") -> str:
     wanted  "auto", or the family that the settings name: it decides where the file does not say
     """
     return check_family(identify(path), path, wanted)
+
+
+def family_found(settings: ModelSettings, workspace: Workspace) -> str:
+    """The base model's family; "" where it is not here or cannot be used, which model_problems tells."""
+    try:
+        return family_of(model_path(settings.base_model, workspace), settings.family)
+    except (ProblemsError, OSError):
+        return ""
 
 
 def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto") -> str:

@@ -105,18 +105,14 @@ def load_class(entry: Entry) -> Any:
 def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:
     """Problems known before the start about an optimizer on a device ("cpu", "cuda:0", "mps")."""
     entry = find(settings.optimizer_type)
-    kind = device.partition(":")[0]
-    if entry is None or not entry.only_on or kind in entry.only_on:
+    reason = entry.unusable(device) if entry is not None and entry.offered else ""  # others are refused by the rules
+    if entry is None or not reason:
         return []
-    near = entry.name.replace("32bit", "8bit") if "32bit" in entry.name else "AdamW"
-    return [
-        Problem(
-            f"{entry.name} runs only on {' or '.join(entry.only_on)}, but this training runs on {kind}",
-            WHERE,
-            f"choose {near}",
-            code="optimizer.other-device",
-        )
-    ]
+    kind, near = device.partition(":")[0], entry.name.replace("32bit", "8bit")
+    instead = find(near)
+    usable = instead is not None and instead != entry and not instead.unusable(device)
+    what = f"{entry.name} cannot be used here: {reason}; this training runs on {kind}"
+    return [Problem(what, WHERE, f"choose {near if usable else 'AdamW'}", code="optimizer.other-device")]
 
 
 def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STEPS = 3
+PAGED_ROWS = 1_600  # bitsandbytes pages the state of a weight from 100,000 numbers on
 
 
 @dataclass
@@ -20,9 +21,12 @@ class Result:
 
 
 class Small:
-    """Weights of every trained shape: a matrix large enough for 8-bit states, a LoRA pair, a convolution, vectors."""
+    """Weights of every trained shape: a matrix large enough for 8-bit states, a LoRA pair, a convolution, vectors.
 
-    def __init__(self, device: str = "cpu"):
+    rows   of the large matrix; 96 are enough for 8-bit states, PAGED_ROWS for paged ones
+    """
+
+    def __init__(self, device: str = "cpu", rows: int = 96):
         import torch
 
         draw = torch.Generator().manual_seed(5)
@@ -30,8 +34,9 @@ class Small:
         def make(*shape: int, scale: float = 0.1) -> Any:
             return torch.nn.Parameter((torch.randn(*shape, generator=draw) * scale).to(device))
 
-        self.big, self.down, self.up = make(96, 64), make(4, 64), make(96, 4, scale=0.0)
-        self.conv, self.bias, self.norm = make(4, 1, 3, 3), make(96), make(96, scale=1.0)
+        self.rows = rows
+        self.big, self.down, self.up = make(rows, 64), make(4, 64), make(rows, 4, scale=0.0)
+        self.conv, self.bias, self.norm = make(4, 1, 3, 3), make(rows), make(rows, scale=1.0)
         self.groups = [[self.down, self.up], [self.big, self.conv, self.bias, self.norm]]
         self.parameters = [weight for group in self.groups for weight in group]
         self.drew = False  # whether a step used a random generator
@@ -43,7 +48,7 @@ class Small:
         draw = torch.Generator().manual_seed(1000 + step)
         device = self.big.device
         x = torch.randn(8, 64, generator=draw).to(device)
-        target = torch.randn(8, 96, generator=draw).to(device)
+        target = torch.randn(8, self.rows, generator=draw).to(device)
         x = torch.nn.functional.conv2d(x.view(8, 1, 8, 8), self.conv, padding=1).mean(1).flatten(1) + x
         y = x @ self.big.T + x @ self.down.T @ self.up.T
         return (y * self.norm + self.bias - target).square().mean()
@@ -71,21 +76,21 @@ class Small:
 Make = Callable[[list[dict[str, Any]]], Any]
 
 
-def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu") -> Result:
+def attempt(make: Make, rate: float, same_rate: bool = False, device: str = "cpu", rows: int = 96) -> Result:
     """Train, save, resume in a new optimizer, compare bit for bit. Any failure becomes the reason."""
     try:
-        return _attempt(make, rate, same_rate, device)
+        return _attempt(make, rate, same_rate, device, rows)
     except Exception as error:  # any failure of any library goes into the list
         return Result(_words(error))
 
 
-def _attempt(make: Make, rate: float, same_rate: bool, device: str) -> Result:
+def _attempt(make: Make, rate: float, same_rate: bool, device: str, rows: int) -> Result:
     import torch
 
     from core.optimization.averaging import averaged, averages, ready_to_train
     from core.optimization.optimizers import load_state
 
-    net = Small(device)
+    net = Small(device, rows)
     optimizer = make(net.named_groups(rate, same_rate))
     ready_to_train(optimizer)
     before = [weight.detach().clone() for weight in net.parameters]
@@ -94,7 +99,7 @@ def _attempt(make: Make, rate: float, same_rate: bool, device: str) -> Result:
     with averaged(optimizer):
         pass  # saving a file must not change anything
     torch.save(optimizer.state_dict(), buffer)
-    again = Small(device)
+    again = Small(device, rows)
     with torch.no_grad():
         for weight, saved in zip(again.parameters, net.parameters, strict=True):
             weight.copy_(saved)

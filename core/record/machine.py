@@ -99,6 +99,11 @@ def memory(device: str) -> tuple[int, int]:
     return psutil.Process().memory_info().rss, psutil.virtual_memory().total
 
 
+def gpu_memory(device: str) -> int:
+    """Bytes of the GPU's memory, of an Apple GPU those that it shares; 0 for a CPU."""
+    return 0 if device.startswith("cpu") else memory(device)[1]
+
+
 def free_disk(folder: Path) -> int:
     """Free bytes on the disk of `folder`, which need not exist yet."""
     while not folder.exists() and folder != folder.parent:

@@ -10,6 +10,7 @@ from typing import Any
 
 # Text quoted from a file can be as long as the file. Unpaired surrogates, which names may contain, are replaced.
 _LIMITS = (("what", 1500), ("where", 1000), ("fix", 1500))
+LEVELS = ("error", "warning", "advice")  # the worst first
 MOST = 200  # problems listed at once
 
 
@@ -28,7 +29,7 @@ class Problem:
     what   one clause without a final full stop: what is wrong
     where  the file, setting or image it is about
     fix    what to do, beginning with a verb in lower case
-    level  "error" blocks a start, "advice" does not
+    level  "error" blocks a start; "warning" spoils the result; "advice" does neither
     remedy the setting that a button turns on to fix it ("dataset.skip_broken"), else empty
     code   stable identifier ("dataset.no-images"), compared by code and tests instead of the words
     """
@@ -93,11 +94,11 @@ def errors(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def errors_first(problems: Iterable[Problem]) -> list[Problem]:
-    """Each problem once, errors before advice, otherwise in the given order."""
+    """Each problem once, by level, otherwise in the given order."""
     once = {
         (problem.code or problem.what, problem.what, problem.where): problem for problem in reversed(list(problems))
     }
-    return sorted(reversed(once.values()), key=lambda problem: problem.level != "error")
+    return sorted(reversed(once.values()), key=lambda problem: LEVELS.index(problem.level))
 
 
 def raise_if_errors(problems: Iterable[Problem]) -> None:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -47,6 +48,20 @@ SHORT: dict[str, tuple[str, dict[str, Any]]] = {
     "RAdamScheduleFree": ("schedulefree.RAdamScheduleFree", {}),
     "SGDScheduleFree": ("schedulefree.SGDScheduleFree", {}),
 }
+# Those that most people choose among, listed first.
+USUAL = (
+    "AdamW",
+    "AdamW8bit",
+    "PagedAdamW8bit",
+    "AdaFactor",
+    "Lion",
+    "Lion8bit",
+    "Prodigy",
+    "prodigyplus.prodigy_plus_schedulefree.ProdigyPlusScheduleFree",
+    "DAdaptAdam",
+    "AdamWScheduleFree",
+    "pytorch_optimizer.CAME",
+)
 COMMON = ("betas", "eps", "weight_decay")  # arguments that are settings of their own
 ADAFACTOR = "transformers.optimization.Adafactor"
 
@@ -120,6 +135,16 @@ class Entry:
     @property
     def offered(self) -> bool:
         return not self.reason
+
+    def unusable(self, device: str | None) -> str:
+        """Why it cannot train on this machine ("cpu", "cuda:0", "mps"; None: not known yet), or ""."""
+        if self.reason:
+            return self.reason
+        if find_spec(self.path.partition(".")[0]) is None:
+            return f"it needs the package {self.package}, which is not installed"
+        if device is not None and self.only_on and device.partition(":")[0] not in self.only_on:
+            return f"it runs only on {' or '.join(self.only_on)}"
+        return ""
 
 
 @cache

@@ -15,28 +15,31 @@
   };
 
   atelier.parts.checks = (data) => {
-    const problems = data.problems || [], errors = problems.filter((problem) => problem.level === "error").length;
+    const problems = data.problems || [], [errors, warnings] = ["error", "warning"].map((level) => problems.filter((problem) => problem.level === level).length);
     const verdict = byId("preflight-verdict");
     if (!verdict) return;
     const all = (data.trained || 0) + (data.skipped || 0);
     const [read, toRead] = data.read || [0, 0], reading = data.undecoded > 0;
     const words = errors ? `Fix ${errors} problem${errors === 1 ? "" : "s"} to start${reading ? ", still reading images" : ""}`
       : reading ? (toRead ? `Reading images: ${read} of ${toRead}` : "Reading images ...")
-      : data.checking && data.trained === undefined ? "Checking images ..." : `${data.trained} of ${all} images will train`;
+      : data.checking && data.trained === undefined ? "Checking images ..." : `${warnings ? `${warnings} warning${warnings === 1 ? "" : "s"}, ` : ""}${data.trained} of ${all} images will train`;
     text(verdict, words);
-    verdict.dataset.state = errors ? "bad" : reading || data.checking ? "busy" : "fine";
+    verdict.dataset.state = errors ? "bad" : reading || data.checking ? "busy" : warnings ? "warn" : "fine";
     for (const id of ["start", "enqueue"]) if (byId(id)) byId(id).classList.toggle("blocked", errors > 0);
     const line = byId("length-line");
     if (data.trained !== undefined) {
       text(line, data.sentence || "");
       byId("preflight-facts").replaceChildren(...[
-        fact("Images, captions", `${data.trained}, ${data.captions_found}`),
+        fact("Images, captions", `${data.trained === all ? all : `${data.trained} of ${all}`}, ${data.captions_found}`),
         fact("Sizes", buckets(data.buckets)),
         fact("Steps", `${data.total_steps} in ${data.epochs} ${data.epochs === 1 ? "epoch" : "epochs"}`),
         data.longest_tokens === null ? [] : fact("Longest caption", `${data.longest_tokens} of ${data.token_limit} tokens`),
       ].flat());
     } else { text(line, ""); byId("preflight-facts").replaceChildren(); }
-    byId("preflight-problems").replaceChildren(...[atelier.remedy(problems), problems.length ? atelier.problems(problems) : null].filter(Boolean));
+    /* What blocks the start or spoils the result stands above all else, advice below the facts. */
+    const list = (levels) => { const some = problems.filter((problem) => levels.includes(problem.level)); return some.length ? [atelier.problems(some)] : []; };
+    byId("preflight-first").replaceChildren(...[atelier.remedy(problems)].filter(Boolean), ...list(["error", "warning"]));
+    byId("preflight-problems").replaceChildren(...list(["advice"]));
     setup(data.setup);
     held(data.held_out || {count: 0}, all);
     crops(data.images || []);
@@ -53,7 +56,6 @@
     const rows = offer.rows.map((row) => h("tr", {}, h("th", {scope: "row"}, row.title),
       h("td", {}, h("span", {class: "old", title: row.old}, row.old), h("b", {title: row.new}, "→ ", row.new), h("span", {class: "hint"}, row.reason))));
     holder.replaceChildren(h("section", {class: "setup", "aria-label": offer.title}, h("h3", {}, offer.title),
-      offer.no_model ? h("p", {class: "no-model"}, offer.no_model) : null,
       rows.length ? h("table", {class: "setup-rows"}, h("tbody", {}, rows)) : null,
       h("div", {class: "setup-buttons"}, rows.length ? act("setup", "Apply", "primary") : null, act("keep_demo", "Keep current settings", ""),
         offer.no_model ? h("button", {type: "button", class: "btn", onclick: () => atelier.openCatalog()}, "Get a base model") : null)));

@@ -170,6 +170,21 @@
       button.disabled = (needs === "own" && !preset.own) || (needs === "changes" && !count);
     }
     paintRecipe(preset.recipe);
+    paintFit(preset.recipe && preset.recipe.fit);
+  };
+
+  /** What speaks against the loaded recipe, and the two ways out. */
+  const paintFit = (fit) => {
+    const box = byId("recipe-fit"), key = JSON.stringify(fit || null);
+    if (!box || box.dataset.key === key) return;
+    box.dataset.key = key;
+    show(box, !!fit);
+    if (!fit) return box.replaceChildren();
+    box.className = fit.level;
+    const way = (words, onclick) => h("button", {type: "button", class: "btn small", onclick}, words);
+    box.replaceChildren(...fit.what.map((what) => h("p", {}, what)), h("div", {class: "ways"},
+      fit.recipe ? way(`Use ${fit.recipe[1]}`, () => atelier.act("load", {preset: fit.recipe[0]})) : null,
+      fit.model ? way(`Get an ${fit.model} model`, () => atelier.openCatalog()) : null));
   };
 
   /** Each value that the loaded recipe sets, with its reason. */
@@ -456,6 +471,7 @@
     }
     if (!sameServer) { atelier.filled = 0; asked = 0; }
     state = {...state, ...data};
+    atelier.listGroups = state.lists;
     atelier.stamp = data.stamp;
     atelier.session = data.session;
     if (data.filled) atelier.filled = data.filled;

@@ -21,6 +21,16 @@
     if (!event.target.parentElement.dispatchEvent(new KeyboardEvent(event.type, event))) event.preventDefault();
   };
 
+  /* Headings: the first choice of each group carries its name. Styles draw it, where a click does nothing. */
+  new MutationObserver(() => {
+    const field = opened && opened.closest(".field"), groups = field && (window.atelier.listGroups || {})[field.id];
+    if (!groups) return;
+    for (const choice of document.querySelectorAll("div.options [role=option]")) {
+      const group = Object.keys(groups).find((name) => groups[name] === choice.getAttribute("aria-label"));
+      if (group) choice.dataset.group = group; else delete choice.dataset.group;
+    }
+  }).observe(document.documentElement, {childList: true, subtree: true});
+
   document.addEventListener("focus", (event) => {
     if (!isList(event.target) || opening) return;
     opened = null;

@@ -22,7 +22,7 @@ def test_a_vae_of_another_family_is_named(tmp_path):
     workspace = Workspace(tmp_path / "outputs", PROJECT / "models", PROJECT / "presets")
     sdxl, sd2 = (str(tiny_folder(name, tmp_path / name)) for name in ("sdxl", "sd2"))
     (found,) = model_problems(ModelSettings(base_model=sdxl, vae=sd2), workspace)
-    assert (found.level, found.code) == ("advice", "vae.other-family")
+    assert (found.level, found.code) == ("warning", "vae.other-family")
     assert "0.18215, which is not SDXL's" in found.what
     (found,) = model_problems(ModelSettings(base_model="models/starter", vae=sdxl), workspace)
     assert "0.13025, which is not SD 1.x's" in found.what

@@ -16,7 +16,7 @@ from core.optimization.optimizers import (
 )
 from core.optimization.seeded import global_state
 from core.optimization.signatures import arguments_of
-from core.optimization.trial import Small, attempt
+from core.optimization.trial import PAGED_ROWS, Small, attempt
 from core.record import allowed
 from core.record.problems import ProblemsError
 from core.settings.optimizer import OptimizerSettings, optimizer_sentence
@@ -193,11 +193,27 @@ def test_files_record_the_class_and_what_was_given_to_it():
 
 
 def test_the_8_bit_ones_of_a_graphics_card_are_said_before_the_start():
-    only = [entry.name for entry in catalog().values() if entry.only_on]
-    assert only == ["bitsandbytes.optim.AdEMAMix32bit", "bitsandbytes.optim.PagedAdEMAMix32bit"]
+    only = [entry.name for entry in catalog().values() if entry.only_on == ("cuda",)]
+    assert only == [
+        f"bitsandbytes.optim.{name}"
+        for name in ("AdEMAMix32bit", "PagedAdEMAMix", "PagedAdEMAMix32bit", "PagedAdEMAMix8bit")
+    ]
     (problem,) = device_problems(OptimizerSettings(optimizer_type=only[0]), "cpu")
     assert (problem.code, problem.level) == ("optimizer.other-device", "error") and "cuda" in problem.what
     assert device_problems(OptimizerSettings(optimizer_type=only[0]), "cuda:1") == []
+    for device, codes in (("cpu", []), ("cuda", []), ("mps", ["optimizer.other-device"])):
+        found = device_problems(OptimizerSettings(optimizer_type="AdamW8bit"), device)
+        assert [problem.code for problem in found] == codes
+
+
+def test_a_package_that_is_not_installed_is_told_before_the_start(monkeypatch):
+    monkeypatch.setattr("core.settings.optimizers.find_spec", lambda name: None if name == "bitsandbytes" else name)
+    (problem,) = device_problems(OptimizerSettings(optimizer_type="AdamW8bit"), "cpu")
+    assert problem.code == "optimizer.other-device" and "bitsandbytes" in problem.what
+
+
+def test_the_large_weights_of_a_trial_page_their_state():
+    assert Small(rows=PAGED_ROWS).big.numel() >= 1e5 > Small().big.numel()
     assert device_problems(OptimizerSettings(optimizer_type="AdamW8bit"), "cpu") == []
 
 

@@ -76,6 +76,10 @@ class FakeEngine:
         if "beside" in vars(self):
             self.beside.close()
 
+    @property
+    def known_device(self) -> str:
+        return self.device
+
     def find_device(self) -> str:
         return self.device
 

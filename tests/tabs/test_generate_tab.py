@@ -28,6 +28,8 @@ from tests.refusals import refused
 class Engine:
     """A queue that never moves, and the images of a folder."""
 
+    known_device = "cpu"
+
     def __init__(self, folder):
         self.folder, self.jobs, self.entries, self.queue_paused, self.now = folder, [], [], False, None
 

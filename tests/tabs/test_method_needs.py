@@ -76,9 +76,21 @@ def test_the_list_of_optimizers_holds_every_one_and_says_why_some_cannot_be_used
     listed = needs.optimizer_choices()
     assert sorted(name for _, name in listed) == sorted(catalog())
     words = {name: said for said, name in listed}
-    assert words["Prodigy"] == "Prodigy (prodigyopt, sets its own learning rate)"
+    assert words["Prodigy"].startswith("Prodigy (prodigyopt, sets its own learning rate")
     refused = [entry for entry in catalog().values() if not entry.offered]
     assert refused and all(entry.reason in words[entry.name] for entry in refused)
+
+
+def test_optimizers_stand_in_groups_and_what_cannot_run_here_stands_last():
+    for device, place in (("cpu", "Usual"), ("mps", "Cannot be used here")):
+        listed, groups = needs.optimizer_choices(device), needs.optimizer_groups(device)
+        names = [name for _, name in listed]
+        starts = {group: [words for words, _ in listed].index(first) for group, first in groups.items()}
+        assert (
+            list(starts.values()) == sorted(starts.values()) and next(iter(starts)) == "Usual" and names[0] == "AdamW"
+        )
+        group = [group for group, start in starts.items() if start <= names.index("AdamW8bit")][-1]
+        assert group == place, f"bitsandbytes' 8-bit step has a kernel for {device} or not"
 
 
 def test_a_recipe_is_offered_until_it_is_followed():

@@ -70,7 +70,7 @@ def test_a_problem_of_two_fields_leads_to_both(visit, served):
     for path in ("sharding.deepspeed", "memory.torch_compile"):
         served.page.project.edit(path, True)
     tab = visit().open()
-    links = tab.locator("#preflight-problems").get_by_role("button")
+    links = tab.locator("#preflight").locator(".problem").get_by_role("button")
     links.filter(has_text=COMPILE).first.click()
     expect(field(tab, "memory.torch_compile")).to_be_in_viewport()
     links.filter(has_text=DEEPSPEED).first.click()

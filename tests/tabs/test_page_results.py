@@ -23,7 +23,7 @@ def test_held_out_images_are_shown_before_the_start_and_one_click_puts_them_back
     expect(tab.locator("#preflight-verdict")).to_have_text("24 of 24 images will train")
     expect(tab.locator("#preflight-held")).to_be_hidden()
     served.page.project.edit("dataset.folder", str(forty))
-    expect(tab.locator("#preflight-verdict")).to_have_text("38 of 40 images will train")
+    expect(tab.locator("#preflight-verdict")).to_contain_text("38 of 40 images will train")
     expect(tab.locator("#held-words")).to_contain_text("2 of 40 images")
     shown = tab.locator("#held-images img")
     expect(shown).to_have_count(2)
@@ -32,7 +32,7 @@ def test_held_out_images_are_shown_before_the_start_and_one_click_puts_them_back
         lambda: tab.evaluate("[...document.querySelectorAll('#held-images img')].every((one) => one.naturalWidth > 0)")
     )
     tab.locator("#held-back").click()
-    expect(tab.locator("#preflight-verdict")).to_have_text("40 of 40 images will train")
+    expect(tab.locator("#preflight-verdict")).to_contain_text("40 of 40 images will train")
     expect(tab.locator("#preflight-held")).to_be_hidden()
     assert server_value(served, "validation.best_checkpoint") == "training"
     served.page.project.edit("validation.validation_split", 0.1)  # a person's own: named, but not put back here

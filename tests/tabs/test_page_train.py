@@ -297,13 +297,13 @@ def test_broken_images_are_left_out_by_the_button_beside_the_message(visit, serv
     tab = window.open()
     field(tab, "dataset.folder").locator("input").fill(str(tmp_path / "set"))
     tab.keyboard.press("Tab")
-    problems = tab.locator("#preflight-problems")
+    problems = tab.locator("#preflight-first")
     expect(problems.locator(".problem.error")).to_have_count(2)
     tab.locator("#start").click()  # refused: the same button stands in the message
     expect(tab.locator("#said").get_by_role("button", name="Leave out 2 broken images")).to_be_visible()
     problems.get_by_role("button", name="Leave out 2 broken images").click()
     expect(problems.locator(".problem.error")).to_have_count(0)
-    expect(problems).to_contain_text("skipped")
+    expect(tab.locator("#preflight-problems")).to_contain_text("skipped")
     expect(problems.get_by_role("button", name="Leave out")).to_have_count(0)
     expect(tab.locator("#start")).not_to_have_class(re.compile("blocked"))
     assert served.page.project.job.dataset.skip_broken
@@ -337,13 +337,13 @@ def test_the_verdict_is_green_only_once_every_image_was_decoded(visit, served, t
     expect(verdict).to_have_text("Reading images: 7 of 20")
     expect(verdict).to_have_attribute("data-state", "busy")
     gate.release(100)
-    remedy = tab.locator("#preflight-problems").get_by_role("button", name="Leave out 1 broken image")
+    remedy = tab.locator("#preflight-first").get_by_role("button", name="Leave out 1 broken image")
     expect(remedy).to_be_visible()
     expect(verdict).to_have_attribute("data-state", "bad")
     assert "fine" not in [state for state, _ in tab.evaluate("seen")]
     remedy.click()
-    expect(verdict).to_have_text("19 of 20 images will train")
-    expect(verdict).to_have_attribute("data-state", "fine")
+    expect(verdict).to_contain_text("19 of 20 images will train")
+    expect(verdict).to_have_attribute("data-state", "warn")
     assert window.errors == []
 
 
@@ -360,7 +360,10 @@ def test_own_images_are_set_up_in_one_step_on_train_and_undo_takes_it_back(visit
     tab.keyboard.press("Tab")
     card = tab.locator("#setup-card")
     expect(card.get_by_role("button", name="Apply")).to_be_visible()
-    expect(tab.locator("#preflight-problems")).to_contain_text("starter")
+    expect(tab.locator("#preflight-verdict")).to_have_attribute("data-state", "warn")
+    expect(tab.locator("#preflight-first .problem")).to_have_count(1)
+    expect(tab.locator("#preflight-first")).to_contain_text("starter")
+    assert tab.locator("#preflight").inner_text().count("photographs") == 1
     expect(tab.locator(".crop-box")).to_have_count(5)
     shapes = tab.evaluate(
         "[...document.querySelectorAll('.crop-box')].map((box) => [box.clientWidth / box.clientHeight, parseFloat(box.style.aspectRatio)])"
@@ -410,3 +413,26 @@ def test_a_recipe_shows_what_it_sets_and_leaves_the_users_own_choices(visit, ser
     tab.evaluate("atelier.act('undo')")
     assert until(lambda: project.preset == "starter_lora"), (project.can_undo, tab.locator("#said").inner_text())
     expect(tab.locator("#recipe")).to_be_hidden()
+
+
+def test_a_recipe_for_another_family_is_told_next_to_the_preset_with_two_ways_out(visit, served):
+    window = visit()
+    tab = window.open()
+    tab.locator("#preset input").click()
+    headed = tab.evaluate("[...document.querySelectorAll('[data-group]')].map((node) => node.dataset.group)")
+    assert [group.split(" (")[0] for group in headed] == ["Presets", "SD 1.x", "SD 2.x", "SDXL"]
+    tab.get_by_role("option", name="SDXL LoRA, 12 GB").click()
+    fit = tab.locator("#recipe-fit")
+    expect(fit).to_be_visible()
+    found = served.page.checks.facts(served.page.project.job)["problems"]
+    assert found[0]["code"] == "recipe.other-family" and "warning" == found[0]["level"]
+    expect(tab.locator("#preflight-verdict")).to_have_attribute("data-state", "warn")
+    fit.get_by_role("button", name="SDXL model").click()
+    expect(tab.locator("[data-catalog]:visible [data-entry=illustrious]")).to_contain_text("SDXL")
+    tab.get_by_role("button", name="Close", exact=True).click()
+    fit.get_by_role("button", name="SD 1.5").click()
+    until(lambda: served.page.project.recipe().family == "sd1")
+    assert served.page.project.recipe().family == "sd1"
+    expect(fit).not_to_contain_text("SDXL")
+    expect(tab.locator("#preflight-verdict")).not_to_have_attribute("data-state", "bad")
+    assert window.errors == []

@@ -40,7 +40,9 @@ def make_page(folder: Path, engine: Any = None, *, shared: bool = False, real: b
     if real:
         workspace.outputs.mkdir()
         engine = Engine(workspace, device="cpu", what="a test")
-    engine = engine or SimpleNamespace(light=lane.submit, queue=list, waits=dict, status=lambda: idle, notice="")
+    engine = engine or SimpleNamespace(
+        light=lane.submit, queue=list, waits=dict, status=lambda: idle, notice="", known_device="cpu"
+    )
     presets, roots = PresetStore(workspace.presets), Roots(workspace, local=not shared)
     project = Project(workspace.private / "project.json", presets)
     return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)

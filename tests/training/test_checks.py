@@ -85,7 +85,7 @@ def test_what_only_the_family_tells_is_said_once_the_model_tells_it(make_job, wo
     ("family", "resolution", "told"),
     [("sd1", 128, 512), ("sd1", 384, None), ("sd2", 384, 768), ("sdxl", 512, 1024), ("sdxl", (768, 1024), None)],
 )
-def test_a_resolution_that_was_left_behind_is_advised_against(make_job, workspace, tmp_path, family, resolution, told):
+def test_a_resolution_that_was_left_behind_is_warned_of(make_job, workspace, tmp_path, family, resolution, told):
     """As with the starter's preset, whose 128 stays when another base model is chosen."""
     model = {"base_model": str(tiny_file(family, tmp_path / "model.safetensors"))}
 
@@ -93,7 +93,7 @@ def test_a_resolution_that_was_left_behind_is_advised_against(make_job, workspac
         found = problems_with_model(make_job(model=model, dataset=dataset), workspace)
         return [(each.level, each.fix.split(",")[0]) for each in found if each.where == "dataset.resolution"]
 
-    assert advice(resolution=resolution) == ([("advice", f"use {told}")] if told else [])
+    assert advice(resolution=resolution) == ([("warning", f"use {told}")] if told else [])
     assert advice(resolution=resolution, more_resolutions=[1024]) == []
 
 

@@ -167,7 +167,7 @@ def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Advice where no image trains at more than half the side that the model was made for: a resolution that was not
+    """A warning where no image trains at more than half the side that the model was made for: a resolution that was not
     adjusted, such as the starter's 128 with SDXL."""
     try:
         made = trained_size(model_path(job.model.base_model, workspace), job.model.family)
@@ -178,4 +178,4 @@ def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
         return []
     what = f"Images train at {size[0]} x {size[1]} pixels, but the base model was made for {made[0]} x {made[1]}"
     fix = f"use {max(made)}, or somewhat less to save memory: training on small images makes coarse ones"
-    return [Problem(what, "dataset.resolution", fix, level="advice", code="dataset.resolution-below-model")]
+    return [Problem(what, "dataset.resolution", fix, level="warning", code="dataset.resolution-below-model")]

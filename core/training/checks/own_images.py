@@ -103,9 +103,9 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
     if not other_images(job):
         return
     if is_starter(job.model.base_model, workspace):
-        what = "The base model is the starter, a demo for simple icons at 128 px, which cannot train photos"
+        what = "The base model is the starter, a demo for simple icons at 128 px, which cannot train photographs"
         fix = "choose or download another base model, such as SD 1.5 or SDXL"
-        yield Problem(what, MODEL, fix, "advice", code="demo.base-model")
+        yield Problem(what, MODEL, fix, "warning", code="demo.base-model")
     words = _demo_words(job)
     if words:
         left = " and ".join({NAME: "output name", PROMPTS: "sample prompts"}[path] for path in words)
