@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import secrets
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from core.machine_check.item import ABSENT, FAILED, OK, SKIPPED, WORDS, Finding, Item
 from core.machine_check.items import all_items
@@ -26,12 +19,10 @@ from core.record.cancel import CancelToken
 from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import ProblemsError
 from core.record.run_folder import list_runs
-from core.record.workspace import PROJECT, Workspace
+from core.record.worker import Gone, Worker
+from core.record.workspace import Workspace
 
 BUDGET_SECONDS = 180.0
-POLL_SECONDS = 0.2
-END_SECONDS = 5.0  # to wait for an ended process to be gone
-LAST_WORDS = 4000  # bytes of the output of a process that did not answer
 WORKER = [sys.executable, "-m", "core.machine_check.worker"]
 Told = Callable[[Sequence[Line], int], None]  # (lines so far, the last one still running; how many there will be)
 WHERE = "check"
@@ -149,7 +140,7 @@ class Desk:
         answer = self.worker.ask({"item": item.name, "earlier": self.facts}, limit, self.token)
         if isinstance(answer, Gone):
             self.end()
-            return _no_time() if answer.hung and limit < item.seconds else answer.finding(limit)
+            return _no_time() if answer.hung and limit < item.seconds else gone(answer, limit)
         self.device = str(answer["device"]) or self.device
         finding = Finding(**answer["finding"])
         if finding.facts.get("poisoned"):  # CUDA is unusable for the rest of that process
@@ -169,91 +160,10 @@ def _no_time() -> Finding:
     return Finding(SKIPPED, "", "the check ran out of time", "close other programs and check again")
 
 
-@dataclass(frozen=True)
-class Gone:
-    """A process that did not answer. code: its exit code; hung: it was killed after its time limit; said: its last output."""
-
-    hung: bool
-    code: int | None
-    said: str
-
-    def finding(self, seconds: float) -> Finding:
-        if self.hung:
-            reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
-            return Finding(FAILED, "", reason, "report this, with the JSON of the check", {}, self.said)
-        reason = f"its process ended with {_code_words(self.code)}"
-        fix = "run ./launch.sh update (Windows: launch.bat update); if it fails again, report this"
-        return Finding(FAILED, "", reason, fix, {}, self.said)
-
-
-def _code_words(code: int | None) -> str:
-    if code is not None and code < 0:
-        with suppress(ValueError):
-            return f"signal {signal.Signals(-code).name}"
-    return f"code {code}"
-
-
-class Worker:
-    """The worker process. Its standard error goes to a file, whose end is reported if the process is gone."""
-
-    def __init__(self, words: list[str], folder: Path):
-        self._said: IO[bytes] = open(folder / f"said-{secrets.token_hex(4)}.txt", "w+b")
-        self._process = subprocess.Popen(
-            words,
-            cwd=PROJECT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            # Ctrl-C is for the parent process.
-            start_new_session=os.name != "nt",
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
-        self._answers: queue.Queue[bytes] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(line)
-        self._answers.put(b"")
-
-    def ask(self, question: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
-        """The answer, or how the process ended. Raises Cancelled."""
-        end = time.monotonic() + seconds
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            return self._gone(hung=False)
-        while True:
-            token.check()
-            with suppress(queue.Empty):
-                line = self._answers.get(timeout=min(POLL_SECONDS, max(0.01, end - time.monotonic())))
-                return json.loads(line) if line else self._gone(hung=False)
-            if time.monotonic() >= end:
-                return self._gone(hung=True)
-
-    def _gone(self, *, hung: bool) -> Gone:
-        if not hung:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=END_SECONDS)
-        self._kill()
-        self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, self._said.tell() - LAST_WORDS))
-        return Gone(hung, self._process.returncode, self._said.read().decode("utf-8", "replace"))
-
-    def end(self) -> None:
-        self._kill()
-        self._said.close()
-
-    def _kill(self) -> None:
-        """Including the processes it started, such as compilers. One that a driver holds cannot be waited for."""
-        with suppress(OSError):
-            if os.name != "nt":
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=END_SECONDS)
+def gone(answer: Gone, seconds: float) -> Finding:
+    """What is said of an item whose process did not answer."""
+    if answer.hung:
+        reason = f"no answer within {seconds:.0f} seconds, so its process was killed"
+        return Finding(FAILED, "", reason, "report this, with the JSON of the check", {}, answer.said)
+    fix = "run ./launch.sh update (Windows: launch.bat update); if it fails again, report this"
+    return Finding(FAILED, "", f"its process ended with {answer.code_words}", fix, {}, answer.said)

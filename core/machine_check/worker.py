@@ -1,17 +1,12 @@
 """The process in which items run, so that a crash or hang ends neither the page nor the check.
 
-Reads {"item", "earlier"} per line, answers {"device", "finding"} per line; its first line names the device.
-Standard output is only for that: what libraries print goes to standard error.
+Asked {"item", "earlier"}, it answers {"device", "finding"}.
 """
 
 from __future__ import annotations
 
 import faulthandler
-import json
-import os
-import queue
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +16,7 @@ from core.engine.explain import explain
 from core.machine_check.item import FAILED, Finding, Item, Place
 from core.machine_check.items import all_items
 from core.record import machine
+from core.record.worker import answer_questions
 from core.record.workspace import Workspace
 
 REPORT = "report this, with the JSON of the check"
@@ -51,20 +47,19 @@ def is_cuda_error(error: BaseException) -> bool:
 def main(words: list[str], listed: Sequence[Item]) -> None:
     """words: device ("" for the best), outputs, models, folder for files of the items."""
     device, outputs, models, folder = words
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
     faulthandler.enable()
-    asked: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
     items = {item.name: item for item in listed}
     workspace = Workspace.of(outputs, models)
-    while True:
-        given = asked.get()
+
+    def answer(given: dict[str, Any]) -> dict[str, Any]:
+        nonlocal device
         item = items[given["item"]]
         if not device and (item.needs or item.name == "torch"):
             device = _found()
         finding = guarded(item, Place(device or "cpu", workspace, Path(folder), given["earlier"]))
-        answers.write(json.dumps({"device": device, "finding": finding.to_dict()}, default=str) + "\n")
+        return {"device": device, "finding": finding.to_dict()}
+
+    answer_questions(answer)
 
 
 def _found() -> str:
@@ -73,12 +68,6 @@ def _found() -> str:
         return machine.default_device()
     except Exception:
         return ""
-
-
-def _listen(asked: queue.Queue[dict[str, Any]]) -> None:
-    for line in sys.stdin:
-        asked.put(json.loads(line))
-    os._exit(0)  # the parent process is gone
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from core.record.units import memory_words
 MAX_BYTES = 8 << 30  # of a model with its numbers
 MAX_DEPTH = 40
 MAX_FIELDS = 5_000_000
+MAX_NODES = 20_000  # the time to open a file may grow with their square; taggers have at most a few thousand
 MAX_TEXT = 10_000
 MAX_BATCH = 256  # images of a fixed batch
 MAX_INPUT = 1 << 30  # bytes of a batch in float32
@@ -50,10 +51,13 @@ def check_onnx(path: Path) -> None:
         if data[:15] == b"<!doctype html>" or data[:7] == b"version":
             raise _bad(path, "is a web page or a Git LFS pointer, not a model", "download the file itself")
         try:
-            places = set(_Walk(data).external(0, size, "model", 0))
+            walk = _Walk(data)
+            places = set(walk.external(0, size, "model", 0))
             shapes = [*_Walk(data).shapes(size)]
         except (ValueError, IndexError) as error:
             raise _bad(path, f"is incomplete or damaged ({error})") from error
+    if walk.nodes > MAX_NODES:
+        raise _bad(path, f"has {walk.nodes:,} nodes, more than {MAX_NODES:,}", "choose another model")
     for inward, shape in shapes:
         why = batch_too_large(shape) if inward else outputs_too_many(shape)
         if why:
@@ -95,7 +99,7 @@ def _size_of(place: str, path: Path) -> int:
 
 class _Walk:
     def __init__(self, data: mmap.mmap):
-        self.data, self.count = data, 0
+        self.data, self.count, self.nodes = data, 0, 0
 
     def external(self, start: int, end: int, message: str, depth: int) -> Iterator[str]:
         """The locations of external numbers within one message."""
@@ -109,6 +113,7 @@ class _Walk:
                 if entry.get(1) == b"location":
                     yield entry.get(2, b"").decode("utf-8", "replace")
             elif inside:
+                self.nodes += inside == "node"
                 yield from self.external(begin, stop, inside, depth + 1)
 
     def shapes(self, size: int) -> Iterator[tuple[bool, list[int]]]:

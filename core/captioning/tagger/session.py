@@ -1,111 +1,116 @@
-"""A tagger that is loaded: onnxruntime's session with its contract checked, on the GPU where it can be."""
+"""A tagger that is loaded: its model in a process of its own, its contract checked, on the GPU where it can be."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
 
 import numpy as np
 
 from core.captioning.tagger.folder import Found, read_labels
 from core.captioning.tagger.labels import NOTHING
 from core.captioning.tagger.onnx_file import MAX_INPUT, batch_too_large, outputs_too_many
+from core.captioning.tagger.providers import CPU, onnxruntime, providers_for
+from core.captioning.tagger.runner import IMAGES, SCORES
 from core.captioning.tagger.tags import Label, Scored
 from core.record import machine
 from core.record.context import JobContext
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, unwritten
 from core.record.units import memory_words
+from core.record.worker import Gone, Worker
 from core.settings.tagger import FLOOR, TagSettings
 
-CPU = "CPUExecutionProvider"
-# What the setting calls it -> onnxruntime's names, the newest first.
-PROVIDERS = {
-    "cuda": ("CUDAExecutionProvider",),
-    "rocm": ("MIGraphXExecutionProvider", "ROCMExecutionProvider"),
-    "directml": ("DmlExecutionProvider",),
-    "openvino": ("OpenVINOExecutionProvider",),
-    "coreml": ("CoreMLExecutionProvider",),
-    "cpu": (CPU,),
-}
 ALWAYS_KEPT = ("rating", "quality")  # the best of these counts, however low
+LONGEST_SECONDS = 120.0  # to open a model, and for each image of a batch; on a slow CPU the largest needs 20
+COMPILING_SECONDS = 600.0  # the same where the provider may compile the model first
 DIGITS = 6  # of a kept score: 0.35 in float32 stays at least 0.35
 
 
-def onnxruntime() -> Any:
-    """The library. torch first where it computes on a GPU: its package holds the CUDA libraries of both."""
-    try:
-        import onnxruntime as library
-
-        if set(library.get_available_providers()) & {*PROVIDERS["cuda"], *PROVIDERS["rocm"]}:
-            import torch  # noqa: F401
-    except Exception as error:  # a missing or broken library raises anything
-        what = f"onnxruntime does not load ({str(error)[:200]})"
-        raise ProblemsError.one(what, "", "run ./launch.sh update", "tagger.no-onnxruntime") from error
-    return library
-
-
-def providers_for(asked: str, device: str, available: Sequence[str]) -> list[str]:
-    """Provider names to ask for, the CPU as the last. Raises ProblemsError for one that is not installed.
-
-    device   of the job ("cuda:1"): automatic takes CUDA and ROCm only where torch has a GPU
-    """
-    names = PROVIDERS if asked == "auto" else {asked: PROVIDERS[asked]}
-    on_gpu = device.startswith("cuda")
-    for kind, candidates in names.items():
-        found = next((name for name in candidates if name in available), None)
-        if found is not None and (asked != "auto" or kind not in ("cuda", "rocm") or on_gpu):
-            return [CPU] if found == CPU else [found, CPU]
-    what = f"onnxruntime has no execution provider for '{asked}'; it has {', '.join(available)}"
-    fix = "choose automatic, or install that build of onnxruntime"
-    raise ProblemsError.one(what, "tag.provider", fix, "tagger.no-provider")
-
-
-def _with_options(names: Sequence[str], device: str) -> list[Any]:
-    number = device.partition(":")[2] or "0"
-    of_gpu = (*PROVIDERS["cuda"], *PROVIDERS["rocm"], *PROVIDERS["directml"])
-    # FP16 gives wrong scores with OpenVINO, which takes it by itself on a GPU
-    own = {name: {"device_id": number} for name in of_gpu} | {"OpenVINOExecutionProvider": {"precision": "FP32"}}
-    return [(name, own[name]) if name in own else name for name in names]
+class TaggerGone(ProblemsError):
+    """The process of the model has ended, or was ended as it gave no answer."""
 
 
 class Tagger:
-    """A loaded model.
+    """A loaded model. Its process is ended where one answer takes longer than `_seconds` for each image.
 
     wanted, provider   of onnxruntime: asked for, and taken
     size    (width, height) of its input       batch   images it takes at once; None for any number
     """
 
     def __init__(self, found: Found, asked: TagSettings, context: JobContext):
-        library = onnxruntime()
-        self.found, self.profile = found, found.profile
-        wanted = providers_for(asked.provider, context.device, library.get_available_providers())
-        self.session = self._open(library, wanted, context.device)
-        self.provider = self.session.get_providers()[0]
-        self.wanted = wanted[0]
-        metadata = self.session.get_modelmeta().custom_metadata_map.get("tags", "")
-        self.labels: list[Label] = read_labels(found, metadata)
+        self.found, self.profile, self._context = found, found.profile, context
+        wanted = providers_for(asked.provider, context.device, onnxruntime().get_available_providers())
+        self._seconds = LONGEST_SECONDS if wanted[0] == CPU else COMPILING_SECONDS
+        self._images: np.ndarray | None = None
+        self._folder = TemporaryDirectory(prefix="atelier-tagger-", ignore_cleanup_errors=True)
+        self._place = Path(self._folder.name)
+        words = [sys.executable, "-m", "core.captioning.tagger.runner", self._folder.name]
+        self._worker = Worker(words, self._place)
+        try:
+            self._load(wanted, asked)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End its process, whatever the model does."""
+        self._worker.end()
+        self._images = None  # Windows keeps a mapped file
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _load(self, wanted: list[str], asked: TagSettings) -> None:
+        file, threads = str(self.found.model.absolute()), machine.threads()
+        question = {"model": file, "providers": wanted, "device": self._context.device, "threads": threads}
+        self.facts = self._ask({"open": question}, "cannot be loaded", self._seconds)
+        self.provider, self.wanted = self.facts["providers"][0], wanted[0]
+        self.labels: list[Label] = read_labels(self.found, self.facts["tags"])
         self.always = np.array([label.category in ALWAYS_KEPT for label in self.labels])
         self.batch, self.size = self._input(asked.batch_size)
         self.output = self._output()
-        self.half = self.session.get_inputs()[0].type == "tensor(float16)"
+        self._images = self._room(self.batch or asked.batch_size)
         self._try()
 
-    def _open(self, library: Any, names: Sequence[str], device: str) -> Any:
-        options = library.SessionOptions()
-        options.intra_op_num_threads = machine.threads()
-        options.log_severity_level = 4  # what goes wrong is raised, or told by the provider that is left
+    def _ask(self, question: dict[str, Any], fails: str, seconds: float) -> dict[str, Any]:
+        answer = self._worker.ask(question, seconds, self._context.cancel)
+        if isinstance(answer, Gone):
+            why = f"gave no answer within {seconds:.0f} seconds" if answer.hung else f"crashed ({answer.code_words})"
+            raise TaggerGone(self._refused(why, "tagger.no-answer").problems)
+        if "error" in answer:
+            raise self._refused(f"{fails}: {answer['error']}")
+        return answer
+
+    def _room(self, images: int) -> np.ndarray:
+        """Where a batch is written for its process: in full, as a disk that fills up later would end this one."""
+        shape = self._shape
+        one: np.ndarray = np.zeros(shape, np.float16 if self.facts["inputs"][0][1] == "tensor(float16)" else np.float32)
+        file = self._place / IMAGES
         try:
-            return library.InferenceSession(
-                str(self.found.model), sess_options=options, providers=_with_options(names, device)
-            )
-        except Exception as error:  # onnxruntime has an exception class for each status
-            raise self._refused(f"cannot be loaded: {_first_line(error)}") from error
+            with open(file, "wb") as out:
+                for _ in range(images):
+                    out.write(one.data)
+        except OSError as error:
+            raise unwritten(error, "The images for the tagger cannot be written", str(file)) from error
+        return np.memmap(file, one.dtype, "r+", shape=(images, *shape))
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        width, height = self.size
+        return (height, width, 3) if self.profile.layout == "NHWC" else (3, height, width)
 
     def _input(self, batch_size: int) -> tuple[int | None, tuple[int, int]]:
-        inputs = self.session.get_inputs()
-        shape = list(inputs[0].shape)
-        if len(inputs) != 1 or len(shape) != 4 or inputs[0].type not in ("tensor(float)", "tensor(float16)"):
-            shapes = ", ".join(f"{each.type} {each.shape}" for each in inputs)
+        inputs = self.facts["inputs"]
+        shape = inputs[0][2] if inputs else []
+        if len(inputs) != 1 or len(shape) != 4 or inputs[0][1] not in ("tensor(float)", "tensor(float16)"):
+            shapes = ", ".join(f"{kind} {shape}" for _, kind, shape in inputs)
             raise self._refused(f"does not take one batch of images; its inputs are {shapes[:200]}")
         sides = shape[1:3] if self.profile.layout == "NHWC" else shape[2:4]
         colors = shape[3] if self.profile.layout == "NHWC" else shape[1]
@@ -125,7 +130,7 @@ class Tagger:
         return batch, (width, height)
 
     def _output(self) -> str:
-        names = [each.name for each in self.session.get_outputs()]
+        names = self.facts["outputs"]
         wanted = self.profile.output
         if isinstance(wanted, int) and 0 <= wanted < len(names):
             return str(names[wanted])
@@ -135,9 +140,7 @@ class Tagger:
 
     def _try(self) -> None:
         """One white image: a wrong table or profile is found before any caption is written."""
-        width, height = self.size
-        shape = (height, width, 3) if self.profile.layout == "NHWC" else (3, height, width)
-        values = self.run([np.full(shape, 255 if self.profile.scale == "255" else 1, np.float32)])[0]
+        values = self.run([np.full(self._shape, 255 if self.profile.scale == "255" else 1, np.float32)])[0]
         if not np.isfinite(values).all():
             raise self._refused("returns NaN")
         if values.min() < -1e-3 or values.max() > 1 + 1e-3:
@@ -145,19 +148,23 @@ class Tagger:
 
     def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Scores [N, labels] of prepared images, at most `batch`. Raises ProblemsError."""
-        batch = np.stack(images)
-        if self.batch is not None and len(images) < self.batch:  # a fixed batch takes no fewer
-            batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch - len(images), 0)])
-        batch = batch.astype(np.float16) if self.half else batch
-        try:
-            (found,) = self.session.run([self.output], {self.session.get_inputs()[0].name: batch})
-        except Exception as error:
-            raise self._refused(f"failed: {_first_line(error)}") from error
-        values = np.asarray(found)
-        if why := outputs_too_many(values.shape):
+        assert self._images is not None
+        many = self.batch or len(images)  # a fixed batch takes no fewer
+        np.stack(images, out=self._images[: len(images)], casting="same_kind")
+        self._images[len(images) : many] = self._images[len(images) - 1]
+        question = {
+            "name": self.facts["inputs"][0][0],
+            "output": self.output,
+            "dtype": str(self._images.dtype),
+            "shape": [many, *self._shape],
+        }
+        found = self._ask({"run": question}, "failed", self._seconds * many)
+        shape = found["shape"]
+        if why := outputs_too_many(shape):
             raise self._refused(why)
-        if values.dtype.kind != "f" or values.ndim != 2 or len(values) != len(batch):
-            raise self._refused(f"returns {values.dtype} {list(values.shape)} in place of a score for each label")
+        if not found["dtype"].startswith("float") or len(shape) != 2 or shape[0] != many:
+            raise self._refused(f"returns {found['dtype']} {shape} in place of a score for each label")
+        values = np.load(self._place / SCORES, allow_pickle=False)
         sparse = self.profile.label_kind == "mapping"
         if len(self.labels) > values.shape[1] or (len(self.labels) < values.shape[1] and not sparse):
             table = self.profile.labels or "its metadata"
@@ -173,14 +180,6 @@ class Tagger:
         found = ((self.labels[number], round(float(values[number]), DIGITS)) for number in kept)
         return [(label, score) for label, score in found if label is not NOTHING]
 
-    def _refused(self, why: str) -> ProblemsError:
+    def _refused(self, why: str, code: str = "tagger.model") -> ProblemsError:
         fix = "download it again, or choose another tagger; for a model of your own check its profile.json"
-        return ProblemsError.one(f"The tagger {self.found.title} {why}", str(self.found.model), fix, "tagger.model")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def words_of(provider: str) -> str:
-    return provider.removesuffix("ExecutionProvider")
+        return ProblemsError.one(f"The tagger {self.found.title} {why}", str(self.found.model), fix, code)

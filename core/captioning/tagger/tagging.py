@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ from core.captioning.tagger.folder import Found, check_files, downloads, fetch_m
 from core.captioning.tagger.formatting import formatter, ignored
 from core.captioning.tagger.kept import Keeper, Shelf, place_of, stamp_of
 from core.captioning.tagger.preprocess import preparing
+from core.captioning.tagger.providers import CPU, onnxruntime, providers_for, words_of
 from core.captioning.tagger.sd_scripts import joining
-from core.captioning.tagger.session import CPU, Tagger, onnxruntime, providers_for, words_of
+from core.captioning.tagger.session import Tagger, TaggerGone
 from core.captioning.tagger.tags import Format, Scored, Tagged
 from core.dataset.sources.files import printable
 from core.record.context import JobContext
@@ -84,13 +86,11 @@ def tag(images: Sequence[Path], asked: TagSettings, context: JobContext) -> Iter
     fetch_missing(found, asked, context)
     check_files(found)
     context.stage(f"loading {found.title}")
-    tagger = Tagger(found, asked, context)
-    _say_how(tagger, asked, context)
     form = formatter(asked, found.profile.thresholds)
-    keeper = Keeper(context.workspace, model_key(found), found.profile.thresholds)
-    prepare = preparing(found.profile, tagger.size, asked.compatibility)
-    batch_size = tagger.batch or asked.batch_size
-    try:
+    with Tagger(found, asked, context) as tagger, closing(_keeper(found, context)) as keeper:
+        _say_how(tagger, asked, context)
+        prepare = preparing(found.profile, tagger.size, asked.compatibility)
+        batch_size = tagger.batch or asked.batch_size
         for batch in batches(decoded_ahead(images, prepare, asked.decode_threads, batch_size), batch_size):
             context.check()
             for path, scored in _scores(tagger, batch):
@@ -99,8 +99,10 @@ def tag(images: Sequence[Path], asked: TagSettings, context: JobContext) -> Iter
                     if keeper.waiting >= KEPT_AT_ONCE:
                         keeper.write()
                 yield _described(path, scored, form, asked)
-    finally:
-        keeper.close()
+
+
+def _keeper(found: Found, context: JobContext) -> Keeper:
+    return Keeper(context.workspace, model_key(found), found.profile.thresholds)
 
 
 def _say_how(tagger: Tagger, asked: TagSettings, context: JobContext) -> None:
@@ -135,6 +137,8 @@ def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Prob
         return []
     try:
         return list(tagger.run(images))
+    except TaggerGone:
+        raise
     except ProblemsError as error:
         if len(images) == 1:
             return [error.problems[0]]

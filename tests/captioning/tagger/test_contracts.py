@@ -11,7 +11,8 @@ from core.captioning.tagger.folder import Found, check_files, find
 from core.captioning.tagger.labels import read_csv, read_mapping, read_metadata
 from core.captioning.tagger.preprocess import preparing
 from core.captioning.tagger.profile import CAMIE, CL, DEEPDANBOORU, PIXAI, PROFILES, WD, Profile, read_profile
-from core.captioning.tagger.session import CPU, Tagger, onnxruntime, providers_for
+from core.captioning.tagger.providers import CPU, onnxruntime, providers_for
+from core.captioning.tagger.session import Tagger
 from core.captioning.tagger.tagging import _say_how, check_tag
 from core.captioning.tagger.tags import Label
 from core.record.problems import ProblemsError
@@ -357,8 +358,7 @@ def test_a_gpu_build_that_falls_back_is_said(tmp_path, monkeypatch):
     folder = wd_folder(tmp_path / "m")
     context = surroundings(Workspace(tmp_path / "out"))
     monkeypatch.setattr(session, "providers_for", lambda *words: [CUDA, CPU])
-    with pytest.warns(UserWarning, match=CUDA):
-        tagger = Tagger(Found(WD[0], folder, True), TagSettings(), context)
+    tagger = Tagger(Found(WD[0], folder, True), TagSettings(), context)
     assert (tagger.wanted, tagger.provider) == (CUDA, CPU)
     assert said(tagger, "auto", context) == ["info", "warning"]
 
@@ -384,7 +384,7 @@ def test_the_threads_are_those_of_the_product(tmp_path, monkeypatch):
 
     monkeypatch.setattr(machine, "threads", lambda: 3)
     tagger = load(WD[0], wd_folder(tmp_path / "m"), tmp_path)
-    assert tagger.session.get_session_options().intra_op_num_threads == 3
+    assert tagger.facts["threads"] == 3
 
 
 def test_a_folder_below_the_captioners_is_chosen_by_its_name(tmp_path):

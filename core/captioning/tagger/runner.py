@@ -1,0 +1,61 @@
+"""The process in which a tagger's model runs: a file of a stranger may loop for ever, or crash the library.
+
+Asked to open the file first, then for the scores of one batch after the other. The images lie in a file that both processes
+map; the scores are written to another one.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.captioning.tagger.onnx_file import outputs_too_many
+from core.captioning.tagger.providers import onnxruntime, with_options
+from core.record.worker import answer_questions
+
+IMAGES, SCORES = "images.bin", "scores.npy"
+
+
+class Runner:
+    """Answers {"open"} and {"run"}; what fails is answered as {"error"}."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._session: Any = None
+
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._open(**asked["open"]) if "open" in asked else self._run(**asked["run"])
+        except Exception as error:  # onnxruntime has an exception class for each status
+            return {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:300]}
+
+    def _open(self, model: str, providers: list[str], device: str, threads: int) -> dict[str, Any]:
+        """What the model takes and returns: name, type and shape of each; and what it runs on."""
+        library = onnxruntime(providers)
+        options = library.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # what goes wrong is raised, or told by the provider that is left
+        session = library.InferenceSession(model, sess_options=options, providers=with_options(providers, device))
+        self._session = session
+        return {
+            "providers": session.get_providers(),
+            "threads": session.get_session_options().intra_op_num_threads,
+            "tags": session.get_modelmeta().custom_metadata_map.get("tags", ""),
+            "inputs": [[each.name, each.type, each.shape] for each in session.get_inputs()],
+            "outputs": [each.name for each in session.get_outputs()],
+        }
+
+    def _run(self, name: str, output: str, dtype: str, shape: list[int]) -> dict[str, Any]:
+        batch = np.asarray(np.memmap(self._folder / IMAGES, dtype, "r", shape=tuple(shape)))
+        (found,) = self._session.run([output], {name: batch})
+        values = np.asarray(found)
+        if values.dtype.kind == "f" and values.ndim == 2 and not outputs_too_many(values.shape):
+            np.save(self._folder / SCORES, values)
+        return {"dtype": str(values.dtype), "shape": list(values.shape)}
+
+
+if __name__ == "__main__":
+    answer_questions(Runner(Path(sys.argv[1])).answer)

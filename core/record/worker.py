@@ -1,0 +1,127 @@
+"""A process that answers questions. It can be ended whatever it is doing, and neither its crash nor its hang ends this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from core.record.cancel import CancelToken
+from core.record.workspace import PROJECT
+
+POLL_SECONDS = 0.2
+END_SECONDS = 5.0  # to wait for an ended process to be gone
+LAST_WORDS = 4000  # bytes of the output of a process that did not answer
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A process that did not answer. code: its exit code; hung: it was killed after its time limit; said: its last output."""
+
+    hung: bool
+    code: int | None
+    said: str
+
+    @property
+    def code_words(self) -> str:
+        if self.code is not None and self.code < 0:
+            with suppress(ValueError):
+                return f"signal {signal.Signals(-self.code).name}"
+        return f"code {self.code}"
+
+
+class Worker:
+    """The process, which runs `answer_questions`. Its standard error goes to a file in `folder`, whose end is reported if the
+    process is gone."""
+
+    def __init__(self, words: Sequence[str], folder: Path):
+        self._said: IO[bytes] = open(folder / f"said-{secrets.token_hex(4)}.txt", "w+b")
+        self._process = subprocess.Popen(
+            list(words),
+            cwd=PROJECT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            # Ctrl-C is for the parent process.
+            start_new_session=os.name != "nt",
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        self._answers: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put(b"")
+
+    def ask(self, question: dict[str, Any], seconds: float, token: CancelToken) -> dict[str, Any] | Gone:
+        """The answer, or how the process ended. Raises Cancelled."""
+        end = time.monotonic() + seconds
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            return self._gone(hung=False)
+        while True:
+            token.check()
+            with suppress(queue.Empty):
+                line = self._answers.get(timeout=min(POLL_SECONDS, max(0.01, end - time.monotonic())))
+                return json.loads(line) if line else self._gone(hung=False)
+            if time.monotonic() >= end:
+                return self._gone(hung=True)
+
+    def _gone(self, *, hung: bool) -> Gone:
+        if not hung:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=END_SECONDS)
+        self._kill()
+        self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, self._said.tell() - LAST_WORDS))
+        return Gone(hung, self._process.returncode, self._said.read().decode("utf-8", "replace"))
+
+    def end(self) -> None:
+        self._kill()
+        self._said.close()
+
+    def _kill(self) -> None:
+        """Including the processes it started, such as compilers. One that a driver holds cannot be waited for."""
+        with suppress(OSError):
+            if os.name != "nt":
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=END_SECONDS)
+
+
+# ---- in the process itself
+
+
+def answer_questions(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Answer each question until the process that asks is gone. What libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    asked: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
+    while True:
+        answers.write(json.dumps(answer(asked.get()), default=str) + "\n")
+
+
+def _listen(asked: queue.Queue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        asked.put(json.loads(line))
+    os._exit(0)  # the process that asks is gone
