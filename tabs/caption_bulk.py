@@ -25,12 +25,17 @@ from core.settings.check import build
 from core.settings.job import CaptionEditJob
 from tabs.caption_rewriting import Progress, Rewriting
 from tabs.markup import esc, problems_html
-from tabs.own_settings import changed_values, entries, fields
+from tabs.own_settings import changed_values, entries, fields, usable
 from tabs.reading import Reading
 from tabs.safety import Roots
 
 KNOWN = entries(CaptionEditSettings, "edit_captions")
 SHOWN = 20  # differences in a preview
+LONGEST_SAME, LONGEST_SHOWN = (
+    400,
+    1200,
+)  # characters of a difference before and after where it begins: comparing is quadratic
+_WORD = re.compile(r"\s+|,|[^\s,]+")
 MOST_TAGS, QUICK, TOGETHER, OPTIONS = 400, 9, 12, 12
 LONGEST_QUICK = 40  # characters
 
@@ -65,7 +70,7 @@ class Bulk:
     ):
         self._reading, self._history, self._workspace = reading, history, workspace
         self._roots, self._rewriting = roots, rewriting
-        self._load, self._keep = load, keep
+        self._load, self._keep = (lambda: usable(KNOWN, load())), keep
         self._lock = threading.Lock()
         self._of: tuple[Report | None, Any] = (None, None)
         self._items: dict[tuple[str, str], tuple[Placed, Row, Item]] = {}
@@ -214,8 +219,10 @@ class Bulk:
             names = tuple(name for name in names if name != "after")
         if settings.separator != KNOWN["separator"].default and "separator" not in names:
             names += ("separator",)
-        form = fields(KNOWN, self._load(), names, "bulk_field", {}, {name: f"cap-bulk-{name}" for name in names})
-        return f'<div class="concept-fields">{form}</div>{self._twice(settings)}{self._preview(rows)}'
+        preview, wrong = self._preview(rows)
+        ids = {name: f"cap-bulk-{name}" for name in names}
+        form = fields(KNOWN, self._load(), names, "bulk_field", {}, ids, wrong)
+        return f'<div class="concept-fields">{form}</div>{self._twice(settings)}{preview}'
 
     def _twice(self, settings: CaptionEditSettings) -> str:
         """That training adds a prefix or suffix of its own."""
@@ -228,14 +235,16 @@ class Bulk:
             says = f"Training adds '{own}' to every caption as well: empty it on Train, or the captions have both."
         return f'<p class="hint">{esc(says)}</p>'
 
-    def _preview(self, rows: Sequence[Row]) -> str:
+    def _preview(self, rows: Sequence[Row]) -> tuple[str, set[str]]:
+        """What the change would do, and the names of the fields that are wrong."""
         try:
             plan = self.plan(rows)
         except ProblemsError as error:
             if set(error.codes) <= {"edit.incomplete"}:
                 says = "; ".join(each.what for each in error.problems)
-                return f'<p class="hint bulk-says" role="status">{esc(says)}.</p>'
-            return f'<div class="bulk-says">{problems_html(error.problems)}</div>'
+                return f'<p class="hint bulk-says" role="status">{esc(says)}.</p>', set()
+            wrong = {each.where.rpartition(".")[2] for each in error.problems}
+            return f'<div class="bulk-says">{problems_html(error.problems)}</div>', wrong
         lines = "".join(_difference(each) for each in plan[:SHOWN])
         more = f"<li>and {len(plan) - SHOWN:,} more</li>" if len(plan) > SHOWN else ""
         says = f"{count(len(plan), 'caption')} of {len(rows):,} would change."
@@ -245,7 +254,8 @@ class Bulk:
             if plan
             else ""
         )
-        return f'<p class="hint bulk-says" role="status">{esc(says)}</p>{go}<ul class="plain differences">{lines}{more}</ul>'
+        html = f'<p class="hint bulk-says" role="status">{esc(says)}</p>{go}<ul class="plain differences">{lines}{more}</ul>'
+        return html, set()
 
 
 def mark_of(plan: Iterable[Edited]) -> str:
@@ -258,15 +268,18 @@ def mark_of(plan: Iterable[Edited]) -> str:
 
 def _difference(each: Edited) -> str:
     """A caption before and after: what goes and what comes is marked, what stays is shortened."""
-    before, after = (re.findall(r"\s+|,|[^\s,]+", text) for text in (each.before, each.after))
-    parts = []
+    texts = each.before, each.after
+    same = next((at for at, (a, b) in enumerate(zip(*texts)) if a != b), min(map(len, texts)))
+    before, after = ([*_WORD.findall(text[max(0, same - LONGEST_SAME) : same + LONGEST_SHOWN])] for text in texts)
+    parts = ["… "] if same > LONGEST_SAME else []
     for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         gone, new = "".join(before[a:b]), "".join(after[c:d])
         if kind == "equal":
             parts.append(esc(gone if len(gone) <= 60 else f"{gone[:25]} … {gone[-25:]}"))
         else:
             parts += [f"<{tag}>{esc(text)}</{tag}>" for tag, text in (("del", gone), ("ins", new)) if text]
-    return f"<li><b>{esc(each.item.facts.name)}</b> {''.join(parts)}</li>"
+    cut = " …" if max(map(len, texts)) > same + LONGEST_SHOWN else ""
+    return f"<li><b>{esc(each.item.facts.name)}</b> {''.join(parts)}{cut}</li>"
 
 
 def _found(findings: Iterable[Any]) -> dict[tuple[str, str], tuple[str, ...]]:

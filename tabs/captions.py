@@ -250,9 +250,10 @@ class Desk:
         title, old = "Rewrite as UTF-8", self.encodings.old()
         return self.rewriting.run(title, len(old), lambda _: self._changed(self.encodings.rewrite(), title))
 
-    def _latest(self) -> list[tuple[Entry, int]]:
-        """The latest changes, each with the number of its files."""
-        return [(entry, self._history.count(entry.id)) for entry in islice(self._history.entries(), MOST_CHANGES)]
+    def _latest(self) -> list[tuple[Entry, int, int]]:
+        """The latest changes, each with the number of its files and of its damaged lines."""
+        latest = islice(self._history.entries(), MOST_CHANGES)
+        return [(entry, self._history.count(entry.id), self._history.damaged(entry.id)) for entry in latest]
 
     def _earlier(self, key: str) -> dict[str, Any]:
         """The earlier texts of an image."""

@@ -202,12 +202,12 @@ def _again(old: bytes | None) -> str:
     return button("use_text", "Use", decode_text(old).text.strip(), kind="quiet", label="Use this earlier text")
 
 
-def changes(entries: Iterable[tuple[Entry, int]]) -> str:
-    """The latest changes, each with how many files it is of and its undo."""
+def changes(entries: Iterable[tuple[Entry, int, int]]) -> str:
+    """The latest changes, each with how many files it is of, how many of its lines are damaged, and its undo."""
     items = "".join(
-        f"<li><span><b>{esc(entry.title)}</b> {esc(_of_what(entry, files))} <small>{_when(entry.at)}</small></span>"
+        f"<li><span><b>{esc(entry.title)}</b> {esc(_of_what(entry, files, damaged))} <small>{_when(entry.at)}</small></span>"
         f"{button('revert', 'Undo', entry.id, kind='quiet')}</li>"
-        for entry, files in entries
+        for entry, files, damaged in entries
     )
     return f'<ul class="plain changes">{items}</ul>' if items else '<p class="hint">No changes yet.</p>'
 
@@ -216,6 +216,7 @@ def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def _of_what(entry: Entry, files: int) -> str:
+def _of_what(entry: Entry, files: int, damaged: int) -> str:
     """The file that was changed, or how many were."""
-    return str(entry.about.get("first", "")) if files == 1 and "first" in entry.about else count(files, "file")
+    what = str(entry.about.get("first", "")) if files == 1 and "first" in entry.about else count(files, "file")
+    return f"{what} ({count(damaged, 'damaged line')} left out)" if damaged else what

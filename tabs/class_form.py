@@ -17,7 +17,7 @@ from core.settings.source import Source
 from tabs.context import Page
 from tabs.form_presets import FormPresets, KeptForm
 from tabs.markup import button, esc
-from tabs.own_settings import changed_values, entries, fields
+from tabs.own_settings import changed_values, entries, fields, usable
 
 TASK = "class_images"
 FIELDS = entries(ClassImageSettings, TASK)
@@ -51,7 +51,7 @@ class ClassForm:
         return self._load().get("class_on")
 
     def values(self) -> dict[str, Any]:
-        return dict(self._load().get("class_values", {}))
+        return usable(FIELDS, self._load().get("class_values"))
 
     def toggle(self, number: int) -> None:
         self._keep(class_on=None if self.open_on == number else number)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Annotated, Any, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -53,7 +54,15 @@ def _text(entry: Declared, value: Any) -> str:
 
 
 def field(
-    entry: Declared, value: Any, act: str, arg: str, *, common: Any = NOT_OWN, hint: str = "", elem: str = ""
+    entry: Declared,
+    value: Any,
+    act: str,
+    arg: str,
+    *,
+    common: Any = NOT_OWN,
+    hint: str = "",
+    elem: str = "",
+    wrong: bool = False,
 ) -> str:
     """A labeled control that reports `act` with `arg`.
 
@@ -64,6 +73,7 @@ def field(
     own = common is not NOT_OWN and value is not None
     about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
     about += f' id="{esc(elem)}"' if elem else ""
+    about += ' aria-invalid="true"' if wrong else ""
     about += ' list="tool-files"' if entry.names == "path or name" else ""
     behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
     lines = entry.kind == "list" or entry.widget == "lines" or _is_json(entry)
@@ -169,8 +179,12 @@ def fields(
     act: str,
     hints: Mapping[str, str],
     ids: Mapping[str, str] = {},
+    wrong: Collection[str] = (),
 ) -> str:
-    """The fields of a form whose values are kept by the server. hints: what stands in an empty one."""
+    """The fields of a form whose values are kept by the server.
+
+    hints   what stands in an empty one      wrong   names of those that hold something wrong
+    """
     return "".join(
         field(
             known[name],
@@ -180,9 +194,31 @@ def fields(
             common=None if known[name].optional else NOT_OWN,
             hint=hints.get(name, ""),
             elem=ids.get(name, ""),
+            wrong=name in wrong,
         )
         for name in names
     )
+
+
+def usable(known: Mapping[str, Declared], stored: Any) -> dict[str, Any]:
+    """Of stored values those that these settings can have: a file of another version, or a damaged one, may hold anything."""
+    if not isinstance(stored, Mapping):
+        return {}
+    return {name: value for name, value in stored.items() if name in known and _can_be(known[name], value)}
+
+
+def _can_be(entry: Declared, value: Any) -> bool:
+    kind: Any = Annotated[entry.info.annotation, entry.info]
+    try:
+        _checker(kind).validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError):
+        return False
+    return True
+
+
+@cache
+def _checker(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def changed_values(
@@ -193,11 +229,8 @@ def changed_values(
     value = read(entry, text, optional=entry.optional)
     if value and is_path(entry):
         roots.check(value, entry.title)
-    kind: Any = Annotated[entry.info.annotation, entry.info]
-    try:
-        TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
-    except ValidationError:
-        raise refused(entry, text) from None
+    if not _can_be(entry, value):
+        raise refused(entry, text)
     return {**values, name: value}
 
 

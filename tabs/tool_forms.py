@@ -13,7 +13,7 @@ from core.settings.base import Declared
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
 from tabs.markup import act_of, board, button, choice_list, esc, news
-from tabs.own_settings import changed_values, fields
+from tabs.own_settings import changed_values, fields, usable
 from tabs.task_settings import job_of, main_setting, own_settings_of
 
 KEPT = "Tools"  # what is filled in, of every card
@@ -54,12 +54,19 @@ class ToolForm:
     def values(self, task: Task | None = None) -> dict[str, Any]:
         """What is filled in of a task, else of the chosen one, by the names of `own_settings_of`."""
         task, kept = task or self.task, self._kept()
-        places, apart = self._apart(task), kept.get(OWN, {})
+        places, apart = self._apart(task), self._of_tasks()
         values = {name: value for name, value in kept.items() if name not in places and name != OWN}
-        return values | {name: apart[place][name] for name, place in places.items() if name in apart.get(place, {})}
+        values |= {name: apart[place][name] for name, place in places.items() if name in apart.get(place, {})}
+        return usable(own_settings_of(task), values)
 
     def _kept(self) -> dict[str, Any]:
-        return dict(self._state().get(self.card.name, {}))
+        kept = self._state().get(self.card.name)
+        return dict(kept) if isinstance(kept, dict) else {}
+
+    def _of_tasks(self) -> dict[str, dict[str, Any]]:
+        """What is kept under each name of `_apart`."""
+        kept = self._kept().get(OWN)
+        return {name: each for name, each in kept.items() if isinstance(each, dict)} if isinstance(kept, dict) else {}
 
     def _apart(self, task: Task) -> dict[str, str]:
         """{setting that a task does not share with its card: under which name it is kept}: those of groups that no other task
@@ -87,7 +94,7 @@ class ToolForm:
 
     def _filled(self) -> dict[str, Any]:
         """The values of the chosen task; a folder or ending that is not given is the dataset's."""
-        values = {name: value for name, value in self.values().items() if name in own_settings_of(self.task)}
+        values = self.values()
         if "folder" in own_settings_of(self.task) and not values.get("folder"):
             values["folder"] = self.page.project.job.dataset.folder or ""
         if "folders" in own_settings_of(self.task) and not values.get("folders"):
@@ -213,7 +220,7 @@ class ToolForm:
             value = changed_values(known, {}, name, text, self.page.roots)
             kept = self._kept()
             if place := self._apart(task).get(name):
-                apart = kept.get(OWN, {})
+                apart = self._of_tasks()
                 value = {OWN: apart | {place: apart.get(place, {}) | value}}
             self._keep(**{self.card.name: kept | value})
 

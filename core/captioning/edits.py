@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from core.captioning.combining import comparable, parts_of, pattern_problems, removed
+from core.captioning.combining import Pattern, comparable, parts_of, pattern_problems
 from core.dataset.captions.words import name_words, tag_words
 from core.record.problems import Problem, ProblemsError
 from core.settings.caption_edits import EDITS, CaptionEditSettings
@@ -31,7 +31,7 @@ def editor(settings: CaptionEditSettings, texts: Iterable[str]) -> Callable[[Sub
     if problems:
         raise ProblemsError(problems)
     if settings.edit == "replace" and settings.match != "tag":
-        return lambda subject: _replace(subject, settings)
+        return _replaced(settings)
     if settings.edit in _TEXTS:
         return lambda subject: _TEXTS[settings.edit](subject, settings)
     change = _TAGS[settings.edit](settings, texts)
@@ -61,7 +61,8 @@ def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
     if settings.edit == "replace":
         need("find", "a text to find")
         if settings.match == "regex":
-            found += pattern_problems([settings.find], "edit_captions.find")
+            places = "edit_captions.find", "edit_captions.replace_with"
+            found += pattern_problems([settings.find], places[0], settings.replace_with, places[1])
     if settings.edit == "imply":
         if not settings.implications:
             fix = "write one, such as: blue dress -> dress"
@@ -160,7 +161,7 @@ def _once(tags: Iterable[str]) -> Tags:
 
 
 def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
-    """Until nothing more follows: implications may chain, and those that go round end where they began."""
+    """Until nothing more follows. Implications may chain; each tag's are applied once, so those that go round end where they began."""
     rules = [rule for line in settings.implications if (rule := _rule(line)) is not None]
     of: dict[str, list[int]] = {}
     for number, (there, implied, _) in enumerate(rules):
@@ -168,10 +169,10 @@ def _imply(settings: CaptionEditSettings, texts: Iterable[str]) -> Change:
             of.setdefault(comparable(there), []).append(number)
 
     def change(tags: Tags) -> Tags:
-        seen: set[tuple[str, ...]] = set()
-        while tuple(tags) not in seen:
-            seen.add(tuple(tags))
-            hit = sorted({number for tag in tags for number in of.get(comparable(tag), ())})
+        done: set[str] = set()
+        while new := {comparable(tag) for tag in tags} - done:
+            done |= new
+            hit = sorted({number for form in new for number in of.get(form, ())})
             tags = _implied(tags, [rules[number] for number in hit])
         return tags
 
@@ -228,10 +229,11 @@ _TAGS: dict[str, Callable[[CaptionEditSettings, Iterable[str]], Change]] = {
 _BOUND = r"(?:(?<![\w-])|(?![\w-]))"  # where no word goes on, a hyphenated one neither
 
 
-def _replace(subject: Subject, settings: CaptionEditSettings) -> str:
+def _replaced(settings: CaptionEditSettings) -> Callable[[Subject], str]:
     if settings.match == "text":
-        return subject.text.replace(settings.find, settings.replace_with)
-    return removed(settings.find, subject.text, settings.replace_with)
+        return lambda subject: subject.text.replace(settings.find, settings.replace_with)
+    pattern = Pattern(settings.find, "edit_captions.find")
+    return lambda subject: pattern.replaced(subject.text, settings.replace_with)
 
 
 def _separated(subject: Subject, settings: CaptionEditSettings) -> str:

@@ -17,9 +17,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-import regex
-
-from core.captioning.combining import PATTERN_SECONDS, comparable, parts_of
+from core.captioning.combining import Pattern, comparable, parts_of
 from core.record.problems import ProblemsError
 
 LONGEST = 2000  # characters of an expression
@@ -247,18 +245,8 @@ def _day(value: str) -> Test:
 
 
 def _pattern(value: str) -> Test:
-    try:
-        pattern = regex.compile(value)
-    except regex.error as error:
-        raise _wrong(f"'{value}' is not a regular expression: {error}") from None
-
-    def matches(facts: Facts) -> bool:
-        try:
-            return pattern.search(facts.text, timeout=PATTERN_SECONDS) is not None
-        except TimeoutError:
-            raise _wrong(f"the regular expression '{value}' takes too long") from None
-
-    return matches
+    pattern = Pattern(value, "filter")
+    return lambda facts: pattern.first(facts.text) is not None
 
 
 _STATES: dict[str, Test] = {

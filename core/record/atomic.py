@@ -116,9 +116,11 @@ def sync_folder(path: Path | str) -> None:
 def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success it replaces the target, otherwise it is removed.
 
+    A link stays a link: the file that it leads to is replaced.
+
     synced   False does not wait for the disk: for many files, before one `sync_all`
     """
-    target = Path(target)
+    target = Path(os.path.realpath(target)) if os.path.islink(target) else Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
     os.close(handle)

@@ -109,6 +109,14 @@ def test_the_length_of_a_list_does_not_multiply_with_the_tags_of_a_caption():
         assert time.monotonic() - began < 1, "5 s and more where each tag is compared with each of the list"
 
 
+def test_circles_of_many_lengths_end_where_they_began():
+    """The states of all together repeat after their least common multiple, 10 ** 9 rounds."""
+    lengths = (2, 3, 5, 7, 11, 13, 17, 19, 23)
+    rules = [f"{size}_{n} = {size}_{(n + 1) % size}" for size in lengths for n in range(size)]
+    tags = ", ".join(f"{size}_0" for size in lengths)
+    assert edited(tags, edit="imply", implications=rules) == tags
+
+
 def test_rules_that_go_round_end():
     rules = ["a = b", "b = a", "c -> d", "d -> c"]
     assert set(edited("a, c", edit="imply", implications=rules).split(", ")) >= {"c", "d"}

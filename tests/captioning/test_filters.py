@@ -84,7 +84,6 @@ def test_missing_and_empty_captions_are_two_things():
         "tokens:many",
         "is:odd",
         "date:2026-13-01",
-        "re:(",
         "(" * 200 + "a",
         "a" * 3000,
     ],
@@ -93,6 +92,27 @@ def test_a_broken_expression_is_refused_with_a_code(expression):
     with pytest.raises(ProblemsError) as caught:
         test_of(expression)
     assert caught.value.codes == ["filter.bad-expression"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(",
+        "(" * 400 + ")" * 400,
+        "(?R)",
+        "a{99999999999}",
+        "a" * 3000,
+        "(?P<a>",
+        "\\p{Nope}",
+        "[",
+        "*",
+        "(?<n>a)\\g<m>",
+    ],
+)
+def test_a_pattern_that_is_none_is_refused_with_a_code(pattern):
+    with pytest.raises(ProblemsError) as caught:
+        test_of(f're:"{pattern[:1900]}"' if len(pattern) < 1000 else f"re:{pattern}")
+    assert set(caught.value.codes) <= {"caption.bad-pattern", "filter.bad-expression"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 from core.dataset.captions import history as module
 from core.dataset.captions.history import Change, History
+from core.record import allowed
 from core.record.problems import ProblemsError
+from tests.refusals import refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -269,3 +272,59 @@ def test_a_caption_that_a_person_emptied_later_stays_empty(tmp_path, history):
     later = time.time() + 3600
     os.utime(paths[0], (later, later))
     assert history.repair() == 0 and paths[0].read_bytes() == b""
+
+
+DAMAGE = {
+    "title": [None, 5, [], {}],
+    "at": ["soon", None, 1e400, -1, [], True],
+    "about": [[], "x", {"undoes": []}, {"files": {}}],
+    "path": [None, 5, [], "a\0b", "\ud800"],
+    "old": [5, [], {}, {"base64": 5}, {"base64": "?"}],
+    "new": [5, True, {"base64": None}],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_line_is_left_out_and_stops_nothing_else(tmp_path, history, name):
+    paths = files(tmp_path)
+    good = history.apply("Good", changed(paths))
+    for number, value in enumerate(DAMAGE[name]):
+        first = {"title": "Damaged", "at": 1.0, "about": {}}
+        line = {"path": str(paths[0]), "old": "x", "new": "new"}
+        said = [each | {name: value} if name in each else each for each in (first, line)]
+        path = history._folder / f"{10**18 + number}.jsonl"
+        text = "".join(json.dumps(each) + "\n" for each in said) + "[" * 5000 + "\n"
+        path.write_bytes(text.encode() + b"\xff\n")
+        assert history.damaged(path.stem) >= 2
+        with suppress(ProblemsError):
+            history.undo(path.stem)
+    assert history.unfinished({"undoes": []}) == "" and history.count(good.id) == 3
+    assert [change.path for _, change in history.of(paths[1], 5)] == [paths[1]]
+    assert list(history.news({})) and history.repair() == 0
+    assert len(history.apply("Next", [Change(path, path.read_bytes(), b"next") for path in paths]).written) == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_stays_a_link_and_undo_restores_the_file_behind_it(tmp_path, history):
+    behind, link = tmp_path / "elsewhere" / "a.txt", tmp_path / "a.txt"
+    behind.parent.mkdir()
+    behind.write_bytes(b"old")
+    link.symlink_to(behind)
+    done = history.apply("Edit", [Change(link, b"old", b"new")])
+    assert link.is_symlink() and behind.read_bytes() == b"new"
+    history.undo(done.id)
+    assert link.is_symlink() and behind.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_out_of_the_open_folders_is_refused(tmp_path, history):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "secret.txt").write_bytes(b"old")
+    (tmp_path / "set" / "a.txt").symlink_to(tmp_path / "secret.txt")
+    allowed.keep_files_inside([tmp_path / "set"])
+    try:
+        with refused("caption.link-outside", "a.txt"):
+            history.apply("Edit", [Change(tmp_path / "set" / "a.txt", b"old", b"new")])
+    finally:
+        allowed.keep_files_inside(None)
+    assert (tmp_path / "secret.txt").read_bytes() == b"old"

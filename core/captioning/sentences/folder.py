@@ -97,12 +97,12 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     index = read_json_object(folder / INDEX, AGAIN)
     listed = index.get("weight_map")
-    names = set(listed.values()) if isinstance(listed, dict) and isinstance(index.get("metadata"), dict) else set()
+    names = list(listed.values()) if isinstance(listed, dict) and isinstance(index.get("metadata"), dict) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise ProblemsError.one(
             "The index of the weights is damaged", str(folder / INDEX), AGAIN, "captioner.bad-index"
         )
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in sorted(set(names))]
 
 
 def _missing(found: Found) -> list[Problem]:

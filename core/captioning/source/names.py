@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import regex
-
-from core.captioning.combining import PATTERN_SECONDS, parts_of, pattern_problems
+from core.captioning.combining import Pattern, parts_of, pattern_problems
 from core.captioning.described import Described
 from core.captioning.source.result import described, skipped
 from core.dataset.captions.words import name_words, number_of
@@ -17,7 +14,7 @@ from core.dataset.sources.files import printable
 from core.dataset.sources.folders import folder_of
 from core.dataset.sources.scan import scan_dataset
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.caption import CaptionerJob
 from core.settings.caption_sources import NamesSettings
@@ -35,7 +32,7 @@ def check(asked: NamesSettings, workspace: Workspace) -> None:
         what, fix = "The pattern is empty", "write one, such as {name}"
         problems.append(Problem(what, "caption_names.pattern", fix, code="names.no-pattern"))
     if not problems:
-        known = [*FIELDS, *regex.compile(asked.expression).groupindex]
+        known = [*FIELDS, *Pattern(asked.expression, "caption_names.expression").groups]
         fix = f"use {', '.join('{' + name + '}' for name in known)}, or name a group of the expression so"
         problems += [
             Problem(f"The pattern has an unknown {{{name}}}", "caption_names.pattern", fix, code="names.unknown-field")
@@ -52,7 +49,7 @@ def describe(
     check(asked, context.workspace)
     context.stage("reading names")
     places = _places(job)
-    expression = regex.compile(asked.expression)
+    expression = Pattern(asked.expression, "caption_names.expression")
     for path in images:
         yield _described(path, *places.get(path, (path.name, "")), asked, expression, job.captioning.separator)
 
@@ -71,13 +68,9 @@ def _places(job: CaptionerJob) -> dict[Path, tuple[str, str]]:
 
 
 def _described(
-    path: Path, relative: str, words: str, asked: NamesSettings, expression: Any, separator: str
+    path: Path, relative: str, words: str, asked: NamesSettings, expression: Pattern, separator: str
 ) -> Described:
-    try:
-        match = expression.search(relative, timeout=PATTERN_SECONDS)
-    except TimeoutError as error:
-        what = "This regular expression takes too long on a path"
-        raise ProblemsError.one(what, asked.expression, "simplify it", "caption.slow-pattern") from error
+    match = expression.first(relative)
     if match is None:
         what = f"The regular expression finds nothing in {printable(relative)}"
         return skipped(path, what, "change the expression, or write its caption by hand", "names.no-match")

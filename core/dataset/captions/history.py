@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from core.dataset.sources.files import printable
 from core.record import atomic
+from core.record.allowed import may_reach
 from core.record.context import JobContext
 from core.record.lock import HeldElsewhere, Lock
 from core.record.problems import Problem, ProblemsError, unwritten
@@ -39,6 +40,7 @@ FOLLOWED = 500  # of the newest changes: an older one does not grow any more
 SETTLED = (
     5_000_000_000  # nanoseconds; clocks of some disks are that coarse, so a folder may change again without a new time
 )
+LATEST = 1e11  # seconds since 1970: a later time is none
 PRUNE_EVERY = 100  # changes; looking for old ones lists the folder
 
 
@@ -87,6 +89,7 @@ class History:
         self._lock = threading.Lock()
         self._sizes: dict[str, int] = {}  # of the changes' files whose paths are known
         self._counts: dict[str, int] = {}
+        self._damaged: dict[str, int] = {}
         self._changed, self._listed = 0, list[Path]()  # the folder's time when its files were listed
         self._lines: dict[str, dict[str, list[int]]] = {}  # path of a caption file -> change -> where its lines begin
 
@@ -108,7 +111,7 @@ class History:
         changes = [each for each in changes if each.old != each.new]
         if not changes:
             return Done()
-        check_folders(each.path.parent for each in changes)
+        check_folders(Path(os.path.realpath(each.path)).parent for each in changes)
         written: list[Path] = []
         changed: list[Path] = []
         about = {"files": len(changes), "first": printable(changes[0].path.name)} | dict(about or {})
@@ -239,7 +242,9 @@ class History:
                     continue
                 self._sizes[file.stem] = size
                 lines: dict[str, list[int]] = {}
+                self._damaged[file.stem] = 0
                 for each in _placed_lines(file):
+                    self._damaged[file.stem] += not each.line
                     if "path" in each.line:
                         lines.setdefault(str(each.line["path"]), []).append(each.begin)
                 self._counts[file.stem] = len(lines)
@@ -262,6 +267,12 @@ class History:
         with self._lock:
             self._read_new()
             return self._counts.get(id, 0)
+
+    def damaged(self, id: str) -> int:
+        """How many lines of a change cannot be read: their files are left alone when it is undone."""
+        with self._lock:
+            self._read_new()
+            return self._damaged.get(id, 0)
 
     def _line(self, id: str, begin: int) -> dict[str, Any]:
         with open(self._file(id), "rb") as handle:
@@ -356,6 +367,7 @@ class Opened:
                 due.append(each)
             elif content != each.new:
                 since.append(each.path)
+        check_links(each.path for each in due)
         if due:
             self.wrote = True
             self.note(*(_line(each) for each in due))
@@ -432,8 +444,35 @@ def _bytes(said: Any) -> bytes | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a change's file; nothing for one that is gone or torn."""
+    """The whole lines of a change's file; {} for a damaged one, nothing for a file that is gone or a line that is torn."""
     return (each.line for each in _placed_lines(path))
+
+
+def _sound(line: Any) -> bool:
+    """Whether a line is one that this program writes: a damaged disk or another program may have left anything."""
+    if not isinstance(line, dict):
+        return False
+    title, at, about = line.get("title", ""), line.get("at", 0), line.get("about") or {}
+    if not isinstance(title, str) or not isinstance(at, int | float) or not 0 <= at < LATEST:
+        return False
+    if not isinstance(about, dict) or not all(isinstance(each, str | int | float | None) for each in about.values()):
+        return False
+    return "path" not in line or (_is_path(line["path"]) and all(_is_text(line.get(name)) for name in ("old", "new")))
+
+
+def _is_path(said: Any) -> bool:
+    try:
+        return isinstance(said, str) and b"\0" not in os.fsencode(said)
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_text(said: Any) -> bool:
+    try:
+        _bytes(said)
+    except (KeyError, ValueError, TypeError):
+        return False
+    return said is None or isinstance(said, str | dict)
 
 
 class Placed(NamedTuple):
@@ -446,13 +485,15 @@ class Placed(NamedTuple):
 
 def _placed_lines(path: Path, begin: int = 0) -> Iterator[Placed]:
     """The same from a byte on, with their places."""
-    with suppress(OSError), open(path, "rb") as handle:
+    with suppress(OSError, ValueError), open(path, "rb") as handle:  # ValueError: a name that no file can have
         handle.seek(begin)
         for text in handle:
-            with suppress(ValueError):
-                line = json.loads(text)
-                if isinstance(line, dict) and text.endswith(b"\n"):
-                    yield Placed(line, begin, begin + len(text))
+            if text.endswith(b"\n"):
+                try:
+                    line = json.loads(text)
+                except (ValueError, RecursionError):
+                    line = None
+                yield Placed(line if _sound(line) else {}, begin, begin + len(text))
             begin += len(text)
 
 
@@ -461,6 +502,22 @@ def _cut_torn_line(file: Path) -> None:
     with open(file, "rb+") as handle:
         content = handle.read()
         handle.truncate(content.rfind(b"\n") + 1)
+
+
+def check_links(paths: Iterable[Path]) -> None:
+    """Raises ProblemsError with one problem for each link that leads to where this process may not write."""
+    problems = [
+        Problem(
+            "This caption is a link to a file outside the open folders, so it is not changed",
+            printable(path),
+            "change the file that it leads to, or replace the link by a copy",
+            code="caption.link-outside",
+        )
+        for path in paths
+        if os.path.islink(path) and not may_reach(path)
+    ]
+    if problems:
+        raise ProblemsError(problems)
 
 
 def check_folders(folders: Iterable[Path]) -> None:
