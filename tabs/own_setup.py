@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
+from core.settings.base import value_of
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
-from core.training.checks.own_images import Setup, holds_demo, setup_for, with_setup
+from core.training.checks.own_images import (
+    NAME,
+    PROMPTS,
+    Setup,
+    holds_demo,
+    other_images,
+    setup_for,
+    with_setup,
+)
 from tabs.markup import button, esc, section, short
 from tabs.project import FIELDS, Project
 from tabs.questions import KEPT_DATASETS, dataset_key
@@ -33,7 +42,7 @@ class OwnSetup:
         """What is offered for these images; None where nothing of the demo is left or a person keeps it."""
         if report is None or not self.stands(job):
             return None
-        return setup_for(job, report, self._workspace, self._gpu_memory())
+        return setup_for(job, report, self._workspace, self._gpu_memory(), self._left(job))
 
     def _gpu_memory(self) -> int:
         """Bytes, 0 without a GPU of its own memory."""
@@ -44,7 +53,16 @@ class OwnSetup:
     def stands(self, job: TrainJob) -> bool:
         """Whether an offer made for an earlier state of the form stands."""
         kept = self._project.tab_state(STATE).get("keep_demo", [])
-        return dataset_key(job) not in kept and holds_demo(job, self._workspace)
+        return dataset_key(job) not in kept and (bool(self._left(job)) or holds_demo(job, self._workspace))
+
+    def _left(self, job: TrainJob) -> list[str]:
+        """The settings that still are as an earlier offer made them for other folders."""
+        made = self._project.tab_state(STATE).get("made")
+        if not isinstance(made, dict) or made.get("of") == dataset_key(job) or not other_images(job):
+            return []
+        values = dict(made.get("values", {}))
+        left = [path for path in values if path in FIELDS and value_of(job, path) == values[path]]
+        return left if {NAME, PROMPTS} & set(left) else []
 
     def keep(self) -> None:
         """Offer it no more for these folders."""
@@ -58,6 +76,8 @@ class OwnSetup:
             raise ProblemsError.one("Everything is already set up", "Train", "check the settings", code="setup.applied")
         with self._project.lock:
             self._project.replace(with_setup(self._project.job, setup), did=DID, session=session, stamp=stamp)
+            made = {"of": dataset_key(self._project.job), "values": {each.path: each.new for each in setup.changes}}
+            self._project.keep(STATE, self._project.tab_state(STATE) | {"made": made})
 
 
 def rows(setup: Setup) -> list[dict[str, str]]:

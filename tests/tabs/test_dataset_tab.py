@@ -298,6 +298,24 @@ def test_own_images_are_offered_a_set_up_that_one_undo_takes_back(desk, tmp_path
     assert desk.page.project.job == before
 
 
+def test_what_was_set_up_for_one_folder_is_offered_anew_for_the_next(desk, tmp_path):
+    for name in ("mira", "tom"):
+        image(tmp_path / name / "1.png", caption=f"{name} at sea")
+    choose(desk, tmp_path / "mira")
+    desk.act(event("setup"))
+    choose(desk, tmp_path / "mira")
+    assert areas(desk)["setup"] == "", "nothing is left to set"
+    choose(desk, tmp_path / "tom")
+    assert "tom at sea" in areas(desk)["setup"]
+    desk.act(event("setup"))
+    job = desk.page.project.job
+    assert (job.saving.output_name, job.samples.sample_prompts) == ("tom", ["tom at sea"])
+    desk.page.project.edit("samples.sample_prompts", "a prompt of my own")
+    desk.page.project.edit("saving.output_name", "mine")
+    choose(desk, tmp_path / "mira")
+    assert areas(desk)["setup"] == "", "a person's own stays"
+
+
 def test_a_set_up_that_is_declined_is_not_offered_again_for_these_folders(desk, tmp_path):
     for name in ("mira", "others"):
         image(tmp_path / name / "1.png", caption="a")

@@ -211,3 +211,38 @@ def test_the_demos_prompts_ask_only_for_what_its_model_draws():
         assert words.removeprefix("a ") in known and style == "glyph style"
     captions = [path.read_text() for path in (PROJECT / "models/starter/images").glob("*.txt")]
     assert len(captions) == 24 and not [text for text in captions if text.startswith("a cherries")]
+
+
+TAGS = "1girl, solo, mira, long hair, {}, white shirt, simple background, {}, best quality, upper body"
+
+
+def test_a_tagged_set_is_proposed_short_prompts_of_what_it_shares_and_a_few_tags_of_one_image(space, tmp_path):
+    folder = folder_of(tmp_path, sizes=((64, 64),) * 8)
+    poses, places = ("standing", "sitting", "running", "smile"), ("outdoors", "night")
+    for number in range(8):
+        (folder / f"{number}.txt").write_text(TAGS.format(poses[number % 4], places[number % 2]))
+    job = chosen(folder)
+    prompts = with_setup(job, setup_of(job, space)).samples.sample_prompts
+    assert 3 <= len(prompts) <= 4 and all(prompt.startswith("1girl, solo, mira, long hair, ") for prompt in prompts)
+    assert all(len(prompt.split(", ")) <= 7 for prompt in prompts) and len(set(prompts)) == len(prompts)
+    assert any("standing" in prompt for prompt in prompts) and any("running" in prompt for prompt in prompts)
+
+
+def test_nothing_is_offered_once_nothing_is_left_to_set(space, tmp_path):
+    job = chosen(folder_of(tmp_path))
+    made = with_setup(job, setup_of(job, space))
+    assert setup_of(made, space) is None and MODEL in advice(made, space)
+
+
+def test_what_was_made_for_other_images_is_offered_anew_and_a_persons_own_stays(space, tmp_path):
+    job = chosen(folder_of(tmp_path))
+    setup = setup_of(job, space)
+    left = {change.path for change in setup.changes}
+    second = folder_of(tmp_path, "20_tom", sizes=((64, 64),) * 3)
+    (second / "0.txt").write_text("tom at sea")
+    later = merge(to_values(with_setup(job, setup)), {"dataset": {"folder": str(second)}})
+    moved = TrainJob(**merge(later, {"saving": {"output_name": "mine"}}))
+    assert setup_of(moved, space) is None
+    again = setup_for(moved, preflight(moved, space), space, 0, left - {NAME})
+    paths = {change.path: change.new for change in again.changes}
+    assert NAME not in paths and any("tom" in prompt for prompt in paths[PROMPTS])

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,8 @@ MODEL, NAME, PROMPTS = "model.base_model", "saving.output_name", "samples.sample
 PHOTOGRAPHS = 512  # pixels that a model must be made for to train photographs
 ROOM_FOR_SDXL = 11 << 30  # bytes of a GPU that train a LoRA of SDXL
 PROMPTS_SET, SAMPLES_SET = 4, 8
+TAGS_FROM = 5  # in a caption: fewer are a sentence with commas
+SHARED_TAGS, SINGLE_TAGS = 4, 3  # of a sample prompt
 STEP = 64  # resolutions are set in steps of so many pixels
 PLAIN_NAMES = {"images", "image", "img", "photos", "dataset", "data", "train", "training"}
 DEFAULTS = {entry.path: entry.default for entry in declared(TrainJob)}
@@ -122,13 +126,16 @@ def holds_demo(job: TrainJob, workspace: Workspace) -> bool:
 # -- the set-up
 
 
-def setup_for(job: TrainJob, report: Report, workspace: Workspace, memory: int = 0) -> Setup | None:
-    """What to change so that the job suits the images of `report`; None where it has nothing of the demo.
+def setup_for(
+    job: TrainJob, report: Report, workspace: Workspace, memory: int = 0, left: Collection[str] = ()
+) -> Setup | None:
+    """What to change so that the job suits the images of `report`; None where nothing is of the demo or of other images.
 
     Only what the demo set, what is at its default, and a far learning rate are changed: a person's own choices stay.
     memory  bytes of the GPU, 0 without one
+    left    settings that an earlier set-up made for other images and that nobody has changed since
     """
-    if not report.trained or not holds_demo(job, workspace):
+    if not report.trained or not (left or holds_demo(job, workspace)):
         return None
     starter = is_starter(job.model.base_model, workspace)
     found = best_model(workspace, memory) if starter else None
@@ -136,9 +143,9 @@ def setup_for(job: TrainJob, report: Report, workspace: Workspace, memory: int =
     if starter and found is None:
         no_model = "The starter is a demo: it makes simple icons at 128 px and cannot train photographs. "
         no_model += "Download a base model such as SD 1.5 or SDXL, then set up again."
-    changes = _changes(job, report, workspace, found, real=bool(found) or not starter)
+    changes = _changes(job, report, workspace, found, left, real=bool(found) or not starter)
     wanted = tuple(change for change in changes if change.old != change.new)
-    return Setup(wanted, no_model) if wanted or no_model else None
+    return Setup(wanted, no_model) if wanted else None
 
 
 def with_setup(job: TrainJob, setup: Setup) -> TrainJob:
@@ -168,8 +175,17 @@ def best_model(workspace: Workspace, memory: int = 0) -> tuple[str, str] | None:
 
 
 def _changes(
-    job: TrainJob, report: Report, workspace: Workspace, found: tuple[str, str] | None, *, real: bool
+    job: TrainJob,
+    report: Report,
+    workspace: Workspace,
+    found: tuple[str, str] | None,
+    left: Collection[str],
+    *,
+    real: bool,
 ) -> Iterator[Change]:
+    def free(path: str) -> bool:
+        return path in left or _of_the_demo(job, path)
+
     def change(path: str, new: Any, reason: str) -> Change:
         return Change(path, value_of(job, path), new, reason)
 
@@ -177,21 +193,22 @@ def _changes(
         yield change(MODEL, found[0], f"{found[1]} is on this machine; the starter makes only icons")
     folder = next(source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train")
     name = name_of(folder)
-    if value_of(job, NAME) in (value_of(demo(), NAME), DEFAULTS[NAME]) and job.method.changes != "embedding":
+    if (NAME in left or _of_the_demo_or_default(job, NAME)) and job.method.changes != "embedding":
         yield change(NAME, name, "the folder's name")
-    if value_of(job, PROMPTS) in (value_of(demo(), PROMPTS), DEFAULTS[PROMPTS]):
+    if PROMPTS in left or _of_the_demo_or_default(job, PROMPTS):
         prompts, where = prompts_of(job, report, name)
         yield change(PROMPTS, prompts, where)
     batch = job.dataset.train_batch_size
     if real:
         base = found[0] if found else job.model.base_model
-        if (size := _resolution(job, report, base, workspace)) is not None:
+        own = "dataset.resolution" not in left and not _of_the_demo_or_default(job, "dataset.resolution")
+        if not own and (size := _resolution(job, report, base, workspace)) is not None:
             yield change("dataset.resolution", *size)
         for path, reason in (
             ("dataset.bucket_reso_steps", "the usual steps between bucket sizes"),
             ("dataset.train_batch_size", "fits most GPUs; the learning rate below is for it"),
         ):
-            if _of_the_demo(job, path):
+            if free(path):
                 yield change(path, DEFAULTS[path], reason)
                 batch = DEFAULTS[path] if path.endswith("batch_size") else batch
         rate = _rate(job)
@@ -200,11 +217,11 @@ def _changes(
     views = sum(report.views.values())
     epochs = advised_epochs(views, batch * job.schedule.gradient_accumulation_steps)
     steps = -(-views * epochs // (batch * job.schedule.gradient_accumulation_steps))
-    if _of_the_demo(job, "schedule.max_train_epochs") and job.schedule.max_train_steps is None:
+    if free("schedule.max_train_epochs") and job.schedule.max_train_steps is None:
         images = f"{report.trained:,} image{'s' if report.trained != 1 else ''}"
         reason = f"advised for {images}; the steps follow from their sizes"
         yield change("schedule.max_train_epochs", epochs, reason)
-        if _of_the_demo(job, "samples.sample_every_n_steps"):
+        if free("samples.sample_every_n_steps"):
             every = max(50, round(steps / SAMPLES_SET / 50) * 50)
             yield change("samples.sample_every_n_steps", every, f"about {SAMPLES_SET} samples of each prompt")
 
@@ -213,10 +230,13 @@ def _of_the_demo(job: TrainJob, path: str) -> bool:
     return bool(value_of(job, path) == value_of(demo(), path) != DEFAULTS[path])
 
 
+def _of_the_demo_or_default(job: TrainJob, path: str) -> bool:
+    return value_of(job, path) in (value_of(demo(), path), DEFAULTS[path])
+
+
 def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) -> tuple[int, str] | None:
-    """(size, reason): the model's own, or less where the images are smaller; None where it was set by hand."""
-    path = "dataset.resolution"
-    if value_of(job, path) not in (value_of(demo(), path), DEFAULTS[path]) or job.dataset.more_resolutions:
+    """(size, reason): the model's own, or less where the images are smaller; None where several are set."""
+    if job.dataset.more_resolutions:
         return None
     place = resolve(base, workspace.models, workspace.outputs)
     if not isinstance(place, Path):
@@ -242,6 +262,18 @@ def _rate(job: TrainJob) -> float | None:
     return float(short(usual.start)) if far or _of_the_demo(job, path) else None
 
 
+def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
+    """Short prompts from captions that are lists of tags; [] for sentences. Each: what most images share, in the order of
+    the captions, then what a few of them have, so that it names one subject in one situation."""
+    listed = [list(filter(None, map(str.strip, caption.split(",")))) for caption in captions]
+    if median(map(len, listed)) < TAGS_FROM or median(len(tag.split()) for tags in listed for tag in tags) > 2:
+        return []
+    counts = Counter(tag for tags in listed for tag in set(tags))
+    shared = [tag for tag in dict.fromkeys(chain(*listed)) if counts[tag] * 4 >= len(listed) * 3]
+    single = [[tag for tag in tags if counts[tag] * 4 < len(listed) * 3][:SINGLE_TAGS] for tags in listed[::apart]]
+    return list(dict.fromkeys(", ".join([*shared[:SHARED_TAGS], *tags]) for tags in single))[:PROMPTS_SET]
+
+
 def name_of(folder: str) -> str:
     """A file name from a folder's: "10_mira woman" -> "mira_woman"; that of its parent where it says nothing."""
     path = Path(os.path.abspath(resolve_path(folder)))
@@ -255,7 +287,7 @@ def name_of(folder: str) -> str:
 
 
 def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
-    """Up to four sample prompts for these images, and where they are from: captions, else words, else the name."""
+    """Up to four sample prompts for these images, and where they are from: tags or captions, else words, else the name."""
     captions = [" ".join(row.caption.split("\n")[0].split()) for row in report.rows if row.trains]
     words = [
         caption for caption in dict.fromkeys(captions) if caption and " --" not in f" {caption}" and caption[0] != "#"
@@ -266,6 +298,8 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
             "captions of these images" if any(row.source == "file" for row in report.rows) else "the folder's words"
         )
         prompts = words[::apart][:PROMPTS_SET]
+        if tagged := _prompts_of_tags(words, apart):
+            prompts, source = tagged, "the tags that these images share, and a few of single ones"
     else:
         prompts, source = [job.captions.trigger_word or name.replace("_", " ")], "there are no captions yet"
     new = job.embedding.words[0] if job.method.changes == "embedding" and job.embedding.words else ""
