@@ -21,7 +21,7 @@ from tabs.concepts import Found, changed, entries_of, found_of, without_own
 from tabs.context import Page
 from tabs.doctor import Clinic
 from tabs.exchange import Exchange, buttons
-from tabs.markup import act_of, board, button, news, page_of, problems_html, progress, sent
+from tabs.markup import AWAITED, act_of, board, button, news, page_of, problems_html, progress, sent
 from tabs.own_settings import SOURCE
 from tabs.uploads import take_in
 
@@ -61,7 +61,7 @@ def build(page: Page) -> None:
             )
             intake = board("ds-intake")
     browser = board("ds-browser", script=BROWSER)
-    boards = {"summary": board("ds-summary", "<p class='hint'>Reading the folder</p>")}
+    boards = {"summary": board("ds-summary", AWAITED)}
     with gr.Row(equal_height=False, elem_id="ds-main"):
         with gr.Column(scale=2, min_width=380):
             boards |= {name: board(f"ds-{name}") for name in AREAS[1:-1]}
@@ -102,6 +102,7 @@ class Desk:
     def show(self):
         self._lately = set()
         self.reading.want(again=True)
+        self.reading.wait_for_first()
         return news({}, self._stamp(), self._render())
 
     def tick(self, seen: dict[str, Any]):

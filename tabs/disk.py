@@ -14,7 +14,7 @@ from core.record.problems import ProblemsError
 from core.record.space import clear, folder_bytes
 from core.record.units import size_words
 from core.record.workspace import resolve_path
-from tabs.markup import act_of, board, button, esc, section
+from tabs.markup import AWAITED, act_of, board, button, esc, section
 
 if TYPE_CHECKING:
     from tabs.context import Page
@@ -33,7 +33,7 @@ RUNS, IMAGES = "runs", "images"
 def build(page: Page) -> None:
     desk = Desk(page)
     place = gr.State({})
-    card = board("tools-disk")
+    card = board("tools-disk", AWAITED)
     page.on_show("Tools", desk.html, place, card)
     page.on_act(card, desk.act, place, [place, card])
 

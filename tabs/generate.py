@@ -23,7 +23,7 @@ from tabs import generate_view as view
 from tabs.context import Page
 from tabs.form import events, label, widget
 from tabs.form_presets import FormPresets, KeptForm
-from tabs.markup import act_of, board, news, page_of, short
+from tabs.markup import AWAITED, act_of, board, news, page_of, short
 
 TAB = "Generate"
 MOST_IMAGES = 5000
@@ -114,7 +114,7 @@ def build(page: Page) -> None:
                 height=64,
                 elem_id="gen-drop",
             )
-            gallery = board("gen-gallery", script=DRAW_KEY)
+            gallery = board("gen-gallery", AWAITED, script=DRAW_KEY)
     light = board("gen-light", script=KEYS)
     seen, place = gr.State({}), gr.State({})
     given = [fields[name] for name in form.FIELDS] + [model, compare, words]

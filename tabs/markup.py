@@ -58,6 +58,10 @@ watch('value', () => {
 """
 
 
+# Stands where a tab's first answer goes: until that is drawn the tab shows nothing, so that nothing jumps (assets/page.css).
+AWAITED = "<p data-awaits></p>"
+
+
 def esc(text: Any) -> str:
     """A text for HTML, in contents as well as in quoted attributes. Bytes that are no UTF-8 become a mark."""
     return html.escape(str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace"), quote=True)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from core.engine.engine import Engine
 
 FRESH_SECONDS = 5.0
+FIRST_WITHIN = 0.5
 STOPPED_WITHIN = 5.0  # seconds that a write waits for a reading to stop
 COUNTED_AT_ONCE = 1000  # captions whose tokens are counted when they are saved
 
@@ -107,6 +108,12 @@ class Reading:
             self.writing -= 1
             if stopped:
                 self.want(now=True)
+
+    def wait_for_first(self) -> None:
+        """A moment for the first report of small folders: what it brings is then drawn at once, and nothing jumps."""
+        end = time.monotonic() + FIRST_WITHIN
+        while self.busy and self.report is None and time.monotonic() < end:
+            time.sleep(0.02)
 
     @property
     def busy(self) -> bool:

@@ -16,7 +16,7 @@ from core.settings.job import TrainJob
 from tabs import generate_form, runs_copy, runs_view
 from tabs.compare import Comparisons
 from tabs.context import Page
-from tabs.markup import act_of, board, news, page_of
+from tabs.markup import AWAITED, act_of, board, news, page_of
 from tabs.pieces import piece
 from tabs.proofs import Proofs
 
@@ -37,7 +37,7 @@ def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
     copy = board("runs-copy", script=runs_copy.KEYS)
-    main = board("runs-main", "<p class='hint'>Reading the runs</p>", script=COPY)
+    main = board("runs-main", AWAITED, script=COPY)
     gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
     gr.HTML(piece("queue").replace("<details", "<details open"), elem_id="runs-queue", apply_default_css=False)
     page.pulse_parts.append(Comparisons(page).parts)

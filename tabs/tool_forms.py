@@ -12,7 +12,7 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
-from tabs.markup import act_of, board, button, choice_list, esc, news
+from tabs.markup import AWAITED, act_of, board, button, choice_list, esc, news
 from tabs.own_settings import changed_values, fields, usable
 from tabs.task_settings import job_of, main_setting, own_settings_of
 
@@ -232,7 +232,7 @@ def _start(act: str, words: str, main: str, kind: str = "") -> str:
 def build_form(page: Page, card: Card) -> None:
     """A card's form, with its listeners and a place for what its tasks are doing."""
     form = ToolForm(page, card)
-    area = board(f"tools-{card.name}", script=ENTER)
+    area = board(f"tools-{card.name}", AWAITED, script=ENTER)
     seen = gr.State({})
     page.on_show(card.tab, form.show, None, [seen, area])
     page.on_tick(card.tab, form.tick, seen, [seen, area])

@@ -382,7 +382,14 @@
     follow();
     new MutationObserver(() => atelier.keepAddress()).observe(document.querySelector("#tabs > .tab-wrapper"), {subtree: true, attributeFilter: ["aria-selected"]});
     setInterval(() => { atelier.attach(); atelier.keepAddress(); }, 500);
+    opening();
     filling();
+  };
+  /** The frame is shown once the tab of the address is open in it. */
+  const opening = () => {
+    atelier.keepAddress();
+    if (bound) return setTimeout(opening, 15);
+    document.body.dataset.atelier ||= "open";
   };
   /* What is typed before the server has filled the widgets would be overwritten: until then they take nothing. */
   let asked = Date.now();
