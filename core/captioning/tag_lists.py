@@ -8,9 +8,9 @@ import heapq
 import io
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from core.captioning.combining import comparable
 from core.dataset.captions.encodings import decode_text
@@ -19,13 +19,12 @@ from core.record.regular import read_regular
 from core.record.workspace import Workspace
 
 MAX_BYTES = 64 << 20
-MAX_ENTRIES = 1_000_000  # tags and aliases of a file
+MAX_ENTRIES = 400_000  # tags and aliases of a file: they take 150 bytes each
 MOST_ALIASES = 50  # of a tag
 LONGEST = 200  # characters of a tag or an alias
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """A tag of a list. alias: the other name by which it was found, "" for its own."""
 
     tag: str
@@ -33,11 +32,14 @@ class Known:
     alias: str = ""
 
 
+spelled = comparable.__wrapped__  # each name once: its cache would only grow
+
+
 class TagList:
     """Tags found by how they begin."""
 
     def __init__(self, known: Iterable[Known]):
-        rows = sorted(((comparable(each.alias or each.tag), each) for each in known), key=lambda row: row[0])
+        rows = sorted(((spelled(each.alias or each.tag), each) for each in known), key=lambda row: row[0])
         self._keys, self._known = [key for key, _ in rows], [each for _, each in rows]
 
     def __len__(self) -> int:

@@ -42,6 +42,7 @@ POISONED = 75
 WAIT_SECONDS = 0.5
 QUEUE = "queue"  # holds the device; whoever else does has borrowed it
 KEPT_JOB_FOLDERS = 100
+MOST_WAITING = 10  # jobs of a shared page: its visitors could fill weeks
 LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
@@ -135,12 +136,19 @@ class Engine:
     # -- queue
 
     def submit(self, task: str, job: Settings, title: str = "", preset: str = "") -> str:
-        """Queue a job; `preset` is the one that its settings come from, for the run to remember."""
-        admit(job, self.limits)
+        """Queue a job; `preset` is the one that its settings come from, for the run to remember. Raises ProblemsError."""
+        self._admit_new(job)
         entry = self._queue.add(task, title or _title(task, job), to_values(job), preset=preset)
         self._begin_beside(entry)
         self._notify()
         return entry.id
+
+    def _admit_new(self, job: Settings) -> None:
+        """Raises ProblemsError for a job that a shared page may not queue."""
+        admit(job, self.limits)
+        if self.limits is not None and sum(entry.state == "waiting" for entry in self.queue()) >= MOST_WAITING:
+            what, fix = f"{MOST_WAITING} jobs are waiting already", "wait until one ends, or remove one from the queue"
+            raise ProblemsError.one(what, "queue", fix, code="queue.full")
 
     def _begin_beside(self, entry: QueueEntry) -> None:
         """Hand a waiting job to its lane; those of the device are taken from the queue by its thread."""
@@ -213,7 +221,7 @@ class Engine:
                 f"'{run_name}' is in the queue already", run_name, "wait for its turn", "runs.queued"
             )
         job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
-        admit(job, self.limits)
+        self._admit_new(job)
         entry = self._queue.add("train", _title("train", job), to_values(job), run=run_name)
         self._queue.pause(False)
         self._notify()

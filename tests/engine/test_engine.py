@@ -23,7 +23,9 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import JOBS, TrainJob
+from core.settings.named import Limits
 from core.settings.presets import dump, to_values
+from tests.refusals import refused
 from tests.tasks import stand_in
 
 
@@ -169,6 +171,17 @@ def test_waiting_jobs_can_be_put_in_another_order(engine):
     assert [entry.title for entry in engine.queue()] == ["c", "a", "b"]
     engine.move(ids[2], 99)
     assert [entry.title for entry in engine.queue()] == ["a", "b", "c"]
+
+
+def test_a_shared_page_queues_a_few_jobs_only(engine, workspace):
+    engine.limits = Limits.of(workspace)
+    ids = [engine.submit("train", job()) for _ in range(engine_module.MOST_WAITING)]
+    with refused("queue.full"):
+        engine.submit("train", job())
+    engine.cancel(ids[0])
+    assert engine.submit("train", job())
+    engine.limits = None  # the machine itself
+    assert engine.submit("train", job())
 
 
 def test_only_jobs_that_have_ended_are_taken_out_of_the_list(engine, workspace):

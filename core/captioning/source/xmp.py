@@ -7,6 +7,7 @@ from xml.parsers import expat
 from core.record.problems import ProblemsError
 
 MAX_BYTES, MAX_DEPTH = 4_000_000, 100
+MOST_TEXTS = 1000  # keywords, or languages of a title
 _DC, _RDF = "http://purl.org/dc/elements/1.1/", "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _NAMES = {f"{_DC} {name}": name for name in ("title", "description", "subject")}
 _ITEM, _LANGUAGE = f"{_RDF} li", "http://www.w3.org/XML/1998/namespace lang"
@@ -75,4 +76,6 @@ class _Reader:
     def keep(self, name: str, text: str) -> None:
         if name and text.strip():
             texts = self.found.setdefault(name, [])
+            if len(texts) == MOST_TEXTS:
+                raise _refused(f"has more than {MOST_TEXTS:,} texts of one kind")
             texts.insert(0 if self.default and name != "subject" else len(texts), text.strip())

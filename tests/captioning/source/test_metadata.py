@@ -194,6 +194,10 @@ def test_images_without_text_are_skipped_and_named(place):
         ({"XML:com.adobe.xmp": "<!DOCTYPE a [<!ENTITY b 'ha'>]><a>&b;</a>"}, "source.bad-xmp"),
         ({"XML:com.adobe.xmp": "<a>" * 200 + "</a>" * 200}, "source.bad-xmp"),
         ({"XML:com.adobe.xmp": "<a>" + " " * 5_000_000 + "</a>"}, "source.bad-xmp"),
+        (
+            {"XML:com.adobe.xmp": XMP.decode().replace("<rdf:li>fox</rdf:li>", "<rdf:li>fox</rdf:li>" * 2000)},
+            "source.bad-xmp",
+        ),
         ({"Description": "\x00\x1b"}, "metadata.no-text"),
         ({}, "metadata.no-text"),
     ],
