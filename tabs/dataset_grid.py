@@ -169,5 +169,5 @@ def _caption(row: Row) -> str:
     if row.source in OWN:
         return esc(row.caption)
     if row.source == "words":
-        return f"{esc(row.caption)} <i>folder's words</i>"
+        return f"{esc(row.caption)} <i>class tokens</i>"
     return "<i>empty caption</i>"

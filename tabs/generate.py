@@ -399,7 +399,7 @@ class Desk:
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
             self.page.say(
-                "error", title="Not done", problems=[Problem(record.reason, what, fix, code="image.no-settings")]
+                "error", title="Error", problems=[Problem(record.reason, what, fix, code="image.no-settings")]
             )
             return self._values()
         with self._lock:

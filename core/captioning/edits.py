@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from core.captioning.combining import Pattern, comparable, parts_of, pattern_problems
 from core.dataset.captions.words import name_words, tag_words
 from core.record.problems import Problem, ProblemsError
-from core.settings.caption_edits import EDITS, CaptionEditSettings
+from core.settings.caption_edits import CaptionEditSettings
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,14 @@ def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
 
     def need(name: str, what: str) -> None:
         if not str(getattr(settings, name)).strip():
-            fix = "fill it in"
-            found.append(
-                Problem(f"{EDITS[settings.edit]} needs {what}", f"edit_captions.{name}", fix, code="edit.incomplete")
-            )
+            where, fix = f"edit_captions.{name}", "fill in this field"
+            found.append(Problem(f"Enter {what}", where, fix, code="edit.incomplete"))
 
     if not settings.separator.strip():
         what, fix = "A separator of spaces alone cannot divide tags", 'use ", "'
         found.append(Problem(what, "edit_captions.separator", fix, code="edit.blank-separator"))
     if settings.edit in ("add", "remove", "front", "prefix", "suffix"):
-        need("tags", "tags" if settings.edit in ("add", "remove", "front") else "a text")
+        need("tags", "one or more tags" if settings.edit in ("add", "remove", "front") else "a text")
     if settings.edit == "add" and settings.place == "after":
         need("after", "the tag to add after")
     if settings.edit == "separator":
@@ -67,7 +65,7 @@ def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
         if not settings.implications:
             fix = "write one, such as: blue dress -> dress"
             found.append(
-                Problem("There are no implications", "edit_captions.implications", fix, code="edit.incomplete")
+                Problem("Enter one or more implications", "edit_captions.implications", fix, code="edit.incomplete")
             )
         found += [
             Problem(

@@ -73,7 +73,7 @@ class CaptioningSettings(Settings):
         unit="images",
         title="Preview images",
         level="shown",
-        help="Describes only so many images and shows their captions before and after, without writing them. Empty describes all and writes.",
+        help="Captions only this many images and shows the result without writing it. Empty captions all and writes.",
     )
 
 

@@ -43,7 +43,7 @@ class CaptionEditSettings(Settings):
     """Changes the captions of many images at once. One undo restores all of them."""
 
     edit: Literal[tuple(EDITS)] = setting(  # type: ignore[valid-type]
-        "add", title="Change", level="shown", labels=EDITS, help="What is done to each caption."
+        "add", title="Change", level="shown", labels=EDITS, help="The change made to each caption."
     )
     filter: str = setting(
         "",
@@ -94,7 +94,7 @@ class CaptionEditSettings(Settings):
         ge=0,
         le=100,
         title="Keep first tags",
-        help="So many tags at the start stay where they are when tags are sorted.",
+        help="Number of tags at the start that keep their place when tags are sorted.",
     )
     implications: list[str] = setting(
         default_factory=list,

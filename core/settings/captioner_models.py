@@ -92,7 +92,7 @@ class CaptionModelSettings(Settings):
         unit="images",
         kohya="batch_size",
         costs="memory",
-        help="Images that are described together. Halved by itself when memory runs out.",
+        help="Images per batch. Halved automatically when memory runs out.",
     )
     decode_threads: int = setting(
         4,
@@ -100,7 +100,7 @@ class CaptionModelSettings(Settings):
         le=64,
         title="Decoding threads",
         kohya="max_data_loader_n_workers",
-        help="Threads that open images ahead of the model.",
+        help="Threads that load images ahead of the model.",
     )
     max_image_side: int | None = setting(
         1024,
@@ -128,7 +128,7 @@ class CaptionGenerationSettings(Settings):
         title="Beams",
         kohya="num_beams",
         costs="memory, speed",
-        help="Sentences that beam search compares. 3 is usual; without effect otherwise.",
+        help="Number of beams in beam search. 3 is usual; has no effect with sampling.",
     )
     temperature: float = setting(
         0.6,
@@ -152,7 +152,7 @@ class CaptionGenerationSettings(Settings):
         le=1000,
         title="Top-k",
         hint="off",
-        help="For sampling: picks only among so many of the most likely words.",
+        help="For sampling: picks only among this many of the most likely tokens. 50 is usual.",
     )
     seed: int = setting(
         42,
@@ -178,7 +178,7 @@ class CaptionGenerationSettings(Settings):
         le=10,
         title="Repetition penalty",
         hint="the model's own",
-        help="Makes words that were used less likely: 1 is off, 1.1 to 1.5 is usual.",
+        help="Lowers the probability of words already used: 1 is off, 1.1 to 1.5 is usual.",
     )
     length_penalty: float = setting(
         1.0,
@@ -194,7 +194,7 @@ class CaptionGenerationSettings(Settings):
         title="No repeated n-grams",
         unit="tokens",
         hint="off",
-        help="Sequences of so many tokens occur only once in a caption. 3 is usual where a model repeats itself.",
+        help="No sequence of this many tokens repeats within a caption (no_repeat_ngram_size). 3 is usual where a model repeats itself.",
     )
     words_to_avoid: list[str] = setting(
         default_factory=list,
@@ -238,7 +238,7 @@ class CaptionCleaningSettings(Settings):
         title="Max caption tokens",
         unit="tokens",
         hint="no limit",
-        help="Cuts captions at the end of a sentence so that they have at most so many tokens of CLIP. 75 is one window of Stable Diffusion.",
+        help="Cuts captions at the end of a sentence to at most this many CLIP tokens. 75 is one chunk in Stable Diffusion.",
     )
 
 
@@ -279,7 +279,7 @@ class BlipSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionMo
         le=10,
         title="Repetition penalty",
         hint="1.1 when sampling",
-        help="Makes words that were used less likely: 1 is off; 1.5 is usual for BLIP-2. Empty is 1.1 for sampling and the model's own otherwise.",
+        help="Lowers the probability of words already used: 1 is off; 1.5 is usual for BLIP-2. Empty is 1.1 for sampling and the model's own otherwise.",
     )
 
 
@@ -313,7 +313,7 @@ class FlorenceSettings(CaptionCleaningSettings, CaptionGenerationSettings, Capti
         title="Detail",
         level="shown",
         labels={"brief": "one sentence", "detailed": "detailed", "more-detailed": "more detailed"},
-        help="How much the model says: one sentence, a few, or a paragraph.",
+        help="Length of the caption: one sentence, a few, or a paragraph.",
     )
     decoding: Literal["greedy", "beams", "sample"] = _decoding("beams")
     max_new_tokens: int = _new_tokens(1024)
@@ -342,10 +342,10 @@ class VlmPromptSettings(Settings):
         None,
         ge=1,
         le=1000,
-        title="Words at most",
+        title="Max words",
         unit="words",
         hint="not asked",
-        help="Asks for so many words or less; 20 to 260 is usual.",
+        help="Asks for captions of at most this many words; 20 to 260 is usual.",
     )
     prompt: str = setting(
         "",
@@ -360,7 +360,7 @@ class VlmPromptSettings(Settings):
         title="System prompt",
         max_length=20_000,
         hint="none",
-        help="Told to the model before the prompt. The default is what JoyCaption was trained with; empty leaves it out.",
+        help="System prompt before the prompt. The default is what JoyCaption was trained with; empty leaves it out.",
     )
     caption_start: str = setting(
         "",

@@ -98,7 +98,7 @@ class MergeSettings(MetadataOutputSettings):
         kohya="recursive",
         help="Also merges the images in subfolders. Needs full paths.",
     )
-    preview: int | None = _preview("Shows so many entries without writing the file. Empty writes it.")
+    preview: int | None = _preview("Number of entries to show without writing the file. Empty writes it.")
 
 
 class MergeCaptionsSettings(MergeSettings):
@@ -164,7 +164,7 @@ class CleanMetadataSettings(MetadataOutputSettings):
         help="A text file with more replacements, one per line, used after those above.",
     )
     preview: int | None = _preview(
-        "Shows so many changed entries, before and after, without writing the file. Empty writes it."
+        "Number of changed entries to show, before and after, without writing the file. Empty writes it."
     )
 
 
@@ -218,4 +218,4 @@ class MetadataToCaptionsSettings(Settings):
         labels={"keep": "keep", "replace": "replace"},
         help="What happens to caption files that exist. Replaced texts are kept in the trash folder beside the images.",
     )
-    preview: int | None = _preview("Shows so many files and their texts without writing them. Empty writes.")
+    preview: int | None = _preview("Number of files to show with their texts, without writing them. Empty writes.")

@@ -23,7 +23,7 @@ class TagTextSettings(Settings):
         title="Tagger",
         level="shown",
         kohya="repo_id",
-        help="The model. Each lies in a folder of its name below models/captioners; WD SwinV2 v3 is the usual choice, EVA02-Large the most accurate.",
+        help="Each model has a folder of its name in models/captioners; WD SwinV2 v3 is the usual choice, EVA02-Large the most accurate.",
     )
     model_dir: str | None = setting(
         None,
@@ -154,7 +154,7 @@ class TagTextSettings(Settings):
         title="Order",
         section="Order",
         labels={"index": "as in the model", "score": "highest score first"},
-        help="As in the model puts general tags before characters. Highest score first puts the most certain ones to the front.",
+        help="As in the model puts general tags before characters. Highest score first puts the most certain ones first.",
     )
     rating_tag: Literal["none", "first", "last"] = setting(
         "none",
@@ -236,7 +236,7 @@ class TagSettings(TagTextSettings):
             "coreml": "Core ML",
             "cpu": "CPU",
         },
-        help="What onnxruntime computes with. Automatic takes the GPU if the installed onnxruntime can use it.",
+        help="The device for onnxruntime. Automatic uses the GPU if the installed onnxruntime supports it.",
     )
     batch_size: int = setting(
         4,
@@ -245,7 +245,7 @@ class TagSettings(TagTextSettings):
         title="Batch size",
         unit="images",
         kohya="batch_size",
-        help="Images that the model looks at together. A model with a fixed batch size keeps its own.",
+        help="Images per batch. A model with a fixed batch size keeps its own.",
     )
     decode_threads: int = setting(
         4,
@@ -253,7 +253,7 @@ class TagSettings(TagTextSettings):
         le=64,
         title="Decoding threads",
         kohya="max_data_loader_n_workers",
-        help="Threads that open images ahead of the model.",
+        help="Threads that load images ahead of the model.",
     )
 
 

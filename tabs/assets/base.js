@@ -193,7 +193,7 @@
   atelier.act = async (name, data) => {
     if (!buses.form) return;
     if ((await atelier.settle()).length) {
-      return atelier.say({id: `late-${Date.now()}`, kind: "error", title: "Not done", text: "Your last change has not been sent yet. Check the fields, then try again."});
+      return atelier.say({id: `late-${Date.now()}`, kind: "error", title: "Error", text: "Your last change has not been sent yet. Check the fields, then try again."});
     }
     send(name, data);
   };

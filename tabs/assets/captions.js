@@ -42,7 +42,7 @@
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
     return answer.json();
   };
-  const complain = (problems) => atelier.say({id: `captions-${Date.now()}`, kind: "error", title: "Not done", problems});
+  const complain = (problems) => atelier.say({id: `captions-${Date.now()}`, kind: "error", title: "Error", problems});
 
   /* ---- texts that are not saved yet ---- */
 

@@ -30,7 +30,8 @@
     if (data.trained !== undefined) {
       text(line, data.sentence || "");
       byId("preflight-facts").replaceChildren(...[
-        fact("Images, captions", `${data.trained === all ? all : `${data.trained} of ${all}`}, ${data.captions_found}`),
+        fact("Images", data.trained === all ? `${all}` : `${data.trained} of ${all}`),
+        fact("Captions", `${data.captions_found}`),
         fact("Sizes", buckets(data.buckets)),
         fact("Steps", `${data.total_steps} in ${data.epochs} ${data.epochs === 1 ? "epoch" : "epochs"}`),
         data.longest_tokens === null ? [] : fact("Longest caption", `${data.longest_tokens} of ${data.token_limit} tokens`),

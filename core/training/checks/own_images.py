@@ -294,9 +294,7 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
     ]
     if words:
         apart = max(1, len(words) // PROMPTS_SET)  # from the whole set, not four of its beginning
-        source = (
-            "captions of these images" if any(row.source == "file" for row in report.rows) else "the folder's words"
-        )
+        source = "captions of these images" if any(row.source == "file" for row in report.rows) else "the class tokens"
         prompts = words[::apart][:PROMPTS_SET]
         if tagged := _prompts_of_tags(words, apart):
             prompts, source = tagged, "the tags that these images share, and a few of single ones"
