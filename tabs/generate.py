@@ -269,7 +269,7 @@ class Desk:
     def _loras(self) -> str:
         values = self._values()
         marked = form.marked_for_zero_snr(values, self.page.project.job, self.page.workspace)
-        return view.loras(values["loras"], marked, values["zero_terminal_snr"])
+        return view.loras(values["loras"], marked, values["zero_terminal_snr"], form.tags_of(str(values["prompt"])))
 
     def _lists(self, place: dict[str, Any]) -> tuple[Any, ...]:
         """What `lists` in `build` shows, in its order."""

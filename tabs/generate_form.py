@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from core.formats.detect import identify
 from core.generation.embeddings import NewWord, find_word
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_file, find_lora
+from core.generation.prompt_loras import with_prompt_loras
+from core.generation.prompt_tags import LoraTag, without_tags
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, real_path
 from core.settings.base import Declared, declared
@@ -65,7 +68,7 @@ def values_of(
     for use in job.generate.loras:
         try:
             path = find_lora(use.file, workspace)
-            loras.append({"file": portable_name(path, workspace), "strength": use.strength})
+            loras.append(use.model_copy(update={"file": portable_name(path, workspace)}).model_dump(exclude_none=True))
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
     values["loras"], values["embeddings"] = loras, []
@@ -118,7 +121,7 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
             generate[name] = value_from(entry, values.get(name))
         except BadText as error:
             problems.append(error.problem)
-    generate["loras"] = [use for use in values.get("loras", []) if use.get("strength")]
+    generate["loras"] = [use for use in values.get("loras", []) if LoraUse.model_validate(use).used]
     generate["embeddings"] = list(values.get("embeddings", []))
     model = to_values(project.model)
     if values.get("base_model"):
@@ -150,7 +153,7 @@ def jobs_to_draw(job: GenerateJob, compare: bool, project: TrainJob) -> list[Gen
     """
     if not compare:
         return [job]
-    job = with_seed(job)
+    job = with_prompt_loras(with_seed(job))
     if job.generate.loras or job.generate.embeddings:
         bare = job.generate.model_copy(update={"loras": [], "embeddings": []})
         return [job.model_copy(update={"generate": bare}), job]
@@ -275,7 +278,7 @@ def change_lora(values: dict[str, Any], number: int, strength: str | None) -> di
         raise ProblemsError.one(
             f"The strength is '{strength[:40]}'", "LoRAs", bounds, code="generate.bad-strength"
         ) from None
-    loras[number] = {"file": wanted.file, "strength": wanted.strength}
+    loras[number] = loras[number] | {"strength": wanted.strength}
     return values | {"loras": loras}
 
 
@@ -293,7 +296,8 @@ def marked_for_zero_snr(values: dict[str, Any], project: TrainJob, workspace: Wo
     """Names of the chosen files that say they were trained with zero terminal SNR; what is missing is said at the start."""
     looks: list[tuple[Callable[..., Any], str]] = [
         (model_path, str(values["base_model"]).strip() or project.model.base_model),
-        *((find_lora, use["file"]) for use in values["loras"] if use["strength"]),
+        *((find_lora, use["file"]) for use in values["loras"] if LoraUse.model_validate(use).used),
+        *((find_lora, tag.name) for tag in tags_of(str(values["prompt"]))),
         *((lambda text, space: find_word(text, space).path, text) for text in values["embeddings"]),
     ]
     found = []
@@ -304,6 +308,13 @@ def marked_for_zero_snr(values: dict[str, Any], project: TrainJob, workspace: Wo
         except (ProblemsError, OSError):
             continue
     return found
+
+
+def tags_of(prompt: str) -> list[LoraTag]:
+    """The LoRAs of a prompt that is being typed."""
+    with suppress(ValueError):
+        return without_tags(prompt)[1]
+    return []
 
 
 def _is_use(use: Any) -> bool:

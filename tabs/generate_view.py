@@ -12,6 +12,7 @@ from typing import Any
 from core.engine.queue import QueueEntry
 from core.engine.waiting import Wait
 from core.generation.image_metadata import ImageRecord, read_image_metadata
+from core.generation.prompt_tags import LoraTag
 from core.record.problems import Problem
 from core.record.units import clock
 from core.settings.job import GenerateJob
@@ -48,15 +49,24 @@ class Shown:
 # -- LoRAs
 
 
-def loras(uses: Sequence[dict[str, Any]], marked: Sequence[str] = (), schedule: str = "auto") -> str:
-    """One row a LoRA: name, strength as slider and number, remove. Below, what was found of zero terminal SNR.
+def loras(
+    uses: Sequence[dict[str, Any]],
+    marked: Sequence[str] = (),
+    schedule: str = "auto",
+    tags: Sequence[LoraTag] = (),
+) -> str:
+    """One row a LoRA: name, strength as slider and number, remove. Below, those of the prompt, and what was found of
+    zero terminal SNR.
 
     marked   files that say they were trained with it      schedule   the setting: "auto", "on" or "off"
     """
-    said = ""
+    named = ", ".join(f"{tag.name} {strengths(tag.unet, tag.text_encoder)}" for tag in tags)
+    said = f'<p class="hint">From the prompt: {esc(named)}</p>' if named else ""
     if marked:
         used = "but it is off." if schedule == "off" else "and it is used."
-        said = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>'
+        said += f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>'
+    if not uses and tags:
+        return said
     if not uses:
         return (
             '<p class="hint">No LoRA: only the base model is used. Add one above; the list includes the results of your runs.'
@@ -71,6 +81,8 @@ def _lora(number: int, use: dict[str, Any]) -> str:
     where = path.parent.parent.name if path.parent.name == "checkpoints" else path.parent.name
     place = min(max(strength, -1.0), 2.0)
     label = esc(f"Strength of {name}")
+    if (own := use.get("text_encoder_strength")) is not None:
+        where = f"{where}, text encoder {own:g}".lstrip(", ")
     return (
         f'<li><div class="strip"><b title="{esc(use["file"])}">{esc(name)}</b><span '
         f'class="hint">{esc(where)}</span><span class="grow"></span>'
@@ -212,11 +224,16 @@ def _tile(number: int, shown: Shown, thumb_url: Callable[..., str]) -> str:
     )
 
 
+def strengths(unet: float, text_encoder: float | None) -> str:
+    """ "0.8", with another one for the text encoder "0.8 / 0.5"."""
+    return f"{unet:g}" + ("" if text_encoder in (None, unet) else f" / {text_encoder:g}")
+
+
 def lora_words(job: GenerateJob) -> str:
     """What of one's own an image is drawn with, in a few words: "fox 0.8, glyphs", a new word, or the name of a trained
     model."""
-    used = job.generate.loras
-    words = [Path(use.file).stem + (f" {use.strength:g}" if use.strength != 1 else "") for use in used]
+    used = {use.file: strengths(use.strength, use.text_encoder_strength) for use in job.generate.loras}
+    words = [Path(file).stem + (f" {strength}" if strength != "1" else "") for file, strength in used.items()]
     words += [text.partition("=")[0] if "=" in text else Path(text).stem for text in job.generate.embeddings]
     trained = Path(job.model.base_model)
     return ", ".join(words) or (trained.stem if "checkpoints" in trained.parts else "")
@@ -273,7 +290,12 @@ def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
         ("Prompt weights", "" if asked.prompt_weights else "off"),
         ("VAE", esc(job.model.vae or "")),
         ("Clip skip", str(job.model.clip_skip or "")),
-        ("LoRAs", "<br>".join(f"{esc(use.file)} <b>{use.strength:g}</b>" for use in asked.loras)),
+        (
+            "LoRAs",
+            "<br>".join(
+                f"{esc(use.file)} <b>{strengths(use.strength, use.text_encoder_strength)}</b>" for use in asked.loras
+            ),
+        ),
         ("Embeddings", "<br>".join(esc(text) for text in asked.embeddings)),
     ]
     return facts([(name, value) for name, value in rows if value])

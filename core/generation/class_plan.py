@@ -15,6 +15,7 @@ from typing import Any
 
 from core.dataset.preflight import preflight
 from core.dataset.sources.files import is_image_name, is_junk, printable
+from core.generation.prompt_tags import has_tags
 from core.record import atomic, draws
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -109,6 +110,9 @@ def plan_class_images(job: ClassImagesJob, workspace: Workspace) -> ClassPlan:
     if not prompt:
         what = "The prompt of the regularization images is empty"
         problems.append(Problem(what, "class_images.prompt", "write a prompt", code="class-images.no-prompt"))
+    if has_tags(prompt + asked.negative_prompt):
+        what, fix = "Regularization images are generated without LoRAs", "remove <lora:...> from the prompt"
+        problems.append(Problem(what, "class_images.prompt", fix, code="class-images.lora"))
     folder = class_folder(asked.folder, word or prompt, workspace)
     problems += _folder_problems(folder, dataset)
     report = preflight(TrainJob(dataset=_only_training(dataset, word), captions=job.captions), workspace)

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from core.families.word_weights import runs_of, wrong_weight
+from core.generation.prompt_loras import tag_of, use_of
+from core.generation.prompt_tags import TE_FIRST, LoraTag, without_tags
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, real_path
-from core.settings.generate import GenerateSettings, LoraUse
+from core.settings.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
 
@@ -37,7 +39,6 @@ LONGEST_LINE = 20_000  # characters of A1111's last line; a longer one is not a 
 
 # One `Name: value` of A1111's last line; a value with commas or colons is in double quotes, escaped as in JSON.
 PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-LORA_TAG = re.compile(r" ?<lora:([^:<>]+):([-+]?[0-9]*\.?[0-9]+)(?::[^<>]*)?>")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def png_info(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> PngI
 def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> str:
     """A1111's `parameters` block: prompt with LoRA tags, negative prompt, one line of `Name: value` pairs."""
     asked = job.generate
-    tags = "".join(f" <lora:{Path(use.file).stem}:{use.strength:g}>" for use in asked.loras)
+    tags = "".join(f" {tag_of(use)}" for use in asked.loras)
     lines = [asked.prompt + tags]
     if asked.negative_prompt:
         lines.append(f"Negative prompt: {asked.negative_prompt}")
@@ -229,8 +230,12 @@ def from_a1111_text(text: str) -> ImageRecord:
     if not pairs:
         return ImageRecord(reason="This image contains a text, but no generation settings.")
     notes: list[Problem] = []
-    loras = [{"file": name, "strength": float(strength)} for name, strength in LORA_TAG.findall(prompt)]
-    wanted: dict[str, Any] = {"prompt": LORA_TAG.sub("", prompt).strip(), "negative_prompt": negative, "loras": loras}
+    tags: list[LoraTag] = []
+    try:
+        prompt, tags = without_tags(prompt, TE_FIRST)
+    except ValueError as error:
+        notes.append(_advice(f"The prompt was kept as it is: {error}", "bad-lora"))
+    wanted: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "loras": [use_of(tag) for tag in tags]}
     wanted["embeddings"] = list(_listed(pairs, "TI hashes"))
     for name, setting_name, convert in (
         ("Steps", "steps", int),
@@ -358,7 +363,7 @@ def one_image(
     zero_terminal_snr   whether it was in effect, whatever the files say later
     """
     loras = [
-        LoraUse(file=portable_name(path, workspace), strength=use.strength)
+        use.model_copy(update={"file": portable_name(path, workspace)})
         for use, path in zip(job.generate.loras, lora_paths, strict=True)
     ]
     generate = job.generate.model_copy(

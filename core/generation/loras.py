@@ -58,6 +58,7 @@ def loras_attached(
         try:
             path = find(use.file)
             network = read_network(components, path, use.strength)
+            network.set_multiplier(use.strength, use.text_encoder_strength)
         except ProblemsError as error:
             problems.extend(error.problems)
             continue

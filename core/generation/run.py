@@ -27,6 +27,7 @@ from core.generation.image_metadata import Hashes, one_image, png_info, portable
 from core.generation.library import find_lora
 from core.generation.loras import check_file, loras_attached
 from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, generate, images_at_once
+from core.generation.prompt_loras import with_prompt_loras
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
@@ -102,6 +103,7 @@ def with_own_guidance(job: GenerateJob, model: Path) -> GenerateJob:
 def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
     """Find the files. All that are missing or of the wrong kind are raised together, before a model is loaded."""
     problems: list[Problem] = []
+    job = _collect(problems, with_prompt_loras, job) or job
     model = _collect(problems, model_path, job.model.base_model, workspace, "model.base_model")
     name = _collect(problems, family_of, model, job.model.family) if model else None
     vae = None
@@ -140,7 +142,7 @@ def weight_problems(job: GenerateJob) -> Iterator[Problem]:
 
 def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:
     """The files in use that are marked as trained with zero terminal SNR."""
-    loras = [path for use, path in zip(job.generate.loras, sources.loras, strict=True) if use.strength]
+    loras = [path for use, path in zip(job.generate.loras, sources.loras, strict=True) if use.used]
     files = [sources.model, *loras, *(word.path for word in sources.embeddings)]
     return [path for path in files if identify(path).zero_terminal_snr]
 
@@ -187,6 +189,7 @@ def run_generate(
     A cancelled job raises Cancelled and keeps finished images.
     """
     reports.stage("looking for files")
+    job = with_prompt_loras(job)
     sources = find_sources(job, workspace)
     hashes = file_hashes(sources, workspace, reports.cancel)
     weight_bytes = sources.denoiser_bytes()

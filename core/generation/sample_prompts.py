@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families.word_weights import FIX, wrong_weight
+from core.generation.prompt_tags import FIX as TAG_FIX
+from core.generation.prompt_tags import without_tags
 from core.record.bounded_json import read_json
 from core.record.bounded_toml import read_toml
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
@@ -71,8 +73,27 @@ def read_prompts(settings: SampleSettings) -> tuple[list[SamplePrompt], list[Pro
         wrong = wrong_weight(settings.negative_prompt)
         if wrong:
             notes.append(_wrong(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
+    found = [each for each in [*typed, *read] if each is not None]
+    if settings.compatibility == "none":
+        found = [_without_loras(each, notes) for each in found]
     raise_if_errors(notes)
-    return [each for each in [*typed, *read] if each is not None], limited(notes)
+    return found, limited(notes)
+
+
+def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
+    """Samples show what trains, without other LoRAs; sd-scripts reads their names as words."""
+    try:
+        text, tags = without_tags(prompt.prompt)
+    except ValueError as error:
+        notes.append(
+            _wrong(f"In the prompt '{prompt.prompt[:40]}', {error}", "samples.sample_prompts", TAG_FIX, "bad-lora")
+        )
+        return prompt
+    for tag in tags:
+        notes.append(
+            _note(f"{tag} is left out: samples use no LoRA but the one that trains", "samples.sample_prompts", "lora")
+        )
+    return replace(prompt, prompt=text)
 
 
 def _wrong_weights(prompts: Iterable[SamplePrompt | None], where: str) -> Iterator[Problem]:
@@ -135,7 +156,7 @@ def _prompt(text: str, values: Mapping[str, Any], notes: list[Problem], where: s
         None if values.get("n") is None else str(values["n"]),
         _number(values, "w", SIDES, notes, where),
         _number(values, "h", SIDES, notes, where),
-        _number(values, "d", (0, SEEDS - 1), notes, where),
+        None if str(values.get("d")).strip() == "-1" else _number(values, "d", (0, SEEDS - 1), notes, where),
         _number(values, "s", STEPS, notes, where),
         _guidance(values, notes, where),
         _sampler(values, notes, where),

@@ -127,10 +127,12 @@ class Network:
         for name, adapter in self.adapters.items():
             adapter.take(by_module[name])
 
-    def set_multiplier(self, multiplier: float) -> None:
-        """Strength of the whole network: 0 is exactly the model without it, 1 as trained, below 0 reversed."""
-        for adapter in self.adapters.values():
-            adapter.multiplier = multiplier
+    def set_multiplier(self, multiplier: float, text_encoder: float | None = None) -> None:
+        """Strength of the whole network: 0 is exactly the model without it, 1 as trained, below 0 reversed.
+        text_encoder: that of the text encoders' layers, if it is another."""
+        for name, adapter in self.adapters.items():
+            own = text_encoder is not None and part_of(name) == "text_encoder"
+            adapter.multiplier = text_encoder if own and text_encoder is not None else multiplier
 
     def apply_max_norm(self, limit: float) -> NormFacts:
         """Scale down weight changes whose norm exceeds `limit`; the facts stay on the device."""

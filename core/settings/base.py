@@ -138,6 +138,11 @@ def zero_is_off(value: Any) -> Any:
     return None if not isinstance(value, bool) and value in (0, "0") else value
 
 
+def minus_one_is_random(seed: Any) -> Any:
+    """None, a random seed, for the -1 that A1111 and others write for it."""
+    return None if not isinstance(seed, bool) and seed in (-1, "-1") else seed
+
+
 def _text_of(name: str) -> property:
     return property(lambda self: self._about.get(name, ""))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Settings, setting
+from pydantic import field_validator
+
+from core.settings.base import Settings, minus_one_is_random, setting
 from core.settings.samples import SAMPLER_LABELS, SAMPLERS, Side
 
 
@@ -21,13 +23,30 @@ class LoraUse(Settings):
         title="Strength",
         help="1 is the trained strength, 0 is off, negative values invert the effect.",
     )
+    text_encoder_strength: float | None = setting(
+        None,
+        ge=-10,
+        le=10,
+        title="Text encoder strength",
+        hint="same as strength",
+        help="Strength on the text encoder. Empty is the same as for the U-Net.",
+    )
+
+    @property
+    def used(self) -> bool:
+        """Whether it changes the model at all."""
+        return bool(self.strength or self.text_encoder_strength)
 
 
 class GenerateSettings(Settings):
     """Prompt, size and sampler."""
 
     prompt: str = setting(
-        "a fox, glyph style", title="Prompt", level="shown", widget="prompt", help="What to generate."
+        "a fox, glyph style",
+        title="Prompt",
+        level="shown",
+        widget="prompt",
+        help="What to generate. <lora:name:0.8> applies a LoRA with this strength; <lora:name:0.8:0.5> has another strength for the text encoder.",
     )
     negative_prompt: str = setting(
         "", title="Negative prompt", level="shown", widget="prompt", help="What the image should not show."
@@ -73,7 +92,7 @@ class GenerateSettings(Settings):
         title="Seed",
         hint="random",
         level="shown",
-        help="The same seed generates the same image. Empty picks a random seed and records it.",
+        help="The same seed generates the same image. Empty or -1 picks a random seed; it is saved with the image.",
     )
     count: int = setting(
         1,
@@ -115,3 +134,5 @@ class GenerateSettings(Settings):
         help="Textual inversion files. Use the file name without extension in the prompt; `word=file` assigns another word.",
         names="word=path",
     )
+
+    _minus_one = field_validator("seed", mode="before")(minus_one_is_random)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue, field_validator
 
-from core.settings.base import Settings, follows_compatibility, setting
+from core.settings.base import Settings, follows_compatibility, minus_one_is_random, setting
 from core.settings.optimizers import Argument, parse_arguments
 
 RISES = ("linear", "cosine", "1-sqrt")
@@ -178,8 +178,10 @@ class ScheduleSettings(Settings):
         title="Seed",
         hint="random",
         kohya="seed",
-        help="The same seed and settings give the same result. Empty picks a random seed and records it.",
+        help="The same seed and settings give the same result. Empty or -1 picks a random seed, which is saved with the run.",
     )
+
+    _minus_one = field_validator("seed", mode="before")(minus_one_is_random)
 
     @field_validator("lr_warmup_steps", "lr_decay_steps", mode="before")
     @classmethod

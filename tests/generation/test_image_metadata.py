@@ -110,7 +110,7 @@ def test_an_image_of_a1111_is_understood_and_what_differs_is_noted(tmp_path):
 
 
 def test_values_out_of_range_are_noted_and_the_others_kept():
-    record = from_a1111_text("a fox\nSteps: 5000, Sampler: UniPC, CFG scale: seven, Seed: -1, Size: 513x512")
+    record = from_a1111_text("a fox\nSteps: 5000, Sampler: UniPC, CFG scale: seven, Seed: -2, Size: 513x512")
     assert record.job is not None
     assert record.job.generate == GenerateSettings(prompt="a fox", height=512)
     assert len(record.notes) == 5

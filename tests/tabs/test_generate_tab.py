@@ -123,6 +123,20 @@ def test_a_comparison_draws_the_same_seed_without_loras_first():
         form.jobs_to_draw(form.job_of(form.start_values(), TrainJob()), True, TrainJob())
 
 
+def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_before_it_is_queued(desk):
+    values = form.start_values() | {"prompt": "a fox <lora:ink:0.8:0.5>", "seed": "-1"}
+    plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
+    assert (plain.generate.prompt, plain.generate.loras) == ("a fox", []) and plain.generate.seed is not None
+    (use,) = full.generate.loras
+    assert (use.file, use.strength, use.text_encoder_strength) == ("ink", 0.8, 0.5)
+    assert "ink 0.8 / 0.5" in view.lora_words(full) and "ink 0.8 / 0.5" in view.loras(
+        (), tags=form.tags_of(values["prompt"])
+    )
+    with refused("lora.not-found"):
+        press(desk, prompt="a fox <lora:ink:0.8>")
+    assert not desk.page.engine.jobs
+
+
 def test_new_words_and_trained_models_are_compared_too():
     values = form.start_values() | {"embeddings": ["zkw=outputs/zkw.safetensors"], "base_model": "other"}
     plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())

@@ -1,0 +1,71 @@
+"""LoRAs that a prompt names: <lora:name:0.8>, as in A1111, Forge and ComfyUI. Pure; no file is looked at."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+MOST_TAGS, LARGEST = 50, 10.0
+UNET_FIRST, TE_FIRST = ("unet", "te"), ("te", "unet")  # the latter in A1111 and Forge
+FIX = "write <lora:name:0.8>, or <lora:name:0.8:0.5> with another strength for the text encoder"
+_TAG = re.compile(r" ?<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """A LoRA by the name of its file. unet, text_encoder: its strengths; 1 is as trained."""
+
+    name: str
+    unet: float = 1.0
+    text_encoder: float = 1.0
+
+    def __str__(self) -> str:
+        """As every program reads it: two strengths are named, since their order differs."""
+        if self.unet == self.text_encoder:
+            return f"<lora:{self.name}:{self.unet:g}>"
+        return f"<lora:{self.name}:unet={self.unet:g}:te={self.text_encoder:g}>"
+
+
+def has_tags(text: str) -> bool:
+    return _TAG.search(text) is not None
+
+
+def without_tags(prompt: str, order: tuple[str, str] = UNET_FIRST) -> tuple[str, list[LoraTag]]:
+    """(the prompt without its tags, the tags in order): "a fox <lora:ink:0.8>" -> ("a fox", [LoraTag("ink", 0.8, 0.8)]).
+
+    order   which of two strengths is first. Without the second it is as the first, and without both 1; `unet=` and `te=`
+            name them in any order
+    Raises ValueError with what is wrong in the words of a message.
+    """
+    bodies = _TAG.findall(prompt)
+    if len(bodies) > MOST_TAGS:
+        raise ValueError(f"there are {len(bodies)} LoRAs; {MOST_TAGS} is the limit")
+    return (_TAG.sub("", prompt).strip() if bodies else prompt), [_tag(body, order) for body in bodies]
+
+
+def _tag(body: str, order: tuple[str, str]) -> LoraTag:
+    name, *rest = (part.strip() for part in body.split(":"))
+    if not name:
+        raise ValueError(f"<lora:{body[:40]}> names no LoRA")
+    given: dict[str, float] = {}
+    for part in rest:
+        key, named, text = part.rpartition("=")
+        key = key.strip().lower() if named else next((each for each in order if each not in given), "")
+        if key not in order or key in given:
+            raise ValueError(f"'{part[:40]}' in <lora:{body[:40]}> is not understood")
+        given[key] = _strength(text, body)
+    first, second = order
+    main = given.get(first, 1.0)
+    both = {first: main, second: given.get(second, main)}
+    return LoraTag(name, both["unet"], both["te"])
+
+
+def _strength(text: str, body: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not abs(number) <= LARGEST:
+        raise ValueError(f"the strength '{text[:20]}' in <lora:{body[:40]}> is not a number from -10 to 10")
+    return number
