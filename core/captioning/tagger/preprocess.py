@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from core.captioning.tagger.opencv import bilinear
 from core.captioning.tagger.profile import Profile
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import BrokenImage, open_decoded, open_image
@@ -68,9 +69,8 @@ def _prepare_as_sd_scripts(path: Path, profile: Profile, size: tuple[int, int]) 
         except Exception as error:  # decoders raise anything
             raise BrokenImage(f"is damaged ({str(error)[:100] or type(error).__name__})") from error
     square = _square(image, WHITE)
-    if square.width > size[0]:  # Pillow's resize would antialias; its transform does not
-        box = (0, 0, square.width, square.height)
-        square = square.transform(size, Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
+    if square.width > size[0]:
+        square = Image.fromarray(bilinear(np.asarray(square), size[0]))
     else:
         square = square.resize(size, Image.Resampling.LANCZOS)
     return to_input(square, profile)
