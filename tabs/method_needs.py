@@ -101,15 +101,15 @@ def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:
         reason, usual = entry.unusable(device), entry.name in USUAL
         place = len(packages) + 1 if reason else 0 if usual else packages.index(entry.package) + 1
         group = "Cannot be used here" if reason else "Usual" if usual else entry.package
-        words = f"{entry.name}: unavailable, {reason}" if reason else _optimizer_words(entry)
+        words = f"{entry.name}: unavailable, {reason}" if reason else _optimizer_words(entry, device)
         listed.append(((place, USUAL.index(entry.name) if usual else number), (group, words, entry)))
     return [each for _, each in sorted(listed, key=lambda item: item[0])]
 
 
-def _optimizer_words(entry: Entry) -> str:
+def _optimizer_words(entry: Entry, device: str | None) -> str:
     bare = entry.name.rsplit(".", 1)[-1]
     told = [entry.package] + [words for trait, words in TRAITS.items() if trait in entry.traits]
-    told += [f"only on {' or '.join(entry.only_on)}"] if entry.only_on else []
+    told += [f"only on {' or '.join(entry.only_on)}"] if entry.only_on and device is None else []
     return f"{bare} ({', '.join(told)})"
 
 

@@ -42,7 +42,8 @@ python webui.py train sdxl_lora_8gb --model.base_model models/sdxl.safetensors -
 ```
 
 VRAM is that of the GPU. By the memory forecast each recipe takes at most nine tenths of it, with latents cached and 200 images; see [what it needs](hardware.md)
-for how that is counted. The tables in [settings.md](settings.md) explain each setting. Written by `./launch.sh docs` from `presets/`.
+for how that is counted. A recipe for another family than the base model's, or for more VRAM than there is, is reported next to **Preset**, with a recipe that fits,
+and by `--check`. The tables in [settings.md](settings.md) explain each setting. Written by `./launch.sh docs` from `presets/`.
 """
 
 
