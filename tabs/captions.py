@@ -46,12 +46,12 @@ COUNTED = 1 << 16  # characters of a text whose tokens are counted while it is t
 def build(page: Page) -> None:
     """The tab's fixed HTML, whose script asks at atelier/captions, and the forms of its tasks."""
     desk = Desk(page)
-    gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
-    forms = {card.name: card for card in cards(TAB)}
-    build_form(page, forms.pop("captioners"))
-    gr.HTML(piece("captions_more"), elem_id="captions-more-holder", apply_default_css=False)
-    for card in forms.values():
-        build_form(page, card)
+    with gr.Row(elem_id="cap-desk"):
+        gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
+        with gr.Column(elem_id="cap-side"):
+            gr.HTML(piece("captions_more"), elem_id="captions-more-holder", apply_default_css=False)
+            for card in sorted(cards(TAB), key=lambda card: card.name != "captioners"):
+                build_form(page, card)
     page.links.answer("captions", desk.answer)
     page.links.answer("masks", Masks(page, desk.edits).answer)
     page.pulse_parts.append(desk.parts)

@@ -99,7 +99,7 @@ def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str])
     where = f"{place + 1:,} of {total:,}" if place >= 0 else f"not in this list of {total:,}"
     return (
         f'<figure class="stage"><div class="pic {"wide" if width >= height else "tall"}" '
-        f'style="aspect-ratio:{width}/{height}">'
+        f'style="--ratio:{width / height:.4f};aspect-ratio:{width}/{height}">'
         f'<img src="{esc(thumb_url(placed.image.path, 768))}" alt="{esc(name)}">{frame}</div>'
         f"<figcaption><b>{esc(name)}</b><span>{esc(where)}</span>"
         f'<span class="hint">{width} × {height}, trains at {bucket[0]} × {bucket[1]}</span></figcaption></figure>'

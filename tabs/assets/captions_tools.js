@@ -229,6 +229,7 @@
   const fill = async (values) => {
     let answer = {};
     for (const [arg, value] of values) answer = await ask({act: "bulk_field", key: chosenKeys(), arg, value});
+    own.part("tools");
     byId("cap-many").open = true;
     paintBulk(answer);
     byId("cap-many").scrollIntoView({block: "nearest"});
@@ -337,8 +338,11 @@
     if (event.target.id === "cap-scored") refreshScores();
   }, true);
 
+  /** On a narrow window the caption or the tools are shown below the list. */
+  own.part = (arg) => { for (const each of byId("cap-parts").children) each.setAttribute("aria-pressed", String(each.dataset.arg === arg)); };
   /** To the form of the captioners. */
   own.captioners = () => {
+    own.part("tools");
     const form = byId("tools-captioners"), first = form.querySelector("select, input");
     form.scrollIntoView({block: "start"});
     first.focus({preventScroll: true});

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from filled import DONE, MARKS
 from page_server import Visit
+from playwright.sync_api import expect
 
 from tests.selection import slow_unless
 
@@ -59,3 +60,24 @@ def test_each_tab_is_centered_and_inside_the_window_at_every_width(window):
             assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
             found[name, width] = tab.evaluate(NARROW)
     assert not any(found.values()), found
+
+
+def test_list_caption_and_tools_are_seen_together_and_one_after_the_other_where_it_is_narrow(window):
+    parts = ("#cap-list", "#cap-stage", "#cap-text", "#cap-buttons", "#cap-many summary")
+    window.tab.set_viewport_size({"width": 1400, "height": 900})
+    tab = window.open("Captions")
+    tab.locator(MARKS["Captions"]).first.wait_for()
+    for width in (1400, 1920, 2560):
+        tab.set_viewport_size({"width": width, "height": 900})
+        boxes = {part: tab.locator(part).bounding_box() for part in parts}
+        assert all(box["y"] >= 0 and box["y"] + box["height"] <= 900 for box in boxes.values()), (width, boxes)
+        assert tab.evaluate("document.documentElement.scrollHeight") < 1350, width
+    for width in (800, 390):
+        tab.set_viewport_size({"width": width, "height": 900})
+        expect(tab.locator("#cap-text")).to_be_visible()
+        expect(tab.locator("#cap-many summary")).to_be_hidden()
+        tab.locator("#cap-parts").get_by_role("button", name="Tools").click()
+        expect(tab.locator("#cap-text")).to_be_hidden()
+        expect(tab.locator("#cap-many summary")).to_be_in_viewport()
+        expect(tab.locator("#cap-list")).to_be_in_viewport()
+        tab.locator("#cap-parts").get_by_role("button", name="Caption").click()
