@@ -150,7 +150,7 @@ class Bulk:
         known = {comparable(tag) for tag, _, _ in found}
         lists, problems = tag_lists(self._workspace)
         listed = lists.complete(text, OPTIONS) if len(found) < OPTIONS else []
-        found += [(tag_words(each.tag), each.count, each.alias) for each in listed if comparable(each.tag) not in known]
+        found += [(tag_words(each.tag), each.times, each.alias) for each in listed if comparable(each.tag) not in known]
         names = ("tag", "count", "alias")
         options = [dict(zip(names, each, strict=True)) for each in found[:OPTIONS]]
         return {"options": options, "lists": [problem.to_dict() for problem in problems]}

@@ -28,7 +28,7 @@ class Known(NamedTuple):
     """A tag of a list. alias: the other name by which it was found, "" for its own."""
 
     tag: str
-    count: int
+    times: int
     alias: str = ""
 
 
@@ -52,7 +52,7 @@ class TagList:
             return []
         first, last = bisect_left(self._keys, begin), bisect_left(self._keys, begin + "\U0010ffff")
         found: dict[str, Known] = {}
-        for each in heapq.nlargest(2 * most, self._known[first:last], key=lambda known: (known.count, not known.alias)):
+        for each in heapq.nlargest(2 * most, self._known[first:last], key=lambda known: (known.times, not known.alias)):
             found.setdefault(each.tag, each)
         return list(found.values())[:most]
 
