@@ -147,7 +147,7 @@ class MemorySettings(Settings):
         kohya="no_half_vae",
         labels={"auto": "auto (fp32)", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"},
         help="The dtype that images are encoded in. SDXL's VAE overflows in fp16 and uses bf16 instead, unless it is a fixed one. Images with non-finite latents are encoded again in fp32.",
-        costs="16 bits are faster, use half the memory and cost visible accuracy. Latents are cached separately for each dtype.",
+        costs="bf16 halves the memory and, on GPUs and processors that compute in it, the time. Its latents differ by 0.5 to 1.4% (RMS, of their standard deviation), those of fp16 by 0.05%. Latents are cached separately for each dtype.",
     )
     vae_batch_size: int = setting(
         1,

@@ -1,8 +1,11 @@
 """The number type follows the machine where it may, and the person where they say."""
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 
+from core.bench.workload import STARTER
 from core.families import precision
 from core.families.precision import choose_precision, use_threads
 from core.settings.memory import MemorySettings
@@ -43,3 +46,23 @@ def test_a_small_model_computes_on_one_thread_and_a_large_one_on_all(monkeypatch
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
     monkeypatch.setattr(precision.machine, "threads", lambda: 8)
     assert [use_threads("cpu", SMALL), use_threads("cpu", LARGE), use_threads("cuda", SMALL)] == set_to == [1, 8, 8]
+
+
+@pytest.mark.parametrize(("dtype", "least", "most"), [(torch.bfloat16, 0.002, 0.01), (torch.float16, 0.0002, 0.001)])
+def test_latents_encoded_in_16_bits_differ_by_what_the_help_of_vae_precision_says(dtype, least, most):
+    """0.46% and 0.05% RMS with 16 images by the starter's VAE; 1.4% with bf16 by a VAE of SD's size with random weights."""
+    from diffusers import AutoencoderKL
+
+    from core.families.vae import encode_image_latents
+
+    vae = AutoencoderKL.from_pretrained(STARTER / "vae")
+    pixels = torch.stack([_pixels(path) for path in sorted((STARTER / "images").rglob("*.png"))[:4]])
+    exact, _ = encode_image_latents(vae, pixels)
+    found, _ = encode_image_latents(vae.to(dtype), pixels)
+    assert least < ((found - exact).square().mean().sqrt() / exact.std()).item() < most
+
+
+def _pixels(path) -> torch.Tensor:
+    with Image.open(path) as image:
+        content = numpy.asarray(image.convert("RGB").resize((64, 64)))
+    return torch.from_numpy(content.copy()).permute(2, 0, 1).float() / 127.5 - 1
