@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from core.record.problems import ProblemsError
 from core.settings.base import Declared, Settings, union_members
-from core.settings.check import NULL, allowed
+from core.settings.check import allowed
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.source import ONE_FOR_ALL, SHARED, Source
 from core.settings.values import BadText, shown_value, text_of, value_from
@@ -146,7 +146,7 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
 def refused(entry: Declared, text: str) -> ProblemsError:
     """What is said of a text that this setting cannot have."""
     what = f"{entry.title} cannot be '{text.strip()[:40]}'"
-    return ProblemsError.one(what, entry.title, f"use {allowed(entry)}".replace(NULL, ""), code="settings.bad-value")
+    return ProblemsError.one(what, entry.title, f"use {allowed(entry)}", code="settings.bad-value")
 
 
 def _read_json(entry: Declared, text: str) -> Any:

@@ -19,7 +19,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile
 from core.settings import presets as preset_files
 from core.settings.base import Declared, declared, value_of
-from core.settings.check import NULL, build
+from core.settings.check import build
 from core.settings.job import TrainJob, new_project
 from core.settings.migrations import to_version_2
 from core.settings.names import bad_name, without_signs
@@ -195,7 +195,7 @@ class Project:
         return with_value(job, NAME, name) if name and NAME not in self.bad and before in given else job
 
     def _mark_bad(self, path: str, raw: Any, problem: Problem, session: str) -> bool:
-        bad = Bad(raw, replace(problem, where=path, fix=problem.fix.replace(NULL, "")))
+        bad = Bad(raw, replace(problem, where=path))
         if self.bad.get(path) == bad:
             return False
         self._remember(f"change of {FIELDS[path].title}")

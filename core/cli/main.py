@@ -18,9 +18,9 @@ from core.settings.job import TrainJob
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 OTHERS = {
-    "presets": "list the presets, or say what one of them sets and why",
+    "presets": "list the presets, or describe what one of them sets and why",
     "check": "report what works on this machine, how well, and how to fix the rest (at most 3 minutes)",
-    "bench": "measure this machine",
+    "bench": "benchmark this machine",
 }
 
 

@@ -24,70 +24,76 @@ from core.settings.presets import Preset, PresetStore, apply, read, to_values
 # name -> (placeholder of its value, or "" for a switch; help)
 COMMON = {
     "outputs": ("DIR", "where runs, images and caches go (default: outputs)"),
-    "models": ("DIR", "where models lie (default: models)"),
-    "presets": ("DIR", "where presets lie (default: presets)"),
-    "device": ("NAME", "cpu, cuda, cuda:1 or mps (default: the best there is)"),
+    "models": ("DIR", "the models folder (default: models)"),
+    "presets": ("DIR", "the presets folder (default: presets)"),
+    "device": ("NAME", "cpu, cuda, cuda:1 or mps (default: the fastest available)"),
     "allow-module": (
         "NAME",
-        "let optimizers, schedules and dataset classes of this Python module run; may be repeated",
+        "allow optimizers, schedulers and dataset classes of this Python module; repeatable",
     ),
 }
 PAGE = {
     **COMMON,
     "port": ("NUMBER", "the page's port (default: 7860; the next free one when taken)"),
-    "listen": ("", "let other machines of the network in; needs a password"),
+    "listen": ("", "accept connections from other machines; needs a password"),
     "share": ("", "open a public share link; needs a password"),
     "host": (
         "NAME",
-        "a further name that the page is opened under (a proxy, a name of the network): name or name:port; may be repeated",
+        "another host name for the page (a proxy, a name on the network): name or name:port; repeatable",
     ),
-    "auth": ("USER:PASSWORD", "the password for --listen and --share; without it one is made and printed"),
+    "auth": ("USER:PASSWORD", "the login for --listen and --share; without it one is generated and printed"),
     "auth-file": (
         "FILE",
-        "the same from a file, which the list of processes does not show; so does the environment variable ATELIER_AUTH",
+        "the same from a file, so that it is not in the list of processes; or use the environment variable ATELIER_AUTH",
     ),
     "lend-keys": (
         "",
-        "let jobs of a shared page use the keys of this machine: uploads to the hub, gated models, wandb",
+        "let jobs of a shared page use this machine's keys: hub uploads, gated models, wandb",
     ),
     "no-browser": ("", "do not open a browser"),
 }
 JOB = {
     **COMMON,
-    "check": ("", "say what would be done and what is wrong, and stop"),
-    "queue": ("", "hand the job to the page that is running on this output folder"),
+    "check": ("", "report what would be done and all problems, and stop"),
+    "queue": ("", "add the job to the queue of the page that uses this outputs folder"),
 }
-DATASET = {"dataset-config": ("FILE", "train on the folders of a dataset file of sd-scripts (.toml or .json)")}
+DATASET = {"dataset-config": ("FILE", "train on the folders of an sd-scripts dataset config (.toml or .json)")}
 OWN = {
     "train": {
         **JOB,
         **DATASET,
         "continue": ("RUN", "resume an interrupted or stopped run; its length may be changed"),
-        "probe": ("", "try two batches, show what memory and time the training will take, and stop"),
-        "prove": ("STEPS", "train so many steps in one go and in two, compare both to the bit, and stop"),
+        "probe": ("", "train two batches, forecast memory and time, and stop"),
+        "prove": (
+            "STEPS",
+            "train STEPS steps in one run, then in two with a resume, compare both bit for bit, and stop",
+        ),
     },
     "prepare": {
         **JOB,
         **DATASET,
-        "check": ("", "list every image with its place and captions and what is wrong, and stop"),
-        "debug-dataset": ("EPOCHS", "list the batches of so many epochs as a training would see them, and stop"),
+        "check": ("", "list every image with its bucket, captions and problems, and stop"),
+        "debug-dataset": (
+            "EPOCHS",
+            "list the batches of the first EPOCHS epochs as a training would see them, and stop",
+        ),
     },
     "generate": {
         **JOB,
         "prompt": ("TEXT", "short for --generate.prompt"),
-        "lora": ("FILE[:STRENGTH]", "generate with this LoRA, and none of the preset's; may be repeated"),
-        "embedding": ("[WORD=]FILE", "generate with this embedding, and none of the preset's; may be repeated"),
+        "lora": ("FILE[:STRENGTH]", "use this LoRA instead of the preset's; repeatable"),
+        "embedding": ("[WORD=]FILE", "use this embedding instead of the preset's; repeatable"),
     },
     "presets": {name: COMMON[name] for name in ("outputs", "presets")},
     "check": {
         **COMMON,
-        "json": ("FILE", "write what was found, for a bug report"),
+        "json": ("FILE", "write the report to a file, for a bug report"),
     },
     "bench": {
         **COMMON,
         "quick": ("", "fewer repeats"),
         "only": ("NAME", "one part of the benchmark: train, page, caching, datasets, captions or baseline"),
-        "json": ("FILE", "write the numbers"),
+        "json": ("FILE", "write the results to a file"),
     },
 }  # commands with options of their own; every other task has those of JOB
 

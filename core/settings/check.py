@@ -16,7 +16,6 @@ from core.settings.elsewhere import ELSEWHERE
 
 Job = TypeVar("Job", bound=Settings)
 LONGEST_NAME = 200  # longer names are not compared with the known ones
-NULL = " (null in files and flags)"  # added for files and flags; forms remove it
 BOUNDS = {"ge": "{} or more", "le": "{} or less", "gt": "more than {}", "lt": "less than {}"}
 
 
@@ -127,7 +126,7 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, place
         longest = item.get("ctx", {}).get("max_length")
         what = f"{entry.title} has {len(item['input'])} characters: {value}"
         return Problem(what, place, f"use at most {longest} characters", code="settings.bad-value")
-    words = allowed(entry)
+    words = allowed(entry, empty="leave it empty" if place == path else "null")
     if item["type"] == "tuple_type":
         words = words.replace("one number or two", "two numbers")
     elif entry.kind == "pair" and not entry.range_text and (bound := _bound(item)) != "a number":
@@ -135,8 +134,8 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, place
     return Problem(f"{entry.title} is {value}", place, f"use {words}", code="settings.bad-value")
 
 
-def allowed(entry: Declared) -> str:
-    """The allowed values in words: "a whole number, 1 to 1000, or leave it empty"."""
+def allowed(entry: Declared, empty: str = "leave it empty") -> str:
+    """The allowed values in words: "a whole number, 1 to 1000, or leave it empty"; in files and flags empty is null."""
     kinds = {
         "bool": "true or false",
         "int": "a whole number",
@@ -152,7 +151,7 @@ def allowed(entry: Declared) -> str:
         words += f", {entry.range_text}"
     if entry.unit and entry.kind != "span":
         words += f" ({entry.unit})"
-    return words + (f", or leave it empty{NULL}" if entry.optional else "")
+    return words + (f", or {empty}" if entry.optional else "")
 
 
 def shorten(value: Any) -> str:

@@ -3,8 +3,8 @@
 (() => {
   const atelier = window.atelier, {h, text, show, byId} = atelier;
   const UNITS = {
-    smooth: "Across: step. Up: training loss smoothed over 20 steps, and validation loss. Compare runs by the latter: training loss depends on each run's images, noise and timesteps.",
-    corrected: "Across: step. Up: loss divided by the run's own mean at the same timesteps; 1 is average. It shows whether each run still improves, not which is lower.",
+    smooth: "Training loss by step, smoothed over 20 steps, and validation loss. Compare runs by the latter: training loss depends on each run's images, noise and timesteps.",
+    corrected: "Loss by step, divided by the run's own mean at the same timesteps; 1 is average. It shows whether each run still improves, not which is lower.",
   };
   let pair = null, chart = null, curves = null, begins = false;
 

@@ -233,10 +233,8 @@ def test_the_sentence_is_true_arithmetic():
     four = "24 images / batch 4"
     assert sentence(24, 24, 6, 4, max_train_steps=96) == f"96 steps = 16 epochs x {four}"
     assert sentence(24, 24, 6, 4, max_train_steps=6) == f"6 steps = 1 epoch x {four}"
-    assert (
-        sentence(24, 24, 6, 4, max_train_steps=100) == f"100 steps = 16 epochs x {four}, then 4 of 6 steps of another"
-    )
-    assert sentence(24, 24, 6, 4, max_train_steps=4) == f"4 steps = 4 of 6 steps of one epoch: {four}"
+    assert sentence(24, 24, 6, 4, max_train_steps=100) == f"100 steps, about 16.7 epochs of {four}"
+    assert sentence(24, 24, 6, 4, max_train_steps=4) == f"4 steps, about 0.667 epochs of {four}"
 
 
 def test_steps_win_over_epochs_and_the_advice_fills_in_for_both():

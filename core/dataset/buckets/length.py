@@ -76,7 +76,8 @@ def length_of(schedule: ScheduleSettings, epochs: Counts) -> Length:
 
 
 def length_sentence(length: Length, epochs: Counts, images: int, accumulation: int) -> str:
-    """ "24 images x 66 epochs / batch 4 = 396 steps". With incomplete batches, batches are counted instead.
+    """ "24 images x 66 epochs / batch 4 = 396 steps"; "40 steps, about 2.5 epochs of 58 images, batch 4" where the last
+    epoch is partial.
 
     images   number of training images, without repeats
     """
@@ -94,17 +95,11 @@ def length_sentence(length: Length, epochs: Counts, images: int, accumulation: i
     if accumulation > 1:
         who += f", {accumulation} batches per step, {count(length.steps_per_epoch, 'step')} per epoch"
     per = f" / batch {size}" if even else ""
+    last = length.epochs - 1
+    done, whole = length.total_steps - epochs.first_update(last), epochs.updates_in(last)
+    if done < whole:
+        return f"{count(length.total_steps, 'step')}, about {last + done / whole:.3g} epochs of {who}{per}"
     if length.chosen_by == "steps":
-        return f"{count(length.total_steps, 'step')} = {_epochs_of_steps(length, epochs, who + per)}"
+        return f"{count(length.total_steps, 'step')} = {count(length.epochs, 'epoch')} x {who}{per}"
     end = f" = {count(length.total_steps, 'step')}" + (" (recommended)" if length.chosen_by == "advice" else "")
     return f"{who} x {count(length.epochs, 'epoch')}{per}{end}"
-
-
-def _epochs_of_steps(length: Length, epochs: Counts, who: str) -> str:
-    """So many steps as whole epochs of `who`, and the steps of a partial last one."""
-    last = length.epochs - 1
-    steps, whole = length.total_steps - epochs.first_update(last), epochs.updates_in(last)
-    if steps == whole:
-        return f"{count(length.epochs, 'epoch')} x {who}"
-    part = f"{steps} of {count(whole, 'step')}"
-    return f"{count(last, 'epoch')} x {who}, then {part} of another" if last else f"{part} of one epoch: {who}"

@@ -164,7 +164,7 @@ class Validation:
         if not left or self.by_hand or len(self._saves) < 2:
             return ""
         if not self.ranks:
-            return f"The training is too short to find its best checkpoint for about {COST:.0%} of its time"
+            return f"No best checkpoint: measuring it would take more than {COST:.0%} of so short a training"
         most = len(self._saves) - left
         return f"{most} of {len(self._saves)} checkpoints are measured to find the best one for about {COST:.0%} of the training's time"
 
