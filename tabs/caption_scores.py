@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.captioning.described import with_scores
 from core.dataset.buckets.batches import Placed
 from core.record.problems import Problem, ProblemsError
 from core.tasks import named
@@ -57,7 +58,8 @@ class Scores:
         write = button(
             "scores_write", "Write to images ...", kind="quiet", title="Opens Tags from kept scores in Caption images"
         )
-        return f'<p class="scored" role="status">{esc(found.text) or "<i>no tags</i>"}</p><p class="hint">{esc(found.shown)}</p>{write}'
+        scores = esc(with_scores(found.scored))
+        return f'<p class="scored" role="status">{esc(found.text) or "<i>no tags</i>"}</p><p class="hint">{scores}</p>{write}'
 
     def _tagged(self, placed: Placed) -> Any:
         from core.captioning.tagger.tagging import check_retag, preview

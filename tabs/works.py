@@ -63,6 +63,9 @@ class Work:
             text = wait.words
         elif self.task.name == DOWNLOAD and found["done"]:
             text = self._pace(found["done"], found["total"])
+        lines = found["lines"] if state != "failed" else []
+        previews = found["facts"].get("previews", [])  # their lines come first
+        lines = lines[len(previews) :]
         facts = {
             "id": self.id,
             "tool": self.task.name,
@@ -72,7 +75,8 @@ class Work:
             "state": state,
             "text": text,
             "share": found["done"] / found["total"] if found["total"] else None,
-            "lines": found["lines"][:MOST_LINES] if state != "failed" else [],
+            "lines": lines[:MOST_LINES],
+            "previews": previews,
             "problems": found["problems"],
         }
         if state not in GOING:
@@ -104,8 +108,11 @@ def _already(facts: dict[str, Any]) -> ProblemsError:
 class Works:
     """What the queue holds of tasks with a card, since the server started: every browser sees the same."""
 
-    def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots):
+    def __init__(
+        self, engine: Engine, workspace: Workspace, project: Project, roots: Roots, thumb_url: Callable[[str, int], str]
+    ):
         self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
+        self._thumb_url = thumb_url
         self._since = time.time()
         self._known: dict[str, Work] = {}
         self._hidden: set[str] = set()
@@ -218,9 +225,14 @@ class Works:
         if tab not in ("Train", "Captions", "Tools"):
             return {}
         shown = [work for work in self.works() if work.tab == tab or (tab == "Train" and work.task.name == DOWNLOAD)]
-        works = [work.facts(self._engine) for work in shown]
+        works = [self._shown(work.facts(self._engine)) for work in shown]
         files = {"Captions": self._captioners, "Tools": self._known_files}
         return {"works": works} | ({"tool_files": files[tab]()} if tab in files else {})
+
+    def _shown(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Facts of a work, with the thumbnails of its preview."""
+        previews = [each | {"image": self._thumb_url(each["image"], 128)} for each in facts["previews"]]
+        return facts | {"previews": previews}
 
     def _captioners(self) -> list[str]:
         """The models that fields of captioners can name."""

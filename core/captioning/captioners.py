@@ -14,7 +14,7 @@ from typing import Any
 from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import pattern_problems
 from core.captioning.counts import write_counts
-from core.captioning.described import Described
+from core.captioning.described import Described, with_scores
 from core.captioning.one_file import path_problems, write_one_file
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import Beside, caption_change
@@ -30,6 +30,10 @@ from core.settings.job import CaptionJob
 from core.settings.presets import to_values
 from core.settings.tagger import TagTextSettings
 
+NONE_MISSING = (
+    "All images have a caption. To caption them again, set Existing captions to replace, append, prepend or add a line"
+)
+NONE_OF_FILES = "No image left to caption: captions from a metadata file are not changed"
 LISTED = 200  # tags and skipped images in the outcome
 
 
@@ -50,16 +54,23 @@ class Tally:
         if len(self.counts) > LISTED:
             self.table = write_counts(self.counts, name, workspace)
 
-    def outcome(self, lines: Iterable[str], previews: bool) -> Outcome:
+    def outcome(self, existing: str, previews: Sequence[dict[str, Any]] | None = None) -> Outcome:
+        """existing: the choice of which images are captioned; previews: what a preview shows of each image."""
         facts: dict[str, Any] = {"images": self.images, "written": self.written}
+        facts |= {} if previews is None else {"previews": previews}
+        if not self.images:
+            only = existing in ("missing", "keep")
+            lines = [NONE_MISSING if only else NONE_OF_FILES]
+            return Outcome(lines=lines, facts=facts | {"reason": "captioned" if only else "metadata"})
         facts |= {"skipped": len(self.failed)} if self.failed else {}
         facts |= {"counts": dict(self.counts.most_common(LISTED))} if self.counts else {}
         facts |= {"table": str(self.table)} if self.table else {}
         facts |= {"file": str(self.file)} if self.file else {}
-        last = "nothing was written" if previews else f"{count(self.written, 'caption')} written"
+        last = "nothing was written" if previews is not None else f"{count(self.written, 'caption')} written"
         last += f" to {display_path(self.file)}" if self.file else ""
         described = count(self.images - len(self.failed), "image")
-        return Outcome(lines=[*lines, *self._lines(), f"{described} described; {last}"], facts=facts)
+        lines = [_line(each) for each in previews or ()]
+        return Outcome(lines=[*lines, *self._lines(), f"{described} captioned; {last}"], facts=facts)
 
     def stopped(self) -> Outcome:
         """What a run has written that was cancelled."""
@@ -94,7 +105,7 @@ def run_captioner(
 
     if job.captioning.preview is not None:
         rows = _rows(job)
-        return tally.outcome([_difference(row, said, job) for row, said in described(rows)], previews=True)
+        return tally.outcome(job.captioning.existing, [_previewed(row, said, job) for row, said in described(rows)])
     if (file := typed_path(job.captioning.output_path)) is not None:
         tally.file = file
         kind = "tags" if isinstance(own, TagTextSettings) else "caption"
@@ -109,7 +120,7 @@ def run_captioner(
                 raise
             return tally.stopped()
     tally.keep_counts(name, context.workspace)
-    return tally.outcome([], previews=False)
+    return tally.outcome(job.captioning.existing)
 
 
 def _write_each(
@@ -201,10 +212,25 @@ def _own(row: Row) -> str:
     return row.caption.text if row.caption.source == "file" else ""
 
 
-def _difference(row: Row, said: Described, job: CaptionerJob) -> str:
+def _previewed(row: Row, said: Described, job: CaptionerJob) -> dict[str, Any]:
+    """What a preview shows of an image. The caption is "" where it is nothing but its tags."""
     before, after = _own(row), said.joined(_own(row), job.captioning)
-    line = f"{row.image.relative}: {after}" + (f"   (was: {before})" if before and before != after else "")
-    return f"{line}   [{said.shown}]" if said.shown else line
+    names = (said.separator or job.captioning.separator).join(name for name, _ in said.scored)
+    return {
+        "image": str(row.image.path),
+        "name": str(row.image.relative),
+        "caption": "" if said.scored and after == names else after,
+        "before": before if before != after else "",
+        "tags": [list(each) for each in said.scored],
+    }
+
+
+def _line(previewed: dict[str, Any]) -> str:
+    scores = with_scores(tuple((name, score) for name, score in previewed["tags"]))
+    if previewed["caption"] and scores:
+        scores = f"   [{scores}]"
+    was = f"   (was: {previewed['before']})" if previewed["before"] else ""
+    return f"{previewed['name']}: {previewed['caption']}{scores}{was}"
 
 
 def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, workspace: Workspace) -> str:

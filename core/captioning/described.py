@@ -10,7 +10,12 @@ from core.dataset.captions.files import as_file
 from core.record.problems import Problem
 from core.settings.caption import CaptioningSettings
 
+Scores = tuple[tuple[str, float | None], ...]
 Join = Callable[[str, CaptioningSettings], str]  # (caption of the file, settings) -> caption to write
+
+
+def with_scores(tags: Scores) -> str:
+    return ", ".join(name if score is None else f"{name} {score:.2f}" for name, score in tags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,7 @@ class Described:
     """An image's caption.
 
     problem  why there is none: the image is named, skipped and counted
-    shown    what a preview adds to the caption
+    scored   (tag, score) of a tagger, shown by a preview
     counted  what the outcome counts over all images: the tags
     means_empty   an empty caption is to be written
     separator   what divides its parts, "" for the job's separator
@@ -27,7 +32,7 @@ class Described:
 
     text: str
     problem: Problem | None = None
-    shown: str = ""
+    scored: Scores = ()
     counted: tuple[str, ...] = ()
     means_empty: bool = False
     separator: str = ""

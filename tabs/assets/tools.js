@@ -10,6 +10,10 @@
 
   const going = atelier.going = (work) => ["waiting", "running", "paused"].includes(work.state);
   const press = (words, command, data) => h("button", {type: "button", class: "btn small", onclick: (event) => { event.target.disabled = true; atelier.command(command, {...data, ask: atelier.ask()}); }}, words);
+  const previewed = (each) => h("li", {}, h("img", {src: each.image, alt: "", loading: "lazy", width: 96, height: 96}),
+    h("div", {}, h("strong", {}, each.name), each.caption ? h("p", {}, each.caption) : null,
+      each.tags.length ? h("div", {class: "chips"}, each.tags.map(([name, score]) => h("span", {class: "chip"}, name, score === null ? null : h("small", {class: "figures"}, ` ${score.toFixed(2)}`)))) : null,
+      each.before ? h("p", {class: "hint"}, `Before: ${each.before}`) : null));
   const line = (work) => h("div", {class: `tool-task ${work.state}`},
     h("div", {class: "tool-task-head"}, h("strong", {}, work.about),
       h("span", {class: "hint figures"}, {waiting: work.text, running: work.text, paused: "paused", done: "done", failed: "failed", cancelled: work.ends_paused ? "paused" : "cancelled"}[work.state]),
@@ -22,6 +26,7 @@
       !going(work) && work.tool !== "download" ? press("Close", "tool_close", {work: work.id}) : null),
     going(work) ? h("progress", {class: work.state === "waiting" ? "off" : null, max: 1, value: work.share === null ? null : work.share, "aria-label": work.text}) : null,
     work.problems.length ? atelier.problems(work.problems) : null,
+    work.previews.length ? h("ul", {class: "previewed", "aria-label": `Preview: ${work.about}`}, work.previews.map(previewed)) : null,
     work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `What was found: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null);
   atelier.workLine = line;
   /** Only numbers change while a tool runs: its buttons stay, and with them the keyboard's place. */
@@ -38,7 +43,10 @@
     const finished = list.some((work) => work.tool === "download" && work.state === "done" && works.some((old) => old.id === work.id && old.state !== "done"));
     works = list;
     for (const holder of document.querySelectorAll("[data-tasks]")) {
-      const mine = works.filter((work) => work.card === holder.dataset.tasks && !atelier.inCatalog(work.about)).slice(0, 3);
+      const own = works.filter((work) => work.card === holder.dataset.tasks && !atelier.inCatalog(work.about));
+      /* Of results only the latest is shown; what runs, and downloads that can be resumed, stay. */
+      const latest = own.find((work) => !going(work));
+      const mine = own.filter((work) => going(work) || work === latest || work.tool === "download").slice(0, 3);
       const key = JSON.stringify(mine.map(still));
       if (holder.dataset.key === key) { mine.forEach((work, n) => move(holder.children[n], work)); continue; }
       holder.dataset.key = key;

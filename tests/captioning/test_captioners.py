@@ -12,6 +12,7 @@ from PIL import Image
 
 from core.captioning.captioner import captioner
 from core.captioning.combining import cleaned, combined, comparable, parts_of, removed
+from core.captioning.described import Described
 from core.dataset.captions.history import History, only_one_writes
 from core.record import lock
 from core.record.cancel import Cancelled
@@ -90,8 +91,27 @@ def test_a_second_run_appends_nothing_twice(folder):
 def test_a_preview_shows_the_difference_and_writes_nothing(folder):
     before = texts(folder)
     outcome = run(folder, existing="replace", preview=2)
-    assert texts(folder) == before and outcome.facts == {"images": 2, "written": 0}
+    assert texts(folder) == before and (outcome.facts["images"], outcome.facts["written"]) == (2, 0)
+    first = {"image": str(folder / "a.png"), "name": "a.png", "caption": "a fox, snow", "before": "", "tags": []}
+    assert outcome.facts["previews"][0] == first
     assert outcome.lines[0] == "a.png: a fox, snow" and outcome.lines[1].endswith("(was: red, fox)")
+
+
+@pytest.mark.parametrize("preview", [None, 4])
+def test_a_run_that_finds_nothing_to_caption_says_why(folder, preview):
+    run(folder)
+    outcome = run(folder, preview=preview)
+    assert (outcome.facts["images"], outcome.facts["reason"]) == (0, "captioned")
+
+
+def test_a_preview_names_each_tag_once_and_the_caption_only_where_it_is_more(folder):
+    def tags(images, *_):
+        return (Described("red, fox", scored=(("red", 0.9), ("fox", 0.8))) for _ in images)
+
+    outcome = run(folder, tags, existing="replace", preview=1)
+    assert outcome.lines[0] == "a.png: red 0.90, fox 0.80" and outcome.facts["previews"][0]["caption"] == ""
+    outcome = run(folder, tags, existing="replace", preview=1, prefix="a photo, ")
+    assert outcome.facts["previews"][0]["caption"].startswith("a photo")
 
 
 def test_a_caption_that_is_edited_during_the_run_stays(folder):

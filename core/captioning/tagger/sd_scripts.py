@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from core.captioning.combining import combined
 from core.captioning.described import Join
-from core.captioning.tagger.tags import Format, Scored, Tagged, not_a_pair, with_scores
+from core.captioning.tagger.tags import Format, Scored, Tagged, not_a_pair
 from core.record.problems import ProblemsError
 from core.settings.caption import CaptioningSettings
 from core.settings.tagger import TagTextSettings
@@ -55,7 +55,7 @@ def formatter(options: TagTextSettings) -> Format:
                 names.insert(0, tag)
         scores = dict(chosen)
         return Tagged(
-            options.caption_separator.join(names), tuple(names), with_scores([(name, scores[name]) for name in names])
+            options.caption_separator.join(names), tuple(names), tuple((name, scores[name]) for name in names)
         )
 
     return tagged

@@ -159,7 +159,7 @@ def _described(path: Path, scored: Sequence[Scored] | Problem, form: Format, ask
     join = None if asked.compatibility == "none" else joining(tagged, asked.caption_separator)
     own = asked.caption_separator
     separator = "" if own == type(asked).model_fields["caption_separator"].default else own
-    return Described(tagged.text, None, tagged.shown, counted, not tagged.tags, separator, join)
+    return Described(tagged.text, None, tagged.scored, counted, not tagged.tags, separator, join)
 
 
 # ---- retag

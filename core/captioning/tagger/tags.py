@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from core.captioning.described import Scores
 from core.dataset.captions.words import KAOMOJI
 from core.record.problems import ProblemsError
 from core.settings.tagger import FLOOR, TagTextSettings
@@ -44,18 +45,14 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """text: the caption. tags: as written, without weights. shown: the tags with their scores."""
+    """text: the caption. tags: as written, without weights. scored: the tags with their scores."""
 
     text: str
     tags: tuple[str, ...]
-    shown: str
+    scored: Scores
 
 
 Format = Callable[[Sequence[Scored]], Tagged]
-
-
-def with_scores(tags: Sequence[tuple[str, float | None]]) -> str:
-    return ", ".join(name if score is None else f"{name} {score:.2f}" for name, score in tags)
 
 
 def items_of(text: str) -> list[str]:
@@ -244,8 +241,8 @@ class Formatter:
             parts = [
                 name if score is None else f"({name}:{score:.2f})" for name, score in zip(names, scores, strict=True)
             ]
-        shown = with_scores(list(zip(names, scores, strict=True)))
-        return Tagged(self.options.caption_separator.join(parts), tuple(names), shown)
+        scored = tuple(zip(names, scores, strict=True))
+        return Tagged(self.options.caption_separator.join(parts), tuple(names), scored)
 
     def display(self, name: str) -> str:
         if self.options.remove_underscore and name not in KAOMOJI:

@@ -12,6 +12,7 @@ from PIL import Image
 from core import tasks
 from core.captioning import decoding
 from core.captioning.decoding import decoded_ahead
+from core.captioning.described import with_scores
 from core.captioning.tagger import tagging
 from core.captioning.tagger.kept import Folder
 from core.captioning.tagger.tagging import preview
@@ -323,7 +324,10 @@ def test_the_page_previews_settings_without_writing(tmp_path, folder, model):
     run("tag", tmp_path, folder, model, captioning={"preview": 3})
     asked = RetagSettings(model_dir=str(model), thresh=0.9)
     found = dict(preview(sorted(folder.glob("*.png")), asked, workspace(tmp_path)))
-    assert found[folder / "blue.png"].text == "blue sky" and found[folder / "blue.png"].shown == "blue sky 0.98"
+    assert (
+        found[folder / "blue.png"].text == "blue sky"
+        and with_scores(found[folder / "blue.png"].scored) == "blue sky 0.98"
+    )
     assert isinstance(found[folder / "white.png"], Problem) and captions(folder) == {}
 
 
