@@ -27,7 +27,7 @@ def run(tools, form, action, start="go", **fields):
         form.act(event("field", name, text))
     form.act(event(start))
     work, engine = tools.works()[0], form.page.engine
-    wait_until(lambda: work.facts(engine)["state"] not in ("running", "paused"))
+    wait_until(lambda: work.facts(engine)["state"] not in ("waiting", "running", "paused"))
     return work.facts(engine)
 
 
