@@ -1,5 +1,7 @@
 """LoRAs named in a prompt: the parser alone, then what a job, an image and a sample make of them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from core.generation.image_metadata import from_a1111_text, read_image_metadata
 from core.generation.prompt_tags import MOST_TAGS, TE_FIRST, LoraTag, without_tags
 from core.generation.run import find_sources, make_store, run_generate
 from core.generation.sample_prompts import read_prompts
+from core.networks.network import Network
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generate import GenerateSettings, LoraUse
@@ -137,3 +140,11 @@ def test_samples_show_what_trains_alone():
     assert (found[0].prompt, found[0].seed) == ("a fox", None) and [note.code for note in notes] == ["prompts.lora"]
     words = SampleSettings(sample_prompts=["a fox <lora:ink:0.8>"]).model_copy(update={"compatibility": "kohya"})
     assert read_prompts(words)[0][0].prompt == "a fox <lora:ink:0.8>", "as sd-scripts reads it"
+
+
+def test_each_part_has_its_strength():
+    adapters = [SimpleNamespace(name=name) for name in ("lora_te_text_model_x", "lora_te1_text_model_x", "lora_unet_x")]
+    network = Network(adapters)
+    for given_, found in (((0.8,), [0.8, 0.8, 0.8]), ((0.8, 0.5), [0.5, 0.5, 0.8]), ((0.8, 0.0), [0.0, 0.0, 0.8])):
+        network.set_multiplier(*given_)
+        assert [adapter.multiplier for adapter in adapters] == found
