@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from core.families import family
 from core.families.loading import make_empty
 from core.families.token_count import VOCABULARY
+from core.formats.text_keys import full_name
 
 PERIOD = 1_000_003  # prime: the rows of no layer repeat
 WEIGHT_FILES = {
@@ -83,6 +84,8 @@ def write_folder(
 def write_part(folder: Path, name: str, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
     (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if name.startswith("text_encoder"):
+        state = {full_name(key): value for key, value in state.items()}
     save_file(state, folder / name / WEIGHT_FILES[name], metadata={"format": "pt"})
 
 

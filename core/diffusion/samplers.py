@@ -38,9 +38,10 @@ def _schedule(prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
     }
 
 
-def _ddim(prediction: str, zero_terminal_snr: bool) -> Any:
+def _ddim(prediction: str, zero_terminal_snr: bool, last_alpha_one: bool = True) -> Any:
     """Song et al. 2020, arXiv:2010.02502, eta 0.
 
+    last_alpha_one   the last step ends at alpha 1, without noise; else at the schedule's first alpha, 0.9991
     "leading" never asks for the last timestep, where a stretched schedule begins: it is "trailing" there (Lin et al.
     2023, arXiv:2305.08891, section 3.3).
     """
@@ -48,8 +49,16 @@ def _ddim(prediction: str, zero_terminal_snr: bool) -> Any:
 
     spacing = "trailing" if zero_terminal_snr else "leading"
     return DDIMScheduler(
-        **_schedule(prediction, zero_terminal_snr), clip_sample=False, set_alpha_to_one=True, timestep_spacing=spacing
+        **_schedule(prediction, zero_terminal_snr),
+        clip_sample=False,
+        set_alpha_to_one=last_alpha_one,
+        timestep_spacing=spacing,
     )
+
+
+def _ddim_first_alpha(prediction: str, zero_terminal_snr: bool) -> Any:
+    """DDIM as SD 1.5's own scheduler config has it (`set_alpha_to_one: false`)."""
+    return _ddim(prediction, zero_terminal_snr, last_alpha_one=False)
 
 
 def _euler(prediction: str, zero_terminal_snr: bool) -> Any:
@@ -175,6 +184,7 @@ def _betas(prediction: str, zero_terminal_snr: bool) -> dict[str, Any]:
 
 SAMPLERS: dict[str, Callable[[str, bool], Any]] = {
     "ddim": _ddim,
+    "ddim_first_alpha": _ddim_first_alpha,
     "euler": _euler,
     "euler_a": _euler_a,
     "dpmsolver++": _dpmsolver_pp,

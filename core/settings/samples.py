@@ -9,10 +9,12 @@ from pydantic import Field, field_validator
 from core.settings.base import Settings, every, follows_compatibility, setting
 
 SAMPLERS = Literal[
-    "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle"
-]
+    "ddim", "ddim_first_alpha", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver",
+    "dpmsolver++", "dpmsingle",
+]  # fmt: skip
 SAMPLER_LABELS = {
     "ddim": "DDIM",
+    "ddim_first_alpha": "DDIM (first alpha)",
     "pndm": "PNDM",
     "lms": "LMS",
     "euler": "Euler",

@@ -123,6 +123,11 @@ def test_ddim_does_not_clip_the_image():
     )
 
 
+def test_ddims_last_step_ends_at_alpha_1_or_as_sd_15s_config_has_it_at_the_first_alpha():
+    ends = {name: float(make_sampler(name).final_alpha_cumprod) for name in ("ddim", "ddim_first_alpha")}
+    assert ends == {"ddim": 1.0, "ddim_first_alpha": approx(float(sd_alpha_bar()[0]), rel=1e-6)}
+
+
 def test_ddim_takes_the_timesteps_of_stable_diffusion():
     sampler = make_sampler("ddim")
     sampler.set_timesteps(20)

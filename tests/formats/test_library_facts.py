@@ -181,3 +181,13 @@ def test_offline_mode_of_the_hub_is_read_once(monkeypatch):
     before = constants.HF_HUB_OFFLINE
     monkeypatch.setenv("HF_HUB_OFFLINE", "0" if before else "1")
     assert before == constants.HF_HUB_OFFLINE
+
+
+def test_a_random_models_text_encoder_has_the_names_that_every_transformers_reads(tmp_path):
+    from safetensors import safe_open
+
+    from tests.models import tiny_folder
+
+    folder = tiny_folder("sd1", tmp_path)
+    with safe_open(folder / "text_encoder" / "model.safetensors", "pt") as file:
+        assert all(key.startswith("text_model.") for key in file.keys())
