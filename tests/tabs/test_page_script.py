@@ -173,6 +173,7 @@ def train(tab) -> None:
     tab.get_by_label("Base model").first.click()
     expect(tab.get_by_text("(unreadable: ").first).to_be_visible()
     tab.keyboard.press("Escape")
+    expect(tab.get_by_role("option")).to_have_count(0)
     tab.locator("#preset input").first.click()
     expect(tab.get_by_role("option", name=NAME)).to_be_visible()
     tab.keyboard.press("Escape")
