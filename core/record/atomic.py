@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from core.record.allowed import may_reach
+
 # Windows refuses to replace or delete a file that a virus scanner or an open mapping still holds.
 RETRIES = 20
 RETRY_SECONDS = 0.05
@@ -116,11 +118,13 @@ def sync_folder(path: Path | str) -> None:
 def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success it replaces the target, otherwise it is removed.
 
-    A link stays a link: the file that it leads to is replaced.
+    A link stays a link and the file that it leads to is replaced, but for one that leads out of a shared page's open folders.
 
     synced   False does not wait for the disk: for many files, before one `sync_all`
     """
-    target = Path(os.path.realpath(target)) if os.path.islink(target) else Path(target)
+    target = Path(target)
+    if os.path.islink(target) and may_reach(target):
+        target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
     os.close(handle)

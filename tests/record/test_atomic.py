@@ -1,0 +1,26 @@
+"""Files written whole: through links, but never out of the open folders."""
+
+import os
+
+import pytest
+
+from core.record import allowed, atomic
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_stays_a_link_unless_it_leads_out_of_the_open_folders(tmp_path):
+    inside, outside, link = tmp_path / "open" / "a", tmp_path / "b", tmp_path / "open" / "link"
+    inside.parent.mkdir()
+    for file in (inside, outside):
+        file.write_text("old")
+    link.symlink_to(inside)
+    atomic.write_text(link, "new")
+    assert link.is_symlink() and inside.read_text() == "new"
+    allowed.keep_files_inside([tmp_path / "open"])
+    try:
+        link.unlink()
+        link.symlink_to(outside)
+        atomic.write_text(link, "new")
+    finally:
+        allowed.keep_files_inside(None)
+    assert outside.read_text() == "old" and link.read_text() == "new" and not link.is_symlink()
