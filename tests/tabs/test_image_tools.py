@@ -107,7 +107,7 @@ def test_copies_are_made_and_the_images_stay(both, tmp_path):
     form.act(event("field", "max_resolution", "128"))
     form.act(event("go"))
     work, engine = tools.works()[0], form.page.engine
-    wait_until(lambda: work.facts(engine)["state"] not in ("running", "paused"))
+    wait_until(lambda: work.facts(engine)["state"] not in ("waiting", "running", "paused"))
     assert work.facts(engine)["state"] == "done", work.facts(engine)
     assert list((tmp_path / "small").rglob("*.png")) and file.read_bytes() == before
     assert work.facts(engine)["lines"]
