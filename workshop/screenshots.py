@@ -1,0 +1,107 @@
+"""The images of docs/images, from the real page: `python -m workshop.screenshots [FOLDER] [--widths 390 1400] [--scheme dark]`.
+
+Starts the page on an outputs folder of its own, trains the starter LoRA, generates with it, and takes one image of each tab
+at each width. Needs Chromium and the packages of requirements-test.txt; takes about five minutes on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from core.record.workspace import PROJECT
+from core.setup.browser import MISSING, find_browser
+
+PATIENCE = 300_000  # ms: a training on a CPU
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+TABS = ("Dataset", "Captions", "Train", "Monitor", "Generate", "Runs", "Tools")
+
+
+@contextmanager
+def served(outputs: Path) -> Iterator[str]:
+    """The page's address."""
+    words = [sys.executable, "webui.py", "--no-browser", "--outputs", str(outputs), "--device", "cpu", "--port", "7990"]
+    log = outputs.with_suffix(".log")
+    with log.open("w", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            words, cwd=PROJECT, stdout=said, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        )
+    try:
+        while not (found := re.search(r"http://\S+\d", log.read_text("utf-8"))):
+            if process.poll() is not None:
+                raise RuntimeError(log.read_text("utf-8"))
+        yield found.group()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def open_tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+    page.wait_for_timeout(1500)  # images load, charts are drawn
+
+
+def take(page: Any, folder: Path, name: str, widths: list[int], height: int) -> None:
+    """One image for each width: name.png of the first, name-390.png of the others."""
+    for at, width in enumerate(widths):
+        page.set_viewport_size({"width": width, "height": height})
+        open_tab(page, name)
+        page.evaluate("scrollTo(0, 0)")
+        page.screenshot(path=folder / (f"{name.lower()}-{width}.png" if at else f"{name.lower()}.png"))
+    page.set_viewport_size({"width": widths[0], "height": height})
+
+
+def all_tabs(page: Any, folder: Path, widths: list[int], height: int) -> None:
+    """Trains, generates, and takes the tabs in the order in which they have something to show."""
+    page.wait_for_selector("body[data-atelier=ready]")
+    page.wait_for_function("atelier.stamp && atelier.filled")
+    open_tab(page, "Train")
+    page.get_by_text("24 of 24 images will train").first.wait_for()
+    page.get_by_text("Estimating ...").first.wait_for(state="hidden")
+    for name in ("Train", "Dataset", "Captions", "Tools"):
+        take(page, folder, name, widths, height)
+    open_tab(page, "Train")
+    page.locator("#start").click()
+    page.locator("#run-step", has_text=re.compile(r"step 1[6-9]\d of 270")).wait_for()
+    take(page, folder, "Monitor", widths, height)
+    page.get_by_role("button", name="Generate with it").click()
+    page.get_by_role("button", name="Generate", exact=True).click()
+    page.locator("figure img:visible").first.wait_for()
+    for name in ("Generate", "Runs"):
+        take(page, folder, name, widths, height)
+
+
+def main(words: list[str] | None = None) -> int:
+    from playwright.sync_api import sync_playwright
+
+    reader = argparse.ArgumentParser(prog="python -m workshop.screenshots", description=__doc__)
+    reader.add_argument("folder", nargs="?", type=Path, default=PROJECT / "docs" / "images")
+    reader.add_argument("--widths", nargs="+", type=int, default=[1400])
+    reader.add_argument("--height", type=int, default=860)
+    reader.add_argument("--scheme", choices=["light", "dark"], default="light")
+    asked = reader.parse_args(words)
+    browser = find_browser()
+    if browser is None:
+        print(MISSING)
+        return 1
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, served(Path(place) / "outputs") as url, sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=browser, args=FLAGS)
+        page = chromium.new_page(viewport={"width": asked.widths[0], "height": asked.height}, color_scheme=asked.scheme)
+        page.set_default_timeout(PATIENCE)
+        page.goto(url)
+        all_tabs(page, asked.folder, asked.widths, asked.height)
+        chromium.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
