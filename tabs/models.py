@@ -14,17 +14,20 @@ from core.formats import catalog
 from core.formats.hub import resolve
 from core.generation.library import SUFFIXES
 from core.record.problems import ProblemsError
-from core.record.workspace import Workspace, display_path
+from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.base import value_of
 from tabs.browsers import Browser
-from tabs.folder_browser import LOOKED_AT, listing, starts
+from tabs.folder_browser import LOOKED_AT, listing, nearest, starts
 from tabs.places import model_choices, vae_choices
 from tabs.project import FIELDS, Project, with_value
 from tabs.safety import Roots
 
 FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
+BROWSING = ("Dataset", "Captions", "Train", "Tools", "", None)  # the tabs with paths to choose
 LOOKED_AFTER = 3.0  # seconds until the models folder is looked at again for the lists
 MOST_FILES = 500
+MODEL = "model"  # what is browsed for, else "file", "folder" or "any"
+WHOLE = ("model_index.json", "config.json")  # of a model that is a folder
 
 
 class Models:
@@ -35,12 +38,12 @@ class Models:
         self._choices: tuple[float, list[Any]] = (float("-inf"), [])
 
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
-        if tab not in ("Train", "Tools", "", None):
+        if tab not in BROWSING:
             return {}
         wants = asked.get("wants")
-        folder = wants.get("files") if isinstance(wants, dict) else None
-        found = {"catalog": self._catalog(), "models": self._listed()}
-        return found | ({"browse": self._browse(folder)} if isinstance(folder, str) else {})
+        folder, kind = (wants.get("files"), wants.get("kind", MODEL)) if isinstance(wants, dict) else (None, "")
+        found = {} if tab in ("Dataset", "Captions") else {"catalog": self._catalog(), "models": self._listed()}
+        return found | ({"browse": self._browse(folder, str(kind))} if isinstance(folder, str) else {})
 
     def _catalog(self) -> list[dict[str, Any]]:
         facts = [catalog.state(entry, self._workspace.models) for entry in catalog.ENTRIES]
@@ -55,11 +58,13 @@ class Models:
             self._choices = (time.monotonic(), choices)
         return choices
 
-    def _browse(self, folder: str) -> dict[str, Any]:
+    def _browse(self, folder: str, kind: str) -> dict[str, Any]:
         try:
-            return browse(self._workspace, self._roots, folder)
+            if folder and kind != MODEL:  # what stands in a field: a file, a new folder, a name
+                folder = str(nearest(self._roots, resolve_path(folder)))
+            return browse(self._workspace, self._roots, folder, kind)
         except ProblemsError as error:
-            return browse(self._workspace, self._roots, "") | {"reason": error.problems[0].what}
+            return browse(self._workspace, self._roots, "", kind) | {"reason": error.problems[0].what}
 
     def choose(self, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
         """Take a file that was found, or a catalog entry, into the form: {"use": "base_model" or "vae", "about": file}."""
@@ -88,30 +93,36 @@ class Models:
         return next((entry.needs for entry in known), {})
 
 
-def browse(workspace: Workspace, roots: Roots, text: str) -> dict[str, Any]:
-    """A folder for the file browser: its folders, its model files with their sizes, and where else to look."""
+def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> dict[str, Any]:
+    """A folder for the file browser: its folders, its files with their sizes, and where else to look.
+
+    kind   what is chosen: a "model", any "file", a "folder", or "any" of the two last
+    """
     places = [("Models", workspace.models), *starts(roots)]
-    known = [(name, str(path)) for name, path in places if path.is_dir() and name != "Starter images"]
+    known = [
+        (name, str(path)) for name, path in places if path.is_dir() and (kind != MODEL or name != "Starter images")
+    ]
     now = listing(roots, text or str(workspace.models))
     return {
         "folder": printable(now.folder),
         "parent": str(now.parent) if now.parent else "",
         "places": [place for place in known if _can_be_sent(place[1])],
         "folders": [name for name in now.folders if _can_be_sent(name)],
-        "files": [] if now.reason else _files(roots, now.folder),
-        "whole": any((now.folder / name).is_file() for name in ("model_index.json", "config.json")),
+        "files": [] if now.reason or kind == "folder" else _files(roots, now.folder, kind),
+        "whole": kind in ("folder", "any") or (kind == MODEL and any((now.folder / name).is_file() for name in WHOLE)),
         "more": now.more,
         "reason": now.reason and f"This folder cannot be opened: {now.reason}",
         "separator": os.sep,
     }
 
 
-def _files(roots: Roots, folder: Path) -> list[dict[str, Any]]:
+def _files(roots: Roots, folder: Path, kind: str) -> list[dict[str, Any]]:
     found: dict[str, int] = {}
     with os.scandir(folder) as entries:
         for entry in islice(entries, LOOKED_AT):
             name = entry.name
-            if Path(name).suffix.lower() not in SUFFIXES or is_junk(name) or not _can_be_sent(name):
+            other = kind == MODEL and Path(name).suffix.lower() not in SUFFIXES
+            if other or is_junk(name) or not _can_be_sent(name):
                 continue
             try:
                 if entry.is_file() and roots.holds(entry.path):

@@ -40,7 +40,16 @@ SHARED_NAMES: dict[str, list[str]] = {
 
 def is_path(entry: Declared) -> bool:
     """Whether the value names a file or folder that would be read."""
-    return entry.widget == "folder" or entry.name in PATHS
+    return entry.names != "path or name" and (entry.widget == "folder" or entry.name in PATHS)
+
+
+def _browses(entry: Declared) -> str:
+    """What is chosen for it in the page's file browser: "folder", "file" or "any" of both; "" where it names no path."""
+    if entry.names not in ("path", "path or name") and not is_path(entry):
+        return ""
+    if entry.widget == "file" or entry.name == "metadata_file":
+        return "file"
+    return "folder" if entry.widget == "folder" or entry.kind == "list" else "any"
 
 
 def _is_json(entry: Declared) -> bool:
@@ -63,27 +72,32 @@ def field(
     hint: str = "",
     elem: str = "",
     wrong: bool = False,
+    replaced: str = "",
 ) -> str:
-    """A labeled control that reports `act` with `arg`.
+    """A labeled control that reports `act` with `arg`; one that names a path has a button that opens the file browser.
 
     common   what holds when this is left empty; the control then offers to leave it so
     hint     stands in the empty field in place of the common value
     elem     the id of the control
+    replaced the title of the setting that is used in place of this one
     """
     own = common is not NOT_OWN and value is not None
     about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
     about += f' id="{esc(elem)}"' if elem else ""
     about += ' aria-invalid="true"' if wrong else ""
+    about += " disabled" if replaced else ""
     about += ' list="tool-files"' if entry.names == "path or name" else ""
     behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
     lines = entry.kind == "list" or entry.widget == "lines" or _is_json(entry)
-    wide = " wide" if lines or is_path(entry) else ""
+    browses = _browses(entry)
+    wide = " wide" if lines or browses else ""
     if entry.kind == "bool" and common is NOT_OWN:
         ticked = " checked" if value else ""
         control = f'<input type="checkbox" {about}{ticked}>'
         return f'<label class="own switch" title="{esc(entry.help)}">{control}<span>{esc(label(entry))}</span></label>'
     if entry.kind in ("bool", "choice"):
-        control = f"<select {about}>{_options(entry, value, common, behind)}</select>"
+        options = f"<option>set by {esc(replaced)}</option>" if replaced else _options(entry, value, common, behind)
+        control = f"<select {about}>{options}</select>"
     elif lines:
         control = f'<textarea rows="2" {about} placeholder="{esc(behind)}">{esc(_text(entry, value))}</textarea>'
     else:
@@ -94,7 +108,13 @@ def field(
             f'autocomplete="off" spellcheck="false">'
         )
     mark = " is-own" if own else ""
-    return f'<label class="own{mark}{wide}" title="{esc(_note(entry, common))}"><span>{esc(label(entry))}</span>{control}</label>'
+    title, words = esc(_note(entry, common)), esc(label(entry))
+    if not browses:
+        return f'<label class="own{mark}{wide}" title="{title}"><span>{words}</span>{control}</label>'
+    look = f'<button type="button" class="btn" data-browse="{browses}" aria-label="Browse: {words}">Browse</button>'
+    return (
+        f'<div class="own browses{mark}{wide}" title="{title}"><label><span>{words}</span>{control}</label>{look}</div>'
+    )
 
 
 def _note(entry: Declared, common: Any) -> str:
@@ -185,6 +205,7 @@ def fields(
 
     hints   what stands in an empty one      wrong   names of those that hold something wrong
     """
+    replaced = {entry.replaces: entry.title for name, entry in known.items() if entry.replaces and values.get(name)}
     return "".join(
         field(
             known[name],
@@ -195,6 +216,7 @@ def fields(
             hint=hints.get(name, ""),
             elem=ids.get(name, ""),
             wrong=name in wrong,
+            replaced=replaced.get(name, ""),
         )
         for name in names
     )

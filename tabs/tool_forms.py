@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -44,7 +45,7 @@ class ToolForm:
 
     def __init__(self, page: Page, card: Card):
         self.page, self.card = page, card
-        self._ending: tuple[Any, str] = (None, "")
+        self._endings: tuple[Any, list[str]] = (None, [])
         self._refused: dict[str, tuple[float, list[Problem]]] = {}  # by browser: when a field was refused last, and why
 
     @property
@@ -99,18 +100,18 @@ class ToolForm:
             values["folder"] = self.page.project.job.dataset.folder or ""
         if "folders" in own_settings_of(self.task) and not values.get("folders"):
             values["folders"] = [source.folder for source in self.page.project.job.dataset.all_sources()]
-        if "caption_extension" in own_settings_of(self.task) and (found := self._extension()):
-            values.setdefault("caption_extension", found)
+        for name, entry in own_settings_of(self.task).items():
+            if entry.widget == "extension" and (found := self._extensions()):
+                values.setdefault(name, entry.default if entry.default in found else found[0])
         return values
 
-    def _extension(self) -> str:
-        """The ending that most caption files of the dataset have, "" while none is known."""
+    def _extensions(self) -> list[str]:
+        """The endings of the dataset's caption files, the most frequent first; none while it is not read."""
         report = self.page.reading.report
-        if self._ending[0] is not report:
-            files = (each.caption.path for each in report.placed if each.caption.source == "file") if report else ()
-            found = Counter(path.suffix for path in files).most_common(1)
-            self._ending = (report, found[0][0] if found else "")
-        return self._ending[1]
+        if self._endings[0] is not report:
+            names = (name for each in report.placed for name in each.image.sidecars) if report else ()
+            self._endings = (report, [each for each, _ in Counter(Path(name).suffix for name in names).most_common()])
+        return self._endings[1]
 
     def html(self) -> str:
         task, known = self.task, own_settings_of(self.task)
@@ -163,10 +164,11 @@ class ToolForm:
         return f'<label class="own"><span>Tool</span>{choice_list("field", choices, self.task.name, "Tool", CHOSEN)}</label>'
 
     def show(self) -> Any:
+        self.page.reading.want()  # what is not filled in is the dataset's
         return {}, self.html()
 
     def tick(self, seen: dict[str, Any]) -> Any:
-        stamp = f"{self._state()} {self.page.project.job.dataset.folder} {self._extension()}"
+        stamp = f"{self._state()} {self.page.project.job.dataset.folder} {self._extensions()}"
         return gr.skip() if stamp == seen.get("stamp") else news(seen, stamp, (self.html(),))
 
     def act(self, event: gr.EventData) -> str:

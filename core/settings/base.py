@@ -55,6 +55,7 @@ def setting(
     brief: str = "",
     hint: str = "",
     only: str = "",
+    replaces: str = "",
     elsewhere: str = "",
     default_factory: Any = None,
     **bounds: Any,
@@ -64,13 +65,14 @@ def setting(
     title   the label                     help    what it does and when to change it
     level   shown, or behind "More"       unit    of the number ("images", "minutes")
     kohya   its name in sd-scripts        source  paper or program it follows
-    labels  choice -> words shown         widget  a hint where the type does not say it ("lines", "folder", "slider")
+    labels  choice -> words shown         widget  a hint where the type does not say it ("lines", "folder", "extension")
     names   what outside the job it names: checked where a job enters the engine (core/settings/named.py)
     costs   what it costs: memory, speed  bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
     section heading above it and those after it, in a long group
     first   its row on the first screen   brief   shown there instead of the help
     hint    what an empty field means ("off"), shown in it
     only    the methods (of a folder's settings: the roles) it is shown for, comma-separated; empty for all
+    replaces    the setting of its group that has no effect while this one is filled in
     elsewhere   the tab and element that show it instead of the form ("Dataset#ds-sources")
     """
     about: Any = {
@@ -87,6 +89,7 @@ def setting(
         "brief": brief,
         "hint": hint,
         "only": only,
+        "replaces": replaces,
         "elsewhere": elsewhere,
     }
     if default_factory is not None:
@@ -174,6 +177,7 @@ class Declared:
     first = _text_of("first")
     brief = _text_of("brief")
     hint = _text_of("hint")
+    replaces = _text_of("replaces")
     elsewhere = _text_of("elsewhere")
     labels = property(lambda self: self._about.get("labels", {}))
 

@@ -102,7 +102,7 @@ class CaptionEditSettings(Settings):
         widget="lines",
         help="One per line: `blue dress -> dress` adds dress where blue dress is; `kitty = cat` writes cat for kitty.",
     )
-    separator: str = setting(", ", title="Separator", help="Stands between the tags of a caption.")
+    separator: str = setting(", ", title="Separator", help="Separator between tags in a caption.")
     new_separator: str = setting("", title="New separator", help='Takes the place of the separator, such as "; ".')
     preview: bool = setting(
         False, title="Only preview", level="shown", help="Lists what would change without writing it."

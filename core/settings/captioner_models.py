@@ -32,7 +32,14 @@ OPENERS = [
 def _model(default: str, help: str, kohya: str = "") -> Any:
     about = "A folder below models/captioners, any other folder, or owner/name of the Hugging Face Hub. "
     return setting(
-        default, title="Model", level="shown", names="path or name", kohya=kohya, help=about + help, max_length=500
+        default,
+        title="Model",
+        level="shown",
+        names="path or name",
+        widget="folder",
+        kohya=kohya,
+        help=about + help,
+        max_length=500,
     )
 
 
@@ -360,7 +367,7 @@ class VlmPromptSettings(Settings):
         title="System prompt",
         max_length=20_000,
         hint="none",
-        help="System prompt before the prompt. The default is what JoyCaption was trained with; empty leaves it out.",
+        help="Instructions that the model gets before the prompt. The default is what JoyCaption was trained with; empty sends none.",
     )
     caption_start: str = setting(
         "",

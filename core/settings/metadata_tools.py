@@ -43,7 +43,7 @@ girl girl -> girl
 
 
 def _extension(default: str, title: str, help: str, kohya: str = "") -> Any:
-    return setting(default, pattern=EXTENSION, title=title, level="shown", widget="text", kohya=kohya, help=help)
+    return setting(default, pattern=EXTENSION, title=title, level="shown", widget="extension", kohya=kohya, help=help)
 
 
 def _preview(help: str) -> Any:
@@ -57,7 +57,7 @@ class MetadataOutputSettings(Settings):
         "",
         title="Metadata file",
         level="shown",
-        widget="text",
+        widget="file",
         kohya="out_json",
         names="path",
         help="The .json to write. The file it replaces is kept in the trash folder beside it.",
@@ -66,6 +66,7 @@ class MetadataOutputSettings(Settings):
         None,
         title="Start from",
         hint="the metadata file, if it exists",
+        widget="file",
         kohya="in_json",
         names="path",
         help="A metadata .json or .jsonl to read first; its other entries and values are kept. Empty is the metadata file itself.",
@@ -176,7 +177,7 @@ class MetadataToCaptionsSettings(Settings):
         title="Metadata file",
         hint="a .json or .jsonl",
         level="shown",
-        widget="text",
+        widget="file",
         kohya="in_json",
         names="path",
         help="A fine-tuning .json or .jsonl, or sd-scripts' metadata_cache.json.",

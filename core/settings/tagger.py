@@ -29,9 +29,10 @@ class TagTextSettings(Settings):
         None,
         title="Model folder",
         level="shown",
-        widget="text",
+        widget="folder",
         hint="below models/captioners",
         names="path or name",
+        replaces="repo_id",
         kohya="model_dir",
         help="A folder with model.onnx and selected_tags.csv, or with a profile.json that describes another tagger: a path, or the name of one below models/captioners. It replaces the model chosen above.",
     )
@@ -147,7 +148,7 @@ class TagTextSettings(Settings):
         max_length=20,
         title="Tag separator",
         kohya="caption_separator",
-        help="Stands between the tags; a comma or separator inside a tag becomes a space.",
+        help="Separator between tags; a comma or separator inside a tag becomes a space.",
     )
     order: Literal["index", "score"] = setting(
         "index",

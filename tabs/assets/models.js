@@ -104,15 +104,36 @@
 
   /* ---- browsing for a file ---- */
 
-  let browsed = null, chosenUse = "base_model";
+  let browsed = null, kind = "model", take = null;
   const before = atelier.wants;
-  atelier.wants = () => ({...(before ? before() : {}), ...(browsed === null ? {} : {files: browsed})});
+  atelier.wants = () => ({...(before ? before() : {}), ...(browsed === null ? {} : {files: browsed, kind})});
   const go = (folder) => { browsed = folder; delete atelier.have.browse; atelier.command("look", {ask: atelier.ask()}); };
-  atelier.browseModels = (kind) => {
-    chosenUse = kind;
-    show(kind === "vae" ? "Choose a VAE" : "Choose a base model", h("div", {class: "browser", id: "model-browser"}, h("p", {class: "hint"}, "Reading the folder ...")));
-    go("");
+  /** What is found goes to `chosen` as a path. what: "model", "file", "folder" or "any"; from: where to begin. */
+  const browse = (title, what, from, chosen) => {
+    show(title, h("div", {class: "browser", id: "model-browser"}, h("p", {class: "hint"}, "Reading the folder ...")));
+    [kind, take] = [what, chosen];
+    go(from);
   };
+  atelier.browseModels = (slot) => browse(slot === "vae" ? "Choose a VAE" : "Choose a base model", "model", "", (path) => use(slot, path));
+  /* Beside a field that names a path (own_settings.field): a list of folders gets one more line. */
+  const CHOOSE = {file: "Choose a file", folder: "Choose a folder", any: "Choose a file or folder"};
+  const fieldOf = (pressed) => pressed.parentElement.querySelector("input, textarea");
+  document.addEventListener("click", ({target}) => {
+    const pressed = target.closest && target.closest("button[data-browse]");
+    if (!pressed) return;
+    const place = pressed.closest(".board"), {id, dataset: {arg, act}} = fieldOf(pressed), what = pressed.dataset.browse;
+    const now = () => [...place.querySelectorAll("[data-browse]")].map(fieldOf)  // the form may have been drawn anew meanwhile
+      .find((field) => field.id === id && field.dataset.arg === arg && field.dataset.act === act);
+    const last = fieldOf(pressed).value.trim().split("\n").pop();
+    browse(CHOOSE[what], what, last || ".", (path) => {
+      closeDialog();
+      const field = now();
+      if (!field) return;
+      const before = field.tagName === "TEXTAREA" ? field.value.trim() : "";
+      field.value = before ? `${before}\n${path}` : path;
+      field.dispatchEvent(new Event("change", {bubbles: true}));
+    });
+  });
   atelier.parts.browse = (data) => {
     const holder = byId("model-browser");
     if (!holder || !open) return;
@@ -123,12 +144,13 @@
       h("div", {class: "at"}, h("code", {}, data.folder)),
       h("div", {class: "rows"}, data.parent ? folder(".. parent folder", data.parent) : null,
         data.folders.map((name) => folder(name + data.separator, inside(name))),
-        data.files.map((file) => h("button", {type: "button", class: "btn folder file", onclick: () => use(chosenUse, inside(file.name))},
+        data.files.map((file) => h("button", {type: "button", class: "btn folder file", onclick: () => take(inside(file.name))},
           file.name, h("span", {class: "hint figures"}, ` ${atelier.bytes(file.size)}`)))),
       data.reason ? h("p", {class: "field-error", role: "alert"}, atelier.sentence(data.reason))
-        : data.files.length || data.whole ? null : h("p", {class: "hint"}, "No model files in this folder (.safetensors, .ckpt, .pt, .bin)."),
+        : data.files.length || data.whole ? null
+        : h("p", {class: "hint"}, kind === "model" ? "No model files in this folder (.safetensors, .ckpt, .pt, .bin)." : "No files in this folder."),
       data.more ? h("p", {class: "hint"}, "This folder has more entries than are listed. Enter the path in the field instead.") : null,
-      data.whole ? h("div", {class: "actions"}, button("Use this folder", () => use(chosenUse, data.folder), "primary")) : null].filter(Boolean));
+      data.whole ? h("div", {class: "actions"}, button("Use this folder", () => take(data.folder), "primary")) : null].filter(Boolean));
     const first = holder.querySelector(".rows button");
     if (first && !holder.contains(document.activeElement) && document.activeElement === document.body) first.focus();
   };

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from work_parts import event, image, make_page, wait_until
 
 from core import tasks
 from core.record.problems import ProblemsError
 from tabs.context import TABS
+from tabs.own_settings import field
 from tabs.task_settings import main_setting, own_settings_of
 from tabs.tool_forms import ToolForm, cards
 
@@ -81,6 +84,44 @@ def test_captioners_share_how_captions_are_written_and_nothing_of_their_models(p
     assert filled(form, "vlm")["model"] == "models/large" and 'value="models/large"' in form.html()
     filled(form, "tag", model_dir="a tagger")
     assert filled(form, "retag")["model_dir"] == "a tagger", "kept scores are those of the tagger"
+
+
+def test_a_tagger_that_a_folder_replaces_is_not_offered(page):
+    form = ToolForm(page, tasks.named("tag").card)
+    filled(form, "tag", model_dir="")
+    assert 'data-arg="repo_id" disabled' not in re.sub(r' (aria-description|id)="[^"]*"', "", form.html())
+    filled(form, "tag", model_dir="a tagger")
+    shown = re.sub(r' (aria-description|id)="[^"]*"', "", form.html())
+    assert 'data-arg="repo_id" disabled><option>set by Model folder</option></select>' in shown
+
+
+@pytest.mark.parametrize(
+    ("action", "name", "what"),
+    [("inspect", "file", "any"), ("tag", "model_dir", "folder"), ("clean_metadata", "out_json", "file"),
+     ("merge_tags", "folders", "folder"), ("resize", "folder", "folder"), ("tag", "thresh", "")],
+)  # fmt: skip
+def test_a_setting_that_names_a_path_has_a_button_to_browse(page, action, name, what):
+    shown = field(own_settings_of(tasks.named(action))[name], None, "field", name)
+    assert re.findall(r'data-browse="(\w+)"', shown) == ([what] if what else [])
+
+
+@pytest.mark.parametrize(("endings", "captions", "tags"), [([".txt"], ".txt", ".txt"), ([".caption"], ".caption", ".caption"),
+                         ([".txt", ".caption"], ".caption", ".txt"), ([], ".caption", ".txt")])  # fmt: skip
+def test_extensions_that_are_not_filled_in_are_the_datasets(page, tmp_path, endings, captions, tags):
+    for number in range(2):
+        path = image(tmp_path / "set" / f"{number}.png", (64, 64))
+        for ending in endings:
+            path.with_suffix(ending).write_text("a fox", encoding="utf-8")
+    page.project.edit("dataset.folder", str(tmp_path / "set"))
+    form = ToolForm(page, tasks.named("merge_captions").card)
+    form.show()  # the dataset is read for it
+    wait_until(lambda: page.reading.report is not None)
+    for action, name, ending in (
+        ("merge_captions", "caption_extension", captions),
+        ("merge_tags", "tags_extension", tags),
+    ):
+        form.act(event("field", "action", action))
+        assert f'value="{ending}"' in re.search(rf'<input[^>]*data-arg="{name}"[^>]*>', form.html())[0]
 
 
 def test_what_an_earlier_version_kept_breaks_no_form(page):

@@ -202,6 +202,29 @@ def test_browsing_finds_a_file_anywhere_that_is_open(window, shop, shallow):
     expect(tab.locator("dialog")).to_have_count(0)
 
 
+def test_a_file_and_a_folder_that_are_browsed_for_stand_in_their_fields(window, shop, shallow):
+    (shallow / "mine.safetensors").write_bytes(WEIGHTS)
+    tab = window.open("Tools")
+    state = lambda card: shop.page.project.tab_state("Tools").get(card, {})  # noqa: E731
+    folder = tab.locator("#tool-resize-folder")
+    folder.fill(str(shallow))
+    tab.get_by_role("button", name="Browse: Image folder").click()
+    browser = tab.locator("#model-browser")
+    expect(browser.locator(".at")).to_have_text(str(shallow))
+    expect(browser.locator(".file")).to_have_count(0)
+    browser.get_by_role("button", name=".. parent folder").click()
+    expect(browser.locator(".at")).to_have_text(str(shallow.parent))
+    browser.get_by_role("button", name="Use this folder").click()
+    expect(folder).to_have_value(str(shallow.parent))
+    wait(lambda: state("images").get("folder") == str(shallow.parent))
+    file = tab.locator("#tool-inspect-file")
+    file.fill(str(shallow / "no such file"))
+    tab.get_by_role("button", name="Browse: File").click()
+    browser.get_by_role("button", name=re.compile("mine.safetensors")).click()
+    expect(file).to_have_value(str(shallow / "mine.safetensors"))
+    wait(lambda: state("inspect").get("file") == str(shallow / "mine.safetensors"))
+
+
 def wait(test, seconds=60.0):
     end = time.monotonic() + seconds
     while not test():
@@ -227,11 +250,26 @@ def test_a_guest_browses_only_open_folders(guest, tmp_path):
     shown = guest.models.parts("Train", {"wants": {"files": str(tmp_path)}})["browse"]
     assert "not accessible" in shown["reason"] and str(tmp_path) != shown["folder"]
     assert browse(guest.workspace, guest.roots, "")["parent"] == ""
+    for kind in ("file", "folder", "any"):
+        shown = guest.models.parts("Captions", {"wants": {"files": str(tmp_path), "kind": kind}})["browse"]
+        assert guest.roots.holds(shown["folder"])
     with pytest.raises(ProblemsError, match="not accessible"):
         guest.models.choose({"use": "base_model", "about": "/etc/passwd"}, guest.browsers.of("x"), None)
 
 
-@pytest.mark.parametrize("wants", [None, 5, {}, {"files": 5}, {"files": "a\0b"}, {"files": "/no/such/folder"}])
+@pytest.mark.parametrize(
+    "wants",
+    [
+        None,
+        5,
+        {},
+        {"files": 5},
+        {"files": "a\0b"},
+        {"files": "/no/such/folder"},
+        {"files": "a\0b", "kind": "file"},
+        {"files": ".", "kind": 5},
+    ],
+)
 def test_whatever_is_asked_the_page_answers(guest, wants):
     assert "catalog" in guest.models.parts("Train", {"wants": wants})
     assert guest.models.parts("Monitor", {"wants": wants}) == {}
