@@ -14,6 +14,7 @@ from core.settings.source import Source
 from tabs.markup import choice_list, crop_frame, empty_state, esc, page_count, pager, section
 
 PAGE_SIZE = 48
+PAGERS = ("Pages", "Pages, below the images")  # the names of the two around the images
 NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731
 
 
@@ -100,9 +101,9 @@ def grid(
             choices.append((f"{words} ({number:,})", name))
     if show not in SHOWS:
         choices.append((f"bucket {show.replace('x', ' × ')} ({len(rows):,})", show))
-    where = pager("page", page, pages, len(rows), "images")
+    above, below = (pager("page", page, pages, len(rows), "images", label) for label in PAGERS)
     chooser = choice_list("show", choices, show, "Which images are shown")
-    return section("Images", where + body + (where if len(part) > 12 else ""), chooser)
+    return section("Images", above + body + (below if len(part) > 12 else ""), chooser)
 
 
 def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -> str:

@@ -143,8 +143,8 @@ def link(href: str, text: str, *, download: str | None = None, kind: str = "") -
     return f'<a class="btn {kind}" href="{esc(href)}"{more}>{esc(text)}</a>'
 
 
-def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "") -> str:
-    """Previous, next and where one is; the total where a noun is given. page counts from 0."""
+def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "", label: str = "Pages") -> str:
+    """Previous, next and where one is; the total where a noun is given. page counts from 0; each on a tab has its own label."""
     if pages <= 1:
         return ""
     before = button(act, "Previous", page - 1, disabled=page <= 0, again=True)
@@ -152,7 +152,9 @@ def pager(act: str, page: int, pages: int, total: int = 0, noun: str = "") -> st
     choices = "".join(f'<option value="{n}"{" selected" if n == page else ""}>{n + 1}</option>' for n in range(pages))
     choose = f'<select data-act="{esc(act)}" aria-label="Page">{choices}</select>'
     of = f" · {total:,} {esc(noun)}" if noun else ""
-    return f'<nav class="pager" aria-label="Pages">{before}<span>Page {choose} of {pages:,}{of}</span>{after}</nav>'
+    return (
+        f'<nav class="pager" aria-label="{esc(label)}">{before}<span>Page {choose} of {pages:,}{of}</span>{after}</nav>'
+    )
 
 
 def page_of(text: str, pages: int) -> int:

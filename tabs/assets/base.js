@@ -125,6 +125,10 @@
   new MutationObserver(() => { for (const node of document.querySelectorAll("[data-draws]:empty")) atelier.draws[node.dataset.draws](node, JSON.parse(node.dataset.of)); })
     .observe(document.documentElement, {childList: true, subtree: true});
 
+  /* Gradio names the button of its drop areas in other words than stand on it. */
+  new MutationObserver(() => { for (const node of document.querySelectorAll(".upload-container[aria-label]")) node.removeAttribute("aria-label"); })
+    .observe(document.documentElement, {childList: true, subtree: true, attributeFilter: ["aria-label"]});
+
   /* ---- messages ---- */
 
   /** Called by the hidden carriers when they appear; `js_on_load` may run before or after this file. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from tests.selection import slow_unless
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
-VIOLATIONS = """async (where) => (await axe.run(where || document, {resultTypes: ["violations"], rules: {"target-size": {enabled: true}}}))
+RULES = {rule: {"enabled": True} for rule in ("target-size", "label-content-name-mismatch", "landmark-unique")}
+LOOK = json.dumps({"resultTypes": ["violations"], "rules": RULES})
+VIOLATIONS = f"""async (where) => (await axe.run(where || document, {LOOK}))
   .violations.map((each) => [each.id, ...each.nodes.slice(0, 5).map((node) => node.html.slice(0, 160))])"""
 SCREENS = [(theme, width) for theme in ("light", "dark") for width in (1280, 800, 390)]
 

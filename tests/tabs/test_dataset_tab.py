@@ -351,3 +351,11 @@ def test_browsing_begins_at_the_nearest_folder_that_is_there(desk, tmp_path):
         desk.open_browser()
         assert desk.page.project.tab_state("Dataset")["browse"] == str((tmp_path / begins).resolve())
         desk.open_browser()  # closes it
+
+
+def test_the_two_pagers_around_many_images_have_names_of_their_own(desk, tmp_path):
+    for number in range(view.PAGE_SIZE + 1):
+        image(tmp_path / "set" / f"{number}.png", (64, 64))
+    choose(desk, tmp_path / "set")
+    assert re.findall('<nav class="pager" aria-label="([^"]*)"', areas(desk)["grid"]) == list(view.PAGERS)
+    assert len(set(view.PAGERS)) == 2

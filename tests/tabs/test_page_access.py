@@ -42,6 +42,13 @@ def window(work, chromium):
     made.close()
 
 
+# A control, or the label around it, that is pressed by a finger: its width and height. Links within a sentence are excepted.
+SMALL = """() => [...document.querySelectorAll("button, input, select, textarea, summary")].filter((node) => node.checkVisibility())
+  .map((node) => [node, (node.closest("label") || node).getBoundingClientRect()])
+  .filter(([, {width, height}]) => width && (width < 23.9 || height < 23.9))
+  .map(([node, {width, height}]) => [width, height, node.outerHTML.slice(0, 160)])"""
+
+
 @pytest.mark.slow
 @first_on("dark", 390)
 def test_axe_finds_nothing_on_any_tab_and_nothing_sticks_out(window, screen):
@@ -54,6 +61,7 @@ def test_axe_finds_nothing_on_any_tab_and_nothing_sticks_out(window, screen):
         tab.evaluate(OPEN_GROUPS)
         tab.wait_for_timeout(300)  # groups open by and by
         assert tab.evaluate(VIOLATIONS) == [], f"{name}, {theme}, {width} px"
+        assert tab.evaluate(SMALL) == [], f"{name}, {theme}, {width} px"
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name}, {width} px"
     assert tab.locator("h1").count() == 1
 
