@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +36,8 @@ from core.settings.base import Settings
 from core.settings.job import TrainJob
 from core.settings.presets import dump, to_values
 
+STOP_SECONDS = 8  # until a job that hears no stop is killed
+KILLER = 'test -n "$(head -c 1)" && sleep "$1" && kill -9 "$0"'  # its input: a byte for a signal, or the end
 PASSED_ON_SECONDS = 3.0  # within which a launcher repeats the signal that all have heard
 
 
@@ -93,7 +97,7 @@ def _follow(processes: Together, workspace: Workspace) -> int:
         raise ProblemsError.one(
             what, "--outputs", "put outputs on a drive that all machines share", "outputs.not-shared"
         )
-    with StopOnSignal(CancelToken(), quiet=True):
+    with StopOnSignal(CancelToken(), quiet=True, patient=True):
         context = JobContext(
             workspace, RunFolder(path), SilentJournal(), NoCommands(), processes.device, processes=processes
         )
@@ -132,7 +136,7 @@ def _execute(
         logging = logging.model_copy(update={"console_log_file": None})
     progress = TerminalProgress(logging, RunView.read(folder))
     token = CancelToken()
-    with StopOnSignal(token) as stop:
+    with StopOnSignal(token, patient=task == "train") as stop:
         if launched:
             assert isinstance(job, TrainJob)
             state, words = supervise(job, folder, workspace, device, listener=progress, token=token)
@@ -151,20 +155,43 @@ def _execute(
     return INTERRUPTED if stop.asked or state == "stopped" else FAILED
 
 
+@contextmanager
+def killer() -> Iterator[None]:
+    """A process that kills this one some seconds after a signal: while a library computes, Python hears none, and while one
+    holds its lock, no thread of it runs."""
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    words = ["/bin/sh", "-c", KILLER, str(os.getpid()), str(STOP_SECONDS)]
+    process = subprocess.Popen(words, stdin=heard, start_new_session=True)
+    os.close(heard)
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.close(told)
+
+
 class StopOnSignal:
     """First Ctrl-C (or a polite end, or a terminal that is closed): save and stop. Second: stop now.
 
+    A job that does not stop is killed, unless this is `patient`, as for a training, which saves first.
     The launcher of several processes hears a Ctrl-C too, and passes it on to each: that is no second one.
     """
 
-    def __init__(self, token: CancelToken, quiet: bool = False):
-        self._token, self._quiet = token, quiet
+    def __init__(self, token: CancelToken, quiet: bool = False, patient: bool = False):
+        self._token, self._quiet, self._patient = token, quiet, patient
         self.asked = False
         self._passed_on = launched_processes() > 1
         self._first = 0.0
         self._before: dict[int, object] = {}
+        self._ends = ExitStack()
 
     def __enter__(self) -> StopOnSignal:
+        if not self._patient and os.name != "nt":
+            self._ends.enter_context(killer())
         for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last two: not on Windows, only on Windows
             number = getattr(signal, name, None)
             if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
@@ -175,6 +202,7 @@ class StopOnSignal:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        self._ends.close()
 
     def _handle(self, number: int, frame: object) -> None:
         if self.asked:

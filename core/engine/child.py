@@ -25,6 +25,7 @@ from core.settings.check import build
 from core.settings.job import JOBS
 from core.settings.presets import parse
 
+STOP_SECONDS = 6.0  # until one that hears no stop is killed: before the page that closes has gone (engine.py)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -32,7 +33,9 @@ def run_in_child(
     folder: RunFolder, workspace: Workspace, *, listener: Callable[[Line], None], token: CancelToken
 ) -> tuple[str, Explanation | None]:
     """Run the job of this folder to its end. Returns (state, explanation of a failure)."""
-    return follow(lambda log: _start(folder, workspace, log), folder, listener=listener, token=token)
+    return follow(
+        lambda log: _start(folder, workspace, log), folder, listener=listener, token=token, patience=STOP_SECONDS
+    )
 
 
 def _start(folder: RunFolder, workspace: Workspace, log: IO[bytes]) -> subprocess.Popen[bytes]:

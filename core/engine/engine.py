@@ -16,7 +16,7 @@ from core.engine.execute import execute
 from core.engine.explain import Explanation, explain
 from core.engine.extend import extend, job_of, job_to_resume
 from core.engine.launch import is_launched, supervise
-from core.engine.light import LANES, LightLane, LightTask
+from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import Ownership, collect
 from core.engine.queue import Queue, QueueEntry, lane_of
 from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
@@ -88,17 +88,21 @@ class Engine:
         self._owner.say(what)
 
     def close(self, wait_seconds: float | None = 120.0) -> None:
-        """Save and stop what runs, keep what waits, let the folder go. wait_seconds: None waits for as long as it takes."""
+        """Save and stop what runs, keep what waits, let the folder go. wait_seconds: None waits for a training as
+        long as it takes to save, and for anything else CLOSE_SECONDS."""
         self._closing = True
-        for entry in self._queue.entries():
-            if entry.state == "running":
-                self._token_of(entry.id).cancel()
+        begun = time.monotonic()
+        running = [entry for entry in self._queue.entries() if entry.state == "running"]
+        for entry in running:
+            self._token_of(entry.id).cancel()
+        if wait_seconds is None and not any(entry.task == "train" for entry in running):
+            wait_seconds = CLOSE_SECONDS
         with self._wake:
             self._wake.notify_all()
         for thread in (self._inbox, self._thread):
             if thread.is_alive():
                 thread.join(timeout=wait_seconds)
-        self._light.close()
+        self._light.close(max(1.0, CLOSE_SECONDS - (time.monotonic() - begun)))
         self._owner.release()
 
     @property

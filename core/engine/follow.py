@@ -3,9 +3,12 @@ shows it like any other, and passes on a stop."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 from core.engine.explain import Explanation
@@ -28,21 +31,27 @@ def follow(
     *,
     listener: Callable[[Line], None],
     token: CancelToken,
+    patience: float | None = None,
 ) -> tuple[str, Explanation | None]:
-    """Start the process with a file for what it prints, and follow it to its end. Returns (state, explanation of a failure)."""
+    """Start the process with a file for what it prints, and follow it to its end. Returns (state, explanation of a failure).
+
+    patience   seconds after a stop until it is killed; None waits for as long as it takes
+    """
     tail = Tail(folder.journal_file)
     before = max((line["seq"] for line in tail.lines()), default=0)
     folder.logs.mkdir(exist_ok=True)
-    told = False
+    told: float | None = None
     with open(folder.logs / LOG, "ab") as log:
         child = start(log)
         try:
             while child.poll() is None:
-                if token.wanted and not told:
+                if token.wanted and told is None:
                     commands.send(folder.path, "stop")
                     if child.stdin is not None:  # heard also before it reads commands
                         child.stdin.close()
-                    told = True
+                    told = time.monotonic()
+                if told is not None and patience is not None and time.monotonic() - told > patience:
+                    return _kill(child, folder, listener)
                 _pass_on(tail, listener)
                 time.sleep(POLL_SECONDS)
         except BaseException:
@@ -52,6 +61,20 @@ def follow(
     _wait_for_end(folder)
     _pass_on(tail, listener)
     return _ending(folder, before, child.returncode, listener)
+
+
+def _kill(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callable[[Line], None]) -> tuple[str, None]:
+    with suppress(OSError):  # it has ended meanwhile
+        if os.name != "nt":
+            os.killpg(child.pid, signal.SIGKILL)  # with what it started
+        else:
+            child.kill()
+    with suppress(subprocess.TimeoutExpired):  # a driver holds it
+        child.wait(timeout=1)
+    with Journal(folder.path) as journal:
+        journal.listen(listener)
+        journal.put(StateChanged("stopped", "Cancelled; it did not stop by itself and was ended"))
+    return "stopped", None
 
 
 def _wait_for_end(folder: RunFolder) -> None:

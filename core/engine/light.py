@@ -12,7 +12,7 @@ from typing import Any
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 8.0
 LANES = {"light": "short", "downloads": "downloads", "process": "process"}  # a task's lane -> whose threads do it
 
 
