@@ -93,6 +93,7 @@ def test_arrows_go_through_the_tabs_and_a_tab_opened_by_something_else_takes_the
         expect(tab.get_by_role("tab", name=name, exact=True)).to_be_focused()
         expect(tab.get_by_role("tab", name=name, exact=True)).to_have_attribute("aria-selected", "true")
     tab.evaluate("atelier.goTo('Train')")
+    expect(tab.locator("#start")).to_be_visible()
     tab.locator("#start").focus()
     tab.keyboard.press("Enter")
     expect(tab.locator("#monitor-run")).to_be_visible()
