@@ -90,14 +90,16 @@ def _end(engine) -> None:
 
 
 def _begin_anew(served) -> None:
-    """The starter preset in the form, no other than the shipped ones, nothing running, nothing waiting."""
+    """The starter preset in the form, no other than the shipped ones, nothing typed into the tools, nothing running or in the queue."""
     from work_parts import wait_until
 
     engine, project = served.engine, served.page.project
     _end(engine)
     engine.step_seconds, engine.sample_every = 0.05, 20
     wait_until(lambda: all(entry.state not in ("waiting", "running") for entry in engine.queue()))
+    engine.forget([entry.id for entry in engine.queue()])
     engine.resume_queue()
+    project.keep("Tools", {})
     for name in served.page.presets.names():
         if name.startswith("user/"):
             served.page.presets.delete(name)

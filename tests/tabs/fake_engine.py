@@ -142,6 +142,8 @@ class FakeEngine:
         with self._lock:
             over = {entry.id for entry in self._entries if entry.state not in ("waiting", "running")}
             self._entries = [entry for entry in self._entries if entry.id not in over & set(entry_ids)]
+        if "beside" in vars(self):
+            self.beside.forget(entry_ids)
 
     def cancel(self, entry_id: str) -> None:
         if self._is_beside(entry_id):
