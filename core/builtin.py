@@ -13,10 +13,15 @@ from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, Genera
 from core.settings.tool import DownloadSettings, ExportSettings, InspectSettings
 from core.tasks import Card, Task, register, tool
 
-IMAGES = Card("images", "Image tools", "Copies of a folder's images; the images themselves are not changed.")
+IMAGES = Card("images", "Image tools", "Edit copies of a folder's images; the originals are not changed.")
 DOWNLOADS = Card("download", "Download any other model", "An interrupted download resumes where it stopped.")
 
-METADATA = Card("metadata", "Fine-tuning metadata", "Captions of many images in one JSON file, and back.", "Captions")
+METADATA = Card(
+    "metadata",
+    "Fine-tuning metadata",
+    "Merge captions and tags into one JSON file, or write them back to caption files.",
+    "Captions",
+)
 
 
 def _of_training(name: str, title: str, about: str, job: type[TrainJob], **more: Any) -> None:
@@ -46,7 +51,7 @@ def _metadata_tool(
 
 _of_training("train", "Training", "train a LoRA, a checkpoint or an embedding", TrainJob, pauses=True)
 _of_training("probe", "Memory and time probe", "measure the memory and time of a training", TrainJob)
-_of_training("prepare", "Preparation", "check a dataset and fill the caches that a training will use", PrepareJob)
+_of_training("prepare", "Preparation", "check a dataset and fill the caches for training", PrepareJob)
 register(
     Task(
         "generate",
@@ -111,7 +116,13 @@ register(
 )
 
 _file_tool(
-    "inspect", InspectSettings, "Inspect a file", "show what a model file is", "Inspect", lane="light", reads=True
+    "inspect",
+    InspectSettings,
+    "Inspect a file",
+    "show the kind, family, tensors and metadata of a model file",
+    "Inspect",
+    lane="light",
+    reads=True,
 )
 _file_tool(
     "export_diffusers", ExportSettings, "Export a LoRA for diffusers", "save a LoRA in diffusers format", "Export"
@@ -132,7 +143,7 @@ _image_tool("resize", images.ResizeSettings, "Resize", "make smaller copies of i
 _image_tool("crop", images.CropSettings, "Crop", "crop images to one size")
 _image_tool("convert", images.ConvertSettings, "Convert format", "change the file format of images")
 _image_tool("number", images.NumberSettings, "Number files", "number images and their captions")
-_image_tool("undo_number", images.UndoNumberSettings, "Undo numbering", "revert a numbering in place")
+_image_tool("undo_number", images.UndoNumberSettings, "Undo numbering", "revert a numbering done in place")
 _image_tool("faces", images.FaceSettings, "Crop faces", "crop and level faces in photos")
 _image_tool("edges", images.EdgeSettings, "Detect edges (Canny)", "make Canny edge maps of images")
 
@@ -141,7 +152,7 @@ _metadata_tool(
     "metadata_merging",
     metadata.MergeCaptionsSettings,
     "Merge captions",
-    "collect captions in a metadata JSON",
+    "merge caption files into a metadata JSON",
     "Merge captions",
     "folders",
 )
@@ -150,7 +161,7 @@ _metadata_tool(
     "metadata_merging",
     metadata.MergeTagsSettings,
     "Merge tags",
-    "add tags to a metadata JSON",
+    "merge tag files into a metadata JSON",
     "Merge tags",
     "folders",
 )

@@ -32,7 +32,7 @@ tasks.register(
         extensions.later(TAGGING, "retag"),
         existing="replace",
         title="Tags from kept scores",
-        about="write tag captions from the scores that an earlier tagging kept",
+        about="write tags again from kept scores, with other settings",
         ready=extensions.later(TAGGING, "check_retag"),
         lane="light",
         values="tag",

@@ -18,7 +18,7 @@ class CaptionWriteSettings(Settings):
         None,
         title="Caption for uncaptioned images",
         level="shown",
-        help="Text to write as the caption of each image that has none; {words} is replaced by the folder's class tokens. Empty writes nothing and only reports.",
+        help="Caption to write for each image without one; {words} stands for the folder's class tokens. Empty only reports.",
     )
 
 
@@ -30,20 +30,20 @@ class CaptioningSettings(Settings):
         title="Existing captions",
         level="shown",
         labels={
-            "missing": "fill missing and empty ones",
-            "keep": "keep all, empty ones too",
+            "missing": "fill missing and empty",
+            "keep": "keep all, even empty",
             "replace": "replace",
             "append": "append",
             "prepend": "prepend",
             "line": "add a line",
         },
-        help="What happens to images that have a caption. Append and prepend add only the parts that the caption does not have yet. A stopped job resumes with the images that are left.",
+        help="What to do with images that already have a caption. Append and prepend add only what the caption lacks. A stopped job resumes with the remaining images.",
     )
     separator: str = setting(
         ", ",
         min_length=1,
         title="Separator",
-        help="Divides the parts of a caption where one is added to another, and stands between prefix, caption and suffix.",
+        help="Written between an existing caption and what is added to it, and between prefix, caption and suffix.",
     )
     prefix: str = setting(
         "", title="Prefix", widget="text", help="Text before each new caption, written to the caption file."
@@ -55,7 +55,7 @@ class CaptioningSettings(Settings):
         default_factory=list,
         title="Remove from captions",
         widget="lines",
-        help="Regular expressions, one per line; each match is removed from new captions. Removes phrases that a captioner repeats, such as invented writing.",
+        help="Regular expressions, one per line; every match is removed from new captions. For phrases that a captioner keeps repeating.",
     )
     output_path: str | None = setting(
         None,
@@ -64,7 +64,7 @@ class CaptioningSettings(Settings):
         hint="caption files",
         names="path",
         kohya="output_path",
-        help="A .json or .jsonl file for fine-tuning, such as outputs/tags.json, that gets the captions and sizes of all images. Caption files stay as they are; the caption history keeps an earlier file of that name.",
+        help="Writes captions and sizes of all images to one fine-tuning .json or .jsonl, such as outputs/tags.json, instead of caption files. The caption history keeps an existing file of that name.",
     )
     preview: int | None = setting(
         None,
@@ -73,7 +73,7 @@ class CaptioningSettings(Settings):
         unit="images",
         title="Preview images",
         level="shown",
-        help="Captions only this many images and shows the result without writing it. Empty captions all and writes.",
+        help="Number of images to caption and show without writing anything. Empty captions all images and writes.",
     )
 
 

@@ -57,13 +57,13 @@ class CaptionEditSettings(Settings):
         title="Tags",
         level="shown",
         widget="text",
-        help="Tags, divided by the separator. A prefix or suffix may be any text.",
+        help="One or more tags, with the separator between them. A prefix or suffix can be any text.",
     )
     place: Literal["start", "end", "after"] = setting(
         "end",
         title="Position",
         labels={"start": "at the start", "end": "at the end", "after": "after the tag below"},
-        help="Where new tags are added; captions that have them already stay as they are.",
+        help="Where new tags go. Captions that already have them do not change.",
     )
     after: str = setting(
         "",
@@ -71,17 +71,17 @@ class CaptionEditSettings(Settings):
         widget="text",
         help="New tags are added after this tag, or at the end where it is missing.",
     )
-    find: str = setting("", title="Find", help="What is replaced: a tag, a text, or a regular expression.")
+    find: str = setting("", title="Find", help="The tag, text or regular expression to replace.")
     replace_with: str = setting(
         "",
         title="Replace with",
-        help=r"Empty removes what was found. \1 is the first group of a regular expression.",
+        help=r"Empty removes the matches. \1 is the first group of a regular expression.",
     )
     match: Literal["tag", "text", "regex"] = setting(
         "tag",
         title="Match",
         labels={"tag": "whole tags", "text": "any text", "regex": "regular expression"},
-        help="Whole tags ignores case, underscores and escapes; the others replace within the caption as it is written.",
+        help="Whole tags ignores case, underscores and escapes; the others match the caption exactly as written.",
     )
     order: Literal["alphabet", "frequency"] = setting(
         "alphabet",
@@ -94,7 +94,7 @@ class CaptionEditSettings(Settings):
         ge=0,
         le=100,
         title="Keep first tags",
-        help="Number of tags at the start that keep their place when tags are sorted.",
+        help="Number of tags at the start that are not sorted.",
     )
     implications: list[str] = setting(
         default_factory=list,
@@ -103,9 +103,9 @@ class CaptionEditSettings(Settings):
         help="One per line: `blue dress -> dress` adds dress where blue dress is; `kitty = cat` writes cat for kitty.",
     )
     separator: str = setting(", ", title="Separator", help="Separator between tags in a caption.")
-    new_separator: str = setting("", title="New separator", help='Takes the place of the separator, such as "; ".')
+    new_separator: str = setting("", title="New separator", help='Replaces the separator, such as "; ".')
     preview: bool = setting(
-        False, title="Only preview", level="shown", help="Lists what would change without writing it."
+        False, title="Preview only", level="shown", help="Lists what would change without writing it."
     )
 
 
@@ -117,5 +117,5 @@ class CaptionHistorySettings(Settings):
         title="Undo",
         level="shown",
         widget="text",
-        help="The change to undo: its number in the list, or 'last'. Captions that were changed since stay as they are. Empty lists the latest changes.",
+        help="Number of the change to undo, or 'last'. Captions changed since then are left alone. Empty lists the latest changes.",
     )

@@ -16,7 +16,7 @@ class NamesSettings(Settings):
         title="Pattern",
         level="shown",
         widget="text",
-        help="The caption, with {name} and {folder} of the image, {number} at the end of its name, the class tokens {words} of its dataset folder, and the named groups of the expression below.",
+        help="The caption: {name} and {folder} of the image, {number} at the end of its name, {words} (class tokens of its dataset folder), and named groups of the regular expression below.",
     )
     expression: str = setting(
         "",
@@ -32,7 +32,7 @@ class NamesSettings(Settings):
         title="Characters to spaces",
         level="shown",
         widget="text",
-        help="Each of these characters in a name becomes a space. Empty keeps names as they are.",
+        help="Characters of a name that become spaces. Empty keeps names unchanged.",
     )
     trailing_numbers: bool = setting(
         True, title="Drop trailing numbers", help="Writes fox for fox_012, fox-3 and fox (2)."
@@ -40,7 +40,7 @@ class NamesSettings(Settings):
     leading_numbers: bool = setting(
         True,
         title="Drop leading numbers",
-        help="Writes fox for 10_fox: leaves out a number with an underscore, as folders with repeats have it.",
+        help="Writes fox for 10_fox, a folder name with repeats.",
     )
 
 
@@ -52,32 +52,32 @@ class SidecarSettings(Settings):
         title="Keys",
         level="shown",
         widget="lines",
-        help="The first key with a text is used; post.tags is the key tags inside post. A key of tags includes its categories: tags_artist, tags_general ..., or lists inside it.",
+        help="JSON keys to read, one per line; the first one with text is used. post.tags is the key tags inside post. Includes tags by category: tags_artist, tags_general ... or nested lists.",
     )
     input_separator: Literal["auto", "comma", "space", "line"] = setting(
         "auto",
         title="Separator in file",
         labels={"auto": "automatic", "comma": "comma", "space": "space", "line": "line break"},
-        help="Divides a text into tags; lists are divided already. Automatic takes line breaks, else commas, else spaces for keys with tag in their name, and leaves other texts whole.",
+        help="How a text is split into tags. Automatic splits at line breaks, else at commas, else at spaces if the key's name contains tag; other texts stay whole.",
     )
     remove_underscore: bool = setting(
         True,
         title="Underscores to spaces",
         level="shown",
-        help="Writes long hair in place of long_hair, as captions are usually trained. Kaomoji such as ^_^ keep theirs.",
+        help="Writes long hair for long_hair, the usual form in captions. Emoticons such as ^_^ are kept.",
     )
     category_order: list[str] = setting(
         default_factory=lambda: ["character", "copyright", "artist", "species", "general"],
         title="Category order",
         widget="lines",
-        help="Categories in the order of the caption, one per line; others follow, and tags without a category come last.",
+        help="Order of the categories in the caption, one per line. Others follow; tags without a category come last.",
     )
     excluded_categories: list[str] = setting(
         default_factory=lambda: ["meta", "metadata", "invalid", "deprecated"],
         title="Excluded categories",
         level="shown",
         widget="lines",
-        help="Categories whose tags are left out, one per line, such as artist.",
+        help="Categories to leave out, one per line, such as artist.",
     )
 
 
@@ -107,20 +107,20 @@ class ImageTextSettings(Settings):
         title="Fields",
         level="shown",
         widget="lines",
-        help="Where the text is looked for, one field per line, in this order. png.NAME is any other text of a PNG.",
+        help="Metadata fields to read, one per line, in this order. png.NAME is any other text chunk of a PNG.",
     )
     combine: Literal["first", "all"] = setting(
         "first",
         title="Several fields",
         level="shown",
         labels={"first": "first with text", "all": "join all"},
-        help="Takes the first field that has a text, or joins the texts of all fields with the separator.",
+        help="Uses the first field with text, or joins the text of all fields with the separator.",
     )
     remove_loras: bool = setting(
-        True, title="Remove LoRA tags", help="Leaves out `<lora:name:1>` and similar tags of a prompt."
+        True, title="Remove LoRA tags", help="Removes `<lora:name:1>` and similar tags from prompts."
     )
     remove_weights: bool = setting(
         False,
         title="Remove prompt weights",
-        help="Writes a red hat for a prompt with a (red:1.2) [hat], and plain brackets for escaped ones.",
+        help="Writes a red hat for a (red:1.2) [hat], and plain brackets for escaped ones.",
     )

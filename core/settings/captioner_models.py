@@ -58,7 +58,7 @@ def _decoding(default: str, help: str = "", kohya: str = "") -> Any:
 
 
 def _new_tokens(default: int, kohya: str = "") -> Any:
-    help = "The longest answer, without the prompt; a word has about 1.3 tokens. Generation stops there, also within a sentence."
+    help = "Maximum length of the answer, without the prompt; a word is about 1.3 tokens. Longer answers are cut off, even mid-sentence."
     return setting(default, ge=1, le=4096, title="Max new tokens", level="shown", unit="tokens", kohya=kohya, help=help)
 
 
@@ -76,20 +76,20 @@ class CaptionModelSettings(Settings):
         False,
         title="Download if missing",
         level="shown",
-        help="Downloads the model into models/captioners before the first image if it is not there or incomplete.",
+        help="Downloads the model to models/captioners if it is missing or incomplete.",
     )
     precision: Literal["auto", "bf16", "fp16", "fp32", "8bit", "4bit"] = setting(
         "auto",
         title="Precision",
         labels={"auto": "automatic", "8bit": "8-bit", "4bit": "4-bit"},
         costs="memory",
-        help="The dtype of the weights. 8-bit and 4-bit (NF4) need bitsandbytes and half or a quarter of the memory of bf16, with slightly worse captions.",
+        help="Dtype of the weights. 8-bit and 4-bit (NF4) take half or a quarter of the memory of bf16, with slightly worse captions; they need bitsandbytes.",
     )
     device: Literal["auto", "cpu"] = setting(
         "auto",
         title="Device",
         labels={"auto": "automatic", "cpu": "CPU"},
-        help="Automatic uses the GPU if there is one. CPU is slow, but takes models that do not fit into the VRAM.",
+        help="Automatic uses the GPU if there is one. CPU is slow, but runs models that do not fit into VRAM.",
     )
     batch_size: int = setting(
         1,
@@ -115,9 +115,9 @@ class CaptionModelSettings(Settings):
         le=8192,
         title="Max image side",
         unit="pixels",
-        hint="as it is",
+        hint="original size",
         costs="memory, speed",
-        help="Larger images are scaled down before the model sees them. It matters for models that read an image in more tokens the larger it is, such as Qwen-VL; 512 to 1024 is usual.",
+        help="Larger images are downscaled first. Matters for models such as Qwen-VL, which use more tokens for larger images; 512 to 1024 is usual.",
     )
 
     def summary(self) -> str:
@@ -135,7 +135,7 @@ class CaptionGenerationSettings(Settings):
         title="Beams",
         kohya="num_beams",
         costs="memory, speed",
-        help="Number of beams in beam search. 3 is usual; has no effect with sampling.",
+        help="Number of beams in beam search. 3 is usual.",
     )
     temperature: float = setting(
         0.6,
@@ -151,7 +151,7 @@ class CaptionGenerationSettings(Settings):
         title="Top-p",
         hint="off",
         kohya="top_p",
-        help="For sampling: picks only among the most likely words that together have this probability. 0.9 is usual.",
+        help="For sampling: picks only among the most likely tokens whose probabilities add up to this. 0.9 is usual.",
     )
     top_k: int | None = setting(
         None,
@@ -167,7 +167,7 @@ class CaptionGenerationSettings(Settings):
         le=2**63 - 1,
         title="Seed",
         kohya="seed",
-        help="For sampling: the same seed gives the same caption to an image of the same name, whatever the order and the batch size.",
+        help="For sampling: the same seed gives an image of the same name the same caption, regardless of order and batch size.",
     )
     max_new_tokens: int = _new_tokens(75)
     min_new_tokens: int = setting(
@@ -177,7 +177,7 @@ class CaptionGenerationSettings(Settings):
         title="Min new tokens",
         unit="tokens",
         kohya="min_length",
-        help="The shortest answer. Longer than the model would write by itself leads to repetition.",
+        help="Minimum length of the answer. More than the model would write by itself leads to repetition.",
     )
     repetition_penalty: float | None = setting(
         None,
@@ -201,7 +201,7 @@ class CaptionGenerationSettings(Settings):
         title="No repeated n-grams",
         unit="tokens",
         hint="off",
-        help="No sequence of this many tokens repeats within a caption (no_repeat_ngram_size). 3 is usual where a model repeats itself.",
+        help="No sequence of this many tokens occurs twice in a caption (no_repeat_ngram_size). 3 is usual if a model repeats itself.",
     )
     words_to_avoid: list[str] = setting(
         default_factory=list,
@@ -213,12 +213,12 @@ class CaptionGenerationSettings(Settings):
         default_factory=list,
         title="Required words",
         widget="lines",
-        help="Words or phrases that every caption must contain, one per line. Sampling tries once more where one is missing; what is still missing is added at the end.",
+        help="Words or phrases that every caption must contain, one per line. If one is missing, sampling tries once more; words still missing are appended.",
     )
     retry_repetition: bool = setting(
         True,
         title="Retry repetition",
-        help="Generates a caption once more that repeats a phrase over and over, and cuts what is still repeated.",
+        help="Generates a caption again if it repeats a phrase over and over, and cuts any remaining repetition.",
     )
 
 
@@ -230,13 +230,13 @@ class CaptionCleaningSettings(Settings):
         title="Openers to remove",
         section="Cleaning",
         widget="lines",
-        help="Regular expressions, one per line; each is removed from the start of a caption, in any case. Empty keeps openers such as The image shows.",
+        help="Regular expressions, one per line, removed from the start of a caption; case is ignored. Empty keeps openers such as The image shows.",
     )
     plain_text: bool = setting(True, title="Plain text", help="Removes Markdown and quotes around the whole caption.")
     whole_sentences: bool = setting(
         True,
         title="Whole sentences",
-        help="Removes the last sentence where the answer was cut off within it.",
+        help="Removes the last sentence if it was cut off.",
     )
     max_caption_tokens: int | None = setting(
         None,
@@ -260,7 +260,7 @@ class BlipSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionMo
         title="Prompt",
         level="shown",
         max_length=2000,
-        help="The beginning of the sentence that the model continues; it is not written. BLIP-2 also answers a question that ends with Answer: and begins with Question: as its prompt.",
+        help="Start of a sentence that the model continues; not part of the caption. For BLIP-2, Question: what is shown? Answer: also works.",
     )
     decoding: Literal["greedy", "beams", "sample"] = _decoding("beams", "sd-scripts samples by default.", "beam_search")
     temperature: float = setting(
@@ -268,7 +268,7 @@ class BlipSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionMo
         gt=0,
         le=5,
         title="Temperature",
-        help="For sampling: lower is more certain, higher more varied. 1 is BLIP's.",
+        help="For sampling: lower is more certain, higher more varied. 1 is BLIP's default.",
     )
     max_new_tokens: int = _new_tokens(75, "max_length")
     min_new_tokens: int = setting(
@@ -278,7 +278,7 @@ class BlipSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionMo
         title="Min new tokens",
         unit="tokens",
         kohya="min_length",
-        help="The shortest answer; 5 is usual.",
+        help="Minimum length of the answer; 5 is usual.",
     )
     repetition_penalty: float | None = setting(
         None,
@@ -294,17 +294,17 @@ class GitSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionMod
     """Describes images with GIT."""
 
     model: str = _model(
-        "microsoft/git-large-textcaps", "GIT is fast; its TextCaps models also read writing.", "model_id"
+        "microsoft/git-large-textcaps", "GIT is fast; its TextCaps models also read text in images.", "model_id"
     )
     max_new_tokens: int = _new_tokens(50, "max_length")
     remove_words: list[str] = setting(
         default_factory=lambda: list(INVENTED_WRITING),
-        title="Invented writing",
+        title="Hallucinated text",
         section="Cleaning",
         widget="lines",
         kohya="remove_words",
         source="sd-scripts 0.9.0, make_captions_by_git.py",
-        help="Regular expressions, one per line, in order; each match is removed. The default removes phrases like with the words on it, which TextCaps models invent.",
+        help="Regular expressions, one per line; every match is removed. The default removes phrases such as with the words on it, which TextCaps models hallucinate.",
     )
 
 
@@ -313,7 +313,7 @@ class FlorenceSettings(CaptionCleaningSettings, CaptionGenerationSettings, Capti
 
     model: str = _model(
         "florence-community/Florence-2-large",
-        "Use the conversions of florence-community: Microsoft's own need remote code.",
+        "Use florence-community's conversions; Microsoft's originals need remote code.",
     )
     detail: Literal["brief", "detailed", "more-detailed"] = setting(
         "more-detailed",
@@ -336,14 +336,14 @@ class VlmPromptSettings(Settings):
         section="Prompt",
         labels={name: label for name, (label, _) in CAPTION_TYPES.items()},
         source="JoyCaption Beta One",
-        help="What the model is asked for. For training suits every model; the others are what JoyCaption was trained with.",
+        help="The kind of caption to ask for. 'For training' suits every model; JoyCaption was trained with the others.",
     )
     caption_length: Literal[tuple(LENGTHS)] = setting(  # type: ignore[valid-type]
         "any",
         title="Caption length",
         level="shown",
         labels=LENGTHS,
-        help="What the model is asked for; it is followed roughly.",
+        help="The length to ask for; models follow it roughly.",
     )
     caption_words: int | None = setting(
         None,
@@ -351,16 +351,16 @@ class VlmPromptSettings(Settings):
         le=1000,
         title="Max words",
         unit="words",
-        hint="not asked",
+        hint="no limit",
         help="Asks for captions of at most this many words; 20 to 260 is usual.",
     )
     prompt: str = setting(
         "",
-        title="Own prompt",
+        title="Custom prompt",
         level="shown",
         widget="text",
         max_length=20_000,
-        help="Replaces the caption type, length and all that is added below. {tags} becomes the image's caption so far, {name} its file name, {folder} its folder's class tokens or name, {trigger} the trigger word.",
+        help="Replaces caption type, length and the options below. {tags} is the image's current caption, {name} its file name, {folder} its folder's class tokens or name, {trigger} the trigger word.",
     )
     system_prompt: str = setting(
         "You are a helpful image captioner.",
@@ -374,7 +374,7 @@ class VlmPromptSettings(Settings):
         title="Start of caption",
         widget="text",
         max_length=2000,
-        help="The words that every caption begins with; the model continues them. Takes the same names in braces as the prompt.",
+        help="Every caption begins with this text, and the model continues it. Accepts the same {...} names as the prompt.",
     )
     person_name: str = setting(
         "",
@@ -391,7 +391,7 @@ class VlmPromptSettings(Settings):
         unit="tokens",
         hint="off",
         costs="speed",
-        help="For models that think before they answer: the most tokens for that, besides those of the answer. The thinking is never written.",
+        help="For reasoning models: maximum tokens of thinking, in addition to the answer. The thinking is never written.",
     )
     only_changeable_traits: bool = _added("only_changeable_traits")
     lighting: bool = _added("lighting")

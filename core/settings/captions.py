@@ -25,7 +25,7 @@ class CaptionSettings(Settings):
         "one",
         title="Multiple caption files",
         labels={"one": "use one", "joined": "join both", "drawn": "pick one at random"},
-        help="What to do if an image has both tags (.txt) and a sentence (.caption), or both in a metadata file: use the one chosen above (those of a metadata file are joined, as in sd-scripts), put the sentence before the tags, or pick one at random each time. The sentence is never shuffled.",
+        help="For images with both tags (.txt) and a sentence (.caption): use the file chosen above, put the sentence before the tags, or pick one at random each time. 'Use one' joins those of a metadata file, as in sd-scripts. The sentence is never shuffled.",
     )
     sentence_share: float = setting(
         0.5,
@@ -88,7 +88,7 @@ class CaptionSettings(Settings):
         None,
         title="Keep tokens separator",
         kohya="keep_tokens_separator",
-        help="Tags before this mark keep their place, and tags after a second mark stay at the end; it takes precedence over 'Keep tokens'. ||| is usual. The mark itself is removed.",
+        help="Tags before this separator keep their place; tags after a second one stay at the end. Overrides 'Keep tokens'. ||| is usual; it is removed from the caption.",
     )
     secondary_separator: str | None = setting(
         None,

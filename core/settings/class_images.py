@@ -30,9 +30,9 @@ class ClassImageSettings(Settings):
         le=10000,
         unit="images",
         title="Number of images",
-        hint="as many as an epoch shows",
+        hint="as many as training images",
         level="shown",
-        help="Only missing images are generated. Empty generates as many as an epoch shows training images, up to 200.",
+        help="Existing images are kept; only missing ones are generated. Empty is as many as there are training images per epoch, up to 200.",
     )
     prompt: str = setting(
         "a photo of {class}",
@@ -49,7 +49,7 @@ class ClassImageSettings(Settings):
         "{class}",
         title="Caption",
         widget="text",
-        help="Written beside each image; {class} and {prompt} are replaced. Empty writes no caption files, and the folder's class is used.",
+        help="Caption file for each image; can contain {class} and {prompt}. Empty writes none and uses the folder's class.",
     )
     seed: int = setting(
         1,

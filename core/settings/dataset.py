@@ -65,7 +65,7 @@ class DatasetSettings(ImageSettings):
     skip_broken: bool = setting(
         False,
         title="Skip broken images",
-        help="Images that cannot be read are listed. On, training runs without them; off, they prevent the start.",
+        help="Lists images that cannot be read and trains without them. Off refuses to start.",
     )
     dataset_class: str | None = setting(
         None,

@@ -65,7 +65,7 @@ class LoggingSettings(Settings):
         section="Terminal",
         kohya="console_log_level",
         labels={"DEBUG": "debug", "INFO": "info", "WARNING": "warning", "ERROR": "error", "CRITICAL": "nothing"},
-        help="How much training prints on the command line; debug includes messages of libraries. The journal always records everything.",
+        help="How much training prints on the command line; debug includes messages of libraries. The run's own log is always complete.",
     )
     console_log_file: str | None = setting(
         None,
@@ -79,7 +79,7 @@ class LoggingSettings(Settings):
         False,
         title="Simple console output",
         kohya="console_log_simple",
-        help="No progress bar that redraws itself. For log files and consoles that cannot redraw a line.",
+        help="Prints plain lines instead of a progress bar. For log files and consoles that cannot redraw a line.",
     )
 
     def summary(self) -> str:

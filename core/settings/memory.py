@@ -95,7 +95,7 @@ class MemorySettings(Settings):
         title="Fused optimizer groups",
         hint="off",
         kohya="fused_optimizer_groups",
-        help="The same for other optimizers, except D-Adaptation and Prodigy: splits the weights into this many groups and updates each when its gradients are complete. 4 to 10 is usual; more saves more. Empty or 0 is off.",
+        help="The fused backward pass for other optimizers, except D-Adaptation and Prodigy: splits the weights into this many groups and updates each as soon as its gradients are complete. 4 to 10 is usual; more groups save more memory. Empty or 0 is off.",
     )
     attention: Literal["auto", "sdpa", "xformers", "sliced", "plain"] = setting(
         "auto",
@@ -146,7 +146,7 @@ class MemorySettings(Settings):
         section="Caches",
         kohya="no_half_vae",
         labels={"auto": "auto (fp32)", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"},
-        help="The dtype that images are encoded in. SDXL's VAE overflows in fp16 and uses bf16 instead, unless it is a fixed one. Images with non-finite latents are encoded again in fp32.",
+        help="The dtype that images are encoded in. SDXL's VAE overflows in fp16 and uses bf16 instead, unless it is the fp16-fix version. Images with non-finite latents are encoded again in fp32.",
         costs="bf16 halves the memory and, on GPUs and processors that compute in it, the time. Its latents differ by 0.5 to 1.4% (RMS, of their standard deviation), those of fp16 by 0.05%. Latents are cached separately for each dtype.",
     )
     vae_batch_size: int = setting(
@@ -183,8 +183,8 @@ class MemorySettings(Settings):
         title="Low RAM",
         section="System",
         kohya="lowram",
-        help="For machines with less RAM than VRAM, such as Colab: the VAE is reloaded for each round of samples instead of waiting in RAM, and an fp8 U-Net is converted on the GPU. Other models are always loaded straight to the device.",
-        costs="A second or so before samples.",
+        help="For machines with less RAM than VRAM, such as Colab: the VAE is reloaded for each round of samples instead of staying in RAM, and an fp8 U-Net is converted on the GPU. Other models are always loaded straight to the device.",
+        costs="Delays samples by about a second.",
     )
     highvram: bool = setting(
         False,
@@ -199,7 +199,7 @@ class MemorySettings(Settings):
         le=64,
         title="Number of GPUs",
         kohya="num_processes",
-        help="GPUs that train together, each on its own share of a batch; the effective batch size grows as many times. accelerate launch sets it.",
+        help="Number of GPUs to train on. Each processes its own batch, so the effective batch size is multiplied by it. accelerate launch sets it.",
         costs="Each GPU holds the whole model.",
     )
     ddp_timeout: float = setting(

@@ -60,7 +60,7 @@ class MetadataOutputSettings(Settings):
         widget="file",
         kohya="out_json",
         names="path",
-        help="The .json to write. The file it replaces is kept in the trash folder beside it.",
+        help="The .json to write. The caption history keeps the file it replaces.",
     )
     in_json: str | None = setting(
         None,
@@ -69,7 +69,7 @@ class MetadataOutputSettings(Settings):
         widget="file",
         kohya="in_json",
         names="path",
-        help="A metadata .json or .jsonl to read first; its other entries and values are kept. Empty is the metadata file itself.",
+        help="A metadata .json or .jsonl to start from; its other entries and values are kept. Empty is the metadata file itself.",
     )
 
 
@@ -83,14 +83,14 @@ class MergeSettings(MetadataOutputSettings):
         widget="lines",
         kohya="train_data_dir",
         names="path",
-        help="Folders with images and their caption files, one per line, merged one after the other.",
+        help="Folders with images and their caption files, one per line, merged in this order.",
     )
     full_path: bool = setting(
         False,
         title="Full paths",
         level="shown",
         kohya="full_path",
-        help="Lists images by full path, as needed for several folders with the same file names. Off lists them by name without extension.",
+        help="Lists images by full path, needed if folders have the same file names. Off lists them by name without extension.",
     )
     recursive: bool = setting(
         False,
@@ -143,18 +143,18 @@ class CleanMetadataSettings(MetadataOutputSettings):
     )
     clean_people: bool = setting(
         True,
-        title="Tags of several people",
-        help="With girls or boys in the tags, removes hair, eyes, sleeves and hairstyles that occur more than once, since nothing says whose they are.",
+        title="Remove ambiguous traits",
+        help="If the tags name several girls or boys, removes hair, eye, sleeve and hairstyle tags that occur more than once, since it is unclear whose they are.",
     )
     clean_contained: bool = setting(
-        True, title="Contained tags", help="Removes 'shirt' if there is also 'white shirt'."
+        True, title="Remove contained tags", help="Removes 'shirt' if 'white shirt' is there too."
     )
     replacements: list[Annotated[str, Field(max_length=1000)]] = setting(
         default_factory=lambda: list(REPLACEMENTS),
         title="Caption replacements",
         level="shown",
         widget="lines",
-        help='Replacements in captions, one per line: woman -> girl. Quotes keep spaces: "young " -> "". The list is for anime images; empty changes no caption.',
+        help='Replacements in captions, one per line: woman -> girl. Quotes keep spaces: "young " -> "". The default list is for anime images; empty changes nothing.',
     )
     replacements_file: str | None = setting(
         None,
@@ -194,7 +194,7 @@ class MetadataToCaptionsSettings(Settings):
     match_by_name: bool = setting(
         False,
         title="Match by name",
-        help="Finds the image by its file name where its path does not exist, for a metadata file from another computer.",
+        help="Finds an image by file name if its path does not exist, for a metadata file from another computer.",
     )
     captions_to: str | None = setting(
         ".caption",
@@ -217,6 +217,6 @@ class MetadataToCaptionsSettings(Settings):
         title="Existing files",
         level="shown",
         labels={"keep": "keep", "replace": "replace"},
-        help="What happens to caption files that exist. Replaced texts are kept in the trash folder beside the images.",
+        help="What to do with existing caption files. The caption history keeps replaced texts.",
     )
     preview: int | None = _preview("Number of files to show with their texts, without writing them. Empty writes.")

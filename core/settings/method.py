@@ -67,7 +67,7 @@ class MethodSettings(Settings):
         False,
         title="EMA",
         source="Polyak and Juditsky 1992; Ho et al. 2020, arXiv:2006.11239",
-        help="Keeps an exponential moving average of the trained weights, which is smoother than the last step. For full models (DreamBooth, fine-tuning) and runs of more than some thousand steps.",
+        help="Keeps an exponential moving average of the trained weights, which is smoother than the last step. For full models (DreamBooth, fine-tuning) and runs of several thousand steps.",
         costs="Four bytes per trained weight.",
     )
     ema_decay: float = setting(

@@ -91,10 +91,8 @@ def switches_lost(values: Mapping[str, Any]) -> list[Problem]:
     off = [path for path in _SWITCHES_1 if path not in on and isinstance(values.get(path.split(".")[0]), Mapping)]
     if not on or not off:
         return []
-    what = (
-        f"{_WHERE} is now one setting for all that follows sd-scripts: {', '.join(on)} had it on, {', '.join(off)} off"
-    )
-    fix = f"{_WHERE} is set to {_version(on)}; choose none to follow it in nothing"
+    what = f"{_WHERE} now covers everything that follows sd-scripts: {', '.join(on)} had it on, {', '.join(off)} off"
+    fix = f"{_WHERE} is set to {_version(on)}; choose none to turn it off"
     return [Problem(what, _WHERE, fix, "advice", code="preset.compatibility-merged")]
 
 

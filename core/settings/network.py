@@ -200,7 +200,7 @@ class NetworkSettings(Settings):
         section="Initial weights",
         kohya="network_weights",
         widget="lora",
-        help="Continues training the weights of this LoRA with a new optimizer. Its ranks must match those set here, or be taken from it.",
+        help="Continues training the weights of this LoRA with a new optimizer. Its ranks must match the settings, unless 'Rank from weights' is on.",
         names="path or name",
     )
     dim_from_weights: bool = setting(
@@ -215,7 +215,7 @@ class NetworkSettings(Settings):
         title="LoRAs to merge first",
         kohya="base_weights",
         widget="lines",
-        help="LoRA files merged into the base model before training, one per line. The trained LoRA then needs them too.",
+        help="LoRA files merged into the base model before training, one per line. The trained LoRA must then be used together with them.",
         names="path or name",
     )
     base_weights_multiplier: str | None = setting(

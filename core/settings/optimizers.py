@@ -280,7 +280,7 @@ def parse_arguments(items: Iterable[str]) -> dict[str, Any]:
     for item in items:
         name, sign, text = item.partition("=")
         if not sign or not name.strip():
-            raise ValueError(f"'{item}' has not the form name=value")
+            raise ValueError(f"'{item}' is not in the form name=value")
         found[name.strip()] = literal(text.strip())
     return found
 

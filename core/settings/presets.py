@@ -330,7 +330,7 @@ class PresetStore:
         path = self.path(name)
         if path.exists() and not replace:
             raise ProblemsError.one(
-                f"There is a preset '{name}' already",
+                f"A preset named '{name}' already exists",
                 "preset name",
                 "choose another name, or replace it",
                 code="preset.exists",
@@ -342,7 +342,7 @@ class PresetStore:
         source, new = self._own(name), "user/" + new.strip().removeprefix("user/")
         target = self.path(new)
         if target.exists():
-            what = f"There is a preset '{new}' already"
+            what = f"A preset named '{new}' already exists"
             raise ProblemsError.one(what, "preset name", "choose another name", code="preset.exists")
         atomic.replace(source, target)
         return new

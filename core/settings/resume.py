@@ -13,7 +13,7 @@ class ResumeSettings(Settings):
         title="Resume from state",
         widget="folder",
         kohya="resume",
-        help="A run or one of its training states: weights, optimizer and step are loaded from it. With the next switch, an address on Hugging Face, owner/name/folder:revision:model. Empty starts from scratch.",
+        help="A run or one of its training states to load weights, optimizer and step from. With 'Resume from Hugging Face': owner/name/folder:revision:model. Empty starts from scratch.",
         names="state",
     )
     resume_from_huggingface: bool = setting(
@@ -38,7 +38,7 @@ class ResumeSettings(Settings):
         unit="epochs",
         title="Initial epoch",
         kohya="initial_epoch",
-        help="The same by epoch, counted from 1: 3 counts two epochs as done.",
+        help="Like 'Initial step', in epochs counted from 1: 3 counts two epochs as done.",
     )
     skip_until_initial_step: bool = setting(
         True,

@@ -66,7 +66,7 @@ class SavingSettings(Settings):
         unit="checkpoints",
         title="Keep last n checkpoints",
         hint="keep all",
-        help="Deletes older checkpoints, never the final one. An epoch checkpoint and a step checkpoint of the same moment count once. Empty or 0 keeps all.",
+        help="Deletes older checkpoints, never the final one. An epoch checkpoint and a step checkpoint of the same step count once. Empty or 0 keeps all.",
     )
     save_last_n_epochs: int | None = setting(
         None,
@@ -74,7 +74,7 @@ class SavingSettings(Settings):
         title="Keep last n (epochs)",
         hint="keep all",
         kohya="save_last_n_epochs",
-        help="Counts only checkpoints saved at epoch ends. Empty or 0 keeps all.",
+        help="Like 'Keep last n checkpoints', for epoch checkpoints only. Empty or 0 keeps all.",
     )
     save_last_n_steps: int | None = setting(
         None,
@@ -110,7 +110,7 @@ class SavingSettings(Settings):
         le=1000,
         unit="states",
         title="Keep last n states",
-        help="Older states are deleted. With 2, another one is left if the newest is damaged.",
+        help="Older states are deleted. With 2, one is left if the newest is damaged.",
     )
     save_last_n_epochs_state: int | None = setting(
         None,

@@ -160,7 +160,7 @@ class ScheduleSettings(Settings):
     lr_warmup_from_zero: bool = setting(
         True,
         title="Warmup from zero",
-        help="As in sd-scripts, the first step has learning rate 0 and changes nothing. Off, the first step already has its share of the warmup.",
+        help="The first step has learning rate 0 and changes nothing, as in sd-scripts. Off starts at 1/n of the learning rate for n warmup steps.",
     )
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
     skip_non_finite: int = setting(

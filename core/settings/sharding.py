@@ -55,7 +55,7 @@ class ShardingSettings(Settings):
         source=INFINITY,
         labels=PLACES,
         help="Stage 3 only: weights are moved to the GPU layer by layer when needed. Empty keeps them on the GPUs.",
-        costs="Hardly any weights in VRAM; every pass waits for them.",
+        costs="Hardly any weights in VRAM; every forward and backward pass waits for them.",
     )
     offload_param_nvme_path: str | None = setting(
         None,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from core.settings.base import Settings, setting
 
 FLOOR = 0.05  # lower scores are not kept
-OFF = " Above 1 leaves the category out."
+OFF = " Above 1 excludes the category."
 ITEMS = " Separated by commas or lines; write \\, for a comma in a tag."
 
 
@@ -23,7 +23,7 @@ class TagTextSettings(Settings):
         title="Tagger",
         level="shown",
         kohya="repo_id",
-        help="Each model has a folder of its name in models/captioners; WD SwinV2 v3 is the usual choice, EVA02-Large the most accurate.",
+        help="WD SwinV2 v3 is the usual choice, EVA02-Large the most accurate. Models are stored in models/captioners.",
     )
     model_dir: str | None = setting(
         None,
@@ -34,7 +34,7 @@ class TagTextSettings(Settings):
         names="path or name",
         replaces="repo_id",
         kohya="model_dir",
-        help="A folder with model.onnx and selected_tags.csv, or with a profile.json that describes another tagger: a path, or the name of one below models/captioners. It replaces the model chosen above.",
+        help="A folder with model.onnx and selected_tags.csv, or with a profile.json that describes another tagger: a path, or the name of one below models/captioners. Overrides the tagger above.",
     )
     thresh: float | None = setting(
         None,
@@ -42,10 +42,10 @@ class TagTextSettings(Settings):
         le=2,
         title="Threshold",
         level="shown",
-        section="Which tags",
-        hint="of the model",
+        section="Thresholds and filters",
+        hint="model's default",
         kohya="thresh",
-        help="Tags with at least this score are used; lower gives more tags and more wrong ones. Empty is the model's usual one, 0.35 for WD.",
+        help="Minimum score of a tag; lower gives more tags, but also more wrong ones. Empty is the model's default, 0.35 for WD.",
     )
     general_threshold: float | None = _threshold("General threshold", "For general tags.", "general_threshold")
     character_threshold: float | None = setting(
@@ -56,7 +56,7 @@ class TagTextSettings(Settings):
         level="shown",
         hint="threshold",
         kohya="character_threshold",
-        help="For names of characters; 0.85 is usual, since wrong names do harm. Above 1 leaves the category out.",
+        help="For names of characters; 0.85 is usual, since wrong names do harm. Above 1 excludes the category.",
     )
     copyright_threshold: float | None = _threshold(
         "Copyright threshold", "For series and brands.", "copyright_threshold"
@@ -69,22 +69,22 @@ class TagTextSettings(Settings):
         "Model threshold", "For names of the models that generated an image.", "model_threshold"
     )
     quality_threshold: float | None = _threshold(
-        "Quality threshold", "For the best quality tag; empty takes it whatever its score.", hint="none"
+        "Quality threshold", "For the best quality tag; empty writes it regardless of its score.", hint="none"
     )
     rating_threshold: float | None = _threshold(
-        "Rating threshold", "For the best rating tag; empty takes it whatever its score.", hint="none"
+        "Rating threshold", "For the best rating tag; empty writes it regardless of its score.", hint="none"
     )
     mcut: bool = setting(
         False,
         title="Automatic threshold",
         source="Largeron et al. 2012, MCut",
-        help="Cuts the general and the character tags of each image at the largest gap between neighboring scores, in place of the two thresholds. Characters need 0.15 or more.",
+        help="Cuts the general and the character tags of each image at the largest gap between neighboring scores, instead of the two thresholds. Characters need 0.15 or more.",
     )
     max_tags: int | None = setting(
         None,
         ge=1,
         le=1000,
-        title="Most tags",
+        title="Max tags",
         hint="no limit",
         help="Keeps the tags with the highest scores. Rating and quality tags are not counted.",
     )
@@ -95,29 +95,29 @@ class TagTextSettings(Settings):
         level="shown",
         widget="lines",
         kohya="undesired_tags",
-        help="Never written, with underscores or spaces, in any case; * stands for any text." + ITEMS,
+        help="Tags that are never written. Case is ignored, underscores equal spaces, and * matches any text." + ITEMS,
     )
     wanted_tags: str = setting(
         "",
         max_length=20_000,
-        title="Only these tags",
+        title="Allowed tags",
         widget="lines",
         hint="all",
-        help="Leaves out every other tag, except the rating and the quality; * stands for any text." + ITEMS,
+        help="Only these tags are written, besides rating and quality; * matches any text." + ITEMS,
     )
     remove_overlap: bool = setting(
         False,
         title="Remove overlapping tags",
-        help="Leaves out a tag whose words are part of another one of the image: hair beside long hair.",
+        help="Removes a tag that is part of another one of the image: hair if there is long hair.",
     )
     tag_replacement: str = setting(
         "",
         max_length=20_000,
-        title="Replaced tags",
-        section="How they are written",
+        title="Tag replacements",
+        section="Format",
         widget="lines",
         kohya="tag_replacement",
-        help="Pairs old,new separated by semicolons or lines: 1girl,woman; 1boy,man. Write \\, and \\; for these signs in a tag.",
+        help="Pairs old,new separated by semicolons or lines: 1girl,woman; 1boy,man. Write \\, and \\; for a comma or semicolon in a tag.",
     )
     character_tag_expand: bool = setting(
         False,
@@ -130,17 +130,17 @@ class TagTextSettings(Settings):
         title="Underscores to spaces",
         level="shown",
         kohya="remove_underscore",
-        help="Writes long hair in place of long_hair, as captions are usually trained. Kaomoji such as ^_^ keep theirs.",
+        help="Writes long hair for long_hair, the usual form in captions. Emoticons such as ^_^ are kept.",
     )
     escape_parentheses: bool = setting(
         False,
         title="Escape parentheses",
-        help="Writes \\( and \\). Needed where captions are trained with weights, which parentheses stand for.",
+        help="Writes \\( and \\). Needed for weighted captions, where parentheses are weights.",
     )
     tag_weights: bool = setting(
         False,
         title="Scores as weights",
-        help="Writes (long hair:0.93). Only for captions that are trained with weights.",
+        help="Writes (long hair:0.93). Only for weighted captions.",
     )
     caption_separator: str = setting(
         ", ",
@@ -155,7 +155,7 @@ class TagTextSettings(Settings):
         title="Order",
         section="Order",
         labels={"index": "as in the model", "score": "highest score first"},
-        help="As in the model puts general tags before characters. Highest score first puts the most certain ones first.",
+        help="'As in the model' puts general tags before characters.",
     )
     rating_tag: Literal["none", "first", "last"] = setting(
         "none",
@@ -174,28 +174,28 @@ class TagTextSettings(Settings):
     always_first_tags: str = setting(
         "",
         max_length=20_000,
-        title="Tags in front",
+        title="Always first tags",
         widget="lines",
         kohya="always_first_tags",
-        help="Moved to the front in this order where an image has them: 1girl, 1boy." + ITEMS,
+        help="Tags that are moved to the front, in this order: 1girl, 1boy." + ITEMS,
     )
     insert_always_first: bool = setting(
         False,
-        title="Insert them everywhere",
-        help="Writes the tags in front also for images that do not have them.",
+        title="Insert always first tags",
+        help="Writes the always first tags for every image, even if the tagger does not find them.",
     )
     character_tags_first: bool = setting(
         False,
         title="Characters first",
         kohya="character_tags_first",
-        help="Puts characters before the other tags, behind the tags in front.",
+        help="Puts characters before other tags, after the always first tags.",
     )
     frequency_tags: bool = setting(
         True,
-        title="Count the tags",
+        title="Tag frequency",
         section="Report and compatibility",
         kohya="frequency_tags",
-        help="Lists at the end how many images have each tag. Beyond 200 tags, all of them are in a table in outputs/tags.",
+        help="Lists how many images have each tag. Beyond 200 tags, the full table is saved in outputs/tags.",
     )
     compatibility: Literal["none", "sd-scripts-0.9"] = setting(
         "none",
@@ -216,14 +216,14 @@ class TagSettings(TagTextSettings):
         False,
         title="Download if missing",
         level="shown",
-        section="Running the model",
-        help="Downloads the model before the first image if its folder is missing or incomplete; 0.3 to 1.4 GB.",
+        section="Runtime",
+        help="Downloads the model if it is missing or incomplete; 0.3 to 1.4 GB.",
     )
     force_download: bool = setting(
         False,
         title="Download again",
         kohya="force_download",
-        help="Downloads the model at each start even if it is there, for one that was updated or damaged. The files that are there stay until all new ones have arrived.",
+        help="Downloads the model at each start, for one that was updated or is damaged. The old files are kept until the download is complete.",
     )
     provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(
         "auto",

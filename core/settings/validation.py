@@ -14,7 +14,7 @@ class ValidationSettings(Settings):
         "training",
         title="Best checkpoint",
         labels={"auto": "on validation images", "training": "on training images", "off": "off"},
-        help="Measures the loss of each saved checkpoint with fixed noise and timesteps and marks the best, for about 2% of the training time. Training images cannot show overfitting; validation images hold out 3% (2 to 16 images) of datasets of 40 or more. New projects use validation images; with Compatibility all images train.",
+        help="Measures the loss of each saved checkpoint with fixed noise and timesteps and marks the best; takes about 2% of the training time. Validation images, the default of new projects, hold out 3% (2 to 16 images) of datasets of 40 or more; loss on training images cannot show overfitting. With Compatibility, no images are held out.",
     )
     validation_split: float = setting(
         0.0,
@@ -46,7 +46,7 @@ class ValidationSettings(Settings):
         title="Validate every n epochs",
         hint="off",
         kohya="validate_every_n_epochs",
-        help="The same at the end of every n-th epoch, and also before the first step and at the end. Empty or 0 is off.",
+        help="Measures the validation loss every n epochs, before the first step and at the end. Empty or 0 is off.",
     )
     max_validation_steps: int | None = setting(
         None,
