@@ -152,7 +152,7 @@ def edit_captions(job: CaptionEditJob, context: JobContext) -> Outcome:
     with only_one_writes(context):
         history, title = History(context.workspace.captions), EDITS[job.edit_captions.edit]
         done = history.apply(title, changes_of(plan), progress=partial(context.stage, "writing captions"))
-    left = [f"{printable(path)} changed in the meantime and was left alone" for path in done.changed_since]
+    left = [f"{printable(path)} was changed by another program and left unchanged" for path in done.changed_since]
     return Outcome(
         lines=[*lines, *left, f"{count(len(done.written), 'caption')} changed"],
         facts=_facts(len(plan), len(done.written)),

@@ -23,7 +23,10 @@ from core.settings.caption import CaptionerJob, CaptioningSettings
 Describe = Callable[[Sequence[Any], Any, JobContext], Iterator[str | Described]]
 Ready = Callable[[Any, Workspace], object]
 CARD = tasks.Card(
-    "captioners", "Caption images", "Writes a caption file for each image: tags, sentences or known texts.", "Captions"
+    "captioners",
+    "Caption images",
+    "Caption images with a tagger or captioner, or from names, JSON files or image metadata.",
+    "Captions",
 )
 
 

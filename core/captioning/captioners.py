@@ -31,9 +31,10 @@ from core.settings.presets import to_values
 from core.settings.tagger import TagTextSettings
 
 NONE_MISSING = (
-    "All images have a caption. To caption them again, set Existing captions to replace, append, prepend or add a line"
+    "All images already have a caption. To caption them again, set Existing captions to replace, append, "
+    "prepend or add a line"
 )
-NONE_OF_FILES = "No image left to caption: captions from a metadata file are not changed"
+NONE_OF_FILES = "Nothing to caption: captions from a metadata file are not changed"
 LISTED = 200  # tags and skipped images in the outcome
 
 
@@ -74,13 +75,13 @@ class Tally:
 
     def stopped(self) -> Outcome:
         """What a run has written that was cancelled."""
-        said = f"{count(self.written, 'caption')} of {count(self.images, 'image')} written; the same start resumes"
+        said = f"{count(self.written, 'caption')} of {count(self.images, 'image')} written; start again to resume"
         return Outcome("stopped", [said], {"images": self.images, "written": self.written})
 
     def _lines(self) -> Iterator[str]:
         yield from (f"{name}: {number}" for name, number in self.counts.most_common(LISTED))
         if len(self.counts) > LISTED:
-            where = f", all of them in {display_path(self.table)}" if self.table else ""
+            where = f"; full table: {display_path(self.table)}" if self.table else ""
             yield f"and {len(self.counts) - LISTED:,} more{where}"
         if self.failed:
             yield f"{count(len(self.failed), 'image')} skipped:"
@@ -88,9 +89,9 @@ class Tally:
         if len(self.failed) > LISTED:
             yield f"and {len(self.failed) - LISTED:,} more"
         if self.edited:
-            yield f"{count(self.edited, 'caption')} edited in the meantime and left alone"
+            yield f"{count(self.edited, 'caption')} edited during the run and left unchanged"
         if self.empty:
-            yield f"{count(self.empty, 'image')} got no caption: nothing was found to say"
+            yield f"{count(self.empty, 'image')} left without a caption: nothing was found"
 
 
 def run_captioner(
@@ -247,7 +248,7 @@ def images_to_describe(name: str, ready: Ready | None, job: CaptionerJob, worksp
     except ProblemsError as error:
         problems += error.problems
     raise_if_errors(problems)
-    return f"{count(len(rows), 'image')} to describe"
+    return f"{count(len(rows), 'image')} to caption"
 
 
 def _rows(job: CaptionerJob) -> list[Row]:

@@ -60,11 +60,11 @@ class Pattern:
 
     def __init__(self, text: str, where: str):
         self._text, self._where, self._left = text, where, ALL_SECONDS
-        with self._in_words("a regular expression"):
+        with self._in_words("a valid regular expression"):
             if len(text) > LONGEST_PATTERN:
                 raise ValueError(f"it is longer than {LONGEST_PATTERN:,} characters")
             if _CALLS.search(text):
-                raise ValueError("patterns that call themselves are not supported")
+                raise ValueError("recursive patterns are not supported")
             self._compiled = regex.compile(text)
 
     @property
@@ -78,7 +78,7 @@ class Pattern:
 
     def replaced(self, text: str, by: str) -> str:
         """The text with each match replaced; \\1 in `by` is the first group."""
-        with self._in_words("a replacement", by):
+        with self._in_words("a valid replacement", by):
             return str(self._timed(lambda seconds: self._compiled.sub(by, text, timeout=seconds)))
 
     def check_replacement(self, by: str, where: str) -> None:

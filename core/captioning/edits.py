@@ -48,7 +48,7 @@ def edit_problems(settings: CaptionEditSettings) -> list[Problem]:
             found.append(Problem(f"Enter {what}", where, fix, code="edit.incomplete"))
 
     if not settings.separator.strip():
-        what, fix = "A separator of spaces alone cannot divide tags", 'use ", "'
+        what, fix = "A separator cannot consist of spaces only", 'use ", "'
         found.append(Problem(what, "edit_captions.separator", fix, code="edit.blank-separator"))
     if settings.edit in ("add", "remove", "front", "prefix", "suffix"):
         need("tags", "one or more tags" if settings.edit in ("add", "remove", "front") else "a text")

@@ -87,7 +87,7 @@ def field_names() -> list[str]:
 
 def _wrong(why: str) -> ProblemsError:
     fix = 'write it like cat & !dog | "looking at viewer", tokens:>75 or is:missing'
-    return ProblemsError.one(f"The filter is not complete: {why}", "filter", fix, "filter.bad-expression")
+    return ProblemsError.one(f"The filter is not valid: {why}", "filter", fix, "filter.bad-expression")
 
 
 # The last one is a word, saber_(fate) too.
@@ -126,7 +126,7 @@ class _Reader:
     def whole(self) -> Test:
         test = self._or()
         if self._at < len(self.signs):
-            raise _wrong(f"{self._next()} is not expected there")
+            raise _wrong(f"{self._next()} is not expected here")
         return test
 
     def _next(self) -> str:

@@ -21,11 +21,11 @@ def path_problems(text: str) -> list[Problem]:
     """Why captions cannot be written to such a file, as far as that can be seen before."""
     path = typed_path(text)
     if path is None or path.suffix.lower() not in (".json", ".jsonl") or "\0" in text:
-        fix = "give a name that ends in .json or .jsonl"
-        return [Problem("The file for captions is neither .json nor .jsonl", SETTING, fix, code="captioning.one-file")]
+        fix = "use a name that ends in .json or .jsonl"
+        return [Problem("The caption file is neither .json nor .jsonl", SETTING, fix, code="captioning.one-file")]
     if path.is_dir():
-        fix = "give a file in it"
-        return [Problem("The file for captions is a folder", printable(path), fix, code="captioning.one-file")]
+        fix = "choose a file in it"
+        return [Problem("The caption file is a folder", printable(path), fix, code="captioning.one-file")]
     return []
 
 
@@ -42,7 +42,7 @@ def write_one_file(
     new = form(captions, kind).encode("utf-8", "backslashreplace")
     done = History(workspace.captions).apply(title, [Change(path, content_of(path), new)], about=about)
     if done.changed_since:
-        what = "The file for captions was changed in the meantime; it is as it was"
+        what = "Another program changed the caption file in the meantime; nothing was written"
         raise ProblemsError.one(what, printable(path), "start again", "captioning.one-file-changed")
 
 

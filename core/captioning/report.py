@@ -92,7 +92,7 @@ def run_captions(job: CaptionJob, context: JobContext) -> Outcome:
             history = History(context.workspace.captions)
             done = history.apply("Write missing captions", changes, progress=partial(context.stage, "writing captions"))
         written = len(done.written)
-        lines += [f"{printable(path)} was written in the meantime and left alone" for path in done.changed_since]
+        lines += [f"{printable(path)} was written by another program and left unchanged" for path in done.changed_since]
         lines.append(f"{written} captions written")
     facts = {"images": len(report.rows), "missing": len(report.missing), "written": written}
     return Outcome(lines=lines, facts=facts)

@@ -89,7 +89,7 @@ def read_tag_list(path: Path) -> list[Known]:
     except csv.Error as error:
         raise _bad(path, str(error), "use rows such as 1girl,0,6008644") from error
     if not found:
-        raise _bad(path, "it holds no tags", "use rows such as 1girl,0,6008644")
+        raise _bad(path, "it contains no tags", "use rows such as 1girl,0,6008644")
     return found
 
 

@@ -34,7 +34,7 @@ def caption_history(asked: CaptionHistorySettings, context: JobContext) -> Outco
     with only_one_writes(context):
         entry = _entry(history, asked.undo)
         done = history.undo(entry.id)
-    left = [f"{printable(path)} has changed since and was left alone" for path in done.changed_since]
+    left = [f"{printable(path)} has changed since and was left unchanged" for path in done.changed_since]
     lines = [f"Undone: {_line(entry)}", *left, f"{count(len(done.written), 'caption')} restored"]
     return Outcome(lines=lines, facts={"written": len(done.written), "left": len(done.changed_since)})
 
@@ -43,8 +43,8 @@ def _entry(history: History, asked: str) -> Entry:
     """The newest change for 'last', else the one with this number. Raises ProblemsError."""
     entry = next((each for each in history.entries() if asked in (LAST, each.id)), None)
     if entry is None:
-        fix = "run caption_history without it to list the changes that are kept"
-        raise ProblemsError.one("There is no such change of captions", "caption_history.undo", fix, "caption.no-change")
+        fix = "run caption_history without a number to list the changes"
+        raise ProblemsError.one("This caption change does not exist", "caption_history.undo", fix, "caption.no-change")
     return entry
 
 

@@ -37,17 +37,17 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
 def _image(job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[str, ...], list[str]]) -> Iterator[str]:
     name = "/".join(row.key)
     if placed is None or not (row.trains or row.role == "validation"):
-        yield f"{name}  does not train: {row.why}"
+        yield f"{name}  not trained: {row.why}"
         return
     buckets = ", ".join(_size(size) for size in (placed.placement.bucket, *row.more))
     facts = [
         f"{_size(row.size)} -> {buckets}" if row.size else buckets,
         f"x{placed.placement.scale:.2f}",
         f"{placed.placement.kept:.0%} kept, crop at {placed.placement.crop[0]},{placed.placement.crop[1]}",
-        f"shown {row.repeats} times" if row.repeats > 1 else "",
+        f"{row.repeats} repeats" if row.repeats > 1 else "",
         row.role if row.role != "train" else "",
-        "turned upright as its EXIF says" if placed.image.rotated else "",
-        f"really {row.really}" if row.really else "",
+        "rotated as in its EXIF" if placed.image.rotated else "",
+        f"actual format: {row.really}" if row.really else "",
         "transparent" if row.transparent else "",
         f"{row.tokens} tokens" if row.tokens is not None else "",
         "with a mask" if row.mask else "",
@@ -60,7 +60,7 @@ def _image(job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[
 
 def _without_seed(job: TrainJob, report: Report) -> Iterator[str]:
     if job.schedule.seed is None and any(is_random(each.concept.captions) for each in report.placed):
-        yield "No seed is set, so a training draws other captions of this kind: these are those of --schedule.seed 0"
+        yield "No seed is set: random captions are those of --schedule.seed 0; each training has others"
 
 
 # ---- debug_dataset
@@ -71,7 +71,7 @@ def batch_lines(job: TrainJob, report: Report, epochs: int) -> Iterator[str]:
     seed = job.schedule.seed or 0
     plan = Plan(report.placed, job, seed, report.total_steps)
     if job.schedule.seed is None:
-        yield "No seed is set, so a training draws another order: this is that of --schedule.seed 0"
+        yield "No seed is set: the order is that of --schedule.seed 0; each training has another"
     for epoch in range(min(epochs, max(report.epochs, 1))):
         yield f"epoch {epoch + 1}"
         first = plan.epochs.first_update(epoch)

@@ -46,7 +46,7 @@ def run_job(task: str, job: Settings, title: str, options: Options, resume: RunF
     workspace = options.workspace()
     if options.values.get("queue"):
         hand_in(workspace, task, title, to_values(job), resume.name if resume else "", options.preset_name)
-        when = "" if is_held(workspace) else "; no page holds this folder now: the next one that is opened takes it up"
+        when = "" if is_held(workspace) else "; no page is open on this folder: the next one runs it"
         print(f"'{title}' is in the queue of {display_path(workspace.outputs)}{when}")
         return DONE
     if "device" in options.values:

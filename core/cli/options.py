@@ -234,7 +234,7 @@ def _take(word: str, entry: Declared, options: Options) -> None:
 
 def not_understood(word: str) -> Problem:
     """A word of the command line that is nothing."""
-    return Problem(f"'{word}' is not understood", "command line", "see --help", code="cli.unknown-word")
+    return Problem(f"'{word}' is not a valid argument", "command line", "see --help", code="cli.unknown-word")
 
 
 def job_from(task: str, options: Options) -> Settings:

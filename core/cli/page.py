@@ -84,7 +84,7 @@ def _login(values: dict[str, Any], problems: list[Problem]) -> tuple[str | None,
     """USER:PASSWORD and where it stands: a file and the environment keep it out of the list of processes."""
     if file := values.get("auth-file"):
         try:
-            return open_home(file).read_text("utf-8-sig").strip(), f"what stands in {file}"
+            return open_home(file).read_text("utf-8-sig").strip(), f"the content of {file}"
         except (OSError, UnicodeDecodeError) as error:
             words = f"The login cannot be read from {file}: {error}"
             problems.append(Problem(words, "--auth-file", "write USER:PASSWORD into it", code="cli.bad-auth-file"))

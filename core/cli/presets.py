@@ -50,6 +50,6 @@ def described(preset: Preset) -> list[str]:
     if preset.kind == "recipe":
         lines += [
             "",
-            "Model, images, trigger words, sample prompts and names stay as they are; the rest is at its default.",
+            "Model, images, trigger words, sample prompts and names do not change; all else gets its default.",
         ]
     return lines

@@ -159,7 +159,7 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
         what = (
             f"{count(len(turned), 'image')} {how} rotated upright according to the EXIF orientation: {names_of(turned)}"
         )
-        fix = "describe them upright in captions; nothing else to do"
+        fix = "no action needed; describe them upright in captions"
         found.append(Problem(what, printable(turned[0].path.parent), fix, "advice", code="image.exif-rotation"))
     other = [each.image for each in placed if each.image.really]
     if other:

@@ -49,9 +49,9 @@ def download(asked: DownloadSettings, context: JobContext) -> Outcome:
 
     source = hub.parse_source(asked.hub_id or "")
     models = context.workspace.models
-    context.stage("looking for it in models")
+    context.stage("looking in the models folder")
     if (here := hub.here(source, models, context.cancel)) is not None:
-        return Outcome(lines=[f"{source} is here already: {display_path(here)}"], facts={"file": str(here)})
+        return Outcome(lines=[f"{source} is already downloaded: {display_path(here)}"], facts={"file": str(here)})
 
     def on_progress(done: int, total: int) -> None:
         context.stage(f"downloading {source}", done, total)
@@ -76,7 +76,7 @@ def file_of(name: str | None, workspace: Workspace) -> Path:
 
     wanted = (name or "").strip()
     if not wanted:
-        fix = "give a path, or the name of a LoRA"
+        fix = "enter a path, or the name of a LoRA"
         raise ProblemsError.one("No file is given", "file", fix, "tools.no-file-given")
     found = find_file(wanted, workspace)
     if found is not None:
@@ -84,6 +84,6 @@ def file_of(name: str | None, workspace: Workspace) -> Path:
     try:
         return find_lora(wanted, workspace)
     except ProblemsError as error:
-        fix = f"give a path, or the name of a LoRA: {error.problems[0].fix}"
+        fix = f"enter a path, or the name of a LoRA: {error.problems[0].fix}"
         what = f"There is no file and no LoRA named '{wanted}'"
         raise ProblemsError.one(what, "file", fix, "tools.no-such-file") from None

@@ -45,10 +45,10 @@ def resized_copies(path: Path, asked: ResizeSettings) -> tuple[list[Made], list[
         step = asked.divisible_by
         kept = (size[0] // step * step, size[1] // step * step)
         if 0 in kept:
-            left_out.append(f"would be {size[0]} x {size[1]} at {name}, less than the {step} its sides are divided by")
+            left_out.append(f"would be {size[0]} x {size[1]} at {name}, too small to be divisible by {step}")
             continue
         if kept in seen:
-            left_out.append(f"is no larger at {name} than at {seen[kept]}")
+            left_out.append(f"has the same size at {name} as at {seen[kept]}")
             continue
         seen[kept] = name
         copy = cut(scaled(opened, size, asked.interpolation), middle(size, kept))

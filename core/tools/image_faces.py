@@ -31,17 +31,17 @@ def face_copies(path: Path, asked: FaceSettings, detector: Detector) -> tuple[li
     image = open_decoded(path).on(WHITE)
     faces = detector.find(image, asked.face_min_score)
     if not faces:
-        raise Skip("has no face that was found")
+        raise Skip("has no detected face")
     left_out: list[str] = []
     fitting = []
     for face in faces:
         size = max(face.size)
         if size < asked.face_min_size or (asked.face_max_size is not None and size > asked.face_max_size):
-            left_out.append(f"has a face of {size:.0f} pixels, which is not among the sizes asked for")
+            left_out.append(f"has a face of {size:.0f} pixels, outside the min and max face size")
         else:
             fitting.append(face)
     if not asked.multiple_faces:
-        left_out += ["has a smaller face too"] * (len(fitting) - 1)
+        left_out += ["has another, smaller face"] * (len(fitting) - 1)
         fitting = fitting[:1]
     made: list[Made] = []
     for number, face in enumerate(fitting, 1):
@@ -77,7 +77,7 @@ def upright(image: Image.Image, face: Face, asked: FaceSettings) -> tuple[Image.
     box = (0, 0, *turned.size)
     if window is not None:
         if window[0] > turned.width or window[1] > turned.height:
-            raise Skip(f"is {turned.width} x {turned.height}, smaller than the window of {window[0]} x {window[1]}")
+            raise Skip(f"is {turned.width} x {turned.height}, smaller than the crop of {window[0]} x {window[1]}")
         box = around(face.center[0] * scale, face.center[1] * scale, window, turned.size)
     middle = (face.center[0] * scale - box[0], face.center[1] * scale - box[1])
     sides = (face.size[0] * scale, face.size[1] * scale)

@@ -90,7 +90,7 @@ def rename_back(folder: Path) -> int:
         taken = [old for _, _, old in there if os.path.lexists(old) and old not in going]
         if taken:
             fix = "rename or move that file, then try again; nothing was renamed"
-            what, code = "Another file has the earlier name", "tools.earlier-name-taken"
+            what, code = "Another file has the original name", "tools.earlier-name-taken"
             raise ProblemsError([Problem(what, printable(path), fix, code=code) for path in taken[:20]])
         _rename(there, folder, _COMING)
         atomic.remove(record)
@@ -171,7 +171,7 @@ def _rename(moves: Sequence[tuple[int, Path, Path]], folder: Path, prefix: str, 
                 atomic.replace(target, source)
         if record is not None:
             atomic.remove_folder(record.parent)
-        what = f"A file could not be renamed ({error.strerror or error}); all have their earlier names"
+        what = f"A file could not be renamed ({error.strerror or error}); all files keep their names"
         where = printable(error.filename or folder)
         fix = "close programs that use it, and try again"
         raise ProblemsError.one(what, where, fix, "tools.rename-failed") from error

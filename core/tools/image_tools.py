@@ -60,7 +60,7 @@ def number(asked: NumberSettings, context: JobContext) -> Outcome:
     own = [path for path in images if not split_label(path.stem)[1]]
     if asked.number_in_place:
         record, count = rename_in_place(own, asked, folder)
-        line = f"{count} files renamed; 'Undo numbering' reverts it" if record else "All files have these names already"
+        line = f"{count} files renamed; 'Undo numbering' reverts it" if record else "All files already have these names"
         return Outcome(lines=[line], facts={"output": str(folder), "renamed": count, "others": others, "undo": record})
     stems = {(path.parent, path.stem): stem for path, stem in numbered_stems(own, asked).items()}
     return make_copies(asked, context, lambda path: ([_numbered(path, stems)], []))
@@ -69,7 +69,7 @@ def number(asked: NumberSettings, context: JobContext) -> Outcome:
 def undo_number(asked: UndoNumberSettings, context: JobContext) -> Outcome:
     folder, _ = check_images(asked, context.workspace)
     count = rename_back(folder)
-    return Outcome(lines=[f"{count} files have their earlier names again"], facts={"renamed": count})
+    return Outcome(lines=[f"{count} files have their original names again"], facts={"renamed": count})
 
 
 def _no_label(path: Path) -> Path:
@@ -85,5 +85,5 @@ def _numbered(path: Path, stems: dict[tuple[Path, str], str]) -> Made:
     if stem is None:
         raise Skip("is a mask or control image without its image")
     if not os.access(path, os.R_OK):
-        raise Skip("may not be read, or is a link that leads nowhere")
+        raise Skip("cannot be read, or is a broken link")
     return Made(stem, path, path.suffix[1:])

@@ -65,7 +65,7 @@ class Copies:
         if self.captions:
             parts.append(f"{self.captions} captions with them")
         if self.skipped:
-            parts.append(f"{len(self.skipped)} left out")
+            parts.append(f"{len(self.skipped)} skipped")
         if self.others:
             parts.append(f"{self.others} other files were not copied")
         return "; ".join(parts)
@@ -117,7 +117,7 @@ def check_images(asked: FolderSettings, workspace: Workspace) -> tuple[Path, Pat
             output = Path(os.path.abspath(resolve_path(asked.output.strip().strip("\"'"))))
         problems += _bad_output(asked, output, folder if text else None)
     if isinstance(asked, ResizeSettings) and not asked.max_resolution:
-        fix = "give at least one, such as 512"
+        fix = "enter at least one, such as 512"
         problems.append(Problem("No size is given", f"{asked.tool}.max_resolution", fix, code="tools.no-size-given"))
     if isinstance(asked, FaceSettings):
         problems += _bad_faces(asked)
@@ -133,7 +133,7 @@ def _in_place(asked: CopySettings) -> bool:
 def _bad_output(asked: CopySettings, output: Path, folder: Path | None) -> list[Problem]:
     if folder is not None and _inside(output, folder):
         what = "Copies would be written into the image folder itself"
-        fix = "choose a folder beside it: copies among the images would train too"
+        fix = "choose another folder, or the copies would be trained too"
         return [Problem(what, f"{asked.tool}.output", fix, code="tools.output-inside-folder")]
     if os.path.exists(output) and not output.is_dir():
         what = "The output folder is a file"
@@ -189,7 +189,7 @@ def _one(path: Path, folder: Path, tool: Tool, asked: CopySettings, report: Copi
             stem = (base + stem.removeprefix(path.stem) if stem.startswith(path.stem) else stem) + label
         target = report.output / path.parent.relative_to(folder) / f"{stem}.{copy.format}"
         if os.path.lexists(target):
-            why = "would overwrite" if target in report.written else "is there already as"
+            why = "would overwrite" if target in report.written else "already exists as"
             report.skipped.append((path, f"{why} {printable(target.name)}"))
             continue
         try:

@@ -132,11 +132,11 @@ def in_words(facts: Mapping[str, Any]) -> list[str]:
     if facts["family"] is not None:
         lines.append(f"family: {FAMILY_NAMES[facts['family']]}")
     if facts["prediction"] is not None:
-        lines.append(f"predicts: {facts['prediction']}")
+        lines.append(f"prediction type: {facts['prediction']}")
     if "parts" in facts:
         return [*lines, f"parts: {', '.join(facts['parts'])}"]
     types = ", ".join(f"{name} x {count}" for name, count in facts["types"].items())
-    lines.append(f"tensors: {facts['tensors']:,} with {facts['parameters']:,} numbers ({types})")
+    lines.append(f"tensors: {facts['tensors']:,} with {facts['parameters']:,} parameters ({types})")
     lines.append(
         f"SHA-256: {facts['sha256']} (model hash {facts['sha256'][:10]}, old model hash {facts['model_hash']})"
     )
@@ -148,7 +148,7 @@ def in_words(facts: Mapping[str, Any]) -> list[str]:
 
 def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]:
     layers = ", ".join(f"{count} of {part.replace('_', ' ')}" for part, count in lora["layers"].items())
-    lines = [f"layers: {layers or 'none of a plain LoRA'}"]
+    lines = [f"layers: {layers or 'no plain LoRA layers'}"]
     for title, name in (("rank", "ranks"), ("alpha", "alphas")):
         values = lora[name]
         if values:
@@ -156,18 +156,22 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
             each = [f"{value:g} in {count} layers" if several else f"{value:g}" for value, count in values.items()]
             lines.append(f"{title}: {', '.join(each)}")
     if hashed["sha256"]:
-        told = {None: "", True: ", as its metadata say", False: ", NOT what its metadata say: it was changed since"}
+        told = {
+            None: "",
+            True: ", as in the metadata",
+            False: ", NOT as in the metadata: the weights were changed later",
+        }
         lines.append(f"hash of the weights: {hashed['sha256']}{told[hashed['as_in_metadata']]}")
     for name, words in (
         ("not_finite", "DAMAGED: NaN or infinity in"),
         ("too_large", "DAMAGED: values above 10,000 in"),
-        ("untrained", "without effect (up is zero):"),
+        ("untrained", "no effect (up weights are zero):"),
     ):
         if lora[name]:
             more = f" and {len(lora[name]) - SHOWN_NAMES} more" if len(lora[name]) > SHOWN_NAMES else ""
             lines.append(f"{words} {', '.join(lora[name][:SHOWN_NAMES])}{more}")
     if not lora["not_finite"] and not lora["too_large"]:
-        lines.append(f"all numbers are sound; the largest is {lora['largest']:.4g}")
+        lines.append(f"no NaN, infinite or very large values; the largest is {lora['largest']:.4g}")
     return lines
 
 

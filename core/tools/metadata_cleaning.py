@@ -117,7 +117,7 @@ def _asked(asked: CleanMetadataSettings) -> tuple[Path, Path, list[Replacement]]
     """(the file to write, the one to clean, the replacements). Raises ProblemsError with everything that is wrong."""
     out, source, problems = output_of(asked, "clean_metadata")
     if source is None and not problems:
-        what, fix = "There is no metadata file to clean", "give a file to start from"
+        what, fix = "No metadata file is given", "choose the metadata file to clean"
         problems.append(Problem(what, printable(out), fix, code="metadata.missing-file"))
     replacements, wrong = _replacements(asked)
     problems += wrong
@@ -142,5 +142,5 @@ def _replacements(asked: CleanMetadataSettings) -> tuple[list[Replacement], list
 
 def _never_ends(each: Replacement, where: str) -> ProblemsError:
     what = f"The replacement {each} never ends: its result is replaced again"
-    fix = "change what it writes, so that it does not contain what it looks for, or remove a line that undoes it"
+    fix = "make sure that its result does not contain the text it replaces, and that no other line reverses it"
     return ProblemsError.one(what, where, fix, "metadata.endless-replacement")

@@ -50,14 +50,14 @@ def output_of(asked: MetadataOutputSettings, tool: str) -> tuple[Path, Path | No
     out, source = typed_path(asked.out_json), typed_path(asked.in_json)
     where = f"{tool}.out_json"
     if out is None:
-        fix = "give a file, such as outputs/meta.json"
+        fix = "enter a file, such as outputs/meta.json"
         return Path(), source, [Problem("No metadata file is given", where, fix, code="metadata.no-file-given")]
     problems = []
     if out.suffix.lower() != ".json" or "\0" in str(out):
-        fix = "give a name that ends in .json"
+        fix = "use a name that ends in .json"
         problems.append(Problem("The metadata file is not a .json", where, fix, code="metadata.not-json-name"))
     elif out.is_dir():
-        fix = "give a file in it"
+        fix = "choose a file in it"
         problems.append(Problem("The metadata file is a folder", printable(out), fix, code="metadata.is-folder"))
     if source is None and os.path.lexists(out):
         source = out
@@ -163,7 +163,7 @@ def write_entries(context: JobContext, title: str, path: Path, before: bytes | N
             title, [Change(path, before, json.dumps(entries, indent=2).encode())]
         )
     if done.changed_since:
-        what, fix = "The metadata file was changed in the meantime; it is as it was", "run it again"
+        what, fix = "Another program changed the metadata file in the meantime; nothing was written", "run it again"
         raise ProblemsError.one(what, printable(path), fix, "metadata.changed-since")
     return done.id
 

@@ -86,7 +86,7 @@ def metadata_to_captions(asked: MetadataToCaptionsSettings, context: JobContext)
     rest += f"; the caption history keeps {count(replaced, 'earlier text')}" if replaced else ""
     same = sum(each.old == each.new for each in changes)
     rest += f"; {same:,} had the same text" if same else ""
-    lines += [f"{printable(path)} changed in the meantime and was left alone" for path in done.changed_since]
+    lines += [f"{printable(path)} was changed by another program and left unchanged" for path in done.changed_since]
     facts |= {"written": [str(path) for path in done.written], "undo": done.id}
     return Outcome(lines=[*lines, f"{count(len(done.written), 'file')} written{rest}"], facts=facts)
 
@@ -104,7 +104,7 @@ def _asked(asked: MetadataToCaptionsSettings) -> tuple[Path, list[Path]]:
     problems += unfound
     captions, tags = asked.captions_to, asked.tags_to
     if captions is None and tags is None:
-        fix = "give an extension for captions, such as .caption, or for tags, such as .txt"
+        fix = "enter an extension for captions, such as .caption, or for tags, such as .txt"
         what = "Neither captions nor tags would be written"
         problems.append(Problem(what, f"{TOOL}.captions_to", fix, code="metadata.nothing-to-write"))
     elif captions and tags and captions.casefold() == tags.casefold():
@@ -189,8 +189,8 @@ class Found:
         several = [f"{entry.key} ({listed([str(image.path) for image in same], 3)})" for entry, same in self.ambiguous]
         fix = "choose fewer folders, or use full paths in the metadata file"
         say(several, "match several images", fix, "ambiguous-key", "error")
-        fix = "remove one of the entries: images with the same name share a caption file"
-        say(self.conflicts, "have another text for the same file", fix, "shared-sidecar", "error")
+        fix = "remove one of them: images with the same name share a caption file"
+        say(self.conflicts, "have different texts for the same file", fix, "shared-sidecar", "error")
         say(self.too_long, "have a text of more than 1 MB", "shorten it", "text-too-long", "error")
         fix = "add them, or choose the extension of the other text"
         say([each.key for each in self.without_text], "have no text to write", fix, "no-text", level)

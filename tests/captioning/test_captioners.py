@@ -122,13 +122,13 @@ def test_a_caption_that_is_edited_during_the_run_stays(folder):
 
     outcome = run(folder, describe)
     assert texts(folder)["d"] == "mine" and texts(folder)["a"] == "seen a\n"
-    assert outcome.facts["written"] == 2 and any("edited in the meantime" in line for line in outcome.lines)
+    assert outcome.facts["written"] == 2 and any("1 caption edited" in line for line in outcome.lines)
 
 
 def test_an_empty_answer_replaces_nothing(folder):
     before = texts(folder)
     outcome = run(folder, lambda images, *_: ("" for _ in images), existing="replace")
-    assert texts(folder) == before and any("no caption" in line for line in outcome.lines)
+    assert texts(folder) == before and any("without a caption" in line for line in outcome.lines)
 
 
 def test_captions_from_metadata_are_left_alone(tmp_path, folder):

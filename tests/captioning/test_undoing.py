@@ -36,7 +36,7 @@ def test_changes_are_listed_and_undone(folder, tmp_path, capsys):
     assert main(["caption_history", "--caption_history.undo", "last", "--check", *outputs]) == DONE
     assert texts(folder)[0] == "caption a, one, two\n", "a check undoes nothing"
     assert main(["caption_history", "--caption_history.undo", "last", *outputs]) == DONE
-    assert texts(folder) == ["caption a, one\n", "by hand\n"] and "left alone" in capsys.readouterr().out
+    assert texts(folder) == ["caption a, one\n", "by hand\n"] and "b.txt" in capsys.readouterr().out
     assert main(["caption_history", f"--caption_history.undo={older}", *outputs]) == DONE
     assert texts(folder) == [before[0], "by hand\n"]
 
@@ -44,7 +44,7 @@ def test_changes_are_listed_and_undone(folder, tmp_path, capsys):
 @pytest.mark.parametrize("wanted", ["last", "123", "../../etc/passwd"])
 def test_a_change_that_is_not_there_is_refused(tmp_path, wanted, capsys):
     assert main(["caption_history", "--caption_history.undo", wanted, "--outputs", str(tmp_path / "out")]) == BAD_INPUT
-    assert "There is no such change" in capsys.readouterr().err
+    assert "caption_history.undo" in capsys.readouterr().err
 
 
 def test_the_help_of_caption_names_its_tools_and_no_other_command_takes_them(capsys):

@@ -52,7 +52,7 @@ def test_check_lists_every_image_with_its_place_words_and_what_is_cut(tmp_path, 
     said = capsys.readouterr()
     lines = said.out.splitlines()
     first = next(line for line in lines if line.startswith("set/a.png"))
-    assert "256x256 -> 128x128, x0.50, 100% kept" in first and "shown 2 times" in first and "4 tokens" in first
+    assert "256x256 -> 128x128, x0.50, 100% kept" in first and "2 repeats" in first and "4 tokens" in first
     draws = lines[lines.index(first) + 1 : lines.index(first) + 3]
     assert {"'a fox, running'", "'running, a fox'"} >= {line.strip() for line in draws if not line.startswith("set")}
     long = lines[lines.index(next(line for line in lines if line.startswith("set/b.png"))) + 1]

@@ -369,7 +369,7 @@ def test_a_link_is_here_only_if_its_own_bytes_are(tmp_path, server, downloaded):
     file = tmp_path / "models" / "model.safetensors"
     downloaded(first)
     asked = len(server.asked)
-    assert "here already" in downloaded(first)[0] and len(server.asked) == asked
+    assert "already downloaded" in downloaded(first)[0] and len(server.asked) == asked
     for link in (other, f"{first}?version=2"):
         with refused("model.name-taken"):
             downloaded(link)
@@ -378,7 +378,7 @@ def test_a_link_is_here_only_if_its_own_bytes_are(tmp_path, server, downloaded):
         downloaded(first)
     file.unlink()
     server.script = [serve(model_bytes(b"another"))]
-    assert "here already" not in downloaded(other)[0] and file.read_bytes() == model_bytes(b"another")
+    assert "already downloaded" not in downloaded(other)[0] and file.read_bytes() == model_bytes(b"another")
 
 
 def test_a_file_put_there_by_hand_is_not_taken_for_a_link(tmp_path, server, downloaded):

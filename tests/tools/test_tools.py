@@ -61,7 +61,7 @@ def test_inspect_tells_what_a_lora_is(tmp_path):
     assert facts["model_hash"] == "e3b0c442"  # A1111's old hash of any file under 1 MiB
     said = "\n".join(lines)
     assert "SD 1.x LoRA" in said and "rank: 2 in 1 layers, 4 in 2 layers" in said and "modelspec.title: glyph" in said
-    assert "all numbers are sound" in said
+    assert "DAMAGED" not in said
     json.dumps(facts, allow_nan=False)  # what the page and the journal take
 
 
@@ -74,7 +74,7 @@ def test_inspect_finds_damaged_numbers_and_changed_weights(tmp_path):
     assert len(facts["lora"]["not_finite"]) == 1
     assert facts["weights_hash"]["as_in_metadata"] is False
     said = "\n".join(in_words(facts))
-    assert "DAMAGED: NaN or infinity" in said and "it was changed since" in said and "sound" not in said
+    assert "DAMAGED: NaN or infinity" in said and "NOT as in the metadata" in said
     large = lora(tmp_path / "b.safetensors", **{f"{CONV}.lora_up.weight": torch.full((8, 2, 1, 1), 2e4)})
     assert inspect(large)["lora"]["too_large"] == [f"{CONV}.lora_up.weight"]
 
@@ -162,4 +162,4 @@ def test_a_model_that_is_here_is_not_downloaded_again(tmp_path):
     folder.mkdir(parents=True)
     (folder / "model_index.json").write_text("{}")
     path, lines = use(workspace, name="download", hub_id="someone/some-model")
-    assert path == folder and "here already" in lines[0]
+    assert path == folder and str(folder) in lines[0]

@@ -173,7 +173,7 @@ def _say_ignored(asked: CaptionGenerationSettings, context: JobContext) -> None:
     default = type(asked)()
     others = [name for way, names in OF_DECODING.items() if way != asked.decoding for name in names]
     if changed := [name for name in others if getattr(asked, name) != getattr(default, name)]:
-        context.say(f"Without effect with this decoding: {', '.join(changed)}", "warning")
+        context.say(f"No effect with this decoding: {', '.join(changed)}", "warning")
 
 
 class Writer:
@@ -217,16 +217,14 @@ class Writer:
     def _caption(self, asked: Asked, answer: Answer | None) -> tuple[Described, bool]:
         settings = self._settings
         if answer is None:
-            fix = "lower the image size, the precision or the tokens, or use the CPU"
-            return Described(
-                "", Problem("There is not enough memory for {image}", "", fix, code="captioner.memory")
-            ), False
+            fix = "lower max image side, max new tokens or the precision, or use the CPU"
+            return Described("", Problem("Not enough memory for {image}", "", fix, code="captioner.memory")), False
         text = cleaning.without_thinking(answer.text, answer.opened)
         if not text:
             what = (
-                "The model was still thinking about {image}"
+                "The model ran out of thinking tokens for {image}"
                 if answer.text.strip()
-                else "The model says nothing of {image}"
+                else "The model returned no caption for {image}"
             )
             fix = "raise thinking tokens" if answer.text.strip() else "try another prompt or seed"
             return Described("", Problem(what, "", fix, code="captioner.no-answer")), settings.decoding == "sample"

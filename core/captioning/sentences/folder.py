@@ -128,11 +128,11 @@ def _missing(found: Found) -> list[Problem]:
         fix = f"get {WEIGHTS} of the model, or another model that has it"
         return [Problem(what, display_path(folder), fix, code="captioner.pickle")]
     if (folder / "adapter_config.json").exists():
-        what, fix = "The folder holds an adapter, which changes another model", "choose a whole model"
+        what, fix = "The folder contains an adapter, not a complete model", "choose a complete model"
         return [Problem(what, display_path(folder), fix, code="captioner.adapter")]
     if not lacks:
         return []
-    what = f"The model {found.title} is not complete: {', '.join(lacks)} {'are' if len(lacks) > 1 else 'is'} missing"
+    what = f"The model {found.title} is incomplete: {', '.join(lacks)} {'are' if len(lacks) > 1 else 'is'} missing"
     return [Problem(what, display_path(folder), *_get(found), code="captioner.incomplete")]
 
 
@@ -172,7 +172,7 @@ def _of_small_file(path: Path) -> list[Problem]:
     if path.name == INDEX:
         return []
     if any(key == "auto_map" and value for key, value in _pairs(values)):
-        what = "The model brings its own code (auto_map), which is not run"
+        what = "The model needs its own code (auto_map), which is never run"
         fix = "choose a conversion without it, such as florence-community/Florence-2-large for Florence-2"
         return [Problem(what, str(path), fix, code="captioner.remote-code")]
     return _of_numbers(path, values) if path.name == CONFIG else []
@@ -209,7 +209,7 @@ def _of_kind(found: Found) -> list[Problem]:
     where = str(found.folder / CONFIG)
     if kind not in found.profile.types:
         other = profile_of(kind) if isinstance(kind, str) else None
-        what = f"This model ({str(kind)[:100]}) is not one that the captioner {found.profile.title} takes"
+        what = f"The captioner {found.profile.title} does not support this model ({str(kind)[:100]})"
         fix = f"use the captioner {other.title}" if other else f"choose one of: {', '.join(found.profile.types)}"
         return [Problem(what, where, fix, code="captioner.other-kind")]
     packed = values.get("quantization_config")

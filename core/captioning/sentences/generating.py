@@ -156,7 +156,7 @@ def _chat_text(loaded: Loaded, asked: Asked, thinks: bool) -> str:
         what = f"The model's chat template refuses the prompt: {str(error)[:200]}"
         raise ProblemsError.one(what, "vlm.system_prompt", "empty the system prompt", "captioner.template") from error
     if str(getattr(loaded.processor, "image_token", None) or "") not in text:
-        what, fix = "The model's chat template has no place for an image", "download the model again"
+        what, fix = "The model's chat template does not support images", "download the model again"
         raise ProblemsError.one(what, "vlm.model", fix, "captioner.template")
     return text + start
 

@@ -209,7 +209,7 @@ def check(asked: ImageTextSettings, workspace: Workspace) -> None:
         if field not in FIELDS and not field.removeprefix(PNG_TEXT) != field
     ]
     if not fields:
-        problems.append(Problem("There are no fields to read", where, fix, code="metadata.no-fields"))
+        problems.append(Problem("No fields are given", where, fix, code="metadata.no-fields"))
     raise_if_errors(problems)
 
 

@@ -33,7 +33,9 @@ def check(asked: NamesSettings, workspace: Workspace) -> None:
         problems.append(Problem(what, "caption_names.pattern", fix, code="names.no-pattern"))
     if not problems:
         known = [*FIELDS, *Pattern(asked.expression, "caption_names.expression").groups]
-        fix = f"use {', '.join('{' + name + '}' for name in known)}, or name a group of the expression so"
+        fix = (
+            f"use {', '.join('{' + name + '}' for name in known)}, or name a group of the regular expression like that"
+        )
         problems += [
             Problem(f"The pattern has an unknown {{{name}}}", "caption_names.pattern", fix, code="names.unknown-field")
             for name in dict.fromkeys(_FIELD.findall(asked.pattern))
@@ -72,7 +74,7 @@ def _described(
 ) -> Described:
     match = expression.first(relative)
     if match is None:
-        what = f"The regular expression finds nothing in {printable(relative)}"
+        what = f"The regular expression does not match {printable(relative)}"
         return skipped(path, what, "change the expression, or write its caption by hand", "names.no-match")
     names = {"name": path.stem, "folder": path.parent.name} | match.groupdict("")
     values = {name: _words(text, asked) for name, text in names.items()}
@@ -80,8 +82,8 @@ def _described(
     used = _FIELD.findall(asked.pattern)
     nothing = skipped(
         path,
-        f"The name {printable(path.name)} has no text for a caption",
-        "rename it, keep its numbers, or write its caption by hand",
+        f"The name {printable(path.name)} leaves no text for a caption",
+        "rename it, keep numbers, or write its caption by hand",
         "names.no-text",
     )
     if used and not any(values[name] for name in used):

@@ -31,7 +31,7 @@ def check(asked: SidecarSettings, workspace: Workspace) -> None:
     """Raises ProblemsError where no key is given."""
     if not _lines(asked.sidecar_keys):
         fix = "write one per line, such as tags"
-        raise ProblemsError.one("There are no keys to read", "caption_sidecars.sidecar_keys", fix, "sidecar.no-keys")
+        raise ProblemsError.one("No keys are given", "caption_sidecars.sidecar_keys", fix, "sidecar.no-keys")
 
 
 def describe(
@@ -57,7 +57,7 @@ def _described(path: Path, asked: SidecarSettings, separator: str) -> Described:
             problem = error.problems[0]
             nothing = skipped(file, problem.what, problem.fix, problem.code)
             continue
-        what, fix = f"{printable(file.name)} has no text at the keys", "add its key to the keys"
+        what, fix = f"{printable(file.name)} has none of the keys", "add the key of its text to the keys"
         nothing = skipped(file, what, fix, "sidecar.no-text")
         if tags := tags_in(content, asked):
             return described(path, separator.join(tags), nothing)

@@ -87,9 +87,9 @@ def _missing(found: Found) -> Problem:
     foreign = next((what for name, what in FOREIGN.items() if (found.folder / name).exists()), "")
     source = found.profile.page if found.profile.repo else "the model's page"
     if foreign:
-        what = f"The folder holds {foreign}, which onnxruntime cannot run"
+        what = f"The folder contains {foreign}, which onnxruntime cannot run"
         return Problem(what, where, f"download {names} from {source} into it", code="tagger.tensorflow")
-    what = f"The tagger {found.title} is not complete: {names} {verb} missing"
+    what = f"The tagger {found.title} is incomplete: {names} {verb} missing"
     fix = f"download {names} from {source} into the folder"
     if found.own:
         return Problem(what, where, fix, code="tagger.no-model")
@@ -112,7 +112,7 @@ def read_labels(found: Found, metadata: str) -> list[Label]:
 def fetch_missing(found: Found, asked: TagSettings, context: JobContext) -> None:
     """Download what is missing or damaged, or everything, if the settings say so."""
     if found.own and asked.force_download:
-        context.say("Download again is without effect with a model folder of your own", "warning")
+        context.say("'Download again' has no effect with a model folder", "warning")
     if not downloads(found, asked):
         return
     if not asked.force_download:

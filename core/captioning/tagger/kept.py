@@ -143,7 +143,7 @@ class Folder:
 
     def _damaged(self) -> ProblemsError:
         fix = "delete it and tag the images again"
-        return ProblemsError.one("The file with kept scores is damaged", str(self.path), fix, "tagger.bad-scores")
+        return ProblemsError.one("The kept scores are damaged", str(self.path), fix, "tagger.bad-scores")
 
     # ---- writing
 

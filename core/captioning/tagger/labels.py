@@ -101,9 +101,9 @@ def read_metadata(text: str, path: Path) -> list[Label]:
             raise ValueError("too long")
         names = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise _bad(path, "holds no readable list of tags in its metadata") from error
+        raise _bad(path, "has no readable list of tags in its metadata") from error
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise _bad(path, "holds no list of tags in its metadata")
+        raise _bad(path, "has no list of tags in its metadata")
     kinds = ("rating" if name.startswith("rating:") else "general" for name in names)
     labels = [Label(_name(name, "the list", path), kind) for name, kind in zip(names, kinds, strict=True)]
     return _bounded(labels, path)

@@ -163,7 +163,7 @@ class Tagger:
         if why := outputs_too_many(shape):
             raise self._refused(why)
         if not found["dtype"].startswith("float") or len(shape) != 2 or shape[0] != many:
-            raise self._refused(f"returns {found['dtype']} {shape} in place of a score for each label")
+            raise self._refused(f"returns {found['dtype']} {shape} instead of a score for each label")
         values = np.load(self._place / SCORES, allow_pickle=False)
         sparse = self.profile.label_kind == "mapping"
         if len(self.labels) > values.shape[1] or (len(self.labels) < values.shape[1] and not sparse):
@@ -181,5 +181,5 @@ class Tagger:
         return [(label, score) for label, score in found if label is not NOTHING]
 
     def _refused(self, why: str, code: str = "tagger.model") -> ProblemsError:
-        fix = "download it again, or choose another tagger; for a model of your own check its profile.json"
+        fix = "download it again, or choose another tagger; for your own model, check its profile.json"
         return ProblemsError.one(f"The tagger {self.found.title} {why}", str(self.found.model), fix, code)

@@ -58,7 +58,7 @@ def check_retag(asked: RetagSettings, workspace: Workspace) -> None:
 
     def scores() -> None:
         if not any(place_of(workspace, model_key(found)).glob("*.jsonl")):
-            what, fix = f"No scores of the tagger {found.title} are kept", "run Tag images first"
+            what, fix = f"There are no kept scores of the tagger {found.title}", "run Tag images first"
             raise ProblemsError.one(what, "retag", fix, "tagger.no-scores")
 
     found = find(asked, workspace)

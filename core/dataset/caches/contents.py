@@ -44,7 +44,7 @@ def content_hashes(
             found: dict[Path, str] = {}
             for image, said in zip(part, pool.map(_sha256, part), strict=True):
                 if isinstance(said, OSError):
-                    what, fix = f"The image cannot be read ({said.strerror})", "restore it, or scan the folder again"
+                    what, fix = f"The image cannot be read ({said.strerror})", "restore it, or scan the dataset again"
                     problems.append(Problem(what, printable(image.path), fix, code="image.unreadable"))
                 else:
                     found[image.path] = said

@@ -190,7 +190,7 @@ class History:
         """Raises ProblemsError for a change that is not kept."""
         first = next(_lines(self._file(id)), None)
         if first is None or "title" not in first:
-            what = "The earlier captions are not kept any more; nothing was changed"
+            what = "The earlier captions are no longer available; nothing was changed"
             raise ProblemsError.one(what, "caption history", "write the captions again", "caption.no-history")
         return Entry(id, str(first["title"]), float(first.get("at", 0)), first.get("about") or {})
 
@@ -326,7 +326,7 @@ def only_one_writes(context: JobContext) -> Iterator[None]:
             lock.acquire()
             break
         except HeldElsewhere:
-            context.stage("waiting for another task that writes captions")
+            context.stage("waiting for another task to finish writing captions")
             context.check()
     try:
         History(folder).repair()
@@ -510,7 +510,7 @@ def check_links(paths: Iterable[Path]) -> None:
         Problem(
             "This caption is a link to a file outside the open folders, so it is not changed",
             printable(path),
-            "change the file that it leads to, or replace the link by a copy",
+            "edit the target file, or replace the link with a copy",
             code="caption.link-outside",
         )
         for path in paths

@@ -131,7 +131,7 @@ def _rare_tags(own: Sequence[Patient]) -> list[Finding]:
         return []
     total = sum(len(said) for _, said in holders)
     what = f"{total} of {len(counts)} tags are used by one image only"
-    fix = "check for typos and synonyms; a tag used once is trained from that image alone"
+    fix = "check for typos and synonyms"
     shown = tuple((patient.seen(_some(said)),) for patient, said in holders)
     return [Finding("rare tags", "advice", what, fix, shown)]
 

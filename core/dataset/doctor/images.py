@@ -116,12 +116,12 @@ _COPIES = {
     ),
     "copy": (
         "advice",
-        "{groups} with exact duplicates: {n} too many, which weight these images more",
-        "move the duplicates to the trash; use repeats to weight an image more",
+        "{groups} with exact duplicates: {n} extra, which give these images more weight",
+        "move the duplicates to the trash; use repeats to give an image more weight",
     ),
     "near copy": (
         "advice",
-        "{groups} with near duplicates at another size or quality: {n} possibly too many",
+        "{groups} with near duplicates at another size or quality: {n} possibly extra",
         "check each group, and move the duplicates to the trash",
     ),
 }
@@ -346,7 +346,7 @@ def looks_wrong(
         *one_by_one(
             "border",
             framed,
-            "{n} framed or letterboxed: the border is trained with the image",
+            "{n} framed or letterboxed: the border is trained too",
             "crop them with the image tools, or move them to the trash",
             lambda patient: f"{frames[patient.key]:.0%} is border",
             put_away=True,
@@ -380,7 +380,7 @@ def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
         *one_by_one(
             "enlarged",
             enlarged,
-            f"{{n}} upscaled more than {limits.strong_scale:g} times: the model learns the softness",
+            f"{{n}} upscaled more than {limits.strong_scale:g} times: the blur is trained too",
             f"use larger versions or a lower resolution, turn on '{title(ImageSettings, 'bucket_no_upscale')}', or move them to the trash",
             lambda patient: f"{size_of(patient)}, {patient.placed.placement.scale:.1f} times",
             put_away=True,

@@ -92,7 +92,7 @@ def _look_at(image: ImageInfo) -> tuple[Look, bool]:
         with remarks() as said:
             opened = open_decoded(image.path, enough=(2 * MEASURED_SIDE, 2 * MEASURED_SIDE))
         if opened.size != (image.width, image.height):
-            return Look("has another size than its header states"), True
+            return Look("has a different size than its header states"), True
         red = opened.on(BLACK).getchannel("R")
         found = measure(opened.on(WHITE), transparent=opened.alpha is not None)
         opaque = 255 if opened.alpha is None else int(opened.alpha.getextrema()[1])  # type: ignore[arg-type]

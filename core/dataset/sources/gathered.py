@@ -288,7 +288,10 @@ def _other_sizes(images: Sequence[ImageInfo], entries: Listed) -> list[Problem]:
     if not other:
         return []
     have = "has" if len(other) == 1 else "have"
-    what = f"{count(len(other), 'image')} {have} another size than in the metadata; the actual size is used: {listed(other, 3)}"
+    what = (
+        f"{count(len(other), 'image')} {have} a different size than in the metadata; the actual size is "
+        f"used: {listed(other, 3)}"
+    )
     where = printable(images[0].path.parent)
     return [Problem(what, where, "create the metadata again", "advice", code="metadata.other-size")]
 

@@ -417,7 +417,7 @@ def match_problems(found: Matches, finder: Finder, metadata: Metadata) -> list[P
         problems.append(Problem(what, shown, fix, level, code="metadata.no-access"))
     if found.by_name:
         names = listed([entry.key for entry in found.by_name], 3)
-        what = f"{len(found.by_name)} of {total} paths do not exist; their images were matched by file name: {names}"
+        what = f"{len(found.by_name)} of {total} paths do not exist and were matched by file name: {names}"
         fix = "check that they are the right images"
         problems.append(Problem(what, shown, fix, "advice", code="metadata.matched-by-name"))
     if found.chosen:

@@ -70,6 +70,6 @@ def refusal(image: ImageInfo, others: Iterable[Path], folder: Path, datasets: Pa
         )
         return Problem(what, where, "rename one of them", code="mask.same-stem")
     if Path(os.path.realpath(datasets)).is_relative_to(os.path.realpath(folder)):
-        what = "The masks would be stored among the images and train as images"
-        return Problem(what, printable(folder), "choose the folder with the images in it", code="mask.among-images")
+        what = "The masks would be stored among the images and be trained as images"
+        return Problem(what, printable(folder), "choose the folder that contains the images", code="mask.among-images")
     return None

@@ -57,7 +57,7 @@ def scan(
     """
     gathered = Gathered(Memo(memo_path), cancel, "advice" if skip_broken else "error")
     if not concepts:
-        fix = "choose the folder that holds the images to train"
+        fix = "choose the folder with the training images"
         gathered.problems.append(Problem("No image folder is chosen", "dataset.folder", fix, code="dataset.no-folder"))
     for concept in concepts:
         gathered.add(concept)

@@ -103,7 +103,7 @@ def walk(
             visited.add(identity)
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            fix = "check its permissions, or move it elsewhere"
+            fix = "check its permissions, or move it out of the dataset"
             what = f"A subfolder cannot be opened ({error.strerror})"
             found.problems.append(Problem(what, printable(folder), fix, "advice", code="dataset.unreadable-folder"))
             continue

@@ -406,7 +406,7 @@ def test_the_check_before_a_start_loads_no_torch(folder, models):
     )
     given = [sys.executable, "-c", code, str(folder), str(models("llava"))]
     found = subprocess.run(given, capture_output=True, text=True, check=True, cwd=PROJECT)
-    assert found.stdout.split("\n")[:2] == ["4 images to describe", "[]"]
+    assert found.stdout.split("\n")[:2] == ["4 images to caption", "[]"]
 
 
 # ---- images
