@@ -18,6 +18,7 @@ from tabs.markup import button, esc, progress, section
 from tabs.reading import Reading
 
 IMAGES_SHOWN = 12
+GOES = ' <span class="unseen">would be removed</span>'
 FINDINGS_SHOWN = 20
 BACK_SHOWN = 4
 MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
@@ -123,13 +124,14 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
             shown += 1
             name, goes = printable(seen.key[-1]), seen.key in advised
             said = ", ".join(part for part in (name, seen.note, "would be removed" if goes else "") if part)
-            named = f"<b>{esc(name)}</b>" if finding.advised else ""  # which file goes is worth a line
+            shows = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
             place = places.get(seen.key)
             where = f' data-act="open" data-arg="{place}"' if place is not None else " disabled"
             items += (
-                f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(said)}" aria-label="{esc(said)}">'
+                f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(said)}">'
                 f'<img src="{esc(thumb_url(seen.path, 96))}" alt="" loading="lazy" decoding="async">'
-                f"{named}<span>{esc(seen.note)}</span></button>"
+                f"<b{shows}>{esc(name)}</b> <span>{esc(seen.note)}</span>"
+                f"{GOES if goes else ''}</button>"
             )
         images += f'<div class="seen-group">{items}</div>'
     rest = finding.count - shown

@@ -219,7 +219,7 @@ def _tile(number: int, shown: Shown, thumb_url: Callable[..., str]) -> str:
     seed = f"seed {shown.seed}" if shown.seed is not None else ""
     return (
         f'<li class="tile{kind}"><button type="button" class="shot" data-act="open" data-arg="{number}" '
-        f'aria-label="Enlarge: {alt}">{images}</button>'
+        f'title="Enlarge">{images}</button>'
         f'<div class="says" title="{esc(prompt)}">{esc(short(prompt, 90))}</div><div class="sizes">{seed}</div></li>'
     )
 

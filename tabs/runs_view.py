@@ -329,7 +329,7 @@ def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied:
     """A saved file: name, step, size, the whole path, and what can be done with it."""
     name, path = file["name"], file["path"]
     copy_path = (
-        f'<button type="button" class="btn" data-copy="{esc(path)}" aria-label="Copy the path of {esc(name)}">'
+        f'<button type="button" class="btn" data-copy="{esc(path)}" aria-label="Copy path of {esc(name)}">'
         "Copy path</button>"
     )
     return (
