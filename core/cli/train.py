@@ -71,7 +71,7 @@ def prove_it(job: TrainJob, options: Options) -> int:
             f"'{text}' is not a number of steps", "--prove", "use 2 or more, such as 10", "cli.bad-steps"
         )
     workspace, device = options.workspace(), options.device()
-    owner = Ownership(workspace, "a proof on the command line")
+    owner = Ownership(workspace, "--prove on the command line")
     try:
         found = prove(job, workspace, device, int(text), say=lambda line: print(line, file=sys.stderr))
     finally:

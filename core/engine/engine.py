@@ -151,7 +151,10 @@ class Engine:
         """Raises ProblemsError for a job that a shared page may not queue."""
         admit(job, self.limits)
         if self.limits is not None and sum(entry.state == "waiting" for entry in self.queue()) >= MOST_WAITING:
-            what, fix = f"{MOST_WAITING} jobs are waiting already", "wait until one ends, or remove one from the queue"
+            what, fix = (
+                f"The queue is full ({MOST_WAITING} jobs are waiting)",
+                "wait until one ends, or remove one from the queue",
+            )
             raise ProblemsError.one(what, "queue", fix, code="queue.full")
 
     def _begin_beside(self, entry: QueueEntry) -> None:
@@ -222,7 +225,7 @@ class Engine:
             raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor", "runs.running")
         if any(entry.run == run_name and entry.state in ("waiting", "running") for entry in self.queue()):
             raise ProblemsError.one(
-                f"'{run_name}' is in the queue already", run_name, "wait for its turn", "runs.queued"
+                f"'{run_name}' is already in the queue", run_name, "wait for its turn", "runs.queued"
             )
         job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
         self._admit_new(job)
@@ -362,7 +365,7 @@ class Engine:
             for parent in (self.workspace.runs, self.workspace.private / "jobs"):
                 if (parent / run_name / "job.json").is_file():
                     return RunFolder(parent / run_name)
-        raise ProblemsError.one("There is no such run", run_name, "choose one of the list of runs", "runs.no-such-run")
+        raise ProblemsError.one("There is no such run", run_name, "choose one from the list", "runs.no-such-run")
 
     def _view(self, run_name: str) -> RunView:
         """The gathered events of a run; the one that is running is fed by its journal, others are read once per change."""

@@ -46,26 +46,27 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
     if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in POISON):
         return Explanation(
             "The GPU reported an error that only a restart clears",
-            "Atelier restarts itself; the run can be continued from its last saved state",
+            "Atelier restarts; then resume the run from its last training state",
             poisoned=True,
         )
     if is_out_of_memory(error):
         return Explanation(
             "The device ran out of memory",
-            _asked(switches) or "switch on gradient checkpointing, lower the batch size or the resolution, or use bf16",
+            _asked(switches) or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        (full,) = unwritten(error, "", "", then="continue the run; files saved before are whole").problems
+        (full,) = unwritten(error, "", "", then="resume the run; files saved earlier are complete").problems
         return Explanation(full.what, full.fix)
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
         what = f"A file or folder cannot be written: {error.filename or error.strerror}"
         return Explanation(what, "check its permissions, or choose another folder")
     if isinstance(error, FileNotFoundError):
-        return Explanation(f"A file is gone: {error.filename}", "put it back, then continue the run")
+        return Explanation(f"A file is missing: {error.filename}", "restore it, then resume the run")
     if sees_another_gone(error):
         return Explanation(
-            "Another process of this training ended without a word; the system may have ended it for want of memory",
-            "see processes.txt in the run's logs; continue the run, with fewer processes or a setting that takes less memory",
+            "Another process of this training ended without an error message; the system may have killed it "
+            "for lack of memory",
+            "see processes.txt in the run's logs; resume the run with fewer processes or settings that use less memory",
         )
     return Explanation(
         f"An unexpected error occurred: {type(error).__name__}: {text[:300]}",

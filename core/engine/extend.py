@@ -35,7 +35,7 @@ def job_to_resume(folder: RunFolder) -> TrainJob:
     in some things only: it would not go the same way."""
     preset = parse(folder.job(), str(folder.job_file))
     if preset.notes:
-        fix = "start a new run from its settings, or finish it with the version that began it"
+        fix = "start a new run from its settings, or finish it with the version that started it"
         raise ProblemsError([Problem(note.what, note.where, fix, code=note.code) for note in preset.notes])
     return build(TrainJob, preset.values, str(folder.job_file))
 

@@ -73,7 +73,7 @@ def _kill(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callable[
         child.wait(timeout=1)
     with Journal(folder.path) as journal:
         journal.listen(listener)
-        journal.put(StateChanged("stopped", "Cancelled; it did not stop by itself and was ended"))
+        journal.put(StateChanged("stopped", "Cancelled; it did not respond and was killed"))
     return "stopped", None
 
 

@@ -54,7 +54,7 @@ def check_cards(wanted: int, device: str) -> None:
 
         there = torch.cuda.device_count()
         if there < wanted:
-            what = f"{wanted} GPUs are requested and this machine has {there}"
+            what = f"{wanted} GPUs are requested, but this machine has {there}"
             fix = f"use {there} or fewer, or accelerate launch for more machines"
             raise ProblemsError.one(what, "memory.num_processes", fix, "jobs.too-few-gpus")
 

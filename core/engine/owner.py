@@ -46,12 +46,12 @@ class Ownership:
             since = time.strftime("%H:%M", time.localtime(note["since"]))
             what, pid, host, page = str(note["what"]), int(note["pid"]), str(note["host"]), bool(note["page"])
         except (ProblemsError, ValueError, KeyError, TypeError, OverflowError, OSError):
-            what = "Atelier already works with this output folder in another process"
+            what = "Another Atelier process is already using this output folder"
             fix = f"stop that process, {other}"
             return ProblemsError.one(what + more, str(workspace.outputs), fix, "outputs.held")
         elsewhere = "" if host == socket.gethostname() else f" on {host}"
-        who = f"Atelier already works with this output folder: {what} (process {pid}{elsewhere}, since {since})"
-        instead = "open that page in your browser, " if self._page else "add --queue to have it done there, "
+        who = f"This output folder is already in use: {what} (process {pid}{elsewhere}, since {since})"
+        instead = "open that page in your browser, " if self._page else "add --queue to run it there, "
         ends = "" if page else " (it saves first), wait until it ends"
         fix = f"{instead if page else ''}stop {_by(pid, elsewhere)}{ends}, {other}"
         return ProblemsError.one(who + more, str(workspace.outputs), fix, "outputs.held")
@@ -118,7 +118,7 @@ def collect(workspace: Workspace, take_in: Callable[[Any], None]) -> None:
                 continue
             aside = path.with_suffix(f".broken-{time.time_ns()}")
             atomic.replace(path, aside)
-            print(f"A job that was handed in cannot be read and was put aside as {aside}\n{error}", file=sys.stderr)
+            print(f"A submitted job could not be read and was moved to {aside}\n{error}", file=sys.stderr)
             continue
         take_in(content)
         atomic.remove(path)

@@ -76,7 +76,7 @@ class Queue:
         except (ProblemsError, KeyError, TypeError, ValueError):
             self._entries = []
             atomic.replace(self._path, aside := self._path.with_suffix(f".broken-{time.time_ns()}"))
-            self.set_aside = f"The list of jobs could not be read and was put aside as {aside.name}."
+            self.set_aside = f"The job list could not be read and was moved to {aside.name}."
             return
         if any(entry.state == "running" for entry in self._entries):
             self._entries = [

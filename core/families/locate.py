@@ -78,7 +78,7 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto") -> str
     if kind.kind != "checkpoint":
         fix = "choose a checkpoint or a diffusers folder as the base model"
         if kind.kind in ("lora", "vae", "embedding"):
-            fix += f"; this file belongs among the {'LoRAs' if kind.kind == 'lora' else kind.kind + 's'}"
+            fix += f"; this file belongs with the {'LoRAs' if kind.kind == 'lora' else kind.kind + 's'}"
         what = f"This file is not a checkpoint but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), fix, code="model.not-a-checkpoint")
     if kind.variant is not None:

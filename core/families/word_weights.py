@@ -10,7 +10,7 @@ MORE, LESS = 1.1, 1 / 1.1
 MOST_OPEN, LARGEST = 100, 1000  # within them a weight stays finite, and a text of any length takes no time
 # An escaped bracket or backslash, any other backslash, an opening bracket, a number that closes, a closing one, text.
 _PARTS = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:([+-]?[.\d]+)\)|\)|\]|[^\\()\[\]:]+|:")
-FIX = "write a number with one point, such as (word:1.2), or \\( and \\) for brackets that are text"
+FIX = "write a number with one point, such as (word:1.2), or \\( and \\) for literal brackets"
 
 Run = tuple[str, float]
 

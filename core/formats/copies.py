@@ -65,7 +65,9 @@ def copy_into(
                     return Copied(target, new=True)
     except OSError as error:
         raise _failed(error, source, folder) from error
-    raise ProblemsError.one(f"All names like '{source.name}' are taken", str(folder), CHOOSE, code="copy.no-free-name")
+    raise ProblemsError.one(
+        f"All names such as '{source.name}' are taken", str(folder), CHOOSE, code="copy.no-free-name"
+    )
 
 
 def require_folder(folder: Path, source: Path) -> None:

@@ -111,7 +111,7 @@ def _what_is_there(plan: ClassPlan, wanted: int, todo: int) -> str:
         if todo
         else f"All {plan.number} regularization images already exist"
     )
-    return text + (f", including {there} of your own images" if there > 0 else "")
+    return text + (f", including {there} images of your own" if there > 0 else "")
 
 
 def generate_job(job: ClassImagesJob, plan: ClassPlan) -> GenerateJob:

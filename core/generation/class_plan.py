@@ -178,7 +178,10 @@ def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
     ]
     if not inside:
         return []
-    what = f"The regularization images would be inside a training folder ({printable(inside[0])}) and be trained as the subject"
+    what = (
+        f"The regularization images would be inside a training folder ({printable(inside[0])}) and would "
+        "be trained as the subject"
+    )
     return [
         Problem(what, printable(folder), "choose a folder outside of it", code="class-images.inside-training-folder")
     ]
@@ -288,7 +291,8 @@ def _refuse_unlisted(folder: Path) -> None:
     ours = [name for name in _names(folder) if OURS.fullmatch(name)]
     if ours:
         raise ProblemsError.one(
-            f"The folder has regularization images ({sorted(ours)[0]}) but no {MANIFEST}, which says how they were made",
+            f"The folder has regularization images ({sorted(ours)[0]}) but no {MANIFEST}, which records how "
+            "they were generated",
             printable(folder),
             "choose a new folder (class_images.folder)",
             code="class-images.no-manifest",

@@ -298,7 +298,7 @@ def _take(
         try:
             wanted[setting_name] = convert(pairs[name])
         except ValueError:
-            notes.append(_advice(f"{name} '{pairs[name]}' was not understood and is ignored", "unreadable-value"))
+            notes.append(_advice(f"{name} '{pairs[name]}' is not valid and was ignored", "unreadable-value"))
 
 
 def _take_size(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str]) -> None:
@@ -306,7 +306,7 @@ def _take_size(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, st
     if size:
         wanted["width"], wanted["height"] = int(size[1]), int(size[2])
     elif "Size" in pairs:
-        notes.append(_advice(f"Size '{pairs['Size']}' was not understood and is ignored", "unreadable-value"))
+        notes.append(_advice(f"Size '{pairs['Size']}' is not valid and was ignored", "unreadable-value"))
 
 
 def _take_sampler(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 MOST_TAGS, LARGEST = 50, 10.0
 UNET_FIRST, TE_FIRST = ("unet", "te"), ("te", "unet")  # the latter in A1111 and Forge
-FIX = "write <lora:name:0.8>, or <lora:name:0.8:0.5> with another strength for the text encoder"
+FIX = "write <lora:name:0.8>, or <lora:name:0.8:0.5> to set the text encoder's strength separately"
 _TAG = re.compile(r" ?<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 
 
@@ -47,13 +47,13 @@ def without_tags(prompt: str, order: tuple[str, str] = UNET_FIRST) -> tuple[str,
 def _tag(body: str, order: tuple[str, str]) -> LoraTag:
     name, *rest = (part.strip() for part in body.split(":"))
     if not name:
-        raise ValueError(f"<lora:{body[:40]}> names no LoRA")
+        raise ValueError(f"<lora:{body[:40]}> has no LoRA name")
     given: dict[str, float] = {}
     for part in rest:
         key, named, text = part.rpartition("=")
         key = key.strip().lower() if named else next((each for each in order if each not in given), "")
         if key not in order or key in given:
-            raise ValueError(f"'{part[:40]}' in <lora:{body[:40]}> is not understood")
+            raise ValueError(f"'{part[:40]}' in <lora:{body[:40]}> is not valid")
         given[key] = _strength(text, body)
     first, second = order
     main = given.get(first, 1.0)

@@ -188,7 +188,7 @@ def run_generate(
     reports   its stage counts the steps of all images
     A cancelled job raises Cancelled and keeps finished images.
     """
-    reports.stage("looking for files")
+    reports.stage("checking files")
     job = with_prompt_loras(job)
     sources = find_sources(job, workspace)
     hashes = file_hashes(sources, workspace, reports.cancel)

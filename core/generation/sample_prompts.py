@@ -91,7 +91,7 @@ def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
         return prompt
     for tag in tags:
         notes.append(
-            _note(f"{tag} is left out: samples use no LoRA but the one that trains", "samples.sample_prompts", "lora")
+            _note(f"{tag} is ignored: samples use only the LoRA being trained", "samples.sample_prompts", "lora")
         )
     return replace(prompt, prompt=text)
 

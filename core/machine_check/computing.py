@@ -50,7 +50,7 @@ def torch_build(place: Place) -> Finding:
                 FAILED, found, reason, "install the newest driver and restart, then ./launch.sh update", facts
             )
         reason = "there is a GPU, but this torch is built for the CPU only"
-        return Finding(SLOWER, found, reason, "run ./launch.sh update, which picks the build for the GPU", facts)
+        return Finding(SLOWER, found, reason, "run ./launch.sh update, which installs the build for the GPU", facts)
     return Finding(OK, found, facts=facts)
 
 
@@ -69,7 +69,7 @@ def device(place: Place) -> Finding:
     words = machine.device_words(place.device)
     facts: dict[str, Any] = {"device": place.device, "name": words}
     if not place.cuda:
-        reason = "" if place.device == "mps" else "torch can use no GPU, so training runs on the CPU"
+        reason = "" if place.device == "mps" else "torch finds no usable GPU, so training runs on the CPU"
         fix = "" if place.device == "mps" else "nothing to do; small models at small sizes train in minutes"
         return Finding(SLOWER if reason else OK, words, reason, fix, facts)
     about = torch.cuda.get_device_properties(place.device)

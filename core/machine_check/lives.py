@@ -92,7 +92,7 @@ def save_and_load(place: Place) -> Finding:
     if state != "done":
         details = context.folder.logs / "error.txt"
         trace = details.read_text("utf-8") if details.is_file() else ""
-        what = words.what if words else f"the training ended as '{state}'"
+        what = words.what if words else f"the training ended with the state '{state}'"
         return Finding(FAILED, "", what, (words and words.fix) or "report this", traceback=trace)
     file = next(context.folder.checkpoints.glob("*.safetensors"))
     tensors = load_lora(file).tensors

@@ -89,7 +89,12 @@ def _refuse(found: Mapping, ranks: Mapping[str, tuple[int, int, str]], shapes: S
     if not problems and not found:
         what = "The LoRA to start from has no trained layer"
         problems.append(
-            Problem(what, WHERE, "choose another LoRA, or train the parts it has", code="network.start-without-layers")
+            Problem(
+                what,
+                WHERE,
+                "choose another LoRA, or train the parts that it contains",
+                code="network.start-without-layers",
+            )
         )
     if problems:
         raise ProblemsError(problems)
@@ -108,7 +113,10 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
     pairs = Counter(alphas.values()).most_common(SHOWN)
     words = "; ".join(f"{given:g} in {count} layers where {asked:g} is set" for (given, asked), count in pairs)
     if settings.weights_scale == "kohya":
-        what = f"The LoRA's alpha differs from the settings ({words}): it trains with the one set and is saved with its own"
+        what = (
+            f"The LoRA's alpha differs from the settings ({words}): training uses the settings, the saved "
+            "file keeps its own"
+        )
         return [
             Problem(
                 what,

@@ -48,7 +48,7 @@ def check_launch() -> None:
     alone = "WORLD_SIZE" not in os.environ
     if alone and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
         raise ProblemsError.one(
-            "accelerate launch was asked for several processes and started only one",
+            "accelerate launch started only one of several processes",
             "command line",
             "add --multi_gpu to accelerate launch, also on a CPU, or leave out --num_processes",
             code="launch.one-process",

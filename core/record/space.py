@@ -38,7 +38,7 @@ def require_space(folder: Path, needed: int, what: str, fix: str, reserve: int =
     free = machine.free_disk(folder)
     if needed + reserve <= free:
         return
-    needs = f"needs {_rounded_up(needed)} plus {_rounded_up(reserve)} kept free"
+    needs = f"needs {_rounded_up(needed)} plus a reserve of {_rounded_up(reserve)}"
     what = f"{what} {needs}, but only {_rounded_down(free)} are available"
     raise ProblemsError.one(what, display_path(folder), fix, "disk.space")
 

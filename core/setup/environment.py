@@ -241,7 +241,7 @@ def sync_tests(root: Path) -> None:
     stamp = read_stamp(str(environment)) or {}
     if stamp.get("tests") == digest(str(listed)):
         return
-    say("installing what requirements-test.txt lists.")
+    say("installing the packages in requirements-test.txt.")
     pip(environment, ["install", "-r", str(listed)])
     write_stamp(str(environment), stamp | {"tests": digest(str(listed))})
 
@@ -252,7 +252,7 @@ def sync_deepspeed(root: Path) -> None:
     stamp = read_stamp(str(environment)) or {}
     if sys.platform != "linux" or not listed.exists() or stamp.get("deepspeed") == digest(str(listed)):
         return
-    say("installing what requirements-deepspeed.txt lists.")
+    say("installing the packages in requirements-deepspeed.txt.")
     os.environ["DS_BUILD_OPS"] = "0"
     wheel = next(line for line in listed.read_text(encoding="utf-8").splitlines() if line.startswith("wheel=="))
     pip(environment, ["install", wheel])
@@ -267,11 +267,11 @@ def lock(root: Path) -> Iterator[None]:
         handle = open(root / ".venv.lock", "a+b")
     except OSError as error:
         raise SetupError(
-            f"this folder cannot be written to ({error.strerror}): {root}. Move Atelier to a folder of yours."
+            f"this folder cannot be written to ({error.strerror}): {root}. Move Atelier to a folder you can write to."
         ) from error
     with handle:
         if not take(handle.fileno()):
-            say("another start is installing right now: waiting for it.")
+            say("another start is installing: waiting for it to finish.")
             while not take(handle.fileno()):
                 time.sleep(0.5)
         yield  # closing the file gives the lock back, also after a crash

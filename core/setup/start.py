@@ -14,7 +14,7 @@ Atelier: usage (launch.bat on Windows)
   ./launch.sh update              update the code (with Git) and the environment
   ./launch.sh test [for pytest]   run the tests (--all: the slow ones too; --slice today: a part of them)
   ./launch.sh check               format, lint and types
-  ./launch.sh docs                regenerate docs/settings.md
+  ./launch.sh docs                regenerate docs/settings.md, recipes.md and optimizers.md
   ./launch.sh deepspeed           install DeepSpeed (Linux)
 Options of the page: --port --listen --share --host NAME --auth user:password --models DIR --outputs DIR --device --no-browser
   ./launch.sh COMMAND --help      the settings of a job: train, generate, tag ...

@@ -47,9 +47,8 @@ class Forecast:
     def words(self) -> str:
         each = "; ".join(f"{name}: {seconds:.2f} s" for name, seconds in self.seconds_per_step.items())
         return (
-            f"It takes {memory_words(self.peak_bytes)} of {memory_words(self.device_bytes)} and about "
-            f"{duration(self.total_seconds)} for {self.total_steps} steps "
-            f"(a step of {each})"
+            f"Takes {memory_words(self.peak_bytes)} of {memory_words(self.device_bytes)} and about "
+            f"{duration(self.total_seconds)} for {self.total_steps} steps (a step of {each})"
         )
 
 

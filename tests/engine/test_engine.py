@@ -221,7 +221,7 @@ def test_a_run_that_cannot_be_is_no_run(engine, name):
 def test_one_output_folder_has_one_engine_and_a_second_is_told_who(engine, workspace, monkeypatch):
     monkeypatch.setattr("core.record.lock.LOOK_SECONDS", 0.2)
     engine.announce("the page at http://127.0.0.1:7860")
-    with pytest.raises(ProblemsError, match=r"already works .* the page at http://127.0.0.1:7860"):
+    with refused("outputs.held", "the page at http://127.0.0.1:7860"):
         Engine(workspace)
 
 
@@ -326,7 +326,7 @@ def test_a_killed_run_shows_as_interrupted_at_its_step_and_continues(engine, wor
     assert (summary.state, summary.step, summary.total) == ("interrupted", 5, 10)
     stand_in(monkeypatch, "train", stepper())
     engine.continue_run(folder.name)
-    with pytest.raises(ProblemsError, match="in the queue already"):
+    with refused("runs.queued"):
         engine.continue_run(folder.name)
     engine.start()
     until(lambda: engine.snapshot(folder.name)["state"] == "done")

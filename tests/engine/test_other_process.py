@@ -8,7 +8,7 @@ import torch
 from core.cli import jobs
 from core.engine import execute as execute_module
 from core.engine import launch
-from core.engine.explain import Explanation
+from core.engine.explain import Explanation, explain
 from core.engine.other_process import tell_failure, told_failure
 from core.record.cancel import CancelToken
 from core.record.journal import read_lines
@@ -18,7 +18,7 @@ from core.record.workspace import Workspace
 from core.settings.job import TrainJob
 from tests.tasks import stand_in
 
-GONE = "Another process of this training ended without a word; the system may have ended it for want of memory"
+GONE = explain(RuntimeError("Connection closed by peer [127.0.0.1]:30381")).what
 OTHER = Explanation("The device ran out of memory")
 
 
@@ -65,7 +65,7 @@ def test_a_problem_that_every_process_finds_is_told_as_the_first_ones_own(folder
 
 def test_what_another_tells_after_the_first_has_failed_is_not_the_reason(folder, workspace, monkeypatch):
     own = torch.OutOfMemoryError("CUDA out of memory")
-    later = Explanation("Another process of this training ended without a word")
+    later = Explanation(GONE)
     assert end_of_the_first(folder, workspace, monkeypatch, own, later) == ("failed", "The device ran out of memory")
 
 

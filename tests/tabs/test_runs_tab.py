@@ -23,6 +23,7 @@ from tabs import runs_view as view
 from tabs.browsers import Browser
 from tabs.generate_form import draw_with, job_of, newest_words
 from tabs.runs import Desk
+from tests.refusals import refused
 
 
 def write_run(page, name: str, state: str = "done", steps: int = 30, *, message: str = "", job: TrainJob | None = None):
@@ -138,7 +139,7 @@ def test_continue_queues_the_run_once_and_leads_to_monitor(desk):
     tabs, *_ = desk.act({}, event("continue", "20260101-120000_one"))
     assert tabs.selected == "Monitor"
     assert [entry.run for entry in desk.page.engine.queue()] == ["20260101-120000_one"]
-    with pytest.raises(ProblemsError, match="in the queue already"):
+    with refused("runs.queued"):
         desk.act({}, event("continue", "20260101-120000_one"))
 
 
@@ -154,9 +155,9 @@ def test_a_finished_run_is_continued_with_more_steps_or_epochs(desk):
     shown = desk._main({"open": name})
     assert "Train longer, with more steps" in shown and 'min="31"' in shown and "learning rate rises" not in shown
     for wrong, given in (("30", "'30'"), ("45.5", "'45.5'"), ("12345678", "'12345678'"), ("", "empty")):
-        with pytest.raises(ProblemsError) as refused:
+        with pytest.raises(ProblemsError) as caught:
             desk.act({"open": name}, event("longer", name, wrong))
-        (problem,) = refused.value.problems
+        (problem,) = caught.value.problems
         assert problem.what == f"The new length is {given}"
         assert problem.fix == "use a whole number of steps, 31 to 9999999"
     assert desk.page.engine.queue() == []

@@ -59,4 +59,4 @@ def test_times_between_and_their_words():
     assert _between([(400, 4.0)], 400) == 4.0
     assert (duration(40), duration(700), duration(7500)) == ("40 s", "12 min", "2 h 05 min")
     words = Forecast(4 << 30, 8 << 30, {"512x512, 1 image": 0.5}, 700, 1400).words()
-    assert words == "It takes 4.0 GB of 8.0 GB and about 12 min for 1400 steps (a step of 512x512, 1 image: 0.50 s)"
+    assert all(fact in words for fact in ("4.0 GB of 8.0 GB", "12 min", "1400 steps", "512x512, 1 image: 0.50 s"))

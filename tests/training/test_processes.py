@@ -320,7 +320,7 @@ class Fails(torch.optim.SGD):
         ('raise torch.OutOfMemoryError("CUDA out of memory")', "The device ran out of memory (in process 2)"),
         pytest.param(
             "os.kill(os.getpid(), 9)",
-            "Another process of this training ended without a word",
+            "Another process of this training ended",
             marks=pytest.mark.slow,  # what is made of it: test_other_process
         ),
     ],

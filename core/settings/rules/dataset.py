@@ -19,7 +19,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from cache_problems(job)
     for concept in concepts_of(job):
         if concept.images.network_multiplier == 0 and job.method.changes == "network":
-            what = f"The network multiplier of {concept.source.folder} is 0, so its images train nothing"
+            what = f"The network multiplier of {concept.source.folder} is 0, so its images have no effect"
             fix = "use 1, or disable the folder"
             yield Problem(what, "dataset.network_multiplier", fix, code="dataset.network-multiplier-zero")
         faces = concept.images.face_crop_aug_range

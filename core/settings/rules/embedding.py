@@ -45,7 +45,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "embedding.extended", "turn it off for SDXL", code="embedding.xti-sdxl")
     if len(settings.words) > 1 and job.captions.trigger_word is None and job.captions.caption_template == "none":
         what = "With several tokens, each caption must contain the one that its image shows"
-        fix = "check the captions; images without a token train nothing"
+        fix = "check the captions; images without a token have no effect"
         yield Problem(what, WHERE, fix, "advice", code="embedding.captions-need-token")
 
 

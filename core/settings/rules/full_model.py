@@ -68,7 +68,7 @@ def _rates(job: TrainJob) -> Iterator[Problem]:
         return
     high = max((abs(rate) for rate in own_rates(job).values()), default=0.0)
     if high > HIGHEST_USUAL:
-        what = f"A learning rate of {high:g} suits a LoRA; a full model forgets what it knows"
+        what = f"A learning rate of {high:g} is for LoRAs and would damage a full model"
         fix = "use 1e-6 to 5e-6, or 4e-7 for SDXL with AdaFactor"
         yield Problem(what, "optimizer.learning_rate", fix, "advice", code="learning-rate.high-full-model")
 
@@ -104,7 +104,7 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
 def unused(job: TrainJob) -> Iterator[tuple[str, str]]:
     for name in ("fp8_base", "fp8_base_unet"):
         if not getattr(job.memory, name):  # else it is refused
-            yield f"memory.{name}", "ignored: the full model is trained, and fp8 weights cannot be"
+            yield f"memory.{name}", "ignored: the full model is trained, and fp8 is for frozen weights"
     if not trains_text(job):
         yield "method.stop_text_encoder_training", "ignored: the text encoder is not trained"
     if job.method.block_lr:

@@ -30,7 +30,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
 
 HAPPENS = {
     "above": "training is likely to diverge",
-    "below": "next to nothing would be trained",
+    "below": "training would have almost no effect",
 }
 
 

@@ -29,7 +29,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     owners = {spec.group: spec.words for spec in methods().values() if spec.group and spec.group != own.group}
     for entry in declared(TrainJob):
         if entry.group in owners:
-            yield entry.path, f"ignored: it is for {owners[entry.group]}"
+            yield entry.path, f"ignored: only for {owners[entry.group]}"
     if own.changes != "network":
         yield "dataset.network_multiplier", "ignored: no network is trained"
         for name in LORA_PLUS:

@@ -139,7 +139,7 @@ def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
 
 def _files(network: NetworkSettings) -> Iterator[Problem]:
     if network.dim_from_weights and not network.network_weights:
-        what = "Ranks are to be taken from the initial LoRA, but none is set"
+        what = "'Rank from weights' needs an initial LoRA"
         fix = "set network.network_weights, or turn it off"
         yield Problem(what, "network.dim_from_weights", fix, code="network.dim-without-weights")
     text = network.base_weights_multiplier
@@ -180,7 +180,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "network.dim_from_weights", "ignored: there are no initial LoRA weights"
     elif network.dim_from_weights:
         for name in FROM_FILE:
-            yield f"network.{name}", "ignored: it is taken from the initial LoRA"
+            yield f"network.{name}", "ignored: taken from the initial LoRA"
     if not network.base_weights:
         yield "network.base_weights_multiplier", "ignored: no LoRAs are merged"
 

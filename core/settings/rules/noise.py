@@ -48,7 +48,7 @@ def prediction_problems(noise: NoiseSettings, prediction: str) -> Iterator[Probl
         return
     if noise.compatibility == "none":
         yield from _infinite_weights(noise)
-    what = "Zero terminal SNR is for v-prediction models; noise prediction trains nothing at the last timestep"
+    what = "Zero terminal SNR is for v-prediction models; with noise prediction the last timestep has no effect"
     fix = "turn it off, or set model.prediction to v"
     yield Problem(what, "noise.zero_terminal_snr", fix, "advice", code="noise.zero-snr-for-epsilon")
 

@@ -90,7 +90,7 @@ def read_inputs(job: TrainJob, context: JobContext, chosen: Choose = lambda repo
 
 def checked(job: TrainJob, context: JobContext) -> Report:
     """The preflight once more, at the moment of training: files may have changed while the job waited."""
-    context.stage("looking at the dataset")
+    context.stage("scanning the dataset")
     report = preflight(
         job,
         context.workspace,

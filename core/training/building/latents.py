@@ -210,7 +210,7 @@ def prepare_latents(inputs: Inputs, models: Models) -> None:
     where = inputs.job.memory.cache_latents
     kept = [placed for placed in images_of(inputs) if not encoded_each_time(placed, where)]
     if not on_disk(inputs) or not kept:
-        inputs.context.say("Latents are not cached: with these settings training encodes the images at each step")
+        inputs.context.say("Latents are not cached: with these settings, images are encoded at each step")
         return
     fill(inputs, models, latent_cache(inputs, kept), kept)
     latent_masks(inputs, kept)
@@ -221,7 +221,7 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     every = images_of(inputs)
     images = [placed for placed in every if not is_varied(placed.concept.images)]
     if len(images) < len(every):
-        inputs.context.say(f"{len(every) - len(images)} images change every epoch and get no .npz cache")
+        inputs.context.say(f"{len(every) - len(images)} images are augmented at random and get no .npz cache")
     cache = latent_cache(inputs, images, writes=on_disk(inputs))
     fill(inputs, models, cache, images)
 
@@ -230,7 +230,7 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
         return frozen_latent(mean, logvar, inputs.seed, side.placed.key, side.mirrored)
 
     done = export_npz(images, sample, plain_mask, inputs.context.check)
-    inputs.context.say(f"{done.written} .npz caches were written next to the images")
+    inputs.context.say(f"{done.written} .npz caches written beside the images")
     if done.kept:
-        inputs.context.say(f"{len(done.kept)} were there already or fit several images: {shortened(done.kept)}")
+        inputs.context.say(f"{len(done.kept)} existed already or match several images: {shortened(done.kept)}")
     return done

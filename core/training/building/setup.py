@@ -172,7 +172,7 @@ def _prepare_prior(inputs: Inputs, models: Models, text: Text) -> ModelPrior | N
 
     job, method, placed = inputs.job, inputs.method, inputs.plan.placed
     if method.needs_untrained and prior.needs_untrained_model(job, placed):
-        inputs.context.stage("loading the untrained model")
+        inputs.context.stage("loading the frozen base model")
         method.hold_untrained(models.untrained())
     captions = prior.captions(job, placed)
     if not captions:
@@ -227,10 +227,10 @@ def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:
     memory, context = inputs.job.memory, inputs.context
     if not memory.torch_compile:
         return None
-    context.stage("trying the compiler")
+    context.stage("testing torch.compile")
     try_compiling(memory.dynamo_backend, context.device)
     sizes = {placed.bucket for placed in inputs.plan.placed}
-    context.say("The model is compiled in the first steps and for each new image size, which takes minutes")
+    context.say("torch.compile compiles the model in the first steps and for each new image size; this takes minutes")
 
     def say(what: str, fix: str) -> None:
         context.say(what, "warning", fix)
@@ -277,7 +277,7 @@ def _write_fingerprint(inputs: Inputs) -> None:
         before = _earlier_fingerprint(path)
         if before != {name: now[name] for name in before if name in now}:  # earlier versions wrote no "validation"
             inputs.context.say(
-                "The images or captions changed since this run started; the present ones are used", "warning"
+                "The images or captions changed since this run started; the current ones are used", "warning"
             )
     atomic.write_json(path, now)
 

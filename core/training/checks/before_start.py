@@ -176,6 +176,6 @@ def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
     size = training_resolution(job)
     if job.dataset.more_resolutions or 4 * size[0] * size[1] > made[0] * made[1]:
         return []
-    what = f"Images train at {size[0]} x {size[1]} pixels, but the base model was made for {made[0]} x {made[1]}"
-    fix = f"use {max(made)}, or somewhat less to save memory: training on small images makes coarse ones"
+    what = f"The resolution is {size[0]} x {size[1]} pixels, but the base model was trained at {made[0]} x {made[1]}"
+    fix = f"use {max(made)}, or a little less to save memory; low resolutions give coarse images"
     return [Problem(what, "dataset.resolution", fix, level="warning", code="dataset.resolution-below-model")]

@@ -141,7 +141,7 @@ def setup_for(
     found = best_model(workspace, memory) if starter else None
     no_model = ""
     if starter and found is None:
-        no_model = "The starter is a demo: it makes simple icons at 128 px and cannot train photographs. "
+        no_model = "The starter is a demo for simple icons at 128 px and cannot train photographs. "
         no_model += "Download a base model such as SD 1.5 or SDXL, then set up again."
     changes = _changes(job, report, workspace, found, left, real=bool(found) or not starter)
     wanted = tuple(change for change in changes if change.old != change.new)
@@ -190,7 +190,7 @@ def _changes(
         return Change(path, value_of(job, path), new, reason)
 
     if found:
-        yield change(MODEL, found[0], f"{found[1]} is on this machine; the starter makes only icons")
+        yield change(MODEL, found[0], f"{found[1]} is on this machine; the starter only generates icons")
     folder = next(source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train")
     name = name_of(folder)
     if (NAME in left or _of_the_demo_or_default(job, NAME)) and job.method.changes != "embedding":
@@ -205,8 +205,8 @@ def _changes(
         if not own and (size := _resolution(job, report, base, workspace)) is not None:
             yield change("dataset.resolution", *size)
         for path, reason in (
-            ("dataset.bucket_reso_steps", "the usual steps between bucket sizes"),
-            ("dataset.train_batch_size", "fits most GPUs; the learning rate below is for it"),
+            ("dataset.bucket_reso_steps", "the usual bucket resolution steps"),
+            ("dataset.train_batch_size", "suits most GPUs and the learning rate below"),
         ):
             if free(path):
                 yield change(path, DEFAULTS[path], reason)
@@ -219,11 +219,11 @@ def _changes(
     steps = -(-views * epochs // (batch * job.schedule.gradient_accumulation_steps))
     if free("schedule.max_train_epochs") and job.schedule.max_train_steps is None:
         images = f"{report.trained:,} image{'s' if report.trained != 1 else ''}"
-        reason = f"advised for {images}; the steps follow from their sizes"
+        reason = f"suggested for {images}; the number of steps depends on their sizes"
         yield change("schedule.max_train_epochs", epochs, reason)
         if free("samples.sample_every_n_steps"):
             every = max(50, round(steps / SAMPLES_SET / 50) * 50)
-            yield change("samples.sample_every_n_steps", every, f"about {SAMPLES_SET} samples of each prompt")
+            yield change("samples.sample_every_n_steps", every, f"about {SAMPLES_SET} samples per prompt")
 
 
 def _of_the_demo(job: TrainJob, path: str) -> bool:
@@ -248,7 +248,7 @@ def _resolution(job: TrainJob, report: Report, base: str, workspace: Workspace) 
     sizes = [row.size for row in report.rows if row.trains and row.size]
     side = median((width * height) ** 0.5 for width, height in sizes)
     if side >= made:
-        return made, "what the base model was made for"
+        return made, "the base model's resolution"
     return max(STEP, -(-round(side) // STEP) * STEP), f"the images are smaller than the base model's {made}"
 
 
@@ -297,9 +297,9 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
         source = "captions of these images" if any(row.source == "file" for row in report.rows) else "the class tokens"
         prompts = words[::apart][:PROMPTS_SET]
         if tagged := _prompts_of_tags(words, apart):
-            prompts, source = tagged, "the tags that these images share, and a few of single ones"
+            prompts, source = tagged, "tags that the images share, plus a few of single images"
     else:
-        prompts, source = [job.captions.trigger_word or name.replace("_", " ")], "there are no captions yet"
+        prompts, source = [job.captions.trigger_word or name.replace("_", " ")], "no captions yet"
     new = job.embedding.words[0] if job.method.changes == "embedding" and job.embedding.words else ""
     if new and not any(new in prompt for prompt in prompts):
         prompts = [f"{new}, {prompt}" for prompt in prompts]

@@ -30,7 +30,7 @@ def recipe_problems(recipe: Preset | None, family: str, gpu: int | None = None) 
     if not fits(recipe, gpu):
         has = f"this GPU has {gpu / GB:.0f} GB" if gpu else "this machine trains on its CPU"
         what = f"The recipe '{name}' is for a GPU with {recipe.vram_gb} GB of VRAM, and {has}"
-        fix = "choose a recipe for less VRAM, or look at the memory forecast"
+        fix = "choose a recipe for less VRAM, or check the memory forecast"
         found.append(Problem(what, "preset", fix, "advice", code="recipe.more-vram"))
     return found
 

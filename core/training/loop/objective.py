@@ -29,7 +29,7 @@ def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     found = []
     if kind.zero_terminal_snr and not job.noise.zero_terminal_snr:
         what = "The base model was trained with zero terminal SNR, which is off"
-        fix = "turn it on, or very dark and very bright images come out grayer"
+        fix = "turn it on, or very dark and very bright images will look gray"
         found.append(Problem(what, "noise.zero_terminal_snr", fix, "advice", code="noise.model-has-zero-snr"))
     if job.model.prediction == "auto" and kind.prediction is not None:
         found += prediction_problems(job.noise, kind.prediction)

@@ -66,7 +66,7 @@ def _nothing_trained(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     folders = [folder for folder, preserved in kept.items() if preserved]
     if not folders or (len(folders) < len(kept) and not spec_of(job).preserves_class):
         return []
-    what = "These images are only preserved as the base model generates them, so nothing would be trained"
+    what = "These images only preserve the base model's output, so nothing would be trained"
     fix = "turn off diff_output_preservation of the folder, or add a folder to train"
     if spec_of(job).preserves_class:
         fix = "turn off diff_output_preservation of the folder: textual inversion does not change the model"

@@ -139,7 +139,7 @@ class Tasks:
         if self._samples.prompts:
             self._sample()
         else:
-            self._context.say("There are no sample prompts", "warning", "write some before the next run")
+            self._context.say("There are no sample prompts", "warning", "enter some for the next run")
 
     def back_up(self) -> None:
         """Save a training state."""
@@ -231,7 +231,7 @@ class Tasks:
 
     def _say_unwritten(self, error: OSError) -> None:
         kept = f"nothing was saved at step {self._state.step}; earlier files are complete"
-        then = "let the training continue: the next save tries again"
+        then = "no action needed: the next save tries again"
         (problem,) = unwritten(error, "A file cannot be written", "", kept, then).problems
         self._context.say(problem.what, "error", problem.fix)
 

@@ -94,11 +94,11 @@ class Trackers:
         tracker.abandon()
         if tracker.retry_seconds is None:
             self._trackers.remove(tracker)
-            self._say(f"{name} failed, training continues without it: {error}", "warning")
+            self._say(f"{name} failed; training continues without it: {error}", "warning")
             return
         if tracker not in self._failed:
-            every = f"it is tried again every {tracker.retry_seconds:g} seconds"
-            self._say(f"{name} failed, training continues without it, {every}: {error}", "warning")
+            every = f"retrying every {tracker.retry_seconds:g} seconds"
+            self._say(f"{name} failed; training continues without it, {every}: {error}", "warning")
         self._failed[tracker] = time.monotonic() + tracker.retry_seconds
 
 

@@ -164,9 +164,12 @@ class Validation:
         if not left or self.by_hand or len(self._saves) < 2:
             return ""
         if not self.ranks:
-            return f"No best checkpoint: measuring it would take more than {COST:.0%} of so short a training"
+            return f"No best checkpoint: the run is too short to measure one within {COST:.0%} of its time"
         most = len(self._saves) - left
-        return f"{most} of {len(self._saves)} checkpoints are measured to find the best one for about {COST:.0%} of the training's time"
+        return (
+            f"Best checkpoint: chosen from {most} of {len(self._saves)} checkpoints, to stay within "
+            f"{COST:.0%} of the training time"
+        )
 
     @property
     def images(self) -> list[Placed]:

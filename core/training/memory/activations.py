@@ -112,7 +112,7 @@ def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
     try:
         return _peak(one, _frozen(config if config is not None else family(one.family).layout.config("unet")))
     except RuntimeError as error:  # every weight has the shape that the config says, and the products do not fit
-        what = f"The sizes of this U-Net's layers contradict each other ({str(error).splitlines()[0][:200]})"
+        what = f"The sizes of this U-Net's layers do not match ({str(error).splitlines()[0][:200]})"
         fix = "download the model again: its config was changed"
         raise ProblemsError.one(what, "model.base_model", fix, code="model.bad-config") from error
 

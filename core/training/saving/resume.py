@@ -51,7 +51,7 @@ def _at_the_end(job: TrainJob, step: int, total: int) -> list[Problem]:
     if step < total:
         return []
     names = [name for name in ("initial_step", "initial_epoch") if getattr(job.resume, name) is not None]
-    what = f"The training would start at step {step}, but ends at step {total}"
+    what = f"Training would start at step {step}, but ends at step {total}"
     where = f"resume.{names[0]}" if names else WHERE
     return [Problem(what, where, "start earlier, or train longer", code="resume.after-end")]
 
@@ -69,7 +69,7 @@ def begin(run: Run, states: States) -> None:
     asked = first_step(run.job, run.plan)
     if asked is not None:
         if settings.resume and asked != run.state.step:
-            words = f"The training state is of step {run.state.step}, but the settings start at {asked}, which is used"
+            words = f"The training state is from step {run.state.step}; training starts at step {asked}, as set"
             context.say(words, "warning")
         run.state.step = asked
     raise_if_errors(_at_the_end(run.job, run.state.step, run.total))

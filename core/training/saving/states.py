@@ -153,7 +153,7 @@ def no_longer_kept(settings: SavingSettings, plan: Plan, step: int, there: list[
 
 def _put_aside(context: JobContext, damaged: Path, whole: Path) -> None:
     """Rename a damaged state, so that it is not counted among those to keep."""
-    fix = "check the disk; this state is not used any more"
+    fix = "check the disk; this state is no longer used"
     if context.processes.first:
         free = (damaged.with_name(f"damaged-{damaged.name}" + (f"-{n}" if n else "")) for n in range(1000))
         target = next(path for path in free if not path.exists())

@@ -51,7 +51,7 @@ def wait_for(lock: Path, context: JobContext) -> None:
     while lock.exists():
         context.check()
         if _removed(lock):
-            context.say(f"Removed {lock}, which a killed compiler had left")
+            context.say(f"Removed {lock}, left behind by a killed compiler")
             return
         if not said and time.monotonic() - began >= SAY_SECONDS:
             what = f"Waiting for another program that compiles {lock.parent.name} for DeepSpeed: it holds {lock}"
