@@ -21,7 +21,19 @@ from tabs.concepts import Found, changed, entries_of, found_of, without_own
 from tabs.context import Page
 from tabs.doctor import Clinic
 from tabs.exchange import Exchange, buttons
-from tabs.markup import AWAITED, act_of, board, button, news, page_of, problems_html, progress, sent
+from tabs.markup import (
+    AWAITED,
+    act_of,
+    board,
+    button,
+    news,
+    page_of,
+    problems_html,
+    progress,
+    seen_here,
+    sent,
+    stamp_seen,
+)
 from tabs.own_settings import SOURCE
 from tabs.uploads import take_in
 
@@ -67,7 +79,7 @@ def build(page: Page) -> None:
             boards |= {name: board(f"ds-{name}") for name in AREAS[1:-1]}
         with gr.Column(scale=3, min_width=420):
             boards["grid"] = board("ds-grid")
-    seen = gr.State({})
+    seen = seen_here()
     areas = [boards[name] for name in AREAS]
     shown = [folder, intake, browser, *areas]
     page.on_show(TAB, desk.show, None, [seen, *shown])
@@ -103,13 +115,13 @@ class Desk:
         self._lately = set()
         self.reading.want(again=True)
         self.reading.wait_for_first()
-        return news({}, self._stamp(), self._render())
+        return news("", self._stamp(), self._render())
 
-    def tick(self, seen: dict[str, Any]):
+    def tick(self, seen: str):
         """Only what is not on this browser's screen yet: a text that is being typed is not touched."""
         self.reading.want()
         stamp = self._stamp()
-        if stamp == seen.get("stamp"):
+        if stamp == stamp_seen(seen):
             return gr.skip()
         return news(seen, stamp, self._render())
 

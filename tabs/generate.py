@@ -23,7 +23,7 @@ from tabs import generate_view as view
 from tabs.context import Page
 from tabs.form import events, label, widget
 from tabs.form_presets import FormPresets, KeptForm
-from tabs.markup import AWAITED, act_of, board, news, page_of, short
+from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here, short, stamp_seen
 
 TAB = "Generate"
 MOST_IMAGES = 5000
@@ -116,7 +116,7 @@ def build(page: Page) -> None:
             )
             gallery = board("gen-gallery", AWAITED, script=DRAW_KEY)
     light = board("gen-light", script=KEYS)
-    seen, place = gr.State({}), gr.State({})
+    seen, place = seen_here(), gr.State({})
     given = [fields[name] for name in form.FIELDS] + [model, compare, words]
     widgets = [*given, presets]
     lists = [add, loras, status, gallery]
@@ -211,15 +211,15 @@ class Desk:
 
     def show(self, place: dict[str, Any]):
         light = view.enlarged(self._shown(), place.get("open", -1), self.page.file_url)
-        return self._news({}, place)[0], *self._widgets(), *self._lists(place), light
+        return self._news("", place)[0], *self._widgets(), *self._lists(place), light
 
-    def tick(self, seen: dict[str, Any], place: dict[str, Any]):
-        if self._stamp() == seen.get("stamp"):
+    def tick(self, seen: str, place: dict[str, Any]):
+        if self._stamp() == stamp_seen(seen):
             return gr.skip()
         told, loras, *others = self._news(seen, place)
         return told, gr.Dropdown(choices=list(loras)) if isinstance(loras, tuple) else loras, *others
 
-    def _news(self, seen: dict[str, Any], place: dict[str, Any]) -> tuple[Any, ...]:
+    def _news(self, seen: str, place: dict[str, Any]) -> tuple[Any, ...]:
         """What this browser was not sent before: the LoRAs to choose from, the status, the gallery."""
         gallery = view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url)
         return news(seen, self._stamp(), (tuple(self._lora_choices()), self._status(), gallery))

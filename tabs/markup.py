@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from core.record.problems import Problem
+from tabs.browsers import packed, unpack
 
 # Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element:
 # the board replaces what is inside it.
@@ -91,20 +92,31 @@ def act_of(event: gr.EventData) -> tuple[str, str, str]:
     return tuple(str(data.get(name, ""))[:4000] for name in ("act", "arg", "value"))  # type: ignore[return-value]
 
 
-def news(seen: dict[str, Any], stamp: str, values: Sequence[Any]) -> tuple[Any, ...]:
+def seen_here() -> gr.Textbox:
+    """What this browser shows, for `news`. The browser itself keeps it and gets it with each answer: where a late answer is
+    drawn over a newer one, the next tick knows of it and draws the newer one again."""
+    return gr.Textbox("", visible="hidden", elem_classes="carrier", label="what is shown")
+
+
+def stamp_seen(seen: str) -> Any:
+    return unpack(seen).get("stamp")
+
+
+def news(seen: str, stamp: str, values: Sequence[Any]) -> tuple[Any, ...]:
     """What a tick returns: what it has sent so far, then each value that this browser was not sent before."""
-    sent = seen.get("sent") or [None] * len(values)
+    before = unpack(seen).get("sent")
+    known = before if isinstance(before, list) and len(before) == len(values) else [None] * len(values)
     marks = [hash(value) for value in values]
-    fresh = [gr.skip() if mark == old else value for value, mark, old in zip(values, marks, sent, strict=True)]
-    return {"stamp": stamp, "sent": marks}, *fresh
+    fresh = [gr.skip() if mark == old else value for value, mark, old in zip(values, marks, known, strict=True)]
+    return packed({"stamp": stamp, "sent": marks}), *fresh
 
 
-def sent(values: Sequence[Any]) -> dict[str, Any]:
+def sent(values: Sequence[Any]) -> str:
     """For `seen` after a click has sent these values itself: the next tick compares with what the browser shows now.
 
     Without it a tick would leave out what it sent before the click, although the click has put something else there.
     """
-    return {"stamp": "", "sent": [hash(value) for value in values]}
+    return packed({"stamp": "", "sent": [hash(value) for value in values]})
 
 
 def button(

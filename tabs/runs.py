@@ -16,7 +16,7 @@ from core.settings.job import TrainJob
 from tabs import generate_form, runs_copy, runs_view
 from tabs.compare import Comparisons
 from tabs.context import Page
-from tabs.markup import AWAITED, act_of, board, news, page_of
+from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here
 from tabs.pieces import piece
 from tabs.proofs import Proofs
 
@@ -42,7 +42,7 @@ def build(page: Page) -> None:
     gr.HTML(piece("queue").replace("<details", "<details open"), elem_id="runs-queue", apply_default_css=False)
     page.pulse_parts.append(Comparisons(page).parts)
     page.commands["look"] = lambda data, browser: None  # nothing but the answer with what is asked for now
-    seen, place = gr.State({}), gr.State({})
+    seen, place = seen_here(), gr.State({})
     page.on_show(TAB, desk.show, place, [seen, main, copy])
     page.on_tick(TAB, desk.tick, [seen, place], [seen, main], seconds=SECONDS)
     page.on_act(main, desk.act, place, [page.tabs, place, main, copy])
@@ -63,9 +63,9 @@ class Desk:
     # -- showing
 
     def show(self, place: dict[str, Any]):
-        return {}, self._main(place), self.copies.panel(place)
+        return "", self._main(place), self.copies.panel(place)
 
-    def tick(self, seen: dict[str, Any], place: dict[str, Any]):
+    def tick(self, seen: str, place: dict[str, Any]):
         told, *fresh = news(seen, "", (self._main(place),))
         return gr.skip() if told == seen else (told, *fresh)
 

@@ -13,7 +13,7 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
-from tabs.markup import AWAITED, act_of, board, button, choice_list, esc, news
+from tabs.markup import AWAITED, act_of, board, button, choice_list, esc, news, seen_here, stamp_seen
 from tabs.own_settings import changed_values, fields, usable
 from tabs.task_settings import job_of, main_setting, own_settings_of
 
@@ -165,11 +165,11 @@ class ToolForm:
 
     def show(self) -> Any:
         self.page.reading.want()  # what is not filled in is the dataset's
-        return {}, self.html()
+        return "", self.html()
 
-    def tick(self, seen: dict[str, Any]) -> Any:
+    def tick(self, seen: str) -> Any:
         stamp = f"{self._state()} {self.page.project.job.dataset.folder} {self._extensions()}"
-        return gr.skip() if stamp == seen.get("stamp") else news(seen, stamp, (self.html(),))
+        return gr.skip() if stamp == stamp_seen(seen) else news(seen, stamp, (self.html(),))
 
     def act(self, event: gr.EventData) -> str:
         act, arg, value = act_of(event)
@@ -235,7 +235,7 @@ def build_form(page: Page, card: Card) -> None:
     """A card's form, with its listeners and a place for what its tasks are doing."""
     form = ToolForm(page, card)
     area = board(f"tools-{card.name}", AWAITED, script=ENTER)
-    seen = gr.State({})
+    seen = seen_here()
     page.on_show(card.tab, form.show, None, [seen, area])
     page.on_tick(card.tab, form.tick, seen, [seen, area])
     page.on_act(area, form.acted, None, area)

@@ -17,6 +17,7 @@ from tabs import dataset_grid as view
 from tabs import folder_browser
 from tabs.concepts import entries_of, with_entries
 from tabs.dataset import Desk
+from tabs.markup import stamp_seen
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_a_chosen_folder_is_the_same_field_as_in_train(desk, tmp_path):
     assert "1 of 1 image will train" in areas(desk)["summary"]
     desk.page.project.edit("dataset.folder", "models/starter/images")  # as Train does
     seen, folder, *_ = desk.tick({})
-    assert folder == "models/starter/images" and seen["stamp"]
+    assert folder == "models/starter/images" and stamp_seen(seen)
 
 
 def test_what_was_shown_is_not_sent_again_and_typing_is_not_disturbed(desk, tmp_path):

@@ -183,3 +183,28 @@ def test_a_preset_is_loaded_after_the_changes_that_were_made_before(visit, serve
     assert until(lambda: len(done) == 2)
     assert done == ["edit", "load_preset"]
     expect(tab.locator("#preset-state")).to_have_text("as saved")
+
+
+def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(visit):
+    window = visit()
+    tab = window.open("Dataset")
+    late, asked = [], []
+
+    def answered_late(route):
+        asked.append(route)
+        if late or len(asked) < 2:  # the press itself is answered at once, the tick after it late
+            return route.fallback()
+        late.append((route, route.fetch()))
+
+    tab.route("**/run/predict", answered_late)
+    tab.locator("#ds-browse").click()
+    expect(tab.locator("#ds-browser .browser")).to_be_visible()
+    until(lambda: tab.wait_for_timeout(50) or late)
+    tab.locator("#ds-browser [data-act=close]").click()
+    expect(tab.locator("#ds-browser .browser")).to_have_count(0)
+    route, answer = late[0]
+    assert "browser" in answer.text()
+    route.fulfill(response=answer)
+    tab.wait_for_timeout(500)
+    expect(tab.locator("#ds-browser .browser")).to_have_count(0)
+    assert window.errors == []
