@@ -225,5 +225,5 @@ def find_run(name: str, workspace: Workspace) -> RunFolder:
         if (path / "job.json").is_file():
             return RunFolder(path)
     raise ProblemsError.one(
-        f"There is no run '{name}'", str(workspace.runs), "give the name of a folder in there", "runs.no-such-run"
+        f"There is no run '{name}'", str(workspace.runs), "use the name of a folder in it", "runs.no-such-run"
     )

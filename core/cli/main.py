@@ -86,7 +86,7 @@ def print_problems(error: ProblemsError) -> None:
 
 def page_help() -> str:
     about = {name: task.about for name, task in tasks.tasks().items() if name in commands()} | OTHERS
-    return f"""Atelier: from a folder of images to a trained LoRA and images made with it.
+    return f"""Atelier: train LoRAs and other Stable Diffusion models on your images, and generate images.
 
 python webui.py [options]                      the page, at localhost:7860
 python webui.py COMMAND [PRESET] [options]     a job without the page; COMMAND --help lists its settings,

@@ -75,7 +75,7 @@ OWN = {
         "check": ("", "list every image with its bucket, captions and problems, and stop"),
         "debug-dataset": (
             "EPOCHS",
-            "list the batches of the first EPOCHS epochs as a training would see them, and stop",
+            "list the batches of the first EPOCHS epochs as they will be trained, and stop",
         ),
     },
     "generate": {

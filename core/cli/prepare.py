@@ -53,6 +53,6 @@ def _epochs(text: str | None) -> int:
     if text is None:
         return 0
     if not (text.isdecimal() and 0 < int(text) <= 1000):
-        fix = "give a number of epochs, from 1 to 1000"
+        fix = "use a number of epochs, 1 to 1000"
         raise ProblemsError.one(f"--debug-dataset is '{text}'", "command line", fix, "cli.bad-epochs")
     return int(text)

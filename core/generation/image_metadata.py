@@ -234,7 +234,7 @@ def from_a1111_text(text: str) -> ImageRecord:
     try:
         prompt, tags = without_tags(prompt, TE_FIRST)
     except ValueError as error:
-        notes.append(_advice(f"The prompt was kept as it is: {error}", "bad-lora"))
+        notes.append(_advice(f"The prompt was not changed: {error}", "bad-lora"))
     wanted: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "loras": [use_of(tag) for tag in tags]}
     wanted["embeddings"] = list(_listed(pairs, "TI hashes"))
     for name, setting_name, convert in (

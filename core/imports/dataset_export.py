@@ -317,7 +317,7 @@ def _looked_into(concept: Concept, path: str, masks: str | None, problems: list[
         problems.append(Problem(what, path, "convert them to .png", "advice", code="dataset-config.unread-images"))
     if not found:
         said = repeats_and_words(PurePosixPath(path).name) or (1, words_of(PurePosixPath(path).name))
-        what = "The folder contains no images; it is written as it is, without subfolders"
+        what = "The folder contains no images; it is written without subfolders"
         fix = "check it on the machine that trains"
         problems.append(Problem(what, path, fix, "advice", code="dataset.no-images"))
         found = [_Folder(path, source.num_repeats or max(said[0], 1), words_for(source, said[1]), masks)]

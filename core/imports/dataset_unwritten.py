@@ -13,11 +13,11 @@ from core.settings.job import TrainJob
 
 # Settings that are lost if they differ from their default: for the whole job ...
 OF_THE_JOB: tuple[tuple[str, str, str], ...] = (
-    ("dataset", "dataset_class", "give sd-scripts --dataset_class"),
-    ("captions", "max_token_length", "give sd-scripts --max_token_length (up to 225)"),
+    ("dataset", "dataset_class", "pass --dataset_class to sd-scripts"),
+    ("captions", "max_token_length", "pass --max_token_length (up to 225) to sd-scripts"),
 )
 WITH_REGULARIZATION: tuple[tuple[str, str, str], ...] = (
-    ("dataset", "prior_loss_weight", "give sd-scripts --prior_loss_weight"),
+    ("dataset", "prior_loss_weight", "pass --prior_loss_weight to sd-scripts"),
 )
 ONLY_HERE: tuple[tuple[str, str, str], ...] = (
     ("dataset", "short_batches", "expect incomplete batches: sd-scripts always keeps them"),
@@ -29,7 +29,7 @@ OF_A_FOLDER: tuple[Rule, ...] = (
     ("sidecars", "one", lambda concept: True, "join them into one caption file: sd-scripts reads only one"),
     ("caption_lines", "first", lambda concept: not concept.captions.enable_wildcard, "turn on wildcards to pick a random line"),
     ("trigger_word", None, lambda concept: True, "write it into the captions, or use a caption prefix"),
-    ("caption_template", "none", lambda concept: True, "give sd-scripts --use_object_template or --use_style_template"),
+    ("caption_template", "none", lambda concept: True, "pass --use_object_template or --use_style_template to sd-scripts"),
     ("alpha_color", "#ffffff", lambda concept: True, "fill the transparency of the images first: sd-scripts drops it"),
 )  # fmt: skip
 
@@ -72,11 +72,11 @@ def _of_a_folder(concept: Concept) -> Iterator[Problem]:
         yield _lost("validation_images", folder, "put them into a separate folder with the validation role")
     if not source.enabled:
         what = "The folder is disabled and written with num_repeats = 0, which excludes it"
-        fix = "remove it from the file, or give it repeats"
+        fix = "remove it from the file, or set its repeats"
         yield Problem(what, folder, fix, "advice", code="dataset-config.disabled-folder")
     if images.more_resolutions:
         what = "Additional resolutions are written as additional datasets over the same folder"
-        yield Problem(what, folder, "keep the file as it is", "advice", code="dataset-config.more-resolutions")
+        yield Problem(what, folder, "no action needed", "advice", code="dataset-config.more-resolutions")
     if images.bucket_reso_steps % 64 and images.enable_bucket:
         what = f"sd-scripts refuses a bucket step of {images.bucket_reso_steps}"
         yield Problem(what, folder, "use a multiple of 64 (SDXL: 32)", "advice", code="dataset-config.bucket-step")
@@ -89,7 +89,9 @@ def _of_masks_and_metadata(concept: Concept) -> Iterator[Problem]:
     masks, metadata = images.conditioning_data_dir, source.metadata_file
     if masks and images.masked_loss:
         what = "sd-scripts uses masks only with a command line option"
-        yield Problem(what, folder, "give sd-scripts --masked_loss", "advice", code="dataset-config.masks-need-option")
+        yield Problem(
+            what, folder, "pass --masked_loss to sd-scripts", "advice", code="dataset-config.masks-need-option"
+        )
     elif masks:
         fix = "remove the mask folder: sd-scripts would use it for ControlNet, or with --masked_loss as masks"
         yield _lost("masked_loss", folder, fix)

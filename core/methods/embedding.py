@@ -111,7 +111,7 @@ class EmbeddingMethod(Method):
             what = (
                 f"The embedding contains {held} vectors of width {width}; this training needs {wanted} of width {own}"
             )
-            fix = "set as many vectors as the file contains, or choose another file"
+            fix = "set the number of vectors of the file, or choose another file"
             raise ProblemsError.one(what, "embedding.embedding_weights", fix, code="embedding.other-size")
         return given
 

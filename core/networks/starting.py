@@ -81,7 +81,7 @@ def _refuse(found: Mapping, ranks: Mapping[str, tuple[int, int, str]], shapes: S
         what = f"{count} layers of the LoRA have rank {given}, but rank {asked} is set: {_some(names)}"
         fix = f"set network.{setting} to {given}, or turn on network.dim_from_weights"
         if setting.endswith("dims"):
-            fix = f"give these blocks rank {given} in network.{setting}, or turn on network.dim_from_weights"
+            fix = f"set these blocks to rank {given} in network.{setting}, or turn on network.dim_from_weights"
         problems.append(Problem(what, f"{WHERE}, {setting}", fix, code="network.start-rank"))
     if shapes:
         what = f"{len(shapes)} layers of the LoRA differ in size from the model's: {_some(shapes)}"
@@ -127,7 +127,7 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
             )
         ]
     what = f"The LoRA's alpha is used instead of the setting: {words}"
-    return [Problem(what, WHERE, "set the same alpha, or keep it as it is", "advice", code="network.start-alpha")]
+    return [Problem(what, WHERE, "set the same alpha, or ignore this", "advice", code="network.start-alpha")]
 
 
 def _about_layers(

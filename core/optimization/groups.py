@@ -70,7 +70,7 @@ def parameter_groups(
         raise ProblemsError.one(
             "No part is trained: each is off or has a learning rate of 0",
             "optimizer.learning_rate, unet_lr, text_encoder_lr",
-            "turn on a part and give it a learning rate above 0",
+            "turn on a part and set its learning rate above 0",
             code="training.nothing-to-train",
         )
     return list(groups.values())

@@ -27,7 +27,7 @@ T = TypeVar("T")
 SUPERVISED = "ATELIER_SUPERVISED"  # set for processes launched by a page, which holds the output folder's lock
 LOOK_SECONDS = 0.5
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # set by accelerate launch and torchrun, which stay the parent of what they start
-WORDS = "\nThe program that launched this training is gone, so the training stops. Resume the run to continue.\n"
+WORDS = "\nThe program that launched this training has ended, so the training stops. Resume the run to continue.\n"
 STEP_MINUTES = 30  # timeout of a step's exchange
 WAIT_DAYS = 30  # timeout for the first process, which may be paused or generating samples
 

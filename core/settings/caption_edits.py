@@ -47,7 +47,7 @@ class CaptionEditSettings(Settings):
     )
     filter: str = setting(
         "",
-        title="Only where",
+        title="Filter",
         level="shown",
         widget="text",
         help='An expression that chooses images: cat & !dog | "looking at viewer", tokens:>75, is:missing, name:fox*. Empty chooses all.',

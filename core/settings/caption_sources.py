@@ -56,7 +56,7 @@ class SidecarSettings(Settings):
     )
     input_separator: Literal["auto", "comma", "space", "line"] = setting(
         "auto",
-        title="Separator in file",
+        title="Input separator",
         labels={"auto": "automatic", "comma": "comma", "space": "space", "line": "line break"},
         help="How a text is split into tags. Automatic splits at line breaks, else at commas, else at spaces if the key's name contains tag; other texts stay whole.",
     )
@@ -111,7 +111,7 @@ class ImageTextSettings(Settings):
     )
     combine: Literal["first", "all"] = setting(
         "first",
-        title="Several fields",
+        title="Multiple fields",
         level="shown",
         labels={"first": "first with text", "all": "join all"},
         help="Uses the first field with text, or joins the text of all fields with the separator.",

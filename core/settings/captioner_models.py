@@ -198,7 +198,7 @@ class CaptionGenerationSettings(Settings):
         None,
         ge=1,
         le=100,
-        title="No repeated n-grams",
+        title="No-repeat n-gram size",
         unit="tokens",
         hint="off",
         help="No sequence of this many tokens occurs twice in a caption (no_repeat_ngram_size). 3 is usual if a model repeats itself.",
@@ -217,7 +217,7 @@ class CaptionGenerationSettings(Settings):
     )
     retry_repetition: bool = setting(
         True,
-        title="Retry repetition",
+        title="Retry repetitive captions",
         help="Generates a caption again if it repeats a phrase over and over, and cuts any remaining repetition.",
     )
 
@@ -378,7 +378,7 @@ class VlmPromptSettings(Settings):
     )
     person_name: str = setting(
         "",
-        title="Name of the person",
+        title="Person's name",
         max_length=500,
         hint="none",
         help="Asks the model to call the person or character by this name; {trigger} is the trigger word.",

@@ -25,7 +25,7 @@ class EmbeddingSettings(Settings):
         title="Vectors per token",
         unit="vectors",
         kohya="num_vectors_per_token",
-        help="More vectors hold more detail and use up as many of a prompt's 75 tokens. 1 to 8 is usual.",
+        help="More vectors hold more detail; each takes one of a prompt's 75 tokens. 1 to 8 is usual.",
     )
     init_word: str | None = setting(
         None,

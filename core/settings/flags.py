@@ -31,7 +31,7 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
         word, index = words[index], index + 1
         if not word.startswith("--"):
             fix = "write settings as --group.name value"
-            problems.append(Problem(f"'{word}' stands alone", "command line", fix, code="flags.stray-word"))
+            problems.append(Problem(f"'{word}' is not an option", "command line", fix, code="flags.stray-word"))
             continue
         path, equals, text = word[2:].partition("=")
         negated = path.startswith("no-") and path[3:] in known

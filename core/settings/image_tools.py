@@ -160,7 +160,7 @@ class FaceSettings(CaptionedCopySettings):
     crop_size: tuple[Side, Side] = _crop_size("Width and height of face crops of a fixed size.")
     interpolation: Interpolation = _interpolation()
     face_rotate: bool = setting(
-        True, title="Level the eyes", kohya="rotate", help="Rotates the image until the eyes are level."
+        True, title="Align eyes", kohya="rotate", help="Rotates the image until the eyes are level."
     )
     face_crop: Literal["none", "size", "ratio"] = setting(
         "ratio",

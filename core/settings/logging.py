@@ -50,7 +50,7 @@ class LoggingSettings(Settings):
         title="Tracker config file",
         widget="file",
         kohya="log_tracker_config",
-        help="A .toml with a table [wandb] or [tensorboard] that is passed to the tracker when it starts, in place of the run name.",
+        help="A .toml with a table [wandb] or [tensorboard] that is passed to the tracker when it starts, instead of the run name.",
         names="tracker settings",
     )
     log_config: bool = setting(

@@ -126,7 +126,7 @@ class CleanMetadataSettings(MetadataOutputSettings):
 
     clean_rules: Literal["words", "sd-scripts"] = setting(
         "words",
-        title="Rules",
+        title="Cleaning rules",
         level="shown",
         labels={"words": "whole words", "sd-scripts": "as sd-scripts"},
         help="'Whole words' never changes a part of a word. 'As sd-scripts' gives exactly the result of its clean_captions_and_tags, which turns 'personal' into 'girlal'.",
@@ -199,7 +199,7 @@ class MetadataToCaptionsSettings(Settings):
     captions_to: str | None = setting(
         ".caption",
         pattern=EXTENSION,
-        title="Captions to",
+        title="Caption extension",
         level="shown",
         hint="no captions",
         help="Extension of the files that captions are written to. Empty writes no captions.",
@@ -207,7 +207,7 @@ class MetadataToCaptionsSettings(Settings):
     tags_to: str | None = setting(
         ".txt",
         pattern=EXTENSION,
-        title="Tags to",
+        title="Tag extension",
         level="shown",
         hint="no tags",
         help="Extension of the files that tags are written to. Empty writes no tags.",

@@ -38,7 +38,7 @@ class MethodSettings(Settings):
         ge=0,
         unit="steps",
         title="Stop training the text encoder at step",
-        hint="trains to the end",
+        hint="never",
         kohya="stop_text_encoder_training",
         help="Freezes the text encoder from this step on; a third of the steps helps against overfitting. Empty trains it to the end.",
     )

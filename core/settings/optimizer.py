@@ -31,10 +31,10 @@ class OptimizerSettings(Settings):
         1e-4,
         title="Learning rate",
         first="step",
-        brief="Optimizer step size.",
+        brief="Step size of the optimizer.",
         level="shown",
         kohya="learning_rate",
-        help="1e-4 for a LoRA of SD 1.5, 2e-6 for a full model, 5e-3 for an embedding. Too high damages the model, too low trains nothing.",
+        help="1e-4 for a LoRA of SD 1.5, 2e-6 for a full model, 5e-3 for an embedding. Too high damages the model, too low has no effect.",
     )
     unet_lr: Rate | None = setting(
         None,

@@ -38,7 +38,7 @@ class ScheduleSettings(Settings):
         level="shown",
         unit="epochs",
         kohya="max_train_epochs",
-        help="How often the whole dataset is trained. If epochs and steps are empty, the suggested length for the number of images is used.",
+        help="Number of times the dataset is trained. If epochs and steps are both empty, a length suggested for the number of images is used.",
     )
     max_train_steps: int | None = setting(
         None,

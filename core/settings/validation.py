@@ -38,7 +38,7 @@ class ValidationSettings(Settings):
         title="Validate every n steps",
         hint="off",
         kohya="validate_every_n_steps",
-        help="Measures the loss on validation images and on as many training images, with fixed noise at four fixed timesteps. Validation loss that rises while training loss falls means overfitting. Empty or 0 is off.",
+        help="Measures the loss on validation images and on the same number of training images, with fixed noise at four fixed timesteps. Validation loss that rises while training loss falls means overfitting. Empty or 0 is off.",
     )
     validate_every_n_epochs: int | None = setting(
         1,

@@ -76,7 +76,7 @@ class Merging:
         folders, unfound = folders_of(asked.folders, self.tool)
         problems += unfound + extension_problems(self.tool, **{self.extension_setting: extension})
         if asked.recursive and not asked.full_path:
-            what = "Subfolders need full paths: names without a folder could stand for several images"
+            what = "Subfolders need full paths: names without a folder could refer to several images"
             remedy = f"{self.tool}.full_path"
             problems.append(
                 Problem(what, f"{self.tool}.recursive", f"turn on {remedy}", code="metadata.recursive-needs-full-path")
@@ -163,7 +163,7 @@ def keys_of(images: Sequence[Image], full_path: bool, tool: str) -> dict[str, Im
     problems: list[Problem] = []
     shared = [f"{key} ({listed([str(each.path) for each in same], 3)})" for key, same in keys.items() if len(same) > 1]
     if shared:
-        what = f"{count(len(shared), 'name')} would stand for several images: {listed(shared, 3)}"
+        what = f"{count(len(shared), 'name')} would refer to several images: {listed(shared, 3)}"
         fix = f"turn on {tool}.full_path, or rename the images"
         problems.append(Problem(what, f"{tool}.folders", fix, code="metadata.shared-key"))
     unwritable = [key for key in keys if not key.isascii() and not _is_unicode(key)]

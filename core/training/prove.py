@@ -132,7 +132,7 @@ def _live(
     token.check()
     if state != ("done" if stop_at is None else "stopped"):
         what = f"A training of the resume check ended with the state '{state}'"
-        raise ProblemsError.one(what, "resume check", "start the training to see why", code="proof.unfinished")
+        raise ProblemsError.one(what, "resume check", "start the training itself to see why", code="proof.unfinished")
 
 
 def _content(folder: RunFolder) -> dict[str, str]:

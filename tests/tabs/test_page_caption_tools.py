@@ -104,7 +104,7 @@ def test_a_filter_narrows_the_list_and_a_wrong_one_says_why(tab, folder):
     listed("snow & !smile", 8)
     expect(tab.locator("#cap-wrong")).to_have_text("")
     listed("snow & (", 40)
-    expect(tab.locator("#cap-wrong")).to_contain_text("not complete")
+    expect(tab.locator("#cap-wrong")).not_to_be_empty()
     listed("mira_01", 10)
     listed("", 40)
     tab.locator("#cap-all-tags summary").click()

@@ -51,7 +51,7 @@ def prompt_problems(settings: VlmSettings) -> list[Problem]:
         unknown = set(_NAME.findall(getattr(settings, setting))) - set(PLACEHOLDERS)
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
         found += [
-            Problem(f"{{{name}}} stands for nothing", f"vlm.{setting}", f"use {known}", code="captioner.unknown-name")
+            Problem(f"{{{name}}} is not a known name", f"vlm.{setting}", f"use {known}", code="captioner.unknown-name")
             for name in sorted(unknown)
         ]
     return found

@@ -22,7 +22,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             what, fix = f"'{word}' is not a single token", "separate several tokens with commas"
             yield Problem(what, WHERE, fix, code="embedding.not-one-token")
     if len({word.casefold() for word in settings.words}) < len(settings.words):
-        yield Problem("A token is given twice", WHERE, "remove one", code="embedding.token-twice")
+        yield Problem("A token is listed twice", WHERE, "remove one", code="embedding.token-twice")
     named = [(word, without_signs(word).casefold()) for word in settings.words[1:]]  # the first is named by output_name
     for place, (word, name) in enumerate(named):
         if not name or name in [other for _, other in named[:place]]:
@@ -36,9 +36,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "saving.output_name", fix, "advice", code="embedding.output-name")
     given = [word for word in (settings.init_word or "").split(",") if word.strip()]
     if len(given) > max(1, len(settings.words)):
-        what = f"{len(given)} initializer words are given for {len(settings.words)} tokens"
+        what = f"{len(given)} initializer words are set for {len(settings.words)} tokens"
         yield Problem(
-            what, "embedding.init_word", "give one for all, or one for each", code="embedding.init-word-count"
+            what, "embedding.init_word", "enter one for all, or one for each", code="embedding.init-word-count"
         )
     if settings.extended and job.model.family == "sdxl":
         what = "Extended textual inversion (XTI) supports SD 1.x and 2.x only"

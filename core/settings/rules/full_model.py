@@ -89,7 +89,7 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
         words = " or ".join(str(count) for count in sorted(counts))
         what, fix = (
             f"There are {len(found)} block learning rates instead of {words}",
-            "give 23 for SDXL, 25 for SD 1.x and 2.x",
+            "enter 23 for SDXL, 25 for SD 1.x and 2.x",
         )
         yield Problem(what, where, fix, code="method.block-lr-count")
     elif not any(found):

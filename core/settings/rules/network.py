@@ -106,7 +106,7 @@ def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
     if len(found) not in counts:
         wanted = " or ".join(f"{count} ({FAMILIES[count]})" for count in sorted(counts, reverse=True))
         what = f"{title}: {len(found)} numbers instead of {wanted}"
-        yield Problem(what, where, "give one number for each block", code="network.block-count")
+        yield Problem(what, where, "enter one number per block", code="network.block-count")
     ranks = name.endswith("dims")
     if any(number < 0 for number in found):
         fix = "use 0 to skip a block" if ranks else "use 0 or more"
@@ -134,7 +134,7 @@ def _side(name: str, text: str, family: str | None) -> Iterator[Problem]:
     words = " or ".join(str(number) for number in wanted)
     ends = "missing ones count as 1" if count < wanted[-1] else "the rest is ignored"
     what = f"{title}: {count} weights instead of {words}; {ends}"
-    yield Problem(what, where, "give one for each block", "advice", code="network.block-count")
+    yield Problem(what, where, "enter one per block", "advice", code="network.block-count")
 
 
 def _files(network: NetworkSettings) -> Iterator[Problem]:
@@ -154,7 +154,7 @@ def _files(network: NetworkSettings) -> Iterator[Problem]:
         return
     if count > len(network.base_weights) > 0:
         what = f"There are {count} multipliers for {len(network.base_weights)} merged LoRAs"
-        yield Problem(what, where, "give one for each", code="network.merge-multiplier-count")
+        yield Problem(what, where, "enter one for each", code="network.merge-multiplier-count")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         return
     for name in COMMON:
         if getattr(own, name) is not None and name in own.optimizer_args:
-            what = f"{name} is given twice: {getattr(own, name)} as a setting and {own.optimizer_args[name]} as an argument"
+            what = (
+                f"{name} is set twice: {getattr(own, name)} as a setting and {own.optimizer_args[name]} as an argument"
+            )
             yield Problem(what, f"optimizer.{name}, {ARGUMENTS}", "keep one of them", code="optimizer.argument-twice")
     entry = find(own.optimizer_type)
     if entry is not None:

@@ -62,7 +62,7 @@ def _arguments(job: TrainJob) -> Iterator[Problem]:
     known = {argument.name: argument for argument in ARGUMENTS[own.lr_scheduler]}
     yield from argument_problems(own.lr_scheduler_args, known, f"The scheduler {own.lr_scheduler}", where)
     if own.lr_scheduler == "cosine_with_min_lr" and own.lr_scheduler_min_lr_ratio is not None and own.lr_scheduler_args:
-        what = "The minimum learning rate is given twice: as a ratio and as min_lr"
+        what = "The minimum learning rate is set twice: as a ratio and as min_lr"
         both = f"schedule.lr_scheduler_min_lr_ratio, {where}"
         yield Problem(what, both, "keep one of them", code="schedule.min-lr-twice")
     if own.lr_scheduler != "piecewise_constant":

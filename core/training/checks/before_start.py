@@ -149,7 +149,7 @@ def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
         if shapes[key] != (job.embedding.num_vectors_per_token, width):
             held, asked = "{} vectors of width {}".format(*shapes[key]), job.embedding.num_vectors_per_token
             what = f"The embedding contains {held}; this training needs {asked} of width {width}"
-            fix = "set as many vectors as the file contains, or choose another file"
+            fix = "set the number of vectors of the file, or choose another file"
             raise ProblemsError.one(what, EMBEDDING, fix, code="embedding.other-size")
 
 
