@@ -48,19 +48,19 @@ def _without_captions(placed: Sequence[Placed]) -> list[Problem]:
         number, names = f"{len(images)} of {len(placed)} images", names_of(images)
         if source == "blank":
             code = "dataset.empty-captions"
-            what = f"{number} have an empty caption file and train with an empty caption: {names}"
+            what = f"{number} with an empty caption file, trained without a caption: {names}"
             fix = "write captions, or delete the files to use the folder's default caption"
         elif source == "metadata":
             code = "dataset.no-metadata-captions"
-            what = f"{number} have no caption in their metadata file and train with an empty caption: {names}"
+            what = f"{number} without a caption in the metadata file, trained without one: {names}"
             fix = "add a caption or tags to the metadata file"
         elif source == "words":
             code = "dataset.default-captions"
-            what = f"{number} have no caption file and use the folder's default caption: {text}"
+            what = f"{number} without a caption file, trained with the folder's default caption: {text}"
             fix = "write captions on the Captions tab if the default does not describe them well"
         else:
             code = "dataset.no-captions"
-            what = f"{number} have no caption and train with an empty one: {names}"
+            what = f"{number} without a caption: {names}"
             fix = "write captions, or set a default caption for this folder"
         found.append(Problem(what, printable(images[0].path.parent), fix, "advice", code=code))
     return found
@@ -173,8 +173,8 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
     )
     if small:
         most = small[0].placement.scale
-        what = f"{len(small)} of {len(placed)} images are smaller than their bucket and are upscaled, "
-        what += f"by up to {most:.1f} times: {names_of([each.image for each in small])}"
+        what = f"{len(small)} of {len(placed)} images smaller than their bucket, "
+        what += f"upscaled up to {most:.1f} times: {names_of([each.image for each in small])}"
         fix = "use larger images or a lower resolution"
         if any(each.concept.images.enable_bucket for each in small):
             fix += f", or turn on '{title(ImageSettings, 'bucket_no_upscale')}'"
@@ -184,8 +184,8 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
     )
     if cropped:
         least = cropped[0].placement.kept
-        what = f"{len(cropped)} of {len(placed)} images lose more than half of their area to cropping "
-        what += f"(as little as {least:.0%} is left): {names_of([each.image for each in cropped])}"
+        what = f"{len(cropped)} of {len(placed)} images cropped by more than half "
+        what += f"({least:.0%} left at worst): {names_of([each.image for each in cropped])}"
         fix = f"crop them manually, or raise '{title(ImageSettings, 'max_bucket_reso')}'"
         found.append(Problem(what, printable(cropped[0].image.path.parent), fix, "advice", code="image.cropped"))
     return found
@@ -201,9 +201,9 @@ def balance_advice(epochs: Epochs) -> list[Problem]:
             found.append(Problem(what, "dataset.sources", fix, "advice", code="dataset.regularization-alone"))
     unused = epochs.not_needed()
     if unused and not found:
-        what = f"{len(unused)} regularization images are never used: the sd-scripts way of balancing takes them in"
+        what = f"{len(unused)} regularization images are never used: as in sd-scripts, they are taken in"
         what += f" order until there are as many as training images: {names_of([each.image for each in unused])}"
-        fix = "turn compatibility with sd-scripts off to use all in turn, or add training images"
+        fix = "set compatibility to none to use all in turn, or add training images"
         found.append(Problem(what, "model.compatibility", fix, "advice", code="dataset.regularization-unused"))
     never = epochs.never_shown()
     if never:

@@ -60,7 +60,7 @@ class ImageSettings(Settings):
         title="Min bucket resolution",
         unit="pixels",
         kohya="min_bucket_reso",
-        help="Shortest allowed side of a bucket. Lowered to half the resolution if it would leave no choice of buckets.",
+        help="Shortest allowed side of a bucket. Values too high for the resolution are lowered to half of it.",
     )
     max_bucket_reso: int | None = setting(
         None,

@@ -58,7 +58,7 @@ class ModelSettings(Settings):
         "none",
         title="Compatibility",
         labels={"none": "off", "sd-scripts-0.10": "sd-scripts 0.10", "sd-scripts-0.9": "sd-scripts 0.9"},
-        help="Computes exactly as this version of sd-scripts: loss, noise, captions, scheduler, clipping and samples (all differences: docs/sd_scripts.md). Only to compare with it or to reproduce old results.",
+        help="Computes like this version of sd-scripts: loss, noise, captions, scheduler, clipping and samples (all differences: docs/sd_scripts.md). Only to compare with it or to reproduce old results.",
     )
 
     @property

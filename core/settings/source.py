@@ -135,7 +135,7 @@ class Source(OwnSettings):
     batch_group: str | None = setting(
         None,
         title="Batch group",
-        help="Folders with the same group share batches. Empty groups folders with equal sizes and batch size.",
+        help="Folders in the same group share batches. Empty groups folders with the same sizes and batch size.",
     )
     diff_output_preservation: bool = setting(
         False,

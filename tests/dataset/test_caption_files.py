@@ -238,7 +238,7 @@ def test_a_caption_from_metadata_comes_before_the_file(tmp_path):
     caption = read_caption(image(tmp_path, given=" from metadata\r\n"), CaptionSettings())
     assert (caption.text, caption.source) == ("from metadata", "metadata")
     nothing = read_caption(image(tmp_path, given=""), CaptionSettings())
-    assert (nothing.text, nothing.source) == ("", "metadata") and "empty caption" in nothing.problem.what
+    assert (nothing.text, nothing.source) == ("", "metadata") and nothing.problem.code == "caption.empty"
 
 
 def test_a_cut_out_face_has_the_caption_of_its_image_and_saves_one_of_its_own(tmp_path, history):

@@ -101,9 +101,7 @@ def test_a_mask_is_painted_saved_seen_again_and_trained_with(opened, served, tmp
     assert {row.key[1]: row.mask for row in rows} == {"a.png": True, "b.png": False}
     tab.get_by_role("tab", name="Dataset", exact=True).click()
     expect(tab.locator("#ds-grid .badge-on", has_text="mask")).to_have_count(1)
-    expect(tab.locator("#ds-checks, #ds-problems, main").first).to_contain_text(
-        "have no mask and train on the whole image"
-    )
+    expect(tab.locator("#ds-checks, #ds-problems, main").first).to_contain_text("without a mask")
 
 
 def test_view_touch_keys_and_what_is_asked_before_painting_is_lost(opened):

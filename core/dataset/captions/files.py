@@ -159,7 +159,7 @@ def _given(image: ImageInfo, settings: CaptionSettings) -> Caption:
         return Caption(text, "metadata", path, sentence=sentence, tags=tags)
     if text:
         return Caption(text, "metadata", path)
-    what = "The metadata file has no caption for this image, which trains with an empty caption"
+    what = "The metadata file has no caption for this image: it is trained without one"
     fix = "add a caption or tags to the metadata file"
     problem = Problem(what, printable(image.path), fix, "advice", code="caption.empty")
     return Caption("", "metadata", path, problem=problem)
@@ -169,7 +169,7 @@ def _from_file(path: Path, data: bytes) -> Caption:
     decoded = decode_text(data)
     text = _one_line_end(decoded.text)
     if not text:
-        what = "The caption file is empty, so the image trains with an empty caption"
+        what = "The caption file is empty: the image is trained without a caption"
         fix = "write a caption, or delete the file to use the folder's default caption"
         problem = Problem(what, printable(path), fix, "advice", code="caption.empty")
         return Caption("", "blank", path, decoded.encoding, problem)

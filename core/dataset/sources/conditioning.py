@@ -188,7 +188,7 @@ def _advice(
 ) -> list[Problem]:
     found = []
     if missing:
-        what = f"{len(missing)} of {total} images have no mask and train on the whole image: {names_of(missing)}"
+        what = f"{len(missing)} of {total} images without a mask, trained on the full image: {names_of(missing)}"
         fix = "add the missing masks if parts of these images should be excluded"
         found.append(Problem(what, shown, fix, "advice", code="mask.missing"))
     if extra:

@@ -114,7 +114,7 @@ def demo_problems(job: TrainJob, workspace: Workspace) -> Iterator[Problem]:
     if words:
         left = " and ".join({NAME: "output name", PROMPTS: "sample prompts"}[path] for path in words)
         what = f"Still set for the demo: {left}"
-        fix = "set up for these images in one step on the page, or write your own"
+        fix = "apply the recommended settings on the page, or set your own"
         yield Problem(what, ", ".join(words), fix, "advice", code="demo.name-or-prompts")
 
 
@@ -142,7 +142,7 @@ def setup_for(
     no_model = ""
     if starter and found is None:
         no_model = "The starter is a demo for simple icons at 128 px and cannot train photographs. "
-        no_model += "Download a base model such as SD 1.5 or SDXL, then set up again."
+        no_model += "Download a base model such as SD 1.5 or SDXL, then apply these settings again."
     changes = _changes(job, report, workspace, found, left, real=bool(found) or not starter)
     wanted = tuple(change for change in changes if change.old != change.new)
     return Setup(wanted, no_model) if wanted else None
