@@ -10,6 +10,7 @@ from core.dataset.captions.pipeline import is_random
 from core.dataset.images.views import draw_view, size_conditioning
 from core.dataset.report import Report, Row
 from core.families.token_count import count_tokens, cut_at
+from core.record.units import count
 from core.settings.job import TrainJob
 
 DRAWS = 3
@@ -24,7 +25,7 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
         yield from _image(job, row, placed.get(row.key), drawn)
     yield ""
     yield "Buckets (width x height: images, views in the first epoch)"
-    yield from (f"  {_size(size)}: {count}, {views}" for size, (count, views) in report.buckets.items())
+    yield from (f"  {_size(size)}: {images}, {views}" for size, (images, views) in report.buckets.items())
     if report.held_out:
         yield report.held_out
     if report.longest_tokens is not None:
@@ -49,7 +50,7 @@ def _image(job: TrainJob, row: Row, placed: Placed | None, drawn: Mapping[tuple[
         "rotated as in its EXIF" if placed.image.rotated else "",
         f"actual format: {row.really}" if row.really else "",
         "transparent" if row.transparent else "",
-        f"{row.tokens} tokens" if row.tokens is not None else "",
+        count(row.tokens, "token") if row.tokens is not None else "",
         "with a mask" if row.mask else "",
     ]
     yield f"{name}  " + ", ".join(fact for fact in facts if fact)
@@ -96,7 +97,7 @@ def _samples(job: TrainJob, plan: Plan, batch: Batch, seed: int, epoch: int, ste
             f"network x{placed.concept.images.network_multiplier:g}"
             if placed.concept.images.network_multiplier != 1
             else "",
-            f"{count_tokens(caption)} tokens",
+            count(count_tokens(caption), "token"),
         ]
         yield f"    {'/'.join(placed.key)} #{repeat + 1}: " + ", ".join(fact for fact in facts if fact)
         yield f"      {caption!r}"

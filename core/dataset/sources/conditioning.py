@@ -197,10 +197,7 @@ def _advice(
             Problem(what, shown, "rename them like their images, or ignore this", "advice", code="mask.unmatched")
         )
     if other_size:
-        what = (
-            f"{count(len(other_size), 'mask')} of a different size than the image will be resized: "
-            f"{listed(other_size, 3)}"
-        )
+        what = f"{count(len(other_size), 'mask')} will be resized to match the image: {listed(other_size, 3)}"
         fix = "save them at the image's size if the edges must be exact"
         found.append(Problem(what, shown, fix, "advice", code="mask.other-size"))
     return found
