@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from core.families.word_weights import runs_of, wrong_weight
 from core.generation.prompt_loras import tag_of, use_of
-from core.generation.prompt_tags import TE_FIRST, LoraTag, without_tags
+from core.generation.prompt_tags import LoraTag, without_tags
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, real_path
@@ -232,7 +232,7 @@ def from_a1111_text(text: str) -> ImageRecord:
     notes: list[Problem] = []
     tags: list[LoraTag] = []
     try:
-        prompt, tags = without_tags(prompt, TE_FIRST)
+        prompt, tags = without_tags(prompt)
     except ValueError as error:
         notes.append(_advice(f"The prompt was not changed: {error}", "bad-lora"))
     wanted: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "loras": [use_of(tag) for tag in tags]}

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 
 MOST_TAGS, LARGEST = 50, 10.0
-UNET_FIRST, TE_FIRST = ("unet", "te"), ("te", "unet")  # the latter in A1111 and Forge
-FIX = "write <lora:name:0.8>, or <lora:name:0.8:0.5> to set the text encoder's strength separately"
+ORDER = ("te", "unet")  # of two strengths, in A1111 and Forge
+FIX = "write <lora:name:0.8>, or <lora:name:0.5:0.8> for text encoder 0.5 and U-Net 0.8"
 _TAG = re.compile(r" ?<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 
 
@@ -21,7 +21,7 @@ class LoraTag:
     text_encoder: float = 1.0
 
     def __str__(self) -> str:
-        """As every program reads it: two strengths are named, since their order differs."""
+        """As every program reads it: two strengths are named, since their order differs between programs."""
         if self.unet == self.text_encoder:
             return f"<lora:{self.name}:{self.unet:g}>"
         return f"<lora:{self.name}:unet={self.unet:g}:te={self.text_encoder:g}>"
@@ -31,34 +31,32 @@ def has_tags(text: str) -> bool:
     return _TAG.search(text) is not None
 
 
-def without_tags(prompt: str, order: tuple[str, str] = UNET_FIRST) -> tuple[str, list[LoraTag]]:
+def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
     """(the prompt without its tags, the tags in order): "a fox <lora:ink:0.8>" -> ("a fox", [LoraTag("ink", 0.8, 0.8)]).
 
-    order   which of two strengths is first. Without the second it is as the first, and without both 1; `unet=` and `te=`
-            name them in any order
+    Of two strengths the text encoder's is first. Without the second it is as the first, and without both 1; `te=` and
+    `unet=` name them in any order.
     Raises ValueError with what is wrong in the words of a message.
     """
     bodies = _TAG.findall(prompt)
     if len(bodies) > MOST_TAGS:
         raise ValueError(f"there are {len(bodies)} LoRAs; {MOST_TAGS} is the limit")
-    return (_TAG.sub("", prompt).strip() if bodies else prompt), [_tag(body, order) for body in bodies]
+    return (_TAG.sub("", prompt).strip() if bodies else prompt), [_tag(body) for body in bodies]
 
 
-def _tag(body: str, order: tuple[str, str]) -> LoraTag:
+def _tag(body: str) -> LoraTag:
     name, *rest = (part.strip() for part in body.split(":"))
     if not name:
         raise ValueError(f"<lora:{body[:40]}> has no LoRA name")
     given: dict[str, float] = {}
     for part in rest:
         key, named, text = part.rpartition("=")
-        key = key.strip().lower() if named else next((each for each in order if each not in given), "")
-        if key not in order or key in given:
+        key = key.strip().lower() if named else next((each for each in ORDER if each not in given), "")
+        if key not in ORDER or key in given:
             raise ValueError(f"'{part[:40]}' in <lora:{body[:40]}> is not valid")
         given[key] = _strength(text, body)
-    first, second = order
-    main = given.get(first, 1.0)
-    both = {first: main, second: given.get(second, main)}
-    return LoraTag(name, both["unet"], both["te"])
+    text_encoder = given.get("te", 1.0)
+    return LoraTag(name, given.get("unet", text_encoder), text_encoder)
 
 
 def _strength(text: str, body: str) -> float:

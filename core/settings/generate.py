@@ -46,7 +46,7 @@ class GenerateSettings(Settings):
         title="Prompt",
         level="shown",
         widget="prompt",
-        help="What to generate. <lora:name:0.8> applies a LoRA with this strength; <lora:name:0.8:0.5> sets the text encoder's strength separately.",
+        help="What to generate. <lora:name:0.8> applies a LoRA with this strength; <lora:name:0.5:0.8> has text encoder 0.5 and U-Net 0.8, as in A1111.",
     )
     negative_prompt: str = setting(
         "", title="Negative prompt", level="shown", widget="prompt", help="What the image should not show."

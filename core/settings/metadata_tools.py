@@ -42,8 +42,17 @@ girl girl -> girl
 """.strip().splitlines()
 
 
-def _extension(default: str, title: str, help: str, kohya: str = "") -> Any:
-    return setting(default, pattern=EXTENSION, title=title, level="shown", widget="extension", kohya=kohya, help=help)
+def _extension(default: str, title: str, help: str, kohya: str = "", hint: str = "") -> Any:
+    return setting(
+        default,
+        pattern=EXTENSION,
+        title=title,
+        level="shown",
+        widget="extension",
+        kohya=kohya,
+        hint=hint,
+        help=help,
+    )
 
 
 def _preview(help: str) -> Any:
@@ -196,21 +205,17 @@ class MetadataToCaptionsSettings(Settings):
         title="Match by name",
         help="Finds an image by file name if its path does not exist, for a metadata file from another computer.",
     )
-    captions_to: str | None = setting(
+    captions_to: str | None = _extension(
         ".caption",
-        pattern=EXTENSION,
-        title="Caption extension",
-        level="shown",
+        "Caption extension",
+        "Extension of the files that captions are written to. Empty writes no captions.",
         hint="no captions",
-        help="Extension of the files that captions are written to. Empty writes no captions.",
     )
-    tags_to: str | None = setting(
+    tags_to: str | None = _extension(
         ".txt",
-        pattern=EXTENSION,
-        title="Tag extension",
-        level="shown",
+        "Tag extension",
+        "Extension of the files that tags are written to. If it is the caption extension, a file gets caption and tags, joined by a comma as for training. Empty writes no tags.",
         hint="no tags",
-        help="Extension of the files that tags are written to. Empty writes no tags.",
     )
     existing: Literal["keep", "replace"] = setting(
         "keep",

@@ -24,6 +24,7 @@ from core.record.problems import Problem, ProblemsError, errors, raise_if_errors
 from core.record.regular import check_regular
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
+from core.settings.captions import CaptionSettings
 from core.settings.metadata_tools import MetadataToCaptionsSettings
 from core.settings.named import DRIVE, leads_out
 from core.tools.metadata_files import (
@@ -102,15 +103,10 @@ def _asked(asked: MetadataToCaptionsSettings) -> tuple[Path, list[Path]]:
         problems += source_problems(source)
     folders, unfound = folders_of(asked.folders, TOOL) if asked.folders else ([source.parent] if source else [], [])
     problems += unfound
-    captions, tags = asked.captions_to, asked.tags_to
-    if captions is None and tags is None:
+    if asked.captions_to is None and asked.tags_to is None:
         fix = "enter an extension for captions, such as .caption, or for tags, such as .txt"
         what = "Neither captions nor tags would be written"
         problems.append(Problem(what, f"{TOOL}.captions_to", fix, code="metadata.nothing-to-write"))
-    elif captions and tags and captions.casefold() == tags.casefold():
-        what = f"Captions and tags would be written to the same {tags} file"
-        fix = "use two extensions, or leave one empty"
-        problems.append(Problem(what, f"{TOOL}.tags_to", fix, code="metadata.same-extension"))
     raise_if_errors(problems)
     assert source is not None
     return source, folders
@@ -225,8 +221,12 @@ class Text:
 
 
 def _texts_of(entry: Entry, asked: MetadataToCaptionsSettings) -> Iterator[tuple[str, str]]:
-    """(extension, text) of what the entry has and the settings ask for."""
-    for extension, text in ((asked.captions_to, entry.caption), (asked.tags_to, entry.tags)):
+    """(extension, text) of what the entry has and the settings ask for: caption and tags in one file as training joins them."""
+    captions, tags = asked.captions_to, asked.tags_to
+    asked_for = [(captions, entry.caption), (tags, entry.tags)]
+    if captions and tags and captions.casefold() == tags.casefold() and asked_for != [(captions, None), (tags, None)]:
+        asked_for = [(captions, entry.text(CaptionSettings()))]
+    for extension, text in asked_for:
         if extension and text is not None:
             yield extension, text.replace("\r\n", "\n").replace("\r", "\n").strip()
 

@@ -317,6 +317,25 @@ def test_a_link_stays_a_link_and_undo_restores_the_file_behind_it(tmp_path, hist
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_that_is_deleted_comes_back_as_a_link_if_it_still_leads_to_the_same_text(tmp_path, history):
+    behind, link = tmp_path / "elsewhere" / "a.txt", tmp_path / "a.txt"
+    behind.parent.mkdir()
+    behind.write_bytes(b"old")
+    link.symlink_to("elsewhere/a.txt")
+    done = history.apply("Delete", [Change(link, b"old", None)])
+    assert not os.path.lexists(link) and behind.read_bytes() == b"old"
+    undone = history.undo(done.id)
+    assert os.readlink(link) == "elsewhere/a.txt" and link.read_bytes() == b"old"
+    again = history.undo(undone.id)
+    assert not os.path.lexists(link)
+    behind.write_bytes(b"changed meanwhile")
+    assert history.undo(again.id).changed_since == (link,) and not os.path.lexists(link)
+    behind.write_bytes(b"old")
+    history.undo(again.id)
+    assert link.is_symlink()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
 def test_a_link_out_of_the_open_folders_is_refused(tmp_path, history):
     (tmp_path / "set").mkdir()
     (tmp_path / "secret.txt").write_bytes(b"old")

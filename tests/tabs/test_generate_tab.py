@@ -124,7 +124,7 @@ def test_a_comparison_draws_the_same_seed_without_loras_first():
 
 
 def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_before_it_is_queued(desk):
-    values = form.start_values() | {"prompt": "a fox <lora:ink:0.8:0.5>", "seed": "-1"}
+    values = form.start_values() | {"prompt": "a fox <lora:ink:0.5:0.8>", "seed": "-1"}
     plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
     assert (plain.generate.prompt, plain.generate.loras) == ("a fox", []) and plain.generate.seed is not None
     (use,) = full.generate.loras

@@ -9,6 +9,7 @@ from work_parts import event, image, make_page, wait_until
 
 from core import tasks
 from core.record.problems import ProblemsError
+from core.settings.metadata_tools import EXTENSION
 from tabs.context import TABS
 from tabs.own_settings import field
 from tabs.task_settings import main_setting, own_settings_of
@@ -105,23 +106,43 @@ def test_a_setting_that_names_a_path_has_a_button_to_browse(page, action, name, 
     assert re.findall(r'data-browse="(\w+)"', shown) == ([what] if what else [])
 
 
-@pytest.mark.parametrize(("endings", "captions", "tags"), [([".txt"], ".txt", ".txt"), ([".caption"], ".caption", ".caption"),
-                         ([".txt", ".caption"], ".caption", ".txt"), ([], ".caption", ".txt")])  # fmt: skip
-def test_extensions_that_are_not_filled_in_are_the_datasets(page, tmp_path, endings, captions, tags):
+def names_extension(name, entry):
+    """Whether a setting is the extension of caption files, by its name, its default or its pattern."""
+    default = entry.default if isinstance(entry.default, str) else ""
+    by_pattern = any(getattr(each, "pattern", None) == EXTENSION for each in entry.info.metadata)
+    return by_pattern or "extension" in f"{name} {entry.title}".lower() or default.startswith(".")
+
+
+EXTENSIONS = [
+    (action, name)
+    for action, task in tasks.tasks().items()
+    for name, entry in own_settings_of(task).items()
+    if task.card and names_extension(name, entry)
+]
+
+
+def test_every_setting_that_names_an_extension_follows_the_dataset():
+    assert len(EXTENSIONS) >= 4
+    assert {own_settings_of(tasks.named(action))[name].widget for action, name in EXTENSIONS} == {"extension"}
+
+
+@pytest.mark.parametrize("endings", [[".txt"], [".caption"], [".txt", ".caption"], []])
+def test_extensions_that_are_not_filled_in_are_the_datasets(page, tmp_path, endings):
     for number in range(2):
         path = image(tmp_path / "set" / f"{number}.png", (64, 64))
         for ending in endings:
             path.with_suffix(ending).write_text("a fox", encoding="utf-8")
     page.project.edit("dataset.folder", str(tmp_path / "set"))
-    form = ToolForm(page, tasks.named("merge_captions").card)
-    form.show()  # the dataset is read for it
+    ToolForm(page, tasks.named("merge_captions").card).show()  # the dataset is read for it
     wait_until(lambda: page.reading.report is not None)
-    for action, name, ending in (
-        ("merge_captions", "caption_extension", captions),
-        ("merge_tags", "tags_extension", tags),
-    ):
+    for action, name in EXTENSIONS:
+        form, usual = ToolForm(page, tasks.named(action).card), own_settings_of(tasks.named(action))[name].default
         form.act(event("field", "action", action))
-        assert f'value="{ending}"' in re.search(rf'<input[^>]*data-arg="{name}"[^>]*>', form.html())[0]
+        expected = usual if usual in endings or not endings else endings[0]
+        assert f'value="{expected}"' in re.search(rf'<input[^>]*data-arg="{name}"[^>]*>', form.html())[0]
+        if own_settings_of(tasks.named(action))[name].optional:
+            form.act(event("field", name, ""))
+            assert 'value=""' in re.search(rf'<input[^>]*data-arg="{name}"[^>]*>', form.html())[0], "none stays none"
 
 
 def test_what_an_earlier_version_kept_breaks_no_form(page):

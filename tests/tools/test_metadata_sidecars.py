@@ -65,6 +65,13 @@ def test_the_extensions_are_those_asked_for_and_empty_writes_none(folder, tmp_pa
     assert texts(folder) == {"a.wd": "t\n", "a.txt": "c\n"}
 
 
+def test_captions_and_tags_of_one_extension_are_joined_as_for_training(folder, tmp_path):
+    entries = {"a": {"caption": "c", "tags": "t, u"}, "b [1]": {"tags": "z"}, "sub/c 🦊": {"caption": "c\r\n"}}
+    source = write(tmp_path / "m.json", entries)
+    use("metadata_to_captions", in_json=source, folders=[folder], captions_to=".txt", tags_to=".TXT")
+    assert texts(folder) == {"a.txt": "c,t, u\n", "b [1].txt": "z\n", "sub/c 🦊.txt": "c\n"}
+
+
 def test_existing_files_are_kept_or_replaced_with_a_way_back(folder, tmp_path):
     (folder / "a.txt").write_text("by hand")
     (folder / "b [1].txt").write_text("same\n")
@@ -151,9 +158,8 @@ def test_a_name_that_several_images_have_is_refused_and_a_shared_caption_file_is
         ({"in_json": ""}, ["metadata.no-file-given"]),
         ({"folders": ["none"]}, ["tools.no-such-folder"]),
         ({"captions_to": None, "tags_to": None}, ["metadata.nothing-to-write"]),
-        ({"captions_to": ".TXT"}, ["metadata.same-extension"]),
         ({"captions_to": ".a.png", "tags_to": ".npz"}, ["metadata.bad-extension"] * 2),
-        ({"in_json": "gone.json", "tags_to": ".CAPTION"}, ["metadata.missing-file", "metadata.same-extension"]),
+        ({"in_json": "gone.json", "tags_to": ".png"}, ["metadata.bad-extension", "metadata.missing-file"]),
         ({"in_json": "gone/m.json", "folders": []}, ["metadata.missing-file"]),
         ({"in_json": "empty.json"}, ["metadata.empty"]),
         ({"in_json": "list.json"}, ["metadata.no-path"]),

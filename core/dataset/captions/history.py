@@ -50,11 +50,13 @@ WHAT, KEPT = "The file could not be saved", "the previous one is unchanged"
 
 @dataclass(frozen=True)
 class Change:
-    """A caption file before and after, as bytes; None where there is no file."""
+    """A caption file before and after, as bytes; None where there is no file. link: where it led, of a link that was deleted:
+    what was there stays, and undo puts back the link."""
 
     path: Path
     old: bytes | None
     new: bytes | None
+    link: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class History:
         entry = self.entry(id)
         about = dict(entry.about)
         first, again = str(about.get("of", entry.title)), about.get("act") == "undo"
-        changes = [Change(each.path, each.new, each.old) for each in self.changes(id)]
+        changes = [Change(each.path, each.new, each.old, each.link) for each in self.changes(id)]
         about |= {"undoes": id, "of": first, "act": "redo" if again else "undo"}
         return self.apply(f"{'Redo' if again else 'Undo'}: {first}", changes, about=about, progress=progress)
 
@@ -206,8 +208,8 @@ class History:
         for line in _lines(self._file(id)):
             if "path" in line:
                 path = Path(line["path"])
-                old = found[path].old if path in found else _bytes(line.get("old"))
-                found[path] = Change(path, old, _bytes(line.get("new")))
+                first = found.get(path) or Change(path, _bytes(line.get("old")), None)
+                found[path] = Change(path, first.old, _bytes(line.get("new")), first.link or line.get("link"))
         return list(found.values())
 
     def unfinished(self, about: Mapping[str, Any]) -> str:
@@ -388,7 +390,7 @@ class Opened:
             if content_of(each.path) != each.new:
                 continue
             try:
-                _put(each.path, each.old)
+                _put(each.path, each.old, each.link)
             except OSError:
                 what = "A caption that was changed before the error could not be restored"
                 fix = f"its earlier text is in {printable(self._file)}"
@@ -400,25 +402,37 @@ class Opened:
 
 
 def _line(change: Change) -> dict[str, Any]:
-    return {"path": str(change.path.absolute()), "old": _text(change.old), "new": _text(change.new)}
+    link = os.readlink(change.path) if change.new is None and os.path.islink(change.path) else change.link
+    about = {"path": str(change.path.absolute()), "old": _text(change.old), "new": _text(change.new)}
+    return about | ({"link": link} if link else {})
 
 
 def _put_over(change: Change, *, synced: bool) -> bool:
     """Write a change where its old text still stands. Two threads never look at the same file at once; another process has
     the moment between look and write."""
     with _WRITING:
-        if content_of(change.path) != change.old:
+        if content_of(change.path) != change.old or not _leads_to(change.new, change):
             return False
         try:
-            _put(change.path, change.new, synced=synced)
+            _put(change.path, change.new, change.link, synced=synced)
         except OSError as error:
             raise unwritten(error, WHAT, printable(change.path), KEPT) from error
     return True
 
 
-def _put(path: Path, content: bytes | None, *, synced: bool = True) -> None:
+def _leads_to(content: bytes | None, change: Change) -> bool:
+    """Whether a link that is put back would lead to this content, which may have changed meanwhile."""
+    if content is None or change.link is None:
+        return True
+    target = change.path.parent / change.link
+    return may_reach(target) and content_of(target) == content
+
+
+def _put(path: Path, content: bytes | None, link: str | None = None, *, synced: bool = True) -> None:
     if content is None:
         atomic.remove(path)
+    elif link and not os.path.lexists(path):
+        os.symlink(link, path)
     else:
         atomic.write_bytes(path, content, synced=synced)
 
@@ -456,6 +470,8 @@ def _sound(line: Any) -> bool:
     if not isinstance(title, str) or not isinstance(at, int | float) or not 0 <= at < LATEST:
         return False
     if not isinstance(about, dict) or not all(isinstance(each, str | int | float | None) for each in about.values()):
+        return False
+    if not _is_path(line.get("link", "")):
         return False
     return "path" not in line or (_is_path(line["path"]) and all(_is_text(line.get(name)) for name in ("old", "new")))
 
