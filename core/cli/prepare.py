@@ -42,7 +42,7 @@ def _say_findings(report: Report, options: Options) -> None:
 
     with checking_bar() as progress:
         found = examine(report, options.workspace().private / "index.sqlite", progress=progress)
-    problems = [finding.problem() for finding in found]
+    problems = [finding.problem() for finding in found if finding.kind != "no caption"]  # the check has listed them
     if errors(problems):
         raise ProblemsError(problems)
     say_advice(problems)

@@ -104,7 +104,7 @@ class MemorySettings(Settings):
         kohya="sdpa, xformers, mem_eff_attn, diffusers_xformers",
         labels={"auto": "auto", "sdpa": "SDPA", "xformers": "xFormers", "sliced": "sliced", "plain": "math"},
         help="How the U-Net computes attention. Results are the same up to rounding; SDPA is fast everywhere, sliced is for devices without an SDPA kernel.",
-        costs="math takes several times the memory at 1024 pixels, sliced a little less.",
+        costs="math takes several times the memory of SDPA at 1024 pixels, sliced a little less than math.",
     )
     torch_compile: bool = setting(
         False,

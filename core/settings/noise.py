@@ -125,7 +125,7 @@ class NoiseSettings(Settings):
         hint="off",
         kohya="multires_noise_iterations",
         source="Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training'",
-        help="Adds noise at coarser and coarser resolutions, so that brightness and large shapes vary more. 6 to 10 is usual; empty or 0 is off. Seldom combined with noise offset.",
+        help="Adds noise at coarser and coarser resolutions, so that brightness and large shapes vary more. 6 to 10 is usual; empty or 0 is off. Usually not combined with noise offset.",
     )
     multires_noise_discount: float = setting(
         0.3,

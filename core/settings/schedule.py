@@ -59,7 +59,7 @@ class ScheduleSettings(Settings):
         title="Gradient accumulation steps",
         unit="batches",
         kohya="gradient_accumulation_steps",
-        help="Batches whose gradients are summed before one optimizer step: a large effective batch size with little memory.",
+        help="Batches whose gradients are accumulated before each optimizer step: a large effective batch size with little memory.",
     )
     lr_scheduler: Literal[
         "constant",

@@ -63,6 +63,16 @@ def test_check_lists_every_image_with_its_place_words_and_what_is_cut(tmp_path, 
     assert "smaller than their bucket" in said.err
 
 
+def test_images_without_a_caption_are_named_once(tmp_path, capsys):
+    from PIL import Image
+
+    (tmp_path / "plain").mkdir()
+    Image.new("RGB", (128, 128), "red").save(tmp_path / "plain" / "a.png")
+    words = ["prepare", "--check", "--outputs", str(tmp_path / "out"), "--dataset.folder", str(tmp_path / "plain")]
+    assert main(words) == DONE
+    assert capsys.readouterr().err.count("without a caption") == 1
+
+
 def test_the_captions_listed_are_those_that_the_batches_train(tmp_path, capsys):
     words = ["--captions.token_warmup_step", "40", "--captions.shuffle_caption", "--schedule.seed", "5"]
     for name in "abc":
