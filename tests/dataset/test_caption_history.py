@@ -200,7 +200,7 @@ def test_each_line_stands_on_the_disk_before_its_file_changes(tmp_path, history,
     paths = files(tmp_path)
     seen = []
 
-    def look(path, content, synced):
+    def look(path, content, link, synced):
         (file,) = (tmp_path / "outputs" / "captions").glob("*.jsonl")
         seen.append([json.loads(line).get("path") for line in file.read_text().splitlines()])
 
