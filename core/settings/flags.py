@@ -159,7 +159,7 @@ def help_text(model: type[Settings], groups: Sequence[str] = ()) -> str:
 def help_of(entry: Declared, name: str) -> list[str]:
     """Lines on one setting, under the name that a person types."""
     usual = (entry.hint or "none") if entry.default is None else json.dumps(entry.default, default=str)
-    default = "required" if entry.info.is_required() else f"default {usual}"
+    default = "required" if entry.info.is_required() else f"default: {usual}"
     facts = "; ".join(part for part in (default, entry.range_text, entry.unit) if part)
     lines = textwrap.wrap(f"{entry.title}. {entry.help}", HELP_WIDTH - 8)
     return [f"  {name}  [{facts}]", *(f"        {line}" for line in lines)]
