@@ -13,8 +13,8 @@ from tabs.tool_forms import build_form, cards
 def build(page: Page) -> None:
     page.pulse_parts.append(page.models.parts)
     gr.HTML(piece("tools"), elem_id="tools-holder", apply_default_css=False)
-    for card in cards("Tools"):
+    for card in sorted(cards("Tools"), key=lambda card: card.name != "images"):
         build_form(page, card)
-    disk.build(page)
     keys.build(page)
+    disk.build(page)
     page.machine_check = machine_check.build(page)

@@ -26,6 +26,15 @@ STANDS = """() => {
   return [frame.left - page.left, page.right - frame.right, frame.width];
 }"""
 
+# The cards of Tools: where they stand, and how much of their width something reaches.
+CARDS = """() => [...document.querySelectorAll(
+    ".column:has(> #tools-holder) > :not(.tool-tasks-holder) :is(.card, .block-part)")].map((card) => {
+  const box = card.getBoundingClientRect(), parts = [...card.querySelectorAll("input, select, textarea, button, p, li")];
+  const reached = Math.max(...parts.map((part) => part.getBoundingClientRect().right));
+  const [top, right, height] = [box.top, box.right, box.height].map(Math.round);
+  return {name: card.getAttribute("aria-label"), top, right, height, used: (reached - box.left) / box.width};
+})"""
+
 
 @pytest.fixture
 def window(full, chromium):
@@ -60,6 +69,19 @@ def test_each_tab_is_centered_and_inside_the_window_at_every_width(window):
             assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
             found[name, width] = tab.evaluate(NARROW)
     assert not any(found.values()), found
+
+
+def test_cards_of_tools_use_the_width_and_each_row_ends_where_the_page_does(window):
+    tab = window.open("Tools")
+    tab.locator(MARKS["Tools"]).first.wait_for()
+    for width in (390, 800, 1400, 1920):
+        tab.set_viewport_size({"width": width, "height": 900})
+        found = tab.evaluate(CARDS)
+        assert len(found) == 8 and all(each["used"] >= 0.75 for each in found), (width, found)
+        rows = {each["top"]: [other for other in found if other["top"] == each["top"]] for each in found}
+        assert {max(each["right"] for each in row) for row in rows.values()} == {found[0]["right"]}, (width, rows)
+        assert all(len({each["height"] for each in row}) == 1 for row in rows.values()), (width, rows)
+        assert len(rows) == (5 if width >= 1400 else 8), (width, rows)
 
 
 def test_list_caption_and_tools_are_seen_together_and_one_after_the_other_where_it_is_narrow(window):
