@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from page_server import WATCH
+from page_server import WATCH, Served, Visit
 from PIL import Image
 from playwright.sync_api import expect
 from work_parts import image, wait_until
@@ -155,3 +155,61 @@ def test_a_config_is_exported_and_taken_in_again(window, served, folder, tmp_pat
     expect(tab.locator("#said")).to_contain_text("dataset.toml: 1 folder with their settings")
     wait_until(lambda: entries_of(served.page.project.job) and entries_of(served.page.project.job)[0].num_repeats == 3)
     assert tab.evaluate("movedBy()") == {}
+
+
+def test_a_folder_field_of_a_card_is_browsed_by_mouse_and_by_keyboard(window, served, folder):
+    masks = folder / "masks"
+    masks.mkdir()
+    tab = window.open("Dataset")
+    card, browser = tab.locator("#ds-sources .concept").first, tab.locator("#model-browser")
+    card.get_by_role("button", name="More").click()
+    field = card.get_by_role("textbox", name="Mask folder")
+    look = card.get_by_role("button", name="Browse: Mask folder")
+    field.fill(str(folder))
+    field.press("Tab")
+    expect(look).to_be_focused()
+    tab.keyboard.press("Enter")
+    expect(browser.locator(".at")).to_have_text(str(folder))
+    expect(browser.locator(".file")).to_have_count(0)
+    tab.keyboard.press("Escape")
+    expect(tab.locator("dialog")).to_have_count(0)
+    expect(look).to_be_focused()
+    tab.keyboard.press("Enter")
+    browser.get_by_role("button", name="masks/", exact=True).press("Enter")
+    expect(browser.locator(".at")).to_have_text(str(masks))
+    browser.get_by_role("button", name="Use this folder").press("Enter")
+    expect(field).to_have_value(str(masks))
+    chosen = lambda: entries_of(served.page.project.job)[0].conditioning_data_dir  # noqa: E731
+    wait_until(lambda: chosen() == str(masks))
+    look.click()
+    browser.get_by_role("button", name=".. parent folder").click()
+    browser.get_by_role("button", name="Use this folder").click()
+    expect(field).to_have_value(str(folder))
+    wait_until(lambda: chosen() == str(folder))
+
+
+def test_on_a_shared_page_only_open_folders_are_browsed(chromium, tmp_path):
+    page = Served(tmp_path / "page", shared=True, port=17862)
+    window = None
+    try:
+        inside = page.workspace.outputs / "set"
+        image(inside / "a.png", (64, 64))
+        page.page.project.replace(with_entries(page.page.project.job, [Source(folder=str(inside))]))
+        window = Visit(chromium, page.url)
+        tab = window.open("Dataset")
+        card, browser = tab.locator("#ds-sources .concept").first, tab.locator("#model-browser")
+        card.get_by_role("button", name="More").click()
+        card.get_by_role("textbox", name="Mask folder").fill(str(tmp_path))
+        card.get_by_role("button", name="Browse: Mask folder").click()
+        at = browser.locator(".at code")
+        expect(at).not_to_be_empty()
+        assert page.page.roots.holds(at.inner_text()) and str(tmp_path) != at.inner_text()
+        while (parent := browser.get_by_role("button", name=".. parent folder")).count():
+            before = at.inner_text()
+            parent.click()
+            expect(at).not_to_have_text(before)
+            assert page.page.roots.holds(at.inner_text())
+    finally:
+        if window:
+            window.close()
+        page.close()
