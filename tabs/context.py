@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from core.engine.queue import GUEST
 from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -184,6 +185,7 @@ def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False) -> Cal
         request = args[place]
         session = getattr(request, "session_hash", None)
         asking = ASKING.set(session)
+        guest = GUEST.set((getattr(request, "scope", None) or {}).get("guest", ""))
         browser = page.browsers.of(session)
         overtaken, before = page.browsers.overtaken(browser, ANY_TAB), browser.said
         try:
@@ -198,6 +200,7 @@ def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False) -> Cal
             page.browsers.succeeded(browser, about)
         finally:
             ASKING.reset(asking)
+            GUEST.reset(guest)
         said = gr.skip() if browser.said is before else _panel(browser)
         if isinstance(result, dict) and result.get("__type__") != "update":
             return result  # by component

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from core.record.cancel import Cancelled
@@ -41,7 +42,10 @@ def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
         return
     page.browsers.say(browser, "info", "Checking the images ...", identity=f"{token}-checking")
     work = threading.Thread(
-        target=_check_and_submit, args=(page, browser, job, preset, bad, how, token), name="start", daemon=True
+        target=copy_context().run,
+        args=(_check_and_submit, page, browser, job, preset, bad, how, token),
+        name="start",
+        daemon=True,
     )
     work.start()
     work.join(QUICK_SECONDS)

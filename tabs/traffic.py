@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import shutil
 import time
@@ -89,6 +90,7 @@ class Traffic:
         key, closed = self.limits.key_of(Request(scope)), self.limits.logins() is not None
         streams = path.startswith(OPEN_ENDED)
         scope["logged_in"] = bool(key) or not closed
+        scope["guest"] = hashlib.blake2s(key.encode(), digest_size=6).hexdigest() if key and closed else ""
         if not key and (streams or (closed and _needs_login(scope["method"], path))):  # before a byte of it is read
             await _refuse(401, "Not authenticated", None)(scope, receive, send)
         elif streams:

@@ -18,7 +18,7 @@ from core.engine.extend import extend, job_of, job_to_resume
 from core.engine.launch import is_launched, supervise
 from core.engine.light import CLOSE_SECONDS, LANES, LightLane, LightTask
 from core.engine.owner import Ownership, collect
-from core.engine.queue import Queue, QueueEntry, lane_of
+from core.engine.queue import GUEST, Queue, QueueEntry, lane_of
 from core.engine.run_summary import RunState, RunSummary, about_of, newest_state_name
 from core.engine.run_words import words_of
 from core.engine.turn import Turn
@@ -42,7 +42,8 @@ POISONED = 75
 WAIT_SECONDS = 0.5
 QUEUE = "queue"  # holds the device; whoever else does has borrowed it
 KEPT_JOB_FOLDERS = 100
-MOST_WAITING = 10  # jobs of a shared page: its visitors could fill weeks
+MOST_WAITING = 10  # jobs of a shared page: its guests could fill weeks
+MOST_OF_ONE = 4  # of them, those of one login
 LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
@@ -141,8 +142,9 @@ class Engine:
 
     def submit(self, task: str, job: Settings, title: str = "", preset: str = "") -> str:
         """Queue a job; `preset` is the one that its settings come from, for the run to remember. Raises ProblemsError."""
-        self._admit_new(job)
-        entry = self._queue.add(task, title or _title(task, job), to_values(job), preset=preset)
+        with self._queue.lock:
+            self._admit_new(job)
+            entry = self._queue.add(task, title or _title(task, job), to_values(job), preset=preset)
         self._begin_beside(entry)
         self._notify()
         return entry.id
@@ -150,12 +152,16 @@ class Engine:
     def _admit_new(self, job: Settings) -> None:
         """Raises ProblemsError for a job that a shared page may not queue."""
         admit(job, self.limits)
-        if self.limits is not None and sum(entry.state == "waiting" for entry in self.queue()) >= MOST_WAITING:
-            what, fix = (
-                f"The queue is full ({MOST_WAITING} jobs are waiting)",
-                "wait until one ends, or remove one from the queue",
-            )
-            raise ProblemsError.one(what, "queue", fix, code="queue.full")
+        if self.limits is None:
+            return
+        waiting, guest = [entry.guest for entry in self.queue() if entry.state == "waiting"], GUEST.get()
+        if len(waiting) >= MOST_WAITING:
+            what, code = f"The queue is full ({MOST_WAITING} jobs are waiting)", "queue.full"
+        elif guest and waiting.count(guest) >= MOST_OF_ONE:
+            what, code = f"{MOST_OF_ONE} of your jobs are waiting, the most on a shared page", "queue.full-for-guest"
+        else:
+            return
+        raise ProblemsError.one(what, "queue", "wait until one ends, or remove one from the queue", code=code)
 
     def _begin_beside(self, entry: QueueEntry) -> None:
         """Hand a waiting job to its lane; those of the device are taken from the queue by its thread."""
@@ -228,8 +234,9 @@ class Engine:
                 f"'{run_name}' is already in the queue", run_name, "wait for its turn", "runs.queued"
             )
         job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
-        self._admit_new(job)
-        entry = self._queue.add("train", _title("train", job), to_values(job), run=run_name)
+        with self._queue.lock:
+            self._admit_new(job)
+            entry = self._queue.add("train", _title("train", job), to_values(job), run=run_name)
         self._queue.pause(False)
         self._notify()
         return entry.id

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Collection
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from core.record.regular import MissingFile
 from core.settings.migrations import to_version_2
 
 KEPT_ENDED = 50
+GUEST: ContextVar[str] = ContextVar("login of a shared page whose request is handled", default="")
 
 
 @dataclass(frozen=True)
 class QueueEntry:
     """A job in the queue. `job` holds its settings as plain values; `run` names its folder once it has one. `state`: as of a
-    run, "waiting" before it, and "cancelled" for one that was taken out before it began."""
+    run, "waiting" before it, and "cancelled" for one that was taken out before it began. `guest`: which login of a shared page added it."""
 
     id: str
     task: str
@@ -35,12 +37,13 @@ class QueueEntry:
     added: float = 0.0
     message: str = ""
     preset: str = ""
+    guest: str = ""
 
 
 def _entry(values: Any) -> QueueEntry:
     """TypeError for one of other kinds of values, as a hand may have written."""
     entry = QueueEntry(**values)
-    texts = (entry.id, entry.task, entry.title, entry.state, entry.run, entry.message, entry.preset)
+    texts = (entry.id, entry.task, entry.title, entry.state, entry.run, entry.message, entry.preset, entry.guest)
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
         raise TypeError("an entry's field is not text")
     task, job = to_version_2(entry.task, entry.job)
@@ -55,11 +58,11 @@ def lane_of(task: str) -> str:
 
 class Queue:
     """Thread-safe. A new job is on disk before it is told; what happens to it is remembered also while the disk is full,
-    and written with the next change."""
+    and written with the next change. `lock` keeps others from adding between a look at the queue and one's own change."""
 
     def __init__(self, path: Path):
         self._path = path
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._entries: list[QueueEntry] = []
         self.paused = False
         self.set_aside = ""  # what a person should know about a damaged file
@@ -92,11 +95,11 @@ class Queue:
         atomic.write_json(self._path, {"paused": self.paused, "entries": [asdict(entry) for entry in self._entries]})
 
     def entries(self) -> list[QueueEntry]:
-        with self._lock:
+        with self.lock:
             return list(self._entries)
 
     def get(self, identity: str) -> QueueEntry:
-        with self._lock:
+        with self.lock:
             for entry in self._entries:
                 if entry.id == identity:
                     return entry
@@ -112,8 +115,10 @@ class Queue:
         message: str = "",
         preset: str = "",
     ) -> QueueEntry:
-        entry = QueueEntry(uuid.uuid4().hex[:12], task, title, job, state, run, time.time(), message, preset)
-        with self._lock:
+        entry = QueueEntry(
+            uuid.uuid4().hex[:12], task, title, job, state, run, time.time(), message, preset, GUEST.get()
+        )
+        with self.lock:
             before = self._entries
             self._entries = [*before, entry]
             try:
@@ -124,7 +129,7 @@ class Queue:
         return entry
 
     def change(self, identity: str, **changes: Any) -> QueueEntry:
-        with self._lock:
+        with self.lock:
             entry = replace(self.get(identity), **changes)
             self._entries = [entry if old.id == identity else old for old in self._entries]
             with suppress(OSError):
@@ -133,7 +138,7 @@ class Queue:
 
     def cancel_waiting(self, identity: str) -> bool:
         """Cancel a job that has not begun; False when it has."""
-        with self._lock:
+        with self.lock:
             if self.get(identity).state != "waiting":
                 return False
             self.change(identity, state="cancelled")
@@ -141,7 +146,7 @@ class Queue:
 
     def forget(self, identities: Collection[str]) -> None:
         """Drop jobs that have ended."""
-        with self._lock:
+        with self.lock:
             kept = [each for each in self._entries if each.id not in identities or each.state in ("waiting", "running")]
             if len(kept) < len(self._entries):
                 self._entries = kept
@@ -149,7 +154,7 @@ class Queue:
 
     def move(self, identity: str, position: int) -> None:
         """Put a waiting job at `position` among those that wait for the same lane, 0 first."""
-        with self._lock:
+        with self.lock:
             entry = self.get(identity)
             if entry.state != "waiting":
                 return
@@ -163,7 +168,7 @@ class Queue:
 
     def take(self) -> QueueEntry | None:
         """The next job that waits for the device, marked running; None when there is none or the queue is paused."""
-        with self._lock:
+        with self.lock:
             if self.paused:
                 return None
             for entry in self._entries:
@@ -173,11 +178,11 @@ class Queue:
 
     def begin(self, identity: str) -> QueueEntry | None:
         """A job of another lane, marked running; None when it no longer waits."""
-        with self._lock:
+        with self.lock:
             waits = self.get(identity).state == "waiting"
             return self.change(identity, state="running") if waits else None
 
     def pause(self, paused: bool) -> None:
-        with self._lock:
+        with self.lock:
             self.paused = paused
             self._write()

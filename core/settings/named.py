@@ -20,6 +20,8 @@ from core.settings.names import bad_name
 
 KEYS_FIX = "leave it out; the owner of the machine can allow it with --lend-keys"
 USES_KEY = {"wandb", "all"}  # values of a tracker setting
+MOST_STEPS = 100_000  # of a training on a shared page: weeks on most cards
+MOST_EPOCHS = 1000
 DRIVE = re.compile(r"\s*[A-Za-z]:")
 
 
@@ -97,7 +99,18 @@ def not_open(text: str, where: str, limits: Limits) -> Problem:
 
 def refused(job: BaseModel, limits: Limits) -> list[Problem]:
     """Problems for everything a shared page may not use, each with its setting."""
-    return [problem for named in named_in(job) if (problem := _problem(named, limits))]
+    return [problem for named in named_in(job) if (problem := _problem(named, limits))] + _too_long(job)
+
+
+def _too_long(job: BaseModel) -> list[Problem]:
+    """The problem of a training that would keep the machine from all others for weeks."""
+    schedule = getattr(job, "schedule", None)
+    steps, epochs = getattr(schedule, "max_train_steps", None), getattr(schedule, "max_train_epochs", None)
+    name, value, most = ("steps", steps, MOST_STEPS) if steps else ("epochs", epochs or 0, MOST_EPOCHS)
+    if value <= most:
+        return []
+    what, fix = f"{value} {name} are too many for a shared page", f"use at most {most}"
+    return [Problem(what, f"schedule.max_train_{name}", fix, code="shared.too-long")]
 
 
 def admit(job: BaseModel, limits: Limits | None) -> None:

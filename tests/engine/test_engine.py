@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+from contextlib import suppress
+from contextvars import copy_context
 
 import pytest
 
@@ -11,7 +13,7 @@ from core.engine.engine import Engine
 from core.engine.explain import explain
 from core.engine.extend import extend
 from core.engine.owner import hand_in
-from core.engine.queue import Queue
+from core.engine.queue import GUEST, Queue
 from core.engine.turn import Turn
 from core.engine.view import RunView, thin
 from core.record import atomic
@@ -182,6 +184,44 @@ def test_a_shared_page_queues_a_few_jobs_only(engine, workspace):
     assert engine.submit("train", job())
     engine.limits = None  # the machine itself
     assert engine.submit("train", job())
+
+
+def test_one_guest_of_a_shared_page_leaves_room_for_others(engine, workspace):
+    """Also of presses at the same moment, and of runs that go on."""
+    engine.limits = Limits.of(workspace)
+
+    def press(name: str) -> None:
+        with suppress(ProblemsError):
+            in_guest(name, lambda: engine.submit("train", job()))
+
+    presses = [threading.Thread(target=press, args=("first",)) for _ in range(3 * engine_module.MOST_OF_ONE)]
+    for each in presses:
+        each.start()
+    for each in presses:
+        each.join()
+    assert [entry.guest for entry in engine.queue()] == ["first"] * engine_module.MOST_OF_ONE
+    run = RunFolder.create(workspace.runs, "a", dump(job(), task="train"))
+    with refused("queue.full-for-guest"):
+        in_guest("first", lambda: engine.continue_run(run.name))
+    assert in_guest("second", lambda: engine.submit("train", job()))
+    assert Queue(workspace.private / "queue.json").entries() == engine.queue()
+
+
+def in_guest(name, work):
+    def named():
+        GUEST.set(name)
+        return work()
+
+    return copy_context().run(named)
+
+
+@pytest.mark.parametrize("schedule", [{"max_train_steps": 10_000_000}, {"max_train_epochs": 100_000}])
+def test_a_shared_page_takes_no_training_of_weeks(engine, workspace, schedule):
+    assert engine.submit("train", job(schedule=schedule))
+    engine.limits = Limits.of(workspace)
+    with refused("shared.too-long"):
+        engine.submit("train", job(schedule=schedule))
+    assert engine.submit("train", job(schedule={"max_train_steps": 2000, "max_train_epochs": 100_000}))
 
 
 def test_only_jobs_that_have_ended_are_taken_out_of_the_list(engine, workspace):

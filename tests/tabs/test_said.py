@@ -8,6 +8,7 @@ import gradio as gr
 import pytest
 from work_parts import image, make_page, wait_until
 
+from core.engine.queue import GUEST
 from core.engine.waiting import Wait
 from core.record.problems import ProblemsError
 from tabs import pulse, starts
@@ -98,3 +99,17 @@ def test_a_start_beside_a_proof_says_what_it_waits_for(page, tmp_path):
     starts.press(page, browser, {"how": "start", "stamp": page.project.stamp, "token": "t"})
     wait_until(lambda: browser.said["kind"] == "done")
     assert browser.said["text"].endswith(f", {Wait('the resume test').words}.")
+
+
+def test_start_queues_for_the_login_that_asked(page, monkeypatch):
+    """It checks on a thread of its own."""
+    seen = []
+    monkeypatch.setattr(starts, "_check_and_submit", lambda *given: seen.append(GUEST.get()))
+    request = SimpleNamespace(session_hash="one", scope={"guest": "a login"})
+
+    def press(value: str) -> None:
+        starts.press(page, page.browsers.of("one"), {"how": "start", "stamp": page.project.stamp})
+
+    told(page, press, 1)("", request)
+    wait_until(lambda: seen)
+    assert seen == ["a login"] and GUEST.get() == ""

@@ -255,3 +255,15 @@ def test_a_server_that_nobody_asks_sleeps(served):
         return time.clock_gettime(clock) - before
 
     assert min(share() for _ in range(3)) < 0.025
+
+
+def test_a_login_names_its_guest_and_not_its_key(tmp_path):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope["guest"])
+        await answering(200)(scope, receive, send)
+
+    for cookie in ("access-token-x=sesame", "access-token-x=other", ""):
+        called(shared(app, tmp_path), scope("/config", "GET", cookie=cookie))
+    assert seen[0] and "sesame" not in seen[0] and seen[1:] == ["", ""]
