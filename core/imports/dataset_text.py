@@ -11,7 +11,6 @@ import json
 import locale
 import os
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import toml
 from core.imports.dataset_lines import json_lines, nearest_line, toml_lines
 from core.imports.dataset_options import PATHS
 from core.record.bounded_json import parse_json
-from core.record.bounded_toml import check_depth
+from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import read_regular
 from core.record.workspace import open_home, resolve_path
@@ -185,8 +184,7 @@ def _report_path(document: Document, suffix: str, key: str, line: int, meant: st
 def _parse_toml(document: Document, text: str) -> None:
     """Read with sd-scripts' parser, unless the text is so long that it may take minutes; then with a TOML 1.0 parser."""
     try:
-        sound = tomllib.loads(text)
-        check_depth(sound)
+        sound = bounded_loads(text)
         first = ""
     except RecursionError:
         first = "it is nested too deeply"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 
 MAX_BYTES = 4_000_000
+MOST_PARTS = 20  # of a dotted key: tomllib takes memory and time of the square of them, 9 GB for 100 kB
+_KEY = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+{_KEY}(?:[ \t]*+\.[ \t]*+{_KEY}){{{MOST_PARTS}}}", re.MULTILINE)
 
 
 def read_toml(path: Path | str, where: str, fix: str) -> dict[str, Any]:
@@ -27,15 +31,22 @@ def read_toml(path: Path | str, where: str, fix: str) -> dict[str, Any]:
 def parse_toml(text: str, where: str, fix: str) -> dict[str, Any]:
     """The content of the text. Raises ProblemsError."""
     try:
-        found = tomllib.loads(text)
-        check_depth(found)
-        return found
+        return bounded_loads(text)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ProblemsError.one(f"This is not valid TOML: {reason}", where, fix, code="file.not-toml") from None
 
 
-def check_depth(value: Any) -> None:
+def bounded_loads(text: str) -> dict[str, Any]:
+    """What tomllib reads, within limits. Raises ValueError or RecursionError."""
+    if LONG_KEY.search(text):
+        raise ValueError(f"a key has more than {MOST_PARTS} parts")
+    found = tomllib.loads(text)
+    _check_depth(found)
+    return found
+
+
+def _check_depth(value: Any) -> None:
     """ValueError for tables and lists nested deeper than the program itself can walk."""
     level, depth = [value], 0
     while level:

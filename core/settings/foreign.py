@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
@@ -43,8 +43,8 @@ LONGEST = 80  # characters of a value that are shown
 def toml_values(text: str) -> dict[str, Any] | None:
     """The tables of a TOML text; None for anything else."""
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+        return bounded_loads(text)
+    except (RecursionError, ValueError):
         return None
 
 

@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import tracemalloc
 
 import pytest
 
@@ -366,3 +367,20 @@ def test_the_scan_takes_what_sd_scripts_takes_from_a_folder(tmp_path):
         ("b.png", 1, ""),
     ] * 2
     assert not errors(found.problems)
+
+
+@pytest.mark.parametrize(
+    "text", ["a" + ".a" * 9000 + " = 1", "[a" + " . 'a'" * 9000 + "]\nb = 1", "a = [{" + '"a".' * 9000 + "a = 1}]"]
+)
+def test_a_key_of_thousands_of_parts_is_refused_at_once(tmp_path, text):
+    """tomllib took 91 seconds and 9 GB for 100 kB of them."""
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    tracemalloc.start()
+    try:
+        assert [problem.code for problem in read_dataset_config(path).problems] == ["file.not-toml"]
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+    path.write_text('a = """\n' + "word. " * 100 + '"""\nb = "' + "a.b." * 100 + '"')
+    assert "file.not-toml" not in {problem.code for problem in read_dataset_config(path).problems}
