@@ -46,6 +46,8 @@ def _entry(values: Any) -> QueueEntry:
     texts = (entry.id, entry.task, entry.title, entry.state, entry.run, entry.message, entry.preset, entry.guest)
     if not (all(isinstance(text, str) for text in texts) and isinstance(entry.job, dict)):
         raise TypeError("an entry's field is not text")
+    if not (isinstance(entry.added, (int, float)) and 0 <= entry.added < 2**53):  # nan could never be written again
+        raise TypeError("an entry's time is none")
     task, job = to_version_2(entry.task, entry.job)
     return replace(entry, task=task, job=job, added=float(entry.added))
 

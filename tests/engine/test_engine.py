@@ -224,6 +224,14 @@ def test_a_shared_page_takes_no_training_of_weeks(engine, workspace, schedule):
     assert engine.submit("train", job(schedule={"max_train_steps": 2000, "max_train_epochs": 100_000}))
 
 
+@pytest.mark.parametrize("added", ["nan", "inf", 1e300, None, 10**400])
+def test_a_queue_file_with_a_time_that_is_none_does_not_keep_jobs_from_being_added(tmp_path, added):
+    path = tmp_path / "queue.json"
+    path.write_text(json.dumps({"entries": [{"id": "a", "task": "train", "title": "t", "job": {}, "added": added}]}))
+    queue = Queue(path)
+    assert queue.set_aside and queue.add("train", "b", {})
+
+
 def test_only_jobs_that_have_ended_are_taken_out_of_the_list(engine, workspace):
     ended, waiting = engine.submit("train", job("a")), engine.submit("train", job("b"))
     engine.cancel(ended)
