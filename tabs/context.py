@@ -185,7 +185,7 @@ def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False) -> Cal
         request = args[place]
         session = getattr(request, "session_hash", None)
         asking = ASKING.set(session)
-        guest = GUEST.set((getattr(request, "scope", None) or {}).get("guest", ""))
+        guest = GUEST.set(getattr(getattr(request, "request", None), "scope", {}).get("guest", ""))
         browser = page.browsers.of(session)
         overtaken, before = page.browsers.overtaken(browser, ANY_TAB), browser.said
         try:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from starlette.requests import Request
 from work_parts import image, make_page, wait_until
 
 from core.engine.queue import GUEST
@@ -105,7 +106,8 @@ def test_start_queues_for_the_login_that_asked(page, monkeypatch):
     """It checks on a thread of its own."""
     seen = []
     monkeypatch.setattr(starts, "_check_and_submit", lambda *given: seen.append(GUEST.get()))
-    request = SimpleNamespace(session_hash="one", scope={"guest": "a login"})
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"a", b"b")]}
+    request = gr.Request(Request(scope | {"guest": "a login"}), session_hash="one")
 
     def press(value: str) -> None:
         starts.press(page, page.browsers.of("one"), {"how": "start", "stamp": page.project.stamp})
