@@ -237,7 +237,7 @@ def _bytes_of(text: Any) -> bytes:
     except (TypeError, ValueError, binascii.Error):
         fix = "reload the page and paint it again"
         raise ProblemsError(
-            [Problem("The mask has not arrived whole", "Captions", fix, code="mask.not-base64")]
+            [Problem("The mask upload is incomplete", "Captions", fix, code="mask.not-base64")]
         ) from None
 
 

@@ -27,7 +27,7 @@
     going(work) ? h("progress", {class: work.state === "waiting" ? "off" : null, max: 1, value: work.share === null ? null : work.share, "aria-label": work.text}) : null,
     work.problems.length ? atelier.problems(work.problems) : null,
     work.previews.length ? h("ul", {class: "previewed", "aria-label": `Preview: ${work.about}`}, work.previews.map(previewed)) : null,
-    work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `What was found: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null);
+    work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `Results: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null);
   atelier.workLine = line;
   /** Only numbers change while a tool runs: its buttons stay, and with them the keyboard's place. */
   const still = (work) => going(work) ? {...work, text: "", share: work.share === null} : work;
