@@ -231,7 +231,7 @@ def serve(
     address = getattr(blocks, "share_url", None) or reachable(host, blocks.server_port)
     if share and not getattr(blocks, "share_url", None):
         print(
-            "The share link could not be made (no connection to the relay); the page is open on this machine.",
+            "The share link could not be created (the relay is unreachable); the page is open on this machine only.",
             flush=True,
         )
     print(f"Atelier is at {address}", flush=True)
@@ -255,7 +255,7 @@ def _login(auth: str | tuple[str, str] | None, shared: bool) -> tuple[str, str] 
         auth = (name, password)
     if auth and not all(auth):
         raise ProblemsError.one(
-            "The login has no name or no password", "--auth", "write user:password", code="login.incomplete"
+            "The login needs a user name and a password", "--auth", "write user:password", code="login.incomplete"
         )
     if shared and not auth:
         auth = ("atelier", secrets.token_urlsafe(9))

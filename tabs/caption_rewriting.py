@@ -35,7 +35,7 @@ class Rewriting:
         if files <= AT_ONCE:
             return work(lambda done, total: None)
         if self.busy:
-            return "Other captions are being changed: wait until they are done"
+            return "Another change of captions is running; wait until it is done"
         self._task = task = self._light(self._on_the_lane, title, work, title=title)
         end = time.monotonic() + WAITED
         while not task.done and time.monotonic() < end:

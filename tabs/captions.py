@@ -264,7 +264,7 @@ class Desk:
     def _changed(self, done: Done, title: str) -> str:
         """Many captions were changed: what to say of it."""
         self.edits.changed(done, title)
-        left = f"; {count(len(done.changed_since), 'file')} had changed and stayed" if done.changed_since else ""
+        left = f"; {count(len(done.changed_since), 'file')} changed since and skipped" if done.changed_since else ""
         noun = "mask" if any(path.suffix == ".png" for path in done.written) else "caption"
         return f"{title}: {count(len(done.written), noun)}{left}"
 
@@ -279,7 +279,7 @@ class Desk:
             except ProblemsError as error:
                 if NOT_KEPT not in error.codes:
                     raise
-                return f"The earlier caption of {name} is not kept any more; nothing was changed"
+                return f"The earlier caption of {name} is no longer available; nothing changed"
             if found is None:
                 return ""
             self._keep_page(None)
@@ -287,7 +287,7 @@ class Desk:
                 opened[0] = found.key
             left = count(len(found.done.changed_since), "file") if found.done.changed_since else ""
             said = f"{'Undone' if act == 'undo' else 'Redone'}: {found.name}"
-            return f"{said}; {left} had changed since and stayed" if left else said
+            return f"{said}; {left} changed since and skipped" if left else said
 
         said = self.rewriting.run(f"{'Undo' if act == 'undo' else 'Redo'}: {name}", files, work)
         return opened[0], said

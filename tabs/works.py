@@ -102,7 +102,7 @@ def _already(facts: dict[str, Any]) -> ProblemsError:
         return ProblemsError.one(
             f"This is in the queue already, {facts['text']}", facts["about"], fix, "tools.waiting-already"
         )
-    return ProblemsError.one("This is running already", facts["about"], fix, "tools.running-already")
+    return ProblemsError.one("Already running", facts["about"], fix, "tools.running-already")
 
 
 class Works:
