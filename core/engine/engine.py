@@ -42,8 +42,8 @@ POISONED = 75
 WAIT_SECONDS = 0.5
 QUEUE = "queue"  # holds the device; whoever else does has borrowed it
 KEPT_JOB_FOLDERS = 100
-MOST_WAITING = 10  # jobs of a shared page: its guests could fill weeks
-MOST_OF_ONE = 4  # of them, those of one login
+MOST_WAITING = 20  # jobs of a shared page: its guests could fill weeks
+MOST_OF_ONE = 8  # of them, those of one login
 LONGEST_NAME = 255  # bytes, of a folder on any system
 
 
