@@ -183,6 +183,7 @@ def test_a_folder_field_of_a_card_is_browsed_by_mouse_and_by_keyboard(window, se
     wait_until(lambda: chosen() == str(masks))
     look.click()
     browser.get_by_role("button", name=".. parent folder").click()
+    expect(browser.locator(".at")).to_have_text(str(folder))
     browser.get_by_role("button", name="Use this folder").click()
     expect(field).to_have_value(str(folder))
     wait_until(lambda: chosen() == str(folder))
