@@ -118,13 +118,12 @@ def sync_folder(path: Path | str) -> None:
 def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success it replaces the target, otherwise it is removed.
 
-    A link stays a link and the file that it leads to is replaced, but for one that leads out of a shared page's open folders.
+    A link stays a link and the file that it leads to is replaced, but for one that leads out of a shared page's open folders
+    or to what is no file. Devices and pipes are never replaced: OSError.
 
     synced   False does not wait for the disk: for many files, before one `sync_all`
     """
-    target = Path(target)
-    if os.path.islink(target) and may_reach(target):
-        target = Path(os.path.realpath(target))
+    target = _written_at(Path(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
     os.close(handle)
@@ -139,6 +138,16 @@ def open_atomic(target: Path | str, *, synced: bool = True) -> Iterator[Path]:
             sync_folder(target.parent)
     finally:
         remove(temporary)
+
+
+def _written_at(target: Path) -> Path:
+    if os.path.islink(target):
+        leads_to = Path(os.path.realpath(target))
+        follows = may_reach(target) and (leads_to.is_file() or not os.path.lexists(leads_to))
+        return leads_to if follows else target
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise OSError(errno.EINVAL, "This is a device or a pipe, not a file", str(target))
+    return target
 
 
 def sync_all(paths: Iterable[Path]) -> None:

@@ -24,3 +24,14 @@ def test_a_link_stays_a_link_unless_it_leads_out_of_the_open_folders(tmp_path):
     finally:
         allowed.keep_files_inside(None)
     assert outside.read_text() == "old" and link.read_text() == "new" and not link.is_symlink()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_a_pipe_is_never_replaced_by_a_file(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    with pytest.raises(OSError, match="pipe"):
+        atomic.write_text(pipe, "new")
+    atomic.write_text(link, "new")  # the link gives way, not what it leads to
+    assert pipe.is_fifo() and link.read_text() == "new" and not link.is_symlink()
