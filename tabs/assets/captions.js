@@ -37,10 +37,17 @@
     return items.get(key);
   };
 
-  const ask = async (asked, more) => {
+  const post = async (asked, more) => {
     const answer = await atelier.post("captions", JSON.stringify(asked), more);
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
     return answer.json();
+  };
+  /* What the server keeps of a list or a form: its questions go one after the other, or a slow one would undo the next. */
+  const LINES = {find: "list", show: "list", sort: "list", page: "list", bulk: "bulk", bulk_field: "bulk", scores: "scores", scores_field: "scores"};
+  const lines = {};
+  const ask = (asked, more) => {
+    const line = LINES[asked.act];
+    return line ? lines[line] = Promise.resolve(lines[line]).catch(() => {}).then(() => post(asked, more)) : post(asked, more);
   };
   const complain = (problems) => atelier.say({id: `captions-${Date.now()}`, kind: "error", title: "Error", problems});
 

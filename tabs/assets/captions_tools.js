@@ -301,13 +301,10 @@
   const refreshBulk = async () => { if (byId("cap-many").open) try { paintBulk(await ask({act: "bulk", key: chosenKeys()})); } catch { /* asked again with the next change */ } };
   own.bulk_field = async (arg, value) => { try { paintBulk(await ask({act: "bulk_field", key: chosenKeys(), arg, value})); } catch { refreshBulk(); } };
   /* Thresholds are followed while they are typed: only what they make is drawn anew, never the field. */
-  let scored = 0;
   const refreshScores = async (asked) => {
     if (!byId("cap-scored") || !byId("cap-scored").open) return;
-    const number = ++scored;
     let answer;
     try { answer = await ask({act: "scores", key: atelier.captions.key(), ...asked}); } catch { return; }
-    if (number !== scored) return;
     if (asked && asked.arg) atelier.attr(byId(`cap-scores-${asked.arg}`), "aria-invalid", answer.problems ? "true" : null);
     if (answer.problems) return put("cap-scores-result", `<p class="hint" role="alert">${answer.problems[0].what.replace(/[&<>]/g, "")}</p>`);
     if (answer.form !== undefined) put("cap-scores", answer.form);

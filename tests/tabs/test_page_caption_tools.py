@@ -313,6 +313,30 @@ def test_several_tags_at_once_are_trimmed(tab, folder):
     expect(tab.locator("[data-act=bulk_apply]")).to_have_count(0)  # nothing is removed before a name is typed
 
 
+def test_a_question_that_is_answered_late_neither_hides_nor_undoes_what_was_typed_after_it(tab, folder):
+    tab.locator("#cap-many summary").click()
+    tab.locator("#cap-bulk select").first.select_option("remove")
+    expect(tab.locator("#cap-bulk-tags")).to_be_visible()
+    tab.evaluate("""() => {
+      const quick = window.fetch;
+      window.held = 0;
+      window.fetch = async (where, how) => {
+        if (how && String(how.body).includes('"smi"')) { window.held += 1; await new Promise((go) => setTimeout(go, 1500)); window.held -= 10; }
+        return quick(where, how);
+      };
+    }""")
+    tab.locator("#cap-bulk-tags").click()
+    tab.keyboard.type("smi")
+    tab.wait_for_function("window.held === 1")
+    tab.keyboard.type("le")
+    tab.wait_for_function("window.held < 0")
+    expect(tab.locator("#cap-bulk .bulk-says")).to_contain_text("8 captions of 40 would change")
+    tab.reload()
+    tab.locator("#cap-many summary").click()
+    expect(tab.locator("#cap-bulk-tags")).to_have_value("smile")
+    expect(tab.locator("#cap-bulk .bulk-says")).to_contain_text("8 captions of 40 would change")
+
+
 def test_the_preview_of_a_change_follows_what_is_typed_and_the_button_needs_no_second_press(tab, folder):
     tab.locator("#cap-many summary").click()
     tab.locator("#cap-bulk select").first.select_option("remove")
