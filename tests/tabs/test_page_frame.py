@@ -35,6 +35,12 @@ CARDS = """() => [...document.querySelectorAll(
   return {name: card.getAttribute("aria-label"), top, right, height, used: (reached - box.left) / box.width};
 })"""
 
+# What would take a moment to hide, and so be seen alone while the rest of its tab still waits.
+SHOWN_SLOWLY = """() => [...document.querySelectorAll("#tabs *")].filter((node) => {
+  const {transitionProperty, transitionDuration} = getComputedStyle(node);
+  return /\\b(all|visibility)\\b/.test(transitionProperty) && /[1-9]/.test(transitionDuration);
+}).map((node) => `${node.tagName}#${node.id}.${node.className}`)"""
+
 
 @pytest.fixture
 def window(full, chromium):
@@ -68,6 +74,8 @@ def test_each_tab_is_centered_and_inside_the_window_at_every_width(window):
             assert wide == pytest.approx(min(width, 1840), abs=20), (name, width)  # a scroll bar takes up to 20
             assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
             found[name, width] = tab.evaluate(NARROW)
+        slow = tab.evaluate(SHOWN_SLOWLY)
+        assert not slow, (name, slow)
     assert not any(found.values()), found
 
 
