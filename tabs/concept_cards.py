@@ -100,7 +100,7 @@ def _head(number: int, entry: Source, found: Found, name: str, thumb_url: Callab
         f'<label class="switch"><input type="checkbox" data-act="own" data-arg="{number}:enabled"{ticked} '
         f'aria-label="Use {esc(name)}"><b>{esc(name)}</b></label>'
     )
-    roles = [(SOURCE["role"].labels[role], role) for role in SOURCE["role"].choices]
+    roles = [(SOURCE["role"].label(role), role) for role in SOURCE["role"].choices]
     role = choice_list("own", roles, entry.role, f"Role of {name}", arg=f"{number}:role")
     return (
         f'<div class="concept-head">{image}<div class="who">{use}'

@@ -68,7 +68,7 @@ def sections(entries: Sequence[Declared]) -> list[tuple[str, list[Declared]]]:
 def choices(entry: Declared) -> list[tuple[str, Any]]:
     """(words, value); of a setting that may be empty, that first."""
     none = [(entry.labels.get("", "off"), "")] if entry.optional else []
-    return none + [(entry.labels.get(choice, str(choice)), choice) for choice in entry.choices]
+    return none + [(entry.label(choice), choice) for choice in entry.choices]
 
 
 def widget(

@@ -20,12 +20,21 @@ NAMES = Literal[
 # Rows of the first screen, from the top.
 FIRST = Literal["", "method", "model", "word", "length", "step", "result"]
 ROWS: tuple[str, ...] = get_args(FIRST)[1:]
+SAME = "="  # a name in sd-scripts that is the field's
 
 
 class Settings(BaseModel):
     """A group of settings: frozen, unknown names refused, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_given: Any) -> None:
+        """A setting without a title, and the name of one that sd-scripts has too, are its field's name."""
+        for name, info in cls.model_fields.items():
+            if about := about_of(info):
+                info.title = info.title or name.replace("_", " ").capitalize()
+                about["kohya"] = name if about["kohya"] == SAME else about["kohya"]
 
     def summary(self) -> str:
         """The group in one line, as a closed group of the form shows it; empty lists what is not at its default."""
@@ -34,14 +43,14 @@ class Settings(BaseModel):
     def label(self, name: str) -> str:
         """The label of the value that a choice has."""
         value = getattr(self, name)
-        return str(Declared(name, "", name, type(self).model_fields[name]).labels.get(value, value))
+        return Declared(name, "", name, type(self).model_fields[name]).label(value)
 
 
 def setting(
     default: Any = ...,
     *,
-    title: str,
     help: str,
+    title: str = "",
     level: Literal["shown", "more"] = "more",
     unit: str = "",
     kohya: str = "",
@@ -62,10 +71,13 @@ def setting(
 ) -> Any:
     """Declare a setting once; page, JSON, command line, checks, docs and search are read from it.
 
-    title   the label                     help    what it does and when to change it
+    title   the label; empty for the field's name in words
+    help    what it does and when to change it
     level   shown, or behind "More"       unit    of the number ("images", "minutes")
-    kohya   its name in sd-scripts        source  paper or program it follows
-    labels  choice -> words shown         widget  a hint where the type does not say it ("lines", "folder", "extension")
+    kohya   its name in sd-scripts (with `kohya_setting`, the field's)
+    source  paper or program it follows
+    labels  choice -> words shown where they are not the choice itself
+    widget  a hint where the type does not say it ("lines", "folder", "extension")
     names   what outside the job it names: checked where a job enters the engine (core/settings/named.py)
     costs   what it costs: memory, speed  bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
     section heading above it and those after it, in a long group
@@ -92,11 +104,16 @@ def setting(
         "replaces": replaces,
         "elsewhere": elsewhere,
     }
-    if default_factory is not None:
-        return Field(
-            default_factory=default_factory, title=title, description=help, json_schema_extra={"about": about}, **bounds
-        )
-    return Field(default, title=title, description=help, json_schema_extra={"about": about}, **bounds)
+    if default_factory is None:
+        bounds["default"] = default
+    else:
+        bounds["default_factory"] = default_factory
+    return Field(title=title, description=help, json_schema_extra={"about": about}, **bounds)
+
+
+def kohya_setting(default: Any = ..., **about: Any) -> Any:
+    """A setting with the same name in sd-scripts. about: as of `setting`."""
+    return setting(default, kohya=SAME, **about)
 
 
 def follows_compatibility(plain: str, sd_scripts: str, sd_scripts_09: str = "") -> Any:
@@ -146,8 +163,14 @@ def minus_one_is_random(seed: Any) -> Any:
     return None if not isinstance(seed, bool) and seed in (-1, "-1") else seed
 
 
+def about_of(info: FieldInfo) -> dict[str, Any]:
+    """What `setting` says of a field beside pydantic's own; empty for other fields."""
+    extra = info.json_schema_extra
+    return extra["about"] if isinstance(extra, dict) and "about" in extra else {}  # type: ignore[return-value]
+
+
 def _text_of(name: str) -> property:
-    return property(lambda self: self._about.get(name, ""))
+    return property(lambda self: about_of(self.info).get(name, ""))
 
 
 @dataclass(frozen=True)
@@ -159,15 +182,10 @@ class Declared:
     name: str
     info: FieldInfo
 
-    @property
-    def _about(self) -> dict[str, Any]:
-        extra = self.info.json_schema_extra
-        return extra["about"] if isinstance(extra, dict) and "about" in extra else {}  # type: ignore[return-value]
-
     title = property(lambda self: self.info.title or self.name)
     help = property(lambda self: self.info.description or "")
-    level = property(lambda self: self._about.get("level", "more"))
-    names = property(lambda self: names_what(self.info))
+    level = property(lambda self: about_of(self.info).get("level", "more"))
+    names = _text_of("names")
     unit = _text_of("unit")
     kohya = _text_of("kohya")
     source = _text_of("source")
@@ -179,12 +197,12 @@ class Declared:
     hint = _text_of("hint")
     replaces = _text_of("replaces")
     elsewhere = _text_of("elsewhere")
-    labels = property(lambda self: self._about.get("labels", {}))
+    labels = property(lambda self: about_of(self.info).get("labels", {}))
 
     @property
     def only(self) -> list[str]:
         """The methods or roles it is shown for; empty for all."""
-        text = str(self._about.get("only", ""))
+        text = str(about_of(self.info).get("only", ""))
         return text.split(", ") if text else []
 
     @property
@@ -212,6 +230,10 @@ class Declared:
             if get_origin(member) is Literal:
                 return list(get_args(member))
         return []
+
+    def label(self, choice: Any) -> str:
+        """The words that a choice is shown with."""
+        return str(self.labels.get(choice, choice))
 
     @cached_property
     def kind(self) -> str:
@@ -258,12 +280,6 @@ class Declared:
         if high is not None:
             return f"up to {high}{steps}"
         return steps.removeprefix(", ")
-
-
-def names_what(info: FieldInfo) -> str:
-    """What a setting names outside the job, "" for nothing."""
-    extra = info.json_schema_extra
-    return str(extra["about"].get("names", "")) if isinstance(extra, dict) and "about" in extra else ""  # type: ignore[union-attr, call-overload]
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.settings.base import Job, Settings, setting
+from core.settings.base import Job, Settings, kohya_setting, setting
 from core.settings.captions import CaptionSettings
 from core.settings.dataset import DatasetSettings
 
@@ -29,41 +29,28 @@ class CaptioningSettings(Settings):
         "missing",
         title="Existing captions",
         level="shown",
-        labels={
-            "missing": "fill missing and empty",
-            "keep": "keep all, even empty",
-            "replace": "replace",
-            "append": "append",
-            "prepend": "prepend",
-            "line": "add a line",
-        },
+        labels={"missing": "fill missing and empty", "keep": "keep all, even empty", "line": "add a line"},
         help="What to do with images that already have a caption. Append and prepend add only what the caption lacks. A stopped job resumes with the remaining images.",
     )
     separator: str = setting(
         ", ",
         min_length=1,
-        title="Separator",
         help="Written between an existing caption and what is added to it, and between prefix, caption and suffix.",
     )
-    prefix: str = setting(
-        "", title="Prefix", widget="text", help="Text before each new caption, written to the caption file."
-    )
-    suffix: str = setting(
-        "", title="Suffix", widget="text", help="Text after each new caption, written to the caption file."
-    )
+    prefix: str = setting("", widget="text", help="Text before each new caption, written to the caption file.")
+    suffix: str = setting("", widget="text", help="Text after each new caption, written to the caption file.")
     remove_words: list[str] = setting(
         default_factory=list,
         title="Remove from captions",
         widget="lines",
         help="Regular expressions, one per line; every match is removed from new captions. For phrases that a captioner keeps repeating.",
     )
-    output_path: str | None = setting(
+    output_path: str | None = kohya_setting(
         None,
         title="Write to one file",
         widget="text",
         hint="caption files",
         names="path",
-        kohya="output_path",
         help="Writes captions and sizes of all images to one fine-tuning .json or .jsonl, such as outputs/tags.json, instead of caption files. The caption history keeps an existing file of that name.",
     )
     preview: int | None = setting(

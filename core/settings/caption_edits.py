@@ -47,14 +47,12 @@ class CaptionEditSettings(Settings):
     )
     filter: str = setting(
         "",
-        title="Filter",
         level="shown",
         widget="text",
         help='An expression that chooses images: cat & !dog | "looking at viewer", tokens:>75, is:missing, name:fox*. Empty chooses all.',
     )
     tags: str = setting(
         "",
-        title="Tags",
         level="shown",
         widget="text",
         help="One or more tags, with the separator between them. A prefix or suffix can be any text.",
@@ -71,21 +69,15 @@ class CaptionEditSettings(Settings):
         widget="text",
         help="New tags are added after this tag, or at the end where it is missing.",
     )
-    find: str = setting("", title="Find", help="The tag, text or regular expression to replace.")
-    replace_with: str = setting(
-        "",
-        title="Replace with",
-        help=r"Empty removes the matches. \1 is the first group of a regular expression.",
-    )
+    find: str = setting("", help="The tag, text or regular expression to replace.")
+    replace_with: str = setting("", help=r"Empty removes the matches. \1 is the first group of a regular expression.")
     match: Literal["tag", "text", "regex"] = setting(
         "tag",
-        title="Match",
         labels={"tag": "whole tags", "text": "any text", "regex": "regular expression"},
         help="Whole tags ignores case, underscores and escapes; the others match the caption exactly as written.",
     )
     order: Literal["alphabet", "frequency"] = setting(
         "alphabet",
-        title="Order",
         labels={"alphabet": "alphabetical", "frequency": "most frequent first"},
         help="How tags are sorted. Frequency counts the chosen images.",
     )
@@ -98,12 +90,11 @@ class CaptionEditSettings(Settings):
     )
     implications: list[str] = setting(
         default_factory=list,
-        title="Implications",
         widget="lines",
         help="One per line: `blue dress -> dress` adds dress where blue dress is; `kitty = cat` writes cat for kitty.",
     )
-    separator: str = setting(", ", title="Separator", help="Separator between tags in a caption.")
-    new_separator: str = setting("", title="New separator", help='Replaces the separator, such as "; ".')
+    separator: str = setting(", ", help="Separator between tags in a caption.")
+    new_separator: str = setting("", help='Replaces the separator, such as "; ".')
     preview: bool = setting(
         False, title="Preview only", level="shown", help="Lists what would change without writing it."
     )
@@ -114,7 +105,6 @@ class CaptionHistorySettings(Settings):
 
     undo: str | None = setting(
         None,
-        title="Undo",
         level="shown",
         widget="text",
         help="Number of the change to undo, or 'last'. Captions changed since then are left alone. Empty lists the latest changes.",

@@ -13,7 +13,6 @@ class NamesSettings(Settings):
     pattern: str = setting(
         "{name}",
         max_length=2000,
-        title="Pattern",
         level="shown",
         widget="text",
         help="The caption: {name} and {folder} of the image, {number} at the end of its name, {words} (class tokens of its dataset folder), and named groups of the regular expression below.",
@@ -56,7 +55,6 @@ class SidecarSettings(Settings):
     )
     input_separator: Literal["auto", "comma", "space", "line"] = setting(
         "auto",
-        title="Input separator",
         labels={"auto": "automatic", "comma": "comma", "space": "space", "line": "line break"},
         help="How a text is split into tags. Automatic splits at line breaks, else at commas, else at spaces if the key's name contains tag; other texts stay whole.",
     )
@@ -68,13 +66,11 @@ class SidecarSettings(Settings):
     )
     category_order: list[str] = setting(
         default_factory=lambda: ["character", "copyright", "artist", "species", "general"],
-        title="Category order",
         widget="lines",
         help="Order of the categories in the caption, one per line. Others follow; tags without a category come last.",
     )
     excluded_categories: list[str] = setting(
         default_factory=lambda: ["meta", "metadata", "invalid", "deprecated"],
-        title="Excluded categories",
         level="shown",
         widget="lines",
         help="Categories to leave out, one per line, such as artist.",

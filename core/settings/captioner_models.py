@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, kohya_setting, setting
 from core.settings.caption_prompts import CAPTION_TYPES, LENGTHS, TOGGLES
 
 # What GIT's TextCaps models invent about writing: sd-scripts 0.9.0, make_captions_by_git.py, --remove_words.
@@ -80,24 +80,20 @@ class CaptionModelSettings(Settings):
     )
     precision: Literal["auto", "bf16", "fp16", "fp32", "8bit", "4bit"] = setting(
         "auto",
-        title="Precision",
         labels={"auto": "automatic", "8bit": "8-bit", "4bit": "4-bit"},
         costs="memory",
         help="Dtype of the weights. 8-bit and 4-bit (NF4) take half or a quarter of the memory of bf16, with slightly worse captions; they need bitsandbytes.",
     )
     device: Literal["auto", "cpu"] = setting(
         "auto",
-        title="Device",
         labels={"auto": "automatic", "cpu": "CPU"},
         help="Automatic uses the GPU if there is one. CPU is slow, but runs models that do not fit into VRAM.",
     )
-    batch_size: int = setting(
+    batch_size: int = kohya_setting(
         1,
         ge=1,
         le=256,
-        title="Batch size",
         unit="images",
-        kohya="batch_size",
         costs="memory",
         help="Images per batch. Halved automatically when memory runs out.",
     )
@@ -113,7 +109,6 @@ class CaptionModelSettings(Settings):
         1024,
         ge=32,
         le=8192,
-        title="Max image side",
         unit="pixels",
         hint="original size",
         costs="memory, speed",
@@ -128,29 +123,18 @@ class CaptionGenerationSettings(Settings):
     """How the words are chosen."""
 
     decoding: Literal["greedy", "beams", "sample"] = _decoding("greedy")
-    num_beams: int = setting(
-        3,
-        ge=1,
-        le=32,
-        title="Beams",
-        kohya="num_beams",
-        costs="memory, speed",
-        help="Number of beams in beam search. 3 is usual.",
+    num_beams: int = kohya_setting(
+        3, ge=1, le=32, title="Beams", costs="memory, speed", help="Number of beams in beam search. 3 is usual."
     )
     temperature: float = setting(
-        0.6,
-        gt=0,
-        le=5,
-        title="Temperature",
-        help="For sampling: lower is more certain, higher more varied. 0.6 is usual.",
+        0.6, gt=0, le=5, help="For sampling: lower is more certain, higher more varied. 0.6 is usual."
     )
-    top_p: float | None = setting(
+    top_p: float | None = kohya_setting(
         0.9,
         gt=0,
         le=1,
         title="Top-p",
         hint="off",
-        kohya="top_p",
         help="For sampling: picks only among the most likely tokens whose probabilities add up to this. 0.9 is usual.",
     )
     top_k: int | None = setting(
@@ -161,12 +145,10 @@ class CaptionGenerationSettings(Settings):
         hint="off",
         help="For sampling: picks only among this many of the most likely tokens. 50 is usual.",
     )
-    seed: int = setting(
+    seed: int = kohya_setting(
         42,
         ge=0,
         le=2**63 - 1,
-        title="Seed",
-        kohya="seed",
         help="For sampling: the same seed gives an image of the same name the same caption, regardless of order and batch size.",
     )
     max_new_tokens: int = _new_tokens(75)
@@ -174,7 +156,6 @@ class CaptionGenerationSettings(Settings):
         0,
         ge=0,
         le=4096,
-        title="Min new tokens",
         unit="tokens",
         kohya="min_length",
         help="Minimum length of the answer. More than the model would write by itself leads to repetition.",
@@ -183,16 +164,11 @@ class CaptionGenerationSettings(Settings):
         None,
         ge=0.1,
         le=10,
-        title="Repetition penalty",
         hint="the model's own",
         help="Lowers the probability of words already used: 1 is off, 1.1 to 1.5 is usual.",
     )
     length_penalty: float = setting(
-        1.0,
-        ge=-10,
-        le=10,
-        title="Length penalty",
-        help="For beam search: above 1 prefers longer captions, below 1 shorter ones.",
+        1.0, ge=-10, le=10, help="For beam search: above 1 prefers longer captions, below 1 shorter ones."
     )
     no_repeat_ngram_size: int | None = setting(
         None,
@@ -204,14 +180,10 @@ class CaptionGenerationSettings(Settings):
         help="No sequence of this many tokens occurs twice in a caption (no_repeat_ngram_size). 3 is usual if a model repeats itself.",
     )
     words_to_avoid: list[str] = setting(
-        default_factory=list,
-        title="Words to avoid",
-        widget="lines",
-        help="Words or phrases that the model must not generate, one per line.",
+        default_factory=list, widget="lines", help="Words or phrases that the model must not generate, one per line."
     )
     required_words: list[str] = setting(
         default_factory=list,
-        title="Required words",
         widget="lines",
         help="Words or phrases that every caption must contain, one per line. If one is missing, sampling tries once more; words still missing are appended.",
     )
@@ -232,17 +204,12 @@ class CaptionCleaningSettings(Settings):
         widget="lines",
         help="Regular expressions, one per line, removed from the start of a caption; case is ignored. Empty keeps openers such as The image shows.",
     )
-    plain_text: bool = setting(True, title="Plain text", help="Removes Markdown and quotes around the whole caption.")
-    whole_sentences: bool = setting(
-        True,
-        title="Whole sentences",
-        help="Removes the last sentence if it was cut off.",
-    )
+    plain_text: bool = setting(True, help="Removes Markdown and quotes around the whole caption.")
+    whole_sentences: bool = setting(True, help="Removes the last sentence if it was cut off.")
     max_caption_tokens: int | None = setting(
         None,
         ge=1,
         le=4096,
-        title="Max caption tokens",
         unit="tokens",
         hint="no limit",
         help="Cuts captions at the end of a sentence to at most this many CLIP tokens. 75 is one chunk in Stable Diffusion.",
@@ -257,34 +224,22 @@ class BlipSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionMo
     )
     prompt: str = setting(
         "a picture of",
-        title="Prompt",
         level="shown",
         max_length=2000,
         help="Start of a sentence that the model continues; not part of the caption. For BLIP-2, Question: what is shown? Answer: also works.",
     )
     decoding: Literal["greedy", "beams", "sample"] = _decoding("beams", "sd-scripts samples by default.", "beam_search")
     temperature: float = setting(
-        1.0,
-        gt=0,
-        le=5,
-        title="Temperature",
-        help="For sampling: lower is more certain, higher more varied. 1 is BLIP's default.",
+        1.0, gt=0, le=5, help="For sampling: lower is more certain, higher more varied. 1 is BLIP's default."
     )
     max_new_tokens: int = _new_tokens(75, "max_length")
     min_new_tokens: int = setting(
-        5,
-        ge=0,
-        le=4096,
-        title="Min new tokens",
-        unit="tokens",
-        kohya="min_length",
-        help="Minimum length of the answer; 5 is usual.",
+        5, ge=0, le=4096, unit="tokens", kohya="min_length", help="Minimum length of the answer; 5 is usual."
     )
     repetition_penalty: float | None = setting(
         None,
         ge=0.1,
         le=10,
-        title="Repetition penalty",
         hint="1.1 when sampling",
         help="Lowers the probability of words already used: 1 is off; 1.5 is usual for BLIP-2. Empty is 1.1 for sampling and the model's own otherwise.",
     )
@@ -297,12 +252,11 @@ class GitSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionMod
         "microsoft/git-large-textcaps", "GIT is fast; its TextCaps models also read text in images.", "model_id"
     )
     max_new_tokens: int = _new_tokens(50, "max_length")
-    remove_words: list[str] = setting(
+    remove_words: list[str] = kohya_setting(
         default_factory=lambda: list(INVENTED_WRITING),
         title="Hallucinated text",
         section="Cleaning",
         widget="lines",
-        kohya="remove_words",
         source="sd-scripts 0.9.0, make_captions_by_git.py",
         help="Regular expressions, one per line; every match is removed. The default removes phrases such as with the words on it, which TextCaps models hallucinate.",
     )
@@ -317,7 +271,6 @@ class FlorenceSettings(CaptionCleaningSettings, CaptionGenerationSettings, Capti
     )
     detail: Literal["brief", "detailed", "more-detailed"] = setting(
         "more-detailed",
-        title="Detail",
         level="shown",
         labels={"brief": "one sentence", "detailed": "detailed", "more-detailed": "more detailed"},
         help="Length of the caption: one sentence, a few, or a paragraph.",
@@ -331,7 +284,6 @@ class VlmPromptSettings(Settings):
 
     caption_type: Literal[tuple(CAPTION_TYPES)] = setting(  # type: ignore[valid-type]
         "training",
-        title="Caption type",
         level="shown",
         section="Prompt",
         labels={name: label for name, (label, _) in CAPTION_TYPES.items()},
@@ -339,11 +291,7 @@ class VlmPromptSettings(Settings):
         help="The kind of caption to ask for. 'For training' suits every model; JoyCaption was trained with the others.",
     )
     caption_length: Literal[tuple(LENGTHS)] = setting(  # type: ignore[valid-type]
-        "any",
-        title="Caption length",
-        level="shown",
-        labels=LENGTHS,
-        help="The length to ask for; models follow it roughly.",
+        "any", level="shown", labels=LENGTHS, help="The length to ask for; models follow it roughly."
     )
     caption_words: int | None = setting(
         None,
@@ -364,7 +312,6 @@ class VlmPromptSettings(Settings):
     )
     system_prompt: str = setting(
         "You are a helpful image captioner.",
-        title="System prompt",
         max_length=20_000,
         hint="none",
         help="Instructions that the model gets before the prompt. The default is what JoyCaption was trained with; empty sends none.",
@@ -387,7 +334,6 @@ class VlmPromptSettings(Settings):
         None,
         ge=1,
         le=16_384,
-        title="Thinking tokens",
         unit="tokens",
         hint="off",
         costs="speed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from core.settings.base import Settings, follows_compatibility, setting
+from core.settings.base import Settings, follows_compatibility, kohya_setting, setting
 
 Length = Literal[75, 150, 225, 300, 375, 450, 525, 600]
 LENGTHS: tuple[int, ...] = get_args(Length)  # tokens of one caption, in windows of 75
@@ -16,7 +16,6 @@ class CaptionSettings(Settings):
     caption_extension: str = setting(
         "auto",
         pattern=r"^(auto|\.[A-Za-z0-9_.\-]{1,30})$",
-        title="Caption extension",
         section="Files",
         kohya="caption_extension, caption_extention",
         help="Extension of the caption file beside each image: .txt, .caption or another. auto tries .txt, then .caption.",
@@ -42,109 +41,83 @@ class CaptionSettings(Settings):
     )
     trigger_word: str | None = setting(
         None,
-        title="Trigger word",
         level="shown",
         help="Replaces [trigger] and [name] in captions and is added in front of captions that lack it. As a tag it is never shuffled or dropped.",
     )
-    caption_prefix: str | None = setting(
-        None,
-        title="Caption prefix",
-        section="Added text",
-        kohya="caption_prefix",
-        help="Added before each caption with one space; include a comma if you want one.",
+    caption_prefix: str | None = kohya_setting(
+        None, section="Added text", help="Added before each caption with one space; include a comma if you want one."
     )
-    caption_suffix: str | None = setting(
-        None,
-        title="Caption suffix",
-        kohya="caption_suffix",
-        help="Added after each caption with one space; include a comma if you want one.",
+    caption_suffix: str | None = kohya_setting(
+        None, help="Added after each caption with one space; include a comma if you want one."
     )
-    shuffle_caption: bool = setting(
+    shuffle_caption: bool = kohya_setting(
         False,
         title="Shuffle tags",
         level="shown",
-        kohya="shuffle_caption",
         help="Puts the tags of a caption in a new random order each time. For tag lists, not for sentences.",
     )
-    caption_separator: str = setting(
-        ",",
-        min_length=1,
-        title="Tag separator",
-        section="Tags",
-        kohya="caption_separator",
-        help="The text between the tags of a caption.",
+    caption_separator: str = kohya_setting(
+        ",", min_length=1, title="Tag separator", section="Tags", help="The text between the tags of a caption."
     )
-    keep_tokens: int = setting(
+    keep_tokens: int = kohya_setting(
         0,
         ge=0,
         le=1000,
-        title="Keep tokens",
         level="shown",
         unit="tags",
-        kohya="keep_tokens",
         help="The first n tags keep their place when tags are shuffled and are never dropped. 1 protects a trigger word written as the first tag.",
     )
-    keep_tokens_separator: str | None = setting(
+    keep_tokens_separator: str | None = kohya_setting(
         None,
-        title="Keep tokens separator",
-        kohya="keep_tokens_separator",
         help="Tags before this separator keep their place; tags after a second one stay at the end. Overrides 'Keep tokens'. ||| is usual; it is removed from the caption.",
     )
-    secondary_separator: str | None = setting(
+    secondary_separator: str | None = kohya_setting(
         None,
-        title="Secondary separator",
-        kohya="secondary_separator",
         help="Tags joined by this text stay together when shuffled; it is replaced by the tag separator afterwards. ;;; is usual.",
     )
-    enable_wildcard: bool = setting(
+    enable_wildcard: bool = kohya_setting(
         False,
         title="Wildcards",
         section="Wildcards and dropout",
-        kohya="enable_wildcard",
         help="{red|blue} is replaced by one of its options at random each time; write {{ and }} for literal braces. Multi-line captions contribute a random line.",
     )
-    caption_dropout_rate: float = setting(
+    caption_dropout_rate: float = kohya_setting(
         0.0,
         ge=0,
         le=1,
         title="Caption dropout",
         level="shown",
-        kohya="caption_dropout_rate",
         help="Probability of training an image with an empty caption. 0.05 to 0.1 helps styles and classifier-free guidance.",
     )
-    caption_dropout_every_n_epochs: int = setting(
+    caption_dropout_every_n_epochs: int = kohya_setting(
         0,
         ge=0,
         le=100000,
         title="Drop captions every n epochs",
         unit="epochs",
-        kohya="caption_dropout_every_n_epochs",
         help="Epochs n, 2n, ... train all images without captions. 0 is off.",
     )
-    caption_tag_dropout_rate: float = setting(
+    caption_tag_dropout_rate: float = kohya_setting(
         0.0,
         ge=0,
         le=1,
         title="Tag dropout",
-        kohya="caption_tag_dropout_rate",
         help="Probability of dropping each tag; kept tokens are never dropped. 0.1 is a usual start, 0 is off.",
     )
-    token_warmup_step: float = setting(
+    token_warmup_step: float = kohya_setting(
         0.0,
         ge=0,
         le=10_000_000,
         title="Token warmup steps",
         unit="steps",
-        kohya="token_warmup_step",
         help="The number of tags grows to all of them over this many steps; a value below 1 is a fraction of the training. 0 is off.",
     )
-    token_warmup_min: int = setting(
+    token_warmup_min: int = kohya_setting(
         1,
         ge=0,
         le=1000,
         title="Token warmup minimum",
         unit="tags",
-        kohya="token_warmup_min",
         help="Number of tags at the first step of the token warmup.",
     )
     caption_template: Literal["none", "object", "style"] = setting(
@@ -156,11 +129,9 @@ class CaptionSettings(Settings):
         labels={"none": "off", "object": "object", "style": "style"},
         help="Replaces captions, with their prefix and suffix, by the prompt templates of textual inversion ('a photo of a ...') around the trigger word or else the folder's class tokens. Images with neither keep their caption.",
     )
-    weighted_captions: bool = setting(
+    weighted_captions: bool = kohya_setting(
         False,
-        title="Weighted captions",
         section="Encoding",
-        kohya="weighted_captions",
         help="Reads (more), (word:1.3) and [less] as prompt weights, as A1111 does. Off reads brackets as text. With shuffled tags, keep commas out of brackets.",
     )
     weighted_mean: Literal["free", "kept"] = setting(
@@ -169,11 +140,9 @@ class CaptionSettings(Settings):
         labels={"free": "as sd-scripts 0.10", "kept": "as sd-scripts 0.9"},
         help="Prompt weights change the mean of a caption's embedding. 'As sd-scripts 0.9' scales it back for SD 1.x and 2.x, as A1111 does; long captions then keep the start and end tokens of each 75-token chunk.",
     )
-    max_token_length: Length = setting(
+    max_token_length: Length = kohya_setting(
         75,
-        title="Max token length",
         unit="tokens",
-        kohya="max_token_length",
         help="Longer captions are cut. Each chunk of 75 tokens is encoded separately and the results are joined. sd-scripts supports up to 225.",
     )
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")

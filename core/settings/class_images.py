@@ -35,19 +35,11 @@ class ClassImageSettings(Settings):
         help="Existing images are kept; only missing ones are generated. Empty is as many as there are training images per epoch, up to 200.",
     )
     prompt: str = setting(
-        "a photo of {class}",
-        min_length=1,
-        title="Prompt",
-        level="shown",
-        widget="prompt",
-        help="{class} is replaced by the class.",
+        "a photo of {class}", min_length=1, level="shown", widget="prompt", help="{class} is replaced by the class."
     )
-    negative_prompt: str = setting(
-        "", title="Negative prompt", level="shown", widget="prompt", help="What the images should not show."
-    )
+    negative_prompt: str = setting("", level="shown", widget="prompt", help="What the images should not show.")
     caption: str = setting(
         "{class}",
-        title="Caption",
         widget="text",
         help="Caption file for each image; can contain {class} and {prompt}. Empty writes none and uses the folder's class.",
     )
@@ -55,7 +47,6 @@ class ClassImageSettings(Settings):
         1,
         ge=0,
         le=2**32 - 1,
-        title="Seed",
         level="shown",
         help="Each image gets its own seed derived from this one, so the same settings generate the same images.",
     )
@@ -71,11 +62,10 @@ class ClassImageSettings(Settings):
         None,
         ge=0,
         le=50,
-        title="Guidance scale",
         hint="model's default",
         help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
     )
-    sampler: SAMPLERS = setting("ddim", title="Sampler", labels=SAMPLER_LABELS, help="The sampling method.")
+    sampler: SAMPLERS = setting("ddim", labels=SAMPLER_LABELS, help="The sampling method.")
     batch: int | None = setting(
         None,
         ge=1,

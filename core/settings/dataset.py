@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from core.record.units import count
-from core.settings.base import follows_compatibility, setting
+from core.settings.base import follows_compatibility, kohya_setting, setting
 from core.settings.images import ImageSettings
 from core.settings.source import Source
 
@@ -31,20 +31,17 @@ class DatasetSettings(ImageSettings):
         widget="sources",
         help="More image folders, each with its own settings. The image folder above is a shortcut for one entry here.",
     )
-    reg_data_dir: str | None = setting(
+    reg_data_dir: str | None = kohya_setting(
         None,
         title="Regularization folder",
         widget="folder",
-        kohya="reg_data_dir",
         help="Regularization images of the class, so that the model does not forget it. A shortcut for an additional folder with the regularization role.",
         names="path",
     )
-    prior_loss_weight: float = setting(
+    prior_loss_weight: float = kohya_setting(
         1.0,
         ge=0,
         le=100,
-        title="Prior loss weight",
-        kohya="prior_loss_weight",
         source="Ruiz et al. 2022, arXiv:2208.12242",
         help="Weight of the loss on regularization images relative to training images. 1 is usual.",
     )
@@ -53,12 +50,7 @@ class DatasetSettings(ImageSettings):
         "keep",
         title="Incomplete batches",
         section="Batches and loading",
-        labels={
-            "keep": "keep",
-            "refill": "fill from same bucket",
-            "merge": "merge into nearest",
-            "drop": "drop",
-        },
+        labels={"refill": "fill from same bucket", "merge": "merge into nearest"},
         help="What to do with the last batch of a bucket if it is not full. A short batch is weighted by its number of images.",
     )
     crop_conditioning: Literal["true", "kohya"] = follows_compatibility("true", "kohya")
@@ -67,10 +59,8 @@ class DatasetSettings(ImageSettings):
         title="Skip broken images",
         help="Lists images that cannot be read and trains without them. Off refuses to start.",
     )
-    dataset_class: str | None = setting(
+    dataset_class: str | None = kohya_setting(
         None,
-        title="Dataset class",
-        kohya="dataset_class",
         help="A custom class, package.module.Class, that lists the images instead of the folders. Its module must be allowed on this machine: --allow-module, or a line in allowed_modules.txt.",
     )
 

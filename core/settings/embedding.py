@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, kohya_setting, setting
 
 
 class EmbeddingSettings(Settings):
     """New tokens and their embeddings."""
 
-    token_string: str | None = setting(
+    token_string: str | None = kohya_setting(
         None,
-        title="Token string",
         first="word",
         brief="A word that the model does not know.",
         only="embedding",
-        kohya="token_string",
         source="Gal et al. 2022, arXiv:2208.01618",
         help="The new token to train, such as zkw; captions without it get it in front. Separate several tokens with commas to train them together. It must not be a word that the model already knows.",
     )
-    num_vectors_per_token: int = setting(
+    num_vectors_per_token: int = kohya_setting(
         1,
         ge=1,
         le=75,
         title="Vectors per token",
         unit="vectors",
-        kohya="num_vectors_per_token",
         help="More vectors hold more detail; each takes one of a prompt's 75 tokens. 1 to 8 is usual.",
     )
-    init_word: str | None = setting(
+    init_word: str | None = kohya_setting(
         None,
         title="Initializer word",
         first="word",
         brief="A known word close in meaning, such as cat.",
         only="embedding",
-        kohya="init_word",
         help="Training starts from this word's embedding; pick one close in meaning, such as cat. Separate several with commas for several tokens. Empty starts from the mean of all token embeddings.",
     )
     embedding_weights: str | None = setting(

@@ -17,17 +17,12 @@ class LoraUse(Settings):
         title="LoRA", help="A LoRA file, or the name of one in models/ or in a run.", names="path or name"
     )
     strength: float = setting(
-        1.0,
-        ge=-10,
-        le=10,
-        title="Strength",
-        help="1 is the trained strength, 0 is off, negative values invert the effect.",
+        1.0, ge=-10, le=10, help="1 is the trained strength, 0 is off, negative values invert the effect."
     )
     text_encoder_strength: float | None = setting(
         None,
         ge=-10,
         le=10,
-        title="Text encoder strength",
         hint="same as strength",
         help="Strength on the text encoder. Empty is the same as for the U-Net.",
     )
@@ -43,29 +38,16 @@ class GenerateSettings(Settings):
 
     prompt: str = setting(
         "a fox, glyph style",
-        title="Prompt",
         level="shown",
         widget="prompt",
         help="What to generate. <lora:name:0.8> applies a LoRA with this strength; <lora:name:0.5:0.8> has text encoder 0.5 and U-Net 0.8, as in A1111.",
     )
-    negative_prompt: str = setting(
-        "", title="Negative prompt", level="shown", widget="prompt", help="What the image should not show."
-    )
+    negative_prompt: str = setting("", level="shown", widget="prompt", help="What the image should not show.")
     width: Side | None = setting(
-        None,
-        unit="pixels",
-        title="Width",
-        hint="model's own",
-        level="shown",
-        help="Empty uses the model's native size.",
+        None, unit="pixels", hint="model's own", level="shown", help="Empty uses the model's native size."
     )
     height: Side | None = setting(
-        None,
-        unit="pixels",
-        title="Height",
-        hint="model's own",
-        level="shown",
-        help="Empty uses the model's native size.",
+        None, unit="pixels", hint="model's own", level="shown", help="Empty uses the model's native size."
     )
     steps: int = setting(
         20,
@@ -80,7 +62,6 @@ class GenerateSettings(Settings):
         None,
         ge=0,
         le=50,
-        title="Guidance scale",
         hint="model's own",
         level="shown",
         help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
@@ -89,7 +70,6 @@ class GenerateSettings(Settings):
         None,
         ge=0,
         le=2**32 - 1,
-        title="Seed",
         hint="random",
         level="shown",
         help="The same seed generates the same image. Empty or -1 picks a random seed; it is saved with the image.",
@@ -103,12 +83,9 @@ class GenerateSettings(Settings):
         level="shown",
         help="The seed increases by 1 for each image.",
     )
-    sampler: SAMPLERS = setting(
-        "ddim", title="Sampler", level="shown", labels=SAMPLER_LABELS, help="The sampling method."
-    )
+    sampler: SAMPLERS = setting("ddim", level="shown", labels=SAMPLER_LABELS, help="The sampling method.")
     prompt_weights: bool = setting(
         True,
-        title="Prompt weights",
         level="shown",
         help="Reads (word:1.3), (word) and [word] as prompt weights; write \\( and \\) for literal brackets. Off reads brackets as text.",
     )
@@ -129,7 +106,6 @@ class GenerateSettings(Settings):
     )
     embeddings: list[str] = setting(
         default_factory=list,
-        title="Embeddings",
         level="shown",
         help="Textual inversion files. Use the file name without extension in the prompt; `word=file` assigns another word.",
         names="word=path",

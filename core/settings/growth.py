@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from core.settings.base import Job, Settings
+from core.settings.base import Job, Settings, about_of
 
 
 def add_choice(model: type[Settings], name: str, choice: str, label: str) -> None:
@@ -16,11 +16,7 @@ def add_choice(model: type[Settings], name: str, choice: str, label: str) -> Non
     info = model.__pydantic_fields__[name]
     if choice not in get_args(info.annotation):
         info.annotation = Literal[(*get_args(info.annotation), choice)]  # type: ignore[assignment]
-    extra = info.json_schema_extra
-    assert isinstance(extra, dict)
-    about = extra["about"]
-    assert isinstance(about, dict)
-    about["labels"] = {**about["labels"], choice: label}  # type: ignore[dict-item]
+    about_of(info)["labels"] |= {choice: label}
     model.model_rebuild(force=True)
     for job in _jobs_with(model):
         job.model_rebuild(force=True)

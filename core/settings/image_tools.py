@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, kohya_setting, setting
 
 Side = Annotated[int, Field(ge=8, le=16384)]
 Ratio = Annotated[float, Field(ge=1, le=20)]
@@ -18,7 +18,6 @@ def _interpolation() -> Any:
         "auto",
         title="Interpolation",
         kohya="interpolation",
-        labels={"auto": "auto"},
         help="Resampling method. auto uses area to shrink and Lanczos to enlarge; nearest is for pixel art.",
     )
 
@@ -56,10 +55,7 @@ class CaptionedCopySettings(CopySettings):
     """Copies whose captions go along."""
 
     copy_captions: bool = setting(
-        True,
-        title="Copy captions",
-        kohya="copy_associated_files",
-        help="Copies each image's captions under its new name.",
+        True, kohya="copy_associated_files", help="Copies each image's captions under its new name."
     )
 
 
@@ -77,7 +73,6 @@ class EncodedCopySettings(CaptionedCopySettings):
         100,
         ge=1,
         le=100,
-        title="Quality",
         help="For JPEG and WebP. 100 makes WebP lossless; 90 is hard to tell from it at a quarter of the size.",
     )
 
@@ -86,23 +81,16 @@ class ResizeSettings(EncodedCopySettings):
     """Limits the number of pixels of each image."""
 
     tool = "resize"
-    max_resolution: list[Side | tuple[Side, Side]] = setting(
+    max_resolution: list[Side | tuple[Side, Side]] = kohya_setting(
         default_factory=lambda: [512],
         title="Max resolutions",
         unit="pixels",
         level="shown",
         widget="sizes",
-        kohya="max_resolution",
         help="Makes a copy for each size, with at most width times height pixels and the same aspect ratio. One per line: 768, or 768 x 1024.",
     )
-    divisible_by: int = setting(
-        1,
-        ge=1,
-        le=512,
-        title="Divisible by",
-        unit="pixels",
-        kohya="divisible_by",
-        help="Crops width and height to multiples of this number. 1 crops nothing.",
+    divisible_by: int = kohya_setting(
+        1, ge=1, le=512, unit="pixels", help="Crops width and height to multiples of this number. 1 crops nothing."
     )
     interpolation: Interpolation = _interpolation()
 
@@ -164,14 +152,12 @@ class FaceSettings(CaptionedCopySettings):
     )
     face_crop: Literal["none", "size", "ratio"] = setting(
         "ratio",
-        title="Face crop",
         level="shown",
         labels={"none": "whole image", "size": "fixed size", "ratio": "relative to the face"},
         help="What to crop. The crop is shifted to stay inside the image.",
     )
     face_crop_ratio: tuple[Ratio, Ratio] = setting(
         (2.0, 2.0),
-        title="Face crop ratio",
         kohya="crop_ratio",
         help="For crops relative to the face: width and height as multiples of the face size.",
     )
@@ -182,14 +168,8 @@ class FaceSettings(CaptionedCopySettings):
         labels={"none": "none", "fit": "fit image to crop", "face": "scale face to size"},
         help="For crops of a fixed size: 'fit' shows as much of the image as possible; 'scale face' makes all faces the size below.",
     )
-    resize_face_size: int = setting(
-        224,
-        ge=16,
-        le=4096,
-        title="Face size",
-        unit="pixels",
-        kohya="resize_face_size",
-        help="The size that faces are scaled to.",
+    resize_face_size: int = kohya_setting(
+        224, ge=16, le=4096, title="Face size", unit="pixels", help="The size that faces are scaled to."
     )
     face_min_size: int = setting(
         32, ge=12, le=8192, title="Min face size", unit="pixels", kohya="min_size", help="Smaller faces are skipped."
@@ -197,11 +177,8 @@ class FaceSettings(CaptionedCopySettings):
     face_max_size: int | None = setting(
         None, ge=12, le=16384, title="Max face size", unit="pixels", kohya="max_size", help="Larger faces are skipped."
     )
-    multiple_faces: bool = setting(
-        True,
-        title="All faces",
-        kohya="multiple_faces",
-        help="Crops every face in an image. Off crops only the largest.",
+    multiple_faces: bool = kohya_setting(
+        True, title="All faces", help="Crops every face in an image. Off crops only the largest."
     )
     face_min_score: float = setting(
         0.9,

@@ -6,26 +6,22 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from core.settings.base import Settings, setting, zero_is_off
+from core.settings.base import Settings, kohya_setting, setting, zero_is_off
 
 
 class MemorySettings(Settings):
     """Precision, memory and speed."""
 
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting(
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = kohya_setting(
         "auto",
-        title="Mixed precision",
         level="shown",
-        kohya="mixed_precision",
         labels={"auto": "auto", "no": "fp32", "bf16": "bf16", "fp16": "fp16"},
         help="The dtype the model computes in; auto picks the best for the device. Trained weights are kept in fp32 unless their own dtype is set.",
         costs="bf16 and fp16 halve the memory of the model; fp32 is the most accurate.",
     )
-    gradient_checkpointing: bool = setting(
+    gradient_checkpointing: bool = kohya_setting(
         False,
-        title="Gradient checkpointing",
         level="shown",
-        kohya="gradient_checkpointing",
         help="Recomputes activations in the backward pass instead of storing them. The result is the same.",
         costs="Far less memory, about a third more time.",
     )
@@ -38,31 +34,22 @@ class MemorySettings(Settings):
     )
     cache_latents: Literal["auto", "disk", "memory", "device", "off"] = setting(
         "auto",
-        title="Cache latents",
         level="shown",
         kohya="cache_latents, cache_latents_to_disk",
-        labels={
-            "auto": "auto (disk if possible)",
-            "disk": "disk",
-            "memory": "RAM",
-            "device": "training device",
-            "off": "off",
-        },
+        labels={"auto": "auto (disk if possible)", "memory": "RAM", "device": "training device"},
         help="Encodes each image only once. A cache on disk is reused by later runs; in RAM or on the device nothing is written. Off encodes images at each step, as random crop and color augmentation require.",
         costs="Off keeps the VAE on the device and slows each step.",
     )
-    fp8_base: bool = setting(
+    fp8_base: bool = kohya_setting(
         False,
         title="fp8 base model",
-        kohya="fp8_base",
         source="Micikevicius et al. 2022, arXiv:2209.05433",
         help="Stores the frozen U-Net and text encoders as 8-bit floats (float8_e4m3fn), cast up at each use. For LoRA and textual inversion. Norms and embeddings keep their precision.",
         costs="Half the memory of 16-bit weights; slightly slower and less accurate.",
     )
-    fp8_base_unet: bool = setting(
+    fp8_base_unet: bool = kohya_setting(
         False,
         title="fp8 U-Net",
-        kohya="fp8_base_unet",
         help="Stores only the frozen U-Net in fp8; the text encoders keep their precision.",
         costs="Saves 2.4 GB for SDXL and 0.8 GB for SD 1.5, compared with 16 bits.",
     )
@@ -76,25 +63,20 @@ class MemorySettings(Settings):
     )
     stochastic_rounding: bool = setting(
         True,
-        title="Stochastic rounding",
         source="Zamirai et al. 2020, arXiv:2010.06192",
         help="Rounds bf16 weights up or down at random in proportion, so that changes smaller than a bf16 step still add up. Off rounds to nearest and loses them.",
     )
-    fused_backward_pass: bool = setting(
+    fused_backward_pass: bool = kohya_setting(
         False,
-        title="Fused backward pass",
-        kohya="fused_backward_pass",
         help="AdaFactor updates each tensor as soon as its gradient is computed and frees the gradient, so the gradients of the model are never held all at once. Gradients are clipped per tensor.",
         costs="Saves as much memory as the weights use. No gradient accumulation.",
     )
-    fused_optimizer_groups: int | None = setting(
+    fused_optimizer_groups: int | None = kohya_setting(
         None,
         ge=1,
         le=100,
         unit="groups",
-        title="Fused optimizer groups",
         hint="off",
-        kohya="fused_optimizer_groups",
         help="The fused backward pass for other optimizers, except D-Adaptation and Prodigy: splits the weights into this many groups and updates each as soon as its gradients are complete. 4 to 10 is usual; more groups save more memory. Empty or 0 is off.",
     )
     attention: Literal["auto", "sdpa", "xformers", "sliced", "plain"] = setting(
@@ -106,10 +88,9 @@ class MemorySettings(Settings):
         help="How the U-Net computes attention. Results are the same up to rounding; SDPA is fast everywhere, sliced is for devices without an SDPA kernel.",
         costs="math takes several times the memory of SDPA at 1024 pixels, sliced a little less than math.",
     )
-    torch_compile: bool = setting(
+    torch_compile: bool = kohya_setting(
         False,
         title="torch.compile",
-        kohya="torch_compile",
         help="Compiles the U-Net for this GPU and these image sizes; the result is the same up to rounding. For long runs on a GPU: compare the speed of a few steps. Needs a C++ compiler and, on a GPU, Triton.",
         costs="The first steps take minutes, and so does each new image size. Slower on a CPU.",
     )
@@ -127,16 +108,13 @@ class MemorySettings(Settings):
         "ofi",
         "fx2trt",
         "tensort",
-    ] = setting(
+    ] = kohya_setting(
         "inductor",
-        title="Dynamo backend",
-        kohya="dynamo_backend",
         help="The compiler backend of torch.compile. inductor is the default; eager and aot_eager compile nothing and help find compiler bugs; the others need extra packages and are checked before the start.",
     )
-    allow_tf32: bool = setting(
+    allow_tf32: bool = kohya_setting(
         False,
         title="Allow TF32",
-        kohya="allow_tf32",
         help="Computes fp32 matrix products in TF32 (10-bit mantissa) on NVIDIA GPUs since Ampere (2020). No effect in bf16 and fp16.",
         costs="fp32 training is several times faster and less accurate.",
     )
@@ -149,14 +127,8 @@ class MemorySettings(Settings):
         help="The dtype that images are encoded in. SDXL's VAE overflows in fp16 and uses bf16 instead, unless it is the fp16-fix version. Images with non-finite latents are encoded again in fp32.",
         costs="bf16 halves the memory and, on GPUs and processors that compute in it, the time. Its latents differ by 0.5 to 1.4% (RMS, of their standard deviation), those of fp16 by 0.05%. Latents are cached separately for each dtype.",
     )
-    vae_batch_size: int = setting(
-        1,
-        ge=1,
-        le=64,
-        unit="images",
-        title="VAE batch size",
-        kohya="vae_batch_size",
-        help="Images encoded at once while latents are cached.",
+    vae_batch_size: int = kohya_setting(
+        1, ge=1, le=64, unit="images", title="VAE batch size", help="Images encoded at once while latents are cached."
     )
     latent_draw: Literal["sample", "mean", "frozen"] = setting(
         "sample",
@@ -178,37 +150,33 @@ class MemorySettings(Settings):
         title="Text cache size",
         help="Memory for cached text encoder outputs; the least recently used are dropped.",
     )
-    lowram: bool = setting(
+    lowram: bool = kohya_setting(
         False,
         title="Low RAM",
         section="System",
-        kohya="lowram",
         help="For machines with less RAM than VRAM, such as Colab: the VAE is reloaded for each round of samples instead of staying in RAM, and an fp8 U-Net is converted on the GPU. Other models are always loaded straight to the device.",
         costs="Delays samples by about a second.",
     )
-    highvram: bool = setting(
+    highvram: bool = kohya_setting(
         False,
         title="High VRAM",
-        kohya="highvram",
         help="Keeps allocated VRAM between batches while latents are encoded.",
         costs="Faster encoding, more VRAM meanwhile.",
     )
-    num_processes: int = setting(
+    num_processes: int = kohya_setting(
         1,
         ge=1,
         le=64,
         title="Number of GPUs",
-        kohya="num_processes",
         help="Number of GPUs to train on. Each processes its own batch, so the effective batch size is multiplied by it. accelerate launch sets it.",
         costs="Each GPU holds the whole model.",
     )
-    ddp_timeout: float = setting(
+    ddp_timeout: float = kohya_setting(
         30.0,
         gt=0,
         le=10080,
         unit="minutes",
         title="DDP timeout",
-        kohya="ddp_timeout",
         help="With several GPUs: how long a step may take on one of them before the run fails.",
     )
 

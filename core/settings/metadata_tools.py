@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, kohya_setting, setting
 
 EXTENSION = r"^\.[A-Za-z0-9_.\-]{1,30}$"
 
@@ -62,21 +62,19 @@ def _preview(help: str) -> Any:
 class MetadataOutputSettings(Settings):
     """The metadata file that a tool writes."""
 
-    out_json: str = setting(
+    out_json: str = kohya_setting(
         "",
         title="Metadata file",
         level="shown",
         widget="file",
-        kohya="out_json",
         names="path",
         help="The .json to write. The caption history keeps the file it replaces.",
     )
-    in_json: str | None = setting(
+    in_json: str | None = kohya_setting(
         None,
         title="Start from",
         hint="the metadata file, if it exists",
         widget="file",
-        kohya="in_json",
         names="path",
         help="A metadata .json or .jsonl to start from; its other entries and values are kept. Empty is the metadata file itself.",
     )
@@ -94,19 +92,14 @@ class MergeSettings(MetadataOutputSettings):
         names="path",
         help="Folders with images and their caption files, one per line, merged in this order.",
     )
-    full_path: bool = setting(
+    full_path: bool = kohya_setting(
         False,
         title="Full paths",
         level="shown",
-        kohya="full_path",
         help="Lists images by full path, needed if folders have the same file names. Off lists them by name without extension.",
     )
-    recursive: bool = setting(
-        False,
-        title="Include subfolders",
-        level="shown",
-        kohya="recursive",
-        help="Also merges the images in subfolders. Needs full paths.",
+    recursive: bool = kohya_setting(
+        False, title="Include subfolders", level="shown", help="Also merges the images in subfolders. Needs full paths."
     )
     preview: int | None = _preview("Number of entries to show without writing the file. Empty writes it.")
 
@@ -167,7 +160,6 @@ class CleanMetadataSettings(MetadataOutputSettings):
     )
     replacements_file: str | None = setting(
         None,
-        title="Replacements file",
         widget="file",
         hint="none",
         names="path",
@@ -181,13 +173,12 @@ class CleanMetadataSettings(MetadataOutputSettings):
 class MetadataToCaptionsSettings(Settings):
     """Writes the captions and tags of a metadata file beside the images."""
 
-    in_json: str | None = setting(
+    in_json: str | None = kohya_setting(
         None,
         title="Metadata file",
         hint="a .json or .jsonl",
         level="shown",
         widget="file",
-        kohya="in_json",
         names="path",
         help="A fine-tuning .json or .jsonl, or sd-scripts' metadata_cache.json.",
     )
@@ -201,9 +192,7 @@ class MetadataToCaptionsSettings(Settings):
     )
     recursive: bool = setting(True, title="Include subfolders", help="Also finds images in subfolders.")
     match_by_name: bool = setting(
-        False,
-        title="Match by name",
-        help="Finds an image by file name if its path does not exist, for a metadata file from another computer.",
+        False, help="Finds an image by file name if its path does not exist, for a metadata file from another computer."
     )
     captions_to: str | None = _extension(
         ".caption",
@@ -221,7 +210,6 @@ class MetadataToCaptionsSettings(Settings):
         "keep",
         title="Existing files",
         level="shown",
-        labels={"keep": "keep", "replace": "replace"},
         help="What to do with existing caption files. The caption history keeps replaced texts.",
     )
     preview: int | None = _preview("Number of files to show with their texts, without writing them. Empty writes.")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, kohya_setting, setting
 
 Changes = Literal["network", "model", "embedding"]
 CHANGES: dict[str, Changes] = {}  # by method; core/settings/methods.py registers
@@ -25,21 +25,19 @@ class MethodSettings(Settings):
         source="Hu et al. 2021, arXiv:2106.09685; Ruiz et al. 2022, arXiv:2208.12242",
         costs="A full model takes several times the memory of a LoRA, and 2 to 10 GB per file.",
     )
-    train_text_encoder: Literal["auto", "yes", "no"] = setting(
+    train_text_encoder: Literal["auto", "yes", "no"] = kohya_setting(
         "auto",
         title="Text encoder (full model)",
-        kohya="train_text_encoder",
         labels={"auto": "auto", "yes": "train", "no": "frozen"},
         help="Whether the text encoder is trained; auto trains it for DreamBooth only. Training helps with a new trigger word but makes the model forget other words sooner.",
         costs="More memory and time: captions are encoded at every step.",
     )
-    stop_text_encoder_training: int | None = setting(
+    stop_text_encoder_training: int | None = kohya_setting(
         None,
         ge=0,
         unit="steps",
         title="Stop training the text encoder at step",
         hint="never",
-        kohya="stop_text_encoder_training",
         help="Freezes the text encoder from this step on; a third of the steps helps against overfitting. Empty trains it to the end.",
     )
     prior: Literal["images", "model"] = setting(
@@ -53,13 +51,11 @@ class MethodSettings(Settings):
     class_caption: str | None = setting(
         None,
         max_length=1000,
-        title="Class caption",
         help="The caption given to the frozen base model, such as: a dog. Empty uses the class of each folder.",
     )
-    block_lr: str | None = setting(
+    block_lr: str | None = kohya_setting(
         None,
         title="Block learning rates",
-        kohya="block_lr",
         widget="numbers",
         help="A learning rate for each U-Net block, for full models: 23 numbers for SDXL, 25 for SD 1.x and 2.x, in the order embeddings, down, middle, up, last layer. 0 freezes a block.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, kohya_setting, setting
 
 
 class ModelSettings(Settings):
@@ -12,7 +12,6 @@ class ModelSettings(Settings):
 
     base_model: str = setting(
         "models/starter",
-        title="Base model",
         first="model",
         brief="A file, a folder, or a Hub name.",
         level="shown",
@@ -21,12 +20,11 @@ class ModelSettings(Settings):
         help="A .safetensors checkpoint, a diffusers folder, a name under models/, or a Hugging Face id such as owner/name.",
         names="path or name",
     )
-    vae: str | None = setting(
+    vae: str | None = kohya_setting(
         None,
         title="VAE",
         hint="the model's own",
         widget="model",
-        kohya="vae",
         help="A VAE to use instead of the model's own: a file, a folder or a Hugging Face id. Empty uses the model's own.",
         names="path or name",
     )
@@ -45,18 +43,15 @@ class ModelSettings(Settings):
         source="Salimans and Ho 2022, arXiv:2202.00512",
         help="What the model was trained to predict: noise (epsilon) for most models, v for SD 2.x at 768 px. An SD 2.x file that does not state it is tested with one forward pass.",
     )
-    clip_skip: int | None = setting(
+    clip_skip: int | None = kohya_setting(
         None,
         ge=1,
         le=12,
         unit="layers",
-        title="Clip skip",
-        kohya="clip_skip",
         help="The text encoder layer to use, counted from the last. Empty or 1 is the last; many anime models use 2. SDXL ignores it and always uses the second to last.",
     )
     compatibility: Literal["none", "sd-scripts-0.10", "sd-scripts-0.9"] = setting(
         "none",
-        title="Compatibility",
         labels={"none": "off", "sd-scripts-0.10": "sd-scripts 0.10", "sd-scripts-0.9": "sd-scripts 0.9"},
         help="Computes like this version of sd-scripts: loss, noise, captions, scheduler, clipping and samples (all differences: docs/sd_scripts.md). Only to compare with it or to reproduce old results.",
     )

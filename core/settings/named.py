@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from core.record.allowed import lies_in
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, resolve_path
-from core.settings.base import names_what
+from core.settings.base import about_of
 from core.settings.names import bad_name
 
 KEYS_FIX = "leave it out; the owner of the machine can allow it with --lend-keys"
@@ -78,7 +78,7 @@ def named_in(job: BaseModel, place: str = "") -> Iterator[Named]:
     """Every value of a job that refers to something outside, also in lists of folders and LoRAs."""
     for name, info in type(job).model_fields.items():
         where, value = f"{place}{name}", getattr(job, name)
-        what = names_what(info)
+        what = about_of(info).get("names", "")
         if what and value:
             for each in value if isinstance(value, (list, tuple)) else [value]:
                 if isinstance(each, str) and each.strip():

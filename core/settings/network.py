@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from core.record.units import number_text
-from core.settings.base import Settings, follows_compatibility, setting, zero_is_off
+from core.settings.base import Settings, follows_compatibility, kohya_setting, setting, zero_is_off
 
 # Comma-separated numbers, as in sd-scripts; JSON lists are accepted too.
 NUMBER_TEXTS = (
@@ -78,13 +78,11 @@ class NetworkSettings(Settings):
         help="Also trains 3x3 convolutions (LoRA-C3Lier / LoCon), which helps with textures and styles. Empty or 0 trains Linear and 1x1 conv layers only (LoRA-LierLa).",
         costs="Steps take about half again as long.",
     )
-    conv_alpha: float | None = setting(
+    conv_alpha: float | None = kohya_setting(
         None,
         gt=0,
         le=4096,
-        title="Conv alpha",
         hint="as conv rank",
-        kohya="conv_alpha",
         help="3x3 convolutions are scaled by conv alpha / conv rank. Empty or 0 uses the conv rank.",
     )
     train_unet: bool = setting(
@@ -95,133 +93,108 @@ class NetworkSettings(Settings):
     )
     train_text_encoder: bool = setting(
         False,
-        title="Train text encoder",
         level="shown",
         kohya="network_train_unet_only",
         help="Trains LoRA layers in the text encoder. Helps with new trigger words; off is safer, faster and lets captions be encoded once.",
         costs="More memory and time: captions are encoded at every step.",
     )
-    network_dropout: float = setting(
+    network_dropout: float = kohya_setting(
         0.0,
         ge=0,
         le=1,
-        title="Network dropout",
         section="Regularization",
-        kohya="network_dropout",
         source="Srivastava et al. 2014, JMLR 15",
         help="Dropout on the LoRA's hidden activations. 0.1 to 0.3 reduces overfitting.",
     )
-    rank_dropout: float = setting(
+    rank_dropout: float = kohya_setting(
         0.0,
         ge=0,
         le=1,
-        title="Rank dropout",
-        kohya="rank_dropout",
         help="Drops ranks of the LoRA with this probability, separately for each image. 0.1 to 0.3 reduces overfitting.",
     )
-    module_dropout: float = setting(
-        0.0,
-        ge=0,
-        le=1,
-        title="Module dropout",
-        kohya="module_dropout",
-        help="Skips LoRA modules with this probability at each step. 0.1 to 0.3 reduces overfitting.",
+    module_dropout: float = kohya_setting(
+        0.0, ge=0, le=1, help="Skips LoRA modules with this probability at each step. 0.1 to 0.3 reduces overfitting."
     )
-    scale_weight_norms: float | None = setting(
+    scale_weight_norms: float | None = kohya_setting(
         None,
         gt=0,
         le=1000,
         title="Max weight norm",
         hint="off",
-        kohya="scale_weight_norms",
         help="After each step, scales down a layer's weight change if its norm exceeds this value. 1 is usual; empty or 0 is off.",
     )
-    block_dims: str | None = setting(
+    block_dims: str | None = kohya_setting(
         None,
         title="Block ranks (dims)",
         section="Blocks",
-        kohya="block_dims",
         widget="numbers",
         help="A rank for each U-Net block: 25 whole numbers for SD 1.x and 2.x, 23 for SDXL; 0 skips a block. Empty uses the network rank everywhere.",
     )
-    block_alphas: str | None = setting(
+    block_alphas: str | None = kohya_setting(
         None,
-        title="Block alphas",
-        kohya="block_alphas",
         widget="numbers",
         help="An alpha for each block, as many numbers as block ranks. Empty uses the network alpha everywhere.",
     )
-    conv_block_dims: str | None = setting(
+    conv_block_dims: str | None = kohya_setting(
         None,
         title="Conv block ranks (dims)",
-        kohya="conv_block_dims",
         widget="numbers",
         help="A rank for the 3x3 convolutions of each block; 0 skips those of a block. Empty uses the conv rank everywhere.",
     )
-    conv_block_alphas: str | None = setting(
+    conv_block_alphas: str | None = kohya_setting(
         None,
-        title="Conv block alphas",
-        kohya="conv_block_alphas",
         widget="numbers",
         help="An alpha for the 3x3 convolutions of each block. Empty uses the conv alpha, or their rank.",
     )
-    down_lr_weight: str | None = setting(
+    down_lr_weight: str | None = kohya_setting(
         None,
         title="Down block LR weights",
-        kohya="down_lr_weight",
         widget="numbers",
         help="Multipliers of the U-Net learning rate, from the image inwards: 12 numbers (SDXL: 9), one number for all, or sine, cosine, linear, reverse_linear, zeros, optionally with an offset such as +0.25. 0 skips a block.",
     )
-    mid_lr_weight: str | None = setting(
+    mid_lr_weight: str | None = kohya_setting(
         None,
         title="Mid block LR weights",
-        kohya="mid_lr_weight",
         widget="numbers",
         help="Multiplier of the U-Net learning rate in the middle block: one number (SDXL: 3). 0 skips it.",
     )
-    up_lr_weight: str | None = setting(
+    up_lr_weight: str | None = kohya_setting(
         None,
         title="Up block LR weights",
-        kohya="up_lr_weight",
         widget="numbers",
         help="As for the down blocks, from the middle out to the image.",
     )
-    block_lr_zero_threshold: float = setting(
+    block_lr_zero_threshold: float = kohya_setting(
         0.0,
         ge=0,
         le=100,
         title="Block LR zero threshold",
-        kohya="block_lr_zero_threshold",
         help="LR weights up to this value count as 0: the block gets no LoRA.",
     )
-    network_weights: str | None = setting(
+    network_weights: str | None = kohya_setting(
         None,
         title="Initial LoRA weights",
         section="Initial weights",
-        kohya="network_weights",
         widget="lora",
         help="Continues training the weights of this LoRA with a new optimizer. Its ranks must match the settings, unless 'Rank from weights' is on.",
         names="path or name",
     )
-    dim_from_weights: bool = setting(
+    dim_from_weights: bool = kohya_setting(
         False,
         title="Rank from weights",
-        kohya="dim_from_weights",
         help="Takes layers, ranks and alphas from the initial LoRA; those set here are ignored.",
     )
     weights_scale: Literal["file", "kohya"] = follows_compatibility("file", "kohya")
-    base_weights: list[str] = setting(
+    base_weights: list[str] = kohya_setting(
         default_factory=list,
         title="LoRAs to merge first",
-        kohya="base_weights",
         widget="lines",
         help="LoRA files merged into the base model before training, one per line. The trained LoRA must then be used together with them.",
         names="path or name",
     )
-    base_weights_multiplier: str | None = setting(
+    base_weights_multiplier: str | None = kohya_setting(
         None,
         title="Merge multipliers",
-        kohya="base_weights_multiplier",
         widget="numbers",
         help="Strength of each merged LoRA, in order. Missing numbers are 1.",
     )

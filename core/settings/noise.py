@@ -7,179 +7,138 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from core.record.units import number_text
-from core.settings.base import Settings, follows_compatibility, setting, zero_is_off
+from core.settings.base import Settings, follows_compatibility, kohya_setting, setting, zero_is_off
 
 
 class NoiseSettings(Settings):
     """Noise, timesteps and loss."""
 
-    min_snr_gamma: float | None = setting(
+    min_snr_gamma: float | None = kohya_setting(
         None,
         ge=0.1,
         le=20,
         title="Min-SNR gamma",
         hint="off",
         level="shown",
-        kohya="min_snr_gamma",
         source="Hang et al. 2023, arXiv:2303.09556",
         help="Limits the loss weight of timesteps with little noise. The paper uses 5; empty or 0 is off.",
     )
-    debiased_estimation_loss: bool = setting(
+    debiased_estimation_loss: bool = kohya_setting(
         False,
-        title="Debiased estimation loss",
         section="Loss weighting",
-        kohya="debiased_estimation_loss",
         source="Yu et al. 2023, arXiv:2310.08442",
         help="Gives noisy timesteps more weight and nearly clean ones less, more gently than Min-SNR. Try it instead of Min-SNR if colors or composition train too slowly.",
     )
-    scale_v_pred_loss_like_noise_pred: bool = setting(
+    scale_v_pred_loss_like_noise_pred: bool = kohya_setting(
         False,
         title="Scale v-prediction loss",
-        kohya="scale_v_pred_loss_like_noise_pred",
         source="sd-scripts",
         help="For v-prediction models: weights the loss of each timestep as in noise prediction, with more weight on fine detail.",
     )
-    v_pred_like_loss: float | None = setting(
+    v_pred_like_loss: float | None = kohya_setting(
         None,
         ge=0,
         le=100,
         title="v-prediction-like loss",
         hint="off",
-        kohya="v_pred_like_loss",
         source="sd-scripts",
         help="For noise-prediction models: adds this much of the corresponding v-prediction loss, which gives very noisy timesteps more weight. Empty or 0 is off.",
     )
-    loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = setting(
+    loss_type: Literal["l2", "l1", "huber", "smooth_l1"] = kohya_setting(
         "l2",
-        title="Loss type",
         level="shown",
-        kohya="loss_type",
         labels={"l2": "L2 (MSE)", "l1": "L1", "huber": "Huber", "smooth_l1": "smooth L1"},
         source="Khrapov et al. 2024, arXiv:2403.16728",
         help="L2 is the default. Huber and smooth L1 give large errors less weight, which helps if some images are bad.",
     )
-    huber_schedule: Literal["snr", "exponential", "constant"] = setting(
+    huber_schedule: Literal["snr", "exponential", "constant"] = kohya_setting(
         "snr",
-        title="Huber schedule",
         section="Loss function",
-        kohya="huber_schedule",
         labels={"snr": "SNR", "exponential": "exponential", "constant": "constant"},
         help="How the Huber delta changes with the timestep: constant, or falling from near 1 for nearly clean images to the value below for the noisiest (SNR, exponential).",
     )
-    huber_c: float = setting(
+    huber_c: float = kohya_setting(
         0.1,
         gt=0,
         le=100,
         title="Huber delta (c)",
-        kohya="huber_c",
         help="Errors below it count squared, errors above it linearly. Lower it if outliers still affect the result; 0.1 is usual.",
     )
-    huber_scale: float = setting(
-        1.0,
-        gt=0,
-        le=100,
-        title="Huber scale",
-        kohya="huber_scale",
-        help="Multiplies the Huber delta at every timestep.",
-    )
+    huber_scale: float = kohya_setting(1.0, gt=0, le=100, help="Multiplies the Huber delta at every timestep.")
     mask_mean: Literal["area", "image"] = setting(
         "area",
         title="Masked loss mean",
         labels={"area": "over the mask", "image": "over the whole image"},
         help="Over the mask, small masks count as much as large ones. Over the whole image, as in sd-scripts, small masks count little.",
     )
-    noise_offset: float | None = setting(
+    noise_offset: float | None = kohya_setting(
         None,
         ge=0,
         le=1,
-        title="Noise offset",
         hint="off",
         level="shown",
-        kohya="noise_offset",
         source="Guttenberg 2023, 'Diffusion with offset noise'",
         help="Adds noise that shifts whole channels, so that very dark and very bright images can be trained. 0.05 to 0.1 is usual; empty is off.",
     )
-    noise_offset_random_strength: bool = setting(
+    noise_offset_random_strength: bool = kohya_setting(
         False,
-        title="Noise offset random strength",
         section="Noise",
-        kohya="noise_offset_random_strength",
         help="Picks a strength between 0 and the noise offset for each image, so that the model is also trained without it.",
     )
-    adaptive_noise_scale: float | None = setting(
+    adaptive_noise_scale: float | None = kohya_setting(
         None,
         ge=-1,
         le=1,
-        title="Adaptive noise scale",
         hint="off",
-        kohya="adaptive_noise_scale",
         source="sd-scripts",
         help="Adds this value times the absolute mean of the latents to the noise offset; negative values subtract. Usually a tenth of the noise offset up to its full value; empty is off.",
     )
-    multires_noise_iterations: int | None = setting(
+    multires_noise_iterations: int | None = kohya_setting(
         None,
         ge=1,
         le=64,
         unit="levels",
-        title="Multires noise iterations",
         hint="off",
-        kohya="multires_noise_iterations",
         source="Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training'",
         help="Adds noise at coarser and coarser resolutions, so that brightness and large shapes vary more. 6 to 10 is usual; empty or 0 is off. Usually not combined with noise offset.",
     )
-    multires_noise_discount: float = setting(
+    multires_noise_discount: float = kohya_setting(
         0.3,
         ge=0,
         le=1,
-        title="Multires noise discount",
-        kohya="multires_noise_discount",
         help="Strength of each coarser level relative to the one before. 0.1 to 0.3 for few images, up to 0.8 for many.",
     )
-    ip_noise_gamma: float | None = setting(
+    ip_noise_gamma: float | None = kohya_setting(
         None,
         ge=0,
         le=1,
         title="IP noise gamma",
         hint="off",
-        kohya="ip_noise_gamma",
         source="Ning et al. 2023, arXiv:2301.11706",
         help="Input perturbation: adds a little more noise to the input than the model is trained to remove. The paper uses 0.1; empty is off.",
     )
-    ip_noise_gamma_random_strength: bool = setting(
+    ip_noise_gamma_random_strength: bool = kohya_setting(
         False,
         title="IP noise random strength",
-        kohya="ip_noise_gamma_random_strength",
         help="Picks a strength between 0 and the IP noise gamma for each image.",
     )
-    zero_terminal_snr: bool = setting(
+    zero_terminal_snr: bool = kohya_setting(
         False,
         title="Zero terminal SNR",
         section="Timesteps",
-        kohya="zero_terminal_snr",
         source="Lin et al. 2023, arXiv:2305.08891",
         help="Rescales the noise schedule so that the last timestep is pure noise, which allows very dark and very bright images. For v-prediction models; use the same setting when generating.",
     )
-    min_timestep: int = setting(
-        0,
-        ge=0,
-        le=999,
-        unit="timesteps",
-        title="Min timestep",
-        kohya="min_timestep",
-        help="Timesteps below this are not trained.",
-    )
-    max_timestep: int = setting(
+    min_timestep: int = kohya_setting(0, ge=0, le=999, unit="timesteps", help="Timesteps below this are not trained.")
+    max_timestep: int = kohya_setting(
         1000,
         ge=1,
         le=1000,
         unit="timesteps",
-        title="Max timestep",
-        kohya="max_timestep",
         help="Timesteps from here up are not trained. Lower it to train detail and keep the composition. If equal to the minimum, only that timestep is trained.",
     )
     objective: Literal["auto"] = setting(
         "auto",
-        title="Objective",
         labels={"auto": "auto (the model's own)"},
         help="What the model is trained to predict. Auto is how models of this family were trained.",
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, field_validator
 
 from core.record.units import number_text
-from core.settings.base import Settings, follows_compatibility, setting
+from core.settings.base import Settings, follows_compatibility, kohya_setting, setting
 from core.settings.optimizers import ADAFACTOR, COMMON, Entry, find, parse_arguments
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -27,21 +27,18 @@ class OptimizerSettings(Settings):
         source="AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101; 8 bits: Dettmers et al. 2022, arXiv:2110.02861",
         help="AdamW works for everything; AdamW8bit uses a quarter of its optimizer memory; Prodigy finds the learning rate automatically. A name from sd-scripts or torch, or a path such as pytorch_optimizer.CAME.",
     )
-    learning_rate: Rate = setting(
+    learning_rate: Rate = kohya_setting(
         1e-4,
-        title="Learning rate",
         first="step",
         brief="Step size of the optimizer.",
         level="shown",
-        kohya="learning_rate",
         help="1e-4 for a LoRA of SD 1.5, 2e-6 for a full model, 5e-3 for an embedding. Too high damages the model, too low has no effect.",
     )
-    unet_lr: Rate | None = setting(
+    unet_lr: Rate | None = kohya_setting(
         None,
         title="U-Net learning rate",
         hint="learning rate",
         section="Learning rates",
-        kohya="unet_lr",
         help="Empty uses the learning rate; 0 freezes the U-Net.",
     )
     text_encoder_lr: Rate | tuple[Rate, Rate] | None = setting(
@@ -51,44 +48,35 @@ class OptimizerSettings(Settings):
         kohya="text_encoder_lr, learning_rate_te, learning_rate_te1, learning_rate_te2",
         help="Empty uses the learning rate; half of it is usual. 0 freezes the text encoder. Two numbers are for SDXL's two text encoders.",
     )
-    scale_lr: bool = setting(
+    scale_lr: bool = kohya_setting(
         False,
         title="Scale learning rate",
-        kohya="scale_lr",
         help="Multiplies every learning rate by batch size, gradient accumulation steps and number of processes. The summary shows the product.",
     )
-    loraplus_lr_ratio: float | None = setting(
+    loraplus_lr_ratio: float | None = kohya_setting(
         None,
         gt=0,
         le=1000,
         title="LoRA+ LR ratio",
         hint="off",
         section="LoRA+",
-        kohya="loraplus_lr_ratio",
         source="Hayou et al. 2024, arXiv:2402.12354",
         help="Multiplies the learning rate of the LoRA's up matrices. The paper suggests 16; empty is off.",
     )
-    loraplus_unet_lr_ratio: float | None = setting(
-        None,
-        gt=0,
-        le=1000,
-        title="LoRA+ U-Net LR ratio",
-        kohya="loraplus_unet_lr_ratio",
-        help="Replaces the LoRA+ LR ratio for the U-Net.",
+    loraplus_unet_lr_ratio: float | None = kohya_setting(
+        None, gt=0, le=1000, title="LoRA+ U-Net LR ratio", help="Replaces the LoRA+ LR ratio for the U-Net."
     )
-    loraplus_text_encoder_lr_ratio: float | None = setting(
+    loraplus_text_encoder_lr_ratio: float | None = kohya_setting(
         None,
         gt=0,
         le=1000,
         title="LoRA+ text encoder LR ratio",
-        kohya="loraplus_text_encoder_lr_ratio",
         help="Replaces the LoRA+ LR ratio for the text encoders.",
     )
-    optimizer_args: dict[str, JsonValue] = setting(
+    optimizer_args: dict[str, JsonValue] = kohya_setting(
         default_factory=dict,
         title="Optimizer arguments",
         section="Optimizer",
-        kohya="optimizer_args",
         widget="arguments",
         help="Further arguments of the optimizer, one name=value per line, such as d_coef=2. Unknown names are reported.",
     )
@@ -96,14 +84,12 @@ class OptimizerSettings(Settings):
         None,
         ge=0,
         le=10,
-        title="Weight decay",
         hint="optimizer's default",
         kohya="optimizer_args",
         help="Pulls weights toward zero at every step. Empty is the optimizer's default: 0.01 for AdamW, 0 for most others.",
     )
     betas: tuple[Beta, Beta] | None = setting(
         None,
-        title="Betas",
         hint="optimizer's default",
         kohya="optimizer_args",
         help="Decay rates of the moving averages of the gradients and their squares. Empty is the optimizer's default, mostly 0.9 and 0.999.",
@@ -117,13 +103,12 @@ class OptimizerSettings(Settings):
         kohya="optimizer_args",
         help="Added to the denominator for numerical stability. Empty is the optimizer's default.",
     )
-    max_grad_norm: float = setting(
+    max_grad_norm: float = kohya_setting(
         1.0,
         ge=0,
         le=1e6,
         title="Max gradient norm",
         section="Gradients",
-        kohya="max_grad_norm",
         help="Gradient clipping: limits the norm over all trained weights together. 1 is usual; 0 is off.",
     )
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, kohya_setting, setting
 
 
 class PrepareSettings(Settings):
@@ -15,10 +15,9 @@ class PrepareSettings(Settings):
         help="Writes a fine-tuning .json with each image's caption, tags and training size, as merge_captions and prepare_buckets_latents do. An existing file is moved to the trash folder beside it.",
         names="path",
     )
-    full_path: bool = setting(
+    full_path: bool = kohya_setting(
         False,
         title="Full paths",
-        kohya="full_path",
         help="Lists images in the metadata by full path; off, by path within the folder without extension.",
     )
     write_npz: bool = setting(

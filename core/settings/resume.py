@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, kohya_setting
 
 
 class ResumeSettings(Settings):
     """Start from another run's training state or at a later step. An interrupted run can be resumed without these."""
 
-    resume: str | None = setting(
+    resume: str | None = kohya_setting(
         None,
         title="Resume from state",
         widget="folder",
-        kohya="resume",
         help="A run or one of its training states to load weights, optimizer and step from. With 'Resume from Hugging Face': owner/name/folder:revision:model. Empty starts from scratch.",
         names="state",
     )
-    resume_from_huggingface: bool = setting(
+    resume_from_huggingface: bool = kohya_setting(
         False,
         title="Resume from Hugging Face",
-        kohya="resume_from_huggingface",
         help="Downloads the training state first. Written as owner/name/folder, followed by :revision and :model or :dataset where needed.",
     )
-    initial_step: int | None = setting(
+    initial_step: int | None = kohya_setting(
         None,
         ge=0,
         le=10_000_000,
         unit="steps",
-        title="Initial step",
-        kohya="initial_step",
         help="Counts this many steps as done: learning rate, file names and numbers continue from there. Also works with initial LoRA weights. Empty is 0, or the step of the state.",
     )
-    initial_epoch: int | None = setting(
+    initial_epoch: int | None = kohya_setting(
         None,
         ge=1,
         le=100_000,
         unit="epochs",
-        title="Initial epoch",
-        kohya="initial_epoch",
         help="Like 'Initial step', in epochs counted from 1: 3 counts two epochs as done.",
     )
-    skip_until_initial_step: bool = setting(
+    skip_until_initial_step: bool = kohya_setting(
         True,
         title="Skip to initial step",
-        kohya="skip_until_initial_step",
         help="Continues with the images that follow the initial step. Off starts with the images of the first step.",
     )
 

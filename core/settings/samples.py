@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from core.settings.base import Settings, every, follows_compatibility, setting
+from core.settings.base import Settings, every, follows_compatibility, kohya_setting, setting
 
 SAMPLERS = Literal[
     "ddim", "ddim_first_alpha", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver",
@@ -40,7 +40,6 @@ class SampleSettings(Settings):
 
     sample_prompts: list[str] = setting(
         default_factory=list,
-        title="Sample prompts",
         first="result",
         brief="One per line; generated during training.",
         level="shown",
@@ -49,7 +48,6 @@ class SampleSettings(Settings):
     )
     sample_prompts_file: str | None = setting(
         None,
-        title="Sample prompts file",
         widget="file",
         kohya="sample_prompts",
         help="A .txt with one prompt per line, or a .toml or .json in sd-scripts' format; generated after the prompts above.",
@@ -58,39 +56,23 @@ class SampleSettings(Settings):
     negative_prompt: str = setting("", title="Negative sample prompt", help="What the samples should not show.")
     prompt_weights: bool = setting(
         True,
-        title="Prompt weights",
         help="Reads (word:1.3), (word) and [word] as prompt weights; write \\( and \\) for literal brackets. Off reads brackets as text.",
     )
-    sample_every_n_steps: int | None = setting(
+    sample_every_n_steps: int | None = kohya_setting(
         None,
         unit="steps",
-        title="Sample every n steps",
         hint="off",
         level="shown",
-        kohya="sample_every_n_steps",
         help="Empty or 0 is off. Ignored if 'Sample every n epochs' is set.",
     )
-    sample_every_n_epochs: int | None = setting(
-        None,
-        unit="epochs",
-        title="Sample every n epochs",
-        hint="off",
-        kohya="sample_every_n_epochs",
-        help="Empty or 0 is off.",
-    )
-    sample_at_first: bool = setting(
+    sample_every_n_epochs: int | None = kohya_setting(None, unit="epochs", hint="off", help="Empty or 0 is off.")
+    sample_at_first: bool = kohya_setting(
         True,
         title="Sample before training",
-        kohya="sample_at_first",
         help="Generates one image per prompt before the first step, for comparison.",
     )
-    sample_sampler: SAMPLERS = setting(
-        "ddim",
-        title="Sampler",
-        section="Sampling",
-        kohya="sample_sampler",
-        labels=SAMPLER_LABELS,
-        help="The sampling method for samples.",
+    sample_sampler: SAMPLERS = kohya_setting(
+        "ddim", title="Sampler", section="Sampling", labels=SAMPLER_LABELS, help="The sampling method for samples."
     )
     sample_steps: int = setting(
         20, ge=1, le=1000, unit="steps", title="Sampling steps", help="Steps for each sample. 20 to 30 is usual."
@@ -99,16 +81,15 @@ class SampleSettings(Settings):
         None,
         ge=0,
         le=50,
-        title="Guidance scale",
         hint="model's default",
         source="Ho and Salimans 2022, arXiv:2207.12598",
         help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
     )
     width: Side | None = setting(
-        None, unit="pixels", title="Width", hint="training resolution", help="Empty is the training resolution."
+        None, unit="pixels", hint="training resolution", help="Empty is the training resolution."
     )
     height: Side | None = setting(
-        None, unit="pixels", title="Height", hint="training resolution", help="Empty is the training resolution."
+        None, unit="pixels", hint="training resolution", help="Empty is the training resolution."
     )
     seed: int = setting(
         1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from core.record.units import number_text
-from core.settings.base import Settings, every, setting
+from core.settings.base import Settings, every, kohya_setting, setting
 
 # save_model_as -> file extension; a folder has none
 EXTENSIONS = {"safetensors": ".safetensors", "ckpt": ".ckpt", "pt": ".pt", "diffusers": "", "diffusers_safetensors": ""}
@@ -14,35 +14,21 @@ EXTENSIONS = {"safetensors": ".safetensors", "ckpt": ".ckpt", "pt": ".pt", "diff
 class SavingSettings(Settings):
     """Names, intervals and formats of checkpoints and training states. In "every n" and "keep" fields, empty and 0 are off."""
 
-    output_name: str = setting(
+    output_name: str = kohya_setting(
         "my_lora",
         min_length=1,
         max_length=100,
-        title="Output name",
         first="result",
         brief="File name of the result.",
         level="shown",
-        kohya="output_name",
         help="Name of the final file, without extension.",
         names="part",
     )
-    save_every_n_epochs: int | None = setting(
-        None,
-        unit="epochs",
-        title="Save every n epochs",
-        hint="off",
-        kohya="save_every_n_epochs",
-        help="Empty or 0 is off.",
-        level="shown",
+    save_every_n_epochs: int | None = kohya_setting(
+        None, unit="epochs", hint="off", help="Empty or 0 is off.", level="shown"
     )
-    save_every_n_steps: int | None = setting(
-        None,
-        unit="steps",
-        title="Save every n steps",
-        hint="off",
-        kohya="save_every_n_steps",
-        help="Empty or 0 is off.",
-        level="shown",
+    save_every_n_steps: int | None = kohya_setting(
+        None, unit="steps", hint="off", help="Empty or 0 is off.", level="shown"
     )
     save_n_evenly: int | None = setting(
         None,
@@ -52,13 +38,12 @@ class SavingSettings(Settings):
         level="shown",
         help="Saves this many checkpoints over the run, the last at its end. Empty or 0 is off.",
     )
-    save_n_epoch_ratio: int | None = setting(
+    save_n_epoch_ratio: int | None = kohya_setting(
         None,
         unit="checkpoints",
         title="Min epoch checkpoints",
         hint="off",
         section="Checkpoints",
-        kohya="save_n_epoch_ratio",
         help="Saves at epoch ends, at an interval that gives at least this many checkpoints. Empty or 0 is off.",
     )
     save_last_n: int | None = setting(
@@ -68,20 +53,18 @@ class SavingSettings(Settings):
         hint="keep all",
         help="Deletes older checkpoints, never the final one. An epoch checkpoint and a step checkpoint of the same step count once. Empty or 0 keeps all.",
     )
-    save_last_n_epochs: int | None = setting(
+    save_last_n_epochs: int | None = kohya_setting(
         None,
         unit="checkpoints",
         title="Keep last n (epochs)",
         hint="keep all",
-        kohya="save_last_n_epochs",
         help="Like 'Keep last n checkpoints', for epoch checkpoints only. Empty or 0 keeps all.",
     )
-    save_last_n_steps: int | None = setting(
+    save_last_n_steps: int | None = kohya_setting(
         None,
         unit="steps",
         title="Keep last n (steps)",
         hint="keep all",
-        kohya="save_last_n_steps",
         help="A number of steps, not of checkpoints: with a checkpoint every 10 steps, 30 keeps those of the last 30 steps. Empty or 0 keeps all.",
     )
     save_every_minutes: float | None = setting(
@@ -92,17 +75,13 @@ class SavingSettings(Settings):
         section="Training states",
         help="Saves a training state to resume from after a crash. Empty or 0 is off.",
     )
-    save_state: bool = setting(
+    save_state: bool = kohya_setting(
         True,
         title="Save training state",
-        kohya="save_state",
         help="Saves a training state with every checkpoint and at the end. Off leaves only the timed backups, and a killed run loses the steps since the last one.",
     )
-    save_state_on_train_end: bool = setting(
-        True,
-        title="Save state at end",
-        kohya="save_state_on_train_end",
-        help="Needed to continue training a finished run.",
+    save_state_on_train_end: bool = kohya_setting(
+        True, title="Save state at end", help="Needed to continue training a finished run."
     )
     save_last_n_states: int = setting(
         2,
@@ -112,32 +91,25 @@ class SavingSettings(Settings):
         title="Keep last n states",
         help="Older states are deleted. With 2, one is left if the newest is damaged.",
     )
-    save_last_n_epochs_state: int | None = setting(
+    save_last_n_epochs_state: int | None = kohya_setting(
         None,
         unit="checkpoints",
         title="Keep states (epochs)",
         hint="off",
-        kohya="save_last_n_epochs_state",
         help="Keeps the states of the last n epoch checkpoints, and those in between, instead of a fixed number. Without epoch checkpoints it counts epochs. Empty or 0 is off.",
     )
-    save_last_n_steps_state: int | None = setting(
+    save_last_n_steps_state: int | None = kohya_setting(
         None,
         unit="steps",
         title="Keep states (steps)",
         hint="off",
-        kohya="save_last_n_steps_state",
         help="Keeps the states of the last n steps instead of a fixed number. Empty or 0 is off.",
     )
-    save_precision: Literal["fp32", "fp16", "bf16"] = setting(
-        "fp16",
-        title="Save precision",
-        level="shown",
-        kohya="save_precision",
-        help="Dtype of the saved weights. fp16 is small and loads everywhere.",
+    save_precision: Literal["fp32", "fp16", "bf16"] = kohya_setting(
+        "fp16", level="shown", help="Dtype of the saved weights. fp16 is small and loads everywhere."
     )
     save_model_as: Literal["safetensors", "ckpt", "pt", "diffusers", "diffusers_safetensors", "source"] = setting(
         "safetensors",
-        title="Save model as",
         section="File format",
         kohya="save_model_as, use_safetensors",
         labels={
@@ -165,77 +137,49 @@ class SavingSettings(Settings):
         help="A second folder, such as the models folder of another program. Empty is off.",
         names="path",
     )
-    training_comment: str | None = setting(
-        None,
-        max_length=2000,
-        title="Training comment",
-        kohya="training_comment",
-        help="Written to the file's metadata.",
-    )
-    no_metadata: bool = setting(
+    training_comment: str | None = kohya_setting(None, max_length=2000, help="Written to the file's metadata.")
+    no_metadata: bool = kohya_setting(
         False,
         title="Minimal metadata",
-        kohya="no_metadata",
         help="Leaves out settings and dataset details; keeps only what other programs need to load the file.",
     )
-    metadata_title: str | None = setting(
-        None,
-        max_length=500,
-        title="Title",
-        hint="output name",
-        section="Metadata",
-        kohya="metadata_title",
-        help="Empty is the output name.",
+    metadata_title: str | None = kohya_setting(
+        None, max_length=500, title="Title", hint="output name", section="Metadata", help="Empty is the output name."
     )
-    metadata_author: str | None = setting(
-        None, max_length=500, title="Author", kohya="metadata_author", help="Who made the model."
+    metadata_author: str | None = kohya_setting(None, max_length=500, title="Author", help="Who made the model.")
+    metadata_description: str | None = kohya_setting(
+        None, max_length=10000, title="Description", help="What the model is for."
     )
-    metadata_description: str | None = setting(
-        None, max_length=10000, title="Description", kohya="metadata_description", help="What the model is for."
+    metadata_license: str | None = kohya_setting(
+        None, max_length=500, title="License", help="What others may do with the model."
     )
-    metadata_license: str | None = setting(
-        None, max_length=500, title="License", kohya="metadata_license", help="What others may do with the model."
+    metadata_tags: str | None = kohya_setting(
+        None, max_length=2000, title="Tags", help="Keywords, separated by commas."
     )
-    metadata_tags: str | None = setting(
-        None,
-        max_length=2000,
-        title="Tags",
-        kohya="metadata_tags",
-        help="Keywords, separated by commas.",
+    metadata_usage_hint: str | None = kohya_setting(
+        None, max_length=2000, title="Usage hint", help="How to use the model."
     )
-    metadata_usage_hint: str | None = setting(
-        None, max_length=2000, title="Usage hint", kohya="metadata_usage_hint", help="How to use the model."
-    )
-    metadata_thumbnail: str | None = setting(
+    metadata_thumbnail: str | None = kohya_setting(
         None,
         title="Thumbnail",
         widget="file",
-        kohya="metadata_thumbnail",
         help="An image of at most 1 MB that is embedded in the metadata.",
         names="path",
     )
-    metadata_trigger_phrase: str | None = setting(
+    metadata_trigger_phrase: str | None = kohya_setting(
         None,
         max_length=2000,
         title="Trigger phrase",
-        kohya="metadata_trigger_phrase",
         help="What to write in a prompt. Empty uses the trigger word and the folders' identifiers.",
     )
-    metadata_merged_from: str | None = setting(
-        None,
-        max_length=2000,
-        title="Merged from",
-        kohya="metadata_merged_from",
-        help="Names of the models it was merged from.",
+    metadata_merged_from: str | None = kohya_setting(
+        None, max_length=2000, title="Merged from", help="Names of the models it was merged from."
     )
-    metadata_preprocessor: str | None = setting(
-        None, max_length=500, title="Preprocessor", kohya="metadata_preprocessor", help="For control models."
+    metadata_preprocessor: str | None = kohya_setting(
+        None, max_length=500, title="Preprocessor", help="For control models."
     )
-    metadata_is_negative_embedding: bool = setting(
-        False,
-        title="Negative embedding",
-        kohya="metadata_is_negative_embedding",
-        help="Marks an embedding that belongs in the negative prompt.",
+    metadata_is_negative_embedding: bool = kohya_setting(
+        False, title="Negative embedding", help="Marks an embedding that belongs in the negative prompt."
     )
 
     def summary(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue, field_validator
 
-from core.settings.base import Settings, follows_compatibility, minus_one_is_random, setting
+from core.settings.base import Settings, follows_compatibility, kohya_setting, minus_one_is_random, setting
 from core.settings.optimizers import Argument, parse_arguments
 
 RISES = ("linear", "cosine", "1-sqrt")
@@ -27,7 +27,7 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
 class ScheduleSettings(Settings):
     """Training length, learning rate scheduler and seed."""
 
-    max_train_epochs: int | None = setting(
+    max_train_epochs: int | None = kohya_setting(
         None,
         ge=1,
         le=100000,
@@ -37,10 +37,9 @@ class ScheduleSettings(Settings):
         brief="Empty uses the suggested length.",
         level="shown",
         unit="epochs",
-        kohya="max_train_epochs",
         help="Number of times the dataset is trained. If epochs and steps are both empty, a length suggested for the number of images is used.",
     )
-    max_train_steps: int | None = setting(
+    max_train_steps: int | None = kohya_setting(
         None,
         ge=1,
         le=10000000,
@@ -49,16 +48,13 @@ class ScheduleSettings(Settings):
         brief="Used instead of epochs.",
         level="shown",
         unit="steps",
-        kohya="max_train_steps",
         help="Optimizer steps. If set, epochs are ignored.",
     )
-    gradient_accumulation_steps: int = setting(
+    gradient_accumulation_steps: int = kohya_setting(
         1,
         ge=1,
         le=1024,
-        title="Gradient accumulation steps",
         unit="batches",
-        kohya="gradient_accumulation_steps",
         help="Batches whose gradients are accumulated before each optimizer step: a large effective batch size with little memory.",
     )
     lr_scheduler: Literal[
@@ -73,17 +69,12 @@ class ScheduleSettings(Settings):
         "warmup_stable_decay",
         "piecewise_constant",
         "adafactor",
-    ] = setting(
+    ] = kohya_setting(
         "constant",
         title="Learning rate scheduler",
-        kohya="lr_scheduler",
         labels={
-            "constant": "constant",
             "constant_with_warmup": "constant with warmup",
-            "cosine": "cosine",
-            "linear": "linear",
             "cosine_with_restarts": "cosine with restarts",
-            "polynomial": "polynomial",
             "inverse_sqrt": "inverse square root",
             "cosine_with_min_lr": "cosine with min LR",
             "warmup_stable_decay": "warmup-stable-decay",
@@ -92,68 +83,56 @@ class ScheduleSettings(Settings):
         },
         help="How the learning rate changes over the run. Constant is a safe choice; cosine and linear end at 0.",
     )
-    lr_warmup_steps: int | float | str = setting(
+    lr_warmup_steps: int | float | str = kohya_setting(
         0,
         title="Warmup steps",
         unit="steps",
         widget="span",
-        kohya="lr_warmup_steps",
         help="The learning rate rises from 0 over these steps: 100, or a fraction of the run, 0.1 or 10%.",
     )
-    lr_decay_steps: int | float | str = setting(
+    lr_decay_steps: int | float | str = kohya_setting(
         0,
         title="Decay steps",
         unit="steps",
         widget="span",
-        kohya="lr_decay_steps",
         help="For warmup-stable-decay: the last steps, over which the learning rate falls: 100, 0.1 or 10%.",
     )
-    lr_scheduler_num_cycles: float = setting(
+    lr_scheduler_num_cycles: float = kohya_setting(
         1,
         gt=0,
         le=10000,
         title="Scheduler cycles",
-        kohya="lr_scheduler_num_cycles",
         help="Number of cycles of cosine with restarts; for cosine with min LR and warmup-stable-decay, number of half cosine waves.",
     )
-    lr_scheduler_power: float = setting(
-        1,
-        gt=0,
-        le=100,
-        title="Scheduler power",
-        kohya="lr_scheduler_power",
-        help="For polynomial: 1 is linear, 2 falls faster at first.",
+    lr_scheduler_power: float = kohya_setting(
+        1, gt=0, le=100, title="Scheduler power", help="For polynomial: 1 is linear, 2 falls faster at first."
     )
-    lr_scheduler_timescale: int | None = setting(
+    lr_scheduler_timescale: int | None = kohya_setting(
         None,
         ge=1,
         le=10000000,
         title="Scheduler timescale",
         unit="steps",
-        kohya="lr_scheduler_timescale",
         help="For inverse square root: larger values fall later. Empty is the warmup steps, or 10000 without warmup.",
     )
-    lr_scheduler_min_lr_ratio: float | None = setting(
+    lr_scheduler_min_lr_ratio: float | None = kohya_setting(
         None,
         ge=0,
         le=1,
         title="Min LR ratio",
         unit="of the learning rate",
-        kohya="lr_scheduler_min_lr_ratio",
         help="Where cosine with min LR and warmup-stable-decay end, as a fraction of the learning rate, such as 0.1.",
     )
-    lr_scheduler_type: str | None = setting(
+    lr_scheduler_type: str | None = kohya_setting(
         None,
         max_length=200,
         title="Custom torch scheduler",
-        kohya="lr_scheduler_type",
         widget="line",
         help="A class of torch.optim.lr_scheduler, such as StepLR, instead of the scheduler above; its arguments go below. OneCycleLR and CyclicLR also change the momentum unless cycle_momentum=false.",
     )
-    lr_scheduler_args: dict[str, JsonValue] = setting(
+    lr_scheduler_args: dict[str, JsonValue] = kohya_setting(
         default_factory=dict,
         title="Scheduler arguments",
-        kohya="lr_scheduler_args",
         widget="arguments",
         help="One name=value per line. Piecewise constant: step_rules=1:100,0.1:200,0.01 (factor 1 until step 100). Warmup-stable-decay: decay_type and warmup_type (linear, cosine, 1-sqrt). Polynomial: lr_end. Cosine with min LR: min_lr. Cosine: num_cycles=1 for whole waves. Or the arguments of the torch class.",
     )
@@ -171,13 +150,11 @@ class ScheduleSettings(Settings):
         title="Max skipped steps (NaN/inf)",
         help="Skips steps whose loss or gradient is NaN or infinite, up to this many, and reports their images; the next one ends the run. 0 ends it at the first.",
     )
-    seed: int | None = setting(
+    seed: int | None = kohya_setting(
         None,
         ge=0,
         le=2**32 - 1,
-        title="Seed",
         hint="random",
-        kohya="seed",
         help="The same seed and settings give the same result. Empty or -1 picks a random seed, which is saved with the run.",
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
-from core.settings.base import Settings, fields_of, setting
+from core.settings.base import Settings, fields_of, kohya_setting, setting
 from core.settings.captions import CaptionSettings
 from core.settings.images import ImageSettings
 from core.settings.validation import ValidationSettings
@@ -45,17 +45,13 @@ class Source(OwnSettings):
     """One folder of images. It can override ImageSettings, CaptionSettings and the validation split; what is not set
     is taken from the dataset, captions and validation groups."""
 
-    folder: str = setting(
-        title="Folder", help="Images in this folder and its subfolders are trained.", kohya="image_dir", names="path"
-    )
-    metadata_file: str | None = setting(
+    folder: str = setting(help="Images in this folder and its subfolders are trained.", kohya="image_dir", names="path")
+    metadata_file: str | None = kohya_setting(
         None,
-        title="Metadata file",
-        kohya="metadata_file",
         help="A fine-tuning .json or .jsonl that lists the images with their captions and tags. The folder is where the images are.",
         names="path",
     )
-    enabled: bool = setting(True, title="Enabled", help="Off skips the folder and keeps its settings.")
+    enabled: bool = setting(True, help="Off skips the folder and keeps its settings.")
     recursive: bool = setting(
         True,
         title="Include subfolders",
@@ -63,19 +59,16 @@ class Source(OwnSettings):
     )
     role: Literal["train", "regularization", "validation"] = setting(
         "train",
-        title="Role",
         kohya="is_reg",
-        labels={"train": "train", "regularization": "regularization", "validation": "validation"},
         help="Regularization images preserve what the model knows of the class; validation images are never trained.",
     )
-    num_repeats: int | None = setting(
+    num_repeats: int | None = kohya_setting(
         None,
         ge=1,
         le=10000,
         title="Repeats",
         level="shown",
         only="train, regularization",
-        kohya="num_repeats",
         help="How often each image is shown per epoch. Empty uses the number at the start of the folder name, or 1.",
     )
     samples_per_epoch: int | None = setting(
@@ -90,7 +83,6 @@ class Source(OwnSettings):
     )
     identifier: str | None = setting(
         None,
-        title="Identifier",
         level="shown",
         only="train",
         hint="such as sks",
@@ -104,50 +96,37 @@ class Source(OwnSettings):
         hint="such as dog",
         help="What the subject is: dog, woman, watercolor. Identifier and class form the caption.",
     )
-    class_tokens: str | None = setting(
+    class_tokens: str | None = kohya_setting(
         None,
-        title="Class tokens",
         level="shown",
-        kohya="class_tokens",
         help="Caption of images that have none. Empty uses identifier and class, or else the words of the folder name.",
     )
     loss_weight: float = setting(
         1.0,
         ge=0,
         le=100,
-        title="Loss weight",
         level="shown",
         only="train, regularization",
         help="Multiplies the loss on these images. 1 is usual.",
     )
     validation_images: list[str] = setting(
-        default_factory=list,
-        title="Validation images",
-        widget="lines",
-        help="Names of images in this folder that are always held out.",
+        default_factory=list, widget="lines", help="Names of images in this folder that are always held out."
     )
-    cache_info: bool = setting(
+    cache_info: bool = kohya_setting(
         False,
         title="Use metadata_cache.json",
-        kohya="cache_info",
         help="Takes names, sizes and captions from sd-scripts' cache file in the folder without checking the images; writes it if missing.",
     )
     batch_group: str | None = setting(
-        None,
-        title="Batch group",
-        help="Folders in the same group share batches. Empty groups folders with the same sizes and batch size.",
+        None, help="Folders in the same group share batches. Empty groups folders with the same sizes and batch size."
     )
-    diff_output_preservation: bool = setting(
+    diff_output_preservation: bool = kohya_setting(
         False,
         title="Preserve base model output",
-        kohya="diff_output_preservation",
         help="Trains these images toward what the base model generates for them, to preserve it. For folders other than the subject's.",
     )
-    custom_attributes: dict[str, JsonValue] = setting(
-        default_factory=dict,
-        title="Custom attributes",
-        kohya="custom_attributes",
-        help="A JSON object passed on with each image of the folder.",
+    custom_attributes: dict[str, JsonValue] = kohya_setting(
+        default_factory=dict, help="A JSON object passed on with each image of the folder."
     )
 
     @model_validator(mode="after")

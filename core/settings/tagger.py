@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from core.settings.base import Settings, setting
+from core.settings.base import Settings, kohya_setting, setting
 
 FLOOR = 0.05  # lower scores are not kept
 OFF = " Above 1 excludes the category."
@@ -18,14 +18,13 @@ def _threshold(title: str, help: str, kohya: str = "", hint: str = "threshold") 
 class TagTextSettings(Settings):
     """The model whose scores are used, and the way from scores to a caption."""
 
-    repo_id: Literal["SmilingWolf/wd-swinv2-tagger-v3"] = setting(  # core/captioning/taggers.py adds the others
+    repo_id: Literal["SmilingWolf/wd-swinv2-tagger-v3"] = kohya_setting(  # core/captioning/taggers.py adds the others
         "SmilingWolf/wd-swinv2-tagger-v3",
         title="Tagger",
         level="shown",
-        kohya="repo_id",
         help="WD SwinV2 v3 is the usual choice, EVA02-Large the most accurate. Models are stored in models/captioners.",
     )
-    model_dir: str | None = setting(
+    model_dir: str | None = kohya_setting(
         None,
         title="Model folder",
         level="shown",
@@ -33,10 +32,9 @@ class TagTextSettings(Settings):
         hint="below models/captioners",
         names="path or name",
         replaces="repo_id",
-        kohya="model_dir",
         help="A folder with model.onnx and selected_tags.csv, or with a profile.json that describes another tagger: a path, or the name of one below models/captioners. Overrides the tagger above.",
     )
-    thresh: float | None = setting(
+    thresh: float | None = kohya_setting(
         None,
         ge=FLOOR,
         le=2,
@@ -44,18 +42,15 @@ class TagTextSettings(Settings):
         level="shown",
         section="Thresholds and filters",
         hint="model's default",
-        kohya="thresh",
         help="Minimum score of a tag; lower gives more tags, but also more wrong ones. Empty is the model's default, 0.35 for WD.",
     )
     general_threshold: float | None = _threshold("General threshold", "For general tags.", "general_threshold")
-    character_threshold: float | None = setting(
+    character_threshold: float | None = kohya_setting(
         None,
         ge=FLOOR,
         le=2,
-        title="Character threshold",
         level="shown",
         hint="threshold",
-        kohya="character_threshold",
         help="For names of characters; 0.85 is usual, since wrong names do harm. Above 1 excludes the category.",
     )
     copyright_threshold: float | None = _threshold(
@@ -84,17 +79,15 @@ class TagTextSettings(Settings):
         None,
         ge=1,
         le=1000,
-        title="Max tags",
         hint="no limit",
         help="Keeps the tags with the highest scores. Rating and quality tags are not counted.",
     )
-    undesired_tags: str = setting(
+    undesired_tags: str = kohya_setting(
         "",
         max_length=20_000,
         title="Excluded tags",
         level="shown",
         widget="lines",
-        kohya="undesired_tags",
         help="Tags that are never written. Case is ignored, underscores equal spaces, and * matches any text." + ITEMS,
     )
     wanted_tags: str = setting(
@@ -110,73 +103,60 @@ class TagTextSettings(Settings):
         title="Remove overlapping tags",
         help="Removes a tag that is part of another one of the image: hair if there is long hair.",
     )
-    tag_replacement: str = setting(
+    tag_replacement: str = kohya_setting(
         "",
         max_length=20_000,
         title="Tag replacements",
         section="Format",
         widget="lines",
-        kohya="tag_replacement",
         help="Pairs old,new separated by semicolons or lines: 1girl,woman; 1boy,man. Write \\, and \\; for a comma or semicolon in a tag.",
     )
-    character_tag_expand: bool = setting(
-        False,
-        title="Split character and series",
-        kohya="character_tag_expand",
-        help="Writes saber_(fate) as the two tags saber, fate.",
+    character_tag_expand: bool = kohya_setting(
+        False, title="Split character and series", help="Writes saber_(fate) as the two tags saber, fate."
     )
-    remove_underscore: bool = setting(
+    remove_underscore: bool = kohya_setting(
         True,
         title="Underscores to spaces",
         level="shown",
-        kohya="remove_underscore",
         help="Writes long hair for long_hair, the usual form in captions. Emoticons such as ^_^ are kept.",
     )
     escape_parentheses: bool = setting(
-        False,
-        title="Escape parentheses",
-        help="Writes \\( and \\). Needed for weighted captions, where parentheses are weights.",
+        False, help="Writes \\( and \\). Needed for weighted captions, where parentheses are weights."
     )
     tag_weights: bool = setting(
         False,
         title="Scores as weights",
         help="Writes (long hair:0.93). Only for weighted captions.",
     )
-    caption_separator: str = setting(
+    caption_separator: str = kohya_setting(
         ", ",
         min_length=1,
         max_length=20,
         title="Tag separator",
-        kohya="caption_separator",
         help="Separator between tags; a comma or separator inside a tag becomes a space.",
     )
     order: Literal["index", "score"] = setting(
         "index",
-        title="Order",
         section="Order",
         labels={"index": "as in the model", "score": "highest score first"},
         help="'As in the model' puts general tags before characters.",
     )
     rating_tag: Literal["none", "first", "last"] = setting(
         "none",
-        title="Rating tag",
         kohya="use_rating_tags, use_rating_tags_as_last_tag",
         labels={"none": "off", "first": "first", "last": "last"},
         help="Adds the most likely rating: general, sensitive, questionable or explicit.",
     )
     quality_tag: Literal["none", "first", "last"] = setting(
         "none",
-        title="Quality tag",
         kohya="use_quality_tags, use_quality_tags_as_last_tag",
         labels={"none": "off", "first": "first", "last": "last"},
         help="Adds the most likely quality, with taggers that know it (cl_tagger).",
     )
-    always_first_tags: str = setting(
+    always_first_tags: str = kohya_setting(
         "",
         max_length=20_000,
-        title="Always first tags",
         widget="lines",
-        kohya="always_first_tags",
         help="Tags that are moved to the front, in this order: 1girl, 1boy." + ITEMS,
     )
     insert_always_first: bool = setting(
@@ -184,22 +164,17 @@ class TagTextSettings(Settings):
         title="Insert always first tags",
         help="Writes the always first tags for every image, even if the tagger does not find them.",
     )
-    character_tags_first: bool = setting(
-        False,
-        title="Characters first",
-        kohya="character_tags_first",
-        help="Puts characters before other tags, after the always first tags.",
+    character_tags_first: bool = kohya_setting(
+        False, title="Characters first", help="Puts characters before other tags, after the always first tags."
     )
-    frequency_tags: bool = setting(
+    frequency_tags: bool = kohya_setting(
         True,
         title="Tag frequency",
         section="Report and compatibility",
-        kohya="frequency_tags",
         help="Lists how many images have each tag. Beyond 200 tags, the full table is saved in outputs/tags.",
     )
     compatibility: Literal["none", "sd-scripts-0.9"] = setting(
         "none",
-        title="Compatibility",
         labels={"none": "none", "sd-scripts-0.9": "sd-scripts 0.9"},
         source="sd-scripts 0.9.0, tag_images_by_wd14_tagger.py",
         help="Tags and prepares images exactly as sd-scripts 0.9.0 does, including its bugs, to continue a dataset made with it. Settings it does not have are ignored, with a warning.",
@@ -219,10 +194,9 @@ class TagSettings(TagTextSettings):
         section="Runtime",
         help="Downloads the model if it is missing or incomplete; 0.3 to 1.4 GB.",
     )
-    force_download: bool = setting(
+    force_download: bool = kohya_setting(
         False,
         title="Download again",
-        kohya="force_download",
         help="Downloads the model at each start, for one that was updated or is damaged. The old files are kept until the download is complete.",
     )
     provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(
@@ -239,14 +213,8 @@ class TagSettings(TagTextSettings):
         },
         help="The device for onnxruntime. Automatic uses the GPU if the installed onnxruntime supports it.",
     )
-    batch_size: int = setting(
-        4,
-        ge=1,
-        le=256,
-        title="Batch size",
-        unit="images",
-        kohya="batch_size",
-        help="Images per batch. A model with a fixed batch size keeps its own.",
+    batch_size: int = kohya_setting(
+        4, ge=1, le=256, unit="images", help="Images per batch. A model with a fixed batch size keeps its own."
     )
     decode_threads: int = setting(
         4,

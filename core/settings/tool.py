@@ -8,9 +8,7 @@ from core.settings.base import Settings, setting
 class InspectSettings(Settings):
     """Shows the type, metadata, hashes and damage of a model file."""
 
-    file: str | None = setting(
-        None, title="File", level="shown", help="A LoRA, a checkpoint or a folder.", names="path or name"
-    )
+    file: str | None = setting(None, level="shown", help="A LoRA, a checkpoint or a folder.", names="path or name")
 
 
 class ExportSettings(Settings):
@@ -18,7 +16,7 @@ class ExportSettings(Settings):
 
     file: str | None = setting(None, title="LoRA", level="shown", help="The LoRA to export.", names="path or name")
     output: str | None = setting(
-        None, title="Output", level="shown", help="Where the copy is saved. Empty is beside the file.", names="path"
+        None, level="shown", help="Where the copy is saved. Empty is beside the file.", names="path"
     )
 
 

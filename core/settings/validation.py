@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Settings, follows_compatibility, setting
+from core.settings.base import Settings, follows_compatibility, kohya_setting, setting
 
 
 class ValidationSettings(Settings):
@@ -12,48 +12,38 @@ class ValidationSettings(Settings):
 
     best_checkpoint: Literal["auto", "training", "off"] = setting(
         "training",
-        title="Best checkpoint",
         labels={"auto": "on validation images", "training": "on training images", "off": "off"},
         help="Measures the loss of each saved checkpoint with fixed noise and timesteps and marks the best; takes about 2% of the training time. Validation images, the default of new projects, hold out 3% (2 to 16 images) of datasets of 40 or more; loss on training images cannot show overfitting. With Compatibility, no images are held out.",
     )
-    validation_split: float = setting(
+    validation_split: float = kohya_setting(
         0.0,
         ge=0,
         le=1,
-        title="Validation split",
-        kohya="validation_split",
         help="Fraction of the images that is held out for validation: 0.1 holds out a tenth. The choice depends on their content, so it stays the same when others are added. 1 holds out all.",
     )
-    validation_seed: int = setting(
+    validation_seed: int = kohya_setting(
         0,
         ge=0,
         le=2**32 - 1,
-        title="Validation seed",
-        kohya="validation_seed",
         help="Selects the validation images and fixes all randomness of validation: runs with the same validation seed are comparable, whatever their training seed. sd-scripts uses the training seed by default.",
     )
-    validate_every_n_steps: int | None = setting(
+    validate_every_n_steps: int | None = kohya_setting(
         None,
         unit="steps",
-        title="Validate every n steps",
         hint="off",
-        kohya="validate_every_n_steps",
         help="Measures the loss on validation images and on the same number of training images, with fixed noise at four fixed timesteps. Validation loss that rises while training loss falls means overfitting. Empty or 0 is off.",
     )
-    validate_every_n_epochs: int | None = setting(
+    validate_every_n_epochs: int | None = kohya_setting(
         1,
         unit="epochs",
-        title="Validate every n epochs",
         hint="off",
-        kohya="validate_every_n_epochs",
         help="Measures the validation loss every n epochs, before the first step and at the end. Empty or 0 is off.",
     )
-    max_validation_steps: int | None = setting(
+    max_validation_steps: int | None = kohya_setting(
         None,
         unit="batches",
         title="Max validation batches",
         hint="all",
-        kohya="max_validation_steps",
         help="Validates on only this many batches, always the same, to save time. Empty or 0 uses all.",
     )
 

@@ -56,7 +56,7 @@ def shown_value(entry: Declared, value: Any) -> str:
     if entry.kind == "bool":
         return "on" if value else "off"
     if entry.kind == "choice":
-        return str(entry.labels.get(value or "", value or "off"))
+        return entry.label(value) if value else entry.labels.get("", "off")
     text = str(text_of(entry, value))
     return text.replace("\n", "; ") if text else "empty"
 

@@ -17,7 +17,7 @@ from core.engine.owner import hand_in
 from core.record.allowed import lies_in_on_windows, windows_trap
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path, is_share
-from core.settings.base import names_what, union_members
+from core.settings.base import about_of, union_members
 from core.settings.check import build
 from core.settings.job import JOBS, GenerateJob, TrainJob
 from core.settings.named import Limits, admit, leads_out, named_in, refused
@@ -82,6 +82,10 @@ def holds_text(annotation) -> bool:
     return str in _classes(annotation) or "str" in str(annotation).split("Literal")[0] or "JsonValue" in str(annotation)
 
 
+def what_named(info) -> str:
+    return about_of(info).get("names", "")
+
+
 def test_every_setting_with_text_says_what_it_names_or_is_known_to_name_nothing():
     fields = [
         (group, name, info)
@@ -89,7 +93,7 @@ def test_every_setting_with_text_says_what_it_names_or_is_known_to_name_nothing(
         for group in groups(job)
         for name, info in group.model_fields.items()
     ]
-    texts = {(group.__name__, name): names_what(info) for group, name, info in fields if holds_text(info.annotation)}
+    texts = {(group.__name__, name): what_named(info) for group, name, info in fields if holds_text(info.annotation)}
     assert len(texts) > 80
     unknown = {place for place, what in texts.items() if not what and place[1] not in NOT_MARKED}
     assert unknown == set(), "mark it with setting(names=...), or add it to FREE with the reason"
@@ -113,14 +117,14 @@ def marked() -> list[tuple[str, str, str, type]]:
     for task, model in JOBS.items():
         for group, info in model.model_fields.items():
             for name, each in info.annotation.model_fields.items():
-                if what := names_what(each):
+                if what := what_named(each):
                     found.append((task, group, name, what))
                 for kind in _classes(each.annotation):
                     if issubclass(kind, BaseModel):
                         found += [
-                            (task, group, f"{name}.{inner}", names_what(deep))
+                            (task, group, f"{name}.{inner}", what_named(deep))
                             for inner, deep in kind.model_fields.items()
-                            if names_what(deep)
+                            if what_named(deep)
                         ]
     return found
 
