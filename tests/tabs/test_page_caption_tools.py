@@ -321,7 +321,11 @@ def test_a_question_that_is_answered_late_neither_hides_nor_undoes_what_was_type
       const quick = window.fetch;
       window.held = 0;
       window.fetch = async (where, how) => {
-        if (how && String(how.body).includes('"smi"')) { window.held += 1; await new Promise((go) => setTimeout(go, 1500)); window.held -= 10; }
+        if (how && String(how.body).includes('"smi"')) {
+          window.held += 1;
+          await new Promise((go) => setTimeout(go, 1500));
+          window.held -= 10;
+        }
         return quick(where, how);
       };
     }""")
