@@ -67,6 +67,7 @@ def setting(
     replaces: str = "",
     elsewhere: str = "",
     default_factory: Any = None,
+    within: tuple[float, float] | None = None,
     **bounds: Any,
 ) -> Any:
     """Declare a setting once; page, JSON, command line, checks, docs and search are read from it.
@@ -79,7 +80,8 @@ def setting(
     labels  choice -> words shown where they are not the choice itself
     widget  a hint where the type does not say it ("lines", "folder", "extension")
     names   what outside the job it names: checked where a job enters the engine (core/settings/named.py)
-    costs   what it costs: memory, speed  bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
+    costs   what it costs: memory, speed  within  the lowest and the highest value
+    bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
     section heading above it and those after it, in a long group
     first   its row on the first screen   brief   shown there instead of the help
     hint    what an empty field means ("off"), shown in it
@@ -108,6 +110,8 @@ def setting(
         bounds["default"] = default
     else:
         bounds["default_factory"] = default_factory
+    if within is not None:
+        bounds["ge"], bounds["le"] = within
     return Field(title=title, description=help, json_schema_extra={"about": about}, **bounds)
 
 

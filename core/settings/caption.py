@@ -55,8 +55,7 @@ class CaptioningSettings(Settings):
     )
     preview: int | None = setting(
         None,
-        ge=1,
-        le=1000,
+        within=(1, 1000),
         unit="images",
         title="Preview images",
         level="shown",

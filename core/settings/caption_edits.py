@@ -82,11 +82,7 @@ class CaptionEditSettings(Settings):
         help="How tags are sorted. Frequency counts the chosen images.",
     )
     keep_first: int = setting(
-        0,
-        ge=0,
-        le=100,
-        title="Keep first tags",
-        help="Number of tags at the start that are not sorted.",
+        0, within=(0, 100), title="Keep first tags", help="Number of tags at the start that are not sorted."
     )
     implications: list[str] = setting(
         default_factory=list,

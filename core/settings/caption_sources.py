@@ -37,9 +37,7 @@ class NamesSettings(Settings):
         True, title="Drop trailing numbers", help="Writes fox for fox_012, fox-3 and fox (2)."
     )
     leading_numbers: bool = setting(
-        True,
-        title="Drop leading numbers",
-        help="Writes fox for 10_fox, a folder name with repeats.",
+        True, title="Drop leading numbers", help="Writes fox for 10_fox, a folder name with repeats."
     )
 
 

@@ -59,7 +59,9 @@ def _decoding(default: str, help: str = "", kohya: str = "") -> Any:
 
 def _new_tokens(default: int, kohya: str = "") -> Any:
     help = "Maximum length of the answer, without the prompt; a word is about 1.3 tokens. Longer answers are cut off, even mid-sentence."
-    return setting(default, ge=1, le=4096, title="Max new tokens", level="shown", unit="tokens", kohya=kohya, help=help)
+    return setting(
+        default, within=(1, 4096), title="Max new tokens", level="shown", unit="tokens", kohya=kohya, help=help
+    )
 
 
 def _added(name: str) -> Any:
@@ -91,24 +93,21 @@ class CaptionModelSettings(Settings):
     )
     batch_size: int = kohya_setting(
         1,
-        ge=1,
-        le=256,
+        within=(1, 256),
         unit="images",
         costs="memory",
         help="Images per batch. Halved automatically when memory runs out.",
     )
     decode_threads: int = setting(
         4,
-        ge=1,
-        le=64,
+        within=(1, 64),
         title="Decoding threads",
         kohya="max_data_loader_n_workers",
         help="Threads that load images ahead of the model.",
     )
     max_image_side: int | None = setting(
         1024,
-        ge=32,
-        le=8192,
+        within=(32, 8192),
         unit="pixels",
         hint="original size",
         costs="memory, speed",
@@ -124,7 +123,7 @@ class CaptionGenerationSettings(Settings):
 
     decoding: Literal["greedy", "beams", "sample"] = _decoding("greedy")
     num_beams: int = kohya_setting(
-        3, ge=1, le=32, title="Beams", costs="memory, speed", help="Number of beams in beam search. 3 is usual."
+        3, within=(1, 32), title="Beams", costs="memory, speed", help="Number of beams in beam search. 3 is usual."
     )
     temperature: float = setting(
         0.6, gt=0, le=5, help="For sampling: lower is more certain, higher more varied. 0.6 is usual."
@@ -139,41 +138,36 @@ class CaptionGenerationSettings(Settings):
     )
     top_k: int | None = setting(
         None,
-        ge=1,
-        le=1000,
+        within=(1, 1000),
         title="Top-k",
         hint="off",
         help="For sampling: picks only among this many of the most likely tokens. 50 is usual.",
     )
     seed: int = kohya_setting(
         42,
-        ge=0,
-        le=2**63 - 1,
+        within=(0, 2**63 - 1),
         help="For sampling: the same seed gives an image of the same name the same caption, regardless of order and batch size.",
     )
     max_new_tokens: int = _new_tokens(75)
     min_new_tokens: int = setting(
         0,
-        ge=0,
-        le=4096,
+        within=(0, 4096),
         unit="tokens",
         kohya="min_length",
         help="Minimum length of the answer. More than the model would write by itself leads to repetition.",
     )
     repetition_penalty: float | None = setting(
         None,
-        ge=0.1,
-        le=10,
+        within=(0.1, 10),
         hint="the model's own",
         help="Lowers the probability of words already used: 1 is off, 1.1 to 1.5 is usual.",
     )
     length_penalty: float = setting(
-        1.0, ge=-10, le=10, help="For beam search: above 1 prefers longer captions, below 1 shorter ones."
+        1.0, within=(-10, 10), help="For beam search: above 1 prefers longer captions, below 1 shorter ones."
     )
     no_repeat_ngram_size: int | None = setting(
         None,
-        ge=1,
-        le=100,
+        within=(1, 100),
         title="No-repeat n-gram size",
         unit="tokens",
         hint="off",
@@ -208,8 +202,7 @@ class CaptionCleaningSettings(Settings):
     whole_sentences: bool = setting(True, help="Removes the last sentence if it was cut off.")
     max_caption_tokens: int | None = setting(
         None,
-        ge=1,
-        le=4096,
+        within=(1, 4096),
         unit="tokens",
         hint="no limit",
         help="Cuts captions at the end of a sentence to at most this many CLIP tokens. 75 is one chunk in Stable Diffusion.",
@@ -234,12 +227,11 @@ class BlipSettings(CaptionCleaningSettings, CaptionGenerationSettings, CaptionMo
     )
     max_new_tokens: int = _new_tokens(75, "max_length")
     min_new_tokens: int = setting(
-        5, ge=0, le=4096, unit="tokens", kohya="min_length", help="Minimum length of the answer; 5 is usual."
+        5, within=(0, 4096), unit="tokens", kohya="min_length", help="Minimum length of the answer; 5 is usual."
     )
     repetition_penalty: float | None = setting(
         None,
-        ge=0.1,
-        le=10,
+        within=(0.1, 10),
         hint="1.1 when sampling",
         help="Lowers the probability of words already used: 1 is off; 1.5 is usual for BLIP-2. Empty is 1.1 for sampling and the model's own otherwise.",
     )
@@ -295,8 +287,7 @@ class VlmPromptSettings(Settings):
     )
     caption_words: int | None = setting(
         None,
-        ge=1,
-        le=1000,
+        within=(1, 1000),
         title="Max words",
         unit="words",
         hint="no limit",
@@ -332,8 +323,7 @@ class VlmPromptSettings(Settings):
     )
     thinking_tokens: int | None = setting(
         None,
-        ge=1,
-        le=16_384,
+        within=(1, 16_384),
         unit="tokens",
         hint="off",
         costs="speed",

@@ -27,11 +27,7 @@ class CaptionSettings(Settings):
         help="For images with both tags (.txt) and a sentence (.caption): use the file chosen above, put the sentence before the tags, or pick one at random each time. 'Use one' joins those of a metadata file, as in sd-scripts. The sentence is never shuffled.",
     )
     sentence_share: float = setting(
-        0.5,
-        ge=0,
-        le=1,
-        title="Sentence probability",
-        help="How often the sentence is picked instead of the tags.",
+        0.5, within=(0, 1), title="Sentence probability", help="How often the sentence is picked instead of the tags."
     )
     caption_lines: Literal["first", "random", "all"] = setting(
         "first",
@@ -61,8 +57,7 @@ class CaptionSettings(Settings):
     )
     keep_tokens: int = kohya_setting(
         0,
-        ge=0,
-        le=1000,
+        within=(0, 1000),
         level="shown",
         unit="tags",
         help="The first n tags keep their place when tags are shuffled and are never dropped. 1 protects a trigger word written as the first tag.",
@@ -83,39 +78,34 @@ class CaptionSettings(Settings):
     )
     caption_dropout_rate: float = kohya_setting(
         0.0,
-        ge=0,
-        le=1,
+        within=(0, 1),
         title="Caption dropout",
         level="shown",
         help="Probability of training an image with an empty caption. 0.05 to 0.1 helps styles and classifier-free guidance.",
     )
     caption_dropout_every_n_epochs: int = kohya_setting(
         0,
-        ge=0,
-        le=100000,
+        within=(0, 100000),
         title="Drop captions every n epochs",
         unit="epochs",
         help="Epochs n, 2n, ... train all images without captions. 0 is off.",
     )
     caption_tag_dropout_rate: float = kohya_setting(
         0.0,
-        ge=0,
-        le=1,
+        within=(0, 1),
         title="Tag dropout",
         help="Probability of dropping each tag; kept tokens are never dropped. 0.1 is a usual start, 0 is off.",
     )
     token_warmup_step: float = kohya_setting(
         0.0,
-        ge=0,
-        le=10_000_000,
+        within=(0, 10_000_000),
         title="Token warmup steps",
         unit="steps",
         help="The number of tags grows to all of them over this many steps; a value below 1 is a fraction of the training. 0 is off.",
     )
     token_warmup_min: int = kohya_setting(
         1,
-        ge=0,
-        le=1000,
+        within=(0, 1000),
         title="Token warmup minimum",
         unit="tags",
         help="Number of tags at the first step of the token warmup.",

@@ -26,8 +26,7 @@ class ClassImageSettings(Settings):
     )
     number: int | None = setting(
         None,
-        ge=1,
-        le=10000,
+        within=(1, 10000),
         unit="images",
         title="Number of images",
         hint="as many as training images",
@@ -45,31 +44,27 @@ class ClassImageSettings(Settings):
     )
     seed: int = setting(
         1,
-        ge=0,
-        le=2**32 - 1,
+        within=(0, 2**32 - 1),
         level="shown",
         help="Each image gets its own seed derived from this one, so the same settings generate the same images.",
     )
     steps: int = setting(
         30,
-        ge=1,
-        le=1000,
+        within=(1, 1000),
         unit="steps",
         title="Sampling steps",
         help="More steps give finer images and take longer. 20 to 30 is usual.",
     )
     guidance_scale: float | None = setting(
         None,
-        ge=0,
-        le=50,
+        within=(0, 50),
         hint="model's default",
         help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
     )
     sampler: SAMPLERS = setting("ddim", labels=SAMPLER_LABELS, help="The sampling method.")
     batch: int | None = setting(
         None,
-        ge=1,
-        le=64,
+        within=(1, 64),
         unit="images",
         title="Batch size",
         hint="as many as fit",

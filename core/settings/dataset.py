@@ -40,8 +40,7 @@ class DatasetSettings(ImageSettings):
     )
     prior_loss_weight: float = kohya_setting(
         1.0,
-        ge=0,
-        le=100,
+        within=(0, 100),
         source="Ruiz et al. 2022, arXiv:2208.12242",
         help="Weight of the loss on regularization images relative to training images. 1 is usual.",
     )

@@ -18,8 +18,7 @@ class EmbeddingSettings(Settings):
     )
     num_vectors_per_token: int = kohya_setting(
         1,
-        ge=1,
-        le=75,
+        within=(1, 75),
         title="Vectors per token",
         unit="vectors",
         help="More vectors hold more detail; each takes one of a prompt's 75 tokens. 1 to 8 is usual.",

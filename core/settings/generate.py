@@ -17,12 +17,11 @@ class LoraUse(Settings):
         title="LoRA", help="A LoRA file, or the name of one in models/ or in a run.", names="path or name"
     )
     strength: float = setting(
-        1.0, ge=-10, le=10, help="1 is the trained strength, 0 is off, negative values invert the effect."
+        1.0, within=(-10, 10), help="1 is the trained strength, 0 is off, negative values invert the effect."
     )
     text_encoder_strength: float | None = setting(
         None,
-        ge=-10,
-        le=10,
+        within=(-10, 10),
         hint="same as strength",
         help="Strength on the text encoder. Empty is the same as for the U-Net.",
     )
@@ -51,8 +50,7 @@ class GenerateSettings(Settings):
     )
     steps: int = setting(
         20,
-        ge=1,
-        le=1000,
+        within=(1, 1000),
         unit="steps",
         title="Sampling steps",
         level="shown",
@@ -60,24 +58,21 @@ class GenerateSettings(Settings):
     )
     guidance_scale: float | None = setting(
         None,
-        ge=0,
-        le=50,
+        within=(0, 50),
         hint="model's own",
         level="shown",
         help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
     )
     seed: int | None = setting(
         None,
-        ge=0,
-        le=2**32 - 1,
+        within=(0, 2**32 - 1),
         hint="random",
         level="shown",
         help="The same seed generates the same image. Empty or -1 picks a random seed; it is saved with the image.",
     )
     count: int = setting(
         1,
-        ge=1,
-        le=1000,
+        within=(1, 1000),
         unit="images",
         title="Number of images",
         level="shown",

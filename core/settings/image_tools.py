@@ -71,8 +71,7 @@ class EncodedCopySettings(CaptionedCopySettings):
     )
     quality: int = setting(
         100,
-        ge=1,
-        le=100,
+        within=(1, 100),
         help="For JPEG and WebP. 100 makes WebP lossless; 90 is hard to tell from it at a quarter of the size.",
     )
 
@@ -90,7 +89,7 @@ class ResizeSettings(EncodedCopySettings):
         help="Makes a copy for each size, with at most width times height pixels and the same aspect ratio. One per line: 768, or 768 x 1024.",
     )
     divisible_by: int = kohya_setting(
-        1, ge=1, le=512, unit="pixels", help="Crops width and height to multiples of this number. 1 crops nothing."
+        1, within=(1, 512), unit="pixels", help="Crops width and height to multiples of this number. 1 crops nothing."
     )
     interpolation: Interpolation = _interpolation()
 
@@ -131,8 +130,10 @@ class NumberSettings(CaptionedCopySettings):
         help="Text before the number, such as fox_ for fox_0001.",
         names="part",
     )
-    number_start: int = setting(1, ge=0, le=10**8, title="First number", help="Numbering starts here in each folder.")
-    number_digits: int = setting(4, ge=1, le=9, title="Digits", help="Shorter numbers are padded with zeros.")
+    number_start: int = setting(
+        1, within=(0, 10**8), title="First number", help="Numbering starts here in each folder."
+    )
+    number_digits: int = setting(4, within=(1, 9), title="Digits", help="Shorter numbers are padded with zeros.")
 
 
 class UndoNumberSettings(FolderSettings):
@@ -169,21 +170,25 @@ class FaceSettings(CaptionedCopySettings):
         help="For crops of a fixed size: 'fit' shows as much of the image as possible; 'scale face' makes all faces the size below.",
     )
     resize_face_size: int = kohya_setting(
-        224, ge=16, le=4096, title="Face size", unit="pixels", help="The size that faces are scaled to."
+        224, within=(16, 4096), title="Face size", unit="pixels", help="The size that faces are scaled to."
     )
     face_min_size: int = setting(
-        32, ge=12, le=8192, title="Min face size", unit="pixels", kohya="min_size", help="Smaller faces are skipped."
+        32, within=(12, 8192), title="Min face size", unit="pixels", kohya="min_size", help="Smaller faces are skipped."
     )
     face_max_size: int | None = setting(
-        None, ge=12, le=16384, title="Max face size", unit="pixels", kohya="max_size", help="Larger faces are skipped."
+        None,
+        within=(12, 16384),
+        title="Max face size",
+        unit="pixels",
+        kohya="max_size",
+        help="Larger faces are skipped.",
     )
     multiple_faces: bool = kohya_setting(
         True, title="All faces", help="Crops every face in an image. Off crops only the largest."
     )
     face_min_score: float = setting(
         0.9,
-        ge=0.3,
-        le=1,
+        within=(0.3, 1),
         title="Face detection threshold",
         help="Minimum detection score. Lower values find more faces and more false positives.",
     )
@@ -195,8 +200,7 @@ class EdgeSettings(CopySettings):
     tool = "edges"
     edge_low: int = setting(
         32,
-        ge=0,
-        le=2000,
+        within=(0, 2000),
         title="Canny low threshold",
         kohya="thres1",
         source="Canny 1986",
@@ -204,8 +208,7 @@ class EdgeSettings(CopySettings):
     )
     edge_high: int = setting(
         224,
-        ge=0,
-        le=2000,
+        within=(0, 2000),
         title="Canny high threshold",
         kohya="thres2",
         source="Canny 1986",

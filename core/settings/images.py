@@ -34,8 +34,7 @@ class ImageSettings(Settings):
     )
     train_batch_size: int = kohya_setting(
         1,
-        ge=1,
-        le=1024,
+        within=(1, 1024),
         title="Batch size",
         first="step",
         brief="Images per step.",
@@ -51,16 +50,14 @@ class ImageSettings(Settings):
     )
     min_bucket_reso: int = kohya_setting(
         256,
-        ge=64,
-        le=8192,
+        within=(64, 8192),
         title="Min bucket resolution",
         unit="pixels",
         help="Shortest allowed side of a bucket. Values too high for the resolution are lowered to half of it.",
     )
     max_bucket_reso: int | None = kohya_setting(
         None,
-        ge=64,
-        le=16384,
+        within=(64, 16384),
         title="Max bucket resolution",
         hint="twice the resolution",
         unit="pixels",
@@ -68,8 +65,7 @@ class ImageSettings(Settings):
     )
     bucket_reso_steps: int = kohya_setting(
         64,
-        ge=8,
-        le=512,
+        within=(8, 512),
         multiple_of=8,
         title="Bucket resolution steps",
         unit="pixels",
@@ -80,8 +76,7 @@ class ImageSettings(Settings):
     )
     skip_image_resolution: float = kohya_setting(
         0,
-        ge=0,
-        le=16384,
+        within=(0, 16384),
         title="Skip small images",
         unit="pixels",
         help="Skips and lists images with no more pixels than this number squared. 0 uses all images.",
@@ -133,5 +128,8 @@ class ImageSettings(Settings):
     )
     masked_loss: bool = kohya_setting(False, help="Limits the loss to the white areas of the masks.")
     network_multiplier: float = kohya_setting(
-        1.0, ge=-10, le=10, section="Weights", help="Strength of the LoRA while it trains on these images. 1 is usual."
+        1.0,
+        within=(-10, 10),
+        section="Weights",
+        help="Strength of the LoRA while it trains on these images. 1 is usual.",
     )

@@ -73,8 +73,7 @@ class MemorySettings(Settings):
     )
     fused_optimizer_groups: int | None = kohya_setting(
         None,
-        ge=1,
-        le=100,
+        within=(1, 100),
         unit="groups",
         hint="off",
         help="The fused backward pass for other optimizers, except D-Adaptation and Prodigy: splits the weights into this many groups and updates each as soon as its gradients are complete. 4 to 10 is usual; more groups save more memory. Empty or 0 is off.",
@@ -128,7 +127,11 @@ class MemorySettings(Settings):
         costs="bf16 halves the memory and, on GPUs and processors that compute in it, the time. Its latents differ by 0.5 to 1.4% (RMS, of their standard deviation), those of fp16 by 0.05%. Latents are cached separately for each dtype.",
     )
     vae_batch_size: int = kohya_setting(
-        1, ge=1, le=64, unit="images", title="VAE batch size", help="Images encoded at once while latents are cached."
+        1,
+        within=(1, 64),
+        unit="images",
+        title="VAE batch size",
+        help="Images encoded at once while latents are cached.",
     )
     latent_draw: Literal["sample", "mean", "frozen"] = setting(
         "sample",
@@ -144,8 +147,7 @@ class MemorySettings(Settings):
     )
     text_cache_bytes: int = setting(
         1 << 30,
-        ge=1 << 20,
-        le=1 << 40,
+        within=(1 << 20, 1 << 40),
         unit="bytes",
         title="Text cache size",
         help="Memory for cached text encoder outputs; the least recently used are dropped.",
@@ -165,8 +167,7 @@ class MemorySettings(Settings):
     )
     num_processes: int = kohya_setting(
         1,
-        ge=1,
-        le=64,
+        within=(1, 64),
         title="Number of GPUs",
         help="Number of GPUs to train on. Each processes its own batch, so the effective batch size is multiplied by it. accelerate launch sets it.",
         costs="Each GPU holds the whole model.",

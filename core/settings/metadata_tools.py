@@ -44,19 +44,12 @@ girl girl -> girl
 
 def _extension(default: str, title: str, help: str, kohya: str = "", hint: str = "") -> Any:
     return setting(
-        default,
-        pattern=EXTENSION,
-        title=title,
-        level="shown",
-        widget="extension",
-        kohya=kohya,
-        hint=hint,
-        help=help,
+        default, pattern=EXTENSION, title=title, level="shown", widget="extension", kohya=kohya, hint=hint, help=help
     )
 
 
 def _preview(help: str) -> Any:
-    return setting(None, ge=1, le=1000, unit="entries", title="Preview", level="shown", kohya="debug", help=help)
+    return setting(None, within=(1, 1000), unit="entries", title="Preview", level="shown", kohya="debug", help=help)
 
 
 class MetadataOutputSettings(Settings):
@@ -134,9 +127,7 @@ class CleanMetadataSettings(MetadataOutputSettings):
         help="'Whole words' never changes a part of a word. 'As sd-scripts' gives exactly the result of its clean_captions_and_tags, which turns 'personal' into 'girlal'.",
     )
     clean_underscores: bool = setting(
-        True,
-        title="Underscores to spaces",
-        help="Writes long_hair as 'long hair'. Emoticons such as ^_^ are kept.",
+        True, title="Underscores to spaces", help="Writes long_hair as 'long hair'. Emoticons such as ^_^ are kept."
     )
     clean_ratings: bool = setting(
         True,

@@ -81,8 +81,7 @@ class MethodSettings(Settings):
     )
     ema_update_every: int = setting(
         1,
-        ge=1,
-        le=1000,
+        within=(1, 1000),
         unit="steps",
         title="EMA update interval",
         help="Updates the average every n steps. Larger is faster and averages over the same number of steps.",

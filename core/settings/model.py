@@ -45,8 +45,7 @@ class ModelSettings(Settings):
     )
     clip_skip: int | None = kohya_setting(
         None,
-        ge=1,
-        le=12,
+        within=(1, 12),
         unit="layers",
         help="The text encoder layer to use, counted from the last. Empty or 1 is the last; many anime models use 2. SDXL ignores it and always uses the second to last.",
     )

@@ -47,8 +47,7 @@ class NetworkSettings(Settings):
     )
     rank: int = setting(
         16,
-        ge=1,
-        le=1024,
+        within=(1, 1024),
         title="Network rank (dim)",
         first="step",
         brief="Capacity of the LoRA.",
@@ -61,8 +60,7 @@ class NetworkSettings(Settings):
     )
     alpha: float = setting(
         16.0,
-        ge=0,
-        le=4096,
+        within=(0, 4096),
         title="Network alpha",
         section="Size and layers",
         kohya="network_alpha",
@@ -70,8 +68,7 @@ class NetworkSettings(Settings):
     )
     conv_rank: int | None = setting(
         None,
-        ge=1,
-        le=1024,
+        within=(1, 1024),
         title="Conv rank (dim)",
         hint="off",
         kohya="conv_dim",
@@ -100,20 +97,20 @@ class NetworkSettings(Settings):
     )
     network_dropout: float = kohya_setting(
         0.0,
-        ge=0,
-        le=1,
+        within=(0, 1),
         section="Regularization",
         source="Srivastava et al. 2014, JMLR 15",
         help="Dropout on the LoRA's hidden activations. 0.1 to 0.3 reduces overfitting.",
     )
     rank_dropout: float = kohya_setting(
         0.0,
-        ge=0,
-        le=1,
+        within=(0, 1),
         help="Drops ranks of the LoRA with this probability, separately for each image. 0.1 to 0.3 reduces overfitting.",
     )
     module_dropout: float = kohya_setting(
-        0.0, ge=0, le=1, help="Skips LoRA modules with this probability at each step. 0.1 to 0.3 reduces overfitting."
+        0.0,
+        within=(0, 1),
+        help="Skips LoRA modules with this probability at each step. 0.1 to 0.3 reduces overfitting.",
     )
     scale_weight_norms: float | None = kohya_setting(
         None,
@@ -166,8 +163,7 @@ class NetworkSettings(Settings):
     )
     block_lr_zero_threshold: float = kohya_setting(
         0.0,
-        ge=0,
-        le=100,
+        within=(0, 100),
         title="Block LR zero threshold",
         help="LR weights up to this value count as 0: the block gets no LoRA.",
     )

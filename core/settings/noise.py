@@ -15,8 +15,7 @@ class NoiseSettings(Settings):
 
     min_snr_gamma: float | None = kohya_setting(
         None,
-        ge=0.1,
-        le=20,
+        within=(0.1, 20),
         title="Min-SNR gamma",
         hint="off",
         level="shown",
@@ -37,8 +36,7 @@ class NoiseSettings(Settings):
     )
     v_pred_like_loss: float | None = kohya_setting(
         None,
-        ge=0,
-        le=100,
+        within=(0, 100),
         title="v-prediction-like loss",
         hint="off",
         source="sd-scripts",
@@ -73,8 +71,7 @@ class NoiseSettings(Settings):
     )
     noise_offset: float | None = kohya_setting(
         None,
-        ge=0,
-        le=1,
+        within=(0, 1),
         hint="off",
         level="shown",
         source="Guttenberg 2023, 'Diffusion with offset noise'",
@@ -87,16 +84,14 @@ class NoiseSettings(Settings):
     )
     adaptive_noise_scale: float | None = kohya_setting(
         None,
-        ge=-1,
-        le=1,
+        within=(-1, 1),
         hint="off",
         source="sd-scripts",
         help="Adds this value times the absolute mean of the latents to the noise offset; negative values subtract. Usually a tenth of the noise offset up to its full value; empty is off.",
     )
     multires_noise_iterations: int | None = kohya_setting(
         None,
-        ge=1,
-        le=64,
+        within=(1, 64),
         unit="levels",
         hint="off",
         source="Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training'",
@@ -104,14 +99,12 @@ class NoiseSettings(Settings):
     )
     multires_noise_discount: float = kohya_setting(
         0.3,
-        ge=0,
-        le=1,
+        within=(0, 1),
         help="Strength of each coarser level relative to the one before. 0.1 to 0.3 for few images, up to 0.8 for many.",
     )
     ip_noise_gamma: float | None = kohya_setting(
         None,
-        ge=0,
-        le=1,
+        within=(0, 1),
         title="IP noise gamma",
         hint="off",
         source="Ning et al. 2023, arXiv:2301.11706",
@@ -129,11 +122,12 @@ class NoiseSettings(Settings):
         source="Lin et al. 2023, arXiv:2305.08891",
         help="Rescales the noise schedule so that the last timestep is pure noise, which allows very dark and very bright images. For v-prediction models; use the same setting when generating.",
     )
-    min_timestep: int = kohya_setting(0, ge=0, le=999, unit="timesteps", help="Timesteps below this are not trained.")
+    min_timestep: int = kohya_setting(
+        0, within=(0, 999), unit="timesteps", help="Timesteps below this are not trained."
+    )
     max_timestep: int = kohya_setting(
         1000,
-        ge=1,
-        le=1000,
+        within=(1, 1000),
         unit="timesteps",
         help="Timesteps from here up are not trained. Lower it to train detail and keep the composition. If equal to the minimum, only that timestep is trained.",
     )

@@ -82,8 +82,7 @@ class OptimizerSettings(Settings):
     )
     weight_decay: float | None = setting(
         None,
-        ge=0,
-        le=10,
+        within=(0, 10),
         hint="optimizer's default",
         kohya="optimizer_args",
         help="Pulls weights toward zero at every step. Empty is the optimizer's default: 0.01 for AdamW, 0 for most others.",
@@ -105,8 +104,7 @@ class OptimizerSettings(Settings):
     )
     max_grad_norm: float = kohya_setting(
         1.0,
-        ge=0,
-        le=1e6,
+        within=(0, 1e6),
         title="Max gradient norm",
         section="Gradients",
         help="Gradient clipping: limits the norm over all trained weights together. 1 is usual; 0 is off.",

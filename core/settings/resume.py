@@ -22,15 +22,13 @@ class ResumeSettings(Settings):
     )
     initial_step: int | None = kohya_setting(
         None,
-        ge=0,
-        le=10_000_000,
+        within=(0, 10_000_000),
         unit="steps",
         help="Counts this many steps as done: learning rate, file names and numbers continue from there. Also works with initial LoRA weights. Empty is 0, or the step of the state.",
     )
     initial_epoch: int | None = kohya_setting(
         None,
-        ge=1,
-        le=100_000,
+        within=(1, 100_000),
         unit="epochs",
         help="Like 'Initial step', in epochs counted from 1: 3 counts two epochs as done.",
     )

@@ -75,12 +75,11 @@ class SampleSettings(Settings):
         "ddim", title="Sampler", section="Sampling", labels=SAMPLER_LABELS, help="The sampling method for samples."
     )
     sample_steps: int = setting(
-        20, ge=1, le=1000, unit="steps", title="Sampling steps", help="Steps for each sample. 20 to 30 is usual."
+        20, within=(1, 1000), unit="steps", title="Sampling steps", help="Steps for each sample. 20 to 30 is usual."
     )
     guidance_scale: float | None = setting(
         None,
-        ge=0,
-        le=50,
+        within=(0, 50),
         hint="model's default",
         source="Ho and Salimans 2022, arXiv:2207.12598",
         help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
@@ -93,8 +92,7 @@ class SampleSettings(Settings):
     )
     seed: int = setting(
         1,
-        ge=0,
-        le=2**32 - 1,
+        within=(0, 2**32 - 1),
         title="Sample seed",
         help="Seed of the first prompt; it increases by 1 for each further prompt.",
     )

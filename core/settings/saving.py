@@ -85,8 +85,7 @@ class SavingSettings(Settings):
     )
     save_last_n_states: int = setting(
         2,
-        ge=1,
-        le=1000,
+        within=(1, 1000),
         unit="states",
         title="Keep last n states",
         help="Older states are deleted. With 2, one is left if the newest is damaged.",

@@ -29,8 +29,7 @@ class ScheduleSettings(Settings):
 
     max_train_epochs: int | None = kohya_setting(
         None,
-        ge=1,
-        le=100000,
+        within=(1, 100000),
         title="Epochs",
         hint="suggested",
         first="length",
@@ -41,8 +40,7 @@ class ScheduleSettings(Settings):
     )
     max_train_steps: int | None = kohya_setting(
         None,
-        ge=1,
-        le=10000000,
+        within=(1, 10000000),
         title="Steps",
         first="length",
         brief="Used instead of epochs.",
@@ -52,8 +50,7 @@ class ScheduleSettings(Settings):
     )
     gradient_accumulation_steps: int = kohya_setting(
         1,
-        ge=1,
-        le=1024,
+        within=(1, 1024),
         unit="batches",
         help="Batches whose gradients are accumulated before each optimizer step: a large effective batch size with little memory.",
     )
@@ -109,16 +106,14 @@ class ScheduleSettings(Settings):
     )
     lr_scheduler_timescale: int | None = kohya_setting(
         None,
-        ge=1,
-        le=10000000,
+        within=(1, 10000000),
         title="Scheduler timescale",
         unit="steps",
         help="For inverse square root: larger values fall later. Empty is the warmup steps, or 10000 without warmup.",
     )
     lr_scheduler_min_lr_ratio: float | None = kohya_setting(
         None,
-        ge=0,
-        le=1,
+        within=(0, 1),
         title="Min LR ratio",
         unit="of the learning rate",
         help="Where cosine with min LR and warmup-stable-decay end, as a fraction of the learning rate, such as 0.1.",
@@ -144,16 +139,14 @@ class ScheduleSettings(Settings):
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
     skip_non_finite: int = setting(
         0,
-        ge=0,
-        le=100000,
+        within=(0, 100000),
         unit="steps",
         title="Max skipped steps (NaN/inf)",
         help="Skips steps whose loss or gradient is NaN or infinite, up to this many, and reports their images; the next one ends the run. 0 ends it at the first.",
     )
     seed: int | None = kohya_setting(
         None,
-        ge=0,
-        le=2**32 - 1,
+        within=(0, 2**32 - 1),
         hint="random",
         help="The same seed and settings give the same result. Empty or -1 picks a random seed, which is saved with the run.",
     )

@@ -23,8 +23,7 @@ class ShardingSettings(Settings):
     )
     zero_stage: int = kohya_setting(
         2,
-        ge=0,
-        le=3,
+        within=(0, 3),
         title="ZeRO stage",
         source=ZERO,
         help="1 partitions the optimizer state, 2 also the gradients, 3 also the weights, which are gathered layer by layer when needed. 0 partitions nothing.",

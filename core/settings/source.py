@@ -64,8 +64,7 @@ class Source(OwnSettings):
     )
     num_repeats: int | None = kohya_setting(
         None,
-        ge=1,
-        le=10000,
+        within=(1, 10000),
         title="Repeats",
         level="shown",
         only="train, regularization",
@@ -73,8 +72,7 @@ class Source(OwnSettings):
     )
     samples_per_epoch: int | None = setting(
         None,
-        ge=1,
-        le=1_000_000,
+        within=(1, 1_000_000),
         title="Images per epoch",
         hint="by repeats",
         level="shown",
@@ -103,8 +101,7 @@ class Source(OwnSettings):
     )
     loss_weight: float = setting(
         1.0,
-        ge=0,
-        le=100,
+        within=(0, 100),
         level="shown",
         only="train, regularization",
         help="Multiplies the loss on these images. 1 is usual.",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from core.settings.base import Settings, kohya_setting, setting
+from core.settings.base import SAME, Settings, kohya_setting, setting
 
 FLOOR = 0.05  # lower scores are not kept
 OFF = " Above 1 excludes the category."
+BEST = "empty writes it regardless of its score."
 ITEMS = " Separated by commas or lines; write \\, for a comma in a tag."
 
 
-def _threshold(title: str, help: str, kohya: str = "", hint: str = "threshold") -> Any:
-    return setting(None, ge=FLOOR, le=2, title=title, hint=hint, help=help + OFF, kohya=kohya)
+def _threshold(help: str, hint: str = "threshold", kohya: str = SAME) -> Any:
+    return setting(None, within=(FLOOR, 2), hint=hint, help=help + OFF, kohya=kohya)
 
 
 class TagTextSettings(Settings):
@@ -36,39 +37,27 @@ class TagTextSettings(Settings):
     )
     thresh: float | None = kohya_setting(
         None,
-        ge=FLOOR,
-        le=2,
+        within=(FLOOR, 2),
         title="Threshold",
         level="shown",
         section="Thresholds and filters",
         hint="model's default",
         help="Minimum score of a tag; lower gives more tags, but also more wrong ones. Empty is the model's default, 0.35 for WD.",
     )
-    general_threshold: float | None = _threshold("General threshold", "For general tags.", "general_threshold")
+    general_threshold: float | None = _threshold("For general tags.")
     character_threshold: float | None = kohya_setting(
         None,
-        ge=FLOOR,
-        le=2,
+        within=(FLOOR, 2),
         level="shown",
         hint="threshold",
         help="For names of characters; 0.85 is usual, since wrong names do harm. Above 1 excludes the category.",
     )
-    copyright_threshold: float | None = _threshold(
-        "Copyright threshold", "For series and brands.", "copyright_threshold"
-    )
-    artist_threshold: float | None = _threshold("Artist threshold", "For names of artists.", "artist_threshold")
-    meta_threshold: float | None = _threshold(
-        "Meta threshold", "For tags about the file, such as highres.", "meta_threshold"
-    )
-    model_threshold: float | None = _threshold(
-        "Model threshold", "For names of the models that generated an image.", "model_threshold"
-    )
-    quality_threshold: float | None = _threshold(
-        "Quality threshold", "For the best quality tag; empty writes it regardless of its score.", hint="none"
-    )
-    rating_threshold: float | None = _threshold(
-        "Rating threshold", "For the best rating tag; empty writes it regardless of its score.", hint="none"
-    )
+    copyright_threshold: float | None = _threshold("For series and brands.")
+    artist_threshold: float | None = _threshold("For names of artists.")
+    meta_threshold: float | None = _threshold("For tags about the file, such as highres.")
+    model_threshold: float | None = _threshold("For names of the models that generated an image.")
+    quality_threshold: float | None = _threshold(f"For the best quality tag; {BEST}", "none", "")
+    rating_threshold: float | None = _threshold(f"For the best rating tag; {BEST}", "none", "")
     mcut: bool = setting(
         False,
         title="Automatic threshold",
@@ -77,8 +66,7 @@ class TagTextSettings(Settings):
     )
     max_tags: int | None = setting(
         None,
-        ge=1,
-        le=1000,
+        within=(1, 1000),
         hint="no limit",
         help="Keeps the tags with the highest scores. Rating and quality tags are not counted.",
     )
@@ -124,9 +112,7 @@ class TagTextSettings(Settings):
         False, help="Writes \\( and \\). Needed for weighted captions, where parentheses are weights."
     )
     tag_weights: bool = setting(
-        False,
-        title="Scores as weights",
-        help="Writes (long hair:0.93). Only for weighted captions.",
+        False, title="Scores as weights", help="Writes (long hair:0.93). Only for weighted captions."
     )
     caption_separator: str = kohya_setting(
         ", ",
@@ -214,12 +200,11 @@ class TagSettings(TagTextSettings):
         help="The device for onnxruntime. Automatic uses the GPU if the installed onnxruntime supports it.",
     )
     batch_size: int = kohya_setting(
-        4, ge=1, le=256, unit="images", help="Images per batch. A model with a fixed batch size keeps its own."
+        4, within=(1, 256), unit="images", help="Images per batch. A model with a fixed batch size keeps its own."
     )
     decode_threads: int = setting(
         4,
-        ge=1,
-        le=64,
+        within=(1, 64),
         title="Decoding threads",
         kohya="max_data_loader_n_workers",
         help="Threads that load images ahead of the model.",

@@ -17,14 +17,12 @@ class ValidationSettings(Settings):
     )
     validation_split: float = kohya_setting(
         0.0,
-        ge=0,
-        le=1,
+        within=(0, 1),
         help="Fraction of the images that is held out for validation: 0.1 holds out a tenth. The choice depends on their content, so it stays the same when others are added. 1 holds out all.",
     )
     validation_seed: int = kohya_setting(
         0,
-        ge=0,
-        le=2**32 - 1,
+        within=(0, 2**32 - 1),
         help="Selects the validation images and fixes all randomness of validation: runs with the same validation seed are comparable, whatever their training seed. sd-scripts uses the training seed by default.",
     )
     validate_every_n_steps: int | None = kohya_setting(
