@@ -11,6 +11,7 @@ import functools
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ LONGEST_HEAD = 1 << 16  # bytes
 FILE, CALL = 1.0, 10.0  # about 1 ms of a core; a call of a handler and the page itself take more
 PAGE = (100.0, 1500.0)  # of one open page: in each second, and at once
 ADDRESS, ADDRESSES = (5.0, 200.0), (20.0, 400.0)  # of the strangers of one address, and of all
+TRIES = (20.0, 60.0)  # to log in, of all, at a cost of 1
+TRYING, TRYING_EACH = 64, 32  # at once: of all, and of one address
+LOGIN = "/login"
 BROWSERS = 8  # that have a page without a login open
 KEYS = re.compile(rb"(?:^|[ ;])(?:atelier-\d+|access-token[\w-]*)=([\w-]+)")
 BUSY = b'{"detail": "The page is busy. Try again in a moment.", "error": "The page is busy. Try again in a moment."}'
@@ -66,10 +70,11 @@ class Limits:
         self.logins = logins
         self.silent: dict[Limited, None] = {}  # the longest first
         self.strangers: set[Limited] = set()
+        self.trying: dict[Limited, str] = {}  # the address of each that waits for a login
         self.browsers: dict[str, int] = {}  # connections of each that opened a page without a login, the oldest first
         self.page = functools.lru_cache(1000)(lambda key: Rate(*PAGE))
         self.address = functools.lru_cache(1000)(lambda address: Rate(*ADDRESS))
-        self.addresses = Rate(*ADDRESSES)
+        self.addresses, self.tries = Rate(*ADDRESSES), Rate(*TRIES)
 
     def key_in(self, cookies: bytes) -> str:
         """The login or the browser's key that stands in there; "" for a stranger."""
@@ -98,16 +103,30 @@ class Limits:
         return key
 
     def take(self, head: bytes, key: str, address: str) -> bool:
-        method, path = head.split(b" ", 2)[:2] if head.count(b" ") > 1 else (b"", b"")
-        cost = FILE if method in (b"GET", b"HEAD") and path.partition(b"?")[0] not in (b"/", b"/config") else CALL
+        method, path = _asked(head)
+        cost = FILE if method in ("GET", "HEAD") and path not in ("/", "/config") else CALL
         if key:
             return self.page(key).takes(cost)
+        if logs_in(head):
+            few = len(self.trying) < TRYING and Counter(self.trying.values())[address] < TRYING_EACH
+            return few and self.tries.takes(1)
         few = len(self.strangers) < STRANGERS
         return few and self.address(address).takes(cost) and self.addresses.takes(cost)
 
     def count(self, key: str, change: int) -> None:
         if key in self.browsers:
             self.browsers[key] += change
+
+
+def _asked(head: bytes) -> tuple[str, str]:
+    """Method and path."""
+    method, _, rest = head.partition(b" ")
+    return method.decode("latin-1"), rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
+
+
+def logs_in(head: bytes) -> bool:
+    method, path = _asked(head)
+    return method == "POST" and path.rstrip("/") == LOGIN
 
 
 def limit(server: Any, limits: Limits) -> None:
@@ -143,13 +162,17 @@ class Limited(H11Protocol):
         head, self._head = self._head, b""
         self._asks()
         self._known_by(self.limits.key_in(head))
-        if not self.limits.take(head, self._key, self.client[0] if self.client else ""):
+        address = self.client[0] if self.client else ""
+        if not self.limits.take(head, self._key, address):
             self.transport.write(REFUSAL)
             self.transport.close()
             return
         super().data_received(head)
         if not self._key and self.cycle:
-            self.limits.strangers.add(self)
+            if logs_in(head):
+                self.limits.trying[self] = address
+            else:
+                self.limits.strangers.add(self)
             self.headers.append((b"connection", b"close"))
 
     def _known_by(self, key: str) -> None:
@@ -168,6 +191,7 @@ class Limited(H11Protocol):
         self._asks()
         self._known_by("")
         self.limits.strangers.discard(self)
+        self.limits.trying.pop(self, None)
         self._reads()
         super().connection_lost(exc)
 

@@ -18,13 +18,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from core.record.units import size_words
-from tabs.connections import Limits
+from tabs.connections import LOGIN, Limits
 
 SILENCE = 20.0  # seconds without a byte of a message that is still arriving
 ARRIVAL = 60.0  # seconds until a message that is no upload has arrived
 MOST_LOGIN = 16 << 10  # bytes
 OPEN_ENDED = ("/gradio_api/heartbeat/", "/gradio_api/upload_progress")
-LOGIN = "/login"
 UPLOAD = "/gradio_api/upload"
 MOST_MESSAGE = 8 << 20  # bytes of a message that is no upload
 MOST_SHARED = 4 << 30  # bytes of one upload to a shared page
@@ -37,7 +36,7 @@ class Delays:
     """How long the next try to log in from an address waits. Each counts as failed until it has succeeded, so that many at
     once do not slip through. The right password is never refused: who fails behind the same share link only delays it."""
 
-    longest: float = 4.0
+    longest: float = 8.0  # with 32 waiting at once, four guesses a second
     forgotten: float = 900.0
     clock: Callable[[], float] = time.monotonic
     _failed: dict[str, tuple[int, float]] = field(default_factory=dict)  # how often, and when last

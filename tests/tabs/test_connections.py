@@ -218,6 +218,16 @@ def test_strangers_of_one_address_leave_room_for_others_and_all_together_have_a_
     assert [limits.take(GET, "", f"10.0.1.{number}") for number in range(100)].count(True) == 19
 
 
+def test_tries_to_log_in_have_places_of_their_own_and_those_of_one_address_leave_some():
+    limits, login = Limits(lambda: ()), b"POST /login/?x HTTP/1.1\r\n"
+    while limits.take(GET, "", "10.0.0.1"):
+        pass
+    for number in range(connections.TRYING_EACH):
+        assert limits.take(login, "", "10.0.0.1")
+        limits.trying[number] = "10.0.0.1"
+    assert not limits.take(login, "", "10.0.0.1") and limits.take(login, "", "10.0.0.2")
+
+
 def test_an_ordinary_page_is_never_refused_and_one_that_asks_without_a_pause_is():
     limits = Limits()
     now = [0.0]

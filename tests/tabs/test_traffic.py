@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -61,7 +62,7 @@ def test_each_failed_login_waits_longer_and_none_is_refused():
     now = [0.0]
     delays = Delays(clock=lambda: now[0])
     waits = [delays.begin("a") for _ in range(50)]
-    assert waits[0] == 0 and waits == sorted(waits) and waits[1] > 0 and waits[-1] == delays.longest <= 5
+    assert waits[0] == 0 and waits == sorted(waits) and waits[1] > 0 and waits[-1] == delays.longest <= 10
     assert delays.begin("b") == 0
     now[0] = 901
     assert delays.begin("a") == 0
@@ -197,7 +198,7 @@ def test_a_login_gives_a_cookie_of_this_site_alone(tmp_path_factory, monkeypatch
     from page_server import Served
 
     monkeypatch.setattr(
-        traffic, "Delays", partial(Delays, longest=0.01)
+        traffic, "Delays", partial(Delays, longest=0.5)
     )  # how long each waits is told by its own clock above
     page = Served(tmp_path_factory.mktemp("login"), shared=True, auth=("mira", "secret"))
     try:
@@ -214,8 +215,10 @@ def test_a_login_gives_a_cookie_of_this_site_alone(tmp_path_factory, monkeypatch
         assert ask(page, "POST", "/gradio_api/run/predict", call, Cookie=cookie, **JSON)[0] != 401
         assert ask(page, "GET", "/gradio_api/heartbeat/x")[0] == 401
         wrong = body.replace(b"secret", b"no")
-        assert [ask(page, "POST", "/login", wrong, **form)[0] for _ in range(12)] == [400] * 12
-        assert ask(page, "POST", "/login", body, **form)[0] == 200, "the right password opens whatever others tried"
+        with ThreadPoolExecutor(20) as guessing:  # as many as guess for longer than this, and one of them is right
+            guesses = [guessing.submit(ask, page, "POST", "/login", wrong, **form) for _ in range(60)]
+            guesses.insert(30, guessing.submit(ask, page, "POST", "/login", body, **form))
+            assert [each.result()[0] for each in guesses] == [400] * 30 + [200] + [400] * 30
     finally:
         page.close()
 
