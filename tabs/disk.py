@@ -64,12 +64,8 @@ class Desk:
         except ValueError:
             kept = -1.0
         if not 0 <= kept < 1e6:
-            raise ProblemsError.one(
-                f"'{keep[:20]}' is not a number of GB",
-                WHERE,
-                "write 0 to empty it, or 10 for 10 GB",
-                code="disk.bad-number",
-            )
+            what = f"'{keep[:20]}' is not a number of GB"
+            raise ProblemsError.one(what, WHERE, "write 0 to empty it, or 10 for 10 GB", "disk.bad-number")
         if self.page.engine.status()["job"] is not None:
             raise ProblemsError.one(
                 "A job is running and may need the cache", WHERE, "wait for it, or stop it", code="disk.in-use"

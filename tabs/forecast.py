@@ -156,12 +156,8 @@ class Forecast:
         """Two steps on the largest and the smallest batch, in the queue like any job."""
         engine = self._engine
         if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
-            raise ProblemsError.one(
-                "A memory test is already queued",
-                "Forecast",
-                "wait for it, or cancel it in the queue",
-                code="forecast.already-queued",
-            )
+            fix = "wait for it, or cancel it in the queue"
+            raise ProblemsError.one("A memory test is already queued", "Forecast", fix, "forecast.already-queued")
         engine.submit("probe", self._project.job, f"a test of {self._project.job.saving.output_name}")
 
     def _tried(self) -> dict[str, str]:

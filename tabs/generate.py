@@ -331,12 +331,8 @@ class Desk:
         if chosen:
             paths = {portable_name(path, self.page.workspace): path for _, path in list_loras(self.page.workspace)}
             if chosen not in paths:
-                raise ProblemsError.one(
-                    "This LoRA no longer exists",
-                    short(chosen),
-                    "press Refresh and choose again",
-                    code="generate.lora-gone",
-                )
+                what = "This LoRA no longer exists"
+                raise ProblemsError.one(what, short(chosen), "press Refresh and choose again", "generate.lora-gone")
             with self._lock:
                 self.presets.put(form.add_lora(self._values(), paths[chosen], self.page.workspace))
         return gr.Dropdown(value=None, choices=self._lora_choices()), self._loras(), self.presets.html()

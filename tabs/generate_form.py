@@ -80,15 +80,8 @@ def values_of(
     wanted = job.model.base_model
     found = find_file(wanted, workspace)
     if found is None:
-        notes.append(
-            Problem(
-                f"The model '{wanted}' is not on this machine; the chosen one is kept",
-                "model.base_model",
-                "download it, or choose another",
-                "advice",
-                code=NO_MODEL,
-            )
-        )
+        what = f"The model '{wanted}' is not on this machine; the chosen one is kept"
+        notes.append(Problem(what, "model.base_model", "download it, or choose another", "advice", code=NO_MODEL))
     else:
         same = find_file(project.base_model, workspace)
         name = project.base_model if same is not None and real_path(same) == real_path(found) else wanted

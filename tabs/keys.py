@@ -71,12 +71,8 @@ def keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
     """Write or forget one key: {"key": its name, "value": text, "" forgets}."""
     name, value = str(data.get("key", "")), str(data.get("value", "")).strip()
     if page.shared:
-        raise ProblemsError.one(
-            "Keys cannot be entered on a shared page",
-            WHERE,
-            "open the page on the machine itself, or set the environment variable there",
-            code="keys.shared-page",
-        )
+        fix = "open the page on the machine itself, or set the environment variable there"
+        raise ProblemsError.one("Keys cannot be entered on a shared page", WHERE, fix, "keys.shared-page")
     if name not in NAMES:
         raise ProblemsError.one("Unknown key", WHERE, "use one of the fields", code="keys.unknown")
     if len(value) > MOST_LETTERS or any(not sign.isprintable() or sign.isspace() for sign in value):

@@ -175,12 +175,8 @@ def _read_json(entry: Declared, text: str) -> Any:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise ProblemsError.one(
-            f"{entry.title} is not a JSON object",
-            entry.title,
-            'write {"name": value}, or leave it empty',
-            code="settings.bad-json",
-        )
+        what = f"{entry.title} is not a JSON object"
+        raise ProblemsError.one(what, entry.title, 'write {"name": value}, or leave it empty', "settings.bad-json")
     return value
 
 

@@ -196,12 +196,8 @@ def take_file(page: Page, data: dict[str, Any], browser: Browser, stamp: str | N
     given, text = Path(str(data.get("file", "preset.json"))).name, str(data.get("text", ""))
     preset = read_text(given, text)
     if preset.task != "train":
-        raise ProblemsError.one(
-            f"{given} is a preset for the task {preset.task}",
-            given,
-            "open it in that tab, or on the command line",
-            code="preset.other-task",
-        )
+        what = f"{given} is a preset for the task {preset.task}"
+        raise ProblemsError.one(what, given, "open it in that tab, or on the command line", "preset.other-task")
     job = preset_files.apply(preset, page.project.job)
     stem = Path(given).stem
     stem = stem if bad_name(stem) is None else "opened"

@@ -237,12 +237,8 @@ class Project:
         """Exactly the saved job. Returns what a recipe left alone, in words ([] for a whole job)."""
         preset = self.presets.load(name)
         if preset.task != "train":
-            raise ProblemsError.one(
-                f"'{name}' is a preset for the task {preset.task}",
-                "preset",
-                "load it in its own tab",
-                code="preset.other-task",
-            )
+            what = f"'{name}' is a preset for the task {preset.task}"
+            raise ProblemsError.one(what, "preset", "load it in its own tab", "preset.other-task")
         job = preset_files.apply(preset, self.job)
         assert isinstance(job, TrainJob)
         self.replace(job, preset=name, did=f"loading {name}", session=session, stamp=stamp)

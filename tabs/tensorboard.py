@@ -30,19 +30,11 @@ class TensorBoard:
     def open(self, run: str, logs: Path) -> str:
         """The address that shows `logs`; answers once the process listens (a few seconds the first time)."""
         if not self.offered:
-            raise ProblemsError.one(
-                "TensorBoard can only be opened on the machine itself",
-                "TensorBoard",
-                "open the page there",
-                code="tensorboard.shared-page",
-            )
+            what = "TensorBoard can only be opened on the machine itself"
+            raise ProblemsError.one(what, "TensorBoard", "open the page there", "tensorboard.shared-page")
         if not logs.is_dir() or not any(logs.rglob("events.out.*")):
-            raise ProblemsError.one(
-                "This run has no TensorBoard files",
-                str(logs),
-                "set 'Also write' to TensorBoard files before the next run",
-                code="tensorboard.no-files",
-            )
+            fix = "set 'Also write' to TensorBoard files before the next run"
+            raise ProblemsError.one("This run has no TensorBoard files", str(logs), fix, "tensorboard.no-files")
         with self._lock:
             if self._folder != logs or self._process is None or self._process.poll() is not None:
                 self._stop()

@@ -24,12 +24,8 @@ def take_in(files: Sequence[str | Path], datasets: Path, task=None) -> Path:
     paths = [Path(file) for file in files]
     zips = [path for path in paths if extension(path.name) == ".zip"]
     if zips and len(paths) > 1:
-        raise ProblemsError.one(
-            "A zip was dropped together with other files",
-            printable(zips[0].name),
-            "drop one zip, or only images",
-            code="upload.zip-and-others",
-        )
+        what = "A zip was dropped together with other files"
+        raise ProblemsError.one(what, printable(zips[0].name), "drop one zip, or only images", "upload.zip-and-others")
     if zips:
         if task:
             task.stage(f"Unpacking {printable(zips[0].name)}")

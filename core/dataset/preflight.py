@@ -69,14 +69,8 @@ def preflight(
     problems += blank_masks(once, images, memo)
     problems += size_advice(once) + remark_advice(once, images) + balance_advice(epochs)
     if not epochs.views and not errors(problems):
-        problems.append(
-            Problem(
-                "No images are left to train on",
-                "dataset",
-                "add images, or fix the other problems",
-                code="dataset.no-images",
-            )
-        )
+        what = "No images are left to train on"
+        problems.append(Problem(what, "dataset", "add images, or fix the other problems", code="dataset.no-images"))
     report = _report(job, found, placing, epochs, counted, problems, once, images)
     return replace(report, undecoded=undecoded)
 

@@ -29,11 +29,7 @@ def register(name: str, title: str, module: str, recognizes: Recognizer) -> None
 def family(name: str) -> Family:
     """A family by its name. ProblemsError for one that is not registered."""
     if name not in FAMILIES:
-        raise ProblemsError.one(
-            f"The model family '{name}' is unknown",
-            "model family",
-            f"use one of: {', '.join(FAMILIES)}",
-            code="model.unknown-family",
-        )
+        what = f"The model family '{name}' is unknown"
+        raise ProblemsError.one(what, "model family", f"use one of: {', '.join(FAMILIES)}", "model.unknown-family")
     found: Family = import_module(FAMILIES[name]).FAMILY
     return found

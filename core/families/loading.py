@@ -333,12 +333,9 @@ def _fill_counters(module: Any, device: torch.device) -> None:
 
 def _keys_problem(verb: str, kind: str, keys: list[str], part: Part, title: str) -> Problem:
     shown = ", ".join(keys[:SHOWN_KEYS]) + (f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else "")
-    return Problem(
-        f"The {PART_TITLES[part.name]} {verb} {len(keys)} {kind}{'tensor' if len(keys) == 1 else 'tensors'}: {shown}",
-        str(part.source),
-        f"choose another file: this one is incomplete or not a plain {title} model",
-        code="model.other-tensors",
-    )
+    what = f"The {PART_TITLES[part.name]} {verb} {len(keys)} {kind}{'tensor' if len(keys) == 1 else 'tensors'}: {shown}"
+    fix = f"choose another file: this one is incomplete or not a plain {title} model"
+    return Problem(what, str(part.source), fix, code="model.other-tensors")
 
 
 def _shapes_problem(lines: list[str], part: Part, title: str) -> Problem:

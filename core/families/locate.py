@@ -34,13 +34,9 @@ SDXL_SCALE = 0.13025  # of its VAE's latents; 0.18215 in SD 1.x and 2.x
 
 
 def _of_another_family(vae: str, scale: float, name: str) -> Problem:
-    return Problem(
-        f"The VAE's scaling factor is {scale}, which is not {FAMILY_NAMES[name]}'s: images would be wrong",
-        f"model.vae = {vae}",
-        f"choose a VAE for {FAMILY_NAMES[name]}, or leave it empty",
-        level="warning",
-        code="vae.other-family",
-    )
+    what = f"The VAE's scaling factor is {scale}, which is not {FAMILY_NAMES[name]}'s: images would be wrong"
+    fix = f"choose a VAE for {FAMILY_NAMES[name]}, or leave it empty"
+    return Problem(what, f"model.vae = {vae}", fix, level="warning", code="vae.other-family")
 
 
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
@@ -82,28 +78,17 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto") -> str
         what = f"This file is not a checkpoint but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), fix, code="model.not-a-checkpoint")
     if kind.variant is not None:
-        raise ProblemsError.one(
-            f"This model variant is not supported: {kind} ({kind.evidence})",
-            str(path),
-            f"choose a plain {handled} model",
-            code="model.unsupported-variant",
-        )
+        what = f"This model variant is not supported: {kind} ({kind.evidence})"
+        raise ProblemsError.one(what, str(path), f"choose a plain {handled} model", "model.unsupported-variant")
     found = kind.family or (wanted if wanted != "auto" else None)
     if found is None:
-        raise ProblemsError.one(
-            f"The family of this model is unknown ({kind.evidence})",
-            str(path),
-            "set the model family if you know it",
-            code="model.undetected-family",
-        )
+        what = f"The family of this model is unknown ({kind.evidence})"
+        raise ProblemsError.one(what, str(path), "set the model family if you know it", "model.undetected-family")
     if found not in FAMILIES or wanted not in ("auto", found):
         article = "an" if FAMILY_NAMES[found][:2] in ("SD", "ot") else "a"
-        raise ProblemsError.one(
-            f"This is {article} {kind}; this job works with {handled}",
-            str(path),
-            f"choose a {handled} model as the base model ({kind.evidence})",
-            code="model.other-family",
-        )
+        what = f"This is {article} {kind}; this job works with {handled}"
+        fix = f"choose a {handled} model as the base model ({kind.evidence})"
+        raise ProblemsError.one(what, str(path), fix, "model.other-family")
     return found
 
 

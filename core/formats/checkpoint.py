@@ -126,22 +126,14 @@ def open_vae(path: Path | str) -> Part:
             config = read_json(folder / "config.json")
             if config is not None and config.get("_class_name") == "AutoencoderKL":
                 return _folder_part("vae", folder, config)
-        raise ProblemsError.one(
-            "This folder does not contain a VAE",
-            str(path),
-            "choose a folder whose config.json names AutoencoderKL, or a VAE file",
-            code="model.no-vae",
-        )
+        fix = "choose a folder whose config.json names AutoencoderKL, or a VAE file"
+        raise ProblemsError.one("This folder does not contain a VAE", str(path), fix, "model.no-vae")
     entries, metadata = read_header(path)
     part = _vae_part(path, entries)
     if part is None:
         kind = identify_header(entries, metadata)
-        raise ProblemsError.one(
-            f"This is not a VAE but: {kind}",
-            str(path),
-            "choose a VAE, or leave the VAE setting empty",
-            "model.not-a-vae",
-        )
+        what = f"This is not a VAE but: {kind}"
+        raise ProblemsError.one(what, str(path), "choose a VAE, or leave the VAE setting empty", "model.not-a-vae")
     return part
 
 
@@ -250,19 +242,11 @@ def _weight_files(folder: Path) -> list[Path]:
             shards = _shards(index.get("weight_map"), folder)
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
-                raise ProblemsError.one(
-                    f"A part of the model is missing: {missing[0]}",
-                    str(folder),
-                    "download it into this folder",
-                    code="model.missing-part",
-                )
+                what = f"A part of the model is missing: {missing[0]}"
+                raise ProblemsError.one(what, str(folder), "download it into this folder", "model.missing-part")
             return [folder / shard for shard in shards]
-    raise ProblemsError.one(
-        "The folder contains no weights",
-        str(folder),
-        f"put {WEIGHT_FILES[0]} (or model.safetensors for a text encoder) into it",
-        code="model.no-weights",
-    )
+    fix = f"put {WEIGHT_FILES[0]} (or model.safetensors for a text encoder) into it"
+    raise ProblemsError.one("The folder contains no weights", str(folder), fix, "model.no-weights")
 
 
 def _shards(listed: Any, folder: Path) -> list[str]:

@@ -101,12 +101,8 @@ def _parts(source: Path) -> dict[Path, tuple[int, int]]:
     for root, folders, names in os.walk(source):
         for each in [Path(root, name) for name in (*folders, *names)]:
             if each.is_symlink():
-                raise ProblemsError.one(
-                    "The folder contains a link",
-                    str(each),
-                    "replace the link with the file it points to",
-                    code="copy.link",
-                )
+                what = "The folder contains a link"
+                raise ProblemsError.one(what, str(each), "replace the link with the file it points to", "copy.link")
         found |= {Path(root, name).relative_to(source): _facts(Path(root, name)) for name in names}
     return found
 
@@ -191,12 +187,8 @@ def _write(
             target.parent.mkdir(parents=True, exist_ok=True)
         _write_file(source / part, target, cancel, tell)
         if _facts(source / part) != facts:
-            raise ProblemsError.one(
-                f"The file changed while it was being copied; {KEPT}",
-                str(source / part),
-                "copy it again",
-                code="copy.changed",
-            )
+            what = f"The file changed while it was being copied; {KEPT}"
+            raise ProblemsError.one(what, str(source / part), "copy it again", "copy.changed")
         atomic.give_usual_mode(target)
     for each in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())) if temporary.is_dir() else ():
         atomic.give_usual_mode(each)
@@ -229,12 +221,8 @@ def _read(handle: BinaryIO, source: Path) -> bytes:
 
 def _failed(error: OSError, source: Path, folder: Path) -> ProblemsError:
     if not folder.is_dir():
-        return ProblemsError.one(
-            f"The folder no longer exists; {KEPT}",
-            str(folder),
-            f"connect its drive again, or {CHOOSE}",
-            code="copy.folder-gone",
-        )
+        what = f"The folder no longer exists; {KEPT}"
+        return ProblemsError.one(what, str(folder), f"connect its drive again, or {CHOOSE}", "copy.folder-gone")
     if error.errno == errno.EFBIG:
         fix = f"{CHOOSE}: a drive formatted as FAT32 holds files of up to 4 GB"
         return ProblemsError.one(

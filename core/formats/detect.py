@@ -414,12 +414,9 @@ def _identify_part_folder(path: Path) -> ModelKind:
     """A folder with a single model part: its config.json names the class."""
     config = read_json(path / "config.json")
     if config is None:
-        raise ProblemsError.one(
-            "This folder does not contain a model: it has neither model_index.json nor unet/config.json",
-            str(path),
-            "choose a diffusers folder, or a .safetensors file in it",
-            code="model.empty-folder",
-        )
+        what = "This folder does not contain a model: it has neither model_index.json nor unet/config.json"
+        fix = "choose a diffusers folder, or a .safetensors file in it"
+        raise ProblemsError.one(what, str(path), fix, "model.empty-folder")
     classes = config.get("architectures")
     name = str(config.get("_class_name") or (classes[0] if isinstance(classes, list) and classes else ""))
     evidence = f"its config.json names {name}"

@@ -77,19 +77,11 @@ def _names(entries: Mapping[str, TensorEntry], path: Path) -> dict[str, str]:
         tables = [name for name in entries if name in vectors]
         found = {ONE[0]: tables[0]} if tables else {}
     if not found:
-        raise ProblemsError.one(
-            "The file does not contain an embedding",
-            str(path),
-            "choose a textual inversion embedding",
-            code="embedding.not-an-embedding",
-        )
+        what = "The file does not contain an embedding"
+        raise ProblemsError.one(what, str(path), "choose a textual inversion embedding", "embedding.not-an-embedding")
     if sum(prod(entries[own].shape) for own in found.values()) > MOST_NUMBERS:
-        raise ProblemsError.one(
-            "The file is too large for an embedding",
-            str(path),
-            "choose a textual inversion embedding",
-            code="embedding.too-large",
-        )
+        what = "The file is too large for an embedding"
+        raise ProblemsError.one(what, str(path), "choose a textual inversion embedding", "embedding.too-large")
     return found
 
 

@@ -96,12 +96,8 @@ def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str
         else:
             tensors, metadata = read_pickled_header(path, form)
     except OSError as error:
-        raise ProblemsError.one(
-            f"The file cannot be read: {error.strerror or error}",
-            str(path),
-            "check its permissions",
-            code="file.unreadable",
-        ) from error
+        what = f"The file cannot be read: {error.strerror or error}"
+        raise ProblemsError.one(what, str(path), "check its permissions", "file.unreadable") from error
     _check_entries(path, tensors, size)
     return tensors, metadata
 

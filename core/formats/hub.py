@@ -100,12 +100,8 @@ def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> 
             return _model_in(candidate)
     hub_id = parse_hub_id(text)
     if hub_id is None:
-        raise ProblemsError.one(
-            f"The model '{reference}' does not exist",
-            display_path(models),
-            f"choose an existing file or folder, a hub id (owner/name), or one of: {catalog.known_names()}",
-            code="model.not-found",
-        )
+        fix = f"choose an existing file or folder, a hub id (owner/name), or one of: {catalog.known_names()}"
+        raise ProblemsError.one(f"The model '{reference}' does not exist", display_path(models), fix, "model.not-found")
     found = _downloaded(hub_id, models)
     return hub_id if found is None else found
 
@@ -163,12 +159,8 @@ def _parse_link(text: str) -> Source:
     except ValueError:
         host = ""
     if not host or parts.scheme.lower() not in ("http", "https") or parts.username is not None:
-        raise ProblemsError.one(
-            f"'{text}' is not a valid link",
-            "download.hub_id",
-            "use a link that starts with https://",
-            code="model.bad-link",
-        )
+        what = f"'{text}' is not a valid link"
+        raise ProblemsError.one(what, "download.hub_id", "use a link that starts with https://", "model.bad-link")
     on_hub = re.fullmatch(r"/([^/]+)/([^/]+)/(?:resolve|blob)/main/(.+)", unquote(parts.path))
     if host == HUB and on_hub:
         hub_id = parse_hub_id("/".join(on_hub.groups()))
@@ -421,12 +413,9 @@ def _one_form(names: list[str]) -> list[str]:
 def _no_such_file(hub_id: HubId, names: list[str]) -> ProblemsError:
     files = [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES)]
     shown = ", ".join(files[:5]) or "none"
-    return ProblemsError.one(
-        f"'{hub_id}' does not name a file to download; it has: {shown}",
-        str(hub_id),
-        f"name one of its files, for example {hub_id.repository}/{files[0]}" if files else "choose another model",
-        code="model.file-not-named",
-    )
+    what = f"'{hub_id}' does not name a file to download; it has: {shown}"
+    fix = f"name one of its files, for example {hub_id.repository}/{files[0]}" if files else "choose another model"
+    return ProblemsError.one(what, str(hub_id), fix, "model.file-not-named")
 
 
 def _fetch_all(
@@ -454,12 +443,8 @@ def _safe_name(hub_id: HubId, name: str) -> PurePosixPath:
     """A file name as a path inside the model's folder; names are untrusted and must not lead outside."""
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts or any(sign in name for sign in '\\:*?"<>|\0'):
-        raise ProblemsError.one(
-            f"'{hub_id}' contains a file with an unsafe name: {name!r}",
-            "",
-            "choose another model",
-            code="model.unsafe-name",
-        )
+        what = f"'{hub_id}' contains a file with an unsafe name: {name!r}"
+        raise ProblemsError.one(what, "", "choose another model", "model.unsafe-name")
     return inside
 
 

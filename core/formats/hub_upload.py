@@ -84,12 +84,8 @@ def _cannot_make(repository: str, who: dict[str, Any]) -> Problem | None:
     names = [str(who.get("name", "")), *(str(org.get("name", "")) for org in who.get("orgs") or [])]
     if repository.split("/")[0].lower() not in [name.lower() for name in names]:
         what = f"{repository} does not exist or is not accessible with this token, and it belongs to {names[0]}"
-        return Problem(
-            what,
-            WHERE,
-            f"write {names[0]}/{repository.split('/')[-1]}, or use the owner's token",
-            code="hub.other-owner",
-        )
+        fix = f"write {names[0]}/{repository.split('/')[-1]}, or use the owner's token"
+        return Problem(what, WHERE, fix, code="hub.other-owner")
     if (who.get("auth") or {}).get("accessToken", {}).get("role") == "read":
         fix = "create a token with write access at huggingface.co/settings/tokens"
         return Problem(

@@ -70,12 +70,8 @@ def load_state_file(path: Path) -> Any:
 
 def _damaged(path: Path, error: Exception) -> ProblemsError:
     why = str(error) if isinstance(error, (Damaged, zipfile.BadZipFile)) else type(error).__name__
-    return ProblemsError.one(
-        f"The file is damaged or is not a model: {why}",
-        str(path),
-        AGAIN + "; a .safetensors version is best",
-        code="model.damaged",
-    )
+    what = f"The file is damaged or is not a model: {why}"
+    return ProblemsError.one(what, str(path), AGAIN + "; a .safetensors version is best", "model.damaged")
 
 
 def _read_zip(path: Path) -> tuple[Machine, Any, Places]:
@@ -84,21 +80,13 @@ def _read_zip(path: Path) -> tuple[Machine, Any, Places]:
         members = {info.filename: info for info in archive.infolist()}
         listing = next((name for name in members if name.endswith("/data.pkl") or name == "data.pkl"), None)
         if listing is None:
-            raise ProblemsError.one(
-                "This zip file does not contain a model",
-                str(path),
-                "unpack it and choose the model in it",
-                code="model.zip-without-model",
-            )
+            what = "This zip file does not contain a model"
+            raise ProblemsError.one(what, str(path), "unpack it and choose the model in it", "model.zip-without-model")
         root = listing.removesuffix("data.pkl")
         order = members.get(root + "byteorder")
         if order is not None and read_member(archive, order, 100) != b"little":
-            raise ProblemsError.one(
-                "The file was written on a big-endian machine",
-                str(path),
-                "use a .safetensors version",
-                code="model.big-endian",
-            )
+            what = "The file was written on a big-endian machine"
+            raise ProblemsError.one(what, str(path), "use a .safetensors version", "model.big-endian")
         machine = Machine(io.BytesIO(read_member(archive, members[listing], MAX_BYTES)))
         content = machine.load()
         size = handle.seek(0, 2)
@@ -106,12 +94,8 @@ def _read_zip(path: Path) -> tuple[Machine, Any, Places]:
         for name, info in members.items():
             if name.startswith(root + "data/"):
                 if info.compress_type != zipfile.ZIP_STORED:
-                    raise ProblemsError.one(
-                        "The file was repacked by another program",
-                        str(path),
-                        "use the original file",
-                        code="model.repacked",
-                    )
+                    what = "The file was repacked by another program"
+                    raise ProblemsError.one(what, str(path), "use the original file", "model.repacked")
                 start = _member_start(handle, info)
                 if start + info.file_size > size:
                     raise ProblemsError.one("The file is truncated", str(path), AGAIN, code="model.truncated")
@@ -132,12 +116,8 @@ def _read_legacy(path: Path) -> tuple[Machine, Any, Places]:
         size = handle.seek(0, 2)
         handle.seek(0)
         if _small(handle) != LEGACY_MAGIC or _small(handle) != LEGACY_PROTOCOL:
-            raise ProblemsError.one(
-                "This pickle is not a model",
-                str(path),
-                "choose a .safetensors, .ckpt or .pt model",
-                code="model.not-a-model-pickle",
-            )
+            fix = "choose a .safetensors, .ckpt or .pt model"
+            raise ProblemsError.one("This pickle is not a model", str(path), fix, "model.not-a-model-pickle")
         _small(handle)
         machine = Machine(handle)
         content = machine.load()

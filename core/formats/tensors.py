@@ -97,10 +97,6 @@ class TensorFile:
         while done < len(view):
             count = self._handle.readinto(view[done:])
             if not count:
-                raise ProblemsError.one(
-                    "The file ends before its last tensor",
-                    str(self.path),
-                    "download or copy it again",
-                    code="model.truncated",
-                )
+                what = "The file ends before its last tensor"
+                raise ProblemsError.one(what, str(self.path), "download or copy it again", "model.truncated")
             done += count

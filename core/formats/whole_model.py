@@ -127,27 +127,15 @@ def write_model(
 def _refuse_target(target: Path, source: Path | None, form: Form) -> None:
     """Never over the base model, nor over a folder that contains anything but a model."""
     if source is not None and target.exists() and source.exists() and target.samefile(source):
-        raise ProblemsError.one(
-            "The output would overwrite the base model",
-            str(target),
-            "choose another output name or folder",
-            code="saving.over-base-model",
-        )
+        what = "The output would overwrite the base model"
+        raise ProblemsError.one(what, str(target), "choose another output name or folder", "saving.over-base-model")
     if target.exists() and target.is_dir() != (ENDINGS[form] == ""):
         kind = "folder" if target.is_dir() else "file"
-        raise ProblemsError.one(
-            f"A {kind} of this name already exists",
-            str(target),
-            "rename it, or save as another name",
-            code="saving.name-taken",
-        )
+        what = f"A {kind} of this name already exists"
+        raise ProblemsError.one(what, str(target), "rename it, or save as another name", "saving.name-taken")
     if target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file():
-        raise ProblemsError.one(
-            "The folder contains files that are not part of a model, so it was not replaced",
-            str(target),
-            "choose another output name",
-            code="saving.foreign-folder",
-        )
+        what = "The folder contains files that are not part of a model, so it was not replaced"
+        raise ProblemsError.one(what, str(target), "choose another output name", "saving.foreign-folder")
 
 
 def _chosen_parts(
@@ -163,12 +151,9 @@ def _chosen_parts(
         found["vae"] = open_vae(vae)
     missing = [PART_TITLES[name] for name in published.parts if name not in found]
     if missing:
-        raise ProblemsError.one(
-            f"The model to be saved has no {' and no '.join(missing)}",
-            str(target),
-            "set a VAE in the model settings" if missing == ["VAE"] else "train from a full checkpoint",
-            code="saving.missing-parts",
-        )
+        what = f"The model to be saved has no {' and no '.join(missing)}"
+        fix = "set a VAE in the model settings" if missing == ["VAE"] else "train from a full checkpoint"
+        raise ProblemsError.one(what, str(target), fix, "saving.missing-parts")
     return {name: found[name] for name in published.parts}
 
 

@@ -163,14 +163,8 @@ def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
         what = f"The folder for the regularization images cannot be used: {error.strerror}"
         return [Problem(what, printable(folder), "use a shorter name or path", code="class_images.bad-folder")]
     if is_file:
-        return [
-            Problem(
-                "The regularization folder is a file",
-                printable(folder),
-                "choose another folder",
-                code="file.not-a-folder",
-            )
-        ]
+        what = "The regularization folder is a file"
+        return [Problem(what, printable(folder), "choose another folder", code="file.not-a-folder")]
     inside = [
         source.folder
         for source in dataset.all_sources()
@@ -240,12 +234,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     except MissingFile:
         return None
     except (ProblemsError, ValueError, KeyError, TypeError, AttributeError):
-        raise ProblemsError.one(
-            "The list of generated images in this folder cannot be read",
-            printable(path),
-            "choose a new folder (class_images.folder)",
-            code="class-images.bad-manifest",
-        ) from None
+        what = "The list of generated images in this folder cannot be read"
+        fix = "choose a new folder (class_images.folder)"
+        raise ProblemsError.one(what, printable(path), fix, "class-images.bad-manifest") from None
 
 
 def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, list[Problem]]:
@@ -263,12 +254,9 @@ def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, l
         changes = "; ".join(
             f"{TITLES[name]} {_change(name, found.settings.get(name), settings.get(name))}" for name in different
         )
-        raise ProblemsError.one(
-            f"The regularization images in this folder were generated with other settings: {changes}",
-            printable(plan.folder),
-            f"choose a new folder, such as {display_path(_free_folder(plan.folder))}, or restore these settings",
-            code="class-images.other-settings",
-        )
+        what = f"The regularization images in this folder were generated with other settings: {changes}"
+        fix = f"choose a new folder, such as {display_path(_free_folder(plan.folder))}, or restore these settings"
+        raise ProblemsError.one(what, printable(plan.folder), fix, "class-images.other-settings")
     said = []
     if found.sizes and not set(found.sizes) <= set(plan.views):
         what = "The training image sizes changed after these regularization images were planned; those keep their sizes"

@@ -54,12 +54,8 @@ def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Pat
     """Raise ProblemsError unless the file fits the model, by the headers of both, and no other file has its token."""
     where = display_path(word.path)
     if any(word.word.casefold() == other.word.casefold() for other in others):
-        raise ProblemsError.one(
-            f"Two embeddings have the token '{word.word}'",
-            where,
-            "write one as TOKEN=FILE",
-            code="embedding.token-twice",
-        )
+        what = f"Two embeddings have the token '{word.word}'"
+        raise ProblemsError.one(what, where, "write one as TOKEN=FILE", "embedding.token-twice")
     found = identify(word.path)
     if found.kind != "embedding":
         what = f"{word.path.name} is not an embedding but: {found} ({found.evidence})"
@@ -69,12 +65,8 @@ def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Pat
     name, fix = FAMILY_NAMES[family], f"choose an embedding for {FAMILY_NAMES[family]}, or a matching model"
     if found.family not in (None, family):
         its = FAMILY_NAMES[found.family]
-        raise ProblemsError.one(
-            f"{word.path.name} is an embedding for {its}; the model is {name}",
-            where,
-            fix,
-            code="embedding.other-family",
-        )
+        what = f"{word.path.name} is an embedding for {its}; the model is {name}"
+        raise ProblemsError.one(what, where, fix, "embedding.other-family")
     if set(shapes) != set(wanted):
         what = f"{word.path.name} contains {', '.join(shapes)}; {name} uses {' and '.join(wanted)}"
         raise ProblemsError.one(what, where, fix, code="embedding.other-tensors")

@@ -111,12 +111,8 @@ def _find(name: str, workspace: Workspace, kind: str) -> Path:
     for label, path in known:
         if wanted in (_plain(label), _plain(path.name)):
             return path
-    raise ProblemsError.one(
-        f"The {kind} '{name}' does not exist",
-        f"{kind}s",
-        _advice(wanted, known, f"{kind.lower()}s"),
-        f"{kind.lower()}.not-found",
-    )
+    what = f"The {kind} '{name}' does not exist"
+    raise ProblemsError.one(what, f"{kind}s", _advice(wanted, known, f"{kind.lower()}s"), f"{kind.lower()}.not-found")
 
 
 def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:

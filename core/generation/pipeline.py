@@ -194,12 +194,8 @@ def decode_pixels(vae: Any, latents: Tensor, by: Decode | None = None) -> Tensor
 
     pixels = (by or decode_latents)(vae, latents)
     if not bool(pixels.isfinite().all()):
-        raise ProblemsError.one(
-            "The image contains NaN values and would be black",
-            "generation",
-            "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged",
-            code="image.nan",
-        )
+        fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
+        raise ProblemsError.one("The image contains NaN values and would be black", "generation", fix, "image.nan")
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 

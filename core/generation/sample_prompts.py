@@ -226,12 +226,8 @@ def read_file(path: Path, notes: list[Problem]) -> list[SamplePrompt | None]:
     if kind == ".json":
         return [_from_json(entry, notes, where) for entry in _json_entries(path)]
     if kind != ".txt":
-        raise ProblemsError.one(
-            f"'{path.name}' is not a prompt file",
-            WHERE,
-            "choose a .txt, .toml or .json file",
-            code="prompts.unknown-format",
-        )
+        what = f"'{path.name}' is not a prompt file"
+        raise ProblemsError.one(what, WHERE, "choose a .txt, .toml or .json file", "prompts.unknown-format")
     try:
         text = read_regular(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:

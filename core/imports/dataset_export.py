@@ -72,12 +72,8 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
     target = open_home(path)
     kind = kind or target.suffix.lower().lstrip(".")
     if kind not in ("toml", "json"):
-        raise ProblemsError.one(
-            f"'{target.name}' is neither .toml nor .json",
-            str(target),
-            "name it dataset.toml",
-            "dataset-config.unknown-format",
-        )
+        what = f"'{target.name}' is neither .toml nor .json"
+        raise ProblemsError.one(what, str(target), "name it dataset.toml", "dataset-config.unknown-format")
     if target.suffix.lower() != f".{kind}":
         target = target.with_name(f"{target.name}.{kind}")
     config, problems = dataset_config(job)

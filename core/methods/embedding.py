@@ -96,12 +96,8 @@ class EmbeddingMethod(Method):
             return [torch.cat([found[name] for name in LAYERS])]
         names = ONE if encoders == 1 else SDXL
         if not set(names) & set(found):
-            raise ProblemsError.one(
-                f"{self._start.name} was made for another model family",
-                "embedding.embedding_weights",
-                "choose one of the same family",
-                code="embedding.other-tensors",
-            )
+            what, fix = f"{self._start.name} was made for another model family", "choose one of the same family"
+            raise ProblemsError.one(what, "embedding.embedding_weights", fix, "embedding.other-tensors")
         return [found.get(name) for name in names]
 
     def _fitting(self, given: Tensor | None, begin: Tensor) -> Tensor:

@@ -64,12 +64,9 @@ class NetworkMethod(Method):
             tensors = read_file(start, components.family).tensors
             self.network, self.advice = start_network(targets, settings, self._seed, tensors, self._own)
         if not self.network.adapters:
-            raise ProblemsError.one(
-                "No layer would be trained: every block is excluded",
-                "network",
-                "set a rank and a learning rate above 0 for some block, or train another part",
-                code="training.nothing-to-train",
-            )
+            what = "No layer would be trained: every block is excluded"
+            fix = "set a rank and a learning rate above 0 for some block, or train another part"
+            raise ProblemsError.one(what, "network", fix, "training.nothing-to-train")
         self.network.to(self._dtype)
         self.network.attach()
         trainables = self._trainables(self.network)

@@ -87,10 +87,6 @@ def first_rows(encoder: Any, tokenizer: Any, init_word: str | None, count: int) 
         return table.mean(dim=0, keepdim=True).repeat(count, 1)
     ids = tokenizer(init_word, truncation=False, verbose=False)["input_ids"][1:-1]
     if not ids:
-        raise ProblemsError.one(
-            f"The initializer '{init_word}' has no tokens",
-            "embedding.init_word",
-            "write a word, or leave it empty",
-            code="embedding.empty-initializer",
-        )
+        what, fix = f"The initializer '{init_word}' has no tokens", "write a word, or leave it empty"
+        raise ProblemsError.one(what, "embedding.init_word", fix, "embedding.empty-initializer")
     return torch.stack([table[ids[index % len(ids)]] for index in range(count)])

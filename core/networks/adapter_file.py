@@ -118,12 +118,9 @@ def _refuse_overflow(path: Path, tensors: Mapping[str, torch.Tensor], dtype: tor
     refuse_no_numbers(not_finite(tensors), path)
     names = overflowing(_matrices(tensors), dtype) if dtype is not None else []
     if names:
-        raise ProblemsError.one(
-            f"Some weights are too large for the dtype of the file: {shown(names)}",
-            str(path),
-            "save as bf16 or fp32; weights this large usually mean that the learning rate is too high",
-            code="weights.overflow",
-        )
+        what = f"Some weights are too large for the dtype of the file: {shown(names)}"
+        fix = "save as bf16 or fp32; weights this large usually mean that the learning rate is too high"
+        raise ProblemsError.one(what, str(path), fix, "weights.overflow")
 
 
 def _matrices(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -196,19 +193,11 @@ def _refuse_other(kind: ModelKind, path: Path) -> None:
             f"This file is not a LoRA but: {kind} ({kind.evidence})", str(path), "choose a LoRA file", "lora.not-a-lora"
         )
     if kind.variant is not None:
-        raise ProblemsError.one(
-            f"This is a {kind.variant} file, which is not supported",
-            str(path),
-            "choose a plain LoRA file",
-            code="lora.unsupported-variant",
-        )
+        what = f"This is a {kind.variant} file, which is not supported"
+        raise ProblemsError.one(what, str(path), "choose a plain LoRA file", "lora.unsupported-variant")
     if kind.layout not in ("kohya", "peft"):
-        raise ProblemsError.one(
-            "This LoRA has the key names of an old diffusers version",
-            str(path),
-            "load and save it with a current diffusers version",
-            code="lora.old-diffusers",
-        )
+        what, where = "This LoRA has the key names of an old diffusers version", str(path)
+        raise ProblemsError.one(what, where, "load and save it with a current diffusers version", "lora.old-diffusers")
 
 
 def _from_peft(
@@ -249,12 +238,8 @@ def _from_peft(
             if alpha is not None:  # otherwise its rank
                 found[f"{kohya}.alpha"] = torch.tensor(float(alpha))
     if unknown:
-        raise ProblemsError.one(
-            f"The LoRA has layers of an unknown part: {unknown[0]}",
-            str(path),
-            "choose a LoRA for Stable Diffusion",
-            code="lora.unknown-layer",
-        )
+        what = f"The LoRA has layers of an unknown part: {unknown[0]}"
+        raise ProblemsError.one(what, str(path), "choose a LoRA for Stable Diffusion", "lora.unknown-layer")
     return found
 
 
@@ -293,12 +278,8 @@ def to_diffusers(lora: LoraFile, dtype: torch.dtype | None = None) -> tuple[dict
     for name, layer in group_by_module(lora.tensors).items():
         found, kind = module_path(name), kind_of_keys(layer)
         if found is None or kind is None or kind.to_peft is None:
-            raise ProblemsError.one(
-                f"The LoRA has a layer of an unknown part or kind: {name}",
-                str(lora.path or ""),
-                "choose a LoRA for Stable Diffusion",
-                "lora.unknown-layer",
-            )
+            what, fix = f"The LoRA has a layer of an unknown part or kind: {name}", "choose a LoRA for Stable Diffusion"
+            raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.unknown-layer")
         tensors |= {f"{'.'.join(found)}.{key}": value for key, value in kind.to_peft(layer, wanted).items()}
     kept = {key: value for key, value in lora.metadata.items() if key.startswith("modelspec.")}
     return tensors, {"format": "pt", **kept}

@@ -41,26 +41,15 @@ def check_file(path: Path, family_name: str) -> None:
     """Raise ProblemsError unless the file is a LoRA that this family can use, by its header."""
     found = identify(path)
     if found.kind != "lora":
-        raise ProblemsError.one(
-            f"{path.name} is not a LoRA but: {found} ({found.evidence})",
-            display_path(path),
-            "choose a LoRA file",
-            code="lora.not-a-lora",
-        )
+        what = f"{path.name} is not a LoRA but: {found} ({found.evidence})"
+        raise ProblemsError.one(what, display_path(path), "choose a LoRA file", "lora.not-a-lora")
     if found.family not in (None, family_name):
-        raise ProblemsError.one(
-            f"{path.name} is a LoRA for {FAMILY_NAMES[found.family]}; the model is {FAMILY_NAMES[family_name]}",
-            display_path(path),
-            f"choose a LoRA for {FAMILY_NAMES[family_name]}, or a model of the LoRA's family ({found.evidence})",
-            code="lora.other-family",
-        )
+        what = f"{path.name} is a LoRA for {FAMILY_NAMES[found.family]}; the model is {FAMILY_NAMES[family_name]}"
+        fix = f"choose a LoRA for {FAMILY_NAMES[family_name]}, or a model of the LoRA's family ({found.evidence})"
+        raise ProblemsError.one(what, display_path(path), fix, "lora.other-family")
     if found.variant is not None:
-        raise ProblemsError.one(
-            f"{path.name} is a {found.variant} file, which is not supported",
-            display_path(path),
-            "choose a plain LoRA file",
-            code="lora.unsupported-variant",
-        )
+        what = f"{path.name} is a {found.variant} file, which is not supported"
+        raise ProblemsError.one(what, display_path(path), "choose a plain LoRA file", "lora.unsupported-variant")
 
 
 def targets_of(components: Components, *, conv: bool) -> Iterator[Target]:
@@ -84,12 +73,9 @@ def read_network(components: Components, path: Path, strength: float) -> Network
     lora = read_file(path, components.family)
     network = Network.from_tensors(lora.tensors, targets_of(components, conv=True), strength)
     if not network.adapters:
-        raise ProblemsError.one(
-            f"The LoRA {path.name} matches no layer of this model",
-            display_path(path),
-            "use it with the model it was trained on, or one of the same size",
-            code="lora.no-matching-layers",
-        )
+        what = f"The LoRA {path.name} matches no layer of this model"
+        fix = "use it with the model it was trained on, or one of the same size"
+        raise ProblemsError.one(what, display_path(path), fix, "lora.no-matching-layers")
     return network
 
 

@@ -118,12 +118,9 @@ class Network:
             wrong += [f"{name} {reason}"] if reason else []
         if wrong:
             shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-            raise ProblemsError.one(
-                f"{len(wrong)} modules of the LoRA differ from the trained network: {shown}",
-                "the LoRA's weights",
-                "use the network settings it was trained with",
-                "network.other-modules",
-            )
+            what = f"{len(wrong)} modules of the LoRA differ from the trained network: {shown}"
+            fix = "use the network settings it was trained with"
+            raise ProblemsError.one(what, "the LoRA's weights", fix, "network.other-modules")
         for name, adapter in self.adapters.items():
             adapter.take(by_module[name])
 

@@ -117,15 +117,8 @@ def _about_alphas(alphas: Mapping[str, tuple[float, float]], settings: NetworkSe
             f"The LoRA's alpha differs from the settings ({words}): training uses the settings, the saved "
             "file keeps its own"
         )
-        return [
-            Problem(
-                what,
-                WHERE,
-                "turn model.compatibility off to train at the strength it is used with",
-                "advice",
-                code="network.start-alpha-saved",
-            )
-        ]
+        fix = "turn model.compatibility off to train at the strength it is used with"
+        return [Problem(what, WHERE, fix, "advice", code="network.start-alpha-saved")]
     what = f"The LoRA's alpha is used instead of the setting: {words}"
     return [Problem(what, WHERE, "set the same alpha, or ignore this", "advice", code="network.start-alpha")]
 
@@ -152,15 +145,8 @@ def _about_layers(
     others = [name for name in left if wanted(settings, name)]
     if others:
         what = f"{len(others)} layers of the LoRA are not used: {_some(others)}"
-        problems.append(
-            Problem(
-                what,
-                WHERE,
-                "turn on network.dim_from_weights to train all of them",
-                "advice",
-                code="network.start-unused-layers",
-            )
-        )
+        fix = "turn on network.dim_from_weights to train all of them"
+        problems.append(Problem(what, WHERE, fix, "advice", code="network.start-unused-layers"))
     return problems
 
 

@@ -67,12 +67,10 @@ def parameter_groups(
                 raise ValueError(f"the group {name} has two rates, {group['lr']} and {rate}")
             group["params"].extend(trainable.parameters)
     if not groups:
-        raise ProblemsError.one(
-            "No part is trained: each is off or has a learning rate of 0",
-            "optimizer.learning_rate, unet_lr, text_encoder_lr",
-            "turn on a part and set its learning rate above 0",
-            code="training.nothing-to-train",
-        )
+        what = "No part is trained: each is off or has a learning rate of 0"
+        where = "optimizer.learning_rate, unet_lr, text_encoder_lr"
+        fix = "turn on a part and set its learning rate above 0"
+        raise ProblemsError.one(what, where, fix, "training.nothing-to-train")
     return list(groups.values())
 
 

@@ -29,12 +29,8 @@ def build_optimizer(settings: OptimizerSettings, groups: Sequence[Group], seed: 
     """
     rates = [group["lr"] for group in groups]
     if not all(math.isfinite(rate) for rate in rates):
-        raise ProblemsError.one(
-            f"A learning rate is not a finite number: {rates}",
-            "optimizer",
-            "use a finite rate such as 1e-4",
-            code="learning-rate.not-finite",
-        )
+        what = f"A learning rate is not a finite number: {rates}"
+        raise ProblemsError.one(what, "optimizer", "use a finite rate such as 1e-4", "learning-rate.not-finite")
     entry = resolve(settings.optimizer_type)
     raise_if_errors(
         argument_problems(given_arguments(settings), entry.arguments, entry.name, "optimizer.optimizer_args")
@@ -60,12 +56,9 @@ def _construct(settings: OptimizerSettings, entry: Entry, groups: list[Group]) -
     except ProblemsError:
         raise
     except Exception as error:  # the library's own check of its arguments or this machine
-        raise ProblemsError.one(
-            f"{entry.name} cannot be created: {str(error) or type(error).__name__}",
-            "optimizer.optimizer_args",
-            "correct the argument it names, or choose another optimizer",
-            code="optimizer.refused",
-        ) from error
+        what = f"{entry.name} cannot be created: {str(error) or type(error).__name__}"
+        fix = "correct the argument it names, or choose another optimizer"
+        raise ProblemsError.one(what, "optimizer.optimizer_args", fix, "optimizer.refused") from error
     if not relative:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = group["initial_lr"] = rate
@@ -94,12 +87,9 @@ def load_class(entry: Entry) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a library without a build for this machine raises ImportError, OSError ...
         top = entry.package or module.partition(".")[0]
-        raise ProblemsError.one(
-            f"{entry.name} needs {top}, which does not work here ({type(error).__name__}: {error})",
-            WHERE,
-            f"choose AdamW, or install {top} for this machine",
-            code="optimizer.package-broken",
-        ) from error
+        what = f"{entry.name} needs {top}, which does not work here ({type(error).__name__}: {error})"
+        fix = f"choose AdamW, or install {top} for this machine"
+        raise ProblemsError.one(what, WHERE, fix, "optimizer.package-broken") from error
 
 
 def device_problems(settings: OptimizerSettings, device: str) -> list[Problem]:

@@ -62,10 +62,6 @@ def _run(name: str, arguments: str, total: int, base_rate: float) -> tuple[tuple
                 if len(rates) < total:
                     schedule.step()
     except Exception as error:  # the library's own check of its arguments
-        raise ProblemsError.one(
-            f"{bare} cannot be created: {error}",
-            "schedule.lr_scheduler_args",
-            "correct the argument it names",
-            code="schedule.refused",
-        ) from error
+        what, fix = f"{bare} cannot be created: {error}", "correct the argument it names"
+        raise ProblemsError.one(what, "schedule.lr_scheduler_args", fix, "schedule.refused") from error
     return tuple(value / rate for value in rates), tuple(momenta)

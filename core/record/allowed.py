@@ -27,12 +27,8 @@ _keys_lent = False
 def allow(name: str) -> None:
     """Allow a top-level module until this process ends: the command line's --allow-module."""
     if not _NAME.fullmatch(name):
-        raise ProblemsError.one(
-            f"--allow-module {name}: not a module name",
-            "command line",
-            "use the first part of package.module.Class: package",
-            code="module.bad-name",
-        )
+        fix = "use the first part of package.module.Class: package"
+        raise ProblemsError.one(f"--allow-module {name}: not a module name", "command line", fix, "module.bad-name")
     _by_flag.add(name)
 
 

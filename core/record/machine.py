@@ -27,12 +27,8 @@ def default_device() -> str:
 def check_device(device: str, *, look: bool = True) -> None:
     """Raise ProblemsError for an invalid device name; with `look` also for a missing device (loads torch)."""
     if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", device):
-        raise ProblemsError.one(
-            f"'{device}' is not a device",
-            "--device",
-            "use cpu, cuda, cuda:1 or mps, or leave it out",
-            code="device.unknown",
-        )
+        what = f"'{device}' is not a device"
+        raise ProblemsError.one(what, "--device", "use cpu, cuda, cuda:1 or mps, or leave it out", "device.unknown")
     if not look or device == "cpu":
         return
     import torch
@@ -41,12 +37,8 @@ def check_device(device: str, *, look: bool = True) -> None:
     count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
     if int(number or 0) >= count:
         there = f"torch found {count}" if count else "torch found none"
-        raise ProblemsError.one(
-            f"The device '{device}' does not exist ({there})",
-            "--device",
-            "leave it out, or use cpu",
-            code="device.missing",
-        )
+        what = f"The device '{device}' does not exist ({there})"
+        raise ProblemsError.one(what, "--device", "leave it out, or use cpu", "device.missing")
 
 
 def threads() -> int:

@@ -47,12 +47,9 @@ def check_launch() -> None:
     it does so silently on a CPU or a single GPU, setting only the group's address in the environment."""
     alone = "WORLD_SIZE" not in os.environ
     if alone and "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
-        raise ProblemsError.one(
-            "accelerate launch started only one of several processes",
-            "command line",
-            "add --multi_gpu to accelerate launch, also on a CPU, or leave out --num_processes",
-            code="launch.one-process",
-        )
+        what = "accelerate launch started only one of several processes"
+        fix = "add --multi_gpu to accelerate launch, also on a CPU, or leave out --num_processes"
+        raise ProblemsError.one(what, "command line", fix, "launch.one-process")
 
 
 class Processes:

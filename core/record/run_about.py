@@ -73,12 +73,8 @@ def given_title(folder: RunFolder) -> str:
 def _checked(name: str, text: str, most: int) -> str:
     clean = _clean(text, len(text), lines=name == "note")
     if len(clean) > most:
-        raise ProblemsError.one(
-            f"The {name} has {len(clean):,} characters; the limit is {most:,}",
-            name,
-            "shorten it",
-            code="run.text-too-long",
-        )
+        what = f"The {name} has {len(clean):,} characters; the limit is {most:,}"
+        raise ProblemsError.one(what, name, "shorten it", "run.text-too-long")
     return clean
 
 

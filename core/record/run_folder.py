@@ -79,12 +79,8 @@ class RunFolder:
             said = lock.acquire()
         except HeldElsewhere as held:
             more, wait = held_words(held)
-            raise ProblemsError.one(
-                f"'{self.name}' is already running{more}",
-                str(self.path),
-                f"watch it in Monitor{wait}",
-                code="run.already-running",
-            ) from None
+            what = f"'{self.name}' is already running{more}"
+            raise ProblemsError.one(what, str(self.path), f"watch it in Monitor{wait}", "run.already-running") from None
         except OSError as error:
             raise unwritten(error, "The run's folder cannot be written", str(self.path)) from None
         self._lock = lock

@@ -62,12 +62,9 @@ def store(name: str, value: str | None) -> None:
     try:
         _write(keys_file(), keys)
     except OSError as error:
-        raise ProblemsError.one(
-            f"The key could not be stored: {error.strerror or error}",
-            str(keys_file()),
-            f"set the environment variable {NAMES[name][0]} instead",
-            code="file.unwritable",
-        ) from None
+        what = f"The key could not be stored: {error.strerror or error}"
+        fix = f"set the environment variable {NAMES[name][0]} instead"
+        raise ProblemsError.one(what, str(keys_file()), fix, "file.unwritable") from None
 
 
 def mask(text: str) -> str:

@@ -306,12 +306,8 @@ class PresetStore:
         stem = name.removeprefix("user/")
         reason = bad_name(stem)
         if reason:
-            raise ProblemsError.one(
-                f"'{stem}' cannot be the name of a preset: {reason}",
-                "preset name",
-                "use letters, digits, - and _",
-                code="settings.bad-name",
-            )
+            what = f"'{stem}' cannot be the name of a preset: {reason}"
+            raise ProblemsError.one(what, "preset name", "use letters, digits, - and _", "settings.bad-name")
         return (self.user if own else self.shipped) / f"{stem}.json"
 
     def load(self, name: str) -> Preset:
@@ -329,12 +325,8 @@ class PresetStore:
         name = "user/" + name.strip().removeprefix("user/")
         path = self.path(name)
         if path.exists() and not replace:
-            raise ProblemsError.one(
-                f"A preset named '{name}' already exists",
-                "preset name",
-                "choose another name, or replace it",
-                code="preset.exists",
-            )
+            what = f"A preset named '{name}' already exists"
+            raise ProblemsError.one(what, "preset name", "choose another name, or replace it", "preset.exists")
         atomic.write_json(path, values)
         return name
 
@@ -352,12 +344,8 @@ class PresetStore:
 
     def _own(self, name: str) -> Path:
         if not name.startswith("user/"):
-            raise ProblemsError.one(
-                f"'{name}' comes with Atelier and cannot be changed",
-                "preset",
-                "save it under your own name first",
-                code="preset.shipped",
-            )
+            what = f"'{name}' comes with Atelier and cannot be changed"
+            raise ProblemsError.one(what, "preset", "save it under your own name first", "preset.shipped")
         path = self.path(name)
         if not path.exists():
             what = f"There is no preset '{name}'"

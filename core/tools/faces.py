@@ -65,12 +65,8 @@ def weights_folder() -> Path:
             folder = Path(place) / "assets" / "weights"
             if all((folder / f"{name}.lz4").is_file() for name in _NETWORKS):
                 return folder
-    raise ProblemsError.one(
-        "The face detector is not installed",
-        "faces",
-        f"run in Atelier's Python, then try again: python -m pip install {PACKAGES}",
-        "tools.no-face-detector",
-    )
+    fix = f"run in Atelier's Python, then try again: python -m pip install {PACKAGES}"
+    raise ProblemsError.one("The face detector is not installed", "faces", fix, "tools.no-face-detector")
 
 
 class FaceDetector:

@@ -136,12 +136,8 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
     square = _square(area, step)
     if square == 0:
         what = f"The bucket step {step} is larger than the resolution {width} x {height}"
-        raise ProblemsError.one(
-            what,
-            "dataset.bucket_reso_steps",
-            f"use a step of at most {math.isqrt(area) // 8 * 8}",
-            code="dataset.bucket-step",
-        )
+        fix = f"use a step of at most {math.isqrt(area) // 8 * 8}"
+        raise ProblemsError.one(what, "dataset.bucket_reso_steps", fix, "dataset.bucket-step")
     highest = settings.max_bucket_reso or 2 * max(width, height)
     lowest = settings.min_bucket_reso
     advice: list[Problem] = []

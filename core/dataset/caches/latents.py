@@ -128,12 +128,9 @@ class LatentCache:
             return self._held[path]
         tensors = read_tensors(path, self._shapes(side.placed))
         if tensors is None:
-            raise ProblemsError.one(
-                "The latents of an image are missing from the cache or damaged",
-                printable(side.placed.image.path),
-                "start again; it will be encoded again",
-                code="cache.missing-latents",
-            )
+            what = "The latents of an image are missing from the cache or damaged"
+            fix = "start again; it will be encoded again"
+            raise ProblemsError.one(what, printable(side.placed.image.path), fix, "cache.missing-latents")
         return tensors["mean"], tensors["logvar"]
 
     def _missing(

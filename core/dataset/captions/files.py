@@ -192,13 +192,8 @@ def _from_words(image: ImageInfo, path: Path, problem: Problem | None) -> Captio
 
 
 def _unreadable(path: Path, reason: str) -> Problem:
-    return Problem(
-        f"The caption file {reason}; the folder's default caption is used",
-        printable(path),
-        "replace or remove it",
-        "advice",
-        code="caption.unreadable",
-    )
+    what = f"The caption file {reason}; the folder's default caption is used"
+    return Problem(what, printable(path), "replace or remove it", "advice", code="caption.unreadable")
 
 
 # ---- saving

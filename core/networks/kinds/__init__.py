@@ -93,12 +93,8 @@ def register(kind: NetworkKind) -> None:
 def kind_named(name: str) -> NetworkKind:
     """Raises ProblemsError for a kind that is not registered."""
     if name not in kinds():
-        raise ProblemsError.one(
-            f"The network kind '{name}' does not exist",
-            "network.kind",
-            f"use one of {', '.join(KINDS)}",
-            "network.unknown-kind",
-        )
+        what = f"The network kind '{name}' does not exist"
+        raise ProblemsError.one(what, "network.kind", f"use one of {', '.join(KINDS)}", "network.unknown-kind")
     return KINDS[name]
 
 

@@ -156,12 +156,9 @@ class Stepper:
             if self._scaler is not None and content["scaler"] is not None:
                 self._scaler.load_state_dict(content["scaler"])
         except (ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-            raise ProblemsError.one(
-                f"The optimizer state does not fit this run: {error}",
-                str(folder),
-                "use the optimizer and the network of the run that saved it",
-                code="state.other-optimizer",
-            ) from None
+            what = f"The optimizer state does not fit this run: {error}"
+            fix = "use the optimizer and the network of the run that saved it"
+            raise ProblemsError.one(what, str(folder), fix, "state.other-optimizer") from None
         self.paused = content.get("paused", 0)  # states of earlier versions have none
         for weight, gradient in zip(self._beside, content.get("beside", ())):
             weight.grad = None if gradient is None else gradient.to(weight)

@@ -126,12 +126,8 @@ def parse_address(text: str) -> HubState:
     """`owner/name/folder:revision:kind`; with one colon, the part after it is the revision."""
     match = ADDRESS.fullmatch(text.strip())
     if match is None or (match["kind"] or "model") not in KINDS:
-        raise ProblemsError.one(
-            f"'{text}' is not the address of a training state on the hub",
-            WHERE,
-            "write owner/name/folder:revision:model",
-            code="resume.bad-address",
-        )
+        what = f"'{text}' is not the address of a training state on the hub"
+        raise ProblemsError.one(what, WHERE, "write owner/name/folder:revision:model", "resume.bad-address")
     return HubState(match["repository"], match["path"].strip("/"), match["revision"] or None, match["kind"] or "model")
 
 

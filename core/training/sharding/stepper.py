@@ -210,12 +210,8 @@ class ShardedStepper(Stepper):
     def load(self, content: Mapping[str, Any], folder: Path) -> None:
         given, own = content.get("sharded"), self._form()
         if given is None:
-            raise ProblemsError.one(
-                "This training state was saved without DeepSpeed",
-                str(folder),
-                OTHER_WAY,
-                code="state.without-deepspeed",
-            )
+            what = "This training state was saved without DeepSpeed"
+            raise ProblemsError.one(what, str(folder), OTHER_WAY, "state.without-deepspeed")
         if given != own:
             other = ", ".join(
                 f"{name} {given.get(name)} (now {own[name]})" for name in own if given.get(name) != own[name]
