@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ENTRIES: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
 EMBEDDINGS = ENTRIES["embeddings"]
 FIELDS = tuple(name for name, entry in ENTRIES.items() if entry.kind != "list")  # lists have editors of their own
-OWN = ("width", "height", "guidance_scale")  # empty, they are the model's own
+OWN = ("width", "height", "guidance_scale")  # empty, they are the model's default
 MOST_LORAS = 20
 NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
 TITLES = {name: entry.title for name, entry in ENTRIES.items()} | {"base_model": "Base model"}
@@ -94,14 +94,14 @@ def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> d
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     try:
         if path is None:
-            return dict.fromkeys(OWN, "model's own")
+            return dict.fromkeys(OWN, "model's default")
         width, height = trained_size(path, "auto" if values["base_model"] else project.model.family)
         return {
-            name: f"{own:g}, the model's own"
+            name: f"{own:g}, model's default"
             for name, own in zip(OWN, (width, height, own_guidance(path)), strict=True)
         }
     except (ProblemsError, OSError, StopIteration):
-        return dict.fromkeys(OWN, "model's own")
+        return dict.fromkeys(OWN, "model's default")
 
 
 def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:

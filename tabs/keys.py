@@ -49,7 +49,7 @@ def _row(name: str) -> str:
     return (
         f'<form class="tool-line key-line" data-key="{name}"><label for="key-{name}">{title}</label>'
         f'<input type="password" id="key-{name}" autocomplete="off" spellcheck="false" maxlength="{MOST_LETTERS}">'
-        f'<button type="submit" class="btn">Keep</button>'
+        f'<button type="submit" class="btn">Save</button>'
         f'<button type="button" class="btn quiet" data-forget="{name}" aria-label="Forget the {title}" hidden>Forget</button>'
         f'</form><p class="hint key-state"><span data-key-state="{name}"></span> {USES[name]}</p>'
     )

@@ -12,6 +12,11 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {plural or (noun[:-1] + 'ies' if noun.endswith('ry') else noun + 's')}"
 
 
+def period_words(period: int, noun: str) -> str:
+    """every step, every 50 steps"""
+    return f"every {noun}" if period == 1 else f"every {count(period, noun)}"
+
+
 def number_text(value: int | float) -> str:
     """A number as people of the field write it: 0.0001 is 1e-4, 16.0 is 16."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

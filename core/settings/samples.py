@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from core.record.units import period_words
 from core.settings.base import Settings, every, follows_compatibility, kohya_setting, setting
 
 SAMPLERS = Literal[
@@ -107,7 +108,8 @@ class SampleSettings(Settings):
     def summary(self) -> str:
         if not (self.sample_prompts or self.sample_prompts_file):
             return "no prompts, no samples"
-        epochs, steps = every(self.sample_every_n_epochs), every(self.sample_every_n_steps)
-        parts = [f"every {epochs} epochs"] if epochs else [f"every {steps} steps"] if steps else ["not during training"]
+        periods = ((self.sample_every_n_epochs, "epoch"), (self.sample_every_n_steps, "step"))
+        parts = [period_words(period, unit) for period, unit in periods if period and every(period)][:1]
+        parts = parts or ["not during training"]
         parts += ["base model first"] if self.sample_at_first else []
         return ", ".join([*parts, f"{self.label('sample_sampler')}, {self.sample_steps} steps"])

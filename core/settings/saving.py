@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.record.units import number_text
+from core.record.units import number_text, period_words
 from core.settings.base import Settings, every, kohya_setting, setting
 
 # save_model_as -> file extension; a folder has none
@@ -182,8 +182,8 @@ class SavingSettings(Settings):
     )
 
     def summary(self) -> str:
-        periods = ((self.save_every_n_epochs, "epochs"), (self.save_every_n_steps, "steps"))
-        parts = [f"every {period} {unit}" for period, unit in periods if every(period)]
+        periods = ((self.save_every_n_epochs, "epoch"), (self.save_every_n_steps, "step"))
+        parts = [period_words(period, unit) for period, unit in periods if period and every(period)]
         parts += [f"{self.save_n_evenly} spread evenly"] if every(self.save_n_evenly) else []
         parts += [f"at least {self.save_n_epoch_ratio} at epoch ends"] if every(self.save_n_epoch_ratio) else []
         parts = parts or ["at the end"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.record.problems import Problem
-from core.record.units import count, number_text
+from core.record.units import count, number_text, period_words
 from core.settings.base import Declared, Settings, every
 from core.settings.check import allowed
 from core.settings.dataset import Source
@@ -81,8 +81,8 @@ def _validation(job: TrainJob) -> str:
     parts = [f"{share:.0%} of the images" if share else way]
     parts += [f"validation images in {count(held, 'folder')}"] if held else []
     if share or held:
-        periods = ((own.validate_every_n_epochs, "epochs"), (own.validate_every_n_steps, "steps"))
-        moments = [f"every {period} {unit}" for period, unit in periods if every(period)]
+        periods = ((own.validate_every_n_epochs, "epoch"), (own.validate_every_n_steps, "step"))
+        moments = [period_words(period, unit) for period, unit in periods if period and every(period)]
         parts += [f"measured {' and '.join(moments)}" if moments else "never measured"]
     return ", ".join(parts)
 

@@ -69,7 +69,7 @@
     if (holder.dataset.key === key) return;
     holder.dataset.key = key;
     if (!count) return;
-    text(byId("held-words"), `${count} of ${all} images are held out for validation${automatic ? " to find the best checkpoint" : ""}. They do not train.`);
+    text(byId("held-words"), `Held out for validation${automatic ? " to find the best checkpoint" : ""}, not trained: ${count} of ${all} images.`);
     byId("held-images").replaceChildren(...images.map((image) => h("img", {src: image.url, alt: image.name, title: image.name, loading: "lazy", width: 44, height: 44})));
     const back = byId("held-back");
     back.disabled = false;
