@@ -83,9 +83,8 @@ def resolve_path(text: str | os.PathLike) -> Path:
 
 
 def typed_path(text: str | None) -> Path | None:
-    """The path of a setting as a person wrote it, perhaps in quotes, absolute; None where nothing is given."""
-    plain = (text or "").strip().strip("\"'")
-    return Path(os.path.abspath(resolve_path(plain))) if plain else None
+    """The path of a setting, absolute; None where nothing is given."""
+    return Path(os.path.abspath(resolve_path(text))) if text else None
 
 
 def real_path(path: str | os.PathLike) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 # What a setting's text can name: a path; a path or the name of something that lies in models/ or outputs/; one with a word
@@ -16,6 +16,8 @@ from pydantic.fields import FieldInfo
 NAMES = Literal[
     "", "path", "path or name", "word=path", "part", "state", "download", "upload", "tracker", "tracker settings"
 ]
+
+PATHS = {"path", "path or name", "state", "download"}  # of NAMES: one text that is pasted as a whole
 
 # Rows of the first screen, from the top.
 FIRST = Literal["", "method", "model", "word", "length", "step", "result"]
@@ -112,12 +114,25 @@ def setting(
         bounds["default_factory"] = default_factory
     if within is not None:
         bounds["ge"], bounds["le"] = within
-    return Field(title=title, description=help, json_schema_extra={"about": about}, **bounds)
+    field: Any = Field(title=title, description=help, json_schema_extra={"about": about}, **bounds)
+    if names in PATHS:
+        field.metadata.append(BeforeValidator(_as_pasted))
+    return field
 
 
 def kohya_setting(default: Any = ..., **about: Any) -> Any:
     """A setting with the same name in sd-scripts. about: as of `setting`."""
     return setting(default, kohya=SAME, **about)
+
+
+def _as_pasted(value: Any) -> Any:
+    """Paths without the blanks and quotation marks that "Copy as path" puts around them."""
+    if isinstance(value, list):
+        return [_as_pasted(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    bare = value.strip()
+    return bare[1:-1].strip() if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" else bare
 
 
 def follows_compatibility(plain: str, sd_scripts: str, sd_scripts_09: str = "") -> Any:

@@ -102,7 +102,7 @@ def what_would_be_made(asked: FolderSettings, workspace: Workspace) -> str:
 def check_images(asked: FolderSettings, workspace: Workspace) -> tuple[Path, Path]:
     """(folder, where copies go). ProblemsError lists everything that is wrong before anything is written."""
     problems: list[Problem] = []
-    text = asked.folder.strip().strip("\"'")
+    text = asked.folder
     folder = Path(os.path.abspath(resolve_path(text))) if text else Path()
     if not text:
         fix = "choose the folder with the images"
@@ -113,8 +113,8 @@ def check_images(asked: FolderSettings, workspace: Workspace) -> tuple[Path, Pat
         problems.append(Problem(what, printable(folder), fix, code="tools.no-such-folder"))
     output = workspace.datasets / asked.tool / (folder.name or "images")
     if isinstance(asked, CopySettings) and not _in_place(asked):
-        if asked.output and asked.output.strip():
-            output = Path(os.path.abspath(resolve_path(asked.output.strip().strip("\"'"))))
+        if asked.output:
+            output = Path(os.path.abspath(resolve_path(asked.output)))
         problems += _bad_output(asked, output, folder if text else None)
     if isinstance(asked, ResizeSettings) and not asked.max_resolution:
         fix = "enter at least one, such as 512"

@@ -109,3 +109,18 @@ def test_output_preservation_among_the_custom_attributes_is_read_as_the_setting(
         assert (source.diff_output_preservation, source.custom_attributes) == (on, {"b": 1})
         again = build(TrainJob, to_values(job))
         assert again == job and to_values(again) == to_values(job)
+
+
+@pytest.mark.parametrize("typed", ['"C:\\my models\\base.safetensors"', " 'C:\\my models\\base.safetensors' "])
+def test_a_path_pasted_with_quotation_marks_is_kept_without_them(typed):
+    meant = r"C:\my models\base.safetensors"
+    job = build(TrainJob, {"model": {"base_model": typed}, "dataset": {"sources": [{"folder": typed}]}})
+    assert (job.model.base_model, job.dataset.sources[0].folder) == (meant, meant)
+    assert build(JOBS["inspect"], {"inspect": {"file": typed}}).inspect.file == meant
+
+
+def test_quotation_marks_that_belong_to_a_name_stay():
+    job = build(
+        TrainJob, {"dataset": {"sources": [{"folder": "/photos/the 'kids'"}]}, "captions": {"caption_prefix": '"a"'}}
+    )
+    assert job.dataset.sources[0].folder == "/photos/the 'kids'" and job.captions.caption_prefix == '"a"'

@@ -58,7 +58,7 @@ class Found:
 
 def find(profile: Profile, asked: CaptionModelSettings, workspace: Workspace) -> Found:
     """The model that the settings name, whether or not its files are there. Raises ProblemsError."""
-    text = asked.model.strip().strip("\"'")
+    text = asked.model
     where = f"{profile.task}.model"
     if not text:
         fix = "choose a folder, or owner/name of the Hugging Face Hub"

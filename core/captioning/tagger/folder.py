@@ -55,7 +55,7 @@ class Found:
 
 def find(asked: TagTextSettings, workspace: Workspace) -> Found:
     """The tagger that the settings name, whether or not its files are there. Raises ProblemsError."""
-    given = (asked.model_dir or "").strip().strip("\"'")
+    given = asked.model_dir
     if not given:
         profile = PROFILES[asked.repo_id]
         return Found(profile, workspace.captioners / profile.folder_name, own=False)

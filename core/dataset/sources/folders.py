@@ -41,16 +41,13 @@ def words_for(source: Source, own: str) -> str:
 
 
 def folder_of(source: Source) -> tuple[Path | None, Problem | None]:
-    """The existing folder for a typed path, which may have quotes or trailing spaces from pasting."""
-    typed = source.folder
-    if not typed.strip().strip("\"'"):  # it would mean the project's own folder
-        if source.metadata_file and source.metadata_file.strip():  # optional there, as in sd-scripts
-            return resolve_path(source.metadata_file.strip().strip("\"'")).parent, None
+    """The existing folder of a source."""
+    if not source.folder:  # it would mean the project's own folder
+        if source.metadata_file:  # optional there, as in sd-scripts
+            return resolve_path(source.metadata_file).parent, None
         fix = "choose a folder, or remove the entry"
         return None, Problem("A dataset folder is empty", "dataset", fix, code="dataset.empty-folder-setting")
-    path = reachable(resolve_path(typed))
-    if not os.path.isdir(path):
-        path = reachable(resolve_path(typed.strip().strip("\"'")))
+    path = reachable(resolve_path(source.folder))
     problem = _not_a_folder(path, printable(path))
     return (None, problem) if problem else (path, None)
 
