@@ -3,26 +3,28 @@ captions are joined with those that are there and written."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
+import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from core.captioning.captioner import Describe, Ready
 from core.captioning.combining import pattern_problems
-from core.captioning.counts import write_counts
 from core.captioning.described import Described, with_scores
-from core.captioning.one_file import path_problems, write_one_file
 from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import Beside, caption_change
-from core.dataset.captions.history import Change, History, check_folders, only_one_writes
+from core.dataset.captions.history import Change, History, check_folders, content_of, only_one_writes
 from core.dataset.sources.files import printable
+from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, raise_if_errors, unwritten
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.caption import CaptionerJob
@@ -271,3 +273,65 @@ def _asks(row: Row, existing: str) -> bool:
 
 def _fingerprint(job: CaptionerJob) -> str:
     return hashlib.sha256(json.dumps(to_values(job), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_counts(counts: Counter[str], name: str, workspace: Workspace) -> Path:
+    """Write all of them, the most frequent first, into a new file of the outputs folder. Raises ProblemsError."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["tag", "images"])
+    rows.writerows(counts.most_common())
+    path = workspace.outputs / "tags" / f"{time.strftime('%Y%m%d-%H%M%S')}_{name}.csv"
+    try:
+        atomic.write_text(path, text.getvalue())
+    except OSError as error:
+        raise unwritten(error, "The table of tags cannot be written", str(path), "the captions are written") from error
+    return path
+
+
+SETTING = "captioning.output_path"
+
+
+def path_problems(text: str) -> list[Problem]:
+    """Why captions cannot be written to such a file, as far as that can be seen before."""
+    path = typed_path(text)
+    if path is None or path.suffix.lower() not in (".json", ".jsonl") or "\0" in text:
+        fix = "use a name that ends in .json or .jsonl"
+        return [Problem("The caption file is neither .json nor .jsonl", SETTING, fix, code="captioning.one-file")]
+    if path.is_dir():
+        fix = "choose a file in it"
+        return [Problem("The caption file is a folder", printable(path), fix, code="captioning.one-file")]
+    return []
+
+
+def write_one_file(
+    path: Path, kind: str, captions: Mapping[Row, str], title: str, about: Mapping[str, Any], workspace: Workspace
+) -> None:
+    """Write the captions, in a way that can be undone. kind: what they are in a .json, "tags" or "caption".
+    Raises ProblemsError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritten(error, "The captions cannot be written", printable(path), "nothing was changed") from error
+    form = _lines if path.suffix.lower() == ".jsonl" else _object
+    new = form(captions, kind).encode("utf-8", "backslashreplace")
+    done = History(workspace.captions).apply(title, [Change(path, content_of(path), new)], about=about)
+    if done.changed_since:
+        what = "Another program changed the caption file in the meantime; nothing was written"
+        raise ProblemsError.one(what, printable(path), "start again", "captioning.one-file-changed")
+
+
+def _object(captions: Mapping[Row, str], kind: str) -> str:
+    entries = {str(row.image.path): {kind: text, "image_size": _size(row)} for row, text in captions.items()}
+    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+
+
+def _lines(captions: Mapping[Row, str], kind: str) -> str:
+    entries = (
+        {"image_path": str(row.image.path), "caption": text, "image_size": _size(row)} for row, text in captions.items()
+    )
+    return "".join(f"{json.dumps(entry, ensure_ascii=False)}\n" for entry in entries)
+
+
+def _size(row: Row) -> list[int]:
+    return [row.image.width, row.image.height]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,11 +15,11 @@ from core.formats.lora_names import group_by_module, kohya_name, module_path
 from core.networks.adapter import STACK, Adapter, adapt, as_weight, forward_with_adapters, restore
 from core.networks.dropout import Dropout
 from core.networks.kinds import kind_named, kind_of_keys
-from core.networks.norms import NormFacts, apply_max_norm
 from core.networks.sizes import SizeOf, part_of, sizes_by_settings
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
+    from core.networks.adapter import Adapter
     from core.settings.base import Settings
     from core.settings.network import NetworkSettings
 
@@ -215,3 +216,25 @@ def _known_name(name: str, known: set[str]) -> str:
     found = None if name in known else module_path(name)
     other = kohya_name(*found, "sdxl") if found is not None and found[0] == "unet" else None
     return other if other in known else name
+
+
+@dataclass(frozen=True)
+class NormFacts:
+    """Norms of the weight changes after limiting, 0-d on the device. scaled: how many layers were limited."""
+
+    scaled: Tensor
+    mean: Tensor
+    largest: Tensor
+
+
+@torch.no_grad()
+def apply_max_norm(adapters: Iterable[Adapter], limit: float) -> NormFacts:
+    """Scale each change W to a Frobenius norm of `limit`: with n = max(|W|, limit / 2), by the ratio min(n, limit) / n."""
+    adapters = list(adapters)
+    lengths = torch.stack([adapter.norm() for adapter in adapters])
+    n = lengths.clamp(min=limit / 2)
+    ratio = n.clamp(max=limit) / n
+    for adapter, each in zip(adapters, ratio.unbind(), strict=True):
+        adapter.shorten(each)
+    kept = lengths * ratio
+    return NormFacts((ratio != 1).sum(), kept.mean(), kept.max())

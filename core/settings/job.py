@@ -5,13 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from core import extensions, tasks
-from core.settings.base import Job
+from core.settings.base import Job, Settings, kohya_setting, setting
 from core.settings.caption import CaptionWriteSettings
 from core.settings.caption_edits import CaptionEditSettings
 from core.settings.captions import CaptionSettings
 from core.settings.class_images import ClassImageSettings
 from core.settings.dataset import DatasetSettings
-from core.settings.embedding import EmbeddingSettings
 from core.settings.generate import GenerateSettings
 from core.settings.hub import HubSettings
 from core.settings.logging import LoggingSettings
@@ -21,13 +20,99 @@ from core.settings.model import ModelSettings
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
 from core.settings.optimizer import OptimizerSettings
-from core.settings.prepare import PrepareSettings
 from core.settings.resume import ResumeSettings
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
 from core.settings.schedule import ScheduleSettings
 from core.settings.sharding import ShardingSettings
 from core.settings.validation import ValidationSettings
+
+
+class EmbeddingSettings(Settings):
+    """New tokens and their embeddings."""
+
+    token_string: str | None = kohya_setting(
+        None,
+        first="word",
+        brief="A word that the model does not know.",
+        only="embedding",
+        source="Gal et al. 2022, arXiv:2208.01618",
+        help="The new token to train, such as zkw; captions without it get it in front. Separate several tokens with commas to train them together. It must not be a word that the model already knows.",
+    )
+    num_vectors_per_token: int = kohya_setting(
+        1,
+        within=(1, 75),
+        title="Vectors per token",
+        unit="vectors",
+        help="More vectors hold more detail; each takes one of a prompt's 75 tokens. 1 to 8 is usual.",
+    )
+    init_word: str | None = kohya_setting(
+        None,
+        title="Initializer word",
+        first="word",
+        brief="A known word close in meaning, such as cat.",
+        only="embedding",
+        help="Training starts from this word's embedding; pick one close in meaning, such as cat. Separate several with commas for several tokens. Empty starts from the mean of all token embeddings.",
+    )
+    embedding_weights: str | None = setting(
+        None,
+        title="Initial embedding",
+        widget="file",
+        kohya="weights",
+        help="A .safetensors or .pt embedding to continue training from.",
+        names="path or name",
+    )
+    extended: bool = setting(
+        False,
+        title="Extended textual inversion (XTI)",
+        kohya="train_textual_inversion_XTI",
+        source="Voynov et al. 2023, arXiv:2303.09522",
+        help="Trains a separate embedding for each of the 16 cross-attention layers. SD 1.x and 2.x only; few programs can load such files.",
+        costs="Captions are encoded 16 times at each step.",
+    )
+
+    @property
+    def words(self) -> list[str]:
+        """The new tokens, in order."""
+        return [word.strip() for word in (self.token_string or "").split(",") if word.strip()]
+
+    @property
+    def init_words(self) -> list[str | None]:
+        """The initializer word of each new token; a single one is used for all."""
+        given = [word.strip() for word in (self.init_word or "").split(",") if word.strip()]
+        if len(given) <= 1:
+            return [given[0] if given else None] * len(self.words)
+        return [given[index] if index < len(given) else None for index in range(len(self.words))]
+
+    def summary(self) -> str:
+        parts = [f"token '{self.token_string}'" if self.token_string else "no token"]
+        parts += [f"{self.num_vectors_per_token} vectors"] if self.num_vectors_per_token > 1 else []
+        parts += [f"initializer '{self.init_word}'"] if self.init_word else []
+        return ", ".join(parts + (["one per layer (XTI)"] if self.extended else []))
+
+
+class PrepareSettings(Settings):
+    """Files for other programs."""
+
+    write_metadata: str | None = setting(
+        None,
+        title="Metadata file",
+        kohya="out_json",
+        help="Writes a fine-tuning .json with each image's caption, tags and training size, as merge_captions and prepare_buckets_latents do. An existing file is moved to the trash folder beside it.",
+        names="path",
+    )
+    full_path: bool = kohya_setting(
+        False,
+        title="Full paths",
+        help="Lists images in the metadata by full path; off, by path within the folder without extension.",
+    )
+    write_npz: bool = setting(
+        False,
+        title="Write .npz caches",
+        kohya="cache_latents_to_disk",
+        help="Writes latents beside the images in sd-scripts' format. Existing files are kept.",
+    )
+
 
 SCHEMA_VERSION = 2
 

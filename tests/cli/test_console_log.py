@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.cli.progress import TerminalProgress
+from core.cli.jobs import TerminalProgress
 from core.engine.view import RunView
 from core.record.events import Planned, Steps
 from core.record.journal import Journal

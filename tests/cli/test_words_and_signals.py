@@ -12,10 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from core.cli import bench
-from core.cli.jobs import StopOnSignal, find_run
+from core.cli.jobs import StopOnSignal, TerminalProgress, find_run
 from core.cli.main import main, print_problems
 from core.cli.options import commands, split_options
-from core.cli.progress import TerminalProgress
 from core.record import machine
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError

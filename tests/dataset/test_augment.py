@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from core.dataset.buckets.sizes import Placement
-from core.dataset.images.augment import change_colors, raise_values, shift_hue
-from core.dataset.images.pixels import load_pixels
+from core.dataset.images.pixels import change_colors, load_pixels, raise_values, shift_hue
 from core.dataset.images.views import View
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.float32)

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.families import family, loading
-from core.families.sd2.prediction import prediction_of
+from core.families.sd2 import prediction_of
 from core.families.vae import safe_type
 from core.formats.detect import identify
 from core.record.problems import ProblemsError

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from core.imports.dataset_config import apply_dataset_config, read_dataset_config
-from core.imports.dataset_lines import json_lines, toml_lines
+from core.imports.dataset_text import json_lines, toml_lines
 from core.record.problems import ProblemsError, errors
 from core.settings.concepts import concepts_of
 from core.settings.job import TrainJob

@@ -19,8 +19,8 @@ from core.settings.check import build
 from core.settings.image_tools import FaceSettings
 from core.settings.presets import dump
 from core.tools.faces import Face, FaceDetector, weights_folder
-from core.tools.image_edges import canny
 from core.tools.image_faces import around, rotated, upright
+from core.tools.image_tools import canny
 from core.tools.image_tools import faces as crop_faces
 from tests.refusals import refused
 from tests.tasks import surroundings

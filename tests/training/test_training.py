@@ -346,8 +346,7 @@ def test_prepare_fills_the_caches_that_training_uses_and_writes_a_list_for_other
     from core.record.commands import CommandReader
     from core.record.context import JobContext
     from core.record.journal import Journal
-    from core.settings.job import PrepareJob
-    from core.settings.prepare import PrepareSettings
+    from core.settings.job import PrepareJob, PrepareSettings
     from core.training.start import prepare_caches
 
     training = train(dataset={"resolution": 80, "bucket_reso_steps": 16, "folder": train().job.dataset.folder})

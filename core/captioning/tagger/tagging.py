@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -12,18 +12,19 @@ import numpy as np
 
 from core.captioning.decoding import batches, decoded_ahead
 from core.captioning.described import Described
+from core.captioning.tagger import sd_scripts
 from core.captioning.tagger.folder import Found, check_files, downloads, fetch_missing, find
-from core.captioning.tagger.formatting import formatter, ignored
 from core.captioning.tagger.kept import Keeper, Shelf, place_of, stamp_of
 from core.captioning.tagger.preprocess import preparing
 from core.captioning.tagger.providers import CPU, onnxruntime, providers_for, words_of
 from core.captioning.tagger.sd_scripts import joining
 from core.captioning.tagger.session import Tagger, TaggerGone
-from core.captioning.tagger.tags import Format, Scored, Tagged
+from core.captioning.tagger.tags import Format, Formatter, Scored, Tagged
 from core.dataset.sources.files import printable
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import Workspace
+from core.settings.base import Declared
 from core.settings.tagger import RetagSettings, TagSettings, TagTextSettings
 
 KEPT_AT_ONCE = 500  # images whose scores wait to be written
@@ -204,3 +205,21 @@ def _kept(
             yield path, problem, form
         else:
             yield path, kept.scored, form
+
+
+def formatter(options: TagTextSettings, defaults: Mapping[str, float]) -> Format:
+    """The function from the scores of an image, in the order of the labels, to its caption. Raises ProblemsError.
+
+    defaults   the model's thresholds by category, for those that are not set
+    """
+    if options.compatibility == "none":
+        return Formatter(options, defaults)
+    return sd_scripts.formatter(options)
+
+
+def ignored(options: TagTextSettings) -> list[str]:
+    """The titles of settings that are set, and that sd-scripts 0.9 does not have."""
+    if options.compatibility == "none":
+        return []
+    declared = [Declared(name, "", name, type(options).model_fields[name]) for name in sd_scripts.UNKNOWN]
+    return [entry.title for entry in declared if getattr(options, entry.name) != entry.default]

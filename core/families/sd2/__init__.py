@@ -2,13 +2,32 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from core.families.base import Family
 from core.families.layout import Layout
 from core.families.one_encoder import encode_captions, encode_ids, predict
-from core.families.sd2.prediction import prediction_of
 from core.families.targets import one_encoder_targets
 from core.families.tokenizer import load_tokenizer
+
+
+@torch.no_grad()
+def prediction_of(unet: Any) -> str:
+    """ "epsilon" or "v", by one pass on a made-up image of almost pure noise (A1111's test).
+
+    There x_t is the noise, so a model of noise gives it back; one of v gives about -x0, far below it.
+    """
+    weight = unet.conv_in.weight
+    if weight.is_meta:
+        return "epsilon"
+    x = torch.full((1, weight.shape[1], 8, 8), 0.5, dtype=weight.dtype, device=weight.device)
+    context = torch.full((1, 2, unet.config.cross_attention_dim), 0.5, dtype=weight.dtype, device=weight.device)
+    timestep = torch.tensor([999], device=weight.device)
+    given = unet(x, timestep, encoder_hidden_states=context, return_dict=False)[0]
+    return "v" if float((given.float() - x.float()).mean()) < -1 else "epsilon"
+
 
 _LAYOUT = Layout(
     family="sd2",

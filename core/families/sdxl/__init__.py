@@ -5,9 +5,8 @@ from pathlib import Path
 
 from core.families.base import Family
 from core.families.layout import Layout
-from core.families.sdxl.targets import lora_targets
 from core.families.sdxl.text import encode_captions, encode_ids
-from core.families.sdxl.unet import predict
+from core.families.sdxl.unet import lora_targets, predict
 from core.families.tokenizer import load_tokenizer
 
 _LAYOUT = Layout(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from torch import nn
 
 from core.diffusion.text_states import TextStates
 from core.families.components import Components
+from core.families.targets import Target, is_text_encoder, text_targets, unet_targets
+from core.formats.sd_keys import unet_to_ldm
 
 
 def predict(
@@ -35,3 +40,13 @@ def predict(
         added_cond_kwargs={"text_embeds": text.pooled.to(dtype), "time_ids": sizes.float()},
         return_dict=False,
     )[0]
+
+
+def lora_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:
+    """The layers of the U-Net or of one of the text encoders (the second is the one with a projection).
+
+    conv  also the U-Net's resnets and samplers (C3Lier)
+    """
+    if is_text_encoder(part):
+        return text_targets(part, "lora_te2" if hasattr(part, "text_projection") else "lora_te1")
+    return unet_targets(part, conv=conv, name=lambda path: unet_to_ldm(path, "sdxl"))

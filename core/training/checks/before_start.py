@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.dataset.captions.pipeline import longest_captions, plain_caption
 from core.dataset.doctor.findings_of import held_out_copies
+from core.dataset.sources.files import printable
+from core.dataset.sources.image_info import names_of
 from core.families import family
 from core.families.attention import memory_problems
 from core.families.locate import family_of, model_path, model_problems
 from core.families.trained_size import trained_size
+from core.families.word_weights import FIX, wrong_weight
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
 from core.formats.hub_upload import upload_problem
 from core.generation.embeddings import token_widths
@@ -21,7 +28,6 @@ from core.settings.concepts import training_resolution
 from core.settings.job import TrainJob
 from core.settings.rules import set_without_effect, training_problems
 from core.training.building.network_files import network_problems
-from core.training.checks.caption_weights import weight_problems
 from core.training.checks.named_files import named_file_problems
 from core.training.checks.own_images import demo_problems
 from core.training.loop.objective import objective_problems
@@ -30,7 +36,9 @@ from core.training.saving.resume import beginning_problems
 from core.training.sharding.fast_disk import room_problems
 
 if TYPE_CHECKING:
+    from core.dataset.buckets.batches import Placed
     from core.dataset.report import Report
+    from core.settings.job import TrainJob
 
 EMBEDDING = "embedding.embedding_weights"
 
@@ -179,3 +187,45 @@ def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:
     what = f"The resolution is {size[0]} x {size[1]} pixels, but the base model was trained at {made[0]} x {made[1]}"
     fix = f"use {max(made)}, or a little less to save memory; low resolutions give coarse images"
     return [Problem(what, "dataset.resolution", fix, level="warning", code="dataset.resolution-below-model")]
+
+
+AROUND = "captions.caption_prefix, caption_suffix, trigger_word"
+
+
+def weight_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
+    """One error for each weight that is not a number, with the images whose captions have it."""
+    if not job.captions.weighted_captions:
+        return []
+    found: defaultdict[tuple[str, bool], list[Placed]] = defaultdict(list)
+    for each in {each.image.key: each for each in placed}.values():
+        own = _wrong(each.caption.whole.splitlines())  # any line may be chosen
+        wrong = own or _wrong(_trained(each))
+        if wrong:
+            found[wrong, bool(own)].append(each)
+    problems = [
+        Problem(
+            f"In the caption of {names_of([each.image for each in several])}, {wrong}",
+            printable(several[0].caption.path) if own else AROUND,
+            FIX,
+            code="caption.bad-weight",
+        )
+        for (wrong, own), several in found.items()
+    ]
+    asked = job.method.class_caption if job.method.prior == "model" else None
+    wrong = wrong_weight(asked or "")
+    if wrong:
+        what = f"In the class caption, {wrong}"
+        problems.append(Problem(what, "method.class_caption", FIX, code="caption.bad-weight"))
+    return problems
+
+
+def _trained(placed: Placed) -> set[str]:
+    settings, words = placed.concept.captions, placed.image.words
+    return {plain_caption(placed.caption.text, settings, words), *longest_captions(placed.caption, settings, words)}
+
+
+_MARKS = re.compile(r"[:(\[]")  # a text without them has no weights
+
+
+def _wrong(texts: Iterable[str]) -> str:
+    return next((found for text in texts if _MARKS.search(text) and (found := wrong_weight(text))), "")

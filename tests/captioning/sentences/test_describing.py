@@ -21,9 +21,8 @@ from core import tasks
 from core.captioning import decoding
 from core.captioning.decoding import decoded_ahead
 from core.captioning.sentences import describing, generating, loading
-from core.captioning.sentences.choosing import AddressedSampling, AnswerBudget, Prompt
 from core.captioning.sentences.folder import Found
-from core.captioning.sentences.generating import Answer
+from core.captioning.sentences.generating import AddressedSampling, Answer, AnswerBudget, Prompt
 from core.captioning.sentences.profiles import PROFILES
 from core.dataset.images.opening import BrokenImage
 from core.engine.engine import Engine

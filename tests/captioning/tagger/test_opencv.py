@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.captioning.tagger.opencv import bilinear
-from core.captioning.tagger.preprocess import preparing
+from core.captioning.tagger.preprocess import bilinear, preparing
 from core.captioning.tagger.profile import WD
 
 # Side -> CRC-32 of cv2.resize(image, (448, 448), interpolation=cv2.INTER_LINEAR); 896 is exactly twice.
