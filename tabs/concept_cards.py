@@ -162,7 +162,7 @@ def _inside(found: Found, root: Any) -> str:
     rows = "".join(_inner(folder) for folder in inner[:FOLDERS_SHOWN])
     if len(inner) > FOLDERS_SHOWN:
         rows += f"<tr><td colspan='4' class='hint'>and {count(len(inner) - FOLDERS_SHOWN, 'more folder')}</td></tr>"
-    head = "<tr><th>Inside</th><th class='num'>Images</th><th class='num'>Repeats</th><th>Words</th></tr>"
+    head = "<tr><th>Inside</th><th class='num'>Images</th><th class='num'>Repeats</th><th>Class tokens</th></tr>"
     return f"<table>{head}{rows}</table>"
 
 

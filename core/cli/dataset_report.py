@@ -30,7 +30,9 @@ def report_lines(job: TrainJob, report: Report) -> Iterator[str]:
         yield report.held_out
     if report.longest_tokens is not None:
         yield f"Longest caption: {report.longest_tokens} of {report.token_limit} tokens"
-    yield from (f"Left open: {each.kind}, {each.images} images {each.counts}" for each in report.questions)
+    for each in report.questions:
+        found = ", ".join(f"{number} {words}" for words, number in each.counts.items())
+        yield f"Left open: {each.kind}, {count(each.images, 'image')}{f' ({found})' if found else ''}"
     yield from _without_seed(job, report)
     yield report.sentence
 

@@ -37,9 +37,9 @@ def questions_of(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look]
     beside = Counter(ending for found in endings.values() for ending in found)
     lines = [each for each in placed if len([line for line in each.caption.text.split("\n") if line.strip()]) > 1]
     found = [
-        _question("transparency", transparent, {"transparent": len(transparent)}),
+        _question("transparency", transparent, {}),
         _question("sidecars", several, dict(sorted(beside.items()))),
-        _question("lines", lines, {"several lines": len(lines)}),
+        _question("lines", lines, {}),
     ]
     return tuple(question for question in found if question.images)
 

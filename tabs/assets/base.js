@@ -109,7 +109,7 @@
   atelier.remedy = (list) => {
     const broken = list.filter((problem) => problem.remedy === "dataset.skip_broken" && problem.level === "error").length;
     return broken ? h("button", {type: "button", class: "btn remedy", onclick: () => atelier.act("leave_out")},
-      `Leave out ${broken} broken image${broken === 1 ? "" : "s"}`) : null;
+      `Skip ${broken} broken image${broken === 1 ? "" : "s"}`) : null;
   };
   /** A list of problems: what, where, fix. */
   atelier.problems = (list) => h("ul", {class: "problems"}, list.map((problem) =>

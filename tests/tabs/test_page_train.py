@@ -300,11 +300,11 @@ def test_broken_images_are_left_out_by_the_button_beside_the_message(visit, serv
     problems = tab.locator("#preflight-first")
     expect(problems.locator(".problem.error")).to_have_count(2)
     tab.locator("#start").click()  # refused: the same button stands in the message
-    expect(tab.locator("#said").get_by_role("button", name="Leave out 2 broken images")).to_be_visible()
-    problems.get_by_role("button", name="Leave out 2 broken images").click()
+    expect(tab.locator("#said").get_by_role("button", name="Skip 2 broken images")).to_be_visible()
+    problems.get_by_role("button", name="Skip 2 broken images").click()
     expect(problems.locator(".problem.error")).to_have_count(0)
     expect(tab.locator("#preflight-problems")).to_contain_text("skipped")
-    expect(problems.get_by_role("button", name="Leave out")).to_have_count(0)
+    expect(problems.get_by_role("button", name="Skip")).to_have_count(0)
     expect(tab.locator("#start")).not_to_have_class(re.compile("blocked"))
     assert served.page.project.job.dataset.skip_broken
     assert window.errors == [] and window.outside == []

@@ -177,11 +177,11 @@ def test_broken_images_block_until_they_may_be_left_out(window, foxes):
     choose(tab, foxes)
     expect(tab.locator("#ds-checks")).to_contain_text("zero.png is empty")
     expect(tab.locator("#ds-checks")).to_contain_text("1 error")
-    tab.get_by_label("Leave out 1 broken image").click()
+    tab.get_by_label("Skip 1 broken image").click()
     expect(tab.locator("#ds-checks .problem.error")).to_have_count(0)
     expect(tab.locator("#ds-checks")).to_contain_text("zero.png is empty")
     tab.reload()
-    expect(tab.get_by_label("1 broken image is left out")).to_be_checked()
+    expect(tab.get_by_label("1 broken image is skipped")).to_be_checked()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="such names cannot exist there")
