@@ -50,7 +50,8 @@ def test_it_captions_what_has_none_and_keeps_the_rest(folder, tmp_path):
 
 def test_a_preview_shows_captions_and_writes_none(folder, tmp_path):
     outcome, _ = start(folder, tmp_path, captioning={"preview": 2, "existing": "replace"})
-    assert captions(folder) == {"cat": "mine"} and outcome.facts == {"images": 2, "written": 0}
+    assert captions(folder) == {"cat": "mine"} and (outcome.facts["images"], outcome.facts["written"]) == (2, 0)
+    assert [each["caption"] for each in outcome.facts["previews"]] == ["b e a r", "c a t"]
     assert "b e a r" in outcome.lines[0] and "c a t" in outcome.lines[1]
 
 
