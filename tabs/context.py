@@ -195,7 +195,7 @@ def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False) -> Cal
                 result = gr.skip()
         except ProblemsError as error:
             result = gr.skip()
-            page.browsers.say(browser, "error", title="Error", problems=error.problems, about=about)
+            page.browsers.say(browser, "error", problems=error.problems, about=about)
         else:
             page.browsers.succeeded(browser, about)
         finally:

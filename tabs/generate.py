@@ -394,9 +394,7 @@ class Desk:
         """The fields after "use these settings"; what was taken over is said."""
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
-            self.page.say(
-                "error", title="Error", problems=[Problem(record.reason, what, fix, code="image.no-settings")]
-            )
+            self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
             return self._values()
         with self._lock:
             now = self._values()

@@ -259,7 +259,7 @@ def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
     try:
         _command(page, name, data, browser)
     except ProblemsError as error:
-        page.browsers.say(browser, "error", title="Error", problems=error.problems, about=f"command {name}")
+        page.browsers.say(browser, "error", problems=error.problems, about=f"command {name}")
     else:
         page.browsers.succeeded(browser, f"command {name}")
     page.run_list = (0.0, page.run_list[1])

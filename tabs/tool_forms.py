@@ -203,7 +203,7 @@ class ToolForm:
             if act_of(event)[0] not in STARTS:
                 self._refused[browser.session] = (time.monotonic(), error.problems)
                 raise
-            self.page.browsers.say(browser, "error", title="Error", problems=error.problems, about=about)
+            self.page.browsers.say(browser, "error", problems=error.problems, about=about)
             return gr.skip()
         if act_of(event)[0] in STARTS:
             self.page.browsers.succeeded(browser, about)

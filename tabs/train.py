@@ -281,7 +281,7 @@ def _do(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
         _say_refused(page, browser)
     except ProblemsError as error:
         text = REFUSED.get(name, "")
-        page.browsers.say(browser, "error", text, title="Error", problems=error.problems, about=FORM)
+        page.browsers.say(browser, "error", text, problems=error.problems, about=FORM)
     else:
         if name != "refill":
             page.browsers.succeeded(browser, FORM)

@@ -49,7 +49,7 @@
     const line = LINES[asked.act];
     return line ? lines[line] = Promise.resolve(lines[line]).catch(() => {}).then(() => post(asked, more)) : post(asked, more);
   };
-  const complain = (problems) => atelier.say({id: `captions-${Date.now()}`, kind: "error", title: "Error", problems});
+  const complain = (problems) => atelier.say({id: `captions-${Date.now()}`, kind: "error", problems});
 
   /* ---- texts that are not saved yet ---- */
 

@@ -287,7 +287,7 @@
   /* ---- many captions, history ---- */
 
   const paintBulk = (answer) => {
-    if (answer.problems) return atelier.say({id: `captions-${Date.now()}`, kind: "error", title: "Error", problems: answer.problems});
+    if (answer.problems) return atelier.say({id: `captions-${Date.now()}`, kind: "error", problems: answer.problems});
     if (answer.bulk === undefined) return;
     const holder = byId("cap-bulk"), fresh = document.createElement("div"), typing = document.activeElement;
     fresh.innerHTML = answer.bulk;

@@ -16,7 +16,7 @@
       return {problems: [{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]};
     }
   };
-  const complain = (problems) => atelier.say({id: `masks-${Date.now()}`, kind: "error", title: "Error", problems});
+  const complain = (problems) => atelier.say({id: `masks-${Date.now()}`, kind: "error", problems});
   const told = (answer) => atelier.say({id: `masks-${Date.now()}`, kind: "success", text: answer.said});
 
   /** Called with the open image's key whenever it or anything on the tab has changed (captions.js). */
