@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families import family
-from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.families.word_weights import runs_of
 from core.formats.hashes import HashMemo, file_sha256
 from core.generation.class_plan import (
@@ -21,17 +21,19 @@ from core.generation.class_plan import (
     plan_class_images,
     seed_of,
 )
-from core.generation.image_metadata import Hashes, one_image, png_info
-from core.generation.pipeline import PromptStates, encode_prompts, generate, images_at_once
+from core.generation.image_metadata import Hashes, png_info
+from core.generation.pipeline import encode_prompts, images_at_once
 from core.generation.run import (
+    Maker,
     Sources,
     file_hashes,
     find_sources,
+    leased,
     make_store,
     uses_zero_terminal_snr,
     with_own_guidance,
 )
-from core.generation.store import ModelStore, empty_device_cache
+from core.generation.store import ModelStore
 from core.record import atomic
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.workspace import Workspace, display_path
@@ -41,7 +43,6 @@ from core.settings.job import ClassImagesJob, GenerateJob
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from core.families.components import Components
     from core.record.cancel import CancelToken
 
 
@@ -82,18 +83,15 @@ def make_class_images(
     if todo:
         plan.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(plan.folder)
-        weight_bytes = sources.denoiser_bytes()
-        dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
-        use_threads(device, weight_bytes)
-        use_tf32(job.memory.allow_tf32)
-        reports.stage("loading the model")
-        with store.lease(job.model, sources.model, sources.vae, dtype, vae_type(job.memory), device) as components:
+        with leased(drawn_by, sources, store, device, reports) as components:
             asked, skip = drawn_by.generate, job.model.clip_skip
             states = encode_prompts(
                 components, asked.prompt, asked.negative_prompt, clip_skip=skip, weighted=asked.prompt_weights
             )
-            maker = _Maker(plan, manifest, drawn_by, workspace, sources, hashes, components, states, reports)
-            made = maker.all_images(todo, job.class_images.batch, job.captions.caption_extension)
+            maker = Maker(drawn_by, workspace, sources, hashes, components, states, reports)
+            made = _Missing(plan, manifest, maker).all_images(
+                todo, job.class_images.batch, job.captions.caption_extension
+            )
     shown = display_path(plan.folder)
     reports.say(f"The regularization images are in {shown}", fix=f"set dataset.reg_data_dir to {shown}")
     return made
@@ -168,30 +166,16 @@ def _vae_hash(sources: Sources, workspace: Workspace, cancel: CancelToken | None
     return memo.get("sha256", [path], lambda: file_sha256(path, cancel))
 
 
-class _Maker:
+class _Missing:
     """The missing images of one folder, generated in fixed groups of one size.
 
     A group is generated as a whole even if only some of it are missing: rounding depends on how many images are
     generated together, and the folder must get the same bytes however often the job was interrupted.
     """
 
-    def __init__(
-        self,
-        plan: ClassPlan,
-        manifest: Manifest,
-        drawn_by: GenerateJob,
-        workspace: Workspace,
-        sources: Sources,
-        hashes: Hashes,
-        components: Components,
-        states: PromptStates,
-        reports: Reports,
-    ):
-        self.plan, self.manifest, self.drawn_by, self.workspace = plan, manifest, drawn_by, workspace
-        self.sources, self.hashes, self.components, self.states = sources, hashes, components, states
-        self.reports = reports
+    def __init__(self, plan: ClassPlan, manifest: Manifest, maker: Maker):
+        self.plan, self.manifest, self.maker, self.reports = plan, manifest, maker, maker.reports
         self.seed = manifest.settings["seed"]
-        self.zero_terminal_snr = uses_zero_terminal_snr(drawn_by, sources)
         self.done, self.total = 0, 0
 
     def all_images(self, todo: list[int], batch: int | None, caption_extension: str) -> list[Path]:
@@ -199,11 +183,13 @@ class _Maker:
         ending = ".txt" if caption_extension == "auto" else caption_extension
         made: list[Path] = []
         left = list(todo)
-        self._progress(0)
+        self._progress()
         while left:
             group = self._group_of(left[0], batch)
-            missing_here = [index for index in group if index in left]
-            images = self._generate_if_it_fits(group, len(missing_here))
+            counted = sum(index in left for index in group)
+            seeds = [seed_of(self.seed, index) for index in group]
+            progress = partial(self._progress, counted)
+            images = self.maker.generate_if_it_fits(seeds, *self.manifest.sizes[group[0]], progress)
             if images is None:
                 batch = 1
                 continue
@@ -212,7 +198,7 @@ class _Maker:
                     made.append(self._save(index, image, ending))
                     left.remove(index)
                     self.done += 1
-        self._progress(0)
+        self._progress()
         return made
 
     def _group_of(self, index: int, batch: int | None) -> list[int]:
@@ -220,7 +206,7 @@ class _Maker:
         sizes = self.manifest.sizes
         size = sizes[index]
         name = f"{size[0]}x{size[1]}"
-        at_once = batch or self.manifest.at_once.get(name) or images_at_once(self.components, *size)
+        at_once = batch or self.manifest.at_once.get(name) or images_at_once(self.maker.components, *size)
         if self.manifest.at_once.get(name) != at_once:
             self.manifest.at_once[name] = at_once
             self.manifest.write(self.plan.folder)
@@ -228,65 +214,19 @@ class _Maker:
         start = same.index(index) // at_once * at_once
         return same[start : start + at_once]
 
-    def _generate_if_it_fits(self, group: list[int], counted: int) -> list[Image] | None:
-        """None if several images together ran out of memory; a single one raises as usual."""
-        import torch
-
-        try:
-            return self._generate(group, counted)
-        except torch.OutOfMemoryError:
-            if len(group) == 1:
-                raise
-        empty_device_cache()
-        self.reports.say("Several images at once do not fit into memory; continuing one by one")
-        return None
-
-    def _generate(self, group: list[int], counted: int) -> list[Image]:
-        asked, chosen = self.drawn_by.generate, self.drawn_by.model.prediction
-        width, height = self.manifest.sizes[group[0]]
-
-        def on_step(done: int, total: int) -> None:
-            self._progress(done * counted)
-
-        return generate(
-            self.components,
-            self.states,
-            seeds=[seed_of(self.seed, index) for index in group],
-            width=width,
-            height=height,
-            sampler=asked.sampler,
-            steps=asked.steps,
-            guidance_scale=asked.guidance_scale or 0.0,
-            prediction=None if chosen == "auto" else chosen,
-            zero_terminal_snr=self.zero_terminal_snr,
-            on_step=on_step,
-            cancel=self.reports.cancel,
-        )
-
-    def _progress(self, steps_of_next: int) -> None:
-        steps = self.drawn_by.generate.steps
+    def _progress(self, generating: int = 0, steps_done: int = 0) -> None:
+        steps = self.maker.job.generate.steps
         text = f"generating regularization image {min(self.done + 1, self.total)} of {self.total}"
-        self.reports.stage(text, self.done * steps + steps_of_next, self.total * steps)
+        self.reports.stage(text, self.done * steps + generating * steps_done, self.total * steps)
 
     def _save(self, index: int, image: Image, ending: str) -> Path:
         """The caption first: an existing image counts as finished."""
         path, seed = self.plan.folder / image_name(index), seed_of(self.seed, index)
-        width, height = self.manifest.sizes[index]
         if self.plan.caption and not path.with_suffix(ending).exists():
             atomic.write_text(path.with_suffix(ending), self.plan.caption + "\n")
-        drawn = one_image(
-            self.drawn_by,
-            seed=seed,
-            width=width,
-            height=height,
-            workspace=self.workspace,
-            lora_paths=[],
-            model_path=self.sources.model,
-            vae_path=self.sources.vae,
-            zero_terminal_snr=self.zero_terminal_snr,
-        )
+        drawn = self.maker.job_of(seed, *self.manifest.sizes[index])
         content = BytesIO()
-        image.save(content, format="PNG", pnginfo=png_info(drawn, self.hashes))
+        image.save(content, format="PNG", pnginfo=png_info(drawn, self.maker.hashes))
         atomic.write_bytes(path, content.getvalue())
         self.reports.generated(path, seed)
         return path

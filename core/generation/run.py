@@ -7,6 +7,7 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
@@ -192,13 +193,8 @@ def run_generate(
     job = with_prompt_loras(job)
     sources = find_sources(job, workspace)
     hashes = file_hashes(sources, workspace, reports.cancel)
-    weight_bytes = sources.denoiser_bytes()
-    dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
-    use_threads(device, weight_bytes)
-    use_tf32(job.memory.allow_tf32)
     _say_schedule(job, sources, reports)
-    reports.stage("loading the model")
-    with store.lease(job.model, sources.model, sources.vae, dtype, vae_type(job.memory), device) as components:
+    with leased(job, sources, store, device, reports) as components:
         paths = iter(sources.loras)  # found above, in the order of the settings
         asked = job.generate
         with (
@@ -209,8 +205,20 @@ def run_generate(
             states = words.encode(
                 asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip, weighted=asked.prompt_weights
             )
-            generation = _Generation(job, workspace, sources, hashes, components, states, reports)
-            return generation.all_images()
+            job = with_own_guidance(job, sources.model)
+            return _all_images(Maker(job, workspace, sources, hashes, components, states, reports))
+
+
+def leased(
+    job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports
+) -> AbstractContextManager[Any]:
+    """The job's model, loaded in the precision that suits the device."""
+    weight_bytes = sources.denoiser_bytes()
+    dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
+    use_threads(device, weight_bytes)
+    use_tf32(job.memory.allow_tf32)
+    reports.stage("loading the model")
+    return store.lease(job.model, sources.model, sources.vae, dtype, vae_type(job.memory), device)
 
 
 def _say_schedule(job: GenerateJob, sources: Sources, reports: Reports) -> None:
@@ -226,8 +234,8 @@ def _say(problems: Sequence[Problem], reports: Reports) -> None:
         reports.warn(problem)
 
 
-class _Generation:
-    """The images of one job, a few at a time."""
+class Maker:
+    """Generates images of one job, several of one size at once."""
 
     def __init__(
         self,
@@ -239,39 +247,32 @@ class _Generation:
         states: PromptStates,
         reports: Reports,
     ):
-        job = with_own_guidance(job, sources.model)
         self.job, self.workspace, self.sources, self.hashes = job, workspace, sources, hashes
-        self.components, self.states = components, states
-        self.reports = reports
-        side = int(components.denoiser.config.sample_size) * PIXELS_PER_LATENT
-        width, height = stated_size(sources.model) or (side, side)
-        self.width, self.height = job.generate.width or width, job.generate.height or height
-        first = job.generate.seed if job.generate.seed is not None else secrets.randbelow(SEEDS)
-        self.seeds = [(first + number) % SEEDS for number in range(job.generate.count)]
+        self.components, self.states, self.reports = components, states, reports
         self.zero_terminal_snr = uses_zero_terminal_snr(job, sources)
 
-    def all_images(self) -> list[Path]:
-        files: list[Path] = []
-        at_once = images_at_once(self.components, self.width, self.height)
-        self._progress(0, 0)
-        while len(files) < len(self.seeds):
-            seeds = self.seeds[len(files) : len(files) + at_once]
-            images = self._generate_if_it_fits(len(files), seeds)
-            if images is None:
-                at_once = 1
-                continue
-            for seed, image in zip(seeds, images, strict=True):
-                files.append(self._save(image, seed))
-                self.reports.generated(files[-1], seed)
-        self._progress(len(self.seeds), 0)
-        return files
-
-    def _generate_if_it_fits(self, start: int, seeds: Sequence[int]) -> list[Image] | None:
-        """None if several images together ran out of memory; a single one raises as usual."""
+    def generate_if_it_fits(
+        self, seeds: Sequence[int], width: int, height: int, on_step: Callable[[int], None]
+    ) -> list[Image] | None:
+        """None if several images together ran out of memory; a single one raises as usual. on_step: given the steps done."""
         import torch
 
+        asked, chosen = self.job.generate, self.job.model.prediction
         try:
-            return self._generate(start, seeds)
+            return generate(
+                self.components,
+                self.states,
+                seeds=seeds,
+                width=width,
+                height=height,
+                sampler=asked.sampler,
+                steps=asked.steps,
+                guidance_scale=asked.guidance_scale or 0.0,
+                prediction=None if chosen == "auto" else chosen,
+                zero_terminal_snr=self.zero_terminal_snr,
+                on_step=lambda done, _total: on_step(done),
+                cancel=self.reports.cancel,
+            )
         except torch.OutOfMemoryError:
             if len(seeds) == 1:
                 raise
@@ -279,38 +280,13 @@ class _Generation:
         self.reports.say("Several images at once do not fit into memory; continuing one by one")
         return None
 
-    def _generate(self, start: int, seeds: Sequence[int]) -> list[Image]:
-        asked, chosen = self.job.generate, self.job.model.prediction
-
-        def on_step(done: int, total: int) -> None:
-            self._progress(start, done * len(seeds))
-
-        return generate(
-            self.components,
-            self.states,
-            seeds=seeds,
-            width=self.width,
-            height=self.height,
-            sampler=asked.sampler,
-            steps=asked.steps,
-            guidance_scale=asked.guidance_scale or 0.0,
-            prediction=None if chosen == "auto" else chosen,
-            zero_terminal_snr=self.zero_terminal_snr,
-            on_step=on_step,
-            cancel=self.reports.cancel,
-        )
-
-    def _progress(self, images: int, steps_of_next: int) -> None:
-        count, steps = len(self.seeds), self.job.generate.steps
-        text = f"generating image {min(images + 1, count)} of {count}"
-        self.reports.stage(text, images * steps + steps_of_next, count * steps)
-
-    def _save(self, image: Image, seed: int) -> Path:
-        drawn = one_image(
+    def job_of(self, seed: int, width: int, height: int) -> GenerateJob:
+        """The job that generates one of the images again."""
+        return one_image(
             self.job,
             seed=seed,
-            width=self.width,
-            height=self.height,
+            width=width,
+            height=height,
             workspace=self.workspace,
             lora_paths=self.sources.loras,
             model_path=self.sources.model,
@@ -318,7 +294,36 @@ class _Generation:
             embeddings=[word.setting(self.workspace) for word in self.sources.embeddings],
             zero_terminal_snr=self.zero_terminal_snr,
         )
-        return save_image(image, drawn, self.hashes, self.workspace)
+
+
+def _all_images(maker: Maker) -> list[Path]:
+    """The files of a job's images, a few generated at a time."""
+    asked, components, reports = maker.job.generate, maker.components, maker.reports
+    side = int(components.denoiser.config.sample_size) * PIXELS_PER_LATENT
+    width, height = stated_size(maker.sources.model) or (side, side)
+    width, height = asked.width or width, asked.height or height
+    first = asked.seed if asked.seed is not None else secrets.randbelow(SEEDS)
+    left = [(first + number) % SEEDS for number in range(asked.count)]
+    files: list[Path] = []
+    at_once = images_at_once(components, width, height)
+
+    def progress(generating: int = 0, steps: int = 0) -> None:
+        text = f"generating image {min(len(files) + 1, asked.count)} of {asked.count}"
+        reports.stage(text, len(files) * asked.steps + generating * steps, asked.count * asked.steps)
+
+    progress()
+    while left:
+        seeds = left[:at_once]
+        images = maker.generate_if_it_fits(seeds, width, height, partial(progress, len(seeds)))
+        if images is None:
+            at_once = 1
+            continue
+        for seed, image in zip(seeds, images, strict=True):
+            files.append(save_image(image, maker.job_of(seed, width, height), maker.hashes, maker.workspace))
+            reports.generated(files[-1], seed)
+        left = left[len(seeds) :]
+    progress()
+    return files
 
 
 def save_image(image: Image, job: GenerateJob, hashes: Hashes, workspace: Workspace) -> Path:

@@ -13,6 +13,7 @@ from PIL import Image
 from core.cli.main import main
 from core.dataset.preflight import preflight
 from core.generation import class_images as making
+from core.generation import run as running
 from core.generation.class_images import make_class_images, what_would_be_made
 from core.generation.class_plan import (
     MANIFEST,
@@ -154,14 +155,14 @@ def test_another_prompt_is_refused_with_what_differs_and_nothing_is_changed(work
 
 
 def test_several_at_once_that_do_not_fit_are_drawn_one_by_one(workspace, dataset, store, tmp_path, monkeypatch):
-    generate, heard = making.generate, Heard()
+    generate, heard = running.generate, Heard()
 
     def small_device(*given, seeds, **named):
         if len(seeds) > 1:
             raise torch.OutOfMemoryError("too little")
         return generate(*given, seeds=seeds, **named)
 
-    monkeypatch.setattr(making, "generate", small_device)
+    monkeypatch.setattr(running, "generate", small_device)
     job = job_of(dataset, folder=str(tmp_path / "class"), number=3)
     made = make_class_images(job, workspace, store=store, reports=heard)
     assert len(made) == 3 and any("one by one" in text for text in heard.said)
