@@ -316,8 +316,8 @@ class SampleRow:
 
 
 def sample_rows(a: Side, b: Side, most: int = 5) -> list[SampleRow]:
-    """Prompts that both drew, in A's order: the steps of the run with fewer, each beside the other's nearest step; last,
-    where they end at different steps, the ends."""
+    """Prompts that both drew, in A's order: the steps of the run with fewer, each beside the other's nearest step, no
+    sample twice; last, where they end at different steps, the ends."""
     of_a, of_b = _by_prompt(a), _by_prompt(b)
     return [SampleRow(prompt, _pairs(of_a[prompt], of_b[prompt], most)) for prompt in of_a if prompt in of_b]
 
@@ -341,7 +341,10 @@ def _pairs(a: list[dict[str, Any]], b: list[dict[str, Any]], most: int) -> list[
     picked = fewer
     if len(fewer) > most:
         picked = [fewer[round(number * (len(fewer) - 1) / (most - 1))] for number in range(most)]
-    pairs = [(_nearest(a, each["step"]), _nearest(b, each["step"])) for each in picked]
+    near = [(_nearest(a, each["step"]), _nearest(b, each["step"])) for each in picked]
+    near.sort(key=lambda pair: -abs(pair[0]["step"] - pair[1]["step"]))
+    more = 1 if fewer is a else 0
+    pairs = sorted({pair[more]["step"]: pair for pair in near}.values(), key=lambda pair: pair[more]["step"])
     ends = (a[-1], b[-1])
     return pairs if pairs[-1] == ends else [*pairs, ends]
 

@@ -12,6 +12,8 @@ import gradio as gr
 
 from core.engine.queue import KEPT_ENDED, lane_of
 from core.record.problems import Problem, ProblemsError
+from core.settings.check import build as build_job
+from core.settings.job import TrainJob
 from core.tasks import tasks
 from tabs.browsers import Browser, whole
 from tabs.charts import loss_series, rate_series, rounded, validation_points, value_series
@@ -21,13 +23,12 @@ from tabs.next_step import NextStep, next_step
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
-    from core.settings.job import TrainJob
     from tabs.context import Page
 
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
 SHOWN_ENDED = 20
 SHOWN_IMAGES = 4  # of a job that has ended
-LEADS = {"train": "Train", "probe": "Train", "prepare": "Train", "generate": "Generate", "class_images": "Dataset"}
+LEADS = {"probe": "Train", "prepare": "Train", "generate": "Generate", "class_images": "Dataset"}
 WORST = 40  # images in the table of those that train worst
 RUNS_SECONDS = 5.0
 SAMPLE_SIZE = 256
@@ -265,6 +266,16 @@ def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
     page.run_list = (0.0, page.run_list[1])
 
 
+def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
+    """The settings of a run, or of a training that was cancelled while it waited, into the form of Train."""
+    waited = next((each for each in page.engine.queue() if each.id == entry and each.task == "train"), None)
+    if run or waited is None:
+        job, preset, title = page.engine.run_job(run), page.engine.run_preset(run), run
+    else:
+        job, preset, title = build_job(TrainJob, waited.job), waited.preset, waited.title
+    page.project.replace(job, preset=preset, did=f"loading the settings of {title}", session=browser.session)
+
+
 def _stops(page: Page, browser: Browser, stops: bool, **named: str) -> None:
     """Remember a training that this browser stops, so that it hears what became of it."""
     for entry in page.engine.queue() if stops else ():
@@ -315,9 +326,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
     elif name == "resume_queue":
         engine.resume_queue()
     elif name == "settings":
-        page.project.replace(
-            engine.run_job(run), preset="", did=f"taking the settings of {run}", session=browser.session
-        )
+        _take_settings(page, run, entry, browser)
     elif name == "generate":
         draw_with(page, run)
         page.browsers.say(browser, "done", "Loaded in Generate. Enter a prompt and press Generate.", go="Generate")

@@ -223,14 +223,15 @@ class Project:
         session: str = "",
         stamp: str | None = None,
     ) -> None:
-        """A whole new job (a preset, a run's settings, the JSON pane). `preset` None keeps the loaded preset's name."""
+        """A whole new job (a preset, a run's settings, the JSON pane). `preset` None keeps the loaded preset's name;
+        one that is gone counts as none."""
         with self._lock:
             self.guard(stamp, session)
             self._remember(did)
             self.bad = {}
             self.job = job
             if preset is not None:
-                self.preset = preset
+                self.preset = preset if preset in self.presets.names("train") else ""
             self._changed(session)
 
     def load_preset(self, name: str, *, session: str = "", stamp: str | None = None) -> list[str]:

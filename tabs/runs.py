@@ -213,7 +213,7 @@ class Desk:
     def _use(self, name: str) -> None:
         """The run's settings into the form of Train; undo there brings the former ones back."""
         job = self.page.engine.run_job(name)
-        self.page.project.replace(job, preset="", did=f"loading the settings of {name}")
+        self.page.project.replace(job, preset=self.page.engine.run_preset(name), did=f"loading the settings of {name}")
 
 
 STEPS = 10

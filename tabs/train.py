@@ -10,7 +10,7 @@ import gradio as gr
 
 from core.dataset.images.opening import SKIP
 from core.record.problems import ProblemsError
-from core.settings.base import Declared
+from core.settings.base import PATHS, Declared
 from core.settings.values import with_point
 from tabs import form, method_needs, presets_bar
 from tabs.browsers import Browser, packed, signed, unpack, whole
@@ -160,8 +160,10 @@ def _changed(page: Page, path: str, value: Any, envelope: str, request: gr.Reque
             page.browsers.succeeded(browser, FORM)
             if path != NAME and page.project.shown(NAME) != before:
                 shown[NAME] = page.project.shown(NAME)
-            if path not in page.project.bad and (pointed := with_point(FIELDS[path], value)) != value:
-                shown[path] = pointed
+            is_path = FIELDS[path].names in PATHS
+            tidied = page.project.shown(path) if is_path else with_point(FIELDS[path], value)
+            if path not in page.project.bad and tidied != value:
+                shown[path] = tidied
     except OldRevision:
         _say_refused(page, browser)
     finally:

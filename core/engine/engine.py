@@ -440,6 +440,10 @@ class Engine:
         """The settings of a training, checked."""
         return job_of(self._folder(run_name))
 
+    def run_preset(self, run_name: str) -> str:
+        """The preset that a training was started from; "" if unknown."""
+        return self._folder(run_name).preset
+
     def runs(self) -> list[RunSummary]:
         """Every training on disk, newest first."""
         return [self._summary(folder) for folder in list_runs(self.workspace.runs)]

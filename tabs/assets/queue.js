@@ -22,6 +22,7 @@
   const endedRow = (entry) => h("li", {class: `state-${entry.state}`}, head(entry, entry.tab ? `#${entry.tab}` : ""),
     h("span", {class: "hint"}, entry.message), h("span", {class: "grow"}),
     entry.images.map((image) => h("a", {class: "small-image", href: image.whole, target: "_blank", rel: "noopener"}, h("img", {src: image.small, alt: `Image of ${entry.title}`, loading: "lazy", width: 40, height: 40}))),
+    entry.task === "train" ? h("button", {type: "button", class: "btn small quiet", onclick: () => { atelier.command("settings", {entry: entry.id}); atelier.goTo("Train"); }}, "Use its settings") : null,
     button(true, "Clear", `Clear ${entry.title}`, "forget", {entries: [entry.id]}));
 
   /** Draw a list anew only where it has changed, so that the keyboard keeps its place. */

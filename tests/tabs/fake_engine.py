@@ -300,6 +300,9 @@ class FakeEngine:
     def run_job(self, run_name: str) -> Any:
         return self._find(run_name).job
 
+    def run_preset(self, run_name: str) -> str:
+        return ""
+
     def delete_run(self, run_name: str) -> None:
         if self._now is not None and self._now.name == run_name:
             raise ProblemsError.one(f"'{run_name}' is running and cannot be deleted", run_name, "stop it first")

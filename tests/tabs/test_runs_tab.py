@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from core.record.problems import ProblemsError
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.run_folder import RunFolder
 from core.record.space import folder_bytes
+from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets import dump
@@ -242,6 +244,44 @@ def test_use_its_settings_fills_train_and_undo_brings_the_former_back(desk):
     assert desk.page.project.job.schedule.max_train_steps == 7
     desk.page.project.undo()
     assert desk.page.project.job == before
+
+
+@pytest.fixture
+def starter(desk):
+    """The desk with the starter's preset loaded."""
+    desk.page.workspace.presets.mkdir(parents=True, exist_ok=True)
+    shutil.copy(PROJECT / "presets" / "starter_lora.json", desk.page.workspace.presets)
+    desk.page.project.load_preset("starter_lora")
+    return desk
+
+
+@pytest.mark.parametrize(("preset", "loaded"), [("starter_lora", "starter_lora"), ("user/gone", "")])
+def test_use_its_settings_compares_with_the_preset_that_the_run_came_from(starter, preset, loaded):
+    page, name = starter.page, "20260101-120000_one"
+    job = page.project.job
+    folder = write_run(page, name, job=job.model_copy(update={"schedule": job.schedule.model_copy(update={"seed": 7})}))
+    raw = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps(raw | {"preset": preset}))
+    for use in (
+        lambda: starter.act({}, event("use", name)),
+        lambda: monitor.command(page, {"name": "settings", "run": name}, Browser("")),
+    ):
+        page.project.replace(TrainJob(), preset="")
+        use()
+        assert page.project.preset == loaded and page.project.job.schedule.seed == 7
+        assert (list(page.project.changed()) == ["schedule.seed"]) is bool(loaded)
+
+
+def test_the_settings_of_a_cancelled_training_come_back_into_the_form(starter):
+    page = starter.page
+    page.engine.pause_queue()
+    page.engine.submit("train", page.project.job, "mine", "starter_lora")
+    entry = page.engine.queue()[-1]
+    page.engine.cancel(entry.id)
+    page.project.replace(TrainJob(), preset="")
+    monitor.command(page, {"name": "settings", "entry": entry.id}, Browser(""))
+    assert page.project.job.saving.output_name == "glyph_style"
+    assert (page.project.preset, page.project.changed()) == ("starter_lora", {})
 
 
 def test_draw_with_it_puts_the_newest_file_into_generate(desk):
