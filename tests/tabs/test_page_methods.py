@@ -101,7 +101,7 @@ def test_an_optimizer_is_found_by_typing_and_its_recipe_is_one_click(visit, serv
 
 
 @pytest.mark.slow
-def test_the_sketch_of_the_rate_follows_the_form_and_a_decimal_comma_becomes_a_point(visit, served):
+def test_the_sketch_of_the_rate_follows_the_form_and_commas_and_quotation_marks_are_tidied(visit, served):
     window = visit()
     tab = window.open()
     unfold(tab, "schedule")
@@ -122,6 +122,10 @@ def test_the_sketch_of_the_rate_follows_the_form_and_a_decimal_comma_becomes_a_p
     tab.keyboard.press("Tab")
     assert until(lambda: server_value(served, "optimizer.betas") == (0.9, 0.99))
     expect(box(tab, "optimizer.betas")).to_have_value("0.9,0.99")
+    unfold(tab, "samples", more=True)
+    box(tab, "samples.sample_prompts_file").fill('"/photos/prompts.txt"')
+    tab.keyboard.press("Tab")
+    expect(box(tab, "samples.sample_prompts_file")).to_have_value("/photos/prompts.txt")
     assert window.errors == []
 
 
