@@ -176,8 +176,9 @@ class Works:
         name = main_setting(task)
         asked = str(value_of(job, own_settings_of(task)[name].path) or "") if name else ""
         shown = str(parse_source(asked)) if task.name == DOWNLOAD else asked
-        shares = sum(each.card == task.card for each in tasks().values()) > 1
-        return asked, f"{task.title}: {shown}" if shares else shown or task.title
+        if task.name == DOWNLOAD:
+            return asked, shown
+        return asked, f"{task.title}: {shown}" if shown else task.title
 
     def _runs(self, work: Work) -> bool:
         return work.facts(self._engine)["state"] in GOING

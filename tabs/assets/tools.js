@@ -39,6 +39,16 @@
     if (work.share !== null) bar.value = work.share;
   };
 
+  /* What a person has started comes into view, which may lie below the window; not if it took so long that they look elsewhere. */
+  let started = {card: "", when: 0};
+  document.addEventListener("click", ({target}) => {
+    const button = target.closest && target.closest("[data-act=go], [data-act=preview]"), form = button && button.closest("[id^=tools-]");
+    if (form) started = {card: form.id.slice("tools-".length), when: performance.now()};
+  });
+  const bringIntoView = (holder) => {
+    if (holder.dataset.tasks === started.card && performance.now() - started.when < 5000 && holder.firstElementChild) holder.firstElementChild.scrollIntoView({block: "nearest"});
+  };
+
   atelier.parts.works = (list) => {
     const finished = list.some((work) => work.tool === "download" && work.state === "done" && works.some((old) => old.id === work.id && old.state !== "done"));
     works = list;
@@ -51,6 +61,7 @@
       if (holder.dataset.key === key) { mine.forEach((work, n) => move(holder.children[n], work)); continue; }
       holder.dataset.key = key;
       holder.replaceChildren(...mine.map(line));
+      bringIntoView(holder);
     }
     if (finished) atelier.refill();  // the list of base models has grown
     atelier.paintCatalog();

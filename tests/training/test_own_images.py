@@ -196,10 +196,21 @@ def test_any_folders_name_gives_a_name_that_a_file_can_have():
     chance = random.Random(7)
     signs = "aZ9 _-.<>:\"|?*\\äß漢\u200b\n\t'&%$#@!()[]{}~;,=+"
     for _ in range(500):
-        name = name_of("/" + "/".join("".join(chance.choices(signs, k=chance.randint(1, 120))) for _ in range(2)))
+        name, _ = name_of("/" + "/".join("".join(chance.choices(signs, k=chance.randint(1, 120))) for _ in range(2)))
         assert bad_name(name) is None and name == name.strip() and len(name.encode()) <= 100
-    assert name_of("/home/mira/photos") == "mira" and name_of("/images") == "my_images"
-    assert name_of("/sets/con") == "sets"
+    assert name_of("/home/mira/photos")[0] == "mira" and name_of("/images")[0] == "my_images"
+    assert name_of("/sets/con")[0] == "sets"
+
+
+def test_a_folder_of_no_telling_name_is_called_as_the_one_with_repeats_inside(space, tmp_path):
+    folder = folder_of(tmp_path, "photos", sizes=((64, 64),) * 4)
+    folder_of(tmp_path, "photos/5_mira", sizes=((64, 64),) * 2, captions=False)
+    job = chosen(folder)
+    setup = setup_of(job, space)
+    (named,) = (change for change in setup.changes if change.path == NAME)
+    assert named.new == "mira" and "5_mira" in named.reason
+    prompts = with_setup(job, setup).samples.sample_prompts
+    assert prompts and all(prompt.startswith("mira on day") for prompt in prompts)  # no class tokens beside captions
 
 
 def test_the_demos_prompts_ask_only_for_what_its_model_draws():

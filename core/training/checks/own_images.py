@@ -15,6 +15,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.length import advised_epochs
+from core.dataset.captions.files import OWN
+from core.dataset.sources.files import printable
 from core.families.locate import check_family
 from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES, identify
@@ -192,9 +194,10 @@ def _changes(
     if found:
         yield change(MODEL, found[0], f"{found[1]} is on this machine; the starter only generates icons")
     folder = next(source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train")
-    name = name_of(folder)
+    repeated = Counter(row.path.parent.name for row in report.rows if row.trains and row.repeats > 1)
+    name, named_by = name_of(folder, [inside for inside, _ in repeated.most_common(1)])
     if (NAME in left or _of_the_demo_or_default(job, NAME)) and job.method.changes != "embedding":
-        yield change(NAME, name, "the folder's name")
+        yield change(NAME, name, named_by)
     if PROMPTS in left or _of_the_demo_or_default(job, PROMPTS):
         prompts, where = prompts_of(job, report, name)
         yield change(PROMPTS, prompts, where)
@@ -274,27 +277,30 @@ def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
     return list(dict.fromkeys(", ".join([*shared[:SHARED_TAGS], *tags]) for tags in single))[:PROMPTS_SET]
 
 
-def name_of(folder: str) -> str:
-    """A file name from a folder's: "10_mira woman" -> "mira_woman"; that of its parent where it says nothing."""
+def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
+    """(file name, reason) from a folder's name: "10_mira woman" -> "mira_woman"; where it says nothing, from that of a folder
+    inside or of its parent."""
     path = Path(os.path.abspath(resolve_path(folder)))
-    for part in (path.name, path.parent.name):
+    for part in (path.name, *inside, path.parent.name):
         text = re.sub(r"\W+", "_", without_signs(re.sub(r"^\d+_", "", part))).strip("_")
         while len(text.encode("utf-8", "replace")) > 80:
             text = text[:-1]
         if text and text.lower() not in PLAIN_NAMES and bad_name(text) is None and text.isprintable():
-            return text
-    return "my_images"
+            return text, f"after the folder {printable(part)}"
+    return "my_images", "the folders have no name of their own"
 
 
 def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
     """Up to four sample prompts for these images, and where they are from: tags or captions, else words, else the name."""
-    captions = [" ".join(row.caption.split("\n")[0].split()) for row in report.rows if row.trains]
+    trained = [row for row in report.rows if row.trains]
+    written = [row for row in trained if row.source in OWN]
+    captions = [" ".join(row.caption.split("\n")[0].split()) for row in written or trained]
     words = [
         caption for caption in dict.fromkeys(captions) if caption and " --" not in f" {caption}" and caption[0] != "#"
     ]
     if words:
         apart = max(1, len(words) // PROMPTS_SET)  # from the whole set, not four of its beginning
-        source = "captions of these images" if any(row.source == "file" for row in report.rows) else "the class tokens"
+        source = "captions of these images" if written else "the class tokens"
         prompts = words[::apart][:PROMPTS_SET]
         if tagged := _prompts_of_tags(words, apart):
             prompts, source = tagged, "tags that the images share, plus a few of single images"
