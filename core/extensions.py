@@ -8,9 +8,7 @@ from typing import Any
 
 EXTENSIONS = (
     "core.builtin",
-    "core.captioning.taggers",
-    "core.captioning.sentence_captioners",
-    "core.captioning.sources",
+    "core.captioning.registered",
     "core.diffusion.objectives",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",

@@ -10,12 +10,12 @@ from pydantic import Field, create_model
 
 from core import extensions
 from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
 from core.settings.base import Job, Settings
 from core.settings.named import named_in
 
 if TYPE_CHECKING:
     from core.record.context import JobContext, Outcome
-    from core.record.workspace import Workspace
 
 # device: one job at a time on the GPU or the CPU; light: threads beside it; downloads: one after another, beside it too;
 # process: a process of its own with its own threads, so that neither the page nor a training waits for it

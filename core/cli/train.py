@@ -18,11 +18,11 @@ from core.record.processes import check_launch, launched_processes, only_follows
 from core.settings.flags import read_flags
 from core.settings.job import TrainJob
 from core.settings.memory import MemorySettings
+from core.settings.model import ModelSettings
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
     from core.formats.hub import HubId
-    from core.settings.model import ModelSettings
 
 
 def run(words: list[str]) -> int:

@@ -13,7 +13,6 @@ from core.dataset.buckets.rotation import Turn
 from core.dataset.images.look import Look
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo, listed, names_of
-from core.dataset.titles import title
 from core.record.problems import Problem
 from core.record.units import count
 from core.settings.captions import LENGTHS, CaptionSettings
@@ -87,7 +86,7 @@ def _other_caption_files(placed: Sequence[Placed]) -> list[Problem]:
     counts = f"{_listed(endings)} next to them; {_listed(used)} used"
     have = "has" if len(unread) == 1 else "have"
     what = f"{count(len(unread), 'image')} {have} caption files that are not used: {counts}"
-    which, both = title(CaptionSettings, "caption_extension"), title(CaptionSettings, "sidecars")
+    which, both = CaptionSettings.title_of("caption_extension"), CaptionSettings.title_of("sidecars")
     fix = f"choose the file type under '{which}', or combine both types under '{both}'"
     return [Problem(what, printable(unread[0].path.parent), fix, "advice", code="dataset.unused-captions")]
 
@@ -177,7 +176,7 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
         what += f"upscaled up to {most:.1f} times: {names_of([each.image for each in small])}"
         fix = "use larger images or a lower resolution"
         if any(each.concept.images.enable_bucket for each in small):
-            fix += f", or turn on '{title(ImageSettings, 'bucket_no_upscale')}'"
+            fix += f", or turn on '{ImageSettings.title_of('bucket_no_upscale')}'"
         found.append(Problem(what, printable(small[0].image.path.parent), fix, "advice", code="image.upscaled"))
     cropped = sorted(
         (each for each in placed if each.placement.kept < KEPT_BELOW), key=lambda each: each.placement.kept
@@ -186,7 +185,7 @@ def size_advice(placed: Sequence[Placed]) -> list[Problem]:
         least = cropped[0].placement.kept
         what = f"{len(cropped)} of {len(placed)} images cropped by more than half "
         what += f"({least:.0%} left at worst): {names_of([each.image for each in cropped])}"
-        fix = f"crop them manually, or raise '{title(ImageSettings, 'max_bucket_reso')}'"
+        fix = f"crop them manually, or raise '{ImageSettings.title_of('max_bucket_reso')}'"
         found.append(Problem(what, printable(cropped[0].image.path.parent), fix, "advice", code="image.cropped"))
     return found
 
@@ -209,6 +208,6 @@ def balance_advice(epochs: Epochs) -> list[Problem]:
     if never:
         what = f"{len(never)} images are never used: their buckets do not fill a batch, and incomplete batches are dropped: "
         what += names_of([each.image for each in never])
-        fix = f"choose another option for '{title(DatasetSettings, 'short_batches')}', or lower the batch size"
+        fix = f"choose another option for '{DatasetSettings.title_of('short_batches')}', or lower the batch size"
         found.append(Problem(what, "dataset.short_batches", fix, "advice", code="dataset.never-used"))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from core.dataset.advice import balance_advice, caption_advice, remark_advice, size_advice
 from core.dataset.buckets.batches import Placed
@@ -31,9 +31,6 @@ from core.record.problems import Problem, errors
 from core.record.workspace import Workspace
 from core.settings.concepts import Concept, concepts_of
 from core.settings.job import TrainJob
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Progress = Callable[[int, int], None]
 

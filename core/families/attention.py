@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.families.compiling import compile_problems
 from core.record.problems import Problem
-
-if TYPE_CHECKING:
-    from core.settings.memory import MemorySettings
+from core.settings.memory import MemorySettings
 
 SLICE = "auto"  # diffusers' name for half of the heads at a time
 

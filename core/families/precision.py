@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from core.families import type_speed
 from core.record import machine
+from core.settings.memory import MemorySettings
+from core.settings.method import MethodSettings
 
 if TYPE_CHECKING:
     import torch
 
-    from core.settings.memory import MemorySettings
-    from core.settings.method import MethodSettings
 
 # Below this many bytes of weights a CPU gains nothing from bf16: converting costs what the faster products save.
 SMALL_MODEL_BYTES = 200 << 20

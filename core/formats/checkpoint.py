@@ -21,13 +21,13 @@ from core.formats.part_config import check_config
 from core.formats.tensor_entry import ITEM_BYTES, TensorEntry
 from core.formats.tensors import TensorFile
 from core.record.bounded_json import parse_json
+from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 
 if TYPE_CHECKING:
     import torch
 
-    from core.record.cancel import CancelToken
 
 # Weight file names in a diffusers folder, preferred first: full precision before 16 bits, safetensors before a pickle.
 WEIGHT_FILES = (

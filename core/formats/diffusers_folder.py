@@ -7,16 +7,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.formats import text_keys
 from core.formats.checkpoint import PART_TITLES
 from core.formats.detect import read_json
 from core.formats.lazy_tensors import LazyTensor
 from core.formats.tensor_writer import write_pickle, write_safetensors
-
-if TYPE_CHECKING:
-    from core.record.cancel import CancelToken
+from core.record.cancel import CancelToken
 
 State = Mapping[str, LazyTensor]
 # Stem of the weight files in a part's folder, for diffusers and for transformers; extension by format.

@@ -8,16 +8,13 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.record import atomic
 from core.record.bounded_json import read_json_object
+from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 from core.record.workspace import display_path, real_path
-
-if TYPE_CHECKING:
-    from core.record.cancel import CancelToken
 
 CHUNK_BYTES = 1 << 22
 HOLLOW = 20  # claimed size over size on disk

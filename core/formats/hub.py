@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from core.formats import catalog
@@ -18,13 +18,10 @@ from core.formats.hashes import file_sha256
 from core.formats.header import FORMS, check_form
 from core.record import atomic
 from core.record.allowed import may_reach, may_use_keys
-from core.record.cancel import Cancelled
+from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.secrets import secret
 from core.record.workspace import display_path, open_home, resolve_path
-
-if TYPE_CHECKING:
-    from core.record.cancel import CancelToken
 
 WEIGHT_SUFFIXES = tuple(FORMS)
 HUB_NAME = r"[A-Za-z0-9][\w.-]{0,95}"

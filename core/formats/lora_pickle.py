@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from core.formats.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers
 from core.formats.tensor_writer import save_pickle
 from core.record import atomic
+from core.record.problems import Problem
 
 if TYPE_CHECKING:
     import torch
-
-    from core.record.problems import Problem
 
 
 def write_lora_pickle(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[Problem]:

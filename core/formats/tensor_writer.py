@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.formats.lazy_tensors import LazyTensor
 from core.formats.tensors import TORCH_NAMES
 
 if TYPE_CHECKING:
     import torch
 
-    from core.formats.lazy_tensors import LazyTensor
     from core.record.cancel import CancelToken
 
 SAFE_NAMES = {name: safe for safe, name in TORCH_NAMES.items()}

@@ -16,13 +16,13 @@ from core.formats.lazy_tensors import LazyTensor, OpenFiles, in_memory
 from core.formats.overflow import beyond, kept_wide, largest_of, no_numbers, refuse_no_numbers
 from core.formats.tensor_writer import file_bytes, write_pickle, write_safetensors
 from core.record import atomic
+from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.space import require_space
 
 if TYPE_CHECKING:
     import torch
 
-    from core.record.cancel import CancelToken
 
 Form = Literal["safetensors", "ckpt", "diffusers", "diffusers_safetensors"]
 ENDINGS: dict[str, str] = {"safetensors": ".safetensors", "ckpt": ".ckpt", "diffusers": "", "diffusers_safetensors": ""}

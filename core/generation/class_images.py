@@ -35,6 +35,7 @@ from core.generation.run import (
 )
 from core.generation.store import ModelStore
 from core.record import atomic
+from core.record.cancel import CancelToken
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.workspace import Workspace, display_path
 from core.settings.generate import GenerateSettings
@@ -42,8 +43,6 @@ from core.settings.job import ClassImagesJob, GenerateJob
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from core.record.cancel import CancelToken
 
 
 def run_task(job: ClassImagesJob, context: JobContext) -> Outcome:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
 from core.formats.header import read_header
@@ -22,7 +23,6 @@ from core.record.workspace import Workspace, display_path
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.families.components import Components
 
 WHERE = "embeddings"
 TABLE = "token_embedding.weight"  # the end of its name in every single file, the first encoder's first

@@ -338,8 +338,11 @@ def _valid(wanted: dict[str, Any], notes: list[Problem]) -> dict[str, Any]:
         GenerateSettings.model_validate(wanted)
     except ValidationError as error:
         for name in dict.fromkeys(str(item["loc"][0]) for item in error.errors()):
-            title = GenerateSettings.model_fields[name].title or name
-            notes.append(_advice(f"{title} '{wanted[name]}' is out of range and is ignored", "out-of-range"))
+            notes.append(
+                _advice(
+                    f"{GenerateSettings.title_of(name)} '{wanted[name]}' is out of range and is ignored", "out-of-range"
+                )
+            )
             del wanted[name]
     return wanted
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.families.components import Components
 from core.networks.files import check_file, read_network
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
-    from core.families.components import Components
     from core.networks.network import Network
     from core.settings.generate import LoraUse
 

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 from core.diffusion.samplers import image_generators, make_sampler, sampler_step, start_latents
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
+from core.families.components import Components
 from core.families.token_count import WINDOW
 from core.families.word_weights import runs_of
+from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from core.families.components import Components
-    from core.record.cancel import CancelToken
 
 PIXELS_PER_LATENT = 8
 MAX_AT_ONCE = 4

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families import family
+from core.families.components import Components
 from core.families.locate import family_of, model_path
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.families.trained_size import own_guidance, stated_size
@@ -31,20 +32,19 @@ from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, generate, 
 from core.generation.prompt_loras import with_prompt_loras
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
+from core.record.cancel import CancelToken
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import open_regular
 from core.record.workspace import Workspace
 from core.settings.generate import GenerateSettings
 from core.settings.job import GenerateJob
+from core.settings.model import ModelSettings
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from core.families.components import Components
-    from core.record.cancel import CancelToken
-    from core.settings.model import ModelSettings
 
 SEEDS = 2**32
 
@@ -137,8 +137,9 @@ def weight_problems(job: GenerateJob) -> Iterator[Problem]:
     for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
         wrong = wrong_weight(getattr(job.generate, name))
         if wrong:
-            title = GenerateSettings.model_fields[name].title
-            yield Problem(f"{title}: {wrong}", f"generate.{name}", FIX, code="prompt.bad-weight")
+            yield Problem(
+                f"{GenerateSettings.title_of(name)}: {wrong}", f"generate.{name}", FIX, code="prompt.bad-weight"
+            )
 
 
 def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.families.word_weights import FIX, wrong_weight
 from core.generation.prompt_tags import FIX as TAG_FIX
@@ -16,10 +16,7 @@ from core.record.bounded_toml import read_toml
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 from core.record.regular import read_regular
 from core.record.workspace import resolve_path
-from core.settings.samples import SAMPLER_LABELS, sampler_name
-
-if TYPE_CHECKING:
-    from core.settings.samples import SampleSettings
+from core.settings.samples import SAMPLER_LABELS, SampleSettings, sampler_name
 
 WHERE = "samples.sample_prompts_file"
 SWITCH = re.compile(r"(n|w|h|d|s|l|ss|cn|g|ctr|rcfg|fs)\s+(.+)", re.IGNORECASE | re.DOTALL)

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.families.components import Components
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
     import torch
 
-    from core.families.components import Components
     from core.settings.model import ModelSettings
 
 # (settings, path, vae path or None, dtype, VAE's dtype, device) -> components; see core.generation.run.load_model

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from core.diffusion.text_states import TextStates
+from core.families.components import Components
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from core.dataset.caches.texts import EncodeText
-    from core.diffusion.text_states import TextStates
-    from core.families.components import Components
     from core.networks.files import NetworkFiles
     from core.optimization.groups import Trainable
     from core.record.problems import Problem

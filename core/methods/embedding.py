@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from core.diffusion.text_states import TextStates
+from core.families.components import Components
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, write_embedding
 from core.formats.tensor_writer import type_named
 from core.methods import Method
@@ -22,7 +23,6 @@ from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
     from core.dataset.caches.texts import EncodeText
-    from core.families.components import Components
     from core.settings.job import TrainJob
 
 PARTS = ("text_encoder", "text_encoder_2")

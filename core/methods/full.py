@@ -11,7 +11,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from torch import Tensor, nn
+
 from core.families import family
+from core.families.components import Components
 from core.families.saving import modules_of, save_model
 from core.formats.sd_keys import unet_to_ldm
 from core.formats.tensor_writer import type_named
@@ -21,15 +24,13 @@ from core.methods.ema import WeightAverage, taken_from, under
 from core.networks.blocks import block_of
 from core.optimization.averaging import averaged
 from core.optimization.groups import Trainable
+from core.record.problems import Problem
 from core.settings.blocks import COUNTS, numbers
 from core.settings.rates import has_frozen_blocks, trains_text
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from core.families.components import Components
-    from core.record.problems import Problem
     from core.settings.job import TrainJob
 
 EMA = "ema."  # in front of the names of averaged weights in a state

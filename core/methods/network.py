@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from core.families.components import Components
 from core.formats.lora_pickle import write_lora_pickle
 from core.formats.tensor_writer import type_named
 from core.methods import Method
@@ -24,9 +27,6 @@ from core.settings.blocks import block_rates
 from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from core.families.components import Components
     from core.settings.job import TrainJob
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.families import family
+from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, identify
 from core.networks.adapter_file import LoraFile, load_lora
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
-    from core.families.components import Components
     from core.families.targets import Target
     from core.networks.network import Network
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +16,8 @@ from core.networks.dropout import Dropout
 from core.networks.kinds import kind_named, kind_of_keys
 from core.networks.sizes import SizeOf, part_of, sizes_by_settings
 from core.record.problems import ProblemsError
-
-if TYPE_CHECKING:
-    from core.networks.adapter import Adapter
-    from core.settings.base import Settings
-    from core.settings.network import NetworkSettings
+from core.settings.base import Settings
+from core.settings.network import NetworkSettings
 
 
 class Network:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from core.families.targets import Target
 from core.networks.blocks import block_count, block_of
 from core.networks.kinds import kind_named
 from core.settings.blocks import BlockSize, block_rates, block_sizes
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from core.settings.network import NetworkSettings
+from core.settings.network import NetworkSettings
 
 # Their time embedding and 1x1 shortcut are hooked too, but only when 3x3 convolutions are (kohya's C3Lier).
 CONV_CONTAINERS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
 
 from core.families.targets import Target
 from core.formats.lora_names import group_by_module
@@ -12,12 +13,8 @@ from core.networks.kinds import NetworkKind, kind_named
 from core.networks.network import Network, named_as
 from core.networks.sizes import has_large_kernel, part_of, sizes_by_file, wanted
 from core.record.problems import Problem, ProblemsError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from core.settings.base import Settings
-    from core.settings.network import NetworkSettings
+from core.settings.base import Settings
+from core.settings.network import NetworkSettings
 
 SHOWN = 3
 WHERE = "network.network_weights"

@@ -8,12 +8,12 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from core.optimization.groups import Group
 from core.optimization.rounding import WideStep, wide_norm
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from core.optimization.clipping import NonFiniteGuard

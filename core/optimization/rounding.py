@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
+from torch import Tensor, nn
 
 from core.record.draws import address
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from core.optimization.groups import Group

@@ -42,6 +42,11 @@ class Settings(BaseModel):
         """The group in one line, as a closed group of the form shows it; empty lists what is not at its default."""
         return ""
 
+    @classmethod
+    def title_of(cls, name: str) -> str:
+        """The title of one of its settings, as the page shows it."""
+        return cls.model_fields[name].title or name
+
     def label(self, name: str) -> str:
         """The label of the value that a choice has."""
         value = getattr(self, name)

@@ -19,11 +19,13 @@ def _threshold(help: str, hint: str = "threshold", kohya: str = SAME) -> Any:
 class TagTextSettings(Settings):
     """The model whose scores are used, and the way from scores to a caption."""
 
-    repo_id: Literal["SmilingWolf/wd-swinv2-tagger-v3"] = kohya_setting(  # core/captioning/taggers.py adds the others
-        "SmilingWolf/wd-swinv2-tagger-v3",
-        title="Tagger",
-        level="shown",
-        help="WD SwinV2 v3 is the usual choice, EVA02-Large the most accurate. Models are stored in models/captioners.",
+    repo_id: Literal["SmilingWolf/wd-swinv2-tagger-v3"] = (
+        kohya_setting(  # core/captioning/registered.py adds the others
+            "SmilingWolf/wd-swinv2-tagger-v3",
+            title="Tagger",
+            level="shown",
+            help="WD SwinV2 v3 is the usual choice, EVA02-Large the most accurate. Models are stored in models/captioners.",
+        )
     )
     model_dir: str | None = kohya_setting(
         None,

@@ -8,19 +8,17 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hashes import file_sha256, legacy_hash
 from core.formats.header import read_header, sniff
 from core.formats.tensors import TensorFile
 from core.record.bounded_json import parse_json
+from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 from core.record.workspace import display_path
-
-if TYPE_CHECKING:
-    from core.record.cancel import CancelToken
 
 SHOWN_NAMES = 5
 FAR_TOO_LARGE = 1e4  # a weight above this is damage, not training

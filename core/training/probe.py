@@ -17,13 +17,13 @@ from core.record.events import Forecasted
 from core.record.memory import PeakMemory
 from core.record.run_folder import RunFolder
 from core.record.units import memory_words
+from core.settings.job import TrainJob
 from core.settings.presets import dump
+from core.training.loop.run import Run
 from core.training.prove import short_job
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
-    from core.settings.job import TrainJob
-    from core.training.loop.run import Run
 
 STEPS = 2  # on each batch; the first one warms up and creates the optimizer state
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.record import atomic
 from core.record.cancel import CancelToken
@@ -19,12 +19,10 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder, newest_state
 from core.record.workspace import Workspace
 from core.settings.hub import HubSettings
+from core.settings.job import TrainJob
 from core.settings.presets import dump
 from core.training.saving.states import STATE_FILE
 from core.training.start import run_training
-
-if TYPE_CHECKING:
-    from core.settings.job import TrainJob
 
 NOT_TRAINED = ("seconds", "made_with")  # of a state: they differ from one try to the next
 

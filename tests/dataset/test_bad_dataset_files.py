@@ -4,7 +4,6 @@ remedy, or how it does without; and that nothing in the folder is changed. Rows 
 import pytest
 
 from core.dataset.captions.pipeline import caption_preview
-from core.dataset.titles import title
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import errors
 from core.settings.images import ImageSettings
@@ -73,7 +72,7 @@ def unknown_keys_and_keys_at_the_wrong_level(theirs):
     # every method takes every option, and a folder of masks switches the masks on.
     found = imported(theirs, HEAD + "conditioning_data_dir = 'masks'\ncaption_dropout_rate = 0.1\n")
     assert not found.problems and found.values["dataset"]["masked_loss"]
-    assert any(f"'{title(ImageSettings, 'masked_loss')}'" in note for note in found.notes)
+    assert any(f"'{ImageSettings.title_of('masked_loss')}'" in note for note in found.notes)
 
 
 @table.row("expected int for dictionary value:")
@@ -122,7 +121,7 @@ def cached_latents_and_changes_by_chance(theirs):
     assert seen.report.ok  # auto encodes these images at each step
     seen.look(memory={"cache_latents": "disk"}, dataset={"color_aug": True, "random_crop": True})
     for name in ("color_aug", "random_crop"):
-        named, code = f"'{title(ImageSettings, name)}'", "dataset.augmentation-with-latent-cache"
+        named, code = f"'{ImageSettings.title_of(name)}'", "dataset.augmentation-with-latent-cache"
         said = seen.told(code, "memory.cache_latents", named, blocks=True)
         assert str(theirs) in said.what and "auto" in said.fix
 
@@ -146,7 +145,7 @@ def image_shapes_not_kept(theirs):
     assert seen.report.ok and seen.report.buckets == {(128, 128): (2, 2)}  # resized and cropped, cached or not
     said = seen.told("image.upscaled", str(theirs), "1 of 2 images")
     assert "2.1 times" in said.what and "small.png" in said.what and "large.png" not in said.what
-    assert title(ImageSettings, "bucket_no_upscale") not in said.fix  # it is for buckets
+    assert ImageSettings.title_of("bucket_no_upscale") not in said.fix  # it is for buckets
 
 
 @table.row("caption file is empty:")

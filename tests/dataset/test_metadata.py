@@ -16,7 +16,6 @@ from core.dataset.captions.pipeline import training_caption
 from core.dataset.sources.metadata import Entry, Finder
 from core.dataset.sources.scan import scan, scan_dataset
 from core.dataset.sources.walk import File
-from core.dataset.titles import title
 from core.settings.captions import CaptionSettings
 from core.settings.concepts import concepts
 from core.settings.dataset import DatasetSettings
@@ -154,7 +153,7 @@ def test_never_enlarge_beside_sizes_of_the_metadata_is_said(add, look):
     add("set/a.png")
     found = look({"a": {"train_resolution": [512, 512]}}, bucket_no_upscale=True)
     assert codes(found) == ["metadata.no-upscale-ignored"]
-    assert f"'{title(ImageSettings, 'bucket_no_upscale')}'" in whats(found)[0]
+    assert f"'{ImageSettings.title_of('bucket_no_upscale')}'" in whats(found)[0]
 
 
 def test_json_lines_are_read_and_blank_lines_passed_over(add, look):

@@ -15,7 +15,7 @@ from core.captioning.described import Described
 from core.captioning.report import Row
 from core.captioning.sentences import cleaning
 from core.captioning.sentences.folder import Found, check, fetch_missing, find
-from core.captioning.sentences.loading import freed, load, precision_problems
+from core.captioning.sentences.loading import Loaded, freed, load, precision_problems
 from core.captioning.sentences.profiles import PROFILES
 from core.captioning.sentences.prompts import facts_of, filled, prompt_of, prompt_problems
 from core.dataset.images.colors import WHITE
@@ -35,7 +35,6 @@ from core.settings.captioner_models import (
 
 if TYPE_CHECKING:
     from core.captioning.sentences.generating import Answer, Asked
-    from core.captioning.sentences.loading import Loaded
 
 Sentences = BlipSettings | GitSettings | FlorenceSettings | VlmSettings
 Ask = Callable[[Row, Image.Image], "Asked"]

@@ -16,6 +16,7 @@ from core.dataset.caches.files import Warn, file_of, key_of, read_tensors, tell_
 from core.dataset.images.masks import load_mask
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import View
+from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.buckets.batches import Placed
-    from core.dataset.sources.image_info import ImageInfo
 
 CODE_VERSION = 1
 

@@ -11,17 +11,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.dataset.captions.encodings import decode_text
 from core.dataset.captions.history import MAX_CAPTION_BYTES, Change, Done, History, content_of
 from core.dataset.sources.files import CAPTION_EXTENSIONS, printable
+from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, read_regular
 from core.settings.captions import CaptionSettings
-
-if TYPE_CHECKING:
-    from core.dataset.sources.image_info import ImageInfo
 
 SENTENCES, TAGS = ".caption", ".txt"
 UTF_8 = ("utf-8", "utf-8 with a mark")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +17,10 @@ from core.dataset.images.look import Look
 from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
-from core.dataset.titles import title
 from core.record.cancel import CancelToken
 from core.settings.images import ImageSettings
 
 Progress = Callable[[int, int], None]
-
-# Bits of 64. Measured on drawings: copies at other sizes and JPEG qualities down to 30 differ in at most 3, a crop by 2%
-# in up to 11, different images in 15 and more. The closer look removes random pairs of large sets.
-NEAR_DISTANCE = 8
-# Difference of two 16 x 16 grays over their own contrast. Copies: below 0.07; cropped by 2%: 0.6; others: from 0.9.
-NEAR_DIFFERENCE = 0.5
-# Variance of the Laplacian at 256 pixels. Sharp photographs: 540 to 7400, soft subjects (the moon, a retina) 150 and 220,
-# drawings from 1650. A Gaussian blur of radius 2 at that size (8 pixels at 1024) leaves 2 to 92, motion blur 25.
-BLUR_BELOW = 100.0
-BORDER_FROM = 0.03  # fraction of the area; thinner ones are a pixel row of a scan
-STRONG_SCALE = 1.5  # more than half of the pixels are interpolated, and the model learns the softness
-SMALL_SIDE = 64  # pixels: 8 x 8 latents, in which no VAE keeps a face
-EXTREME_ASPECT = 3.0  # beyond the usual buckets, so much is cropped
 
 _CLOSER = "closer 2"  # the memo's name for the closer look
 _SIDE = 16
@@ -48,13 +32,18 @@ _STRAIGHT = 0.6  # fraction of the first line inside a border that is clearly an
 class Limits:
     """Thresholds of the findings."""
 
-    near_distance: int = NEAR_DISTANCE
-    near_difference: float = NEAR_DIFFERENCE
-    blur_below: float = BLUR_BELOW
-    border_from: float = BORDER_FROM
-    strong_scale: float = STRONG_SCALE
-    small_side: int = SMALL_SIDE
-    extreme_aspect: float = EXTREME_ASPECT
+    # Bits of 64. Measured on drawings: copies at other sizes and JPEG qualities down to 30 differ in at most 3, a crop by 2%
+    # in up to 11, different images in 15 and more. The closer look removes random pairs of large sets.
+    near_distance: int = 8
+    # Difference of two 16 x 16 grays over their own contrast. Copies: below 0.07; cropped by 2%: 0.6; others: from 0.9.
+    near_difference: float = 0.5
+    # Variance of the Laplacian at 256 pixels. Sharp photographs: 540 to 7400, soft subjects (the moon, a retina) 150 and
+    # 220, drawings from 1650. A Gaussian blur of radius 2 at that size (8 pixels at 1024) leaves 2 to 92, motion blur 25.
+    blur_below: float = 100.0
+    border_from: float = 0.03  # fraction of the area; thinner ones are a pixel row of a scan
+    strong_scale: float = 1.5  # more than half of the pixels are interpolated, and the model learns the softness
+    small_side: int = 64  # pixels: 8 x 8 latents, in which no VAE keeps a face
+    extreme_aspect: float = 3.0  # beyond the usual buckets, so much is cropped
 
 
 # ---- duplicates
@@ -235,20 +224,8 @@ def second_look(
     threads: int = 4,
 ) -> dict[Key, Closer]:
     """Decode the images at a small size and measure what settles the doubtful cases; cached by file."""
-    memo = Memo(memo_path)
-    known = memo.known(_CLOSER, images)
-    remaining = iter([image for image in images if image.path not in known])
-    done = len(images) - sum(image.path not in known for image in images)
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        while part := list(islice(remaining, 16 * threads)):
-            if cancel:
-                cancel.check()
-            found = dict(zip((image.path for image in part), pool.map(_look_closer, part), strict=True))
-            memo.remember(_CLOSER, found, part)
-            known.update(found)
-            done += len(part)
-            if progress:
-                progress(done, len(images))
+    check = cancel.check if cancel else None
+    known = Memo(memo_path).facts(_CLOSER, images, _look_closer, check, progress, threads)
     result = {}
     for image in images:
         said = json.loads(known[image.path])
@@ -367,6 +344,7 @@ def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
         (p for p in patients if p.placed.placement.scale > limits.strong_scale and p.key not in tiny),
         key=lambda patient: -patient.placed.placement.scale,
     )
+    no_upscale = ImageSettings.title_of("bucket_no_upscale")
     long = sorted((p for p in patients if aspect(p) > limits.extreme_aspect), key=lambda patient: -aspect(patient))
     return [
         *one_by_one(
@@ -381,7 +359,7 @@ def wrong_size(patients: Sequence[Patient], limits: Limits) -> list[Finding]:
             "enlarged",
             enlarged,
             f"{{n}} upscaled more than {limits.strong_scale:g} times: the blur is trained too",
-            f"use larger versions or a lower resolution, turn on '{title(ImageSettings, 'bucket_no_upscale')}', or move them to the trash",
+            f"use larger versions or a lower resolution, turn on '{no_upscale}', or move them to the trash",
             lambda patient: f"{size_of(patient)}, {patient.placed.placement.scale:.1f} times",
             put_away=True,
         ),

@@ -12,11 +12,11 @@ from PIL import Image
 from core.dataset.images.colors import BLACK
 from core.dataset.images.opening import BrokenImage, Opened, open_decoded
 from core.dataset.images.pixels import enough_for, in_view
+from core.dataset.images.views import View
 from core.dataset.sources.files import printable
 
 if TYPE_CHECKING:
     from core.dataset.buckets.batches import Placed
-    from core.dataset.images.views import View
 
 
 def load_mask(placed: Placed, view: View) -> np.ndarray | None:

@@ -27,7 +27,6 @@ from PIL import (  # the readers register themselves when imported
 from core.dataset.images.colors import WHITE, composite, to_srgb
 from core.dataset.images.plugins import LOADED, plugin_for, readable_formats
 from core.dataset.sources.files import printable
-from core.dataset.titles import title
 from core.record.heap import give_back
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import SPECIAL_FILES, MissingFile, check_regular
@@ -83,7 +82,7 @@ class _BoundedStream(PngImagePlugin.PngStream):
 PngImagePlugin.PngStream = _BoundedStream  # type: ignore[misc]
 
 SKIP = "dataset.skip_broken"
-LEAVE_OUT = f"turn on '{title(DatasetSettings, 'skip_broken')}'"
+LEAVE_OUT = f"turn on '{DatasetSettings.title_of('skip_broken')}'"
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _TURNS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -13,9 +12,7 @@ from core.dataset.images.colors import WHITE, color_of
 from core.dataset.images.opening import BrokenImage, open_decoded
 from core.dataset.images.resize import resize
 from core.dataset.images.views import View
-
-if TYPE_CHECKING:
-    from core.settings.images import ImageSettings
+from core.settings.images import ImageSettings
 
 
 def load_bucketed(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from core.dataset.buckets.sizes import Placement, Size
 from core.record import draws
+from core.settings.images import ImageSettings
 from core.settings.rules.dataset import changes_by_chance
 
 if TYPE_CHECKING:
     from core.dataset.buckets.batches import Placed
-    from core.settings.images import ImageSettings
 
 # Reference: sections 3.4 and 3.6, that is sd-scripts' own numbers.
 FLIP_SHARE = 0.5

@@ -16,7 +16,6 @@ from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, lis
 from core.dataset.sources.memo import Memo
 from core.dataset.sources.metadata import CACHE_LIST, Entry, Finder, Metadata, match_problems, read_metadata
 from core.dataset.sources.walk import File, Walk, headers, walk
-from core.dataset.titles import title
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.units import count
@@ -137,7 +136,7 @@ class Gathered:
         id = self.new_id(printable(path.name) or "images")
         images = self.read(kept, id, root, concept, entries, said.buckets)
         if said.buckets and concept.images.bucket_no_upscale:
-            setting = title(ImageSettings, "bucket_no_upscale")
+            setting = ImageSettings.title_of("bucket_no_upscale")
             what = f"'{setting}' has no effect because the metadata file sets the bucket of each image"
             fix = "turn it off, or remove train_resolution from the file"
             where = printable(said.path)
@@ -251,7 +250,7 @@ class Gathered:
             what = (
                 f"{count(len(small), 'image')} {have} at most {limit:g} x {limit:g} pixels, skipped: {names_of(small)}"
             )
-            fix = f"lower '{title(ImageSettings, 'skip_image_resolution')}' to train on them"
+            fix = f"lower '{ImageSettings.title_of('skip_image_resolution')}' to train on them"
             where = printable(small[0].path.parent)
             self.problems.append(Problem(what, where, fix, "advice", code="image.too-small"))
             gone = {each.key for each in small}

@@ -12,11 +12,13 @@ import shutil
 import sqlite3
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from core.record.atomic import remove
 
@@ -83,6 +85,35 @@ class Memo:
             if self._moved_after(error):
                 with suppress(sqlite3.Error, OSError):
                     self._insert(rows)
+
+    def facts(
+        self,
+        kind: str,
+        files: Sequence[Any],
+        measure: Callable[[Any], str | OSError],
+        check: Callable[[], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        threads: int = 4,
+    ) -> dict[Path, Any]:
+        """The fact of each file, measured where it is not cached. An OSError is not cached.
+
+        check   called between chunks of files; may raise to cancel; facts so far are kept
+        progress   called with (done, total)
+        """
+        known: dict[Path, Any] = dict(self.known(kind, files))
+        unread = [file for file in files if file.path not in known]
+        remaining, done = iter(unread), len(files) - len(unread)
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            while part := list(islice(remaining, 16 * threads)):
+                if check:
+                    check()
+                found = dict(zip((file.path for file in part), pool.map(measure, part), strict=True))
+                self.remember(kind, {path: fact for path, fact in found.items() if isinstance(fact, str)}, part)
+                known |= found
+                done += len(part)
+                if progress:
+                    progress(done, len(files))
+        return known
 
     def _insert(self, rows: Sequence[tuple]) -> None:
         assert self.path is not None

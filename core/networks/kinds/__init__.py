@@ -11,6 +11,7 @@ from core import extensions
 from core.formats import detect
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
+from core.settings.blocks import BlockSize
 from core.settings.growth import add_choice, add_group
 from core.settings.network import TRAITS, KindTraits, NetworkSettings
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from core.families.targets import Target
     from core.networks.adapter import Adapter
-    from core.settings.blocks import BlockSize
     from core.settings.job import TrainJob
 
 Tensors = Mapping[str, "Tensor"]  # of one layer, by the part of the key after its name and a dot

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from core.networks.kinds import NetworkKind, register
 from core.networks.kinds.lora_layer import ALPHA, DOWN, UP, flaw, size, to_peft
-from core.settings.blocks import LISTS, SIDES
+from core.settings.base import Settings
+from core.settings.blocks import LISTS, SIDES, BlockSize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from core.families.targets import Target
     from core.networks.kinds.lora_adapter import LoraAdapter
-    from core.settings.base import Settings
-    from core.settings.blocks import BlockSize
     from core.settings.job import TrainJob
 
 

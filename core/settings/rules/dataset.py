@@ -44,10 +44,9 @@ def cache_problems(job: TrainJob) -> list[Problem]:
     """Random augmentations cannot be used with a latent cache."""
     if job.memory.cache_latents in ("auto", "off"):
         return []
-    titles = {name: info.title or name for name, info in ImageSettings.model_fields.items()}
     return [
         Problem(
-            f"'{titles[name]}' cannot be used with a latent cache ({concept.source.folder})",
+            f"'{ImageSettings.title_of(name)}' cannot be used with a latent cache ({concept.source.folder})",
             "memory.cache_latents",
             "set it to auto: images of this folder are then encoded at each step, all others once",
             code="dataset.augmentation-with-latent-cache",

@@ -60,8 +60,7 @@ def _infinite_weights(noise: NoiseSettings) -> Iterator[Problem]:
         ("v_pred_like_loss", bool(noise.v_pred_like_loss)),
     ):
         if on:
-            title = NoiseSettings.model_fields[name].title
-            what = f"With zero terminal SNR, '{title}' gives the last timestep infinite weight"
+            what = f"With zero terminal SNR, '{NoiseSettings.title_of(name)}' gives the last timestep infinite weight"
             fix = "turn it or noise.zero_terminal_snr off"
             yield Problem(what, f"noise.{name}", fix, code="noise.infinite-weight")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.buckets.batches import Placed
 from core.dataset.caches.encoding import Encode, Side, SideKey, sides
 from core.dataset.caches.latents import LatentCache, Posterior, on_place, posterior_bytes
 from core.dataset.caches.masks import MaskCache, mask_source, plain_mask
@@ -19,7 +20,6 @@ from core.training.loop.validation import as_it_is
 if TYPE_CHECKING:
     import torch
 
-    from core.dataset.buckets.batches import Placed
     from core.families.base import Family
     from core.training.building.inputs import Inputs
     from core.training.building.models import Models

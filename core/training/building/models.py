@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from core.families.attention import checkpoint_text_encoder, checkpoint_unet, set_attention
+from core.families.components import Components
 from core.families.precision import vae_type
 from core.methods.full import TEXT_PARTS, trained_parts
 from core.networks.files import merge_files
@@ -14,7 +15,6 @@ from core.networks.narrow import narrow
 if TYPE_CHECKING:
     import torch
 
-    from core.families.components import Components
     from core.training.building.inputs import Inputs
 
 

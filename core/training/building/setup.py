@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from core.dataset.buckets.batches import Placed
 from core.dataset.caches.fingerprint import dataset_fingerprint
 from core.families.compiling import CompiledBlocks, try_compiling
+from core.families.components import Components
 from core.formats.hub_upload import Uploads
 from core.formats.tensor_writer import type_named
+from core.optimization.clipping import NonFiniteGuard
+from core.optimization.fused import FusedBackward
 from core.optimization.schedules import Rates
 from core.record import atomic
 from core.record.bounded_json import read_json_object
@@ -32,6 +39,7 @@ from core.training.loop.prior import ModelPrior
 from core.training.loop.reports import Reports
 from core.training.loop.run import Run
 from core.training.loop.samples import Samples
+from core.training.loop.sources import Text
 from core.training.loop.stepper import Stepper
 from core.training.loop.tasks import Tasks
 from core.training.loop.trackers import Trackers, make_tracker
@@ -42,16 +50,8 @@ from core.training.saving.facts import FileFacts
 from core.training.saving.states import States
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import nn
     from torch.optim import Optimizer
 
-    from core.dataset.buckets.batches import Placed
-    from core.families.components import Components
-    from core.optimization.clipping import NonFiniteGuard
-    from core.optimization.fused import FusedBackward
-    from core.training.loop.sources import Text
 
 # Libraries whose optimizers keep all state per weight, so that weights may be updated in parts.
 BY_WEIGHT = {"torch", "transformers", "bitsandbytes", "lion-pytorch"}

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
-from core.dataset.caches.texts import ENCODED_AT_ONCE, TextCache
+from core.dataset.caches.texts import ENCODED_AT_ONCE, EncodeText, TextCache
+from core.diffusion.text_states import TextStates
 from core.record.problems import ProblemsError
 from core.training.building.network_files import merged_identity
 from core.training.loop.losses import DAMAGED_FIX
@@ -16,8 +17,6 @@ from core.training.loop.samples import FrozenPromptTexts, PromptTexts, TrainedPr
 from core.training.loop.sources import FrozenText, Text, TrainedText
 
 if TYPE_CHECKING:
-    from core.dataset.caches.texts import EncodeText
-    from core.diffusion.text_states import TextStates
     from core.training.building.inputs import Inputs
     from core.training.building.models import Models
 

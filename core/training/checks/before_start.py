@@ -6,10 +6,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from core.dataset.buckets.batches import Placed
 from core.dataset.captions.pipeline import longest_captions, plain_caption
 from core.dataset.doctor.findings_of import held_out_copies
+from core.dataset.report import Report
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import names_of
 from core.families import family
@@ -34,11 +35,6 @@ from core.training.loop.objective import objective_problems
 from core.training.loop.prior import prior_problems
 from core.training.saving.resume import beginning_problems
 from core.training.sharding.fast_disk import room_problems
-
-if TYPE_CHECKING:
-    from core.dataset.buckets.batches import Placed
-    from core.dataset.report import Report
-    from core.settings.job import TrainJob
 
 EMBEDDING = "embedding.embedding_weights"
 

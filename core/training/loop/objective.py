@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from core.diffusion.objectives import make_objective
 from core.families import family
+from core.families.components import Components
 from core.families.locate import model_path
 from core.formats.detect import identify
 from core.record.context import JobContext
@@ -16,7 +17,6 @@ from core.settings.rules.noise import prediction_problems
 
 if TYPE_CHECKING:
     from core.diffusion.objective import Objective
-    from core.families.components import Components
 
 
 def objective_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:

@@ -8,22 +8,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.images.views import draw_view, size_conditioning
-from core.diffusion.noise import Address, draw_noises
+from core.diffusion.noise import Address, Noises, draw_noises
+from core.diffusion.text_states import TextStates
 from core.families import family
+from core.families.components import Components
 from core.record.queued import queued
+from core.settings.job import TrainJob
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from core.dataset.buckets.batches import Batch
-    from core.diffusion.noise import Noises
     from core.diffusion.objective import Objective
-    from core.diffusion.text_states import TextStates
-    from core.families.components import Components
     from core.families.precision import Precision
     from core.methods import Method
-    from core.settings.job import TrainJob
     from core.training.loop.prior import ModelPrior
     from core.training.loop.sources import Latents, Text
 

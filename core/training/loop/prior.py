@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from core.diffusion.text_states import join_texts
+from core.diffusion.text_states import TextStates, join_texts
 from core.record.problems import Problem
 from core.record.queued import queued
 from core.settings.methods import spec_of
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.buckets.batches import Batch, Placed
-    from core.diffusion.text_states import TextStates
     from core.settings.job import TrainJob
 
     Reads = Callable[[Tensor, Tensor, TextStates], Tensor]

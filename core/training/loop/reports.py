@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core.record.events import Steps, Validated
-from core.settings.methods import spec_of
-from core.training.loop.losses import LossBuffer, not_finite_itself
+from core.settings.methods import MethodSpec, spec_of
+from core.training.loop.losses import LossBuffer, ReadBack, not_finite_itself
 
 if TYPE_CHECKING:
     from core.dataset.buckets.plan import Plan
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from core.optimization.schedules import Rates
     from core.record.context import JobContext
     from core.settings.job import TrainJob
-    from core.settings.methods import MethodSpec
-    from core.training.loop.losses import ReadBack
     from core.training.loop.stepper import Stepper
     from core.training.loop.trackers import Tracker
     from core.training.loop.watching import Watch

@@ -17,12 +17,12 @@ from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
 from core.record.events import Sampled
 from core.settings.captions import LENGTHS
 from core.settings.concepts import training_resolution
+from core.settings.samples import SampleSettings
 
 if TYPE_CHECKING:
     from core.dataset.caches.texts import EncodeText
     from core.record.context import JobContext
     from core.settings.job import TrainJob
-    from core.settings.samples import SampleSettings
     from core.training.loop.passes import Passes
     from core.training.loop.sources import FrozenText
     from core.training.loop.trackers import Tracker

@@ -13,6 +13,7 @@ from core.dataset.caches.latents import Posterior
 from core.dataset.caches.masks import at_latent_size
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.images.views import draw_view
+from core.diffusion.text_states import TextStates
 from core.record import draws
 from core.record.problems import Problem, ProblemsError
 from core.record.queued import queued
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from core.dataset.buckets.batches import Placed
     from core.dataset.caches.texts import EncodeText, TextCache
-    from core.diffusion.text_states import TextStates
 
 EPOCH = -1  # in the addresses of what is measured: no training epoch has it
 DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device

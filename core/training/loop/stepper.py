@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from torch import Tensor, nn
+
 from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from core.methods import Method, Use

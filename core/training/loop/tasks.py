@@ -14,14 +14,13 @@ from core.record.journal import Line, Tail, read_lines
 from core.record.memory import free_memory, is_out_of_memory
 from core.record.problems import unwritten
 from core.settings.base import every
-from core.training.saving.checkpoints import epochs_between_saves, even_steps
+from core.training.loop.run import Run
+from core.training.saving.checkpoints import Checkpoints, epochs_between_saves, even_steps
 
 if TYPE_CHECKING:
     from core.methods import Use
-    from core.training.loop.run import Run
     from core.training.loop.samples import Samples
     from core.training.loop.validation import Validation
-    from core.training.saving.checkpoints import Checkpoints
     from core.training.saving.states import States
 
 

@@ -7,10 +7,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from core.record.events import StateChanged
+from core.training.loop.run import Run
 from core.training.loop.update import optimizer_update
 
 if TYPE_CHECKING:
-    from core.training.loop.run import Run
     from core.training.loop.tasks import Tasks
 
 PAUSE_SECONDS = 0.1

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from core.dataset.buckets.batches import Batch
 from core.diffusion.noise import Address, draw_timesteps
 from core.training.loop.losses import Seen, StepRecord
+from core.training.loop.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.training.loop.run import Run
 
 WEIGHT_NORM_STEPS = 25  # it changes slowly, and reading all weights takes time
 

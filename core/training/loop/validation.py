@@ -17,23 +17,22 @@ from math import lcm
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.batches import Batch
+from core.dataset.buckets.batches import Batch, Placed
 from core.dataset.buckets.placing import AUTOMATIC_MOST
 from core.dataset.captions.pipeline import Showing, showing_caption
 from core.dataset.images.views import is_varied
+from core.record.context import JobContext
 from core.record.events import Validated
 from core.settings.base import every
+from core.settings.job import TrainJob
+from core.settings.noise import NoiseSettings
 from core.settings.rules.validation import holds_out
 from core.training.loop.sources import EPOCH
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.dataset.buckets.batches import Placed
     from core.dataset.report import Report
-    from core.record.context import JobContext
-    from core.settings.job import TrainJob
-    from core.settings.noise import NoiseSettings
     from core.training.loop.passes import Passes
 
 COST = 0.02  # of the training's forward passes, for what finds the best checkpoint

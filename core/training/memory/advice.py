@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.record.machine import bf16_is_fast
 from core.record.problems import ProblemsError
 from core.record.units import memory_words
+from core.record.workspace import Workspace
 from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.flags import merge
@@ -20,9 +21,6 @@ from core.settings.presets import to_values
 from core.settings.rates import trains_text
 from core.settings.rules import training_problems
 from core.training.memory.plan import MemoryFacts, MemoryPlan, encodes_each_time, largest_batch, memory_plan
-
-if TYPE_CHECKING:
-    from core.record.workspace import Workspace
 
 SHOWN = 3
 WORTH = 0.03  # of the whole: switches that save less are not offered

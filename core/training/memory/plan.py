@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.tensor_writer import type_named
 from core.networks.kinds import described
+from core.record.workspace import Workspace
 from core.settings.concepts import concepts_of
+from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.settings.optimizers import ADAFACTOR, find
 from core.settings.rates import trains_text, trains_unet
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from core.dataset.report import Report
     from core.families.base import Family
     from core.families.precision import Precision
-    from core.record.workspace import Workspace
-    from core.settings.job import TrainJob
 
 Sides = tuple[int, int]
 # Bytes for each number of a CLIP layer's input, in 16 bits: Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.

@@ -15,13 +15,13 @@ from core.record.journal import read_lines
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.base import every
+from core.settings.saving import SavingSettings
 
 if TYPE_CHECKING:
     from core.dataset.buckets.plan import Plan
     from core.formats.hub_upload import Uploads
     from core.methods import Method
     from core.record.context import JobContext
-    from core.settings.saving import SavingSettings
     from core.training.saving.facts import FileFacts
 
 

@@ -6,9 +6,11 @@ import base64
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.formats.hashes import model_hashes
+from core.families.components import Components
+from core.formats.hashes import HashMemo, model_hashes
 from core.formats.lora_metadata import RunFacts, lora_metadata
 from core.formats.model_spec import model_spec
 from core.networks.kinds import kind_named
@@ -17,19 +19,14 @@ from core.record.journal import read_lines
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.workspace import resolve_path
-from core.settings.concepts import own_settings, training_resolution
+from core.settings.concepts import Concept, own_settings, training_resolution
 from core.settings.methods import spec_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from core.dataset.buckets.batches import Placed
     from core.dataset.buckets.plan import Plan
-    from core.families.components import Components
-    from core.formats.hashes import HashMemo
     from core.methods import Method
     from core.record.run_folder import RunFolder
-    from core.settings.concepts import Concept
     from core.settings.job import TrainJob
 
 MINIMUM = {

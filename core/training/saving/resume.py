@@ -15,11 +15,11 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.run_folder import is_whole, newest_state, state_step, states_in
 from core.record.secrets import secret
 from core.record.workspace import Workspace, display_path, resolve_path
+from core.training.loop.run import Run
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
     from core.settings.job import TrainJob
-    from core.training.loop.run import Run
     from core.training.saving.states import States
 
 WHERE = "resume.resume"

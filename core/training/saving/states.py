@@ -17,14 +17,14 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import is_whole, seal_state, state_step, states_in
 from core.record.workspace import display_path
 from core.settings.base import every
+from core.settings.saving import SavingSettings
+from core.training.loop.run import Run
 from core.training.saving.checkpoints import epochs_between_saves
 
 if TYPE_CHECKING:
     from core.dataset.buckets.plan import Plan
     from core.formats.hub_upload import Uploads
     from core.record.context import JobContext
-    from core.settings.saving import SavingSettings
-    from core.training.loop.run import Run
 
 STATE_FILE = "training.pt"
 

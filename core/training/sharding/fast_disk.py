@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from core.record import machine
 from core.record.problems import Problem, ProblemsError
 from core.record.units import size_words
-from core.record.workspace import resolve_path
+from core.record.workspace import Workspace, resolve_path
 
 if TYPE_CHECKING:
-    from core.record.workspace import Workspace
     from core.settings.job import TrainJob
 
 OF_DEEPSPEED = "zero_stage_3"  # its folder in there; a run writes over what the one before left

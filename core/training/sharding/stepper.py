@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from core.formats.pickles import load_state_file
 from core.formats.tensor_writer import save_pickle
+from core.optimization.clipping import NonFiniteGuard
 from core.record import atomic
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
+from core.settings.sharding import ShardingSettings
 from core.training.loop.stepper import OTHER_WAY, Stepper
 from core.training.memory.shares import DISK_BUFFERS, DISK_GROUP, LARGEST_BUCKET
 from core.training.sharding.compile_lock import wait_for_compilers
@@ -31,10 +33,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from core.methods import Method, Use
-    from core.optimization.clipping import NonFiniteGuard
     from core.record.context import JobContext
     from core.settings.job import TrainJob
-    from core.settings.sharding import ShardingSettings
 
 T = TypeVar("T")
 FIRST_SCALE, GOOD_STEPS = 2.0**16, 2000  # of torch.amp.GradScaler
