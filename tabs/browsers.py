@@ -16,6 +16,7 @@ from typing import Any
 KEPT_BROWSERS = 200
 KEPT_CHANGES = 200
 DOUBLE_PRESS_SECONDS = 1.5
+TURN_SECONDS = 2.0
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Browser:
     json_applied: str = ""  # the token of the JSON pane's text that was taken over last
     pressed: tuple[float, str, str] = (0.0, "", "")  # when, what, the token of the start it made
     stopping: list[str] = field(default_factory=list)  # trainings that it has stopped and that have not ended yet
+    turn: int = 0  # the number of the latest act on a board that was handled
     acts: dict[str, int] = field(default_factory=dict)  # how often something that was done began or ended, by place
 
 
@@ -56,6 +58,19 @@ class Browsers:
                 return False
             browser.newest[path] = number
             return True
+
+    @contextmanager
+    def in_turn(self, browser: Browser, number: int) -> Iterator[None]:
+        """Handle this act after those before it: messages may overtake each other, and a button what was just typed. One that
+        takes long or never comes is waited for a moment."""
+        with self._news:
+            self._news.wait_for(lambda: browser.turn >= number - 1, timeout=TURN_SECONDS)
+        try:
+            yield
+        finally:
+            with self._news:
+                browser.turn = max(browser.turn, number)
+                self._news.notify_all()
 
     def arrive(self, browser: Browser, number: int) -> None:
         with self._news:

@@ -164,6 +164,13 @@ class Page:
         self.loads.append({"fn": fn, "inputs": inputs, "outputs": outputs})
 
 
+def _turn_of(args: Sequence[Any]) -> int:
+    """The number of an act on a board (tabs/markup.py); 0 for everything else."""
+    data = next((each._data for each in args if isinstance(each, gr.EventData)), None)
+    turn = data.get("turn") if isinstance(data, dict) else 0
+    return turn if isinstance(turn, int) else 0
+
+
 def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False) -> Callable:
     """`fn` for `outputs` components and the pulse bus, which carries its problems to the message panel of that browser.
 
@@ -189,7 +196,8 @@ def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False) -> Cal
         browser = page.browsers.of(session)
         overtaken, before = page.browsers.overtaken(browser, ANY_TAB), browser.said
         try:
-            with nullcontext() if gives_way else page.browsers.acting(browser, ANY_TAB):
+            act = nullcontext() if gives_way else page.browsers.acting(browser, ANY_TAB)
+            with page.browsers.in_turn(browser, _turn_of(args)), act:
                 result = fn(*args) if asks else fn(*args[:place], *args[place + 1 :])
             if gives_way and overtaken():
                 result = gr.skip()

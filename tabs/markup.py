@@ -22,7 +22,10 @@ from tabs.browsers import packed, unpack
 # the board replaces what is inside it.
 ACTS = """
 let typed = 0;
-const said = (target, more) => Object.assign({act: target.dataset.act, arg: target.dataset.arg || ''}, more);
+const said = (target, more) => {
+  atelier.turn = (atelier.turn || 0) + 1;  // the server handles them in this order (Browsers.in_turn)
+  return Object.assign({act: target.dataset.act, arg: target.dataset.arg || '', turn: atelier.turn}, more);
+};
 element.addEventListener('click', async (event) => {
   const target = event.target.closest('button[data-act]');
   // A button may send what stands in a field beside it.

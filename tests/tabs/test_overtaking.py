@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from test_page_train import box, unfold, until
 from work_parts import make_page
 
 from tabs import app
+from tabs.browsers import TURN_SECONDS, Browsers
 from tabs.context import ANY_TAB, told
 
 REQUEST = SimpleNamespace(session_hash="one")
@@ -208,3 +210,47 @@ def test_what_a_late_answer_has_drawn_over_a_newer_one_is_mended_by_the_next(vis
     tab.wait_for_timeout(500)
     expect(tab.locator("#ds-browser .browser")).to_have_count(0)
     assert window.errors == []
+
+
+def test_a_field_of_a_card_keeps_what_was_typed_last_and_a_button_comes_after_it(visit, served):
+    """The first message is held back on its way to the server, as by a slow connection; the next is sent meanwhile."""
+    window = visit()
+    tab = window.open("Tools")
+    tab.evaluate("""() => {
+      const quick = window.fetch;
+      window.fetch = async (where, how) => {
+        if (how && String(how.body).includes("typed-first")) await new Promise((go) => setTimeout(go, 1000));
+        return quick(where, how);
+      };
+    }""")
+    form = "#tool-export_diffusers-output"
+    tab.locator(form).fill("typed-first")
+    tab.locator(form).press("Tab")
+    tab.wait_for_timeout(200)
+    tab.locator(form).fill("typed-second")
+    tab.locator(form).press("Tab")
+    tab.wait_for_timeout(2000)
+    tab.reload()
+    expect(tab.locator(form)).to_have_value("typed-second")
+    assert window.errors == []
+
+
+def test_acts_are_handled_in_the_order_of_their_numbers_and_a_lost_one_is_waited_for_once():
+    browsers = Browsers()
+    browser, done = browsers.of("one"), []
+
+    def handled(number: int) -> None:
+        with browsers.in_turn(browser, number):
+            done.append(number)
+
+    acts = [threading.Thread(target=handled, args=(number,)) for number in (3, 2, 1)]
+    for act in acts:
+        act.start()
+        time.sleep(0.05)
+    for act in acts:
+        act.join()
+    assert done == [1, 2, 3]
+    begun = time.monotonic()
+    for number in (5, 6, 7):
+        handled(number)
+    assert done == [1, 2, 3, 5, 6, 7] and time.monotonic() - begun < 2 * TURN_SECONDS
