@@ -57,7 +57,7 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
     found["loss"] = loss_series(facts["loss"]) | {"saves": facts["saves"], "total": facts["total"], "run": name}
     found["loss"] |= {"validation": validation_points(facts.get("measured", facts.get("validation", [])))}
     best = facts.get("best")
-    found["best"] = best and best | {"name": Path(best["file"]).name}
+    found["best"] = best and best | {"name": Path(best["file"]).name, "loss": rounded(best["loss"])}
     found["watch"] = watched(page, name, facts)
     found["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
     found["samples"] = samples(page, facts["samples"]) | {
@@ -243,12 +243,13 @@ def _row(entry: Any) -> dict[str, Any]:
 
 
 def run_names(page: Page) -> list[dict[str, str]]:
-    """Every run for the list, newest first; asked of the engine every few seconds, for it reads folders."""
-    when, known = page.run_list
-    if time.monotonic() - when > RUNS_SECONDS:
+    """Every run for the list, newest first; asked of the engine, which reads folders, every few seconds and whenever a job
+    begins or ends."""
+    now = (time.monotonic() // RUNS_SECONDS, [(entry.id, entry.state) for entry in page.engine.queue()])
+    if page.run_list[0] != now:
         known = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.run_states(200)]
-        page.run_list = (time.monotonic(), known)
-    return known
+        page.run_list = (now, known)
+    return page.run_list[1]
 
 
 # -- what is done
@@ -263,7 +264,7 @@ def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
         page.browsers.say(browser, "error", problems=error.problems, about=f"command {name}")
     else:
         page.browsers.succeeded(browser, f"command {name}")
-    page.run_list = (0.0, page.run_list[1])
+    page.run_list = (None, page.run_list[1])
 
 
 def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:

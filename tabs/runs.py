@@ -161,7 +161,7 @@ class Desk:
             place |= self._copy(str(place.get("open", "")), act, arg)
         elif act in ("rename", "note"):
             self.page.engine.describe_run(arg, **{"title" if act == "rename" else "note": value})
-            self.page.run_list = (0.0, self.page.run_list[1])  # the lists read it again
+            self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
         elif act == "use":
             self._use(arg)
             tabs = gr.Tabs(selected="Train")

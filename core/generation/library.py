@@ -137,10 +137,9 @@ def _plain(name: str) -> str:
 def _advice(wanted: str, known: list[tuple[str, Path]], folder: str) -> str:
     if not known:
         return f"train one, or put a file into models/{folder}"
-    names = {_plain(path.name): label for label, path in known}
-    near = difflib.get_close_matches(wanted, list(names), n=3, cutoff=0.5)
-    shown = [names[stem] for stem in near] or [label for label, _ in known[:3]]
-    return f"choose one from the list, for example {', '.join(shown)}"
+    names = {_plain(path.name): path.stem for _, path in known}  # as a prompt can have them too
+    near = difflib.get_close_matches(wanted, list(names), n=3, cutoff=0.5) or list(names)[:3]
+    return f"choose one from the list, for example {', '.join(names[name] for name in near)}"
 
 
 # -- scanning

@@ -405,6 +405,17 @@ def test_the_list_in_monitor_tells_what_another_process_runs(page):
         folder.unlock()
 
 
+def test_the_list_in_monitor_is_read_again_as_soon_as_a_job_of_the_queue_ends(page, monkeypatch):
+    monkeypatch.setattr(monitor.time, "monotonic", lambda: 0.0)
+    page.engine.pause_queue()
+    page.engine.submit("train", page.project.job, "mine")
+    assert monitor.run_names(page) == []
+    write_run(page, "20260101-120000_one")
+    assert monitor.run_names(page) == []  # nothing has happened that the page knows of
+    page.engine.cancel(page.engine.queue()[-1].id)
+    assert [run["title"] for run in monitor.run_names(page)] == ["one"]
+
+
 def measured_run(page, name="20260101-120000_measured", on="held_out"):
     """A run with three checkpoints, the second one clearly best."""
     folder = write_run(page, name)
