@@ -94,14 +94,11 @@ def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> d
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     try:
         if path is None:
-            return dict.fromkeys(OWN, "model's default")
+            return dict.fromkeys(OWN, "default")
         width, height = trained_size(path, "auto" if values["base_model"] else project.model.family)
-        return {
-            name: f"{own:g}, model's default"
-            for name, own in zip(OWN, (width, height, own_guidance(path)), strict=True)
-        }
+        return {name: f"{own:g} (default)" for name, own in zip(OWN, (width, height, own_guidance(path)), strict=True)}
     except (ProblemsError, OSError, StopIteration):
-        return dict.fromkeys(OWN, "model's default")
+        return dict.fromkeys(OWN, "default")
 
 
 def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
