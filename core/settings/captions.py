@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import re
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from core.settings.base import Settings, follows_compatibility, kohya_setting, setting
 
 Length = Literal[75, 150, 225, 300, 375, 450, 525, 600]
 LENGTHS: tuple[int, ...] = get_args(Length)  # tokens of one caption, in windows of 75
 
+# What images, metadata and caches are called: a caption must not be written over one.
+NOT_CAPTIONS = frozenset(
+    (
+        *(
+            ".png",
+            ".jpg",
+            ".jpeg",
+            ".jfif",
+            ".webp",
+            ".bmp",
+            ".gif",
+            ".tif",
+            ".tiff",
+            ".avif",
+            ".heic",
+            ".heif",
+            ".hif",
+        ),
+        *(".jxl", ".json", ".jsonl", ".npz", ".safetensors"),
+    )
+)
+_EXTENSION = re.compile(r"\.[\w.\-]{1,30}", re.ASCII)
+
+
+def _of_captions(text: str) -> str:
+    if not _EXTENSION.fullmatch(text) or "." + text.lower().rpartition(".")[2] in NOT_CAPTIONS:
+        raise PydanticCustomError("wanted", "use .txt, .caption or another extension that no other files have")
+    return text
+
+
+CaptionExtension = Annotated[str, AfterValidator(_of_captions)]
+AnyExtension = Annotated[str, AfterValidator(lambda text: text if text == "auto" else _of_captions(text))]
+
 
 class CaptionSettings(Settings):
     """Which captions are used, and how they are changed before encoding."""
 
-    caption_extension: str = setting(
+    caption_extension: AnyExtension = setting(
         "auto",
-        pattern=r"^(auto|\.[A-Za-z0-9_.\-]{1,30})$",
         section="Files",
         kohya="caption_extension, caption_extention",
         help="Extension of the caption file beside each image: .txt, .caption or another. auto tries .txt, then .caption.",

@@ -119,6 +119,8 @@ def _bad_value(path: str, item: Mapping[str, Any], entry: Declared | None, place
     value = shorten(item["input"])
     if entry is None:
         return Problem(f"'{path}' is {value}", place, item["msg"].lower(), code="settings.bad-value")
+    if item["type"] == "wanted":
+        return Problem(f"{entry.title} is {value}", place, item["msg"], code="settings.bad-value")
     if item["type"] == "string_too_short":
         fix = "write at least one character"
         return Problem(f"{entry.title} is empty", place, fix, code="settings.bad-value")

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from core.settings.base import Settings, kohya_setting, setting
-
-EXTENSION = r"^\.[A-Za-z0-9_.\-]{1,30}$"
+from core.settings.captions import CaptionExtension
 
 # What sd-scripts replaces in captions of anime images, in its order.
 REPLACEMENTS = """
@@ -43,9 +42,7 @@ girl girl -> girl
 
 
 def _extension(default: str, title: str, help: str, kohya: str = "", hint: str = "") -> Any:
-    return setting(
-        default, pattern=EXTENSION, title=title, level="shown", widget="extension", kohya=kohya, hint=hint, help=help
-    )
+    return setting(default, title=title, level="shown", widget="extension", kohya=kohya, hint=hint, help=help)
 
 
 def _preview(help: str) -> Any:
@@ -100,7 +97,7 @@ class MergeSettings(MetadataOutputSettings):
 class MergeCaptionsSettings(MergeSettings):
     """Collects the captions of images in one metadata JSON for fine-tuning."""
 
-    caption_extension: str = _extension(
+    caption_extension: CaptionExtension = _extension(
         ".caption",
         "Caption extension",
         "Extension of the caption files, usually .caption or .txt.",
@@ -111,7 +108,7 @@ class MergeCaptionsSettings(MergeSettings):
 class MergeTagsSettings(MergeSettings):
     """Adds the tags of images to a metadata JSON for fine-tuning."""
 
-    tags_extension: str = _extension(
+    tags_extension: CaptionExtension = _extension(
         ".txt", "Tag file extension", "Extension of the files with tags, usually .txt.", "caption_extension"
     )
 
@@ -185,13 +182,13 @@ class MetadataToCaptionsSettings(Settings):
     match_by_name: bool = setting(
         False, help="Finds an image by file name if its path does not exist, for a metadata file from another computer."
     )
-    captions_to: str | None = _extension(
+    captions_to: CaptionExtension | None = _extension(
         ".caption",
         "Caption extension",
         "Extension of the files that captions are written to. Empty writes no captions.",
         hint="no captions",
     )
-    tags_to: str | None = _extension(
+    tags_to: CaptionExtension | None = _extension(
         ".txt",
         "Tag extension",
         "Extension of the files that tags are written to. If it is the caption extension, a file gets caption and tags, joined by a comma as for training. Empty writes no tags.",

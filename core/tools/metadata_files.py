@@ -11,7 +11,7 @@ from typing import Any
 
 from core.dataset.captions.history import Change, History, only_one_writes
 from core.dataset.doctor.trash import split_label
-from core.dataset.sources.files import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS, printable
+from core.dataset.sources.files import CAPTION_EXTENSIONS, printable
 from core.dataset.sources.image_info import listed
 from core.dataset.sources.metadata import read_values
 from core.dataset.sources.walk import File, walk
@@ -25,7 +25,6 @@ from core.record.workspace import display_path, typed_path
 from core.settings.metadata_tools import MetadataOutputSettings
 
 # Captions written under these would replace images, caches and metadata.
-NOT_CAPTIONS = IMAGE_EXTENSIONS | {".json", ".jsonl", ".npz", ".safetensors"}
 Entries = dict[str, dict[str, Any]]
 
 
@@ -91,16 +90,6 @@ def folders_of(texts: Sequence[str], tool: str) -> tuple[list[Path], list[Proble
         if not os.path.isdir(path)
     ]
     return folders, missing
-
-
-def extension_problems(tool: str, **extensions: str | None) -> list[Problem]:
-    """Problems for extensions of caption files that other files have."""
-    fix = "use .caption, .txt or another that no other files have"
-    return [
-        Problem(f"Captions cannot have the extension {text}", f"{tool}.{name}", fix, code="metadata.bad-extension")
-        for name, text in extensions.items()
-        if text and os.path.splitext(f"a{text}")[1].lower() in NOT_CAPTIONS
-    ]
 
 
 # ---- images

@@ -22,7 +22,6 @@ from core.settings.metadata_tools import MergeCaptionsSettings, MergeSettings, M
 from core.tools.metadata_files import (
     Image,
     entries_of,
-    extension_problems,
     folders_of,
     images_in,
     one_line,
@@ -74,7 +73,7 @@ class Merging:
     def _places(self, asked: MergeSettings, extension: str) -> tuple[Path, Path | None, list[Path]]:
         out, source, problems = output_of(asked, self.tool)
         folders, unfound = folders_of(asked.folders, self.tool)
-        problems += unfound + extension_problems(self.tool, **{self.extension_setting: extension})
+        problems += unfound
         if asked.recursive and not asked.full_path:
             what = "Subfolders need full paths: names without a folder could refer to several images"
             remedy = f"{self.tool}.full_path"

@@ -29,7 +29,6 @@ from core.settings.metadata_tools import MetadataToCaptionsSettings
 from core.settings.named import DRIVE, leads_out
 from core.tools.metadata_files import (
     Image,
-    extension_problems,
     folders_of,
     images_in,
     one_line,
@@ -95,7 +94,7 @@ def metadata_to_captions(asked: MetadataToCaptionsSettings, context: JobContext)
 def _asked(asked: MetadataToCaptionsSettings) -> tuple[Path, list[Path]]:
     """(the metadata file, the folders). Raises ProblemsError with everything that is wrong with the settings."""
     source = typed_path(asked.in_json)
-    problems = extension_problems(TOOL, captions_to=asked.captions_to, tags_to=asked.tags_to)
+    problems: list[Problem] = []
     if source is None:
         what, fix = "No metadata file is given", "choose a .json or .jsonl file"
         problems.append(Problem(what, f"{TOOL}.in_json", fix, code="metadata.no-file-given"))

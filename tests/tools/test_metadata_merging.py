@@ -130,7 +130,7 @@ def test_the_replaced_file_comes_back(folder, tmp_path):
         ({"out_json": "."}, ["metadata.not-json-name"]),
         ({"out_json": "set/d.json"}, ["metadata.is-folder"]),
         ({"recursive": True}, ["metadata.recursive-needs-full-path"]),
-        ({"caption_extension": ".PNG"}, ["metadata.bad-extension"]),
+        ({"caption_extension": ".PNG"}, ["settings.bad-value"]),
         ({"in_json": "none.json"}, ["metadata.missing-file"]),
         ({"in_json": "set"}, ["file.is-folder"]),
         ({"out_json": "set/a.png/m.json"}, ["file.unwritable"]),
