@@ -116,10 +116,6 @@ def register(task: Task) -> None:
     TASKS[task.name] = task
 
 
-def unregister(name: str) -> None:
-    del TASKS[name]
-
-
 def tasks() -> dict[str, Task]:
     """All that are registered, by name."""
     extensions.load()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
+from core.settings.base import Settings
+from core.settings.check import build
 
 
 @contextmanager
@@ -18,3 +21,12 @@ def refused(code: str, *facts: object) -> Iterator[pytest.ExceptionInfo[Problems
     assert code in caught.value.codes, f"{caught.value.codes} without {code}"
     missing = [fact for fact in facts if str(fact) not in str(caught.value)]
     assert not missing, f"{missing} not in: {caught.value}"
+
+
+def problems_of(model: type[Settings], values: dict[str, Any], where: str = "") -> list[Problem]:
+    """The problems that `build` raises; none where it builds the job."""
+    try:
+        build(model, values, where)
+    except ProblemsError as error:
+        return error.problems
+    return []

@@ -99,10 +99,9 @@ def write_rest(folder: Path, family_name: str = "sd1") -> None:
     shutil.copy(configs / "model_index.json", folder / "model_index.json")
 
 
-def write_real_size(folder: Path, family_name: str = "sd1", dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:
+def write_real_size(folder: Path, family_name: str = "sd1") -> Path:
     """A diffusers folder with exactly the architecture of SD 1.5 (2.1 GB in fp16), SD 2.1 (2.6) or SDXL (6.9)."""
     layout = family(family_name).layout
     parts = ("unet", "vae", *layout.text_encoders)
-    return write_folder(
-        Path(folder), {name: shipped_config(name, family_name) for name in parts}, dtype, seed, family_name
-    )
+    configs = {name: shipped_config(name, family_name) for name in parts}
+    return write_folder(folder, configs, torch.float16, 0, family_name)

@@ -13,8 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cache, lru_cache
 from typing import Any
 
 from core.families.token_count import VOCABULARY
@@ -59,12 +58,12 @@ class WordFacts:
 # ---- tokenizers
 
 
-@lru_cache(maxsize=8)
-def read_tokenizer(path: Path = VOCABULARY) -> Any:
-    """A tokenizer.json; without a path the one of CLIP, which SD 1.x and SDXL share. Loads no torch."""
+@cache
+def read_tokenizer() -> Any:
+    """CLIP's tokenizer, which SD 1.x and SDXL share. Loads no torch."""
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(path))
+    return Tokenizer.from_file(str(VOCABULARY))
 
 
 def _all(tokenizer: Any) -> list[Any]:

@@ -14,7 +14,6 @@ from core.families.layout import Layout
 from core.families.token_count import VOCABULARY
 from core.formats.diffusers_folder import Published
 from core.formats.whole_model import Form, ModelFacts, form_of, write_model
-from core.record.cancel import CancelToken
 from core.record.problems import Problem
 
 State = Mapping[str, torch.Tensor]
@@ -38,16 +37,14 @@ def save_model(
     dtype: torch.dtype | None = None,
     facts: ModelFacts | None = None,
     kohya_projection: bool = False,
-    cancel: CancelToken | None = None,
-    layout: Layout | None = None,
 ) -> list[Problem]:
     """Write the model with the parts that trained; the others are copied from the model it was loaded from.
 
     trained  names of parts whose weights in memory are written        states  weights to write in place of theirs (averages)
-    form     None: that of the source                                  layout  None: the family's
+    form     None: that of the source
     See core.formats.whole_model.write_model for the rest, which also returns the advice.
     """
-    layout = layout or family(components.family).layout
+    layout = family(components.family).layout
     modules = modules_of(components, layout)
     parts: dict[str, State] = {name: modules[name].state_dict() for name in trained}
     assert components.source is not None or form is not None, "a model from nowhere has no form of its own"
@@ -62,5 +59,4 @@ def save_model(
         dtype=dtype,
         facts=facts or ModelFacts(prediction=components.prediction),
         kohya_projection=kohya_projection,
-        cancel=cancel,
     )

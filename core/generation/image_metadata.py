@@ -82,12 +82,12 @@ def portable_name(path: str | Path, workspace: Workspace) -> str:
 # -- writing
 
 
-def png_info(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> PngInfo:
+def png_info(job: GenerateJob, hashes: Hashes) -> PngInfo:
     """The text chunks for one image. `job` has the settings of this very image: its seed, its size, count 1."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_text("parameters", a1111_text(job, hashes, version))
+    info.add_text("parameters", a1111_text(job, hashes))
     content = {
         "format": FORMAT,
         "job": job.model_dump(mode="json"),

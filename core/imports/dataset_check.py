@@ -93,29 +93,6 @@ def check_document(document: Document) -> tuple[dict[str, Any], list[Dataset]]:
     return values, [_check_dataset(document, number, table, frozenset(general)) for number, table in tables]
 
 
-def check_command_line(document: Document, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """sd-scripts' command line options that act as defaults; those that are not dataset options are ignored."""
-    found: dict[str, Any] = {}
-    for name, value in (given or {}).items():
-        name = COMMAND_LINE_NAMES.get(name, name)
-        option = OPTIONS.get(name)
-        if option is None or option.kind == "path" or value is None:
-            continue
-        if option.kind in ("size", "range") and isinstance(value, str):
-            value = _numbers(value, option.kind)
-        if _value_fits(document, option, value, f"--{name}"):
-            found[name] = value
-    return found
-
-
-def _numbers(text: str, kind: str) -> Any:
-    try:
-        numbers = [int(part) if kind == "size" else float(part) for part in text.split(",")]
-    except ValueError:
-        return text
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
 def _tables(document: Document, raw: Any, path: str) -> list[tuple[int, dict[str, Any]]]:
     """The elements of an array of tables."""
     if not isinstance(raw, list):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core.dataset.sources.metadata import MAX_BYTES, MAX_VALUES
-from core.imports.dataset_check import Dataset, check_command_line, check_document
+from core.imports.dataset_check import Dataset, check_document
 from core.imports.dataset_options import (
     CONDITIONED,
     FINE_TUNING,
@@ -82,19 +82,14 @@ class Subset:
     enabled: bool = True
 
 
-def read_dataset_config(path: str | os.PathLike, command_line: Mapping[str, Any] | None = None) -> Imported:
-    """Read a dataset config. Raises nothing: all errors and advice are in `problems`.
-
-    command_line   options given to sd-scripts besides the file ({"train_batch_size": 2, "color_aug": True}): the file's
-                   own values come first, these next, sd-scripts' defaults last
-    """
+def read_dataset_config(path: str | os.PathLike) -> Imported:
+    """Read a dataset config. Raises nothing: all errors and advice are in `problems`."""
     document = read_document(path)
-    given = check_command_line(document, command_line)
     subsets: list[Subset] = []
     if document.raw is not None:
         general, datasets = check_document(document)
         for dataset in datasets:
-            found = _resolve(dataset, general, given)
+            found = _resolve(dataset, general)
             _check_dataset_values(document, dataset, found)
             subsets += _without_twins(document, dataset, found)
         if datasets and not any(dataset.subsets for dataset in datasets) and not errors(document.problems):
@@ -103,18 +98,15 @@ def read_dataset_config(path: str | os.PathLike, command_line: Mapping[str, Any]
     document.problems = limited(document.problems)
     if errors(document.problems):
         return Imported({}, document.problems, document.notes)
-    masked = (command_line or {}).get("masked_loss") is not False
-    return Imported(_values(document, subsets, masked), document.problems, document.notes)
+    return Imported(_values(document, subsets), document.problems, document.notes)
 
 
-def apply_dataset_config(
-    job: Job, path: str | os.PathLike, command_line: Mapping[str, Any] | None = None
-) -> tuple[Job, Imported]:
+def apply_dataset_config(job: Job, path: str | os.PathLike) -> tuple[Job, Imported]:
     """The job with its folders and their settings replaced by the file's, and the report.
 
     Settings that such a file cannot contain (prior loss weight, background color, ...) stay. Raises ProblemsError on errors.
     """
-    report = read_dataset_config(path, command_line)
+    report = read_dataset_config(path)
     raise_if_errors(report.problems)
     values = job.model_dump(mode="json")
     report.notes += _replaced(values, report.values)
@@ -139,8 +131,8 @@ def _replaced(before: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 # ---- the options of each folder
 
 
-def _resolve(dataset: Dataset, general: Mapping[str, Any], command_line: Mapping[str, Any]) -> list[Subset]:
-    """Every folder of a dataset; precedence: subset, dataset, general, command line, default."""
+def _resolve(dataset: Dataset, general: Mapping[str, Any]) -> list[Subset]:
+    """Every folder of a dataset; precedence: subset, dataset, general, default."""
     found = []
     for index, own in dataset.subsets:
         options = {}
@@ -148,7 +140,7 @@ def _resolve(dataset: Dataset, general: Mapping[str, Any], command_line: Mapping
             if dataset.method not in option.methods:
                 continue
             levels = (own, dataset.values, general) if SUBSET in option.levels else (dataset.values, general)
-            options[name] = next((level[name] for level in (*levels, command_line) if name in level), option.default)
+            options[name] = next((level[name] for level in levels if name in level), option.default)
         found.append(Subset(dataset.number, dataset.method, f"{dataset.path}.subsets[{index}]", options))
     return found
 
@@ -247,10 +239,10 @@ def _without_twins(document: Document, dataset: Dataset, subsets: list[Subset]) 
 # ---- folders -> the job's groups
 
 
-def _values(document: Document, subsets: list[Subset], masked: bool) -> dict[str, dict[str, Any]]:
+def _values(document: Document, subsets: list[Subset]) -> dict[str, dict[str, Any]]:
     """Folders with their own values; values that all share go into the common groups."""
     grouped = len({subset.dataset for subset in subsets}) > 1
-    sources = [_source(document, subset, masked) for subset in subsets]
+    sources = [_source(document, subset) for subset in subsets]
     for subset, source in zip(subsets, sources, strict=True):
         if grouped:
             source["batch_group"] = f"dataset {subset.dataset + 1}"
@@ -270,11 +262,11 @@ def _values(document: Document, subsets: list[Subset], masked: bool) -> dict[str
     values["dataset"]["sources"] = [
         Source.model_validate_json(json.dumps(source)).model_dump(mode="json") for source in sources
     ]
-    _summary(document, subsets, masked)
+    _summary(document, subsets)
     return values
 
 
-def _source(document: Document, subset: Subset, masked: bool) -> dict[str, Any]:
+def _source(document: Document, subset: Subset) -> dict[str, Any]:
     """One folder under our setting names. sd-scripts neither searches subfolders nor reads the folder's name."""
     options = subset.options
     source: dict[str, Any] = {"recursive": False, "enabled": subset.enabled}
@@ -290,7 +282,7 @@ def _source(document: Document, subset: Subset, masked: bool) -> dict[str, Any]:
     if not subset.enabled:
         source["num_repeats"] = None
     source["role"] = "regularization" if options.get("is_reg") else "train"
-    source["masked_loss"] = subset.method == CONDITIONED and masked
+    source["masked_loss"] = subset.method == CONDITIONED
     source.setdefault("alpha_mask", False)
     if subset.method == FINE_TUNING:
         source["folder"] = source["folder"] or ""  # then the metadata's own
@@ -322,12 +314,12 @@ def _seed(document: Document, subsets: list[Subset]) -> dict[str, int]:
     return {"validation_seed": min(seeds)} if seeds else {}
 
 
-def _summary(document: Document, subsets: list[Subset], masked: bool) -> None:
+def _summary(document: Document, subsets: list[Subset]) -> None:
     """What was imported, in one sentence; and what sd-scripts needs a command line option for."""
     datasets = Counter(subset.dataset for subset in subsets)
     folders = f"{len(subsets)} folder" + ("" if len(subsets) == 1 else "s")
     document.notes.insert(0, f"{folders} in {len(datasets)} dataset" + ("" if len(datasets) == 1 else "s") + ".")
-    if masked and any(subset.method == CONDITIONED for subset in subsets):
+    if any(subset.method == CONDITIONED for subset in subsets):
         document.notes.append(
             f"'{declaration('masked_loss').title}' is on: sd-scripts uses a conditioning_data_dir only with --masked_loss."
         )

@@ -6,7 +6,6 @@ import hashlib
 import re
 import time
 import unicodedata
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -124,14 +123,9 @@ def list_runs(runs: Path) -> list[RunFolder]:
     return sorted(found, key=lambda folder: folder.name, reverse=True)
 
 
-def sha256_of(path: Path, check: Callable[[], None] = lambda: None) -> str:
-    """Hash of a file in chunks; `check` is called between them and may raise to cancel."""
-    digest = hashlib.sha256()
+def sha256_of(path: Path) -> str:
     with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            check()
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 COMPLETE = "complete.json"

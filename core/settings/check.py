@@ -50,15 +50,6 @@ def _not_for_people(model: type[Settings], values: Mapping[str, Any], where: str
     ]
 
 
-def problems_of(model: type[Settings], values: dict[str, Any], where: str = "") -> list[Problem]:
-    """The problems that `build` would raise."""
-    try:
-        build(model, values, where)
-    except ProblemsError as error:
-        return error.problems
-    return []
-
-
 def explain(model: type[Settings], error: ValidationError, where: str = "") -> list[Problem]:
     """pydantic's errors as Problems: one per name, with the nearest known name or the allowed range."""
     known = {entry.path: entry for entry in declared(model)}

@@ -12,7 +12,6 @@ from core.dataset.images.look import (
     border_share,
     difference_hash,
     from_text,
-    hash_distance,
     laplacian_variance,
     looks,
     measure,
@@ -21,6 +20,10 @@ from core.dataset.images.look import (
 from core.dataset.images.opening import read_header
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
+
+
+def hash_distance(one: str, other: str) -> int:
+    return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
 def scene(seed: int, width=400, height=300) -> Image.Image:

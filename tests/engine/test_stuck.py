@@ -29,7 +29,7 @@ def engine(tmp_path, monkeypatch):
     engine.start()
     yield engine
     engine.close(wait_seconds=0.1)
-    tasks.unregister("stuck")
+    del tasks.TASKS["stuck"]
     sys.modules.pop(TOY)
 
 

@@ -175,18 +175,6 @@ def test_a_mask_folder_switches_the_masks_on_as_sd_scripts_needs_it(tmp_path):
     concept, _, report = one(tmp_path, "conditioning_data_dir = '/masks'")
     assert concept.images.masked_loss and concept.images.conditioning_data_dir == "/masks"
     assert any("--masked_loss" in note for note in report.notes)
-    path = tmp_path / "set.toml"
-    values = read_dataset_config(path, {"masked_loss": False}).values
-    assert values["dataset"]["masked_loss"] is False
-
-
-def test_what_was_given_on_the_command_line_stands_below_the_file(tmp_path):
-    text = "[[datasets]]\nbatch_size = 2\n[[datasets.subsets]]\nimage_dir = '/set'\n"
-    given = {"train_batch_size": 4, "resolution": "512,640", "dataset_repeats": 3, "color_aug": True, "lr": 1}
-    values = read_dataset_config(written(tmp_path, text), given).values
-    dataset = values["dataset"]
-    assert (dataset["train_batch_size"], dataset["resolution"], dataset["color_aug"]) == (2, [512, 640], True)
-    assert dataset["sources"][0]["num_repeats"] == 3
 
 
 def test_sizes_in_the_metadata_stand_for_the_resolution(tmp_path):

@@ -4,11 +4,12 @@ import pytest
 
 from core.record.problems import ProblemsError
 from core.settings.base import declared
-from core.settings.check import build, problems_of
+from core.settings.check import build
 from core.settings.flags import read_flags
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.names import bad_name
 from core.settings.rules import ineffective, set_without_effect, training_problems
+from tests.refusals import problems_of
 
 
 def test_unknown_names_wrong_types_and_ranges_are_listed_together_with_fixes():

@@ -2,10 +2,11 @@
 
 import pytest
 
-from core.settings.check import build, problems_of
+from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.rates import trains_text
 from core.settings.rules import ineffective, training_problems
+from tests.refusals import problems_of
 
 TUNE = {"kind": "fine_tune"}
 GIVEN = {"relative_step": False}

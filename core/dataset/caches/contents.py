@@ -16,8 +16,6 @@ def content_hashes(
     images: Sequence[ImageInfo],
     memo_path: Path | str | None = None,
     check: Callable[[], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    threads: int = 4,
 ) -> dict[tuple[str, str], str]:
     """{image key: SHA-256 of the file's bytes, hex}. Files of unchanged size and time are not read again.
 
@@ -25,7 +23,7 @@ def content_hashes(
 
     Raises ProblemsError with the files that cannot be read.
     """
-    found = Memo(memo_path).facts("sha256", images, _sha256, check, progress, threads)
+    found = Memo(memo_path).facts("sha256", images, _sha256, check)
     fix = "restore it, or scan the dataset again"
     problems = [
         Problem(f"The image cannot be read ({said.strerror})", printable(path), fix, code="image.unreadable")

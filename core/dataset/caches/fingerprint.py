@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,13 @@ def dataset_fingerprint(
     hashes: bool = True,
     memo_path: Path | str | None = None,
     cancel: CancelToken | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """What a run trained on, for its dataset.json: every image with its caption, bucket and content hash.
 
     hashes   also the SHA-256 of each file's bytes, read once and then cached in `memo_path`
     """
-    found = (
-        content_hashes([each.image for each in placed], memo_path, cancel.check if cancel else None, progress)
-        if hashes
-        else {}
-    )
+    check = cancel.check if cancel else None
+    found = content_hashes([each.image for each in placed], memo_path, check) if hashes else {}
     images = [
         {
             "source": each.image.source,

@@ -221,11 +221,10 @@ def second_look(
     memo_path: Path | str | None,
     cancel: CancelToken | None = None,
     progress: Progress | None = None,
-    threads: int = 4,
 ) -> dict[Key, Closer]:
     """Decode the images at a small size and measure what settles the doubtful cases; cached by file."""
     check = cancel.check if cancel else None
-    known = Memo(memo_path).facts(_CLOSER, images, _look_closer, check, progress, threads)
+    known = Memo(memo_path).facts(_CLOSER, images, _look_closer, check, progress)
     result = {}
     for image in images:
         said = json.loads(known[image.path])

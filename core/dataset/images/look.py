@@ -25,7 +25,7 @@ class Look:
     reason       why it cannot be decoded, worded to follow "the image"; empty when it can. Broken images have no measures
     remark       damage that the decoder skipped, such as bad metadata; empty for none
     transparent  at least one pixel is not opaque
-    dhash        16 hex digits, 64 bits: near duplicates differ in few of them (`hash_distance`). All zeros for an image of
+    dhash        16 hex digits, 64 bits: near duplicates differ in few of them. All zeros for an image of
                  one color
     blur         variance of the Laplacian, levels of 255 squared; sharp photographs have hundreds, blurry ones a few
     brightest    max of the red channel on black, 0 to 255 (the max of a mask); opaque: max of alpha
@@ -63,11 +63,6 @@ def to_text(look: Look) -> str:
 
 def from_text(text: str) -> Look:
     return Look(**json.loads(text))
-
-
-def hash_distance(one: str, other: str) -> int:
-    """Hamming distance of two hashes. Copies at other sizes and qualities: at most about 6 of 64 bits."""
-    return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
 # ---- measures

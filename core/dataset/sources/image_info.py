@@ -90,9 +90,9 @@ class Scan:
     left_out: tuple[tuple[ImageInfo, str], ...] = field(default=())
 
 
-def names_of(images: Sequence[ImageInfo], most: int = 5) -> str:
+def names_of(images: Sequence[ImageInfo]) -> str:
     """ "a.png, b.png and 12 more"."""
-    return listed([image.relative for image in images], most)
+    return listed([image.relative for image in images])
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

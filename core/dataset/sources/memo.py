@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from core.record.atomic import remove
 
 _WAIT_SECONDS = 5
+THREADS = 4  # that measure files
 _ELSEWHERE: dict[Path, Path] = {}  # files their disk does not support -> where they are instead
 _AT_ONCE = 500  # variables in one query; SQLite's limit is 999 in old builds
 
@@ -93,7 +94,6 @@ class Memo:
         measure: Callable[[Any], str | OSError],
         check: Callable[[], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
-        threads: int = 4,
     ) -> dict[Path, Any]:
         """The fact of each file, measured where it is not cached. An OSError is not cached.
 
@@ -103,8 +103,8 @@ class Memo:
         known: dict[Path, Any] = dict(self.known(kind, files))
         unread = [file for file in files if file.path not in known]
         remaining, done = iter(unread), len(files) - len(unread)
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            while part := list(islice(remaining, 16 * threads)):
+        with ThreadPoolExecutor(THREADS) as pool:
+            while part := list(islice(remaining, 16 * THREADS)):
                 if check:
                     check()
                 found = dict(zip((file.path for file in part), pool.map(measure, part), strict=True))
