@@ -28,7 +28,7 @@ GUARDS = {
     "Referrer-Policy": "same-origin",
 }
 USED = re.compile(  # of the addresses that Gradio answers: no queue, no API docs, no files by path, no server functions
-    r"/|/(config|login|theme\.css|favicon\.ico|robots\.txt|manifest\.json)/?|/pwa_icon(/(192|512))?|/(assets|static|atelier)/.+"
+    r"/|/(config|login|theme\.css|favicon\.ico|robots\.txt|manifest\.json)/?|/pwa_icon(/(192|512))?|/(assets|static|atelier)/[ -~]{1,200}"
     r"|/gradio_api/(run/predict|upload|upload_progress|startup-events|app_id|heartbeat/[\w-]{1,64})"
 )
 

@@ -131,6 +131,8 @@ class Links:
             small = thumbnail(path, int(request.query_params.get("size") or 256), self.thumbs)
         except BrokenImage:
             return Response(UNREADABLE, media_type="image/svg+xml", headers=UNKEPT)
+        if isinstance(small, bytes):
+            return Response(small, headers=_headers(request), media_type="image/jpeg")
         return FileResponse(small, media_type="image/jpeg", headers=_headers(request))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from core.record.units import size_words
@@ -173,6 +173,8 @@ class Traffic:
 
         try:
             await self.app(scope, counted, heard)
+        except ClientDisconnect:
+            pass  # nobody is left to answer
         except GivenUp as error:
             if not began:
                 late = isinstance(error, TooSlow)

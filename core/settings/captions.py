@@ -15,24 +15,7 @@ LENGTHS: tuple[int, ...] = get_args(Length)  # tokens of one caption, in windows
 
 # What images, metadata and caches are called: a caption must not be written over one.
 NOT_CAPTIONS = frozenset(
-    (
-        *(
-            ".png",
-            ".jpg",
-            ".jpeg",
-            ".jfif",
-            ".webp",
-            ".bmp",
-            ".gif",
-            ".tif",
-            ".tiff",
-            ".avif",
-            ".heic",
-            ".heif",
-            ".hif",
-        ),
-        *(".jxl", ".json", ".jsonl", ".npz", ".safetensors"),
-    )
+    ".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .avif .heic .heif .hif .jxl .json .jsonl .npz .safetensors".split()
 )
 _EXTENSION = re.compile(r"\.[\w.\-]{1,30}", re.ASCII)
 

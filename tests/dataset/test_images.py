@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -219,6 +220,13 @@ def test_a_thumbnail_is_made_once_for_each_state_of_the_image(tmp_path, add):
     assert not [each for each in (tmp_path / "thumbs").rglob("*") if each.name.startswith(".tmp")]
 
 
+def test_a_thumbnail_that_cannot_be_kept_is_made_again_each_time(tmp_path, add):
+    (tmp_path / "thumbs").write_bytes(b"a file is in the way, or the disk is full")
+    for _ in range(2):
+        small = thumbnail(add("a.png", 640, 480), 128, tmp_path / "thumbs")
+        assert isinstance(small, bytes) and Image.open(BytesIO(small)).size == (128, 96)
+
+
 def test_a_thumbnail_of_a_large_jpeg_keeps_its_shape(tmp_path, add):
     assert Image.open(thumbnail(add("a.jpg", 1600, 400), 100, tmp_path / "t")).size == (100, 25)
 
@@ -374,7 +382,9 @@ def test_a_very_large_image_that_nothing_reduces_keeps_its_pixels(tmp_path, monk
 MANY_THREADS = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 import psutil
 from core.dataset.images.opening import open_decoded
 before = psutil.Process().memory_info().rss

@@ -165,6 +165,8 @@ def test_no_address_is_answered_that_the_page_does_not_use(served):
             assert [ask(served, method, concrete)[0] for method in ("GET", "POST")] == [404, 404], path
     for path in ("/pwa_icon/60000", "/logout?all_session=true", "/gradio_api/run/x", "/gradio_api/file=/etc/passwd"):
         assert ask(served, "GET", path)[0] == 404, path
+    for folder in ("assets", "assets/x", "static", "static/img", "atelier"):  # longer than any file's name
+        assert ask(served, "GET", f"/{folder}/{'a' * 5000}")[0] == 404, folder
     for path in ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/pwa_icon/192", "/gradio_api/app_id"):
         assert ask(served, "GET", path)[0] == 200, path
 

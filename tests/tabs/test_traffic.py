@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
+from starlette.requests import Request
 from test_gate import JSON, ask
 from work_parts import finished, wait_until
 
@@ -166,6 +167,21 @@ def test_a_message_that_does_not_arrive_or_comes_letter_by_letter_is_given_up(tm
         return sent[0]["status"]
 
     assert finished(slow()) == 408
+
+
+def test_who_leaves_in_the_middle_of_a_message_is_no_fault_of_ours(tmp_path):
+    async def reads(scope, receive, send):
+        await Request(scope, receive).body()
+
+    async def leaving() -> None:
+        messages = iter(({"type": "http.request", "body": b"[", "more_body": True}, {"type": "http.disconnect"}))
+
+        async def receive():
+            return next(messages)
+
+        await shared(reads, tmp_path)(scope("/atelier/captions", cookie=TOKEN), receive, None)
+
+    finished(leaving())
 
 
 def test_uploads_are_measured_before_and_while_they_come(tmp_path, monkeypatch):

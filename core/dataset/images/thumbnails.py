@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
 from core.dataset.images.opening import BrokenImage, open_rgb
-from core.record.atomic import open_atomic
+from core.record.atomic import write_bytes
 
 
-def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path:
-    """A JPEG thumbnail of at most `size` pixels a side, created once per version of the file.
+def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path | bytes:
+    """A JPEG thumbnail of at most `size` pixels a side, created once per version of the file; the JPEG itself where it cannot
+    be kept, as on a full disk.
 
     Raises BrokenImage. The name is a hash of path, size and time, so a changed file gets another.
     """
@@ -24,10 +26,14 @@ def thumbnail(path: Path | str, size: int, thumbs_dir: Path | str) -> Path:
     state = f"{os.path.abspath(path)}\x1f{found.st_size}\x1f{found.st_mtime_ns}\x1f{size}"
     name = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()[:40]
     target = Path(thumbs_dir) / name[:2] / f"{name}.jpg"
-    if target.exists():
+    if os.path.exists(target):
         return target
     image = open_rgb(path, draft=(2 * size, 2 * size))
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
-    with open_atomic(target) as temporary:
-        image.save(temporary, "JPEG", quality=85)
+    made = BytesIO()
+    image.save(made, "JPEG", quality=85)
+    try:
+        write_bytes(target, made.getvalue())
+    except OSError:
+        return made.getvalue()
     return target
