@@ -205,7 +205,8 @@
   /** Ask for every widget's value, after the changes that are on their way: the answer could be older than what was typed. */
   atelier.refill = () => { if (!buses.form || onTheirWay().length) setTimeout(atelier.refill, 100); else send("refill"); };
   /** An action on runs, the queue or a download. */
-  atelier.command = (name, data) => buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})});
+  let askedOn = "";  // the tab on which something was asked for last: only from there an answer leads to another one
+  atelier.command = (name, data) => { askedOn = atelier.openTab(); return buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})}); };
   atelier.pulse = () => buses.pulse;
 
   const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
@@ -224,6 +225,7 @@
   };
   atelier.startMessage = async (how) => {
     const button = atelier.byId(how === "start" ? "start" : "enqueue");
+    askedOn = atelier.openTab();
     if (atelier.jsonEdited && atelier.jsonEdited() && !(await atelier.dialog({title: "Discard the JSON edits?", ok: "Discard",
       text: "The JSON has edits that are not applied. Training uses the form's values."}))) return JSON.stringify({how: "nothing"});
     const token = crypto.getRandomValues(new Uint32Array(2)).join("-");
@@ -307,6 +309,7 @@
     if (said.kind === "over") { if (panel.classList.contains("error")) panel.hidden = true; return; }
     clearTimeout(sayTimer);
     const kind = said.kind || "info", listed = said.problems && said.problems.length;
+    const place = said.go && askedOn !== atelier.openTab() ? [`#${said.go}`, `Open ${said.go}`] : said.open;
     panel.className = `said ${kind}`;
     panel.setAttribute("role", kind === "error" ? "alert" : "status");
     panel.replaceChildren(
@@ -314,15 +317,15 @@
         said.notes && said.notes.length ? h("ul", {class: "notes"}, said.notes.map((note) => h("li", {}, note))) : null,
         listed ? [atelier.problems(said.problems), atelier.remedy(said.problems)] : null),
       ...(said.link ? [h("a", {class: "btn primary", href: said.link[0], download: said.link[1]}, `Download ${said.link[1]}`)] : []),
-      ...(said.open ? [h("a", {class: "btn", href: said.open[0], target: said.open[0].startsWith("#") ? null : "_blank", onclick: () => { panel.hidden = true; }}, said.open[1])] : []),
+      ...(place ? [h("a", {class: "btn", href: place[0], target: place[0].startsWith("#") ? null : "_blank", onclick: () => { panel.hidden = true; }}, place[1])] : []),
       ...(said.undo ? [h("button", {type: "button", class: "btn", onclick: () => { panel.hidden = true; atelier.act("undo"); }}, "Undo: back to your changes")] : []),
       h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => { panel.hidden = true; }}, "Close"));
     panel.dataset.undo = said.undo || "";
     panel.hidden = false;
-    if (said.go && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
+    if (said.go && !place && atelier.goTo(said.go)) { if (said.go === "Monitor" && atelier.chooseRun) atelier.chooseRun(""); scrollTo(0, 0); }
     aside();
     setTimeout(aside, 300);  // another tab may be open by then
-    const toRead = kind === "error" || said.undo || said.link || said.open || listed || (said.notes && said.notes.length);
+    const toRead = kind === "error" || said.undo || said.link || place || listed || (said.notes && said.notes.length);
     if (!toRead) sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 15000 : 5000);
   };
   /** A message that is no error covers no field and no button: it stands in the first free place from its own one, then upwards; where

@@ -254,3 +254,20 @@ def test_acts_are_handled_in_the_order_of_their_numbers_and_a_lost_one_is_waited
     for number in (5, 6, 7):
         handled(number)
     assert done == [1, 2, 3, 5, 6, 7] and time.monotonic() - begun < 2 * TURN_SECONDS
+
+
+def test_a_start_that_is_answered_late_does_not_take_a_person_away_from_where_they_have_gone(
+    visit, served, monkeypatch
+):
+    served.engine.pause_queue()
+    window = visit()
+    tab = window.open()
+    slowly(monkeypatch, served.engine, "submit", 1.5)
+    tab.locator("#start").click()
+    tab.wait_for_timeout(500)
+    tab.get_by_role("tab", name="Dataset", exact=True).click()
+    expect(tab.locator("#said")).to_contain_text("Started")
+    expect(tab.get_by_role("tab", name="Dataset", exact=True)).to_have_attribute("aria-selected", "true")
+    tab.locator("#said").get_by_role("link").click()
+    expect(tab.get_by_role("tab", name="Monitor", exact=True)).to_have_attribute("aria-selected", "true")
+    assert window.errors == []
