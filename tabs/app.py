@@ -254,9 +254,8 @@ def _login(auth: str | tuple[str, str] | None, shared: bool) -> tuple[str, str] 
         name, _, password = auth.partition(":")
         auth = (name, password)
     if auth and not all(auth):
-        raise ProblemsError.one(
-            "The login needs a user name and a password", "--auth", "write user:password", code="login.incomplete"
-        )
+        what = "The login needs a user name and a password"
+        raise ProblemsError.one(what, "--auth", "write user:password", "login.incomplete")
     if shared and not auth:
         auth = ("atelier", secrets.token_urlsafe(9))
         print(f"The page is open to others, so it has a login.  User: {auth[0]}  Password: {auth[1]}", flush=True)

@@ -163,9 +163,8 @@ class Bulk:
     def fill(self, name: str, text: str) -> None:
         """One field as a person wrote it. Raises ProblemsError."""
         if name not in KNOWN:
-            raise ProblemsError.one(
-                f"There is no field '{name[:40]}'", "Captions", "reload the page", "edit.no-such-field"
-            )
+            what = f"There is no field '{name[:40]}'"
+            raise ProblemsError.one(what, "Captions", "reload the page", "edit.no-such-field")
         self._keep(changed_values(KNOWN, self._load(), name, text, self._roots))
 
     def plan(self, rows: Iterable[Row]) -> list[Edited]:

@@ -50,14 +50,12 @@ def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]
     """The folder's values with one field as a person wrote it. Raises ProblemsError."""
     declared = SOURCE.get(name)
     if declared is None:
-        raise ProblemsError.one(
-            f"A folder has no setting '{name[:40]}'", "Dataset", "reload the page", code="folder.unknown-setting"
-        )
+        what = f"A folder has no setting '{name[:40]}'"
+        raise ProblemsError.one(what, "Dataset", "reload the page", "folder.unknown-setting")
     value = read(declared, text, optional=name in OPTIONAL)
     if name == "folder" and not value:
-        raise ProblemsError.one(
-            "The folder's path is empty", "Folder", "enter a path, or remove the folder", code="folder.no-path"
-        )
+        what = "The folder's path is empty"
+        raise ProblemsError.one(what, "Folder", "enter a path, or remove the folder", "folder.no-path")
     if value and is_path(declared):
         roots.check(value, declared.title)
     values = to_values(entry)

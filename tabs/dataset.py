@@ -252,9 +252,8 @@ class Desk:
         if not files:
             return gr.skip(), gr.skip()
         if self._intake is not None and not self._intake.done:
-            raise ProblemsError.one(
-                "Other files are still being added", "the drop area", "wait until they are added", code="upload.busy"
-            )
+            what = "Other files are still being added"
+            raise ProblemsError.one(what, "the drop area", "wait until they are added", "upload.busy")
         self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Adding images")
         return None, self._intake_html()
 

@@ -67,9 +67,8 @@ class Desk:
             what = f"'{keep[:20]}' is not a number of GB"
             raise ProblemsError.one(what, WHERE, "write 0 to empty it, or 10 for 10 GB", "disk.bad-number")
         if self.page.engine.status()["job"] is not None:
-            raise ProblemsError.one(
-                "A job is running and may need the cache", WHERE, "wait for it, or stop it", code="disk.in-use"
-            )
+            what = "A job is running and may need the cache"
+            raise ProblemsError.one(what, WHERE, "wait for it, or stop it", "disk.in-use")
         return prune(self.page.workspace.cache / name, int(kept * GB))
 
     def _delete(self, name: str) -> int:

@@ -54,18 +54,15 @@ class Clinic:
         concepts = [row.concept for row in report.rows if row.key in advised] if report else []
         used = [entry for entry in entries if entry.enabled]
         if not concepts or max(concepts) >= len(used):
-            raise ProblemsError.one(
-                "The images are no longer in these folders", "Dataset", "reload the folder", code="doctor.no-images"
-            )
+            what = "The images are no longer in these folders"
+            raise ProblemsError.one(what, "Dataset", "reload the folder", "doctor.no-images")
         most = max(set(concepts), key=concepts.count)
         return str(self.page.roots.check(used[most].folder, "dataset.folder"))
 
     def put_back(self, token: str, entries: Sequence[Source]) -> None:
         """Undo one action. Only records of the chosen folders' own trash are taken."""
         if token not in [each.token for each in self.away(entries)]:
-            raise ProblemsError.one(
-                "This was already restored", "Dataset", "check the list", code="doctor.already-restored"
-            )
+            raise ProblemsError.one("This was already restored", "Dataset", "check the list", "doctor.already-restored")
         try:
             put_back(token)
         finally:

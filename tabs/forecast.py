@@ -140,9 +140,7 @@ class Forecast:
         job = project.job
         place = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
         if place is None:
-            raise ProblemsError.one(
-                "The slider has no such position", "memory", "move it again", code="forecast.bad-level"
-            )
+            raise ProblemsError.one("The slider has no such position", "memory", "move it again", "forecast.bad-level")
         values = to_values(job)
         for path, value in place.values.items():
             group, name = path.split(".", 1)

@@ -161,9 +161,8 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
     if any(use["file"] == name for use in loras):
         return values
     if len(loras) >= MOST_LORAS:
-        raise ProblemsError.one(
-            f"There are {MOST_LORAS} LoRAs already", "LoRAs", "remove one first", code="generate.too-many-loras"
-        )
+        what = f"There are {MOST_LORAS} LoRAs already"
+        raise ProblemsError.one(what, "LoRAs", "remove one first", "generate.too-many-loras")
     return values | {"loras": [*loras, {"file": name, "strength": 1.0}]}
 
 
@@ -265,9 +264,8 @@ def change_lora(values: dict[str, Any], number: int, strength: str | None) -> di
     try:
         wanted = LoraUse(file=loras[number]["file"], strength=float(strength))
     except ValueError:
-        raise ProblemsError.one(
-            f"The strength is '{strength[:40]}'", "LoRAs", bounds, code="generate.bad-strength"
-        ) from None
+        what = f"The strength is '{strength[:40]}'"
+        raise ProblemsError.one(what, "LoRAs", bounds, "generate.bad-strength") from None
     loras[number] = loras[number] | {"strength": wanted.strength}
     return values | {"loras": loras}
 

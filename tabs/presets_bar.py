@@ -128,9 +128,7 @@ def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:
     if name == DEFAULTS:
         return reset(page, browser, stamp)
     if name not in page.presets.names():
-        raise ProblemsError.one(
-            f"There is no preset '{name}'", "preset", "choose one from the list", code="preset.unknown"
-        )
+        raise ProblemsError.one(f"There is no preset '{name}'", "preset", "choose one from the list", "preset.unknown")
     unsaved = _unsaved(page)
     left = page.project.load_preset(name, session=browser.session, stamp=stamp)
     words = f" A recipe does not change: {', '.join(left)}." if left else ""
@@ -231,9 +229,7 @@ def apply_json(page: Page, data: dict[str, Any], browser: Browser, stamp: str | 
 def read_text(given: str, text: str) -> preset_files.Preset:
     """Check a preset's text as a file of that name would be checked."""
     if len(text) > LARGEST:
-        raise ProblemsError.one(
-            "The file is too large for a preset", given, "choose a preset file", code="preset.too-large"
-        )
+        raise ProblemsError.one("The file is too large for a preset", given, "choose a preset file", "preset.too-large")
     folder = Path(tempfile.mkdtemp(prefix="atelier-preset-"))
     path = folder / "preset.json"
     try:

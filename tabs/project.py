@@ -353,9 +353,8 @@ def _check_name(path: str, value: Any) -> None:
     """A name that no file can have is refused in the field; rules over several fields are told beside them instead."""
     reason = bad_name(value) if path == NAME else None
     if reason:
-        raise ProblemsError.one(
-            f"'{value}' cannot be a file name: {reason}", path, "use letters, digits, - and _", code="settings.bad-name"
-        )
+        what = f"'{value}' cannot be a file name: {reason}"
+        raise ProblemsError.one(what, path, "use letters, digits, - and _", "settings.bad-name")
 
 
 def with_value(job: TrainJob, path: str, value: Any) -> TrainJob:

@@ -233,9 +233,7 @@ class Proofs:
         if engine.status()["job"] is not None:
             raise ProblemsError.one("A job is running", run, "try again when the device is free", code="job.running")
         if any(not task.done for task in self._tasks.values()):
-            raise ProblemsError.one(
-                "Another resume test is running", run, "wait for it, or cancel it", code="proof.running"
-            )
+            raise ProblemsError.one("Another resume test is running", run, "wait for it, or cancel it", "proof.running")
         self._tasks[run] = engine.light(self._prove, engine.run_job(run), title="proof")
 
     def cancel(self, run: str) -> None:

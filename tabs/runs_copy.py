@@ -64,9 +64,8 @@ class Copies:
         require_folder(folder, source)
         going = self._copies.get(str(source))
         if going is not None and not going.task.done:
-            raise ProblemsError.one(
-                f"'{name}' is being copied", str(going.folder), "wait for it, or cancel it", code="copy.running"
-            )
+            what = f"'{name}' is being copied"
+            raise ProblemsError.one(what, str(going.folder), "wait for it, or cancel it", "copy.running")
         task = self._page.engine.light(self._copy, source, folder, title=f"copy of {name}", kind="copies")
         self._copies[str(source)] = Copying(folder, task)
         self._page.project.keep(TAB, self._page.project.tab_state(TAB) | {"copy_to": str(folder)})

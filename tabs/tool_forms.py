@@ -215,9 +215,8 @@ class ToolForm:
         known = own_settings_of(task)
         if name in (CHOSEN, PREVIEW) or name not in known:
             fix = "reload the page"
-            raise ProblemsError.one(
-                f"There is no field '{name}' with '{text[:40]}'", self.card.title, fix, "tools.no-such-field"
-            )
+            what = f"There is no field '{name}' with '{text[:40]}'"
+            raise ProblemsError.one(what, self.card.title, fix, "tools.no-such-field")
         with self.page.project.lock:
             value = changed_values(known, {}, name, text, self.page.roots)
             kept = self._kept()

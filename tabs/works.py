@@ -99,9 +99,8 @@ def _already(facts: dict[str, Any]) -> ProblemsError:
     """What is said of a second start on the same thing."""
     fix = "wait until it is done, or cancel it"
     if facts["state"] == "waiting":
-        return ProblemsError.one(
-            f"This is in the queue already, {facts['text']}", facts["about"], fix, "tools.waiting-already"
-        )
+        what = f"This is in the queue already, {facts['text']}"
+        return ProblemsError.one(what, facts["about"], fix, "tools.waiting-already")
     return ProblemsError.one("Already running", facts["about"], fix, "tools.running-already")
 
 

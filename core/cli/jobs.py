@@ -95,9 +95,8 @@ def _follow(processes: Together, workspace: Workspace) -> int:
     path, job = cast("tuple[Path, TrainJob]", processes.tell(cast(Any, None)))
     if not path.is_dir():
         what = f"The run's folder {path} cannot be reached by process {processes.rank + 1}"
-        raise ProblemsError.one(
-            what, "--outputs", "put outputs on a drive that all machines share", "outputs.not-shared"
-        )
+        fix = "put outputs on a drive that all machines share"
+        raise ProblemsError.one(what, "--outputs", fix, "outputs.not-shared")
     with StopOnSignal(CancelToken(), quiet=True, patient=True):
         context = JobContext(
             workspace, RunFolder(path), SilentJournal(), NoCommands(), processes.device, processes=processes
@@ -225,9 +224,8 @@ def find_run(name: str, workspace: Workspace) -> RunFolder:
     for path in places if Path(name).name == name else reversed(places):
         if (path / "job.json").is_file():
             return RunFolder(path)
-    raise ProblemsError.one(
-        f"There is no run '{name}'", str(workspace.runs), "use the name of a folder in it", "runs.no-such-run"
-    )
+    what = f"There is no run '{name}'"
+    raise ProblemsError.one(what, str(workspace.runs), "use the name of a folder in it", "runs.no-such-run")
 
 
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
@@ -242,9 +240,8 @@ def _opened(name: str) -> TextIO:
         return open(path, "a", encoding="utf-8", errors="replace")
     except OSError as error:
         what = f"The log cannot be written: {error.strerror}"
-        raise ProblemsError.one(
-            what, f"logging.console_log_file, {path}", "choose another file", "log.unwritable"
-        ) from None
+        fix = "choose another file"
+        raise ProblemsError.one(what, f"logging.console_log_file, {path}", fix, "log.unwritable") from None
 
 
 def visible(text: str) -> str:

@@ -67,9 +67,8 @@ def prove_it(job: TrainJob, options: Options) -> int:
 
     text = str(options.values["prove"])
     if not text.isdigit() or int(text) < 2:
-        raise ProblemsError.one(
-            f"'{text}' is not a number of steps", "--prove", "use 2 or more, such as 10", "cli.bad-steps"
-        )
+        what = f"'{text}' is not a number of steps"
+        raise ProblemsError.one(what, "--prove", "use 2 or more, such as 10", "cli.bad-steps")
     workspace, device = options.workspace(), options.device()
     owner = Ownership(workspace, "--prove on the command line")
     try:

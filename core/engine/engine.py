@@ -230,9 +230,8 @@ class Engine:
         if folder.held:
             raise ProblemsError.one(f"'{run_name}' is running", run_name, "watch it in Monitor", "runs.running")
         if any(entry.run == run_name and entry.state in ("waiting", "running") for entry in self.queue()):
-            raise ProblemsError.one(
-                f"'{run_name}' is already in the queue", run_name, "wait for its turn", "runs.queued"
-            )
+            what = f"'{run_name}' is already in the queue"
+            raise ProblemsError.one(what, run_name, "wait for its turn", "runs.queued")
         job = extend(folder, changes, self.limits) if changes else job_to_resume(folder)
         with self._queue.lock:
             self._admit_new(job)

@@ -47,9 +47,8 @@ def compile_problems(settings: MemorySettings, device: str) -> list[Problem]:
     if name != "inductor":
         return []
     if device.startswith("mps"):
-        return [
-            Problem("torch.compile does not support training on Apple GPUs", WHERE, "turn it off", code="compile.mps")
-        ]
+        what = "torch.compile does not support training on Apple GPUs"
+        return [Problem(what, WHERE, "turn it off", code="compile.mps")]
     if device.startswith("cuda") and find_spec("triton") is None:
         package = "triton-windows" if sys.platform == "win32" else "triton"
         what = "torch.compile needs triton on a GPU, and triton is not installed"

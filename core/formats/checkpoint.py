@@ -141,9 +141,8 @@ def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str,
     fix = "save the model again, or use its diffusers folder"
     found = parse_json(metadata.get(SIZES_KEY, "{}"), f"{path}, {SIZES_KEY} in its metadata", fix)
     if not isinstance(found, dict) or not all(isinstance(sizes, dict) for sizes in found.values()):
-        raise ProblemsError.one(
-            f"The model sizes in the file's metadata ({SIZES_KEY}) are invalid", str(path), fix, code="model.bad-sizes"
-        )
+        what = f"The model sizes in the file's metadata ({SIZES_KEY}) are invalid"
+        raise ProblemsError.one(what, str(path), fix, "model.bad-sizes")
     for part, sizes in found.items():
         if part in PART_TITLES:
             check_config(part, sizes, f"{path}, {SIZES_KEY}", whole=False)

@@ -65,9 +65,7 @@ def copy_into(
                     return Copied(target, new=True)
     except OSError as error:
         raise _failed(error, source, folder) from error
-    raise ProblemsError.one(
-        f"All names such as '{source.name}' are taken", str(folder), CHOOSE, code="copy.no-free-name"
-    )
+    raise ProblemsError.one(f"All names such as '{source.name}' are taken", str(folder), CHOOSE, "copy.no-free-name")
 
 
 def require_folder(folder: Path, source: Path) -> None:
@@ -75,15 +73,13 @@ def require_folder(folder: Path, source: Path) -> None:
     try:
         os.stat(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise ProblemsError.one(
-            "The folder does not exist", str(folder), f"create it, or {CHOOSE}", code="copy.missing-folder"
-        ) from None
+        what = "The folder does not exist"
+        raise ProblemsError.one(what, str(folder), f"create it, or {CHOOSE}", "copy.missing-folder") from None
     except OSError as error:
         raise unwritten(error, "The folder cannot be opened", str(folder)) from None
     if not folder.is_dir():
-        raise ProblemsError.one(
-            "This is a file, not a folder", str(folder), "choose the folder to copy into", code="copy.not-a-folder"
-        )
+        what = "This is a file, not a folder"
+        raise ProblemsError.one(what, str(folder), "choose the folder to copy into", "copy.not-a-folder")
     if folder.resolve().is_relative_to(source.resolve()):
         raise ProblemsError.one("A folder cannot be copied into itself", str(folder), CHOOSE, code="copy.into-itself")
     try:
@@ -225,7 +221,6 @@ def _failed(error: OSError, source: Path, folder: Path) -> ProblemsError:
         return ProblemsError.one(what, str(folder), f"connect its drive again, or {CHOOSE}", "copy.folder-gone")
     if error.errno == errno.EFBIG:
         fix = f"{CHOOSE}: a drive formatted as FAT32 holds files of up to 4 GB"
-        return ProblemsError.one(
-            f"'{source.name}' is too large for this drive; {KEPT}", str(folder), fix, code="copy.too-large"
-        )
+        what = f"'{source.name}' is too large for this drive; {KEPT}"
+        return ProblemsError.one(what, str(folder), fix, "copy.too-large")
     return unwritten(error, f"'{source.name}' cannot be copied", str(folder), KEPT, then="copy it again")

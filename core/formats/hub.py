@@ -89,9 +89,7 @@ def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> 
     """
     text, models = reference.strip(), Path(models)
     if not text:
-        raise ProblemsError.one(
-            "No model is selected", "model", "choose a file, a folder or a hub id", code="model.none"
-        )
+        raise ProblemsError.one("No model is selected", "model", "choose a file, a folder or a hub id", "model.none")
     for candidate in _candidates(text, models, outputs):
         if may_reach(candidate) and os.path.exists(candidate):  # false, not an error, for an invalid file name
             return _model_in(candidate)

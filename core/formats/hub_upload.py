@@ -46,9 +46,8 @@ def upload_problem(settings: HubSettings, token: str | None, endpoint: str | Non
 
 def _unreachable(why: str) -> Problem:
     fix = "check the connection; training starts anyway, and every file stays in the run folder"
-    return Problem(
-        f"The hub cannot be reached ({why}), so uploads may fail", WHERE, fix, level="advice", code="hub.unreachable"
-    )
+    what = f"The hub cannot be reached ({why}), so uploads may fail"
+    return Problem(what, WHERE, fix, level="advice", code="hub.unreachable")
 
 
 def _ask(settings: HubSettings, token: str, endpoint: str | None) -> Problem | None:
@@ -68,9 +67,8 @@ def _ask(settings: HubSettings, token: str, endpoint: str | None) -> Problem | N
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if status == 401:
             fix = "create a new token with write access at huggingface.co/settings/tokens and store it in Tools"
-            return Problem(
-                "The hub does not accept the token: it is wrong or has expired", WHERE, fix, code="hub.bad-token"
-            )
+            what = "The hub does not accept the token: it is wrong or has expired"
+            return Problem(what, WHERE, fix, code="hub.bad-token")
         if status == 403:
             fix = "use a token with write access to it, or another repository"
             return Problem(f"The token may not write to {repository}", WHERE, fix, code="hub.no-write-access")
@@ -88,9 +86,8 @@ def _cannot_make(repository: str, who: dict[str, Any]) -> Problem | None:
         return Problem(what, WHERE, fix, code="hub.other-owner")
     if (who.get("auth") or {}).get("accessToken", {}).get("role") == "read":
         fix = "create a token with write access at huggingface.co/settings/tokens"
-        return Problem(
-            f"The token is read-only, so {repository} cannot be created", WHERE, fix, code="hub.read-only-token"
-        )
+        what = f"The token is read-only, so {repository} cannot be created"
+        return Problem(what, WHERE, fix, code="hub.read-only-token")
     return None
 
 

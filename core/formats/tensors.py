@@ -63,9 +63,8 @@ class TensorFile:
         except (MemoryError, RuntimeError) as error:  # torch's allocator raises RuntimeError
             size = f"{prod(entry.shape) * ITEM_BYTES[entry.dtype]:,} bytes"
             fix = "free some memory, or check that it is the right file"
-            raise ProblemsError.one(
-                f"A tensor of {size} could not be read into memory", str(self.path), fix, code="memory.tensor-too-large"
-            ) from error
+            what = f"A tensor of {size} could not be read into memory"
+            raise ProblemsError.one(what, str(self.path), fix, "memory.tensor-too-large") from error
 
     def _read_entry(self, entry: TensorEntry, dtype: torch.dtype | None) -> torch.Tensor:
         import torch

@@ -176,9 +176,8 @@ def _folder_problems(folder: Path, dataset: DatasetSettings) -> list[Problem]:
         f"The regularization images would be inside a training folder ({printable(inside[0])}) and would "
         "be trained as the subject"
     )
-    return [
-        Problem(what, printable(folder), "choose a folder outside of it", code="class-images.inside-training-folder")
-    ]
+    fix = "choose a folder outside of it"
+    return [Problem(what, printable(folder), fix, code="class-images.inside-training-folder")]
 
 
 def _real(folder: str) -> Path:

@@ -266,9 +266,8 @@ def _toml_entries(path: Path, where: str) -> list[dict[str, Any]]:
 def _json_entries(path: Path) -> list[Any]:
     found = read_json(path, "correct it", max_bytes=MAX_BYTES)
     if not isinstance(found, list):
-        raise ProblemsError.one(
-            "The file contains no list of prompts", str(path), "write a list of texts or of tables", code="prompts.none"
-        )
+        what = "The file contains no list of prompts"
+        raise ProblemsError.one(what, str(path), "write a list of texts or of tables", "prompts.none")
     if len(found) > MAX_PROMPTS:
         raise _too_many(len(found), str(path))
     return found

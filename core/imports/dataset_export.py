@@ -82,9 +82,8 @@ def write_dataset_config(job: TrainJob, path: str | os.PathLike, kind: str | Non
     text = dataset_toml(config) if kind == "toml" else dataset_json(config)
     if kind == "toml" and not _reads_back(text, config):
         fix = "write a .json file, or rename folders with unusual characters"
-        raise ProblemsError.one(
-            "sd-scripts could not read this dataset as TOML", str(target), fix, "dataset-config.no-toml"
-        )
+        what = "sd-scripts could not read this dataset as TOML"
+        raise ProblemsError.one(what, str(target), fix, "dataset-config.no-toml")
     try:
         atomic.write_text(target, text)
     except OSError as error:
@@ -118,9 +117,8 @@ def dataset_config(job: TrainJob) -> tuple[dict[str, Any], list[Problem]]:
     """The content of the file, and advice on what it cannot contain. Reads folders and writes nothing."""
     concepts = [*_all_concepts(job)]
     if not concepts:
-        raise ProblemsError.one(
-            "There is no folder to write", "dataset.sources", "choose an image folder first", "dataset.no-folder"
-        )
+        what = "There is no folder to write"
+        raise ProblemsError.one(what, "dataset.sources", "choose an image folder first", "dataset.no-folder")
     problems = not_representable(job, concepts)
     datasets: dict[tuple, dict[str, Any]] = {}
     places: dict[str, set[tuple]] = defaultdict(set)

@@ -46,9 +46,8 @@ def torch_build(place: Place) -> Finding:
     if (seen.nvidia_card or seen.driver or seen.amd_card) and not torch.cuda.is_available():
         if torch.version.cuda or facts["hip"]:
             reason = "torch cannot use the GPU; usually the driver is too old for this CUDA version"
-            return Finding(
-                FAILED, found, reason, "install the newest driver and restart, then ./launch.sh update", facts
-            )
+            fix = "install the newest driver and restart, then ./launch.sh update"
+            return Finding(FAILED, found, reason, fix, facts)
         reason = "there is a GPU, but this torch is built for the CPU only"
         return Finding(SLOWER, found, reason, "run ./launch.sh update, which installs the build for the GPU", facts)
     return Finding(OK, found, facts=facts)
@@ -60,12 +59,8 @@ def device(place: Place) -> Finding:
 
     ones = torch.ones(64, 64, device=place.device)
     if float((ones @ ones).sum()) != 64.0**3:
-        return Finding(
-            FAILED,
-            "",
-            f"a product computed on '{place.device}' is wrong",
-            "restart the machine, then install the newest driver",
-        )
+        reason = f"a product computed on '{place.device}' is wrong"
+        return Finding(FAILED, "", reason, "restart the machine, then install the newest driver")
     words = machine.device_words(place.device)
     facts: dict[str, Any] = {"device": place.device, "name": words}
     if not place.cuda:
@@ -158,9 +153,8 @@ def narrow_type(place: Place) -> Finding:
     error = float(((back - wide).abs() / wide.abs().clamp(min=2**-6)).max())
     facts = {"error": error, "seconds": time.perf_counter() - begun}
     if not error <= 2**-4 * 1.01:  # 3 mantissa bits, rounded to nearest
-        return Finding(
-            FAILED, "", f"weights stored in fp8 are off by {error:.1e}", "leave the fp8 base model off", facts
-        )
+        reason = f"weights stored in fp8 are off by {error:.1e}"
+        return Finding(FAILED, "", reason, "leave the fp8 base model off", facts)
     return Finding(OK, f"weights stored in 8 bits are within {error:.1%}", facts=facts)
 
 
@@ -255,9 +249,8 @@ def xformers(place: Place) -> Finding:
     error = float((ours - plain).abs().max())
     facts = {"version": version("xformers"), "error": error}
     if not error <= 1e-2:  # fp16 has 11 significant bits; entries are below 4
-        return Finding(
-            FAILED, "", f"xFormers differs from torch's attention by {error:.1e}", "set Attention to SDPA", facts
-        )
+        reason = f"xFormers differs from torch's attention by {error:.1e}"
+        return Finding(FAILED, "", reason, "set Attention to SDPA", facts)
     return Finding(OK, f"xFormers {facts['version']}, equal to SDPA within {error:.0e}", facts=facts)
 
 
@@ -327,7 +320,6 @@ def compiler(place: Place) -> Finding:
     facts["seconds"] = round(time.perf_counter() - begun, 2)
     found = f"a small layer compiled in {facts['seconds']:.0f} s"
     if place.device == "cpu":
-        return Finding(
-            SLOWER, found, "on a CPU compiled code is slower than torch's kernels", "leave torch.compile off", facts
-        )
+        reason = "on a CPU compiled code is slower than torch's kernels"
+        return Finding(SLOWER, found, reason, "leave torch.compile off", facts)
     return Finding(OK, found + (f", triton {facts['triton']}" if facts["triton"] else ""), facts=facts)

@@ -169,9 +169,8 @@ def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
     facts = trained.facts() | {"forecast_bytes": forecast}
     finite = all(loss == loss and abs(loss) != float("inf") for loss in trained.losses)
     if not finite:
-        return Finding(
-            FAILED, trained.words(), "losses are not finite", "avoid this option here, and report this", facts
-        )
+        found = trained.words()
+        return Finding(FAILED, found, "losses are not finite", "avoid this option here, and report this", facts)
     found = f"{trained.words()} of tensors, {memory_words(trained.reserved_bytes)} in all"
     plain = place.earlier.get("real_plain", {})
     if name != "plain" and "reserved_bytes" in plain:
@@ -184,9 +183,8 @@ def _measured(place: Place, change: dict[str, Any], name: str) -> Finding:
     facts["forecast_off"] = off
     if off > NEAR:
         reason = f"it takes {off:.0%} more than the forecast of {memory_words(forecast)}"
-        return Finding(
-            SLOWER, found, reason, "report this; leave a margin when a forecast is close to the GPU's memory", facts
-        )
+        fix = "report this; leave a margin when a forecast is close to the GPU's memory"
+        return Finding(SLOWER, found, reason, fix, facts)
     return Finding(OK, f"{found} (forecast {memory_words(forecast)})", facts=facts)
 
 

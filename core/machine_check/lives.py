@@ -63,13 +63,8 @@ def sample(place: Place) -> Finding:
     facts = {"seconds": seconds, "difference": off, "tones": found}
     words = f"a 128 px image in {seconds:.1f} s including loading, within {off:.1f} of 255 of the recorded one"
     if max(found) == min(found):
-        return Finding(
-            FAILED,
-            words,
-            "the image has a single color: NaN values become black",
-            "choose fp32, and report this",
-            facts,
-        )
+        reason = "the image has a single color: NaN values become black"
+        return Finding(FAILED, words, reason, "choose fp32, and report this", facts)
     if not off <= SAMPLE_OFF:
         reason = f"the image differs from the recorded one by up to {off:.0f} of 255"
         return Finding(FAILED, words, reason, "report this", facts)
@@ -98,9 +93,8 @@ def save_and_load(place: Place) -> Finding:
     tensors = load_lora(file).tensors
     facts: dict[str, Any] = {"seconds": seconds, "tensors": len(tensors), "bytes": file.stat().st_size}
     if not all(bool(torch.isfinite(each).all()) for each in tensors.values()):
-        return Finding(
-            FAILED, "", "the saved LoRA contains NaN or infinite values", "choose fp32, and report this", facts
-        )
+        reason = "the saved LoRA contains NaN or infinite values"
+        return Finding(FAILED, "", reason, "choose fp32, and report this", facts)
     facts["change"] = distance(tones(generated(place, loras=[{"file": str(file)}])), tones(generated(place)))
     if facts["change"] < 1:
         return Finding(FAILED, "", "the saved LoRA has no effect on images", "report this", facts)

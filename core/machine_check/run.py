@@ -33,9 +33,8 @@ def refuse_while_training(workspace: Workspace) -> None:
     running = next((folder.name for folder in list_runs(workspace.runs) if folder.held), None)
     if running is not None:
         what = f"'{running}' is training, which would distort the check"
-        raise ProblemsError.one(
-            what, WHERE, "wait until it is done, or stop it; it can be resumed", code="check.training-runs"
-        )
+        fix = "wait until it is done, or stop it; it can be resumed"
+        raise ProblemsError.one(what, WHERE, fix, "check.training-runs")
 
 
 def run_check(
@@ -75,9 +74,8 @@ def _own_folder(workspace: Workspace) -> tuple[Lock | None, Path]:
         workspace.private.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except HeldElsewhere:
-        raise ProblemsError.one(
-            "A check is already running", WHERE, "wait until it is done", code="check.already-running"
-        ) from None
+        what = "A check is already running"
+        raise ProblemsError.one(what, WHERE, "wait until it is done", "check.already-running") from None
     except OSError:  # reported by the item "disk"; the rest can still be checked
         return None, Path(tempfile.mkdtemp(prefix="atelier-check-"))
     with suppress(OSError):

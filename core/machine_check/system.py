@@ -34,9 +34,8 @@ def python(place: Place) -> Finding:
     found = f"Python {platform.python_version()}, {platform.platform()}"
     facts = {"python": platform.python_version(), "system": platform.platform(), "machine": platform.machine()}
     if fit not in ("ok", "novenv"):
-        return Finding(
-            FAILED, found, f"this Python is not supported ({fit})", "install Python 3.11, 3.12 or 3.13", facts
-        )
+        reason = f"this Python is not supported ({fit})"
+        return Finding(FAILED, found, reason, "install Python 3.11, 3.12 or 3.13", facts)
     return Finding(OK, found, facts=facts)
 
 

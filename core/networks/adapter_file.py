@@ -189,9 +189,8 @@ def _shape_of(file: TensorFile, name: str) -> torch.Tensor:
 
 def _refuse_other(kind: ModelKind, path: Path) -> None:
     if kind.kind != "lora":
-        raise ProblemsError.one(
-            f"This file is not a LoRA but: {kind} ({kind.evidence})", str(path), "choose a LoRA file", "lora.not-a-lora"
-        )
+        what = f"This file is not a LoRA but: {kind} ({kind.evidence})"
+        raise ProblemsError.one(what, str(path), "choose a LoRA file", "lora.not-a-lora")
     if kind.variant is not None:
         what = f"This is a {kind.variant} file, which is not supported"
         raise ProblemsError.one(what, str(path), "choose a plain LoRA file", "lora.unsupported-variant")
@@ -208,9 +207,8 @@ def _from_peft(
 
     settings = parse_json(metadata.get("lora_adapter_metadata", "{}"), f"{path}, lora_adapter_metadata", AGAIN)
     if not isinstance(settings, dict):
-        raise ProblemsError.one(
-            "The LoRA's metadata (lora_adapter_metadata) is invalid", str(path), AGAIN, code="lora.bad-metadata"
-        )
+        what = "The LoRA's metadata (lora_adapter_metadata) is invalid"
+        raise ProblemsError.one(what, str(path), AGAIN, "lora.bad-metadata")
     endings = {short: key for each in kinds().values() for short, key in (each.from_peft or {}).items()}
     found: dict[str, torch.Tensor] = {}
     unknown = []
@@ -232,9 +230,8 @@ def _from_peft(
             given = pattern.get(inner) if isinstance(pattern, dict) else None
             alpha = settings.get(f"{part}.lora_alpha") if given is None else given
             if alpha is not None and type(alpha) not in (int, float):
-                raise ProblemsError.one(
-                    f"The LoRA's alpha of {inner} is not a number", str(path), AGAIN, code="lora.bad-metadata"
-                )
+                what = f"The LoRA's alpha of {inner} is not a number"
+                raise ProblemsError.one(what, str(path), AGAIN, "lora.bad-metadata")
             if alpha is not None:  # otherwise its rank
                 found[f"{kohya}.alpha"] = torch.tensor(float(alpha))
     if unknown:

@@ -79,9 +79,8 @@ def _refuse_special(mode: int, path: Path | str) -> None:
             fix = "choose a file in it" if code == "file.is-folder" else "choose a regular file"
             raise ProblemsError.one(f"The path is {SPECIAL_FILES[code]}, not a file", str(path), fix, code)
     if not stat.S_ISREG(mode):
-        raise ProblemsError.one(
-            "The path is not a regular file", str(path), "choose a regular file", "file.not-regular"
-        )
+        what = "The path is not a regular file"
+        raise ProblemsError.one(what, str(path), "choose a regular file", "file.not-regular")
 
 
 def _unreadable(error: OSError | ValueError, path: Path | str) -> ProblemsError:

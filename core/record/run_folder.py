@@ -54,9 +54,8 @@ class RunFolder:
                     path.rmdir()
                 raise _unwritable(runs, error) from None
             return folder
-        raise ProblemsError.one(
-            "A thousand runs were started in this second", str(runs), "wait a moment", code="run.no-free-name"
-        )
+        what = "A thousand runs were started in this second"
+        raise ProblemsError.one(what, str(runs), "wait a moment", "run.no-free-name")
 
     def job(self) -> dict[str, Any]:
         """The content of job.json. Raises ProblemsError if it is damaged."""

@@ -193,9 +193,7 @@ def read(path: Path) -> Preset:
     try:
         data = read_regular(path, MAX_BYTES)
     except MissingFile:
-        raise ProblemsError.one(
-            "The preset does not exist", str(path), "check the name", code="preset.unknown"
-        ) from None
+        raise ProblemsError.one("The preset does not exist", str(path), "check the name", "preset.unknown") from None
     try:
         raw = parse_json(
             data, str(path), "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates

@@ -99,9 +99,8 @@ def weight_files(folder: Path) -> list[Path]:
     listed = index.get("weight_map")
     names = list(listed.values()) if isinstance(listed, dict) and isinstance(index.get("metadata"), dict) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise ProblemsError.one(
-            "The index of the weights is damaged", str(folder / INDEX), AGAIN, "captioner.bad-index"
-        )
+        what = "The index of the weights is damaged"
+        raise ProblemsError.one(what, str(folder / INDEX), AGAIN, "captioner.bad-index")
     return [folder / name for name in sorted(set(names))]
 
 

@@ -70,9 +70,8 @@ def decoded_mask(data: bytes, image: ImageInfo) -> Image.Image:
     where, size = printable(image.relative), (image.width, image.height)
     if len(data) > MOST_BYTES:
         what = f"The mask is larger than {size_words(MOST_BYTES)}"
-        raise ProblemsError.one(
-            what, where, "paint with hard edges, or resize the image on Tools", "mask.too-many-bytes"
-        )
+        fix = "paint with hard edges, or resize the image on Tools"
+        raise ProblemsError.one(what, where, fix, "mask.too-many-bytes")
     try:
         with Image.open(BytesIO(data), formats=("PNG",)) as opened:
             found = opened.size

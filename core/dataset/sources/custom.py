@@ -107,9 +107,8 @@ def _list(name: str, dataset: DatasetSettings, cancel: CancelToken | None) -> li
     """Import the class, call it and collect its rows."""
     module_name, _, class_name = name.rpartition(".")
     if not module_name or not all(part.isidentifier() for part in name.split(".")):
-        raise ProblemsError.one(
-            f"'{name}' is not a class path", _WHERE, "use package.module.Class", "dataset-class.name"
-        )
+        what = f"'{name}' is not a class path"
+        raise ProblemsError.one(what, _WHERE, "use package.module.Class", "dataset-class.name")
     top = name.partition(".")[0]
     if top not in allowed_modules():
         what = f"The dataset class {name} needs the module '{top}', which is not allowed on this machine"

@@ -249,9 +249,7 @@ def tracker_config(path: str | None) -> dict[str, dict[str, Any]]:
         name for name, table in tables.items() if name not in ("wandb", "tensorboard") or not isinstance(table, dict)
     ]
     if unknown:
-        raise ProblemsError.one(
-            f"'{unknown[0]}' is not a table of a tracker", CONFIG, fix, code="trackers.unknown-table"
-        )
+        raise ProblemsError.one(f"'{unknown[0]}' is not a table of a tracker", CONFIG, fix, "trackers.unknown-table")
     return tables
 
 

@@ -31,9 +31,7 @@ def folder_there(folder: Path, setting: str) -> None:
     """Raise ProblemsError unless the folder exists. It is not created: after a typo, gigabytes would go to another disk."""
     if not folder.is_dir():
         what = f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
-        raise ProblemsError.one(
-            what, setting, "create it, or choose an existing one", code="deepspeed.no-offload-folder"
-        )
+        raise ProblemsError.one(what, setting, "create it, or choose an existing one", "deepspeed.no-offload-folder")
 
 
 def room_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
