@@ -366,7 +366,7 @@ def test_a_generation_that_was_cancelled_says_so_until_it_has_stopped():
 def test_empty_fields_show_the_models_own_size_and_guidance(tmp_path):
     space = make_page(tmp_path).workspace
     values = form.kept_values({}, demo())
-    assert {name: text.split(",")[0] for name, text in form.own_of(values, demo(), space).items()} == {
+    assert {name: text.split(" ")[0] for name, text in form.own_of(values, demo(), space).items()} == {
         "width": "128",
         "height": "128",
         "guidance_scale": "4",

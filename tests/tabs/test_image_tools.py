@@ -9,7 +9,6 @@ from work_parts import event, image, make_page, wait_until
 
 from core import tasks
 from core.record.problems import ProblemsError
-from core.settings.metadata_tools import EXTENSION
 from tabs.context import TABS
 from tabs.own_settings import field
 from tabs.task_settings import main_setting, own_settings_of
@@ -107,10 +106,9 @@ def test_a_setting_that_names_a_path_has_a_button_to_browse(page, action, name, 
 
 
 def names_extension(name, entry):
-    """Whether a setting is the extension of caption files, by its name, its default or its pattern."""
+    """Whether a setting is the extension of caption files, by its name or its default."""
     default = entry.default if isinstance(entry.default, str) else ""
-    by_pattern = any(getattr(each, "pattern", None) == EXTENSION for each in entry.info.metadata)
-    return by_pattern or "extension" in f"{name} {entry.title}".lower() or default.startswith(".")
+    return "extension" in f"{name} {entry.title}".lower() or default.startswith(".")
 
 
 EXTENSIONS = [
