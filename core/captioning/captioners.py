@@ -21,6 +21,7 @@ from core.captioning.report import Row, caption_report
 from core.dataset.captions.files import Beside, caption_change
 from core.dataset.captions.history import Change, History, check_folders, content_of, only_one_writes
 from core.dataset.sources.files import printable
+from core.dataset.sources.metadata import read_values
 from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
@@ -301,7 +302,13 @@ def path_problems(text: str) -> list[Problem]:
     if path.is_dir():
         fix = "choose a file in it"
         return [Problem("The caption file is a folder", printable(path), fix, code="captioning.one-file")]
-    return []
+    try:
+        others = not all(isinstance(entry, dict) for entry in read_values(path)[0].values()) if path.exists() else False
+    except ProblemsError:
+        others = True
+    fix = "choose a new name, or a file with captions, which is replaced"
+    what = "The file exists, and holds something other than captions"
+    return [Problem(what, printable(path), fix, code="captioning.one-file")] if others else []
 
 
 def write_one_file(

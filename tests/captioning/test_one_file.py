@@ -5,6 +5,7 @@ import json
 import pytest
 
 from core.dataset.captions.history import History
+from core.record.workspace import PROJECT
 from tests.captioning.tagger.models import images, wd_folder
 from tests.captioning.tagger.test_tagging import CAPTIONS, run
 from tests.captioning.test_captioners import run as say
@@ -60,6 +61,16 @@ def test_a_name_that_is_no_such_file_is_refused_before_the_start(tmp_path, folde
     (tmp_path / "folder.json").mkdir()
     with refused("captioning.one-file"):
         run("tag", tmp_path, folder, wd_folder(tmp_path / "tagger"), captioning={"output_path": str(tmp_path / name)})
+
+
+@pytest.mark.parametrize("name", ["presets/starter_lora.json", "models/starter/unet/config.json", "README.md"])
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_a_file_that_holds_something_else_is_not_replaced(tmp_path, folder, name, ending):
+    out = tmp_path / f"mine{ending}"
+    out.write_bytes((PROJECT / name).read_bytes())
+    with refused("captioning.one-file", out):
+        say(folder, output_path=str(out), existing="replace")
+    assert out.read_bytes() == (PROJECT / name).read_bytes()
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path, folder):
