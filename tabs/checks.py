@@ -11,12 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.report import Report
 from core.families.locate import family_found, model_problems
+from core.formats.detect import ModelKind
+from core.formats.hub import HubId
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
+from core.settings.presets import Preset
 from core.settings.rules.validation import holds_out
 from core.training.checks.before_start import problems_before_start
+from core.training.checks.own_images import Setup
 from core.training.checks.recipe_fit import recipe_problems
 from tabs.own_setup import OwnSetup, setup_facts
 from tabs.reading import Reading
@@ -24,12 +29,7 @@ from tabs.safety import Roots
 from tabs.tokens import count_tokens
 
 if TYPE_CHECKING:
-    from core.dataset.report import Report
     from core.engine.engine import Engine
-    from core.formats.detect import ModelKind
-    from core.formats.hub import HubId
-    from core.settings.presets import Preset
-    from core.training.checks.own_images import Setup
 
 LOOKED_AFTER = 5.0  # seconds until an unchanged job's folders are looked at again
 SPARING = 30  # a look that takes a second is repeated after half a minute: large sets must not keep a core busy

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.engine.view import best_validation
 from core.record.bounded_json import read_json_object
@@ -18,9 +18,6 @@ from core.settings.job import TrainJob
 from core.settings.presets import differences
 from tabs.project import FIELDS
 from tabs.runs_view import loss_words, when
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 UNKNOWN = "–"
 MEASURED_BY_MODEL = ("model.base_model", "model.vae", "model.family", "model.prediction")

@@ -21,13 +21,13 @@ from core.settings.presets import to_values
 from core.settings.rules.dataset import changes_by_chance
 from core.settings.sharding import ShardingSettings
 from core.settings.values import shown_value
+from tabs.browsers import Browser
 from tabs.checks import Checks
 from tabs.project import FIELDS, Project
 from tabs.safety import Roots
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine
-    from tabs.browsers import Browser
 
 MB = 1_000_000
 PARTS = {

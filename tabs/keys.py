@@ -10,10 +10,10 @@ import gradio as gr
 
 from core.record.problems import ProblemsError
 from core.record.secrets import NAMES, is_stored, keys_file, store
+from tabs.browsers import Browser
 from tabs.markup import esc
 
 if TYPE_CHECKING:
-    from tabs.browsers import Browser
     from tabs.context import Page
 
 TITLES = {"huggingface_token": "Hugging Face token", "wandb_api_key": "wandb key"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from core.machine_check.item import OK, WORDS
+from core.machine_check.item import OK, WORDS, Item
 from core.machine_check.report import Line, summary
 from core.record import atomic
 from core.record.bounded_json import read_json_object
@@ -16,7 +16,6 @@ from core.record.problems import ProblemsError
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
-    from core.machine_check.item import Item
     from tabs.browsers import Browser
     from tabs.context import Page
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.report import Report
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.base import value_of
@@ -23,7 +24,6 @@ from tabs.project import FIELDS, Project
 from tabs.questions import KEPT_DATASETS, dataset_key
 
 if TYPE_CHECKING:
-    from core.dataset.report import Report
     from core.engine.engine import Engine
 
 STATE = "Dataset"  # the tab that keeps which datasets were answered with "keep"

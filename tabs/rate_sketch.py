@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from core.optimization.schedules import curve, without_curve
 from core.record.problems import ProblemsError
+from core.settings.job import TrainJob
 from core.settings.rules import schedule as rules
 from tabs.charts import rate_series
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine
-    from core.settings.job import TrainJob
 
 POINTS = 120
 GUESSED_STEPS = 1000  # while the number of images is not known yet

@@ -20,9 +20,7 @@ from tabs.markup import AWAITED, act_of, board, button, esc, facts, news, page_o
 from tabs.pieces import piece
 
 if TYPE_CHECKING:
-    from core.settings.job import TrainJob
     from core.training.prove import Proof
-    from tabs.context import Page
 
 TAB = "Runs"
 SECONDS = 2.0

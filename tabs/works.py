@@ -16,6 +16,7 @@ from core.settings.base import Settings, value_of
 from core.settings.check import build as build_job
 from core.tasks import Task, tasks
 from tabs.browsers import Browser
+from tabs.safety import Roots
 from tabs.task_settings import job_of, main_setting, own_settings_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from core.engine.queue import QueueEntry
     from core.formats.hub import Source
     from tabs.project import Project
-    from tabs.safety import Roots
 
 KEPT = 10
 MOST_LINES = 300  # of a result; the whole stands in the job's journal
