@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
-from core.record.units import clock
+from core.record.units import clock, count
 from core.record.workspace import Workspace, display_path
 from core.settings.base import Settings, value_of
 from core.settings.check import build as build_job
@@ -75,7 +75,7 @@ class Work:
             "state": state,
             "text": text,
             "share": found["done"] / found["total"] if found["total"] else None,
-            "lines": lines[:MOST_LINES],
+            "lines": _shown(lines),
             "previews": previews,
             "problems": found["problems"],
         }
@@ -93,6 +93,12 @@ class Work:
         rate = (done - before) / (now - began)
         left = f", {clock((total - done) / rate)} left" if total else ""
         return f"{words}, {rate / 1e6:,.1f} MB/s{left}"
+
+
+def _shown(lines: list[str]) -> list[str]:
+    """The first lines and the last, which says what was done."""
+    more = len(lines) - MOST_LINES - 1
+    return [*lines[:MOST_LINES], f"and {count(more, 'more line')}", lines[-1]] if more > 0 else lines
 
 
 def _already(facts: dict[str, Any]) -> ProblemsError:

@@ -176,6 +176,23 @@ def test_copies_are_made_and_the_images_stay(both, tmp_path):
     assert engine._folder(entry.run).job()["resize"]["max_resolution"] == [128]
 
 
+def test_the_last_line_of_a_long_result_says_what_was_done(both, tmp_path, monkeypatch):
+    monkeypatch.setattr("tabs.works.MOST_LINES", 2)
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.png").write_bytes(b"none")
+    image(folder / "good.png")
+    tools, form = both
+    form.act(event("field", "action", "resize"))
+    form.act(event("field", "folder", str(folder)))
+    form.act(event("go"))
+    (work,) = tools.works()
+    wait_until(lambda: not tools._runs(work))
+    lines = work.facts(form.page.engine)["lines"]
+    assert len(lines) == 4 and "3 more lines" in lines[2] and "5 skipped" in lines[3]
+
+
 def test_what_cannot_be_is_refused_at_once(both):
     tools, form = both
     for name, text in (("quality", "200"), ("max_resolution", "large"), ("action", "melt")):
