@@ -58,6 +58,8 @@ class Worker:
             start_new_session=os.name != "nt",
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
+        with suppress(OSError):  # Linux: where memory runs out, it ends before the page and its trainings
+            Path(f"/proc/{self._process.pid}/oom_score_adj").write_text("1000")
         self._answers: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 

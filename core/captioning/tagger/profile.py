@@ -103,7 +103,7 @@ def read_profile(path: Path) -> Profile:
     except ValidationError as error:
         raise ProblemsError(
             Problem(
-                f"'{'.'.join(map(str, each['loc']))}' of the profile: {each['msg'][:200]}",
+                f"'{'.'.join(map(str, each['loc']))}' of the profile: {each['msg'].removeprefix('Value error, ')[:200]}",
                 str(path),
                 FIX,
                 code="tagger.bad-profile",

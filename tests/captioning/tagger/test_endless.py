@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,12 @@ def test_a_stop_is_heard_while_a_model_never_answers(tmp_path, context, started)
     with pytest.raises(Cancelled):
         load(endless_folder(tmp_path / "m"), context)
     assert time.monotonic() - begun < 8 and started[0].poll() is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ranks processes")
+def test_where_memory_runs_out_the_model_ends_before_the_page(tmp_path, context, started):
+    with load(wd_folder(tmp_path / "m"), context):
+        assert Path(f"/proc/{started[0].pid}/oom_score_adj").read_text() == "1000\n"
 
 
 def test_a_model_that_crashes_is_an_error_and_no_end(tmp_path, context, started):
