@@ -22,7 +22,7 @@ def check_history(asked: CaptionHistorySettings, workspace: Workspace) -> str:
     history = History(workspace.captions)
     if not asked.undo:
         return count(sum(1 for _ in history.entries()), "change")
-    return f"Would undo: {_line(_entry(history, asked.undo))}"
+    return f"Would undo: {_line(history, _entry(history, asked.undo))}"
 
 
 def caption_history(asked: CaptionHistorySettings, context: JobContext) -> Outcome:
@@ -30,12 +30,14 @@ def caption_history(asked: CaptionHistorySettings, context: JobContext) -> Outco
     history = History(context.workspace.captions)
     if not asked.undo:
         entries = list(islice(history.entries(), LISTED))
-        return Outcome(lines=[_line(entry) for entry in entries] or ["No changes"], facts={"changes": len(entries)})
+        return Outcome(
+            lines=[_line(history, entry) for entry in entries] or ["No changes"], facts={"changes": len(entries)}
+        )
     with only_one_writes(context):
         entry = _entry(history, asked.undo)
         done = history.undo(entry.id)
     left = [f"{printable(path)} has changed since and was left unchanged" for path in done.changed_since]
-    lines = [f"Undone: {_line(entry)}", *left, f"{count(len(done.written), 'caption')} restored"]
+    lines = [f"Undone: {_line(history, entry)}", *left, f"{count(len(done.written), 'caption')} restored"]
     return Outcome(lines=lines, facts={"written": len(done.written), "left": len(done.changed_since)})
 
 
@@ -48,7 +50,8 @@ def _entry(history: History, asked: str) -> Entry:
     return entry
 
 
-def _line(entry: Entry) -> str:
-    files = entry.about.get("files")
-    many = f", {count(files, 'caption')}" if isinstance(files, int) else ""
+def _line(history: History, entry: Entry) -> str:
+    files, done = entry.about.get("files"), history.count(entry.id)
+    part = f"at most {done:,} of " if isinstance(files, int) and done < files else ""  # it was interrupted
+    many = f", {part}{count(files, 'caption')}" if isinstance(files, int) else ""
     return f"{entry.id}  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(entry.at))}  {entry.title}{many}"

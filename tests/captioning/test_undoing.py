@@ -41,6 +41,16 @@ def test_changes_are_listed_and_undone(folder, tmp_path, capsys):
     assert texts(folder) == [before[0], "by hand\n"]
 
 
+def test_an_interrupted_change_says_how_many_it_reached(folder, tmp_path, capsys):
+    outputs = ["--outputs", str(tmp_path / "out")]
+    assert main(["edit_captions", str(folder), *outputs, "--edit_captions.tags", "one"]) == DONE
+    (kept,) = (tmp_path / "out" / ".atelier" / "captions").glob("*.jsonl")
+    kept.write_text("".join(kept.read_text().splitlines(keepends=True)[:2]))  # what was done, and one file
+    capsys.readouterr()
+    assert main(["caption_history", *outputs]) == DONE
+    assert "at most 1 of 2 captions" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("wanted", ["last", "123", "../../etc/passwd"])
 def test_a_change_that_is_not_there_is_refused(tmp_path, wanted, capsys):
     assert main(["caption_history", "--caption_history.undo", wanted, "--outputs", str(tmp_path / "out")]) == BAD_INPUT
