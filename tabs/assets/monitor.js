@@ -2,7 +2,7 @@
 /* The Monitor tab: draws the parts of the tick. Each part touches only what changed, so images never flicker. */
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId, clock} = atelier;
-  const STATES = {running: "training", paused: "paused", waiting: "waiting", done: "done", stopped: "stopped and saved", failed: "failed", interrupted: "interrupted"};
+  const STATES = {running: "training", paused: "paused", waiting: "waiting", done: "done", stopped: "stopped", failed: "failed", interrupted: "interrupted"};
   /* What each button says, says while it is done, and its place in the row: what a run offers while it goes on and what it offers
      afterwards have the same places. */
   const ACTIONS = {
@@ -65,7 +65,7 @@
     show(byId("run-log-card"), !!run);
     if (!run) return;
     if (byId("run-title").textContent !== run.title) byId("run-title").replaceChildren(...atelier.parted(run.title));
-    text(byId("run-state"), STATES[run.state] || run.state);
+    text(byId("run-state"), run.state === "stopped" && run.step ? "stopped and saved" : STATES[run.state] || run.state);
     byId("run-state").className = `chip state-${run.state}`;
     text(byId("run-epoch"), run.epochs ? `epoch ${run.epoch} of ${run.epochs}` : "");
     text(byId("run-step"), run.total ? `step ${run.step} of ${run.total}` : "");
@@ -84,8 +84,8 @@
   /** One line below the bar: what is being done, or what can be done now. */
   const stageWords = () => {
     if (run.state === "waiting") return atelier.sentence(run.waits);
-    if (run.state === "interrupted") return `Interrupted at step ${run.step}. It can be resumed from its last training state.`;
-    if (run.state === "stopped") return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)} Resume training continues from there.`;
+    if (run.state === "stopped" && run.step) return `${atelier.sentence(run.message || `Stopped at step ${run.step}`)} Resume training continues from there.`;
+    if (run.state === "stopped" || run.state === "interrupted") return [(run.state === "stopped" && run.message) || `${STATES[run.state]} at step ${run.step}`, run.next && run.next.about].filter(Boolean).map(atelier.sentence).join(" ");
     if (run.state === "paused") return run.stage && run.stage !== "training" ? run.stage : "Resume continues from here.";
     if (run.state === "failed") return run.step ? `Failed at step ${run.step}.` : "Failed before the first step.";
     return run.state === "running" ? run.stage : run.message || "";

@@ -83,6 +83,15 @@ def test_a_stopped_run_stays_in_view_while_the_next_one_trains(visit, served):
     assert window.errors == []
 
 
+def test_a_run_stopped_before_its_first_step_is_not_said_to_be_saved(visit, served):
+    served.engine.step_seconds = 30
+    start(served.engine, served.page, "early")
+    tab = visit().open("Monitor")
+    tab.locator("#run-actions [data-action=stop]").click()
+    expect(tab.locator("#run-state")).to_have_text("stopped")
+    expect(tab.locator("#run-stage")).to_contain_text("No training state was saved")
+
+
 def test_a_run_that_is_stopped_from_another_tab_is_told_of_with_the_way_to_it(visit, served):
     served.engine.step_seconds = 0.5
     start(served.engine, served.page, "stopped_two", "next_two")
