@@ -130,7 +130,7 @@ def build(page: Page) -> None:
     page.on_given(words.input, desk.setter("embeddings"), words, [loras, presets])
     page.listen(add.input, desk.add, add, [add, loras, presets])
     page.listen(refresh.click, desk.refresh, None, [add, model, words])
-    page.listen(draw.click, desk.draw, given, [status, presets])
+    page.listen(draw.click, desk.draw, given, [status, presets], trigger_mode="multiple")
     page.listen(drop.upload, desk.read, drop, [drop, *widgets, *lists])
     page.on_act(loras, desk.change_lora, None, [loras, presets])
     page.on_act(presets, desk.preset_act, None, [*widgets, loras])

@@ -142,7 +142,7 @@ def _listen_to_fields(page: Page, widgets: dict[str, Any]) -> None:
             functools.partial(_changed, page, path),
             [component, page.envelope],
             list({component, widgets[NAME], page.form_bus}),
-            js=f"(value) => [value, atelier.envelope('{path}')]",
+            js=f"(value) => [value, atelier.envelope('{path}', value)]",
             trigger_mode="multiple",
         )
 

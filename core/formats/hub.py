@@ -277,10 +277,10 @@ def download_files(
         raise _failed(hub_id, folder, error, by_hand) from error
 
 
-def file_names(hub_id: HubId, folder: Path) -> list[str]:
+def file_names(hub_id: HubId, folder: Path, endpoint: str | None = None) -> list[str]:
     """The names of a model's files on the hub. folder: where they belong, for what is said without a network."""
     try:
-        return [file.name for file in _listing(hub_id, None)]
+        return [file.name for file in _listing(hub_id, endpoint)]
     except Exception as error:
         by_hand = f"download its files from https://{HUB}/{hub_id} into {display_path(folder)} by hand"
         raise _failed(hub_id, folder, error, by_hand) from error

@@ -7,6 +7,7 @@
   const have = {};         // name -> signature of the part that is on the screen
   const buses = {};        // name -> {element, props, watch, trigger} of a carrier
   const outstanding = new Map(); // number of a sent change -> time
+  const unsaved = new Map();     // and -> [field, value], until the server has confirmed it
   const LOST = 20000;      // milliseconds after which a change is not waited for
   const PATIENCE = 15000;  // milliseconds that an action waits for the changes before it
   let sent = 0;
@@ -145,7 +146,7 @@
     let message;
     try { message = JSON.parse(text); } catch { return; }
     for (const [name, part] of Object.entries(message)) {
-      if (name === "acks") { for (const number of part) outstanding.delete(number); continue; }
+      if (name === "acks") { for (const number of part) { outstanding.delete(number); unsaved.delete(number); } continue; }
       have[name] = part.sig;
       atelier.arrived(name, part.data);
       try { if (parts[name]) parts[name](part.data); }
@@ -169,10 +170,11 @@
   };
 
   /** The envelope of one change of a field; the number lets the server keep the order and Start wait for it. */
-  atelier.envelope = (path) => {
+  atelier.envelope = (path, value) => {
     sent += 1;
     atelier.typedIsSent();
     outstanding.set(sent, Date.now());
+    if (value !== undefined) unsaved.set(sent, [path, value]);
     return JSON.stringify({stamp: atelier.stamp, n: sent, path, filled: atelier.filled});
   };
 
@@ -398,6 +400,20 @@
     if (bound) return setTimeout(opening, 15);
     document.body.dataset.atelier ||= "open";
   };
+  /* A page that comes back after the server was away has the server's values: what was typed meanwhile is named. */
+  const UNSAVED = "atelier-unsaved";
+  addEventListener("pagehide", () => { try { if (unsaved.size) sessionStorage.setItem(UNSAVED, JSON.stringify([...unsaved.values()])); } catch { /* no storage */ } });
+  const tellUnsaved = () => {
+    let lost = [];
+    try { lost = JSON.parse(sessionStorage.getItem(UNSAVED) || "[]"); sessionStorage.removeItem(UNSAVED); } catch { /* no storage */ }
+    const differs = ([path, value]) => {
+      const facts = (atelier.fields || {})[path], holder = facts && atelier.byId(facts.id);
+      const field = holder && holder.querySelector("textarea, input[type=text], input[type=number]");
+      return field && field.value.trim() !== String(value === null ? "" : value).trim();
+    };
+    const named = lost.filter(differs).map(([path, value]) => `${atelier.fields[path].title} to "${String(value).slice(0, 60)}"`);
+    if (named.length) atelier.say({id: `unsaved-${Date.now()}`, kind: "error", title: "Not saved", text: `The server could not be reached when you changed ${named.join(" and ")}. Enter it again.`});
+  };
   /* What is typed before the server has filled the widgets would be overwritten: until then they take nothing. */
   let asked = Date.now();
   const filling = () => {
@@ -405,7 +421,7 @@
       if (Date.now() > asked + LOST) { asked = Date.now(); atelier.refill(); }
       return setTimeout(filling, 30);
     }
-    setTimeout(() => { document.body.dataset.atelier = "ready"; }, 60);
+    setTimeout(() => { document.body.dataset.atelier = "ready"; tellUnsaved(); }, 60);
   };
   /* The second click of a double click on Start is no second start, however late it is answered. */
   document.addEventListener("click", (event) => {

@@ -271,3 +271,21 @@ def test_a_start_that_is_answered_late_does_not_take_a_person_away_from_where_th
     tab.locator("#said").get_by_role("link").click()
     expect(tab.get_by_role("tab", name="Monitor", exact=True)).to_have_attribute("aria-selected", "true")
     assert window.errors == []
+
+
+def test_what_was_typed_while_the_server_was_away_is_named_when_the_page_comes_back(visit):
+    window = visit()
+    tab = window.open()
+    tab.route("**/run/predict", lambda route: route.abort())
+    box(tab, "saving.output_name").fill("typed-while-away")
+    tab.keyboard.press("Tab")
+    tab.wait_for_timeout(500)
+    tab.unroute("**/run/predict")
+    tab.reload()
+    expect(tab.locator("#said")).to_contain_text("typed-while-away")
+    tab.reload()
+    tab.wait_for_selector("body[data-atelier=ready]")
+    tab.wait_for_timeout(500)
+    expect(tab.locator("#said")).not_to_contain_text("typed-while-away")
+    assert all("Failed to load" in error or "fetch" in error for error in window.errors)
+    window.errors.clear()
