@@ -65,3 +65,11 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ProblemsError, match="log cannot be written"):
         TerminalProgress(LoggingSettings(console_log_file=str(tmp_path / "file" / "a.txt")))
+
+
+def test_a_file_that_is_no_log_takes_no_lines(tmp_path):
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"weights")
+    with pytest.raises(ProblemsError) as refused:
+        TerminalProgress(LoggingSettings(console_log_file=str(model)))
+    assert refused.value.codes == ["log.not-a-log"] and model.read_bytes() == b"weights"
