@@ -119,13 +119,14 @@ class CompiledBlocks:
         self._before = (config.recompile_limit, config.accumulated_recompile_limit)
         config.recompile_limit = self._most
         config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, self._most)
-        dynamic = True if several_sizes else None
+        # Never None: torch would then make the second form a piece for all forms, so that what a form computes depended on
+        # which one came first, and a resumed run would not equal an unbroken one.
         for kind in BLOCKS:
             make = partial(self._compile, kind)
             for block in self._blocks:
                 if type(block).__name__ == kind:
                     block.forward = _where_gradients_are_wanted(
-                        block.forward, torch.compile(block.forward, backend=make, dynamic=dynamic)
+                        block.forward, torch.compile(block.forward, backend=make, dynamic=several_sizes)
                     )
 
     def _compile(self, kind: str, graph: Any, inputs: Any) -> Any:
