@@ -13,6 +13,7 @@ from core.settings.job import TrainJob
 from core.settings.memory import MemorySettings
 from core.settings.rules import ineffective, training_problems
 from core.training.prove import prove
+from tests.models import tiny_sd1
 from tests.options import ADAFACTOR
 from tests.refusals import refused
 
@@ -72,10 +73,13 @@ def test_losses_are_those_without_and_dynamo_counts_what_it_compiled(train, piec
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
-def test_a_compiled_run_that_was_stopped_ends_to_the_bit_as_an_unbroken_one(workspace, make_job, pieces, backend):
+def test_a_compiled_run_that_was_stopped_ends_to_the_bit_as_an_unbroken_one(
+    workspace, make_job, pieces, tmp_path, backend
+):
     """Stopped in the middle of an epoch, which has a short batch: the life after it meets, and so compiles, the forms of
     its batches in another order."""
-    job = make_job(dataset={"enable_bucket": False}, memory=settings(backend).model_dump())
+    model = {"base_model": str(tiny_sd1(tmp_path / "tiny"))}
+    job = make_job(model=model, dataset={"enable_bucket": False}, memory=settings(backend).model_dump())
     proof = prove(job, workspace, "cpu", 5)
     assert set(pieces) == set(compiling.BLOCKS)
     assert proof.stopped_at == 2 and proof.equal, proof.words()
