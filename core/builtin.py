@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from core.extensions import later
-from core.settings import image_tools as images
-from core.settings import metadata_tools as metadata
 from core.settings.base import Settings
-from core.settings.caption_edits import CaptionHistorySettings
+from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, PrepareJob, TrainJob
-from core.settings.tool import DownloadSettings, ExportSettings, InspectSettings
+from core.settings.tools import images, metadata
+from core.settings.tools.model_files import DownloadSettings, ExportSettings, InspectSettings
 from core.tasks import Card, Task, register, tool
 
 IMAGES = Card("images", "Image tools", "Edit copies of a folder's images; the originals are not changed.")

@@ -16,19 +16,19 @@ from core.engine.queue import GUEST
 from core.record.machine import gpu_memory
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
-from core.settings.presets import PresetStore
-from tabs.browsers import Browser, Browsers, packed, signed
-from tabs.checks import Checks
-from tabs.forecast import Forecast
-from tabs.links import Links
-from tabs.models import Models
-from tabs.own_setup import OwnSetup
-from tabs.project import Project
-from tabs.rate_sketch import RateSketch
-from tabs.reading import Reading
-from tabs.safety import Roots
-from tabs.tensorboard import TensorBoard
-from tabs.works import Works
+from core.settings.presets.files import PresetStore
+from tabs.dataset.own_setup import OwnSetup
+from tabs.dataset.reading import Reading
+from tabs.form.project import Project
+from tabs.monitor.tensorboard import TensorBoard
+from tabs.server.browsers import Browser, Browsers, packed, signed
+from tabs.server.links import Links
+from tabs.server.safety import Roots
+from tabs.tools.models import Models
+from tabs.tools.works import Works
+from tabs.train.checks import Checks
+from tabs.train.forecast import Forecast
+from tabs.train.rate_sketch import RateSketch
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine

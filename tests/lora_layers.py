@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from core.formats.lora_names import group_by_module
+from core.formats.lora.names import group_by_module
 from core.networks.kinds.lora_layer import DOWN, UP, size
 
 

@@ -19,7 +19,7 @@ from core.bench.random_model import (
 )
 from core.families import family
 from core.families.layout import Layout
-from core.formats import sd_keys
+from core.formats.models import sd_keys
 
 TINY = {
     "unet": {

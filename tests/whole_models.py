@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from core.families import family, loading
 from core.families.token_count import VOCABULARY
-from core.formats.diffusers_folder import Published
-from core.formats.whole_model import write_model
+from core.formats.models.diffusers_folder import Published
+from core.formats.models.whole_model import write_model
 from tests.models import random_state, tiny_configs, tiny_file, tiny_folder, tiny_layout
 
 FAMILIES = ("sd1", "sd2", "sdxl")

@@ -1,4 +1,4 @@
-"""Writes core/settings/optimizers.json from the installed packages: `python -m workshop.optimizer_catalog`.
+"""Writes core/settings/optimization/optimizers.json from the installed packages: `python -m workshop.optimizer_catalog`.
 
 Only the packages named here are searched. Each optimizer found trains a small net, saves and resumes; one that does
 not resume bit for bit is listed with the reason instead of being offered. A test fails if the file is stale.
@@ -17,7 +17,7 @@ from typing import Any
 
 from core.optimization.signatures import arguments_of
 from core.optimization.trial import PAGED_ROWS, Result, attempt
-from core.settings.optimizers import FILE, Argument, Entry, entry_from
+from core.settings.optimization.optimizers import FILE, Argument, Entry, entry_from
 
 # distribution -> modules whose optimizers are listed, the shortest path first
 PACKAGES: dict[str, tuple[str, ...]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.record.workspace import PROJECT
-from core.settings.optimizers import Entry, catalog
+from core.settings.optimization.optimizers import Entry, catalog
 
 TARGET = PROJECT / "docs" / "optimizers.md"
 TRAITS = {

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from core.record.workspace import PROJECT
 from core.settings.job import TrainJob
-from core.settings.presets import Preset, PresetStore, apply
-from core.settings.rates import trains_text
-from core.settings.usual_rates import short
+from core.settings.optimization.rates import trains_text
+from core.settings.optimization.usual_rates import short
+from core.settings.presets.files import Preset, PresetStore, apply
 
 TARGET = PROJECT / "docs" / "recipes.md"
 

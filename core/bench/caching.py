@@ -74,8 +74,8 @@ def _placed(folder: Path, count: int) -> list[Placed]:
     from core.dataset.buckets.sizes import plan_buckets
     from core.dataset.captions.files import Caption
     from core.dataset.sources.image_info import ImageInfo
-    from core.settings.concepts import PLAIN
-    from core.settings.images import ImageSettings
+    from core.settings.dataset.concepts import PLAIN
+    from core.settings.dataset.images import ImageSettings
 
     folder.mkdir()
     settings = ImageSettings(resolution=RESOLUTION)

@@ -17,7 +17,7 @@ def measure_captions(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Seconds for a folder of many images whose captions are known, as on the Captions tab."""
     from core.captioning.bulk import changes_of, chosen, items_of, planned, tag_counts
     from core.dataset.captions.history import History
-    from core.settings.caption_edits import CaptionEditSettings
+    from core.settings.captioning.edits import CaptionEditSettings
     from core.settings.check import build
     from core.settings.job import CaptionEditJob
 

@@ -81,10 +81,10 @@ def _scan(folder: str, memo_path: str) -> dict[str, Any]:
     from core.dataset.captions.memo import captions_of
     from core.dataset.sources.memo import Memo
     from core.dataset.sources.scan import scan
-    from core.settings.captions import CaptionSettings
-    from core.settings.concepts import concepts
-    from core.settings.dataset import DatasetSettings
-    from core.settings.validation import ValidationSettings
+    from core.settings.dataset.captions import CaptionSettings
+    from core.settings.dataset.concepts import concepts
+    from core.settings.dataset.dataset import DatasetSettings
+    from core.settings.dataset.validation import ValidationSettings
 
     found = concepts(DatasetSettings(folder=folder), CaptionSettings(), ValidationSettings())
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
@@ -102,10 +102,10 @@ def _plan(count: int) -> dict[str, Any]:
     from core.dataset.buckets.sizes import plan_buckets
     from core.dataset.captions.files import Caption
     from core.dataset.sources.image_info import ImageInfo
-    from core.settings.captions import CaptionSettings
-    from core.settings.concepts import concepts
-    from core.settings.dataset import DatasetSettings
-    from core.settings.validation import ValidationSettings
+    from core.settings.dataset.captions import CaptionSettings
+    from core.settings.dataset.concepts import concepts
+    from core.settings.dataset.dataset import DatasetSettings
+    from core.settings.dataset.validation import ValidationSettings
 
     dataset = DatasetSettings(folder="images", resolution=1024, train_batch_size=4)
     (concept,) = concepts(dataset, CaptionSettings(), ValidationSettings())

@@ -20,7 +20,7 @@ from core.record.run_folder import list_runs
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 
 SAMPLE_SECONDS = 0.05
 WARM_UP_STEPS = 3

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from core.families import family
 from core.families.loading import make_empty
 from core.families.token_count import VOCABULARY
-from core.formats.text_keys import full_name
+from core.formats.models.text_keys import full_name
 
 PERIOD = 1_000_003  # prime: the rows of no layer repeat
 WEIGHT_FILES = {

@@ -23,7 +23,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace
-from core.settings.caption_edits import EDITS, CaptionEditSettings
+from core.settings.captioning.edits import EDITS, CaptionEditSettings
 from core.settings.job import CaptionEditJob, CaptionJob
 
 ONLY_ON_PAGE = frozenset(("bucket", "found"))  # fields of a filter that a report of the dataset and its check answer

@@ -29,9 +29,9 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors, unwrit
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
 from core.settings.caption import CaptionerJob
+from core.settings.captioning.tagger import TagTextSettings
 from core.settings.job import CaptionJob
-from core.settings.presets import to_values
-from core.settings.tagger import TagTextSettings
+from core.settings.presets.files import to_values
 
 NONE_MISSING = (
     "All images already have a caption. To caption them again, set Existing captions to replace, append, "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from core.captioning.combining import Pattern, comparable, parts_of, pattern_problems
 from core.dataset.captions.words import name_words, tag_words
 from core.record.problems import Problem, ProblemsError
-from core.settings.caption_edits import CaptionEditSettings
+from core.settings.captioning.edits import CaptionEditSettings
 
 
 @dataclass(frozen=True)

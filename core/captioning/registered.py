@@ -8,11 +8,11 @@ from functools import partial
 from core import extensions, tasks
 from core.captioning.captioner import captioner
 from core.captioning.tagger.profile import PROFILES
-from core.settings import captioner_models as models
 from core.settings.base import Settings
-from core.settings.caption_sources import ImageTextSettings, NamesSettings, SidecarSettings
+from core.settings.captioning import sentences as models
+from core.settings.captioning.sources import ImageTextSettings, NamesSettings, SidecarSettings
+from core.settings.captioning.tagger import RetagSettings, TagSettings
 from core.settings.growth import add_choice
-from core.settings.tagger import RetagSettings, TagSettings
 
 TAGGING = "core.captioning.tagger.tagging"
 DESCRIBING = "core.captioning.sentences.describing"

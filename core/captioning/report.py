@@ -13,10 +13,10 @@ from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.scan import scan_dataset
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, raise_if_errors
-from core.settings.captions import CaptionSettings
-from core.settings.concepts import concepts
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts
+from core.settings.dataset.validation import ValidationSettings
 from core.settings.job import CaptionJob
-from core.settings.validation import ValidationSettings
 
 NO_FILE = {"words": "no file", "none": "no file", "metadata": "from the metadata"}
 

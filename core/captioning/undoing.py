@@ -11,7 +11,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import Workspace
-from core.settings.caption_edits import CaptionHistorySettings
+from core.settings.captioning.edits import CaptionHistorySettings
 
 LISTED = 30
 LAST = "last"

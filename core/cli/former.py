@@ -7,8 +7,8 @@ from itertools import pairwise
 from core import tasks
 from core.cli.options import JOB, preset_path, split_options
 from core.record.problems import ProblemsError
-from core.settings.migrations import FORMER_TOOLS as FORMER
-from core.settings.presets import read
+from core.settings.presets.files import read
+from core.settings.presets.migrations import FORMER_TOOLS as FORMER
 
 
 def chosen(words: list[str]) -> str:

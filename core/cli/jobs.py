@@ -35,7 +35,7 @@ from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.base import Settings
 from core.settings.job import TrainJob
 from core.settings.logging import LoggingSettings
-from core.settings.presets import dump, to_values
+from core.settings.presets.files import dump, to_values
 
 STOP_SECONDS = 8  # until a job that hears no stop is killed
 KILLER = 'test -n "$(head -c 1)" && sleep "$1" && kill -9 "$0"'  # its input: a byte for a signal, or the end

@@ -19,7 +19,7 @@ from core.record.workspace import PROJECT, Workspace, open_home, resolve_path
 from core.settings.base import Declared, Settings, declared
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
-from core.settings.presets import Preset, PresetStore, apply, read, to_values
+from core.settings.presets.files import Preset, PresetStore, apply, read, to_values
 
 # name -> (placeholder of its value, or "" for a switch; help)
 COMMON = {

@@ -48,7 +48,7 @@ def run(words: list[str]) -> int:
 
     with uncollected():
         from core.engine.engine import Engine
-        from tabs.app import serve
+        from tabs.server.app import serve
 
     workspace = options.workspace()
     code = DONE

@@ -9,7 +9,7 @@ from core.cli.options import OWN, preset_path, split_options
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import declared
 from core.settings.job import JOBS
-from core.settings.presets import Preset, PresetStore, read
+from core.settings.presets.files import Preset, PresetStore, read
 
 
 def run(words: list[str]) -> int:

@@ -22,7 +22,7 @@ from core.settings.model import ModelSettings
 
 if TYPE_CHECKING:
     from core.dataset.report import Report
-    from core.formats.hub import HubId
+    from core.formats.hub.references import HubId
 
 
 def run(words: list[str]) -> int:
@@ -144,7 +144,7 @@ def say_advice(problems: list[Problem]) -> None:
 
 def get_models(settings: ModelSettings, options: Options) -> None:
     """Download a base model or VAE that is named by a hub id and not there yet, with a progress bar; not for a check."""
-    from core.formats.hub import download
+    from core.formats.hub.references import download
 
     if options.values.get("check"):
         return
@@ -154,7 +154,7 @@ def get_models(settings: ModelSettings, options: Options) -> None:
 
 def _to_download(settings: ModelSettings, options: Options) -> list[HubId]:
     """The hub ids among base model and VAE that are not there. What is no model at all is said by the checks."""
-    from core.formats.hub import HubId, resolve
+    from core.formats.hub.references import HubId, resolve
 
     found = []
     for reference in (settings.base_model, settings.vae):

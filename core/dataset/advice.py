@@ -15,9 +15,9 @@ from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo, listed, names_of
 from core.record.problems import Problem
 from core.record.units import count
-from core.settings.captions import LENGTHS, CaptionSettings
-from core.settings.dataset import DatasetSettings
-from core.settings.images import ImageSettings
+from core.settings.dataset.captions import LENGTHS, CaptionSettings
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.images import ImageSettings
 
 ENLARGED_FROM = 1.05  # scale from which an image is reported as upscaled
 MOST_REMARKS = 20  # kinds of damage that are listed

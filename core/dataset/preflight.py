@@ -29,7 +29,7 @@ from core.dataset.sources.scan import scan_dataset
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, errors
 from core.record.workspace import Workspace
-from core.settings.concepts import Concept, concepts_of
+from core.settings.dataset.concepts import Concept, concepts_of
 from core.settings.job import TrainJob
 
 Progress = Callable[[int, int], None]

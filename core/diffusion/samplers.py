@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, schedule_in_force
-from core.settings.class_images import ClassImageSettings
+from core.settings.dataset.class_images import ClassImageSettings
 from core.settings.generate import GenerateSettings
 from core.settings.growth import add_choice
 from core.settings.samples import SAMPLER_LABELS, SampleSettings

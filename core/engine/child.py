@@ -23,7 +23,7 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import JOBS
-from core.settings.presets import parse
+from core.settings.presets.files import parse
 
 STOP_SECONDS = 6.0  # until one that hears no stop is killed: before the page that closes has gone (engine.py)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

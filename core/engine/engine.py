@@ -34,9 +34,9 @@ from core.record.workspace import Workspace
 from core.settings.base import Settings
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.migrations import to_version_2
 from core.settings.named import Limits, admit
-from core.settings.presets import dump, parse, to_values
+from core.settings.presets.files import dump, parse, to_values
+from core.settings.presets.migrations import to_version_2
 
 POISONED = 75
 WAIT_SECONDS = 0.5

@@ -13,7 +13,7 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.named import Limits, admit
-from core.settings.presets import dump, parse, to_values
+from core.settings.presets.files import dump, parse, to_values
 
 LENGTH = ("schedule.max_train_steps", "schedule.max_train_epochs")
 GROUPS = ("saving", "samples", "logging", "hub")  # they change nothing that is trained

@@ -17,7 +17,7 @@ from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
 from core.record.regular import MissingFile
-from core.settings.migrations import to_version_2
+from core.settings.presets.migrations import to_version_2
 
 KEPT_ENDED = 50
 GUEST: ContextVar[str] = ContextVar("login of a shared page whose request is handled", default="")

@@ -16,7 +16,7 @@ from core.families.components import Components
 from core.families.layout import Layout
 from core.families.targets import Target
 from core.families.vae import decode_latents, encode_image_latents
-from core.formats.checkpoint import Part, open_checkpoint
+from core.formats.models.checkpoint import Part, open_checkpoint
 from core.record.problems import Problem
 
 

@@ -26,11 +26,19 @@ from core.families.locate import check_family
 from core.families.tokenizer import tokenizer_folder
 from core.families.vae import safe_type
 from core.families.vocabulary import read_vocabulary
-from core.formats import text_keys
-from core.formats.checkpoint import PART_TITLES, Checkpoint, Part, open_checkpoint, open_vae, part_digest, read_part
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo
-from core.formats.part_config import check_config
+from core.formats.models import text_keys
+from core.formats.models.checkpoint import (
+    PART_TITLES,
+    Checkpoint,
+    Part,
+    open_checkpoint,
+    open_vae,
+    part_digest,
+    read_part,
+)
+from core.formats.models.part_config import check_config
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 

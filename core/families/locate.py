@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.formats.checkpoint import open_vae
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
-from core.formats.hub import HubId, resolve
+from core.formats.hub.references import HubId, resolve
+from core.formats.models.checkpoint import open_vae
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.model import ModelSettings

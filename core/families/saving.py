@@ -12,8 +12,8 @@ from core.families import family
 from core.families.components import Components
 from core.families.layout import Layout
 from core.families.token_count import VOCABULARY
-from core.formats.diffusers_folder import Published
-from core.formats.whole_model import Form, ModelFacts, form_of, write_model
+from core.formats.models.diffusers_folder import Published
+from core.formats.models.whole_model import Form, ModelFacts, form_of, write_model
 from core.record.problems import Problem
 
 State = Mapping[str, torch.Tensor]

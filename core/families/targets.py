@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from core.formats.text_keys import full_name
+from core.formats.models.text_keys import full_name
 
 UNET_PREFIX = "lora_unet"
 

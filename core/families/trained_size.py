@@ -9,7 +9,7 @@ from core.dataset.buckets.sizes import LATENT_PIXELS
 from core.families import family as family_named
 from core.families.locate import family_of
 from core.formats.detect import read_json
-from core.formats.header import read_header, sniff
+from core.formats.tensors.header import read_header, sniff
 
 USUAL_GUIDANCE = 7.5
 STATED = "generation_defaults.json"  # beside a diffusers folder's model_index.json: {"guidance_scale": 4.0}

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from core import extensions
-from core.formats.header import read_header
-from core.formats.tensor_entry import TensorEntry
+from core.formats.tensors.entry import TensorEntry
+from core.formats.tensors.header import read_header
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, check_regular

@@ -7,11 +7,11 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.formats.header import read_header
-from core.formats.overflow import not_finite, refuse_no_numbers
-from core.formats.tensor_entry import TensorEntry
-from core.formats.tensor_writer import save_pickle
-from core.formats.tensors import TensorFile
+from core.formats.models.overflow import not_finite, refuse_no_numbers
+from core.formats.tensors.entry import TensorEntry
+from core.formats.tensors.header import read_header
+from core.formats.tensors.reading import TensorFile
+from core.formats.tensors.writer import save_pickle
 from core.record import atomic
 from core.record.problems import ProblemsError
 

@@ -22,7 +22,7 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.regular import MissingFile
 from core.record.run_folder import safe_name
 from core.record.workspace import Workspace, display_path, resolve_path
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.dataset import DatasetSettings
 from core.settings.job import ClassImagesJob, TrainJob
 
 Size = tuple[int, int]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
-from core.formats.header import read_header
+from core.formats.tensors.header import read_header
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_embedding
 from core.generation.pipeline import PromptStates, encode_prompts

@@ -20,10 +20,10 @@ from core.families.locate import family_of, model_path
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.families.trained_size import own_guidance, stated_size
 from core.families.word_weights import FIX, wrong_weight
-from core.formats.checkpoint import open_vae
 from core.formats.detect import identify
 from core.formats.hashes import HashMemo, file_sha256
-from core.formats.header import sniff
+from core.formats.models.checkpoint import open_vae
+from core.formats.tensors.header import sniff
 from core.generation.embeddings import NewWord, check_word, embeddings_attached, find_word, unused
 from core.generation.image_metadata import Hashes, one_image, png_info, portable_name
 from core.generation.library import find_lora

@@ -33,8 +33,8 @@ from core.record.problems import Problem, ProblemsError, errors, limited, raise_
 from core.record.workspace import PROJECT, resolve_path
 from core.settings.base import declared
 from core.settings.check import build, shorten
+from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
-from core.settings.source import Source
 
 # Set on each folder, never in the common groups.
 OWN = (

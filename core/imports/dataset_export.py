@@ -31,10 +31,10 @@ from core.imports.dataset_unwritten import not_representable
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.workspace import open_home, resolve_path
-from core.settings.concepts import Concept, concepts_of
-from core.settings.images import ImageSettings
+from core.settings.dataset.concepts import Concept, concepts_of
+from core.settings.dataset.images import ImageSettings
+from core.settings.dataset.source import PRESERVE
 from core.settings.job import TrainJob
-from core.settings.source import PRESERVE
 
 # Written even if they are sd-scripts' defaults, since readers look for them.
 ALWAYS = frozenset(

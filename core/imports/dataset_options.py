@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from core.settings.base import Declared, Settings
-from core.settings.captions import CaptionSettings
 from core.settings.check import allowed
-from core.settings.images import ImageSettings
-from core.settings.source import Source
-from core.settings.validation import ValidationSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.images import ImageSettings
+from core.settings.dataset.source import Source
+from core.settings.dataset.validation import ValidationSettings
 
 DREAMBOOTH, FINE_TUNING, CONDITIONED = "DreamBooth", "fine-tuning", "conditioned"
 ALL = frozenset((DREAMBOOTH, FINE_TUNING, CONDITIONED))

@@ -7,8 +7,8 @@ from typing import Any
 
 from core.imports.dataset_options import declaration
 from core.record.problems import Problem
-from core.settings.concepts import Concept
-from core.settings.images import ImageSettings
+from core.settings.dataset.concepts import Concept
+from core.settings.dataset.images import ImageSettings
 from core.settings.job import TrainJob
 
 # Settings that are lost if they differ from their default: for the whole job ...

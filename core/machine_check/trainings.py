@@ -27,7 +27,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 
 if TYPE_CHECKING:
     from core.training.building.setup import Training

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.diffusion.text_states import TextStates
 from core.families.components import Components
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, write_embedding
-from core.formats.tensor_writer import type_named
+from core.formats.tensors.writer import type_named
 from core.methods import Method
 from core.methods.layers import OneTextEach
 from core.methods.tokens import TokenTable, add_tokens, first_rows, spelled_out, tokens_of

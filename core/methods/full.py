@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from core.families import family
 from core.families.components import Components
 from core.families.saving import modules_of, save_model
-from core.formats.sd_keys import unet_to_ldm
-from core.formats.tensor_writer import type_named
-from core.formats.whole_model import ENDINGS, Form, ModelFacts, form_of
+from core.formats.models.sd_keys import unet_to_ldm
+from core.formats.models.whole_model import ENDINGS, Form, ModelFacts, form_of
+from core.formats.tensors.writer import type_named
 from core.methods import Method, Use
 from core.methods.ema import WeightAverage, taken_from, under
 from core.networks.blocks import block_of
@@ -26,7 +26,7 @@ from core.optimization.averaging import averaged
 from core.optimization.groups import Trainable
 from core.record.problems import Problem
 from core.settings.blocks import COUNTS, numbers
-from core.settings.rates import has_frozen_blocks, trains_text
+from core.settings.optimization.rates import has_frozen_blocks, trains_text
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

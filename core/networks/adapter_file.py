@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from core.formats.detect import ModelKind, identify_header
 from core.formats.hashes import LEGACY_BYTES, LEGACY_START
-from core.formats.lora_names import group_by_module, kohya_name, module_path
-from core.formats.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers, shown
-from core.formats.tensors import TORCH_NAMES, TensorFile
+from core.formats.lora.names import group_by_module, kohya_name, module_path
+from core.formats.models.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers, shown
+from core.formats.tensors.reading import TORCH_NAMES, TensorFile
 from core.networks.kinds import kind_of_keys, kinds
 from core.record import atomic
 from core.record.bounded_json import parse_json

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.families.targets import Target
-from core.formats.lora_names import group_by_module, kohya_name, module_path
+from core.formats.lora.names import group_by_module, kohya_name, module_path
 from core.networks.adapter import STACK, Adapter, adapt, as_weight, forward_with_adapters, restore
 from core.networks.dropout import Dropout
 from core.networks.kinds import kind_named, kind_of_keys

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from core.families.targets import Target
-from core.formats.lora_names import group_by_module
+from core.formats.lora.names import group_by_module
 from core.networks.kinds import NetworkKind, kind_named
 from core.networks.network import Network, named_as
 from core.networks.sizes import has_large_kernel, part_of, sizes_by_file, wanted

@@ -11,7 +11,7 @@ from core.record.problems import ProblemsError
 if TYPE_CHECKING:
     from torch import nn
 
-    from core.settings.optimizer import OptimizerSettings
+    from core.settings.optimization.optimizer import OptimizerSettings
 
 Group = dict[str, Any]  # "name", "params", "lr", as for a torch optimizer
 ORDER = ("text_encoder", "text_encoder_2", "unet")  # sd-scripts' order; other parts follow

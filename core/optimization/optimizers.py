@@ -11,8 +11,8 @@ from core.optimization.averaging import ready_to_train
 from core.optimization.groups import Group
 from core.optimization.seeded import seed_steps
 from core.record.problems import Problem, ProblemsError, raise_if_errors
-from core.settings.optimizer import OptimizerSettings, arguments_in_force, given_arguments, relative_steps
-from core.settings.optimizers import Entry, argument_problems, find, type_problem
+from core.settings.optimization.optimizer import OptimizerSettings, arguments_in_force, given_arguments, relative_steps
+from core.settings.optimization.optimizers import Entry, argument_problems, find, type_problem
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.settings.optimizer import OptimizerSettings, relative_steps
-from core.settings.optimizers import averages
-from core.settings.rates import effective_rates, scale_factor
-from core.settings.schedule import ScheduleSettings, read_step_rules, steps_of
+from core.settings.optimization.optimizer import OptimizerSettings, relative_steps
+from core.settings.optimization.optimizers import averages
+from core.settings.optimization.rates import effective_rates, scale_factor
+from core.settings.optimization.schedule import ScheduleSettings, read_step_rules, steps_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

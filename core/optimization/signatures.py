@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Any
 
-from core.settings.optimizers import Argument
+from core.settings.optimization.optimizers import Argument
 
 
 def arguments_of(found: Any, skip: tuple[str, ...] = ("params", "lr")) -> list[Argument]:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from core.record.problems import ProblemsError
-from core.settings.torch_curves import PREFIX, offered, type_problems
+from core.settings.optimization.torch_curves import PREFIX, offered, type_problems
 
 MOMENTUM = ("CyclicLR", "OneCycleLR")  # these also change it, opposite to the rate, unless cycle_momentum is false
 

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from core.settings.base import Job, Settings, kohya_setting, setting
-from core.settings.captions import CaptionSettings
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.dataset import DatasetSettings
 
 
 class CaptionWriteSettings(Settings):

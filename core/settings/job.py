@@ -7,10 +7,11 @@ from pydantic import Field
 from core import extensions, tasks
 from core.settings.base import Job, Settings, kohya_setting, setting
 from core.settings.caption import CaptionWriteSettings
-from core.settings.caption_edits import CaptionEditSettings
-from core.settings.captions import CaptionSettings
-from core.settings.class_images import ClassImageSettings
-from core.settings.dataset import DatasetSettings
+from core.settings.captioning.edits import CaptionEditSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.class_images import ClassImageSettings
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.validation import ValidationSettings
 from core.settings.generate import GenerateSettings
 from core.settings.hub import HubSettings
 from core.settings.logging import LoggingSettings
@@ -19,13 +20,12 @@ from core.settings.method import MethodSettings
 from core.settings.model import ModelSettings
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
-from core.settings.optimizer import OptimizerSettings
+from core.settings.optimization.optimizer import OptimizerSettings
+from core.settings.optimization.schedule import ScheduleSettings
 from core.settings.resume import ResumeSettings
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
-from core.settings.schedule import ScheduleSettings
 from core.settings.sharding import ShardingSettings
-from core.settings.validation import ValidationSettings
 
 
 class EmbeddingSettings(Settings):

@@ -12,10 +12,10 @@ from core.record.problems import Problem
 from core.record.units import count, number_text, period_words
 from core.settings.base import Declared, Settings, every
 from core.settings.check import allowed
-from core.settings.dataset import Source
+from core.settings.dataset.dataset import Source
 from core.settings.job import TrainJob
-from core.settings.optimizers import literal
-from core.settings.presets import to_values
+from core.settings.optimization.optimizers import literal
+from core.settings.presets.files import to_values
 
 ONE_COMMA = r"[-+]?\d*,\d+(\s*%|e[-+]?\d+|\s*[kmgt]i?b?)?"
 THOUSANDS = r"[-+]?[1-9]\d{0,2},\d{3}(?!\d)"

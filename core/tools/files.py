@@ -9,7 +9,7 @@ from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path, resolve_path
-from core.settings.tool import DownloadSettings, ExportSettings, InspectSettings
+from core.settings.tools.model_files import DownloadSettings, ExportSettings, InspectSettings
 
 
 def check_inspect(asked: InspectSettings, workspace: Workspace) -> str:
@@ -21,7 +21,7 @@ def check_export_diffusers(asked: ExportSettings, workspace: Workspace) -> str:
 
 
 def check_download(asked: DownloadSettings, workspace: Workspace) -> str:
-    from core.formats.hub import parse_source
+    from core.formats.hub.references import parse_source
 
     return f"download {parse_source(asked.hub_id or '')} into {display_path(workspace.models)}"
 
@@ -45,7 +45,7 @@ def export_diffusers(asked: ExportSettings, context: JobContext) -> Outcome:
 
 
 def download(asked: DownloadSettings, context: JobContext) -> Outcome:
-    from core.formats import hub
+    from core.formats.hub import references as hub
 
     source = hub.parse_source(asked.hub_id or "")
     models = context.workspace.models

@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.dataset.images.opening import Opened, open_decoded
 from core.dataset.images.resize import resize
-from core.settings.image_tools import ConvertSettings, CropSettings, ResizeSettings
+from core.settings.tools.images import ConvertSettings, CropSettings, ResizeSettings
 
 Box = tuple[int, int, int, int]
 

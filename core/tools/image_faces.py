@@ -17,7 +17,7 @@ from PIL import Image
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import Opened, open_decoded
 from core.dataset.images.resize import resize
-from core.settings.image_tools import FaceSettings
+from core.settings.tools.images import FaceSettings
 from core.tools.faces import Face
 from core.tools.image_copies import Box, Made, Skip
 

@@ -15,7 +15,7 @@ from core.dataset.sources.files import TRASH_FOLDER, printable
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
-from core.settings.image_tools import NumberSettings
+from core.settings.tools.images import NumberSettings
 
 RECORD = "renamed.json"
 # Names on the way to the new and to the old ones: two, so that a way back that begins half-way meets no other file.

@@ -12,7 +12,7 @@ from core.dataset.doctor.trash import split_label
 from core.dataset.images.colors import WHITE
 from core.dataset.images.opening import Opened, open_decoded
 from core.record.context import JobContext, Outcome
-from core.settings.image_tools import (
+from core.settings.tools.images import (
     ConvertSettings,
     CropSettings,
     EdgeSettings,

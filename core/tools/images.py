@@ -19,7 +19,7 @@ from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.workspace import Workspace, display_path, resolve_path
-from core.settings.image_tools import (
+from core.settings.tools.images import (
     CaptionedCopySettings,
     CopySettings,
     EncodedCopySettings,

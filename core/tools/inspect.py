@@ -12,8 +12,8 @@ from typing import Any
 
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hashes import file_sha256, legacy_hash
-from core.formats.header import read_header, sniff
-from core.formats.tensors import TensorFile
+from core.formats.tensors.header import read_header, sniff
+from core.formats.tensors.reading import TensorFile
 from core.record.bounded_json import parse_json
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError

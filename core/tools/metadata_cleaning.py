@@ -15,7 +15,7 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.regular import read_regular
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
-from core.settings.metadata_tools import CleanMetadataSettings
+from core.settings.tools.metadata import CleanMetadataSettings
 from core.tools.metadata_files import Entries, entries_of, one_line, output_of, saved_words, write_entries
 from core.tools.metadata_rules import (
     NeverSettles,

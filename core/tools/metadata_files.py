@@ -22,7 +22,7 @@ from core.record.problems import Problem, ProblemsError, unwritten
 from core.record.regular import MissingFile, check_regular
 from core.record.units import count
 from core.record.workspace import display_path, typed_path
-from core.settings.metadata_tools import MetadataOutputSettings
+from core.settings.tools.metadata import MetadataOutputSettings
 
 # Captions written under these would replace images, caches and metadata.
 Entries = dict[str, dict[str, Any]]

@@ -18,7 +18,7 @@ from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
-from core.settings.metadata_tools import MergeCaptionsSettings, MergeSettings, MergeTagsSettings
+from core.settings.tools.metadata import MergeCaptionsSettings, MergeSettings, MergeTagsSettings
 from core.tools.metadata_files import (
     Image,
     entries_of,

@@ -24,9 +24,9 @@ from core.record.problems import Problem, ProblemsError, errors, raise_if_errors
 from core.record.regular import check_regular
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
-from core.settings.captions import CaptionSettings
-from core.settings.metadata_tools import MetadataToCaptionsSettings
+from core.settings.dataset.captions import CaptionSettings
 from core.settings.named import DRIVE, leads_out
+from core.settings.tools.metadata import MetadataToCaptionsSettings
 from core.tools.metadata_files import (
     Image,
     folders_of,

@@ -18,7 +18,7 @@ from core.record.memory import PeakMemory
 from core.record.run_folder import RunFolder
 from core.record.units import memory_words
 from core.settings.job import TrainJob
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 from core.training.loop.run import Run
 from core.training.prove import short_job
 

@@ -20,7 +20,7 @@ from core.record.run_folder import RunFolder, newest_state
 from core.record.workspace import Workspace
 from core.settings.hub import HubSettings
 from core.settings.job import TrainJob
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 from core.training.saving.states import STATE_FILE
 from core.training.start import run_training
 

@@ -12,7 +12,7 @@ from core.record.events import MemoryUsed, Planned
 from core.record.heap import kept
 from core.record.memory import PeakMemory
 from core.settings.job import PrepareJob, TrainJob
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 
 Job = TypeVar("Job", bound=TrainJob)
 

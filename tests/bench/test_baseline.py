@@ -10,7 +10,7 @@ from core.bench.run import known_part
 from core.families.targets import one_encoder_targets
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.rates import trains_text
+from core.settings.optimization.rates import trains_text
 from core.settings.rules import training_problems
 from workshop.plain_trainer import NEW_ID, PlainTrainer
 

@@ -16,7 +16,7 @@ from core.dataset.captions.history import History
 from core.dataset.captions.words import KAOMOJI
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
-from core.settings.caption_edits import EDITS, CaptionEditSettings
+from core.settings.captioning.edits import EDITS, CaptionEditSettings
 from core.settings.check import build
 from tests.tasks import surroundings
 

@@ -24,7 +24,7 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 from tests.card.watched import card
 
 

@@ -13,7 +13,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.base import declared
 from core.settings.job import TrainJob
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 from tests.noise import noise_images
 
 

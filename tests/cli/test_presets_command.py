@@ -4,7 +4,7 @@ import json
 
 from core.cli.main import main
 from core.record.workspace import PROJECT
-from core.settings.presets import PresetStore, read
+from core.settings.presets.files import PresetStore, read
 
 NAME = "sdxl_lora_8gb"
 STORE = PresetStore(PROJECT / "presets")

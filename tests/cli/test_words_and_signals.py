@@ -185,7 +185,7 @@ def test_a_page_that_is_asked_to_end_saves_what_runs_and_asked_again_ends_at_onc
 
     monkeypatch.setattr(Engine, "close", close)
     monkeypatch.setattr(page, "leave", lambda code: code)
-    monkeypatch.setitem(sys.modules, "tabs.app", SimpleNamespace(serve=serve))
+    monkeypatch.setitem(sys.modules, "tabs.server.app", SimpleNamespace(serve=serve))
     assert main(["--outputs", str(tmp_path / "out")]) == code
     assert closed == [None], "a step may take minutes: it is waited for"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -12,7 +12,7 @@ from core.dataset.sources.archive import unpack_zip
 from core.dataset.sources.scan import scan_dataset
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.dataset import DatasetSettings
 
 
 @pytest.fixture

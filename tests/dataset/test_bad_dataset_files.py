@@ -6,7 +6,7 @@ import pytest
 from core.dataset.captions.pipeline import caption_preview
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import errors
-from core.settings.images import ImageSettings
+from core.settings.dataset.images import ImageSettings
 from tests.dataset.bad_input import Table, image, told, tree
 
 table = Table()

@@ -16,9 +16,9 @@ from core.dataset.buckets.rotation import first_ones
 from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
-from core.settings.concepts import PLAIN
-from core.settings.dataset import DatasetSettings
-from core.settings.source import Source
+from core.settings.dataset.concepts import PLAIN
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.source import Source
 
 PLAN = plan_buckets(DatasetSettings(resolution=512))
 

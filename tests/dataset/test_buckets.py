@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.dataset.buckets.sizes import bucket_sizes, plan_buckets, rounded_limits
 from core.record.problems import ProblemsError
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.dataset import DatasetSettings
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 CASES = json.loads((VECTORS / "buckets.json").read_text())["settings"]

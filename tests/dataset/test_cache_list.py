@@ -4,8 +4,8 @@ import json
 
 from core.dataset.captions.files import read_caption
 from core.dataset.sources.scan import scan_dataset
-from core.settings.captions import CaptionSettings
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.dataset import DatasetSettings
 
 
 def look(folder):

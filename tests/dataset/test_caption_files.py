@@ -18,7 +18,7 @@ from core.dataset.captions.files import (
 from core.dataset.captions.history import History
 from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import ProblemsError
-from core.settings.captions import CaptionSettings
+from core.settings.dataset.captions import CaptionSettings
 
 
 def image(folder, name="a.png", words="", sidecars=(), given=None):

@@ -8,8 +8,8 @@ import core.dataset.captions.memo as caption_memo
 from core.dataset.captions.files import read_caption
 from core.dataset.captions.memo import READ_BY, captions_of
 from core.dataset.sources.scan import scan_dataset
-from core.settings.captions import CaptionSettings
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.dataset import DatasetSettings
 
 
 @pytest.fixture

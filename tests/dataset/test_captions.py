@@ -21,7 +21,7 @@ from core.dataset.captions.pipeline import (
 )
 from core.dataset.captions.templates import OBJECT, STYLE
 from core.record import draws
-from core.settings.captions import CaptionSettings
+from core.settings.dataset.captions import CaptionSettings
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "captions_deterministic.json").read_text())["cases"]
 KEY = ("folder", "a.png")

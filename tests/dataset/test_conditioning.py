@@ -5,7 +5,7 @@ import pytest
 from core.dataset.preflight import preflight
 from core.dataset.sources.scan import scan_dataset
 from core.record.workspace import Workspace
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.dataset import DatasetSettings
 from core.settings.job import TrainJob
 
 

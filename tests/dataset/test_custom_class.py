@@ -7,8 +7,8 @@ import pytest
 import core.record.allowed as allowed
 from core.cli.options import commands, split_options
 from core.dataset.sources.scan import scan_dataset
-from core.settings.concepts import concepts_of
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.concepts import concepts_of
+from core.settings.dataset.dataset import DatasetSettings
 from core.settings.job import TrainJob
 
 SOURCE = """

@@ -18,12 +18,12 @@ from core.dataset.sources.scan import scan
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
-from core.settings.captions import CaptionSettings
-from core.settings.concepts import concepts
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.source import Source
+from core.settings.dataset.validation import ValidationSettings
 from core.settings.job import TrainJob
-from core.settings.source import Source
-from core.settings.validation import ValidationSettings
 
 
 def drawing(seed: int, width: int = 96, height: int = 80) -> Image.Image:

@@ -21,7 +21,7 @@ from core.dataset.images.resize import area_average, resize
 from core.dataset.images.thumbnails import thumbnail
 from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import Cancelled, CancelToken
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.dataset import DatasetSettings
 
 # ---- rotation and color
 

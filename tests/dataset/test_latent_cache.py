@@ -23,8 +23,8 @@ from core.dataset.images.pixels import load_pixels
 from core.dataset.sources.image_info import ImageInfo
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
-from core.settings.concepts import PLAIN
-from core.settings.images import ImageSettings
+from core.settings.dataset.concepts import PLAIN
+from core.settings.dataset.images import ImageSettings
 from core.training.loop.sources import frozen_latent, sample_latent
 from tests.damage import zero_tensors
 from tests.refusals import refused

@@ -14,8 +14,8 @@ from core.dataset.captions.files import Caption
 from core.dataset.images.opening import read_header
 from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import ProblemsError
-from core.settings.concepts import PLAIN
-from core.settings.images import ImageSettings
+from core.settings.dataset.concepts import PLAIN
+from core.settings.dataset.images import ImageSettings
 from tests.damage import zero_tensors
 
 

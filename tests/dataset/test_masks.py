@@ -15,8 +15,8 @@ from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View, draw_view
 from core.dataset.sources.image_info import ImageInfo
-from core.settings.concepts import PLAIN
-from core.settings.images import ImageSettings
+from core.settings.dataset.concepts import PLAIN
+from core.settings.dataset.images import ImageSettings
 
 FILTERS = ["auto", "lanczos", "nearest", "bilinear", "bicubic", "area", "box"]
 

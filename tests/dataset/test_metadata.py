@@ -16,11 +16,11 @@ from core.dataset.captions.pipeline import training_caption
 from core.dataset.sources.metadata import Entry, Finder
 from core.dataset.sources.scan import scan, scan_dataset
 from core.dataset.sources.walk import File
-from core.settings.captions import CaptionSettings
-from core.settings.concepts import concepts
-from core.settings.dataset import DatasetSettings
-from core.settings.images import ImageSettings
-from core.settings.validation import ValidationSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.images import ImageSettings
+from core.settings.dataset.validation import ValidationSettings
 
 
 @pytest.fixture

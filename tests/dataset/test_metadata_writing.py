@@ -12,10 +12,10 @@ from core.dataset.caches.metadata_writing import write_metadata
 from core.dataset.captions.files import read_caption
 from core.dataset.sources.scan import scan
 from core.record.problems import ProblemsError
-from core.settings.captions import CaptionSettings
-from core.settings.concepts import concepts
-from core.settings.dataset import DatasetSettings
-from core.settings.validation import ValidationSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.validation import ValidationSettings
 
 
 def placed_of(folder, **source):

@@ -16,8 +16,8 @@ from core.dataset.images.opening import read_header
 from core.dataset.images.views import recorded_crop
 from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import ProblemsError
-from core.settings.concepts import PLAIN
-from core.settings.images import ImageSettings
+from core.settings.dataset.concepts import PLAIN
+from core.settings.dataset.images import ImageSettings
 from core.training.loop.sources import sample_latent
 
 

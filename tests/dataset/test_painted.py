@@ -10,7 +10,7 @@ from core.dataset.images.painting import add_missing, begin_folder, mask_in, wri
 from core.dataset.sources.painted import MARK, is_painted, painted_folder
 from core.dataset.sources.scan import scan_dataset
 from core.record import atomic
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.dataset import DatasetSettings
 from tests.refusals import refused
 
 WHITE = Image.new("L", (64, 48), 255)

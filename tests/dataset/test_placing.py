@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from core.dataset.buckets.placing import automatic_count, held_out, place
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
-from core.settings.captions import CaptionSettings
-from core.settings.concepts import concepts, concepts_of
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts, concepts_of
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.source import Source
+from core.settings.dataset.validation import ValidationSettings
 from core.settings.job import TrainJob
 from core.settings.model import ModelSettings
-from core.settings.source import Source
-from core.settings.validation import ValidationSettings
 
 
 def folders(*sources, split=0.0, **dataset):

@@ -17,7 +17,7 @@ from core.dataset.preflight import preflight
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.job import TrainJob
-from core.settings.schedule import ScheduleSettings
+from core.settings.optimization.schedule import ScheduleSettings
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from core.dataset.sources.files import repeats_and_words, words_of
 from core.dataset.sources.scan import recognize, scan, scan_dataset
 from core.record.cancel import Cancelled, CancelToken
-from core.settings.captions import CaptionSettings
-from core.settings.concepts import concepts
-from core.settings.dataset import DatasetSettings
-from core.settings.validation import ValidationSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.validation import ValidationSettings
 
 
 def look(*folders, **options):

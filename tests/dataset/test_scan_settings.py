@@ -9,10 +9,10 @@ import pytest
 import core.dataset.sources.walk as walking
 from core.dataset.sources.files import extended_form, plain_form, printable, reachable, without_face
 from core.dataset.sources.scan import scan, scan_dataset
-from core.settings.captions import CaptionSettings
-from core.settings.concepts import concepts
-from core.settings.dataset import DatasetSettings
-from core.settings.validation import ValidationSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.validation import ValidationSettings
 
 
 def look(*sources, memo_path=None, captions=None, **options):

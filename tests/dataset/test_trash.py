@@ -10,7 +10,7 @@ from core.dataset.doctor import trash
 from core.dataset.sources.files import TRASH_FOLDER
 from core.dataset.sources.scan import scan_dataset
 from core.record.problems import ProblemsError
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.dataset import DatasetSettings
 
 
 def tree(folder):

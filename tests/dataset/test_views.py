@@ -13,8 +13,8 @@ from core.dataset.buckets.sizes import Placement, plan_buckets
 from core.dataset.captions.pipeline import Caption
 from core.dataset.images.views import Face, View, draw_view, face_crop, face_of, is_varied, size_conditioning
 from core.dataset.sources.image_info import ImageInfo
-from core.settings.concepts import PLAIN
-from core.settings.images import ImageSettings
+from core.settings.dataset.concepts import PLAIN
+from core.settings.dataset.images import ImageSettings
 
 CAPTION = Caption("", None, "none")
 

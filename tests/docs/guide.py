@@ -27,7 +27,7 @@ from core.dataset.captions.pipeline import caption_preview
 from core.imports.dataset_config import read_dataset_config
 from core.record.problems import errors
 from core.record.workspace import PROJECT
-from core.settings.captions import CaptionSettings
+from core.settings.dataset.captions import CaptionSettings
 
 DOCS = PROJECT / "docs"
 ONLY_CHECKED = ("train", "generate", "class_images")

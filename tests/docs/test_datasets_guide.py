@@ -58,8 +58,17 @@ def test_every_file_of_the_largest_folders_stands_in_its_room_once():
     for room, files in re.findall(r"^\| `([\w/]+)` \| (.*) \|$", text, re.M):
         named += [f"{room}/{name}" for name in re.findall(r"`(\w+)`", files)]
     core = PROJECT / "core"
-    folders = ("dataset", "training", "captioning/sentences", "captioning/source", "captioning/tagger")
+    folders = (
+        "dataset",
+        "training",
+        "captioning/sentences",
+        "captioning/source",
+        "captioning/tagger",
+        "settings",
+        "formats",
+    )
     found = [path.relative_to(core) for folder in folders for path in (core / folder).rglob("*.py")]
+    found += [path.relative_to(PROJECT) for path in (PROJECT / "tabs").rglob("*.py")]
     assert sorted(named) == sorted(path.with_suffix("").as_posix() for path in found if path.stem != "__init__")
 
 

@@ -14,12 +14,12 @@ from core.dataset.buckets.sizes import LATENT_PIXELS, cover, plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.families.token_count import count_tokens
-from core.settings.captions import CaptionSettings
-from core.settings.concepts import concepts
-from core.settings.dataset import DatasetSettings
-from core.settings.images import ImageSettings
-from core.settings.source import Source
-from core.settings.validation import ValidationSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.images import ImageSettings
+from core.settings.dataset.source import Source
+from core.settings.dataset.validation import ValidationSettings
 from tests.docs.guide import DOCS
 
 SQUARE, WIDE = (512, 512), (640, 384)

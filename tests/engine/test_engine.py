@@ -26,7 +26,7 @@ from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import JOBS, TrainJob
 from core.settings.named import Limits
-from core.settings.presets import dump, to_values
+from core.settings.presets.files import dump, to_values
 from tests.refusals import refused
 from tests.tasks import stand_in
 

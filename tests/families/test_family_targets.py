@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from core.families import family
-from core.formats.lora_names import kohya_name, module_path
-from core.formats.text_keys import full_name
+from core.formats.lora.names import kohya_name, module_path
+from core.formats.models.text_keys import full_name
 from core.networks.sizes import has_large_kernel
 
 with gzip.open(Path(__file__).parents[1] / "vectors" / "network_keys.json.gz") as file:

@@ -7,7 +7,7 @@ import torch
 
 from core.families.saving import save_model
 from core.families.sd1 import FAMILY as sd1
-from core.formats.whole_model import form_of
+from core.formats.models.whole_model import form_of
 from tests.models import tiny_sd1
 
 STARTER = Path(__file__).parents[2] / "models" / "starter"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.formats.checkpoint import open_checkpoint, open_vae, part_digest, read_part
 from core.formats.hashes import HashMemo
+from core.formats.models.checkpoint import open_checkpoint, open_vae, part_digest, read_part
 from core.record.cancel import Cancelled, CancelToken
 from tests.models import TINY, random_state, shipped_config, single_file_tensor, tiny_sd1
 from tests.refusals import refused

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from core.families import family
 from core.families.locate import FAMILIES, check_family, family_of
 from core.formats.detect import identify, identify_header
-from core.formats.tensor_entry import TensorEntry
+from core.formats.tensors.entry import TensorEntry
 from core.record.problems import ProblemsError
 from tests.models import tiny_folder
 from tests.refusals import refused

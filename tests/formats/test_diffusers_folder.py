@@ -11,9 +11,9 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import split_torch_state_dict_into_shards
 
 from core.families.token_count import VOCABULARY
-from core.formats.checkpoint import open_checkpoint
-from core.formats.header import read_header
-from core.formats.whole_model import ModelFacts
+from core.formats.models.checkpoint import open_checkpoint
+from core.formats.models.whole_model import ModelFacts
+from core.formats.tensors.header import read_header
 from core.record.workspace import PROJECT
 from tests.offline import no_network
 from tests.whole_models import FAMILIES, assert_texts_equal, left_in
@@ -111,7 +111,7 @@ def test_configs_tokenizers_and_scheduler_of_a_source_folder_are_kept(tmp_path, 
 
 def test_large_parts_are_cut_as_diffusers_cuts_them(tmp_path, monkeypatch, sd1):
     limit = 2_000_000
-    monkeypatch.setattr("core.formats.diffusers_folder.SHARD_BYTES", limit)
+    monkeypatch.setattr("core.formats.models.diffusers_folder.SHARD_BYTES", limit)
     sd1.write(tmp_path / "m", form="diffusers_safetensors")
     index = json.loads((tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors.index.json").read_text())
     pattern = "diffusion_pytorch_model{suffix}.safetensors"
@@ -126,7 +126,7 @@ def test_large_parts_are_cut_as_diffusers_cuts_them(tmp_path, monkeypatch, sd1):
 
 
 def test_pickles_are_not_cut_since_diffusers_would_not_find_the_pieces(tmp_path, monkeypatch, sd1):
-    monkeypatch.setattr("core.formats.diffusers_folder.SHARD_BYTES", 2_000_000)
+    monkeypatch.setattr("core.formats.models.diffusers_folder.SHARD_BYTES", 2_000_000)
     sd1.write(tmp_path / "m", form="diffusers")
     with no_network():
         pipeline = DiffusionPipeline.from_pretrained(tmp_path / "m", local_files_only=True)

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.formats import catalog, fetch, hub
-from core.formats.catalog import ENTRIES
 from core.formats.detect import FAMILY_NAMES
-from core.formats.fetch import FetchError, Remote
-from core.formats.hub import HubId, Link, download, forget, parse_source, resolve
+from core.formats.hub import catalog, fetch
+from core.formats.hub import references as hub
+from core.formats.hub.catalog import ENTRIES
+from core.formats.hub.fetch import FetchError, Remote
+from core.formats.hub.references import HubId, Link, download, forget, parse_source, resolve
 from core.record.cancel import Cancelled, CancelToken
 from core.record.commands import CommandReader
 from core.record.context import JobContext
@@ -22,7 +23,7 @@ from core.record.space import RESERVE
 from core.record.workspace import Workspace
 from core.settings.base import declared
 from core.settings.job import TrainJob
-from core.settings.tool import DownloadSettings
+from core.settings.tools.model_files import DownloadSettings
 from core.tools.files import download as tool
 from tests.local_server import Answers, model_bytes, serving
 from tests.offline import no_network

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from core.families import family
 from core.families.token_count import VOCABULARY
-from core.formats.checkpoint import SIZES_KEY
-from core.formats.diffusers_folder import Published
-from core.formats.whole_model import write_model
+from core.formats.models.checkpoint import SIZES_KEY
+from core.formats.models.diffusers_folder import Published
+from core.formats.models.whole_model import write_model
 from tests.models import tiny_folder
 from tests.refusals import refused
 

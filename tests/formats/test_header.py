@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.formats.header import read_header, sniff
-from core.formats.tensors import TensorFile
+from core.formats.tensors.header import read_header, sniff
+from core.formats.tensors.reading import TensorFile
 from core.record.problems import ProblemsError
 
 
@@ -138,16 +138,16 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 def test_looking_at_files_does_not_import_torch():
     """The page lists and identifies models; torch alone takes a second or two to import."""
     names = (
-        "header",
-        "pickles",
+        "tensors.header",
+        "tensors.pickles",
         "detect",
-        "checkpoint",
-        "tensors",
+        "models.checkpoint",
+        "tensors.reading",
         "hashes",
-        "hub",
-        "lora_names",
-        "sd_keys",
-        "whole_model",
+        "hub.references",
+        "lora.names",
+        "models.sd_keys",
+        "models.whole_model",
         "model_spec",
     )
     code = (

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from core.formats import fetch
-from core.formats.hub import HubId, RemoteFile, choose_files, download, parse_hub_id, resolve
+from core.formats.hub import fetch
+from core.formats.hub.references import HubId, RemoteFile, choose_files, download, parse_hub_id, resolve
 from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from core.formats import hub_upload
-from core.formats.hub_upload import Uploads, upload_problem
+from core.formats.hub import upload as hub_upload
+from core.formats.hub.upload import Uploads, upload_problem
 from core.settings.hub import HubSettings
 from tests.local_server import Answers, serving
 from tests.offline import no_network

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from core.families.sd1 import FAMILY as sd1
-from core.formats.lora_names import module_path
-from core.formats.text_keys import name_for
+from core.formats.lora.names import module_path
+from core.formats.models.text_keys import name_for
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.networks.sizes import has_large_kernel
 from tests.lora_layers import layers_of

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
-from core.formats.header import read_header
+from core.formats.tensors.header import read_header
 from core.networks.adapter_file import LoraFile, load_lora, save_lora, to_diffusers, write_lora
 from tests.lora_layers import layers_of
 from tests.refusals import refused

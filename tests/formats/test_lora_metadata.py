@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.formats.lora_metadata import lora_metadata
+from core.formats.lora.metadata import lora_metadata
 from core.formats.model_spec import RunFacts
 from core.networks.kinds.lora import network_args
 from core.settings.job import TrainJob

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from core.formats.lora_metadata import lora_metadata
+from core.formats.lora.metadata import lora_metadata
 from core.formats.model_spec import GENERATIVE_MODELS, RunFacts, architecture, model_spec
 from core.settings.job import TrainJob
 

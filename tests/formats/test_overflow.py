@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.formats.overflow import kept_wide, largest, not_finite, overflowing
+from core.formats.models.overflow import kept_wide, largest, not_finite, overflowing
 
 
 @pytest.mark.parametrize(

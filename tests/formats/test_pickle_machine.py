@@ -9,9 +9,9 @@ import zipfile
 import pytest
 import torch
 
-from core.formats.header import read_header
-from core.formats.pickle_machine import Damaged, Inert, Machine
-from core.formats.pickles import refuse_hostile
+from core.formats.tensors.header import read_header
+from core.formats.tensors.pickle_machine import Damaged, Inert, Machine
+from core.formats.tensors.pickles import refuse_hostile
 from tests.refusals import refused
 
 START = b"\x80\x02"

@@ -9,8 +9,8 @@ import zipfile
 import pytest
 import torch
 
-from core.formats.header import read_header
-from core.formats.tensors import TensorFile
+from core.formats.tensors.header import read_header
+from core.formats.tensors.reading import TensorFile
 from tests.refusals import refused
 
 

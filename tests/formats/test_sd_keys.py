@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.formats import sd_keys, text_keys
-from core.formats.lora_names import kohya_name, module_path
+from core.formats.lora.names import kohya_name, module_path
+from core.formats.models import sd_keys, text_keys
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 with gzip.open(VECTORS / "checkpoint_keys.json.gz") as file:

@@ -10,10 +10,10 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLP
 from safetensors.torch import load_file, save_file
 
 from core.families import family
-from core.formats.checkpoint import open_checkpoint
-from core.formats.lazy_tensors import in_memory
-from core.formats.single_file import file_tensors
-from core.formats.whole_model import ModelFacts
+from core.formats.models.checkpoint import open_checkpoint
+from core.formats.models.single_file import file_tensors
+from core.formats.models.whole_model import ModelFacts
+from core.formats.tensors.lazy import in_memory
 from tests.models import random_state, tiny_configs
 from tests.offline import no_network
 from tests.whole_models import FAMILIES, assert_texts_equal

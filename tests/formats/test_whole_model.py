@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from core.families.token_count import VOCABULARY
-from core.formats.checkpoint import open_checkpoint, read_part
-from core.formats.whole_model import ModelFacts, form_of
+from core.formats.models.checkpoint import open_checkpoint, read_part
+from core.formats.models.whole_model import ModelFacts, form_of
 from core.record.cancel import Cancelled, CancelToken
 from tests.refusals import refused
 from tests.whole_models import FAMILIES, left_in
@@ -157,8 +157,10 @@ def test_a_process_killed_while_it_writes_leaves_the_old_model_whole(tmp_path, s
     sd1.write(target, {}, form)
     code = f"""
 import time
-from core.formats import lazy_tensors, tensor_writer, whole_model
-from core.formats.diffusers_folder import Published
+from core.formats.tensors import lazy as lazy_tensors
+from core.formats.tensors import writer as tensor_writer
+from core.formats.models import whole_model
+from core.formats.models.diffusers_folder import Published
 from pathlib import Path
 count = [0]
 plain = tensor_writer._bytes

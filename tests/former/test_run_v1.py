@@ -17,8 +17,8 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.migrations import to_version_2
-from core.settings.presets import parse
+from core.settings.presets.files import parse
+from core.settings.presets.migrations import to_version_2
 from core.training.start import run_training
 
 RUN = Path(__file__).parent / "run_v1"

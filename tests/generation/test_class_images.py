@@ -28,10 +28,10 @@ from core.generation.run import make_store
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from core.settings.class_images import ClassImageSettings
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.class_images import ClassImageSettings
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.source import Source
 from core.settings.job import ClassImagesJob, TrainJob
-from core.settings.source import Source
 from tests.refusals import refused
 from tests.reports import Heard
 

@@ -187,7 +187,7 @@ def read_texts(path: Path) -> None:
     """As captions are made of it: a text or the reason why there is none."""
     from core.captioning.source.metadata import _described
     from core.record.problems import ProblemsError
-    from core.settings.caption_sources import ImageTextSettings
+    from core.settings.captioning.sources import ImageTextSettings
 
     for way in ("first", "all"):
         found = _described(path, ImageTextSettings(combine=way, remove_weights=True), ", ")

@@ -347,10 +347,10 @@ def make_folder(folder: Path, case: int) -> Path:
 
 def model_readers() -> Readers:
     from core.families.trained_size import trained_size
-    from core.formats.checkpoint import open_checkpoint, open_vae, part_digest
     from core.formats.detect import identify
     from core.formats.embedding_file import read_embedding, read_shapes
     from core.formats.hashes import model_hashes
+    from core.formats.models.checkpoint import open_checkpoint, open_vae, part_digest
     from core.generation.embeddings import token_widths
     from core.generation.library import kind_of
     from core.networks.adapter_file import load_lora, to_diffusers
@@ -448,7 +448,7 @@ def npz_readers() -> Readers:
 
 
 def state_readers() -> Readers:
-    from core.formats.pickles import load_state_file
+    from core.formats.tensors.pickles import load_state_file
 
     return {"state": load_state_file}
 

@@ -33,7 +33,7 @@ def _journal() -> bytes:
 
 def _project() -> bytes:
     from core.settings.job import TrainJob
-    from core.settings.presets import to_values
+    from core.settings.presets.files import to_values
 
     content = {"v": 1, "revision": 3, "preset": "a", "job": to_values(TrainJob()), "bad": {}, "tabs": {"generate": {}}}
     return json.dumps(content, indent=1).encode()
@@ -71,8 +71,6 @@ def make_own(folder: Path, case: int) -> Path:
 
 def read_own(path: Path) -> None:
     """Each by what reads it when the page starts or a run is shown; what is set aside is kept."""
-    import tabs.compared
-    import tabs.project  # noqa: F401  (their imports take seconds, which are none of the file's)
 
     READERS[path.name](path)
 
@@ -97,8 +95,8 @@ def _read_queue(path: Path) -> None:
 
 def _read_project(path: Path) -> None:
     from core.record.workspace import Workspace
-    from core.settings.presets import PresetStore
-    from tabs.project import Project
+    from core.settings.presets.files import PresetStore
+    from tabs.form.project import Project
 
     held = _content(path)
     project = Project(path, PresetStore(path.parent / "presets"))  # type: ignore[call-arg]
@@ -144,7 +142,7 @@ def _read_commands(path: Path) -> None:
 
 def _read_dataset(path: Path) -> None:
     from core.record.run_folder import RunFolder
-    from tabs.compared import read_dataset
+    from tabs.runs.compared import read_dataset
 
     assert isinstance(read_dataset(RunFolder(path.parent)), dict)
 

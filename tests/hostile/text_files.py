@@ -52,7 +52,7 @@ def read_caption(path: Path) -> None:
     from core.dataset.sources.walk import walk
     from core.families.word_weights import runs_of, wrong_weight
     from core.record.problems import ProblemsError
-    from core.settings.captions import CaptionSettings
+    from core.settings.dataset.captions import CaptionSettings
 
     written(path.parent, "a.png", GOOD_PNG)
     (file,) = walk(path.parent).files
@@ -137,7 +137,7 @@ def read_sidecar(path: Path) -> None:
     """As a caption is made of it."""
     from core.captioning.source.sidecars import _described
     from core.record.problems import ProblemsError
-    from core.settings.caption_sources import SidecarSettings
+    from core.settings.captioning.sources import SidecarSettings
 
     found = _described(path.with_name("a.png"), SidecarSettings(), ", ")
     if found.problem:
@@ -149,10 +149,10 @@ def read_list(path: Path) -> None:
     from core.dataset.caches.metadata_writing import _read
     from core.dataset.sources.scan import scan
     from core.record.problems import ProblemsError
-    from core.settings.captions import CaptionSettings
-    from core.settings.concepts import concepts
-    from core.settings.dataset import DatasetSettings
-    from core.settings.validation import ValidationSettings
+    from core.settings.dataset.captions import CaptionSettings
+    from core.settings.dataset.concepts import concepts
+    from core.settings.dataset.dataset import DatasetSettings
+    from core.settings.dataset.validation import ValidationSettings
     from core.tools.metadata_files import entries_of
 
     for number in range(3):
@@ -246,7 +246,7 @@ def read_config(path: Path) -> None:
 
 def preset_bytes() -> bytes:
     from core.settings.job import TrainJob
-    from core.settings.presets import dump
+    from core.settings.presets.files import dump
 
     return json.dumps(dump(TrainJob()), indent=1).encode()
 
@@ -299,7 +299,7 @@ def read_preset(path: Path) -> None:
     """Loaded, and then checked as before a training."""
     from core.record.problems import ProblemsError
     from core.settings.job import TrainJob
-    from core.settings.presets import apply, read
+    from core.settings.presets.files import apply, read
     from core.settings.rules import training_problems
 
     try:

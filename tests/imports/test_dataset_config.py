@@ -10,7 +10,7 @@ import pytest
 from core.imports.dataset_config import apply_dataset_config, read_dataset_config
 from core.imports.dataset_text import json_lines, toml_lines
 from core.record.problems import ProblemsError, errors
-from core.settings.concepts import concepts_of
+from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 
 EXAMPLE = r"""

@@ -10,7 +10,7 @@ from core.imports.dataset_config import apply_dataset_config, read_dataset_confi
 from core.imports.dataset_export import write_dataset_config
 from core.imports.dataset_toml import dataset_toml
 from core.settings.check import build
-from core.settings.concepts import concepts_of
+from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

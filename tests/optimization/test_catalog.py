@@ -19,8 +19,8 @@ from core.optimization.signatures import arguments_of
 from core.optimization.trial import PAGED_ROWS, Small, attempt
 from core.record import allowed
 from core.record.problems import ProblemsError
-from core.settings.optimizer import OptimizerSettings, optimizer_sentence
-from core.settings.optimizers import (
+from core.settings.optimization.optimizer import OptimizerSettings, optimizer_sentence
+from core.settings.optimization.optimizers import (
     FILE,
     SHORT,
     argument_problems,
@@ -207,7 +207,9 @@ def test_the_8_bit_ones_of_a_graphics_card_are_said_before_the_start():
 
 
 def test_a_package_that_is_not_installed_is_told_before_the_start(monkeypatch):
-    monkeypatch.setattr("core.settings.optimizers.find_spec", lambda name: None if name == "bitsandbytes" else name)
+    monkeypatch.setattr(
+        "core.settings.optimization.optimizers.find_spec", lambda name: None if name == "bitsandbytes" else name
+    )
     (problem,) = device_problems(OptimizerSettings(optimizer_type="AdamW8bit"), "cpu")
     assert problem.code == "optimizer.other-device" and "bitsandbytes" in problem.what
 

@@ -10,7 +10,7 @@ from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.optimization.groups import Trainable, parameter_groups
 from core.optimization.optimizers import build_optimizer
 from core.record.problems import ProblemsError
-from core.settings.optimizer import OptimizerSettings
+from core.settings.optimization.optimizer import OptimizerSettings
 from tests.refusals import refused
 
 

@@ -10,9 +10,9 @@ from core.optimization.optimizers import build_optimizer
 from core.optimization.schedules import Curve, Rates, curve
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.optimizers import parse_arguments
-from core.settings.rates import effective_rates, scale_factor, scale_sentence
-from core.settings.schedule import ScheduleSettings, read_step_rules, span, steps_of
+from core.settings.optimization.optimizers import parse_arguments
+from core.settings.optimization.rates import effective_rates, scale_factor, scale_sentence
+from core.settings.optimization.schedule import ScheduleSettings, read_step_rules, span, steps_of
 from tests.refusals import problems_of, refused
 
 RECORDED = json.loads((Path(__file__).parents[1] / "vectors" / "lr_schedules.json").read_text())

@@ -12,7 +12,7 @@ from core.optimization.clipping import NonFiniteGuard, clip_grad_norm
 from core.optimization.optimizers import build_optimizer
 from core.optimization.rounding import widen_steps
 from core.optimization.scaling import make_scaler
-from core.settings.optimizer import OptimizerSettings
+from core.settings.optimization.optimizer import OptimizerSettings
 
 RATES = {"AdaFactor": {"relative_step": False, "scale_parameter": False}}
 # Those that need no host, and those that read a number of the device in each step themselves, whatever the guard does.

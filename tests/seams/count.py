@@ -31,7 +31,7 @@ def files_of_a_step() -> list[str]:
     from core.record.journal import Journal
     from core.record.run_folder import RunFolder
     from core.record.workspace import Workspace
-    from core.settings.presets import apply, dump, read
+    from core.settings.presets.files import apply, dump, read
     from core.training.loop import train as loop
     from core.training.start import run_training
 

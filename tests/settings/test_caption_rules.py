@@ -4,8 +4,8 @@ import pytest
 
 from core import tasks
 from core.dataset.sources.files import IMAGE_EXTENSIONS
-from core.settings.captions import NOT_CAPTIONS
 from core.settings.check import build
+from core.settings.dataset.captions import NOT_CAPTIONS
 from core.settings.job import TrainJob
 from core.settings.rules import training_problems
 from tests.refusals import refused

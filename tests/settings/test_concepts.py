@@ -1,13 +1,13 @@
 """A folder's own settings count for that folder; what it does not set is that of all folders."""
 
 from core.settings.base import declared
-from core.settings.captions import CaptionSettings
 from core.settings.check import build
-from core.settings.concepts import concepts_of
-from core.settings.images import ImageSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts_of
+from core.settings.dataset.images import ImageSettings
+from core.settings.dataset.source import ONE_FOR_ALL, Source
+from core.settings.dataset.validation import ValidationSettings
 from core.settings.job import TrainJob
-from core.settings.source import ONE_FOR_ALL, Source
-from core.settings.validation import ValidationSettings
 
 # group of the job -> where a folder in force has it, and what of it
 GROUPS = {

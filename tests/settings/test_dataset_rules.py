@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from core.dataset.captions.files import Caption
 from core.dataset.captions.pipeline import training_caption
-from core.settings.captions import CaptionSettings
 from core.settings.check import build
-from core.settings.concepts import concepts_of
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective, training_problems
 

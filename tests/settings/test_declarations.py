@@ -7,10 +7,10 @@ import pytest
 
 from core.settings.base import declared, every, item_settings
 from core.settings.check import build
+from core.settings.dataset.source import Source
 from core.settings.flags import help_text
 from core.settings.job import JOBS, TrainJob
-from core.settings.presets import to_values
-from core.settings.source import Source
+from core.settings.presets.files import to_values
 from workshop import docs
 
 ALL = [(task, entry) for task, model in JOBS.items() for entry in declared(model)]
@@ -73,7 +73,9 @@ def test_settings_load_without_torch_and_without_the_page():
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["concepts", "rates", "usual_rates", "rules", "methods", "levels", "job"])
+@pytest.mark.parametrize(
+    "name", ["dataset.concepts", "optimization.rates", "optimization.usual_rates", "rules", "presets.levels", "job"]
+)
 def test_any_module_of_settings_can_be_the_first_that_is_loaded(name):
     """Methods register while settings load, and themselves load settings."""
     import subprocess

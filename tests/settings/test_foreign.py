@@ -6,8 +6,8 @@ import pytest
 
 from core.cli.main import BAD_INPUT, main
 from core.record.problems import ProblemsError
-from core.settings import presets
-from core.settings.foreign import foreign_problem
+from core.settings.presets import files as presets
+from core.settings.presets.foreign import foreign_problem
 
 KOHYA = {
     "LoRA_type": "Standard",

@@ -7,9 +7,9 @@ import pytest
 from core.settings.check import build
 from core.settings.flags import merge, read_flags
 from core.settings.job import TrainJob
-from core.settings.optimizers import catalog
-from core.settings.rates import effective_rates, scale_factor, scale_sentence
-from core.settings.recipes import HUBER, changes, recipe, recipes
+from core.settings.optimization.optimizers import catalog
+from core.settings.optimization.rates import effective_rates, scale_factor, scale_sentence
+from core.settings.presets.recipes import HUBER, changes, recipe, recipes
 from core.settings.rules import ineffective, training_problems
 from workshop import optimizer_docs
 

@@ -6,8 +6,8 @@ from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.settings.levels import level_of, levels
-from core.settings.presets import to_values
+from core.settings.presets.files import to_values
+from core.settings.presets.levels import level_of, levels
 from core.settings.rules import training_problems
 
 KINDS = {

@@ -4,7 +4,7 @@ import pytest
 
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.rates import trains_text
+from core.settings.optimization.rates import trains_text
 from core.settings.rules import ineffective, training_problems
 from tests.refusals import problems_of
 

@@ -21,9 +21,9 @@ from core.settings.base import about_of, union_members
 from core.settings.check import build
 from core.settings.job import JOBS, GenerateJob, TrainJob
 from core.settings.named import Limits, admit, leads_out, named_in, refused
-from core.settings.presets import to_values
-from tabs.folder_browser import nearest
-from tabs.safety import Roots
+from core.settings.presets.files import to_values
+from tabs.form.folder_browser import nearest
+from tabs.server.safety import Roots
 
 FREE = {  # texts that name nothing outside the job, and why
     "words of captions and prompts": "trigger_word caption_prefix caption_suffix caption_separator keep_tokens_separator"
@@ -212,7 +212,7 @@ def test_names_of_models_stay_names(space):
 
 
 def test_what_is_there_and_what_is_not_get_the_same_answer_outside(space, tmp_path, monkeypatch):
-    from core.formats.hub import resolve
+    from core.formats.hub.references import resolve
     from core.generation.library import find_file, find_lora
 
     limits = Limits.of(space)
@@ -265,7 +265,7 @@ def test_keys_are_the_owners_unless_lent(space, monkeypatch):
     assert secrets.secret("huggingface_token") == "hf_abcdefgh"
     allowed.keep_files_inside([space.outputs])
     assert secrets.secret("huggingface_token") is None
-    from core.formats.hub import _token
+    from core.formats.hub.references import _token
 
     assert _token() is False
     for name, value in allowed.limits_of_launched().items():
@@ -311,7 +311,7 @@ def test_the_engine_takes_no_such_job_whatever_made_it(space, tmp_path):
 
 def test_a_run_is_not_continued_with_settings_that_lead_out(space, tmp_path):
     from core.record.run_folder import RunFolder
-    from core.settings.presets import dump
+    from core.settings.presets.files import dump
 
     job = build(TrainJob, {"dataset": {"folder": str(space.outputs)}})
     run = RunFolder.create(space.runs, "x", dump(job, task="train"))

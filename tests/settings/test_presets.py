@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
-from core.settings.presets import PresetStore, apply, content, differences, dump, parse, read, to_values
+from core.settings.presets.files import PresetStore, apply, content, differences, dump, parse, read, to_values
 from tests.refusals import refused
 
 SHIPPED = Path(__file__).parents[2] / "presets"

@@ -7,12 +7,12 @@ import pytest
 
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
-from core.settings import presets
 from core.settings.base import declared, value_of
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.settings.presets import PresetStore, apply, differences, kept, read, refused
+from core.settings.presets import files as presets
+from core.settings.presets.files import PresetStore, apply, differences, kept, read, refused
 from core.settings.rules import set_without_effect, training_problems
 from core.training.memory.plan import memory_plan
 from tests.selection import slow_unless

@@ -4,10 +4,10 @@ import pytest
 
 from core.cli.options import commands
 from core.settings.base import declared
+from core.settings.dataset.source import Source
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.flags import read_flags
 from core.settings.job import JOBS, TrainJob
-from core.settings.source import Source
 
 NAMES = """
 adaptive_noise_scale alpha_mask async_upload base_weights base_weights_multiplier block_lr bucket_no_upscale

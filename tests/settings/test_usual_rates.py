@@ -6,9 +6,9 @@ from core.settings.base import declared
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.methods import methods
-from core.settings.optimizers import catalog
+from core.settings.optimization.optimizers import catalog
+from core.settings.optimization.usual_rates import far_rates, short, usual_rates
 from core.settings.rules import training_problems
-from core.settings.usual_rates import far_rates, short, usual_rates
 
 KINDS = ("lora", "dreambooth", "fine_tune", "embedding")
 

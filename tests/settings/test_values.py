@@ -7,9 +7,9 @@ import pytest
 from core.record.units import number_text
 from core.settings.base import declared, value_of
 from core.settings.check import build
+from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
-from core.settings.presets import to_values
-from core.settings.source import Source
+from core.settings.presets.files import to_values
 from core.settings.values import BadText, text_of, value_from
 
 FIELDS = {entry.path: entry for entry in declared(TrainJob)}

@@ -19,7 +19,7 @@ def page(tmp_path, monkeypatch):
     """A page over the real engine, which is never started: it reads the runs that lie there, and nothing trains."""
     from work_parts import make_page
 
-    from tabs import runs_view
+    from tabs.runs import view as runs_view
 
     monkeypatch.setattr(runs_view, "PATIENCE", 60.0)  # a busy machine is slow
     page = make_page(tmp_path, real=True)

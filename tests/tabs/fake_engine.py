@@ -19,7 +19,7 @@ from core.engine.queue import QueueEntry as Entry
 from core.engine.run_summary import RunSummary as Summary
 from core.engine.waiting import Wait, waits
 from core.record.problems import ProblemsError
-from core.settings.presets import to_values
+from core.settings.presets.files import to_values
 
 
 @dataclass

@@ -15,9 +15,9 @@ from work_parts import image
 
 from core.engine.engine import Engine
 from core.settings.check import build
+from core.settings.dataset.source import Source
 from core.settings.job import GenerateJob
-from core.settings.source import Source
-from tabs.concepts import with_entries
+from tabs.dataset.concepts import with_entries
 
 PROMPTS = ("a fox, glyph style", "an owl in the snow, glyph style")
 DONE, OTHER, STOPPED, FAILED = (

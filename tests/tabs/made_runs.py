@@ -12,7 +12,7 @@ from work_parts import image
 
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 
 IMAGES = [
     {"source": "glyphs", "path": f"{name}.png", "sha256": name * 8, "caption": f"a {name}", "bucket": [128, 128]}

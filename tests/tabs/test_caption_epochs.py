@@ -10,8 +10,8 @@ from work_parts import HOSTILE, image, make_page, wait_until
 
 from core.dataset.buckets.plan import Plan
 from core.dataset.captions.pipeline import training_caption
-from tabs.caption_epochs import preview
-from tabs.captions import Desk
+from tabs.captions.epochs import preview
+from tabs.captions.tab import Desk
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def test_under_a_tag_warm_up_the_preview_is_what_each_step_trains(desk):
 
 
 def test_a_folders_own_caption_settings_hold_in_the_preview(desk, tmp_path):
-    from core.settings.source import Source
-    from tabs.concepts import with_entries
+    from core.settings.dataset.source import Source
+    from tabs.dataset.concepts import with_entries
 
     source = Source(folder=str(tmp_path / "set"), shuffle_caption=True, caption_prefix="photo of", num_repeats=5)
     desk.page.project.replace(with_entries(desk.page.project.job, [source]))
@@ -103,8 +103,8 @@ def test_old_encodings_are_rewritten_at_once_and_put_back_byte_for_byte(desk, tm
 
 
 def test_held_out_images_can_be_captioned_too(desk, tmp_path):
-    from core.settings.source import Source
-    from tabs.concepts import with_entries
+    from core.settings.dataset.source import Source
+    from tabs.dataset.concepts import with_entries
 
     source = Source(folder=str(tmp_path / "set"), validation_images=["2.png"])
     desk.page.project.replace(with_entries(desk.page.project.job, [source]))

@@ -6,8 +6,8 @@ import pytest
 
 from core.engine.light import LightLane
 from core.record.problems import ProblemsError
-from tabs import caption_rewriting
-from tabs.caption_rewriting import AT_ONCE, Rewriting
+from tabs.captions import rewriting as caption_rewriting
+from tabs.captions.rewriting import AT_ONCE, Rewriting
 
 
 @pytest.fixture

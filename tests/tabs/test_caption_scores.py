@@ -5,8 +5,8 @@ from work_parts import make_page, wait_until
 
 from core import tasks
 from core.settings.check import build
-from tabs.captions import Desk
-from tabs.tool_forms import ToolForm
+from tabs.captions.tab import Desk
+from tabs.tools.forms import ToolForm
 from tests.captioning.tagger.models import COLORS, images, wd_folder
 from tests.tasks import surroundings
 

@@ -14,11 +14,11 @@ from work_parts import HOSTILE, image, make_page, wait_until
 from core.captioning.bulk import planned
 from core.dataset.captions.files import caption_change
 from core.dataset.captions.history import History
-from core.settings.source import Source
-from tabs import caption_bulk, tokens
-from tabs import captions_view as view
-from tabs.captions import Desk
-from tabs.concepts import with_entries
+from core.settings.dataset.source import Source
+from tabs.captions import bulk as caption_bulk
+from tabs.captions import tokens, view
+from tabs.captions.tab import Desk
+from tabs.dataset.concepts import with_entries
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_captioning_the_uncaptioned_goes_on_from_where_it_stood(folder):
 
 
 def test_of_a_long_list_a_part_is_sent_and_the_list_goes_round(folder, monkeypatch):
-    from tabs import captions
+    from tabs.captions import tab as captions
 
     monkeypatch.setattr(captions, "REACH", 1)
     window = Window(open_desk(folder))

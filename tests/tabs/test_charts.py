@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tabs.charts import rate_series, validation_points, value_series
+from tabs.monitor.charts import rate_series, validation_points, value_series
 
 
 def test_points_without_a_value_are_left_out():

@@ -10,11 +10,12 @@ import pytest
 from made_runs import HELD, IMAGES, dataset, make_run
 from work_parts import HOSTILE, event, wait_until
 
-from tabs import compare_view, runs_view
-from tabs.compare import Comparisons, curves
-from tabs.compared import Row, checkpoint, fact_rows, other_prompts, sample_rows, shared_images, unlike, verdict
-from tabs.runs import Desk
-from tabs.runs_view import loss_words
+from tabs.runs import compare_view
+from tabs.runs import view as runs_view
+from tabs.runs.compare import Comparisons, curves
+from tabs.runs.compared import Row, checkpoint, fact_rows, other_prompts, sample_rows, shared_images, unlike, verdict
+from tabs.runs.tab import Desk
+from tabs.runs.view import loss_words
 
 A, B = "20260101-120000_one", "20260102-130000_two"
 MEASURED_A, MEASURED_B = [(0, 0.2), (20, 0.121), (40, 0.13)], [(0, 0.2), (20, 0.15), (60, 0.1344)]

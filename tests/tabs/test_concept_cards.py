@@ -14,13 +14,15 @@ from core.dataset.questions import Question
 from core.dataset.report import Report, Row
 from core.record.problems import ProblemsError
 from core.settings.check import build
+from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
-from core.settings.source import Source
 from core.settings.values import text_of
-from tabs import concept_cards, dataset_grid, dataset_view, plots, questions
-from tabs.concepts import Found, changed, entries_of, with_entries
-from tabs.dataset import TAB, Desk
-from tabs.own_settings import SHARED_NAMES, SOURCE
+from tabs.dataset import concept_cards, plots, questions
+from tabs.dataset import grid as dataset_grid
+from tabs.dataset import view as dataset_view
+from tabs.dataset.concepts import Found, changed, entries_of, with_entries
+from tabs.dataset.tab import TAB, Desk
+from tabs.form.own_settings import SHARED_NAMES, SOURCE
 
 CARDS = 5  # their place among the boards of the tab
 
@@ -492,7 +494,7 @@ def queue_of(desk: Desk) -> list:
     """Instead of an engine: what was submitted."""
     from types import SimpleNamespace
 
-    from core.settings.presets import to_values
+    from core.settings.presets.files import to_values
 
     made: list = []
 

@@ -10,8 +10,8 @@ import pytest
 from test_gate import ask
 from work_parts import wait_until
 
-from tabs import connections
-from tabs.connections import Limits, Rate
+from tabs.server import connections
+from tabs.server.connections import Limits, Rate
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def key_of(served) -> str:
 @pytest.fixture
 def reached(served, monkeypatch):
     """What anything but the connection itself has seen; strangers have little, as on a page in use."""
-    from tabs.gate import Gate
+    from tabs.server.gate import Gate
 
     seen, whole = [], Gate.__call__
 

@@ -11,12 +11,12 @@ from work_parts import HOSTILE, event, image, make_page, wait_until
 
 from core.record.problems import ProblemsError
 from core.settings.check import build
-from core.settings.dataset import Source
+from core.settings.dataset.dataset import Source
 from core.settings.job import TrainJob
-from tabs import dataset_grid as view
-from tabs import folder_browser
-from tabs.concepts import entries_of, with_entries
-from tabs.dataset import Desk
+from tabs.dataset import grid as view
+from tabs.dataset.concepts import entries_of, with_entries
+from tabs.dataset.tab import Desk
+from tabs.form import folder_browser
 from tabs.markup import stamp_seen
 
 

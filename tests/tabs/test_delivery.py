@@ -10,7 +10,7 @@ import brotli
 import pytest
 from test_gate import ask
 
-from tabs import frontend
+from tabs.server import frontend
 
 
 @pytest.mark.parametrize(("way", "unpack"), [("br", brotli.decompress), ("gzip", gzip.decompress)])
@@ -37,7 +37,7 @@ def test_files_with_a_hash_in_their_name_are_kept_for_good(served):
 
 
 def test_streams_and_images_are_left_as_they_are():
-    from tabs.delivery import _is_text
+    from tabs.server.delivery import _is_text
 
     def start(kind: str, status: int = 200, **more: str) -> dict:
         listed = [(b"content-type", kind.encode()), *((name.encode(), text.encode()) for name, text in more.items())]

@@ -9,7 +9,7 @@ from work_parts import event, image, make_page, said
 
 from core.dataset.doctor.trash import put_away, put_away_lately
 from core.record.problems import ProblemsError
-from tabs.disk import Desk
+from tabs.tools.disk import Desk
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from work_parts import HOSTILE, image, make_page
 
 from core.record.problems import ProblemsError
-from tabs import folder_browser
+from tabs.form import folder_browser
 
 
 def test_folders_and_images_are_listed_and_junk_is_not(tmp_path):

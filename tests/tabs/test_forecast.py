@@ -12,10 +12,10 @@ from work_parts import wait_until
 from core.record.problems import ProblemsError
 from core.settings.base import declared, value_of
 from core.settings.job import TrainJob
-from core.settings.levels import level_of
-from tabs.browsers import Browser
-from tabs.forecast import _beside, plan_key
-from tabs.project import with_value
+from core.settings.presets.levels import level_of
+from tabs.form.project import with_value
+from tabs.server.browsers import Browser
+from tabs.train.forecast import _beside, plan_key
 
 
 def facts(page):
@@ -23,7 +23,7 @@ def facts(page):
 
 
 def test_nothing_is_counted_before_torch_is_there_or_wanted(page, monkeypatch):
-    monkeypatch.setattr("tabs.forecast.sys", SimpleNamespace(modules={}))
+    monkeypatch.setattr("tabs.train.forecast.sys", SimpleNamespace(modules={}))
     monkeypatch.setattr(page.engine, "light", lambda *work, **more: pytest.fail("torch would be loaded unasked"))
     found = facts(page)
     assert not found["wanted"] and not found["fresh"] and len(found["levels"]) >= 4

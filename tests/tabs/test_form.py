@@ -10,9 +10,9 @@ from core.settings.elsewhere import ELSEWHERE
 from core.settings.job import TrainJob
 from core.settings.rules import ineffective
 from core.settings.values import shown_value, summary, text_of, value_from
-from tabs import form
-from tabs.own_settings import SOURCE, names_elsewhere
-from tabs.project import FIELDS, with_value
+from tabs.form import fields as form
+from tabs.form.own_settings import SOURCE, names_elsewhere
+from tabs.form.project import FIELDS, with_value
 
 
 @pytest.fixture(scope="module")

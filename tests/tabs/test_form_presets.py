@@ -10,9 +10,9 @@ from work_parts import event, make_page, said
 
 from core.record.problems import ProblemsError
 from core.settings.job import GenerateJob, TrainJob
-from core.settings.presets import apply
-from tabs.generate import Desk
-from tabs.presets_bar import choices
+from core.settings.presets.files import apply
+from tabs.form.presets_bar import choices
+from tabs.generate.tab import Desk
 
 
 @pytest.fixture

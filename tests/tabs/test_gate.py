@@ -13,7 +13,7 @@ import pytest
 from work_parts import finished
 
 from core.record.problems import ProblemsError
-from tabs.gate import Gate, Hosts, host_and_port, lax
+from tabs.server.gate import Gate, Hosts, host_and_port, lax
 
 
 def ask(served, method: str, path: str, body: bytes | None = None, **headers) -> tuple[int, bytes, dict]:

@@ -18,9 +18,8 @@ from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 from core.training.checks.own_images import demo
-from tabs import generate_form as form
-from tabs import generate_view as view
-from tabs.generate import Desk
+from tabs.generate import form, view
+from tabs.generate.tab import Desk
 from tests.models import tiny_file
 from tests.refusals import refused
 
@@ -334,7 +333,7 @@ def test_the_empty_gallery_says_what_to_do():
 
 def test_only_loras_of_the_list_are_added(desk, monkeypatch):
     path = desk.page.workspace.runs / "r" / "checkpoints" / "glyphs.safetensors"
-    monkeypatch.setattr("tabs.generate.list_loras", lambda space: [("r / glyphs", path)])
+    monkeypatch.setattr("tabs.generate.tab.list_loras", lambda space: [("r / glyphs", path)])
     name = desk._lora_choices()[0][1]
     desk.add(name)
     desk.add(name)

@@ -10,9 +10,9 @@ from work_parts import event, image, make_page, wait_until
 from core import tasks
 from core.record.problems import ProblemsError
 from tabs.context import TABS
-from tabs.own_settings import field
-from tabs.task_settings import main_setting, own_settings_of
-from tabs.tool_forms import ToolForm, cards
+from tabs.form.own_settings import field
+from tabs.form.task_settings import main_setting, own_settings_of
+from tabs.tools.forms import ToolForm, cards
 
 IMAGES = tasks.named("resize").card
 ACTIONS = [name for name, task in tasks.tasks().items() if task.card == IMAGES]
@@ -177,7 +177,7 @@ def test_copies_are_made_and_the_images_stay(both, tmp_path):
 
 
 def test_the_last_line_of_a_long_result_says_what_was_done(both, tmp_path, monkeypatch):
-    monkeypatch.setattr("tabs.works.MOST_LINES", 2)
+    monkeypatch.setattr("tabs.tools.works.MOST_LINES", 2)
     folder = tmp_path / "broken"
     folder.mkdir()
     for number in range(5):

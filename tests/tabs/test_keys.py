@@ -11,8 +11,8 @@ from work_parts import make_page
 
 from core.record import secrets
 from core.record.problems import ProblemsError
-from tabs import keys
-from tabs.browsers import Browser
+from tabs.server.browsers import Browser
+from tabs.tools import keys
 
 KEY = "hf_" + "q" * 30
 

@@ -16,10 +16,10 @@ from core.dataset.images.masks import load_mask
 from core.dataset.images.views import draw_view
 from core.dataset.preflight import preflight
 from core.record.workspace import display_path
-from core.settings.source import Source
-from tabs.captions import Desk
-from tabs.concepts import entries_of, with_entries
-from tabs.mask_painting import Masks
+from core.settings.dataset.source import Source
+from tabs.captions.tab import Desk
+from tabs.dataset.concepts import entries_of, with_entries
+from tabs.dataset.mask_painting import Masks
 
 
 class Painter:

@@ -10,8 +10,8 @@ from work_parts import event, image, wait_until
 from core import tasks
 from core.record.problems import ProblemsError
 from core.settings.named import named_in
-from tabs.task_settings import main_setting
-from tabs.tool_forms import ToolForm
+from tabs.form.task_settings import main_setting
+from tabs.tools.forms import ToolForm
 
 CARD = tasks.named("merge_captions").card
 

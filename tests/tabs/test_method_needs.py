@@ -8,10 +8,10 @@ from core.optimization.schedules import curve
 from core.record.problems import ProblemsError
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.optimizers import catalog
+from core.settings.optimization.optimizers import catalog
 from core.settings.rules import ineffective, training_problems
-from tabs import method_needs as needs
-from tabs.rate_sketch import GUESSED_STEPS, RateSketch
+from tabs.train import method_needs as needs
+from tabs.train.rate_sketch import GUESSED_STEPS, RateSketch
 
 
 def job(**groups) -> TrainJob:

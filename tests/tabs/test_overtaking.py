@@ -13,9 +13,9 @@ from playwright.sync_api import expect
 from test_page_train import box, unfold, until
 from work_parts import make_page
 
-from tabs import app
-from tabs.browsers import TURN_SECONDS, Browsers
 from tabs.context import ANY_TAB, told
+from tabs.server import app
+from tabs.server.browsers import TURN_SECONDS, Browsers
 
 REQUEST = SimpleNamespace(session_hash="one")
 
@@ -98,7 +98,7 @@ def test_an_older_message_does_not_hide_a_newer_one(visit):
 
 
 def test_a_double_click_is_one_start_also_when_its_second_click_is_handled_late(visit, served, monkeypatch):
-    monkeypatch.setattr("tabs.browsers.DOUBLE_PRESS_SECONDS", 0.0)
+    monkeypatch.setattr("tabs.server.browsers.DOUBLE_PRESS_SECONDS", 0.0)
     served.engine.pause_queue()
     tab = visit().open()
     before = len(served.engine.queue())

@@ -21,7 +21,7 @@ SLOW = 1.5  # seconds: twice what a person here waits at most
 @pytest.fixture
 def slow(served, monkeypatch):
     """Every answer about captions takes `slow.seconds`: a part of it before the work, the rest after, as on a busy machine."""
-    from tabs.captions import Desk
+    from tabs.captions.tab import Desk
 
     held = SimpleNamespace(seconds=0.0, fail=False)
 
@@ -192,7 +192,7 @@ def test_undo_does_not_touch_what_is_typed_while_it_is_carried_out(opened, slow)
 
 
 def test_undo_leads_to_its_image_also_when_a_later_question_is_answered_first(opened, monkeypatch):
-    from tabs.captions import Desk
+    from tabs.captions.tab import Desk
 
     tab, folder = opened(seconds=0.0)
     tab.keyboard.type(" new")
@@ -295,8 +295,8 @@ def test_a_refresh_opens_the_image_that_was_open_whichever_answer_comes_first(op
 def test_a_caption_of_a_metadata_file_cannot_be_typed_over(visit, served, tmp_path):
     import json
 
-    from core.settings.source import Source
-    from tabs.concepts import with_entries
+    from core.settings.dataset.source import Source
+    from tabs.dataset.concepts import with_entries
 
     folder, listed = make_images(tmp_path / "set", 2), tmp_path / "meta.json"
     listed.write_text(json.dumps({"000": {"caption": "from the list"}, "001": {"tags": "a, b"}}))
@@ -348,7 +348,7 @@ def test_what_was_saved_by_hand_is_a_step_of_undo_of_its_own_also_on_a_slow_serv
 
 def test_a_long_undo_shows_its_progress_and_captions_are_saved_meanwhile(opened, served, monkeypatch):
     from core.dataset.captions.history import History
-    from tabs import caption_rewriting
+    from tabs.captions import rewriting as caption_rewriting
 
     monkeypatch.setattr(caption_rewriting, "AT_ONCE", 2)
     monkeypatch.setattr(caption_rewriting, "WAITED", 0.0)

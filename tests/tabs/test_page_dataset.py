@@ -8,8 +8,8 @@ from PIL import Image
 from playwright.sync_api import expect
 from work_parts import image, wait_until
 
-from core.settings.source import Source
-from tabs.concepts import entries_of, with_entries
+from core.settings.dataset.source import Source
+from tabs.dataset.concepts import entries_of, with_entries
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_train_leads_to_the_cards_words_are_proposed_and_an_image_is_held_out(wi
 
 
 def test_questions_are_answered_and_copies_put_away_and_back(window, served, folder, monkeypatch):
-    monkeypatch.setattr("tabs.doctor.MOST_AT_ONCE", 0.1)  # of five images one is many
+    monkeypatch.setattr("tabs.dataset.doctor.MOST_AT_ONCE", 0.1)  # of five images one is many
     tab = window.open("Dataset")
     questions = tab.locator("#ds-questions")
     expect(questions.locator(".ask")).to_have_count(2)  # one is transparent: known once it was decoded

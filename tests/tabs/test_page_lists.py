@@ -8,8 +8,8 @@ from test_overtaking import slowly
 from test_page_train import box, unfold, until
 from work_parts import image, wait_until
 
-from core.settings.source import Source
-from tabs.concepts import entries_of, with_entries
+from core.settings.dataset.source import Source
+from tabs.dataset.concepts import entries_of, with_entries
 
 
 @pytest.fixture
@@ -117,7 +117,8 @@ def test_every_field_of_the_first_screen_and_of_a_group_can_be_passed_by_tab(cha
 
 @pytest.mark.slow
 def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_is_kept(visit, served, monkeypatch):
-    from tabs import dataset, generate
+    from tabs.dataset import tab as dataset
+    from tabs.generate import tab as generate
 
     project = served.page.project
     values = generate.form.kept_values({}, project.job) | {"prompt": "a fox on the hill", "steps": "17"}

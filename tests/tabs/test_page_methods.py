@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 from test_page_train import box, field, server_value, unfold, until
 
-from tabs.project import FIELDS
+from tabs.form.project import FIELDS
 
 COMPILE, DEEPSPEED = (FIELDS[path].title for path in ("memory.torch_compile", "sharding.deepspeed"))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from core.formats import catalog
+from core.formats.hub import catalog
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from tests.local_server import Answers, serving
@@ -252,7 +252,7 @@ def guest(tmp_path):
 
 
 def test_a_guest_browses_only_open_folders(guest, tmp_path):
-    from tabs.models import browse
+    from tabs.tools.models import browse
 
     shown = guest.models.parts("Train", {"wants": {"files": str(tmp_path)}})["browse"]
     assert "not accessible" in shown["reason"] and str(tmp_path) != shown["folder"]

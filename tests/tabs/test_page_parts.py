@@ -10,12 +10,13 @@ import pytest
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.job import TrainJob
-from core.settings.presets import dump
-from tabs import monitor, presets_bar
-from tabs.browsers import Browsers, signed, unpack, whole
-from tabs.charts import loss_series, rate_series
-from tabs.project import with_value
-from tabs.pulse import all_parts, answer, guarded
+from core.settings.presets.files import dump
+from tabs.form import presets_bar
+from tabs.form.project import with_value
+from tabs.monitor import tab as monitor
+from tabs.monitor.charts import loss_series, rate_series
+from tabs.server.browsers import Browsers, signed, unpack, whole
+from tabs.server.pulse import all_parts, answer, guarded
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def page(tmp_path_factory):
     from fake_engine import FakeEngine
     from page_server import make_workspace
 
-    from tabs.app import make_page
+    from tabs.server.app import make_page
 
     workspace = make_workspace(tmp_path_factory.mktemp("parts"))
     engine = FakeEngine(workspace, step_seconds=0.01, steps=20)
@@ -98,7 +99,7 @@ def test_a_changed_job_is_looked_at_again_in_the_background(page):
 
 
 def press(page, browser, how="start", token="t", open_changes=()):
-    from tabs.starts import press as real
+    from tabs.train.starts import press as real
 
     real(page, browser, {"how": how, "token": token, "stamp": page.project.stamp, "open": list(open_changes)})
 
@@ -115,7 +116,7 @@ def test_start_lists_what_is_wrong_and_hands_nothing_over(page):
 
 def test_start_waits_for_changes_that_are_still_on_their_way(page, monkeypatch):
     monkeypatch.setattr(
-        "tabs.browsers.DOUBLE_PRESS_SECONDS", 600
+        "tabs.server.browsers.DOUBLE_PRESS_SECONDS", 600
     )  # a slow machine may take seconds between two presses
     browser = page.browsers.of("late")
     page.project.replace(with_value(TrainJob(), "dataset.folder", "models/starter/images"))

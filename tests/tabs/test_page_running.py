@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from test_page_train import until
 
 from core import tasks
-from tabs import monitor
+from tabs.monitor import tab as monitor
 from tests.selection import slow_unless
 
 WAITS = re.compile(r"\bfox\b.*\d:\d\d")  # the name of what is waited for, and the time left of it

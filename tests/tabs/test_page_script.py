@@ -22,7 +22,7 @@ from core.engine.engine import Engine
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
-from core.settings.presets import PresetStore
+from core.settings.presets.files import PresetStore
 
 RUN = "window.__ran=1"
 NAME = f"'\"><b-foreign><img src=x onerror={RUN}>"  # what a file can be called: no slash, and short

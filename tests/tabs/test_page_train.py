@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from core.dataset.images import decoding
 from core.settings.job import new_project
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 
 
 def field(tab, path: str):

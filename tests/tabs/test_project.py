@@ -8,8 +8,8 @@ import pytest
 
 from core.record.problems import ProblemsError
 from core.settings.job import TrainJob, new_project
-from core.settings.presets import PresetStore, dump, to_values
-from tabs.project import FIELDS, STARTER_IMAGES, OldRevision, Project, with_value
+from core.settings.presets.files import PresetStore, dump, to_values
+from tabs.form.project import FIELDS, STARTER_IMAGES, OldRevision, Project, with_value
 
 
 @pytest.fixture

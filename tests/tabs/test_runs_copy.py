@@ -10,8 +10,8 @@ from made_runs import make_run
 from work_parts import event, make_page, wait_until
 
 from core.record.problems import ProblemsError
-from tabs import runs_copy
-from tabs.runs import TAB, Desk
+from tabs.runs import copy as runs_copy
+from tabs.runs.tab import TAB, Desk
 from tests.refusals import refused
 
 RUN, FILE = "20260101-120000_one", "one-step00000020.safetensors"

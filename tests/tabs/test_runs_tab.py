@@ -10,7 +10,7 @@ import time
 import pytest
 from work_parts import HOSTILE, event, image, said
 
-from core.formats.hub import resolve
+from core.formats.hub.references import resolve
 from core.generation import library
 from core.record.problems import ProblemsError
 from core.record.run_about import MOST_NOTE, MOST_TITLE
@@ -19,12 +19,12 @@ from core.record.space import folder_bytes
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.presets import dump
-from tabs import compare_view, monitor
-from tabs import runs_view as view
-from tabs.browsers import Browser
-from tabs.generate_form import draw_with, job_of, newest_words
-from tabs.runs import Desk
+from core.settings.presets.files import dump
+from tabs.generate.form import draw_with, job_of, newest_words
+from tabs.monitor import tab as monitor
+from tabs.runs import compare_view, view
+from tabs.runs.tab import Desk
+from tabs.server.browsers import Browser
 from tests.refusals import refused
 
 

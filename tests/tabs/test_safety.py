@@ -15,7 +15,7 @@ from PIL import Image
 
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from tabs.safety import Roots
+from tabs.server.safety import Roots
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_roots_of_a_shared_page(tmp_path):
 
 def test_a_shared_page_trains_on_no_folder_outside(shared, tmp_path):
     from core.settings.job import TrainJob
-    from tabs.project import with_value
+    from tabs.form.project import with_value
 
     image(tmp_path / "private")
     facts = shared.page.checks.facts(with_value(TrainJob(), "dataset.folder", str(tmp_path / "private")))
@@ -163,7 +163,7 @@ def test_a_shared_page_trains_on_no_folder_outside(shared, tmp_path):
 )
 def test_a_shared_page_reads_no_vae_and_no_embedding_outside(shared, tmp_path, setting, more):
     from core.settings.job import TrainJob
-    from tabs.project import with_value
+    from tabs.form.project import with_value
 
     outside = tmp_path / "private.safetensors"
     outside.write_bytes(b"")
@@ -183,7 +183,7 @@ def test_tensorboard_is_not_offered_on_a_shared_page(shared):
 
 
 def test_a_page_for_others_always_has_a_password(capsys):
-    from tabs.app import _login
+    from tabs.server.app import _login
 
     made = _login(None, shared=True)
     assert made is not None and len(made[1]) >= 12 and made[1] in capsys.readouterr().out
@@ -204,7 +204,7 @@ def test_the_page_is_imported_without_torch_and_asks_no_one():
 def test_a_taken_port_gives_the_next_free_one():
     import socket
 
-    from tabs.app import free_port
+    from tabs.server.app import free_port
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

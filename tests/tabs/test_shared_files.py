@@ -14,7 +14,7 @@ class Launched(Exception):
     ("host", "share", "closed"), [("127.0.0.1", False, False), ("0.0.0.0", False, True), ("127.0.0.1", True, True)]
 )
 def test_serving_to_others_closes_files_outside(tmp_path, monkeypatch, host, share, closed):
-    from tabs import app
+    from tabs.server import app
 
     def launch(page, **options):
         raise Launched

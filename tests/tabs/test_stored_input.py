@@ -12,12 +12,12 @@ from work_parts import image, wait_until
 from core import tasks
 from core.captioning.bulk import Edited, Item
 from core.captioning.filters import Facts
-from core.settings.caption_edits import EDITS
-from tabs.caption_bulk import KNOWN, _difference
-from tabs.captions import Desk
-from tabs.class_form import FIELDS, ClassForm
-from tabs.task_settings import own_settings_of
-from tabs.tool_forms import CHOSEN, KEPT, OWN, ToolForm
+from core.settings.captioning.edits import EDITS
+from tabs.captions.bulk import KNOWN, _difference
+from tabs.captions.tab import Desk
+from tabs.dataset.class_form import FIELDS, ClassForm
+from tabs.form.task_settings import own_settings_of
+from tabs.tools.forms import CHOSEN, KEPT, OWN, ToolForm
 
 REPLACEMENTS = ["a\\", "\\9", "\\g<x>", "\\g<", "\\N{no}", "\\u12", "\\g<999999999999>"]
 PATTERNS = ["(", "(" * 400 + ")" * 400, "(?R)", "^(a|aa|a?)+$", "a{99999999999}", "[", "\\p{Nope}"]

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from test_gate import JSON, ask
 from work_parts import finished, wait_until
 
-from tabs import traffic
-from tabs.connections import Limits
-from tabs.traffic import Delays, Traffic
+from tabs.server import traffic
+from tabs.server.connections import Limits
+from tabs.server.traffic import Delays, Traffic
 
 TOKEN = "access-token-unsecure-x=sesame"
 

@@ -8,7 +8,7 @@ import pytest
 from work_parts import image
 
 from core.record.problems import ProblemsError
-from tabs import uploads
+from tabs.server import uploads
 
 
 def test_images_and_captions_land_in_one_new_folder_named_after_them(tmp_path):

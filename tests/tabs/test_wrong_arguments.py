@@ -18,9 +18,11 @@ from made_runs import make_run
 from test_gate import JSON
 
 from core.engine.engine import Engine
-from tabs import door, monitor, train
+from tabs.monitor import tab as monitor
+from tabs.server import door
+from tabs.train import tab as train
 
-TABS = Path(train.__file__).parent
+TABS = Path(train.__file__).parents[1]
 HOW_MANY = pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["some", "every"])
 COMMIT = subprocess.run(["git", "rev-parse", "HEAD"], cwd=TABS, capture_output=True, text=True).stdout.strip()
 RUN = "20260101-120000_fox"
@@ -166,7 +168,7 @@ def test_messages_that_no_listener_takes_are_refused_and_change_nothing(page, as
 def acts() -> list[str]:
     """Every word with which a handler compares what it is asked to do."""
     found = {*train.ACTIONS, *monitor.COMMANDS, *(f"class_{word}" for word in ("make",))}
-    for path in TABS.glob("*.py"):
+    for path in TABS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if (
                 isinstance(node, ast.Compare)

@@ -15,11 +15,11 @@ from PIL import Image
 from core.engine.engine import Engine
 from core.engine.light import LightLane
 from core.record.workspace import PROJECT, Workspace
-from core.settings.presets import PresetStore
+from core.settings.presets.files import PresetStore
 from tabs.context import Page
-from tabs.links import Links
-from tabs.project import Project
-from tabs.safety import Roots
+from tabs.form.project import Project
+from tabs.server.links import Links
+from tabs.server.safety import Roots
 
 T = TypeVar("T")
 HOSTILE = "<img src=x onerror=alert(1)> \"two\" 'one' & more"

@@ -16,8 +16,8 @@ from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.check import build
-from core.settings.image_tools import FaceSettings
-from core.settings.presets import dump
+from core.settings.presets.files import dump
+from core.settings.tools.images import FaceSettings
 from core.tools.faces import Face, FaceDetector, weights_folder
 from core.tools.image_faces import around, rotated, upright
 from core.tools.image_tools import canny

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from core.record.problems import ProblemsError
-from core.settings.metadata_tools import REPLACEMENTS
+from core.settings.tools.metadata import REPLACEMENTS
 from core.tools.metadata_rules import (
     TagRules,
     clean_tags,

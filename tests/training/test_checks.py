@@ -154,7 +154,7 @@ def test_errors_stand_before_advice_and_are_counted_alone(torn, capsys):
 
 def test_a_model_is_fetched_only_when_nothing_else_is_wrong(make_job, workspace, monkeypatch, tmp_path):
     fetched = []
-    monkeypatch.setattr("core.formats.hub.download", lambda hub_id, *_: fetched.append(str(hub_id)))
+    monkeypatch.setattr("core.formats.hub.references.download", lambda hub_id, *_: fetched.append(str(hub_id)))
     options = Options({"outputs": str(workspace.outputs), "models": str(tmp_path / "models"), "device": "cpu"})
     model = {"base_model": "someone/some-model"}
     with refused("dataset.missing-folder"):

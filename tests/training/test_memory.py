@@ -6,7 +6,7 @@ import pytest
 
 from core.engine.execute import execute
 from core.record.run_folder import RunFolder
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 
 
 def models_in_memory() -> int:

@@ -10,7 +10,7 @@ from core.record.problems import ProblemsError
 from core.record.run_folder import RunFolder
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 from core.training.memory.advice import advise, level_plans, switch_savings
 from core.training.memory.plan import MemoryFacts, PartSize, facts_of, memory_plan
 from tests.options import ADAFACTOR

@@ -120,7 +120,7 @@ def test_a_training_goes_on_from_another_ones_file(train):
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 def test_a_rank_that_does_not_fit_is_told_before_the_run_by_the_headers_alone(train, monkeypatch, ending):
-    from core.formats.tensors import TensorFile
+    from core.formats.tensors.reading import TensorFile
 
     one = {"schedule": {"max_train_steps": 1}}
     first = train(network={"train_text_encoder": True, "conv_rank": 2}, saving={"save_model_as": ending}, **one)

@@ -14,7 +14,7 @@ from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
 from core.settings.names import bad_name
-from core.settings.presets import to_values
+from core.settings.presets.files import to_values
 from core.settings.rules import training_problems
 from core.training.checks.before_start import problems_without_model
 from core.training.checks.own_images import DEMO, MODEL, NAME, PROMPTS, demo, name_of, setup_for, with_setup

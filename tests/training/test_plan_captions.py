@@ -10,8 +10,8 @@ from core.dataset.buckets.plan import Plan
 from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
-from core.settings.concepts import PLAIN
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.concepts import PLAIN
+from core.settings.dataset.dataset import DatasetSettings
 from core.settings.job import TrainJob
 
 BUCKETS = plan_buckets(DatasetSettings(resolution=512))

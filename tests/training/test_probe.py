@@ -7,7 +7,7 @@ from core.record.commands import CommandReader
 from core.record.context import JobContext
 from core.record.journal import Journal, read_lines
 from core.record.run_folder import RunFolder
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 from core.training.probe import Chosen, Forecast, _between, duration, probe
 
 

@@ -34,7 +34,7 @@ from core.record.processes import WORDS, Together
 from core.record.run_folder import RunFolder, newest_state, state_step
 from core.record.workspace import PROJECT, Workspace
 from core.settings.flags import merge
-from core.settings.presets import dump, to_values
+from core.settings.presets.files import dump, to_values
 from core.training.building import setup
 from core.training.building.models import Models
 from core.training.loop.update import micro_batch

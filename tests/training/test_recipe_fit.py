@@ -6,7 +6,7 @@ import pytest
 
 from core.cli.main import DONE, main
 from core.record.workspace import PROJECT
-from core.settings.presets import PresetStore
+from core.settings.presets.files import PresetStore
 from core.training.checks.recipe_fit import GB, nearest, recipe_problems
 
 STORE = PresetStore(PROJECT / "presets")

@@ -8,7 +8,7 @@ from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.settings.presets import apply, read, to_values
+from core.settings.presets.files import apply, read, to_values
 from tests.selection import slow_unless
 from tests.training.conftest import Training
 

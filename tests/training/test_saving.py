@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from core.formats.hub_upload import Uploads, place_in_repo
+from core.formats.hub.upload import Uploads, place_in_repo
 from core.record.run_folder import state_step
 from core.settings.check import build
 from core.settings.hub import HubSettings
@@ -382,7 +382,7 @@ def test_a_training_goes_on_when_its_uploads_fail_and_no_key_is_in_its_folder(tr
         Uploads, "__init__", lambda self, settings, key, say: real(self, settings, key, say, hub.endpoint)
     )
     monkeypatch.setattr(
-        "core.formats.hub_upload.Uploads._connected",
+        "core.formats.hub.upload.Uploads._connected",
         lambda self, name: (_ for _ in ()).throw(OSError(f"{token} refused")),
     )
     training = train(

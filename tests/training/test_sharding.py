@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from core.record.journal import read_lines
 from core.record.workspace import PROJECT
-from core.settings.presets import to_values
+from core.settings.presets.files import to_values
 from core.training.memory.shares import ToShare, places
 from core.training.sharding.stepper import ShardedStepper
 from tests.models import tiny_folder

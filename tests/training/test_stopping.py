@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from core.formats import hashes
-from core.formats.tensor_writer import save_pickle
+from core.formats.tensors.writer import save_pickle
 from core.record.cancel import Cancelled
+from core.settings.dataset.validation import ValidationSettings
 from core.settings.job import TrainJob
 from core.settings.samples import SampleSettings
 from core.settings.saving import SavingSettings
-from core.settings.validation import ValidationSettings
 from core.training.loop.losses import MOST_OVERFLOWS, LossBuffer, StepRecord
 from core.training.loop.stepper import Stepper
 from core.training.loop.tasks import Tasks

@@ -21,7 +21,7 @@ from core.optimization.schedules import Rates
 from core.settings.job import TrainJob
 from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
-from core.settings.optimizer import OptimizerSettings
+from core.settings.optimization.optimizer import OptimizerSettings
 from core.training.loop.passes import training_loss
 
 VECTORS = Path(__file__).parents[1] / "vectors"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from core.captioning.combining import removed
-from core.settings.captioner_models import CaptionCleaningSettings
+from core.settings.captioning.sentences import CaptionCleaningSettings
 
 OPENED, CLOSED = "<think>", "</think>"
 PHRASE_WORDS = 40  # the longest phrase whose repetition is found

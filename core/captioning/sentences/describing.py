@@ -25,7 +25,7 @@ from core.families.token_count import count_tokens
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import Workspace
-from core.settings.captioner_models import (
+from core.settings.captioning.sentences import (
     BlipSettings,
     CaptionGenerationSettings,
     FlorenceSettings,

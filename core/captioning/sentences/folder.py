@@ -20,8 +20,8 @@ from core.captioning.sentences.profiles import (
     profile_of,
     wanted,
 )
-from core.formats import hub
-from core.formats.header import read_header, sniff
+from core.formats.hub import references as hub
+from core.formats.tensors.header import read_header, sniff
 from core.record.allowed import may_reach
 from core.record.bounded_json import read_json_object
 from core.record.context import JobContext
@@ -29,7 +29,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.regular import check_regular
 from core.record.units import size_words
 from core.record.workspace import Workspace, display_path, resolve_path
-from core.settings.captioner_models import CaptionModelSettings
+from core.settings.captioning.sentences import CaptionModelSettings
 
 MAX_CONFIG_BYTES = 16_000_000
 MAX_TOKENIZER_BYTES = 200_000_000  # of Gemma: 33 MB

@@ -26,7 +26,7 @@ from core.captioning.sentences.cleaning import CLOSED, OPENED
 from core.captioning.sentences.loading import Loaded
 from core.record.draws import uniform
 from core.record.problems import ProblemsError
-from core.settings.captioner_models import CaptionGenerationSettings
+from core.settings.captioning.sentences import CaptionGenerationSettings
 
 TEMPLATE_SECONDS = 5.0  # for one image; usual templates take milliseconds
 AGAIN_NGRAM = 3  # of a second attempt without chance: no three tokens twice

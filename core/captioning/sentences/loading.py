@@ -12,10 +12,10 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from core.captioning.sentences.folder import Found, weight_files
-from core.formats.header import read_header
+from core.formats.tensors.header import read_header
 from core.record import machine
 from core.record.problems import Problem, ProblemsError
-from core.settings.captioner_models import CaptionModelSettings
+from core.settings.captioning.sentences import CaptionModelSettings
 
 if TYPE_CHECKING:
     import torch

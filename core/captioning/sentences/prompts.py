@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from core.captioning.report import Row
 from core.record.problems import Problem
-from core.settings.caption_prompts import CAPTION_TYPES, LENGTHS, PERSON, PLACEHOLDERS, TOGGLES
-from core.settings.captioner_models import VlmSettings
+from core.settings.captioning.prompts import CAPTION_TYPES, LENGTHS, PERSON, PLACEHOLDERS, TOGGLES
+from core.settings.captioning.sentences import VlmSettings
 
 _NAME = re.compile(r"\{([A-Za-z_]+)\}")
 _IN_BRACES = ("prompt", "caption_start", "person_name")  # settings in which names stand in braces

@@ -27,7 +27,7 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.regular import open_regular
 from core.record.workspace import Workspace
 from core.settings.caption import CaptionerJob
-from core.settings.caption_sources import ImageTextSettings
+from core.settings.captioning.sources import ImageTextSettings
 
 LONGEST_JSON, MAX_VALUES = 8_000_000, 200_000  # a large workflow has 1 MB
 PNG_TEXT = "png."

@@ -17,9 +17,9 @@ from core.record.context import JobContext
 from core.record.problems import Problem, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.caption import CaptionerJob
-from core.settings.caption_sources import NamesSettings
-from core.settings.concepts import concepts
-from core.settings.validation import ValidationSettings
+from core.settings.captioning.sources import NamesSettings
+from core.settings.dataset.concepts import concepts
+from core.settings.dataset.validation import ValidationSettings
 
 FIELDS = ("name", "folder", "number", "words")
 _FIELD = re.compile(r"\{(\w+)\}")

@@ -17,7 +17,7 @@ from core.record.problems import ProblemsError
 from core.record.regular import MissingFile
 from core.record.workspace import Workspace
 from core.settings.caption import CaptionerJob
-from core.settings.caption_sources import SidecarSettings
+from core.settings.captioning.sources import SidecarSettings
 
 MAX_BYTES, MAX_VALUES = 4_000_000, 100_000  # a post of a booru has some 10 KB
 # What boorus append to a key of tags: Danbooru, Gelbooru, e621, Moebooru, Sankaku.

@@ -16,8 +16,8 @@ from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import check_regular
 from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.captioning.tagger import TagSettings, TagTextSettings
 from core.settings.named import leads_out
-from core.settings.tagger import TagSettings, TagTextSettings
 
 DOWNLOAD = "tag.download"
 NEW = ".new"  # folder of a download that will replace files
@@ -134,7 +134,7 @@ def downloads(found: Found, asked: TagSettings) -> bool:
 def _download(found: Found, names: Sequence[str], into: Path, context: JobContext) -> None:
     if not names:
         return
-    from core.formats import hub
+    from core.formats.hub import references as hub
 
     owner, name = found.profile.repo.split("/")
 

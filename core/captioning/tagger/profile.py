@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
-from core.settings.tagger import FLOOR
+from core.settings.captioning.tagger import FLOOR
 
 FILE = "profile.json"
 FIX = "write it as docs/taggers.md says"

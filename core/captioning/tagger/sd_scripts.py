@@ -10,7 +10,7 @@ from core.captioning.described import Join
 from core.captioning.tagger.tags import Format, Scored, Tagged, not_a_pair
 from core.record.problems import ProblemsError
 from core.settings.caption import CaptioningSettings
-from core.settings.tagger import TagTextSettings
+from core.settings.captioning.tagger import TagTextSettings
 
 THRESH = 0.35  # its default
 GROUPS = ("general", "character", "rating")  # the order in which a replaced tag is looked for

@@ -21,7 +21,7 @@ from core.record.context import JobContext
 from core.record.problems import ProblemsError, unwritten
 from core.record.units import memory_words
 from core.record.worker import Gone, Worker
-from core.settings.tagger import FLOOR, TagSettings
+from core.settings.captioning.tagger import FLOOR, TagSettings
 
 ALWAYS_KEPT = ("rating", "quality")  # the best of these counts, however low
 LONGEST_SECONDS = 120.0  # to open a model, and for each image of a batch; on a slow CPU the largest needs 20

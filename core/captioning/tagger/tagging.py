@@ -25,7 +25,7 @@ from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.base import Declared
-from core.settings.tagger import RetagSettings, TagSettings, TagTextSettings
+from core.settings.captioning.tagger import RetagSettings, TagSettings, TagTextSettings
 
 KEPT_AT_ONCE = 500  # images whose scores wait to be written
 Prepared = np.ndarray | Problem

@@ -14,7 +14,7 @@ from itertools import pairwise
 from core.captioning.described import Scores
 from core.dataset.captions.words import KAOMOJI
 from core.record.problems import ProblemsError
-from core.settings.tagger import FLOOR, TagTextSettings
+from core.settings.captioning.tagger import FLOOR, TagTextSettings
 
 BEST = ("rating", "quality")  # of these an image has the one with the highest score
 MCUT = {"general": 0.0, "character": 0.15}  # category -> lowest automatic threshold

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from core.dataset.buckets.sizes import Placement, Size
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
-from core.settings.concepts import PLAIN, Concept
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.concepts import PLAIN, Concept
+from core.settings.dataset.dataset import DatasetSettings
 
 
 @dataclass(frozen=True, slots=True)

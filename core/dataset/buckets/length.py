@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from core.record.units import count
-from core.settings.schedule import ScheduleSettings
+from core.settings.optimization.schedule import ScheduleSettings
 
 # Few images need about 100 epochs. Many need fewer, though more steps in all: 1500 views for 15 images, 3000 for 300.
 FEW_IMAGES, MANY_IMAGES = 15, 300

@@ -14,8 +14,8 @@ from core.dataset.images.opening import LEAVE_OUT, SKIP
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import Problem, ProblemsError
-from core.settings.concepts import Concept, own_settings
-from core.settings.images import ImageSettings
+from core.settings.dataset.concepts import Concept, own_settings
+from core.settings.dataset.images import ImageSettings
 
 Key = tuple[str, str]
 Bucket = tuple[str, Size]  # batch group and size

@@ -12,7 +12,7 @@ from core.dataset.buckets.rotation import View, parts_of
 from core.dataset.buckets.sizes import Size
 from core.dataset.captions.pipeline import Showing, caption_variants_of_epoch, is_random, showing_caption
 from core.record import draws
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.dataset import DatasetSettings
 
 if TYPE_CHECKING:
     from core.settings.job import TrainJob

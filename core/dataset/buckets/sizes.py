@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from core.record.problems import Problem, ProblemsError
-from core.settings.images import ImageSettings
+from core.settings.dataset.images import ImageSettings
 
 Size = tuple[int, int]
 

@@ -19,7 +19,7 @@ from core.dataset.images.look import looks
 from core.dataset.sources.files import printable
 from core.record.problems import ProblemsError
 from core.record.space import require_space
-from core.settings.images import ImageSettings
+from core.settings.dataset.images import ImageSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ from core.dataset.sources.files import CAPTION_EXTENSIONS, printable
 from core.dataset.sources.image_info import ImageInfo
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, read_regular
-from core.settings.captions import CaptionSettings
+from core.settings.dataset.captions import CaptionSettings
 
 SENTENCES, TAGS = ".caption", ".txt"
 UTF_8 = ("utf-8", "utf-8 with a mark")

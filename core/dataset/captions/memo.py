@@ -13,7 +13,7 @@ from core.dataset.captions.files import Caption, read_caption
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
 from core.record.problems import Problem
-from core.settings.captions import CaptionSettings
+from core.settings.dataset.captions import CaptionSettings
 
 _KIND = "caption 2"  # kind of entry in the memo; raised when `read_caption` returns something else for the same files
 # Settings that `read_caption` depends on. The others act later in the caption pipeline.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from core.dataset.captions.files import Caption, join_texts, lines_of
 from core.dataset.captions.templates import TEMPLATES
 from core.record import draws
-from core.settings.captions import CaptionSettings
+from core.settings.dataset.captions import CaptionSettings
 
 # Separates a sentence from its tags inside the pipeline: a Unicode noncharacter.
 JOINT = "\ufdd0"

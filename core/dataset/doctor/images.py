@@ -18,7 +18,7 @@ from core.dataset.images.opening import BrokenImage, open_rgb
 from core.dataset.sources.image_info import ImageInfo
 from core.dataset.sources.memo import Memo
 from core.record.cancel import CancelToken
-from core.settings.images import ImageSettings
+from core.settings.dataset.images import ImageSettings
 
 Progress = Callable[[int, int], None]
 

@@ -30,7 +30,7 @@ from core.dataset.sources.files import printable
 from core.record.heap import give_back
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import SPECIAL_FILES, MissingFile, check_regular
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.dataset import DatasetSettings
 
 # Above twice its limit Pillow raises, which is reported; its warning at the limit itself is useless.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

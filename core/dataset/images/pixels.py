@@ -12,7 +12,7 @@ from core.dataset.images.colors import WHITE, color_of
 from core.dataset.images.opening import BrokenImage, open_decoded
 from core.dataset.images.resize import resize
 from core.dataset.images.views import View
-from core.settings.images import ImageSettings
+from core.settings.dataset.images import ImageSettings
 
 
 def load_bucketed(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from core.dataset.buckets.sizes import Placement, Size
 from core.record import draws
-from core.settings.images import ImageSettings
+from core.settings.dataset.images import ImageSettings
 from core.settings.rules.dataset import changes_by_chance
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from core.dataset.sources.metadata import Entry
 from core.dataset.sources.walk import File
 from core.record import atomic
 from core.record.problems import Problem
-from core.settings.captions import CaptionSettings
+from core.settings.dataset.captions import CaptionSettings
 
 
 def compare_with_disk(

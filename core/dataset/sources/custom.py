@@ -25,8 +25,8 @@ from core.record.allowed import FILE, allowed_modules
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import resolve_path
-from core.settings.concepts import Concept
-from core.settings.dataset import DatasetSettings
+from core.settings.dataset.concepts import Concept
+from core.settings.dataset.dataset import DatasetSettings
 
 _WHERE = "dataset.dataset_class"
 _KEYS = {"path", "caption", "repeats", "words", "is_reg"}

@@ -20,8 +20,8 @@ from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.units import count
 from core.record.workspace import resolve_path
-from core.settings.concepts import Concept
-from core.settings.images import ImageSettings
+from core.settings.dataset.concepts import Concept
+from core.settings.dataset.images import ImageSettings
 
 Listed = dict[Path, Entry]  # metadata entries by file
 

@@ -25,7 +25,7 @@ from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.regular import MissingFile, read_regular
 from core.record.units import count
-from core.settings.captions import CaptionSettings
+from core.settings.dataset.captions import CaptionSettings
 
 Size = tuple[int, int]
 

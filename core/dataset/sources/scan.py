@@ -21,12 +21,12 @@ from core.dataset.sources.walk import walk
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.units import count
-from core.settings.captions import CaptionSettings
-from core.settings.concepts import Concept
-from core.settings.concepts import concepts as concepts_in
-from core.settings.dataset import DatasetSettings
-from core.settings.source import Source
-from core.settings.validation import ValidationSettings
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import Concept
+from core.settings.dataset.concepts import concepts as concepts_in
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.source import Source
+from core.settings.dataset.validation import ValidationSettings
 
 
 def scan_dataset(

@@ -10,7 +10,7 @@ from torch import nn
 from core.diffusion.text_states import TextStates
 from core.families.components import Components
 from core.families.targets import Target, is_text_encoder, text_targets, unet_targets
-from core.formats.sd_keys import unet_to_ldm
+from core.formats.models.sd_keys import unet_to_ldm
 
 
 def predict(

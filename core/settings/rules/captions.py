@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.record.problems import Problem
-from core.settings.concepts import Concept, anywhere
+from core.settings.dataset.concepts import Concept, anywhere
 from core.settings.job import TrainJob
 
 

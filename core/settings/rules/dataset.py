@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.record.problems import Problem
-from core.settings.concepts import anywhere, concepts_of
-from core.settings.images import ImageSettings
+from core.settings.dataset.concepts import anywhere, concepts_of
+from core.settings.dataset.images import ImageSettings
 from core.settings.job import TrainJob
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.blocks import COUNTS, numbers
 from core.settings.job import TrainJob
-from core.settings.optimizer import relative_steps
-from core.settings.optimizers import ADAFACTOR, adapts, averages, find
-from core.settings.rates import own_rates, trains_text
+from core.settings.optimization.optimizer import relative_steps
+from core.settings.optimization.optimizers import ADAFACTOR, adapts, averages, find
+from core.settings.optimization.rates import own_rates, trains_text
 
 FUSED = "memory.fused_backward_pass"
 GROUPS = "memory.fused_optimizer_groups"

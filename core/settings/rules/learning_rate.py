@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
-from core.settings.optimizer import relative_steps
-from core.settings.optimizers import adapts, find
-from core.settings.rates import own_rates, scale_factor, trains_text, trains_unet
-from core.settings.usual_rates import PLUS, Far, far_rates, short
+from core.settings.optimization.optimizer import relative_steps
+from core.settings.optimization.optimizers import adapts, find
+from core.settings.optimization.rates import own_rates, scale_factor, trains_text, trains_unet
+from core.settings.optimization.usual_rates import PLUS, Far, far_rates, short
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:

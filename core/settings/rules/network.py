@@ -9,8 +9,8 @@ from core.settings.base import declared
 from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
 from core.settings.network import NetworkSettings
-from core.settings.optimizer import relative_steps
-from core.settings.optimizers import adapts, find
+from core.settings.optimization.optimizer import relative_steps
+from core.settings.optimization.optimizers import adapts, find
 
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 MUCH = 0.5

@@ -7,8 +7,17 @@ from dataclasses import replace
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
-from core.settings.optimizer import OptimizerSettings, given_arguments, relative_steps
-from core.settings.optimizers import ADAFACTOR, COMMON, Argument, Entry, argument_problems, averages, find, type_problem
+from core.settings.optimization.optimizer import OptimizerSettings, given_arguments, relative_steps
+from core.settings.optimization.optimizers import (
+    ADAFACTOR,
+    COMMON,
+    Argument,
+    Entry,
+    argument_problems,
+    averages,
+    find,
+    type_problem,
+)
 
 ARGUMENTS = "optimizer.optimizer_args"
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.job import TrainJob
-from core.settings.optimizer import relative_steps
-from core.settings.optimizers import argument_problems, averages
-from core.settings.schedule import ARGUMENTS, read_step_rules, steps_of
-from core.settings.torch_curves import type_problems
+from core.settings.optimization.optimizer import relative_steps
+from core.settings.optimization.optimizers import argument_problems, averages
+from core.settings.optimization.schedule import ARGUMENTS, read_step_rules, steps_of
+from core.settings.optimization.torch_curves import type_problems
 
 USES = {  # setting -> the schedulers that use it
     "lr_decay_steps": {"warmup_stable_decay"},

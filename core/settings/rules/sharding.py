@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
-from core.settings.optimizers import find
+from core.settings.optimization.optimizers import find
 
 DEEPSPEED, STAGE = "sharding.deepspeed", "sharding.zero_stage"
 OPTIMIZER, PARAM = "sharding.offload_optimizer_device", "sharding.offload_param_device"

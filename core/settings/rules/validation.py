@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.base import every
-from core.settings.concepts import anywhere
+from core.settings.dataset.concepts import anywhere
 from core.settings.job import TrainJob
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from core.families import family
 from core.families.locate import family_of, model_path
-from core.formats.checkpoint import open_checkpoint
 from core.formats.hashes import HashMemo, model_hashes
+from core.formats.models.checkpoint import open_checkpoint
 from core.generation.library import find_lora
 from core.networks.adapter_file import load_lora
 from core.networks.files import MergedFile, NetworkFiles, check_file

@@ -13,8 +13,8 @@ from core.dataset.buckets.batches import Placed
 from core.dataset.caches.fingerprint import dataset_fingerprint
 from core.families.compiling import CompiledBlocks, try_compiling
 from core.families.components import Components
-from core.formats.hub_upload import Uploads
-from core.formats.tensor_writer import type_named
+from core.formats.hub.upload import Uploads
+from core.formats.tensors.writer import type_named
 from core.optimization.clipping import NonFiniteGuard
 from core.optimization.fused import FusedBackward
 from core.optimization.schedules import Rates
@@ -25,8 +25,8 @@ from core.record.problems import ProblemsError
 from core.record.secrets import secret
 from core.settings.hub import HubSettings
 from core.settings.job import TrainJob
-from core.settings.optimizers import find
-from core.settings.rates import scale_factor
+from core.settings.optimization.optimizers import find
+from core.settings.optimization.rates import scale_factor
 from core.training.building.inputs import Choose, Inputs, read_inputs
 from core.training.building.latents import build_latents
 from core.training.building.models import Models

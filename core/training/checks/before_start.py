@@ -19,13 +19,13 @@ from core.families.locate import family_of, model_path, model_problems
 from core.families.trained_size import trained_size
 from core.families.word_weights import FIX, wrong_weight
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
-from core.formats.hub_upload import upload_problem
+from core.formats.hub.upload import upload_problem
 from core.generation.embeddings import token_widths
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.secrets import secret
 from core.record.workspace import Workspace
-from core.settings.concepts import training_resolution
+from core.settings.dataset.concepts import training_resolution
 from core.settings.job import TrainJob
 from core.settings.rules import set_without_effect, training_problems
 from core.training.building.network_files import network_problems

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from core.formats.hub_upload import missing_key
+from core.formats.hub.upload import missing_key
 from core.generation.sample_prompts import read_prompts
 from core.record.problems import Problem, ProblemsError
 from core.record.secrets import secret

@@ -20,17 +20,17 @@ from core.dataset.sources.files import printable
 from core.families.locate import check_family
 from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES, identify
-from core.formats.hub import resolve
+from core.formats.hub.references import resolve
 from core.generation.library import list_models
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, display_path, real_path, resolve_path
-from core.settings import presets
 from core.settings.base import declared, value_of
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.names import bad_name, without_signs
-from core.settings.optimizers import adapts
-from core.settings.usual_rates import far_rates, short, usual_rates
+from core.settings.optimization.optimizers import adapts
+from core.settings.optimization.usual_rates import far_rates, short, usual_rates
+from core.settings.presets import files as presets
 
 if TYPE_CHECKING:
     from core.dataset.report import Report

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from core.formats.detect import FAMILY_NAMES
 from core.record.problems import Problem
-from core.settings.presets import Preset
+from core.settings.presets.files import Preset
 
 ALIKE = ("method.kind", "network.conv_rank", "optimizer.optimizer_type")  # the most telling first
 GB = 10**9  # a GPU of 12 GB has a little less than 12 GiB

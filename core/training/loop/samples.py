@@ -15,8 +15,8 @@ from core.families.trained_size import USUAL_GUIDANCE, own_guidance
 from core.generation.pipeline import PromptStates, prompt_and_opposite, tokens_read
 from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
 from core.record.events import Sampled
-from core.settings.captions import LENGTHS
-from core.settings.concepts import training_resolution
+from core.settings.dataset.captions import LENGTHS
+from core.settings.dataset.concepts import training_resolution
 from core.settings.samples import SampleSettings
 
 if TYPE_CHECKING:

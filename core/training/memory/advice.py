@@ -15,10 +15,10 @@ from core.settings.base import value_of
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.settings.levels import GROUPS, USUAL, Level, levels
-from core.settings.optimizers import ADAFACTOR, adapts, find
-from core.settings.presets import to_values
-from core.settings.rates import trains_text
+from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
+from core.settings.optimization.rates import trains_text
+from core.settings.presets.files import to_values
+from core.settings.presets.levels import GROUPS, USUAL, Level, levels
 from core.settings.rules import training_problems
 from core.training.memory.plan import MemoryFacts, MemoryPlan, encodes_each_time, largest_batch, memory_plan
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from core.formats.tensor_writer import type_named
+from core.formats.tensors.writer import type_named
 from core.networks.kinds import described
 from core.record.workspace import Workspace
-from core.settings.concepts import concepts_of
+from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
-from core.settings.optimizers import ADAFACTOR, find
-from core.settings.rates import trains_text, trains_unet
+from core.settings.optimization.optimizers import ADAFACTOR, find
+from core.settings.optimization.rates import trains_text, trains_unet
 from core.settings.rules.dataset import changes_by_chance
 from core.training.memory.shares import FP32, Places, ToShare, places, processes_here
 
@@ -108,7 +108,7 @@ def facts_of(job: TrainJob, workspace: Workspace, device: str, report: Report | 
     """From the headers of the model's files; the largest bucket from a look at the dataset, else from the resolution."""
     from core.families import family
     from core.families.locate import family_of, model_path
-    from core.formats.checkpoint import open_vae
+    from core.formats.models.checkpoint import open_vae
 
     path = model_path(job.model.base_model, workspace)
     name = family_of(path, job.model.family)

@@ -19,7 +19,7 @@ from core.settings.saving import SavingSettings
 
 if TYPE_CHECKING:
     from core.dataset.buckets.plan import Plan
-    from core.formats.hub_upload import Uploads
+    from core.formats.hub.upload import Uploads
     from core.methods import Method
     from core.record.context import JobContext
     from core.training.saving.facts import FileFacts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.families.components import Components
 from core.formats.hashes import HashMemo, model_hashes
-from core.formats.lora_metadata import RunFacts, lora_metadata
+from core.formats.lora.metadata import RunFacts, lora_metadata
 from core.formats.model_spec import model_spec
 from core.networks.kinds import kind_named
 from core.record.draws import address
@@ -19,7 +19,7 @@ from core.record.journal import read_lines
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.workspace import resolve_path
-from core.settings.concepts import Concept, own_settings, training_resolution
+from core.settings.dataset.concepts import Concept, own_settings, training_resolution
 from core.settings.methods import spec_of
 
 if TYPE_CHECKING:

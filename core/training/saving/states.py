@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.formats.pickles import load_state_file
-from core.formats.tensor_writer import save_pickle
+from core.formats.tensors.pickles import load_state_file
+from core.formats.tensors.writer import save_pickle
 from core.record import atomic
 from core.record.journal import read_lines
 from core.record.problems import ProblemsError
@@ -23,7 +23,7 @@ from core.training.saving.checkpoints import epochs_between_saves
 
 if TYPE_CHECKING:
     from core.dataset.buckets.plan import Plan
-    from core.formats.hub_upload import Uploads
+    from core.formats.hub.upload import Uploads
     from core.record.context import JobContext
 
 STATE_FILE = "training.pt"

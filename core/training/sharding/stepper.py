@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from core.formats.pickles import load_state_file
-from core.formats.tensor_writer import save_pickle
+from core.formats.tensors.pickles import load_state_file
+from core.formats.tensors.writer import save_pickle
 from core.optimization.clipping import NonFiniteGuard
 from core.record import atomic
 from core.record.problems import ProblemsError

@@ -18,7 +18,7 @@ from core.captioning.sentences.cleaning import (
     without_thinking,
 )
 from core.families.token_count import count_tokens
-from core.settings.captioner_models import INVENTED_WRITING, OPENERS, CaptionCleaningSettings
+from core.settings.captioning.sentences import INVENTED_WRITING, OPENERS, CaptionCleaningSettings
 
 WORDS = st.lists(st.sampled_from("a fox runs in the red snow, and looks. up! again; far".split()), max_size=60).map(
     " ".join

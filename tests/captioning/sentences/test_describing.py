@@ -29,8 +29,8 @@ from core.engine.engine import Engine
 from core.generation import store
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from core.settings.caption_prompts import CAPTION_TYPES, TOGGLES
-from core.settings.captioner_models import VlmSettings
+from core.settings.captioning.prompts import CAPTION_TYPES, TOGGLES
+from core.settings.captioning.sentences import VlmSettings
 from core.settings.check import build
 from tests.tasks import surroundings
 

@@ -3,8 +3,8 @@
 import pytest
 
 from core.captioning.sentences.prompts import filled, prompt_of, prompt_problems
-from core.settings.caption_prompts import CAPTION_TYPES, LENGTHS, TOGGLES
-from core.settings.captioner_models import VlmSettings
+from core.settings.captioning.prompts import CAPTION_TYPES, LENGTHS, TOGGLES
+from core.settings.captioning.sentences import VlmSettings
 
 FACTS = {"tags": "1girl, {name}", "name": "img_01", "folder": "mira", "trigger": "mra"}
 

@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from core.captioning.source.metadata import FIELDS, describe, plain_prompt
-from core.settings.caption_sources import ImageTextSettings
+from core.settings.captioning.sources import ImageTextSettings
 from tests.captioning.source.test_comfyui import API
 from tests.refusals import refused
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from core.captioning.source.sidecars import MAX_BYTES, describe, tags_in
-from core.settings.caption_sources import SidecarSettings
+from core.settings.captioning.sources import SidecarSettings
 from tests.refusals import refused
 
 SIDECARS = "caption_sidecars"

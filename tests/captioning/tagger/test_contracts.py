@@ -17,7 +17,7 @@ from core.captioning.tagger.tagging import _say_how, check_tag
 from core.captioning.tagger.tags import Label
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
-from core.settings.tagger import TagSettings
+from core.settings.captioning.tagger import TagSettings
 from tests.captioning.tagger.models import COLORS, LABELS, score, sigmoid, wd_folder, write_csv, write_model
 from tests.refusals import refused
 from tests.tasks import surroundings

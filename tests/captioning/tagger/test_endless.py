@@ -17,7 +17,7 @@ from core.captioning.tagger.profile import WD
 from core.captioning.tagger.session import Tagger
 from core.record.cancel import Cancelled
 from core.record.workspace import PROJECT, Workspace
-from core.settings.tagger import TagSettings
+from core.settings.captioning.tagger import TagSettings
 from tests.captioning.tagger.endless import endless_folder, idle_folder
 from tests.captioning.tagger.models import images, wd_folder
 from tests.refusals import refused

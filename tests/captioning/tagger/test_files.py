@@ -11,11 +11,11 @@ from onnx import external_data_helper, helper
 from core import extensions, tasks
 from core.captioning.tagger.onnx_file import check_onnx
 from core.captioning.tagger.tagging import check_tag
-from core.formats.hub import HubId, download_files
+from core.formats.hub.references import HubId, download_files
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
+from core.settings.captioning.tagger import TagSettings
 from core.settings.check import build
-from core.settings.tagger import TagSettings
 from tests.captioning.tagger.models import LABELS, images, wd_folder, write_model
 from tests.formats.test_hub import FakeHub
 from tests.local_server import serving
@@ -71,7 +71,7 @@ def test_everything_that_is_wrong_is_listed_at_once(tmp_path):
 
 
 def test_a_missing_model_is_downloaded_where_it_is_asked_for(tmp_path, hub, monkeypatch):
-    from core.formats import hub as module
+    from core.formats.hub import references as module
 
     own = module.download_files
     monkeypatch.setattr(module, "download_files", lambda *words: own(*words, hub.endpoint))
@@ -91,7 +91,7 @@ def test_a_missing_model_is_downloaded_where_it_is_asked_for(tmp_path, hub, monk
 
 
 def test_a_model_is_downloaded_again_where_it_is_asked_for(tmp_path, hub, monkeypatch):
-    from core.formats import hub as module
+    from core.formats.hub import references as module
 
     own = module.download_files
     monkeypatch.setattr(module, "download_files", lambda *words: own(*words, hub.endpoint))
@@ -104,8 +104,8 @@ def test_a_model_is_downloaded_again_where_it_is_asked_for(tmp_path, hub, monkey
     assert (place / "selected_tags.csv").read_bytes() == hub.files["selected_tags.csv"]
     assert (tmp_path / "set" / "red.txt").read_text().startswith("red hats")
     assert {path.name for path in place.iterdir()} == {"model.onnx", "selected_tags.csv"}
-    monkeypatch.setattr("core.formats.fetch.FIRST_WAIT", 0.0)
-    monkeypatch.setattr("core.formats.fetch.TRIES", 1)
+    monkeypatch.setattr("core.formats.hub.fetch.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("core.formats.hub.fetch.TRIES", 1)
     before, hub.files["selected_tags.csv"], hub.cut_after = (place / "model.onnx").read_bytes(), table, 100
     with refused("model.download-failed"):
         start(tmp_path, force_download=True)
@@ -115,8 +115,8 @@ def test_a_model_is_downloaded_again_where_it_is_asked_for(tmp_path, hub, monkey
 
 
 def test_an_interrupted_download_resumes_and_shows_no_half_file(tmp_path, hub, monkeypatch):
-    monkeypatch.setattr("core.formats.fetch.FIRST_WAIT", 0.0)
-    monkeypatch.setattr("core.formats.fetch.TRIES", 1)
+    monkeypatch.setattr("core.formats.hub.fetch.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("core.formats.hub.fetch.TRIES", 1)
     hub.files["model.onnx"] = random.Random(1).randbytes(3_000_000)
     hub.cut_after = 2_000_000
     names = ["selected_tags.csv", "model.onnx"]

@@ -5,7 +5,7 @@ import pytest
 from core.captioning.tagger.sd_scripts import appended
 from core.captioning.tagger.tagging import formatter, ignored
 from core.captioning.tagger.tags import Label
-from core.settings.tagger import TagSettings
+from core.settings.captioning.tagger import TagSettings
 from tests.refusals import refused
 
 SCORES = {

@@ -21,8 +21,8 @@ from core.engine.engine import Engine
 from core.record.cancel import CancelToken
 from core.record.problems import Problem
 from core.record.workspace import Workspace
+from core.settings.captioning.tagger import RetagSettings
 from core.settings.check import build
-from core.settings.tagger import RetagSettings
 from tests.captioning.tagger.models import COLORS, images, score, wd_folder
 from tests.refusals import refused
 from tests.tasks import surroundings

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.captioning.tagger.tagging import formatter
 from core.captioning.tagger.tags import KAOMOJI, Formatter, Label, items_of, mcut, pairs_of
-from core.settings.tagger import FLOOR, TagSettings
+from core.settings.captioning.tagger import FLOOR, TagSettings
 from tests.refusals import refused
 
 SCORED = [

@@ -13,7 +13,7 @@ from core.formats.detect import identify
 from core.networks.network import Network
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.presets import dump, to_values
+from core.settings.presets.files import dump, to_values
 from tests.tabs.work_parts import wait_until
 from tests.training import test_samples_and_generate as again
 
@@ -22,7 +22,7 @@ KIND = {"network": {"kind": "gain"}, "gain": {"start": 0.01}}
 
 
 def test_form_preset_and_command_line_come_from_the_declaration():
-    from tabs import form
+    from tabs.form import fields as form
 
     assert [entry.path for entry in form.groups()["gain"]] == ["gain.start"]
     assert "gain" in dict((value, words) for words, value in form.choices(form.FIELDS["network.kind"]))

@@ -10,7 +10,7 @@ from core.record.journal import read_lines
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import JOBS
-from core.settings.presets import dump
+from core.settings.presets.files import dump
 from tests.tabs.work_parts import event, make_page, wait_until
 from tests.tasks import surroundings
 
@@ -87,7 +87,7 @@ def test_the_command_line_lists_its_settings_and_those_that_all_share(folder, tm
 
 def test_a_job_file_the_queue_and_the_page_run_it(folder, tmp_path):
     from core.record import atomic
-    from tabs.tool_forms import ToolForm, cards
+    from tabs.tools.forms import ToolForm, cards
 
     job = build(JOBS["spell"], values(folder))
     atomic.write_json(tmp_path / "job.json", dump(job, task="spell"))

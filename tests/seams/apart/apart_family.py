@@ -12,7 +12,7 @@ from core.families import family
 from core.families.locate import family_of
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.presets import to_values
+from core.settings.presets.files import to_values
 from core.training.memory.plan import facts_of, memory_plan
 
 
@@ -24,7 +24,7 @@ def model(tmp_path):
 
 
 def test_form_preset_and_command_line_know_it():
-    from tabs import form
+    from tabs.form import fields as form
 
     assert "linear" in [value for _, value in form.choices(form.FIELDS["model.family"])]
     assert "linear" in subcommand_help("train")

@@ -10,7 +10,7 @@ from core.cli.main import subcommand_help
 from core.engine.engine import Engine
 from core.settings.check import build
 from core.settings.job import TrainJob
-from core.settings.presets import dump, to_values
+from core.settings.presets.files import dump, to_values
 from core.settings.rules import ineffective, training_problems
 from tests.tabs.work_parts import wait_until
 
@@ -18,7 +18,7 @@ KIND = {"method": {"kind": "biases"}}
 
 
 def test_form_preset_and_command_line_come_from_the_declaration():
-    from tabs import form
+    from tabs.form import fields as form
 
     assert [entry.path for entry in form.groups()["biases"]] == ["biases.only"]
     assert "biases" in [value for _, value in form.choices(form.FIELDS["method.kind"])]

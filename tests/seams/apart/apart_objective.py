@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from core.cli.main import subcommand_help
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
-from core.settings.presets import to_values
+from core.settings.presets.files import to_values
 from tests.training import test_samples_and_generate as again
 
 store = again.store
@@ -17,7 +17,7 @@ KIND = {"noise": {"objective": "straight"}}
 
 
 def test_form_preset_and_command_line_come_from_the_declaration():
-    from tabs import form
+    from tabs.form import fields as form
 
     assert [entry.path for entry in form.groups()["straight"]] == ["straight.late_weight"]
     for path, name in (("noise.objective", "straight"), ("samples.sample_sampler", "line")):

@@ -14,7 +14,7 @@ from core.record.journal import read_lines
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import JOBS
-from core.settings.presets import PresetStore, dump, to_values
+from core.settings.presets.files import PresetStore, dump, to_values
 from tests.tabs.work_parts import event, make_page, wait_until
 from workshop import docs
 
@@ -125,7 +125,7 @@ def test_what_goes_wrong_is_told(engine, tmp_path):
 
 
 def test_the_page_draws_its_form_and_shows_its_work(tmp_path, engine, folder):
-    from tabs.tool_forms import ToolForm, cards
+    from tabs.tools.forms import ToolForm, cards
 
     page = make_page(tmp_path, engine)
     tools = page.works

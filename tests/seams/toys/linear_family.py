@@ -13,9 +13,9 @@ from core.families.base import Family
 from core.families.components import Components
 from core.families.layout import Layout
 from core.families.targets import Target
-from core.formats.checkpoint import Part, Place
 from core.formats.hashes import model_hashes
-from core.formats.header import read_header
+from core.formats.models.checkpoint import Part, Place
+from core.formats.tensors.header import read_header
 
 CHANNELS, HIDDEN, LETTERS, STATES = 8, 16, 26, 4
 PARTS = ("mlp", "text_encoder", "vae")

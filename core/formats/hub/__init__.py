@@ -1,0 +1,1 @@
+"""Models from elsewhere: the catalog, downloads, uploads."""

@@ -1,0 +1,149 @@
+"""The base models and VAEs that the page offers by name (catalog.json), and where each lies on this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from core.formats.detect import FAMILY_NAMES
+from core.formats.hub.fetch import part_bytes
+from core.record import atomic
+
+RECORD = ".downloads.json"  # under models/: each downloaded file's source and hash
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model file offered for download.
+
+    use       the setting it is for                       family   a key of detect.FAMILY_NAMES
+    size      bytes                                      place    its path below models/
+    revision  the commit of the hub repository; the hash says which bytes they are, where only its branch is known
+    names     what people type for it, lower case without punctuation
+    gone      repositories that used to hold it and no longer exist
+    needs     {setting: value} that a training of it must have, as its model card says
+    unverified   facts that its author's own pages were not seen to confirm: license, revision, author
+    """
+
+    id: str
+    title: str
+    use: Literal["base_model", "vae"]
+    family: str
+    purpose: str
+    size: int
+    license: str
+    license_url: str
+    repository: str
+    file: str
+    revision: str
+    sha256: str
+    place: str
+    names: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    needs: Mapping[str, Any] = field(default_factory=dict)
+    unverified: tuple[str, ...] = ()
+
+    @property
+    def page(self) -> str:
+        """The web page that describes it and offers it for download."""
+        return f"https://huggingface.co/{self.repository}"
+
+
+ENTRIES = TypeAdapter(tuple[Entry, ...]).validate_json(Path(__file__).with_name("catalog.json").read_bytes())
+
+
+def named(text: str) -> Entry | None:
+    """The entry meant by "sd1.5", "SDXL", its file name, or the id of a repository that no longer exists."""
+    wanted = text.strip()
+    plain = re.sub(r"[^a-z0-9]", "", wanted.lower().removesuffix(".safetensors"))
+    for entry in ENTRIES:
+        file = re.sub(r"[^a-z0-9]", "", entry.file.removesuffix(".safetensors").lower())
+        if wanted in entry.gone or ("/" not in wanted and plain in (*entry.names, file)):
+            return entry
+    return None
+
+
+def of_hub(repository: str, file: str | None) -> Entry | None:
+    """The entry of a hub repository's file; for a repository that no longer exists, whichever file is asked for."""
+    return next(
+        (each for each in ENTRIES if repository in each.gone or (each.repository, each.file) == (repository, file)),
+        None,
+    )
+
+
+def known_names() -> str:
+    """The names to type, for messages."""
+    return ", ".join(entry.id for entry in ENTRIES if entry.use == "base_model")
+
+
+def target(entry: Entry, models: Path) -> Path:
+    return models / entry.place
+
+
+def here(entry: Entry, models: Path) -> Path | None:
+    """The path of the complete file: at its place, in its hub folder, or under its own name in models/ or a subfolder."""
+    owner, name = entry.repository.split("/")
+    places = [target(entry, models), models / f"{owner}--{name}" / entry.file, models / name / entry.file]
+    places += [models / entry.file, *sorted(models.glob(f"*/{entry.file}"))]
+    fetched = recorded(models)
+    for place in places:
+        facts = fetched.get(_name(place, models), {})
+        sizes = {entry.size} | ({facts.get("size")} if facts.get("sha256") == entry.sha256 else set())
+        if _size(place) in sizes:
+            return place
+    return None
+
+
+def state(entry: Entry, models: Path) -> dict[str, Any]:
+    """What the page shows of an entry: "here" with its path, else how many bytes have been downloaded."""
+    found = here(entry, models)
+    return {
+        "id": entry.id,
+        "title": entry.title,
+        "use": entry.use,
+        "purpose": entry.purpose,
+        "family": FAMILY_NAMES[entry.family],
+        "unverified": list(entry.unverified),
+        "size": entry.size,
+        "license": entry.license,
+        "license_url": entry.license_url,
+        "source": f"{entry.repository}/{entry.file}",
+        "page": entry.page,
+        "found": found,
+        "have": 0 if found else part_bytes(target(entry, models)),
+    }
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
+
+
+# ---- downloaded files ----
+
+
+def recorded(models: Path) -> dict[str, dict[str, Any]]:
+    """{path below models/: {"source", "sha256", "size"}} of single-file downloads."""
+    try:
+        facts = json.loads((models / RECORD).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: each for name, each in facts.items() if isinstance(each, dict)} if isinstance(facts, dict) else {}
+
+
+def record(path: Path, models: Path, source: str, sha256: str, query: str = "") -> None:
+    """Remember where a file came from and its verified hash. query: what stands for that of a link."""
+    facts = {"source": source, "sha256": sha256, "size": path.stat().st_size} | ({"query": query} if query else {})
+    atomic.write_json(models / RECORD, recorded(models) | {_name(path, models): facts})
+
+
+def _name(path: Path, models: Path) -> str:
+    return path.relative_to(models).as_posix()

@@ -1,0 +1,305 @@
+"""Downloads one file from a web server: resumed where it stopped, verified, and named only when it is complete and of the
+format that its name says.
+
+Beside the target are `<name>.part` with the bytes so far and `<name>.part.json` with what they belong to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.formats.tensors.header import check_form
+from core.record import atomic
+from core.record.problems import ProblemsError
+from core.record.space import require_space
+
+if TYPE_CHECKING:
+    from core.record.cancel import CancelToken
+
+CHUNK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 15.0
+TRIES = 6  # in a row without receiving a byte
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between them; a server's Retry-After counts up to the longest
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+OnBytes = Callable[[int, int], None]  # bytes so far, total bytes (0 if the server does not say)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on a web server. size and sha256: as known before the request."""
+
+    url: str
+    size: int | None = None
+    sha256: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class FetchError(Exception):
+    """Why a download failed.
+
+    advice       what to do, if not downloading by hand
+    again        whether a retry may help, after retry_after seconds
+    """
+
+    def __init__(self, reason: str, advice: str = "", again: bool = False, retry_after: float = 0.0):
+        super().__init__(reason)
+        self.reason, self.advice, self.again, self.retry_after = reason, advice, again, retry_after
+
+
+AGAIN = "try again: it resumes where it stopped"
+
+
+def require_room(folder: Path, needed: int, what: str) -> None:
+    """Refuse a download that would fill the disk."""
+    fix = "free some space, or start with --models and a folder on another disk"
+    require_space(folder, needed, f"Downloading {what}", fix)
+
+
+def part_of(path: Path) -> Path:
+    """Path of the partial download."""
+    return path.with_name(path.name + ".part")
+
+
+def part_bytes(path: Path) -> int:
+    """How many bytes of the file were downloaded already."""
+    try:
+        return part_of(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def forget_part(path: Path) -> None:
+    """Remove a partial download."""
+    for left in (part_of(path), _note_of(path)):
+        atomic.remove(left)
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(path.name + ".part.json")
+
+
+def fetch(remote: Remote, path: Path, on_bytes: OnBytes, cancel: CancelToken | None = None) -> str:
+    """Download a file to `path` and return its SHA-256. Raises FetchError, and ProblemsError for another format than its
+    name says; Cancelled keeps the partial download."""
+    return _Transfer(remote, path, on_bytes, cancel).run()
+
+
+class _Transfer:
+    """One download, over as many requests as needed."""
+
+    def __init__(self, remote: Remote, path: Path, on_bytes: OnBytes, cancel: CancelToken | None):
+        self.remote, self.path, self.on_bytes, self.cancel = remote, path, on_bytes, cancel
+        self.part, self.note = part_of(path), _note_of(path)
+        self.have, self.total, self.etag = 0, remote.size or 0, ""
+        self.answered = False  # whether the server did, in this attempt
+        self.wanted = remote.sha256
+        self.digest = hashlib.sha256()
+
+    def run(self) -> str:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._take_up()
+        failures = 0
+        while True:
+            before = self.have
+            try:
+                if self._request():
+                    return self._finish()
+                failure = FetchError("the server's answers are inconsistent", AGAIN)
+            except FetchError as error:
+                if not error.again:
+                    raise
+                failure = error
+            except Exception as error:
+                if not _of_the_connection(error):
+                    raise
+                if not self.answered:
+                    raise FetchError("the server does not answer") from error
+                failure = FetchError(f"the connection ended after {self._so_far()}", AGAIN)
+            failures = 0 if self.have > before else failures + 1
+            if failures >= TRIES:
+                raise failure
+            self._wait(max(failure.retry_after, FIRST_WAIT * 2**failures if failures else 0.0))
+
+    def _so_far(self) -> str:
+        of_all = f" of {self.total:,}" if self.total else ""
+        return f"{self.have:,}{of_all} bytes of {self.path.name}"
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + min(seconds, LONGEST_WAIT)
+        while (left := end - time.monotonic()) > 0:
+            self._look_at_cancel()
+            time.sleep(min(left, 0.1))
+
+    def _look_at_cancel(self) -> None:
+        if self.cancel is not None:
+            self.cancel.check()
+
+    def _take_up(self) -> None:
+        """Resume a partial download if it is of the same file. Its bytes are read again for the hash."""
+        try:
+            noted = json.loads(self.note.read_text("utf-8"))
+            same = noted["url"] == self.remote.url and noted["sha256"] == (self.remote.sha256 or "")
+            self.etag = str(noted["etag"])
+        except (OSError, ValueError, KeyError, TypeError):
+            same = False
+        if not same or not self.part.is_file():
+            self._start_over()
+            return
+        with open(self.part, "rb") as handle:
+            while chunk := handle.read(CHUNK_BYTES):
+                self._look_at_cancel()
+                self.digest.update(chunk)
+                self.have += len(chunk)
+        self.on_bytes(self.have, self.total)
+
+    def _start_over(self) -> None:
+        forget_part(self.path)
+        self.have, self.etag, self.digest = 0, "", hashlib.sha256()
+
+    def _request(self) -> bool:
+        """Request the missing bytes and write them. True when the file is complete."""
+        from huggingface_hub.utils import get_session
+
+        self._look_at_cancel()
+        # Ranges and sizes refer to the stored bytes, so they must not be compressed.
+        headers = {**self.remote.headers, "Accept-Encoding": "identity"}
+        if self.have:
+            headers |= {"Range": f"bytes={self.have}-"} | ({"If-Range": self.etag} if self.etag else {})
+        with get_session().stream("GET", self.remote.url, headers=headers, timeout=TIMEOUT_SECONDS) as response:
+            self.answered = True
+            if response.status_code == 416 and self.have:
+                return self._beyond_the_end(response)
+            if response.status_code not in (200, 206):
+                raise _refusal(response)
+            self._read_headers(response)
+            if not self._continues(response):
+                return False
+            require_room(self.path.parent, max(self.total - self.have, 0), self.path.name)
+            self._note_down()
+            self._write(response)
+        return not self.total or self.have >= self.total
+
+    def _beyond_the_end(self, response: Any) -> bool:
+        """The server has no more bytes: the partial file is complete, or belongs to another file."""
+        total = response.headers.get("content-range", "").rpartition("/")[2]
+        if total == str(self.have):
+            return True
+        self._start_over()
+        return False
+
+    def _read_headers(self, response: Any) -> None:
+        if "text/html" in response.headers.get("content-type", ""):
+            raise FetchError("the link leads to a web page, not to a file", "use the link of the file itself")
+        stated = _stated_sha256(response)
+        if stated and self.remote.sha256 and stated != self.remote.sha256:
+            raise FetchError(
+                f"the server states another SHA-256 ({stated[:10]}...) than expected for {self.path.name}",
+                "do not use it; download the file elsewhere",
+            )
+        self.wanted = self.remote.sha256 or stated
+
+    def _continues(self, response: Any) -> bool:
+        """Whether these bytes continue the partial file or start it. A changed file is started over."""
+        etag = _strong_etag(response)
+        length = response.headers.get("content-length", "")
+        if response.status_code == 206:
+            start, total = _content_range(response)
+            if start != self.have or (self.etag and etag and etag != self.etag):
+                self._start_over()
+                return False
+            self.total = total or self.total
+        else:
+            if self.have:
+                self._start_over()
+            self.total = int(length) if length.isdecimal() else 0
+        self.etag = etag
+        return True
+
+    def _note_down(self) -> None:
+        facts = {"url": self.remote.url, "etag": self.etag, "sha256": self.remote.sha256 or ""}
+        atomic.write_json(self.note, facts)
+
+    def _write(self, response: Any) -> None:
+        with open(self.part, "ab" if self.have else "wb") as handle:
+            for chunk in response.iter_raw():
+                self._look_at_cancel()
+                handle.write(chunk)
+                self.digest.update(chunk)
+                self.have += len(chunk)
+                self.on_bytes(self.have, self.total)
+
+    def _finish(self) -> str:
+        """Rename the file to its final name, unless its hash is wrong."""
+        found = self.digest.hexdigest()
+        size = self.remote.size if self.remote.size and not self.wanted else self.total
+        if (self.wanted and found != self.wanted) or (size and size != self.have):
+            self._start_over()
+            raise FetchError(f"{self.path.name} arrived damaged and was removed", "try again")
+        if not self.have:
+            self.part.touch()
+        self._check_form()
+        atomic.sync_file(self.part)
+        atomic.replace(self.part, self.path)
+        atomic.remove(self.note)
+        return found
+
+    def _check_form(self) -> None:
+        try:
+            check_form(self.part, self.path.name)
+        except ProblemsError as error:
+            self._start_over()
+            raise ProblemsError([replace(each, where=self.path.name) for each in error.problems]) from error
+
+
+def _of_the_connection(error: Exception) -> bool:
+    """Whether the web client failed to connect (huggingface_hub decides which client that is)."""
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+
+
+def _refusal(response: Any) -> FetchError:
+    status = response.status_code
+    reasons = {
+        401: ("the server asks for a login (401)", "store a Hugging Face token in Tools or set HF_TOKEN"),
+        403: (
+            "the server does not allow it (403)",
+            "accept the terms on its page, then store a Hugging Face token in Tools or set HF_TOKEN",
+        ),
+        404: ("the file does not exist (404)", ""),
+        410: ("the file no longer exists (410)", ""),
+        429: ("the server asks to slow down (429)", f"wait a few minutes, then {AGAIN}"),
+    }
+    again = status in (408, 425, 429) or status >= 500
+    reason, advice = reasons.get(status, (f"the server answered {status}", AGAIN if again else ""))
+    later = response.headers.get("retry-after", "")
+    return FetchError(reason, advice, again, float(later) if later.isdecimal() else 0.0)
+
+
+def _stated_sha256(response: Any) -> str | None:
+    """The SHA-256 that the hub states for a large file before redirecting to its storage."""
+    for answer in (*response.history, response):
+        etag = answer.headers.get("x-linked-etag", "").strip('"')
+        if SHA256.fullmatch(etag):
+            return etag
+    return None
+
+
+def _strong_etag(response: Any) -> str:
+    """A weak one does not guarantee equal bytes, which a range request needs."""
+    etag = response.headers.get("etag", "")
+    return "" if etag.startswith("W/") else etag
+
+
+def _content_range(response: Any) -> tuple[int, int]:
+    """(first byte, total bytes) of a partial response; -1 if not given."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", "").strip())
+    if match is None:
+        return -1, 0
+    return int(match[1]), int(match[2]) if match[2].isdecimal() else 0

@@ -1,0 +1,512 @@
+"""Resolves model references: a local file or folder, or one to download into models/: a catalog entry, a hub id
+(owner/name) or a link to a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from core.formats.hashes import file_sha256
+from core.formats.hub import catalog
+from core.formats.hub.fetch import FetchError, Remote, fetch, forget_part, part_bytes, require_room
+from core.formats.tensors.header import FORMS, check_form
+from core.record import atomic
+from core.record.allowed import may_reach, may_use_keys
+from core.record.cancel import Cancelled, CancelToken
+from core.record.problems import ProblemsError
+from core.record.secrets import secret
+from core.record.workspace import display_path, open_home, resolve_path
+
+WEIGHT_SUFFIXES = tuple(FORMS)
+HUB_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
+HUB_ID = re.compile(rf"({HUB_NAME})/({HUB_NAME})(?:/(.+))?$")
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+SMALL_SUFFIXES = (".json", ".txt")
+HUB = "huggingface.co"
+TIMEOUT_SECONDS = 15.0
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A model on the hub; `file` selects one of its files ("v1-5-pruned-emaonly.safetensors")."""
+
+    owner: str
+    name: str
+    file: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repository}/{self.file}" if self.file else self.repository
+
+    @property
+    def repository(self) -> str:
+        return f"{self.owner}/{self.name}"
+
+    @property
+    def folder_name(self) -> str:
+        """Its folder under models/."""
+        return f"{self.owner}--{self.name}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file on any web server."""
+
+    url: str
+
+    def __str__(self) -> str:
+        """Without the query string: it may contain a key."""
+        return self.url.partition("?")[0]
+
+    @property
+    def file(self) -> str:
+        """Its name under models/: the last part of the URL."""
+        return unquote(urlsplit(self.url).path).rpartition("/")[2]
+
+    @property
+    def query(self) -> str:
+        """Tells links apart that differ in the query string, without keeping what may be a key in it. "" without one."""
+        query = urlsplit(self.url).query
+        return hashlib.sha256(query.encode()).hexdigest()[:16] if query else ""
+
+
+Source = HubId | Link
+
+
+def resolve(reference: str, models: Path | str, outputs: Path | None = None) -> Path | HubId:
+    """What a model setting refers to.
+
+    For a path (absolute, or relative to the project), a name under models/ with or without its extension, `outputs/...` for
+    trained files wherever that folder is, or a catalog entry ("sd15") or hub id already downloaded to models/: its
+    path. For one of these that is not here yet: the HubId. Anything else raises ProblemsError.
+    """
+    text, models = reference.strip(), Path(models)
+    if not text:
+        raise ProblemsError.one("No model is selected", "model", "choose a file, a folder or a hub id", "model.none")
+    for candidate in _candidates(text, models, outputs):
+        if may_reach(candidate) and os.path.exists(candidate):  # false, not an error, for an invalid file name
+            return _model_in(candidate)
+    hub_id = parse_hub_id(text)
+    if hub_id is None:
+        fix = f"choose an existing file or folder, a hub id (owner/name), or one of: {catalog.known_names()}"
+        raise ProblemsError.one(f"The model '{reference}' does not exist", display_path(models), fix, "model.not-found")
+    found = _downloaded(hub_id, models)
+    return hub_id if found is None else found
+
+
+def _candidates(text: str, models: Path, outputs: Path | None) -> list[Path]:
+    """Paths that a name may refer to, in the order they are tried."""
+    if "\0" in text:
+        return []
+    places = [resolve_path(text)]
+    if not open_home(text).is_absolute():
+        inside = PurePosixPath(text.replace("\\", "/"))
+        names = [inside, PurePosixPath(*inside.parts[1:])] if inside.parts[:1] == ("models",) else [inside]
+        for name in names:
+            if ".." not in name.parts and name.parts:
+                places += [models / name, *(models / f"{name}{suffix}" for suffix in WEIGHT_SUFFIXES)]
+        if outputs is not None and inside.parts[:1] == ("outputs",) and ".." not in inside.parts:
+            places.append(outputs / PurePosixPath(*inside.parts[1:]))
+    return places
+
+
+def parse_hub_id(text: str) -> HubId | None:
+    """`owner/name`, `owner/name/file` or a catalog entry; None for what can only be a local path."""
+    entry = catalog.named(text)
+    if entry is not None:
+        owner, name = entry.repository.split("/")
+        return HubId(owner, name, entry.file)
+    match = HUB_ID.fullmatch(text.strip())
+    if match is None or text.startswith(("models/", "outputs/")) or ".." in text.split("/"):
+        return None
+    owner, name, file = match.groups()
+    if file is None and name.lower().endswith(WEIGHT_SUFFIXES):
+        return None  # folder/file.safetensors: a missing local path
+    return HubId(owner, name, file)
+
+
+def parse_source(text: str) -> Source:
+    """What to download: a catalog entry, a hub id or a link. Raises ProblemsError."""
+    text = text.strip()
+    source = _parse_link(text) if re.match(r"[a-z]+://", text, re.IGNORECASE) else parse_hub_id(text)
+    if source is None:
+        raise ProblemsError.one(
+            f"'{text}' is not a catalog entry, a hub id or a link" if text else "No model is given",
+            "download.hub_id",
+            f"write {catalog.known_names()}, owner/name, owner/name/file.safetensors, or the https link of a model file",
+            code="model.bad-source",
+        )
+    return source
+
+
+def _parse_link(text: str) -> Source:
+    """A link to a file. The hub's own links become hub ids, so that the hash is known."""
+    try:
+        parts = urlsplit(text)
+        host = (parts.hostname or "").lower()
+    except ValueError:
+        host = ""
+    if not host or parts.scheme.lower() not in ("http", "https") or parts.username is not None:
+        what = f"'{text}' is not a valid link"
+        raise ProblemsError.one(what, "download.hub_id", "use a link that starts with https://", "model.bad-link")
+    on_hub = re.fullmatch(r"/([^/]+)/([^/]+)/(?:resolve|blob)/main/(.+)", unquote(parts.path))
+    if host == HUB and on_hub:
+        hub_id = parse_hub_id("/".join(on_hub.groups()))
+        if hub_id is not None:
+            return hub_id
+    link = Link(text)
+    if not link.file.lower().endswith(WEIGHT_SUFFIXES) or not re.fullmatch(r"[\w][\w .()+-]{0,150}", link.file):
+        raise ProblemsError.one(
+            "The link does not end in a model file name",
+            text,
+            "use a link that ends in .safetensors or .ckpt, or download the file in your browser and put it into models/",
+            code="model.link-without-file",
+        )
+    return link
+
+
+def here(source: Source, models: Path, cancel: CancelToken | None = None) -> Path | None:
+    """The model, if it was downloaded before from the same address and has still the same size and hash, else None.
+
+    Raises ProblemsError for a file that is no model, such as a login page saved as one.
+    """
+    if isinstance(source, Link):
+        facts = catalog.recorded(models).get(source.file, {})
+        same = (facts.get("source"), facts.get("query", "")) == (str(source), source.query)
+        found, expected = models / source.file if same else None, facts.get("sha256")
+    elif entry := catalog.of_hub(source.repository, source.file):
+        found, expected = catalog.here(entry, models), entry.sha256
+    else:
+        folder = models / source.folder_name
+        found, expected = folder / source.file if source.file else _model_in(folder), None
+    if found is None or not found.exists():
+        return None
+    if found.is_file():
+        check_form(found, found.name)
+        if expected and file_sha256(found, cancel) != expected:
+            return None
+    return found
+
+
+def _downloaded(hub_id: HubId, models: Path) -> Path | None:
+    entry = catalog.of_hub(hub_id.repository, hub_id.file)
+    if entry is not None:
+        return catalog.here(entry, models)
+    for folder in (models / hub_id.folder_name, models / hub_id.name):
+        if hub_id.file is not None:
+            if (folder / hub_id.file).is_file():
+                return folder / hub_id.file
+        elif folder.is_dir():
+            return _model_in(folder)
+    return None
+
+
+def _model_in(path: Path) -> Path:
+    """A folder with a single weight file stands for that file."""
+    if path.is_dir() and not any((path / name).is_file() for name in ("model_index.json", "config.json")):
+        files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in WEIGHT_SUFFIXES]
+        if len(files) == 1:
+            return files[0]
+    return path
+
+
+# ---- download ----
+
+
+def download(
+    source: Source,
+    models: Path | str,
+    on_progress: Progress | None = None,
+    cancel: CancelToken | None = None,
+    endpoint: str | None = None,
+) -> Path:
+    """Download the needed files of a model into models/ and return its path there.
+
+    It appears complete or not at all; an interrupted download resumes. on_progress(bytes done, total bytes).
+    The access token is the environment's (HF_TOKEN), the one stored in Tools, or huggingface_hub's login; it is sent to
+    the hub only, and jobs of a shared page have none unless the owner allows it.
+    """
+    models = Path(models)
+    progress = on_progress or (lambda done, total: None)
+    try:
+        if isinstance(source, Link):
+            return _download_file(source, Remote(source.url), models / source.file, models, progress, cancel)
+        entry = catalog.of_hub(source.repository, source.file)
+        if entry is not None:
+            remote = Remote(
+                _address(entry.repository, entry.file, entry.revision, endpoint), entry.size, entry.sha256, _headers()
+            )
+            return _download_file(source, remote, catalog.target(entry, models), models, progress, cancel)
+        return _download_folder(source, models, progress, cancel, endpoint)
+    except (Cancelled, ProblemsError):
+        raise
+    except Exception as error:
+        raise _failed(source, models, error) from error
+
+
+def download_files(
+    hub_id: HubId,
+    names: Sequence[str],
+    folder: Path,
+    on_progress: Progress,
+    cancel: CancelToken | None = None,
+    endpoint: str | None = None,
+) -> None:
+    """Download these files of a model into a folder, each complete or not at all; an interrupted download resumes.
+
+    names   paths in the repository, kept below the folder      on_progress(bytes done, total bytes)
+    """
+    try:
+        listed = {file.name: file for file in _listing(hub_id, endpoint)}
+        if gone := [name for name in names if name not in listed]:
+            raise FetchError(f"it does not have the file {gone[0]}")
+        wanted = [listed[name] for name in names]
+        require_room(folder, sum(file.size for file in wanted), f"'{hub_id}'")
+        _fetch_all(hub_id, wanted, folder, on_progress, cancel, endpoint)
+    except (Cancelled, ProblemsError):
+        raise
+    except Exception as error:
+        by_hand = f"download {', '.join(names)} from https://{HUB}/{hub_id} into {display_path(folder)} by hand"
+        raise _failed(hub_id, folder, error, by_hand) from error
+
+
+def file_names(hub_id: HubId, folder: Path, endpoint: str | None = None) -> list[str]:
+    """The names of a model's files on the hub. folder: where they belong, for what is said without a network."""
+    try:
+        return [file.name for file in _listing(hub_id, endpoint)]
+    except Exception as error:
+        by_hand = f"download its files from https://{HUB}/{hub_id} into {display_path(folder)} by hand"
+        raise _failed(hub_id, folder, error, by_hand) from error
+
+
+def forget(source: Source, models: Path | str) -> None:
+    """Remove a partial download."""
+    models = Path(models)
+    entry = catalog.of_hub(source.repository, source.file) if isinstance(source, HubId) else None
+    if isinstance(source, Link):
+        forget_part(models / source.file)
+    elif entry is not None:
+        forget_part(catalog.target(entry, models))
+    else:
+        atomic.remove_folder(_partial_folder(source, models))
+
+
+def _download_file(
+    source: Source, remote: Remote, target: Path, models: Path, on_progress: Progress, cancel: CancelToken | None
+) -> Path:
+    """Download one file to its place. A file already there is a different one, or it would not have been requested."""
+    if target.exists():
+        facts = catalog.recorded(models).get(target.relative_to(models).as_posix(), {})
+        origin = f", from {facts['source']}" if facts.get("source") not in (None, str(source)) else ""
+        what = f"Another file is named {target.name}{origin}"
+        raise ProblemsError.one(what, display_path(target), "rename it or move it away first", "model.name-taken")
+    if remote.size:
+        require_room(target.parent, remote.size - part_bytes(target), target.name)
+    digest = fetch(remote, target, on_progress, cancel)
+    catalog.record(target, models, str(source), digest, source.query if isinstance(source, Link) else "")
+    return target
+
+
+def _download_folder(
+    hub_id: HubId, models: Path, on_progress: Progress, cancel: CancelToken | None, endpoint: str | None
+) -> Path:
+    """Download the needed files of a hub repository into a folder."""
+    target, partial = models / hub_id.folder_name, _partial_folder(hub_id, models)
+    wanted = choose_files(hub_id, _listing(hub_id, endpoint))
+    here = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.is_dir() else 0
+    require_room(models, sum(file.size for file in wanted) - here, f"'{hub_id}'")
+    _fetch_all(hub_id, wanted, partial, on_progress, cancel, endpoint)
+    _move_in(partial, target)
+    return target / hub_id.file if hub_id.file else _model_in(target)
+
+
+def _partial_folder(hub_id: HubId, models: Path) -> Path:
+    return models / f".part-{hub_id.folder_name}"
+
+
+def _address(repository: str, file: str, revision: str, endpoint: str | None) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
+
+
+def _headers() -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers
+
+    return build_hf_headers(token=_token())
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a hub model. sha256 is known for large ones."""
+
+    name: str
+    size: int
+    sha256: str | None = None
+
+
+def _token() -> str | bool | None:
+    """The token of the environment or of Tools; None for huggingface_hub's login, False for none."""
+    return secret("huggingface_token") or None if may_use_keys() else False
+
+
+def _listing(hub_id: HubId, endpoint: str | None) -> list[RemoteFile]:
+    from huggingface_hub import HfApi
+
+    info = HfApi(endpoint=endpoint, token=_token()).model_info(
+        hub_id.repository, files_metadata=True, timeout=TIMEOUT_SECONDS
+    )
+    return [
+        RemoteFile(file.rfilename, file.size or 0, getattr(file.lfs, "sha256", None) if file.lfs else None)
+        for file in info.siblings or []
+    ]
+
+
+def choose_files(hub_id: HubId, files: list[RemoteFile]) -> list[RemoteFile]:
+    """Only what is needed: one format of the weights (fp16 and safetensors preferred), configs and vocabulary."""
+    by_name = {file.name: file for file in files}
+    if hub_id.file is not None:
+        if hub_id.file not in by_name:
+            raise _no_such_file(hub_id, list(by_name))
+        return [by_name[hub_id.file]]
+    if "model_index.json" in by_name:
+        wanted = ["model_index.json"]
+        for part in PARTS:
+            inside = [name for name in by_name if name.startswith(f"{part}/") and name.count("/") == 1]
+            wanted += [name for name in inside if name.endswith(SMALL_SUFFIXES) and not name.endswith(".index.json")]
+            wanted += _one_form(inside)
+        return [by_name[name] for name in wanted]
+    if "config.json" in by_name:  # a single part, such as a VAE
+        return [by_name[name] for name in ("config.json", *_one_form([name for name in by_name if "/" not in name]))]
+    single = [name for name in by_name if name.lower().endswith(".safetensors") and "/" not in name]
+    if len(single) != 1:
+        raise _no_such_file(hub_id, single)
+    return [by_name[single[0]]]
+
+
+def _one_form(names: list[str]) -> list[str]:
+    """The weights of one folder in one format, shards with their index."""
+    for pattern in (
+        r"(diffusion_pytorch_model|model)\.fp16(-\d+-of-\d+)?\.safetensors(\.index(\.fp16)?\.json)?",
+        r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
+        r"(diffusion_pytorch_model|pytorch_model)\.fp16\.bin",
+        r"(diffusion_pytorch_model|pytorch_model)\.bin",
+    ):
+        found = [name for name in names if re.fullmatch(pattern, name.rpartition("/")[2])]
+        if found:
+            return found
+    return []
+
+
+def _no_such_file(hub_id: HubId, names: list[str]) -> ProblemsError:
+    files = [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES)]
+    shown = ", ".join(files[:5]) or "none"
+    what = f"'{hub_id}' does not name a file to download; it has: {shown}"
+    fix = f"name one of its files, for example {hub_id.repository}/{files[0]}" if files else "choose another model"
+    return ProblemsError.one(what, str(hub_id), fix, "model.file-not-named")
+
+
+def _fetch_all(
+    hub_id: HubId,
+    wanted: list[RemoteFile],
+    partial: Path,
+    on_progress: Progress,
+    cancel: CancelToken | None,
+    endpoint: str | None,
+) -> None:
+    total, done = sum(file.size for file in wanted), 0
+    on_progress(0, total)
+    for file in wanted:
+        path = partial / _safe_name(hub_id, file.name)
+        if not (path.is_file() and path.stat().st_size == file.size):
+            url = _address(hub_id.repository, file.name, "main", endpoint)
+            fetch(
+                Remote(url, file.size, file.sha256, _headers()), path, _progress_after(on_progress, done, total), cancel
+            )
+        done += file.size
+        on_progress(done, total)
+
+
+def _safe_name(hub_id: HubId, name: str) -> PurePosixPath:
+    """A file name as a path inside the model's folder; names are untrusted and must not lead outside."""
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or any(sign in name for sign in '\\:*?"<>|\0'):
+        what = f"'{hub_id}' contains a file with an unsafe name: {name!r}"
+        raise ProblemsError.one(what, "", "choose another model", "model.unsafe-name")
+    return inside
+
+
+def _progress_after(on_progress: Progress, before: int, total: int) -> Progress:
+    """Progress of one file after those already done."""
+    return lambda now, _: on_progress(before + now, total)
+
+
+def _move_in(partial: Path, target: Path) -> None:
+    """Rename the finished folder; if the target exists, move file by file."""
+    if not target.exists():
+        atomic.replace(partial, target)
+        return
+    for file in sorted(path for path in partial.rglob("*") if path.is_file()):
+        goal = target / file.relative_to(partial)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        atomic.replace(file, goal)
+    atomic.remove_folder(partial)
+
+
+def _failed(source: Source, models: Path, error: Exception, by_hand: str = "") -> ProblemsError:
+    """One line: what failed, and how to proceed without a network."""
+    if isinstance(error, OSError) and not _is_network(error):
+        what = f"'{source}' could not be written: {error.strerror or error}"
+        return ProblemsError.one(what, display_path(models), "check the disk and its permissions", "file.unwritable")
+    reason, advice = (error.reason, error.advice) if isinstance(error, FetchError) else _reason(error)
+    what = f"'{source}' could not be downloaded: {reason}"
+    return ProblemsError.one(what, "", advice or by_hand or _by_hand(source, models), "model.download-failed")
+
+
+def _by_hand(source: Source, models: Path) -> str:
+    """Where to put the files when downloading them elsewhere."""
+    entry = catalog.of_hub(source.repository, source.file) if isinstance(source, HubId) else None
+    if entry is not None:
+        return f"download {entry.file} from {entry.page} on another machine and save it as {display_path(catalog.target(entry, models))}"
+    if isinstance(source, Link):
+        return f"download {source.file} elsewhere and put it into {display_path(models)}"
+    return (
+        f"put its folder at {display_path(models / source.folder_name)}, "
+        f"or a .safetensors file into {display_path(models)}, by hand"
+    )
+
+
+def _is_network(error: OSError) -> bool:
+    """Connection errors are OSErrors too; those of the disk have a file name or report a full disk."""
+    return error.filename is None and error.errno not in (28, 122) and not isinstance(error, PermissionError)
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Why it failed, and the advice if that is not to download by hand."""
+    kinds: Mapping[str, tuple[str, str]] = {
+        "GatedRepoError": (
+            "its owner requires you to accept its terms",
+            "accept the terms on its page, then store a Hugging Face token in Tools or set HF_TOKEN",
+        ),
+        "RepositoryNotFoundError": (
+            "the model does not exist or is private",
+            "check the spelling; for a private one store a Hugging Face token in Tools or set HF_TOKEN",
+        ),
+        "OfflineModeIsEnabled": ("offline mode is on (HF_HUB_OFFLINE)", ""),
+    }
+    for kind in type(error).__mro__:
+        if kind.__name__ in kinds:
+            return kinds[kind.__name__]
+    response: Any = getattr(error, "response", None)
+    if response is not None and response.status_code in (401, 404):
+        return kinds["RepositoryNotFoundError"]
+    if response is not None:
+        return f"the hub answered {response.status_code}", ""
+    return "the hub does not answer", ""

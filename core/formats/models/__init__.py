@@ -1,0 +1,1 @@
+"""Whole models: found, read and written."""

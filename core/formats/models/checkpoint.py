@@ -1,0 +1,331 @@
+"""Finds the weights of a model's parts in a single file or a diffusers folder and lists them under diffusers' names.
+
+Only headers are read here; `read_part` then loads one part's tensors, one at a time, in the requested dtype.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from core.formats.models import sd_keys
+from core.formats.detect import ModelKind, identify, identify_header, read_json
+from core.formats.hashes import HashMemo
+from core.formats.tensors.header import read_header
+from core.formats.models.part_config import check_config
+from core.formats.tensors.entry import ITEM_BYTES, TensorEntry
+from core.formats.tensors.reading import TensorFile
+from core.record.bounded_json import parse_json
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError
+from core.record.regular import open_regular
+
+if TYPE_CHECKING:
+    import torch
+
+
+# Weight file names in a diffusers folder, preferred first: full precision before 16 bits, safetensors before a pickle.
+WEIGHT_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "model.fp16.safetensors",
+    "diffusion_pytorch_model.fp16.bin",
+    "pytorch_model.fp16.bin",
+)
+VAE_MODULES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+# Metadata of a single file whose model does not have the published sizes: {part: {config key: value}}, as JSON.
+SIZES_KEY = "atelier_sizes"
+PART_TITLES = {
+    "unet": "U-Net",
+    "vae": "VAE",
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One tensor: the file, its name there, and its byte range. The entry may be a slice of the tensor of that name, or
+    its transpose."""
+
+    file: Path
+    name: str
+    entry: TensorEntry
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a model.
+
+    places   by diffusers' names (CLIP without `text_model.`)      config  of the folder; None for a single file
+    reading  "kohya" where tensors are read as sd-scripts reads them, which gives a different model; else empty
+    sizes    config values of a single file that differ from the published ones
+    """
+
+    name: str
+    source: Path
+    places: Mapping[str, Place]
+    config: Mapping[str, Any] | None = None
+    reading: str = ""
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+
+    def config_after(self, published: Mapping[str, Any]) -> dict[str, Any]:
+        """The folder's own config; for a single file the published one with the sizes named in the file."""
+        return dict(self.config) if self.config is not None else {**published, **self.sizes}
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted({place.file for place in self.places.values()})
+
+    def weight_bytes(self, item_bytes: int | None = None) -> int:
+        """Bytes as stored, or with `item_bytes` per element."""
+        return sum(
+            prod(place.entry.shape) * (item_bytes or ITEM_BYTES[place.entry.dtype]) for place in self.places.values()
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk with its header read: what it is and where its parts are."""
+
+    path: Path
+    kind: ModelKind
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+
+def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: bool = False) -> Checkpoint:
+    """Find the parts of a single file or a diffusers folder.
+
+    family            decides the layout of a file whose family cannot be detected
+    kohya_projection  read the text projection of an SDXL file untransposed, as sd-scripts does (reference: training
+                      section 1.11), to reproduce its results; folders are read the same either way
+    """
+    path = Path(path)
+    if path.is_dir():
+        return Checkpoint(path, identify(path), _folder_parts(path))
+    entries, metadata = read_header(path)
+    kind = identify_header(entries, metadata)
+    parts = _file_parts(path, entries, kind.family or family, kohya_projection)
+    sizes = _named_sizes(path, metadata)
+    return Checkpoint(path, kind, {name: replace(part, sizes=sizes.get(name, {})) for name, part in parts.items()})
+
+
+def open_vae(path: Path | str) -> Part:
+    """A VAE from its own file or folder, or from a full checkpoint's file or folder."""
+    path = Path(path)
+    if path.is_dir():
+        for folder in (path, path / "vae"):
+            config = read_json(folder / "config.json")
+            if config is not None and config.get("_class_name") == "AutoencoderKL":
+                return _folder_part("vae", folder, config)
+        fix = "choose a folder whose config.json names AutoencoderKL, or a VAE file"
+        raise ProblemsError.one("This folder does not contain a VAE", str(path), fix, "model.no-vae")
+    entries, metadata = read_header(path)
+    part = _vae_part(path, entries)
+    if part is None:
+        kind = identify_header(entries, metadata)
+        what = f"This is not a VAE but: {kind}"
+        raise ProblemsError.one(what, str(path), "choose a VAE, or leave the VAE setting empty", "model.not-a-vae")
+    return part
+
+
+def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    fix = "save the model again, or use its diffusers folder"
+    found = parse_json(metadata.get(SIZES_KEY, "{}"), f"{path}, {SIZES_KEY} in its metadata", fix)
+    if not isinstance(found, dict) or not all(isinstance(sizes, dict) for sizes in found.values()):
+        what = f"The model sizes in the file's metadata ({SIZES_KEY}) are invalid"
+        raise ProblemsError.one(what, str(path), fix, "model.bad-sizes")
+    for part, sizes in found.items():
+        if part in PART_TITLES:
+            check_config(part, sizes, f"{path}, {SIZES_KEY}", whole=False)
+    return found
+
+
+def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, kohya_projection: bool) -> dict[str, Part]:
+    clip = sd_keys.CLIP_PREFIXES.get(family)
+    open_clip, open_clip_part = sd_keys.OPEN_CLIP_PREFIXES.get(family), "text_encoder_2" if clip else "text_encoder"
+    places: dict[str, dict[str, Place]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
+    for name, entry in entries.items():
+        if name.startswith(sd_keys.UNET_PREFIX):
+            ours = sd_keys.unet_to_diffusers(name.removeprefix(sd_keys.UNET_PREFIX), family)
+            places["unet"][ours] = Place(path, name, entry)
+        elif clip is not None and name.startswith(clip):
+            places["text_encoder"][sd_keys.clip_to_diffusers(name.removeprefix(clip))] = Place(path, name, entry)
+        elif open_clip is not None and name.startswith(open_clip):
+            found = _open_clip_entries(name.removeprefix(open_clip), entry, kohya_projection)
+            places[open_clip_part].update({ours: Place(path, name, part) for ours, part in found.items()})
+    reading = {"text_encoder_2": "kohya"} if kohya_projection else {}
+    parts = {
+        part: Part(part, path, _without_ballast(part, found), reading=reading.get(part, ""))
+        for part, found in places.items()
+        if found
+    }
+    vae = _vae_part(path, entries)
+    return parts | ({"vae": vae} if vae is not None else {})
+
+
+def _open_clip_entries(name: str, entry: TensorEntry, kohya_projection: bool) -> dict[str, TensorEntry]:
+    """{transformers' name: its entry} for one OpenCLIP tensor."""
+    names = sd_keys.open_clip_to_diffusers(name)
+    if len(names) == 3:
+        return dict(zip(names, _thirds(entry), strict=True)) if entry.side(0) >= 3 else {}
+    if name == "text_projection" and not kohya_projection and len(entry.shape) == 2:
+        entry = _transposed(entry)
+    return {ours: entry for ours in names}
+
+
+def _thirds(entry: TensorEntry) -> list[TensorEntry]:
+    """The three slices of q, k and v stacked along the first axis."""
+    rows = entry.shape[0] // 3
+    row = (entry.strides[0] if entry.strides else prod(entry.shape[1:])) * ITEM_BYTES[entry.dtype]
+    found = []
+    for start in (entry.start, entry.start + rows * row, entry.start + 2 * rows * row):
+        stop = entry.stop if entry.strides else start + rows * row
+        found.append(replace(entry, shape=(rows, *entry.shape[1:]), start=start, stop=stop))
+    return found
+
+
+def _transposed(entry: TensorEntry) -> TensorEntry:
+    strides = entry.strides or (entry.shape[1], 1)
+    return replace(entry, shape=entry.shape[::-1], strides=strides[::-1])
+
+
+def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
+    """The VAE of a file under any of its prefixes, without the losses and EMA weights of its own training."""
+    for prefix in (sd_keys.VAE_PREFIX, "vae.", ""):
+        places = {
+            sd_keys.vae_to_diffusers(name.removeprefix(prefix)): Place(path, name, entry)
+            for name, entry in entries.items()
+            if name.startswith(tuple(prefix + module for module in VAE_MODULES))
+        }
+        if "encoder.conv_in.weight" in places:
+            return Part("vae", path, places)
+    return None
+
+
+def _folder_parts(path: Path) -> dict[str, Part]:
+    parts = {}
+    for name in PART_TITLES:
+        config = read_json(path / name / "config.json")
+        if config is not None:
+            parts[name] = _folder_part(name, path / name, config)
+    return parts
+
+
+def _folder_part(name: str, folder: Path, config: Mapping[str, Any]) -> Part:
+    check_config(name, config, str(folder / "config.json"))
+    renames = {"unet": lambda key: key, "vae": sd_keys.vae_to_diffusers}
+    rename = renames.get(name, sd_keys.clip_to_diffusers)
+    places = {}
+    for file in _weight_files(folder):
+        entries, _ = read_header(file)
+        places.update({rename(key): Place(file, key, entry) for key, entry in entries.items()})
+    return Part(name, folder, _without_ballast(name, places), config)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The weight file, or the shards listed in an index."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = read_json(folder / f"{name}.index.json")
+        if index is not None:
+            shards = _shards(index.get("weight_map"), folder)
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing:
+                what = f"A part of the model is missing: {missing[0]}"
+                raise ProblemsError.one(what, str(folder), "download it into this folder", "model.missing-part")
+            return [folder / shard for shard in shards]
+    fix = f"put {WEIGHT_FILES[0]} (or model.safetensors for a text encoder) into it"
+    raise ProblemsError.one("The folder contains no weights", str(folder), fix, "model.no-weights")
+
+
+def _shards(listed: Any, folder: Path) -> list[str]:
+    """The files listed in an index, all directly in its folder."""
+    names = list(listed.values()) if isinstance(listed, dict) else []
+    if not names or not all(isinstance(name, str) and name and Path(name).name == name for name in names):
+        what = "The index of the model's shards lists files that are not beside it"
+        raise ProblemsError.one(what, str(folder), "download the folder again", code="model.bad-index")
+    return sorted(set(names))
+
+
+def _without_ballast(part: str, places: Mapping[str, Place]) -> dict[str, Place]:
+    """Without CLIP's position_ids (a counter, which 16-bit files even round wrongly), and without the projection of a
+    text encoder that is not asked for a pooled vector."""
+    unused = {"text_projection.weight"} if part == "text_encoder" else set()
+    return {
+        name: place
+        for name, place in places.items()
+        if not name.endswith("embeddings.position_ids") and name not in unused
+    }
+
+
+def in_file_order(part: Part) -> Iterator[tuple[Path, list[tuple[str, Place]]]]:
+    """(file, its tensors in byte order): disks are fastest when read forwards."""
+    places = sorted(part.places.items(), key=lambda item: (str(item[1].file), item[1].entry.start))
+    for file, group in groupby(places, key=lambda item: item[1].file):
+        yield file, list(group)
+
+
+def read_part(
+    part: Part, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", cancel: CancelToken | None = None
+) -> dict[str, torch.Tensor]:
+    """The part's tensors by name, in `dtype` on `device`. Memory: these tensors plus one at a time."""
+    state = {}
+    for file, places in in_file_order(part):
+        with TensorFile(file) as handle:
+            for name, place in places:
+                if cancel is not None:
+                    cancel.check()
+                state[name] = handle.read_entry(place.entry, dtype).to(device)
+    return state
+
+
+def part_digest(part: Part, memo: HashMemo | None = None, cancel: CancelToken | None = None) -> str:
+    """SHA-256 of a part's names, dtypes, shapes and bytes: equal for the same weights in a file and in a folder.
+
+    Latent and text encoder caches are keyed by it.
+    """
+    memo = memo or HashMemo()
+    return memo.get(f"part:{part.name}{part.reading}", part.files, lambda: _digest(part, cancel))
+
+
+def _digest(part: Part, cancel: CancelToken | None) -> str:
+    whole = hashlib.sha256()
+    with_lines: dict[str, str] = {}
+    for file, places in in_file_order(part):
+        with open_regular(file) as handle:
+            for name, place in places:
+                if cancel is not None:
+                    cancel.check()
+                content = hashlib.sha256(_row_by_row(handle, file, place.entry)).hexdigest()
+                with_lines[name] = f"{name} {place.entry.dtype} {_core_shape(place.entry.shape)} None {content}\n"
+    for name in sorted(with_lines):
+        whole.update(with_lines[name].encode())
+    return whole.hexdigest()
+
+
+def _row_by_row(handle: BinaryIO, file: Path, entry: TensorEntry) -> bytes | memoryview:
+    """The tensor's bytes in row-major order."""
+    if entry.strides is None:
+        handle.seek(entry.start)
+        return handle.read(entry.stop - entry.start)
+    import torch
+
+    with TensorFile(file) as tensors:
+        return memoryview(tensors.read_entry(entry).contiguous().flatten().view(torch.uint8).numpy())
+
+
+def _core_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A linear layer and a 1x1 convolution hold the same weights, so trailing ones of 3 and 4 dimensions are dropped."""
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape

@@ -1,0 +1,199 @@
+"""Writes a model as a diffusers folder: one folder per part with its config, tokenizers, scheduler, model_index.json."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.formats.models import text_keys
+from core.formats.models.checkpoint import PART_TITLES
+from core.formats.detect import read_json
+from core.formats.tensors.lazy import LazyTensor
+from core.formats.tensors.writer import write_pickle, write_safetensors
+from core.record.cancel import CancelToken
+
+State = Mapping[str, LazyTensor]
+# Stem of the weight files in a part's folder, for diffusers and for transformers; extension by format.
+DIFFUSERS_STEM, TRANSFORMERS_STEM = "diffusion_pytorch_model", "model"
+SHARD_BYTES = 10 * 10**9  # diffusers 0.42 shards there: the U-Net of SDXL in fp32 is 10.3 GB
+VAE_ATTENTION = (".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight")
+PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
+NOT_SAVED = ("_name_or_path", "transformers_version", "_commit_hash")  # specific to the machine the config comes from
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is shipped for a family: `configs` has a folder per part, `vocabulary` is CLIP's tokenizer.json."""
+
+    configs: Path
+    vocabulary: Path
+
+    def config(self, part: str) -> dict[str, Any]:
+        return json.loads((self.configs / part / "config.json").read_text(encoding="utf-8"))
+
+    @property
+    def parts(self) -> list[str]:
+        return [name for name in PART_TITLES if (self.configs / name / "config.json").is_file()]
+
+
+def folder_tensors(part: str, state: State, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
+    """A part's tensors with the names and shapes that its config requires."""
+    if part == "unet":
+        ones = () if config.get("use_linear_projection") else (1, 1)
+        return {
+            name: tensor.in_shape(*tensor.shape[:2], *ones) if name.endswith(PROJECTIONS) else tensor
+            for name, tensor in state.items()
+        }
+    if part == "vae":
+        return {
+            name: tensor.in_shape(*tensor.shape[:2])
+            if ".attentions." in name and name.endswith(VAE_ATTENTION)
+            else tensor
+            for name, tensor in state.items()
+        }
+    # With the `text_model.` prefix, which every version of transformers reads.
+    return {text_keys.full_name(name): tensor for name, tensor in state.items()}
+
+
+def shards(tensors: Mapping[str, LazyTensor], limit: int) -> list[dict[str, LazyTensor]]:
+    """The tensors in groups of at most `limit` bytes, in order; a larger tensor gets its own group."""
+    found: list[dict[str, LazyTensor]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        if found[-1] and filled + tensor.byte_count > limit:
+            found.append({})
+            filled = 0
+        found[-1][name] = tensor
+        filled += tensor.byte_count
+    return found
+
+
+def write_part(
+    folder: Path,
+    part: str,
+    tensors: Mapping[str, LazyTensor],
+    config: Mapping[str, Any],
+    *,
+    pickled: bool,
+    metadata: Mapping[str, str],
+    cancel: CancelToken | None = None,
+) -> None:
+    """config.json and the weights, sharded with an index if large. `metadata` goes into the U-Net's files only."""
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", clean_config(config, tensors))
+    stem, ending = DIFFUSERS_STEM, ".bin" if pickled else ".safetensors"
+    if part.startswith("text_encoder"):
+        stem = f"pytorch_{TRANSFORMERS_STEM}" if pickled else TRANSFORMERS_STEM
+    # diffusers does not find sharded pickles unless told to load pickles only.
+    pieces = [dict(tensors)] if pickled else shards(tensors, SHARD_BYTES)
+    names = [f"{stem}{ending}"]
+    if len(pieces) > 1:
+        names = [f"{stem}-{number:05d}-of-{len(pieces):05d}{ending}" for number in range(1, len(pieces) + 1)]
+        total = sum(tensor.byte_count for tensor in tensors.values())
+        places = {key: name for name, piece in zip(names, pieces, strict=True) for key in piece}
+        write_json(folder / f"{stem}{ending}.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+    for name, piece in zip(names, pieces, strict=True):
+        if pickled:
+            write_pickle(folder / name, piece, cancel=cancel)
+        else:
+            write_safetensors(folder / name, piece, metadata if part == "unet" else {}, cancel)
+
+
+def clean_config(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
+    """Without paths of other machines, and with the dtype the weights are saved in (transformers loads by it)."""
+    found = {key: value for key, value in config.items() if key not in NOT_SAVED}
+    for key in ("dtype", "torch_dtype"):
+        if key in found:
+            found[key] = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    return found
+
+
+# ---- scheduler, tokenizers, index ----
+
+
+def write_rest(
+    folder: Path, published: Published, source: Path | None, prediction: str | None, zero_terminal_snr: bool
+) -> None:
+    """Scheduler and tokenizers of the source folder, or the published ones; and model_index.json."""
+    scheduler = scheduler_config(published, source, prediction, zero_terminal_snr)
+    (folder / "scheduler").mkdir()
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    for shipped in sorted(published.configs.glob("tokenizer*")):
+        if shipped.is_dir():
+            _write_tokenizer(folder / shipped.name, shipped, published.vocabulary, source)
+    index = read_json(published.configs / "model_index.json") or {}
+    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    write_json(folder / "model_index.json", index)
+
+
+def scheduler_config(
+    published: Published, source: Path | None, prediction: str | None, zero_terminal_snr: bool
+) -> dict[str, Any]:
+    """The source folder's or the published one, with the current prediction type."""
+    name = "scheduler_config.json"
+    found = read_json(source / "scheduler" / name) if source is not None and source.is_dir() else None
+    if found is None or "_class_name" not in found:
+        found = read_json(published.configs / "scheduler" / name) or {}
+    if prediction is not None:
+        found["prediction_type"] = {"v": "v_prediction"}.get(prediction, prediction)
+    if zero_terminal_snr:
+        if found["_class_name"] == "PNDMScheduler":  # does not support it; DDIM is the same except for its steps
+            found["_class_name"] = "DDIMScheduler"
+            found.pop("skip_prk_steps", None)
+        # Lin et al. 2024, arXiv:2305.08891: sampling has to start at the last timestep, which is pure noise.
+        found |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return {key: value for key, value in found.items() if key not in NOT_SAVED}
+
+
+def _write_tokenizer(folder: Path, shipped: Path, vocabulary: Path, source: Path | None) -> None:
+    own = source / folder.name if source is not None else None
+    folder.mkdir()
+    if own is not None and _is_tokenizer(own):
+        for file in sorted(own.iterdir()):
+            if file.is_file() and not file.name.startswith("."):
+                shutil.copyfile(file, folder / file.name)
+        write_older_vocabulary(folder)
+        return
+    config = read_json(shipped / "tokenizer_config.json") or {}
+    write_json(folder / "tokenizer_config.json", config)
+    marks: dict[str, Any] = {
+        key: config[key] for key in ("bos_token", "eos_token", "pad_token", "unk_token") if key in config
+    }
+    write_json(folder / "special_tokens_map.json", marks)
+    shutil.copyfile(vocabulary, folder / "tokenizer.json")
+    write_older_vocabulary(folder)
+
+
+def write_older_vocabulary(folder: Path) -> None:
+    """Write vocab.json and merges.txt from tokenizer.json if missing: transformers below 5 (used by sd-scripts) reads
+    CLIP's tokenizer only from them. Added tokens go into a third file."""
+    source = folder / "tokenizer.json"
+    if not source.is_file() or ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
+        return
+    found = json.loads(source.read_text(encoding="utf-8"))
+    words, merges = found["model"]["vocab"], found["model"]["merges"]
+    lines = ["#version: 0.2", *(pair if isinstance(pair, str) else " ".join(pair) for pair in merges)]
+    added = {word["content"]: word["id"] for word in found.get("added_tokens", []) if word["content"] not in words}
+    _write_words(folder / "vocab.json", words)
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    if added and not (folder / "added_tokens.json").exists():
+        _write_words(folder / "added_tokens.json", added)
+
+
+def _write_words(path: Path, words: Mapping[str, int]) -> None:
+    path.write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8", newline="\n")
+
+
+def _is_tokenizer(folder: Path) -> bool:
+    if (folder / "tokenizer.json").is_file():
+        return True
+    return (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """As diffusers writes it: sorted, two spaces."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")

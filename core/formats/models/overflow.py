@@ -1,0 +1,84 @@
+"""Finds weights that overflow in a smaller dtype, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.formats.tensors.lazy import LazyTensor
+
+SHOWN = 3
+TYPE_NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
+
+
+def overflowing(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> list[str]:
+    """Names of tensors that become infinite in `dtype`, not counting those that contain NaN or inf already."""
+    return beyond({name: largest(value) for name, value in tensors.items()}, dtype)
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of tensors with NaN or infinite values."""
+    return no_numbers({name: largest(value) for name, value in tensors.items()})
+
+
+def largest(value: torch.Tensor) -> float:
+    """The largest absolute value of a tensor: nan if it contains one; 0 for integers and empty tensors."""
+    if not value.is_floating_point() or value.numel() == 0:
+        return 0.0
+    value = value.detach() if value.dtype.itemsize > 1 else value.detach().float()  # fp8 has no aminmax
+    low, high = value.aminmax()  # nan if one is among them
+    return float(high.abs().maximum(low.abs()))
+
+
+def largest_of(tensors: Mapping[str, LazyTensor]) -> dict[str, float]:
+    """The same for each tensor, read one after the other."""
+    return {name: largest(tensor.read()) for name, tensor in tensors.items()}
+
+
+def beyond(sizes: Mapping[str, float], dtype: torch.dtype) -> list[str]:
+    """Names of those whose largest value becomes infinite in `dtype`."""
+    import torch
+
+    return [
+        name
+        for name, size in sizes.items()
+        if isfinite(size) and bool(torch.tensor(size, dtype=torch.float64).to(dtype).isinf())
+    ]
+
+
+def no_numbers(sizes: Mapping[str, float]) -> list[str]:
+    return [name for name, size in sizes.items() if not isfinite(size)]
+
+
+def refuse_no_numbers(names: Sequence[str], where: object) -> None:
+    """A file with NaN or inf only makes black or noisy images."""
+    if names:
+        raise ProblemsError.one(
+            f"The weights contain NaN or infinite values: {shown(names)}",
+            str(where),
+            "lower the learning rate and resume from an earlier state",
+            code="weights.not-finite",
+        )
+
+
+def kept_wide(names: Sequence[str], dtype: torch.dtype | None, where: object) -> Problem:
+    """The advice for a file that is written in fp32 because of these."""
+    name = TYPE_NAMES.get(str(dtype).removeprefix("torch."), str(dtype))
+    return Problem(
+        f"Some weights are too large for {name}, so this file was written in fp32: {shown(names)}",
+        str(where),
+        "save as bf16 or fp32; weights this large usually mean that the learning rate is too high",
+        level="advice",
+        code="weights.overflow",
+    )
+
+
+def shown(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

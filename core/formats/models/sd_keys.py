@@ -1,0 +1,200 @@
+"""Names of weights: single-file checkpoints (LDM) <-> diffusers, for the U-Net, the VAE, CLIP-L and OpenCLIP.
+
+Renamed by whole components of the dotted name, never by substring: `out.2` occurs inside other names.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+from core.formats.models.text_keys import bare_name, full_name
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+CLIP_PREFIXES = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+OPEN_CLIP_PREFIXES = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}
+
+
+class BlockPlan(NamedTuple):
+    """Which U-Net blocks have attention; index 0 is nearest to the image in the encoder."""
+
+    down_attention: tuple[bool, ...]
+    up_attention: tuple[bool, ...]
+
+
+SD_PLAN = BlockPlan((True, True, True, False), (False, True, True, True))
+UNET_PLANS = {"sd1": SD_PLAN, "sd2": SD_PLAN, "sdxl": BlockPlan((False, True, True), (True, True, False))}
+
+RESNET = {  # inside a resnet of the U-Net, LDM -> diffusers
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+# Names of the VAE's attention in diffusers before 0.17; old folders and VAE files still use them.
+OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+OPEN_CLIP_LAYER = {  # inside a layer of OpenCLIP's text model -> transformers
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+OPEN_CLIP_OUTSIDE = {
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+    "text_projection": "text_projection.weight",
+}
+OPEN_CLIP_RESBLOCK = "transformer.resblocks"
+LONGEST = 8  # components of the longest known module name, with margin
+TRANSFORMERS_LAYER = "encoder.layers"
+
+
+@cache
+def _unet_modules(family: str) -> dict[str, str]:
+    """{LDM module: diffusers module} for every renamed module of the U-Net (attentions: their root)."""
+    plan = UNET_PLANS[family]
+    names = {
+        "time_embed.0": "time_embedding.linear_1",
+        "time_embed.2": "time_embedding.linear_2",
+        "label_emb.0.0": "add_embedding.linear_1",
+        "label_emb.0.2": "add_embedding.linear_2",
+        "input_blocks.0.0": "conv_in",
+        "out.0": "conv_norm_out",
+        "out.2": "conv_out",
+        "middle_block.1": "mid_block.attentions.0",
+    }
+    resnets = {"middle_block.0": "mid_block.resnets.0", "middle_block.2": "mid_block.resnets.1"}
+    for block, attention in enumerate(plan.down_attention):
+        for layer in range(2):
+            resnets[f"input_blocks.{3 * block + layer + 1}.0"] = f"down_blocks.{block}.resnets.{layer}"
+            if attention:
+                names[f"input_blocks.{3 * block + layer + 1}.1"] = f"down_blocks.{block}.attentions.{layer}"
+        names[f"input_blocks.{3 * (block + 1)}.0.op"] = f"down_blocks.{block}.downsamplers.0.conv"
+    for block, attention in enumerate(plan.up_attention):
+        for layer in range(3):
+            resnets[f"output_blocks.{3 * block + layer}.0"] = f"up_blocks.{block}.resnets.{layer}"
+            if attention:
+                names[f"output_blocks.{3 * block + layer}.1"] = f"up_blocks.{block}.attentions.{layer}"
+        # The upsampler comes after the resnet, and after the attention where there is one.
+        names[f"output_blocks.{3 * block + 2}.{2 if attention else 1}.conv"] = f"up_blocks.{block}.upsamplers.0.conv"
+    for ldm, diffusers in resnets.items():
+        names.update({f"{ldm}.{inner}": f"{diffusers}.{theirs}" for inner, theirs in RESNET.items()})
+    return names
+
+
+@cache
+def _vae_modules() -> dict[str, str]:
+    """{LDM module: diffusers module} for every renamed module of the VAE."""
+    names = {}
+    for half, down in (("encoder", True), ("decoder", False)):
+        names[f"{half}.norm_out"] = f"{half}.conv_norm_out"
+        for number in (1, 2):
+            names.update(_vae_resnet(f"{half}.mid.block_{number}", f"{half}.mid_block.resnets.{number - 1}"))
+        for theirs, ours in VAE_ATTENTION.items():
+            names[f"{half}.mid.attn_1.{theirs}"] = f"{half}.mid_block.attentions.0.{ours}"
+        for block in range(4):
+            # The decoder's blocks are counted from the image in LDM, from the latent in diffusers.
+            ldm, diffusers = (
+                (f"down.{block}", f"down_blocks.{block}") if down else (f"up.{3 - block}", f"up_blocks.{block}")
+            )
+            for layer in range(2 if down else 3):
+                names.update(_vae_resnet(f"{half}.{ldm}.block.{layer}", f"{half}.{diffusers}.resnets.{layer}"))
+            sampler, theirs = ("downsample", "downsamplers") if down else ("upsample", "upsamplers")
+            names[f"{half}.{ldm}.{sampler}.conv"] = f"{half}.{diffusers}.{theirs}.0.conv"
+    return names
+
+
+def _vae_resnet(ldm: str, diffusers: str) -> dict[str, str]:
+    inner = {name: name for name in ("norm1", "conv1", "norm2", "conv2")} | {"nin_shortcut": "conv_shortcut"}
+    return {f"{ldm}.{theirs}": f"{diffusers}.{ours}" for theirs, ours in inner.items()}
+
+
+@cache
+def _inverse(part: str, family: str) -> dict[str, str]:
+    names = _unet_modules(family) if part == "unet" else _vae_modules()
+    return {ours: theirs for theirs, ours in names.items()}
+
+
+def _rename(name: str, modules: dict[str, str]) -> str:
+    """Replace the longest leading run of components that is a known module; a name without one is returned unchanged."""
+    components = name.split(".")
+    for length in range(min(len(components), LONGEST), 0, -1):
+        found = modules.get(".".join(components[:length]))
+        if found is not None:
+            return ".".join([found, *components[length:]])
+    return name
+
+
+def unet_to_diffusers(name: str, family: str = "sd1") -> str:
+    """`input_blocks.1.0.in_layers.2.weight` -> `down_blocks.0.resnets.0.conv1.weight` (both without prefix)."""
+    return _rename(name, _unet_modules(family))
+
+
+def unet_to_ldm(name: str, family: str = "sd1") -> str:
+    """The inverse."""
+    return _rename(name, _inverse("unet", family))
+
+
+def vae_to_diffusers(name: str) -> str:
+    """`decoder.up.0.block.2.conv1.bias` -> `decoder.up_blocks.3.resnets.2.conv1.bias`; old diffusers names become current ones."""
+    name = _rename(name, _vae_modules())
+    components = name.split(".")
+    if "attentions" in components[:-1] and components[-2] in OLD_VAE_ATTENTION:
+        components[-2] = OLD_VAE_ATTENTION[components[-2]]
+    return ".".join(components)
+
+
+def vae_to_ldm(name: str) -> str:
+    """The inverse. The weights of q, k, v and proj_out are 1x1 convolutions there: give them two more dimensions."""
+    return _rename(name, _inverse("vae", ""))
+
+
+def clip_to_diffusers(name: str) -> str:
+    """CLIP-L's names without prefix are transformers', with or without `text_model.`; ours are without."""
+    return bare_name(name)
+
+
+def clip_to_ldm(name: str) -> str:
+    """Single files have the `text_model.` prefix."""
+    return full_name(name)
+
+
+def open_clip_to_diffusers(name: str) -> tuple[str, ...]:
+    """OpenCLIP's name without prefix -> transformers' without `text_model.`: three for q, k and v, which are stacked
+    along the first axis of one tensor; none for what transformers does not have (logit_scale, attn_mask).
+
+    `text_projection` is the transpose of transformers' `text_projection.weight`.
+    """
+    if name.startswith(OPEN_CLIP_RESBLOCK + "."):
+        number, _, inner = name.removeprefix(OPEN_CLIP_RESBLOCK + ".").partition(".")
+        layer = f"{TRANSFORMERS_LAYER}.{number}"
+        if inner.startswith("attn.in_proj_"):
+            kind = inner.removeprefix("attn.in_proj_")
+            return tuple(f"{layer}.self_attn.{letter}_proj.{kind}" for letter in "qkv")
+        module, _, kind = inner.rpartition(".")
+        return (f"{layer}.{OPEN_CLIP_LAYER[module]}.{kind}",) if module in OPEN_CLIP_LAYER else ()
+    if name == "text_projection.weight":  # Playground's files have transformers' own
+        return (name,)
+    return (OPEN_CLIP_OUTSIDE[name],) if name in OPEN_CLIP_OUTSIDE else ()
+
+
+def open_clip_to_ldm(name: str) -> tuple[str, int | None]:
+    """The inverse: OpenCLIP's name, and which third of its rows (q 0, k 1, v 2), or None for the whole tensor."""
+    name = bare_name(name)
+    if name.startswith(TRANSFORMERS_LAYER + "."):
+        number, _, inner = name.removeprefix(TRANSFORMERS_LAYER + ".").partition(".")
+        module, _, kind = inner.rpartition(".")
+        block = f"{OPEN_CLIP_RESBLOCK}.{number}"
+        if module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+            return f"{block}.attn.in_proj_{kind}", "qkv".index(module[len("self_attn.")])
+        theirs = {ours: ldm for ldm, ours in OPEN_CLIP_LAYER.items()}[module]
+        return f"{block}.{theirs}.{kind}", None
+    return {ours: ldm for ldm, ours in OPEN_CLIP_OUTSIDE.items()}[name], None

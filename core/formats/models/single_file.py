@@ -1,0 +1,179 @@
+"""A model as a single file: the key names, shapes and extra tensors that other programs expect.
+
+SD 1: cond_stage_model.transformer. (CLIP)             SD 2: cond_stage_model.model. (OpenCLIP)
+SDXL: conditioner.embedders.0.transformer. (CLIP), conditioner.embedders.1.model. (OpenCLIP)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from core.formats.models import sd_keys
+from core.formats.models.checkpoint import Checkpoint, Place
+from core.formats.tensors.header import read_header
+from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory, stacked
+
+if TYPE_CHECKING:
+    import torch
+
+State = Mapping[str, LazyTensor]
+VAE_ATTENTION = tuple(f".attn_1.{name}.weight" for name in sd_keys.VAE_ATTENTION if name != "norm")
+PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
+# EMA weights from before this training would not match the trained weights.
+STALE = ("model_ema.",)
+V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors that ComfyUI, Forge and others check for
+POSITIONS = "embeddings.position_ids"
+# Config values that affect shapes or results and cannot be derived from the tensors.
+SIZES = (
+    *(
+        "block_out_channels",
+        "layers_per_block",
+        "transformer_layers_per_block",
+        "attention_head_dim",
+        "norm_num_groups",
+    ),
+    *("cross_attention_dim", "projection_class_embeddings_input_dim", "addition_time_embed_dim", "scaling_factor"),
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim", "hidden_act"),
+    *("vocab_size", "max_position_embeddings", "latent_channels"),
+)
+
+
+def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: bool = False) -> dict[str, LazyTensor]:
+    """The parts of a model under the key names of a single file.
+
+    states            part -> {diffusers' or transformers' name: tensor}
+    kohya_projection  the text projection was read untransposed, as sd-scripts does, and is written back that way
+    """
+    tensors: dict[str, LazyTensor] = {}
+    open_clip = open_clip_part(family)
+    for part, state in states.items():
+        if part == "unet":
+            tensors |= _unet(state, family)
+        elif part == "vae":
+            tensors |= _vae(state)
+        elif part == open_clip:
+            tensors |= _open_clip(state, sd_keys.OPEN_CLIP_PREFIXES[family], kohya_projection)
+        else:
+            prefix = sd_keys.CLIP_PREFIXES[family]
+            tensors |= {prefix + sd_keys.clip_to_ldm(name): tensor for name, tensor in state.items()}
+    return tensors
+
+
+def open_clip_part(family: str) -> str | None:
+    """The name of the text encoder that is OpenCLIP."""
+    return {"sd2": "text_encoder", "sdxl": "text_encoder_2"}.get(family)
+
+
+def _unet(state: State, family: str) -> dict[str, LazyTensor]:
+    """SD 1 files store the transformers' projections as 1x1 convolutions, SD 2 and SDXL as matrices."""
+    found = {}
+    for name, tensor in state.items():
+        if name.endswith(PROJECTIONS):
+            tensor = tensor.in_shape(*tensor.shape[:2], *((1, 1) if family == "sd1" else ()))
+        found[sd_keys.UNET_PREFIX + sd_keys.unet_to_ldm(name, family)] = tensor
+    return found
+
+
+def _vae(state: State) -> dict[str, LazyTensor]:
+    """Attention weights become 1x1 convolutions."""
+    found = {}
+    for name, tensor in state.items():
+        name = sd_keys.VAE_PREFIX + sd_keys.vae_to_ldm(name)
+        found[name] = tensor.in_shape(*tensor.shape[:2], 1, 1) if name.endswith(VAE_ATTENTION) else tensor
+    return found
+
+
+def _open_clip(state: State, prefix: str, kohya_projection: bool) -> dict[str, LazyTensor]:
+    """q, k and v become one tensor; `text_projection` is the transpose of transformers' (reference: training 1.11)."""
+    found: dict[str, LazyTensor] = {}
+    thirds: dict[str, dict[int, LazyTensor]] = {}
+    for name, tensor in state.items():
+        theirs, third = sd_keys.open_clip_to_ldm(name)
+        if third is not None:
+            thirds.setdefault(theirs, {})[third] = tensor
+        else:
+            turns = theirs == "text_projection" and not kohya_projection
+            found[prefix + theirs] = tensor.transposed() if turns else tensor
+    return found | {prefix + name: stacked([three[n] for n in range(3)]) for name, three in thirds.items()}
+
+
+def spare_layer(tensors: Mapping[str, LazyTensor], family: str) -> dict[str, LazyTensor]:
+    """What SD 2 files contain beyond what is used: OpenCLIP's last layer, its projection and scale.
+
+    Other programs build it with 24 layers and read the second to last. If no source has them they are made as in
+    sd-scripts: a copy of the layer before, ones, and 1.
+    """
+    if family != "sd2":
+        return {}
+    import torch
+
+    prefix = sd_keys.OPEN_CLIP_PREFIXES[family]
+    blocks = f"{prefix}{sd_keys.OPEN_CLIP_RESBLOCK}."
+    numbers = [int(name.removeprefix(blocks).partition(".")[0]) for name in tensors if name.startswith(blocks)]
+    if not numbers:
+        return {}
+    last = f"{blocks}{max(numbers)}."
+    found = {
+        f"{blocks}{max(numbers) + 1}.{name.removeprefix(last)}": tensor
+        for name, tensor in tensors.items()
+        if name.startswith(last)
+    }
+    final = tensors[f"{prefix}ln_final.weight"]
+    width = final.shape[0]
+    found[f"{prefix}text_projection"] = in_memory(torch.ones(width, width)).cast(final.dtype)
+    found[f"{prefix}logit_scale"] = in_memory(torch.ones(())).cast(final.dtype)
+    return found
+
+
+def markers(prediction: str | None, zero_terminal_snr: bool) -> dict[str, LazyTensor]:
+    """Empty tensors that mark the prediction type, which the weights do not reveal."""
+    import torch
+
+    wanted = {V_MARKER: prediction == "v", ZERO_SNR_MARKER: zero_terminal_snr}
+    return {name: in_memory(torch.empty(0)) for name, is_wanted in wanted.items() if is_wanted}
+
+
+def survivors(
+    source: Checkpoint,
+    states: Mapping[str, State],
+    files: OpenFiles,
+    family: str,
+    dtype: torch.dtype | None,
+    prediction: str | None,
+) -> dict[str, LazyTensor]:
+    """Tensors of the source file besides the parts that are written: unknown keys, SD 2's last layer, position_ids, LDM's
+    buffers and losses. The text encoder's get the saved dtype, the rest keep theirs.
+    """
+    if source.path.is_dir():
+        return {}
+    written = {
+        place.name
+        for name, part in source.parts.items()
+        for ours, place in part.places.items()
+        if ours in states.get(name, {})
+    }
+    # Nothing of a replaced VAE may remain, even if it had more tensors.
+    written |= {place.name for place in source.parts["vae"].places.values()} if "vae" in source.parts else set()
+    text = (sd_keys.CLIP_PREFIXES.get(family, "\0"), sd_keys.OPEN_CLIP_PREFIXES.get(family, "\0"))
+    entries, _ = read_header(source.path)
+    found: dict[str, LazyTensor] = {}
+    for name, entry in entries.items():
+        if name in written or name.startswith(STALE) or (name == V_MARKER and prediction == "epsilon"):
+            continue
+        if name.endswith(POSITIONS):
+            found |= _positions(name, entry.shape, family)
+            continue
+        tensor = files.lazy(Place(source.path, name, entry))
+        found[name] = tensor.cast(dtype) if name.startswith(text) else tensor
+    return found
+
+
+def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
+    """A fresh position_ids tensor for CLIP: 16-bit files round it. Under its usual name with `text_model.`."""
+    import torch
+
+    prefix = sd_keys.CLIP_PREFIXES.get(family, "\0")
+    if name.startswith(prefix):
+        name = prefix + sd_keys.clip_to_ldm(name.removeprefix(prefix))
+    return {name: in_memory(torch.arange(shape[-1]).expand(shape))}

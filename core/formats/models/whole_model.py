@@ -1,0 +1,298 @@
+"""Writes a full model: one file or a diffusers folder, complete or not at all, holding one tensor besides the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.formats.models import single_file
+from core.formats.models import text_keys
+from core.formats.models.checkpoint import PART_TITLES, SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
+from core.formats.models.diffusers_folder import Published, folder_tensors, write_part, write_rest
+from core.formats.tensors.header import read_header, sniff
+from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory
+from core.formats.models.overflow import beyond, kept_wide, largest_of, no_numbers, refuse_no_numbers
+from core.formats.tensors.writer import file_bytes, write_pickle, write_safetensors
+from core.record import atomic
+from core.record.cancel import CancelToken
+from core.record.problems import Problem, ProblemsError
+from core.record.space import require_space
+
+if TYPE_CHECKING:
+    import torch
+
+
+Form = Literal["safetensors", "ckpt", "diffusers", "diffusers_safetensors"]
+ENDINGS: dict[str, str] = {"safetensors": ".safetensors", "ckpt": ".ckpt", "diffusers": "", "diffusers_safetensors": ""}
+SPARE_BYTES = 64 << 20  # kept free on the disk; tokenizers and configs take 10 MB of it
+States = Mapping[str, Mapping[str, LazyTensor]]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model's metadata beside its weights.
+
+    metadata     all strings, for safetensors files (core.formats.model_spec)
+    prediction   "epsilon" or "v", marked in a file and by the scheduler of a folder; None: as in the source
+    epoch, step  of this training; a .ckpt adds them to the source's
+    """
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    prediction: str | None = None
+    zero_terminal_snr: bool = False
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Everything to be written."""
+
+    family: str
+    states: States
+    configs: Mapping[str, Mapping[str, Any]]
+    published: Published
+    source: Checkpoint | None
+    facts: ModelFacts
+    files: OpenFiles
+    dtype: torch.dtype | None
+    kohya_projection: bool
+    cancel: CancelToken | None
+
+
+def form_of(source: Path | str) -> Form:
+    """The format of a model: what an empty `save_model_as` means."""
+    source = Path(source)
+    if not source.is_dir():
+        return "safetensors" if sniff(source) == "safetensors" else "ckpt"
+    weights = open_checkpoint(source).parts["unet"].files
+    return "diffusers" if all(file.suffix == ".bin" for file in weights) else "diffusers_safetensors"
+
+
+def write_model(
+    target: Path | str,
+    parts: Mapping[str, Mapping[str, torch.Tensor] | Part],
+    *,
+    family: str,
+    form: Form,
+    published: Published,
+    source: Path | str | None = None,
+    vae: Path | str | None = None,
+    dtype: torch.dtype | None = None,
+    facts: ModelFacts | None = None,
+    kohya_projection: bool = False,
+    cancel: CancelToken | None = None,
+) -> list[Problem]:
+    """Write a model; it appears complete at `target` or not at all. Returns advice.
+
+    parts    "unet", "text_encoder" ... -> tensors by the module's names, on any device. Leave out parts that did not
+             train: they are then copied from `source` as stored there
+    source   the model that was trained. Also provides a file's unknown keys, epoch and step, and a folder's configs,
+             tokenizers and scheduler
+    vae      a file or folder whose VAE replaces the source's
+    dtype    of all weights; None keeps them as in memory, or as stored
+    kohya_projection   SDXL's text projection was read as sd-scripts reads it, and is written back that way
+    """
+    target, source = Path(target), Path(source) if source is not None else None
+    _refuse_target(target, source, form)
+    atomic.remove_leftovers(target.parent)  # they may be filling the disk
+    opened = open_checkpoint(source, family, kohya_projection=kohya_projection) if source is not None else None
+    chosen = _chosen_parts(parts, opened, vae, published, target)
+    configs = {name: _config(name, part, opened, published) for name, part in chosen.items()}
+    with OpenFiles() as files:
+        states = {name: _state(part, configs[name], files) for name, part in chosen.items()}
+        dtype, advice = _fitting_type(states, set(parts), dtype, target)
+        states = {name: {key: tensor.cast(dtype) for key, tensor in state.items()} for name, state in states.items()}
+        model = _Model(
+            family,
+            states,
+            configs,
+            published,
+            opened,
+            facts or ModelFacts(),
+            files,
+            dtype,
+            kohya_projection and source is not None and source.is_file(),
+            cancel,
+        )
+        _WRITERS[form](model, target)
+    return advice
+
+
+# ---- what is written ----
+
+
+def _refuse_target(target: Path, source: Path | None, form: Form) -> None:
+    """Never over the base model, nor over a folder that contains anything but a model."""
+    if source is not None and target.exists() and source.exists() and target.samefile(source):
+        what = "The output would overwrite the base model"
+        raise ProblemsError.one(what, str(target), "choose another output name or folder", "saving.over-base-model")
+    if target.exists() and target.is_dir() != (ENDINGS[form] == ""):
+        kind = "folder" if target.is_dir() else "file"
+        what = f"A {kind} of this name already exists"
+        raise ProblemsError.one(what, str(target), "rename it, or save as another name", "saving.name-taken")
+    if target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file():
+        what = "The folder contains files that are not part of a model, so it was not replaced"
+        raise ProblemsError.one(what, str(target), "choose another output name", "saving.foreign-folder")
+
+
+def _chosen_parts(
+    given: Mapping[str, Mapping[str, torch.Tensor] | Part],
+    source: Checkpoint | None,
+    vae: Path | str | None,
+    published: Published,
+    target: Path,
+) -> dict[str, Mapping[str, torch.Tensor] | Part]:
+    """Every part of the family: the given one, else the source's."""
+    found: dict[str, Mapping[str, torch.Tensor] | Part] = {**(source.parts if source is not None else {}), **given}
+    if vae is not None and "vae" not in given:
+        found["vae"] = open_vae(vae)
+    missing = [PART_TITLES[name] for name in published.parts if name not in found]
+    if missing:
+        what = f"The model to be saved has no {' and no '.join(missing)}"
+        fix = "set a VAE in the model settings" if missing == ["VAE"] else "train from a full checkpoint"
+        raise ProblemsError.one(what, str(target), fix, "saving.missing-parts")
+    return {name: found[name] for name in published.parts}
+
+
+def _config(
+    name: str, part: Mapping[str, torch.Tensor] | Part, source: Checkpoint | None, published: Published
+) -> Mapping[str, Any]:
+    """A part's own config; the source's if the weights in memory come from it; else the published one."""
+    if not isinstance(part, Part) and source is not None and name in source.parts:
+        part = source.parts[name]
+    config = published.config(name)
+    return part.config_after(config) if isinstance(part, Part) else config
+
+
+def _state(
+    part: Mapping[str, torch.Tensor] | Part, config: Mapping[str, Any], files: OpenFiles
+) -> dict[str, LazyTensor]:
+    """A part's tensors by the names of core.formats.checkpoint, without counters and unused layers."""
+    if isinstance(part, Part):
+        found = {name: files.lazy(place) for name, place in part.places.items()}
+    else:
+        found = {text_keys.bare_name(name): in_memory(value) for name, value in part.items()}
+    layers = config.get("num_hidden_layers")
+    return {
+        name: tensor
+        for name, tensor in found.items()
+        if not name.endswith(single_file.POSITIONS) and (layers is None or _layer(name) < layers)
+    }
+
+
+def _layer(name: str) -> int:
+    """`encoder.layers.7.mlp.fc1.bias` -> 7; -1 outside of layers."""
+    words = name.split(".")
+    return int(words[words.index("layers") + 1]) if "layers" in words else -1
+
+
+def _fitting_type(
+    states: States, trained: set[str], dtype: torch.dtype | None, target: Path
+) -> tuple[torch.dtype | None, list[Problem]]:
+    """The requested dtype, or fp32 if it would overflow. NaN and inf are refused."""
+    import torch
+
+    sizes: dict[str, float] = {}
+    for name, state in states.items():
+        narrower = dtype is not None and any(
+            torch.finfo(tensor.dtype).max > torch.finfo(dtype).max
+            for tensor in state.values()
+            if tensor.dtype.is_floating_point
+        )
+        if name in trained or narrower:
+            sizes |= {f"{name}.{key}": size for key, size in largest_of(state).items()}
+    refuse_no_numbers(no_numbers(sizes), target)
+    names = beyond(sizes, dtype) if dtype is not None else []
+    return (torch.float32, [kept_wide(names, dtype, target)]) if dtype is not None and names else (dtype, [])
+
+
+def _refuse_full_disk(target: Path, needed: int) -> None:
+    fix = "free some space, or save as fp16 or bf16, which take half of fp32"
+    require_space(target.parent, needed, "Saving the model", fix, reserve=SPARE_BYTES)
+
+
+# ---- the forms ----
+
+
+def one_file(model: _Model) -> dict[str, LazyTensor]:
+    """All tensors of the model as one file."""
+    facts = model.facts
+    tensors = single_file.file_tensors(model.states, model.family, kohya_projection=model.kohya_projection)
+    extra = single_file.spare_layer(tensors, model.family)
+    if model.source is not None:
+        extra |= single_file.survivors(
+            model.source, model.states, model.files, model.family, model.dtype, facts.prediction
+        )
+    return extra | tensors | single_file.markers(facts.prediction, facts.zero_terminal_snr)
+
+
+def _sizes(model: _Model) -> dict[str, str]:
+    """For models without the published sizes, such as the starter: what a single file needs to be loadable again."""
+    other = {}
+    for name, config in model.configs.items():
+        published = model.published.config(name)
+        sizes = {key: config[key] for key in single_file.SIZES if key in config and config[key] != published.get(key)}
+        if sizes:
+            other[name] = sizes
+    return {SIZES_KEY: json.dumps(other)} if other else {}
+
+
+def _write_safetensors(model: _Model, target: Path) -> None:
+    tensors = one_file(model)
+    _refuse_full_disk(target, file_bytes(tensors))
+    with atomic.open_atomic(target) as temporary:
+        write_safetensors(temporary, tensors, {**model.facts.metadata, **_sizes(model)}, model.cancel)
+        model.files.close()  # before the file is put in place: Windows cannot replace an open one
+
+
+def _write_ckpt(model: _Model, target: Path) -> None:
+    """{"state_dict", "epoch", "global_step"}, plain: torch.load(weights_only=True) reads it."""
+    tensors = one_file(model)
+    _refuse_full_disk(target, file_bytes(tensors))
+    before = read_header(model.source.path)[1] if model.source is not None and model.source.path.is_file() else {}
+    counters = {
+        "epoch": _whole_number(before.get("epoch")) + model.facts.epoch,
+        "global_step": _whole_number(before.get("global_step")) + model.facts.step,
+    }
+    with atomic.open_atomic(target) as temporary:
+        write_pickle(temporary, tensors, "state_dict", {**counters, **_sizes(model)}, model.cancel)
+        model.files.close()
+
+
+def _whole_number(text: str | None) -> int:
+    return int(text) if text is not None and text.lstrip("-").isdigit() else 0
+
+
+def _write_folder(model: _Model, target: Path, pickled: bool = False) -> None:
+    facts, source = model.facts, model.source.path if model.source is not None else None
+    content = {name: folder_tensors(name, state, model.configs[name]) for name, state in model.states.items()}
+    _refuse_full_disk(target, sum(file_bytes(tensors) for tensors in content.values()))
+    with atomic.folder_atomic(target) as temporary:
+        for name, tensors in content.items():
+            write_part(
+                temporary / name,
+                name,
+                tensors,
+                model.configs[name],
+                pickled=pickled,
+                metadata=facts.metadata,
+                cancel=model.cancel,
+            )
+        write_rest(temporary, model.published, source, facts.prediction, facts.zero_terminal_snr)
+        model.files.close()
+
+
+def _write_pickled_folder(model: _Model, target: Path) -> None:
+    _write_folder(model, target, pickled=True)
+
+
+_WRITERS = {
+    "safetensors": _write_safetensors,
+    "ckpt": _write_ckpt,
+    "diffusers": _write_pickled_folder,
+    "diffusers_safetensors": _write_folder,
+}

@@ -1,0 +1,1 @@
+"""Tensors in files: headers, reading, writing, pickles."""

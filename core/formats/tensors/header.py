@@ -1,0 +1,182 @@
+"""What a model file contains, from its header: names, dtypes, shapes and byte ranges of its tensors."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from core.formats.tensors.entry import AGAIN, ITEM_BYTES, TensorEntry
+from core.formats.tensors.pickles import read_pickled_header
+from core.record.bounded_json import MAX_BYTES, parse_json
+from core.record.problems import ProblemsError
+from core.record.regular import check_regular, open_regular
+
+MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit, used to recognize a file
+MAX_TENSORS = 20_000  # SDXL has 2,515, a LoRA of all its layers with dropout and norms 10,000
+MAX_NAME = 300
+MAX_AXES = 8
+MAX_ELEMENTS = 1 << 48
+# A tensor may repeat another's bytes (shared weights), or its own through a stride of 0.
+MAX_TIMES_FILE, SMALL_BYTES = 4, 16_000_000
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def sniff(path: Path | str) -> str:
+    """The format by the first bytes, ignoring the name: safetensors, zip, pickle, empty, page, pointer or unknown."""
+    with open_regular(path) as handle:
+        first = handle.read(512)
+    if not first:
+        return "empty"
+    if first[8:9] == b"{" and struct.unpack("<Q", first[:8])[0] <= MAX_HEADER_BYTES:
+        return "safetensors"
+    if first[:4] == b"PK\x03\x04":
+        return "zip"
+    if first[:1] == b"\x80":
+        return "pickle"
+    if first.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        return "page"
+    if first.startswith(b"version https://git-lfs"):
+        return "pointer"
+    return "unknown"
+
+
+NOT_A_MODEL = {
+    "empty": ("The file is empty", AGAIN),
+    "page": (
+        "This is a web page, not a model: the download saved an error or login page",
+        "download the file itself",
+    ),
+    "pointer": (
+        "This is a Git LFS pointer, not the model itself",
+        "run `git lfs pull`, or download the file itself",
+    ),
+    "unknown": ("This is not a model file", "choose a .safetensors, .ckpt, .pt or .bin file, or a diffusers folder"),
+}
+
+
+# What a weights file may hold, by its extension.
+FORMS = {".safetensors": ("safetensors",)} | dict.fromkeys(
+    (".ckpt", ".pt", ".pth", ".bin"), ("zip", "pickle", "safetensors")
+)
+
+
+def check_form(path: Path, name: str) -> None:
+    """Raises ProblemsError where a file is not what a weights file of this name holds."""
+    allowed = FORMS.get(Path(name).suffix.lower())
+    if allowed is None:
+        return
+    form = sniff(path)
+    if form not in NOT_A_MODEL and form not in allowed:
+        what, fix = f"{name} is a {form} file, not what its extension says", "use the link of a .safetensors file"
+        raise ProblemsError.one(what, str(path), fix, "model.other-format")
+    if form not in ("zip", "pickle"):
+        read_header(path)
+
+
+def read_header(path: Path | str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """The tensors and metadata of a model file, without reading weights or running anything from it.
+
+    For a pickle the metadata are its plain top-level numbers and strings (global_step, epoch ...).
+    """
+    path = Path(path)
+    size = check_regular(path).st_size
+    try:
+        form = sniff(path)
+        if form in NOT_A_MODEL:
+            what, fix = NOT_A_MODEL[form]
+            raise ProblemsError.one(what, str(path), fix, f"model.{form}-file")
+        if form == "safetensors":
+            tensors, metadata = _safetensors_header(path)
+        else:
+            tensors, metadata = read_pickled_header(path, form)
+    except OSError as error:
+        what = f"The file cannot be read: {error.strerror or error}"
+        raise ProblemsError.one(what, str(path), "check its permissions", "file.unreadable") from error
+    _check_entries(path, tensors, size)
+    return tensors, metadata
+
+
+def _safetensors_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    size = os.path.getsize(path)
+    with open_regular(path) as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        if 8 + length > size:
+            raise _cut_short(path, 8 + length, size)
+        if length > MAX_BYTES:
+            raise _damaged(path, f"its header is larger than {MAX_BYTES / 1e6:.0f} MB")
+        listing = parse_json(handle.read(length), str(path), AGAIN, object_pairs_hook=_each_once)
+    if not isinstance(listing, dict):
+        raise _damaged(path, "its header is not a JSON object")
+    metadata = listing.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict):
+        raise _damaged(path, "its metadata is not a JSON object")
+    try:
+        tensors = {name: _entry(described, 8 + length) for name, described in listing.items()}
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, "a tensor's entry is invalid") from error
+    _refuse_overlaps(path, tensors)
+    return tensors, {key: str(value) for key, value in metadata.items()}
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON readers keep one of two equal names, and not all keep the same one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"'{name[:100]}' appears twice")
+    return found
+
+
+def _entry(described: Any, data_start: int) -> TensorEntry:
+    """One entry of a safetensors header, checked: its byte count must match dtype and shape."""
+    dtype, shape, (begin, end) = described["dtype"], tuple(described["shape"]), described["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise ValueError(f"a tensor has the unknown dtype {str(dtype)[:20]}")
+    if len(shape) > MAX_AXES or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise ValueError("a tensor's entry is invalid")
+    if end - begin != prod(shape) * ITEM_BYTES[dtype]:
+        raise ValueError(f"a tensor of {dtype} {list(shape)} does not fit its {end - begin} bytes")
+    return TensorEntry(dtype, shape, data_start + begin, data_start + end)
+
+
+def _refuse_overlaps(path: Path, tensors: Mapping[str, TensorEntry]) -> None:
+    """The format allows none; otherwise a small file could claim any number of bytes."""
+    before = 0
+    for entry in sorted(tensors.values(), key=lambda entry: (entry.start, entry.stop)):
+        if entry.start < before and entry.stop > entry.start:
+            raise _damaged(path, "tensors overlap")
+        before = max(before, entry.stop)
+
+
+def _check_entries(path: Path, tensors: Mapping[str, TensorEntry], size: int) -> None:
+    """Rules for every format: bounded sizes, printable names, and no more bytes than the file can hold."""
+    if len(tensors) > MAX_TENSORS:
+        raise _damaged(path, f"it lists more than {MAX_TENSORS:,} tensors")
+    claimed = 0
+    for name, entry in tensors.items():
+        if len(name) > MAX_NAME or CONTROL.search(name):
+            raise _damaged(path, "a tensor's name is too long or contains control characters")
+        if len(entry.shape) > MAX_AXES or prod(max(side, 1) for side in entry.shape) > MAX_ELEMENTS:
+            raise _damaged(path, "a tensor has too many elements or axes")
+        if entry.stop > size:
+            raise _cut_short(path, entry.stop, size)
+        claimed += prod(entry.shape) * ITEM_BYTES[entry.dtype]
+    if claimed > MAX_TIMES_FILE * size + SMALL_BYTES:
+        raise _damaged(path, f"its tensors would take {claimed:,} bytes, far more than the file has")
+
+
+def _damaged(path: Path, why: str) -> ProblemsError:
+    return ProblemsError.one(f"The file's header is invalid: {why}", str(path), AGAIN, code="model.bad-header")
+
+
+def _cut_short(path: Path, promised: int, found: int) -> ProblemsError:
+    what = f"The file is truncated: {found:,} of {promised:,} bytes"
+    return ProblemsError.one(what, str(path), "download or copy the whole file again", "model.truncated")

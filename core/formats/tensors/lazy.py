@@ -1,0 +1,95 @@
+"""Tensors that are read at the moment they are written, from memory or files, so that no second model is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from core.formats.tensors.reading import TORCH_NAMES, TensorFile
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.formats.models.checkpoint import Place
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor still to be read: `fetch(dtype)` returns it on the CPU in that dtype and this shape, contiguous."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    fetch: Callable[[torch.dtype], torch.Tensor]
+
+    @property
+    def byte_count(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> torch.Tensor:
+        return self.fetch(self.dtype)
+
+    def cast(self, dtype: torch.dtype | None) -> LazyTensor:
+        """In another dtype; integers keep theirs, and None changes nothing."""
+        if dtype is None or not self.dtype.is_floating_point:
+            return self
+        return replace(self, dtype=dtype)
+
+    def in_shape(self, *shape: int) -> LazyTensor:
+        """Reshaped, with the same number of elements."""
+        if shape == self.shape:
+            return self
+        assert prod(shape) == prod(self.shape), f"{self.shape} does not reshape to {shape}"
+        return replace(self, shape=shape, fetch=lambda dtype: self.fetch(dtype).reshape(shape))
+
+    def transposed(self) -> LazyTensor:
+        """Transposed; for a matrix."""
+        rows, columns = self.shape
+        return replace(self, shape=(columns, rows), fetch=lambda dtype: self.fetch(dtype).T.contiguous())
+
+
+def in_memory(tensor: torch.Tensor) -> LazyTensor:
+    """A tensor on any device; it is copied to the CPU when it is read."""
+    return LazyTensor(tensor.dtype, tuple(tensor.shape), lambda dtype: tensor.detach().to("cpu", dtype).contiguous())
+
+
+def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
+    """Concatenated along the first axis."""
+    import torch
+
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    return LazyTensor(parts[0].dtype, shape, lambda dtype: torch.cat([part.fetch(dtype) for part in parts]))
+
+
+class OpenFiles:
+    """Open files with tensors still to be read. Close before replacing one of them."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, TensorFile] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """A file that is read again is reopened."""
+        while self._open:
+            self._open.popitem()[1].__exit__()
+
+    def lazy(self, place: Place) -> LazyTensor:
+        """The tensor at this place."""
+        import torch
+
+        stored = getattr(torch, TORCH_NAMES[place.entry.dtype])
+        return LazyTensor(
+            stored, place.entry.shape, lambda dtype: self._file(place.file).read_entry(place.entry, dtype)
+        )
+
+    def _file(self, path: Path) -> TensorFile:
+        if path not in self._open:
+            self._open[path] = TensorFile(path)
+        return self._open[path]

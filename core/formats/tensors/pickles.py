@@ -1,0 +1,205 @@
+"""Reads pickled model files (.ckpt, .pt, .bin) without running anything from them.
+
+`pickle_machine` reads the pickle, so a hostile file can do nothing, and old checkpoints with training callbacks
+(which `torch.load(weights_only=True)` refuses) can still be read.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from core.formats.tensors.entry import AGAIN, ITEM_BYTES, TensorEntry
+from core.formats.tensors.pickle_machine import MAX_BYTES, Damaged, Inert, InertKey, Machine, Tensor
+from core.record.bounded_zip import open_zip, read_member
+from core.record.problems import ProblemsError
+from core.record.regular import open_regular
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
+LEGACY_PROTOCOL = 1001
+FEW_STEPS = 1000  # for the small pickles before the model in the legacy form
+MAX_WRAPS = 8
+MAX_VISITS = 200_000
+MAX_NAME_CHARACTERS = 16_000_000
+Places = dict[str, tuple[int, int]]  # storage key -> absolute (start, bytes)
+
+
+def read_pickled_header(path: Path, form: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Tensors and plain top-level values of a "zip" (torch 1.6 and later) or legacy "pickle" file."""
+    try:
+        _, root, places = _read_zip(path) if form == "zip" else _read_legacy(path)
+        tensors = {name: _entry(tensor, places) for name, tensor in _named_tensors(_unwrap(root)).items()}
+    except ProblemsError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything at all
+        raise _damaged(path, error) from error
+    plain = root if isinstance(root, dict) else {}
+    return tensors, {str(key): str(value) for key, value in plain.items() if isinstance(value, (str, int, float))}
+
+
+def refuse_hostile(path: Path) -> None:
+    """Raise ProblemsError for a `torch.save` file (zip form) that is unsafe to give to `torch.load(weights_only=True)`,
+    which runs nothing but trusts sizes."""
+    try:
+        machine, _, places = _read_zip(path)
+        if machine.odd_keys:
+            raise Damaged("it has keys that are not numbers or strings")
+        if sum(length for _, length in places.values()) > path.stat().st_size:
+            raise Damaged("its storages overlap")
+    except ProblemsError:
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def load_state_file(path: Path) -> Any:
+    """The content of a `torch.save` file: dicts, lists, numbers and tensors, nothing executable. Raises ProblemsError."""
+    import torch
+
+    refuse_hostile(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader can raise anything on a damaged file
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ProblemsError:
+    why = str(error) if isinstance(error, (Damaged, zipfile.BadZipFile)) else type(error).__name__
+    what = f"The file is damaged or is not a model: {why}"
+    return ProblemsError.one(what, str(path), AGAIN + "; a .safetensors version is best", "model.damaged")
+
+
+def _read_zip(path: Path) -> tuple[Machine, Any, Places]:
+    """The machine that read it, the pickled object, and the places of the storages."""
+    with open_regular(path) as handle, open_zip(handle, path, AGAIN) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        listing = next((name for name in members if name.endswith("/data.pkl") or name == "data.pkl"), None)
+        if listing is None:
+            what = "This zip file does not contain a model"
+            raise ProblemsError.one(what, str(path), "unpack it and choose the model in it", "model.zip-without-model")
+        root = listing.removesuffix("data.pkl")
+        order = members.get(root + "byteorder")
+        if order is not None and read_member(archive, order, 100) != b"little":
+            what = "The file was written on a big-endian machine"
+            raise ProblemsError.one(what, str(path), "use a .safetensors version", "model.big-endian")
+        machine = Machine(io.BytesIO(read_member(archive, members[listing], MAX_BYTES)))
+        content = machine.load()
+        size = handle.seek(0, 2)
+        places = {}
+        for name, info in members.items():
+            if name.startswith(root + "data/"):
+                if info.compress_type != zipfile.ZIP_STORED:
+                    what = "The file was repacked by another program"
+                    raise ProblemsError.one(what, str(path), "use the original file", "model.repacked")
+                start = _member_start(handle, info)
+                if start + info.file_size > size:
+                    raise ProblemsError.one("The file is truncated", str(path), AGAIN, code="model.truncated")
+                places[name.removeprefix(root + "data/")] = (start, info.file_size)
+    return machine, content, places
+
+
+def _member_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
+    """Where a stored member's bytes begin: after a 30-byte header, the name, and padding (torch aligns with it)."""
+    handle.seek(info.header_offset + 26)
+    name_bytes, extra_bytes = struct.unpack("<HH", handle.read(4))
+    return info.header_offset + 30 + name_bytes + extra_bytes
+
+
+def _read_legacy(path: Path) -> tuple[Machine, Any, Places]:
+    """torch < 1.6: magic, protocol, machine, the object, the storages' keys, then each storage as count, bytes."""
+    with open_regular(path) as handle:
+        size = handle.seek(0, 2)
+        handle.seek(0)
+        if _small(handle) != LEGACY_MAGIC or _small(handle) != LEGACY_PROTOCOL:
+            fix = "choose a .safetensors, .ckpt or .pt model"
+            raise ProblemsError.one("This pickle is not a model", str(path), fix, "model.not-a-model-pickle")
+        _small(handle)
+        machine = Machine(handle)
+        content = machine.load()
+        places = {}
+        for key in Machine(handle).load():
+            (count,) = struct.unpack("<q", handle.read(8))
+            length = count * ITEM_BYTES[machine.storages[str(key)].dtype]
+            places[str(key)] = (handle.tell(), length)
+            if count < 0 or handle.tell() + length > size:
+                raise ProblemsError.one("The file is truncated", str(path), AGAIN, code="model.truncated")
+            handle.seek(length, 1)
+    return machine, content, places
+
+
+def _small(handle: BinaryIO) -> Any:
+    return Machine(handle, FEW_STEPS).load()
+
+
+def _unwrap(content: Any) -> Any:
+    """The weights inside of "state_dict" wrappers, of which training files may have several."""
+    for _ in range(MAX_WRAPS):
+        if not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict)):
+            return content
+        content = content["state_dict"]
+    raise Damaged("its state_dict contains itself")
+
+
+@dataclass
+class _Budget:
+    """What the walk below may still use: one dict can be in many places, and so be walked many times."""
+
+    visits: int = MAX_VISITS
+    characters: int = MAX_NAME_CHARACTERS
+
+    def spend(self, name: str) -> None:
+        self.visits -= 1
+        self.characters -= len(name)
+        if self.visits < 0 or self.characters < 0:
+            raise Damaged("its dicts are nested too many times")
+
+
+def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budget | None = None) -> dict[str, Tensor]:
+    """Tensors by dotted name, from nested dicts too (an embedding's string_to_param) and from inert objects' states."""
+    budget = budget or _Budget()
+    if isinstance(content, Inert):
+        content = content.state
+    if isinstance(content, dict) and isinstance(content.get("_parameters"), dict):  # an nn.ParameterDict
+        content = content["_parameters"]
+    found: dict[str, Tensor] = {}
+    if isinstance(content, dict) and depth < 4:
+        for key, value in content.items():
+            if isinstance(value, (Tensor, dict, Inert)) and not isinstance(key, InertKey):
+                name = f"{prefix}{key}"
+                budget.spend(name)
+                if isinstance(value, Tensor):
+                    found[name] = value
+                else:
+                    found.update(_named_tensors(value, f"{name}.", depth + 1, budget))
+    return found
+
+
+def _entry(tensor: Tensor, places: Places) -> TensorEntry:
+    """A tensor's position in the file; its span must be inside its storage."""
+    if tensor.storage.dtype not in ITEM_BYTES or tensor.storage.key not in places:
+        raise Damaged("a tensor has an unknown dtype or no elements")
+    start, length = places[tensor.storage.key]
+    item = ITEM_BYTES[tensor.storage.dtype]
+    count = prod(tensor.shape)
+    reach = 1 + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides, strict=True)) if count else 0
+    if (tensor.offset + reach) * item > length:
+        raise Damaged("a tensor reaches outside its storage")
+    begin = start + tensor.offset * item
+    plain = tensor.strides == _row_by_row(tensor.shape) or count <= 1
+    return TensorEntry(
+        tensor.storage.dtype, tensor.shape, begin, begin + reach * item, None if plain else tensor.strides
+    )
+
+
+def _row_by_row(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a contiguous tensor, in elements."""
+    strides, step = [], 1
+    for side in reversed(shape):
+        strides.append(step)
+        step *= side
+    return tuple(reversed(strides))

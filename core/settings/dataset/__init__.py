@@ -1,0 +1,1 @@
+"""Settings of the training images and their captions."""

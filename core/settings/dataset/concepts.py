@@ -1,0 +1,130 @@
+"""A folder with the settings that hold for it: its own where it has some, else those of all folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from core.settings.base import Settings, fields_of
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.images import ImageSettings
+from core.settings.dataset.source import ONE_FOR_ALL, Source
+from core.settings.dataset.validation import ValidationSettings
+
+if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
+    from core.settings.job import TrainJob
+
+
+@dataclass(frozen=True, eq=False)  # one object for each folder of a job
+class Concept:
+    """One enabled folder. number: its place among the enabled folders.
+
+    source     the folder and what was given for it alone
+    images   sizes, crops, masks in force      captions   in force      validation   in force
+    """
+
+    number: int
+    source: Source
+    images: ImageSettings
+    captions: CaptionSettings
+    validation: ValidationSettings
+
+    @property
+    def role(self) -> str:
+        return self.source.role
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether a person has held images of it out."""
+        named = self.role == "validation" or bool(self.source.validation_images)
+        return named or self.validation.validation_split > 0
+
+    @cached_property
+    def batch_group(self) -> str:
+        """Folders of one group share batches: they must agree in batch size and network strength."""
+        return self.batch_group_of(1)
+
+    def batch_group_of(self, processes: int) -> str:
+        """The group as a process alone names it whose batches are those of so many."""
+        own = self.source.batch_group
+        agreed = f"{self.images.train_batch_size * processes}/{self.images.network_multiplier:g}"
+        return agreed if own is None else f"{own}/{agreed}"
+
+
+def concepts(dataset: DatasetSettings, captions: CaptionSettings, validation: ValidationSettings) -> list[Concept]:
+    """Every enabled folder of a dataset with what holds for it, the short forms first."""
+    common = _common(dataset)
+    return [
+        Concept(
+            number,
+            source,
+            common.model_copy(update=_own(source, ImageSettings)),
+            captions.model_copy(update=_own(source, CaptionSettings)),
+            validation.model_copy(update=_own(source, ValidationSettings)),
+        )
+        for number, source in enumerate(_sources(dataset))
+    ]
+
+
+def _common(dataset: DatasetSettings) -> ImageSettings:
+    """What holds for all folders."""
+    return ImageSettings.model_construct(**{name: getattr(dataset, name) for name in ImageSettings.model_fields})
+
+
+def _sources(dataset: DatasetSettings) -> list[Source]:
+    """The folders; for a dataset class, what stands for its images and for its regularization images."""
+    name = dataset.dataset_class
+    return [Source(folder=name), Source(folder=name, role="regularization")] if name else dataset.all_sources()
+
+
+def concepts_of(job: TrainJob) -> list[Concept]:
+    """Of a training: without a network no folder has a strength of its own, which would keep it out of others' batches."""
+    found = concepts(job.dataset, captions_in_force(job), job.validation)
+    if job.method.changes == "network":
+        return found
+    plain = {"network_multiplier": ImageSettings().network_multiplier}
+    return [replace(each, images=each.images.model_copy(update=plain)) for each in found]
+
+
+def captions_in_force(job: TrainJob) -> CaptionSettings:
+    """The captions group; a single new word of textual inversion is the trigger word, so that no caption lacks it."""
+    words = job.embedding.words
+    if job.method.changes != "embedding" or len(words) != 1 or job.captions.trigger_word:
+        return job.captions
+    return job.captions.model_copy(update={"trigger_word": words[0]})
+
+
+def anywhere(job: TrainJob, uses: Callable[[Concept], object]) -> bool:
+    """Whether any folder uses something; without folders, whether the settings of all would."""
+    common = Concept(0, Source(folder="."), _common(job.dataset), job.captions, job.validation)
+    return any(uses(folder) for folder in concepts_of(job) or [common])
+
+
+def training_resolution(job: TrainJob) -> tuple[int, int]:
+    """(width, height) that training is at: the first training folder's, which may have one of its own."""
+    own = [concept.images.resolution for concept in concepts_of(job) if concept.role == "train"]
+    size = own[0] if own else job.dataset.resolution
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def own_settings(source: Source) -> dict[str, Any]:
+    """What was given for this folder alone of what is otherwise common, in the order of declaration."""
+    return {
+        name: value
+        for group in (ImageSettings, CaptionSettings, ValidationSettings)
+        for name, value in _own(source, group).items()
+    }
+
+
+def _own(source: Source, group: type[Settings]) -> dict[str, Any]:
+    return {
+        name: value
+        for name in fields_of(group)
+        if name not in ONE_FOR_ALL and (value := getattr(source, name)) is not None
+    }
+
+
+PLAIN = Concept(0, Source(folder="."), ImageSettings(), CaptionSettings(), ValidationSettings())  # nothing set

@@ -1,0 +1,1 @@
+"""Settings of optimizer, learning rates and schedule."""

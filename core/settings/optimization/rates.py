@@ -1,0 +1,93 @@
+"""The learning rates of a job's parts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from core.settings.blocks import numbers
+from core.settings.dataset.concepts import concepts_of
+from core.settings.methods import spec_of
+
+if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
+    from core.settings.job import TrainJob
+
+
+def scale_factor(job: TrainJob, processes: int = 1) -> int:
+    """The multiplier of every learning rate: 1, or with scale_lr the effective batch size."""
+    if not job.optimizer.scale_lr:
+        return 1
+    return math.prod(_images(job, processes))
+
+
+def _images(job: TrainJob, processes: int) -> tuple[int, int, int]:
+    """Batch size (the largest of all folders), accumulation steps, processes."""
+    own = [folder.images.train_batch_size for folder in concepts_of(job) if folder.role != "validation"]
+    batch = max(own, default=job.dataset.train_batch_size)
+    return batch, job.schedule.gradient_accumulation_steps, processes
+
+
+def trains_unet(job: TrainJob) -> bool:
+    """Whether the U-Net, or a network in it, is trained, unless its learning rate is 0."""
+    return spec_of(job).trains_unet(job)
+
+
+def trains_text(job: TrainJob) -> bool:
+    """Whether the text encoders, or a network in them, are trained, unless their learning rate is 0."""
+    return spec_of(job).trains_text(job)
+
+
+def has_frozen_blocks(job: TrainJob) -> bool:
+    """Whether block_lr has blocks with learning rate 0, which sd-scripts includes in the gradient norm for clipping."""
+    if not job.method.whole_model or not job.method.block_lr:
+        return False
+    within = job.memory.fused_backward_pass or job.memory.fused_optimizer_groups
+    return not within and 0.0 in _block_rates(job.method.block_lr).values()
+
+
+def own_rates(job: TrainJob) -> dict[str, float]:
+    """{part: learning rate} of the trained parts, before scale_lr; 0 is left out. LoRA+ matrices are "unet plus"."""
+    optimizer = job.optimizer
+    first, second = optimizer.text_rates
+    parts: dict[str, float] = {}
+    if trains_text(job):
+        parts["text_encoder"] = first
+        if second != first:
+            parts["text_encoder_2"] = second
+    if job.method.whole_model and job.method.block_lr:
+        parts |= _block_rates(job.method.block_lr)
+    elif trains_unet(job):
+        parts["unet"] = optimizer.unet_rate
+    found: dict[str, float] = {}
+    for part, rate in parts.items():
+        if rate != 0:
+            found[part] = rate
+            if job.method.changes == "network" and optimizer.plus_ratio(part) != 1:
+                found[f"{part} plus"] = rate * optimizer.plus_ratio(part)
+    return found
+
+
+def _block_rates(text: str) -> dict[str, float]:
+    """{"unet_block0": rate ...}; empty for a text that the rules report."""
+    try:
+        return {f"unet_block{number}": rate for number, rate in enumerate(numbers(text))}
+    except ValueError:
+        return {}
+
+
+def effective_rates(job: TrainJob, processes: int = 1) -> dict[str, float]:
+    """{part: learning rate} with scale_lr: the base values of the scheduler."""
+    factor = scale_factor(job, processes)
+    return {part: rate * factor for part, rate in own_rates(job).items()}
+
+
+def scale_sentence(job: TrainJob, processes: int = 1) -> str:
+    """The product of scale_lr in words, or "" if it changes nothing."""
+    factor = scale_factor(job, processes)
+    if factor == 1:
+        return ""
+    rate = job.optimizer.learning_rate
+    names = ("batch size", "accumulation", "processes")
+    named = zip(names, _images(job, processes), strict=True)
+    words = " x ".join(f"{name} {count}" for name, count in named if count != 1)
+    return f"Learning rate {rate:g} x {words} = {rate * factor:g}"

@@ -1,0 +1,219 @@
+"""Training length and learning rate scheduler."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import JsonValue, field_validator
+
+from core.settings.base import Settings, follows_compatibility, kohya_setting, minus_one_is_random, setting
+from core.settings.optimization.optimizers import Argument, parse_arguments
+
+RISES = ("linear", "cosine", "1-sqrt")
+# Extra scheduler arguments, which sd-scripts passes to transformers unchanged.
+ARGUMENTS: dict[str, tuple[Argument, ...]] = {
+    "cosine": (Argument("num_cycles", "number", 0.5),),
+    "polynomial": (Argument("lr_end", "number", 1e-7),),
+    "cosine_with_min_lr": (Argument("min_lr", "number"),),
+    "warmup_stable_decay": (
+        Argument("warmup_type", "choice", "linear", choices=RISES),
+        Argument("decay_type", "choice", "cosine", choices=RISES),
+    ),
+    "piecewise_constant": (Argument("step_rules"),),
+}
+
+
+class ScheduleSettings(Settings):
+    """Training length, learning rate scheduler and seed."""
+
+    max_train_epochs: int | None = kohya_setting(
+        None,
+        within=(1, 100000),
+        title="Epochs",
+        hint="suggested",
+        first="length",
+        brief="Empty uses the suggested length.",
+        level="shown",
+        unit="epochs",
+        help="Number of times the dataset is trained. If epochs and steps are both empty, a length suggested for the number of images is used.",
+    )
+    max_train_steps: int | None = kohya_setting(
+        None,
+        within=(1, 10000000),
+        title="Steps",
+        first="length",
+        brief="Used instead of epochs.",
+        level="shown",
+        unit="steps",
+        help="Optimizer steps. If set, epochs are ignored.",
+    )
+    gradient_accumulation_steps: int = kohya_setting(
+        1,
+        within=(1, 1024),
+        unit="batches",
+        help="Batches whose gradients are accumulated before each optimizer step: a large effective batch size with little memory.",
+    )
+    lr_scheduler: Literal[
+        "constant",
+        "constant_with_warmup",
+        "cosine",
+        "linear",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
+        "cosine_with_min_lr",
+        "warmup_stable_decay",
+        "piecewise_constant",
+        "adafactor",
+    ] = kohya_setting(
+        "constant",
+        title="Learning rate scheduler",
+        labels={
+            "constant_with_warmup": "constant with warmup",
+            "cosine_with_restarts": "cosine with restarts",
+            "inverse_sqrt": "inverse square root",
+            "cosine_with_min_lr": "cosine with min LR",
+            "warmup_stable_decay": "warmup-stable-decay",
+            "piecewise_constant": "piecewise constant",
+            "adafactor": "AdaFactor",
+        },
+        help="How the learning rate changes over the run. Constant is a safe choice; cosine and linear end at 0.",
+    )
+    lr_warmup_steps: int | float | str = kohya_setting(
+        0,
+        title="Warmup steps",
+        unit="steps",
+        widget="span",
+        help="The learning rate rises from 0 over these steps: 100, or a fraction of the run, 0.1 or 10%.",
+    )
+    lr_decay_steps: int | float | str = kohya_setting(
+        0,
+        title="Decay steps",
+        unit="steps",
+        widget="span",
+        help="For warmup-stable-decay: the last steps, over which the learning rate falls: 100, 0.1 or 10%.",
+    )
+    lr_scheduler_num_cycles: float = kohya_setting(
+        1,
+        gt=0,
+        le=10000,
+        title="Scheduler cycles",
+        help="Number of cycles of cosine with restarts; for cosine with min LR and warmup-stable-decay, number of half cosine waves.",
+    )
+    lr_scheduler_power: float = kohya_setting(
+        1, gt=0, le=100, title="Scheduler power", help="For polynomial: 1 is linear, 2 falls faster at first."
+    )
+    lr_scheduler_timescale: int | None = kohya_setting(
+        None,
+        within=(1, 10000000),
+        title="Scheduler timescale",
+        unit="steps",
+        help="For inverse square root: larger values fall later. Empty is the warmup steps, or 10000 without warmup.",
+    )
+    lr_scheduler_min_lr_ratio: float | None = kohya_setting(
+        None,
+        within=(0, 1),
+        title="Min LR ratio",
+        unit="of the learning rate",
+        help="Where cosine with min LR and warmup-stable-decay end, as a fraction of the learning rate, such as 0.1.",
+    )
+    lr_scheduler_type: str | None = kohya_setting(
+        None,
+        max_length=200,
+        title="Custom torch scheduler",
+        widget="line",
+        help="A class of torch.optim.lr_scheduler, such as StepLR, instead of the scheduler above; its arguments go below. OneCycleLR and CyclicLR also change the momentum unless cycle_momentum=false.",
+    )
+    lr_scheduler_args: dict[str, JsonValue] = kohya_setting(
+        default_factory=dict,
+        title="Scheduler arguments",
+        widget="arguments",
+        help="One name=value per line. Piecewise constant: step_rules=1:100,0.1:200,0.01 (factor 1 until step 100). Warmup-stable-decay: decay_type and warmup_type (linear, cosine, 1-sqrt). Polynomial: lr_end. Cosine with min LR: min_lr. Cosine: num_cycles=1 for whole waves. Or the arguments of the torch class.",
+    )
+    lr_warmup_from_zero: bool = setting(
+        True,
+        title="Warmup from zero",
+        help="The first step has learning rate 0 and changes nothing, as in sd-scripts. Off starts at 1/n of the learning rate for n warmup steps.",
+    )
+    compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
+    skip_non_finite: int = setting(
+        0,
+        within=(0, 100000),
+        unit="steps",
+        title="Max skipped steps (NaN/inf)",
+        help="Skips steps whose loss or gradient is NaN or infinite, up to this many, and reports their images; the next one ends the run. 0 ends it at the first.",
+    )
+    seed: int | None = kohya_setting(
+        None,
+        within=(0, 2**32 - 1),
+        hint="random",
+        help="The same seed and settings give the same result. Empty or -1 picks a random seed, which is saved with the run.",
+    )
+
+    _minus_one = field_validator("seed", mode="before")(minus_one_is_random)
+
+    @field_validator("lr_warmup_steps", "lr_decay_steps", mode="before")
+    @classmethod
+    def _span(cls, value: Any) -> Any:
+        return span(value)
+
+    @field_validator("lr_scheduler_args", mode="before")
+    @classmethod
+    def _from_words(cls, value: Any) -> Any:
+        """Also accepts sd-scripts' list of "name=value" strings."""
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return parse_arguments(value)
+        return value
+
+    def summary(self) -> str:
+        warmup, batches = self.lr_warmup_steps, self.gradient_accumulation_steps
+        parts = [self.label("lr_scheduler")]
+        parts += [f"warmup {warmup}{' steps' if isinstance(warmup, int) else ''}"] if warmup else []
+        parts += [f"{batches} batches per step"] if batches > 1 else []
+        return ", ".join([*parts, f"seed {self.seed}" if self.seed is not None else "random seed"])
+
+
+def span(value: Any) -> int | float | str:
+    """Normalizes steps (100), a fraction of the run (0.1) or a percentage ("10%"). Raises ValueError.
+
+    A float of 1 or more is steps if it is whole and refused if not: sd-scripts takes 100.0 for a hundred times the run.
+    """
+    wanted = "write steps (100), a fraction of the run below 1 (0.1) or a percentage (10%)"
+    if isinstance(value, str):
+        text = value.strip()
+        percent = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
+        if percent and float(percent[1]) <= 100:
+            return f"{percent[1]}%"
+        if re.fullmatch(r"\d+(?:\.\d*)?(?:[eE]-?\d+)?|\.\d+", text):
+            return span(float(text)) if not text.isdigit() else span(int(text))
+        raise ValueError(wanted)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 10_000_000:
+        raise ValueError(wanted)
+    if isinstance(value, float) and value >= 1:
+        if not value.is_integer():
+            raise ValueError(wanted)
+        return int(value)
+    return value if value else 0
+
+
+def steps_of(value: int | float | str, total: int) -> int:
+    """A span in steps of a run of `total` steps; fractions are rounded down."""
+    if isinstance(value, str):
+        return int(float(value.rstrip("%")) / 100 * total)
+    return int(value * total) if isinstance(value, float) else value
+
+
+def read_step_rules(rules: object) -> tuple[list[tuple[float, int]], float]:
+    """ "1:10,0.1:20,0.005" -> ([(1, 10), (0.1, 20)], 0.005): each factor applies below its step, the last
+    one from there on. Raises ValueError for anything else."""
+    *parts, last = [part.strip() for part in str(rules).split(",")]
+    found = []
+    for part in parts:
+        factor, sign, until = part.partition(":")
+        if not sign:
+            raise ValueError(f"'{part}' is not in the form factor:step")
+        found.append((float(factor), int(until)))
+    if [until for _, until in found] != sorted({until for _, until in found}):
+        raise ValueError("the steps must increase")
+    return found, float(last)

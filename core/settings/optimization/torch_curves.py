@@ -1,0 +1,36 @@
+"""torch's learning rate schedulers that a job may use, with their arguments."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from core.record.problems import Problem
+from core.settings.optimization.optimizers import Argument, argument_problems, data, module_problem
+
+WHERE = "schedule.lr_scheduler_type"
+PREFIX = "torch.optim.lr_scheduler."
+
+
+@cache
+def offered() -> dict[str, dict[str, Argument]]:
+    """{class name: arguments} of torch's schedulers that depend on the step only."""
+    return {
+        item["path"].removeprefix(PREFIX): {
+            each["name"]: Argument(**{**each, "choices": tuple(each.get("choices", ()))}) for each in item["arguments"]
+        }
+        for item in data()["schedules"]
+    }
+
+
+def type_problems(name: str, arguments: Mapping[str, Any]) -> list[Problem]:
+    """Problems of lr_scheduler_type and its arguments, checked without torch."""
+    bare = name.strip().removeprefix(PREFIX)
+    known = offered().get(bare)
+    if known is not None:
+        return argument_problems(arguments, known, bare, "schedule.lr_scheduler_args")
+    near = difflib.get_close_matches(bare.rsplit(".", 1)[-1], offered(), n=1, cutoff=0.5)
+    problem = module_problem(name, "scheduler", WHERE, near[0] if near else "")
+    return [problem] if problem is not None else []

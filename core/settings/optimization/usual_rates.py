@@ -1,0 +1,130 @@
+"""The usual learning rates, declared once: by method and part of the model (core/methods/kinds), optimizer and a LoRA's alpha / rank.
+
+Used for advice and for the setup of new projects. Unusual rates only get advice, never an error.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.settings.blocks import COUNTS, block_rates
+from core.settings.methods import MARGIN, Usual, spec_of
+from core.settings.optimization.optimizer import relative_steps
+from core.settings.optimization.optimizers import ADAFACTOR, adapts, find
+from core.settings.optimization.rates import effective_rates, trains_unet
+
+if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
+    from core.settings.job import TrainJob
+
+PLUS = 16  # LoRA+ (Hayou et al. 2024, arXiv:2402.12354): its up matrices train this many times faster
+
+
+ADAPTING = Usual(0.5, 1.0, 2.0)  # a factor of the learning rate that Prodigy and D-Adaptation find
+# How other optimizers' rates compare with AdamW's, by a word in the name: the low end, the start, the high end. The first
+# match counts. Lion's steps have full size (Chen et al. 2023, arXiv:2302.06675: a third to a tenth); plain gradient
+# steps are tiny at AdamW's rates; schedule-free averages bear more (Defazio et al. 2024, arXiv:2405.15682: up to 10 times).
+COMPARED: tuple[tuple[str, tuple[float, float, float]], ...] = (
+    (r"lion|tiger|signsgd|emolynx", (0.1, 0.2, 1 / 3)),
+    (r"sgd|momentum|aggmo|qhm|accsgd|lars|msvag|srmm|pid$|pnm$", (100, 100, 1000)),
+    (r"schedulefree", (1, 3, 10)),
+    (r"adadelta|adagrad|sm3|ftrl|rprop|shampoo|fromage|nero|a2grad|muon", (1, 10, 1000)),
+    (r"ada(m|factor|belief|norm|gc|n$)|adem|adopt|rmsprop|came|lamb|laprop|yogi|spam", (1, 1, 1)),
+)
+ANY_OTHER = (0.1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Far:
+    """An unusual learning rate. part: as in `own_rates`; where: the setting that fixes it."""
+
+    part: str
+    where: str
+    rate: float
+    usual: Usual
+    way: str
+
+
+def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
+    """The usual learning rates of a part of the model ("unet", "text_encoder_2", "unet_block3", "unet plus") in this job;
+    None if the optimizer sets it."""
+    if relative_steps(job.optimizer):
+        return None
+    if adapts(job.optimizer.optimizer_type):
+        return (
+            None if part.endswith(" plus") else ADAPTING
+        )  # rules/learning_rate.py reports that it does not support LoRA+
+    which = "unet" if part.startswith("unet") else "text_encoder"
+    spec = spec_of(job)
+    usual = spec.usual.get(which, next(iter(spec.usual.values()))).times(*_compared(job))
+    if spec.changes == "network":
+        # alpha / rank scales each update; common practice compensates only in part, so at most 3 times is suggested.
+        scale = (job.network.alpha or job.network.rank) / job.network.rank
+        factor = max(1 / MARGIN, min(MARGIN, 1 / scale))
+        usual = usual.times(factor, factor, factor)
+    return usual.times(1, PLUS, PLUS) if part.endswith(" plus") else usual
+
+
+def _compared(job: TrainJob) -> tuple[float, float, float]:
+    entry = find(job.optimizer.optimizer_type)
+    if entry is not None and entry.path == ADAFACTOR and job.optimizer.optimizer_args.get("scale_parameter", True):
+        return (1, 1, 100)  # its rate is then relative to the size of the weights
+    name = (entry.path if entry else job.optimizer.optimizer_type).rsplit(".", 1)[-1].lower()
+    return next((factors for words, factors in COMPARED if re.search(words, name)), ANY_OTHER)
+
+
+def far_rates(job: TrainJob) -> list[Far]:
+    """The unusual learning rates, one per setting."""
+    found: dict[str, Far] = {}
+    rates = effective_rates(job, job.memory.num_processes)
+    for part, rate in sorted(rates.items(), key=lambda item: not item[0].startswith("unet")):
+        usual = usual_rates(job, part)
+        if rate < 0 or usual is None or not (way := usual.far(rate)):
+            continue  # negative rates are reported by rules/learning_rate.py
+        where = _where(job, part)
+        if part.startswith("text") and "optimizer.learning_rate" in found and job.optimizer.text_encoder_lr is None:
+            continue  # the same setting, already reported for the U-Net
+        found.setdefault(where, Far(part, where, rate, usual, way))
+    return list(found.values()) or _by_block(job, rates)
+
+
+def _where(job: TrainJob, part: str) -> str:
+    if part.endswith(" plus"):
+        own = job.optimizer.loraplus_unet_lr_ratio if part[0] == "u" else job.optimizer.loraplus_text_encoder_lr_ratio
+        side = "unet" if part[0] == "u" else "text_encoder"
+        return f"optimizer.loraplus_{side}_lr_ratio" if own is not None else "optimizer.loraplus_lr_ratio"
+    if part.startswith("unet_block"):
+        return "method.block_lr"
+    if part == "unet":
+        return "optimizer.unet_lr" if job.optimizer.unet_lr is not None else "optimizer.learning_rate"
+    alone = job.optimizer.text_encoder_lr is None and not trains_unet(job)
+    return "optimizer.learning_rate" if alone else "optimizer.text_encoder_lr"
+
+
+def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
+    """Unusual block learning rates of a LoRA: the U-Net's times the block's weight."""
+    usual = usual_rates(job)
+    if job.method.changes != "network" or "unet" not in rates or usual is None:
+        return []
+    try:
+        factors = block_rates(job.network, COUNTS["sdxl" if job.model.family == "sdxl" else "sd1"]) or []
+    except ValueError:  # reported by the rules
+        return []
+    where = next((f"network.{name}_lr_weight" for name in ("down", "mid", "up") if _weights(job, name)), "")
+    for factor in factors:
+        rate = rates["unet"] * factor
+        if rate > 0 and (way := usual.far(rate)):
+            return [Far("unet", where, rate, usual, way)]
+    return []
+
+
+def _weights(job: TrainJob, side: str) -> str | None:
+    weights: str | None = getattr(job.network, f"{side}_lr_weight")
+    return weights
+
+
+def short(number: float) -> str:
+    """A learning rate in short form: 1e-4, 0.005."""
+    text = f"{number:.2g}" if number >= 1e-3 else f"{number:.1e}".replace(".0e", "e")
+    return text.replace("e-0", "e-").replace("e+0", "e")

@@ -1,0 +1,351 @@
+"""Presets: jobs as JSON files, complete and validated.
+
+kind "job" holds every group. kind "recipe" states only what differs from the defaults, with a reason for each value, and
+leaves the model, the data and the names to the user. One pure step dict -> dict leads from each schema version to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from core.record import atomic
+from core.record.bounded_json import parse_json
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile, read_regular
+from core.settings.base import Declared, Settings, declared, value_of
+from core.settings.check import build, shorten
+from core.settings.job import JOBS, SCHEMA_VERSION, TrainJob
+from core.settings.names import bad_name
+from core.settings.presets.foreign import foreign_problem, toml_values
+from core.settings.presets.migrations import switches_lost, to_version_2
+
+HEADER = ("kind", "schema_version", "task", "title", "description", "preset", "family", "vram_gb", "reasons")
+
+# What a recipe cannot hold: the user's model and data, but for two sizes that memory depends on, and names.
+_REFUSED_GROUPS = frozenset(("model", "dataset", "resume", "hub"))
+_REFUSED = frozenset(("samples.sample_prompts", "saving.output_name"))
+_SIZES = frozenset(("dataset.resolution", "dataset.train_batch_size"))
+# What stays the user's unless a recipe states it, besides settings that name files, folders or trackers.
+_KEPT_GROUPS = frozenset(("validation", "logging"))
+_KEPT = frozenset(
+    (
+        "captions.trigger_word",
+        "captions.caption_prefix",
+        "captions.caption_suffix",
+        "embedding.token_string",
+        "embedding.init_word",
+        "method.class_caption",
+        "network.dim_from_weights",
+        "network.base_weights_multiplier",
+        "samples.negative_prompt",
+        "saving.training_comment",
+    )
+)
+
+MAX_BYTES, MAX_VALUES = 8_000_000, 50_000  # a preset with a hundred folders of their own settings has 8,000 values
+
+# version n -> the step from n to n + 1. Every version that was ever written stays readable; tests hold an example of each.
+MIGRATIONS: dict[int, Callable[[str, Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
+    1: to_version_2,
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset file holds. `values` are only the groups (and fields) that the file's kind covers.
+
+    family, vram_gb   the model family ("sdxl") and VRAM that a recipe is for; "" and 0 where it does not say
+    reasons           {dotted path: one line}
+    """
+
+    name: str
+    kind: str
+    task: str
+    values: dict[str, Any]
+    title: str = ""
+    description: str = ""
+    notes: tuple[Problem, ...] = ()  # what its migration could not keep
+    family: str = ""
+    vram_gb: int = 0
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def stated(self) -> dict[str, Any]:
+        """{dotted path: value} of every setting in the file, in the order of declaration."""
+        groups = {name: fields for name, fields in self.values.items() if isinstance(fields, dict)}
+        paths = (entry.path for entry in declared(JOBS[self.task]) if entry.name in groups.get(entry.group, ()))
+        return {path: groups[path.split(".")[0]][path.split(".")[1]] for path in paths}
+
+
+def refused(entry: Declared) -> bool:
+    """Whether a recipe cannot hold this setting."""
+    return (entry.group in _REFUSED_GROUPS and entry.path not in _SIZES) or entry.path in _REFUSED
+
+
+def kept(entry: Declared) -> bool:
+    """Whether loading a recipe that does not state this setting leaves it as it is."""
+    named = bool(entry.names) or entry.name.startswith("metadata_")
+    return refused(entry) or named or entry.group in _KEPT_GROUPS or entry.path in _KEPT | _SIZES
+
+
+def to_values(job: Settings) -> dict[str, Any]:
+    """A job as plain JSON values, every setting present."""
+    return job.model_dump(mode="json")
+
+
+def recipe_values(job: TrainJob) -> dict[str, Any]:
+    """The part of a job that is not the user's."""
+    every = to_values(job)
+    values: dict[str, Any] = {}
+    for entry in declared(TrainJob):
+        if not kept(entry):
+            values.setdefault(entry.group, {})[entry.name] = every[entry.group][entry.name]
+    return values
+
+
+def dump(
+    job: Settings, *, kind: str = "job", task: str = "train", title: str = "", description: str = "", preset: str = ""
+) -> dict[str, Any]:
+    """The content of a preset file, or of a run's job.json. preset: the one that a run was started from."""
+    head = {"kind": kind, "schema_version": SCHEMA_VERSION, "task": task, "title": title, "description": description}
+    head |= {"preset": preset} if preset else {}
+    return head | (recipe_values(job) if kind == "recipe" and isinstance(job, TrainJob) else to_values(job))
+
+
+def content(preset: Preset) -> dict[str, Any]:
+    """The content of the file that a preset was read from."""
+    head = {"kind": preset.kind, "schema_version": SCHEMA_VERSION, "task": preset.task}
+    head |= {"title": preset.title, "description": preset.description}
+    about = {"family": preset.family, "vram_gb": preset.vram_gb}
+    reasons = {"reasons": dict(preset.reasons)} if preset.reasons else {}
+    return head | {name: value for name, value in about.items() if value} | preset.values | reasons
+
+
+def parse(raw: Any, where: str) -> Preset:
+    """Check the envelope of a preset and bring it to the present schema. Raises ProblemsError; values are not checked yet."""
+    if not isinstance(raw, dict):
+        what = "The preset is not a JSON object"
+        raise ProblemsError.one(what, where, "start the file with {", code="preset.not-an-object")
+    version = raw.get("schema_version")
+    if (foreign := foreign_problem(raw, where)) is not None:
+        raise ProblemsError([foreign])
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        text = f"schema_version is {shorten(version)}" if "schema_version" in raw else "schema_version is missing"
+        raise ProblemsError.one(text, where, f'write "schema_version": {SCHEMA_VERSION}', code="preset.bad-version")
+    if version > SCHEMA_VERSION:
+        raise ProblemsError.one(
+            f"The preset has schema version {version}; this version of Atelier reads up to {SCHEMA_VERSION}",
+            where,
+            "update Atelier",
+            code="preset.newer-version",
+        )
+    notes: tuple[Problem, ...] = ()
+    while version < SCHEMA_VERSION:
+        given = {name: value for name, value in raw.items() if name not in HEADER}
+        notes += tuple(switches_lost(given)) if version == 1 else ()
+        task, groups = MIGRATIONS[version](str(raw.get("task", "train")), given)
+        raw = {name: raw[name] for name in HEADER if name in raw} | {"task": task} | groups
+        version += 1
+    kind, task = raw.get("kind", "job"), raw.get("task", "train")
+    if (
+        kind not in ("job", "recipe")
+        or not isinstance(task, str)
+        or task not in JOBS
+        or (kind == "recipe" and task != "train")
+    ):
+        raise ProblemsError.one(
+            f"kind is {shorten(kind)} and task is {shorten(task)}",
+            where,
+            f"use job or recipe as the kind, and one of these as the task: {', '.join(JOBS)}",
+            code="preset.bad-header",
+        )
+    values = {key: value for key, value in raw.items() if key not in HEADER}
+    head = (str(raw.get("title", "")), str(raw.get("description", "")), notes, *_about_recipe(raw, where))
+    return Preset(Path(where).stem, kind, task, values, *head)
+
+
+def _about_recipe(raw: Mapping[str, Any], where: str) -> tuple[str, int, dict[str, str]]:
+    """Family, VRAM and reasons of a recipe."""
+    family, vram, reasons = raw.get("family", ""), raw.get("vram_gb", 0), raw.get("reasons", {})
+    wrong: list[tuple[str, Any, str]] = []
+    families = next(entry.choices for entry in declared(TrainJob) if entry.path == "model.family")
+    if family not in ("", *families):
+        wrong.append(("family", family, f"use one of {', '.join(families)}"))
+    if not isinstance(vram, int) or isinstance(vram, bool) or not 0 <= vram <= 1024:
+        wrong.append(("vram_gb", vram, "use a whole number of gigabytes"))
+    if not isinstance(reasons, dict) or not all(isinstance(text, str) for text in reasons.values()):
+        wrong.append(("reasons", reasons, "write an object with a line of text for each setting"))
+    if wrong:
+        raise ProblemsError(
+            Problem(f"{name} is {shorten(value)}", where, fix, code="preset.bad-header") for name, value, fix in wrong
+        )
+    return family, vram, reasons
+
+
+def read(path: Path) -> Preset:
+    """Read a preset file and check everything in it. Raises ProblemsError listing all that is wrong."""
+    try:
+        data = read_regular(path, MAX_BYTES)
+    except MissingFile:
+        raise ProblemsError.one("The preset does not exist", str(path), "check the name", "preset.unknown") from None
+    try:
+        raw = parse_json(
+            data, str(path), "correct it, or save it again", max_values=MAX_VALUES, object_pairs_hook=_no_duplicates
+        )
+    except ProblemsError as error:
+        foreign = None
+        if isinstance(error.__cause__, json.JSONDecodeError):
+            foreign = foreign_problem(toml_values(data.decode("utf-8-sig", "replace")), str(path), toml=True)
+        if foreign is not None:
+            raise ProblemsError([foreign]) from None
+        raise
+    preset = parse(raw, str(path))
+    found = _outside_a_recipe(preset, str(path))
+    try:
+        build(JOBS[preset.task], preset.values, str(path))
+    except ProblemsError as error:
+        found += error.problems
+    if found:
+        raise ProblemsError(found)
+    return preset
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """ProblemsError for a duplicate key, of which json silently keeps the last."""
+    twice = sorted(name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
+    if twice:
+        what = f"'{twice[0]}' is given twice"
+        raise ProblemsError.one(what, "preset", "keep one of them", code="preset.duplicate-key")
+    return dict(pairs)
+
+
+def _outside_a_recipe(preset: Preset, where: str) -> list[Problem]:
+    if preset.kind != "recipe":
+        return []
+    stated = preset.stated()
+    inside = [entry.path for entry in declared(TrainJob) if refused(entry) and entry.path in stated]
+    return [
+        Problem(
+            f"A recipe cannot contain '{path}'",
+            where,
+            "remove it, or make it a preset of kind job",
+            code="preset.not-in-a-recipe",
+        )
+        for path in inside
+    ]
+
+
+def apply(preset: Preset, current: TrainJob | None = None) -> Settings:
+    """The job that loading gives: a job preset exactly as saved, a recipe with the user's part of `current`."""
+    model = JOBS[preset.task]
+    if preset.kind == "job" or current is None:
+        return build(model, preset.values, preset.name)
+    values, own, stated = to_values(build(TrainJob, preset.values, preset.name)), to_values(current), preset.stated()
+    for entry in declared(TrainJob):
+        if kept(entry) and entry.path not in stated:
+            values[entry.group][entry.name] = own[entry.group][entry.name]
+    return build(TrainJob, values, preset.name)
+
+
+def differences(job: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ: {dotted path: (job's value, other's value)}."""
+    pairs = ((entry.path, value_of(job, entry.path), value_of(other, entry.path)) for entry in declared(type(job)))
+    return {path: (mine, theirs) for path, mine, theirs in pairs if mine != theirs}
+
+
+def _stems(folder: Path) -> list[str]:
+    """Names of the presets in a folder, 8 before 12; one with a dot in front is still being written."""
+    stems = [path.stem for path in folder.glob("*.json") if not path.name.startswith(".")]
+    return sorted(
+        stems, key=lambda stem: [int(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(stem))]
+    )
+
+
+_NUMBER = re.compile(r"([0-9]+)")  # splits a name so that every second part is a number
+
+
+@lru_cache(maxsize=500)
+def _task_of(path: Path, changed: int) -> str:
+    """The task of a preset file; one that cannot be read counts as a training's, where loading it says why."""
+    try:
+        raw = parse_json(read_regular(path, MAX_BYTES), str(path), "", max_values=MAX_VALUES)
+    except ProblemsError:
+        return "train"
+    return str(raw.get("task", "train")) if isinstance(raw, dict) else "train"
+
+
+class PresetStore:
+    """Presets by name: shipped ones in presets/, the person's own in presets/user/. Shipped ones are never changed."""
+
+    def __init__(self, folder: Path):
+        self.shipped, self.user = folder, folder / "user"
+
+    def names(self, task: str = "") -> list[str]:
+        """Own presets as "user/name", shipped ones by name, each sorted; of one task, or of all."""
+        found = [*_stems(self.shipped), *(f"user/{name}" for name in _stems(self.user))]
+        return [name for name in found if not task or self._task(name) == task]
+
+    def _task(self, name: str) -> str:
+        try:
+            path = self.path(name)
+            return _task_of(path, path.stat().st_mtime_ns)
+        except (OSError, ProblemsError):
+            return "train"
+
+    def path(self, name: str) -> Path:
+        """The file of a preset; names with path parts are refused."""
+        own = name.startswith("user/")
+        stem = name.removeprefix("user/")
+        reason = bad_name(stem)
+        if reason:
+            what = f"'{stem}' cannot be the name of a preset: {reason}"
+            raise ProblemsError.one(what, "preset name", "use letters, digits, - and _", "settings.bad-name")
+        return (self.user if own else self.shipped) / f"{stem}.json"
+
+    def load(self, name: str) -> Preset:
+        return read(self.path(name))
+
+    def save(self, name: str, job: Settings, *, kind: str = "job", task: str = "train", replace: bool = False) -> str:
+        """Write an own preset and return its name ("user/...")."""
+        return self._write(name, dump(job, kind=kind, task=task), replace)
+
+    def keep(self, name: str, preset: Preset) -> str:
+        """Write an opened preset as it was read, with its title and reasons, and return its name ("user/...")."""
+        return self._write(name, content(preset))
+
+    def _write(self, name: str, values: dict[str, Any], replace: bool = False) -> str:
+        name = "user/" + name.strip().removeprefix("user/")
+        path = self.path(name)
+        if path.exists() and not replace:
+            what = f"A preset named '{name}' already exists"
+            raise ProblemsError.one(what, "preset name", "choose another name, or replace it", "preset.exists")
+        atomic.write_json(path, values)
+        return name
+
+    def rename(self, name: str, new: str) -> str:
+        source, new = self._own(name), "user/" + new.strip().removeprefix("user/")
+        target = self.path(new)
+        if target.exists():
+            what = f"A preset named '{new}' already exists"
+            raise ProblemsError.one(what, "preset name", "choose another name", code="preset.exists")
+        atomic.replace(source, target)
+        return new
+
+    def delete(self, name: str) -> None:
+        atomic.remove(self._own(name))
+
+    def _own(self, name: str) -> Path:
+        if not name.startswith("user/"):
+            what = f"'{name}' comes with Atelier and cannot be changed"
+            raise ProblemsError.one(what, "preset", "save it under your own name first", "preset.shipped")
+        path = self.path(name)
+        if not path.exists():
+            what = f"There is no preset '{name}'"
+            raise ProblemsError.one(what, "preset", "choose one from the list", code="preset.unknown")
+        return path

@@ -1,0 +1,160 @@
+"""Recommended settings for an optimizer or a loss, applied with one click and never automatically."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.settings.base import Settings, declared, value_of
+from core.settings.job import TrainJob
+from core.settings.optimization.optimizers import ADAFACTOR, find
+from core.settings.optimization.rates import scale_factor
+from core.settings.optimization.usual_rates import far_rates, short
+
+CONSTANT: dict[str, Any] = {
+    "schedule.lr_scheduler": "constant",
+    "schedule.lr_warmup_steps": 0,
+    "schedule.lr_scheduler_type": None,
+}
+OWN_DEFAULTS: dict[str, Any] = {"optimizer.weight_decay": None, "optimizer.betas": None, "optimizer.eps": None}
+ONE_RATE: dict[str, Any] = {
+    "optimizer.learning_rate": 1.0,
+    "optimizer.unet_lr": None,
+    "optimizer.text_encoder_lr": None,
+    "optimizer.loraplus_lr_ratio": None,
+    "optimizer.loraplus_unet_lr_ratio": None,
+    "optimizer.loraplus_text_encoder_lr_ratio": None,
+    "optimizer.scale_lr": False,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings that belong together: {dotted path: value}. why: one sentence for the button."""
+
+    title: str
+    settings: Mapping[str, Any]
+    why: str
+
+
+def recipes(optimizer_type: str) -> list[Recipe]:
+    """Recommended settings for an optimizer, best first; empty if it needs none."""
+    entry = find(optimizer_type)
+    if entry is None:
+        return []
+    name = entry.name.rsplit(".", 1)[-1]
+    if entry.path == ADAFACTOR:
+        return [_adafactor_given(), _adafactor_relative()]
+    if "adapts" in entry.traits:
+        free = (
+            CONSTANT
+            if "averages" in entry.traits
+            else {"schedule.lr_scheduler": "cosine", "schedule.lr_scheduler_type": None}
+        )
+        settings = {
+            **OWN_DEFAULTS,
+            **ONE_RATE,
+            **free,
+            "optimizer.optimizer_args": _adapting(entry.path, entry.arguments),
+        }
+        return [
+            Recipe(
+                f"{name} with learning rate 1", settings, "It adapts the learning rate; the value set is only a factor."
+            )
+        ]
+    if "averages" in entry.traits and "schedule" in entry.path.lower():
+        arguments: dict[str, Any] = {"warmup_steps": 100} if "warmup_steps" in entry.arguments else {}
+        settings = {**OWN_DEFAULTS, **CONSTANT, "optimizer.optimizer_args": arguments}
+        if "sgd" in name.lower():
+            settings["optimizer.learning_rate"] = 0.01  # for a LoRA: SGD steps are tiny at AdamW's rates
+        return [
+            Recipe(f"{name} without scheduler", settings, "Averaging replaces the scheduler; it has its own warmup.")
+        ]
+    if "lion" in name.lower():
+        settings = {**OWN_DEFAULTS, "optimizer.learning_rate": 2e-5, "optimizer.optimizer_args": {}}
+        why = "Lion needs a third to a tenth of AdamW's learning rate (Chen et al. 2023, arXiv:2302.06675)."
+        return [Recipe(f"{name} with a lower learning rate", settings, why)]
+    return []
+
+
+def recipe(optimizer_type: str) -> dict[str, Any]:
+    """The first recipe's settings {dotted path: value}, or {}."""
+    found = recipes(optimizer_type)
+    return dict(found[0].settings) if found else {}
+
+
+def _adafactor_given() -> Recipe:
+    settings = {
+        **OWN_DEFAULTS,
+        "optimizer.optimizer_args": {"relative_step": False, "scale_parameter": False, "warmup_init": False},
+        "optimizer.max_grad_norm": 0.0,
+        "schedule.lr_scheduler": "constant_with_warmup",
+        "schedule.lr_scheduler_type": None,
+        "schedule.lr_warmup_steps": "5%",
+    }
+    why = "The learning rate as set, constant after a warmup; AdaFactor clips its own updates."
+    return Recipe("AdaFactor with a fixed learning rate", settings, why)
+
+
+def _adafactor_relative() -> Recipe:
+    settings = {
+        **OWN_DEFAULTS,
+        **CONSTANT,
+        "optimizer.optimizer_args": {"relative_step": True, "scale_parameter": True, "warmup_init": True},
+        "optimizer.max_grad_norm": 0.0,
+        "schedule.lr_scheduler": "adafactor",
+    }
+    why = "The learning rate follows the step and the scale of the weights."
+    return Recipe("AdaFactor with relative steps", settings, why)
+
+
+def _adapting(path: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments recommended by sd-scripts' documentation that this optimizer has."""
+    usual: dict[str, Any] = {"decouple": True, "weight_decay": 0.01}
+    if path == "prodigyopt.Prodigy":
+        usual |= {"d_coef": 2.0, "use_bias_correction": True, "safeguard_warmup": True, "betas": [0.9, 0.99]}
+    return {name: value for name, value in usual.items() if name in known}
+
+
+HUBER = Recipe(
+    "Huber defaults",
+    {"noise.loss_type": "smooth_l1", "noise.huber_schedule": "snr", "noise.huber_c": 0.1},
+    "Less sensitive to outliers among the images; fine detail appears a little later.",
+)
+
+
+def constant_or_warmup(job: TrainJob) -> list[Recipe]:
+    """The two possible fixes for a constant scheduler with warmup steps."""
+    own = job.schedule
+    if own.lr_scheduler != "constant" or not own.lr_warmup_steps or own.lr_scheduler_type:
+        return []
+    return [
+        Recipe(
+            "Constant with warmup",
+            {"schedule.lr_scheduler": "constant_with_warmup"},
+            "The learning rate is warmed up first.",
+        ),
+        Recipe(
+            "No warmup", {"schedule.lr_warmup_steps": 0}, "Full learning rate from the first step, as in sd-scripts."
+        ),
+    ]
+
+
+def usual_rate(job: TrainJob) -> Recipe | None:
+    """The usual learning rate of this method and optimizer, if the current one is unusual."""
+    far = next((each for each in far_rates(job) if each.where == "optimizer.learning_rate"), None)
+    if far is None:
+        return None
+    start = far.usual.start / scale_factor(job, job.memory.num_processes)
+    rate = float(short(start))
+    return Recipe(
+        f"Set {short(start)}", {"optimizer.learning_rate": rate}, "The usual value for this method and optimizer."
+    )
+
+
+def changes(job: Settings, found: Recipe) -> dict[str, Any]:
+    """What the recipe would change in this job: {dotted path: new value}; empty if already applied."""
+    known = {entry.path for entry in declared(TrainJob)}
+    assert set(found.settings) <= known, sorted(set(found.settings) - known)
+    return {path: value for path, value in found.settings.items() if value_of(job, path) != value}

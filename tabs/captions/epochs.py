@@ -1,0 +1,114 @@
+"""What a training will really use of a caption, and caption files of old encodings: shown and rewritten on the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from core.dataset.buckets.batches import Placed
+from core.dataset.buckets.plan import Plan
+from core.dataset.captions.files import UTF_8, Caption, read_caption, rewrite_as_utf8
+from core.dataset.captions.history import Done, History
+from core.dataset.captions.pipeline import caption_preview, is_random, needs_steps
+from core.dataset.report import Report
+from core.record.units import count
+from core.settings.job import TrainJob
+from tabs.dataset.reading import Reading
+from tabs.markup import button, esc
+
+EPOCHS = 3
+MOST_VIEWS = 2  # of one epoch
+
+
+def preview(job: TrainJob, report: Report | None, placed: Placed, text: str) -> str:
+    """The captions of the first epochs, where chance has a part in them; "" where none has."""
+    settings = placed.concept.captions
+    if report is None or not is_random(settings):
+        return ""
+    saved = read_caption(placed.image, settings)
+    both = saved.sentence is not None
+    caption: Caption | str = saved if both else text
+    views = min(max(placed.repeats, 1), MOST_VIEWS)
+    at = _SHOWN_AT.of(job, report) if needs_steps(settings) else {}
+    known = any((placed.key, 0, repeat) in at for repeat in range(views))
+    drawn = caption_preview(
+        caption,
+        settings,
+        job.schedule.seed or 0,
+        placed.key,
+        EPOCHS,
+        repeats=views,
+        words=placed.image.words,
+        total_steps=report.total_steps,
+        step_of=lambda epoch, repeat: at.get((placed.key, epoch, repeat), epoch * report.steps_per_epoch),
+    )
+    items = ""
+    for each in drawn:
+        if known and (placed.key, each.epoch - 1, each.repeat - 1) not in at:
+            continue  # its turn comes in a later epoch
+        when = f"Epoch {each.epoch}" + (f", view {each.repeat}" if views > 1 else "")
+        said = f"<q>{esc(each.text)}</q>" if each.text else "<i>no caption</i>"
+        items += f"<li><b>{when}</b> {said}</li>"
+    return f'<div class="epochs"><strong>Captions in the first epochs</strong><ul>{items}</ul>{_about(job, both, placed)}</div>'
+
+
+class _ShownAt:
+    """The step at which each image is shown in the first epochs, by the plan that trains; of the newest report only."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Any, Any, dict[tuple[tuple[str, ...], int, int], int]] = (None, None, {})
+
+    def of(self, job: TrainJob, report: Report) -> dict[tuple[tuple[str, ...], int, int], int]:
+        """{(image's address, epoch from 0, repeat from 0): step from 0}."""
+        settings = (job.dataset, job.schedule, job.memory.num_processes)
+        if self._of[0] is not report or self._of[1] != settings:
+            plan = Plan(report.placed, job, job.schedule.seed or 0, report.total_steps)
+            last = min(plan.epochs.first_update(EPOCHS), report.total_steps or plan.epochs.first_update(EPOCHS))
+            shown: dict[tuple[tuple[str, ...], int, int], int] = {}
+            for step in range(last):
+                epoch, batches = plan.update(step)
+                shown |= {(each.key, epoch, repeat): step for batch in batches for each, repeat in batch.items}
+            self._of = (report, settings, shown)
+        return self._of[2]
+
+
+_SHOWN_AT = _ShownAt()
+
+
+def _about(job: TrainJob, both: bool, placed: Placed) -> str:
+    """What these draws depend on."""
+    parts = []
+    if job.schedule.seed is None:
+        parts.append("No seed is set, so a training shuffles differently; this preview uses seed 0.")
+    if both:
+        parts.append("This image has two caption files; both are shown as saved.")
+    if placed.repeats > MOST_VIEWS:
+        parts.append(f"The first {MOST_VIEWS} of {placed.repeats} views of an epoch.")
+    return f'<p class="hint">{esc(" ".join(parts))}</p>' if parts else ""
+
+
+class Encodings:
+    """Caption files that are not UTF-8, rewritten all at once; Undo restores them."""
+
+    def __init__(self, reading: Reading, history: History):
+        self._reading, self._history = reading, history
+
+    def old(self) -> list[Caption]:
+        """Captions whose files are in another encoding, each file once."""
+        report = self._reading.report
+        found = {each.caption.path: each.caption for each in (*report.placed, *report.validation)} if report else {}
+        return [each for each in found.values() if each.source == "file" and each.encoding not in UTF_8]
+
+    def rewrite(self) -> Done:
+        """Write them as UTF-8. Raises ProblemsError."""
+        return rewrite_as_utf8(self._history, [caption.path for caption in self.old()])
+
+    def html(self) -> str:
+        """How many there are, and the button."""
+        old = self.old()
+        if not old:
+            return ""
+        kinds = ", ".join(f"{number} {name}" for name, number in Counter(each.encoding for each in old).most_common())
+        about = f"{count(len(old), 'caption file')} not in UTF-8 ({kinds}). Check their text first."
+        rewrite = button("utf8", f"Rewrite {count(len(old), 'caption')} as UTF-8")
+        return f'<div class="told encodings"><span>{esc(about)}</span>{rewrite}</div>'

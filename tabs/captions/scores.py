@@ -1,0 +1,71 @@
+"""Tags from kept scores on the Captions tab: what thresholds and lists make of the open image, while they are changed.
+
+The settings are those of "Tags from kept scores" in the form of the captioners, which writes them to all images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.captioning.described import with_scores
+from core.dataset.buckets.batches import Placed
+from core.record.problems import Problem, ProblemsError
+from core.tasks import named
+from tabs.context import Page
+from tabs.form.own_settings import fields
+from tabs.form.task_settings import job_of, own_settings_of
+from tabs.markup import button, esc
+from tabs.tools.forms import ToolForm
+
+TASK = "retag"
+SHOWN = (
+    *("repo_id", "thresh", "general_threshold", "character_threshold", "undesired_tags", "order", "max_tags"),
+    "remove_underscore",
+)
+
+
+class Scores:
+    def __init__(self, page: Page):
+        task = named(TASK)
+        assert task.card is not None
+        self.page, self.task, self._form = page, task, ToolForm(page, task.card)
+
+    def fill(self, name: str, text: str) -> None:
+        """One field as a person wrote it. Raises ProblemsError."""
+        self._form.change(name, text, self.task)
+
+    def choose(self) -> dict[str, Any]:
+        """Let the form of the captioners show the task."""
+        self._form.choose(TASK)
+        return {}
+
+    def form(self) -> str:
+        known, values = own_settings_of(self.task), self._form.values(self.task)
+        hints = {name: known[name].hint for name in SHOWN}
+        ids = {name: f"cap-scores-{name}" for name in SHOWN}
+        return f'<div class="concept-fields">{fields(known, values, SHOWN, "scores_field", hints, ids)}</div>'
+
+    def result(self, placed: Placed | None) -> str:
+        """What the settings make of the open image."""
+        if placed is None:
+            return ""
+        try:
+            found = self._tagged(placed)
+        except ProblemsError as error:
+            found = error.problems[0]
+        if isinstance(found, Problem):
+            return f'<p class="hint">{esc(found.what)}: {esc(found.fix)}.</p>'
+        write = button(
+            "scores_write", "Write to images ...", kind="quiet", title="Opens Tags from kept scores in Caption images"
+        )
+        scores = esc(with_scores(found.scored))
+        return f'<p class="scored" role="status">{esc(found.text) or "<i>no tags</i>"}</p><p class="hint">{scores}</p>{write}'
+
+    def _tagged(self, placed: Placed) -> Any:
+        from core.captioning.tagger.tagging import check_retag, preview
+
+        job = job_of(self.task, self._form.values(self.task), self.page.project.job)
+        settings = getattr(job, TASK)
+        check_retag(settings, self.page.workspace)
+        ((_, found),) = preview([placed.image.path], settings, self.page.workspace)
+        return found

@@ -1,0 +1,393 @@
+"""The Captions tab: an image beside its caption, one after the other by keys.
+
+The browser holds the captions around the open one and what is typed (assets/captions.js), so moving on waits for nobody.
+Here is what it asks for: the images around one (`shelf`), the count while typing (`look`), and saving.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import gradio as gr
+
+from core.captioning.filters import field_names, no_field_in
+from core.dataset.buckets.batches import Placed
+from core.dataset.captions.history import Done, Entry, History
+from core.dataset.captions.pipeline import plain_caption
+from core.dataset.report import Row
+from core.record.problems import ProblemsError
+from core.record.units import count
+from tabs.captions import view
+from tabs.captions.bulk import ORDERS, Bulk
+from tabs.captions.edits import NOT_KEPT, Edits, key_of, own_text
+from tabs.captions.epochs import Encodings, preview
+from tabs.captions.rewriting import Progress, Rewriting
+from tabs.captions.scores import Scores
+from tabs.captions.tokens import count_tokens
+from tabs.context import Page
+from tabs.dataset.mask_painting import Masks
+from tabs.markup import page_of
+from tabs.pieces import piece
+from tabs.tools.forms import build_form, cards
+
+TAB = "Captions"
+REACH = 100  # captions on either side of the open one that a browser is given
+WHOLE = 10  # and among them with meter and notes, which take longer
+MOST_SAVES = 200  # in one message
+MOST_CHANGES = 30  # in the list of changes
+MOST_EARLIER = 20  # earlier texts of an image
+COUNTED = 1 << 16  # characters of a text whose tokens are counted while it is typed
+
+
+def build(page: Page) -> None:
+    """The tab's fixed HTML, whose script asks at atelier/captions, and the forms of its tasks."""
+    desk = Desk(page)
+    with gr.Row(elem_id="cap-desk"):
+        gr.HTML(piece("captions"), elem_id="captions-holder", apply_default_css=False)
+        with gr.Column(elem_id="cap-side"):
+            gr.HTML(piece("captions_more"), elem_id="captions-more-holder", apply_default_css=False)
+            for card in sorted(cards(TAB), key=lambda card: card.name != "captioners"):
+                build_form(page, card)
+    page.links.answer("captions", desk.answer)
+    page.links.answer("masks", Masks(page, desk.edits).answer)
+    page.pulse_parts.append(desk.parts)
+    page.on_show(TAB, None, js="() => { atelier.showCaptions(); return []; }")
+
+
+class Desk:
+    """What the tab's script is answered. The project keeps views, the reading the images, the edits saving and undo."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self.reading = page.reading
+        self._lock = page.project.lock
+        history = History(page.workspace.captions)
+        self.edits = Edits(self.reading, history, lambda: self._state().get("edits", {}), self._keep_edits)
+        self.rewriting = Rewriting(page.engine.light)
+        self.encodings = Encodings(self.reading, history)
+        form = (lambda: dict(self._state().get("bulk", {})), lambda values: self._keep(bulk=values))
+        self.bulk = Bulk(self.reading, history, page.workspace, page.roots, self.rewriting, *form)
+        self._history = history
+        self.scores = Scores(page)
+
+    @cached_property
+    def _asked(self) -> dict[str, Callable[[str, str, str], dict[str, Any]]]:
+        """What is answered without the list."""
+        return {
+            "complete": lambda key, arg, value: self.bulk.complete(value[:200]),
+            "bulk": lambda keys, arg, value: self._form(keys),
+            "bulk_field": self._fill,
+            "earlier": lambda key, arg, value: self._earlier(key),
+            "scores": lambda key, arg, value: {"form": self.scores.form(), "result": self._scored(key)},
+            "scores_field": self._fill_scores,
+            "scores_write": lambda key, arg, value: self.scores.choose(),
+            "changes": lambda key, arg, value: {"changes": view.changes(self._latest())},
+        }
+
+    def _state(self) -> dict[str, Any]:
+        return self.page.project.tab_state(TAB)
+
+    def _keep(self, **changes: Any) -> None:
+        with self._lock:
+            self.page.project.keep(TAB, self._state() | changes)
+
+    def _keep_edits(self, changes: dict[str, Any]) -> None:
+        with self._lock:
+            self._keep(edits=self._state().get("edits", {}) | changes)
+
+    def _keep_page(self, page: int | None) -> None:
+        """A page of the list that was chosen; None follows the open image."""
+        with self._lock:
+            kept = {name: each for name, each in self._state().items() if name != "page"}
+            self.page.project.keep(TAB, kept | ({} if page is None else {"page": page}))
+
+    # -- what the script asks
+
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        """For the tick: a mark that changes when the browser should ask for the shelf again."""
+        if tab != TAB:
+            return {}
+        self.reading.want()
+        if not self.reading.writing and self.reading.report is not None:
+            self.edits.follow()
+            self.edits.look_at(_text(self._state().get("key")))
+        return {"captions": {"stamp": self._stamp(), "work": self.rewriting.state()}}
+
+    def _stamp(self) -> str:
+        kept = {name: each for name, each in self._state().items() if name != "key"}
+        return f"{self.reading.version} {self.reading.busy and self.reading.report is None} {kept}"
+
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """One question of the script. What goes wrong is answered as `problems`; then nothing was changed."""
+        act, key, arg, value = (_text(asked.get(name)) for name in ("act", "key", "arg", "value"))
+        try:
+            if act == "look":
+                return self.look(key, _text(asked.get("text"))[:COUNTED])
+            if act == "save":
+                saves = asked.get("saves")
+                return {
+                    "answers": [self._saved(each) for each in saves[:MOST_SAVES]] if isinstance(saves, list) else []
+                }
+            if act == "give_up":
+                self.edits.give_up(key, value)
+                return self._steps()
+            if act == "tags":
+                return self.bulk.tags(arg, *(_text(asked.get(name))[:200] for name in ("find", "order")))
+            if act in self._asked:
+                return self._asked[act](key, arg, value)
+            opened, said = self._do(act, key, arg, value)
+            return self.shelf(opened) | {"said": said}
+        except ProblemsError as error:
+            return {"problems": [problem.to_dict() for problem in error.problems]}
+
+    def _saved(self, asked: Any) -> dict[str, Any]:
+        """One save; a problem with it does not keep the others of the message from being saved."""
+        try:
+            return self.save(asked if isinstance(asked, dict) else {})
+        except ProblemsError as error:
+            return {"problems": [problem.to_dict() for problem in error.problems]}
+
+    def save(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Save a text over what it was typed over."""
+        over = asked.get("over")
+        saved = self.edits.save(
+            str(asked.get("key", "")),
+            _text(asked.get("text")),
+            [_text(each) for each in over] if isinstance(over, list) else [],
+            str(asked.get("visit", ""))[:40],
+        )
+        if saved is None:
+            return {"unknown": not self.reading.busy}
+        if saved.refused:
+            return {"theirs": saved.disk}
+        said = f"Saved to {saved.file} at {time.strftime('%H:%M:%S')}" if saved.file else "Saved"
+        return {"disk": saved.disk, "wrote": bool(saved.file), "said": said, **self._steps()}
+
+    def look(self, key: str, text: str) -> dict[str, Any]:
+        """The count and the notes for a text that is being typed, and what the disk holds."""
+        placed = self.edits.image(key)
+        if placed is None:
+            return {"unknown": True}
+        if self._state().get("key") != key:
+            self._keep(key=key)
+        return {"disk": own_text(self.edits.caption(placed)), **self._about(placed, text)}
+
+    def _do(self, act: str, key: str, arg: str, value: str) -> tuple[str, str]:
+        """Carry out what changes more than one caption or the list. Returns the key to open and what to say."""
+        if act == "open":
+            self.reading.want(again=True)
+        if act == "follow":
+            self._keep_page(None)
+        elif act in ("undo", "redo"):
+            return self._take_back(act, key)
+        elif act == "bulk_apply":
+            return key, self.bulk.apply(self._chosen(arg), value, self._changed)
+        elif act == "revert":
+            return key, self._revert(arg)
+        elif act == "utf8":
+            return key, self._rewrite_as_utf8()
+        elif act == "show":
+            self._keep(show=value if value in view.SHOWS else "all")
+            self._keep_page(None)
+        elif act == "sort":
+            self._keep(sort=value if value in ORDERS else "folder")
+            self._keep_page(None)
+        elif act == "find":
+            self._keep(find=value[:200])
+            self._keep_page(None)
+        elif act == "page":
+            self._keep_page(page_of(value or arg, 10**6))
+        return key, ""
+
+    def _fill(self, keys: str, arg: str, value: str) -> dict[str, Any]:
+        self.bulk.fill(arg, value)
+        return self._form(keys)
+
+    def _form(self, keys: str) -> dict[str, Any]:
+        return {"bulk": self.bulk.html(self._chosen(keys))}
+
+    def _fill_scores(self, key: str, arg: str, value: str) -> dict[str, Any]:
+        self.scores.fill(arg, value)
+        return {"result": self._scored(key)}
+
+    def _scored(self, key: str) -> str:
+        return self.scores.result(self.edits.image(key))
+
+    def _chosen(self, keys: str) -> list[Row]:
+        """The images that a change of many captions is for: those selected in the list, else all of it."""
+        rows, selected = self._rows()[0], set(keys.split())
+        return [row for row in rows if key_of(row) in selected] if selected else rows
+
+    def _rows(self) -> tuple[list[Row], str]:
+        """The images of the list, and what is wrong with the filter: then it takes all."""
+        state = self._state()
+        rows = view.listed(self.reading.report, str(state.get("show", "all")))
+        rows = self.bulk.sorted(rows, str(state.get("sort", "")))
+        find = str(state.get("find", ""))
+        try:
+            found = self.bulk.filtered(rows, find)
+        except ProblemsError as error:
+            return rows, error.problems[0].what
+        unknown = no_field_in(find) if rows and not found else ""
+        return found, f"'{unknown}' is not a field; fields are {', '.join(field_names())}" if unknown else ""
+
+    def _revert(self, id: str) -> str:
+        """Undo any change that is still kept."""
+        files = self._history.count(id)
+
+        def work(progress: Progress) -> str:
+            with self.reading.undisturbed(files):
+                done = self._history.undo(id, progress)
+                return self._changed(done, self._history.entry(done.id).title if done.id else "Nothing to undo")
+
+        return self.rewriting.run(f"Undo: {self._history.entry(id).title}", files, work)
+
+    def _rewrite_as_utf8(self) -> str:
+        title, old = "Rewrite as UTF-8", self.encodings.old()
+        return self.rewriting.run(title, len(old), lambda _: self._changed(self.encodings.rewrite(), title))
+
+    def _latest(self) -> list[tuple[Entry, int, int]]:
+        """The latest changes, each with the number of its files and of its damaged lines."""
+        latest = islice(self._history.entries(), MOST_CHANGES)
+        return [(entry, self._history.count(entry.id), self._history.damaged(entry.id)) for entry in latest]
+
+    def _earlier(self, key: str) -> dict[str, Any]:
+        """The earlier texts of an image."""
+        placed = self.edits.image(key)
+        found = self._history.of(self.edits.caption(placed).path, MOST_EARLIER) if placed else []
+        return {"texts": view.earlier(found)}
+
+    def _changed(self, done: Done, title: str) -> str:
+        """Many captions were changed: what to say of it."""
+        self.edits.changed(done, title)
+        left = f"; {count(len(done.changed_since), 'file')} changed since and skipped" if done.changed_since else ""
+        noun = "mask" if any(path.suffix == ".png" for path in done.written) else "caption"
+        return f"{title}: {count(len(done.written), noun)}{left}"
+
+    def _take_back(self, act: str, key: str) -> tuple[str, str]:
+        """One step back or forward: the key to open, and what to say."""
+        opened = [key]
+        name, files = self.edits.next_step(act), self.edits.files_of_step(act)
+
+        def work(progress: Progress) -> str:
+            try:
+                found = self.edits.step(act, progress)
+            except ProblemsError as error:
+                if NOT_KEPT not in error.codes:
+                    raise
+                return f"The earlier caption of {name} is no longer available; nothing changed"
+            if found is None:
+                return ""
+            self._keep_page(None)
+            if not key or len(found.done.written) <= 1:
+                opened[0] = found.key
+            left = count(len(found.done.changed_since), "file") if found.done.changed_since else ""
+            said = f"{'Undone' if act == 'undo' else 'Redone'}: {found.name}"
+            return f"{said}; {left} changed since and skipped" if left else said
+
+        said = self.rewriting.run(f"{'Undo' if act == 'undo' else 'Redo'}: {name}", files, work)
+        return opened[0], said
+
+    def _steps(self) -> dict[str, str]:
+        return {"undo": self.edits.next_step("undo"), "redo": self.edits.next_step("redo")}
+
+    # -- the images around one
+
+    def shelf(self, key: str) -> dict[str, Any]:
+        """The list, the open image (the asked one, else the one that was open last, else the first), and the captions around it.
+
+        chain   keys in the order of the list, `at` the open one's place among them; `ring`: it is the whole list
+        """
+        stamp, state, report = self._stamp(), self._state(), self.reading.report
+        show, find = str(state.get("show", "all")), str(state.get("find", ""))
+        rows, wrong = self._rows()
+        keys = [key_of(row) for row in rows]
+        key = next((each for each in (key, str(state.get("key", "")), *keys) if self.edits.image(each) is not None), "")
+        places = {each: number for number, each in enumerate(keys)}
+        page = int(state.get("page", 0)) if "page" in state else places.get(key, 0) // view.PAGE_SIZE
+        if key and state.get("key") != key:
+            self._keep(key=key)
+        chain, at, ring = self._chain(key, keys, places)
+        listed = view.image_list(report, rows, key, page, self.page.thumb_url, self.reading.busy)
+        on_page = keys[listed.first : listed.first + view.PAGE_SIZE]
+        near = {key, *chain[max(0, at - WHOLE) : at + WHOLE]}
+        items = {
+            each: self._item(each, places, len(keys), each in near) for each in dict.fromkeys([key, *chain, *on_page])
+        }
+        return {
+            "stamp": stamp,
+            "open": key,
+            "chain": chain,
+            "at": at,
+            "ring": ring,
+            "items": {each: item for each, item in items.items() if item},
+            "list": listed.html,
+            "page": on_page,
+            "choices": view.choices(report),
+            "show": show,
+            "sort": str(state.get("sort", "folder")),
+            "find": find,
+            "wrong": wrong,
+            "tally": view.lead(report) + self.encodings.html(),
+            **self._steps(),
+        }
+
+    def _chain(self, key: str, keys: Sequence[str], places: dict[str, int]) -> tuple[list[str], int, bool]:
+        """Neighbors of the open image. The list goes round; one that has left it ("without a caption", and it has one
+        now) stands where it was."""
+        if not keys:
+            return ([key], 0, False) if key else ([], -1, False)
+        if key in places and len(keys) <= 2 * REACH + 1:
+            return list(keys), places[key], True
+        ahead = places[key] + 1 if key in places else self._gap(key, keys)
+        behind = ahead - 2 if key in places else ahead - 1
+        reach = min(REACH, len(keys))
+        before = [keys[(behind - number) % len(keys)] for number in range(reach)][::-1]
+        after = [keys[(ahead + number) % len(keys)] for number in range(reach)]
+        return [*before, key, *after], reach, False
+
+    def _gap(self, key: str, keys: Sequence[str]) -> int:
+        """The place in the list of the first image that comes after one that is not in it."""
+        report, held = self.reading.report, set(keys)
+        order = [key_of(row) for row in report.rows] if report else []
+        here = order.index(key) if key in order else -1
+        ahead = next((each for each in order[here + 1 :] if each in held), keys[0])
+        return keys.index(ahead)
+
+    def _item(self, key: str, places: dict[str, int], total: int, near: bool) -> dict[str, Any] | None:
+        """What a browser holds of an image: its caption as it is on the disk now, and what is shown beside it."""
+        placed = self.edits.image(key)
+        if placed is None:
+            return None
+        caption = self.edits.caption(placed)
+        text = own_text(caption)
+        return {
+            "name": view.name_of(placed),
+            "disk": text,
+            "words": placed.image.words if caption.missing else "",
+            "fixed": bool(self.edits.fixed(placed)),
+            "stage": view.image(placed, places.get(key, -1), total, self.page.thumb_url),
+            **(self._about(placed, text) if near else {}),
+        }
+
+    def _about(self, placed: Placed, text: str) -> dict[str, str]:
+        """The meter and the notes for a text of that image; without a text and a file, for the words of its folder."""
+        settings, words = placed.concept.captions, placed.image.words
+        caption = self.edits.caption(placed)
+        text = words if caption.missing and not text.strip() else text
+        tokens = count_tokens(plain_caption(text, settings, words))
+        longest = self.reading.job.captions.max_token_length
+        said = view.notes(caption, text, settings, words, self.edits.fixed(placed), longest)
+        return {
+            "meter": view.meter(tokens, longest),
+            "notes": said + preview(self.reading.job, self.reading.report, placed, text),
+        }
+
+
+def _text(value: Any) -> str:
+    """A text from a browser. Half of a character outside the basic plane, which cannot be saved, becomes a mark."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""

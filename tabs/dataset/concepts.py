@@ -1,0 +1,109 @@
+"""The chosen folders as a list that cards edit: read from a job, changed, and put back into it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from core.dataset.report import Report
+from core.dataset.sources.image_info import Folder
+from core.record.problems import ProblemsError
+from core.settings.check import build as build_job
+from core.settings.dataset.concepts import own_settings
+from core.settings.dataset.source import Source
+from core.settings.job import TrainJob
+from core.settings.presets.files import to_values
+from tabs.form.own_settings import SOURCE, is_path, read, refused
+from tabs.server.safety import Roots
+
+OPTIONAL = frozenset(name for name, entry in SOURCE.items() if entry.optional)
+
+
+def entries_of(job: TrainJob) -> list[Source]:
+    """Every chosen folder, also those that are switched off; the short forms first."""
+    short = [Source(folder=job.dataset.folder)] if job.dataset.folder else []
+    if job.dataset.reg_data_dir:
+        short.append(Source(folder=job.dataset.reg_data_dir, role="regularization"))
+    return short + list(job.dataset.sources)
+
+
+def with_entries(job: TrainJob, entries: Sequence[Any]) -> TrainJob:
+    """`job` with these folders. The first ones take the short forms where they say no more than those do."""
+    plain = [to_values(entry) if isinstance(entry, Source) else dict(entry) for entry in entries]
+    values = to_values(job)
+    values["dataset"]["folder"] = values["dataset"]["reg_data_dir"] = None
+    if plain and plain[0] == to_values(Source(folder=plain[0]["folder"])):
+        values["dataset"]["folder"] = plain.pop(0)["folder"]
+    if plain and plain[0] == to_values(Source(folder=plain[0]["folder"], role="regularization")):
+        values["dataset"]["reg_data_dir"] = plain.pop(0)["folder"]
+    values["dataset"]["sources"] = plain
+    return build_job(TrainJob, values)
+
+
+def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]:
+    """The folder's values with one field as a person wrote it. Raises ProblemsError."""
+    declared = SOURCE.get(name)
+    if declared is None:
+        what = f"A folder has no setting '{name[:40]}'"
+        raise ProblemsError.one(what, "Dataset", "reload the page", "folder.unknown-setting")
+    value = read(declared, text, optional=name in OPTIONAL)
+    if name == "folder" and not value:
+        what = "The folder's path is empty"
+        raise ProblemsError.one(what, "Folder", "enter a path, or remove the folder", "folder.no-path")
+    if value and is_path(declared):
+        roots.check(value, declared.title)
+    values = to_values(entry)
+    if value is None and name not in ("num_repeats", "class_tokens"):
+        values.pop(name, None)
+    else:
+        values[name] = value
+    try:
+        Source.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError:
+        raise refused(declared, text) from None
+    return values
+
+
+def without_own(entry: Source) -> dict[str, Any]:
+    """The folder with all that it shares with the others taken from them again."""
+    return {name: value for name, value in to_values(entry).items() if name not in own_settings(entry)}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reading found of one chosen folder. views: in the first epoch; first: an image to show."""
+
+    folders: tuple[Folder, ...] = ()
+    images: int = 0
+    views: int = 0
+    first: Path | None = None
+
+
+def found_of(entries: Sequence[Source], report: Report | None) -> list[Found]:
+    """For each chosen folder what lies in it; nothing for those that are switched off."""
+    if report is None:
+        return [Found()] * len(entries)
+    first: dict[int, Path] = {}
+    images: Counter[int] = Counter()
+    ids: dict[int, set[str]] = defaultdict(set)
+    for row in report.rows:
+        if row.bucket is not None:
+            first.setdefault(row.concept, row.path)
+            images[row.concept] += row.trains or row.role == "validation"
+        ids[row.concept].add(row.key[0])
+    found, number = [], 0
+    for entry in entries:
+        if not entry.enabled:
+            found.append(Found())
+            continue
+        folders = tuple(folder for folder in report.folders if folder.id in ids[number])
+        views = report.views.get(number, 0)
+        found.append(Found(folders, images[number], views, first.get(number)))
+        number += 1
+    return found

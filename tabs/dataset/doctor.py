@@ -1,0 +1,160 @@
+"""The dataset doctor on the page: each finding with its images, what can be put away, and the way back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from core.dataset.doctor.findings_of import KINDS, Finding, treat
+from core.dataset.doctor.trash import PutAway, put_away_lately, put_back
+from core.dataset.report import Report
+from core.dataset.sources.files import printable
+from core.record.problems import ProblemsError
+from core.record.units import count
+from core.record.workspace import resolve_path
+from core.settings.dataset.source import Source
+from tabs.context import Page
+from tabs.dataset.reading import Reading
+from tabs.markup import button, esc, progress, section
+
+IMAGES_SHOWN = 12
+GOES = ' <span class="unseen">would be removed</span>'
+FINDINGS_SHOWN = 20
+BACK_SHOWN = 4
+MOST_AT_ONCE = 0.25  # of the images; more are moved only after a question
+
+
+class Clinic:
+    """What the doctor's buttons do. The reading holds the findings, the trash folders what can be put back."""
+
+    def __init__(self, page: Page, reading: Reading):
+        self.page, self.reading = page, reading
+        self._away: tuple[object, list[PutAway]] = (None, [])
+        self._turn = 0
+        self._treated: set[str] = set()
+
+    def put_away(self, finding_id: str, entries: Sequence[Source]) -> None:
+        """The advised images of one finding, each folder's into its own trash."""
+        finding = next((each for each in self.reading.findings or () if each.id == finding_id), None)
+        if finding is None and finding_id in self._treated:  # a second click on the same button
+            return
+        if finding is None:
+            raise ProblemsError.one("This finding no longer exists", "Dataset", "check again", code="doctor.gone")
+        folder = self._folder_of(finding, entries)
+        treat(finding, folder)
+        self._turn += 1
+        self._treated.add(finding_id)
+        self.reading.findings = tuple(each for each in self.reading.findings or () if each.id != finding_id)
+        self.reading.want(now=True)
+
+    def _folder_of(self, finding: Finding, entries: Sequence[Source]) -> str:
+        """The chosen folder that holds most of the images which go; its trash takes them all."""
+        advised = set(finding.advised)
+        report = self.reading.report
+        concepts = [row.concept for row in report.rows if row.key in advised] if report else []
+        used = [entry for entry in entries if entry.enabled]
+        if not concepts or max(concepts) >= len(used):
+            what = "The images are no longer in these folders"
+            raise ProblemsError.one(what, "Dataset", "reload the folder", "doctor.no-images")
+        most = max(set(concepts), key=concepts.count)
+        return str(self.page.roots.check(used[most].folder, "dataset.folder"))
+
+    def put_back(self, token: str, entries: Sequence[Source]) -> None:
+        """Undo one action. Only records of the chosen folders' own trash are taken."""
+        if token not in [each.token for each in self.away(entries)]:
+            raise ProblemsError.one("This was already restored", "Dataset", "check the list", "doctor.already-restored")
+        try:
+            put_back(token)
+        finally:
+            self._turn += 1
+        self.reading.want(now=True)
+
+    def away(self, entries: Sequence[Source]) -> list[PutAway]:
+        """What lies in the trash of the chosen folders, newest first; read anew after every reading or action."""
+        key = (self._turn, self.reading.version, tuple(entry.folder for entry in entries))
+        if self._away[0] != key:
+            folders = dict.fromkeys(
+                resolve_path(entry.folder) for entry in entries if self.page.roots.holds(resolve_path(entry.folder))
+            )
+            found = [each for folder in folders for each in put_away_lately(folder)]
+            self._away = (key, sorted(found, key=lambda each: -each.when))
+        return self._away[1]
+
+    def html(self, entries: Sequence[Source]) -> str:
+        reading = self.reading
+        body = cards(reading.findings, reading.report, self.page.thumb_url, reading.examining)
+        body += back(self.away(entries))
+        if not body:
+            return ""
+        number = len(reading.findings or ())
+        return section("Dataset doctor", body, esc(count(number, "finding")) if number else "")
+
+
+def cards(
+    findings: Sequence[Finding] | None,
+    report: Report | None,
+    thumb_url: Callable[..., str],
+    examining: tuple[str, float] | None = None,
+) -> str:
+    """Every finding with thumbnails; the ones that would be removed are marked."""
+    if findings is None:
+        return progress(examining[0], examining[1] or None) if examining else ""
+    if not findings:
+        if report is None or not report.placed:
+            return ""  # nothing was examined
+        return '<p class="good">No duplicates, blurred images or harmful captions.</p>'
+    places = {row.key: number for number, row in enumerate(report.rows)} if report else {}
+    body = "".join(_finding(finding, places, thumb_url) for finding in findings[:FINDINGS_SHOWN])
+    if len(findings) > FINDINGS_SHOWN:
+        body += f'<p class="hint">and {count(len(findings) - FINDINGS_SHOWN, "more finding")}</p>'
+    return body
+
+
+def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> str:
+    advised = set(finding.advised)
+    images, shown = "", 0
+    for group in finding.images:
+        if shown >= IMAGES_SHOWN:
+            break
+        items = ""
+        for seen in group[: IMAGES_SHOWN - shown]:
+            shown += 1
+            name, goes = printable(seen.key[-1]), seen.key in advised
+            said = ", ".join(part for part in (name, seen.note, "would be removed" if goes else "") if part)
+            shows = "" if finding.advised else ' class="unseen"'  # which file goes is worth a line
+            place = places.get(seen.key)
+            where = f' data-act="open" data-arg="{place}"' if place is not None else " disabled"
+            items += (
+                f'<button type="button" class="seen{" goes" if goes else ""}"{where} title="{esc(said)}">'
+                f'<img src="{esc(thumb_url(seen.path, 96))}" alt="" loading="lazy" decoding="async">'
+                f"<b{shows}>{esc(name)}</b> <span>{esc(seen.note)}</span>"
+                f"{GOES if goes else ''}</button>"
+            )
+        images += f'<div class="seen-group">{items}</div>'
+    rest = finding.count - shown
+    more = f'<p class="hint">and {count(rest, "more image")}</p>' if rest > 0 else ""
+    act = ""
+    if finding.action == "put away" and finding.advised:
+        number = len(finding.advised)
+        said = "Moves them with their captions to the trash folder beside the dataset; they can be restored"
+        most = f"These are {number:,} of {len(places):,} images. {said}." if number > MOST_AT_ONCE * len(places) else ""
+        act = button("away", f"Move {number:,} to trash", finding.id, title=said, sure=most)
+    kind = "Error" if finding.level == "error" else "Advice"
+    return (
+        f'<article class="finding {esc(finding.level)}"><div class="finding-head"><span class="kind">{kind}</span>'
+        f"<div><strong>{esc(KINDS.get(finding.kind, finding.kind))}</strong><p>{esc(finding.what)}</p>"
+        f'<p class="hint">{esc(finding.fix)}</p></div>{act}</div><div class="seen-row">{images}</div>{more}</article>'
+    )
+
+
+def back(away: Sequence[PutAway]) -> str:
+    """What was put away and can be put back."""
+    rows = ""
+    for each in away[:BACK_SHOWN]:
+        when = time.strftime("%d %B, %H:%M", time.localtime(each.when))
+        words = f"{count(len(each.images), 'image')} removed on {when}: {each.reason}"
+        undo = button("back", "Restore", each.token, label=f"Restore: {words}")
+        rows += f'<div class="told"><span>{esc(words)}</span>{undo}</div>'
+    if len(away) > BACK_SHOWN:
+        rows += f'<p class="hint">and {count(len(away) - BACK_SHOWN, "earlier action")} in the trash folder</p>'
+    return f'<div class="away">{rows}</div>' if rows else ""

@@ -1,0 +1,174 @@
+"""The images of the dataset as a grid of thumbnails, a page at a time: how each is cropped, and whether it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from core.dataset.advice import ENLARGED_FROM, KEPT_BELOW
+from core.dataset.captions.files import OWN
+from core.dataset.report import Report, Row
+from core.dataset.sources.files import printable
+from core.record.problems import errors
+from core.record.units import count
+from core.settings.dataset.source import Source
+from tabs.markup import choice_list, crop_frame, empty_state, esc, page_count, pager, section
+
+PAGE_SIZE = 48
+PAGERS = ("Pages", "Pages, below the images")  # the names of the two around the images
+NO_HOLD: Callable[[Row], str] = lambda row: ""  # noqa: E731
+
+
+def kept(row: Row) -> float:
+    """Share of the image inside the crop frame, 1 where nothing trains."""
+    if row.frame is None:
+        return 1.0
+    left, top, right, bottom = row.frame
+    return (right - left) * (bottom - top)
+
+
+def left_out(row: Row) -> bool:
+    """Neither trained from nor kept for validation."""
+    return not row.trains and row.role != "validation"
+
+
+SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
+    "all": ("all images", lambda row: True),
+    "out": ("left out or broken", left_out),
+    "held": ("validation images", lambda row: row.role == "validation"),
+    "words": ("without a caption", lambda row: row.trains and row.source not in OWN),
+    "small": ("enlarged to their bucket", lambda row: (row.scale or 0) > ENLARGED_FROM),
+    "cropped": ("cropped by more than half", lambda row: kept(row) < KEPT_BELOW),
+    "masks": ("with a mask", lambda row: row.mask),
+}
+RARE = ("held", "masks")  # offered only where there are some
+
+
+def shown_rows(report: Report | None, show: str) -> list[tuple[int, Row]]:
+    """The rows that the chosen view shows, each with its place in the report."""
+    rows = list(enumerate(report.rows)) if report else []
+    if show in SHOWS:
+        return [(number, row) for number, row in rows if SHOWS[show][1](row)]
+    width, _, height = show.partition("x")
+    if width.isdecimal() and height.isdecimal():
+        size = (int(width), int(height))
+        return [(number, row) for number, row in rows if row.bucket == size or size in row.more]
+    return rows
+
+
+def holding(entries: Sequence[Source]) -> Callable[[Row], str]:
+    """For each image whether a person may hold it out: "free", "named" (held out by name), or "" (not theirs to say)."""
+    used = [entry for entry in entries if entry.enabled]
+    named = [set(entry.validation_images) for entry in used]
+
+    def state(row: Row) -> str:
+        if not 0 <= row.concept < len(used) or used[row.concept].role != "train" or row.bucket is None:
+            return ""
+        if row.key[1] in named[row.concept] or row.path.name in named[row.concept]:
+            return "named"
+        return "free" if row.trains else ""  # held out by the folder's share
+
+    return state
+
+
+def grid(
+    report: Report | None,
+    show: str,
+    page: int,
+    thumb_url: Callable[..., str],
+    busy: bool,
+    hold: Callable[[Row], str] = NO_HOLD,
+) -> str:
+    """One page of thumbnails with caption, bucket and crop frame, and the choice of which are shown."""
+    if report is None:
+        if busy:
+            waiting = '<div class="tiles waiting" aria-hidden="true">' + '<div class="tile"></div>' * 12 + "</div>"
+            return section("Images", waiting)
+        return section("Images", empty_state("No images yet.", "Choose a folder above, or drop images or a zip."))
+    rows = shown_rows(report, show)
+    pages = page_count(len(rows), PAGE_SIZE)
+    page = max(0, min(page, pages - 1))
+    part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+    tiles = "".join(tile(number, row, thumb_url, hold(row)) for number, row in part)
+    blocks = [] if report.rows else errors(report.problems)
+    nothing = empty_state("No images here.", "Choose another view on the right.")
+    if blocks:
+        nothing = empty_state(f"{blocks[0].what}.", f"{blocks[0].fix[:1].upper()}{blocks[0].fix[1:]}")
+    body = f'<ul class="tiles">{tiles}</ul>' if tiles else nothing
+    choices = []
+    for name, (words, test) in SHOWS.items():
+        number = sum(map(test, report.rows))
+        if number or name not in RARE or name == show:
+            choices.append((f"{words} ({number:,})", name))
+    if show not in SHOWS:
+        choices.append((f"bucket {show.replace('x', ' × ')} ({len(rows):,})", show))
+    above, below = (pager("page", page, pages, len(rows), "images", label) for label in PAGERS)
+    chooser = choice_list("show", choices, show, "Which images are shown")
+    return section("Images", above + body + (below if len(part) > 12 else ""), chooser)
+
+
+def tile(number: int, row: Row, thumb_url: Callable[..., str], hold: str = "") -> str:
+    """A thumbnail; the frame on it is what trains."""
+    name = printable(row.key[1])
+    image = _image(row, name, thumb_url)
+    opens = row.bucket is not None
+    if opens:
+        words = f'<div class="says{"" if row.source in OWN else " folder"}" title="{esc(row.caption)}">{_caption(row)}</div>'
+        about = f"Edit the caption of {name}"
+        opener = f'<button type="button" class="shot" data-act="open" data-arg="{number}" aria-label="{esc(about)}">'
+        body = opener + image + "</button>"
+    else:
+        words = f'<div class="says">{esc("It " + row.why if row.why else "It is not trained.")}</div>'
+        body = f'<div class="shot">{image}</div>'
+    return (
+        f'<li class="tile">{body}<div class="name" title="{esc(name)}">{esc(name)}</div>{words}'
+        f'<div class="sizes">{_facts(row)}</div>{_hold(number, name, hold)}</li>'
+    )
+
+
+def _image(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
+    if row.size is None or not row.readable:
+        return '<span class="pic none">cannot be read</span>'
+    width, height = row.size
+    frame = crop_frame(row.frame) if row.frame else ""
+    badge = '<span class="badge-on">mask</span>' if row.mask else ""
+    return (
+        f'<span class="pic {"wide" if width >= height else "tall"}" style="aspect-ratio:{width}/{height}">'
+        f'<img src="{esc(thumb_url(row.path, 256))}" loading="lazy" decoding="async" alt="{esc(name)}">{frame}{badge}</span>'
+    )
+
+
+def _facts(row: Row) -> str:
+    """Size and bucket; then how strongly it is scaled, how long its caption is, how often it is shown."""
+    sizes = f"{row.size[0]}×{row.size[1]}" if row.size else ""
+    if row.bucket is None:
+        return f'<span class="out">left out</span> {sizes}'
+    buckets = ", ".join(f"{width}×{height}" for width, height in (row.bucket, *row.more))
+    parts = [f"{row.scale:.2g} times the size" if row.scale and row.scale > ENLARGED_FROM else ""]
+    parts += [count(row.tokens, "token") if row.tokens is not None else ""]
+    parts += [f"{row.repeats} times" if row.repeats != 1 and row.trains else ""]
+    told = " · ".join(f"<span>{part}</span>" for part in parts if part)
+    role = (
+        f'<span class="role">{"held out" if row.role == "validation" else esc(row.role)}</span> '
+        if row.role != "train"
+        else ""
+    )
+    return f"<div>{sizes} → <b>{buckets}</b></div><div>{role}{told}</div>"
+
+
+def _hold(number: int, name: str, state: str) -> str:
+    """The switch that keeps one image for validation."""
+    if not state:
+        return ""
+    ticked = " checked" if state == "named" else ""
+    return (
+        f'<label class="switch hold"><input type="checkbox" data-act="hold" data-arg="{number}"{ticked} '
+        f'aria-label="Use {esc(name)} for validation"><span>validate</span></label>'
+    )
+
+
+def _caption(row: Row) -> str:
+    if row.source in OWN:
+        return esc(row.caption)
+    if row.source == "words":
+        return f"{esc(row.caption)} <i>class tokens</i>"
+    return "<i>empty caption</i>"

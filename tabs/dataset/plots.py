@@ -1,0 +1,142 @@
+"""The dataset as small charts: sizes, views of an epoch, lengths of captions. Data in, HTML out.
+
+Everything is counted into a few hundred marks on the server, so 10,000 images make no larger page than 100.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from core.dataset.report import Report
+from core.record.units import count
+from core.settings.job import TrainJob
+from tabs.captions.tokens import WINDOWS
+from tabs.markup import drawn, esc, section
+
+CELLS = (48, 32, 20)  # to a side of the scatter; the first that gives few enough marks
+MOST_MARKS = 500
+BIN = 5  # tokens
+MOST_BINS = 90
+
+
+# -- sizes of images
+
+
+def size_marks(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[float, float, int]], float]:
+    """Images of nearly one size as one mark: [(mean width, mean height, images)], and the longest side."""
+    longest = max((max(size) for size in sizes), default=0)
+    marks: list[tuple[float, float, int]] = []
+    for cells in CELLS:
+        cell = longest / cells if longest else 1
+        groups: dict[tuple[int, int], list[float]] = {}
+        for (width, height), number in Counter(sizes).items():
+            held = groups.setdefault((int(width / cell), int(height / cell)), [0.0, 0.0, 0.0])
+            held[0] += width * number
+            held[1] += height * number
+            held[2] += number
+        marks = [(w / n, h / n, int(n)) for w, h, n in groups.values()]
+        if len(marks) <= MOST_MARKS:
+            break
+    return marks, float(longest)
+
+
+def sizes_plot(job: TrainJob, report: Report | None) -> str:
+    """Width by height of every image, with the line of the resolution's area: below it, images are enlarged."""
+    sizes = [row.size for row in report.rows if row.size is not None] if report else []
+    if not sizes:
+        return ""
+    marks, longest = size_marks(sizes)
+    side = job.dataset.resolution
+    area = side * side if isinstance(side, int) else side[0] * side[1]
+    top = max(longest, math.sqrt(area)) * 1.06
+    widths = [top * step / 60 for step in range(1, 61) if area * 60 / step <= top * top]
+    most = max(number for _, _, number in marks)
+    spots = [
+        (round(width), round(height), round(2.5 + 6 * math.sqrt(number / most), 1), _size_words(width, height, number))
+        for width, height, number in sorted(marks, key=lambda mark: -mark[2])
+    ]
+    small = sum(width * height < area for width, height in sizes)
+    told = f"{len(sizes):,} images by width and height; {small:,} have fewer pixels than the resolution"
+    line = {
+        "kind": "area",
+        "steps": [round(width) for width in widths],
+        "values": [round(area / width) for width in widths],
+    }
+    chart = drawn("chart", _plane(told, top, top, "width", "height") | {"lines": [line], "spots": spots})
+    caption = f'<p class="hint">Below the line an image has fewer pixels than the resolution ({small:,} do).</p>'
+    different = len(set(sizes))
+    return section("Sizes", chart + caption, f"{different:,} different" if different > 1 else "all the same")
+
+
+def _size_words(width: float, height: float, number: int) -> str:
+    return f"{width:,.0f} × {height:,.0f}: {count(number, 'image')}"
+
+
+def _plane(label: str, right: float, top: float, across: str, up: str) -> dict[str, Any]:
+    """What every chart from 0 says of itself."""
+    return {"label": label, "right": round(right, 1), "top": round(top, 1), "across": across, "up": up, "lines": []}
+
+
+# -- views of an epoch
+
+
+def balance(names: Sequence[str], roles: Sequence[str], views: Sequence[int]) -> str:
+    """How many views of an epoch each folder has. All three are by folder."""
+    total = sum(views)
+    if len(names) < 2 or not total:
+        return ""
+    rows = ""
+    for name, role, number in zip(names, roles, views, strict=True):
+        share = number / total
+        of = "" if role == "train" else f' <span class="hint">{esc(role)}</span>'
+        rows += (
+            f'<div class="share-row {esc(role)}" title="{number:,} of {total:,} views"><span class="name">{esc(name)}{of}</span>'
+            f'<span class="track"><i style="width:{100 * share:.1f}%"></i></span>'
+            f'<span class="num">{number:,}</span><span class="num hint">{share:.0%}</span></div>'
+        )
+    return section("Views per epoch", f'<div class="shares">{rows}</div>', esc(f"{total:,} in all"))
+
+
+# -- lengths of captions
+
+
+def length_bins(tokens: Sequence[int]) -> tuple[list[int], int]:
+    """Captions counted by length: (number in each bin, tokens a bin)."""
+    longest = max(tokens, default=0)
+    size = BIN
+    while longest // size + 1 > MOST_BINS:
+        size *= 2
+    bins = [0] * (longest // size + 1)
+    for number in tokens:
+        bins[number // size] += 1
+    return bins, size
+
+
+def lengths_plot(report: Report | None) -> str:
+    """How many captions have how many tokens, with the marks where they would be cut."""
+    tokens = [row.tokens for row in report.rows if row.trains and row.tokens is not None] if report else []
+    if report is None or not tokens:
+        return ""
+    bins, size = length_bins(tokens)
+    limit = report.token_limit
+    beyond = max((mark for mark in WINDOWS if mark <= len(bins) * size), default=0)
+    marks = [mark for mark in WINDOWS if mark <= max(beyond + WINDOWS[0], limit)]  # those reached, and the next
+    right = max(len(bins) * size, max(marks)) * 1.04
+    columns = [
+        (place * size, size, number, _length_words(place * size, size, number), place * size > limit)
+        for place, number in enumerate(bins)
+        if number
+    ]
+    over = sum(number > limit for number in tokens)
+    told = f"Captions by tokens; {over:,} are longer than {limit} and are truncated"
+    aside = f"{count(over, 'caption')} truncated at {limit}" if over else f"none is truncated at {limit}"
+    plane = _plane(told, right, max(bins) * 1.1, "tokens", "captions")
+    chart = drawn("chart", plane | {"columns": columns, "marks": marks, "limit": limit})
+    return section("Caption length in tokens", chart, aside)
+
+
+def _length_words(begin: int, size: int, number: int) -> str:
+    return f"{begin} to {begin + size - 1} tokens: {count(number, 'caption')}"

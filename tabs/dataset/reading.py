@@ -1,0 +1,272 @@
+"""What the server knows of the chosen images: read on the light lane, shared by two tabs and all browsers."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.buckets.batches import Placed
+from core.dataset.captions.files import OWN, read_caption
+from core.dataset.captions.pipeline import plain_caption
+from core.dataset.doctor.findings_of import Finding, examine
+from core.dataset.preflight import preflight
+from core.dataset.report import Report, Row
+from core.dataset.sources.scan import recognize
+from core.record.problems import Problem, ProblemsError
+from core.record.units import count
+from core.record.workspace import Workspace
+from core.settings.job import TrainJob
+from core.settings.presets.files import to_values
+from tabs.captions.tokens import count_tokens
+from tabs.form.project import Project
+from tabs.server.safety import Roots
+
+if TYPE_CHECKING:
+    from core.engine.engine import Engine
+
+FRESH_SECONDS = 5.0
+FIRST_WITHIN = 0.5
+STOPPED_WITHIN = 5.0  # seconds that a write waits for a reading to stop
+COUNTED_AT_ONCE = 1000  # captions whose tokens are counted when they are saved
+
+
+class Reading:
+    """The newest report on the project's images. `version` rises with everything that could change what is shown."""
+
+    def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots):
+        self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
+        self._lock = threading.RLock()
+        self._key = ""
+        self._revision = -1
+        self._task: Any = None
+        self._finished = 0.0
+        self.report: Report | None = None
+        self.layout = ""
+        self.problems: tuple[Problem, ...] = ()
+        self.job: TrainJob = project.job
+        self.findings: tuple[Finding, ...] | None = None  # None: not examined yet
+        self.examining: tuple[str, float] | None = None
+        self.version = 0
+        self.writing = 0  # changes of many captions that the page makes now
+        self._saved: set[str] = set()  # captions that were saved while the folder was being read
+
+    @property
+    def prompts(self) -> list[str]:
+        """The project's sample prompts."""
+        return self._project.job.samples.sample_prompts
+
+    # -- asking for it
+
+    def want(self, again: bool = False, now: bool = False) -> None:
+        """See to it that the present settings are read. `again` reads the disk anew unless that was done just now, `now`
+        in any case."""
+        revision = self._project.revision
+        if revision == self._revision and not (again or now):
+            return
+        self._revision = revision
+        job = self._project.job
+        key = json.dumps(
+            {name: to_values(job)[name] for name in ("dataset", "captions", "validation", "schedule")},
+            sort_keys=True,
+            default=str,
+        )
+        with self._lock:
+            old = self._finished and time.monotonic() - self._finished > FRESH_SECONDS
+            if key == self._key and not now and not (again and old and not self.busy):
+                return
+            if self._task is not None:
+                self._task.cancel()
+            if key != self._key:
+                other = _folders(job) != _folders(self.job)
+                self.report = None if other else self.report
+                self.findings = None if other else self.findings
+                self.problems = () if other else self.problems  # else the list would be gone at every change
+            self._key, self.job, self._finished, self._saved = key, job, 0.0, set()
+            self.version += 1
+            self._task = self._engine.light(self._read, job, key, title="Reading the images")
+
+    @contextmanager
+    def undisturbed(self, files: int) -> Iterator[None]:
+        """While many caption files are written nothing is read: each would wait for the other at every file. What was being
+        read is read again afterwards."""
+        self.writing += 1
+        stopped = files > COUNTED_AT_ONCE and self.busy and self.report is not None
+        if stopped and (task := self._task) is not None:
+            task.cancel()
+            with suppress(ProblemsError, TimeoutError):
+                task.wait(STOPPED_WITHIN)
+        try:
+            yield
+        finally:
+            self.writing -= 1
+            if stopped:
+                self.want(now=True)
+
+    def wait_for_first(self) -> None:
+        """A moment for the first report of small folders: what it brings is then drawn at once, and nothing jumps."""
+        end = time.monotonic() + FIRST_WITHIN
+        while self.busy and self.report is None and time.monotonic() < end:
+            time.sleep(0.02)
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None and not self._task.done
+
+    @property
+    def checking(self) -> bool:
+        """Whether problems may still be found; the doctor, who comes after, finds others."""
+        return self.busy and self.examining is None
+
+    @property
+    def doing(self) -> tuple[str, float]:
+        """What is being done now and how much of it, ("", 0) when nothing is."""
+        task = self._task
+        return (task.text or "Reading the folder", task.progress) if self.busy else ("", 0.0)
+
+    @property
+    def stamp(self) -> str:
+        """Changes whenever something to show has changed."""
+        text, share = self.doing
+        return f"{self.version} {text} {share:.2f} {bool(self.failure)}"
+
+    @property
+    def failure(self) -> tuple[Problem, ...]:
+        """Why the last reading came to nothing, if it did."""
+        task = self._task
+        return (
+            tuple(task.error.problems)
+            if task is not None and task.done and task.error is not None and not task.token.wanted
+            else ()
+        )
+
+    # -- reading
+
+    def _read(self, job: TrainJob, key: str, task: Any) -> None:
+        try:
+            self._roots.admit(job)  # a shared page reads only open folders, whatever the settings say
+            layout = _layout(job)
+            # Counting the tokens of 10,000 captions takes as long as all the rest, so it waits for the second pass.
+            first = preflight(job, self._workspace, cancel=task.token)
+            self._publish(key, first, layout)
+
+            def say(done: int, total: int) -> None:
+                task.stage(f"Checking images: {done:,} of {total:,}", done, max(total, 1))
+
+            whole = preflight(
+                job, self._workspace, count_tokens=count_tokens, decode=True, cancel=task.token, progress=say
+            )
+            self._publish(key, whole, layout, finished=True)
+        except ProblemsError as error:
+            self._publish(key, None, "", tuple(error.problems), finished=True)
+        else:
+            self._examine(key, whole, task)
+
+    def _examine(self, key: str, report: Report, task: Any) -> None:
+        """The doctor's findings, once every image was decoded."""
+        memo = self._workspace.private / "index.sqlite"
+
+        def say(done: int, total: int) -> None:
+            share = done / max(total, 1)
+            self.examining = ("Looking for duplicates and damage", share)
+            task.stage(f"Looking for duplicates and damage: {done:,} of {total:,}", done, max(total, 1))
+
+        say(0, 1)
+        try:
+            findings = examine(report, memo, cancel=task.token, progress=say)
+        finally:
+            self.examining = None
+        with self._lock:
+            if key == self._key:
+                self.findings = findings
+                self.version += 1
+
+    def _publish(
+        self,
+        key: str,
+        report: Report | None,
+        layout: str,
+        problems: tuple[Problem, ...] = (),
+        *,
+        finished: bool = False,
+    ) -> None:
+        with self._lock:
+            if key != self._key:
+                return
+            self.report, self.layout = report, layout
+            self.problems = problems or (report.problems if report else ())
+            self.version += 1
+            self._take_over(self._saved)
+            if finished:
+                self._finished = time.monotonic()
+
+    # -- captions that were saved
+
+    def captions_saved(self, paths: Iterable[Path]) -> None:
+        """Read the captions of these images again (named by any file with their stem), so that lists and counts follow
+        without reading the folder."""
+        with self._lock:
+            stems = {os.path.splitext(path)[0] for path in paths}
+            if self.busy:
+                self._saved |= stems
+            self._take_over(stems)
+            self.version += 1
+        if len(stems) > COUNTED_AT_ONCE:
+            self.want(now=True)  # counts their tokens
+
+    def _take_over(self, stems: Collection[str]) -> None:
+        report = self.report
+        if report is None or not stems:
+            return
+        placed = [_read_again(each, stems) for each in report.placed]
+        validation = [_read_again(each, stems) for each in report.validation]
+        fresh = {each.image.key: each for each in (*placed, *validation) if _stem(each) in stems}
+        counted = len(fresh) <= COUNTED_AT_ONCE
+        rows = [_row_of(row, fresh[row.key], counted) if row.key in fresh else row for row in report.rows]
+        trained = {each.image.key: each for each in placed}
+        self.report = replace(
+            report,
+            placed=tuple(placed),
+            validation=tuple(validation),
+            rows=tuple(rows),
+            captions_found=sum(each.caption.source in OWN for each in trained.values()),
+            longest_tokens=max((row.tokens or 0 for row in rows), default=None),
+        )
+
+
+def _stem(placed: Placed) -> str:
+    return os.path.splitext(placed.image.path)[0]
+
+
+def _read_again(placed: Placed, stems: Collection[str]) -> Placed:
+    if _stem(placed) not in stems:
+        return placed
+    return replace(placed, caption=read_caption(placed.image, placed.concept.captions))
+
+
+def _row_of(row: Row, placed: Placed, counted: bool) -> Row:
+    """The row of an image whose caption was read again. counted: with its tokens, which takes longest."""
+    text = plain_caption(placed.caption.text, placed.concept.captions, placed.image.words)
+    caption = placed.caption
+    tokens = count_tokens(text) if counted else None
+    return replace(row, caption=text, source=caption.source, caption_path=caption.path, tokens=tokens)
+
+
+def _folders(job: TrainJob) -> list[str]:
+    return [source.folder for source in job.dataset.all_sources()]
+
+
+def _layout(job: TrainJob) -> str:
+    """What kind of folder it is, in one sentence; further folders are counted."""
+    folders = _folders(job)
+    if not folders:
+        return ""
+    more = f", and {count(len(folders) - 1, 'more folder')}" if len(folders) > 1 else ""
+    said = recognize(folders[0]).rstrip(".")
+    return said[:1].upper() + said[1:] + more + "."

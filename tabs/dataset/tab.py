@@ -1,0 +1,452 @@
+"""The Dataset tab: which images train, what is wrong with them, and how each is cropped."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.captioning.identifiers import propose, read_tokenizer
+from core.dataset.sources.files import printable
+from core.record import atomic
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path, resolve_path
+from core.settings.dataset.source import Source
+from tabs.captions.edits import key_of
+from tabs.context import Page
+from tabs.dataset import concept_cards, own_setup, plots, questions
+from tabs.dataset import grid as dataset_grid
+from tabs.dataset import view as dataset_view
+from tabs.dataset.class_form import NEW, ClassForm
+from tabs.dataset.concepts import Found, changed, entries_of, found_of, without_own
+from tabs.dataset.doctor import Clinic
+from tabs.form import folder_browser
+from tabs.form.exchange import Exchange, buttons
+from tabs.form.own_settings import SOURCE
+from tabs.markup import (
+    AWAITED,
+    act_of,
+    board,
+    button,
+    news,
+    page_of,
+    problems_html,
+    progress,
+    seen_here,
+    sent,
+    stamp_seen,
+)
+from tabs.server.uploads import take_in
+
+TAB = questions.TAB
+PROPOSED = 6
+ABOUT_FOLDER = "Any folder of images. Additional folders, with their own settings, are listed below."
+FOLDER_HINT = "Path of another folder"  # it is empty also while every chosen folder has settings of its own
+AREAS = ("summary", "setup", "sources", "questions", "checks", "doctor", "plots", "grid")
+
+BROWSER = """
+watch('value', () => atelier.attr(document.querySelector('#ds-browse'), 'aria-expanded', !!element.querySelector('.browser') + ''));
+element.addEventListener('keydown', (event) => {
+  const close = event.key === 'Escape' && element.querySelector('button[data-act=close]');
+  if (close) close.click();
+});
+"""
+
+
+def build(page: Page) -> None:
+    """Widgets and listeners of the tab."""
+    desk = Desk(page)
+    with gr.Row(elem_id="ds-choose", equal_height=False):
+        with gr.Column(scale=3, min_width=380):
+            folder = gr.Textbox(
+                label="Image folder", info=ABOUT_FOLDER, placeholder=FOLDER_HINT, max_lines=1, elem_id="ds-folder"
+            )
+            with gr.Row(elem_classes="tight"):
+                browse = gr.Button("Browse", size="sm", elem_id="ds-browse")
+                again = gr.Button("Reload", size="sm", elem_id="ds-again")
+                taken = gr.UploadButton(
+                    "Import TOML or JSON", file_types=[".toml", ".json"], size="sm", elem_id="ds-import"
+                )
+            exports = board("ds-exchange", buttons())
+        with gr.Column(scale=2, min_width=300):
+            drop = gr.File(
+                label="Drop images or a zip", show_label=False, file_count="multiple", height=100, elem_id="ds-drop"
+            )
+            intake = board("ds-intake")
+    browser = board("ds-browser", script=BROWSER)
+    boards = {"summary": board("ds-summary", AWAITED)}
+    with gr.Row(equal_height=False, elem_id="ds-main"):
+        with gr.Column(scale=2, min_width=380):
+            boards |= {name: board(f"ds-{name}") for name in AREAS[1:-1]}
+        with gr.Column(scale=3, min_width=420):
+            boards["grid"] = board("ds-grid")
+    seen = seen_here()
+    areas = [boards[name] for name in AREAS]
+    shown = [folder, intake, browser, *areas]
+    page.on_show(TAB, desk.show, None, [seen, *shown])
+    page.on_tick(TAB, desk.tick, seen, [seen, *shown])
+    page.on_given([folder.blur, folder.submit], desk.choose, folder, [*shown, seen])
+    page.listen(browse.click, desk.open_browser, None, browser)
+    page.listen(again.click, desk.read_again, None, [*shown, seen])
+    page.listen(drop.upload, desk.take, drop, [drop, intake])
+    page.listen(taken.upload, desk.import_config, taken, [taken, *shown, seen])
+    page.on_act(exports, desk.export)
+    page.on_act(intake, desk.intake_act, None, intake)
+    page.on_act(browser, desk.browse, None, [*shown, seen])
+    page.on_act(areas, desk.act, None, [page.tabs, *shown, seen])
+
+
+class Desk:
+    """What the tab's handlers do. The project keeps the views, the reading the images."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self.reading = page.reading
+        self.exchange = Exchange(page)
+        self.class_form = ClassForm(page, lambda: page.project.tab_state(TAB), self._keep)
+        self.clinic = Clinic(page, self.reading)
+        self._class_jobs = self.class_form.stamp
+        self._proposed: dict[int, tuple[int, list[str]]] = {}  # of a card: (seed, rare words)
+        self._intake: Any = None
+        self._lately: set[str] = set()  # questions answered since the tab was opened: they keep their places
+
+    # -- showing
+
+    def show(self):
+        self._lately = set()
+        self.reading.want(again=True)
+        self.reading.wait_for_first()
+        return news("", self._stamp(), self._render())
+
+    def tick(self, seen: str):
+        """Only what is not on this browser's screen yet: a text that is being typed is not touched."""
+        self.reading.want()
+        stamp = self._stamp()
+        if stamp == stamp_seen(seen):
+            return gr.skip()
+        return news(seen, stamp, self._render())
+
+    def _stamp(self) -> str:
+        task = self._intake
+        intake = f"{task.progress:.2f} {task.text} {task.done}" if task else ""
+        if (jobs := self.class_form.stamp) != self._class_jobs:
+            self._class_jobs = jobs
+            self.reading.want(now=True)  # images were added
+        return f"{jobs} {self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
+
+    def _render(self) -> tuple[Any, ...]:
+        """What `shown` in `build` shows, in its order."""
+        reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
+        show, number = str(state.get("show", "all")), int(state.get("page", 0))
+        entries = entries_of(job)
+        found = found_of(entries, reading.report)
+        waits = reading.busy and reading.report is None
+        folders = concept_cards.cards(
+            job,
+            entries,
+            found,
+            state.get("open", []),
+            self.page.thumb_url,
+            busy=waits,
+            proposed={number: words for number, (_, words) in self._proposed.items()},
+            class_form=self.class_form.html,
+        )
+        return (
+            self.page.project.shown("dataset.folder"),
+            self._intake_html(),
+            self._browser_html(),
+            dataset_view.summary(reading.report, reading.layout, reading.doing),
+            own_setup.card(self.page.setup.offer(job, reading.report)),
+            f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
+            questions.cards(
+                job, reading.report.questions if reading.report else (), questions.answered(state, job), self._lately
+            ),
+            dataset_view.checks(job, reading.report, reading.problems + reading.failure, reading.checking),
+            self.clinic.html(entries),
+            self._plots(entries, found, show),
+            dataset_grid.grid(
+                reading.report, show, number, self.page.thumb_url, reading.busy, dataset_grid.holding(entries)
+            ),
+        )
+
+    def _all(self) -> tuple[Any, ...]:
+        """What a click answers: all of `shown`, and that the browser has it."""
+        values = self._render()
+        return *values, sent(values)
+
+    def _plots(self, entries: list[Source], found: list[Found], show: str) -> str:
+        report, job = self.reading.report, self.page.project.job
+        used = [(entry, each) for entry, each in zip(entries, found, strict=True) if entry.enabled]
+        names = [printable(resolve_path(entry.folder).name or entry.folder) for entry, _ in used]
+        shares = plots.balance(names, [entry.role for entry, _ in used], [each.views for _, each in used])
+        charts = [
+            dataset_view.histogram(report, show),
+            shares,
+            plots.sizes_plot(job, report),
+            plots.lengths_plot(report),
+        ]
+        return f'<div class="stack">{"".join(charts)}</div>' if any(charts) else ""
+
+    def _keep(self, **changes: Any) -> None:
+        with self.page.project.lock:  # the same as for changes of the job, which keep something too
+            self.page.project.keep(TAB, self.page.project.tab_state(TAB) | changes)
+
+    # -- choosing
+
+    def choose(self, text: str):
+        """The folder as written. One that has settings of its own is chosen already: a box that is left after Enter tells
+        the same twice, and the second may come after those settings."""
+        text = text if isinstance(text, str) else ""
+        sources = self.page.project.job.dataset.sources
+        if not text.strip() or resolve_path(text) not in {resolve_path(each.folder) for each in sources if each.folder}:
+            self._set_folder(text)
+        return self._all()
+
+    def _set_folder(self, text: str) -> None:
+        """The same field as in Train, whose form follows as after another browser's change. Only open paths are taken."""
+        if text.strip():
+            self.page.roots.check(text, "dataset.folder")
+        if self.page.project.edit("dataset.folder", text):
+            self._keep(show="all", page=0, browse="")
+            kept = self.page.project.tab_state("Captions")
+            self.page.project.keep("Captions", {"edits": kept.get("edits", {})})  # another set, another list
+        self.reading.want()
+
+    def read_again(self):
+        self.reading.want(now=True)
+        return self._all()
+
+    def open_browser(self):
+        """At the chosen folder, or the nearest one above it that is there."""
+        if self.page.project.tab_state(TAB).get("browse"):
+            self._keep(browse="")
+            return ""
+        chosen = next((entry.folder for entry in entries_of(self.page.project.job)), ".")
+        begin = folder_browser.nearest(self.page.roots, resolve_path(chosen))
+        self._keep(browse=printable(begin))
+        return self._browser_html()
+
+    def _browser_html(self) -> str:
+        folder = str(self.page.project.tab_state(TAB).get("browse", ""))
+        return folder_browser.panel(self.page.roots, folder) if folder else ""
+
+    def browse(self, event: gr.EventData):
+        act, arg, _ = act_of(event)
+        now = str(self.page.project.tab_state(TAB).get("browse", ""))
+        if act == "close":
+            self._keep(browse="")
+        elif act == "use":
+            self._set_folder(display_path(self.page.roots.check(now)))
+            self._keep(browse="")
+        elif act == "also":
+            entries = [*entries_of(self.page.project.job), Source(folder=display_path(self.page.roots.check(now)))]
+            self._set_sources(entries, "adding a folder")
+            self._keep(browse="")
+        else:
+            self._keep(browse=printable(folder_browser.step(self.page.roots, now, act, arg)))
+        return self._all()
+
+    # -- dropped files
+
+    def take(self, files: list[str] | None):
+        """Start taking in what was dropped; the drop area is free again at once."""
+        if not files:
+            return gr.skip(), gr.skip()
+        if self._intake is not None and not self._intake.done:
+            what = "Other files are still being added"
+            raise ProblemsError.one(what, "the drop area", "wait until they are added", "upload.busy")
+        self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Adding images")
+        return None, self._intake_html()
+
+    def _take_in(self, files: list[str], task: Any) -> Path:
+        try:
+            folder = take_in(files, self.page.workspace.datasets, task)
+        finally:
+            for file in files:  # the server's own copies of the upload
+                atomic.remove(file)
+        self._set_folder(display_path(folder))
+        return folder
+
+    def _intake_html(self) -> str:
+        task = self._intake
+        if task is None:
+            return ""
+        if not task.done:
+            doing = progress(task.text or "Adding files", task.progress)
+            return f"<div class='intake'>{doing}{button('cancel', 'Cancel')}</div>"
+        if task.error is not None:
+            return f"<div class='intake failed'>{problems_html(task.error.problems)}{button('close', 'Close')}</div>"
+        return ""
+
+    def intake_act(self, event: gr.EventData):
+        act, _, _ = act_of(event)
+        task = self._intake
+        if task is not None and act == "cancel":
+            task.cancel()
+        elif act == "close":
+            self._intake = None
+        return self._intake_html()
+
+    # -- the config of sd-scripts
+
+    def import_config(self, file: str | None):
+        """Take in a config; the button is free for the next one at once."""
+        if file:
+            self.exchange.take(file)
+            self._keep(show="all", page=0, open=[])
+            self.reading.want()
+        return None, *self._all()
+
+    def export(self, event: gr.EventData) -> None:
+        self.exchange.give(act_of(event)[1])
+
+    # -- lists and images
+
+    def act(self, event: gr.EventData):
+        """Every click and change in the lists. Returns the tabs (to lead elsewhere) and all areas."""
+        act, arg, value = act_of(event)
+        if act in ("away", "back"):
+            self._move(act, arg)
+            tabs = gr.skip()
+        else:
+            with self.page.project.lock:  # two changes at once must both count
+                tabs = self._do(act, arg, value)
+        self.reading.want()
+        return tabs, *self._all()
+
+    def _move(self, act: str, arg: str) -> None:
+        """Put images of a finding away, or back."""
+        listed = entries_of(self.page.project.job)
+        if act == "away":
+            self.clinic.put_away(arg, listed)
+        else:
+            self.clinic.put_back(arg, listed)
+
+    def _do(self, act: str, arg: str, value: str) -> Any:
+        """One act; returns where to lead, gr.skip() for nowhere."""
+        tabs = gr.skip()
+        if self.class_form.presets.act(act, arg, value):
+            return tabs
+        if act == "show":
+            self._keep(show=value or arg, page=0)
+        elif act == "page":
+            self._keep(page=page_of(value or arg, 10**6))
+        elif act == "skip":
+            self.page.project.edit("dataset.skip_broken", value == "true")
+        elif act == "open":
+            tabs = self._open_caption(arg)
+        elif act in ("answer", "ask"):
+            self._answer(act, arg, value)
+        elif act == "propose":
+            self._propose(arg)
+        elif act == "word":
+            number, _, word = arg.partition(":")
+            self._change_source("own", f"{number}:identifier", word)
+            self._proposed = {}
+        elif act == "hold":
+            self._hold(arg, value == "true")
+        elif act == "more":
+            self._unfold(arg)
+        elif act == "setup":
+            self.page.setup.apply(self.page.setup.offer(self.page.project.job, self.reading.report))
+        elif act == "keep_demo":
+            self.page.setup.keep()
+        elif act == "get_model":
+            tabs = gr.Tabs(selected="Tools")
+        elif act in ("class", "class_make"):
+            self._class_images(act, arg)
+        elif act in ("own", "clear", "remove", "class_field"):
+            try:
+                if act == "class_field":
+                    self.class_form.change(arg, value)
+                else:
+                    self._change_source(act, arg, value)
+            except ProblemsError:
+                self._keep(turn=time.time_ns())  # so that the field goes back to what holds
+                raise
+        return tabs
+
+    def _open_caption(self, arg: str):
+        """Lead to the Captions tab at this image."""
+        report = self.reading.report
+        number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
+        if report is None or not 0 <= number < len(report.rows):
+            return gr.skip()
+        kept = self.page.project.tab_state("Captions")
+        self.page.project.keep("Captions", kept | {"key": key_of(report.rows[number]), "show": "all", "find": ""})
+        return gr.Tabs(selected="Captions")
+
+    def _answer(self, act: str, arg: str, value: str) -> None:
+        """Take an answer about the whole dataset, or ask again."""
+        kind, _, name = arg.partition(":")
+        job, state = self.page.project.job, self.page.project.tab_state(TAB)
+        done = {each for each in questions.answered(state, job) if each != kind}
+        if act == "answer":
+            self.page.project.replace(questions.answer(job, kind, name, value), did="an answer about the images")
+            done.add(kind)
+            self._lately.add(kind)
+        self._keep(answered=questions.with_answered(state, job, done))
+
+    def _class_images(self, act: str, arg: str) -> None:
+        """Open or close the form, or queue its job; the folder that it fills is listed as a card."""
+        listed = entries_of(self.page.project.job)
+        if act == "class":
+            self.class_form.toggle(int(arg) if arg.removeprefix("-").isdecimal() and len(arg) < 9 else NEW)
+            return
+        new = self.class_form.make(listed)
+        if new is not None and new.folder not in [entry.folder for entry in listed]:
+            self._set_sources([*listed, new], "a folder for regularization images")
+
+    def _propose(self, arg: str) -> None:
+        """Rare words for a card's subject; other ones each time."""
+        entries = entries_of(self.page.project.job)
+        if arg.isdecimal() and int(arg[:8]) < len(entries):
+            seed = self._proposed.get(int(arg), (0, []))[0] + 1
+            taken = [entry.identifier for entry in entries if entry.identifier]
+            self._proposed[int(arg)] = (seed, propose(read_tokenizer(), PROPOSED, seed, taken))
+
+    def _hold(self, arg: str, wanted: bool) -> None:
+        """Keep one image for validation, or let it train again."""
+        report, entries = self.reading.report, entries_of(self.page.project.job)
+        number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
+        if report is None or not 0 <= number < len(report.rows):
+            return
+        row = report.rows[number]
+        places = [place for place, entry in enumerate(entries) if entry.enabled]
+        if row.concept >= len(places) or not dataset_grid.holding(entries)(row):
+            return
+        at = places[row.concept]
+        names = [name for name in entries[at].validation_images if name not in (row.key[1], row.path.name)]
+        entry = entries[at].model_copy(update={"validation_images": [*names, row.key[1]] if wanted else names})
+        did = "using an image for validation" if wanted else "using an image for training again"
+        self._set_sources([*entries[:at], entry, *entries[at + 1 :]], did)
+
+    def _unfold(self, arg: str) -> None:
+        """Show or hide what one folder sets for itself."""
+        if arg.isdecimal() and len(arg) < 9:
+            opened = {int(number) for number in self.page.project.tab_state(TAB).get("open", [])}
+            self._keep(open=sorted(opened ^ {int(arg)}))
+
+    def _change_source(self, act: str, arg: str, value: str) -> None:
+        """One field of one card (`arg`: "number:name"), or the whole card."""
+        entries = entries_of(self.page.project.job)
+        at, _, name = arg.partition(":")
+        number = int(at) if at.isdecimal() and len(at) < 9 else -1
+        if not 0 <= number < len(entries):
+            return
+        if act == "remove":
+            self._proposed = {}
+            self._set_sources(entries[:number] + entries[number + 1 :], "removing a folder")
+            opened = [int(each) for each in self.page.project.tab_state(TAB).get("open", []) if int(each) != number]
+            self._keep(open=[each - (each > number) for each in opened])
+            return
+        entry = entries[number]
+        values = without_own(entry) if act == "clear" else changed(entry, name, value, self.page.roots)
+        did = f"change of a folder's {SOURCE[name].title.lower()}" if act == "own" else "change of a folder's settings"
+        self._set_sources([*entries[:number], values, *entries[number + 1 :]], did)
+
+    def _set_sources(self, entries: list[Any], did: str) -> None:
+        questions.change_folders(self.page.project, entries, did)
+        self.reading.want()

@@ -1,0 +1,1 @@
+"""What forms share: fields from declarations, presets, the project that keeps what they hold."""

@@ -1,0 +1,98 @@
+"""What the server tells a browser about the form: one message holds the whole state, so a lost one costs nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from core.settings.base import group_shown
+from core.settings.presets.files import dump
+from core.settings.rules import ineffective, training_problems
+from core.settings.values import shown_value, summary
+from tabs.form import fields as form
+from tabs.form import presets_bar
+from tabs.form.project import FIELDS
+from tabs.server.browsers import Browser
+from tabs.train import method_needs
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+
+def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = False) -> dict[str, Any]:
+    """Everything that is painted on the form. `filled` is the revision that the browser's widgets show."""
+    project = page.project
+    with project.lock:
+        job, bad, changed = project.job, dict(project.bad), project.changed()
+        fresh = just_filled or project.only_own_edits(filled, browser.session)
+        errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in bad.items()}
+        notes: dict[str, list[dict[str, str]]] = {}
+        for problem in training_problems(job):
+            for path in form.places(problem.where):
+                if path not in bad:
+                    notes.setdefault(path, []).append(
+                        {"what": problem.what, "fix": problem.fix, "level": problem.level}
+                    )
+        model = page.checks.model(job.model.base_model, job.model.family)
+        known = method_needs.with_family(job, model)
+        idle = method_needs.idle_fields(known)
+        total = page.checks.known_steps(job)
+        return {
+            "session": browser.session,
+            "stamp": project.stamp,
+            "filled": project.revision if fresh else 0,
+            "refill": not fresh,
+            "preset": preset_facts(page),
+            "lists": {
+                "preset": presets_bar.groups(page),
+                "field-optimizer-optimizer-type": method_needs.optimizer_groups(page.engine.known_device),
+            },
+            "changed": {path: shown_value(FIELDS[path], theirs) for path, theirs in changed.items()},
+            "errors": errors,
+            "notes": notes,
+            "ignored": ineffective(known),
+            "idle": list(idle),
+            "groups": {group: _group(group, job, changed, errors, idle) for group in form.groups()},
+            "method": job.method.kind,
+            "needs": method_needs.needs(job, model),
+            "hints": method_needs.hints(job) | page.forecast.hints(job),
+            "recipes": method_needs.recipe_offers(job),
+            "curve": page.sketch.facts(job, total),
+            "undo": project.can_undo,
+            "redo": project.can_redo,
+            "json": json.dumps(dump(job), indent=2, ensure_ascii=False),
+            "json_problems": browser.json_problems,
+            "json_applied": browser.json_applied,
+            "names": names(page),
+            "model": model,
+            "said": browser.said,
+            "notice": " ".join(filter(None, (project.notice, page.engine.notice))),
+        }
+
+
+def _group(
+    group: str, job: Any, changed: dict[str, Any], errors: dict[str, Any], idle: dict[str, str]
+) -> dict[str, Any]:
+    def inside(paths: Any) -> int:
+        return sum(FIELDS[path].group == group and form.in_group(FIELDS[path]) for path in paths)
+
+    return {
+        "shown": group_shown(job, group),
+        "summary": summary(job, group),
+        "changed": inside(changed),
+        "errors": inside(errors),
+        "idle": method_needs.idle_group(group, idle),
+    }
+
+
+def preset_facts(page: Page) -> dict[str, Any]:
+    name = page.project.preset
+    recipe = presets_bar.recipe_facts(page)
+    return {"name": name, "own": name.startswith("user/"), "all": page.presets.names("train"), "recipe": recipe}
+
+
+def names(page: Page) -> dict[str, str]:
+    """What the header says of the project."""
+    job = page.project.job
+    model = page.checks.model(job.model.base_model, job.model.family)
+    return {"project": job.saving.output_name, "family": model["family"], "evidence": model["evidence"]}

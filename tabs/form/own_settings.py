@@ -1,0 +1,263 @@
+"""Settings as fields of a board: drawn from their declarations, read back as values. Cards and tool forms use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Annotated, Any, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+
+from core.record.problems import ProblemsError
+from core.settings.base import Declared, Settings, union_members
+from core.settings.check import allowed
+from core.settings.dataset.source import ONE_FOR_ALL, SHARED, Source
+from core.settings.elsewhere import ELSEWHERE
+from core.settings.values import BadText, shown_value, text_of, value_from
+from tabs.form.fields import label
+from tabs.form.project import FIELDS
+from tabs.markup import esc
+from tabs.server.safety import Roots
+
+NOTHING = '""'  # typed in a field whose emptiness means "as for all"
+NOT_OWN: Any = object()  # the field has no common value behind it
+PATHS = frozenset(("folder", "metadata_file"))
+
+
+def entries(model: type[Settings], group: str) -> dict[str, Declared]:
+    """The settings of one model by name."""
+    return {name: Declared(f"{group}.{name}", group, name, info) for name, info in model.model_fields.items()}
+
+
+SOURCE = entries(Source, "source")
+GROUPS = {"ImageSettings": "Images", "CaptionSettings": "Captions", "ValidationSettings": "Validation"}
+SHARED_NAMES: dict[str, list[str]] = {
+    GROUPS[group.__name__]: [name for name in group.model_fields if name not in ONE_FOR_ALL] for group in SHARED
+}
+
+
+def is_path(entry: Declared) -> bool:
+    """Whether the value names a file or folder that would be read."""
+    return entry.names != "path or name" and (entry.widget == "folder" or entry.name in PATHS)
+
+
+def _browses(entry: Declared) -> str:
+    """What is chosen for it in the page's file browser: "folder", "file" or "any" of both; "" where it names no path."""
+    if entry.names not in ("path", "path or name") and not is_path(entry):
+        return ""
+    if entry.widget == "file" or entry.name == "metadata_file":
+        return "file"
+    return "folder" if entry.widget == "folder" or entry.kind == "list" else "any"
+
+
+def _is_json(entry: Declared) -> bool:
+    return any((get_origin(member) or member) is dict for member in union_members(entry.info.annotation))
+
+
+def _text(entry: Declared, value: Any) -> str:
+    if _is_json(entry):
+        return json.dumps(value, ensure_ascii=False) if value else ""
+    return str(text_of(entry, value))
+
+
+def field(
+    entry: Declared,
+    value: Any,
+    act: str,
+    arg: str,
+    *,
+    common: Any = NOT_OWN,
+    hint: str = "",
+    elem: str = "",
+    wrong: bool = False,
+    replaced: str = "",
+) -> str:
+    """A labeled control that reports `act` with `arg`; one that names a path has a button that opens the file browser.
+
+    common   what holds when this is left empty; the control then offers to leave it so
+    hint     stands in the empty field in place of the common value
+    elem     the id of the control
+    replaced the title of the setting that is used in place of this one
+    """
+    own = common is not NOT_OWN and value is not None
+    about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
+    about += f' id="{esc(elem)}"' if elem else ""
+    about += ' aria-invalid="true"' if wrong else ""
+    about += " disabled" if replaced else ""
+    about += ' list="tool-files"' if entry.names == "path or name" else ""
+    behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
+    lines = entry.kind == "list" or entry.widget == "lines" or _is_json(entry)
+    browses = _browses(entry)
+    wide = " wide" if lines or browses else ""
+    if entry.kind == "bool" and common is NOT_OWN:
+        ticked = " checked" if value else ""
+        control = f'<input type="checkbox" {about}{ticked}>'
+        return f'<label class="own switch" title="{esc(entry.help)}">{control}<span>{esc(label(entry))}</span></label>'
+    if entry.kind in ("bool", "choice"):
+        options = f"<option>set by {esc(replaced)}</option>" if replaced else _options(entry, value, common, behind)
+        control = f"<select {about}>{options}</select>"
+    elif lines:
+        control = f'<textarea rows="2" {about} placeholder="{esc(behind)}">{esc(_text(entry, value))}</textarea>'
+    else:
+        number = " num" if entry.kind in ("int", "float", "pair") else ""
+        written = _empty_text(entry, value) if common is not NOT_OWN else _text(entry, value)
+        control = (
+            f'<input type="text" class="text{number}" {about} value="{esc(written)}" placeholder="{esc(behind)}" '
+            f'autocomplete="off" spellcheck="false">'
+        )
+    mark = " is-own" if own else ""
+    title, words = esc(_note(entry, common)), esc(label(entry))
+    if not browses:
+        return f'<label class="own{mark}{wide}" title="{title}"><span>{words}</span>{control}</label>'
+    look = f'<button type="button" class="btn" data-browse="{browses}" aria-label="Browse: {words}">Browse</button>'
+    return (
+        f'<div class="own browses{mark}{wide}" title="{title}"><label><span>{words}</span>{control}</label>{look}</div>'
+    )
+
+
+def _note(entry: Declared, common: Any) -> str:
+    """What the field does; how to say "nothing" where the common value says something."""
+    takes_nothing = entry.kind in ("text", "list") and not entry.choices and common not in (NOT_OWN, None, "", [])
+    return entry.help + (f" Write {NOTHING} for none." if takes_nothing else "")
+
+
+def _empty_text(entry: Declared, value: Any) -> str:
+    return NOTHING if value == "" else _text(entry, value)
+
+
+def _options(entry: Declared, value: Any, common: Any, behind: str) -> str:
+    choices = [True, False] if entry.kind == "bool" else entry.choices
+    options = [] if common is NOT_OWN else [("", f"as for all: {behind}", value is None)]
+    options += [(_plain(choice), shown_value(entry, choice), choice == value) for choice in choices]
+    return "".join(
+        f'<option value="{esc(each)}"{" selected" if chosen else ""}>{esc(words)}</option>'
+        for each, words, chosen in options
+    )
+
+
+def _plain(choice: Any) -> str:
+    return str(choice).lower() if isinstance(choice, bool) else str(choice)
+
+
+def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
+    """The value that a control's text stands for. optional: empty means that nothing is given. Raises ProblemsError."""
+    stripped = text.strip()
+    if optional and not stripped:
+        return None
+    if stripped == NOTHING and entry.kind in ("text", "list"):
+        return [] if entry.kind == "list" else ""
+    if entry.kind == "bool":
+        return stripped == "true"
+    if entry.kind == "choice":
+        known = next((choice for choice in entry.choices if _plain(choice) == stripped), None)
+        if known is None:
+            raise refused(entry, text)
+        return known
+    if _is_json(entry):
+        return _read_json(entry, stripped)
+    try:
+        return value_from(entry, text)
+    except BadText as error:
+        raise ProblemsError([replace(error.problem, where=entry.title)]) from None
+
+
+def refused(entry: Declared, text: str) -> ProblemsError:
+    """What is said of a text that this setting cannot have."""
+    what = f"{entry.title} cannot be '{text.strip()[:40]}'"
+    return ProblemsError.one(what, entry.title, f"use {allowed(entry)}", code="settings.bad-value")
+
+
+def _read_json(entry: Declared, text: str) -> Any:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        what = f"{entry.title} is not a JSON object"
+        raise ProblemsError.one(what, entry.title, 'write {"name": value}, or leave it empty', "settings.bad-json")
+    return value
+
+
+def in_words(names: Iterable[str], source: Source) -> str:
+    """The folder's own settings in one line: "Resolution 768, Mirror by chance on"."""
+    return ", ".join(f"{SOURCE[name].title} {shown_value(SOURCE[name], getattr(source, name))}" for name in names)
+
+
+# -- whole forms
+
+
+def fields(
+    known: Mapping[str, Declared],
+    values: Mapping[str, Any],
+    names: Iterable[str],
+    act: str,
+    hints: Mapping[str, str],
+    ids: Mapping[str, str] = {},
+    wrong: Collection[str] = (),
+) -> str:
+    """The fields of a form whose values are kept by the server.
+
+    hints   what stands in an empty one      wrong   names of those that hold something wrong
+    """
+    replaced = {entry.replaces: entry.title for name, entry in known.items() if entry.replaces and values.get(name)}
+    return "".join(
+        field(
+            known[name],
+            values.get(name, known[name].default),
+            act,
+            name,
+            common=None if known[name].optional else NOT_OWN,
+            hint=hints.get(name, ""),
+            elem=ids.get(name, ""),
+            wrong=name in wrong,
+            replaced=replaced.get(name, ""),
+        )
+        for name in names
+    )
+
+
+def usable(known: Mapping[str, Declared], stored: Any) -> dict[str, Any]:
+    """Of stored values those that these settings can have: a file of another version, or a damaged one, may hold anything."""
+    if not isinstance(stored, Mapping):
+        return {}
+    return {name: value for name, value in stored.items() if name in known and _can_be(known[name], value)}
+
+
+def _can_be(entry: Declared, value: Any) -> bool:
+    kind: Any = Annotated[entry.info.annotation, entry.info]
+    try:
+        _checker(kind).validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError):
+        return False
+    return True
+
+
+@cache
+def _checker(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def changed_values(
+    known: Mapping[str, Declared], values: Mapping[str, Any], name: str, text: str, roots: Roots
+) -> dict[str, Any]:
+    """`values` with one field as a person wrote it; checked alone. Raises ProblemsError."""
+    entry = known[name]
+    value = read(entry, text, optional=entry.optional)
+    if value and is_path(entry):
+        roots.check(value, entry.title)
+    if not _can_be(entry, value):
+        raise refused(entry, text)
+    return {**values, name: value}
+
+
+def names_elsewhere() -> dict[str, str]:
+    """{name of sd-scripts that no field of Train has: where it is found, or why there is none}."""
+    places = {
+        name: f"'{entry.title}' is on Dataset, in each folder's settings"
+        for entry in SOURCE.values()
+        for name in (entry.name, *entry.kohya_names)
+    }
+    taken = {name for entry in FIELDS.values() for name in (entry.name, *entry.kohya_names)}
+    return {name: words for name, words in (places | ELSEWHERE).items() if name not in taken}

@@ -1,0 +1,365 @@
+"""The project: what the Train form holds, kept by the server.
+
+Browsers show it and send single changes, so closing one loses nothing. Every change raises the revision; a change made
+on a state that another browser has altered since is refused, and the browser that sent it is shown the present state.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import MissingFile
+from core.settings.base import Declared, declared, value_of
+from core.settings.check import build
+from core.settings.job import TrainJob, new_project
+from core.settings.names import bad_name, without_signs
+from core.settings.presets import files as preset_files
+from core.settings.presets.files import PresetStore, differences, to_values
+from core.settings.presets.migrations import to_version_2
+from core.settings.values import BadText, text_of, value_from
+
+STARTER_PRESET = "starter_lora"
+NAME = "saving.output_name"
+NAMING = ("method.kind", "embedding.token_string")  # what the name follows until a person has chosen one
+STARTER_IMAGES = "models/starter/images"
+UNDO_STEPS = 100
+KEPT_CHANGES = 200
+FIELDS: dict[str, Declared] = {entry.path: entry for entry in declared(TrainJob)}
+
+
+class OldRevision(Exception):
+    """The change was made on a state that another browser has altered; it was not applied."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """What a person typed and cannot be used: the text stays in view, the value before it stays in force."""
+
+    text: Any
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class _Past:
+    """One step of undo."""
+
+    job: TrainJob
+    preset: str
+    bad: dict[str, Bad]
+    did: str
+
+
+class Project:
+    """The values of the form, the loaded preset, undo and redo. Safe to call from any thread."""
+
+    def __init__(self, file: Path, presets: PresetStore):
+        self.file, self.presets = file, presets
+        self.boot = secrets.token_hex(4)  # another server process: its revisions mean something else
+        self.revision = 1
+        self.notice = ""
+        self._lock = threading.RLock()
+        self._log: list[tuple[int, str, bool]] = []  # (revision, session, its widgets show it) of the latest changes
+        self._undo: list[_Past] = []
+        self._redo: list[_Past] = []
+        self._tabs: dict[str, Any] = {}
+        self.bad: dict[str, Bad] = {}
+        self.preset = ""
+        self.job = new_project()
+        self._reference_cache: tuple[Any, TrainJob] | None = None
+        self._open()
+
+    # -- reading
+
+    @property
+    def lock(self) -> threading.RLock:
+        return self._lock
+
+    @property
+    def stamp(self) -> str:
+        """What a browser sends back with its changes."""
+        return f"{self.boot}:{self.revision}"
+
+    def reference(self) -> TrainJob:
+        """The job that loading the preset now would give: what fields are compared with."""
+        with self._lock:
+            key = (self.preset, self.job, self._preset_state())
+            if self._reference_cache is None or self._reference_cache[0] != key:
+                self._reference_cache = (key, self._load_reference())
+            return self._reference_cache[1]
+
+    def _preset_state(self) -> int:
+        try:
+            return self.presets.path(self.preset).stat().st_mtime_ns if self.preset else 0
+        except (OSError, ProblemsError):
+            return 0
+
+    def _load_reference(self) -> TrainJob:
+        try:
+            loaded = preset_files.apply(self.presets.load(self.preset), self.job) if self.preset else new_project()
+        except ProblemsError:  # deleted or spoilt behind our back
+            self.preset, loaded = "", new_project()
+        return loaded if isinstance(loaded, TrainJob) else new_project()
+
+    def recipe(self) -> preset_files.Preset | None:
+        """The loaded preset where it is a recipe."""
+        try:
+            preset = self.presets.load(self.preset) if self.preset else None
+        except ProblemsError:
+            return None
+        return preset if preset is not None and preset.kind == "recipe" else None
+
+    def changed(self) -> dict[str, Any]:
+        """{path: the preset's value} for every field that differs from the preset."""
+        return {path: theirs for path, (_, theirs) in differences(self.job, self.reference()).items()}
+
+    def only_own_edits(self, since: int, session: str) -> bool:
+        """Whether widgets that show revision `since` still show the truth: all later changes were typed into them."""
+        later = [item for item in self._log if item[0] > since]
+        complete = since >= self.revision or (later and later[0][0] == since + 1)
+        return bool(since) and bool(complete) and all(who == session and typed for _, who, typed in later)
+
+    def shown(self, path: str) -> Any:
+        """What the field's widget shows: the bad text while there is one, else the value."""
+        bad = self.bad.get(path)
+        return bad.text if bad else text_of(FIELDS[path], value_of(self.job, path))
+
+    def tab_state(self, tab: str) -> dict[str, Any]:
+        """What a tab kept with `keep`."""
+        with self._lock:
+            return dict(self._tabs.get(tab, {}))
+
+    @property
+    def can_undo(self) -> str:
+        """What undo would take back ("" when there is nothing)."""
+        return self._undo[-1].did if self._undo else ""
+
+    @property
+    def can_redo(self) -> str:
+        return self._redo[-1].did if self._redo else ""
+
+    # -- changing
+
+    def guard(self, stamp: str | None, session: str) -> None:
+        """Refuse a change that was made on a state which someone else altered since. None skips the question."""
+        if stamp is None:
+            return
+        boot, _, number = str(stamp).partition(":")
+        if boot != self.boot or not number.isdigit():
+            raise OldRevision
+        oldest = self._log[0][0] if self._log else self.revision + 1
+        if int(number) + 1 < oldest and int(number) < self.revision:
+            raise OldRevision  # too long ago to know who changed what
+        if any(revision > int(number) and who != session for revision, who, _ in self._log):
+            raise OldRevision
+
+    def edit(self, path: str, raw: Any, *, session: str = "", stamp: str | None = None) -> bool:
+        """One field's new value as its widget gives it. A value that cannot be used is kept aside with its reason."""
+        entry = FIELDS[path]
+        with self._lock:
+            try:
+                value = value_from(entry, raw)
+                if path not in self.bad and value == value_of(self.job, path):
+                    return False  # a field that was only passed through, also in a browser that is behind
+                job = with_value(self.job, path, value)
+                _check_name(path, value)
+                job = self._named_by_its_word(job) if path in NAMING else job
+            except BadText as error:
+                self.guard(stamp, session)
+                return self._mark_bad(path, raw, error.problem, session)
+            except ProblemsError as error:
+                self.guard(stamp, session)
+                return self._mark_bad(path, raw, error.problems[0], session)
+            self.guard(stamp, session)
+            if job == self.job and path not in self.bad:
+                return False
+            self._remember(f"change of {entry.title}")
+            self.bad.pop(path, None)
+            self.job = job
+            self._changed(session, typed=True)
+            return True
+
+    def _named_by_its_word(self, job: TrainJob) -> TrainJob:
+        """An embedding is called as its word, since programs read it by its file's name, unless a person has named it."""
+        before, name = self.job.saving.output_name, word_name(job)
+        shipped = not self.preset.startswith("user/")
+        given = {TrainJob().saving.output_name, word_name(self.job)}
+        given |= {self.reference().saving.output_name} if shipped and self.recipe() is None else set()
+        return with_value(job, NAME, name) if name and NAME not in self.bad and before in given else job
+
+    def _mark_bad(self, path: str, raw: Any, problem: Problem, session: str) -> bool:
+        bad = Bad(raw, replace(problem, where=path))
+        if self.bad.get(path) == bad:
+            return False
+        self._remember(f"change of {FIELDS[path].title}")
+        self.bad[path] = bad
+        self._changed(session, typed=True)
+        return True
+
+    def put_back(self, path: str, *, session: str = "", stamp: str | None = None) -> None:
+        """The preset's value again."""
+        with self._lock:
+            self.guard(stamp, session)
+            value = to_values(self.reference())
+            group, name = path.split(".", 1)
+            self._remember(f"restoring {FIELDS[path].title}")
+            self.bad.pop(path, None)
+            self.job = with_value(self.job, path, value[group][name])
+            self._changed(session)
+
+    def replace(
+        self,
+        job: TrainJob,
+        *,
+        preset: str | None = None,
+        did: str = "loading settings",
+        session: str = "",
+        stamp: str | None = None,
+    ) -> None:
+        """A whole new job (a preset, a run's settings, the JSON pane). `preset` None keeps the loaded preset's name;
+        one that is gone counts as none."""
+        with self._lock:
+            self.guard(stamp, session)
+            self._remember(did)
+            self.bad = {}
+            self.job = job
+            if preset is not None:
+                self.preset = preset if preset in self.presets.names("train") else ""
+            self._changed(session)
+
+    def load_preset(self, name: str, *, session: str = "", stamp: str | None = None) -> list[str]:
+        """Exactly the saved job. Returns what a recipe left alone, in words ([] for a whole job)."""
+        preset = self.presets.load(name)
+        if preset.task != "train":
+            what = f"'{name}' is a preset for the task {preset.task}"
+            raise ProblemsError.one(what, "preset", "load it in its own tab", "preset.other-task")
+        job = preset_files.apply(preset, self.job)
+        assert isinstance(job, TrainJob)
+        self.replace(job, preset=name, did=f"loading {name}", session=session, stamp=stamp)
+        return ["model", "images", "trigger words", "sample prompts", "output name"] if preset.kind == "recipe" else []
+
+    def rename_preset(self, old: str, new: str, *, session: str = "") -> None:
+        """Follow a preset that got another name (or "" when it is gone)."""
+        with self._lock:
+            if self.preset == old:
+                self.preset = new
+                self._changed(session, typed=True)
+
+    def saved_as(self, name: str, *, session: str = "") -> None:
+        """The form now is what the preset `name` holds."""
+        with self._lock:
+            self.preset = name
+            self._changed(session, typed=True)
+
+    def undo(self, *, session: str = "", stamp: str | None = None) -> None:
+        self._step(self._undo, self._redo, session, stamp)
+
+    def redo(self, *, session: str = "", stamp: str | None = None) -> None:
+        self._step(self._redo, self._undo, session, stamp)
+
+    def _step(self, source: list[_Past], target: list[_Past], session: str, stamp: str | None) -> None:
+        with self._lock:
+            self.guard(stamp, session)
+            if not source:
+                return
+            past = source.pop()
+            target.append(_Past(self.job, self.preset, dict(self.bad), past.did))
+            self.job, self.preset, self.bad = past.job, past.preset, dict(past.bad)
+            self._changed(session)
+
+    def keep(self, tab: str, state: dict[str, Any]) -> None:
+        """Keep what a tab wants to find again after a refresh or a restart (plain JSON values)."""
+        with self._lock:
+            if self._tabs.get(tab) != state:
+                self._tabs[tab] = state
+                self._save()
+
+    def _remember(self, did: str) -> None:
+        self._undo = (self._undo + [_Past(self.job, self.preset, dict(self.bad), did)])[-UNDO_STEPS:]
+        self._redo.clear()
+
+    def _changed(self, session: str, typed: bool = False) -> None:
+        """`typed`: the widgets of that session show the change already; it was typed there, or alters no field."""
+        self.revision += 1
+        self._log = (self._log + [(self.revision, session, typed)])[-KEPT_CHANGES:]
+        self._save()
+
+    # -- the file
+
+    def _save(self) -> None:
+        content = {
+            "v": 1,
+            "revision": self.revision,
+            "preset": self.preset,
+            "job": to_values(self.job),
+            "bad": {path: {"text": bad.text, "problem": bad.problem.to_dict()} for path, bad in self.bad.items()},
+            "tabs": self._tabs,
+        }
+        try:
+            atomic.write_json(self.file, content)
+            self.notice = ""
+        except OSError as error:
+            self.notice = f"The project cannot be saved ({error.strerror or error}). Free some space."
+
+    def _open(self) -> None:
+        """What the last server left, else the starter."""
+        try:
+            content = read_json_object(self.file)
+            self.job = build(TrainJob, to_version_2("train", content["job"])[1])
+            self.preset = str(content.get("preset", ""))
+            self.revision = int(content.get("revision", 0)) + 1
+            self._tabs = {tab: to_version_2("", state)[1] for tab, state in dict(content.get("tabs", {})).items()}
+            kept = {path: item for path, item in content.get("bad", {}).items() if path in FIELDS}
+            self.bad = {path: Bad(item["text"], Problem(**item["problem"])) for path, item in kept.items()}
+            return
+        except MissingFile:
+            pass
+        except (ValueError, KeyError, TypeError, AttributeError, ProblemsError, OverflowError):
+            aside = self.file.with_name(f"project-unreadable-{time.time_ns()}.json")
+            try:
+                atomic.replace(self.file, aside)
+                self.notice = f"The saved project could not be read and was renamed to {aside.name}."
+            except OSError:
+                self.notice = "The saved project could not be read."
+        self.job, self.preset = self._first_job()
+
+    def _first_job(self) -> tuple[TrainJob, str]:
+        """What a first-time visitor sees: the starter preset, or the defaults with the starter's images."""
+        try:
+            job = preset_files.apply(self.presets.load(STARTER_PRESET), new_project())
+            if isinstance(job, TrainJob):
+                return job, STARTER_PRESET
+        except ProblemsError:
+            pass
+        return with_value(new_project(), "dataset.folder", STARTER_IMAGES), ""
+
+
+def word_name(job: TrainJob) -> str:
+    """What the file of a textual inversion is called: its first word, without signs that no file's name holds; else ""."""
+    if job.method.changes != "embedding" or not job.embedding.words:
+        return ""
+    name = without_signs(job.embedding.words[0])
+    return "" if bad_name(name) else name[:100]
+
+
+def _check_name(path: str, value: Any) -> None:
+    """A name that no file can have is refused in the field; rules over several fields are told beside them instead."""
+    reason = bad_name(value) if path == NAME else None
+    if reason:
+        what = f"'{value}' cannot be a file name: {reason}"
+        raise ProblemsError.one(what, path, "use letters, digits, - and _", "settings.bad-name")
+
+
+def with_value(job: TrainJob, path: str, value: Any) -> TrainJob:
+    """`job` with one value changed, checked like a preset. Raises ProblemsError."""
+    values = to_values(job)
+    group, name = path.split(".", 1)
+    values[group][name] = value
+    return build(TrainJob, values)

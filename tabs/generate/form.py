@@ -1,0 +1,330 @@
+"""What the Generate tab's fields hold, and the jobs that come of it. Texts are kept as typed, checked at the start."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.families.locate import model_path
+from core.families.trained_size import own_guidance, trained_size
+from core.formats.detect import identify
+from core.generation.embeddings import NewWord, find_word
+from core.generation.image_metadata import portable_name
+from core.generation.library import find_file, find_lora
+from core.generation.prompt_loras import with_prompt_loras
+from core.generation.prompt_tags import LoraTag, without_tags
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace, real_path
+from core.settings.base import Declared, declared
+from core.settings.check import build
+from core.settings.generate import LoraUse
+from core.settings.job import GenerateJob, TrainJob
+from core.settings.model import ModelSettings
+from core.settings.names import without_signs
+from core.settings.presets.files import to_values
+from core.settings.values import BadText, text_of, value_from
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+ENTRIES: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
+EMBEDDINGS = ENTRIES["embeddings"]
+FIELDS = tuple(name for name, entry in ENTRIES.items() if entry.kind != "list")  # lists have editors of their own
+OWN = ("width", "height", "guidance_scale")  # empty, they are the model's default
+MOST_LORAS = 20
+NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
+TITLES = {name: entry.title for name, entry in ENTRIES.items()} | {"base_model": "Base model"}
+SEEDS = 2**32
+
+
+def start_values(project: TrainJob | None = None) -> dict[str, Any]:
+    """The fields as a first visitor finds them. The guidance is that of the samples of the job in Train: it suits the
+    model."""
+    values = {name: text_of(ENTRIES[name], ENTRIES[name].default) for name in FIELDS}
+    if project is not None:
+        values["guidance_scale"] = text_of(ENTRIES["guidance_scale"], project.samples.guidance_scale)
+    return values | {"base_model": "", "model": {}, "loras": [], "embeddings": [], "compare": False}
+
+
+def model_values(own: ModelSettings, project: ModelSettings) -> dict[str, Any]:
+    """The fields for a model and the settings that go with it (VAE, clip skip, prediction type): nothing where Train
+    holds the same."""
+    if own == project:
+        return {"base_model": "", "model": {}}
+    return {"base_model": own.base_model, "model": to_values(own)}
+
+
+def values_of(
+    job: GenerateJob, before: dict[str, Any], workspace: Workspace, project: ModelSettings
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The fields that draw `job` again, and what of it is not on this machine. `project` is the model that Train holds."""
+    values = before | {name: text_of(ENTRIES[name], getattr(job.generate, name)) for name in FIELDS}
+    notes: list[Problem] = []
+    loras = []
+    for use in job.generate.loras:
+        try:
+            path = find_lora(use.file, workspace)
+            loras.append(use.model_copy(update={"file": portable_name(path, workspace)}).model_dump(exclude_none=True))
+        except ProblemsError as error:
+            notes += [replace(each, level="advice") for each in error.problems]
+    values["loras"], values["embeddings"] = loras, []
+    for text in job.generate.embeddings:
+        try:
+            values["embeddings"].append(find_word(text, workspace).setting(workspace))
+        except ProblemsError as error:
+            notes += [replace(each, level="advice") for each in error.problems]
+    wanted = job.model.base_model
+    found = find_file(wanted, workspace)
+    if found is None:
+        what = f"The model '{wanted}' is not on this machine; the chosen one is kept"
+        notes.append(Problem(what, "model.base_model", "download it, or choose another", "advice", code=NO_MODEL))
+    else:
+        same = find_file(project.base_model, workspace)
+        name = project.base_model if same is not None and real_path(same) == real_path(found) else wanted
+        values |= model_values(job.model.model_copy(update={"base_model": name}), project)
+    return values, notes
+
+
+def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, str]:
+    """{field: what an empty one stands for} with the model that is chosen."""
+    path = find_file(str(values["base_model"] or project.model.base_model), workspace)
+    try:
+        if path is None:
+            return dict.fromkeys(OWN, "default")
+        width, height = trained_size(path, "auto" if values["base_model"] else project.model.family)
+        return {name: f"{own:g} (default)" for name, own in zip(OWN, (width, height, own_guidance(path)), strict=True)}
+    except (ProblemsError, OSError, StopIteration):
+        return dict.fromkeys(OWN, "default")
+
+
+def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
+    """The job that the fields describe. Raises ProblemsError with everything that cannot be used."""
+    problems: list[Problem] = []
+    generate: dict[str, Any] = {}
+    for name in FIELDS:
+        entry = ENTRIES[name]
+        try:
+            generate[name] = value_from(entry, values.get(name))
+        except BadText as error:
+            problems.append(error.problem)
+    generate["loras"] = [use for use in values.get("loras", []) if LoraUse.model_validate(use).used]
+    generate["embeddings"] = list(values.get("embeddings", []))
+    model = to_values(project.model)
+    if values.get("base_model"):
+        # Another model than the one in Train: what was set for that one (VAE, prediction) does not go with it, but what
+        # came with this one from a run or an image.
+        name, own = str(values["base_model"]).strip(), values.get("model", {})
+        model = own if own.get("base_model") == name else {"base_model": name}
+    given = {"generate": generate, "model": model, "memory": to_values(project.memory)}
+    try:
+        job = build(GenerateJob, given)
+    except ProblemsError as error:
+        raise ProblemsError(problems + error.problems) from None
+    if problems:
+        raise ProblemsError(problems)
+    return job
+
+
+def with_seed(job: GenerateJob) -> GenerateJob:
+    """`job` with a seed of its own, so that two of them draw from the same noise."""
+    if job.generate.seed is not None:
+        return job
+    return job.model_copy(update={"generate": job.generate.model_copy(update={"seed": secrets.randbelow(SEEDS)})})
+
+
+def jobs_to_draw(job: GenerateJob, compare: bool, project: TrainJob) -> list[GenerateJob]:
+    """The job, or first the same by the base model alone and then the job.
+
+    The base of LoRAs and embeddings is the model they are drawn with, that of another model the one in Train.
+    """
+    if not compare:
+        return [job]
+    job = with_prompt_loras(with_seed(job))
+    if job.generate.loras or job.generate.embeddings:
+        bare = job.generate.model_copy(update={"loras": [], "embeddings": []})
+        return [job.model_copy(update={"generate": bare}), job]
+    if job.model == project.model:
+        what = "There is nothing to compare: no LoRA, embedding or other model is chosen"
+        fix = "add a LoRA or an embedding, choose another model than in Train, or turn off the comparison"
+        raise ProblemsError.one(what, "Compare with the base model", fix, code="generate.nothing-to-compare")
+    return [job.model_copy(update={"model": project.model}), job]
+
+
+def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[str, Any]:
+    """One more LoRA at full strength; one that is there already is not added again."""
+    name = portable_name(path, workspace)
+    loras = list(values.get("loras", []))
+    if any(use["file"] == name for use in loras):
+        return values
+    if len(loras) >= MOST_LORAS:
+        what = f"There are {MOST_LORAS} LoRAs already"
+        raise ProblemsError.one(what, "LoRAs", "remove one first", "generate.too-many-loras")
+    return values | {"loras": [*loras, {"file": name, "strength": 1.0}]}
+
+
+def draw_with(page: Page, name: str) -> None:
+    """The run's best checkpoint, where that was measured, else its last one becomes the LoRA of Generate, with the run's
+    base model and the guidance of its samples; a whole model becomes its base model, and the files of new words its
+    embeddings. Where nobody wrote a prompt, it is the first sample's, with everything that makes it the same image."""
+    facts = page.engine.snapshot(name)
+    best = facts.get("best")
+    files = [Path(file["path"]) for file in facts["files"] if best is None or file["step"] == best["step"]]
+    if not files:
+        raise ProblemsError.one("This run has no saved file", name, "wait until it has saved one", code="run.no-file")
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns if path.exists() else 0)
+    if best is not None:
+        newest = page.workspace.runs / name / best["file"]
+    kept, now = page.project.tab_state("Generate"), page.project.job
+    before = kept_values(kept, now) | {"embeddings": []}
+    file = portable_name(newest, page.workspace)
+    try:
+        job = page.engine.run_job(name)
+    except (ProblemsError, OSError, ValueError):  # of another version, or damaged: its LoRA is good all the same
+        job = None
+    if job is not None:
+        base = find_file(job.model.base_model, page.workspace)
+        guidance = job.samples.guidance_scale
+        if guidance is None and job.method.whole_model and base is not None:
+            guidance = own_guidance(base)  # the saved model does not state its base's
+        before["guidance_scale"] = text_of(ENTRIES["guidance_scale"], guidance)
+        sample = _first_sample(job, base)
+        if sample and before["prompt"] in _not_written(kept):
+            kept, before = kept | {"prompt_of_run": sample["prompt"]}, before | sample
+    if job is not None and job.method.changes == "embedding":
+        words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, files)]
+        values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
+    elif job is not None and job.method.whole_model:  # its VAE is in the file
+        model = job.model.model_copy(update={"base_model": file, "vae": None})
+        values = before | {"loras": []} | model_values(model, now.model)
+    else:
+        alone = before | {"loras": [use for use in before["loras"] if use["file"] == file]}
+        values = add_lora(alone, newest, page.workspace)
+        values |= model_values(job.model, now.model) if job is not None else {}
+    page.project.keep("Generate", kept | {"values": values})
+
+
+def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
+    """The fields that make the run's first sample again; nothing where it has none, or its prompts cannot be read."""
+    from core.training.loop.samples import prompts_of
+
+    try:
+        sample = next((each for each in prompts_of(job, base) if each.prompt), None)
+    except (ProblemsError, OSError):
+        return {}
+    if sample is None:
+        return {}
+    asked = {
+        "prompt": sample.prompt,
+        "negative_prompt": sample.negative,
+        "width": sample.width,
+        "height": sample.height,
+        "steps": sample.steps,
+        "guidance_scale": sample.guidance,
+        "seed": sample.seed,
+        "sampler": sample.sampler,
+        "prompt_weights": job.samples.prompt_weights,
+        "zero_terminal_snr": "auto",
+    }
+    return {name: text_of(ENTRIES[name], value) for name, value in asked.items()}
+
+
+def _not_written(kept: dict[str, Any]) -> tuple[str, ...]:
+    """The prompts that no person wrote: none, the one of a first visit, and that of the run drawn with before."""
+    return "", str(ENTRIES["prompt"].default), str(kept.get("prompt_of_run", ""))
+
+
+def newest_words(words: Sequence[str], files: Sequence[Path]) -> list[NewWord]:
+    """Each word with its last file: those of the second word and on end in "-WORD", the first word has the others."""
+    found = []
+    there = sorted((path for path in files if path.exists()), key=lambda path: -path.stat().st_mtime_ns)
+    for number, word in enumerate(words):
+        own = [path for path in there if _word_of(path, words) == number]
+        found += [NewWord(word, path) for path in own[:1]]
+    return found
+
+
+def _word_of(path: Path, words: Sequence[str]) -> int:
+    return next(
+        (number for number, word in enumerate(words) if number and path.stem.endswith(f"-{without_signs(word)}")), 0
+    )
+
+
+def change_lora(values: dict[str, Any], number: int, strength: str | None) -> dict[str, Any]:
+    """Another strength for one of them, or None to remove it."""
+    loras = list(values.get("loras", []))
+    if not 0 <= number < len(loras):
+        return values
+    if strength is None:
+        return values | {"loras": loras[:number] + loras[number + 1 :]}
+    bounds = "use a number from -10 to 10"
+    try:
+        wanted = LoraUse(file=loras[number]["file"], strength=float(strength))
+    except ValueError:
+        what = f"The strength is '{strength[:40]}'"
+        raise ProblemsError.one(what, "LoRAs", bounds, "generate.bad-strength") from None
+    loras[number] = loras[number] | {"strength": wanted.strength}
+    return values | {"loras": loras}
+
+
+def kept_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:
+    """The fields as the project kept them; what an older or damaged file lacks takes its start value."""
+    values = start_values(project)
+    kept = state.get("values", {})
+    values |= {name: kept[name] for name in values if name in kept and isinstance(kept[name], type(values[name]))}
+    values["loras"] = [use for use in values["loras"] if _is_use(use)]
+    values["embeddings"] = [text for text in values["embeddings"] if isinstance(text, str)]
+    return values
+
+
+def marked_for_zero_snr(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> list[str]:
+    """Names of the chosen files that say they were trained with zero terminal SNR; what is missing is said at the start."""
+    looks: list[tuple[Callable[..., Any], str]] = [
+        (model_path, str(values["base_model"]).strip() or project.model.base_model),
+        *((find_lora, use["file"]) for use in values["loras"] if LoraUse.model_validate(use).used),
+        *((find_lora, tag.name) for tag in tags_of(str(values["prompt"]))),
+        *((lambda text, space: find_word(text, space).path, text) for text in values["embeddings"]),
+    ]
+    found = []
+    for look, name in looks:
+        try:
+            path = look(name, workspace)
+            found += [path.name] if identify(path).zero_terminal_snr else []
+        except (ProblemsError, OSError):
+            continue
+    return found
+
+
+def tags_of(prompt: str) -> list[LoraTag]:
+    """The LoRAs of a prompt that is being typed."""
+    with suppress(ValueError):
+        return without_tags(prompt)[1]
+    return []
+
+
+def _is_use(use: Any) -> bool:
+    try:
+        LoraUse.model_validate(use)
+    except ValueError:
+        return False
+    return True
+
+
+def signature(job: GenerateJob) -> tuple[Any, ...]:
+    """What two images share when they differ in nothing but their LoRAs and embeddings."""
+    asked = job.generate
+    fields: Sequence[str] = (
+        "prompt",
+        "negative_prompt",
+        "width",
+        "height",
+        "steps",
+        "guidance_scale",
+        "seed",
+        "sampler",
+        "prompt_weights",
+    )
+    return (*(getattr(asked, name) for name in fields), job.model.base_model, job.model.vae, job.model.clip_skip)

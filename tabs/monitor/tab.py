@@ -1,0 +1,337 @@
+"""The Monitor tab: the running job or a chosen run, as it happens. The server holds it all, the browser draws."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import gradio as gr
+
+from core.engine.queue import KEPT_ENDED, lane_of
+from core.record.problems import Problem, ProblemsError
+from core.settings.check import build as build_job
+from core.settings.job import TrainJob
+from core.tasks import tasks
+from tabs.generate.form import draw_with
+from tabs.generate.view import training_words
+from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
+from tabs.monitor.next_step import NextStep, next_step
+from tabs.pieces import piece
+from tabs.server.browsers import Browser, whole
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+COMMANDS = ("pause", "resume", "stop", "save", "sample")
+SHOWN_ENDED = 20
+SHOWN_IMAGES = 4  # of a job that has ended
+LEADS = {"probe": "Train", "prepare": "Train", "generate": "Generate", "class_images": "Dataset"}
+WORST = 40  # images in the table of those that train worst
+RUNS_SECONDS = 5.0
+SAMPLE_SIZE = 256
+SMALL_SIZE = 96
+
+
+def build(page: Page) -> None:
+    gr.HTML(piece("monitor").replace("{queue}", piece("queue")), elem_id="monitor-holder", apply_default_css=False)
+
+
+# -- what is shown
+
+
+def parts(page: Page, chosen: str) -> dict[str, Any]:
+    """The parts of the message for an open Monitor. `chosen` is a run's name, or "" for the running or last one."""
+    found: dict[str, Any] = {"queue": queue(page), "runs": run_names(page)}
+    begins = _begins(found["queue"]) if not chosen else None
+    name = "" if begins else chosen or page.engine.current_run() or ""
+    if not name:
+        return found | {"run": None, "begins": begins}
+    try:
+        facts = page.engine.snapshot(name)
+    except ProblemsError as error:
+        return found | {"run": None, "gone": [problem.to_dict() for problem in error.problems]}
+    found["run"] = head(page, name, facts)
+    found["loss"] = loss_series(facts["loss"]) | {"saves": facts["saves"], "total": facts["total"], "run": name}
+    found["loss"] |= {"validation": validation_points(facts.get("measured", facts.get("validation", [])))}
+    best = facts.get("best")
+    found["best"] = best and best | {"name": Path(best["file"]).name, "loss": rounded(best["loss"])}
+    found["watch"] = watched(page, name, facts)
+    found["rates"] = rate_series(facts["lr"]) | {"total": facts["total"], "run": name}
+    found["samples"] = samples(page, facts["samples"]) | {
+        "run": name,
+        "expected": _expected(page, name, facts["state"]),
+    }
+    found["tensorboard"] = {
+        "run": page.tensorboard.run,
+        "address": page.tensorboard.address,
+        "ready": page.tensorboard.ready,
+    }
+    found["log"] = facts["log"]
+    found["files"] = [
+        {"name": file["name"], "url": _download(page, file["path"]), "bytes": file["bytes"], "step": file["step"]}
+        for file in facts["files"]
+    ]
+    return found
+
+
+def _begins(queue: dict[str, Any]) -> dict[str, str] | None:
+    """The training that is next and has no folder yet: the last run is not shown in its place. None where another job is
+    at work, which is shown itself, or nothing begins."""
+    first = queue["entries"][0] if queue["entries"] else None
+    waits = first is not None and first["state"] == "waiting" and queue["paused"]
+    if first is None or first["task"] != "train" or first["run"] or waits:
+        return None
+    return {"title": first["title"], "words": first["doing"] or "about to start"}
+
+
+def _expected(page: Page, name: str, state: str) -> int:
+    """How many rows of samples a run that goes on will have."""
+    job = _job_of(page, name) if state in ("running", "paused", "waiting") else None
+    asked = job.samples if job is not None else None
+    drawn = asked and (asked.sample_at_first or asked.sample_every_n_steps or asked.sample_every_n_epochs)
+    return len(asked.sample_prompts) if asked and drawn else 0
+
+
+def _download(page: Page, path: str) -> str:
+    """The address of a file; "" for a model in a folder, which no browser can save."""
+    return "" if Path(path).is_dir() else page.file_url(path)
+
+
+def watched(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What losses say beside their mean: set right for their timesteps, by band, by image; and the norms."""
+    seen = page.engine.watch(name)
+    paths = page.checks.paths_of(_job_of(page, name))
+    images = [_image(page, item, paths) for item in seen.get("images", [])[:WORST]]
+    bands = [
+        {"from": band["from"], "to": band["to"], "mean": rounded(band["mean"]), "recent": rounded(band["recent"])}
+        for band in seen.get("bands", [])
+    ]
+    norms = facts.get("norms", [])
+    return {
+        "run": name,
+        "total": facts["total"],
+        "corrected": value_series(facts.get("corrected", [])),
+        "gradient": value_series(norms),
+        "weights": value_series(norms, 2),
+        "bands": bands,
+        "images": images,
+    }
+
+
+def _image(page: Page, item: dict[str, Any], paths: dict[tuple[str, str], Path]) -> dict[str, Any]:
+    """A row of the table; with a small image where the folder is known."""
+    path = paths.get((item["source"], item["name"]))
+    small = page.thumb_url(path, SMALL_SIZE) if path is not None else ""
+    loss = rounded(item["corrected"])
+    return {"name": item["name"], "of": item["source"], "loss": loss, "count": item["count"], "small": small}
+
+
+def _job_of(page: Page, name: str) -> TrainJob | None:
+    """The settings of a run, read once; None where this version cannot read them."""
+    if name not in page.run_jobs:
+        try:
+            job = page.engine.run_job(name)
+        except (ProblemsError, OSError, ValueError):
+            job = None
+        page.run_jobs = dict(list(page.run_jobs.items())[-20:]) | {name: job}
+    return page.run_jobs[name]
+
+
+def head(page: Page, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """State, progress and the actions that make sense now."""
+    state = facts["state"]
+    entry = next(
+        (entry for entry in page.engine.queue() if entry.run == name and entry.state in ("waiting", "running")), None
+    )
+    shown = {
+        key: facts.get(key)
+        for key in ("title", "stage", "step", "total", "epoch", "epochs", "message", "fix", "sentence")
+    }
+    return shown | {
+        "run": name,
+        "state": "waiting" if entry is not None and entry.state == "waiting" else state,
+        "entry": entry.id if entry else "",
+        "waits": wait.words if entry and (wait := page.engine.waits().get(entry.id)) else "",
+        "seconds_per_step": round(facts.get("seconds_per_step") or 0.0, 3),
+        "eta_seconds": round(facts["eta_seconds"]) if facts.get("eta_seconds") else None,
+        "seconds": round(facts.get("seconds") or 0.0),
+        "actions": actions(page, state, entry, facts),
+        "next": asdict(step) if (step := _next_step(state, facts)) else None,
+    }
+
+
+def _next_step(state: str, facts: dict[str, Any]) -> NextStep | None:
+    return next_step(state, facts.get("resumable_step", -1), facts.get("fix") or "")
+
+
+def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[str]:
+    if entry is not None and entry.state == "waiting":
+        return ["cancel"]
+    if state == "running":
+        found = ["sample", "save", "pause", "stop"]
+    elif state == "paused":
+        found = ["resume", "sample", "save", "stop"]
+    elif step := _next_step(state, facts):
+        found = [step.name, *(["generate"] if facts.get("files") else []), "settings"]
+        found = list(dict.fromkeys(found))
+    else:
+        found = ["generate", "settings"]
+    return found + (["tensorboard"] if page.tensorboard.offered else [])
+
+
+def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows are prompts, columns are steps; step 0 is the base model."""
+    steps = sorted({item["step"] for item in drawn})
+    rows: dict[int, dict[str, Any]] = {}
+    for item in drawn:
+        row = rows.setdefault(item["index"], {"index": item["index"], "prompt": item["prompt"], "cells": {}})
+        cell = {
+            "small": page.thumb_url(item["file"], SAMPLE_SIZE),
+            "whole": page.file_url(item["file"]),
+            "seed": item["seed"],
+        }
+        row["cells"][str(item["step"])] = cell
+    return {"steps": steps, "rows": [rows[index] for index in sorted(rows)]}
+
+
+def queue(page: Page) -> dict[str, Any]:
+    """Running and waiting jobs of the device in order, and those that have ended, without the trainings that Runs lists. Tools
+    shows jobs beside the device."""
+    entries = [entry for entry in page.engine.queue() if lane_of(entry.task) == "device"]
+    going = [entry for entry in entries if entry.state == "running"]
+    going += [entry for entry in entries if entry.state == "waiting"]
+    ended = [entry for entry in entries if entry not in going and not (entry.task == "train" and entry.run)]
+    job, waits = page.engine.status()["job"], page.engine.waits()
+    shown = [
+        _row(entry) | {"doing": waits[entry.id].words if entry.id in waits else _doing(entry, job)} for entry in going
+    ]
+    latest = [_row(entry) | _led_to(page, entry) for entry in reversed(ended[-SHOWN_ENDED:])]
+    return {"paused": page.engine.queue_paused, "entries": shown, "ended": latest}
+
+
+def _led_to(page: Page, entry: Any) -> dict[str, Any]:
+    """Where a job that has ended led to: its tab, and its last images."""
+    if entry.id not in page.job_images:
+        try:
+            made = page.engine.progress(entry.id)["images"] if entry.run else []
+        except ProblemsError:  # its folder made room for newer ones
+            made = []
+        page.job_images = dict(list(page.job_images.items())[-50:]) | {entry.id: made[-SHOWN_IMAGES:]}
+    images = [path for path in page.job_images[entry.id] if Path(path).is_file()]
+    card = tasks()[entry.task].card if entry.task in tasks() else None
+    return {
+        "tab": LEADS.get(entry.task, card.tab if card else ""),
+        "images": [{"small": page.thumb_url(path, SMALL_SIZE), "whole": page.file_url(path)} for path in images],
+    }
+
+
+def _doing(entry: Any, job: dict[str, Any] | None) -> str:
+    """How far the job at work is."""
+    if job is None or job.get("entry") != entry.id:
+        return ""
+    return training_words(job) if entry.task == "train" else str(job.get("stage") or "")
+
+
+def _row(entry: Any) -> dict[str, Any]:
+    facts = asdict(entry) if is_dataclass(entry) and not isinstance(entry, type) else dict(vars(entry))
+    kind = tasks()[entry.task].title if entry.task in tasks() else entry.task
+    named = "" if entry.title.startswith(kind) else kind
+    return {name: facts.get(name, "") for name in ("id", "task", "title", "state", "run", "message")} | {"kind": named}
+
+
+def run_names(page: Page) -> list[dict[str, str]]:
+    """Every run for the list, newest first; asked of the engine, which reads folders, every few seconds and whenever a job
+    begins or ends."""
+    now = (time.monotonic() // RUNS_SECONDS, [(entry.id, entry.state) for entry in page.engine.queue()])
+    if page.run_list[0] != now:
+        known = [{"name": run.name, "title": run.title, "state": run.state} for run in page.engine.run_states(200)]
+        page.run_list = (now, known)
+    return page.run_list[1]
+
+
+# -- what is done
+
+
+def command(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """A button of the header, of Monitor or of the queue. What goes wrong is said in the panel."""
+    name = str(data.get("name", ""))
+    try:
+        _command(page, name, data, browser)
+    except ProblemsError as error:
+        page.browsers.say(browser, "error", problems=error.problems, about=f"command {name}")
+    else:
+        page.browsers.succeeded(browser, f"command {name}")
+    page.run_list = (None, page.run_list[1])
+
+
+def _take_settings(page: Page, run: str, entry: str, browser: Browser) -> None:
+    """The settings of a run, or of a training that was cancelled while it waited, into the form of Train."""
+    waited = next((each for each in page.engine.queue() if each.id == entry and each.task == "train"), None)
+    if run or waited is None:
+        job, preset, title = page.engine.run_job(run), page.engine.run_preset(run), run
+    else:
+        job, preset, title = build_job(TrainJob, waited.job), waited.preset, waited.title
+    page.project.replace(job, preset=preset, did=f"loading the settings of {title}", session=browser.session)
+
+
+def _stops(page: Page, browser: Browser, stops: bool, **named: str) -> None:
+    """Remember a training that this browser stops, so that it hears what became of it."""
+    for entry in page.engine.queue() if stops else ():
+        mine = all(getattr(entry, name) == value for name, value in named.items())
+        if mine and (entry.task, entry.state) == ("train", "running") and entry.run not in browser.stopping:
+            browser.stopping.append(entry.run)
+
+
+def tell_stopped(page: Page, browser: Browser, asked: dict[str, Any]) -> None:
+    """What became of the trainings that this browser has stopped, with the way to them: by then another job may be shown."""
+    going = {entry.run for entry in page.engine.queue() if entry.state == "running"} if browser.stopping else set()
+    for run in [run for run in browser.stopping if run not in going]:
+        browser.stopping.remove(run)
+        try:
+            facts = page.engine.snapshot(run)
+        except ProblemsError:  # deleted
+            continue
+        if (asked.get("tab"), asked.get("run")) == ("Monitor", run):
+            continue
+        opens = (f"#Monitor/{quote(run)}", "Open")
+        if facts["state"] == "failed":
+            problem = Problem(facts["message"], facts["title"], facts["fix"], code="runs.stop-failed")
+            page.browsers.say(browser, "error", problems=[problem], opens=opens)
+            continue
+        ended = "finished" if facts["state"] == "done" else "stopped"
+        saved = f"{ended} and saved at step {facts['step']:,}" if facts["files"] else ended
+        page.browsers.say(browser, "done", f"{facts['title']}: {saved}.", opens=opens)
+
+
+def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> None:
+    engine = page.engine
+    run, entry = str(data.get("run", "")), str(data.get("entry", ""))
+    if name in COMMANDS:
+        engine.command(run, name)
+        _stops(page, browser, name == "stop", run=run)
+    elif name == "cancel":
+        _stops(page, browser, True, id=entry)
+        engine.cancel(entry)
+    elif name == "move":
+        engine.move(entry, whole(data.get("position")))
+    elif name == "forget":
+        given = data.get("entries")
+        engine.forget([str(each) for each in given[:KEPT_ENDED]] if isinstance(given, list) else [])
+    elif name == "continue":
+        engine.continue_run(run)
+    elif name == "pause_queue":
+        engine.pause_queue()
+    elif name == "resume_queue":
+        engine.resume_queue()
+    elif name == "settings":
+        _take_settings(page, run, entry, browser)
+    elif name == "generate":
+        draw_with(page, run)
+        page.browsers.say(browser, "done", "Loaded in Generate. Enter a prompt and press Generate.", go="Generate")
+    elif name == "tensorboard":
+        page.tensorboard.open(run, page.workspace.runs / Path(run).name / "logs")
+    elif name in page.commands:
+        page.commands[name](data, browser)

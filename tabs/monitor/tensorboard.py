@@ -1,0 +1,90 @@
+"""TensorBoard for a run's logs: a process on this machine's loopback address; not offered on a shared page."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT
+
+HOST = "127.0.0.1"
+
+
+class TensorBoard:
+    """At most one process; another folder replaces it. It ends with the page."""
+
+    def __init__(self, offered: bool):
+        self.offered = offered and importlib.util.find_spec("tensorboard") is not None
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen | None = None
+        self._folder: Path | None = None
+        self.address = ""
+        self.run = ""
+
+    def open(self, run: str, logs: Path) -> str:
+        """The address that shows `logs`; answers once the process listens (a few seconds the first time)."""
+        if not self.offered:
+            what = "TensorBoard can only be opened on the machine itself"
+            raise ProblemsError.one(what, "TensorBoard", "open the page there", "tensorboard.shared-page")
+        if not logs.is_dir() or not any(logs.rglob("events.out.*")):
+            fix = "set 'Also write' to TensorBoard files before the next run"
+            raise ProblemsError.one("This run has no TensorBoard files", str(logs), fix, "tensorboard.no-files")
+        with self._lock:
+            if self._folder != logs or self._process is None or self._process.poll() is not None:
+                self._stop()
+                self._start(logs)
+            self.run = run
+            return self.address
+
+    def _start(self, logs: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
+        line = [
+            sys.executable,
+            "-m",
+            "tabs.monitor.tensorboard_server",
+            "--logdir",
+            str(logs.resolve()),
+            "--host",
+            HOST,
+            "--port",
+            str(port),
+            "--load_fast",
+            "false",
+        ]
+        self._process = subprocess.Popen(
+            line, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._folder, self.address = logs, f"http://{HOST}:{port}/"
+        atexit.register(self.close)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers yet."""
+        if not self.address or self._process is None or self._process.poll() is not None:
+            return False
+        try:
+            with socket.create_connection((HOST, int(self.address.rsplit(":", 1)[1].strip("/"))), timeout=0.2):
+                return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        with self._lock:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process, self.address = None, ""

@@ -1,0 +1,37 @@
+"""TensorBoard as Monitor starts it: it answers under this machine's own names only, as the page does (tabs/server/gate.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tabs.server.gate import Hosts
+
+
+def only_here(app: Any) -> Any:
+    """WSGI: a web site that points its own name at this machine (DNS rebinding) reads no logs."""
+    hosts = Hosts()
+
+    def answer(environ: Any, start_response: Any) -> Any:
+        if hosts.admits(environ.get("HTTP_HOST", "")):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"TensorBoard does not answer under this name. Open it from Monitor."]
+
+    return answer
+
+
+def main() -> None:
+    """What tensorboard.main does, with that check around its server."""
+    from absl import app
+    from tensorboard import default, main_lib, program
+
+    def server(wsgi: Any, flags: Any) -> Any:
+        return program.create_port_scanning_werkzeug_server(only_here(wsgi), flags)
+
+    main_lib.global_init()
+    board = program.TensorBoard(plugins=default.get_plugins(), server_class=server)
+    app.run(board.main, flags_parser=board.configure)
+
+
+if __name__ == "__main__":
+    main()

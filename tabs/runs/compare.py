@@ -1,0 +1,117 @@
+"""Two runs compared on the Runs tab. Which two stands in the page's address; the server keeps nothing of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder, list_runs
+from core.settings.job import TrainJob
+from tabs.monitor.charts import loss_series, validation_points, value_series
+from tabs.runs import compare_view
+from tabs.runs import view as runs_view
+from tabs.runs.compared import Side, read_dataset
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+LISTED = 300  # runs to choose from
+KEPT = 20
+
+
+class Comparisons:
+    """The part "compare" of the tick, for the two runs that a browser names."""
+
+    def __init__(self, page: Page):
+        self._page = page
+        self._first: dict[tuple[str, str], Any] = {}  # what reads the journals of two runs for the first time
+        self._found: dict[tuple[str, str], tuple[list[Any], dict[str, Any]]] = {}
+        self._datasets: dict[Path, tuple[int, dict[str, Any]]] = {}
+
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        wants = asked.get("wants")
+        names = wants.get("compare") if isinstance(wants, dict) else None
+        if tab != "Runs" or not isinstance(names, list) or len(names) != 2:
+            return {}
+        a, b = (str(name)[:200] for name in names)
+        return {"compare": self.answer(a, b)}
+
+    def answer(self, a: str, b: str) -> dict[str, Any]:
+        """head and the parts below it as HTML, and the curves; while journals are read, the head alone."""
+        found: dict[str, Any] = {"pair": [a, b], "reading": False}
+        found["head"] = compare_view.head((a, b), list_runs(self._page.workspace.runs)[:LISTED])
+        try:
+            return found | (self._compared(a, b) if self._ready(a, b) else {"reading": True})
+        except ProblemsError as error:
+            return found | {"gone": [problem.to_dict() for problem in error.problems]}
+
+    def _compared(self, a: str, b: str) -> dict[str, Any]:
+        """The parts and the curves; made once as long as neither run tells anything new."""
+        facts = [self._page.engine.snapshot(name) for name in (a, b)]
+        state = [(each["seq"], each["state"], len(each["files"])) for each in facts]
+        known = self._found.get((a, b))
+        if known is None or known[0] != state:
+            sides = self._side("A", a), self._side("B", b)
+            html = compare_view.found(*sides, self._page.thumb_url, self._page.file_url)
+            known = (state, {"html": html, "curves": [curves(side) for side in sides]})
+            self._found = newest(self._found) | {(a, b): known}
+        return known[1]
+
+    def _ready(self, a: str, b: str) -> bool:
+        """Whether both journals have been read once. That takes seconds with 100,000 lines, so it is done beside."""
+        task = self._first.get((a, b))
+        if task is None or (task.done and task.error is not None):
+            task = self._page.engine.light(self._read, a, b, title="Loading two runs")
+            self._first = newest(self._first) | {(a, b): task}
+        try:
+            task.wait(runs_view.PATIENCE)
+        except TimeoutError:
+            return False
+        return True
+
+    def _read(self, a: str, b: str, task: Any) -> None:
+        for letter, name in (("A", a), ("B", b)):
+            task.token.check()
+            self._side(letter, name)
+        self._compared(a, b)
+
+    def _side(self, letter: str, name: str) -> Side:
+        facts = self._page.engine.snapshot(name)
+        folder = RunFolder(self._page.workspace.runs / Path(name).name)
+        return Side(letter, facts, self._job(name), folder.preset, self._dataset(folder))
+
+    def _job(self, name: str) -> TrainJob | None:
+        try:
+            return self._page.engine.run_job(name)
+        except (ProblemsError, OSError, ValueError):  # of another version, or damaged
+            return None
+
+    def _dataset(self, folder: RunFolder) -> dict[str, Any]:
+        """dataset.json, read once per change: with 10,000 images it has megabytes."""
+        path = folder.dataset_file
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError:
+            return {}
+        known = self._datasets.get(path)
+        if known is None or known[0] != changed:
+            known = (changed, read_dataset(folder))
+            self._datasets = newest(self._datasets) | {path: known}
+        return known[1]
+
+
+def newest(known: dict[Any, Any]) -> dict[Any, Any]:
+    """What was found last; older things are found again when they are asked for."""
+    return dict(list(known.items())[-KEPT:])
+
+
+def curves(side: Side) -> dict[str, Any]:
+    """The lines of one run: as in Monitor, smoothed and relative to timesteps, and its validation."""
+    loss, measured = loss_series(side.facts.get("loss", [])), validation_points(side.facts.get("validation", []))
+    return {
+        "smooth": {"steps": loss["steps"], "values": loss["smooth"]},
+        "corrected": value_series(side.facts.get("corrected", [])),
+        "validation": {"steps": measured["steps"], "values": measured["loss"]},
+        "total": side.facts.get("total") or 0,
+    }

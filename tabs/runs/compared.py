@@ -1,0 +1,350 @@
+"""Two runs beside each other: their facts, what was set differently, and what their numbers say about which is better."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.engine.view import best_validation
+from core.record.bounded_json import read_json_object
+from core.record.former import renewed
+from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.units import clock, count, memory_words, size_words
+from core.settings.job import TrainJob
+from core.settings.presets.files import differences
+from tabs.form.project import FIELDS
+from tabs.runs.view import loss_words, when
+
+UNKNOWN = "–"
+MEASURED_BY_MODEL = ("model.base_model", "model.vae", "model.family", "model.prediction")
+NOT_IN_THE_MEASURE = ("noise.min_timestep", "noise.max_timestep")  # the timesteps themselves are compared
+DRAWS = ("memory.latent_draw",)
+CHANCE = 0.01  # earlier versions measured the same weights up to 0.6 % apart with another seed (starter, 2 images)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two runs. facts: the engine's snapshot; job: None where this version cannot read it; dataset: dataset.json,
+    {} without one."""
+
+    letter: str
+    facts: dict[str, Any]
+    job: TrainJob | None = None
+    preset: str = ""
+    dataset: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The measurement with the lowest loss on validation images."""
+        return best_validation(self.facts.get("validation", []))
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What its validation measures; {} where that was not recorded."""
+        found = self.dataset.get("validation")
+        found = renewed(found) if isinstance(found, dict) else {}
+        return found if isinstance(found.get("images"), list) else {}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the facts: the same for both where `b` is None."""
+
+    title: str
+    a: str
+    b: str | None
+
+
+def read_dataset(folder: RunFolder) -> dict[str, Any]:
+    """dataset.json, {} where there is none that can be read."""
+    try:
+        found = read_json_object(folder.dataset_file, max_bytes=256_000_000, max_values=3_000_000)
+    except ProblemsError:
+        return {}
+    found = renewed(found)
+    return found if isinstance(found.get("images"), list) else {}
+
+
+# -- which is better
+
+
+def verdict(a: Side, b: Side) -> str:
+    """What the losses on validation images say, in plain sentences."""
+    best_a, best_b = a.best, b.best
+    if best_a is None and best_b is None:
+        return (
+            "Neither run measured validation loss, so the numbers do not show which is better: training losses are of "
+            "different steps, images and noise. Compare the samples."
+        )
+    if best_a is None or best_b is None:
+        one, other, best = (a, b, best_a) if best_a else (b, a, best_b)
+        assert best is not None
+        return (
+            f"Only {one.letter} measured validation loss: {_at(best)} at best. {other.letter} measured none, so "
+            f"the numbers do not show which is better."
+        )
+    reasons = unlike(a, b)
+    words = _lower(a.letter, best_a, b.letter, best_b) + f"; {_measure(a, reasons)}."
+    more = [] if reasons else [*_by_timestep(a, b), *_by_chance(a, b)]
+    return " ".join([words, *more, *_notes(a), *_notes(b)])
+
+
+def _at(best: dict[str, Any]) -> str:
+    return f"{loss_words(best['loss'])} at step {best['step']:,}"
+
+
+def _lower(letter_a: str, a: dict[str, Any], letter_b: str, b: dict[str, Any]) -> str:
+    if loss_words(a["loss"]) == loss_words(b["loss"]):
+        steps = f"{letter_a} at step {a['step']:,}, {letter_b} at step {b['step']:,}"
+        return f"The best validation losses are equal: {loss_words(a['loss'])}, {steps}"
+    letter, low, high = (letter_a, a, b) if a["loss"] < b["loss"] else (letter_b, b, a)
+    return f"{letter}'s best validation loss is lower: {_at(low)} against {_at(high)}"
+
+
+def _measure(a: Side, reasons: Sequence[str]) -> str:
+    if reasons:
+        return f"{', '.join(reasons)}, so not comparable"
+    images = count(len(a.measured["images"]), "validation image")
+    return f"both measured on the same {images} with the same noise at the same timesteps, so comparable"
+
+
+def unlike(a: Side, b: Side) -> list[str]:
+    """Why both losses are not the same measure; [] when they are."""
+    unknown = [side.letter for side in (a, b) if not side.measured or side.job is None]
+    if unknown:
+        return [f"what {' and '.join(unknown)} measured is not recorded"]
+    found = list(_unlike_images(a.measured["images"], b.measured["images"]))
+    if a.measured.get("seed") != b.measured.get("seed"):
+        found.append("with other noise (another validation seed)")
+    if a.measured.get("timesteps") != b.measured.get("timesteps"):
+        found.append("at different timesteps")
+    found += _unlike_settings(a, b)
+    return [f"measured {found[0]}", *found[1:]] if found else []
+
+
+def _unlike_images(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Iterator[str]:
+    def those(images: list[dict[str, Any]], *names: str) -> list[str]:
+        return sorted(json.dumps([each.get(name) for name in names]) for each in images)
+
+    if those(a, "sha256") != those(b, "sha256"):
+        yield "on different images"
+        return
+    if those(a, "sha256", "bucket") != those(b, "sha256", "bucket"):
+        yield "at different sizes"
+    if those(a, "sha256", "caption") != those(b, "sha256", "caption"):
+        yield "with different captions"
+    if those(a, "sha256", "masked") != those(b, "sha256", "masked"):
+        yield "with and without masks"
+    if those(a, "sha256", "source", "path") != those(b, "sha256", "source", "path"):
+        yield "with other noise (it follows the names of images and folders)"
+
+
+def _unlike_settings(a: Side, b: Side) -> list[str]:
+    """Settings that change what the loss of the same weights would be."""
+    assert a.job is not None and b.job is not None
+    paths = [path for path in differences(a.job, b.job) if path not in NOT_IN_THE_MEASURE]
+    model = [FIELDS[path].title for path in paths if path in MEASURED_BY_MODEL]
+    loss = [FIELDS[path].title for path in paths if path.startswith("noise.") or path in DRAWS]
+    found = [f"with different base models ({', '.join(model)})"] if model else []
+    return found + ([f"with a different loss ({', '.join(loss)})"] if loss else [])
+
+
+def _by_timestep(a: Side, b: Side) -> list[str]:
+    """At how many timesteps the lower one is lower: a mean can be that of one timestep alone."""
+    assert a.best is not None and b.best is not None
+    low, high = (a, b) if a.best["loss"] <= b.best["loss"] else (b, a)
+    assert low.best is not None and high.best is not None
+    mine, theirs = low.best.get("by_timestep") or {}, high.best.get("by_timestep") or {}
+    both = [name for name in mine if name in theirs]
+    if len(both) < 2 or loss_words(a.best["loss"]) == loss_words(b.best["loss"]):
+        return []
+    lower = sum(mine[name] < theirs[name] for name in both)
+    return [f"{low.letter} is lower at {lower} of {len(both)} timesteps."]
+
+
+def _by_chance(a: Side, b: Side) -> list[str]:
+    """A difference that says nothing: in runs of earlier versions the VAE's draw of the validation images follows the seed of
+    the training."""
+    assert a.best is not None and b.best is not None and a.job is not None and b.job is not None
+    low, high = sorted((a.best["loss"], b.best["loss"]))
+    ways = [side.dataset.get("measured_with") for side in (a, b)]
+    alike = ways[0] == ways[1] and (ways[0] is not None or a.job.schedule.seed == b.job.schedule.seed)
+    drawn = a.job.memory.latent_draw != "mean" and not alike
+    if not drawn or high - low >= CHANCE * high or loss_words(low) == loss_words(high):
+        return []
+    return [
+        "A difference below 1% can be random here: in an earlier version the VAE's noise followed the training seed."
+    ]
+
+
+def _notes(side: Side) -> list[str]:
+    """What the place of the lowest loss says of a run."""
+    points, best = side.facts.get("validation", []), side.best
+    if best is None or len(points) < 2:
+        return []
+    if best["step"] == 0:
+        return [f"{side.letter} was best before the first step: training did not lower this loss."]
+    if best["step"] == points[-1]["step"]:
+        return [f"{side.letter}'s lowest loss is the last one: more steps might lower it further."]
+    return []
+
+
+# -- facts
+
+
+def fact_rows(a: Side, b: Side) -> list[Row]:
+    """What is to be known of both; rows that neither can fill are left out."""
+    rows = [Row(title, words(a), words(b)) for title, words in FACTS]
+    rows = [row for row in rows if {row.a, row.b} != {UNKNOWN}]
+    place = next((number for number, row in enumerate(rows) if row.title == "Training images"), None)
+    if place is not None and (shared := shared_images(a.dataset, b.dataset)):
+        rows.insert(place + 1, Row("In both", shared, None))
+    return rows
+
+
+def shared_images(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """How many of the images that train are the same files, and how many of these with the same caption."""
+    known_a = {each["sha256"]: each.get("caption") for each in a.get("images", []) if each.get("sha256")}
+    known_b = {each["sha256"]: each.get("caption") for each in b.get("images", []) if each.get("sha256")}
+    if not known_a or not known_b:
+        return ""
+    same = known_a.keys() & known_b.keys()
+    captions = sum(known_a[key] == known_b[key] for key in same)
+    if len(same) == len(known_a) == len(known_b):
+        return "the same images" + (
+            " and captions" if captions == len(same) else f", {captions:,} with the same caption"
+        )
+    return f"{count(len(same), 'image')}, {captions:,} with the same caption" if same else "no image"
+
+
+def checkpoint(side: Side) -> str:
+    """The saved file of the best validation, or the one nearest to it."""
+    best, files = side.best, side.facts.get("files", [])
+    if best is None:
+        return UNKNOWN
+    if best["step"] == 0:
+        return "the base model"
+    if not files:
+        return "no file left"
+    nearest = min(files, key=lambda file: (abs(file["step"] - best["step"]), file["step"]))
+    if nearest["step"] == best["step"]:
+        return str(nearest["name"])
+    return f"none at that step; nearest {nearest['name']}, step {nearest['step']:,}"
+
+
+def _dataset(side: Side) -> str:
+    if side.job is None:
+        return UNKNOWN
+    folders = [source.folder for source in side.job.dataset.all_sources() if source.folder]
+    return ", ".join(Path(folder).name or folder for folder in folders) or UNKNOWN
+
+
+def _images(side: Side) -> str:
+    number = side.dataset.get("count") or side.facts.get("images")
+    return count(number, "image") if number else UNKNOWN
+
+
+def _steps(side: Side) -> str:
+    step, total = side.facts["step"], side.facts.get("total")
+    return f"{step:,} of {total:,}" if total else f"{step:,}"
+
+
+def _epochs(side: Side) -> str:
+    epoch, epochs = side.facts.get("epoch"), side.facts.get("epochs")
+    return f"{epoch:,} of {epochs:,}" if epochs else UNKNOWN
+
+
+def _pace(side: Side) -> str:
+    seconds = side.facts.get("seconds_per_step")
+    return f"{seconds:.2f} s" if seconds else UNKNOWN
+
+
+def _last(side: Side) -> str:
+    points = side.facts.get("validation", [])
+    return _at(points[-1]) if points else UNKNOWN
+
+
+def _memory(side: Side) -> str:
+    peak, device = side.facts.get("peak_bytes"), str(side.facts.get("peak_device") or "")
+    if not peak:
+        return UNKNOWN
+    return f"{memory_words(peak)} of {'the GPU' if device.startswith('cuda') else 'RAM'}"
+
+
+def _newest_file(side: Side) -> str:
+    newest = max(side.facts.get("files", []), key=lambda file: (file["step"], -len(file["name"])), default=None)
+    return f"{size_words(newest['bytes'])}, step {newest['step']:,}" if newest else UNKNOWN
+
+
+FACTS = (  # (title, its words for one run)
+    ("State", lambda side: side.facts["state"]),
+    ("Started", lambda side: when(side.facts.get("started") or 0.0)),
+    ("Preset", lambda side: side.preset or UNKNOWN),
+    ("Dataset", _dataset),
+    ("Training images", _images),
+    ("Steps", _steps),
+    ("Epochs", _epochs),
+    ("Time", lambda side: clock(side.facts.get("seconds"))),
+    ("A step", _pace),
+    ("Best validation loss", lambda side: _at(side.best) if side.best else UNKNOWN),
+    ("Checkpoint at that step", checkpoint),
+    ("Last validation loss", _last),
+    ("Peak memory", _memory),
+    ("Latest file", _newest_file),
+)
+
+
+# -- samples
+
+
+Pair = tuple[dict[str, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One prompt: for each moment the sample of A and of B."""
+
+    prompt: str
+    pairs: list[Pair]
+
+
+def sample_rows(a: Side, b: Side, most: int = 5) -> list[SampleRow]:
+    """Prompts that both drew, in A's order: the steps of the run with fewer, each beside the other's nearest step, no
+    sample twice; last, where they end at different steps, the ends."""
+    of_a, of_b = _by_prompt(a), _by_prompt(b)
+    return [SampleRow(prompt, _pairs(of_a[prompt], of_b[prompt], most)) for prompt in of_a if prompt in of_b]
+
+
+def other_prompts(a: Side, b: Side) -> list[str]:
+    """How many prompts only one of both drew: "2 prompts only in A"."""
+    of_a, of_b = _by_prompt(a), _by_prompt(b)
+    alone = [(a.letter, len(of_a.keys() - of_b.keys())), (b.letter, len(of_b.keys() - of_a.keys()))]
+    return [f"{count(number, 'prompt')} only in {letter}" for letter, number in alone if number]
+
+
+def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for sample in sorted(side.facts.get("samples", []), key=lambda each: (each["index"], each["step"])):
+        found.setdefault(sample["prompt"], []).append(sample)
+    return found
+
+
+def _pairs(a: list[dict[str, Any]], b: list[dict[str, Any]], most: int) -> list[Pair]:
+    fewer = a if len(a) <= len(b) else b
+    picked = fewer
+    if len(fewer) > most:
+        picked = [fewer[round(number * (len(fewer) - 1) / (most - 1))] for number in range(most)]
+    near = [(_nearest(a, each["step"]), _nearest(b, each["step"])) for each in picked]
+    near.sort(key=lambda pair: -abs(pair[0]["step"] - pair[1]["step"]))
+    more = 1 if fewer is a else 0
+    pairs = sorted({pair[more]["step"]: pair for pair in near}.values(), key=lambda pair: pair[more]["step"])
+    ends = (a[-1], b[-1])
+    return pairs if pairs[-1] == ends else [*pairs, ends]
+
+
+def _nearest(samples: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    return min(samples, key=lambda each: (abs(each["step"] - step), each["step"]))

@@ -1,0 +1,172 @@
+"""Copies of a run's files in a folder of another program, which is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.sources.files import printable
+from core.formats.copies import Copied, copy_into, require_folder
+from core.record.problems import ProblemsError
+from core.record.workspace import resolve_path
+from tabs.form import folder_browser
+from tabs.markup import button, esc, problems_html, progress, short
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+TAB = "Runs"
+WHERE = "Copy to"
+KEYS = """
+element.addEventListener('keydown', (event) => {
+  const wanted = {Enter: event.target.id === 'copy-folder' && 'into', Escape: 'shut'}[event.key];
+  if (!wanted) return;
+  event.preventDefault();
+  element.querySelector(`[data-act=${wanted}]`).click();
+});
+"""
+
+
+@dataclass(frozen=True)
+class Copying:
+    """One copy, waiting, going on or ended. `task` is the light lane's."""
+
+    folder: Path
+    task: Any
+
+
+class Copies:
+    """The newest copy of each file, for as long as the page lives. The project keeps the folder that was copied to last."""
+
+    def __init__(self, page: Page):
+        self._page = page
+        self._copies: dict[str, Copying] = {}
+
+    @property
+    def folder(self) -> Path | None:
+        """The remembered folder, if there is one that this page may write to."""
+        text = str(self._page.project.tab_state(TAB).get("copy_to", ""))
+        try:
+            return self._page.roots.check_written(text, WHERE) if text else None
+        except ProblemsError:
+            return None
+
+    # -- doing
+
+    def start(self, run: str, name: str, text: str) -> None:
+        """Copy a file of the run into the folder that `text` names, and remember the folder."""
+        roots = self._page.roots
+        source = self._file(run, name)
+        if not text.strip():
+            raise ProblemsError.one("No folder is chosen", WHERE, "enter its path, or browse", code="copy.no-folder")
+        folder = roots.check_written(text, WHERE)
+        require_folder(folder, source)
+        going = self._copies.get(str(source))
+        if going is not None and not going.task.done:
+            what = f"'{name}' is being copied"
+            raise ProblemsError.one(what, str(going.folder), "wait for it, or cancel it", "copy.running")
+        task = self._page.engine.light(self._copy, source, folder, title=f"copy of {name}", kind="copies")
+        self._copies[str(source)] = Copying(folder, task)
+        self._page.project.keep(TAB, self._page.project.tab_state(TAB) | {"copy_to": str(folder)})
+
+    def _copy(self, source: Path, folder: Path, task: Any) -> Copied:
+        self._page.roots.check_written(folder, WHERE)  # a link may have been put there since
+
+        def report(share: float, text: str) -> None:
+            task.stage(text, round(share * 1000), 1000)
+
+        return copy_into(source, folder, task.token, report)
+
+    def cancel(self, run: str, name: str) -> None:
+        going = self._copies.get(str(self._file(run, name)))
+        if going is not None:
+            going.task.cancel()
+
+    def forget(self, run: str, name: str) -> None:
+        """Take away what is said of an ended copy."""
+        path = str(self._file(run, name))
+        if path in self._copies and self._copies[path].task.done:
+            del self._copies[path]
+
+    def _file(self, run: str, name: str) -> Path:
+        files = self._page.engine.snapshot(run)["files"]
+        path = next((file["path"] for file in files if file["name"] == name), None)
+        if path is None:
+            raise ProblemsError.one("The file no longer exists", name, "check the list", code="file.gone")
+        return self._page.roots.check(path, name)
+
+    def browse(self, place: dict[str, Any], act: str, arg: str, value: str) -> dict[str, Any]:
+        """The panel's state after a click in it: "browse" opens and closes the list of folders, the others are the list's own."""
+        roots, now = self._page.roots, str(place.get("browse", ""))
+        if act == "browse":
+            wanted = folder_browser.nearest(roots, resolve_path(value.strip() or "."))
+            return place | {"to": value, "browse": "" if now else printable(wanted)}
+        if act == "close":
+            return place | {"browse": ""}
+        if act == "use":
+            return place | {"to": printable(roots.check_written(now, WHERE)), "browse": ""}
+        return place | {"browse": printable(folder_browser.step(roots, now, act, arg))}
+
+    # -- showing
+
+    def panel(self, place: dict[str, Any]) -> str:
+        """Where a file's folder is chosen; "" while no file is to be copied elsewhere."""
+        name = str(place.get("copy", ""))
+        if not name or not place.get("open"):
+            return ""
+        known = self.folder
+        text = place.get("to")
+        text = (printable(known) if known else "") if text is None else str(text)
+        field = (
+            f'<input type="text" id="copy-folder" data-land="{esc(f"{name} {text}")}" value="{esc(text)}" maxlength="4000" '
+            f'spellcheck="false" autocomplete="off" placeholder="such as ComfyUI/models/loras, with its full path" '
+            f'aria-label="Folder to copy {esc(name)} to">'
+        )
+        look = _with_field("browse", "Browse", "")
+        go = _with_field("into", "Copy", "primary")
+        listed = folder_browser.panel(self._page.roots, str(place["browse"]), add=False) if place.get("browse") else ""
+        return (
+            f'<section class="block-part copy-to"><h3>Copy {esc(name)} to a folder</h3>'
+            f'<div class="copy-line">{field}{look}{go}{button("shut", "Cancel")}</div>'
+            f'<p class="hint">Files with the same name are never replaced. The folder is remembered.</p>{listed}</section>'
+        )
+
+    def row(self, file: dict[str, Any]) -> tuple[str, str]:
+        """For a file in the list: its buttons, and what became of its copy (HTML)."""
+        name, going = file["name"], self._copies.get(str(file["path"]))
+        again = ""
+        if known := self.folder:
+            text = f"Copy to {short(printable(known.name or known), 24)}"
+            label = f"Copy {name} to {printable(known)}"
+            again = button("copy", text, name, title=printable(known), label=label)
+        other = button("copy-to", "Copy to ...", name, label=f"Copy to ... another folder: {name}")
+        return again + other, _state(name, going) if going else ""
+
+
+def _with_field(act: str, text: str, kind: str) -> str:
+    """A button that sends what stands in the folder's field."""
+    return f'<button type="button" class="btn {kind}" data-act="{act}" data-from="copy-folder">{text}</button>'
+
+
+def _state(name: str, going: Copying) -> str:
+    task = going.task
+    if not task.done:
+        words = f"{task.text.capitalize()}: {task.progress:.0%}" if task.text else "Waiting for another copy"
+        stop = button("uncopy", "Cancel", name, label=f"Cancel the copy of {name}")
+        return f'<div class="copying" role="status">{progress(words, task.progress)}{stop}</div>'
+    close = button("copied", "Close", name, kind="quiet", label=f"Close the message about {name}")
+    if task.error is None:
+        return f'<div class="copying" role="status"><span class="good">{_done(name, task.result)}</span>{close}</div>'
+    if task.token.wanted:
+        return f'<div class="copying" role="status"><span>Cancelled. The copy was removed.</span>{close}</div>'
+    return f'<div class="copying" role="alert">{problems_html(task.error.problems)}{close}</div>'
+
+
+def _done(name: str, copied: Copied) -> str:
+    path = f"<code>{esc(printable(copied.path))}</code>"
+    if not copied.new:
+        return f"Already there: {path}"
+    if copied.path.name != name:
+        return f"Copied under another name because a different {esc(name)} is there: {path}"
+    return f"Copied: {path}"

@@ -1,0 +1,284 @@
+"""The Runs tab: every training on disk, what can be done with it, and what waits its turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.engine.run_summary import RunSummary
+from core.record.problems import ProblemsError
+from core.record.space import folder_bytes
+from core.settings.job import TrainJob
+from tabs.context import Page
+from tabs.generate import form as generate_form
+from tabs.markup import AWAITED, act_of, board, button, esc, facts, news, page_of, progress, section, seen_here
+from tabs.pieces import piece
+from tabs.runs import copy as runs_copy
+from tabs.runs import view as runs_view
+from tabs.runs.compare import Comparisons
+
+if TYPE_CHECKING:
+    from core.training.prove import Proof
+
+TAB = "Runs"
+SECONDS = 2.0
+COPY = """
+element.addEventListener('click', async (event) => {
+  const button = event.target.closest('button[data-copy]');
+  if (!button) return;
+  const copied = await atelier.copy(button.dataset.copy);
+  button.textContent = copied ? 'Copied' : 'Select it and copy it by hand';
+  setTimeout(() => { button.textContent = 'Copy path'; }, 2000);
+});
+"""
+
+
+def build(page: Page) -> None:
+    """Widgets and listeners of the tab."""
+    desk = Desk(page)
+    copy = board("runs-copy", script=runs_copy.KEYS)
+    main = board("runs-main", AWAITED, script=COPY)
+    gr.HTML(piece("compare"), elem_id="compare-holder", apply_default_css=False)
+    gr.HTML(piece("queue").replace("<details", "<details open"), elem_id="runs-queue", apply_default_css=False)
+    page.pulse_parts.append(Comparisons(page).parts)
+    page.commands["look"] = lambda data, browser: None  # nothing but the answer with what is asked for now
+    seen, place = seen_here(), gr.State({})
+    page.on_show(TAB, desk.show, place, [seen, main, copy])
+    page.on_tick(TAB, desk.tick, [seen, place], [seen, main], seconds=SECONDS)
+    page.on_act(main, desk.act, place, [page.tabs, place, main, copy])
+    page.on_act(copy, desk.copy_act, place, [place, main, copy])
+
+
+class Desk:
+    """What the tab's handlers do. Runs and queue are the engine's; which run is open in a browser is that browser's."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self._lock = threading.Lock()
+        self.proofs = Proofs(page)
+        self.copies = runs_copy.Copies(page)
+        self._sizes: dict[str, tuple[float, int]] = {}
+        self._first: Any = None  # what reads all journals once
+
+    # -- showing
+
+    def show(self, place: dict[str, Any]):
+        return "", self._main(place), self.copies.panel(place)
+
+    def tick(self, seen: str, place: dict[str, Any]):
+        told, *fresh = news(seen, "", (self._main(place),))
+        return gr.skip() if told == seen else (told, *fresh)
+
+    def _main(self, place: dict[str, Any]) -> str:
+        """The table, or the run that this browser has open."""
+        runs = self._runs()
+        if runs is None:
+            return '<p class="hint" role="status">Loading runs ...</p>'
+        name = place.get("open", "")
+        run = next((each for each in runs if each.name == name), None)
+        if run is not None:
+            return self._details(run, bool(place.get("asking")))
+        show, find = str(place.get("show", "all")), str(place.get("find", ""))
+        picked = place.get("picked", ())
+        return runs_view.table(runs, show, find, int(place.get("page", 0)), self.page.thumb_url, picked)
+
+    def _runs(self) -> Sequence[RunSummary] | None:
+        """Every run. None while their journals are read for the first time, beside: long ones take seconds."""
+        if self._first is None:
+            self._first = self.page.engine.light(lambda task: self.page.engine.runs(), title="Reading the runs")
+        if not self._first.done:
+            try:
+                self._first.wait(runs_view.PATIENCE)
+            except TimeoutError:
+                return None
+        return self.page.engine.runs()
+
+    def _details(self, run: RunSummary, asking: bool) -> str:
+        now = self.page.engine.snapshot(run.name)
+        size = self._size(run)
+        job = self._job(run.name)
+        ended = run.state not in ("running", "paused", "waiting")
+        more = runs_view.longer(run, now, job) if ended and job is not None else ""
+        more += self.proofs.html(run.name, ended and job is not None)
+        return runs_view.details(
+            run, now, job, size, asking, self.page.thumb_url, self.page.file_url, self.copies.row, more
+        )
+
+    def _job(self, name: str) -> TrainJob | None:
+        try:
+            return self.page.engine.run_job(name)
+        except (ProblemsError, OSError, ValueError):  # of another version, or damaged
+            return None
+
+    def _size(self, run: RunSummary) -> int:
+        """Bytes of the run's folder, counted at most every few seconds."""
+        with self._lock:
+            known = self._sizes.get(run.name)
+            if known and time.monotonic() - known[0] < 10 * SECONDS:
+                return known[1]
+        size = folder_bytes(run.folder)
+        with self._lock:
+            self._sizes[run.name] = (time.monotonic(), size)
+        return size
+
+    # -- doing
+
+    def act(self, place: dict[str, Any], event: gr.EventData):
+        act, arg, value = act_of(event)
+        place, tabs = dict(place), gr.skip()
+        if act in ("open", "back"):
+            place |= {"open": arg if act == "open" else "", "asking": False, "copy": ""}
+        elif act in ("ask", "keep"):
+            place["asking"] = act == "ask"
+        elif act == "show":
+            place |= {"show": value, "page": 0}
+        elif act == "find":
+            place |= {"find": value[:100], "page": 0}
+        elif act == "pick":  # the newest two count
+            others = [name for name in place.get("picked", ()) if name != arg]
+            place["picked"] = [*others, arg][-2:] if value == "true" else others
+        elif act == "unpick":
+            place["picked"] = []
+        elif act == "page":
+            place["page"] = page_of(value or arg, 10**6)
+        elif act == "watch":
+            tabs = gr.Tabs(selected="Monitor")
+        elif act == "continue":
+            self.page.engine.continue_run(arg)
+            tabs = gr.Tabs(selected="Monitor")
+        elif act == "longer":
+            self._longer(arg, value)
+            tabs = gr.Tabs(selected="Monitor")
+        elif act == "prove":
+            self.proofs.start(arg)
+        elif act == "unprove":
+            self.proofs.cancel(arg)
+        elif act in ("copy", "copy-to", "uncopy", "copied"):
+            place |= self._copy(str(place.get("open", "")), act, arg)
+        elif act in ("rename", "note"):
+            self.page.engine.describe_run(arg, **{"title" if act == "rename" else "note": value})
+            self.page.run_list = (None, self.page.run_list[1])  # the lists read it again
+        elif act == "use":
+            self._use(arg)
+            tabs = gr.Tabs(selected="Train")
+        elif act == "draw":
+            generate_form.draw_with(self.page, arg)
+            tabs = gr.Tabs(selected="Generate")
+        elif act == "delete" and place.get("asking") and place.get("open") == arg:
+            self.page.engine.delete_run(arg)
+            place |= {"open": "", "asking": False, "copy": ""}
+            self.page.say("done", f"{arg} was moved to the trash of the outputs folder.")
+        return tabs, place, self._main(place), self.copies.panel(place)
+
+    def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
+        """What the buttons of a file do; returns what changes in the browser's place."""
+        if act == "copy-to":
+            return {"copy": name, "browse": "", "to": None}
+        if act == "copy":
+            self.copies.start(run, name, str(self.copies.folder or ""))
+        elif act == "uncopy":
+            self.copies.cancel(run, name)
+        else:
+            self.copies.forget(run, name)
+        return {"copy": ""}
+
+    def copy_act(self, place: dict[str, Any], event: gr.EventData):
+        """Clicks in the panel that asks for a folder."""
+        act, arg, value = act_of(event)
+        place = dict(place)
+        if act == "into":
+            self.copies.start(str(place.get("open", "")), str(place.get("copy", "")), value)
+        if act in ("into", "shut"):
+            place["copy"] = ""
+        else:
+            place = self.copies.browse(place, act, arg, value)
+        return place, self._main(place), self.copies.panel(place)
+
+    def _longer(self, name: str, wanted: str) -> None:
+        """Queue the run with another length, in epochs, or in steps where those are set."""
+        job = self.page.engine.run_job(name)
+        field, unit, now = runs_view.length_of(job, self.page.engine.snapshot(name))
+        words = wanted.strip()
+        if not words.isdecimal() or len(words) > 7 or int(words) <= now:
+            fix = f"use a whole number of {unit}, {now + 1} to 9999999"
+            given = f"'{words[:20]}'" if words else "empty"
+            raise ProblemsError.one(f"The new length is {given}", name, fix, code="run.bad-length")
+        changes = {"max_train_epochs": None, "max_train_steps": None} | {field: int(words)}
+        self.page.engine.continue_run(name, {"schedule": changes})
+
+    def _use(self, name: str) -> None:
+        """The run's settings into the form of Train; undo there brings the former ones back."""
+        job = self.page.engine.run_job(name)
+        self.page.project.replace(job, preset=self.page.engine.run_preset(name), did=f"loading the settings of {name}")
+
+
+STEPS = 10
+STAGES = 3  # of a proof: whole, first half, second half
+
+
+class Proofs:
+    """The newest proof of each run, for as long as the page lives."""
+
+    def __init__(self, page: Page):
+        self._page = page
+        self._tasks: dict[str, Any] = {}
+
+    def start(self, run: str) -> None:
+        """Begin one. Refused while a job has the device: both would be slow, or run out of memory."""
+        engine = self._page.engine
+        if engine.status()["job"] is not None:
+            raise ProblemsError.one("A job is running", run, "try again when the device is free", code="job.running")
+        if any(not task.done for task in self._tasks.values()):
+            raise ProblemsError.one("Another resume test is running", run, "wait for it, or cancel it", "proof.running")
+        self._tasks[run] = engine.light(self._prove, engine.run_job(run), title="proof")
+
+    def cancel(self, run: str) -> None:
+        if run in self._tasks:
+            self._tasks[run].cancel()
+
+    def _prove(self, job: TrainJob, task: Any) -> Proof:
+        from core.training.prove import prove
+
+        said: list[str] = []
+
+        def say(text: str) -> None:
+            said.append(text)
+            task.stage(text, len(said), STAGES + 1)
+
+        with self._page.engine.borrow_device(task.token, "the resume test") as device:
+            return prove(job, self._page.workspace, device, STEPS, token=task.token, say=say)
+
+    def html(self, run: str, possible: bool) -> str:
+        """The button, what is going on, or both hashes."""
+        task = self._tasks.get(run)
+        if not possible and task is None:
+            return ""
+        about = f"Trains {STEPS} steps of this job without a break, and again with a stop in the middle; both must end bit-identical."
+        again = button("prove", "Test resuming" if task is None else "Test again", run)
+        if task is None:
+            body = f'<p class="hint">{about}</p>{again}'
+        elif not task.done:
+            stop = button("unprove", "Cancel", run)
+            body = progress(task.text.capitalize() or "Waiting", task.progress or None) + stop
+        elif task.error is not None:
+            words = "Cancelled." if task.token.wanted else "; ".join(each.what for each in task.error.problems)
+            body = f'<p class="run-message advice"><strong>{esc(words)}</strong></p>{again}'
+        else:
+            body = _result(task.result) + again
+        return section("Stopping and resuming", body)
+
+
+def _result(proof: Proof) -> str:
+    rows = [
+        (f"{proof.steps} steps without a break", f"<code>{esc(proof.whole)}</code>"),
+        (f"{proof.stopped_at}, stopped, {proof.steps - proof.stopped_at} more", f"<code>{esc(proof.resumed)}</code>"),
+    ]
+    words = "Bit-identical: weights, optimizer, random numbers and every loss." if proof.equal else "Not identical."
+    different = f" Different: {esc(', '.join(proof.different[:10]))}." if proof.different else ""
+    level = "fine" if proof.equal else "error"
+    told = f'<p class="run-message {level}"><strong>{words}</strong>{different}</p>'
+    return f'<div class="proof">{told}{facts(rows)}</div>'

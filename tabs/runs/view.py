@@ -1,0 +1,454 @@
+"""The Runs tab as HTML: the table of runs, and one run in full."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from core.engine.run_summary import RunSummary
+from core.record.run_about import MOST_NOTE, MOST_TITLE
+from core.record.units import clock, count, size_words
+from core.settings.job import TrainJob
+from core.settings.presets.files import differences
+from core.settings.values import shown_value, text_of
+from tabs.form.project import FIELDS
+from tabs.markup import (
+    button,
+    choice_list,
+    drawn,
+    empty_state,
+    esc,
+    facts,
+    link,
+    page_count,
+    pager,
+    parted,
+    section,
+    short,
+)
+from tabs.monitor.charts import loss_series
+from tabs.monitor.next_step import next_step
+
+PAGE_SIZE = 25
+PATIENCE = 0.3  # seconds that an answer waits for journals which are read for the first time
+LOG_SHOWN = 60
+Copying = Callable[[dict[str, Any]], tuple[str, str]]
+SAMPLE_STEPS = 6
+CONTINUABLE = ("interrupted", "stopped", "failed")
+
+SHOWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "all": ("all runs", ()),
+    "done": ("finished", ("done",)),
+    "open": ("resumable", CONTINUABLE),
+    "live": ("running or waiting", ("running", "paused", "waiting")),
+}
+
+
+def listed(runs: Sequence[RunSummary], show: str, find: str = "") -> list[RunSummary]:
+    """The runs of the chosen kind that hold all words looked for: in name, title, note or what they were made of."""
+    states = SHOWS.get(show, SHOWS["all"])[1]
+    wanted = find.casefold().split()
+    return [run for run in runs if (not states or run.state in states) and _holds(run, wanted)]
+
+
+def _holds(run: RunSummary, wanted: Sequence[str]) -> bool:
+    text = "\n".join((run.name, run.title, run.note, *made_of(run))).casefold() if wanted else ""
+    return all(word in text for word in wanted)
+
+
+def made_of(run: RunSummary) -> list[str]:
+    """Dataset, base model, method and preset, as far as they are known."""
+    words = run.words
+    method = shown_value(FIELDS["method.kind"], words.method) if words.method else ""
+    preset = f"preset {words.preset}" if words.preset else ""
+    return [each for each in (words.dataset, words.model, method, preset) if each]
+
+
+def state_words(run: RunSummary) -> str:
+    """The state in words: "interrupted at step 120"."""
+    if run.state in ("interrupted", "stopped", "failed") and run.step:
+        return f"{run.state} at step {run.step:,}"
+    return run.state
+
+
+def badge(run: RunSummary) -> str:
+    return f'<span class="badge {esc(run.state)}">{esc(state_words(run))}</span>'
+
+
+def when(started: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(started)) if started else "–"
+
+
+# -- the table
+
+
+def table(
+    runs: Sequence[RunSummary],
+    show: str,
+    find: str,
+    page: int,
+    thumb_url: Callable[..., str],
+    picked: Sequence[str] = (),
+) -> str:
+    """One page of runs, newest first. picked: the names of up to two that are to be compared."""
+    if not runs:
+        return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."))
+    rows = listed(runs, show, find)
+    pages = page_count(len(rows), PAGE_SIZE)
+    page = max(0, min(page, pages - 1))
+    part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
+    head = (
+        "<tr><th class='ticks'><span class='unseen'>Compare</span></th><td></td><th>Run</th><th>State</th>"
+        "<th class='num'>Steps</th><th class='num lowest' title='On validation images; – without them'>Best validation</th>"
+        "<th class='num took'>Time</th><th class='num amount'>Files</th>"
+        "<th class='date'>Started</th><th><span class='unseen'>Actions</span></th></tr>"
+    )
+    body = "".join(_row(run, thumb_url, run.name in picked) for run in part)
+    choices = [(f"{words} ({len(listed(runs, name)):,})", name) for name, (words, _) in SHOWS.items()]
+    aside = (
+        f'<input type="text" data-act="find" data-live value="{esc(find)}" placeholder="name, dataset, model, note" '
+        f'aria-label="Find runs by name, dataset, base model, method, preset or note">'
+        f"{choice_list('show', choices, show, 'Which runs are shown')}"
+    )
+    content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
+    if not part:
+        content = empty_state("No matches.", "Choose another view, or clear the search.")
+    content = _picks(runs, picked) + content
+    return section("Runs", content + pager("page", page, pages, len(rows), "runs"), aside)
+
+
+def _picks(runs: Sequence[RunSummary], picked: Sequence[str]) -> str:
+    """What is ticked for a comparison, and the way to it."""
+    if len(runs) < 2:
+        return ""
+    known = {run.name: run.title for run in runs}
+    chosen = [name for name in picked if name in known]
+    if not chosen:
+        return '<p class="hint picks-line" role="status">Select two runs to compare.</p>'
+    words = " and ".join(f"<b>{esc(known[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
+    if len(chosen) == 1:
+        go = '<span class="hint">Select another run to compare with.</span>'
+    else:
+        go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
+    return f'<div class="picks-line" role="status"><span>{words}</span> {go}{button("unpick", "Clear", kind="quiet")}</div>'
+
+
+def compare_address(a: str, b: str) -> str:
+    """Where the page shows two runs beside each other."""
+    return f"#Runs/{quote(a, safe='')}/{quote(b, safe='')}"
+
+
+def moment(name: str) -> str:
+    """When a run began, by its folder's name: "2026-01-31 12:05"."""
+    stamp = re.match(r"(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)", name)
+    return "{}-{}-{} {}:{}".format(*stamp.groups()) if stamp else name
+
+
+def loss_words(loss: float) -> str:
+    """Four decimals; small ones with three figures."""
+    return f"{loss:.4f}" if abs(loss) >= 0.01 else f"{loss:.3g}"
+
+
+def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
+    thumb = '<span class="no-thumb"></span>'
+    if run.thumbnail is not None:
+        thumb = f'<img src="{esc(thumb_url(run.thumbnail, 96))}" alt="" loading="lazy" width="44" height="44">'
+    steps = f"{run.step:,} / {run.total:,}" if run.total else f"{run.step:,}"
+    more = _continue(run) if run.state in CONTINUABLE else ""
+    more += button("watch", "Watch", run.name) if run.state in ("running", "paused") else ""
+    best = f"{loss_words(run.best[0])} @ {run.best[1]:,}" if run.best else ""
+    tick = (
+        f'<input type="checkbox" data-act="pick" data-arg="{esc(run.name)}"{" checked" if picked else ""} '
+        f'aria-label="Compare {esc(run.title)}, {esc(moment(run.name))}">'
+    )
+    return (
+        f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{thumb}</td><td>'
+        f'<button type="button" class="open" data-act="open" '
+        f'data-arg="{esc(run.name)}">{parted(run.title)}</button>{_under(run)}</td>'
+        f'<td>{badge(run)}</td><td class="num steps">{steps}</td><td class="num lowest">{best}</td>'
+        f'<td class="num took">{clock(run.seconds)}</td><td class="num amount">{len(run.files)}</td>'
+        f'<td class="date">{when(run.started)}</td><td class="num">{more}</td>'
+        f"</tr>"
+    )
+
+
+def _continue(run: RunSummary) -> str:
+    """The button of a run that ended before its time, the same as in Monitor."""
+    step = next_step(run.state, run.resumable_step, run.fix)
+    if step is None:
+        return ""
+    act = {"settings": "use"}.get(step.name, step.name)
+    return button(act, step.text, run.name, kind="primary", title=step.about)
+
+
+def _under(run: RunSummary) -> str:
+    """The lines below a run's title in the table."""
+    made = f'<span class="made">{parted(" · ".join(short(each, 60) for each in made_of(run)))}</span>'
+    note = f'<span class="note">{esc(short(run.note, 120))}</span>' if run.note else ""
+    return made + note
+
+
+# -- one run
+
+
+def details(
+    run: RunSummary,
+    facts_now: dict[str, Any],
+    job: TrainJob | None,
+    size: int,
+    asking: bool,
+    thumb_url: Callable[..., str],
+    file_url: Callable[..., str],
+    copies: Copying,
+    more: str = "",
+) -> str:
+    """A run in full: what can be done with it, its files, samples, settings and log.
+
+    copies  of a file: its buttons for copying, and what became of its copy (HTML)
+    more    HTML below the files
+    """
+    parts = [_head(run, asking, size, job is not None)]
+    if facts_now.get("message") and run.state in ("failed", "stopped"):
+        level = "error" if run.state == "failed" else "advice"
+        fix = f'<span class="fix">{esc(facts_now["fix"])}</span>' if facts_now.get("fix") else ""
+        parts.append(f'<p class="run-message {level}"><strong>{esc(facts_now["message"])}</strong>{fix}</p>')
+    parts.append(_naming(run))
+    left = [_about(run, facts_now, size), _files(facts_now.get("files", []), file_url, copies, run.best_file), more]
+    right = [_samples(facts_now.get("samples", []), thumb_url, file_url)]
+    parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
+    parts.append(_settings(job))
+    told = facts_now.get("message") if run.state == "failed" else None  # it stands at the top
+    parts.append(_log([line for line in facts_now.get("log", []) if line["text"] != told]))
+    return f'<div class="run-details">{"".join(parts)}</div>'
+
+
+def _head(run: RunSummary, asking: bool, size: int, has_job: bool) -> str:
+    back = button("back", "All runs", kind="quiet")
+    does = []
+    if run.state in CONTINUABLE:
+        does.append(_continue(run))
+    if run.state in ("running", "paused"):
+        does.append(button("watch", "Watch in Monitor", run.name, kind="primary"))
+    if run.files:
+        does.append(button("draw", "Generate with it", run.name))
+    step = next_step(run.state, run.resumable_step, run.fix)
+    if has_job and not (step and step.name == "settings"):
+        does.append(button("use", "Use its settings", run.name))
+    if run.state not in ("running", "paused"):
+        does.append(button("ask", "Delete", run.name, kind="danger", disabled=asking))
+    question = ""
+    if asking:
+        question = (
+            f'<div class="question" role="alertdialog" aria-label="Delete this run?"><span>Delete '
+            f"<b>{esc(run.title)}</b> with "
+            f"{count(len(run.files), 'file')} ({size_words(size)})? Its folder moves to the trash of the "
+            f"outputs folder.</span>"
+            f'<span class="grow"></span>{button("delete", "Delete it", run.name, kind="danger")}'
+            f"{button('keep', 'Keep', run.name, lands='ask')}</div>"
+        )
+    return (
+        f'<div class="run-top"><div class="run-head">{back}<h2 tabindex="-1" data-land="{esc(run.name)}">{parted(run.title)}</h2>'
+        f'{badge(run)}<span class="grow">'
+        f"</span><span class='does'>{''.join(does)}</span></div>{question}</div>"
+    )
+
+
+def _naming(run: RunSummary) -> str:
+    """Fields for title and note; each is saved when it is left."""
+    if run.spoilt:
+        return f'<p class="run-message error"><strong>{esc(run.spoilt)}</strong></p>'
+    name = esc(run.name)
+    title = (
+        f'<label>Title <input type="text" data-act="rename" data-arg="{name}" value="{esc(run.title)}" '
+        f'maxlength="{MOST_TITLE}"></label>'
+    )
+    note = (
+        f'<label>Note <textarea data-act="note" data-arg="{name}" rows="2" maxlength="{MOST_NOTE}" '
+        f'placeholder="What you tried, and what you think of it">{esc(run.note)}</textarea></label>'
+    )
+    return section("Title and note", f'<div class="naming">{title}{note}</div>')
+
+
+def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
+    losses = now.get("loss", [])
+    rows = [
+        ("Steps", f"{run.step:,} of {run.total:,}" if run.total else f"{run.step:,}"),
+        ("Epochs", f"{now.get('epoch', 0):,} of {now['epochs']:,}" if now.get("epochs") else ""),
+        ("Time", clock(run.seconds)),
+        ("A step", f"{now['seconds_per_step']:.2f} s" if now.get("seconds_per_step") else ""),
+        ("Started", when(run.started)),
+        ("Loss", f"{losses[-1][2]:.4f} (smoothed)" if losses else ""),
+        ("Dataset", parted(run.words.dataset)),
+        ("Base model", parted(run.words.model)),
+        ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
+        ("Preset", parted(run.words.preset)),
+        ("Folder", f"<code>{parted(run.name)}</code>, {size_words(size)}"),
+    ]
+    plan = f'<p class="hint">{esc(now["sentence"])}</p>' if now.get("sentence") else ""
+    return section("About", facts([(name, value) for name, value in rows if value]) + loss_chart(losses) + plan)
+
+
+def loss_chart(losses: Sequence[Sequence[float]]) -> str:
+    """The smoothed loss as a small line, first and last written out."""
+    if len(losses) < 3:
+        return ""
+    series, words = loss_series(losses), f"Smoothed loss from {losses[0][2]:.4f} to {losses[-1][2]:.4f}"
+    line = {"name": "smoothed loss", "values": series["smooth"], "kind": "smooth"}
+    chart = drawn("chart", {"label": words, "up": "loss", "steps": series["steps"], "lines": [line]})
+    return f'{chart}<p class="hint">{words}</p>'
+
+
+def best_words(best: dict[str, Any]) -> str:
+    """The best checkpoint by what was measured, and how sure that is (HTML)."""
+    name = "Best checkpoint" if best["measured_on"] == "held_out" else "Lowest loss"
+    about = f"By {best['what']}: {loss_words(best['loss'])}; {best['sure']}."
+    return (
+        f'<p class="best-words"><b>{name}:</b> {parted(Path(best["file"]).name)} (step {best["step"]:,}). '
+        f'<span class="hint">{esc(about)}</span></p>'
+    )
+
+
+def _files(
+    files: Sequence[dict[str, Any]],
+    file_url: Callable[..., str],
+    copies: Copying,
+    best: dict[str, Any] | None = None,
+) -> str:
+    if not files:
+        return section("Files", '<p class="hint">No files saved yet.</p>')
+    ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)
+    rows = "".join(_file(file, file_url, *copies(file)) for file in ordered)
+    return section("Files", f'{best_words(best) if best else ""}<ul class="files">{rows}</ul>')
+
+
+def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied: str) -> str:
+    """A saved file: name, step, size, the whole path, and what can be done with it."""
+    name, path = file["name"], file["path"]
+    copy_path = (
+        f'<button type="button" class="btn" data-copy="{esc(path)}" aria-label="Copy path of {esc(name)}">'
+        "Copy path</button>"
+    )
+    return (
+        f'<li><div class="file-head"><b>{parted(name)}</b><span class="hint">step {file["step"]:,} · '
+        f'{size_words(file["bytes"])}</span></div><code class="path">{parted(path)}</code>'
+        f'<div class="does">{_take(file, file_url)}{copy}{copy_path}</div>{copied}</li>'
+    )
+
+
+def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:
+    """The download; a model in a folder is taken from the run's folder."""
+    if Path(file["path"]).is_dir():
+        return '<span class="hint">a folder</span>'
+    return link(file_url(file["path"]), "Download", download=file["name"])
+
+
+def length_of(job: TrainJob, now: dict[str, Any]) -> tuple[str, str, int]:
+    """(setting, unit, present length) of what decides how long a run is."""
+    if job.schedule.max_train_steps is not None:
+        return "max_train_steps", "steps", job.schedule.max_train_steps
+    return "max_train_epochs", "epochs", job.schedule.max_train_epochs or int(now.get("epochs") or 0)
+
+
+def longer(run: RunSummary, now: dict[str, Any], job: TrainJob) -> str:
+    """A field for a greater length. Nothing without a saved state to go on from."""
+    if run.resumable_step <= 0:
+        return ""
+    _, unit, length = length_of(job, now)
+    constant = job.schedule.lr_scheduler in ("constant", "constant_with_warmup") and not job.schedule.lr_scheduler_type
+    stretched = "" if constant else " The scheduler covers the whole new length, so the learning rate rises."
+    field = (
+        f'<input id="longer-{unit}" type="number" min="{length + 1}" step="1" value="{2 * length}" '
+        f'aria-label="New length in {unit}">'
+    )
+    go = (
+        f'<button type="button" class="btn" data-act="longer" data-arg="{esc(run.name)}" data-from="longer-{unit}">'
+        f"Train longer, with more {unit}</button>"
+    )
+    about = f'<p class="hint">From step {run.resumable_step:,}; so far it was {length:,} {unit} in all.{stretched}</p>'
+    return section("Train longer", f'{about}<div class="longer">{field} {unit} in all {go}</div>')
+
+
+def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:
+    """Prompts down, steps across, the base model first."""
+    if not samples:
+        return section(
+            "Samples", '<p class="hint">This run has no samples. Add sample prompts in Train to see progress.</p>'
+        )
+    steps = sorted({sample["step"] for sample in samples})
+    shown = steps if len(steps) <= SAMPLE_STEPS else _spread(steps)
+    by_place = {(sample["index"], sample["step"]): sample for sample in samples}
+    prompts = {sample["index"]: sample["prompt"] for sample in samples}
+    head = "".join(f"<th>{'base model' if step == 0 else f'step {step:,}'}</th>" for step in shown)
+    rows = []
+    for index in sorted(prompts):
+        cells = "".join(_sample(by_place.get((index, step)), thumb_url, file_url) for step in shown)
+        prompt = esc(prompts[index])
+        rows.append(f"<tr><th scope='row' title='{prompt}'>{esc(short(prompts[index], 60))}</th>{cells}</tr>")
+    more = f"{len(shown)} of {len(steps)} times" if len(shown) < len(steps) else ""
+    grid = (
+        f'<div class="run-samples"><table><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        f"</table></div>"
+    )
+    return section("Samples", grid, more)
+
+
+def _spread(steps: Sequence[int]) -> list[int]:
+    """The first, the last, and others evenly between them."""
+    picked = [steps[round(number * (len(steps) - 1) / (SAMPLE_STEPS - 1))] for number in range(SAMPLE_STEPS)]
+    return list(dict.fromkeys(picked))
+
+
+def _sample(sample: dict[str, Any] | None, thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:
+    if sample is None:
+        return "<td></td>"
+    moment = "base model" if sample["step"] == 0 else f"step {sample['step']}"
+    alt = esc(f"{short(sample['prompt'], 60)}, {moment}")
+    url, small = esc(file_url(sample["file"])), esc(thumb_url(sample["file"], 192))
+    return f'<td><a href="{url}" target="_blank" rel="noopener"><img src="{small}" alt="{alt}" loading="lazy"></a></td>'
+
+
+def _settings(job: TrainJob | None) -> str:
+    """What differs from the defaults."""
+    if job is None:
+        return section("Settings", '<p class="hint">The settings of this run cannot be read by this version.</p>')
+    found = differences(job, TrainJob())
+    if not found:
+        return section("Settings", '<p class="hint">All settings were at their defaults.</p>')
+    rows = "".join(
+        f"<tr><td>{esc(FIELDS[path].title)}<span class='hint'>{esc(path)}</span></td>"
+        f"<td>{value_words(path, mine)}</td><td class='hint'>{value_words(path, default)}</td></tr>"
+        for path, (mine, default) in found.items()
+    )
+    head = "<tr><th>Setting</th><th>This run</th><th>Default</th></tr>"
+    body = f'<table class="settings"><thead>{head}</thead><tbody>{rows}</tbody></table>'
+    return section("Settings that differ from the defaults", body, count(len(found), "setting"))
+
+
+def value_words(path: str, value: Any) -> str:
+    """A value as the form shows it (HTML)."""
+    entry = FIELDS[path]
+    if entry.kind in ("bool", "choice"):
+        return esc(shown_value(entry, value))
+    text = str(text_of(entry, value))
+    return "<br>".join(parted(line) for line in text.splitlines()[:12]) if text else "<i>empty</i>"
+
+
+def _log(lines: Sequence[dict[str, Any]]) -> str:
+    """What the run said, errors first on top."""
+    if not lines:
+        return section("Log", '<p class="hint">No messages.</p>')
+    errors = [line for line in lines if line["level"] == "error"]
+    shown = errors[-5:] + [line for line in lines[-LOG_SHOWN:] if line["level"] != "error"]
+    rows = []
+    for line in shown:
+        moment = time.strftime("%H:%M:%S", time.localtime(line["time"]))
+        level = "" if line["level"] == "info" else f"<b>{esc(line['level'])}</b> "
+        fix = f'<span class="hint">{esc(line["fix"])}</span>' if line.get("fix") else ""
+        rows.append(
+            f'<li class="{esc(line["level"])}"><time>{moment}</time><span>{level}{esc(line["text"])} {fix}</span></li>'
+        )
+    return section("Log", f'<ul class="run-log" tabindex="0" aria-label="Log lines">{"".join(rows)}</ul>')

@@ -1,0 +1,282 @@
+"""The page: its frame, its tabs, its routes, and the server behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any
+
+import gradio as gr
+from gradio.brotli_middleware import BrotliMiddleware
+from gradio.route_utils import CustomCORSMiddleware
+from gradio.tunneling import CURRENT_TUNNELS
+from starlette.middleware import Middleware
+
+from core.record.allowed import keep_files_inside
+from core.record.heap import set_aside, uncollected
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.presets.files import PresetStore
+from tabs import header
+from tabs.context import TABS, Page, run_all
+from tabs.form import fields as form
+from tabs.form import own_settings, task_settings
+from tabs.form.project import Project
+from tabs.pieces import ASSETS
+from tabs.server import connections, pulse
+from tabs.server.delivery import Delivery
+from tabs.server.door import Checked, Door
+from tabs.server.gate import LOOPBACK, Gate, Hosts
+from tabs.server.links import Links
+from tabs.server.safety import Roots
+from tabs.server.traffic import Traffic
+from tabs.theme import theme
+
+FIRST_SCRIPT = "base.js"
+FIRST_STYLE = "page.css"
+PORTS_TRIED = 100
+LAUNCHES = 5
+
+
+def make_page(engine: Any, workspace: Workspace, *, shared: bool = False, keys: bool = False) -> Page:
+    """Everything the tabs are handed, before any widget exists. keys: jobs of a shared page may use the owner's keys."""
+    presets = PresetStore(workspace.presets)
+    roots = Roots(workspace, local=not shared, keys=keys)
+    if engine is not None:
+        engine.limits = roots.limits
+    project = Project(workspace.private / "project.json", presets)
+    return Page(engine, workspace, project, presets, roots, Links(roots, workspace.thumbs), shared)
+
+
+def build(page: Page) -> gr.Blocks:
+    """All widgets and listeners. Tabs are built in the order of the work."""
+    with Checked(title="Atelier", analytics_enabled=False, fill_width=False, delete_cache=(86400, 86400)) as blocks:
+        header.build(page)
+        with gr.Tabs(selected="Train", elem_id="tabs", overflow_behavior="wrap") as page.tabs:
+            opened = {name: gr.Tab(name, id=name) for name in TABS if _module(name)}
+        for name, tab in opened.items():
+            with tab:
+                # Each tab is a chapter below the page's h1; its name is on the tab already.
+                gr.HTML(f'<h2 class="unseen">{name}</h2>', padding=False, elem_classes="tab-heading")
+                importlib.import_module(f"tabs.{name.lower()}.tab").build(page)
+        for name, tab in opened.items():
+            run_all(page, tab.select, page.shows.get(name, []))
+        run_all(page, blocks.load, page.loads + page.shows.get("Train", []))
+        pulse.build(page)
+    return blocks
+
+
+def _module(tab: str) -> bool:
+    return importlib.util.find_spec(f"tabs.{tab.lower()}.tab") is not None
+
+
+def free_port(host: str, port: int) -> int:
+    """`port`, or the next one that nobody listens on."""
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            if os.name != "nt":  # a port that waits for its last packets is free; on Windows it means more
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+                return candidate
+            except OSError:
+                continue
+    raise OSError(f"no free port from {port} to {port + PORTS_TRIED - 1}")
+
+
+def _at_a_free_port(serve_at: Any, host: str, port: int) -> None:
+    """Another program may take the port between the look at it and its use, as two pages that start at once do."""
+    for attempt in range(LAUNCHES):
+        chosen = free_port(host, port)
+        try:
+            serve_at(server_port=chosen)
+            return
+        except OSError:
+            if attempt == LAUNCHES - 1:
+                raise
+            port = chosen + 1 if chosen + 1 < 65536 else port
+
+
+def _gated(
+    page: Page, hosts: Hosts, kinds: Callable[[], frozenset[str]], limits: connections.Limits
+) -> Callable[[Any], Any]:
+    """The server's lifespan: puts gate and limits before everything, before the first request is read."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        # No other site is answered, so Gradio's permissions for other sites are left out.
+        not_ours = (CustomCORSMiddleware, BrotliMiddleware)  # the latter leaves the page itself unpacked
+        app.user_middleware = [each for each in app.user_middleware if each.cls not in not_ours]
+        app.user_middleware += [
+            Middleware(Delivery, kinds, lambda: not app.get_blocks().share),
+            Middleware(Door, app.get_blocks),
+        ]
+        traffic = Middleware(
+            Traffic,
+            page.workspace.private,
+            shared=page.shared,
+            limits=limits,
+        )
+        app.user_middleware.insert(0, traffic)
+        app.middleware_stack = Gate(app.build_middleware_stack(), hosts)
+        yield
+
+    return lifespan
+
+
+def _kinds(blocks: gr.Blocks) -> frozenset[str]:
+    return frozenset(block.get_block_name() for block in blocks.blocks.values())
+
+
+def launch(
+    page: Page,
+    *,
+    host: str,
+    port: int,
+    share: bool,
+    auth: tuple[str, str] | None,
+    browser: bool = False,
+    names: Collection[str] = (),
+) -> gr.Blocks:
+    """Start serving at `port` or the next free one and return at once. `blocks.local_url` is the address, `blocks.share_url`
+    the public one, `blocks.server_port` the port. `names`: further host names that the page answers under."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(page.workspace.private / "uploads"))
+    if not (share or names):  # no proxy stands before the page, so nobody else says whom a request is from
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
+    blocks = build(page)
+    limits = connections.Limits(lambda: blocks.app.tokens if auth else None)
+    hosts = Hosts(host not in LOOPBACK, tuple(names), lambda: getattr(blocks, "share_url", None) or "")
+    serve_at = functools.partial(
+        blocks.launch,
+        server_name=host,
+        share=share,
+        auth=auth,
+        auth_message="Atelier. Use the name and password shown where it was started." if auth else None,
+        inbrowser=browser,
+        prevent_thread_lock=True,
+        _frontend=False,  # Gradio's own call at its address gives up after 3 s, which a busy machine may need
+        quiet=True,
+        show_error=True,
+        footer_links=[],
+        run_history=False,
+        favicon_path=ASSETS / "favicon.png",
+        ssr_mode=False,
+        theme=theme(),
+        css=_assets("css", FIRST_STYLE),
+        head=f"<script>\n{_field_facts(page)}\n{_assets('js', FIRST_SCRIPT)}\n</script>",
+        app_kwargs={
+            "routes": page.links.routes(),
+            "lifespan": _gated(page, hosts, functools.partial(_kinds, blocks), limits),
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+        },
+    )
+    _at_a_free_port(serve_at, host, port)
+    connections.limit(blocks.server, limits)
+    page.links.logged_in = limits.lets_in
+    # Gradio's page for share links fetches its script from a server elsewhere; the ordinary one works there too.
+    blocks.share = False
+    return blocks
+
+
+def _assets(kind: str, first: str) -> str:
+    """All files of a kind under tabs/assets as one text, the base first."""
+    paths = sorted(ASSETS.glob(f"*.{kind}"), key=lambda path: (path.name != first, path.name))
+    return "\n".join(path.read_text("utf-8") for path in paths)
+
+
+def _field_facts(page: Page) -> str:
+    """What the page's script knows of every field, of those of tasks, of names that are none, and of the tabs that tick; `</`
+    would end the script element."""
+    known = {
+        "fields": form.facts(),
+        "titles": task_settings.titles(),
+        "elsewhere": own_settings.names_elsewhere(),
+        "ticks": page.ticks,
+    }
+    return f"window.atelier = {json.dumps(known, ensure_ascii=False)};".replace("</", "<\\/")
+
+
+def serve(
+    engine: Any,
+    workspace: Workspace,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    share: bool = False,
+    auth: str | tuple[str, str] | None = None,
+    browser: bool = True,
+    names: Collection[str] = (),
+    keys: bool = False,
+) -> None:
+    """Serve the page until Ctrl-C. Prints the address; a page that others can reach always has a password."""
+    shared = share or bool(names) or host not in LOOPBACK
+    login = _login(auth, shared)
+    opens = browser and can_show_a_browser()
+    with uncollected():
+        page = make_page(engine, workspace, shared=shared, keys=keys)
+        keep_files_inside(page.roots.folders if shared else None, keys=keys)  # also the files that other files name
+        blocks = launch(page, host=host, port=port, share=share, auth=login, browser=opens, names=names)
+    set_aside()
+    if blocks.server_port != port:
+        print(f"Port {port} is taken; using {blocks.server_port}.", flush=True)
+    address = getattr(blocks, "share_url", None) or reachable(host, blocks.server_port)
+    if share and not getattr(blocks, "share_url", None):
+        print(
+            "The share link could not be created (the relay is unreachable); the page is open on this machine only.",
+            flush=True,
+        )
+    print(f"Atelier is at {address}", flush=True)
+    if hasattr(engine, "announce"):
+        engine.announce(f"the page at {address}")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        page.tensorboard.close()
+        blocks.close()
+        for tunnel in CURRENT_TUNNELS:
+            tunnel.kill()
+
+
+def _login(auth: str | tuple[str, str] | None, shared: bool) -> tuple[str, str] | None:
+    """The login as given; a shared page without one gets a password, which is printed."""
+    if isinstance(auth, str):
+        name, _, password = auth.partition(":")
+        auth = (name, password)
+    if auth and not all(auth):
+        what = "The login needs a user name and a password"
+        raise ProblemsError.one(what, "--auth", "write user:password", "login.incomplete")
+    if shared and not auth:
+        auth = ("atelier", secrets.token_urlsafe(9))
+        print(f"The page is open to others, so it has a login.  User: {auth[0]}  Password: {auth[1]}", flush=True)
+    return auth
+
+
+def reachable(host: str, port: int) -> str:
+    """The address to type: for a page that listens everywhere, this machine's own in its network."""
+    if host not in ("0.0.0.0", "::"):
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("10.255.255.255", 1))  # chooses a network card; a datagram socket sends nothing by this
+            return f"http://{probe.getsockname()[0]}:{port}"
+        except OSError:
+            return f"http://127.0.0.1:{port}"
+
+
+def can_show_a_browser() -> bool:
+    """Without a desktop, opening a browser would start a text one in the terminal."""
+    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

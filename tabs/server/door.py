@@ -1,0 +1,207 @@
+"""What a message to a listener may hold. It is checked here, before Gradio reads it: wrong arguments get a 4xx and one line in
+the terminal, whatever the listener would have made of them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import gradio as gr
+from starlette.responses import JSONResponse
+
+from core.record.bounded_json import parse_json
+from core.record.problems import ProblemsError
+from tabs.server.traffic import LOGIN, UPLOAD, GivenUp
+
+CALL = "/gradio_api/run/predict"
+FORMS = (UPLOAD, LOGIN)
+LINES = 20  # a minute
+MOST_VALUES = 100_000
+MOST_TEXT = 1 << 20  # characters of one field
+KEYS = {"data", "event_data", "fn_index", "session_hash", "trigger_id"}
+SESSION = re.compile(r"[\w-]{1,64}", re.ASCII)
+_unfit: ContextVar[list[str] | None] = ContextVar("unfit", default=None)
+
+
+class Wrong(Exception):
+    """Why a message is refused."""
+
+
+class Checked(gr.Blocks):
+    """Blocks that tell values which their components refuse (no such choice, a file that was not uploaded) from faults of our own."""
+
+    def run_startup_events(self) -> None:
+        """Without Gradio's queue: no listener uses it, and its loop would wake a thousand times a second."""
+        self.is_running = True
+        self.create_limiter()
+
+    async def preprocess_data(self, block_fn: Any, *rest: Any, **more: Any) -> Any:
+        try:
+            return await super().preprocess_data(block_fn, *rest, **more)
+        except Exception as error:
+            found = _unfit.get()
+            if found is not None:
+                found.append(f"{type(error).__name__} in the arguments of {block_fn.name}")
+            raise gr.Error("These arguments do not fit", print_exception=False) from None
+
+
+class Door:
+    """ASGI middleware right before Gradio."""
+
+    def __init__(self, app: Any, blocks: Callable[[], gr.Blocks], say: Callable[[str], Any] = print):
+        self.app, self.blocks, self.say = app, blocks, say
+        self._said: deque[float] = deque()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == CALL:
+            await self._call(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].rstrip("/") in FORMS:
+            await self._form(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _call(self, scope: Any, receive: Any, send: Any) -> None:
+        body = await _whole(receive)
+        if body is None:  # the browser has left
+            return
+        try:
+            check(body, self.blocks())
+        except Wrong as error:
+            await self._refuse(scope, str(error), receive, send)
+            return
+        unfit: list[str] = []
+        rest = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def again() -> Any:
+            return rest.pop() if rest else await receive()
+
+        async def heard(message: Any) -> None:
+            if unfit and message["type"] == "http.response.start" and message["status"] == 500:
+                message = message | {"status": 422}
+                self._tell(scope, unfit[0])
+            await send(message)
+
+        token = _unfit.set(unfit)
+        try:
+            await self.app(scope, again, heard)
+        finally:
+            _unfit.reset(token)
+
+    async def _form(self, scope: Any, receive: Any, send: Any) -> None:
+        """An upload or a login. What comes out as an exception, Gradio could not read or the disk did not take."""
+        began = False
+
+        async def heard(message: Any) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, heard)
+        except GivenUp:
+            raise
+        except Exception as error:
+            if began:
+                raise
+            why = str(error) if isinstance(error, OSError) else type(error).__name__
+            await self._refuse(scope, why, receive, send, 507 if isinstance(error, OSError) else 400)
+
+    async def _refuse(self, scope: Any, why: str, receive: Any, send: Any, status: int = 422) -> None:
+        self._tell(scope, why)
+        words = "The files could not be stored." if status == 507 else "These arguments do not fit."
+        await JSONResponse({"detail": words, "error": words}, status)(scope, receive, send)
+
+    def _tell(self, scope: Any, why: str) -> None:
+        """One line, and at most a few in a minute."""
+        now = time.monotonic()
+        while self._said and self._said[0] < now - 60:
+            self._said.popleft()
+        if len(self._said) < LINES:
+            self._said.append(now)
+            self.say(f"{time.strftime('%H:%M:%S')}  A request was refused: {scope['path'][:80]!a}: {why[:200]}")
+
+
+async def _whole(receive: Any) -> bytes | None:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+def check(body: bytes, blocks: gr.Blocks) -> None:
+    """Raise Wrong unless this is a call of a listener as the page's own script makes it."""
+    try:
+        said = parse_json(body, "the message", max_values=MOST_VALUES)
+    except ProblemsError as error:
+        raise Wrong(error.problems[0].what) from None
+    if not isinstance(said, dict) or not KEYS >= set(said):
+        raise Wrong("it is no call of a listener")
+    number, data = said.get("fn_index"), said.get("data")
+    fn = blocks.fns.get(number) if _is_whole(number) else None
+    if fn is None or fn.fn is None:
+        raise Wrong("there is no such listener")
+    if not (isinstance(said.get("session_hash"), str) and SESSION.fullmatch(said["session_hash"])):
+        raise Wrong("session_hash is not the name of a session")
+    if not (said.get("trigger_id") is None or _is_whole(said["trigger_id"])):
+        raise Wrong("trigger_id is no number")
+    if not isinstance(data, list) or len(data) != len(fn.inputs):
+        raise Wrong(f"{fn.name} takes {len(fn.inputs)} values")
+    for block, value in zip(fn.inputs, data, strict=True):
+        if not fits(block, value):
+            raise Wrong(f"{type(value).__name__} for a {type(block).__name__} of {fn.name}")
+    if not _is_event(said.get("event_data")):
+        raise Wrong(f"event_data of {fn.name}")
+
+
+def fits(block: Any, value: Any) -> bool:
+    """Whether a component may send this value; what it is worth there, the component itself checks."""
+    if value is None:
+        return True
+    match block:
+        case gr.Textbox():
+            return isinstance(value, str) and len(value) <= MOST_TEXT
+        case gr.Checkbox():
+            return isinstance(value, bool)
+        case gr.Dropdown(multiselect=True):
+            return isinstance(value, list) and all(_is_choice(each) for each in value)
+        case gr.Dropdown() | gr.Radio():
+            return _is_choice(value)
+        case gr.File() | gr.UploadButton():
+            return all(_is_file(each) for each in (value if isinstance(value, list) else [value]))
+        case _:  # states are kept here, and nothing else is sent
+            return False
+
+
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, str) and len(value) <= MOST_TEXT)
+
+
+def _is_file(value: Any) -> bool:
+    """An upload as Gradio's script names it; whether it is one of this server, Gradio checks."""
+    return isinstance(value, dict) and isinstance(value.get("path"), str) and isinstance(value.get("meta"), dict)
+
+
+def _is_event(value: Any) -> bool:
+    """What a script tells with its event: named values, and no files, which Gradio would look for."""
+    rest = [{} if value is None else value]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, dict):
+            if "path" in each:
+                return False
+            rest += each.values()
+        elif isinstance(each, list):
+            rest += each
+    return value is None or isinstance(value, dict)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31

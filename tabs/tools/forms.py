@@ -1,0 +1,242 @@
+"""The forms of the tasks, made from what each declares. Tasks with the same card share a form and choose from a list."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.record.problems import Problem, ProblemsError
+from core.settings.base import Declared
+from core.tasks import Card, Task, tasks
+from tabs.context import ASKING, Page
+from tabs.form.own_settings import changed_values, fields, usable
+from tabs.form.task_settings import job_of, main_setting, own_settings_of
+from tabs.markup import AWAITED, act_of, board, button, choice_list, esc, news, seen_here, stamp_seen
+
+KEPT = "Tools"  # what is filled in, of every card
+SHORT = 12  # fields that are all shown
+PREVIEW, PREVIEWED = "preview", 4  # the setting of how many a preview is for, which has a button, and their number
+STARTS = ("go", PREVIEW)
+OWN = "of tasks"  # beside the values that a card's tasks share: those of each name of `Task.values`
+EXISTING = "existing"  # chosen for one task is not chosen for the next: it may replace captions
+REFUSED = (
+    2.0  # seconds after a field was refused in which no start counts: it was pressed without a look at the message
+)
+CHOSEN = "action"  # beside the values of a form: which of its tasks is chosen
+ENTER = """
+element.addEventListener('keydown', (event) => {
+  const go = element.querySelector('button[data-act=go]');
+  if (event.key === 'Enter' && go && go.dataset.from === event.target.id) go.click();
+});
+"""
+
+
+def cards(tab: str) -> list[Card]:
+    """The cards of a tab once, in the order in which their tasks were registered."""
+    return list(dict.fromkeys(task.card for task in tasks().values() if task.card and task.card.tab == tab))
+
+
+class ToolForm:
+    """One card. What is filled in is kept by the project: what its tasks have in common once, else by `Task.values`."""
+
+    def __init__(self, page: Page, card: Card):
+        self.page, self.card = page, card
+        self._endings: tuple[Any, list[str]] = (None, [])
+        self._refused: dict[str, tuple[float, list[Problem]]] = {}  # by browser: when a field was refused last, and why
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        return {name: task for name, task in tasks().items() if task.card == self.card}
+
+    def values(self, task: Task | None = None) -> dict[str, Any]:
+        """What is filled in of a task, else of the chosen one, by the names of `own_settings_of`."""
+        task, kept = task or self.task, self._kept()
+        places, apart = self._apart(task), self._of_tasks()
+        values = {name: value for name, value in kept.items() if name not in places and name != OWN}
+        values |= {name: apart[place][name] for name, place in places.items() if name in apart.get(place, {})}
+        return usable(own_settings_of(task), values)
+
+    def _kept(self) -> dict[str, Any]:
+        kept = self._state().get(self.card.name)
+        return dict(kept) if isinstance(kept, dict) else {}
+
+    def _of_tasks(self) -> dict[str, dict[str, Any]]:
+        """What is kept under each name of `_apart`."""
+        kept = self._kept().get(OWN)
+        return {name: each for name, each in kept.items() if isinstance(each, dict)} if isinstance(kept, dict) else {}
+
+    def _apart(self, task: Task) -> dict[str, str]:
+        """{setting that a task does not share with its card: under which name it is kept}: those of groups that no other task
+        has, and what becomes of files that are there."""
+        groups = Counter(group for each in self.tasks.values() for group in each.job.model_fields)
+        own = own_settings_of(task).items() if task.values else ()
+        places = {name: task.values for name, entry in own if groups[entry.group] == 1}
+        return places | {name: task.name for name, _ in own if name == EXISTING}
+
+    @property
+    def task(self) -> Task:
+        """The chosen one."""
+        return self.tasks.get(str(self._kept().get(CHOSEN))) or next(iter(self.tasks.values()))
+
+    def _state(self) -> dict[str, Any]:
+        return self.page.project.tab_state(KEPT)
+
+    def choose(self, name: str) -> None:
+        """Choose one of the card's tasks."""
+        self._keep(**{self.card.name: self._kept() | {CHOSEN: name}})
+
+    def _keep(self, **changes: Any) -> None:
+        with self.page.project.lock:
+            self.page.project.keep(KEPT, self._state() | changes)
+
+    def _filled(self) -> dict[str, Any]:
+        """The values of the chosen task; a folder or ending that is not given is the dataset's."""
+        values = self.values()
+        if "folder" in own_settings_of(self.task) and not values.get("folder"):
+            values["folder"] = self.page.project.job.dataset.folder or ""
+        if "folders" in own_settings_of(self.task) and not values.get("folders"):
+            values["folders"] = [source.folder for source in self.page.project.job.dataset.all_sources()]
+        for name, entry in own_settings_of(self.task).items():
+            if entry.widget == "extension" and (found := self._extensions()):
+                values.setdefault(name, entry.default if entry.default in found else found[0])
+        return values
+
+    def _extensions(self) -> list[str]:
+        """The endings of the dataset's caption files, the most frequent first; none while it is not read."""
+        report = self.page.reading.report
+        if self._endings[0] is not report:
+            names = (name for each in report.placed for name in each.image.sidecars) if report else ()
+            self._endings = (report, [each for each, _ in Counter(Path(name).suffix for name in names).most_common()])
+        return self._endings[1]
+
+    def html(self) -> str:
+        task, known = self.task, own_settings_of(self.task)
+        previewed = known.pop(PREVIEW, None)
+        empty = {name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in known.items()}
+        hints = {name: hint for name, hint in empty.items() if known[name].optional}
+        ids = {name: f"tool-{task.name}-{name}" for name in known}
+        first, rest = self._parts(known)
+        form = self._choice() + fields(known, self._filled(), first, "field", hints, ids)
+        more = self._more(known, rest, hints, ids)
+        main = ids.get(main_setting(task), "")
+        go = _start("go", task.button, main, "primary")
+        go += _start(PREVIEW, f"Preview {PREVIEWED} {previewed.unit}", main) if previewed else ""
+        about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'
+        return (
+            f"<div data-n='{self._state().get('turn', 0)}'>"
+            f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
+            f'<p class="hint">{esc(self.card.help)}</p><div class="concept-fields">{form}</div>{more}'
+            f'<div class="class-line">{go}{about}</div></section></div>'
+        )
+
+    def _opened(self) -> bool:
+        return self.card.name in self._state().get("opened", [])
+
+    def _parts(self, known: dict[str, Declared]) -> tuple[list[str], list[str]]:
+        """The fields that are always there, and those of a long form that are opened. While they are closed, those with a value
+        of their own stand with the first."""
+        if len(known) <= SHORT:
+            return list(known), []
+        filled, opened = self._filled(), self._opened()
+        own = {name for name, entry in known.items() if filled.get(name, entry.default) != entry.default and not opened}
+        first = [name for name, entry in known.items() if entry.level == "shown" or name in own]
+        return first, [name for name in known if name not in first]
+
+    def _more(self, known: dict[str, Declared], rest: list[str], hints: dict[str, str], ids: dict[str, str]) -> str:
+        """The button of the other settings, and they themselves once it was pressed."""
+        if not rest:
+            return ""
+        words = f"{'Fewer' if self._opened() else 'More'} settings ({len(rest)})"
+        press = f'<div class="class-line">{button("more", words, kind="quiet", again=True)}</div>'
+        if not self._opened():
+            return press
+        return f'{press}<div class="concept-fields">{fields(known, self._filled(), rest, "field", hints, ids)}</div>'
+
+    def _choice(self) -> str:
+        """The list of the card's tasks, where it has several."""
+        if len(self.tasks) == 1:
+            return ""
+        choices = [(task.title, name) for name, task in self.tasks.items()]
+        return f'<label class="own"><span>Tool</span>{choice_list("field", choices, self.task.name, "Tool", CHOSEN)}</label>'
+
+    def show(self) -> Any:
+        self.page.reading.want()  # what is not filled in is the dataset's
+        return "", self.html()
+
+    def tick(self, seen: str) -> Any:
+        stamp = f"{self._state()} {self.page.project.job.dataset.folder} {self._extensions()}"
+        return gr.skip() if stamp == stamp_seen(seen) else news(seen, stamp, (self.html(),))
+
+    def act(self, event: gr.EventData) -> str:
+        act, arg, value = act_of(event)
+        try:
+            if act == "field" and arg == CHOSEN and value in self.tasks:
+                self.choose(value)
+            elif act == "field":
+                self.change(arg, value)
+            elif act == "more":
+                opened = set(self._state().get("opened", [])) ^ {self.card.name}
+                self._keep(opened=sorted(opened))
+            elif act in STARTS:
+                if value and main_setting(self.task):  # what stands there now, which may have changed in this moment
+                    self.change(main_setting(self.task), value)
+                given = self._filled() | {PREVIEW: PREVIEWED if act == PREVIEW else None}
+                self.page.works.start(self.task, job_of(self.task, given, self.page.project.job))
+        except ProblemsError:
+            self._keep(turn=time.time_ns())  # so that the field shows what holds again
+            raise
+        return self.html()
+
+    def acted(self, event: gr.EventData) -> Any:
+        """`act` for the page. What stands against a start stays shown while fields change, until a start succeeds."""
+        about, browser = f"start {self.card.name}", self.page.browsers.of(ASKING.get())
+        try:
+            when, problems = self._refused.pop(browser.session, (0.0, []))
+            if act_of(event)[0] in STARTS and time.monotonic() - when < REFUSED:
+                raise ProblemsError(problems)
+            shown = self.act(event)
+        except ProblemsError as error:
+            if act_of(event)[0] not in STARTS:
+                self._refused[browser.session] = (time.monotonic(), error.problems)
+                raise
+            self.page.browsers.say(browser, "error", problems=error.problems, about=about)
+            return gr.skip()
+        if act_of(event)[0] in STARTS:
+            self.page.browsers.succeeded(browser, about)
+        return shown
+
+    def change(self, name: str, text: str, task: Task | None = None) -> None:
+        """One field of a task, else of the chosen one, as a person wrote it. Raises ProblemsError."""
+        task = task or self.task
+        known = own_settings_of(task)
+        if name in (CHOSEN, PREVIEW) or name not in known:
+            fix = "reload the page"
+            what = f"There is no field '{name}' with '{text[:40]}'"
+            raise ProblemsError.one(what, self.card.title, fix, "tools.no-such-field")
+        with self.page.project.lock:
+            value = changed_values(known, {}, name, text, self.page.roots)
+            kept = self._kept()
+            if place := self._apart(task).get(name):
+                apart = self._of_tasks()
+                value = {OWN: apart | {place: apart.get(place, {}) | value}}
+            self._keep(**{self.card.name: kept | value})
+
+
+def _start(act: str, words: str, main: str, kind: str = "") -> str:
+    return f'<button type="button" class="btn {kind}" data-act="{act}" data-from="{esc(main)}">{esc(words)}</button>'
+
+
+def build_form(page: Page, card: Card) -> None:
+    """A card's form, with its listeners and a place for what its tasks are doing."""
+    form = ToolForm(page, card)
+    area = board(f"tools-{card.name}", AWAITED, script=ENTER)
+    seen = seen_here()
+    page.on_show(card.tab, form.show, None, [seen, area])
+    page.on_tick(card.tab, form.tick, seen, [seen, area])
+    page.on_act(area, form.acted, None, area)
+    works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
+    gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

@@ -1,0 +1,87 @@
+"""Keys for the hub and for wandb: masked fields that write the file which only this person can read. What was written is
+never sent back to a browser."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.record.problems import ProblemsError
+from core.record.secrets import NAMES, is_stored, keys_file, store
+from tabs.markup import esc
+from tabs.server.browsers import Browser
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+TITLES = {"huggingface_token": "Hugging Face token", "wandb_api_key": "wandb key"}
+USES = {
+    "huggingface_token": "For uploads to the Hub, and for gated models.",
+    "wandb_api_key": "For logging to wandb.",
+}
+MOST_LETTERS = 512
+WHERE = "Keys"
+
+
+def build(page: Page) -> None:
+    """The card on Tools."""
+    page.commands |= {"key": lambda data, browser: keep(page, data, browser)}
+    page.pulse_parts.append(lambda tab, asked: {"keys": states()} if tab == "Tools" else {})
+    gr.HTML(card(page.shared), elem_id="keys-holder", apply_default_css=False)
+
+
+def card(shared: bool) -> str:
+    """One masked field for each key, or why there is none."""
+    head = '<section class="card" id="keys" aria-label="Keys"><div class="card-head"><h3>Keys</h3></div>'
+    if shared:
+        told = "Keys cannot be entered on a shared page: open it without sharing, or set HF_TOKEN or WANDB_API_KEY on the machine."
+        return f'{head}<p class="hint">{told}</p></section>'
+    file = f"<code>{esc(keys_file().name)}</code> among your settings"
+    about = f"Stored in a file only you can read ({file}), never in jobs, runs or logs. Keys are not shown again."
+    rows = "".join(_row(name) for name in NAMES)
+    return f'{head}<p class="hint">{about}</p>{rows}</section>'
+
+
+def _row(name: str) -> str:
+    title = TITLES[name]
+    return (
+        f'<form class="tool-line key-line" data-key="{name}"><label for="key-{name}">{title}</label>'
+        f'<input type="password" id="key-{name}" autocomplete="off" spellcheck="false" maxlength="{MOST_LETTERS}">'
+        f'<button type="submit" class="btn">Save</button>'
+        f'<button type="button" class="btn quiet" data-forget="{name}" aria-label="Forget the {title}" hidden>Forget</button>'
+        f'</form><p class="hint key-state"><span data-key-state="{name}"></span> {USES[name]}</p>'
+    )
+
+
+def states() -> dict[str, dict[str, Any]]:
+    """{name: {"words", "stored"}}; no key itself."""
+    return {name: {"words": _words(name), "stored": is_stored(name)} for name in NAMES}
+
+
+def _words(name: str) -> str:
+    given = next((variable for variable in NAMES[name] if os.environ.get(variable, "").strip()), "")
+    if given:
+        return f"Set by {given}, which overrides the file."
+    return "Kept." if is_stored(name) else "Not set."
+
+
+def keep(page: Page, data: dict[str, Any], browser: Browser) -> None:
+    """Write or forget one key: {"key": its name, "value": text, "" forgets}."""
+    name, value = str(data.get("key", "")), str(data.get("value", "")).strip()
+    if page.shared:
+        fix = "open the page on the machine itself, or set the environment variable there"
+        raise ProblemsError.one("Keys cannot be entered on a shared page", WHERE, fix, "keys.shared-page")
+    if name not in NAMES:
+        raise ProblemsError.one("Unknown key", WHERE, "use one of the fields", code="keys.unknown")
+    if len(value) > MOST_LETTERS or any(not sign.isprintable() or sign.isspace() for sign in value):
+        raise ProblemsError.one(
+            f"This is not a valid {TITLES[name]}",
+            WHERE,
+            "paste it again, without spaces",
+            code="keys.invalid",
+        )  # the text itself is never repeated
+    store(name, value or None)
+    done = f"The {TITLES[name]} was saved." if value else f"The {TITLES[name]} was deleted."
+    page.browsers.say(browser, "done", done)

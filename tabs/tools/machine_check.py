@@ -1,0 +1,121 @@
+"""The card of Tools that checks this machine. The check computes in a process of its own; the page shows how far it is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from core.machine_check.item import OK, WORDS, Item
+from core.machine_check.report import Line, summary
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
+from tabs.pieces import piece
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+    from tabs.server.browsers import Browser
+
+WHERE = "Check this machine"
+
+
+class MachineCheck:
+    """The newest check; every browser sees the same. items: others than all, for tests."""
+
+    items: Sequence[Item] | None = None
+
+    def __init__(self, page: Page):
+        self.page = page
+        self.file = page.workspace.private / "atelier-check.json"
+        self._lock = threading.Lock()
+        self._task: Any = None
+        self._lines: list[dict[str, Any]] = []
+        self._total = 0
+        self._words = ""
+
+    def start(self, data: dict[str, Any], browser: Browser) -> None:
+        """Begin one, unless the device is at work."""
+        job = self.page.engine.status()["job"]
+        if job is not None:
+            what = f"'{job['title']}' is running, so times and memory of a check would be wrong"
+            fix = "wait until it is done, or stop it; a training can be resumed"
+            raise ProblemsError.one(what, WHERE, fix, "check.device-busy")
+        with self._lock:
+            if self._running():
+                return
+            self._lines, self._total, self._words = [], 0, "Waiting for the device."
+            self._task = self.page.engine.light(self._run, title=WHERE)
+
+    def cancel(self, data: dict[str, Any], browser: Browser) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _running(self) -> bool:
+        return self._task is not None and not self._task.done
+
+    def _run(self, task: Any) -> None:
+        from core.machine_check.run import run_check
+
+        with self.page.engine.borrow_device(task.token, "the check of this machine") as device:
+            report = run_check(self.page.workspace, device, token=task.token, tell=self._tell, items=self.items)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(self.file, report)
+
+    def _tell(self, lines: Sequence[Line], total: int) -> None:
+        self._lines = [line.to_dict() for line in lines]
+        self._total = total
+        self._words = f"{len(lines)} of {total}: {lines[-1].item.title}" if lines else ""
+
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the card shows, where Tools is open."""
+        return {"machine_check": self._facts()} if tab == "Tools" else {}
+
+    def _facts(self) -> dict[str, Any]:
+        if self._running():
+            share = max(0, len(self._lines) - 1) / self._total if self._total else 0.0
+            return self._shown(self._lines, self._words, running=True, share=share)
+        error = self._task.error if self._task is not None else None
+        if error is not None:
+            lines = [line for line in self._lines if line["state"] != "looking"]
+            first = error.problems[0]
+            words = "Cancelled." if self._task.token.wanted else f"{first.what}. {first.fix}".strip()
+            return self._shown(lines, words)
+        try:
+            report = read_json_object(self.file)
+            return self._shown(report["items"], f"{report['made']}: {summary(report)}", file=True)
+        except (ProblemsError, OSError, KeyError, TypeError, AttributeError):  # none yet, or of another version
+            return self._shown([], "")
+
+    def _shown(
+        self, lines: list[dict[str, Any]], words: str, *, running: bool = False, share: float = 0.0, file: bool = False
+    ) -> dict[str, Any]:
+        address = self.page.file_url(self.file) if file else ""
+        return {
+            "running": running,
+            "share": share,
+            "words": words,
+            "lines": [_row(line) for line in lines],
+            "file": address,
+        }
+
+
+def _row(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the table in the words of the report."""
+    row: dict[str, Any] = {name: str(line.get(name, "")) for name in ("name", "title", "group", "state")}
+    found = [
+        line.get("found"),
+        line.get("reason"),
+        f"Fix: {line['fix']}" if line.get("fix") and row["state"] != OK else "",
+    ]
+    return row | {"words": WORDS.get(row["state"], "checking"), "found": [str(words) for words in found if words]}
+
+
+def build(page: Page) -> MachineCheck:
+    check = MachineCheck(page)
+    page.commands |= {"machine_check": check.start, "machine_check_cancel": check.cancel}
+    page.pulse_parts.append(check.parts)
+    gr.HTML(piece("machine_check"), elem_id="machine-check-holder", apply_default_css=False)
+    return check

@@ -1,0 +1,138 @@
+"""Base models and VAEs on the page: the catalog, what the lists offer, and browsing for a file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from core.dataset.sources.files import is_junk, printable
+from core.formats.hub import catalog
+from core.formats.hub.references import resolve
+from core.generation.library import SUFFIXES
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.base import value_of
+from tabs.form.folder_browser import LOOKED_AT, listing, nearest, starts
+from tabs.form.places import model_choices, vae_choices
+from tabs.form.project import FIELDS, Project, with_value
+from tabs.server.browsers import Browser
+from tabs.server.safety import Roots
+
+FIELDS_OF_MODELS = {"base_model": "model.base_model", "vae": "model.vae"}
+BROWSING = ("Dataset", "Captions", "Train", "Tools", "", None)  # the tabs with paths to choose
+LOOKED_AFTER = 3.0  # seconds until the models folder is looked at again for the lists
+MOST_FILES = 500
+MODEL = "model"  # what is browsed for, else "file", "folder" or "any"
+WHOLE = ("model_index.json", "config.json")  # of a model that is a folder
+
+
+class Models:
+    """What there is to train from, for every browser the same."""
+
+    def __init__(self, workspace: Workspace, project: Project, roots: Roots):
+        self._workspace, self._project, self._roots = workspace, project, roots
+        self._choices: tuple[float, list[Any]] = (float("-inf"), [])
+
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        if tab not in BROWSING:
+            return {}
+        wants = asked.get("wants")
+        folder, kind = (wants.get("files"), wants.get("kind", MODEL)) if isinstance(wants, dict) else (None, "")
+        found = {} if tab in ("Dataset", "Captions") else {"catalog": self._catalog(), "models": self._listed()}
+        return found | ({"browse": self._browse(folder, str(kind))} if isinstance(folder, str) else {})
+
+    def _catalog(self) -> list[dict[str, Any]]:
+        facts = [catalog.state(entry, self._workspace.models) for entry in catalog.ENTRIES]
+        return [each | {"found": display_path(each["found"]) if each["found"] else ""} for each in facts]
+
+    def _listed(self) -> list[Any]:
+        """What the lists offer: a browser fills them anew when a file has appeared."""
+        when, choices = self._choices
+        if time.monotonic() - when > LOOKED_AFTER:
+            space = self._workspace
+            choices = [value for _, value in [*model_choices(space), *vae_choices(space)]]
+            self._choices = (time.monotonic(), choices)
+        return choices
+
+    def _browse(self, folder: str, kind: str) -> dict[str, Any]:
+        try:
+            if folder and kind != MODEL:  # what stands in a field: a file, a new folder, a name
+                folder = str(nearest(self._roots, resolve_path(folder)))
+            return browse(self._workspace, self._roots, folder, kind)
+        except ProblemsError as error:
+            return browse(self._workspace, self._roots, "", kind) | {"reason": error.problems[0].what}
+
+    def choose(self, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+        """Take a file that was found, or a catalog entry, into the form: {"use": "base_model" or "vae", "about": file}."""
+        field, about = FIELDS_OF_MODELS.get(str(data.get("use"))), str(data.get("about", ""))
+        if field is None or field not in FIELDS or not about:
+            return
+        path = self._roots.check(about, field)
+        with self._project.lock:
+            job, changes = self._project.job, {field: display_path(path)}
+            if field == FIELDS_OF_MODELS["base_model"]:
+                last = self._needs(job.model.base_model)
+                changes |= {name: FIELDS[name].default for name in last if value_of(job, name) == last[name]}
+                changes |= self._needs(str(path))
+            for name, value in changes.items():
+                job = with_value(job, name, value)
+            self._project.replace(job, did="choosing a model", session=browser.session, stamp=stamp)
+
+    def _needs(self, reference: str) -> Mapping[str, Any]:
+        """{setting: value} that a training of this base model must have, where the catalog knows it."""
+        models = self._workspace.models
+        try:
+            path = resolve(reference, models, self._workspace.outputs)
+        except ProblemsError:
+            return {}
+        known = (entry for entry in catalog.ENTRIES if entry.needs and catalog.here(entry, models) == path)
+        return next((entry.needs for entry in known), {})
+
+
+def browse(workspace: Workspace, roots: Roots, text: str, kind: str = MODEL) -> dict[str, Any]:
+    """A folder for the file browser: its folders, its files with their sizes, and where else to look.
+
+    kind   what is chosen: a "model", any "file", a "folder", or "any" of the two last
+    """
+    places = [("Models", workspace.models), *starts(roots)]
+    known = [
+        (name, str(path)) for name, path in places if path.is_dir() and (kind != MODEL or name != "Starter images")
+    ]
+    now = listing(roots, text or str(workspace.models))
+    return {
+        "folder": printable(now.folder),
+        "parent": str(now.parent) if now.parent else "",
+        "places": [place for place in known if _can_be_sent(place[1])],
+        "folders": [name for name in now.folders if _can_be_sent(name)],
+        "files": [] if now.reason or kind == "folder" else _files(roots, now.folder, kind),
+        "whole": kind in ("folder", "any") or (kind == MODEL and any((now.folder / name).is_file() for name in WHOLE)),
+        "more": now.more,
+        "reason": now.reason and f"This folder cannot be opened: {now.reason}",
+        "separator": os.sep,
+    }
+
+
+def _files(roots: Roots, folder: Path, kind: str) -> list[dict[str, Any]]:
+    found: dict[str, int] = {}
+    with os.scandir(folder) as entries:
+        for entry in islice(entries, LOOKED_AT):
+            name = entry.name
+            other = kind == MODEL and Path(name).suffix.lower() not in SUFFIXES
+            if other or is_junk(name) or not _can_be_sent(name):
+                continue
+            try:
+                if entry.is_file() and roots.holds(entry.path):
+                    found[name] = entry.stat().st_size
+            except OSError:
+                continue
+    names = sorted(found, key=str.casefold)[:MOST_FILES]
+    return [{"name": name, "size": found[name]} for name in names]
+
+
+def _can_be_sent(name: str) -> bool:
+    """Names in another encoding than the system's cannot be written as JSON and read back."""
+    return printable(name) == name

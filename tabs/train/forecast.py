@@ -1,0 +1,210 @@
+"""What a training will take: a bar against available memory, the memory and speed slider, and a test of two batches.
+
+The plan needs torch, so it is made on the light lane: at once where torch is loaded, else when a person asks for it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from core.record.problems import ProblemsError
+from core.record.units import memory_words, size_words
+from core.record.workspace import Workspace
+from core.settings.base import value_of
+from core.settings.check import build as build_job
+from core.settings.dataset.concepts import concepts_of
+from core.settings.job import TrainJob
+from core.settings.presets.files import to_values
+from core.settings.presets.levels import level_of, levels
+from core.settings.rules.dataset import changes_by_chance
+from core.settings.sharding import ShardingSettings
+from core.settings.values import shown_value
+from tabs.form.project import FIELDS, Project
+from tabs.server.browsers import Browser
+from tabs.server.safety import Roots
+from tabs.train.checks import Checks
+
+if TYPE_CHECKING:
+    from core.engine.engine import Engine
+
+MB = 1_000_000
+PARTS = {
+    "weights": "weights",
+    "optimizer": "optimizer",
+    "gradients": "gradients",
+    "activations": "activations",
+    "cache": "cached latents",
+    "spare": "PyTorch",
+}
+
+
+# Settings that a plan reads, by group; beside them it reads the sizes and batches of all folders.
+COUNTED = {
+    "method": "kind train_text_encoder stop_text_encoder_training prior ema ema_device",
+    "model": "base_model vae family",
+    "network": "rank conv_rank train_unet train_text_encoder block_dims conv_block_dims down_lr_weight mid_lr_weight"
+    " up_lr_weight block_lr_zero_threshold base_weights base_weights_layers",
+    "memory": "mixed_precision full_precision fused_backward_pass fused_optimizer_groups num_processes gradient_checkpointing"
+    " checkpoint_blocks attention fp8_base fp8_base_unet vae_precision vae_batch_size cache_latents lowram",
+    "sharding": " ".join(ShardingSettings.model_fields),
+    "dataset": "resolution train_batch_size",
+    "captions": "max_token_length",
+    "optimizer": "optimizer_type compatibility max_grad_norm",
+    "schedule": "gradient_accumulation_steps",
+}
+
+
+class Forecast:
+    """The newest plan, and how the newest try went. Shared by all browsers."""
+
+    def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots, checks: Checks):
+        self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
+        self._checks = checks
+        self._lock = threading.Lock()
+        self._task: Any = None
+        self._asked = False
+        self._key: Any = None
+        self._facts: dict[str, Any] = {}
+        self._hints: dict[str, str] = {}
+        self._device = ""
+
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the card shows, where Train is open."""
+        return {"forecast": self.facts(self._project.job)} if tab in ("Train", "", None) else {}
+
+    # -- the plan
+
+    def ask(self, data: dict[str, Any], browser: Browser) -> None:
+        """A person wants the plan, also where torch has to be loaded for it."""
+        self._asked = True
+
+    def hints(self, job: TrainJob) -> dict[str, str]:
+        """{path of a memory switch: what it saves in this job}, while the plan is of this job."""
+        return self._hints if self._key == plan_key(job) else {}
+
+    def facts(self, job: TrainJob) -> dict[str, Any]:
+        """What the card shows. Starts a new plan where the job has changed."""
+        key = plan_key(job)
+        fresh = self._key == key
+        wanted = (self._asked or "torch" in sys.modules) and not self._roots.refused(job)
+        with self._lock:
+            busy = self._task is not None and not self._task.done
+            if wanted and not fresh and not busy:
+                self._task, busy = self._engine.light(self._plan, job, key, title="memory forecast"), True
+        places = [
+            {"number": each.number, "title": each.title, "words": each.words} for each in levels(job, self._device)
+        ]
+        return {
+            **(self._facts if fresh else {key: value for key, value in self._facts.items() if key != "problem"}),
+            "fresh": fresh,
+            "busy": busy,
+            "wanted": wanted,
+            "levels": places,
+            "level": level_of(job, self._device),
+            "tried": self._tried(),
+        }
+
+    def _plan(self, job: TrainJob, key: Any, task: Any) -> None:
+        from core.record import machine
+        from core.training.memory.advice import advise, level_plans, switch_savings
+        from core.training.memory.plan import facts_of, memory_plan
+
+        self._device = self._device or machine.default_device()
+        model = self._checks.model(job.model.base_model, job.model.family)
+        try:
+            if model["problem"]:
+                raise ProblemsError.one(model["problem"], "model.base_model", model["fix"], code="model.unusable")
+            facts = facts_of(job, self._workspace, self._device)
+            plan, total = memory_plan(job, facts), machine.memory(self._device)[1]
+            parts = [
+                {"name": PARTS[name], "bytes": _rounded(size)} for name, size in plan.parts().items() if _rounded(size)
+            ]
+            found: dict[str, Any] = {"parts": parts, "total": _rounded(plan.total), "device": _rounded(total)}
+            found["saved"] = {each.level.number: _rounded(each.saved) for each in level_plans(job, facts)}
+            tight = plan.total > total
+            found["advice"] = _beside(plan.memory, plan.disk)
+            found["advice"] += [each.sentence() for each in advise(job, facts)] if tight else []
+            hints = _hints(job, switch_savings(job, facts))
+        except ProblemsError as error:
+            found, hints = {"problem": error.problems[0].what}, {}
+        with self._lock:
+            self._key, self._facts, self._hints = key, found, hints
+
+    # -- the slider
+
+    def set_level(self, data: dict[str, Any], browser: Browser, stamp: str | None) -> None:
+        """The values of a place of the slider, into the form."""
+        project = self._project
+        job = project.job
+        place = next((each for each in levels(job, self._device) if str(each.number) == str(data.get("level"))), None)
+        if place is None:
+            raise ProblemsError.one("The slider has no such position", "memory", "move it again", "forecast.bad-level")
+        values = to_values(job)
+        for path, value in place.values.items():
+            group, name = path.split(".", 1)
+            values[group][name] = value
+        made = build_job(TrainJob, values)
+        project.replace(made, did=f"memory and speed: {place.title}", session=browser.session, stamp=stamp)
+
+    # -- the try
+
+    def try_it(self, data: dict[str, Any], browser: Browser) -> None:
+        """Two steps on the largest and the smallest batch, in the queue like any job."""
+        engine = self._engine
+        if any(entry.task == "probe" and entry.state in ("waiting", "running") for entry in engine.queue()):
+            fix = "wait for it, or cancel it in the queue"
+            raise ProblemsError.one("A memory test is already queued", "Forecast", fix, "forecast.already-queued")
+        engine.submit("probe", self._project.job, f"a test of {self._project.job.saving.output_name}")
+
+    def _tried(self) -> dict[str, str]:
+        """State and sentence of the newest try."""
+        entry = next((each for each in reversed(self._engine.queue()) if each.task == "probe"), None)
+        if entry is None:
+            return {}
+        words = wait.words if (wait := self._engine.waits().get(entry.id)) else entry.message
+        if entry.state in ("running", "done") and entry.run:
+            try:
+                now = self._engine.snapshot(entry.run)
+            except ProblemsError:  # its folder made room for newer ones
+                return {}
+            said = [line["text"] for line in now["log"] if line["level"] == "info"]
+            words = said[-1] if entry.state == "done" and said else str(now.get("stage") or "")
+        return {"state": entry.state, "words": words, "title": entry.title}
+
+
+def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
+    """What stands below each switch; where there are several choices, which one saves that."""
+    from core.training.memory.advice import switches
+
+    found = {}
+    for path, (_, saving) in switches(job).items():
+        if path in savings:
+            choice = "" if saving is True else f" with {shown_value(FIELDS[path], saving)}"
+            found[path] = f"In this job: {memory_words(savings[path])} less{choice}."
+    return found
+
+
+def _beside(memory: int, disk: int) -> list[str]:
+    """What DeepSpeed puts beside the card, against the RAM of this machine."""
+    from core.record import machine
+
+    there = machine.memory("cpu")[1]
+    words = f"RAM takes about {memory_words(memory)} of {memory_words(there)} besides"
+    found = [words + (": does not fit" if memory > there else "")] if memory else []
+    return found + ([f"the fast disk takes about {size_words(disk)}"] if disk else [])
+
+
+def plan_key(job: TrainJob) -> Any:
+    """What a plan depends on: while it stays, nothing is counted again."""
+    looks = [
+        (own.resolution, own.more_resolutions, own.train_batch_size, bool(changes_by_chance(own)))
+        for own in (concept.images for concept in concepts_of(job))
+    ]
+    named = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]
+    return looks, named, max(1, len(job.embedding.words)), job.optimizer.optimizer_args.get("beta1")
+
+
+def _rounded(size: int) -> int:
+    return round(size / MB) * MB

@@ -1,0 +1,105 @@
+"""Start and Add to queue: wait for the browser's last changes, check everything, hand the job over once."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from core.record.cancel import Cancelled
+from core.record.problems import Problem, ProblemsError, errors
+from core.record.units import count
+from core.settings.job import TrainJob
+from core.settings.presets.files import to_values
+from core.training.checks.before_start import problem_of_uploads
+from tabs.server.browsers import Browser, signed, whole
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+LATE_SECONDS = 2.0
+START = "the start"  # what messages of a refused start are about
+QUICK_SECONDS = 0.4  # most checks are done by then, and the press is answered with their result
+
+
+def press(page: Page, browser: Browser, sent: dict[str, Any]) -> None:
+    """One press of Start ("how": "start") or Add to queue ("queue"). The outcome is said in the browser's panel."""
+    if sent.get("how") not in ("start", "queue"):
+        return  # thought better of it
+    how = sent["how"]
+    token = str(sent.get("token", ""))[:60]
+    still_open = sent.get("open")
+    awaited = [number for number in map(whole, still_open if isinstance(still_open, list) else []) if number][:200]
+    if not page.browsers.wait_for(browser, awaited, LATE_SECONDS):
+        text = "Your last change has not been sent yet. Check the fields, then try again."
+        page.browsers.say(browser, "error", text, title="Not started")
+        return
+    with page.project.lock:
+        page.project.guard(str(sent.get("stamp", "")), browser.session)
+        job, preset = page.project.job, page.project.preset
+        bad = [item.problem for item in page.project.bad.values()]
+    if page.browsers.double_press(browser, f"{how} {signed(to_values(job))['sig']}", token):
+        return
+    page.browsers.say(browser, "info", "Checking the images ...", identity=f"{token}-checking")
+    work = threading.Thread(
+        target=copy_context().run,
+        args=(_check_and_submit, page, browser, job, preset, bad, how, token),
+        name="start",
+        daemon=True,
+    )
+    work.start()
+    work.join(QUICK_SECONDS)
+
+
+def _check_and_submit(
+    page: Page, browser: Browser, job: TrainJob, preset: str, bad: list[Problem], how: str, token: str
+) -> None:
+    """On a thread of its own: the press is answered at once, and closing the browser does not stop it."""
+    try:
+        report = page.checks.report(job, decode=True)
+        problems = bad + errors(page.checks.problems(job, report, page.engine.find_device(), look=True))
+        uploads = [] if problems else problem_of_uploads(job)
+        problems += errors(uploads)
+        if problems:
+            raise ProblemsError(problems)
+        entry = page.engine.submit("train", job, preset=preset)
+    except ProblemsError as error:
+        number = len(error.problems)
+        title = "Not started" if how == "start" else "Not added"
+        text = f"Fix {count(number, 'problem')} to start" if how == "start" else f"Fix {count(number, 'problem')} first"
+        browser.pressed = (0.0, "", "")  # nothing was started, so the next press is no repetition
+        page.checks.look(page.project.job, again=True)  # whole images were read: the preflight can name the same ones
+        return page.browsers.say(
+            browser,
+            "error",
+            text,
+            title=title,
+            problems=error.problems,
+            identity=f"{token}-refused",
+            about=START,
+            revision=page.project.revision,
+        )
+    except Cancelled:
+        return None
+    except Exception as error:  # the disk is full, a drive is gone: the person must hear of it, whatever it was
+        from core.engine.explain import explain
+
+        plain = explain(error)
+        problem = Problem(plain.what, "start", plain.fix, code="start.failed")
+        return page.browsers.say(browser, "error", title="Not started", problems=[problem], identity=f"{token}-refused")
+    wait = page.engine.waits().get(entry)
+    if wait is not None and wait.queue_paused and not (wait.on or wait.ahead) and how == "start":
+        page.engine.resume_queue()
+        wait = None
+    queued = how == "queue" or (wait is not None and not wait.begins)
+    words = "Added to the queue" if queued else "Started"
+    ahead = f", {wait.words}" if wait is not None and not wait.begins else ""
+    go = "Monitor" if how == "start" else ""
+    advice = "".join(f" {problem.what}." for problem in uploads)
+    page.browsers.say(
+        browser,
+        "done",
+        f"{words}: {job.saving.output_name}{ahead}.{advice}",
+        identity=f"{token}-{how}ed",
+        go=go,
+    )
