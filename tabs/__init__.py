@@ -1,1 +1,1 @@
-"""The page: a room for each tab, one for what forms share, one for the server. No training logic, and no torch: it answers while the engine works."""
+"""The page: a room for each tab, one for what forms share, one for the server. No training logic, and no torch."""

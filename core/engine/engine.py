@@ -369,8 +369,9 @@ class Engine:
         named = run_name == Path(run_name).name and run_name not in ("", ".", "..")
         if named and len(run_name.encode("utf-8", "replace")) <= LONGEST_NAME:
             for parent in (self.workspace.runs, self.workspace.private / "jobs"):
-                if (parent / run_name / "job.json").is_file():
-                    return RunFolder(parent / run_name)
+                folder = RunFolder(parent / run_name)
+                if folder.there:
+                    return folder
         raise ProblemsError.one("There is no such run", run_name, "choose one from the list", "runs.no-such-run")
 
     def _view(self, run_name: str) -> RunView:

@@ -62,6 +62,11 @@ class RunFolder:
         return read_json_object(self.job_file, f"start '{self.name}' again from a preset")
 
     @property
+    def there(self) -> bool:
+        """Whether this is the folder of a run: also of one that has lost its job.json, which can still be looked at and deleted."""
+        return self.job_file.is_file() or self.journal_file.is_file() or self.checkpoints.is_dir()
+
+    @property
     def preset(self) -> str:
         """The preset that the run was started from, by its name then; "" if unknown."""
         try:
@@ -108,17 +113,17 @@ def _unwritable(runs: Path, error: OSError) -> ProblemsError:
 
 
 def safe_name(text: str) -> str:
-    """A valid part of a file name on every system: letters and digits of any script, - and _; at most 60 characters."""
+    """A valid part of a file name on every system: letters and digits of any script, blanks, - and _; at most 60 characters."""
     text = unicodedata.normalize("NFC", text).strip()
-    text = re.sub(r"[^\w\-]+", "_", text).strip("_")
-    return text[:60] or "run"
+    text = re.sub(r"[^\w\- ]+", "_", text).strip("_ ")
+    return text[:60].rstrip() or "run"
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
     """Run folders, newest first."""
     if not runs.is_dir():
         return []
-    found = [RunFolder(path) for path in runs.iterdir() if (path / "job.json").is_file()]
+    found = [folder for folder in map(RunFolder, runs.iterdir()) if folder.there]
     return sorted(found, key=lambda folder: folder.name, reverse=True)
 
 

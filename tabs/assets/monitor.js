@@ -182,9 +182,9 @@
   const ON = {held_out: "held-out", training: "training"};
   const gapWords = (held) => {
     const last = held.steps.length - 1, best = held.loss.indexOf(Math.min(...held.loss.filter((value) => value !== null)));
-    if (held.gap[last] === null) return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.images} ${ON[held.on]} images. Lowest: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
-    const grown = last > 0 && held.gap[last] > held.gap[0] ? `, ${atelier.number(held.gap[0])} at first` : "";
-    return `Step ${held.steps[last]}: ${atelier.number(held.loss[last])} on ${held.images} validation images, ${atelier.number(held.train[last])} on training images. Gap ${atelier.number(held.gap[last])}${grown}. Lowest validation loss: ${atelier.number(held.loss[best])} at step ${held.steps[best]}.`;
+    if (held.gap[last] === null) return `Step ${held.steps[last]}: ${atelier.loss(held.loss[last])} on ${held.images} ${ON[held.on]} images. Lowest: ${atelier.loss(held.loss[best])} at step ${held.steps[best]}.`;
+    const grown = last > 0 && held.gap[last] > held.gap[0] ? `, ${atelier.loss(held.gap[0])} at first` : "";
+    return `Step ${held.steps[last]}: ${atelier.loss(held.loss[last])} on ${held.images} validation images, ${atelier.loss(held.train[last])} on training images. Gap ${atelier.loss(held.gap[last])}${grown}. Lowest validation loss: ${atelier.loss(held.loss[best])} at step ${held.steps[best]}.`;
   };
 
   atelier.parts.watch = (data) => {
@@ -343,6 +343,6 @@
   atelier.parts.best = (best) => {
     if (!begun()) return;
     const line = byId("run-best");
-    line.replaceChildren(...!best ? [] : [h("b", {}, best.measured_on === "held_out" ? "Best checkpoint: " : "Lowest loss: "), `${best.name} (step ${best.step}). `, h("span", {class: "hint"}, `By ${best.what}: ${atelier.number(best.loss)}. ${atelier.sentence(best.sure)}`)]);
+    line.replaceChildren(...!best ? [] : [h("b", {}, best.measured_on === "held_out" ? "Best checkpoint: " : "Lowest loss: "), `${best.name} (step ${best.step}). `, h("span", {class: "hint"}, `By ${best.what}: ${atelier.loss(best.loss)}. ${atelier.sentence(best.sure)}`)]);
   };
 })();

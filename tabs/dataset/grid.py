@@ -141,7 +141,7 @@ def _facts(row: Row) -> str:
     """Size and bucket; then how strongly it is scaled, how long its caption is, how often it is shown."""
     sizes = f"{row.size[0]}×{row.size[1]}" if row.size else ""
     if row.bucket is None:
-        return f'<span class="out">left out</span> {sizes}'
+        return f'<span class="out">{"left out" if row.readable else "unreadable"}</span> {sizes}'
     buckets = ", ".join(f"{width}×{height}" for width, height in (row.bucket, *row.more))
     parts = [f"{row.scale:.2g} times the size" if row.scale and row.scale > ENLARGED_FROM else ""]
     parts += [count(row.tokens, "token") if row.tokens is not None else ""]

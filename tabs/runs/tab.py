@@ -12,6 +12,7 @@ import gradio as gr
 from core.engine.run_summary import RunSummary
 from core.record.problems import ProblemsError
 from core.record.space import folder_bytes
+from core.record.units import count
 from core.settings.job import TrainJob
 from tabs.context import Page
 from tabs.generate import form as generate_form
@@ -84,7 +85,8 @@ class Desk:
             return self._details(run, bool(place.get("asking")))
         show, find = str(place.get("show", "all")), str(place.get("find", ""))
         picked = place.get("picked", ())
-        return runs_view.table(runs, show, find, int(place.get("page", 0)), self.page.thumb_url, picked)
+        asking = bool(place.get("asking"))
+        return runs_view.table(runs, show, find, int(place.get("page", 0)), self.page.thumb_url, picked, asking)
 
     def _runs(self) -> Sequence[RunSummary] | None:
         """Every run. None while their journals are read for the first time, beside: long ones take seconds."""
@@ -138,9 +140,9 @@ class Desk:
             place |= {"show": value, "page": 0}
         elif act == "find":
             place |= {"find": value[:100], "page": 0}
-        elif act == "pick":  # the newest two count
+        elif act == "pick":
             others = [name for name in place.get("picked", ()) if name != arg]
-            place["picked"] = [*others, arg][-2:] if value == "true" else others
+            place |= {"picked": [*others, arg] if value == "true" else others, "asking": False}
         elif act == "unpick":
             place["picked"] = []
         elif act == "page":
@@ -172,7 +174,22 @@ class Desk:
             self.page.engine.delete_run(arg)
             place |= {"open": "", "asking": False, "copy": ""}
             self.page.say("done", f"{arg} was moved to the trash of the outputs folder.")
+        elif act == "delete-picked" and place.get("asking"):
+            place |= {"picked": self._delete(place.get("picked", ())), "asking": False}
         return tabs, place, self._main(place), self.copies.panel(place)
+
+    def _delete(self, names: Sequence[str]) -> list[str]:
+        """Move these runs to the trash; returns those that could not be moved, after saying why."""
+        left: dict[str, ProblemsError] = {}
+        for name in names:
+            try:
+                self.page.engine.delete_run(name)
+            except ProblemsError as error:
+                left[name] = error
+        said = f"{count(len(names) - len(left), 'run')} moved to the trash of the outputs folder."
+        problems = [problem for error in left.values() for problem in error.problems]
+        self.page.say("error" if left else "done", said, problems=problems)
+        return list(left)
 
     def _copy(self, run: str, act: str, name: str) -> dict[str, Any]:
         """What the buttons of a file do; returns what changes in the browser's place."""

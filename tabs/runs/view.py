@@ -93,8 +93,9 @@ def table(
     page: int,
     thumb_url: Callable[..., str],
     picked: Sequence[str] = (),
+    asking: bool = False,
 ) -> str:
-    """One page of runs, newest first. picked: the names of up to two that are to be compared."""
+    """One page of runs, newest first. picked: names of ticked ones; asking: whether to delete them is being asked."""
     if not runs:
         return section("Runs", empty_state("No runs yet.", "Start with the starter preset in Train."))
     rows = listed(runs, show, find)
@@ -102,7 +103,7 @@ def table(
     page = max(0, min(page, pages - 1))
     part = rows[page * PAGE_SIZE : (page + 1) * PAGE_SIZE]
     head = (
-        "<tr><th class='ticks'><span class='unseen'>Compare</span></th><td></td><th>Run</th><th>State</th>"
+        "<tr><th class='ticks'><span class='unseen'>Select</span></th><td></td><th>Run</th><th>State</th>"
         "<th class='num'>Steps</th><th class='num lowest' title='On validation images; – without them'>Best validation</th>"
         "<th class='num took'>Time</th><th class='num amount'>Files</th>"
         "<th class='date'>Started</th><th><span class='unseen'>Actions</span></th></tr>"
@@ -117,24 +118,33 @@ def table(
     content = f'<table class="runs"><thead>{head}</thead><tbody>{body}</tbody></table>'
     if not part:
         content = empty_state("No matches.", "Choose another view, or clear the search.")
-    content = _picks(runs, picked) + content
+    content = _picks(runs, picked, asking) + content
     return section("Runs", content + pager("page", page, pages, len(rows), "runs"), aside)
 
 
-def _picks(runs: Sequence[RunSummary], picked: Sequence[str]) -> str:
-    """What is ticked for a comparison, and the way to it."""
+def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> str:
+    """What is ticked, and what can be done with it: a comparison of two, or deleting them all."""
     if len(runs) < 2:
         return ""
     known = {run.name: run.title for run in runs}
     chosen = [name for name in picked if name in known]
     if not chosen:
-        return '<p class="hint picks-line" role="status">Select two runs to compare.</p>'
+        return '<p class="hint picks-line" role="status">Select two runs to compare, or any number to delete.</p>'
     words = " and ".join(f"<b>{esc(known[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
-    if len(chosen) == 1:
-        go = '<span class="hint">Select another run to compare with.</span>'
-    else:
+    if len(chosen) > 2:
+        words = f"<b>{count(len(chosen), 'run')}</b> selected"
+    if asking:
+        files = count(sum(len(run.files) for run in runs if run.name in chosen), "file")
+        words = f"Delete {words} with {files}? The folders move to the trash of the outputs folder."
+        does = button("delete-picked", f"Delete {count(len(chosen), 'run')}", kind="danger")
+        does += button("keep", "Keep", lands="ask")
+        label = f'role="alertdialog" aria-label="Delete {count(len(chosen), "run")}?"'
+        return f'<div class="picks-line question" {label}><span>{words}</span> {does}</div>'
+    go = '<span class="hint">Select another run to compare with.</span>' if len(chosen) == 1 else ""
+    if len(chosen) == 2:
         go = f'<a class="btn primary" href="{esc(compare_address(*chosen))}">Compare</a>'
-    return f'<div class="picks-line" role="status"><span>{words}</span> {go}{button("unpick", "Clear", kind="quiet")}</div>'
+    go += button("ask", "Delete", kind="danger") + button("unpick", "Clear", kind="quiet")
+    return f'<div class="picks-line" role="status"><span>{words}</span> {go}</div>'
 
 
 def compare_address(a: str, b: str) -> str:
@@ -149,7 +159,7 @@ def moment(name: str) -> str:
 
 
 def loss_words(loss: float) -> str:
-    """Four decimals; small ones with three figures."""
+    """Four decimals; small ones with three figures. `atelier.loss` is the same in the browser."""
     return f"{loss:.4f}" if abs(loss) >= 0.01 else f"{loss:.3g}"
 
 
@@ -163,7 +173,7 @@ def _row(run: RunSummary, thumb_url: Callable[..., str], picked: bool) -> str:
     best = f"{loss_words(run.best[0])} @ {run.best[1]:,}" if run.best else ""
     tick = (
         f'<input type="checkbox" data-act="pick" data-arg="{esc(run.name)}"{" checked" if picked else ""} '
-        f'aria-label="Compare {esc(run.title)}, {esc(moment(run.name))}">'
+        f'aria-label="Select {esc(run.title)}, {esc(moment(run.name))}">'
     )
     return (
         f'<tr><td class="ticks"><label>{tick}</label></td><td class="small">{thumb}</td><td>'
@@ -281,7 +291,7 @@ def _about(run: RunSummary, now: dict[str, Any], size: int) -> str:
         ("Time", clock(run.seconds)),
         ("A step", f"{now['seconds_per_step']:.2f} s" if now.get("seconds_per_step") else ""),
         ("Started", when(run.started)),
-        ("Loss", f"{losses[-1][2]:.4f} (smoothed)" if losses else ""),
+        ("Loss", f"{loss_words(losses[-1][2])} (smoothed)" if losses else ""),
         ("Dataset", parted(run.words.dataset)),
         ("Base model", parted(run.words.model)),
         ("Method", esc(shown_value(FIELDS["method.kind"], run.words.method)) if run.words.method else ""),
@@ -296,7 +306,7 @@ def loss_chart(losses: Sequence[Sequence[float]]) -> str:
     """The smoothed loss as a small line, first and last written out."""
     if len(losses) < 3:
         return ""
-    series, words = loss_series(losses), f"Smoothed loss from {losses[0][2]:.4f} to {losses[-1][2]:.4f}"
+    series, words = loss_series(losses), f"Smoothed loss from {loss_words(losses[0][2])} to {loss_words(losses[-1][2])}"
     line = {"name": "smoothed loss", "values": series["smooth"], "kind": "smooth"}
     chart = drawn("chart", {"label": words, "up": "loss", "steps": series["steps"], "lines": [line]})
     return f'{chart}<p class="hint">{words}</p>'

@@ -61,8 +61,8 @@ def test_a_name_like_no_other_is_not_guessed():
     assert [problem.fix for problem in problems_of(TrainJob, {"dataset": {"banana": 1}})] == ["remove it"]
 
 
-@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -11])
-def test_a_rate_that_is_no_number_infinite_or_out_of_range_is_refused(rate):
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), "fast"])
+def test_a_rate_that_is_no_number_or_infinite_is_refused(rate):
     assert len(problems_of(TrainJob, {"optimizer": {"learning_rate": rate}})) == 1
 
 

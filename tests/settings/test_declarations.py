@@ -57,7 +57,7 @@ def test_kinds_and_ranges_are_read_from_the_types():
     by_path = {entry.path: entry for entry in declared(TrainJob)}
     assert (by_path["samples.width"].kind, by_path["samples.width"].bounds["multiple_of"]) == ("int", 8)
     assert by_path["dataset.resolution"].kind == "pair"
-    assert by_path["optimizer.learning_rate"].range_text == "-10 to 10"
+    assert by_path["memory.num_processes"].range_text == "1 to 64"
     assert by_path["saving.save_precision"].choices == ["fp32", "fp16", "bf16"]
     assert by_path["noise.min_snr_gamma"].optional and not by_path["network.rank"].optional
 

@@ -111,6 +111,13 @@ def test_other_optimizers_have_other_rates():
     assert far(optimizer_type="AdaFactor", learning_rate=0.5) == {}  # it finds its rate itself
 
 
+@pytest.mark.parametrize(("rate", "level"), [(0.5, "advice"), (50.0, "error")])
+def test_a_rate_that_must_be_a_slip_is_an_error_that_says_what_is_usual(rate, level):
+    found = {each.code: each for each in training_problems(job(optimizer={"learning_rate": rate}))}
+    told = found["learning-rate.unusual"]
+    assert told.level == level and told.where == RATE and "1e-4" in told.fix
+
+
 @pytest.mark.parametrize(
     ("number", "text"), [(1e-4, "1e-4"), (5e-3, "0.005"), (2.5e-6, "2.5e-6"), (1.0, "1"), (3e3, "3e3")]
 )

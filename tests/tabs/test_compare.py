@@ -10,6 +10,7 @@ import pytest
 from made_runs import HELD, IMAGES, dataset, make_run
 from work_parts import HOSTILE, event, wait_until
 
+from core.record.run_folder import RunFolder
 from tabs.runs import compare_view
 from tabs.runs import view as runs_view
 from tabs.runs.compare import Comparisons, curves
@@ -307,17 +308,40 @@ def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
     desk = Desk(page)
     shown = desk._main({})
     assert '<td class="num lowest">0.1210 @ 20</td>' in shown and '<td class="num lowest"></td>' in shown
-    assert "Select two runs to compare." in shown and 'href="#Runs/' not in shown
+    assert "Select two runs to compare" in shown and 'href="#Runs/' not in shown
     _, place, shown, _ = desk.act({}, event("pick", A, "true"))
     assert "Select another run" in shown and shown.count(" checked ") == 1
     _, place, shown, _ = desk.act(place, event("pick", B, "true"))
     assert f'href="#Runs/{A}/{B}"' in shown and shown.count(" checked ") == 2
     _, place, shown, _ = desk.act(place, event("pick", "20260103-130000_three", "true"))
-    assert f'href="#Runs/{B}/20260103-130000_three"' in shown  # the newest two
-    _, place, shown, _ = desk.act(place, event("pick", B, "false"))
-    assert place["picked"] == ["20260103-130000_three"]
+    assert shown.count(" checked ") == 3 and 'href="#Runs/' not in shown
+    _, place, shown, _ = desk.act(place, event("pick", A, "false"))
+    assert f'href="#Runs/{B}/20260103-130000_three"' in shown
     _, place, shown, _ = desk.act(place, event("unpick"))
     assert place["picked"] == [] and " checked " not in shown
+
+
+def test_several_runs_are_deleted_by_one_question_and_one_that_trains_stays(page, sides):
+    sides()
+    make_run(page.workspace.runs, "20260103-130000_three")
+    desk, place = Desk(page), {}
+    for name in (A, B, "20260103-130000_three"):
+        _, place, shown, _ = desk.act(place, event("pick", name, "true"))
+    _, place, shown, _ = desk.act(place, event("delete-picked"))
+    assert (page.workspace.runs / A).is_dir(), "nothing is deleted before the question"
+    _, place, shown, _ = desk.act(place, event("ask"))
+    assert 'role="alertdialog"' in shown and "3 runs" in shown
+    _, kept, shown, _ = desk.act(place, event("keep"))
+    assert 'role="alertdialog"' not in shown and len(kept["picked"]) == 3
+    held = RunFolder(page.workspace.runs / "20260103-130000_three")
+    held.lock()
+    try:
+        _, place, shown, _ = desk.act(place, event("delete-picked"))
+    finally:
+        held.unlock()
+    assert place["picked"] == ["20260103-130000_three"] and not place["asking"]
+    assert {path.name for path in page.workspace.runs.iterdir()} == {"20260103-130000_three"}
+    assert len(list(page.workspace.trash.iterdir())) == 2
 
 
 def test_one_run_alone_is_not_offered_for_comparison(page):

@@ -327,6 +327,16 @@ def test_generate_with_it_takes_what_makes_the_first_sample_again(desk):
     assert other.model.clip_skip is None  # another model than the run's
 
 
+def test_a_run_that_lost_its_settings_is_listed_and_can_be_deleted(desk):
+    folder = write_run(desk.page, "20260101-120000_one")
+    (folder / "job.json").unlink()
+    assert ">one<" in desk._main({})
+    shown = desk._main({"open": folder.name})
+    assert "glyphs.safetensors" in shown and "Use its settings" not in shown
+    desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
+    assert not folder.exists()
+
+
 def test_a_run_of_another_version_is_shown_without_its_settings(desk):
     folder = write_run(desk.page, "20260101-120000_one")
     (folder / "job.json").write_text('{"kind": "job", "schema_version": 99}')

@@ -11,7 +11,6 @@ from core.settings.base import Settings, follows_compatibility, kohya_setting, s
 from core.settings.optimization.optimizers import ADAFACTOR, COMMON, Entry, find, parse_arguments
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(ge=-10, le=10)]  # negative rates unlearn; rules/learning_rate.py limits them
 
 
 class OptimizerSettings(Settings):
@@ -27,21 +26,21 @@ class OptimizerSettings(Settings):
         source="AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101; 8 bits: Dettmers et al. 2022, arXiv:2110.02861",
         help="AdamW works for everything; AdamW8bit uses a quarter of its optimizer memory; Prodigy finds the learning rate automatically. A name from sd-scripts or torch, or a path such as pytorch_optimizer.CAME.",
     )
-    learning_rate: Rate = kohya_setting(
+    learning_rate: float = kohya_setting(
         1e-4,
         first="step",
         brief="Step size of the optimizer.",
         level="shown",
         help="1e-4 for a LoRA of SD 1.5, 2e-6 for a full model, 5e-3 for an embedding. Too high damages the model, too low has no effect.",
     )
-    unet_lr: Rate | None = kohya_setting(
+    unet_lr: float | None = kohya_setting(
         None,
         title="U-Net learning rate",
         hint="learning rate",
         section="Learning rates",
         help="Empty uses the learning rate; 0 freezes the U-Net.",
     )
-    text_encoder_lr: Rate | tuple[Rate, Rate] | None = setting(
+    text_encoder_lr: float | tuple[float, float] | None = setting(
         None,
         title="Text encoder learning rate",
         hint="learning rate",

@@ -28,6 +28,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _far_from_usual(job)
 
 
+MOST = 10.0  # no optimizer has a use for more
 HAPPENS = {
     "above": "training is likely to diverge",
     "below": "training would have almost no effect",
@@ -47,7 +48,8 @@ def _far_from_usual(job: TrainJob) -> Iterator[Problem]:
         what += f"{spec_of(job).words} with {optimizer}"
         what += ", which adapts its learning rate" if adapts(job.optimizer.optimizer_type) else ""
         what += f": {HAPPENS[far.way]}"
-        yield Problem(what, far.where, _fix(job, far), "advice", code="learning-rate.unusual")
+        level = "error" if far.rate > MOST else "advice"
+        yield Problem(what, far.where, _fix(job, far), level, code="learning-rate.unusual")
 
 
 def _fix(job: TrainJob, far: Far) -> str:
