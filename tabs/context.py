@@ -69,7 +69,7 @@ class Page:
     ticks: dict[str, float] = field(default_factory=dict)  # tab -> seconds between its ticks
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)
-    machine_check: Any = None  # the card of Tools (tabs.machine_check)
+    machine_check: Any = None  # the card of Tools (tabs.tools.machine_check)
 
     def __post_init__(self) -> None:
         self.reading = Reading(self.engine, self.workspace, self.project, self.roots)

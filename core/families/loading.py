@@ -70,7 +70,7 @@ def load(
     dtype      of U-Net and text encoders   vae_dtype  of the VAE: its own, since 16 bits cost visible precision
     vae        a file or folder whose VAE replaces the model's
     memo       also fill `hashes` of the loaded parts, remembered here
-    kohya_projection   see core.formats.checkpoint.open_checkpoint
+    kohya_projection   see core.formats.models.checkpoint.open_checkpoint
     """
     wanted = set(parts)
     assert wanted <= set(PARTS), wanted
@@ -134,7 +134,7 @@ def _shapes(name: str, config: str) -> dict[str, tuple[int, ...]]:
 
 
 def _with_level(name: str, wanted: Mapping[str, Any]) -> str:
-    """As this version of transformers names it: see core.formats.text_keys."""
+    """As this version of transformers names it: see core.formats.models.text_keys."""
     return text_keys.full_name(name) if text_keys.full_name(name) in wanted else name
 
 

@@ -42,7 +42,7 @@ def save_model(
 
     trained  names of parts whose weights in memory are written        states  weights to write in place of theirs (averages)
     form     None: that of the source
-    See core.formats.whole_model.write_model for the rest, which also returns the advice.
+    See core.formats.models.whole_model.write_model for the rest, which also returns the advice.
     """
     layout = family(components.family).layout
     modules = modules_of(components, layout)

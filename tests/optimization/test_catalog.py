@@ -291,7 +291,7 @@ def test_the_list_is_read_without_torch():
     import subprocess
     import sys
 
-    code = "import sys, core.settings.optimizers as o; assert o.catalog() and 'torch' not in sys.modules"
+    code = "import sys, core.settings.optimization.optimizers as o; assert o.catalog() and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

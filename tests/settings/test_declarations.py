@@ -66,7 +66,7 @@ def test_settings_load_without_torch_and_without_the_page():
     import subprocess
     import sys
 
-    code = "import core.settings.presets, core.engine.engine, sys; print([m for m in ('torch', 'gradio') if m in sys.modules])"
+    code = "import core.settings.presets.files, core.engine.engine, sys; print([m for m in ('torch', 'gradio') if m in sys.modules])"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
     )

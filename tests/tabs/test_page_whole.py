@@ -171,6 +171,6 @@ def test_two_browsers_pressing_start_make_two_queue_entries_and_one_training(chr
 
 def test_the_page_comes_up_within_ten_seconds_of_a_quiet_machine(tmp_path):
     """No timing decides: only that nothing heavy is loaded before the address is said."""
-    code = "import core.cli.page, tabs.app, sys; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    code = "import core.cli.page, tabs.server.app, sys; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, env={**os.environ})
     assert done.stdout.strip().endswith("[]"), done.stderr

@@ -171,7 +171,7 @@ def _config(
 def _state(
     part: Mapping[str, torch.Tensor] | Part, config: Mapping[str, Any], files: OpenFiles
 ) -> dict[str, LazyTensor]:
-    """A part's tensors by the names of core.formats.checkpoint, without counters and unused layers."""
+    """A part's tensors by the names of core.formats.models.checkpoint, without counters and unused layers."""
     if isinstance(part, Part):
         found = {name: files.lazy(place) for name, place in part.places.items()}
     else:
