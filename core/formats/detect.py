@@ -63,6 +63,7 @@ class ModelKind:
     prediction  "epsilon", "v" or None (SD 2 files do not say)
     evidence    one sentence: how it was detected variant     "inpainting", "loha" ..., or None for the plain kind
     zero_terminal_snr   whether the file is marked as trained with zero terminal SNR
+    network     of a LoRA-like file: the title of its kind, as registered ("LoRA", "LoHa")
     """
 
     kind: str
@@ -72,10 +73,11 @@ class ModelKind:
     evidence: str
     variant: str | None = None
     zero_terminal_snr: bool = False
+    network: str | None = None
 
     def __str__(self) -> str:
-        """For display: "SDXL checkpoint", "SD 1.x inpainting checkpoint"."""
-        words = [FAMILY_NAMES.get(self.family or "", ""), self.variant or "", KIND_NAMES[self.kind]]
+        """For display: "SDXL checkpoint", "SD 1.x inpainting checkpoint", "SD 1.x LoHa"."""
+        words = [FAMILY_NAMES.get(self.family or "", ""), self.variant or "", self.network or KIND_NAMES[self.kind]]
         return " ".join(word for word in words if word and word != "other")
 
 
@@ -196,7 +198,7 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
 
 # ---- LoRA and related adapters ----
 
-LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm; the first match wins
+LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered kind reads it; the first match wins
     ("hada_w1_a", "LoHa"),
     ("lokr_w1", "LoKr"),
     ("lokr_w1_a", "LoKr"),
@@ -218,7 +220,7 @@ NAMES_FAMILY = (
 DEEP_TRANSFORMER = re.compile(r"transformer_blocks[._][1-9]")
 # Endings of tensors as wide as their layer's input: PEFT's, old diffusers', LyCORIS'; network kinds add their own.
 ADAPTER_INPUTS = {"lora_A.weight", "lora_A.default.weight", "down.weight", "hada_w1_b"}
-ADAPTER_KEYS: dict[str, tuple[str, ...]] = {}  # network kind -> the key endings its files have for each layer
+NETWORKS: dict[str, frozenset[str]] = {}  # title of a registered network kind -> the key endings of each of its layers
 OLD_DIFFUSERS = ("_lora.down.weight", ".lora.down.weight", ".lora_linear_layer.down.weight")
 
 
@@ -236,19 +238,31 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
         layout = "diffusers"
     if layout is None:
         return None
-    variant = next(
-        (title for suffix, title in LORA_VARIANTS if any(name.endswith("." + suffix) for name in tensors)), None
-    )
-    if any(name.endswith((".dora_scale", ".lora_magnitude_vector")) for name in tensors):
-        variant = "DoRA"
+    network, variant = _network_and_variant(tensors)
     family, evidence = _lora_family(tensors, metadata)
     said = metadata.get("modelspec.prediction_type", "")
     prediction = {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}.get(said)
-    return ModelKind("lora", family, layout, prediction, evidence, variant)
+    return ModelKind("lora", family, layout, prediction, evidence, variant, network=network)
+
+
+def _network_and_variant(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, str | None]:
+    """(title of the registered kind, the algorithm of what no registered kind reads)."""
+    extensions.load()  # network kinds register their keys
+    endings = {name.partition(".")[2] for name in tensors}
+    network = next((title for title, keys in NETWORKS.items() if keys <= endings), None)
+    if any(name.endswith((".dora_scale", ".lora_magnitude_vector")) for name in tensors):
+        return network, "DoRA"
+    read = frozenset[str]().union(*NETWORKS.values())
+    left = {ending for ending in endings if ending not in read}
+    variants = (
+        title
+        for suffix, title in LORA_VARIANTS
+        if any(ending == suffix or ending.endswith("." + suffix) for ending in left)
+    )
+    return network, next(variants, None)
 
 
 def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> tuple[str | None, str]:
-    extensions.load()  # network kinds register their keys
     by_name = _family_of_names(tensors)
     if by_name is not None:
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"

@@ -24,12 +24,17 @@ NUMBER_TEXTS = (
 )
 
 
+# Settings of the group that a kind's own product may have a use for; all others are the network's, and hold for every kind.
+SIZES = frozenset({"rank", "alpha", "conv_alpha", "block_alphas", "conv_block_alphas"})
+OWN = SIZES | {"network_dropout", "rank_dropout"}
+
+
 @dataclass(frozen=True)
 class KindTraits:
-    """What rules ask of a kind of network. ignores: settings of the group that it does not use; needs_base_weight: it reads the
-    weights of the layers that it changes."""
+    """What rules ask of a kind of network. uses: which of OWN; needs_base_weight: it reads the weights of the layers that it
+    changes."""
 
-    ignores: frozenset[str] = frozenset()
+    uses: frozenset[str] = OWN
     needs_base_weight: bool = False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hashes import file_sha256, legacy_hash
 from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.reading import TensorFile
+from core.networks.kinds import kind_of_keys, kinds
 from core.record.bounded_json import parse_json
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 from core.record.regular import open_regular
 from core.record.workspace import display_path
+from core.settings.network import SIZES
 
 SHOWN_NAMES = 5
 FAR_TOO_LARGE = 1e4  # a weight above this is damage, not training
@@ -86,11 +88,11 @@ def weights_hash(path: Path, metadata: Mapping[str, str], cancel: CancelToken | 
 
 
 def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any]:
-    """Ranks, alphas and the state of a LoRA's numbers.
+    """Ranks, alphas and the state of a LoRA's numbers, asked of the kind of each layer (core/networks/kinds).
 
     layers      {"unet": n, "text_encoder": n}       ranks, alphas    value -> number of layers that have it
     not_finite  tensors that hold NaN or infinity    too_large        tensors with values above 10,000
-    untrained   layers whose up matrix is all zero   largest          the largest absolute value of the matrices
+    untrained   layers without effect: a LoRA's up matrix is all zero      largest   the largest absolute value of the weights
     """
     layers: Counter[str] = Counter()
     ranks: Counter[int] = Counter()
@@ -98,30 +100,42 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
     found: dict[str, list[str]] = {"not_finite": [], "too_large": [], "untrained": []}
     largest = 0.0
     with TensorFile(path) as file:
-        for name, entry in file.entries.items():
+        for layer, names in _layers(file.entries).items():
             if cancel is not None:
                 cancel.check()
-            value = file.read(name)
-            if not value.is_floating_point():
+            tensors = {key: value for key, name in names.items() if (value := file.read(name)).is_floating_point()}
+            peaks = {key: float(value.float().abs().max()) for key, value in tensors.items() if value.numel()}
+            damaged = [key for key, peak in peaks.items() if not math.isfinite(peak)]
+            found["not_finite"] += [names[key] for key in damaged]
+            kind = kind_of_keys(tensors)
+            if kind is None or kind.flaw(layer, tensors):
                 continue
-            layer, _, suffix = name.rpartition(".lora_")
-            if suffix.startswith(("down", "A.")):
-                layers["unet" if "unet" in layer.split(".")[0] else "text_encoder"] += 1
-                ranks[entry.side(0)] += 1
-            peak = float(value.float().abs().max()) if value.numel() else 0.0
-            if not math.isfinite(peak):
-                found["not_finite"].append(name)
-                continue
-            if name.endswith(".alpha") and value.numel() == 1:
-                alphas[float(value)] += 1
-                continue
-            largest = max(largest, peak)
-            if peak > FAR_TOO_LARGE:
-                found["too_large"].append(name)
-            if suffix.startswith(("up", "B.")) and peak == 0.0:
+            layers["text_encoder" if layer.startswith(("lora_te", "text_encoder")) else "unet"] += 1
+            size = kind.size(tensors)
+            if kind.uses & SIZES:
+                ranks[size.rank] += 1
+            if "alpha" in tensors:
+                alphas[size.alpha] += 1
+            weights = {key: peak for key, peak in peaks.items() if key != "alpha" and key not in damaged}
+            largest = max(largest, *weights.values(), 0.0)
+            found["too_large"] += [names[key] for key, peak in weights.items() if peak > FAR_TOO_LARGE]
+            if not damaged and kind.idle(tensors):
                 found["untrained"].append(layer)
     counts = {"layers": dict(layers), "ranks": dict(sorted(ranks.items())), "alphas": dict(sorted(alphas.items()))}
     return {**counts, **found, "largest": largest}
+
+
+def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """{layer: {key as in kohya's files: the tensor's name}}, of kohya's and PEFT's names."""
+    endings = {short: key for kind in kinds().values() for short, key in (kind.from_peft or {}).items()}
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        layer, _, key = name.rpartition(".lora_")
+        short = endings.get(key.removesuffix(".weight").removesuffix(".default"))
+        if short is None:
+            layer, _, short = name.partition(".")
+        found.setdefault(layer.removeprefix("base_model.model."), {})[short] = name
+    return found
 
 
 def in_words(facts: Mapping[str, Any]) -> list[str]:
@@ -146,7 +160,7 @@ def in_words(facts: Mapping[str, Any]) -> list[str]:
 
 def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]:
     layers = ", ".join(f"{count} of {part.replace('_', ' ')}" for part, count in lora["layers"].items())
-    lines = [f"layers: {layers or 'no plain LoRA layers'}"]
+    lines = [f"layers: {layers or 'none of a known kind'}"]
     for title, name in (("rank", "ranks"), ("alpha", "alphas")):
         values = lora[name]
         if values:
@@ -163,7 +177,7 @@ def _lora_lines(lora: Mapping[str, Any], hashed: Mapping[str, Any]) -> list[str]
     for name, words in (
         ("not_finite", "DAMAGED: NaN or infinity in"),
         ("too_large", "DAMAGED: values above 10,000 in"),
-        ("untrained", "no effect (up weights are zero):"),
+        ("untrained", "no effect (untrained):"),
     ):
         if lora[name]:
             more = f" and {len(lora[name]) - SHOWN_NAMES} more" if len(lora[name]) > SHOWN_NAMES else ""

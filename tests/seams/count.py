@@ -14,6 +14,7 @@ REGISTRY = "core/extensions.py: one line"
 # toy -> the files of the product that it needs; each lives in tests/seams/toys and is registered by one line
 TOYS = {
     "adapter (gain)": [REGISTRY],
+    "adapter (loha)": [REGISTRY],
     "method (biases)": [REGISTRY],
     "objective (straight)": [REGISTRY],
     "sampler (line)": [REGISTRY],

@@ -13,7 +13,7 @@ from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.growth import add_choice, add_group
-from core.settings.network import TRAITS, KindTraits, NetworkSettings
+from core.settings.network import OWN, TRAITS, KindTraits, NetworkSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +38,9 @@ class NetworkKind:
     flaw            (layer's name, tensors) -> what is wrong with a file's tensors, or ""
     module_name, network_args    sd-scripts' metadata (ss_network_module, ss_network_args)
     settings        its own group of settings, named after the kind, shown while it is selected
-    ignores         settings of the group `network` that it does not use
+    uses            which of the settings core.settings.network.OWN (sizes, dropouts) it reads; the page says that others have no effect
     needs_base_weight   its adapters read the layer's weight, which then stays as it is: not packed; rules refuse fp8 and ZeRO-3
+    idle            (tensors) -> whether the layer has no effect, as before its training
     from_peft, to_peft  key endings of PEFT's files and the kind's; tensors as PEFT writes them, the scale multiplied in
     """
 
@@ -55,8 +56,9 @@ class NetworkKind:
     input_key: str = ""
     optional: tuple[str, ...] = ()
     settings: type[Settings] | None = None
-    ignores: frozenset[str] = frozenset()
+    uses: frozenset[str] = OWN
     needs_base_weight: bool = False
+    idle: Callable[[Tensors], bool] = lambda tensors: False
     from_peft: Mapping[str, str] | None = None
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
 
@@ -81,13 +83,13 @@ def kinds() -> dict[str, NetworkKind]:
 def register(kind: NetworkKind) -> None:
     """Register a kind: from now on it is available on the page, in presets, on the command line, in trainings and files."""
     KINDS[kind.name] = kind
-    TRAITS[kind.name] = KindTraits(kind.ignores, kind.needs_base_weight)
+    TRAITS[kind.name] = KindTraits(kind.uses, kind.needs_base_weight)
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:
         add_group(NetworkSettings, kind.name, kind.settings, kind.title, chosen_by="network.kind")
     if kind.input_key:
         detect.ADAPTER_INPUTS.add(kind.input_key)
-    detect.ADAPTER_KEYS[kind.name] = kind.keys
+    detect.NETWORKS[kind.title] = frozenset(kind.keys)
 
 
 def kind_named(name: str) -> NetworkKind:

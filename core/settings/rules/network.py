@@ -8,7 +8,7 @@ from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
-from core.settings.network import NetworkSettings
+from core.settings.network import OWN, NetworkSettings
 from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import adapts, find
 
@@ -159,7 +159,7 @@ def _files(network: NetworkSettings) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     network = job.network
-    for name in sorted(network.traits.ignores):
+    for name in sorted(OWN - network.traits.uses):
         yield f"network.{name}", f"ignored: {network.label('kind')} has none"
     if not network.train_unet:
         for name in (*LISTS, *SIDES):

@@ -79,7 +79,8 @@ register(
         module_name="tests.seams.toys.gain",
         network_args=lambda job: {"start": str(job.gain.start)},
         settings=GainSettings,
-        ignores=frozenset({"rank", "alpha"}),
+        uses=frozenset(),
+        idle=lambda tensors: not tensors[KEY].any(),
         needs_base_weight=True,
     )
 )
