@@ -419,8 +419,7 @@ class Engine:
             return now.run
         if self._last_run and (self.workspace.runs / self._last_run).is_dir():
             return self._last_run
-        newest = list_runs(self.workspace.runs)
-        return newest[0].name if newest else None
+        return next((folder.name for folder in list_runs(self.workspace.runs) if not folder.damaged), None)
 
     def snapshot(self, run_name: str) -> dict[str, Any]:
         view = self._refresh(run_name)
@@ -456,6 +455,8 @@ class Engine:
     def _state(self, folder: RunFolder) -> str:
         now = self._now
         if now is None or now.run != folder.name:
+            if folder.damaged and not folder.held:
+                return "damaged"
             last = last_of_kind(folder.journal_file, "state")
             if last is not None and last.get("state") in ENDED:
                 return str(last["state"])

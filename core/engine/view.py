@@ -172,7 +172,9 @@ class RunView:
         del self.log[:-LOG_LINES]
 
     def true_state(self, held: bool) -> str:
-        """The state with what only the lock tells: a run that nobody holds and that did not end was interrupted."""
+        """The state with what only the folder tells: a run that nobody holds and that did not end was interrupted."""
+        if not held and self.folder.damaged:
+            return "damaged"
         if self.state in ENDED:
             return self.state
         return (self.state or "running") if held else "interrupted"
@@ -194,8 +196,8 @@ class RunView:
                 "run": self.folder.name,
                 "title": title_of(self.folder),
                 "state": state,
-                "message": self.message,
-                "fix": self.fix,
+                "message": "job.json is missing: this run cannot be resumed" if state == "damaged" else self.message,
+                "fix": "use its files, or delete the run" if state == "damaged" else self.fix,
                 "seq": self.seq,
                 "stage": self.stage,
                 "step": self.step,

@@ -21,7 +21,7 @@ class Event:
 
 @dataclass(frozen=True)
 class StateChanged(Event):
-    """state: "running", "paused", "done", "stopped" or "failed"; "interrupted" is never written but inferred by readers."""
+    """state: "running", "paused", "done", "stopped" or "failed"; "interrupted" and "damaged" are inferred by readers."""
 
     kind: ClassVar[str] = "state"
     urgent: ClassVar[bool] = True

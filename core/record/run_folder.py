@@ -57,6 +57,11 @@ class RunFolder:
         what = "A thousand runs were started in this second"
         raise ProblemsError.one(what, str(runs), "wait a moment", "run.no-free-name")
 
+    @property
+    def damaged(self) -> bool:
+        """Whether the settings are gone: what the run saved is there, but it cannot be resumed."""
+        return self.there and not self.job_file.is_file()
+
     def job(self) -> dict[str, Any]:
         """The content of job.json. Raises ProblemsError if it is damaged."""
         return read_json_object(self.job_file, f"start '{self.name}' again from a preset")
@@ -120,7 +125,7 @@ def safe_name(text: str) -> str:
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
-    """Run folders, newest first."""
+    """Run folders, newest first, damaged ones too."""
     if not runs.is_dir():
         return []
     found = [folder for folder in map(RunFolder, runs.iterdir()) if folder.there]

@@ -2,7 +2,7 @@
 /* The Monitor tab: draws the parts of the tick. Each part touches only what changed, so images never flicker. */
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId, clock} = atelier;
-  const STATES = {running: "training", paused: "paused", waiting: "waiting", done: "done", stopped: "stopped", failed: "failed", interrupted: "interrupted"};
+  const STATES = {running: "training", paused: "paused", waiting: "waiting", done: "done", stopped: "stopped", failed: "failed", interrupted: "interrupted", damaged: "damaged"};
   /* What each button says, says while it is done, and its place in the row: what a run offers while it goes on and what it offers
      afterwards have the same places. */
   const ACTIONS = {

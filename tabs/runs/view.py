@@ -222,8 +222,8 @@ def details(
     more    HTML below the files
     """
     parts = [_head(run, asking, size, job is not None)]
-    if facts_now.get("message") and run.state in ("failed", "stopped"):
-        level = "error" if run.state == "failed" else "advice"
+    if facts_now.get("message") and run.state in ("failed", "stopped", "damaged"):
+        level = "advice" if run.state == "stopped" else "error"
         fix = f'<span class="fix">{esc(facts_now["fix"])}</span>' if facts_now.get("fix") else ""
         parts.append(f'<p class="run-message {level}"><strong>{esc(facts_now["message"])}</strong>{fix}</p>')
     parts.append(_naming(run))

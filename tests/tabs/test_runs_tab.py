@@ -16,6 +16,7 @@ from core.record.problems import ProblemsError
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.run_folder import RunFolder
 from core.record.space import folder_bytes
+from core.record.units import size_words
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -112,6 +113,25 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     _, place, shown, _ = desk.act(place, event("delete", folder.name))
     assert not folder.exists() and "moved to the trash" in said(desk) and "No runs yet." in shown
     assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
+
+
+@pytest.mark.parametrize("state", ["done", "interrupted"])
+def test_a_run_without_its_settings_is_listed_as_damaged_and_can_be_deleted(desk, state):
+    folder = write_run(desk.page, "20260101-120000_one", state)
+    (folder / "job.json").unlink()
+    engine = desk.page.engine
+    assert [run.state for run in engine.runs()] == [run.state for run in engine.run_states(5)] == ["damaged"]
+    shown = desk._main({"open": folder.name, "asking": True})
+    assert ">one<" in desk._main({}) and "glyphs.safetensors" in shown
+    assert "job.json is missing" in shown and "Delete it" in shown and size_words(folder_bytes(folder)) in shown
+    assert 'data-act="continue"' not in shown and 'data-act="use"' not in shown
+    for act in ("continue", "use", "prove"):
+        with pytest.raises(ProblemsError):
+            desk.act({"open": folder.name}, event(act, folder.name))
+    desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
+    assert not folder.exists() and engine.runs() == []
+    (desk.page.workspace.runs / "notes").mkdir()  # a person's own folder is no run
+    assert engine.runs() == []
 
 
 def test_a_running_run_is_not_deleted(desk):
@@ -325,16 +345,6 @@ def test_generate_with_it_takes_what_makes_the_first_sample_again(desk):
     assert not asked.prompt_weights and (job.model.clip_skip, job.model.prediction) == (2, "v")
     other = job_of(values | {"base_model": "models/other"}, TrainJob())
     assert other.model.clip_skip is None  # another model than the run's
-
-
-def test_a_run_that_lost_its_settings_is_listed_and_can_be_deleted(desk):
-    folder = write_run(desk.page, "20260101-120000_one")
-    (folder / "job.json").unlink()
-    assert ">one<" in desk._main({})
-    shown = desk._main({"open": folder.name})
-    assert "glyphs.safetensors" in shown and "Use its settings" not in shown
-    desk.act({"open": folder.name, "asking": True}, event("delete", folder.name))
-    assert not folder.exists()
 
 
 def test_a_run_of_another_version_is_shown_without_its_settings(desk):
