@@ -1,12 +1,23 @@
-"""What extends the product, one line each: a module listed here registers methods, objectives ... when imported."""
+"""What extends the product, one line each: a module listed here registers methods, objectives ... when imported.
+
+Other people's packages register the same way, from outside: those whose module the owner of the machine allowed
+(`--allow-module`, allowed_modules.txt) are added to the list; nothing else is imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
-EXTENSIONS = (
+from core.record.allowed import allow, allowed_modules
+from core.record.problems import ProblemsError
+
+EXTENSIONS: tuple[str, ...] = (
     "core.builtin",
     "core.captioning.registered",
     "core.diffusion.objectives",
@@ -15,6 +26,8 @@ EXTENSIONS = (
     "core.methods.kinds.embedding",
     "core.networks.kinds.lora",
 )
+GROUP = "atelier"  # of entry points in a package's pyproject.toml
+FLAG = "--allow-module"
 
 
 def later(module: str, name: str) -> Callable[..., Any]:
@@ -30,3 +43,38 @@ def load() -> None:
     """Import everything listed. Cheap after the first time; without torch."""
     for name in EXTENSIONS:
         import_module(name)
+
+
+def admit(words: Sequence[str] = ()) -> None:
+    """List other people's modules that the owner allowed, and import them: called once, before anything is asked of a registry.
+
+    words   the command line, of which only --allow-module is read; its other problems are told later
+
+    Of a package with entry points in the group `atelier` their modules are imported, of any other the module itself. Raises
+    ProblemsError with every module that fails.
+    """
+    global EXTENSIONS
+    given = [word.partition("=")[2] for word in words if word.startswith(f"{FLAG}=")]
+    given += [after for word, after in pairwise(words) if word == FLAG]
+    for name in given:
+        with suppress(ProblemsError):  # a name that is none
+            allow(name)
+    allowed = allowed_modules()
+    offered = {point.module for point in entry_points(group=GROUP) if _top(point.module) in allowed}
+    alone = {name for name in allowed - {_top(module) for module in offered} if find_spec(name) is not None}
+    load()
+    wrong = []
+    for name in sorted(offered | alone):
+        try:
+            import_module(name)
+        except Exception as error:  # of other people's code
+            what = f"The module '{name}' is allowed, but cannot be imported: {type(error).__name__}: {error}"
+            fix = f"repair or install it, or remove it from {FLAG} and allowed_modules.txt"
+            wrong += ProblemsError.one(what, name, fix, "module.import").problems
+    if wrong:
+        raise ProblemsError(wrong)
+    EXTENSIONS = tuple(dict.fromkeys((*EXTENSIONS, *sorted(offered | alone))))
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]

@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 
-from core import tasks
+from core import extensions, tasks
 from core.cli.former import FORMER, chosen, renewed
 from core.cli.options import OWN, PAGE, argument_of, commands, options_help
 from core.record.allowed import take_limits
@@ -38,6 +38,7 @@ def main(words: list[str]) -> int:
         _print_help(former_help(first))
         return DONE
     try:
+        extensions.admit(words)
         name, *rest = renewed(words) if first in FORMER else words if first in commands() else ["page", *words]
         if rest and rest[0] in _tools(name):
             name, *rest = rest

@@ -29,7 +29,7 @@ COMMON = {
     "device": ("NAME", "cpu, cuda, cuda:1 or mps (default: the fastest available)"),
     "allow-module": (
         "NAME",
-        "allow optimizers, schedulers and dataset classes of this Python module; repeatable",
+        "import this Python module, and allow its optimizers, schedulers and dataset classes; repeatable",
     ),
 }
 PAGE = {
