@@ -237,6 +237,32 @@ def test_room_is_looked_for_as_soon_as_the_size_is_known(tmp_path, server, monke
     assert fetch.part_bytes(tmp_path / "model.safetensors") == 0
 
 
+def endless(handler):
+    """A body without a length; ended after 40 MB, so that a test fails instead of filling the disk."""
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(40):
+        handler.wfile.write(bytes(1_000_000))
+
+
+def test_a_body_without_an_end_stops_before_the_disk_is_full(tmp_path, server, monkeypatch):
+    server.script = [endless]
+    part = tmp_path / "model.safetensors"
+    monkeypatch.setattr("core.record.machine.free_disk", lambda _: RESERVE + 5_000_000 - fetch.part_bytes(part))
+    monkeypatch.setattr(fetch, "CHUNK_BYTES", 100_000)
+    with refused("disk.space"):
+        get(server, tmp_path, sha256=None)
+    assert fetch.part_bytes(part) < 8_000_000
+
+
+def test_a_body_without_an_end_stops_at_the_size_that_is_known(tmp_path, server):
+    server.script, seen = [endless], []
+    remote = Remote(f"{server.endpoint}/model.safetensors", 3_000_000, HASH)
+    with pytest.raises(FetchError, match="damaged"):
+        fetch.fetch(remote, tmp_path / "model.safetensors", lambda done, total: seen.append(done))
+    assert max(seen) < 8_000_000 and not left_in(tmp_path)
+
+
 # ---- the catalog ----
 
 

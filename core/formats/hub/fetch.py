@@ -228,6 +228,7 @@ class _Transfer:
         atomic.write_json(self.note, facts)
 
     def _write(self, response: Any) -> None:
+        """Write the body. One whose length the server does not state may never end: room is looked for as it grows."""
         with open(self.part, "ab" if self.have else "wb") as handle:
             for chunk in response.iter_raw():
                 self._look_at_cancel()
@@ -235,6 +236,10 @@ class _Transfer:
                 self.digest.update(chunk)
                 self.have += len(chunk)
                 self.on_bytes(self.have, self.total)
+                if not self.total:
+                    if self.remote.size and self.have > self.remote.size:
+                        return  # longer than the file
+                    require_room(self.path.parent, CHUNK_BYTES, self.path.name)
 
     def _finish(self) -> str:
         """Rename the file to its final name, unless its hash is wrong."""
