@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from core.bench import workload
-from core.bench.measure import WARM_UP_STEPS, PeakWatch, measure_training
+from core.bench.measure import WARM_UP_STEPS, PeakWatch, measure_training, webui
 from core.bench.workload import ADAFACTOR, STARTER
 from core.record.workspace import PROJECT
 from core.settings.check import build
@@ -198,9 +198,7 @@ def fill_caches(values: dict[str, Any], outputs: Path, device: str) -> None:
     outputs.mkdir(parents=True, exist_ok=True)
     preset = outputs / "bench_job.json"
     preset.write_text(json.dumps(dump(build(TrainJob, values))), encoding="utf-8")
-    words = [sys.executable, str(PROJECT / "webui.py"), "prepare", str(preset)]
-    words += ["--outputs", str(outputs), "--device", device]
-    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(webui(outputs, device, "prepare", str(preset)), cwd=PROJECT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"filling the caches ended with {done.returncode}:\n{done.stderr[-2000:]}")
 

@@ -41,6 +41,11 @@ class Measured:
     steps: int
 
 
+def webui(outputs: Path, device: str, *words: str) -> list[str]:
+    """The command line of the program, or of its page."""
+    return [sys.executable, str(PROJECT / "webui.py"), *words, "--outputs", str(outputs), "--device", device]
+
+
 def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Measured:
     """Run `webui.py train` with these settings and read the results."""
     outputs.mkdir(parents=True, exist_ok=True)
@@ -49,16 +54,7 @@ def measure_training(values: dict[str, Any], outputs: Path, device: str) -> Meas
         json.dumps(dump(build(TrainJob, {"validation": {"best_checkpoint": "off"}} | values))), encoding="utf-8"
     )
     known = {folder.name for folder in list_runs(outputs / "runs")}
-    words = [
-        sys.executable,
-        str(PROJECT / "webui.py"),
-        "train",
-        str(preset),
-        "--outputs",
-        str(outputs),
-        "--device",
-        device,
-    ]
+    words = webui(outputs, device, "train", str(preset))
     started = time.time()
     process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     watch = PeakWatch(process.pid)
@@ -125,17 +121,7 @@ def measure_page(values: dict[str, Any], outputs: Path, device: str, requests: i
     from core.engine.owner import hand_in
 
     outputs.mkdir(parents=True, exist_ok=True)
-    words = [
-        sys.executable,
-        str(PROJECT / "webui.py"),
-        "--outputs",
-        str(outputs),
-        "--no-browser",
-        "--port",
-        "7900",
-        "--device",
-        device,
-    ]
+    words = webui(outputs, device, "--no-browser", "--port", "7900")
     process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         address = _address(process)

@@ -20,7 +20,8 @@ RUN = extensions.later("core.captioning.captioners", "run_captioner")
 
 
 def _sentences(name: str, settings: type[Settings], title: str, about: str) -> None:
-    describe, ready = (extensions.later(DESCRIBING, each) for each in (name, f"check_{name}"))
+    describe = extensions.later(DESCRIBING, name)
+    ready = partial(extensions.later(DESCRIBING, "check_sentences"), name)
     tasks.register(captioner(name, settings, describe, title=title, about=about, ready=ready, rows=True))
 
 

@@ -3,12 +3,9 @@ shows it like any other, and passes on a stop."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import IO
 
 from core.engine.explain import Explanation
@@ -19,6 +16,7 @@ from core.record.cancel import CancelToken
 from core.record.events import StateChanged
 from core.record.journal import Journal, Line, Tail, read_lines
 from core.record.run_folder import RunFolder
+from core.record.worker import kill
 
 POLL_SECONDS = 0.3
 END_SECONDS = 20
@@ -51,7 +49,7 @@ def follow(
                         child.stdin.close()
                     told = time.monotonic()
                 if told is not None and patience is not None and time.monotonic() - told > patience:
-                    return _kill(child, folder, listener)
+                    return _killed(child, folder, listener)
                 _pass_on(tail, listener)
                 time.sleep(POLL_SECONDS)
         except BaseException:
@@ -63,14 +61,8 @@ def follow(
     return _ending(folder, before, child.returncode, listener)
 
 
-def _kill(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callable[[Line], None]) -> tuple[str, None]:
-    with suppress(OSError):  # it has ended meanwhile
-        if os.name != "nt":
-            os.killpg(child.pid, signal.SIGKILL)  # with what it started
-        else:
-            child.kill()
-    with suppress(subprocess.TimeoutExpired):  # a driver holds it
-        child.wait(timeout=1)
+def _killed(child: subprocess.Popen[bytes], folder: RunFolder, listener: Callable[[Line], None]) -> tuple[str, None]:
+    kill(child, seconds=1)
     with Journal(folder.path) as journal:
         journal.listen(listener)
         journal.put(StateChanged("stopped", "Cancelled; it did not respond and was killed"))

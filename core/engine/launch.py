@@ -19,6 +19,7 @@ from core.record.journal import Line
 from core.record.problems import ProblemsError
 from core.record.processes import SUPERVISED, launched_processes
 from core.record.run_folder import RunFolder
+from core.record.worker import APART
 from core.record.workspace import PROJECT, Workspace
 from core.settings.job import TrainJob
 
@@ -74,7 +75,5 @@ def _start(job: TrainJob, folder: RunFolder, workspace: Workspace, log: IO[bytes
         stdout=log,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
-        # Ctrl-C is for this process, which passes it on: the launcher would end the others before they have saved.
-        start_new_session=os.name != "nt",
-        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        **APART,  # at Ctrl-C, the launcher would end the others before they have saved
     )

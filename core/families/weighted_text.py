@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from core.diffusion.text_states import TextStates
 from core.families.clip import end_windows, tokenize
 from core.families.components import Components
 from core.families.token_count import WINDOW
@@ -33,22 +34,29 @@ def weighted_windows(
     return stacked_ids, stacked_weights
 
 
-def plain_ids(
-    components: Components, captions: Sequence[str], max_token_length: int, mean_kept: bool = False
-) -> tuple[list[torch.Tensor], Weights]:
-    """Ids for each of the model's text encoders, brackets being text."""
-    return tokenize(components, captions, max_token_length), None
+def read_captions(
+    encode_ids: Callable[..., TextStates],
+    components: Components,
+    captions: Sequence[str],
+    *,
+    max_token_length: int = WINDOW,
+    weighted: bool = False,
+    mean_kept: bool = False,
+    **how: Any,
+) -> TextStates:
+    """Captions as the denoiser reads them, by the family's own `encode_ids`, which is given `how`.
 
-
-def weighted_ids(
-    components: Components, captions: Sequence[str], max_token_length: int, mean_kept: bool = False
-) -> tuple[list[torch.Tensor], Weights]:
-    """Ids and weights for each of the model's text encoders."""
+    weighted   read (more) and (exactly:1.3) as weights of the states; otherwise brackets are text
+    mean_kept  and scale each encoder's states of a text to the mean that they had without them
+    """
+    if not weighted:
+        return encode_ids(components, tokenize(components, captions, max_token_length), mean_kept=mean_kept, **how)
     both = [
         weighted_windows(tokenizer, captions, max_token_length, filled_with_end=mean_kept)
         for tokenizer in components.tokenizers
     ]
-    return [ids for ids, _ in both], [weights for _, weights in both]
+    ids, weights = [ids for ids, _ in both], [weights for _, weights in both]
+    return encode_ids(components, ids, weights=weights, mean_kept=mean_kept, **how)
 
 
 def weigh(states: torch.Tensor, weights: Weights, encoder: int, mean_kept: bool = False) -> torch.Tensor:

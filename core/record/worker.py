@@ -25,6 +25,25 @@ END_SECONDS = 5.0  # to wait for an ended process to be gone
 LAST_WORDS = 4000  # bytes of the output of a process that did not answer
 
 
+# Ctrl-C is for the parent process, which ends or stops the other.
+APART: dict[str, Any] = {
+    "start_new_session": os.name != "nt",
+    "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+}
+
+
+def kill(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Kill a process that was started `APART`, with those it started, such as compilers. One that a driver holds is not
+    waited for longer than `seconds`."""
+    with suppress(OSError):  # it has ended meanwhile
+        if os.name != "nt":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=seconds)
+
+
 @dataclass(frozen=True)
 class Gone:
     """A process that did not answer. code: its exit code; hung: it was killed after its time limit; said: its last output."""
@@ -54,9 +73,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            # Ctrl-C is for the parent process.
-            start_new_session=os.name != "nt",
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            **APART,
         )
         with suppress(OSError):  # Linux: where memory runs out, it ends before the page and its trainings
             Path(f"/proc/{self._process.pid}/oom_score_adj").write_text("1000")
@@ -90,24 +107,14 @@ class Worker:
         if not hung:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=END_SECONDS)
-        self._kill()
+        kill(self._process, END_SECONDS)
         self._said.seek(0, os.SEEK_END)
         self._said.seek(max(0, self._said.tell() - LAST_WORDS))
         return Gone(hung, self._process.returncode, self._said.read().decode("utf-8", "replace"))
 
     def end(self) -> None:
-        self._kill()
+        kill(self._process, END_SECONDS)
         self._said.close()
-
-    def _kill(self) -> None:
-        """Including the processes it started, such as compilers. One that a driver holds cannot be waited for."""
-        with suppress(OSError):
-            if os.name != "nt":
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=END_SECONDS)
 
 
 # ---- in the process itself

@@ -49,25 +49,14 @@ OF_DECODING = {
 # ---- before a start
 
 
-def check_blip(asked: BlipSettings, workspace: Workspace) -> None:
-    _check("blip", asked, workspace, [])
-
-
-def check_git_caption(asked: GitSettings, workspace: Workspace) -> None:
-    _check("git_caption", asked, workspace, pattern_problems(asked.remove_words, "git_caption.remove_words"))
-
-
-def check_florence(asked: FlorenceSettings, workspace: Workspace) -> None:
-    _check("florence", asked, workspace, [])
-
-
-def check_vlm(asked: VlmSettings, workspace: Workspace) -> None:
-    _check("vlm", asked, workspace, prompt_problems(asked))
-
-
-def _check(task: str, asked: Sentences, workspace: Workspace, problems: list[Problem]) -> None:
+def check_sentences(task: str, asked: Sentences, workspace: Workspace) -> None:
     """Raises ProblemsError with all that the settings and the model's files lack. What will be downloaded is no problem."""
-    problems = [*problems, *precision_problems(task, asked), *pattern_problems(asked.openers, f"{task}.openers")]
+    problems: list[Problem] = []
+    if isinstance(asked, GitSettings):
+        problems += pattern_problems(asked.remove_words, f"{task}.remove_words")
+    if isinstance(asked, VlmSettings):
+        problems += prompt_problems(asked)
+    problems += [*precision_problems(task, asked), *pattern_problems(asked.openers, f"{task}.openers")]
     if asked.min_new_tokens > asked.max_new_tokens:
         what = f"Min new tokens ({asked.min_new_tokens}) is above max new tokens ({asked.max_new_tokens})"
         fix = "lower it, or raise max new tokens"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,31 +11,10 @@ import torch
 from core.diffusion.text_states import TextStates
 from core.families.clip import Join, join_windows
 from core.families.components import Components
-from core.families.token_count import WINDOW
-from core.families.weighted_text import Weights, plain_ids, weigh, weighted_ids
+from core.families.weighted_text import Weights, read_captions, weigh
 from core.record.queued import queued
 
 LAYER = -2  # the last but one, without the final layer norm, of both encoders
-
-
-def encode_captions(
-    components: Components,
-    captions: Sequence[str],
-    *,
-    max_token_length: int = WINDOW,
-    clip_skip: int | None = None,
-    join: Join = join_windows,
-    weighted: bool = False,
-    mean_kept: bool = False,
-) -> TextStates:
-    """Captions as the U-Net reads them: context [B, T, 768 + 1280], pooled [B, 1280], in the encoders' type.
-
-    clip_skip  not read, as in sd-scripts     join  how the states of the windows become one text
-    weighted   read (more) and (exactly:1.3) as weights of the states; the pooled vector has none
-    mean_kept  and scale each encoder's states of a text to the mean that they had without them
-    """
-    ids, weights = (weighted_ids if weighted else plain_ids)(components, captions, max_token_length, mean_kept)
-    return encode_ids(components, ids, join=join, weights=weights, mean_kept=mean_kept)
 
 
 def encode_ids(
@@ -46,7 +26,12 @@ def encode_ids(
     weights: Weights = None,
     mean_kept: bool = False,
 ) -> TextStates:
-    """The same of token ids [B, n, 77], one tensor for each text encoder, with their weights."""
+    """Token ids [B, n, 77], one tensor for each text encoder, as the U-Net reads them: context [B, T, 768 + 1280], pooled
+    [B, 1280], in the encoders' type.
+
+    clip_skip  not read, as in sd-scripts     join  how the states of the windows become one text
+    weights    of the states; the pooled vector has none
+    """
     first, second = components.text_encoders
     states, _ = _read(first, ids[0])
     more, last = _read(second, ids[1])
@@ -55,6 +40,9 @@ def encode_ids(
         torch.cat([join(weigh(states, weights, 0, mean_kept)), join(weigh(more, weights, 1, mean_kept))], dim=-1),
         pooled(second, last[:, 0], ids[1][:, 0], end),
     )
+
+
+encode_captions = partial(read_captions, encode_ids)
 
 
 def _read(encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
