@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from core.settings.base import Settings, minus_one_is_random, setting
-from core.settings.samples import SAMPLER_LABELS, SAMPLERS, Side
+from core.settings.samples import SAMPLER_LABELS, SAMPLERS, Side, guidance_setting
 
 
 class LoraUse(Settings):
@@ -56,13 +56,7 @@ class GenerateSettings(Settings):
         level="shown",
         help="More steps give finer images and take longer. 20 to 30 is usual.",
     )
-    guidance_scale: float | None = setting(
-        None,
-        within=(0, 50),
-        hint="model's own",
-        level="shown",
-        help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
-    )
+    guidance_scale: float | None = guidance_setting(hint="model's own", level="shown")
     seed: int | None = setting(
         None,
         within=(0, 2**32 - 1),

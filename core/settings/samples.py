@@ -36,6 +36,15 @@ def sampler_name(text: Any) -> Any:
     return ALSO_CALLED.get(text, text) if isinstance(text, str) else text
 
 
+def guidance_setting(**more: Any) -> Any:
+    return setting(
+        None,
+        within=(0, 50),
+        help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
+        **more,
+    )
+
+
 class SampleSettings(Settings):
     """Sample images during training: prompts, schedule and sampler."""
 
@@ -78,12 +87,8 @@ class SampleSettings(Settings):
     sample_steps: int = setting(
         20, within=(1, 1000), unit="steps", title="Sampling steps", help="Steps for each sample. 20 to 30 is usual."
     )
-    guidance_scale: float | None = setting(
-        None,
-        within=(0, 50),
-        hint="model's default",
-        source="Ho and Salimans 2022, arXiv:2207.12598",
-        help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
+    guidance_scale: float | None = guidance_setting(
+        hint="model's default", source="Ho and Salimans 2022, arXiv:2207.12598"
     )
     width: Side | None = setting(
         None, unit="pixels", hint="training resolution", help="Empty is the training resolution."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.settings.base import Settings, setting
-from core.settings.samples import SAMPLER_LABELS, SAMPLERS
+from core.settings.samples import SAMPLER_LABELS, SAMPLERS, guidance_setting
 
 
 class ClassImageSettings(Settings):
@@ -55,12 +55,7 @@ class ClassImageSettings(Settings):
         title="Sampling steps",
         help="More steps give finer images and take longer. 20 to 30 is usual.",
     )
-    guidance_scale: float | None = setting(
-        None,
-        within=(0, 50),
-        hint="model's default",
-        help="How closely the image follows the prompt (CFG scale). Empty uses the model's default: 4 for the starter model, 7.5 for others. 1 or less turns guidance off.",
-    )
+    guidance_scale: float | None = guidance_setting(hint="model's default")
     sampler: SAMPLERS = setting("ddim", labels=SAMPLER_LABELS, help="The sampling method.")
     batch: int | None = setting(
         None,
