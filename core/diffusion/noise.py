@@ -43,11 +43,6 @@ class Noises:
     perturbation_strength: Tensor | float = 1.0
 
 
-def draw_timesteps(settings: NoiseSettings, addresses: Sequence[Address]) -> list[int]:
-    """A timestep for each image."""
-    return [draw_timestep(settings.min_timestep, settings.max_timestep, *address) for address in addresses]
-
-
 def draw_timestep(low: int, high: int, seed: int, epoch: int, image: ImageInfo, repeat: int) -> int:
     """A timestep from [low, high), every one as likely, or `high` where low is not below it, as in sd-scripts 0.10."""
     if low >= high:

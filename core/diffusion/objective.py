@@ -12,18 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from core.diffusion.noise import draw_timestep
 from core.diffusion.schedule import TIMESTEPS, schedule_in_force, sd_alpha_bar, sigmas, snr
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from core.diffusion.noise import Noises
+    from core.diffusion.noise import Address, Noises
     from core.settings.noise import NoiseSettings
 
 
 class Objective(ABC):
-    """What a training asks of its objective. Timesteps are integers [B], 0 to 999.
+    """What a training asks of its objective. Timesteps [B] are on the scale 0 to 1000, where the lowest is nearly an image and
+    the highest nearly noise: whole numbers, or float32 where the objective draws fractions.
 
     prediction   as metadata and samplers name what the model predicts: "epsilon", "v" ...
     mask_mean    "area": the loss of a masked image is the mean over its mask; "image": over the whole image
@@ -36,6 +38,14 @@ class Objective(ABC):
         """(x0, the target's noise, the noise that the model is shown), [B, C, H, W] each, from everything drawn."""
         noise = noises.noise.float()
         return latents.float(), noise, noise
+
+    def draw(self, settings: NoiseSettings, address: Address, size: tuple[int, int]) -> float:
+        """An image's timestep, a whole number or a fraction: from `min_timestep` to below `max_timestep`, every one as likely.
+
+        address   of the image in random draws: any draw from it (core/record/draws.py) is its own
+        size      of the image, (width, height) in pixels
+        """
+        return draw_timestep(settings.min_timestep, settings.max_timestep, *address)
 
     @abstractmethod
     def noised(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from core import extensions
 from core.settings.base import Settings
 from core.settings.growth import add_choice, add_group
-from core.settings.noise import NoiseSettings
+from core.settings.noise import OBJECTIVES as TRAITS
+from core.settings.noise import RANGE, NoiseSettings, ObjectiveTraits
 
 if TYPE_CHECKING:
     from core.diffusion.objective import Objective
@@ -23,12 +24,14 @@ class ObjectiveKind:
     name, title   in presets and on the page
     make          (job, what the model predicts, device) -> the objective
     settings      a group of its own, named after it
+    uses          the settings of the group `noise` that it reads; the page says that the others have no effect
     """
 
     name: str
     title: str
     make: Callable[[TrainJob, str, str], Objective]
     settings: type[Settings] | None = None
+    uses: frozenset[str] = RANGE
 
 
 OBJECTIVES: dict[str, ObjectiveKind] = {}
@@ -37,6 +40,7 @@ OBJECTIVES: dict[str, ObjectiveKind] = {}
 def register(kind: ObjectiveKind, *, choice: bool = True) -> None:
     """Offer an objective. choice: a person may choose it for any model; else only families ask for it."""
     OBJECTIVES[kind.name] = kind
+    TRAITS[kind.name] = ObjectiveTraits(kind.title, kind.uses)
     if choice:
         add_choice(NoiseSettings, "objective", kind.name, kind.title)
     if kind.settings is not None:
@@ -56,4 +60,5 @@ def _diffusion(job: TrainJob, prediction: str, device: str) -> Objective:
     return Diffusion(job.noise, prediction, device)
 
 
-register(ObjectiveKind("diffusion", "Denoising diffusion", _diffusion), choice=False)
+ALL = frozenset(NoiseSettings.model_fields)
+register(ObjectiveKind("diffusion", "Denoising diffusion", _diffusion, uses=ALL), choice=False)

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, schedule_in_force
+from core.record.problems import Problem
 from core.settings.dataset.class_images import ClassImageSettings
 from core.settings.generate import GenerateSettings
 from core.settings.growth import add_choice
+from core.settings.noise import OBJECTIVES
 from core.settings.samples import SAMPLER_LABELS, SampleSettings
 
 if TYPE_CHECKING:
@@ -198,15 +200,33 @@ SAMPLERS: dict[str, Callable[[str, bool], Any]] = {
 }
 
 
-def register(name: str, title: str, make: Callable[[str, bool], Any]) -> None:
+FOR_DIFFUSION = frozenset({"diffusion"})
+OTHERS: dict[str, frozenset[str]] = {}  # sampler -> the objectives whose models it samples, where they are others
+
+
+def register(
+    name: str, title: str, make: Callable[[str, bool], Any], objectives: frozenset[str] = FOR_DIFFUSION
+) -> None:
     """Offer a sampler: from now on samples, generation, presets and the command line know it.
 
-    make   (what the model predicts, zero terminal SNR) -> a fresh scheduler with diffusers' interface
+    make         (what the model predicts, zero terminal SNR) -> a fresh scheduler with diffusers' interface
+    objectives   names of those whose models it samples; with any other it is refused before the start
     """
-    SAMPLERS[name], SAMPLER_LABELS[name] = make, title
+    SAMPLERS[name], SAMPLER_LABELS[name], OTHERS[name] = make, title, objectives
     add_choice(SampleSettings, "sample_sampler", name, title)
     add_choice(GenerateSettings, "sampler", name, title)
     add_choice(ClassImageSettings, "sampler", name, title)
+
+
+def sampler_problem(name: str, objective: str, where: str) -> Problem | None:
+    """The problem of a sampler that does not fit models of this objective."""
+    fitting = [each for each in SAMPLERS if objective in OTHERS.get(each, FOR_DIFFUSION)]
+    if name in fitting or name not in SAMPLERS:
+        return None
+    title = OBJECTIVES[objective].title if objective in OBJECTIVES else objective
+    what = f"The sampler {SAMPLER_LABELS[name]} does not fit models of the objective '{title}'"
+    fix = f"choose {', '.join(SAMPLER_LABELS[each] for each in fitting) or 'another model'}"
+    return Problem(what, where, fix, code="sampler.other-objective")
 
 
 def make_sampler(

@@ -9,19 +9,22 @@ from core.families.locate import FAMILIES
 from core.formats.detect import FAMILY_NAMES, RECOGNIZERS, Recognizer
 from core.record.problems import ProblemsError
 from core.settings.growth import add_choice
-from core.settings.model import ModelSettings
+from core.settings.model import FAMILIES as TRAITS
+from core.settings.model import FamilyTraits, ModelSettings
 
 if TYPE_CHECKING:
     from core.families.base import Family
 
 
-def register(name: str, title: str, module: str, recognizes: Recognizer) -> None:
+def register(name: str, title: str, module: str, recognizes: Recognizer, traits: FamilyTraits = TRAITS["sd1"]) -> None:
     """Offer a family: from now on the page, presets, the command line and trainings know it.
 
     module       whose FAMILY it is: a core.families.base.Family
     recognizes   (tensors and metadata of a file) -> what the file is, or None where it is not of this family
+    traits       what rules ask before anything is loaded
     """
     FAMILIES[name], FAMILY_NAMES[name] = module, title
+    TRAITS[name] = traits
     RECOGNIZERS.append(recognizes)
     add_choice(ModelSettings, "family", name, title)
 

@@ -18,6 +18,7 @@ from core.families.targets import Target
 from core.families.vae import decode_latents, encode_image_latents
 from core.formats.models.checkpoint import Part, open_checkpoint
 from core.record.problems import Problem
+from core.settings.model import FAMILIES
 
 
 @dataclass(eq=False)
@@ -29,7 +30,6 @@ class Family:
     encode_ids        the same of token ids
     predict           (components, noisy latents [B, C, h, w], timesteps [B], states, sizes) -> [B, C, h, w]
     lora_targets      (part, conv=) -> the layers that a network may change, with their names in files
-    objective         how its models were trained (core/diffusion/objectives.py)
     reads_sizes       whether `predict` takes the sizes of images, float32 [B, 6]
     latent_channels, latent_pixels    C of its latents, and the pixels of the image along a side of each
     tokenize, count_tokens            (components, captions ...); all tokenizers of a model count alike
@@ -42,7 +42,6 @@ class Family:
     encode_ids: Callable[..., TextStates]
     predict: Callable[..., Tensor]
     lora_targets: Callable[..., Iterator[Target]]
-    objective: str = "diffusion"
     reads_sizes: bool = False
     latent_channels: int = 4
     latent_pixels: int = 8
@@ -54,6 +53,11 @@ class Family:
     @property
     def name(self) -> str:
         return self.layout.family
+
+    @property
+    def objective(self) -> str:
+        """How its models were trained (core/diffusion/objectives.py): declared with its traits, which need no torch."""
+        return FAMILIES[self.name].objective
 
     @property
     def denoiser(self) -> str:

@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.diffusion.samplers import sampler_problem
 from core.families import family
 from core.families.components import Components
 from core.families.locate import family_of, model_path
@@ -126,6 +127,9 @@ def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
                 _collect(problems, check_word, word, words, name, model)
             words.append(word)
     problems.extend(weight_problems(job))
+    if name and not loras:  # one may have been trained for another objective
+        fits = sampler_problem(job.generate.sampler, family(name).objective, "generate.sampler")
+        problems += [fits] if fits is not None else []
     if problems:
         raise ProblemsError(problems)
     assert model is not None and name is not None

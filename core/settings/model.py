@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from core.settings.base import Settings, kohya_setting, setting
+
+
+@dataclass(frozen=True)
+class FamilyTraits:
+    """What rules ask of a model family.
+
+    objective   how its models were trained (core/diffusion/objectives.py)
+    unused      (dotted path, reason) of settings that have no effect on its models
+    """
+
+    objective: str = "diffusion"
+    unused: tuple[tuple[str, str], ...] = ()
+
+
+FAMILIES: dict[str, FamilyTraits] = {  # by name; others are added as they register
+    "sd1": FamilyTraits(),
+    "sd2": FamilyTraits(),
+    "sdxl": FamilyTraits(unused=(("model.clip_skip", "ignored: SDXL always uses the second to last layer"),)),
+}
 
 
 class ModelSettings(Settings):
@@ -54,6 +74,11 @@ class ModelSettings(Settings):
         labels={"none": "off", "sd-scripts-0.10": "sd-scripts 0.10", "sd-scripts-0.9": "sd-scripts 0.9"},
         help="Computes like this version of sd-scripts: loss, noise, captions, scheduler, clipping and samples (all differences: docs/sd_scripts.md). Only to compare with it or to reproduce old results.",
     )
+
+    @property
+    def traits(self) -> FamilyTraits | None:
+        """Of its family; None while that is not known."""
+        return FAMILIES.get(self.family)
 
     @property
     def kohya_projection(self) -> bool:

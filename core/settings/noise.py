@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import field_validator
 
 from core.record.units import number_text
 from core.settings.base import Settings, follows_compatibility, kohya_setting, setting, zero_is_off
+
+RANGE = frozenset({"min_timestep", "max_timestep"})
+
+
+@dataclass(frozen=True)
+class ObjectiveTraits:
+    """What rules ask of an objective. uses: the settings of the group that it reads."""
+
+    title: str
+    uses: frozenset[str] = RANGE
+
+
+OBJECTIVES: dict[str, ObjectiveTraits] = {}  # by name; filled as objectives register
 
 
 class NoiseSettings(Settings):

@@ -107,8 +107,7 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
-    if job.model.family == "sdxl":
-        yield "model.clip_skip", "ignored: SDXL always uses the second to last layer"
+    yield from job.model.traits.unused if job.model.traits else ()
     if not job.network.trains_conv:
         yield "network.conv_alpha", "ignored: 3x3 convolutions are not trained"
     if not text:

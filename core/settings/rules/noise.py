@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.dataset.concepts import anywhere
 from core.settings.job import TrainJob
-from core.settings.noise import NoiseSettings
+from core.settings.noise import OBJECTIVES, NoiseSettings
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -65,8 +65,19 @@ def _infinite_weights(noise: NoiseSettings) -> Iterator[Problem]:
             yield Problem(what, f"noise.{name}", fix, code="noise.infinite-weight")
 
 
+def objective_of(job: TrainJob) -> str | None:
+    """The name of the objective: the chosen one, or that of the model's family; None while that is not known."""
+    if job.noise.objective != "auto":
+        return job.noise.objective
+    return job.model.traits.objective if job.model.traits else None
+
+
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     noise = job.noise
+    objective = OBJECTIVES.get(objective_of(job) or "")
+    if objective is not None:
+        for name in sorted(NoiseSettings.model_fields.keys() - objective.uses - {"objective", "compatibility"}):
+            yield f"noise.{name}", f"ignored: the objective '{objective.title}' does not use it"
     kohya = noise.compatibility != "none"
     if not noise.noise_offset:
         yield "noise.noise_offset_random_strength", "ignored: noise offset is off"

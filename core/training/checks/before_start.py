@@ -13,6 +13,7 @@ from core.dataset.doctor.findings_of import held_out_copies
 from core.dataset.report import Report
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import names_of
+from core.diffusion.samplers import sampler_problem
 from core.families import family
 from core.families.attention import memory_problems
 from core.families.locate import family_of, model_path, model_problems
@@ -21,12 +22,14 @@ from core.families.word_weights import FIX, wrong_weight
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
 from core.formats.hub.upload import upload_problem
 from core.generation.embeddings import token_widths
+from core.generation.sample_prompts import read_prompts
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, errors, errors_first
 from core.record.secrets import secret
 from core.record.workspace import Workspace
 from core.settings.dataset.concepts import training_resolution
 from core.settings.job import TrainJob
+from core.settings.model import FAMILIES
 from core.settings.rules import set_without_effect, training_problems
 from core.training.building.network_files import network_problems
 from core.training.checks.named_files import named_file_problems
@@ -108,7 +111,7 @@ def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
     none without a model."""
     found = [*_of_the_parts(job, workspace), *objective_problems(job, workspace)]
     found += [*_of_the_family(job, workspace), *_of_the_embedding(job, workspace)]
-    found += [*_of_the_size(job, workspace), *network_problems(job, workspace)]
+    found += [*_of_the_size(job, workspace), *network_problems(job, workspace), *_of_the_samplers(job, workspace)]
     return [*found, *room_problems(job, workspace)]
 
 
@@ -168,6 +171,19 @@ def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
     known = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
     named = {problem.where for problem in [*training_problems(job), *set_without_effect(job)]}
     return [each for each in [*training_problems(known), *set_without_effect(known)] if each.where not in named]
+
+
+def _of_the_samplers(job: TrainJob, workspace: Workspace) -> list[Problem]:
+    """Samplers of the sample prompts that do not fit what the model is trained to predict."""
+    try:
+        known = family_of(model_path(job.model.base_model, workspace), job.model.family)
+        prompts, _ = read_prompts(job.samples)
+    except (ProblemsError, OSError):  # reported where they are read
+        return []
+    objective = FAMILIES[known].objective if job.noise.objective == "auto" else str(job.noise.objective)
+    used = dict.fromkeys(prompt.sampler or job.samples.sample_sampler for prompt in prompts)
+    found = (sampler_problem(name, objective, "samples.sample_sampler") for name in used)
+    return [problem for problem in found if problem is not None]
 
 
 def _of_the_size(job: TrainJob, workspace: Workspace) -> list[Problem]:

@@ -25,7 +25,7 @@ class Seen:
     """One image of one step. key: its address; weight: what its loss counts, which is taken out again here."""
 
     key: tuple[str, ...]
-    timestep: int
+    timestep: float
     weight: float = 1.0
 
 
@@ -42,7 +42,7 @@ class StepRecord:
     loss: Tensor
     norm: Tensor
     images: list[str]
-    timesteps: list[int]
+    timesteps: list[float]
     seen: list[Seen] = field(default_factory=list)
     by_image: Tensor | None = None
     weight_norm: Tensor | None = None
@@ -141,7 +141,7 @@ def not_finite(record: StepRecord, what: str, losses: Sequence[float]) -> Proble
     named = list(zip(record.images, record.timesteps, strict=True))
     broken = [each for each, loss in zip(named, losses, strict=False) if not math.isfinite(loss)] or named
     names = ", ".join(name for name, _ in broken[:8]) + (" and more" if len(broken) > 8 else "")
-    steps = ", ".join(str(timestep) for _, timestep in broken[:8])
+    steps = ", ".join(f"{timestep:g}" for _, timestep in broken[:8])
     return ProblemsError.one(
         f"The {what} of step {record.step} is NaN or infinite; the weights were not changed by this step",
         f"step {record.step}: {names} at timesteps {steps}",

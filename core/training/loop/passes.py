@@ -56,7 +56,7 @@ class Passes:
         epoch: int,
         batch: Batch,
         addresses: Sequence[Address],
-        timesteps: Sequence[int],
+        timesteps: Sequence[float],
         captions: Sequence[str],
         *,
         with_prior: bool = False,
@@ -159,7 +159,7 @@ def training_loss(
 
     predict          (noisy latents [B, C, H, W] float32, timesteps [B]) -> the model's output, [B, C, H, W]
     latents          x0, scaled by the VAE's factor, [B, C, H, W]
-    timesteps        integers [B], 0 to 999
+    timesteps        [B], whole numbers or float32, 0 to 1000
     sample_weights   [B]: 1, or the weight of regularization images
     masks            [B, 1, h, w], or [B, h, w] as sd-scripts keeps its alpha masks, in 0..1: what counts of each image;
                      another size is averaged to the latents'
@@ -219,8 +219,8 @@ def _refuse_other_forms(
     count = len(latents)
     if latents.dim() != 4 or noise.shape != latents.shape:
         raise ValueError(f"latents {_form(latents)} and noise {_form(noise)}: both are [B, C, H, W]")
-    if timesteps.shape != (count,) or str(timesteps.dtype) not in ("torch.int64", "torch.int32"):
-        raise ValueError(f"timesteps {_form(timesteps)} of {timesteps.dtype}: one whole number for each, [{count}]")
+    if timesteps.shape != (count,) or str(timesteps.dtype) not in ("torch.int64", "torch.int32", "torch.float32"):
+        raise ValueError(f"timesteps {_form(timesteps)} of {timesteps.dtype}: one for each, [{count}], int or float32")
     if sample_weights is not None and sample_weights.shape != (count,):
         raise ValueError(f"sample_weights {_form(sample_weights)}: one for each image, [{count}]")
     if masks is not None and tuple(masks.shape[:-2]) not in ((count, 1), (count,)):

@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from core.dataset.buckets.batches import Batch
-from core.diffusion.noise import Address, draw_timesteps
+from core.diffusion.noise import Address
 from core.training.loop.losses import Seen, StepRecord
 from core.training.loop.run import Run
 
@@ -36,7 +36,8 @@ def optimizer_update(run: Run) -> None:
     seen: list[Seen] = []
     for number, whole in enumerate(batches):
         mine = processes.share(range(len(seen), len(seen) + len(whole.items)))
-        timesteps = draw_timesteps(run.job.noise, _addresses(run, epoch, whole))
+        draw = passes.objective.draw
+        timesteps = [draw(run.job.noise, address, whole.bucket) for address in _addresses(run, epoch, whole)]
         for (placed, _), timestep in zip(whole.items, timesteps, strict=True):
             seen.append(Seen(placed.key, timestep, placed.loss_weight(run.job.dataset)))
         stand_in = run.stepper.stand_in
@@ -84,7 +85,7 @@ def counted(run: Run, whole: Batch, images: int) -> int:
     return images
 
 
-def micro_batch(run: Run, epoch: int, batch: Batch, timesteps: Sequence[int]) -> Tensor:
+def micro_batch(run: Run, epoch: int, batch: Batch, timesteps: Sequence[float]) -> Tensor:
     """Losses [B] of one batch at these timesteps. Every random number is addressed by (seed, purpose, epoch, image, repeat)."""
     captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in batch.items]
     passes = run.passes

@@ -75,7 +75,7 @@ class Watch:
         if seen.weight == 0:
             return None
         loss /= seen.weight
-        band = self._bands[min(seen.timestep // BAND, BANDS - 1)]
+        band = self._bands[min(int(seen.timestep // BAND), BANDS - 1)]
         band.add(loss, RECENT)
         quotient = loss / band.mean if band.mean > 0 else 1.0
         self._images.setdefault(seen.key, Mean()).add(quotient, MEMORY)

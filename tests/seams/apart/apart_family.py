@@ -58,3 +58,20 @@ def test_its_objective_is_its_own(model, train):
     training = train(**model, schedule={"max_train_steps": 1})
     assert training.start() == "done"
     assert training.losses()[1] > 0 and family("linear").latent_channels == 8
+
+
+def test_what_has_no_effect_on_its_models_is_said_once_the_model_is_known(model, make_job, workspace):
+    from core.generation.run import find_sources
+    from core.settings.job import GenerateJob
+    from core.training.checks.before_start import problems_with_model
+    from tests.refusals import refused
+
+    job = make_job(**model | {"noise": {"min_snr_gamma": 5.0}, "samples": {"sample_prompts": ["a fox"]}})
+    job = job.model_copy(update={"model": job.model.model_copy(update={"clip_skip": 2})})
+    found = problems_with_model(job, workspace)
+    without = {each.where for each in found if each.code == "settings.no-effect"}
+    assert {"noise.min_snr_gamma", "model.clip_skip"} <= without
+    assert [each.where for each in found if each.code == "sampler.other-objective"] == ["samples.sample_sampler"]
+    with refused("sampler.other-objective"):
+        find_sources(build(GenerateJob, model | {"generate": {"prompt": "a fox"}}), workspace)
+    find_sources(build(GenerateJob, model | {"generate": {"prompt": "a fox", "sampler": "line"}}), workspace)

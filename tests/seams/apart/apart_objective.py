@@ -19,7 +19,10 @@ KIND = {"noise": {"objective": "straight"}}
 def test_form_preset_and_command_line_come_from_the_declaration():
     from tabs.form import fields as form
 
-    assert [entry.path for entry in form.groups()["straight"]] == ["straight.late_weight"]
+    assert [entry.path for entry in form.groups()["straight"]] == [
+        "straight.late_weight",
+        "straight.logit_normal",
+    ]
     for path, name in (("noise.objective", "straight"), ("samples.sample_sampler", "line")):
         assert name in [value for _, value in form.choices(form.FIELDS[path])]
     assert "--straight.late_weight" in subcommand_help("train") and "line" in subcommand_help("generate")
@@ -50,3 +53,35 @@ def test_its_weight_counts(train):
 def test_its_sampler_draws_samples_and_generates_them_again(train, store):
     training = again.begin(train, "a fox --d 3 --s 3 --ss line", **KIND)
     again.same_images(training, store, loras=[{"file": str(training.file())}])
+
+
+def test_it_draws_its_own_timesteps_as_fractions_of_the_image_alone(train):
+    own = {**KIND, "straight": {"logit_normal": True}, "dataset": {"resolution": 64}}
+    whole, parted = train(**own), train(**own)
+    for training, stops in ((whole, None), (parted, 2)):
+        assert training.start(**({"stop_at": stops} if stops else {})) == ("stopped" if stops else "done")
+    assert parted.again().start() == "done"
+    tensors = load_file(whole.file())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(parted.file()).items())
+    watched = json.loads((whole.folder.path / "watch.json").read_text())
+    drawn = sum(band["count"] for band in watched["bands"])
+    middle = sum(band["count"] for band in watched["bands"] if 200 <= band["from"] < 800)
+    assert drawn > 4 and middle > 0.7 * drawn  # of uniform ones 60% would lie there
+
+
+def test_what_it_does_not_use_and_samplers_that_do_not_fit_are_said(make_job, workspace):
+    from core.settings.rules import ineffective
+    from core.training.checks.before_start import problems_with_model
+
+    told = ineffective(build(TrainJob, KIND)).keys()
+    unused = {"noise.min_snr_gamma", "noise.noise_offset", "noise.loss_type", "noise.zero_terminal_snr"}
+    assert unused <= told and not told & {"noise.min_timestep", "noise.max_timestep"}
+    assert not unused & ineffective(build(TrainJob, {})).keys()
+
+    def codes(**samples):
+        return [each.code for each in problems_with_model(make_job(**KIND, samples=samples), workspace)]
+
+    assert "sampler.other-objective" in codes(sample_prompts=["a fox"])
+    assert "sampler.other-objective" not in codes(sample_prompts=["a fox --ss line"])
+    assert "sampler.other-objective" not in codes(sample_prompts=["a fox"], sample_sampler="line")
+    assert "sampler.other-objective" not in codes()

@@ -4,6 +4,7 @@ from core.diffusion.objectives import ObjectiveKind
 from core.diffusion.objectives import register as register_objective
 from core.families import register
 from core.formats.detect import ModelKind
+from core.settings.model import FamilyTraits
 
 
 def _recognizes(tensors, metadata):
@@ -19,4 +20,5 @@ def _flow(job, prediction, device):
 
 
 register_objective(ObjectiveKind("flow", "Flow matching", _flow), choice=False)
-register("linear", "Linear toy", "tests.seams.toys.linear_family", _recognizes)
+traits = FamilyTraits("flow", unused=(("model.clip_skip", "ignored: one layer"),))
+register("linear", "Linear toy", "tests.seams.toys.linear_family", _recognizes, traits)

@@ -139,7 +139,6 @@ FAMILY = LinearFamily(
     encode_ids=_encode_captions,
     predict=_predict,
     lora_targets=_lora_targets,
-    objective="flow",
     latent_channels=CHANNELS,
     encode_image_latents=_encode_latents,
     decode_latents=_decode_latents,

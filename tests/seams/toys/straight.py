@@ -12,13 +12,26 @@ class StraightSettings(Settings):
     """The straight line's loss."""
 
     late_weight: float = setting(1.0, title="Late weight", help="Weight of the noisier half.", ge=0, le=10)
+    logit_normal: bool = setting(False, title="Logit-normal", help="Draws fractions of timesteps, most in the middle.")
 
 
 def _make(job, prediction, device):
+    import torch
+
     from core.diffusion.objective import Objective
+    from core.record.draws import normal
 
     class Straight(Objective):
         prediction = "epsilon"
+
+        def draw(self, settings, address, size):
+            """Logit-normal (Esser et al. 2024, arXiv:2403.03206), shifted for larger images."""
+            if not job.straight.logit_normal:
+                return super().draw(settings, address, size)
+            seed, *rest = address
+            at = float(torch.sigmoid(normal((1,), seed, "straight", *rest)))
+            shift = (size[0] * size[1] / 64**2) ** 0.5
+            return 1000 * shift * at / (1 + (shift - 1) * at)
 
         def noised(self, x0, noise, timesteps):
             s = ((timesteps + 1) / 1000).view(-1, 1, 1, 1)
@@ -57,4 +70,4 @@ def _sampler(prediction, zero_terminal_snr):
 
 
 register_objective(ObjectiveKind("straight", "Straight line", _make, StraightSettings))
-register_sampler("line", "Straight line", _sampler)
+register_sampler("line", "Straight line", _sampler, frozenset({"straight", "flow"}))
