@@ -119,9 +119,20 @@ def test_nothing_is_left_unfinished():
 
 def test_methods_are_asked_not_compared():
     """What depends on the method is answered by its spec: no file outside of core/methods compares its name or class."""
-    compared = re.compile(r"method\.kind\s*(==|!=|in\b|not in\b)|isinstance\([^)]*Method\)")
-    asked = [path for path in FILES if "methods" not in path.parts and compared.search(path.read_text("utf-8"))]
-    assert not asked
+    spellings = (
+        r"method\.kind\s*(==|!=|in\b|not in\b)",  # job.method.kind == "lora"
+        r"isinstance\([^)]*Method\)",
+        r"\.changes\s*(==|!=|in\b|not in\b)",  # spec.changes != "model"
+        r"\bwhole_model\b(?=\s*(and|or|:|$))",  # if job.method.whole_model
+        r"spec_of\([^)]*\)\.name\s*(==|!=)",
+        r"(?<!extensions\.)\bCHANGES\b(?=\[)",
+    )
+    compared = re.compile("|".join(spellings))
+    declared = {ROOT / "core/settings/method.py", ROOT / "core/settings/methods.py"}
+    files = [path for path in FILES if "methods" not in path.parts and path not in declared]
+    assert not [path for path in files if compared.search(path.read_text("utf-8"))]
+    made_up = ("if job.method.kind == 'lora'", "spec.changes != 'model'", "if job.method.whole_model:", "CHANGES[kind]")
+    assert all(compared.search(text) for text in made_up)
 
 
 def test_training_needs_no_escape_from_types():

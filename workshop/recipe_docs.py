@@ -51,10 +51,10 @@ def _main_values(preset: Preset) -> Iterator[str]:
     job = apply(preset)
     assert isinstance(job, TrainJob)
     yield f"{job.dataset.resolution} px, batch {job.dataset.train_batch_size}"
-    if job.method.changes == "network":
+    if job.method.traits.uses_network:
         yield f"rank {job.network.rank}"
         yield from [f"conv rank {job.network.conv_rank}"] if job.network.conv_rank else []
-    if job.method.changes == "embedding":
+    if job.method.traits.new_words:
         yield f"{job.embedding.num_vectors_per_token} vectors"
     elif trains_text(job):
         yield "text encoder"

@@ -57,7 +57,7 @@ def choose_precision(
     """
     import torch
 
-    whole_model = method is not None and method.whole_model
+    full_size = method is not None and method.traits.full_size
     name = settings.mixed_precision
     if name == "auto" and method is not None and settings.full_precision != "fp32":
         name = settings.full_precision
@@ -66,13 +66,11 @@ def choose_precision(
         in_backward = settings.fused_backward_pass or settings.fused_optimizer_groups
         if device.startswith("cuda"):
             name = "bf16" if trains and machine.bf16_is_fast(device) else "fp16"
-            name = (
-                "no" if whole_model and name == "fp16" and in_backward else name
-            )  # fp16 has to check the full gradient
+            name = "no" if full_size and name == "fp16" and in_backward else name  # fp16 has to check the full gradient
         elif device.startswith("cpu") and weight_bytes > SMALL_MODEL_BYTES and bf16_pays():
             name = "bf16"
     types = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    beside_a_network = method is None or method.changes == "network"
+    beside_a_network = method is None or method.traits.uses_network
     trainable = types[name if beside_a_network else settings.full_precision]
     return Precision(name, types[name], scaled=name == "fp16" and trains, trainable=trainable)
 

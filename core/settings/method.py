@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import field_validator
 
 from core.settings.base import Settings, kohya_setting, setting
 
-Changes = Literal["network", "model", "embedding"]
+Changes = Literal["network", "model", "embedding", "side model"]
+
+
+@dataclass(frozen=True)
+class MethodTraits:
+    """What rules, forecasts and the page ask of a training method, so that none of them compares methods.
+
+    base_trains    the model's own weights train: the file is a model, and what preserves or freezes it applies
+    full_size      what trains is as large as a model: its type, fused steps and ZeRO's parts are a full model's
+    uses_network   adapters of the group `network` train on the frozen model
+    new_words      words that are new to the text encoders train
+    """
+
+    base_trains: bool = False
+    full_size: bool = False
+    uses_network: bool = False
+    new_words: bool = False
+
+
+TRAITS: dict[Changes, MethodTraits] = {
+    "network": MethodTraits(uses_network=True),
+    "model": MethodTraits(base_trains=True, full_size=True),
+    "embedding": MethodTraits(new_words=True),
+    "side model": MethodTraits(full_size=True),
+}
 CHANGES: dict[str, Changes] = {}  # by method; core/settings/methods.py registers
 
 
@@ -108,14 +133,9 @@ class MethodSettings(Settings):
         return value
 
     @property
-    def changes(self) -> Changes:
-        """What trains: "network", "model" or "embedding"."""
-        return CHANGES[self.kind]
-
-    @property
-    def whole_model(self) -> bool:
-        """Whether the full model is trained."""
-        return self.changes == "model"
+    def traits(self) -> MethodTraits:
+        """Of the chosen method."""
+        return TRAITS[CHANGES[self.kind]]
 
     def summary(self) -> str:
         parts = [self.label("kind")]

@@ -10,7 +10,7 @@ from core import extensions
 from core.record.problems import Problem
 from core.settings.base import Settings
 from core.settings.growth import add_choice, add_group
-from core.settings.method import CHANGES, Changes, MethodSettings
+from core.settings.method import CHANGES, TRAITS, Changes, MethodSettings, MethodTraits
 
 if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
     from core.settings.job import TrainJob
@@ -54,7 +54,8 @@ class MethodSpec:
     """What Atelier asks of a training method.
 
     name, title      in presets and on the page           words   in messages: "a LoRA"
-    changes          what trains: a network beside the frozen model, the model itself, or embeddings of its text encoders
+    changes          what trains: a network on the frozen model, the model itself, embeddings of its text encoders, or a
+                     model beside it; what follows from that are its `traits`
     make             (core.methods.MethodInputs) -> core.methods.Method; imports what it needs when it is called
     trains_unet, trains_text    whether a part is asked to train, whatever its learning rate
     trained_numbers  (job, family's name, parts by name) -> how many numbers train, by part
@@ -64,6 +65,7 @@ class MethodSpec:
     saves            core.formats.model_spec's kind of its file
     project          the trackers' project name, as sd-scripts' script for the method calls it
     logged           how its trackers name learning rates: part -> name; the others are lr/<part>
+    losses_logged    how they name each step's loss and an epoch's, as sd-scripts' script for the method does
     problems         rules of its own, besides those of every method
     unused           (dotted path, reason) of settings that it does not use
     needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
@@ -82,12 +84,18 @@ class MethodSpec:
     project: str
     saves: Literal["lora", "embedding", "model"]
     logged: Mapping[str, str] = field(default_factory=dict)
+    losses_logged: tuple[str, str] = ("loss", "loss/epoch")
     group: str = ""
     settings: type[Settings] | None = None
     problems: Callable[[TrainJob], Iterable[Problem]] = lambda job: ()
     unused: Callable[[TrainJob], Iterable[tuple[str, str]]] = lambda job: ()
     needs: Callable[[TrainJob, str, str], Needs] = lambda job, family, size: ("", [])
     preserves_class: bool = False
+
+    @property
+    def traits(self) -> MethodTraits:
+        """What follows from what it changes."""
+        return TRAITS[self.changes]
 
 
 METHODS: dict[str, MethodSpec] = {}

@@ -152,9 +152,9 @@ class NoiseSettings(Settings):
     )
     compatibility: Literal["none", "kohya", "kohya_0.9"] = follows_compatibility("none", "kohya", "kohya_0.9")
 
-    def halves_latents(self, changes: str) -> bool:
-        """Whether latents are cast to the compute dtype, as in sd-scripts: 0.9 always, 0.10 except for a LoRA."""
-        return self.compatibility != "none" and (changes != "network" or self.compatibility == "kohya_0.9")
+    def halves_latents(self, network: bool) -> bool:
+        """Whether latents are cast to the compute dtype, as in sd-scripts: 0.9 always, 0.10 except for a network."""
+        return self.compatibility != "none" and (not network or self.compatibility == "kohya_0.9")
 
     @field_validator("min_snr_gamma", "multires_noise_iterations", mode="before")
     @classmethod

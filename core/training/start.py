@@ -60,7 +60,7 @@ def _train(job: TrainJob, context: JobContext, stop_at: int | None) -> str:
         context.journal.put(Planned(run.total, epochs, updates, len(plan.placed), training.inputs.report.sentence))
         context.stage("training")
         # A full model's optimizer repeatedly allocates tensors as large as each weight.
-        with kept() if job.method.whole_model and context.device.startswith("cpu") else nullcontext():
+        with kept() if job.method.traits.full_size and context.device.startswith("cpu") else nullcontext():
             return train(run, training.tasks)
     finally:
         training.release()

@@ -343,7 +343,7 @@ class Project:
 
 def word_name(job: TrainJob) -> str:
     """What the file of a textual inversion is called: its first word, without signs that no file's name holds; else ""."""
-    if job.method.changes != "embedding" or not job.embedding.words:
+    if not job.method.traits.new_words or not job.embedding.words:
         return ""
     name = without_signs(job.embedding.words[0])
     return "" if bad_name(name) else name[:100]

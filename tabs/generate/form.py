@@ -188,16 +188,16 @@ def draw_with(page: Page, name: str) -> None:
     if job is not None:
         base = find_file(job.model.base_model, page.workspace)
         guidance = job.samples.guidance_scale
-        if guidance is None and job.method.whole_model and base is not None:
+        if guidance is None and job.method.traits.base_trains and base is not None:
             guidance = own_guidance(base)  # the saved model does not state its base's
         before["guidance_scale"] = text_of(ENTRIES["guidance_scale"], guidance)
         sample = _first_sample(job, base)
         if sample and before["prompt"] in _not_written(kept):
             kept, before = kept | {"prompt_of_run": sample["prompt"]}, before | sample
-    if job is not None and job.method.changes == "embedding":
+    if job is not None and job.method.traits.new_words:
         words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, files)]
         values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
-    elif job is not None and job.method.whole_model:  # its VAE is in the file
+    elif job is not None and job.method.traits.base_trains:  # its VAE is in the file
         model = job.model.model_copy(update={"base_model": file, "vae": None})
         values = before | {"loras": []} | model_values(model, now.model)
     else:

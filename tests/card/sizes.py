@@ -146,7 +146,7 @@ def count(folder: Path, name: str) -> dict:
         mock.patch("core.training.building.models.Models.vae", lambda models: torch.nn.Linear(1, 1)),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", attention),
     ]
-    if not job.network.train_text_encoder or job.method.whole_model:
+    if not job.network.train_text_encoder or job.method.traits.base_trains:
         patches.append(mock.patch("core.training.building.texts.Texts.encode", encoded))
     for patch in patches:
         patch.start()

@@ -58,6 +58,7 @@ register(
         usual={"unet": Usual(3e-5, 1e-4, 1e-3), "text_encoder": Usual(1e-5, 5e-5, 1e-3)},
         project="network_train",
         saves="lora",
+        losses_logged=("loss/current", "loss/epoch_average"),
         logged={"text_encoder": "lr/textencoder", "text_encoder_2": "lr/textencoder2"},
         group="network",
     )

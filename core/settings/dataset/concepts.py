@@ -83,7 +83,7 @@ def _sources(dataset: DatasetSettings) -> list[Source]:
 def concepts_of(job: TrainJob) -> list[Concept]:
     """Of a training: without a network no folder has a strength of its own, which would keep it out of others' batches."""
     found = concepts(job.dataset, captions_in_force(job), job.validation)
-    if job.method.changes == "network":
+    if job.method.traits.uses_network:
         return found
     plain = {"network_multiplier": ImageSettings().network_multiplier}
     return [replace(each, images=each.images.model_copy(update=plain)) for each in found]
@@ -92,7 +92,7 @@ def concepts_of(job: TrainJob) -> list[Concept]:
 def captions_in_force(job: TrainJob) -> CaptionSettings:
     """The captions group; a single new word of textual inversion is the trigger word, so that no caption lacks it."""
     words = job.embedding.words
-    if job.method.changes != "embedding" or len(words) != 1 or job.captions.trigger_word:
+    if not job.method.traits.new_words or len(words) != 1 or job.captions.trigger_word:
         return job.captions
     return job.captions.model_copy(update={"trigger_word": words[0]})
 

@@ -39,7 +39,7 @@ def trains_text(job: TrainJob) -> bool:
 
 def has_frozen_blocks(job: TrainJob) -> bool:
     """Whether block_lr has blocks with learning rate 0, which sd-scripts includes in the gradient norm for clipping."""
-    if not job.method.whole_model or not job.method.block_lr:
+    if not job.method.traits.base_trains or not job.method.block_lr:
         return False
     within = job.memory.fused_backward_pass or job.memory.fused_optimizer_groups
     return not within and 0.0 in _block_rates(job.method.block_lr).values()
@@ -54,7 +54,7 @@ def own_rates(job: TrainJob) -> dict[str, float]:
         parts["text_encoder"] = first
         if second != first:
             parts["text_encoder_2"] = second
-    if job.method.whole_model and job.method.block_lr:
+    if job.method.traits.base_trains and job.method.block_lr:
         parts |= _block_rates(job.method.block_lr)
     elif trains_unet(job):
         parts["unet"] = optimizer.unet_rate
@@ -62,7 +62,7 @@ def own_rates(job: TrainJob) -> dict[str, float]:
     for part, rate in parts.items():
         if rate != 0:
             found[part] = rate
-            if job.method.changes == "network" and optimizer.plus_ratio(part) != 1:
+            if job.method.traits.uses_network and optimizer.plus_ratio(part) != 1:
                 found[f"{part} plus"] = rate * optimizer.plus_ratio(part)
     return found
 

@@ -58,7 +58,7 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
     which = "unet" if part.startswith("unet") else "text_encoder"
     spec = spec_of(job)
     usual = spec.usual.get(which, next(iter(spec.usual.values()))).times(*_compared(job))
-    if spec.changes == "network":
+    if spec.traits.uses_network:
         # alpha / rank scales each update; common practice compensates only in part, so at most 3 times is suggested.
         scale = (job.network.alpha or job.network.rank) / job.network.rank
         factor = max(1 / MARGIN, min(MARGIN, 1 / scale))
@@ -105,7 +105,7 @@ def _where(job: TrainJob, part: str) -> str:
 def _by_block(job: TrainJob, rates: dict[str, float]) -> list[Far]:
     """Unusual block learning rates of a LoRA: the U-Net's times the block's weight."""
     usual = usual_rates(job)
-    if job.method.changes != "network" or "unet" not in rates or usual is None:
+    if not job.method.traits.uses_network or "unet" not in rates or usual is None:
         return []
     try:
         factors = block_rates(job.network, COUNTS["sdxl" if job.model.family == "sdxl" else "sd1"]) or []

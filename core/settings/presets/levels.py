@@ -61,14 +61,14 @@ def _values(job: TrainJob, number: int, device: str) -> dict[str, Any]:
         "memory.gradient_checkpointing": number >= 2,
         "memory.checkpoint_blocks": "all",
     }
-    whole_model = _whole_model(job, number) if job.method.whole_model else {}
+    whole_model = _whole_model(job, number) if job.method.traits.full_size else {}
     return values | whole_model | _frozen(job, number, device)
 
 
 def _frozen(job: TrainJob, number: int, device: str) -> dict[str, Any]:
     """fp8 for frozen weights; the VAE in 16 bits."""
-    may = not job.method.whole_model and not device.startswith("mps")
-    text = may and number >= 4 and job.method.changes == "network"
+    may = not job.method.traits.base_trains and not device.startswith("mps")
+    text = may and number >= 4 and job.method.traits.uses_network
     return {
         "memory.fp8_base_unet": may and number >= 3 and not text,
         "memory.fp8_base": text,

@@ -18,7 +18,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "dataset.max_bucket_reso", fix, code="dataset.max-bucket-below-resolution")
     yield from cache_problems(job)
     for concept in concepts_of(job):
-        if concept.images.network_multiplier == 0 and job.method.changes == "network":
+        if concept.images.network_multiplier == 0 and job.method.traits.uses_network:
             what = f"The network multiplier of {concept.source.folder} is 0, so its images have no effect"
             fix = "use 1, or disable the folder"
             yield Problem(what, "dataset.network_multiplier", fix, code="dataset.network-multiplier-zero")

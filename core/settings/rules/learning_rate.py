@@ -66,7 +66,7 @@ def _negative(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
     if not below:
         return
     where = _rate_setting(job, below[0])
-    if not job.method.whole_model:  # a LoRA or embedding has nothing to unlearn
+    if not job.method.traits.base_trains:  # a LoRA or embedding has nothing to unlearn
         what = f"The learning rate of {below[0].replace('_', ' ')} is negative"
         fix = "set a rate above 0; unlearning is for full models only"
         yield Problem(what, where, fix, code="learning-rate.negative")

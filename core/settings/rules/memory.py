@@ -18,7 +18,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = f"Full {own} training needs mixed precision {own}, not {TYPES[computed]}"
         fix = f"set memory.mixed_precision to {own} or auto"
         yield Problem(what, "memory.full_precision, mixed_precision", fix, code="memory.full-precision-mismatch")
-    if memory.torch_compile and job.method.changes == "network" and job.network.dropped_out:
+    if memory.torch_compile and job.method.traits.uses_network and job.network.dropped_out:
         what = "torch.compile does not support LoRA dropout"
         fix = "turn torch.compile off, or set the dropouts to 0"
         yield Problem(what, "memory.torch_compile, network", fix, code="memory.compile-with-dropout")
@@ -27,11 +27,11 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         where = "memory.torch_compile, sharding.deepspeed"
         yield Problem(what, where, "turn one of them off", code="memory.compile-with-deepspeed")
     for name in FP8:
-        if getattr(memory, name) and job.method.whole_model:
+        if getattr(memory, name) and job.method.traits.base_trains:
             what = "fp8 weights cannot be trained, and this method trains the full model"
             fix = "turn it off; full bf16 or AdaFactor save memory here"
             yield Problem(what, f"memory.{name}", fix, code="memory.fp8-full-model")
-    if memory.mixed_precision == "no" and memory.narrow_unet and not job.method.whole_model:
+    if memory.mixed_precision == "no" and memory.narrow_unet and not job.method.traits.base_trains:
         what = "fp8 weights are cast to fp32 at each use: the memory of fp32 without its accuracy"
         fix = "set it to auto or bf16, as sd-scripts requires"
         yield Problem(what, "memory.mixed_precision", fix, "advice", code="memory.fp8-with-fp32")

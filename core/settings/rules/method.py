@@ -30,14 +30,14 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     for entry in declared(TrainJob):
         if entry.group in owners:
             yield entry.path, f"ignored: only for {owners[entry.group]}"
-    if own.changes != "network":
+    if not own.traits.uses_network:
         yield "dataset.network_multiplier", "ignored: no network is trained"
         for name in LORA_PLUS:
             yield f"optimizer.{name}", "ignored: LoRA+ is for networks"
-    if own.changes != "model":
+    if not own.traits.base_trains:
         for path in (*(f"method.{name}" for name in FULL_MODEL_ONLY), *(f"memory.{name}" for name in FUSED)):
             yield path, "ignored: it applies to full models only"
-    if not method.ema or own.changes != "model":
+    if not method.ema or not own.traits.base_trains:
         for name in EMA_OPTIONS:
             yield f"method.{name}", "ignored: EMA is off"
     if method.prior == "images":

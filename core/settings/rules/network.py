@@ -20,7 +20,7 @@ FAMILIES = {25: "SD 1.x and 2.x", 23: "SDXL"}
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
-    if job.method.changes != "network":
+    if not job.method.traits.uses_network:
         return
     network = job.network
     yield from _needed_weights(job)

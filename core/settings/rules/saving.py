@@ -50,7 +50,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = f"'{name}' cannot be used as a file name: {reason}"
         yield Problem(what, "saving.output_name", "use letters, digits, - and _", code="settings.bad-name")
     form = job.saving.save_model_as
-    if form in FULL_MODEL_FORMATS and not job.method.whole_model:
+    if form in FULL_MODEL_FORMATS and not job.method.traits.base_trains:
         what = f"{FULL_MODEL_FORMATS[form]} is for full models, and this method saves a small file"
         yield Problem(what, "saving.save_model_as", "use safetensors", code="saving.full-model-format")
     if job.resume.resume_from_huggingface and not job.resume.resume:
@@ -101,7 +101,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
                 yield f"saving.{name}", f"ignored: .{own.save_model_as} files have no metadata"
     elif own.no_metadata:
         yield "saving.training_comment", "ignored: metadata is minimal"
-    if job.method.changes != "network" or job.model.family not in ("auto", "sd2"):
+    if not job.method.traits.uses_network or job.model.family not in ("auto", "sd2"):
         yield "saving.sd2_projections", "ignored: it applies to LoRAs for SD 2.x only"
     yield from _resume(job)
     if not job.hub.huggingface_repo_id:

@@ -75,7 +75,7 @@ def _offload(job: TrainJob) -> Iterator[Problem]:
 
 def _method(job: TrainJob) -> Iterator[Problem]:
     memory, method = job.memory, job.method
-    if method.changes == "embedding":
+    if method.traits.new_words:
         what = "DeepSpeed does not support textual inversion"
         yield Problem(what, DEEPSPEED, "turn DeepSpeed off", code="deepspeed.textual-inversion")
         return
@@ -83,15 +83,15 @@ def _method(job: TrainJob) -> Iterator[Problem]:
         what = "DeepSpeed does not support a fused backward pass"
         where = "memory.fused_backward_pass, fused_optimizer_groups"
         yield Problem(what, where, "turn it or DeepSpeed off", code="deepspeed.fused-backward")
-    if method.whole_model and method.stop_text_encoder_training is not None:
+    if method.traits.base_trains and method.stop_text_encoder_training is not None:
         what = "DeepSpeed cannot stop training the text encoder during a run"
         where = "method.stop_text_encoder_training"
         yield Problem(what, where, "empty it, or turn DeepSpeed off", code="deepspeed.stop-text-encoder")
-    if not method.whole_model and job.network.module_dropout > 0:
+    if method.traits.uses_network and job.network.module_dropout > 0:
         what = "DeepSpeed does not support module dropout"
         where = "network.module_dropout"
         yield Problem(what, where, "set it to 0, or turn DeepSpeed off", code="deepspeed.module-dropout")
-    if not method.whole_model and job.network.scale_weight_norms is not None:
+    if method.traits.uses_network and job.network.scale_weight_norms is not None:
         what = "DeepSpeed does not support a max weight norm"
         where = "network.scale_weight_norms"
         yield Problem(what, where, "empty it, or turn DeepSpeed off", code="deepspeed.max-weight-norm")
@@ -107,7 +107,7 @@ def _method(job: TrainJob) -> Iterator[Problem]:
         what = "ZeRO-3 init does not support prior preservation with the base model"
         fix = "turn it off, or use regularization images (method.prior)"
         yield Problem(what, "sharding.zero3_init_flag", fix, code="deepspeed.zero3-init-prior")
-    if method.whole_model and method.ema and job.sharding.offload_optimizer_device == "nvme":
+    if method.traits.base_trains and method.ema and job.sharding.offload_optimizer_device == "nvme":
         what, fix = "EMA does not work with weights offloaded to NVMe", "turn EMA off, or offload to RAM"
         yield Problem(what, "method.ema", fix, code="deepspeed.ema-nvme")
 
@@ -143,7 +143,7 @@ def _precision(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "memory.full_precision", fix, code="deepspeed.full-precision")
     if not settings.fp16_master_weights_and_gradients:
         return
-    if not job.method.whole_model:
+    if not job.method.traits.full_size:
         what = "fp16 master weights are for full models only"
         yield Problem(what, MASTERS, "turn it off", code="deepspeed.fp16-masters-network")
     elif memory.mixed_precision != "fp16":
@@ -170,5 +170,5 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     if not settings.shares_weights:
         yield "sharding.zero3_init_flag", "ignored: it needs ZeRO stage 3"
         yield "sharding.zero3_save_16bit_model", "ignored: it needs ZeRO stage 3"
-    elif not job.method.whole_model or job.memory.mixed_precision == "no":
+    elif not job.method.traits.full_size or job.memory.mixed_precision == "no":
         yield "sharding.zero3_save_16bit_model", "ignored: the weights are fp32 throughout"

@@ -103,7 +103,7 @@ class Models:
             return self._load(parts, compute, device)
         names = inputs.family.layout.text_encoders
         # Token embeddings train with encoders in their own dtype, fp32 by default: their gradients are small.
-        found = trained_parts(job, len(names)) if job.method.whole_model else set(names)
+        found = trained_parts(job, len(names)) if job.method.traits.base_trains else set(names)
         loaded = self._load(("denoiser",), trainable if "unet" in found else compute, device)
         if len(parts) > 1:
             texts = self._load(parts[1:], trainable if found & set(TEXT_PARTS) else compute, device)
@@ -118,13 +118,13 @@ class Models:
         """Whether what trains beside a U-Net in fp8 is loaded in RAM first: on a GPU it would briefly need the
         space of 16 bits."""
         memory = self._job.memory
-        narrow = memory.narrow_unet and not self._job.method.whole_model
+        narrow = memory.narrow_unet and not self._job.method.traits.base_trains
         return narrow and not memory.lowram and not self._job.sharding.active
 
     @property
     def narrow_text(self) -> bool:
         """Whether text encoders are in fp8. Training tokens needs higher precision: their gradients are small."""
-        return self._job.memory.fp8_base and self._job.method.changes == "network"
+        return self._job.memory.fp8_base and self._job.method.traits.uses_network
 
     def _save_memory(self, loaded: Components) -> None:
         """The switches of the memory group, on the parts that are loaded."""

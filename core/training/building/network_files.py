@@ -26,7 +26,7 @@ START = "network.network_weights"
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Problems of the network's files, once the model's family is known; none without a model."""
-    if job.method.changes != "network":
+    if not job.method.traits.uses_network:
         return []
     try:
         family_name = family_of(model_path(job.model.base_model, workspace), job.model.family)
@@ -66,7 +66,7 @@ def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str
 
 def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:
     """Where they lie, with their hashes for the metadata and the caches. Raises ProblemsError for one that is not there."""
-    if job.method.changes != "network":
+    if not job.method.traits.uses_network:
         return NetworkFiles()
     network = job.network
     start = _find(network.network_weights, START, workspace) if network.network_weights else None

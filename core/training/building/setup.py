@@ -98,7 +98,7 @@ def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda r
         before = _prepare_prior(inputs, models, text)
         stepper = make_stepper(inputs, components, optimizer)
         open_.callback(stepper.release)
-        if job.sharding.active and job.method.whole_model:  # DeepSpeed puts it into the compute dtype
+        if job.sharding.active and job.method.traits.full_size:  # DeepSpeed puts it into the compute dtype
             texts.precision = replace(texts.precision, trainable=texts.precision.compute)
         latents.scale = components.vae_scale
         objective, precision = objective_of(job, context, components), texts.precision
@@ -152,7 +152,7 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
     open_.callback(inputs.method.release)
     for problem in inputs.method.advice:
         context.warn(problem)
-    reads = job.method.changes == "network" and job.network.traits.needs_base_weight
+    reads = job.method.traits.uses_network and job.network.traits.needs_base_weight
     if context.device.startswith("cpu") and not job.memory.torch_compile and not job.sharding.shares_weights:
         install(
             components.denoiser, packs=not reads
@@ -161,7 +161,7 @@ def _put_together(inputs: Inputs, components: Components, open_: ExitStack) -> t
     if compiled is not None:
         open_.callback(compiled.release)
     groups = parameter_groups(job.optimizer, parts, scale_factor(job, context.processes.count))
-    if job.method.whole_model and job.memory.fused_optimizer_groups:
+    if job.method.traits.full_size and job.memory.fused_optimizer_groups:
         groups = split_groups(groups, job.memory.fused_optimizer_groups)
     return compiled, build_optimizer(job.optimizer, groups, inputs.seed)
 
@@ -251,7 +251,7 @@ def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteG
         stochastic=settings.stochastic_rounding,
         by_parts=entry is not None and entry.package in BY_WEIGHT,
     )
-    if not inputs.job.method.whole_model or not (settings.fused_backward_pass or settings.fused_optimizer_groups):
+    if not inputs.job.method.traits.full_size or not (settings.fused_backward_pass or settings.fused_optimizer_groups):
         return None
     longest = inputs.job.optimizer.max_grad_norm
     return FusedBackward(optimizer, wide, guard, longest, by_tensor=settings.fused_backward_pass)

@@ -84,7 +84,7 @@ def problems_without_model(
     found = [*training_problems(job), *report.problems, *prior_problems(job, report.placed)]
     found += demo_problems(job, workspace)
     found += weight_problems(job, [*report.placed, *report.validation])
-    if job.method.changes == "embedding":
+    if job.method.traits.new_words:
         from core.training.checks.tokens import token_problems  # loads torch, for which the page does not wait
 
         found += token_problems(job, report.placed)
@@ -130,7 +130,7 @@ def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
 def _of_the_embedding(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Problems of the embedding to start from: it must exist and have the vectors that the settings ask for."""
     start = job.embedding.embedding_weights
-    if job.method.changes != "embedding" or not start:
+    if not job.method.traits.new_words or not start:
         return []
     try:
         path = model_path(start, workspace, EMBEDDING)

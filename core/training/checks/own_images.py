@@ -196,7 +196,7 @@ def _changes(
     folder = next(source.folder for source in job.dataset.all_sources() if source.enabled and source.role == "train")
     repeated = Counter(row.path.parent.name for row in report.rows if row.trains and row.repeats > 1)
     name, named_by = name_of(folder, [inside for inside, _ in repeated.most_common(1)])
-    if (NAME in left or _of_the_demo_or_default(job, NAME)) and job.method.changes != "embedding":
+    if (NAME in left or _of_the_demo_or_default(job, NAME)) and not job.method.traits.new_words:
         yield change(NAME, name, named_by)
     if PROMPTS in left or _of_the_demo_or_default(job, PROMPTS):
         prompts, where = prompts_of(job, report, name)
@@ -306,7 +306,7 @@ def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str
             prompts, source = tagged, "tags that the images share, plus a few of single images"
     else:
         prompts, source = [job.captions.trigger_word or name.replace("_", " ")], "no captions yet"
-    new = job.embedding.words[0] if job.method.changes == "embedding" and job.embedding.words else ""
+    new = job.embedding.words[0] if job.method.traits.new_words and job.embedding.words else ""
     if new and not any(new in prompt for prompt in prompts):
         prompts = [f"{new}, {prompt}" for prompt in prompts]
     return prompts, source

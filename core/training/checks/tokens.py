@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def token_problems(job: TrainJob, placed: Sequence[Placed]) -> list[Problem]:
     """One error for each token that no caption contains."""
-    if job.method.changes != "embedding":
+    if not job.method.traits.new_words:
         return []
     texts = {text for each in placed for text in _texts(each)}
     return [

@@ -45,7 +45,7 @@ class Passes:
 
     def __post_init__(self) -> None:
         self._family = family(self.components.family)
-        self._halves = self.job.noise.halves_latents(self.job.method.changes)
+        self._halves = self.job.noise.halves_latents(self.job.method.traits.uses_network)
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor | None) -> Tensor:
         with self.precision.autocast(self.device):

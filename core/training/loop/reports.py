@@ -97,7 +97,7 @@ class Reports:
         from core.optimization.optimizers import step_sizes
 
         add, step, method = self.tracker.add, read.steps[-1], spec_of(self.job)
-        each, epoch = ("loss/current", "loss/epoch_average") if method.changes == "network" else ("loss", "loss/epoch")
+        each, epoch = method.losses_logged
         for number, loss, quotient in zip(read.steps, read.losses, corrected, strict=True):
             add(each, loss, number)
             add("loss/corrected", quotient, number)
@@ -130,6 +130,6 @@ def rate_name(method: MethodSpec, group: str) -> str:
     """A group's rate as sd-scripts' script for the method logs it: a network's "text_encoder plus" is lr/textencoder plus,
     a model's unet_block3 is lr/block3."""
     part, space, rest = group.partition(" ")
-    if method.changes != "network":
+    if method.traits.base_trains:
         part = part.replace("unet_block", "block")
     return method.logged.get(part, f"lr/{part}") + space + rest

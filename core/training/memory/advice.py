@@ -73,7 +73,7 @@ def advise(job: TrainJob, facts: MemoryFacts, count: int | None = SHOWN) -> list
 
 def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]]:
     """(words, change) of the switches that this job could use, cheapest first."""
-    memory, whole, cuda = job.memory, job.method.whole_model, facts.device.startswith("cuda")
+    memory, whole, cuda = job.memory, job.method.traits.full_size, facts.device.startswith("cuda")
     if encodes_each_time(job) and memory.cache_latents == "off":
         yield "caching latents", {"memory.cache_latents": "auto"}
     if memory.cache_latents == "device":
@@ -105,10 +105,10 @@ def candidates(job: TrainJob, facts: MemoryFacts) -> Iterator[tuple[str, Change]
             yield "ZeRO stage 3", {"sharding.zero_stage": 3}
     if whole and memory.full_precision == "fp32":
         yield "training in full bf16", {"memory.full_precision": "bf16", "memory.mixed_precision": "bf16"}
-    if trains_text(job) and job.method.changes != "embedding":
+    if trains_text(job) and not job.method.traits.new_words:
         path, value = ("method.train_text_encoder", "no") if whole else ("network.train_text_encoder", False)
         yield "freezing the text encoder", {path: value}
-    if job.method.changes == "network" and job.network.rank > 8:
+    if job.method.traits.uses_network and job.network.rank > 8:
         yield f"rank {job.network.rank // 2}", {"network.rank": job.network.rank // 2}
     smaller = smaller_resolution(job)
     if smaller is not None:
@@ -179,7 +179,7 @@ def switches(job: TrainJob) -> dict[str, tuple[Any, Any]]:
         "memory.gradient_checkpointing": (False, True),
         "memory.mixed_precision": ("no", "bf16"),
     }
-    if job.method.whole_model:
+    if job.method.traits.full_size:
         entry = find(job.optimizer.optimizer_type)
         found["memory.full_precision"] = ("fp32", "bf16")
         if entry is not None and entry.path == ADAFACTOR:

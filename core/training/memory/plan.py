@@ -179,7 +179,7 @@ def _precision(job: TrainJob, facts: MemoryFacts) -> Precision:
 
     found = choose_precision(job.memory, facts.device, facts.stored, method=job.method)
     # With DeepSpeed a full model is in the compute dtype.
-    return replace(found, trainable=found.compute) if job.sharding.active and job.method.whole_model else found
+    return replace(found, trainable=found.compute) if job.sharding.active and job.method.traits.full_size else found
 
 
 def _on_one_machine(plan: MemoryPlan, share: Places, job: TrainJob) -> MemoryPlan:
@@ -193,9 +193,9 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: M
     own, trained = type_named(job.memory.full_precision).itemsize, sum(trainable.values())
     gradients = (trained + _clipped_words(job, facts)) * own
     weights, cast, step = _weights(job, facts, precision, trainable, own), 0, _until_narrow(job, facts, precision)
-    if job.method.whole_model:
+    if job.method.traits.full_size:
         cast, step = _cast(facts, precision, trainable), _step(trained, own)
-    if job.method.whole_model and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
+    if job.method.traits.full_size and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
         largest = max(facts.parts[name].largest for name in trainable)
         at_once = largest if job.memory.fused_backward_pass else trained // (job.memory.fused_optimizer_groups or 1)
         gradients = at_once * own + _step(at_once, own) + largest * STEP_BYTES
@@ -210,7 +210,7 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: M
 def _until_narrow(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int:
     """What the U-Net takes more until it is in fp8, where it is not loaded in RAM first."""
     beside = facts.device.startswith("cuda") and not job.memory.lowram
-    if beside or job.method.whole_model or not job.memory.narrow_unet:
+    if beside or job.method.traits.base_trains or not job.memory.narrow_unet:
         return 0
     return (facts.denoiser.numbers - facts.denoiser.plain) * (_bytes(precision.compute) - 1)
 
@@ -231,7 +231,7 @@ def _cast(facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]
 
 def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
     """Numbers of the token embedding table whose gradients sd-scripts clips too: the last encoder's."""
-    if job.method.changes != "embedding" or not job.optimizer.clips_as_kohya:
+    if not job.method.traits.new_words or not job.optimizer.clips_as_kohya:
         return 0
     last = facts.parts[facts.text_parts()[-1]].config
     return int(last.get("vocab_size", 49408)) * int(last.get("hidden_size", 768))
@@ -239,7 +239,7 @@ def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
 
 def _shared(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> Places:
     """DeepSpeed's way. A network is fp32."""
-    item = _bytes(precision.compute) if job.method.whole_model else 4
+    item = _bytes(precision.compute) if job.method.traits.full_size else 4
     model = _weights(job, facts, precision, trainable, item)
     given = ToShare(sum(trainable.values()), item, model, state_numbers(job))
     return places(job.sharding, given, job.memory.num_processes, processes_here(job))
@@ -256,13 +256,13 @@ def _trained_numbers(job: TrainJob, facts: MemoryFacts) -> dict[str, int]:
 
 def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int], own: int) -> int:
     """Of the model and the network. own: bytes of a number that trains."""
-    whole, compute = job.method.whole_model, _bytes(precision.compute)
+    whole, compute = job.method.traits.base_trains, _bytes(precision.compute)
     names = [facts.body, *(facts.text_parts() if trains_text(job) else ())]
     total = 0 if whole else sum(trainable.values()) * own
     for name in names:
         part, trains = facts.parts[name], whole and name in trainable
         body = name == facts.body
-        reads_what_trains = job.method.changes == "embedding" and not body
+        reads_what_trains = job.method.traits.new_words and not body
         item = own if trains or reads_what_trains else compute
         narrow = not trains and is_narrow(job, body)
         total += part.plain * item + (part.numbers - part.plain) * (1 if narrow else item)
@@ -273,7 +273,7 @@ def _weights(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable:
 
 def _beside(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> int:
     """Weights beside the model that trains: an average, of its part where DeepSpeed cuts it, an untrained U-Net, the VAE."""
-    whole, total = job.method.whole_model, 0
+    whole, total = job.method.traits.base_trains, 0
     if whole and job.method.ema and job.method.ema_device != "cpu":
         total += sum(trainable.values()) * 4 // (job.memory.num_processes if job.sharding.active else 1)
     if whole and job.method.prior == "model":
@@ -287,7 +287,7 @@ def is_narrow(job: TrainJob, body: bool) -> bool:
     """Whether a frozen part, the denoiser or a text encoder, lies in fp8; text encoders do so for LoRA only."""
     if body:
         return job.memory.narrow_unet
-    return job.memory.fp8_base and job.method.changes == "network"
+    return job.memory.fp8_base and job.method.traits.uses_network
 
 
 def _vae_bytes(job: TrainJob) -> int:
@@ -309,10 +309,10 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
     if own is not None:
         return own + _text_activations(job, facts, _bytes(precision.compute))
 
-    if job.method.whole_model:
+    if job.method.traits.base_trains:
         trains = "weights" if trains_unet(job) else "text"
     else:
-        trains = "network" if job.method.changes == "network" and job.network.train_unet else "text"
+        trains = "network" if job.method.traits.uses_network and job.network.train_unet else "text"
     if trains == "network":
         network = job.network.model_copy(update={"train_text_encoder": False})
     settings = described(job.model_copy(update={"network": network})) if trains == "network" else ""

@@ -100,7 +100,7 @@ class ShardedStepper(Stepper):
             max_grad_norm=longest,
             pauses=pauses,
         )
-        self._settings, self._whole, self._device = job.sharding, job.method.whole_model, context.device
+        self._settings, self._whole, self._device = job.sharding, job.method.traits.full_size, context.device
         self._scale = LossScale() if scaled else None
         shares = self._settings.shares_weights
         if shares:
@@ -343,9 +343,9 @@ def config_of(
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
-    if job.method.whole_model and compute == torch.bfloat16:
+    if job.method.traits.full_size and compute == torch.bfloat16:
         config["bf16"] = {"enabled": True, "check_grad_overflow": True}
-    if job.method.whole_model and compute == torch.float16:
+    if job.method.traits.full_size and compute == torch.float16:
         # The scale is ours: see LossScale.
         narrow = settings.fp16_master_weights_and_gradients
         config["fp16"] = {"enabled": True, "loss_scale": 1.0, "fp16_master_weights_and_grads": narrow}
