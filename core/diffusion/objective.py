@@ -28,11 +28,13 @@ class Objective(ABC):
     the highest nearly noise: whole numbers, or float32 where the objective draws fractions.
 
     prediction   as metadata and samplers name what the model predicts: "epsilon", "v" ...
+    fractions    whether it draws fractions of timesteps, float32, and not whole ones
     mask_mean    "area": the loss of a masked image is the mean over its mask; "image": over the whole image
     """
 
     prediction: str = "epsilon"
     mask_mean: str = "area"
+    fractions: bool = False
 
     def mixed(self, latents: Tensor, noises: Noises) -> tuple[Tensor, Tensor, Tensor]:
         """(x0, the target's noise, the noise that the model is shown), [B, C, H, W] each, from everything drawn."""

@@ -22,7 +22,7 @@ PATHS = {"path", "path or name", "state", "download"}  # of NAMES: one text that
 # Rows of the first screen, from the top.
 FIRST = Literal["", "method", "model", "word", "length", "step", "result"]
 ROWS: tuple[str, ...] = get_args(FIRST)[1:]
-SAME = "="  # a name in sd-scripts that is the field's
+SAME = "="  # a name in sd-scripts, or in its metadata, that is the field's
 
 
 class Settings(BaseModel):
@@ -37,6 +37,7 @@ class Settings(BaseModel):
             if about := about_of(info):
                 info.title = info.title or name.replace("_", " ").capitalize()
                 about["kohya"] = name if about["kohya"] == SAME else about["kohya"]
+                about["recorded"] = f"ss_{name}" if about["recorded"] == SAME else about["recorded"]
 
     def summary(self) -> str:
         """The group in one line, as a closed group of the form shows it; empty lists what is not at its default."""
@@ -73,6 +74,7 @@ def setting(
     only: str = "",
     replaces: str = "",
     elsewhere: str = "",
+    recorded: str = "",
     default_factory: Any = None,
     within: tuple[float, float] | None = None,
     **bounds: Any,
@@ -95,6 +97,7 @@ def setting(
     only    the methods (of a folder's settings: the roles) it is shown for, comma-separated; empty for all
     replaces    the setting of its group that has no effect while this one is filled in
     elsewhere   the tab and element that show it instead of the form ("Dataset#ds-sources")
+    recorded    the name of its value in the metadata of LoRA files; SAME for ss_ and the field's
     """
     about: Any = {
         "level": level,
@@ -112,6 +115,7 @@ def setting(
         "only": only,
         "replaces": replaces,
         "elsewhere": elsewhere,
+        "recorded": recorded,
     }
     if default_factory is None:
         bounds["default"] = default
@@ -221,6 +225,7 @@ class Declared:
     hint = _text_of("hint")
     replaces = _text_of("replaces")
     elsewhere = _text_of("elsewhere")
+    recorded = _text_of("recorded")
     labels = property(lambda self: about_of(self.info).get("labels", {}))
 
     @property

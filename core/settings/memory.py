@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from core.settings.base import Settings, kohya_setting, setting, zero_is_off
+from core.settings.base import SAME, Settings, kohya_setting, setting, zero_is_off
 
 
 class MemorySettings(Settings):
@@ -24,6 +24,7 @@ class MemorySettings(Settings):
         level="shown",
         help="Recomputes activations in the backward pass instead of storing them. The result is the same.",
         costs="Far less memory, about a third more time.",
+        recorded=SAME,
     )
     checkpoint_blocks: Literal["all", "outer", "inner"] = setting(
         "all",
@@ -46,12 +47,14 @@ class MemorySettings(Settings):
         source="Micikevicius et al. 2022, arXiv:2209.05433",
         help="Stores the frozen U-Net and text encoders as 8-bit floats (float8_e4m3fn), cast up at each use. For LoRA and textual inversion. Norms and embeddings keep their precision.",
         costs="Half the memory of 16-bit weights; slightly slower and less accurate.",
+        recorded=SAME,
     )
     fp8_base_unet: bool = kohya_setting(
         False,
         title="fp8 U-Net",
         help="Stores only the frozen U-Net in fp8; the text encoders keep their precision.",
         costs="Saves 2.4 GB for SDXL and 0.8 GB for SD 1.5, compared with 16 bits.",
+        recorded=SAME,
     )
     full_precision: Literal["fp32", "bf16", "fp16"] = setting(
         "fp32",
@@ -158,6 +161,7 @@ class MemorySettings(Settings):
         section="System",
         help="For machines with less RAM than VRAM, such as Colab: the VAE is reloaded for each round of samples instead of staying in RAM, and an fp8 U-Net is converted on the GPU. Other models are always loaded straight to the device.",
         costs="Delays samples by about a second.",
+        recorded=SAME,
     )
     highvram: bool = kohya_setting(
         False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.settings.base import Settings, kohya_setting, setting
+from core.settings.base import SAME, Settings, kohya_setting, setting
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class ModelSettings(Settings):
         within=(1, 12),
         unit="layers",
         help="The text encoder layer to use, counted from the last. Empty or 1 is the last; many anime models use 2. SDXL ignores it and always uses the second to last.",
+        recorded=SAME,
     )
     compatibility: Literal["none", "sd-scripts-0.10", "sd-scripts-0.9"] = setting(
         "none",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from core.record.units import number_text
-from core.settings.base import Settings, follows_compatibility, kohya_setting, setting, zero_is_off
+from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting, zero_is_off
 
 # Comma-separated numbers, as in sd-scripts; JSON lists are accepted too.
 NUMBER_TEXTS = (
@@ -124,6 +124,7 @@ class NetworkSettings(Settings):
         title="Max weight norm",
         hint="off",
         help="After each step, scales down a layer's weight change if its norm exceeds this value. 1 is usual; empty or 0 is off.",
+        recorded=SAME,
     )
     block_dims: str | None = kohya_setting(
         None,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from core.record.units import number_text
-from core.settings.base import Settings, follows_compatibility, kohya_setting, setting, zero_is_off
+from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting, zero_is_off
 
 RANGE = frozenset({"min_timestep", "max_timestep"})
 
@@ -35,12 +35,14 @@ class NoiseSettings(Settings):
         level="shown",
         source="Hang et al. 2023, arXiv:2303.09556",
         help="Limits the loss weight of timesteps with little noise. The paper uses 5; empty or 0 is off.",
+        recorded=SAME,
     )
     debiased_estimation_loss: bool = kohya_setting(
         False,
         section="Loss weighting",
         source="Yu et al. 2023, arXiv:2310.08442",
         help="Gives noisy timesteps more weight and nearly clean ones less, more gently than Min-SNR. Try it instead of Min-SNR if colors or composition train too slowly.",
+        recorded="ss_debiased_estimation",
     )
     scale_v_pred_loss_like_noise_pred: bool = kohya_setting(
         False,
@@ -62,12 +64,14 @@ class NoiseSettings(Settings):
         labels={"l2": "L2 (MSE)", "l1": "L1", "huber": "Huber", "smooth_l1": "smooth L1"},
         source="Khrapov et al. 2024, arXiv:2403.16728",
         help="L2 is the default. Huber and smooth L1 give large errors less weight, which helps if some images are bad.",
+        recorded=SAME,
     )
     huber_schedule: Literal["snr", "exponential", "constant"] = kohya_setting(
         "snr",
         section="Loss function",
         labels={"snr": "SNR", "exponential": "exponential", "constant": "constant"},
         help="How the Huber delta changes with the timestep: constant, or falling from near 1 for nearly clean images to the value below for the noisiest (SNR, exponential).",
+        recorded=SAME,
     )
     huber_c: float = kohya_setting(
         0.1,
@@ -75,8 +79,11 @@ class NoiseSettings(Settings):
         le=100,
         title="Huber delta (c)",
         help="Errors below it count squared, errors above it linearly. Lower it if outliers still affect the result; 0.1 is usual.",
+        recorded=SAME,
     )
-    huber_scale: float = kohya_setting(1.0, gt=0, le=100, help="Multiplies the Huber delta at every timestep.")
+    huber_scale: float = kohya_setting(
+        1.0, gt=0, le=100, help="Multiplies the Huber delta at every timestep.", recorded=SAME
+    )
     mask_mean: Literal["area", "image"] = setting(
         "area",
         title="Masked loss mean",
@@ -90,11 +97,13 @@ class NoiseSettings(Settings):
         level="shown",
         source="Guttenberg 2023, 'Diffusion with offset noise'",
         help="Adds noise that shifts whole channels, so that very dark and very bright images can be trained. 0.05 to 0.1 is usual; empty is off.",
+        recorded=SAME,
     )
     noise_offset_random_strength: bool = kohya_setting(
         False,
         section="Noise",
         help="Picks a strength between 0 and the noise offset for each image, so that the model is also trained without it.",
+        recorded=SAME,
     )
     adaptive_noise_scale: float | None = kohya_setting(
         None,
@@ -102,6 +111,7 @@ class NoiseSettings(Settings):
         hint="off",
         source="sd-scripts",
         help="Adds this value times the absolute mean of the latents to the noise offset; negative values subtract. Usually a tenth of the noise offset up to its full value; empty is off.",
+        recorded=SAME,
     )
     multires_noise_iterations: int | None = kohya_setting(
         None,
@@ -110,11 +120,13 @@ class NoiseSettings(Settings):
         hint="off",
         source="Whitaker 2023, 'Multi-Resolution Noise for Diffusion Model Training'",
         help="Adds noise at coarser and coarser resolutions, so that brightness and large shapes vary more. 6 to 10 is usual; empty or 0 is off. Usually not combined with noise offset.",
+        recorded=SAME,
     )
     multires_noise_discount: float = kohya_setting(
         0.3,
         within=(0, 1),
         help="Strength of each coarser level relative to the one before. 0.1 to 0.3 for few images, up to 0.8 for many.",
+        recorded=SAME,
     )
     ip_noise_gamma: float | None = kohya_setting(
         None,
@@ -123,11 +135,13 @@ class NoiseSettings(Settings):
         hint="off",
         source="Ning et al. 2023, arXiv:2301.11706",
         help="Input perturbation: adds a little more noise to the input than the model is trained to remove. The paper uses 0.1; empty is off.",
+        recorded=SAME,
     )
     ip_noise_gamma_random_strength: bool = kohya_setting(
         False,
         title="IP noise random strength",
         help="Picks a strength between 0 and the IP noise gamma for each image.",
+        recorded=SAME,
     )
     zero_terminal_snr: bool = kohya_setting(
         False,
@@ -135,6 +149,7 @@ class NoiseSettings(Settings):
         section="Timesteps",
         source="Lin et al. 2023, arXiv:2305.08891",
         help="Rescales the noise schedule so that the last timestep is pure noise, which allows very dark and very bright images. For v-prediction models; use the same setting when generating.",
+        recorded=SAME,
     )
     min_timestep: int = kohya_setting(
         0, within=(0, 999), unit="timesteps", help="Timesteps below this are not trained."

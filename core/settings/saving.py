@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from core.record.units import number_text, period_words
-from core.settings.base import Settings, every, kohya_setting, setting
+from core.settings.base import SAME, Settings, every, kohya_setting, setting
 
 # save_model_as -> file extension; a folder has none
 EXTENSIONS = {"safetensors": ".safetensors", "ckpt": ".ckpt", "pt": ".pt", "diffusers": "", "diffusers_safetensors": ""}
@@ -23,6 +23,7 @@ class SavingSettings(Settings):
         level="shown",
         help="Name of the final file, without extension.",
         names="part",
+        recorded=SAME,
     )
     save_every_n_epochs: int | None = kohya_setting(
         None, unit="epochs", hint="off", help="Empty or 0 is off.", level="shown"
@@ -136,7 +137,9 @@ class SavingSettings(Settings):
         help="A second folder, such as the models folder of another program. Empty is off.",
         names="path",
     )
-    training_comment: str | None = kohya_setting(None, max_length=2000, help="Written to the file's metadata.")
+    training_comment: str | None = kohya_setting(
+        None, max_length=2000, help="Written to the file's metadata.", recorded=SAME
+    )
     no_metadata: bool = kohya_setting(
         False,
         title="Minimal metadata",

@@ -3,7 +3,8 @@
 import torch
 from pytest import approx, mark
 
-from core.diffusion.noise import draw_noises, draw_timesteps
+from core.diffusion.noise import draw_noises
+from core.diffusion.objective import Diffusion
 from core.settings.noise import NoiseSettings
 
 FOX, BEAR, OWL = ((7, 2, ("set", f"{name}.png"), 0) for name in ("fox", "bear", "owl"))
@@ -81,7 +82,12 @@ def test_multires_noise_of_a_step_stands_out_in_coarse_means():
     assert coarse(drawn["noise"] + drawn["multires"]) > 0.2
 
 
+def drawn(settings, addresses):
+    objective = Diffusion(settings)
+    return [objective.draw(settings, address, (512, 512)) for address in addresses]
+
+
 def test_timesteps_keep_to_their_range():
-    assert draw_timesteps(NoiseSettings(min_timestep=400, max_timestep=401), [FOX, BEAR]) == [400, 400]
-    assert draw_timesteps(NoiseSettings(min_timestep=400, max_timestep=400), [FOX, BEAR]) == [400, 400]
-    assert draw_timesteps(NoiseSettings(), [FOX, BEAR]) == draw_timesteps(NoiseSettings(), [BEAR, FOX])[::-1]
+    assert drawn(NoiseSettings(min_timestep=400, max_timestep=401), [FOX, BEAR]) == [400, 400]
+    assert drawn(NoiseSettings(min_timestep=400, max_timestep=400), [FOX, BEAR]) == [400, 400]
+    assert drawn(NoiseSettings(), [FOX, BEAR]) == drawn(NoiseSettings(), [BEAR, FOX])[::-1]

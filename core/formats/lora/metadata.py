@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.formats.model_spec import RunFacts, model_spec
+from core.settings.base import declared, value_of
+from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import optimizer_sentence, relative_steps
-
-if TYPE_CHECKING:
-    from core.settings.job import TrainJob
 
 BASE_MODEL_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
@@ -24,6 +23,7 @@ def lora_metadata(job: TrainJob, facts: RunFacts) -> dict[str, str]:
     saved_at = time.time() if facts.saved_at is None else facts.saved_at
     values: dict[str, Any] = _run_values(job, facts, saved_at) | _setting_values(job, facts) | _model_values(job, facts)
     values |= _dataset_values(job, facts)
+    values |= {entry.recorded: value_of(job, entry.path) for entry in declared(TrainJob) if entry.recorded}
     return _strings(values) | model_spec(job, facts, "lora", saved_at) | dict(facts.extra)
 
 
@@ -32,8 +32,6 @@ def _run_values(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, An
         "ss_session_id": facts.session_id,
         "ss_training_started_at": float(facts.started_at),
         "ss_training_finished_at": float(saved_at),
-        "ss_output_name": job.saving.output_name,
-        "ss_training_comment": job.saving.training_comment,
         "ss_num_train_images": facts.num_train_images,
         "ss_num_reg_images": facts.num_reg_images,
         "ss_num_batches_per_epoch": facts.num_batches_per_epoch,
@@ -47,30 +45,17 @@ def _run_values(job: TrainJob, facts: RunFacts, saved_at: float) -> dict[str, An
 
 
 def _setting_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
-    optimizer, network = job.optimizer, job.network
-    values = (
-        _rates(job)
-        | {
-            "ss_optimizer": optimizer_sentence(optimizer),
-            "ss_max_grad_norm": optimizer.max_grad_norm,
-            "ss_lr_warmup_steps": job.schedule.lr_warmup_steps,
-            "ss_gradient_accumulation_steps": job.schedule.gradient_accumulation_steps,
-            "ss_gradient_checkpointing": job.memory.gradient_checkpointing,
-            "ss_mixed_precision": facts.mixed_precision,
-            "ss_full_fp16": job.memory.full_precision == "fp16",
-            "ss_fp8_base": job.memory.fp8_base,
-            "ss_fp8_base_unet": job.memory.fp8_base_unet,
-            "ss_lowram": job.memory.lowram,
-            "ss_cache_latents": job.memory.cache_latents != "off",
-            "ss_prior_loss_weight": job.dataset.prior_loss_weight,
-            "ss_network_module": facts.network_module,
-            "ss_network_dim": network.rank,
-            "ss_network_alpha": float(network.alpha or network.rank),
-            "ss_network_dropout": network.network_dropout or None,
-            "ss_scale_weight_norms": network.scale_weight_norms,
-        }
-        | _noise_values(job)
-    )
+    network = job.network
+    values = _rates(job) | {
+        "ss_optimizer": optimizer_sentence(job.optimizer),
+        "ss_mixed_precision": facts.mixed_precision,
+        "ss_full_fp16": job.memory.full_precision == "fp16",
+        "ss_cache_latents": job.memory.cache_latents != "off",
+        "ss_network_module": facts.network_module,
+        "ss_network_dim": network.rank,
+        "ss_network_alpha": float(network.alpha or network.rank),
+        "ss_network_dropout": network.network_dropout or None,
+    }
     return values | ({"ss_network_args": json.dumps(facts.network_args)} if facts.network_args else {})
 
 
@@ -88,33 +73,11 @@ def _rates(job: TrainJob) -> dict[str, Any]:
     }
 
 
-def _noise_values(job: TrainJob) -> dict[str, Any]:
-    """The step's options; sd-scripts writes the Huber ones with every loss type."""
-    noise = job.noise
-    return {
-        "ss_noise_offset": noise.noise_offset,
-        "ss_noise_offset_random_strength": noise.noise_offset_random_strength,
-        "ss_adaptive_noise_scale": noise.adaptive_noise_scale,
-        "ss_multires_noise_iterations": noise.multires_noise_iterations,
-        "ss_multires_noise_discount": noise.multires_noise_discount,
-        "ss_ip_noise_gamma": noise.ip_noise_gamma,
-        "ss_ip_noise_gamma_random_strength": noise.ip_noise_gamma_random_strength,
-        "ss_zero_terminal_snr": noise.zero_terminal_snr,
-        "ss_min_snr_gamma": noise.min_snr_gamma,
-        "ss_debiased_estimation": noise.debiased_estimation_loss,
-        "ss_loss_type": noise.loss_type,
-        "ss_huber_schedule": noise.huber_schedule,
-        "ss_huber_c": noise.huber_c,
-        "ss_huber_scale": noise.huber_scale,
-    }
-
-
 def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
     version = BASE_MODEL_VERSIONS.get(facts.family, facts.family)
     values: dict[str, Any] = {
         "ss_v2": facts.family == "sd2",
         "ss_base_model_version": version + ("_v" if facts.prediction == "v" and facts.family != "sdxl" else ""),
-        "ss_clip_skip": job.model.clip_skip,
         "ss_max_token_length": None if job.captions.max_token_length == 75 else job.captions.max_token_length,
         "ss_sd_model_name": facts.base_model_name,
     }
@@ -129,7 +92,7 @@ def _model_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
 
 
 def _dataset_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
-    dataset, captions = job.dataset, job.captions
+    dataset = job.dataset
     batch = dataset.train_batch_size
     total = (
         batch * job.schedule.gradient_accumulation_steps if facts.total_batch_size is None else facts.total_batch_size
@@ -139,19 +102,6 @@ def _dataset_values(job: TrainJob, facts: RunFacts) -> dict[str, Any]:
         "ss_batch_size_per_device": batch,
         "ss_total_batch_size": total,
         "ss_resolution": tuple(facts.resolution),
-        "ss_enable_bucket": dataset.enable_bucket,
-        "ss_bucket_no_upscale": dataset.bucket_no_upscale,
-        "ss_min_bucket_reso": dataset.min_bucket_reso,
-        "ss_max_bucket_reso": dataset.max_bucket_reso,
-        "ss_shuffle_caption": captions.shuffle_caption,
-        "ss_keep_tokens": captions.keep_tokens,
-        "ss_caption_dropout_rate": captions.caption_dropout_rate,
-        "ss_caption_dropout_every_n_epochs": captions.caption_dropout_every_n_epochs,
-        "ss_caption_tag_dropout_rate": captions.caption_tag_dropout_rate,
-        "ss_color_aug": dataset.color_aug,
-        "ss_flip_aug": dataset.flip_aug,
-        "ss_random_crop": dataset.random_crop,
-        "ss_face_crop_aug_range": dataset.face_crop_aug_range,
         "ss_resize_interpolation": None if dataset.resize_interpolation == "auto" else dataset.resize_interpolation,
         "ss_dataset_dirs": _json(facts.dataset_dirs),
         "ss_reg_dataset_dirs": _json(facts.reg_dataset_dirs),

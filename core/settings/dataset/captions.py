@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from core.settings.base import Settings, follows_compatibility, kohya_setting, setting
+from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting
 
 Length = Literal[75, 150, 225, 300, 375, 450, 525, 600]
 LENGTHS: tuple[int, ...] = get_args(Length)  # tokens of one caption, in windows of 75
@@ -70,6 +70,7 @@ class CaptionSettings(Settings):
         title="Shuffle tags",
         level="shown",
         help="Puts the tags of a caption in a new random order each time. For tag lists, not for sentences.",
+        recorded=SAME,
     )
     caption_separator: str = kohya_setting(
         ",", min_length=1, title="Tag separator", section="Tags", help="The text between the tags of a caption."
@@ -80,6 +81,7 @@ class CaptionSettings(Settings):
         level="shown",
         unit="tags",
         help="The first n tags keep their place when tags are shuffled and are never dropped. 1 protects a trigger word written as the first tag.",
+        recorded=SAME,
     )
     keep_tokens_separator: str | None = kohya_setting(
         None,
@@ -101,6 +103,7 @@ class CaptionSettings(Settings):
         title="Caption dropout",
         level="shown",
         help="Probability of training an image with an empty caption. 0.05 to 0.1 helps styles and classifier-free guidance.",
+        recorded=SAME,
     )
     caption_dropout_every_n_epochs: int = kohya_setting(
         0,
@@ -108,12 +111,14 @@ class CaptionSettings(Settings):
         title="Drop captions every n epochs",
         unit="epochs",
         help="Epochs n, 2n, ... train all images without captions. 0 is off.",
+        recorded=SAME,
     )
     caption_tag_dropout_rate: float = kohya_setting(
         0.0,
         within=(0, 1),
         title="Tag dropout",
         help="Probability of dropping each tag; kept tokens are never dropped. 0.1 is a usual start, 0 is off.",
+        recorded=SAME,
     )
     token_warmup_step: float = kohya_setting(
         0.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from core.record.units import count
-from core.settings.base import follows_compatibility, kohya_setting, setting
+from core.settings.base import SAME, follows_compatibility, kohya_setting, setting
 from core.settings.dataset.images import ImageSettings
 from core.settings.dataset.source import Source
 
@@ -43,6 +43,7 @@ class DatasetSettings(ImageSettings):
         within=(0, 100),
         source="Ruiz et al. 2022, arXiv:2208.12242",
         help="Weight of the loss on regularization images relative to training images. 1 is usual.",
+        recorded=SAME,
     )
     reg_balance: Literal["rotate", "kohya"] = follows_compatibility("rotate", "kohya")
     short_batches: Literal["keep", "refill", "merge", "drop"] = setting(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from core.settings.base import Settings, kohya_setting, setting
+from core.settings.base import SAME, Settings, kohya_setting, setting
 
 Side = Annotated[int, Field(ge=64, le=8192)]
 FaceSizes = Annotated[float, Field(gt=0, le=100)]
@@ -47,6 +47,7 @@ class ImageSettings(Settings):
         True,
         title="Aspect ratio bucketing",
         help="Sorts images into buckets near their own aspect ratio, so that little is cropped. Off crops all images to the resolution.",
+        recorded=SAME,
     )
     min_bucket_reso: int = kohya_setting(
         256,
@@ -54,6 +55,7 @@ class ImageSettings(Settings):
         title="Min bucket resolution",
         unit="pixels",
         help="Shortest allowed side of a bucket. Values too high for the resolution are lowered to half of it.",
+        recorded=SAME,
     )
     max_bucket_reso: int | None = kohya_setting(
         None,
@@ -62,6 +64,7 @@ class ImageSettings(Settings):
         hint="twice the resolution",
         unit="pixels",
         help="Longest allowed side of a bucket. Empty is twice the resolution.",
+        recorded=SAME,
     )
     bucket_reso_steps: int = kohya_setting(
         64,
@@ -72,7 +75,10 @@ class ImageSettings(Settings):
         help="Bucket sides are multiples of this. Smaller values crop less but make more, smaller buckets. 64 is usual.",
     )
     bucket_no_upscale: bool = kohya_setting(
-        False, title="No upscaling", help="Trains images smaller than the resolution at their own size."
+        False,
+        title="No upscaling",
+        help="Trains images smaller than the resolution at their own size.",
+        recorded=SAME,
     )
     skip_image_resolution: float = kohya_setting(
         0,
@@ -92,23 +98,27 @@ class ImageSettings(Settings):
         section="Augmentation",
         help="Mirrors images at random, half of the time. Not for asymmetric faces or text.",
         costs="Doubles the size of the latent cache.",
+        recorded=SAME,
     )
     color_aug: bool = kohya_setting(
         False,
         title="Color augmentation",
         help="Slightly shifts hue or brightness at random, a third of the time. Latents cannot be cached.",
         costs="Images are encoded at every step.",
+        recorded=SAME,
     )
     random_crop: bool = kohya_setting(
         False,
         help="Crops a random part of the image instead of the center. Latents cannot be cached.",
         costs="Images are encoded at every step.",
+        recorded=SAME,
     )
     face_crop_aug_range: tuple[FaceSizes, FaceSizes] | None = kohya_setting(
         None,
         title="Face crop range",
         hint="off",
         help="Smallest and largest crop as multiples of the face size: with 2, 4 the face fills a half to a quarter of the crop. For images named _x_y_width_height by the face tool, with bucketing off; empty is off.",
+        recorded=SAME,
     )
     alpha_mask: bool = kohya_setting(
         False, section="Masks", help="Uses the alpha channel as a loss mask: transparent areas do not count."

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, field_validator
 
 from core.record.units import number_text
-from core.settings.base import Settings, follows_compatibility, kohya_setting, setting
+from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting
 from core.settings.optimization.optimizers import ADAFACTOR, COMMON, Entry, find, parse_arguments
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -107,6 +107,7 @@ class OptimizerSettings(Settings):
         title="Max gradient norm",
         section="Gradients",
         help="Gradient clipping: limits the norm over all trained weights together. 1 is usual; 0 is off.",
+        recorded=SAME,
     )
     compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue, field_validator
 
-from core.settings.base import Settings, follows_compatibility, kohya_setting, minus_one_is_random, setting
+from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, minus_one_is_random, setting
 from core.settings.optimization.optimizers import Argument, parse_arguments
 
 RISES = ("linear", "cosine", "1-sqrt")
@@ -53,6 +53,7 @@ class ScheduleSettings(Settings):
         within=(1, 1024),
         unit="batches",
         help="Batches whose gradients are accumulated before each optimizer step: a large effective batch size with little memory.",
+        recorded=SAME,
     )
     lr_scheduler: Literal[
         "constant",
@@ -86,6 +87,7 @@ class ScheduleSettings(Settings):
         unit="steps",
         widget="span",
         help="The learning rate rises from 0 over these steps: 100, or a fraction of the run, 0.1 or 10%.",
+        recorded=SAME,
     )
     lr_decay_steps: int | float | str = kohya_setting(
         0,

@@ -168,7 +168,7 @@ def training_loss(
 
     ValueError for tensors of other forms, which torch would broadcast silently.
     """
-    _refuse_other_forms(latents, noises.noise, timesteps, sample_weights, masks)
+    _refuse_other_forms(latents, noises.noise, timesteps, sample_weights, masks, objective.fractions)
     x0, noise, shown = objective.mixed(latents, noises)
     noisy = objective.noised(x0, shown, timesteps)
     target = objective.target(x0, noise, timesteps)
@@ -213,14 +213,20 @@ def _preserved(target: Tensor, noisy: Tensor, timesteps: Tensor, base_predict: P
 
 
 def _refuse_other_forms(
-    latents: Tensor, noise: Tensor, timesteps: Tensor, sample_weights: Tensor | None, masks: Tensor | None
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    sample_weights: Tensor | None,
+    masks: Tensor | None,
+    fractions: bool,
 ) -> None:
     """By form and type alone: nothing is read back from the device."""
     count = len(latents)
     if latents.dim() != 4 or noise.shape != latents.shape:
         raise ValueError(f"latents {_form(latents)} and noise {_form(noise)}: both are [B, C, H, W]")
-    if timesteps.shape != (count,) or str(timesteps.dtype) not in ("torch.int64", "torch.int32", "torch.float32"):
-        raise ValueError(f"timesteps {_form(timesteps)} of {timesteps.dtype}: one for each, [{count}], int or float32")
+    types = ("torch.int64", "torch.int32", *(("torch.float32",) if fractions else ()))
+    if timesteps.shape != (count,) or str(timesteps.dtype) not in types:
+        raise ValueError(f"timesteps {_form(timesteps)} of {timesteps.dtype}: one of {types[0]} for each, [{count}]")
     if sample_weights is not None and sample_weights.shape != (count,):
         raise ValueError(f"sample_weights {_form(sample_weights)}: one for each image, [{count}]")
     if masks is not None and tuple(masks.shape[:-2]) not in ((count, 1), (count,)):

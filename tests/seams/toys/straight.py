@@ -23,6 +23,7 @@ def _make(job, prediction, device):
 
     class Straight(Objective):
         prediction = "epsilon"
+        fractions = job.straight.logit_normal
 
         def draw(self, settings, address, size):
             """Logit-normal (Esser et al. 2024, arXiv:2403.03206), shifted for larger images."""
