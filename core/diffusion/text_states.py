@@ -1,8 +1,9 @@
-"""What a U-Net reads of a text."""
+"""What a denoiser reads besides noisy latents: texts, and everything else of an image in one record."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -22,6 +23,20 @@ class TextStates(NamedTuple):
     def each(self, change: Callable[[Tensor], Tensor]) -> TextStates:
         """The same change to both tensors: a move to a device, a row, more rows."""
         return TextStates(change(self.context), None if self.pooled is None else change(self.pooled))
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a denoiser is given besides noisy latents and timesteps: one record from training, validation, samples and
+    generation alike, of which a family reads what it knows. A new kind of it is a field here, and no signature changes.
+
+    texts   of B texts
+    sizes   float32 [B, 6] in pixels: original height and width, cropped off at the top and the left, height and width of what
+            is shown (Podell et al. 2023, arXiv:2307.01952, section 2.2); None for families that read none
+    """
+
+    texts: TextStates
+    sizes: Tensor | None = None
 
 
 def stack_texts(texts: Sequence[TextStates]) -> TextStates:

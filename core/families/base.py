@@ -28,9 +28,9 @@ class Family:
     layout            its parts, and how files hold them
     encode_captions   (components, captions, ...) -> the states that `predict` reads
     encode_ids        the same of token ids
-    predict           (components, noisy latents [B, C, h, w], timesteps [B], states, sizes) -> [B, C, h, w]
+    predict           (components, noisy latents [B, C, h, w], timesteps [B], Conditioning) -> [B, C, h, w]
     lora_targets      (part, conv=) -> the layers that a network may change, with their names in files
-    reads_sizes       whether `predict` takes the sizes of images, float32 [B, 6]
+    reads_sizes       whether `predict` reads the sizes of images
     latent_channels, latent_pixels    C of its latents, and the pixels of the image along a side of each
     tokenize, count_tokens            (components, captions ...); all tokenizers of a model count alike
     encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean and log variance, unscaled

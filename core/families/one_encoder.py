@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from core.diffusion.text_states import TextStates
+from core.diffusion.text_states import Conditioning, TextStates
 from core.families.clip import Join, in_windows, join_windows, last_states
 from core.families.components import Components
 from core.families.weighted_text import Weights, read_captions, weigh
@@ -40,15 +40,16 @@ def predict(
     components: Components,
     noisy_latents: torch.Tensor,
     timesteps: torch.Tensor,
-    text: TextStates,
-    sizes: torch.Tensor | None = None,
+    given: Conditioning,
 ) -> torch.Tensor:
     """What the model makes of noisy latents: noise or v, by `components.prediction`.
 
     noisy_latents  [B, 4, h, w]            timesteps  int or float [B] (or one for all)
-    text           of B texts              sizes      not read: these families know nothing of an image's size
+    given          its texts; these families know nothing of an image's size
     returns        [B, 4, h, w] in the U-Net's type
     """
     unet = components.denoiser
     dtype = unet.conv_in.weight.dtype
-    return unet(noisy_latents.to(dtype), timesteps, encoder_hidden_states=text.context.to(dtype), return_dict=False)[0]
+    return unet(
+        noisy_latents.to(dtype), timesteps, encoder_hidden_states=given.texts.context.to(dtype), return_dict=False
+    )[0]

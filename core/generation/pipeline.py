@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion.samplers import image_generators, make_sampler, sampler_step, start_latents
-from core.diffusion.text_states import TextStates, join_texts
+from core.diffusion.text_states import Conditioning, TextStates, join_texts
 from core.families import family
 from core.families.components import Components
 from core.families.token_count import WINDOW
@@ -33,8 +33,8 @@ MAX_AT_ONCE = 4
 LIVE_TENSORS = 64
 CPU_LATENT_PIXELS = 64 * 64  # a CPU gains no speed from larger batches
 
-# (noisy latents [B, 4, h, w], timesteps, texts, sizes [B, 6]) -> [B, 4, h, w], as the families' `predict`
-Predict = Callable[["Tensor", "Tensor", TextStates, "Tensor"], "Tensor"]
+# (noisy latents [B, 4, h, w], timesteps, conditioning) -> [B, 4, h, w], as the families' `predict`
+Predict = Callable[["Tensor", "Tensor", Conditioning], "Tensor"]
 OnStep = Callable[[int, int], None]  # (steps done, total steps)
 
 
@@ -129,7 +129,7 @@ def denoise(
 ) -> Tensor:
     """Latents of one image per seed, scaled for the model: float32 [B, channels, height / 8, width / 8].
 
-    predict      (noisy latents [B, 4, h, w], timesteps, texts, sizes [B, 6]) -> noise or v, [B, 4, h, w]
+    predict      (noisy latents [B, 4, h, w], timesteps, Conditioning) -> noise or v, [B, 4, h, w]
     positive     one text for all images or one each, on the U-Net's device
     negative     the same for the negative prompt; not used if guidance_scale <= 1
     width, height in pixels, multiples of 8
@@ -148,7 +148,7 @@ def denoise(
     if guided and negative is not None:
         texts.insert(0, negative.each(lambda tensor: tensor.expand(count, *tensor.shape[1:])))
     states = join_texts(texts)
-    sizes = plain_sizes(width, height, len(states.context)).to(device)
+    given = Conditioning(states, plain_sizes(width, height, len(states.context)).to(device))
     way = make_sampler(sampler, prediction, zero_terminal_snr, as_kohya=as_kohya)
     way.set_timesteps(steps, device=device)
     generators = image_generators(seeds)
@@ -159,7 +159,7 @@ def denoise(
             if cancel is not None:
                 cancel.check()
             noisy = torch.cat([latents, latents]) if guided else latents
-            output = predict(way.scale_model_input(noisy, timestep), timestep, states, sizes).float()
+            output = predict(way.scale_model_input(noisy, timestep), timestep, given).float()
             if guided:
                 unwanted, wanted = output.chunk(2)
                 output = unwanted + guidance_scale * (wanted - unwanted)
@@ -233,8 +233,8 @@ def generate(
     """One image per seed, in one batch. `prediction` None uses the model's own."""
     kind = family(components.family)
 
-    def predict(noisy: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor) -> Tensor:
-        return kind.predict(components, noisy, timesteps, text, sizes)
+    def predict(noisy: Tensor, timesteps: Tensor, given: Conditioning) -> Tensor:
+        return kind.predict(components, noisy, timesteps, given)
 
     latents = denoise(
         predict,

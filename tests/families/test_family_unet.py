@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from core.diffusion.text_states import Conditioning
+
 SIZES = torch.tensor([[1024.0, 1536.0, 0.0, 37.0, 832.0, 1216.0], [500.0, 333.0, 8.0, 0.0, 512.0, 512.0]])
 
 
@@ -16,7 +18,7 @@ def test_the_prediction_is_that_of_diffusers(tiny):
     latents, times = inputs()
     with torch.no_grad():
         text = tiny.family.encode_captions(tiny.components, ["a fox", "a house"])
-        ours = tiny.family.predict(tiny.components, latents, times, text, SIZES)
+        ours = tiny.family.predict(tiny.components, latents, times, Conditioning(text, SIZES))
         added = {"text_embeds": text.pooled, "time_ids": SIZES} if tiny.name == "sdxl" else None
         theirs = tiny.pipeline.unet(latents, times, text.context, added_cond_kwargs=added).sample
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # equal to the bit on most CPUs
@@ -37,7 +39,7 @@ def test_sdxls_vector_is_the_pooled_text_and_the_sinusoids_of_six_numbers(tiny_m
     )
     with torch.no_grad():
         text = model.family.encode_captions(model.components, ["a fox", "a house"])
-        model.family.predict(model.components, latents, times, text, SIZES)
+        model.family.predict(model.components, latents, times, Conditioning(text, SIZES))
     watch.remove()
     sinusoids = torch.tensor([[x for number in row for x in sinusoid(number)] for row in SIZES.tolist()])
     expected = torch.cat([text.pooled, sinusoids], dim=1)
@@ -53,7 +55,8 @@ def test_sizes_stay_exact_in_a_16_bit_model(tiny_models):
     with torch.no_grad():
         text = model.family.encode_captions(model.components, ["a fox"] * 2)
         one, other = (
-            model.family.predict(loaded, latents, times, text, SIZES + step) for step in (torch.zeros(6), torch.ones(6))
+            model.family.predict(loaded, latents, times, Conditioning(text, SIZES + step))
+            for step in (torch.zeros(6), torch.ones(6))
         )
     assert one.dtype == torch.bfloat16 and not torch.equal(one, other)
 
@@ -63,5 +66,7 @@ def test_sizes_change_nothing_in_the_families_that_read_none(tiny_models):
     latents, times = inputs()
     with torch.no_grad():
         text = model.family.encode_captions(model.components, ["a fox"] * 2)
-        one, other = (model.family.predict(model.components, latents, times, text, sizes) for sizes in (None, SIZES))
+        one, other = (
+            model.family.predict(model.components, latents, times, Conditioning(text, sizes)) for sizes in (None, SIZES)
+        )
     assert torch.equal(one, other) and not model.family.reads_sizes

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.diffusion.text_states import Conditioning
 from core.families.saving import save_model
 from core.families.sd1 import FAMILY as sd1
 from core.formats.models.whole_model import form_of
@@ -50,5 +51,8 @@ def test_the_starter_is_written_as_one_file_and_draws_the_same(tmp_path):
         text = sd1.encode_captions(components, ["a fox"])
         assert torch.equal(text.context, sd1.encode_captions(again, ["a fox"]).context)
         times = torch.tensor([500])
-        one, other = sd1.predict(components, latents, times, text), sd1.predict(again, latents, times, text)
+        one, other = (
+            sd1.predict(components, latents, times, Conditioning(text)),
+            sd1.predict(again, latents, times, Conditioning(text)),
+        )
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.diffusion.text_states import Conditioning
 from core.families.locate import family_of
 from core.families.sd1 import FAMILY as sd1
 from core.formats.detect import identify
@@ -41,7 +42,7 @@ def test_file_and_folder_load_offline_to_the_same_model_and_it_runs(models):
         one = sd1.load(file, dtype=torch.bfloat16, parts=("denoiser", "text_encoders", "tokenizers"))
         state = {**one.denoiser.state_dict(), **one.text_encoders[0].state_dict()}
         states = sd1.encode_captions(one, ["a fox, glyph style"])
-        noise = sd1.predict(one, torch.randn(1, 4, 8, 8), torch.tensor([500]), states)
+        noise = sd1.predict(one, torch.randn(1, 4, 8, 8), torch.tensor([500]), Conditioning(states))
         assert states.context.shape == (1, 77, 768) and noise.shape == (1, 4, 8, 8) and noise.dtype == torch.bfloat16
         assert bool(noise.isfinite().all()) and 0.1 < float(noise.float().std()) < 100
         other = sd1.load(folder, dtype=torch.bfloat16, parts=("denoiser", "text_encoders", "tokenizers"))

@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from core.diffusion.text_states import Conditioning
 from core.families.loading import make_empty
 from core.families.sd1 import FAMILY as sd1
 from core.formats.hashes import HashMemo
@@ -77,7 +78,8 @@ def test_the_parts_compute_what_diffusers_computes():
         expected, _ = pipeline.encode_prompt(["a fox, glyph style", "pizza, flat icon"], "cpu", 1, False)
         assert torch.equal(states.context, expected)
         assert torch.equal(
-            sd1.predict(ours, latents, times, states), pipeline.unet(latents, times, states.context).sample
+            sd1.predict(ours, latents, times, Conditioning(states)),
+            pipeline.unet(latents, times, states.context).sample,
         )
         mean, logvar = sd1.encode_image_latents(ours.vae, pixels)
         posterior = pipeline.vae.encode(pixels).latent_dist

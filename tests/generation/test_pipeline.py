@@ -62,8 +62,8 @@ def theirs():
 
 
 def predict_with(components):
-    def predict(noisy, timesteps, states, sizes):
-        return family("sd1").predict(components, noisy, timesteps, states, sizes)
+    def predict(noisy, timesteps, given):
+        return family("sd1").predict(components, noisy, timesteps, given)
 
     return predict
 
@@ -174,8 +174,8 @@ def test_the_negative_prompt_is_not_read_without_guidance(starter):
 
 
 def test_guidance_is_the_papers_sum():
-    def predict(noisy, timesteps, states, sizes):  # what it predicts is the text state itself
-        return states.context.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand_as(noisy)
+    def predict(noisy, timesteps, given):  # what it predicts is the text state itself
+        return given.texts.context.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand_as(noisy)
 
     positive, negative = (TextStates(torch.full((1, 77, 8), value)) for value in (0.3, 0.1))
     how = {"seeds": [0], "width": 64, "height": 64, "sampler": "ddim", "steps": 1}

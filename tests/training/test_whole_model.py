@@ -8,6 +8,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from core.diffusion.text_states import Conditioning
 from core.families import family
 from core.families.locate import family_of
 from core.families.saving import save_model
@@ -355,7 +356,7 @@ def test_the_prior_without_images_asks_nothing_at_first_and_holds_the_model_back
         seen = []
         for path in (folders["sd1"], free.file(), held.file()):
             model = kind.load(path)
-            seen.append(kind.predict(model, noisy, at, kind.encode_captions(model, ["a shape"] * 2)))
+            seen.append(kind.predict(model, noisy, at, Conditioning(kind.encode_captions(model, ["a shape"] * 2))))
     before, without, held_back = seen
     assert (held_back - before).norm() < 0.8 * (without - before).norm()
 

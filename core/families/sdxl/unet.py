@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from core.diffusion.text_states import TextStates
+from core.diffusion.text_states import Conditioning
 from core.families.components import Components
 from core.families.targets import Target, is_text_encoder, text_targets, unet_targets
 from core.formats.models.sd_keys import unet_to_ldm
@@ -17,19 +17,17 @@ def predict(
     components: Components,
     noisy_latents: torch.Tensor,
     timesteps: torch.Tensor,
-    text: TextStates,
-    sizes: torch.Tensor | None,
+    given: Conditioning,
 ) -> torch.Tensor:
     """What the model makes of noisy latents: noise or v, by `components.prediction`.
 
     noisy_latents  [B, 4, h, w]            timesteps  int or float [B] (or one for all)
-    text           of B texts, with pooled vectors
-    sizes          float32 [B, 6] in pixels: original height and width, cropped off at the top and the left, height and
-                   width of what is shown (Podell et al. 2023, arXiv:2307.01952, section 2.2)
+    given          texts with pooled vectors, and sizes
     returns        [B, 4, h, w] in the U-Net's type
 
     The U-Net itself makes 256 cosines and sines of each number in fp32 and appends them to the pooled vector.
     """
+    text, sizes = given.texts, given.sizes
     assert text.pooled is not None and sizes is not None, "SDXL reads pooled texts and sizes"
     unet = components.denoiser
     dtype = unet.conv_in.weight.dtype

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.images.views import draw_view, size_conditioning
 from core.diffusion.noise import Address, Noises, draw_noises
-from core.diffusion.text_states import TextStates
+from core.diffusion.text_states import Conditioning, TextStates
 from core.families import family
 from core.families.components import Components
 from core.record.queued import queued
@@ -47,9 +47,9 @@ class Passes:
         self._family = family(self.components.family)
         self._halves = self.job.noise.halves_latents(self.job.method.traits.uses_network)
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, text: TextStates, sizes: Tensor | None) -> Tensor:
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, given: Conditioning) -> Tensor:
         with self.precision.autocast(self.device):
-            return self._family.predict(self.components, noisy_latents, timesteps, text, sizes)
+            return self._family.predict(self.components, noisy_latents, timesteps, given)
 
     def losses(
         self,
@@ -80,11 +80,11 @@ class Passes:
         sizes = self._sizes(epoch, batch, addresses[0][0])
 
         def predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
-            return self.predict(noisy, at, shown, sizes)
+            return self.predict(noisy, at, Conditioning(shown, sizes))
 
         def base_predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
             with self.method.untrained():
-                return self.predict(noisy, at, shown, sizes)
+                return self.predict(noisy, at, Conditioning(shown, sizes))
 
         preserved = [each.concept.source.diff_output_preservation for each, _ in batch.items]
         at = queued(torch.tensor(list(timesteps)), self.device)

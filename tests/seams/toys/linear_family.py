@@ -96,9 +96,9 @@ def _encode_captions(components, captions, **how):
     return TextStates(encoder(counts.to(encoder.weight.dtype))[:, None])
 
 
-def _predict(components, noisy, timesteps, text, sizes=None):
+def _predict(components, noisy, timesteps, given):
     dtype = components.denoiser.into.weight.dtype
-    return components.denoiser(noisy.to(dtype), timesteps.to(dtype), text.context.to(dtype))
+    return components.denoiser(noisy.to(dtype), timesteps.to(dtype), given.texts.context.to(dtype))
 
 
 def _lora_targets(part, *, conv=False):
