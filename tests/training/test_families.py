@@ -171,9 +171,9 @@ def test_a_resumed_sdxl_run_equals_an_unbroken_one_bit_for_bit(run, variant):
 def test_sdxl_is_told_the_sizes_of_every_image_as_it_is_shown(run, monkeypatch):
     told = []
 
-    def predict(components, noisy, timesteps, text, sizes):
-        told.extend((tuple(noisy.shape[-2:]), row) for row in sizes.tolist())
-        return plain(components, noisy, timesteps, text, sizes)
+    def predict(components, noisy, timesteps, given):
+        told.extend((tuple(noisy.shape[-2:]), row) for row in given.sizes.tolist())
+        return plain(components, noisy, timesteps, given)
 
     plain = sdxl.predict
     monkeypatch.setattr(sdxl, "predict", predict)
