@@ -1,4 +1,5 @@
-"""What the seams are worth, in numbers: the product files that each toy had to change, and those that one step runs through.
+"""What the seams are worth, measured: what each toy registers, the files of the product that know it, and those that one step
+runs through.
 
 python -m tests.seams.count
 """
@@ -7,21 +8,34 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-REGISTRY = "core/extensions.py: one line"
-# toy -> the files of the product that it needs; each lives in tests/seams/toys and is registered by one line
-TOYS = {
-    "adapter (gain)": [REGISTRY],
-    "adapter (loha)": [REGISTRY],
-    "method (biases)": [REGISTRY],
-    "objective (straight)": [REGISTRY],
-    "sampler (line)": [REGISTRY],
-    "family (linear)": [REGISTRY],
-    "tool (count)": [REGISTRY],
-    "captioner (spell)": [REGISTRY],
-}
+TOYS = sorted(path.stem for path in (Path(__file__).parent / "toys").glob("*.py") if not path.stem.endswith("_family"))
+
+
+def registered() -> dict[str, set[str]]:
+    """{kind of thing: names of all that are registered}."""
+    from core import tasks
+    from core.diffusion import objectives, samplers
+    from core.families.locate import FAMILIES
+    from core.networks import kinds
+    from core.settings import methods
+
+    found = {"task": tasks.tasks(), "network kind": kinds.kinds(), "method": methods.methods(), "family": FAMILIES}
+    found |= {"objective": objectives.OBJECTIVES, "sampler": samplers.SAMPLERS}
+    return {what: set(names) for what, names in found.items()}
+
+
+def measured(toy: str) -> tuple[list[str], list[str]]:
+    """(what importing the toy registers, the files of the product that name its module)."""
+    before = registered()
+    import_module(f"tests.seams.toys.{toy}")
+    new = [(what, name) for what, names in registered().items() for name in sorted(names - before[what])]
+    files = (path for folder in ("core", "tabs") for path in (ROOT / folder).rglob("*.py"))
+    knowing = [str(path.relative_to(ROOT)) for path in files if f"toys.{toy}" in path.read_text("utf-8")]
+    return [f"{what} {name}" for what, name in new], knowing
 
 
 def files_of_a_step() -> list[str]:
@@ -67,9 +81,11 @@ def files_of_a_step() -> list[str]:
 
 
 def main() -> None:
-    print("files of the product that a new thing needs, besides its own:")
-    for toy, files in TOYS.items():
-        print(f"  {toy}: {', '.join(files)}")
+    for toy in TOYS:
+        new, knowing = measured(toy)
+        print(
+            f"{toy}: registers {', '.join(new) or 'nothing'}; files of the product that know it: {', '.join(knowing) or 0}"
+        )
     files = files_of_a_step()
     print(f"\nfiles that one default LoRA step runs through: {len(files)}")
     for name in files:
