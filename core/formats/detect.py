@@ -50,8 +50,10 @@ XTI_KEYS = {"IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02d
 
 
 Recognizer = Callable[[Mapping[str, TensorEntry], Mapping[str, str]], "ModelKind | None"]
-# Further families' own: (tensors, metadata) -> what the file is, or None
+FolderRecognizer = Callable[[Path], "ModelKind | None"]
+# Further families' own: (tensors, metadata) -> what the file is, or None; the same of a folder
 RECOGNIZERS: list[Recognizer] = []
+FOLDER_RECOGNIZERS: list[FolderRecognizer] = []
 
 
 @dataclass(frozen=True)
@@ -384,6 +386,9 @@ PIPELINE_FAMILY = {
 
 
 def _identify_folder(path: Path) -> ModelKind:
+    extensions.load()  # families register what they recognize
+    if own := next(filter(None, (recognizes(path) for recognizes in FOLDER_RECOGNIZERS)), None):
+        return own
     index = read_json(path / "model_index.json")
     unet = read_json(path / "unet" / "config.json")
     if index is None and unet is None:

@@ -1,6 +1,7 @@
 """A family that no file of the product knows, of another shape: no U-Net, 8 latent channels, flow matching."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -75,3 +76,15 @@ def test_what_has_no_effect_on_its_models_is_said_once_the_model_is_known(model,
     with refused("sampler.other-objective"):
         find_sources(build(GenerateJob, model | {"generate": {"prompt": "a fox"}}), workspace)
     find_sources(build(GenerateJob, model | {"generate": {"prompt": "a fox", "sampler": "line"}}), workspace)
+
+
+def test_its_folder_is_recognized_too_and_trains_the_same(model, train, tmp_path):
+    folder = tmp_path / "linear" / "mlp"
+    folder.mkdir(parents=True)
+    shutil.copy(model["model"]["base_model"], folder / "model.safetensors")
+    (folder / "config.json").write_text('{"_class_name": "Denoiser"}')
+    assert family_of(folder.parent) == "linear"
+    file, parts = train(**model), train(model={"base_model": str(folder.parent)})
+    assert file.start() == parts.start() == "done"
+    tensors = load_file(parts.file())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(file.file()).items())

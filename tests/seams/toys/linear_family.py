@@ -44,9 +44,14 @@ class Flow(Objective):
         return noise - x0
 
 
+def _file(path):
+    """A model is one file, alone or in a folder with its config."""
+    return Path(path) / "mlp" / "model.safetensors" if Path(path).is_dir() else Path(path)
+
+
 class LinearFamily(Family):
     def load(self, path, *, parts=("denoiser", "vae", "text_encoders"), dtype=torch.float32, device="cpu", **how):
-        tensors = load_file(path)
+        tensors = load_file(_file(path))
         made = {
             "mlp": Denoiser(),
             "text_encoder": nn.Linear(LETTERS, STATES),
@@ -67,10 +72,11 @@ class LinearFamily(Family):
         )
 
     def digest(self, path, part, *, memo=None, **how):
-        return f"{model_hashes(Path(path), memo)[1]} {part}"
+        return f"{model_hashes(_file(path), memo)[1]} {part}"
 
     def parts(self, path):
         found = {}
+        path = _file(path)
         for name, entry in read_header(path)[0].items():
             part, _, key = name.removeprefix("linear.").partition(".")
             found.setdefault(part, {})[key] = Place(Path(path), name, entry)
