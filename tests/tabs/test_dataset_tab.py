@@ -101,7 +101,7 @@ def test_broken_images_are_named_and_left_out_only_with_consent(desk, tmp_path):
     assert "1 of 3 images can train" in shown["summary"]  # not before it is said what becomes of the others
     assert "zero.png" in shown["checks"] and "cut.png" in shown["checks"] and "2 errors" in shown["checks"]
     assert "Skip 2 broken images" in shown["checks"]
-    assert shown["grid"].count("left out</span>") == 2 and shown["grid"].count("<img") == 1
+    assert shown["grid"].count("unreadable</span>") == 2 and shown["grid"].count("<img") == 1
     desk.act(event("skip", value="true"))
     wait_until(lambda: not desk.reading.busy)
     assert desk.page.project.job.dataset.skip_broken and "errors" not in areas(desk)["checks"]
