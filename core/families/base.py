@@ -32,6 +32,7 @@ class Family:
     lora_targets      (part, conv=) -> the layers that a network may change, with their names in files
     reads_sizes       whether `predict` reads the sizes of images
     latent_channels, latent_pixels    C of its latents, and the pixels of the image along a side of each
+    resolution        the side in pixels that its models are made for, where no config states a `sample_size`
     tokenize, count_tokens            (components, captions ...); all tokenizers of a model count alike
     encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean and log variance, unscaled
     decode_latents                    (VAE, scaled latents) -> pixels
@@ -45,6 +46,7 @@ class Family:
     reads_sizes: bool = False
     latent_channels: int = 4
     latent_pixels: int = 8
+    resolution: int = 512
     tokenize: Callable[..., Any] = tokenize
     count_tokens: Callable[..., int] = count_tokens
     encode_image_latents: Callable[[Any, Tensor], tuple[Tensor, Tensor]] = encode_image_latents

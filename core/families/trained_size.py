@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from core.dataset.buckets.sizes import LATENT_PIXELS
 from core.families import family as family_named
 from core.families.locate import family_of
 from core.formats.detect import read_json
@@ -37,8 +36,10 @@ def trained_size(model: Path, family: str = "auto") -> tuple[int, int]:
     """(width, height): as the file states, else of the folder's denoiser, else of the family's published one."""
     if stated := stated_size(model):
         return stated
-    layout = family_named(family_of(model, family)).layout
+    kind = family_named(family_of(model, family))
+    layout = kind.layout
     folders = [folder for folder in (model, layout.configs) if folder.is_dir()]
     configs = [read_json(folder / layout.denoiser / "config.json") for folder in folders]
-    side = next(config["sample_size"] for config in configs if config and isinstance(config.get("sample_size"), int))
-    return side * LATENT_PIXELS, side * LATENT_PIXELS
+    sides = [config["sample_size"] for config in configs if config and isinstance(config.get("sample_size"), int)]
+    side = sides[0] * kind.latent_pixels if sides else kind.resolution
+    return side, side

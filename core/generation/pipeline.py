@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-PIXELS_PER_LATENT = 8
 MAX_AT_ONCE = 4
 # Memory the U-Net needs per image, in tensors of its first level; 24 to 42 were measured at 512 to 1024 px in fp32.
 LIVE_TENSORS = 64
@@ -124,24 +123,26 @@ def denoise(
     zero_terminal_snr: bool = False,
     as_kohya: bool = False,
     channels: int = 4,
+    pixels_per_latent: int = 8,
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> Tensor:
     """Latents of one image per seed, scaled for the model: float32 [B, channels, height / 8, width / 8].
 
+    channels, pixels_per_latent   of the family's latents
+
     predict      (noisy latents [B, 4, h, w], timesteps, Conditioning) -> noise or v, [B, 4, h, w]
     positive     one text for all images or one each, on the U-Net's device
     negative     the same for the negative prompt; not used if guidance_scale <= 1
-    width, height in pixels, multiples of 8
+    width, height in pixels, multiples of `pixels_per_latent`
     zero_terminal_snr  for a model trained with it: the sampler uses the rescaled schedule
     as_kohya     see `make_sampler`
     Guidance (Ho and Salimans 2022, arXiv:2207.12598): output = n + guidance_scale * (p - n), in float32.
     """
     import torch
 
-    assert width % PIXELS_PER_LATENT == 0 and height % PIXELS_PER_LATENT == 0, (
-        f"{width}x{height} is not a multiple of 8"
-    )
+    shape = (channels, height // pixels_per_latent, width // pixels_per_latent)
+    assert (shape[2] * pixels_per_latent, shape[1] * pixels_per_latent) == (width, height), "sizes are multiples"
     device, count = positive.context.device, len(seeds)
     texts = [positive.each(lambda tensor: tensor.expand(count, *tensor.shape[1:]))]
     guided = guidance_scale > 1 and negative is not None
@@ -152,7 +153,6 @@ def denoise(
     way = make_sampler(sampler, prediction, zero_terminal_snr, as_kohya=as_kohya)
     way.set_timesteps(steps, device=device)
     generators = image_generators(seeds)
-    shape = (channels, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT)
     with torch.no_grad():
         latents = start_latents(way, shape, generators, device)
         for done, timestep in enumerate(way.timesteps):
@@ -204,8 +204,8 @@ def images_at_once(components: Components, width: int, height: int) -> int:
     half of the device's free memory."""
     import torch
 
-    weight = components.denoiser.conv_in.weight
-    latent_pixels = (width // PIXELS_PER_LATENT) * (height // PIXELS_PER_LATENT)
+    weight = next(components.denoiser.parameters())
+    latent_pixels = width * height // family(components.family).latent_pixels ** 2
     if weight.device.type == "cpu":
         return max(1, min(MAX_AT_ONCE, CPU_LATENT_PIXELS // latent_pixels))
     if weight.device.type != "cuda":
@@ -249,6 +249,7 @@ def generate(
         prediction=prediction or components.prediction,
         zero_terminal_snr=zero_terminal_snr,
         channels=kind.latent_channels,
+        pixels_per_latent=kind.latent_pixels,
         on_step=on_step,
         cancel=cancel,
     )

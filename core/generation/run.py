@@ -19,7 +19,7 @@ from core.families import family
 from core.families.components import Components
 from core.families.locate import family_of, model_path
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
-from core.families.trained_size import own_guidance, stated_size
+from core.families.trained_size import own_guidance, trained_size
 from core.families.word_weights import FIX, wrong_weight
 from core.formats.detect import identify
 from core.formats.hashes import HashMemo, file_sha256
@@ -29,7 +29,7 @@ from core.generation.embeddings import NewWord, check_word, embeddings_attached,
 from core.generation.image_metadata import Hashes, one_image, png_info, portable_name
 from core.generation.library import find_lora
 from core.generation.loras import check_file, loras_attached
-from core.generation.pipeline import PIXELS_PER_LATENT, PromptStates, generate, images_at_once
+from core.generation.pipeline import PromptStates, generate, images_at_once
 from core.generation.prompt_loras import with_prompt_loras
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
@@ -304,8 +304,7 @@ class Maker:
 def _all_images(maker: Maker) -> list[Path]:
     """The files of a job's images, a few generated at a time."""
     asked, components, reports = maker.job.generate, maker.components, maker.reports
-    side = int(components.denoiser.config.sample_size) * PIXELS_PER_LATENT
-    width, height = stated_size(maker.sources.model) or (side, side)
+    width, height = trained_size(maker.sources.model, components.family)
     width, height = asked.width or width, asked.height or height
     first = asked.seed if asked.seed is not None else secrets.randbelow(SEEDS)
     left = [(first + number) % SEEDS for number in range(asked.count)]

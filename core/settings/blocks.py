@@ -8,6 +8,7 @@ convolution and never has a LoRA. SDXL has 23: 0 the embeddings of time and size
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,17 @@ if TYPE_CHECKING:
     from core.settings.network import NetworkSettings
 
 COUNTS = {"sd1": 25, "sd2": 25, "sdxl": 23}
+TITLES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 SIDES = {"down_lr_weight": (12, 9), "mid_lr_weight": (1, 3), "up_lr_weight": (12, 9)}  # SD 1.x and 2.x, SDXL
 PRESETS = ("sine", "cosine", "linear", "reverse_linear", "zeros")
 LISTS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
+
+
+def blocks_in_words(counts: Collection[int]) -> str:
+    """ "25 (SD 1.x and SD 2.x) or 23 (SDXL)": counts of blocks with the families that have them."""
+    named = {count: [TITLES.get(name, name) for name, own in COUNTS.items() if own == count] for count in counts}
+    each = (f"{count} ({' and '.join(named[count])})" if named[count] else "none" for count in sorted(counts)[::-1])
+    return " or ".join(each)
 
 
 @dataclass(frozen=True)

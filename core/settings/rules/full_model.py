@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.record.problems import Problem
-from core.settings.blocks import COUNTS, numbers
+from core.settings.blocks import COUNTS, blocks_in_words, numbers
 from core.settings.job import TrainJob
 from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import ADAFACTOR, adapts, averages, find
@@ -86,12 +86,8 @@ def _block_rates(job: TrainJob) -> Iterator[Problem]:
     own = job.model.family
     counts = {COUNTS.get(own, 0)} if own != "auto" else set(COUNTS.values())
     if len(found) not in counts:
-        words = " or ".join(str(count) for count in sorted(counts))
-        what, fix = (
-            f"There are {len(found)} block learning rates instead of {words}",
-            "enter 23 for SDXL, 25 for SD 1.x and 2.x",
-        )
-        yield Problem(what, where, fix, code="method.block-lr-count")
+        what = f"There are {len(found)} block learning rates instead of {blocks_in_words(counts)}"
+        yield Problem(what, where, "enter one for each block", code="method.block-lr-count")
     elif not any(found):
         what, fix = "Every U-Net block has a learning rate of 0", "set one above 0, or set optimizer.unet_lr to 0"
         yield Problem(what, where, fix, code="method.block-lr-zero")

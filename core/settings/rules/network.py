@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from core.record.problems import Problem
 from core.settings.base import declared
-from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, numbers, rate_numbers, side_count
+from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, blocks_in_words, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
 from core.settings.network import OWN, NetworkSettings
 from core.settings.optimization.optimizer import relative_steps
@@ -16,7 +16,6 @@ DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 MUCH = 0.5
 LARGEST_RANK = 1024
 FROM_FILE = ("rank", "alpha", "conv_rank", "conv_alpha", *LISTS)  # what dim_from_weights takes from the file
-FAMILIES = {25: "SD 1.x and 2.x", 23: "SDXL"}
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -80,7 +79,7 @@ def block_problems(network: NetworkSettings, family: str | None) -> Iterator[Pro
                 what, fix = f"{_title(name)}: models of this family have no blocks", "leave it empty"
                 yield Problem(what, f"network.{name}", fix, code="network.no-blocks")
         return
-    counts = {COUNTS[family]} if family else set(FAMILIES)
+    counts = {COUNTS[family]} if family else set(COUNTS.values())
     for name in LISTS:
         text = getattr(network, name)
         if text:
@@ -104,8 +103,7 @@ def _list(name: str, text: str, counts: set[int]) -> Iterator[Problem]:
         yield Problem(what, where, "write numbers separated by commas", code="settings.not-numbers")
         return
     if len(found) not in counts:
-        wanted = " or ".join(f"{count} ({FAMILIES[count]})" for count in sorted(counts, reverse=True))
-        what = f"{title}: {len(found)} numbers instead of {wanted}"
+        what = f"{title}: {len(found)} numbers instead of {blocks_in_words(counts)}"
         yield Problem(what, where, "enter one number per block", code="network.block-count")
     ranks = name.endswith("dims")
     if any(number < 0 for number in found):

@@ -141,6 +141,7 @@ class Samples:
             zero_terminal_snr=components.zero_terminal_snr or job.noise.zero_terminal_snr,
             as_kohya=job.samples.compatibility == "kohya",
             channels=kind.latent_channels,
+            pixels_per_latent=kind.latent_pixels,
             on_step=lambda done, steps: self.context.check(),
         )
         with self.vae_on_device() as vae:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,3 +89,17 @@ def test_its_folder_is_recognized_too_and_trains_the_same(model, train, tmp_path
     assert file.start() == parts.start() == "done"
     tensors = load_file(parts.file())
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(file.file()).items())
+
+
+def test_an_image_of_its_own_size_is_generated(model, workspace):
+    from PIL import Image
+
+    from core.families.trained_size import trained_size
+    from core.generation.run import make_store, run_generate
+    from core.settings.job import GenerateJob
+
+    size = trained_size(Path(model["model"]["base_model"]))
+    job = build(GenerateJob, model | {"generate": {"prompt": "a fox", "sampler": "line", "steps": 2, "seed": 1}})
+    one, again = (run_generate(job, workspace, store=make_store()) for _ in range(2))
+    with Image.open(one[0]) as first, Image.open(again[0]) as second:
+        assert first.size == size == (128, 128) and first.tobytes() == second.tobytes()

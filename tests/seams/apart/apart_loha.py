@@ -44,13 +44,16 @@ def test_trains_resumes_exactly_is_read_back_and_starts_another_training(train):
     assert again_.start() == "done"
     for name, tensor in load_file(again_.file()).items():
         torch.testing.assert_close(tensor, tensors[name], rtol=1e-4, atol=1e-6)
-    sized = train(network=own | {"rank": 16, "alpha": 1.0, "conv_rank": None, "dim_from_weights": True})
+    shorter = {"max_train_steps": 1}
+    sized = train(
+        network=own | {"rank": 16, "alpha": 1.0, "conv_rank": None, "dim_from_weights": True}, schedule=shorter
+    )
     assert sized.start() == "done"
     assert {n: t.shape for n, t in load_file(sized.file()).items()} == {n: t.shape for n, t in tensors.items()}
 
 
-def test_is_identified_and_inspected_as_what_it_is(train):
-    training = train(**KIND)
+def test_is_identified_and_inspected_as_what_it_is_and_refused_where_it_is_not_whole(train, tmp_path):
+    training = train(**KIND, schedule={"max_train_steps": 2})
     assert training.start() == "done"
     found = identify(training.file())
     assert (found.kind, found.variant, found.network) == ("lora", None, "LoHa")
@@ -60,14 +63,9 @@ def test_is_identified_and_inspected_as_what_it_is(train):
     assert not facts["lora"]["untrained"] and "rank: 2 in" in "\n".join(in_words(facts))
     tensors = load_file(training.file())
     layer = next(iter(tensors)).partition(".")[0]
-    save_file(tensors | {f"{layer}.hada_w2_a": torch.zeros_like(tensors[f"{layer}.hada_w2_a"])}, training.file())
-    assert inspect(training.file())["lora"]["untrained"] == [layer]
-
-
-def test_an_incomplete_file_and_a_kind_that_nobody_registered_are_refused(train, tmp_path):
-    training = train(**KIND)
-    assert training.start() == "done"
-    tensors = load_file(training.file())
+    key = f"{layer}.hada_w2_a"
+    save_file(tensors | {key: torch.zeros_like(tensors[key])}, tmp_path / "idle.safetensors")
+    assert inspect(tmp_path / "idle.safetensors")["lora"]["untrained"] == [layer]
     first = next(name for name in tensors if name.endswith("hada_w1_b"))
     save_file({name: tensor for name, tensor in tensors.items() if name != first}, tmp_path / "half.safetensors")
     with refused("lora.incomplete", "hada_w1_b"):

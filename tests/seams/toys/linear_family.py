@@ -146,6 +146,7 @@ FAMILY = LinearFamily(
     predict=_predict,
     lora_targets=_lora_targets,
     latent_channels=CHANNELS,
+    resolution=64,
     encode_image_latents=_encode_latents,
     decode_latents=_decode_latents,
     count_tokens=lambda components, caption: len(caption.split()),
