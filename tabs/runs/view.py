@@ -132,10 +132,10 @@ def _picks(runs: Sequence[RunSummary], picked: Sequence[str], asking: bool) -> s
         return '<p class="hint picks-line" role="status">Select two runs to compare, or any number to delete.</p>'
     words = " and ".join(f"<b>{esc(known[name])}</b> <span class='hint'>{esc(moment(name))}</span>" for name in chosen)
     if len(chosen) > 2:
-        words = f"<b>{count(len(chosen), 'run')}</b> selected"
+        words = f"<b>{count(len(chosen), 'selected run')}</b>"
     if asking:
         files = count(sum(len(run.files) for run in runs if run.name in chosen), "file")
-        words = f"Delete {words} with {files}? The folders move to the trash of the outputs folder."
+        words = f"Delete {words} ({files})? The folders move to the trash of the outputs folder."
         does = button("delete-picked", f"Delete {count(len(chosen), 'run')}", kind="danger")
         does += button("keep", "Keep", lands="ask")
         label = f'role="alertdialog" aria-label="Delete {count(len(chosen), "run")}?"'

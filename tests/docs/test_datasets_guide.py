@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from core import extensions
 from core.cli.options import DATASET, commands
 from core.record import allowed
 from core.record.workspace import PROJECT
@@ -17,6 +18,7 @@ WITH_EXAMPLES = sorted(path.name for path in DOCS.glob("*.md") if blocks_of(path
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_of_a_guide_run_and_print_what_it_shows(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(allowed, "_by_flag", set())
+    monkeypatch.setattr(extensions, "EXTENSIONS", extensions.EXTENSIONS)  # an example allows a module of its own
     monkeypatch.syspath_prepend(str(tmp_path))
     guide = Guide(name, tmp_path, capsys)
     try:

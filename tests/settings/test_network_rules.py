@@ -46,7 +46,7 @@ def test_a_list_of_the_wrong_length_says_how_many_are_wanted(name):
     other = {"conv_rank": 4} if name == "conv_block_alphas" else {}
     problem = found(**{name: "4,4,4"}, **other)[f"network.{name}"]
     assert (problem.level, problem.code) == ("error", "network.block-count")
-    assert "3 numbers" in problem.what and "25 (SD 1.x and 2.x) or 23 (SDXL)" in problem.what
+    assert "3 numbers" in problem.what and "25 (SD 1.x and SD 2.x) or 23 (SDXL)" in problem.what
     assert not found(**other, **{name: TWENTY_FIVE}) and not found("sd1", **other, **{name: TWENTY_FIVE})
     sdxl = found("sdxl", **other, **{name: TWENTY_FIVE})[f"network.{name}"]
     assert sdxl.code == "network.block-count" and "25 numbers" in sdxl.what

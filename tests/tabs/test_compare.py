@@ -330,7 +330,7 @@ def test_several_runs_are_deleted_by_one_question_and_one_that_trains_stays(page
     _, place, shown, _ = desk.act(place, event("delete-picked"))
     assert (page.workspace.runs / A).is_dir(), "nothing is deleted before the question"
     _, place, shown, _ = desk.act(place, event("ask"))
-    assert 'role="alertdialog"' in shown and "3 runs" in shown
+    assert 'role="alertdialog"' in shown and "3 selected runs" in shown
     _, kept, shown, _ = desk.act(place, event("keep"))
     assert 'role="alertdialog"' not in shown and len(kept["picked"]) == 3
     held = RunFolder(page.workspace.runs / "20260103-130000_three")
