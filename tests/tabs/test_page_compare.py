@@ -50,7 +50,7 @@ def window(made, chromium):
 
 
 def tick(tab, name: str):
-    return tab.get_by_role("checkbox", name=f"Compare {name}")
+    return tab.get_by_role("checkbox", name=f"Select {name}")
 
 
 def test_two_runs_are_chosen_by_keyboard_compared_and_a_refresh_shows_the_same(window):

@@ -70,7 +70,7 @@ def test_axe_finds_nothing_on_a_run_of_any_state_nor_on_two_that_are_compared(wi
         look(tab, title, "#runs-main")
         tab.locator("#runs-main").get_by_role("button", name="All runs").click()
     for title in ("fox, done", "fox_again"):
-        tab.get_by_role("checkbox", name=f"Compare {title}").check()
+        tab.get_by_role("checkbox", name=f"Select {title}").check()
     both = tab.get_by_role("link", name="Compare")
     expect(both).to_be_visible()
     look(tab, "two runs are ticked", "#runs-main")
