@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from core.dataset.buckets.batches import Batch, Placed
+from core.dataset.buckets.batches import Placed, Planned
 from core.dataset.buckets.plan import Plan
 from core.dataset.captions.pipeline import is_random
 from core.dataset.images.views import draw_view, size_conditioning
@@ -85,7 +85,7 @@ def batch_lines(job: TrainJob, report: Report, epochs: int) -> Iterator[str]:
                 yield from _samples(job, plan, batch, seed, epoch, first + offset)
 
 
-def _samples(job: TrainJob, plan: Plan, batch: Batch, seed: int, epoch: int, step: int) -> Iterator[str]:
+def _samples(job: TrainJob, plan: Plan, batch: Planned, seed: int, epoch: int, step: int) -> Iterator[str]:
     for placed, repeat in batch.items:
         view = draw_view(placed, seed, epoch, repeat)
         original, crop, target = size_conditioning(placed, view, job.dataset.crop_conditioning)

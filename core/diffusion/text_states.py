@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,10 +33,14 @@ class Conditioning:
     texts   of B texts
     sizes   float32 [B, 6] in pixels: original height and width, cropped off at the top and the left, height and width of what
             is shown (Podell et al. 2023, arXiv:2307.01952, section 2.2); None for families that read none
+    control  control images, float32 [B, 3, H, W] in 0..1, for a model beside the denoiser; None for methods that read none
+    added   what such a model makes for the denoiser, by the name of the denoiser's argument
     """
 
     texts: TextStates
     sizes: Tensor | None = None
+    control: Tensor | None = None
+    added: Mapping[str, Any] = field(default_factory=dict)
 
 
 def stack_texts(texts: Sequence[TextStates]) -> TextStates:

@@ -45,11 +45,15 @@ def predict(
     """What the model makes of noisy latents: noise or v, by `components.prediction`.
 
     noisy_latents  [B, 4, h, w]            timesteps  int or float [B] (or one for all)
-    given          its texts; these families know nothing of an image's size
+    given          its texts, and what is added; these families know nothing of an image's size
     returns        [B, 4, h, w] in the U-Net's type
     """
     unet = components.denoiser
     dtype = unet.conv_in.weight.dtype
     return unet(
-        noisy_latents.to(dtype), timesteps, encoder_hidden_states=given.texts.context.to(dtype), return_dict=False
+        noisy_latents.to(dtype),
+        timesteps,
+        encoder_hidden_states=given.texts.context.to(dtype),
+        return_dict=False,
+        **given.added,
     )[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from core.diffusion.text_states import TextStates
+from core.diffusion.text_states import Conditioning, TextStates
 from core.families.components import Components
 
 if TYPE_CHECKING:
@@ -90,6 +90,10 @@ class Method(ABC):
     def encode(self, captions: Sequence[str], encode: EncodeText) -> TextStates:
         """The states of captions, made with `encode`, in the form that this method's passes read."""
         return encode(captions)
+
+    def conditioned(self, given: Conditioning, noisy_latents: Tensor, timesteps: Tensor) -> Conditioning:
+        """What the denoiser reads in a pass of training, validation or samples: with what a model beside it adds."""
+        return given
 
     def beside(self, path: Path) -> list[Path]:
         """Further files that `write` makes beside this one."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.batches import Batch
+from core.dataset.buckets.batches import Planned
 from core.dataset.buckets.plan import Plan
 from core.record import atomic, machine
 from core.record.context import JobContext
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 STEPS = 2  # on each batch; the first one warms up and creates the optimizer state
 
-Group = list[Batch]  # the micro-batches of a step
+Group = list[Planned]  # the micro-batches of a step
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Chosen:
     def __call__(self, report: Report) -> Report:
         job, processes = self._job, self._job.memory.num_processes
         groups = Plan(report.placed, job, job.schedule.seed or 0).epochs.groups(job.schedule.seed or 0, 0)
-        shares = [[Batch(batch.bucket, batch.items[::processes]) for batch in group] for group in groups]
+        shares = [[Planned(batch.bucket, batch.items[::processes]) for batch in group] for group in groups]
         self.pixels = [pixels_of(group) for group in shares]
         order = sorted(range(len(shares)), key=lambda place: (-largest(shares[place]), place))
         places = list(dict.fromkeys([order[0], min(order, key=lambda place: self.pixels[place])]))

@@ -228,7 +228,7 @@ def test_images_are_encoded_by_the_vae_that_is_set(at_first_step, tmp_path):
 
     def drawn(base, vae=None):
         return at_first_step(
-            lambda training: training.run.passes.latents.draw(training.run.plan.placed[0], 0, 0),
+            lambda training: training.run.passes.latents.batch(0, [(training.run.plan.placed[0], 0)]).latents,
             model={"base_model": base, "vae": vae},
             dataset={"bucket_reso_steps": 32},
             memory={"latent_draw": "mean"},

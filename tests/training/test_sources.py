@@ -7,13 +7,18 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from core.dataset.images.views import View
+from core.settings.dataset.concepts import PLAIN
+from core.training.loop import sources
 from core.training.loop.sources import FreshViews, Latents, Shown
 
 
 @dataclass(frozen=True)
 class ImageInfo:
     key: tuple
-    concept = SimpleNamespace(images=SimpleNamespace(flip_aug=False))
+    concept = PLAIN
+    placement = None
+    image = SimpleNamespace(relative="fox.png")
 
 
 FOX, BEAR = ImageInfo(("set", "fox")), ImageInfo(("set", "bear"))
@@ -60,7 +65,7 @@ def test_a_view_that_nobody_expected_is_the_same():
     views.close()
 
 
-def test_a_batch_may_hold_images_of_both_kinds():
+def test_a_batch_may_hold_images_of_both_kinds(monkeypatch):
     encoded = []
 
     def encode(pixels):
@@ -78,8 +83,10 @@ def test_a_batch_may_hold_images_of_both_kinds():
         encode=encode,
         encode_at_once=2,
     )
-    latents.scale, latents.mirrored = 2.0, lambda placed, epoch, repeat: True
-    drawn, masks = latents.batch(0, [(BEAR, 0), (FOX, 0), (FOX, 1), (FOX, 2)])
+    latents.scale = 2.0
+    monkeypatch.setattr(sources, "draw_view", lambda *address: View(None, flip=True))
+    batch = latents.batch(0, [(BEAR, 0), (FOX, 0), (FOX, 1), (FOX, 2)])
+    drawn, masks = batch.latents, batch.masks
     assert torch.allclose(drawn[:, 0, 0, 0], torch.tensor([14.0, 6, 206, 406]), atol=1e-4)
     assert encoded == [2, 1]
     assert masks[0, 0].tolist() == [[1, 0], [1, 0]], "mirrored with its image"
@@ -90,20 +97,20 @@ def test_a_batch_may_hold_images_of_both_kinds():
 def test_without_any_mask_there_is_none():
     kept = (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))
     latents = Latents({}, lambda side: kept, seed=1)
-    assert latents.batch(0, [(BEAR, 0)])[1] is None
-    assert torch.equal(latents.draw(BEAR, 0, 0), latents.batch(0, [(BEAR, 0)])[0][0])
+    assert latents.batch(0, [(BEAR, 0)]).masks is None
 
 
 def test_masks_wait_on_the_processor_until_the_step_moves_them():
     """A copy to a GPU at this place would wait for everything that was queued before it."""
     there, masks = torch.zeros(4, 2, 2, device="meta"), {FOX.key: torch.ones(1, 2, 2)}
     held = Latents({}, lambda side: (there, there), 7, mode="mean", masks=masks, device="meta")
-    latents, masks = held.batch(0, [(FOX, 0), (BEAR, 0)])
-    assert latents.device.type == "meta" and masks.device.type == "cpu" and masks.shape == (2, 1, 2, 2)
+    batch = held.batch(0, [(FOX, 0), (BEAR, 0)])
+    assert batch.latents.device.type == "meta"
+    assert batch.masks.device.type == "cpu" and batch.masks.shape == (2, 1, 2, 2)
 
 
 def test_latents_meet_on_the_device_wherever_they_were_kept():
     """Of one batch some may be kept in memory and others come from the VAE on a GPU."""
     places = {FOX.key: torch.zeros(4, 2, 2), BEAR.key: torch.zeros(4, 2, 2, device="meta")}
     held = Latents({}, lambda side: (places[side.placed.key],) * 2, 7, mode="mean", device="meta")
-    assert held.batch(0, [(FOX, 0), (BEAR, 0)])[0].device.type == "meta"
+    assert held.batch(0, [(FOX, 0), (BEAR, 0)]).latents.device.type == "meta"

@@ -48,8 +48,8 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Images of one size for one forward pass. items: (image, which of its repeats, from 0)."""
+class Planned:
+    """A batch of the plan: images of one size. items: (image, which of its repeats, from 0)."""
 
     bucket: Size
     items: tuple[tuple[Placed, int], ...]
@@ -58,6 +58,6 @@ class Batch:
         return len(self.items)
 
 
-def accumulation_groups(batches: Sequence[Batch], accumulation: int) -> list[list[Batch]]:
+def accumulation_groups(batches: Sequence[Planned], accumulation: int) -> list[list[Planned]]:
     """The batches of each optimizer step, in order; the epoch's last group may be short."""
     return [list(batches[start : start + accumulation]) for start in range(0, len(batches), accumulation)]

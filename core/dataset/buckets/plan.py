@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.batches import Batch, Placed, accumulation_groups
+from core.dataset.buckets.batches import Placed, Planned, accumulation_groups
 from core.dataset.buckets.rotation import View, parts_of
 from core.dataset.buckets.sizes import Size
 from core.dataset.captions.pipeline import Showing, caption_variants_of_epoch, is_random, showing_caption
@@ -116,12 +116,12 @@ class Epochs:
         """The views of an epoch, unordered."""
         return [view for part in self.parts for view in part.of_epoch(epoch)]
 
-    def batches(self, seed: int, epoch: int) -> list[Batch]:
+    def batches(self, seed: int, epoch: int) -> list[Planned]:
         """All batches of an epoch, in order. Time grows with the number of views."""
         buckets: defaultdict[Bucket, list[View]] = defaultdict(list)
         for view in self.views_of(epoch):
             buckets[view[0].bucket].append(view)
-        made: list[Batch] = []
+        made: list[Planned] = []
         for bucket in sorted(buckets, key=lambda each: self._drawn_as[each]):
             group, size = self._drawn_as[bucket]
             views = buckets[bucket]
@@ -130,11 +130,11 @@ class Epochs:
                 views += self._fill_up(bucket, views, seed, epoch)
             at_once = self._size[bucket]
             end = len(views) - len(views) % at_once if self._short == "drop" else len(views)
-            made += [Batch(size, tuple(views[start : start + at_once])) for start in range(0, end, at_once)]
+            made += [Planned(size, tuple(views[start : start + at_once])) for start in range(0, end, at_once)]
         draws.python_random(seed, "order of batches", epoch).shuffle(made)
         return made
 
-    def groups(self, seed: int, epoch: int) -> list[list[Batch]]:
+    def groups(self, seed: int, epoch: int) -> list[list[Planned]]:
         """The batches of each optimizer step of an epoch."""
         return accumulation_groups(self.batches(seed, epoch), self._accumulation)
 
@@ -165,7 +165,7 @@ class Plan:
         self.begin = 0  # the step that shows what otherwise the first one shows
         self._varies = any(is_random(each.concept.captions) for each in self.placed)
         self._epoch = -1
-        self._groups: list[list[Batch]] = []
+        self._groups: list[list[Planned]] = []
         self._captioned = -1
         self._variants: list[str] = []
 
@@ -177,20 +177,20 @@ class Plan:
         """Whether an epoch is over after `step` steps."""
         return step > 0 and self.epochs.first_update(self.epoch_of(step)) == step
 
-    def update(self, step: int) -> tuple[int, list[Batch]]:
+    def update(self, step: int) -> tuple[int, list[Planned]]:
         """Epoch (from 0) and batches of optimizer step `step` (from 0)."""
         step -= self.begin
         epoch = self.epoch_of(step)
         return epoch, self._groups_of(epoch)[step - self.epochs.first_update(epoch)]
 
-    def next_batches(self, step: int) -> list[Batch]:
+    def next_batches(self, step: int) -> list[Planned]:
         """Those of this step and of the next one in the epoch: what may be got ready."""
         step -= self.begin
         epoch = self.epoch_of(step)
         place = step - self.epochs.first_update(epoch)
         return [batch for group in self._groups_of(epoch)[place : place + 2] for batch in group]
 
-    def _groups_of(self, epoch: int) -> list[list[Batch]]:
+    def _groups_of(self, epoch: int) -> list[list[Planned]]:
         if epoch != self._epoch:
             self._groups, self._epoch = self.epochs.groups(self.seed, epoch), epoch
         return self._groups

@@ -22,7 +22,7 @@ def predict(
     """What the model makes of noisy latents: noise or v, by `components.prediction`.
 
     noisy_latents  [B, 4, h, w]            timesteps  int or float [B] (or one for all)
-    given          texts with pooled vectors, and sizes
+    given          texts with pooled vectors, sizes, and what is added
     returns        [B, 4, h, w] in the U-Net's type
 
     The U-Net itself makes 256 cosines and sines of each number in fp32 and appends them to the pooled vector.
@@ -37,6 +37,7 @@ def predict(
         encoder_hidden_states=text.context.to(dtype),
         added_cond_kwargs={"text_embeds": text.pooled.to(dtype), "time_ids": sizes.float()},
         return_dict=False,
+        **given.added,
     )[0]
 
 

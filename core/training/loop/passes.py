@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.images.views import draw_view, size_conditioning
-from core.diffusion.noise import Address, Noises, draw_noises
+from core.diffusion.noise import Noises, draw_noises
 from core.diffusion.text_states import Conditioning, TextStates
 from core.families import family
 from core.families.components import Components
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from core.dataset.buckets.batches import Batch
     from core.diffusion.objective import Objective
     from core.families.precision import Precision
     from core.methods import Method
+    from core.training.loop.batch import Batch
     from core.training.loop.prior import ModelPrior
     from core.training.loop.sources import Latents, Text
 
@@ -49,81 +48,49 @@ class Passes:
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, given: Conditioning) -> Tensor:
         with self.precision.autocast(self.device):
+            given = self.method.conditioned(given, noisy_latents, timesteps)
             return self._family.predict(self.components, noisy_latents, timesteps, given)
 
-    def losses(
-        self,
-        epoch: int,
-        batch: Batch,
-        addresses: Sequence[Address],
-        timesteps: Sequence[float],
-        captions: Sequence[str],
-        *,
-        with_prior: bool = False,
-    ) -> Tensor:
+    def losses(self, batch: Batch, timesteps: Sequence[float], *, with_prior: bool = False) -> Tensor:
         """Losses [B] of a batch's images at these timesteps with the weights as they are.
 
-        epoch       of the random latents and of the image's augmentation
-        addresses   of all noise, one for each image
         with_prior  adds the prior's losses, which only training has
         """
         import torch
 
-        noise_settings = self.job.noise
-        latents, masks = self.latents.batch(epoch, batch.items)
+        job, latents = self.job, batch.latents
         if self._halves:
             latents = scaled_in(self.precision.compute, latents, self.latents.scale)
-        noises = draw_noises(noise_settings, latents, addresses)
-        strength = batch.items[0][0].concept.images.network_multiplier  # one for the batch: see Concept.batch_group
-        self.method.set_strength(strength)
-        text = self.text.states(captions)
-        sizes = self._sizes(epoch, batch, addresses[0][0])
+        noises = draw_noises(job.noise, latents, batch.addresses)
+        self.method.set_strength(batch.strength)
+        text = self.text.states(batch.captions)
+        sizes = self._moved(batch.sizes(job.dataset.crop_conditioning) if self._family.reads_sizes else None)
+        control = self._moved(batch.control)
 
         def predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
-            return self.predict(noisy, at, Conditioning(shown, sizes))
+            return self.predict(noisy, at, Conditioning(shown, sizes, control))
 
         def base_predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
             with self.method.untrained():
-                return self.predict(noisy, at, Conditioning(shown, sizes))
+                return predict(noisy, at, shown)
 
-        preserved = [each.concept.source.diff_output_preservation for each, _ in batch.items]
-        at = queued(torch.tensor(list(timesteps)), self.device)
+        preserved, at = batch.preserved, queued(torch.tensor(list(timesteps)), self.device)
 
         def loss_of(predict: Predict, **more: Any) -> Tensor:
             return training_loss(self.objective, predict, latents, noises, at, **more)
 
         losses_B = loss_of(
             predict,
-            sample_weights=self._weights(batch),
-            masks=None if masks is None else queued(masks, self.device),
+            sample_weights=self._moved(batch.weights(job.dataset)),
+            masks=self._moved(batch.masks),
             preserved=(base_predict, queued(torch.tensor(preserved), self.device)) if any(preserved) else None,
         )
         if not with_prior or self.prior is None:
             return losses_B
         return losses_B + self.prior.losses(batch, predict, base_predict, self.text.states, loss_of)
 
-    def _sizes(self, epoch: int, batch: Batch, seed: int) -> Tensor | None:
-        """SDXL's size conditioning of each image: original height and width, what was cropped off at the top and the left,
-        height and width of what is shown; float32 [B, 6] in pixels on the device. None for families that read none."""
-        import torch
-
-        if not self._family.reads_sizes:
-            return None
-        rows = []
-        for placed, repeat in batch.items:
-            view = draw_view(placed, seed, epoch, repeat)
-            shown = size_conditioning(placed, view, self.job.dataset.crop_conditioning)
-            rows.append([number for width_height in shown for number in width_height[::-1]])
-        return queued(torch.tensor(rows, dtype=torch.float32), self.device)
-
-    def _weights(self, batch: Batch) -> Tensor | None:
-        """What each image's loss counts, [B] on the device; None where all count 1."""
-        import torch
-
-        weights = [placed.loss_weight(self.job.dataset) for placed, _ in batch.items]
-        if all(weight == 1 for weight in weights):
-            return None
-        return queued(torch.tensor(weights), self.device)
+    def _moved(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else queued(tensor, self.device)
 
     @contextmanager
     def without_chance(self) -> Iterator[None]:

@@ -18,8 +18,9 @@ from core.settings.methods import spec_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.dataset.buckets.batches import Batch, Placed
+    from core.dataset.buckets.batches import Placed
     from core.settings.job import TrainJob
+    from core.training.loop.batch import Batch
 
     Reads = Callable[[Tensor, Tensor, TextStates], Tensor]
 

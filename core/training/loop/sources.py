@@ -17,6 +17,7 @@ from core.diffusion.text_states import TextStates
 from core.record import draws
 from core.record.problems import Problem, ProblemsError
 from core.record.queued import queued
+from core.training.loop.batch import Batch, Item
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
 
     from core.dataset.buckets.batches import Placed
     from core.dataset.caches.texts import EncodeText, TextCache
+    from core.diffusion.noise import Address
 
 EPOCH = -1  # in the addresses of what is measured: no training epoch has it
 DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the device
-
-Item = tuple["Placed", int]  # an image and which of its repeats
 
 
 class Shown(NamedTuple):
@@ -109,11 +109,13 @@ class Latents:
         if self._fresh is not None:
             self._fresh.expect(epoch, (item for item in items if item[0].key in self._anew))
 
-    def batch(self, epoch: int, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
-        """Scaled latents [B, C, h, w] and masks [B, 1, h, w] of images of one size, float32. Masks are None when no
-        image has one; else those that have none get ones. They stay on the CPU: who moves them need not wait."""
+    def batch(
+        self, epoch: int, items: Sequence[Item], addresses: Sequence[Address] = (), captions: Sequence[str] = ()
+    ) -> Batch:
+        """What a pass is shown of images of one size."""
         import torch
 
+        views = [draw_view(placed, self.seed_of(epoch), epoch, repeat) for placed, repeat in items]
         anew = self._encoded(epoch, items)
         latents: list[Tensor] = []
         masks: list[Tensor | None] = []
@@ -122,7 +124,7 @@ class Latents:
                 posterior, mask = anew[index]
                 mirrored = False  # the noise's address holds the repeat; what a view shows is in its pixels
             else:
-                mirrored = self.mirrored(placed, epoch, repeat)
+                mirrored = views[index].flip
                 side = Side(placed, mirrored)
                 posterior = self._held[side.key] if self._held else self._read(side)
                 mask = self._masks.get(placed.key)
@@ -131,14 +133,10 @@ class Latents:
             latents.append(queued(sampled, self._device) * self.scale)
             masks.append(mask)
         stacked = torch.stack(latents)
-        if all(mask is None for mask in masks):
-            return stacked, None
         ones = torch.ones(1, *stacked.shape[-2:])
-        return stacked, torch.stack([ones if mask is None else mask for mask in masks])
-
-    def draw(self, placed: Placed, epoch: int, repeat: int) -> Tensor:
-        """The latents [C, h, w] of one image: one random sample for each (epoch, image, repeat)."""
-        return self.batch(epoch, [(placed, repeat)])[0][0]
+        whole = all(mask is None for mask in masks)
+        together = None if whole else torch.stack([ones if mask is None else mask for mask in masks])
+        return Batch(items, views, addresses, captions, stacked, together)
 
     def close(self) -> None:
         if self._fresh is not None:
@@ -147,9 +145,6 @@ class Latents:
     def seed_of(self, epoch: int) -> int:
         """The seed of what is drawn in an epoch."""
         return self._validation_seed if epoch == EPOCH else self._seed
-
-    def mirrored(self, placed: Placed, epoch: int, repeat: int) -> bool:
-        return placed.concept.images.flip_aug and draw_view(placed, self.seed_of(epoch), epoch, repeat).flip
 
     def _sampled(self, posterior: Posterior, placed: Placed, epoch: int, repeat: int, mirrored: bool) -> Tensor:
         mean, logvar = posterior

@@ -7,7 +7,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.batches import Batch
+from core.dataset.buckets.batches import Planned
 from core.diffusion.noise import Address
 from core.training.loop.losses import Seen, StepRecord
 from core.training.loop.run import Run
@@ -41,7 +41,7 @@ def optimizer_update(run: Run) -> None:
         for (placed, _), timestep in zip(whole.items, timesteps, strict=True):
             seen.append(Seen(placed.key, timestep, placed.loss_weight(run.job.dataset)))
         stand_in = run.stepper.stand_in
-        batch = Batch(whole.bucket, tuple(processes.share(whole.items) or stand_in(whole.items)))
+        batch = Planned(whole.bucket, tuple(processes.share(whole.items) or stand_in(whole.items)))
         if not batch.items:  # a short batch that left nothing for this process
             continue
         shown = [(placed.key, repeat) for placed, repeat in batch.items]
@@ -74,7 +74,7 @@ def optimizer_update(run: Run) -> None:
     )
 
 
-def counted(run: Run, whole: Batch, images: int) -> int:
+def counted(run: Run, whole: Planned, images: int) -> int:
     """The divisor of a batch's summed losses: the images of the step, so that each counts the same.
 
     sd-scripts divides by those of the batch, and by the batches of a full step: images of a short batch count more,
@@ -85,12 +85,12 @@ def counted(run: Run, whole: Batch, images: int) -> int:
     return images
 
 
-def micro_batch(run: Run, epoch: int, batch: Batch, timesteps: Sequence[float]) -> Tensor:
+def micro_batch(run: Run, epoch: int, planned: Planned, timesteps: Sequence[float]) -> Tensor:
     """Losses [B] of one batch at these timesteps. Every random number is addressed by (seed, purpose, epoch, image, repeat)."""
-    captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in batch.items]
-    passes = run.passes
-    return passes.losses(epoch, batch, _addresses(run, epoch, batch), timesteps, captions, with_prior=True)
+    captions = [run.plan.caption(placed, epoch, repeat, run.state.step) for placed, repeat in planned.items]
+    batch = run.passes.latents.batch(epoch, planned.items, _addresses(run, epoch, planned), captions)
+    return run.passes.losses(batch, timesteps, with_prior=True)
 
 
-def _addresses(run: Run, epoch: int, batch: Batch) -> list[Address]:
-    return [(run.plan.seed, epoch, placed.key, repeat) for placed, repeat in batch.items]
+def _addresses(run: Run, epoch: int, planned: Planned) -> list[Address]:
+    return [(run.plan.seed, epoch, placed.key, repeat) for placed, repeat in planned.items]

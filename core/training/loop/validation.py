@@ -17,7 +17,7 @@ from math import lcm
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.batches import Batch, Placed
+from core.dataset.buckets.batches import Placed, Planned
 from core.dataset.buckets.placing import AUTOMATIC_MOST
 from core.dataset.captions.pipeline import Showing, showing_caption
 from core.dataset.images.views import is_varied
@@ -76,7 +76,7 @@ def compared_images(training: Sequence[Placed], held_out: Sequence[Placed]) -> l
 class Look:
     """Images of one size that are measured at once, each at the timestep of its number."""
 
-    batch: Batch
+    batch: Planned
     numbers: tuple[int, ...]
 
 
@@ -217,7 +217,7 @@ def _images_of(looks: Sequence[Look]) -> list[Placed]:
     return list({placed.key: placed for look in looks for placed, _ in look.batch.items}.values())
 
 
-def batches_of(images: Sequence[Placed]) -> list[Batch]:
+def batches_of(images: Sequence[Placed]) -> list[Planned]:
     """Images of one size and folder group together, at most a training batch of them, in the order they came."""
     groups: defaultdict[tuple, list[Placed]] = defaultdict(list)
     for placed in images:
@@ -226,11 +226,11 @@ def batches_of(images: Sequence[Placed]) -> list[Batch]:
     for (_, size), members in groups.items():
         most = members[0].concept.images.train_batch_size
         for begin in range(0, len(members), most):
-            batches.append(Batch(size, tuple((placed, 0) for placed in members[begin : begin + most])))
+            batches.append(Planned(size, tuple((placed, 0) for placed in members[begin : begin + most])))
     return batches
 
 
-def at_every_timestep(batches: Sequence[Batch]) -> list[Look]:
+def at_every_timestep(batches: Sequence[Planned]) -> list[Look]:
     return [Look(batch, (number,) * len(batch)) for batch in batches for number in range(PARTS - 1)]
 
 
@@ -300,5 +300,5 @@ def _losses_of(passes: Passes, look: Look, timesteps: Sequence[int]) -> Tensor:
     numbered = list(zip((placed for placed, _ in look.batch.items), look.numbers, strict=True))
     addresses = [(seed, EPOCH, placed.key, number) for placed, number in numbered]
     captions = [caption_of(placed) for placed, _ in numbered]
-    at = [timesteps[number] for number in look.numbers]
-    return passes.losses(EPOCH, look.batch, addresses, at, captions).float()
+    batch = passes.latents.batch(EPOCH, look.batch.items, addresses, captions)
+    return passes.losses(batch, [timesteps[number] for number in look.numbers]).float()
