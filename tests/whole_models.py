@@ -9,8 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.families import family, loading
-from core.families.token_count import VOCABULARY
-from core.formats.models.diffusers_folder import Published
 from core.formats.models.whole_model import write_model
 from tests.models import random_state, tiny_configs, tiny_file, tiny_folder, tiny_layout
 
@@ -34,7 +32,7 @@ class Model:
         for inside in ("scheduler", "model_index.json", *(path.name for path in configs.glob("tokenizer*"))):
             path = configs / inside
             (shutil.copytree if path.is_dir() else shutil.copy)(path, self.layout.configs / inside)
-        self.published = Published(self.layout.configs, VOCABULARY)
+        self.published = self.layout.published
         self.trained = {
             part: random_state(part, config, torch.float32, seed=1) for part, config in tiny_configs(name).items()
         }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from core.families.sd_parts import sd_misfits
+from core.families.token_count import VOCABULARY
+from core.formats.models.diffusers_folder import Published
+from core.formats.models.part_kinds import PartKind
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Layout:
     denoiser, text_encoders    names of these parts, as in a diffusers folder
     tokenizers       model folder or None -> the tokenizer of each text encoder
     vae_overflows    whether the published VAE gives numbers beyond fp16's range
+    misfits          (itself, configs by part, path) -> why complete parts do not work together
     find_prediction  finds by a U-Net whether it predicts "epsilon" or "v", where the file does not; None: epsilon
     """
 
@@ -29,7 +34,16 @@ class Layout:
     vae_overflows: bool = False
     find_prediction: Callable[[Any], str] | None = None
     denoiser: str = "unet"
+    misfits: Callable[[Layout, Mapping[str, Mapping[str, Any]], Path], list[str]] = sd_misfits
+
+    @property
+    def published(self) -> Published:
+        return Published(self.configs, VOCABULARY, self.denoiser)
 
     def config(self, part: str) -> dict[str, Any]:
         """The published configuration of a part."""
-        return json.loads((self.configs / part / "config.json").read_text(encoding="utf-8"))
+        return self.published.config(part)
+
+    def kind(self, part: str) -> PartKind:
+        """What the part is: the class of its published configuration."""
+        return self.published.kind(part)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,14 +24,11 @@ from core.families.components import PARTS, Components
 from core.families.imports import quick_imports, turns_often
 from core.families.layout import Layout
 from core.families.locate import check_family
-from core.families.tokenizer import tokenizer_folder
 from core.families.vae import safe_type
-from core.families.vocabulary import read_vocabulary
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo
 from core.formats.models import text_keys
 from core.formats.models.checkpoint import (
-    PART_TITLES,
     Checkpoint,
     Part,
     open_checkpoint,
@@ -39,17 +37,12 @@ from core.formats.models.checkpoint import (
     read_part,
 )
 from core.formats.models.part_config import check_config
+from core.formats.models.part_kinds import PartKind, kind_of, part_title
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 
 SHOWN_KEYS = 5
 LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,6})\.")
-# Fields that CLIP's class gets; it would take any other name of a config for one of its own.
-TEXT_FIELDS = {
-    *("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads"),
-    *("max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range"),
-    *("initializer_factor", "pad_token_id", "bos_token_id", "eos_token_id"),
-}
 
 
 def load(
@@ -107,14 +100,13 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
         checkpoint = open_checkpoint(path, layout.family)
         check_family(checkpoint.kind, path, layout.family)
         parts = _chosen_parts(layout, checkpoint, vae, set(PARTS))
-        words = len(read_vocabulary(tokenizer_folder(path)))
     except ProblemsError as error:
         return error.problems
     found: list[Problem] = []
     configs = {part.name: _config(layout, part) for part in parts}
     for part in parts:
         try:
-            wanted = _shapes(part.name, json.dumps(configs[part.name], sort_keys=True))
+            wanted = _shapes(layout.kind(part.name), part.name, json.dumps(configs[part.name], sort_keys=True))
         except ProblemsError as error:
             found += [replace(problem, where=str(part.source)) for problem in error.problems]
             continue
@@ -124,13 +116,21 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
         found += _not_weights(
             [name for name in wanted if name in entries and not entries[name].dtype.startswith(("F", "BF"))], part
         )
-    return found or _not_of_one_model(layout, configs, words, Path(path))
+    try:
+        return found or _not_of_one_model(layout, configs, Path(path))
+    except ProblemsError as error:
+        return error.problems
 
 
 @lru_cache(maxsize=16)
-def _shapes(name: str, config: str) -> dict[str, tuple[int, ...]]:
+def _shapes(kind: PartKind, name: str, config: str) -> dict[str, tuple[int, ...]]:
     """The tensors of a part, by name."""
-    return {key: tuple(tensor.shape) for key, tensor in make_empty(name, json.loads(config)).state_dict().items()}
+    return _stored_shapes(kind, make_empty(name, json.loads(config), kind))
+
+
+def _stored_shapes(kind: PartKind, module: Any) -> dict[str, tuple[int, ...]]:
+    """Of the tensors that files hold, by the module's names."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if name not in kind.tied}
 
 
 def _with_level(name: str, wanted: Mapping[str, Any]) -> str:
@@ -138,33 +138,12 @@ def _with_level(name: str, wanted: Mapping[str, Any]) -> str:
     return text_keys.full_name(name) if text_keys.full_name(name) in wanted else name
 
 
-def _not_of_one_model(
-    layout: Layout, configs: Mapping[str, Mapping[str, Any]], words: int, path: Path
-) -> list[Problem]:
+def _not_of_one_model(layout: Layout, configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[Problem]:
     """Problems of parts that are complete, but do not fit together."""
-    unet, vae, texts = configs[layout.denoiser], configs["vae"], [configs[name] for name in layout.text_encoders]
-    widths = sum(config["hidden_size"] for config in texts)
-    channels = [unet.get("in_channels", 4), unet.get("out_channels", 4), vae.get("latent_channels", 4)]
-    flaws = {
-        f"its U-Net takes text embeddings of width {unet['cross_attention_dim']}, its text encoders output {widths}": (
-            unet["cross_attention_dim"] != widths
-        ),
-        f"its U-Net and VAE have latents of {channels} channels, not 4": channels != [4, 4, 4],
-        "its VAE does not use 3 channels and a downscaling of 8": (
-            (vae.get("in_channels", 3), vae.get("out_channels", 3), len(vae["block_out_channels"])) != (3, 3, 4)
-        ),
-        f"its tokenizer has {words:,} tokens, more than its text encoder": (
-            min(config.get("vocab_size", 49408) for config in texts) < words
-        ),
-        "its text encoder takes fewer than 77 tokens": (
-            min(config.get("max_position_embeddings", 77) for config in texts) < 77
-        ),
-    }
     fix = f"choose a plain {FAMILY_NAMES[layout.family]} model, or download the folder again"
     return [
         Problem(f"The parts of this model do not fit together: {why}", str(path), fix, code="model.parts-mismatch")
-        for why, is_so in flaws.items()
-        if is_so
+        for why in layout.misfits(configs, path)
     ]
 
 
@@ -191,12 +170,12 @@ def _chosen_parts(layout: Layout, checkpoint: Checkpoint, vae: Path | str | None
         parts["vae"] = open_vae(vae)
     names = list(layout.text_encoders) if "text_encoders" in wanted else []
     names += [name for role, name in (("vae", "vae"), ("denoiser", layout.denoiser)) if role in wanted]
-    missing = [PART_TITLES[name] for name in names if name not in parts]
+    missing = [part_title(name) for name in names if name not in parts]
     if missing:
         fix = (
             "set a VAE in the model settings"
             if missing == ["VAE"]
-            else "choose a full model: U-Net, text encoder and VAE"
+            else "choose a full model, with its text encoders and VAE"
         )
         what = f"The model has no {' and no '.join(missing)}"
         raise ProblemsError.one(what, str(checkpoint.path), fix, code="model.missing-part")
@@ -207,7 +186,7 @@ def _without_unused_layers(layout: Layout, part: Part) -> Part:
     """Of a single file's text encoder the layers that are used: SD 2 is read one before the last of its 24."""
     if part.name not in layout.text_encoders or part.config is not None:
         return part
-    count = _config(layout, part)["num_hidden_layers"]
+    count = _config(layout, part).get("num_hidden_layers", math.inf)
     places = {name: place for name, place in part.places.items() if _layer(name) < count}
     return replace(part, places=places)
 
@@ -220,75 +199,43 @@ def _layer(name: str) -> int:
 
 def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:
     """The module of a part, with its weights."""
-    module = make_empty(part.name, _config(layout, part))
-    state = states[part.name].result()
-    if part.name in layout.text_encoders:
-        state = text_keys.state_for(module, state)
-    _give_weights(module, state, part, FAMILY_NAMES[layout.family])
+    kind = layout.kind(part.name)
+    module = make_empty(part.name, _config(layout, part), kind)
+    state = kind.named(module, states[part.name].result())
+    _give_weights(module, state, part, kind, FAMILY_NAMES[layout.family])
     return module.eval().requires_grad_(False)
 
 
-def _unet_maker() -> Any:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = None) -> Any:
+    """A part without numbers, on the "meta" device: to be given weights, or to count shapes and work.
 
-    return UNet2DConditionModel.from_config
-
-
-def _vae_maker() -> Any:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    return AutoencoderKL.from_config
-
-
-def _text_config(config: Mapping[str, Any]) -> Any:
-    from transformers.models.clip.configuration_clip import CLIPTextConfig
-
-    return CLIPTextConfig(**{key: value for key, value in config.items() if key in TEXT_FIELDS})
-
-
-def _text_encoder_maker() -> Any:
-    from transformers.models.clip.modeling_clip import CLIPTextModel
-
-    return lambda config: CLIPTextModel(_text_config(config))
-
-
-def _projecting_encoder_maker() -> Any:
-    from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
-
-    return lambda config: CLIPTextModelWithProjection(_text_config(config))
-
-
-def make_empty(name: str, config: dict[str, Any]) -> Any:
-    """A part without numbers, on the "meta" device: to be given weights, or to count shapes and work."""
+    kind  what it is, where a family knows it; None: what its config says
+    """
+    kind, where = kind or kind_of(name, config), f"{part_title(name)}, config.json"
+    assert kind is not None, f"the class of {name} is not registered in core/formats/models/part_kinds.py"
     with quick_imports():
-        make = _MAKERS[name]()
-    where = f"{PART_TITLES[name]}, config.json"
-    check_config(name, config, where, whole=False)
+        make = kind.maker()
+    check_config(kind, config, where, whole=False)
     try:
         with torch.device("meta"):
             return make(config).requires_grad_(False)
     except Exception as error:  # the libraries check little: a config that contradicts itself raises anything
-        what = f"The config does not describe a valid {PART_TITLES[name]} ({type(error).__name__}: {str(error)[:200]})"
+        what = f"The config does not describe a valid {part_title(name)} ({type(error).__name__}: {str(error)[:200]})"
         raise ProblemsError.one(what, where, "download the model's folder again", code="model.bad-config") from error
 
 
-_MAKERS = {
-    "unet": _unet_maker,
-    "vae": _vae_maker,
-    "text_encoder": _text_encoder_maker,
-    "text_encoder_2": _projecting_encoder_maker,
-}
-
-
-def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part, title: str) -> None:
+def _give_weights(module: Any, state: dict[str, torch.Tensor], part: Part, kind: PartKind, title: str) -> None:
     """Put the tensors into the module built on "meta"; every key must be there, none left over, every shape right."""
-    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    wanted = _stored_shapes(kind, module)
     raise_if_errors(_misfits(wanted, {name: tensor.shape for name, tensor in state.items()}, part, title))
     raise_if_errors(_not_weights([name for name in wanted if not state[name].is_floating_point()], part))
     for name, shape in wanted.items():
         state[name] = state[name].reshape(shape)
+    state |= {name: state[other] for name, other in kind.tied.items()}
     module.load_state_dict(state, strict=True, assign=True)
-    _fill_counters(module, next(iter(state.values())).device)
+    if kind.tied:
+        module.tie_weights()
+    _fill_counters(module, next(iter(state.values())).device, part)
 
 
 def _misfits(
@@ -313,7 +260,7 @@ def _not_weights(names: Iterable[str], part: Part) -> list[Problem]:
     names = [name for name in names if not name.endswith("position_ids")]
     if not names:
         return []
-    what = f"The {PART_TITLES[part.name]} has integer tensors instead of weights, such as {names[0]}"
+    what = f"The {part_title(part.name)} has integer tensors instead of weights, such as {names[0]}"
     fix = "choose the model in fp32, fp16, bf16 or fp8"
     return [Problem(what, str(part.source), fix, code="model.integer-weights")]
 
@@ -326,12 +273,13 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return len(shorter) >= 2 and longer[: len(shorter)] == shorter and prod(longer[len(shorter) :]) == 1
 
 
-def _fill_counters(module: Any, device: torch.device) -> None:
+def _fill_counters(module: Any, device: torch.device, part: Part) -> None:
     """CLIP's position_ids (0, 1, ...) are in no file; a module built on "meta" has them without values."""
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta:
             owner, _, attribute = name.rpartition(".")
-            assert attribute == "position_ids", f"{name} has no values"
+            if attribute != "position_ids":
+                raise TypeError(f"{type(module).__name__} computes {name} when it is made, so it cannot be loaded: {part.source}")
             setattr(
                 module.get_submodule(owner),
                 attribute,
@@ -341,7 +289,7 @@ def _fill_counters(module: Any, device: torch.device) -> None:
 
 def _keys_problem(verb: str, kind: str, keys: list[str], part: Part, title: str) -> Problem:
     shown = ", ".join(keys[:SHOWN_KEYS]) + (f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else "")
-    what = f"The {PART_TITLES[part.name]} {verb} {len(keys)} {kind}{'tensor' if len(keys) == 1 else 'tensors'}: {shown}"
+    what = f"The {part_title(part.name)} {verb} {len(keys)} {kind}{'tensor' if len(keys) == 1 else 'tensors'}: {shown}"
     fix = f"choose another file: this one is incomplete or not a plain {title} model"
     return Problem(what, str(part.source), fix, code="model.other-tensors")
 
@@ -353,7 +301,7 @@ def _shapes_problem(lines: list[str], part: Part, title: str) -> Problem:
         if part.config is None
         else "download the folder again: its config.json and its weights are of different models"
     )
-    what = f"The {PART_TITLES[part.name]} has tensors of other sizes: {shown}"
+    what = f"The {part_title(part.name)} has tensors of other sizes: {shown}"
     return Problem(what, str(part.source), fix, code="model.other-sizes")
 
 

@@ -11,8 +11,6 @@ import torch
 from core.families import family
 from core.families.components import Components
 from core.families.layout import Layout
-from core.families.token_count import VOCABULARY
-from core.formats.models.diffusers_folder import Published
 from core.formats.models.whole_model import Form, ModelFacts, form_of, write_model
 from core.record.problems import Problem
 
@@ -20,8 +18,8 @@ State = Mapping[str, torch.Tensor]
 
 
 def modules_of(components: Components, layout: Layout) -> dict[str, Any]:
-    """The loaded parts by their names: "unet", "vae", "text_encoder", "text_encoder_2"."""
-    found = {"unet": components.denoiser, "vae": components.vae}
+    """The loaded parts by their names in a diffusers folder: "unet", "vae", "text_encoder", "text_encoder_2"."""
+    found = {layout.denoiser: components.denoiser, "vae": components.vae}
     found |= dict(zip(layout.text_encoders, components.text_encoders, strict=False))
     return {name: module for name, module in found.items() if module is not None}
 
@@ -52,8 +50,8 @@ def save_model(
         target,
         parts | dict(states or {}),
         family=components.family,
-        form=form or form_of(components.source or target),
-        published=Published(layout.configs, VOCABULARY),
+        form=form or form_of(components.source or target, layout.denoiser),
+        published=layout.published,
         source=components.source,
         vae=vae,
         dtype=dtype,

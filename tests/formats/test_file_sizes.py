@@ -9,9 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from core.families import family
-from core.families.token_count import VOCABULARY
 from core.formats.models.checkpoint import SIZES_KEY
-from core.formats.models.diffusers_folder import Published
 from core.formats.models.whole_model import write_model
 from tests.models import tiny_folder
 from tests.refusals import refused
@@ -20,7 +18,7 @@ STARTER = Path(__file__).parents[2] / "models" / "starter"
 
 
 def write(target, name, form, source):
-    published = Published(family(name).layout.configs, VOCABULARY)
+    published = family(name).layout.published
     write_model(target, {}, family=name, form=form, published=published, source=source)
     return target
 

@@ -18,6 +18,7 @@ from core.formats.detect import ModelKind, identify, identify_header, read_json
 from core.formats.hashes import HashMemo
 from core.formats.tensors.header import read_header
 from core.formats.models.part_config import check_config
+from core.formats.models.part_kinds import PART_KINDS, USUAL, PartKind, kind_of
 from core.formats.tensors.entry import ITEM_BYTES, TensorEntry
 from core.formats.tensors.reading import TensorFile
 from core.record.bounded_json import parse_json
@@ -43,12 +44,6 @@ WEIGHT_FILES = (
 VAE_MODULES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 # Metadata of a single file whose model does not have the published sizes: {part: {config key: value}}, as JSON.
 SIZES_KEY = "atelier_sizes"
-PART_TITLES = {
-    "unet": "U-Net",
-    "vae": "VAE",
-    "text_encoder": "text encoder",
-    "text_encoder_2": "second text encoder",
-}
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ def open_vae(path: Path | str) -> Part:
         for folder in (path, path / "vae"):
             config = read_json(folder / "config.json")
             if config is not None and config.get("_class_name") == "AutoencoderKL":
-                return _folder_part("vae", folder, config)
+                return replace(_folder_part(folder, config, PART_KINDS["AutoencoderKL"]), name="vae")
         fix = "choose a folder whose config.json names AutoencoderKL, or a VAE file"
         raise ProblemsError.one("This folder does not contain a VAE", str(path), fix, "model.no-vae")
     entries, metadata = read_header(path)
@@ -144,8 +139,8 @@ def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str,
         what = f"The model sizes in the file's metadata ({SIZES_KEY}) are invalid"
         raise ProblemsError.one(what, str(path), fix, "model.bad-sizes")
     for part, sizes in found.items():
-        if part in PART_TITLES:
-            check_config(part, sizes, f"{path}, {SIZES_KEY}", whole=False)
+        if part in USUAL:
+            check_config(PART_KINDS[USUAL[part]], sizes, f"{path}, {SIZES_KEY}", whole=False)
     return found
 
 
@@ -164,7 +159,7 @@ def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, koh
             places[open_clip_part].update({ours: Place(path, name, part) for ours, part in found.items()})
     reading = {"text_encoder_2": "kohya"} if kohya_projection else {}
     parts = {
-        part: Part(part, path, _without_ballast(part, found), reading=reading.get(part, ""))
+        part: Part(part, path, _without_ballast(PART_KINDS[USUAL[part]], found), reading=reading.get(part, ""))
         for part, found in places.items()
         if found
     }
@@ -213,22 +208,21 @@ def _vae_part(path: Path, entries: Mapping[str, TensorEntry]) -> Part | None:
 
 def _folder_parts(path: Path) -> dict[str, Part]:
     parts = {}
-    for name in PART_TITLES:
-        config = read_json(path / name / "config.json")
-        if config is not None:
-            parts[name] = _folder_part(name, path / name, config)
+    for folder in sorted(each for each in path.iterdir() if each.is_dir()):
+        config = read_json(folder / "config.json")
+        kind = kind_of(folder.name, config) if config is not None else None
+        if config is not None and kind is not None:
+            parts[folder.name] = _folder_part(folder, config, kind)
     return parts
 
 
-def _folder_part(name: str, folder: Path, config: Mapping[str, Any]) -> Part:
-    check_config(name, config, str(folder / "config.json"))
-    renames = {"unet": lambda key: key, "vae": sd_keys.vae_to_diffusers}
-    rename = renames.get(name, sd_keys.clip_to_diffusers)
+def _folder_part(folder: Path, config: Mapping[str, Any], kind: PartKind) -> Part:
+    check_config(kind, config, str(folder / "config.json"))
     places = {}
     for file in _weight_files(folder):
         entries, _ = read_header(file)
-        places.update({rename(key): Place(file, key, entry) for key, entry in entries.items()})
-    return Part(name, folder, _without_ballast(name, places), config)
+        places.update({kind.rename(key): Place(file, key, entry) for key, entry in entries.items()})
+    return Part(folder.name, folder, _without_ballast(kind, places), config)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -257,14 +251,13 @@ def _shards(listed: Any, folder: Path) -> list[str]:
     return sorted(set(names))
 
 
-def _without_ballast(part: str, places: Mapping[str, Place]) -> dict[str, Place]:
-    """Without CLIP's position_ids (a counter, which 16-bit files even round wrongly), and without the projection of a
-    text encoder that is not asked for a pooled vector."""
-    unused = {"text_projection.weight"} if part == "text_encoder" else set()
+def _without_ballast(kind: PartKind, places: Mapping[str, Place]) -> dict[str, Place]:
+    """Without CLIP's position_ids (a counter, which 16-bit files even round wrongly), a tensor's second name, and what the
+    kind does not read, as the projection of a text encoder that is not asked for a pooled vector."""
     return {
         name: place
         for name, place in places.items()
-        if not name.endswith("embeddings.position_ids") and name not in unused
+        if not name.endswith("embeddings.position_ids") and name not in kind.unused and name not in kind.tied
     }
 
 

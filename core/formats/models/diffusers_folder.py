@@ -9,54 +9,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.formats.models import text_keys
-from core.formats.models.checkpoint import PART_TITLES
+from core.formats.models.part_kinds import PartKind, kind_of
 from core.formats.detect import read_json
 from core.formats.tensors.lazy import LazyTensor
 from core.formats.tensors.writer import write_pickle, write_safetensors
 from core.record.cancel import CancelToken
 
-State = Mapping[str, LazyTensor]
-# Stem of the weight files in a part's folder, for diffusers and for transformers; extension by format.
-DIFFUSERS_STEM, TRANSFORMERS_STEM = "diffusion_pytorch_model", "model"
 SHARD_BYTES = 10 * 10**9  # diffusers 0.42 shards there: the U-Net of SDXL in fp32 is 10.3 GB
-VAE_ATTENTION = (".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight")
-PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
 NOT_SAVED = ("_name_or_path", "transformers_version", "_commit_hash")  # specific to the machine the config comes from
 
 
 @dataclass(frozen=True)
 class Published:
-    """What is shipped for a family: `configs` has a folder per part, `vocabulary` is CLIP's tokenizer.json."""
+    """What is shipped for a family: `configs` has a folder per part, `vocabulary` is CLIP's tokenizer.json; a tokenizer's
+    folder may have one of its own."""
 
     configs: Path
     vocabulary: Path
+    denoiser: str = "unet"
 
     def config(self, part: str) -> dict[str, Any]:
         return json.loads((self.configs / part / "config.json").read_text(encoding="utf-8"))
 
+    def kind(self, part: str) -> PartKind:
+        kind = kind_of(part, self.config(part))
+        assert kind is not None, f"{self.configs / part}: its class is not registered in core/formats/models/part_kinds.py"
+        return kind
+
     @property
     def parts(self) -> list[str]:
-        return [name for name in PART_TITLES if (self.configs / name / "config.json").is_file()]
-
-
-def folder_tensors(part: str, state: State, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
-    """A part's tensors with the names and shapes that its config requires."""
-    if part == "unet":
-        ones = () if config.get("use_linear_projection") else (1, 1)
-        return {
-            name: tensor.in_shape(*tensor.shape[:2], *ones) if name.endswith(PROJECTIONS) else tensor
-            for name, tensor in state.items()
-        }
-    if part == "vae":
-        return {
-            name: tensor.in_shape(*tensor.shape[:2])
-            if ".attentions." in name and name.endswith(VAE_ATTENTION)
-            else tensor
-            for name, tensor in state.items()
-        }
-    # With the `text_model.` prefix, which every version of transformers reads.
-    return {text_keys.full_name(name): tensor for name, tensor in state.items()}
+        """Names of the parts: the denoiser, the VAE, the text encoders."""
+        texts = sorted(folder.name for folder in self.configs.glob("text_encoder*"))
+        return [name for name in (self.denoiser, "vae", *texts) if (self.configs / name / "config.json").is_file()]
 
 
 def shards(tensors: Mapping[str, LazyTensor], limit: int) -> list[dict[str, LazyTensor]]:
@@ -74,7 +58,7 @@ def shards(tensors: Mapping[str, LazyTensor], limit: int) -> list[dict[str, Lazy
 
 def write_part(
     folder: Path,
-    part: str,
+    stem: str,
     tensors: Mapping[str, LazyTensor],
     config: Mapping[str, Any],
     *,
@@ -82,12 +66,12 @@ def write_part(
     metadata: Mapping[str, str],
     cancel: CancelToken | None = None,
 ) -> None:
-    """config.json and the weights, sharded with an index if large. `metadata` goes into the U-Net's files only."""
+    """config.json and the weights, sharded with an index if large. stem: of the weight files, see PartKind"""
     folder.mkdir(parents=True)
     write_json(folder / "config.json", clean_config(config, tensors))
-    stem, ending = DIFFUSERS_STEM, ".bin" if pickled else ".safetensors"
-    if part.startswith("text_encoder"):
-        stem = f"pytorch_{TRANSFORMERS_STEM}" if pickled else TRANSFORMERS_STEM
+    ending = ".bin" if pickled else ".safetensors"
+    if stem == "model" and pickled:
+        stem = "pytorch_model"  # as transformers calls its pickles
     # diffusers does not find sharded pickles unless told to load pickles only.
     pieces = [dict(tensors)] if pickled else shards(tensors, SHARD_BYTES)
     names = [f"{stem}{ending}"]
@@ -100,7 +84,7 @@ def write_part(
         if pickled:
             write_pickle(folder / name, piece, cancel=cancel)
         else:
-            write_safetensors(folder / name, piece, metadata if part == "unet" else {}, cancel)
+            write_safetensors(folder / name, piece, metadata, cancel)
 
 
 def clean_config(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
@@ -164,7 +148,8 @@ def _write_tokenizer(folder: Path, shipped: Path, vocabulary: Path, source: Path
         key: config[key] for key in ("bos_token", "eos_token", "pad_token", "unk_token") if key in config
     }
     write_json(folder / "special_tokens_map.json", marks)
-    shutil.copyfile(vocabulary, folder / "tokenizer.json")
+    own_words = shipped / "tokenizer.json"
+    shutil.copyfile(own_words if own_words.is_file() else vocabulary, folder / "tokenizer.json")
     write_older_vocabulary(folder)
 
 
@@ -175,6 +160,8 @@ def write_older_vocabulary(folder: Path) -> None:
     if not source.is_file() or ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
         return
     found = json.loads(source.read_text(encoding="utf-8"))
+    if "merges" not in found["model"]:  # not CLIP's: T5's words have no merges
+        return
     words, merges = found["model"]["vocab"], found["model"]["merges"]
     lines = ["#version: 0.2", *(pair if isinstance(pair, str) else " ".join(pair) for pair in merges)]
     added = {word["content"]: word["id"] for word in found.get("added_tokens", []) if word["content"] not in words}

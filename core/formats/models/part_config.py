@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
 
+from core.formats.models.part_kinds import PartKind
 from core.record.problems import ProblemsError
 
 FIX = "download the model folder again"
@@ -63,25 +64,18 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "scaling_factor": _factor,
     "sample_size": _or_none(_or_list(_SIZE)),
 }
-# Required: without them the classes would fall back to defaults.
-NEEDED = {
-    "unet": ("block_out_channels", "down_block_types", "up_block_types", "cross_attention_dim"),
-    "vae": ("block_out_channels", "down_block_types", "up_block_types"),
-    "text_encoder": ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-}
-NEEDED["text_encoder_2"] = NEEDED["text_encoder"]
 
 
-def check_config(part: str, config: Mapping[str, Any], where: str, *, whole: bool = True) -> None:
-    """Raise ProblemsError for a config that is invalid for this part.
+def check_config(kind: PartKind, config: Mapping[str, Any], where: str, *, whole: bool = True) -> None:
+    """Raise ProblemsError for a config that is invalid for this kind of part.
 
     whole  whether it is complete, so that nothing may be missing
     """
-    for name in NEEDED[part] if whole else ():
+    for name in kind.needed if whole else ():
         if config.get(name) is None:
             raise ProblemsError.one(f"The config has no {name}", where, FIX, code="model.bad-config")
     for name, value in config.items():
-        accepts = RULES.get(name)
+        accepts = kind.checks.get(name) or RULES.get(name)
         if accepts is not None and not accepts(value):
             raise ProblemsError.one(
                 f"The config's {name} is invalid: {_shown(value)}", where, FIX, code="model.bad-config"

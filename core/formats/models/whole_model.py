@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from core.formats.models import single_file
 from core.formats.models import text_keys
-from core.formats.models.checkpoint import PART_TITLES, SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
-from core.formats.models.diffusers_folder import Published, folder_tensors, write_part, write_rest
+from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
+from core.formats.models.diffusers_folder import Published, write_part, write_rest
+from core.formats.models.part_kinds import part_title
 from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory
 from core.formats.models.overflow import beyond, kept_wide, largest_of, no_numbers, refuse_no_numbers
@@ -63,12 +64,12 @@ class _Model:
     cancel: CancelToken | None
 
 
-def form_of(source: Path | str) -> Form:
+def form_of(source: Path | str, denoiser: str = "unet") -> Form:
     """The format of a model: what an empty `save_model_as` means."""
     source = Path(source)
     if not source.is_dir():
         return "safetensors" if sniff(source) == "safetensors" else "ckpt"
-    weights = open_checkpoint(source).parts["unet"].files
+    weights = open_checkpoint(source).parts[denoiser].files
     return "diffusers" if all(file.suffix == ".bin" for file in weights) else "diffusers_safetensors"
 
 
@@ -150,7 +151,7 @@ def _chosen_parts(
     found: dict[str, Mapping[str, torch.Tensor] | Part] = {**(source.parts if source is not None else {}), **given}
     if vae is not None and "vae" not in given:
         found["vae"] = open_vae(vae)
-    missing = [PART_TITLES[name] for name in published.parts if name not in found]
+    missing = [part_title(name) for name in published.parts if name not in found]
     if missing:
         what = f"The model to be saved has no {' and no '.join(missing)}"
         fix = "set a VAE in the model settings" if missing == ["VAE"] else "train from a full checkpoint"
@@ -269,17 +270,18 @@ def _whole_number(text: str | None) -> int:
 
 def _write_folder(model: _Model, target: Path, pickled: bool = False) -> None:
     facts, source = model.facts, model.source.path if model.source is not None else None
-    content = {name: folder_tensors(name, state, model.configs[name]) for name, state in model.states.items()}
+    kinds = {name: model.published.kind(name) for name in model.states}
+    content = {name: kinds[name].in_folder(model.configs[name], state) for name, state in model.states.items()}
     _refuse_full_disk(target, sum(file_bytes(tensors) for tensors in content.values()))
     with atomic.folder_atomic(target) as temporary:
         for name, tensors in content.items():
             write_part(
                 temporary / name,
-                name,
+                kinds[name].stem,
                 tensors,
                 model.configs[name],
                 pickled=pickled,
-                metadata=facts.metadata,
+                metadata=facts.metadata if name == model.published.denoiser else {},
                 cancel=model.cancel,
             )
         write_rest(temporary, model.published, source, facts.prediction, facts.zero_terminal_snr)

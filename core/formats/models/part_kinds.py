@@ -1,0 +1,160 @@
+"""The kinds of parts that models are made of, by the class that a part's config.json names.
+
+A package of a family brings its own with `register`: what is read, checked, built and written of a part follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from core.formats.models import sd_keys, text_keys
+from core.formats.tensors.lazy import LazyTensor
+
+State = Mapping[str, LazyTensor]
+Accepts = Callable[[Any], bool]
+# Fields that a text encoder's class gets; it would take any other name of a config for one of its own.
+TEXT_FIELDS = frozenset(
+    (
+        *("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers"),
+        *("num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout"),
+        *("initializer_range", "initializer_factor", "pad_token_id", "bos_token_id", "eos_token_id"),
+    )
+)
+VAE_ATTENTION = (".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight")
+PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
+
+
+def _as_it_is(part: Any, state: Any) -> Any:
+    return state
+
+
+@dataclass(frozen=True)
+class PartKind:
+    """One kind of part.
+
+    name      its class, as config.json names it: `_class_name` of diffusers, `architectures` of transformers
+    module    the module of that class
+    needed    config values without which the class would fall back to its defaults
+    config    (module, class) of the config that transformers builds it from; None: diffusers builds it from the file
+    fields    config values that are handed to the class; None: all
+    checks    config value -> whether it is valid, besides those that all kinds share (core/formats/models/part_config.py)
+    rename    a tensor's name in a diffusers folder -> its name in the core
+    tied      another name of a tensor that a file holds once -> its name there
+    named     (module, state) -> the state with the names of this version's class
+    unused    tensors of files that are not read
+    in_folder (config, tensors by the core's names) -> tensors with names and shapes of a diffusers folder
+    stem      of its weight files in a diffusers folder
+    """
+
+    name: str
+    module: str
+    needed: tuple[str, ...]
+    config: tuple[str, str] | None = None
+    fields: frozenset[str] | None = None
+    checks: Mapping[str, Accepts] = field(default_factory=dict)
+    rename: Callable[[str], str] = str
+    tied: Mapping[str, str] = field(default_factory=dict)
+    named: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = _as_it_is
+    in_folder: Callable[[Mapping[str, Any], State], State] = _as_it_is
+    unused: frozenset[str] = frozenset()
+    stem: str = "diffusion_pytorch_model"
+
+    def maker(self) -> Callable[[Mapping[str, Any]], Any]:
+        """Makes the module that a config describes. The libraries are imported here."""
+        made = getattr(import_module(self.module), self.name)
+        if self.config is None:
+            return lambda config: made.from_config(dict(config))
+        module, name = self.config
+        config_class = getattr(import_module(module), name)
+        return lambda config: made(config_class(**self._given(config)))
+
+    def _given(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if self.fields is None or key in self.fields}
+
+
+def _unet_in_folder(config: Mapping[str, Any], state: State) -> State:
+    ones = () if config.get("use_linear_projection") else (1, 1)
+    return {
+        name: tensor.in_shape(*tensor.shape[:2], *ones) if name.endswith(PROJECTIONS) else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _vae_in_folder(config: Mapping[str, Any], state: State) -> State:
+    return {
+        name: tensor.in_shape(*tensor.shape[:2]) if ".attentions." in name and name.endswith(VAE_ATTENTION) else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _text_in_folder(config: Mapping[str, Any], state: State) -> State:
+    """With the `text_model.` prefix, which every version of transformers reads."""
+    return {text_keys.full_name(name): tensor for name, tensor in state.items()}
+
+
+def _clip(name: str, unused: frozenset[str] = frozenset()) -> PartKind:
+    return PartKind(
+        name,
+        "transformers.models.clip.modeling_clip",
+        needed=("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        config=("transformers.models.clip.configuration_clip", "CLIPTextConfig"),
+        fields=TEXT_FIELDS,
+        rename=sd_keys.clip_to_diffusers,
+        named=text_keys.state_for,
+        in_folder=_text_in_folder,
+        unused=unused,
+        stem="model",
+    )
+
+
+PART_KINDS: dict[str, PartKind] = {}
+
+
+def register(kind: PartKind) -> None:
+    """A kind of part for model folders that hold its class."""
+    PART_KINDS[kind.name] = kind
+
+
+register(
+    PartKind(
+        "UNet2DConditionModel",
+        "diffusers.models.unets.unet_2d_condition",
+        needed=("block_out_channels", "down_block_types", "up_block_types", "cross_attention_dim"),
+        in_folder=_unet_in_folder,
+    )
+)
+register(
+    PartKind(
+        "AutoencoderKL",
+        "diffusers.models.autoencoders.autoencoder_kl",
+        needed=("block_out_channels", "down_block_types", "up_block_types"),
+        rename=sd_keys.vae_to_diffusers,
+        in_folder=_vae_in_folder,
+    )
+)
+register(_clip("CLIPTextModel", frozenset({"text_projection.weight"})))  # it has no pooled vector
+register(_clip("CLIPTextModelWithProjection"))
+
+# What a part is whose config names no class, and that of SD's single files.
+USUAL = {
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+    "text_encoder_2": "CLIPTextModelWithProjection",
+}
+TITLES = {"unet": "U-Net", "vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
+
+
+def part_title(name: str) -> str:
+    """A part as people call it: "U-Net", "second text encoder", "transformer"."""
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def kind_of(name: str, config: Mapping[str, Any]) -> PartKind | None:
+    """What a part of this name in a model's folder is; None for one that no family has, such as a safety checker."""
+    stated = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
+    found = PART_KINDS.get(stated) if isinstance(stated, str) else None
+    return found or (PART_KINDS[USUAL[name]] if name in USUAL else None)
