@@ -15,7 +15,7 @@ from core.families.clip import count_tokens, tokenize
 from core.families.components import Components
 from core.families.layout import Layout
 from core.families.targets import Target
-from core.families.vae import decode_latents, encode_image_latents
+from core.families.vae import decode_latents, encode_image_latents, model_latents
 from core.formats.models.checkpoint import Part, open_checkpoint
 from core.record.problems import Problem
 from core.settings.model import FAMILIES
@@ -34,8 +34,9 @@ class Family:
     latent_channels, latent_pixels    C of its latents, and the pixels of the image along a side of each
     resolution        the side in pixels that its models are made for, where no config states a `sample_size`
     tokenize, count_tokens            (components, captions ...); all tokenizers of a model count alike
-    encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean and log variance, unscaled
-    decode_latents                    (VAE, scaled latents) -> pixels
+    encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean and log variance of its own latents
+    model_latents                     (the VAE's config, its own latents) -> latents as the model is shown them
+    decode_latents                    (VAE, latents of the model) -> pixels
     """
 
     layout: Layout
@@ -50,6 +51,7 @@ class Family:
     tokenize: Callable[..., Any] = tokenize
     count_tokens: Callable[..., int] = count_tokens
     encode_image_latents: Callable[[Any, Tensor], tuple[Tensor, Tensor]] = encode_image_latents
+    model_latents: Callable[[Mapping[str, Any], Tensor], Tensor] = model_latents
     decode_latents: Callable[[Any, Tensor], Tensor] = decode_latents
 
     @property

@@ -18,7 +18,7 @@ class Components:
     text_encoders  with one tokenizer each, in the order of their states in the context
     prediction     "epsilon" or "v"
     zero_terminal_snr   whether its file says that it was trained on the schedule that ends in pure noise
-    vae_scale      latents = VAE's own latents * vae_scale (SD 1 and 2: 0.18215, SDXL: 0.13025)
+    vae_config     of the VAE in use, loaded or not: its numbers turn its latents into the model's (Family.model_latents)
     source         the file or folder it came from
     hashes         part -> SHA-256 of its weights as stored, filled when load() got a memo to remember them in
     """
@@ -29,7 +29,7 @@ class Components:
     tokenizers: list[Any] = field(default_factory=list)
     prediction: str = "epsilon"
     zero_terminal_snr: bool = False
-    vae_scale: float = 0.18215
+    vae_config: Mapping[str, Any] = field(default_factory=dict)
     family: str = "sd1"
     source: Path | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)

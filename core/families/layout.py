@@ -17,12 +17,12 @@ from core.formats.models.part_kinds import PartKind
 class Layout:
     """The parts of a family.
 
-    family           its name in core.families                 vae_scale      0.18215 or 0.13025
+    family           its name in core.families
     configs          folder with the published configuration of every part: single files hold none
     denoiser, text_encoders    names of these parts, as in a diffusers folder
     tokenizers       model folder or None -> the tokenizer of each text encoder
     vae_overflows    whether the published VAE gives numbers beyond fp16's range
-    misfits          (itself, configs by part, path) -> why complete parts do not work together
+    misfits          (configs by part, path) -> why complete parts do not work together
     find_prediction  finds by a U-Net whether it predicts "epsilon" or "v", where the file does not; None: epsilon
     """
 
@@ -30,11 +30,10 @@ class Layout:
     configs: Path
     text_encoders: tuple[str, ...]
     tokenizers: tuple[Callable[[Path | None], Any], ...]
-    vae_scale: float = 0.18215
     vae_overflows: bool = False
     find_prediction: Callable[[Any], str] | None = None
     denoiser: str = "unet"
-    misfits: Callable[[Layout, Mapping[str, Mapping[str, Any]], Path], list[str]] = sd_misfits
+    misfits: Callable[[Mapping[str, Mapping[str, Any]], Path], list[str]] = sd_misfits
 
     @property
     def published(self) -> Published:

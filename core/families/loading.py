@@ -87,7 +87,7 @@ def load(
         tokenizers=[make(checkpoint.path) for make in layout.tokenizers] if "tokenizers" in wanted else [],
         prediction=checkpoint.kind.prediction or _asked_prediction(layout, modules.get(layout.denoiser)),
         zero_terminal_snr=checkpoint.kind.zero_terminal_snr,
-        vae_scale=float(_vae_config(layout, checkpoint, vae).get("scaling_factor", layout.vae_scale)),
+        vae_config={**layout.config("vae"), **_vae_config(layout, checkpoint, vae)},
         family=layout.family,
         source=checkpoint.path,
         hashes={part.name: part_digest(part, memo, cancel) for part in found if memo is not None},
@@ -279,7 +279,9 @@ def _fill_counters(module: Any, device: torch.device, part: Part) -> None:
         if buffer.is_meta:
             owner, _, attribute = name.rpartition(".")
             if attribute != "position_ids":
-                raise TypeError(f"{type(module).__name__} computes {name} when it is made, so it cannot be loaded: {part.source}")
+                raise TypeError(
+                    f"{type(module).__name__} computes {name} when it is made, so it cannot be loaded: {part.source}"
+                )
             setattr(
                 module.get_submodule(owner),
                 attribute,

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.families.tokenizer import tokenizer_folder
 from core.families.vocabulary import read_vocabulary
 
-if TYPE_CHECKING:
-    from core.families.layout import Layout
 
-
-def sd_misfits(layout: Layout, configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str]:
+def sd_misfits(configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[str]:
     """Why parts of these configs do not work together. Raises ProblemsError for a damaged tokenizer.
 
     path  of the model, whose tokenizer may have words of its own
     """
     words = len(read_vocabulary(tokenizer_folder(path)))
-    unet, vae, texts = configs[layout.denoiser], configs["vae"], [configs[name] for name in layout.text_encoders]
+    unet, vae = configs["unet"], configs["vae"]
+    texts = [config for name, config in configs.items() if name.startswith("text_encoder")]
     widths = sum(config["hidden_size"] for config in texts)
     channels = [unet.get("in_channels", 4), unet.get("out_channels", 4), vae.get("latent_channels", 4)]
     flaws = {

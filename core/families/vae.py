@@ -24,22 +24,32 @@ def safe_type(
 
 @torch.no_grad()
 def encode_image_latents(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The VAE's posterior over latents, unscaled: training latents are (mean + exp(logvar / 2) * noise) * vae_scale.
+    """The VAE's posterior over its own latents: a sample is mean + exp(logvar / 2) * noise, see `model_latents`.
 
     pixels   [B, 3, H, W] in [-1, 1], H and W multiples of 8
-    returns  mean, logvar: float32 [B, 4, H/8, W/8]
+    returns  mean, logvar: float32 [B, C, H/8, W/8]
     """
     first = next(vae.parameters())
     posterior = vae.encode(queued(pixels, first.device).to(first.dtype)).latent_dist
     return posterior.mean.float(), posterior.logvar.float()
 
 
+def model_latents(config: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
+    """The VAE's own latents, of any shape and type, as the model is shown them: (latents - shift) * scale, by the numbers
+    of the VAE's config (SD 1 and 2: scale 0.18215, SDXL: 0.13025; without a shift)."""
+    shift = config.get("shift_factor")
+    return (latents if shift is None else latents - shift) * config["scaling_factor"]
+
+
 @torch.no_grad()
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """The image of scaled latents, as training and samplers hold them.
 
-    latents  [B, 4, h, w], scaled by vae_scale
+    latents  [B, C, h, w], as of `model_latents`
     returns  float32 [B, 3, 8h, 8w], about [-1, 1], not clipped
     """
     first = next(vae.parameters())
-    return vae.decode((latents / vae.config.scaling_factor).to(first.device, first.dtype)).sample.float()
+    own = latents / vae.config.scaling_factor
+    if vae.config.get("shift_factor") is not None:
+        own = own + vae.config.shift_factor
+    return vae.decode(own.to(first.device, first.dtype)).sample.float()

@@ -121,8 +121,8 @@ class Words:
         if not self._layered:
             return each[0]
         return PromptStates(
-            each[0].positive._replace(context=torch.stack([states.positive.context for states in each], dim=1)),
-            each[0].negative._replace(context=torch.stack([states.negative.context for states in each], dim=1)),
+            replace(each[0].positive, context=torch.stack([states.positive.context for states in each], dim=1)),
+            replace(each[0].negative, context=torch.stack([states.negative.context for states in each], dim=1)),
         )
 
     def missing(self, *texts: str) -> list[str]:

@@ -53,7 +53,11 @@ def test_a_single_file_is_the_same_model(tiny, in_files):
     with no_network():
         one = loading.load(layout, path)
     assert_same_weights(one, tiny.components)
-    assert one.vae_scale == tiny.components.vae_scale == {"sd2": 0.18215, "sdxl": 0.13025}[tiny.name]
+    assert (
+        one.vae_config["scaling_factor"]
+        == tiny.components.vae_config["scaling_factor"]
+        == {"sd2": 0.18215, "sdxl": 0.13025}[tiny.name]
+    )
     assert one.family == tiny.name and all(not module.training for module in parts_of(one))
     # The digests name caches: the same weights are found again in either form.
     for part in ("unet", "vae", "text_encoders"):

@@ -64,7 +64,7 @@ def test_the_starter_loads_offline_and_equals_what_diffusers_loads():
     ):
         state, expected = one.state_dict(), other.state_dict()
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
-    assert ours.prediction == "epsilon" and ours.vae_scale == 0.18215 and ours.family == "sd1"
+    assert ours.prediction == "epsilon" and ours.vae_config["scaling_factor"] == 0.18215 and ours.family == "sd1"
 
 
 def test_the_parts_compute_what_diffusers_computes():
@@ -85,7 +85,7 @@ def test_the_parts_compute_what_diffusers_computes():
         posterior = pipeline.vae.encode(pixels).latent_dist
         assert torch.equal(mean, posterior.mean) and torch.equal(logvar, posterior.logvar)
         assert mean.shape == (1, 4, 8, 6)
-        image = sd1.decode_latents(ours.vae, mean * ours.vae_scale)
+        image = sd1.decode_latents(ours.vae, mean * ours.vae_config["scaling_factor"])
         torch.testing.assert_close(image, pipeline.vae.decode(mean).sample, rtol=1e-4, atol=1e-4)
     assert image.shape == pixels.shape
 
@@ -113,7 +113,7 @@ def test_only_the_parts_asked_for_are_loaded(tiny):
     loaded = sd1.load(tiny, parts=("denoiser",))
     assert loaded.denoiser is not None and loaded.vae is None
     assert loaded.text_encoders == [] and loaded.tokenizers == []
-    assert loaded.vae_scale == 0.18215, "cached latents need it without the VAE"
+    assert loaded.vae_config["scaling_factor"] == 0.18215, "cached latents need it without the VAE"
     words = sd1.load(tiny, parts=("text_encoders", "tokenizers"))
     assert words.denoiser is None and len(words.text_encoders) == len(words.tokenizers) == 1
 
@@ -139,7 +139,7 @@ def test_a_v_model_and_another_scaling_are_told_by_the_folder(copy):
     config = copy / "vae" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "scaling_factor": 0.5}))
     loaded = sd1.load(copy, parts=("denoiser",))
-    assert loaded.prediction == "v" and loaded.vae_scale == 0.5
+    assert loaded.prediction == "v" and loaded.vae_config["scaling_factor"] == 0.5
 
 
 def test_another_vae_replaces_the_models_own(tmp_path, tiny):
@@ -149,7 +149,10 @@ def test_another_vae_replaces_the_models_own(tmp_path, tiny):
     (tmp_path / "vae" / "config.json").write_text(json.dumps({**config, "scaling_factor": 0.25}))
     save_file(other, tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
     loaded = sd1.load(tiny, parts=("vae",), vae=tmp_path / "vae")
-    assert torch.equal(loaded.vae.quant_conv.weight, other["quant_conv.weight"]) and loaded.vae_scale == 0.25
+    assert (
+        torch.equal(loaded.vae.quant_conv.weight, other["quant_conv.weight"])
+        and loaded.vae_config["scaling_factor"] == 0.25
+    )
     assert sd1.digest(tiny, "vae", vae=tmp_path / "vae") != sd1.digest(tiny, "vae")
 
 

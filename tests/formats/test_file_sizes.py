@@ -31,7 +31,7 @@ def assert_same(one, other):
         state, expected = mine.state_dict(), theirs.state_dict()
         assert set(state) == set(expected) and all(torch.equal(state[key], expected[key]) for key in expected)
     assert one.denoiser.config.attention_head_dim == other.denoiser.config.attention_head_dim
-    assert one.vae_scale == other.vae_scale
+    assert one.vae_config["scaling_factor"] == other.vae_config["scaling_factor"]
 
 
 def test_the_starter_as_a_file_is_the_starter(tmp_path):

@@ -2,12 +2,14 @@
 
 import threading
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from core.dataset.images.views import View
+from core.families.vae import model_latents
 from core.settings.dataset.concepts import PLAIN
 from core.training.loop import sources
 from core.training.loop.sources import FreshViews, Latents, Shown
@@ -83,7 +85,7 @@ def test_a_batch_may_hold_images_of_both_kinds(monkeypatch):
         encode=encode,
         encode_at_once=2,
     )
-    latents.scale = 2.0
+    latents.into_model = lambda own: own * 2.0
     monkeypatch.setattr(sources, "draw_view", lambda *address: View(None, flip=True))
     batch = latents.batch(0, [(BEAR, 0), (FOX, 0), (FOX, 1), (FOX, 2)])
     drawn, masks = batch.latents, batch.masks
@@ -114,3 +116,12 @@ def test_latents_meet_on_the_device_wherever_they_were_kept():
     places = {FOX.key: torch.zeros(4, 2, 2), BEAR.key: torch.zeros(4, 2, 2, device="meta")}
     held = Latents({}, lambda side: (places[side.placed.key],) * 2, 7, mode="mean", device="meta")
     assert held.batch(0, [(FOX, 0), (BEAR, 0)]).latents.device.type == "meta"
+
+
+def test_halved_latents_are_those_that_were_cast_before_they_were_scaled():
+    encoded, scale = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 0.18215
+    latents = Latents({}, lambda side: (encoded[0], encoded[0]), 7, mode="mean")
+    latents.into_model, latents.narrowed = partial(model_latents, {"scaling_factor": scale}), torch.bfloat16
+    theirs = encoded.to(torch.bfloat16) * scale
+    assert torch.equal(latents.batch(0, [(BEAR, 0)]).latents, theirs)
+    assert not torch.equal((encoded * scale).to(torch.bfloat16), theirs), "rounded once where they round twice"

@@ -18,7 +18,7 @@ from core.diffusion.text_states import TextStates, stack_texts
 from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 EncodeText = Callable[[Sequence[str]], TextStates]
 
@@ -134,7 +134,7 @@ class TextCache:
             self._on_disk.discard(caption)
             return False
         self._on_disk.add(caption)
-        self._hold(caption, TextStates(tensors["context"], tensors.get("pooled")))
+        self._hold(caption, TextStates.of(tensors))
         return True
 
     def _hold(self, caption: str, states: TextStates) -> None:
@@ -154,7 +154,7 @@ class TextCache:
         if self._disk_bytes is None:
             self._disk_bytes = sum(entry.bytes for entry in entries(self.folder))
         try:
-            self._disk_bytes += write_tensors(self._file(caption), _tensors(states))
+            self._disk_bytes += write_tensors(self._file(caption), states.tensors)
         except ProblemsError as error:
             self.unwritten = error.problems[0]
             if self._warn:
@@ -172,9 +172,5 @@ class TextCache:
             self._disk_bytes -= prune(self.folder, self._disk_room, {self._key(each) for each in self._needed})
 
 
-def _tensors(states: TextStates) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in states._asdict().items() if tensor is not None}
-
-
 def _bytes(states: TextStates) -> int:
-    return sum(tensor.nbytes for tensor in _tensors(states).values())
+    return sum(tensor.nbytes for tensor in states.tensors.values())

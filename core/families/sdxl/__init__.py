@@ -16,7 +16,6 @@ _LAYOUT = Layout(
     # The second has the first one's words. The folder of the published model would make "!" the filling in captions too,
     # which OpenCLIP did not do in SDXL's own training, nor do sd-scripts and A1111.
     tokenizers=(load_tokenizer, partial(load_tokenizer, pad="!", pad_is_mark=False)),
-    vae_scale=0.13025,
     vae_overflows=True,
 )
 FAMILY = Family(

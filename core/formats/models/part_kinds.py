@@ -11,9 +11,8 @@ from importlib import import_module
 from typing import Any
 
 from core.formats.models import sd_keys, text_keys
-from core.formats.tensors.lazy import LazyTensor
 
-State = Mapping[str, LazyTensor]
+State = Mapping[str, Any]  # of tensors that are read when they are written: core.formats.tensors.lazy.LazyTensor
 Accepts = Callable[[Any], bool]
 # Fields that a text encoder's class gets; it would take any other name of a config for one of its own.
 TEXT_FIELDS = frozenset(
@@ -31,7 +30,7 @@ def _as_it_is(part: Any, state: Any) -> Any:
     return state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PartKind:
     """One kind of part.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +101,10 @@ def build_training(job: TrainJob, context: JobContext, chosen: Choose = lambda r
         open_.callback(stepper.release)
         if job.sharding.active and job.method.traits.full_size:  # DeepSpeed puts it into the compute dtype
             texts.precision = replace(texts.precision, trainable=texts.precision.compute)
-        latents.scale = components.vae_scale
         objective, precision = objective_of(job, context, components), texts.precision
+        latents.into_model = partial(inputs.family.model_latents, components.vae_config)
+        if job.noise.halves_latents(job.method.traits.uses_network):
+            latents.narrowed = precision.compute
         passes = Passes(job, context.device, precision, components, inputs.method, latents, text, objective, before)
         tracker = make_tracker(job, context.folder.logs, context.say) if processes.first else Trackers([], context.say)
         open_.callback(tracker.close)

@@ -15,7 +15,6 @@ from core.record.queued import queued
 from core.settings.job import TrainJob
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from core.diffusion.objective import Objective
@@ -44,7 +43,6 @@ class Passes:
 
     def __post_init__(self) -> None:
         self._family = family(self.components.family)
-        self._halves = self.job.noise.halves_latents(self.job.method.traits.uses_network)
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, given: Conditioning) -> Tensor:
         with self.precision.autocast(self.device):
@@ -59,8 +57,6 @@ class Passes:
         import torch
 
         job, latents = self.job, batch.latents
-        if self._halves:
-            latents = scaled_in(self.precision.compute, latents, self.latents.scale)
         noises = draw_noises(job.noise, latents, batch.addresses)
         self.method.set_strength(batch.strength)
         text = self.text.states(batch.captions)
@@ -104,11 +100,6 @@ class Passes:
         finally:
             for module in modules:
                 module.training = True
-
-
-def scaled_in(dtype: torch.dtype, latents: Tensor, scale: float) -> Tensor:
-    """Latents that were scaled in float32, as if they had been cast before that."""
-    return (latents / scale).to(dtype) * scale
 
 
 def training_loss(

@@ -21,6 +21,7 @@ from core.training.loop.batch import Batch, Item
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
     from core.dataset.buckets.batches import Placed
@@ -79,7 +80,8 @@ class Latents:
     fresh       the views of images that are encoded at each step, `anew`, with what encodes a batch of them
     masks       {image key: [1, h, w] in 0..1 at latent size}, of those that have one
     mode        "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
-    scale       the VAE's factor, known when the model is loaded
+    into_model  what makes the model's latents of the VAE's own, set when the model is loaded
+    narrowed    a type to round the VAE's own latents to before that; None leaves them in float32
     device      where they are handed out, wherever their posteriors lie
     """
 
@@ -98,7 +100,9 @@ class Latents:
         validation_seed: int | None = None,
         device: str = "cpu",
     ):
-        self.scale, self._device = 1.0, device
+        self.into_model: Callable[[Tensor], Tensor] = lambda latents: latents
+        self.narrowed: torch.dtype | None = None
+        self._device = device
         self._held, self._read, self._seed, self._mode = held, read, seed, mode
         self._validation_seed = seed if validation_seed is None else validation_seed
         self._masks = masks or {}
@@ -130,7 +134,7 @@ class Latents:
                 mask = self._masks.get(placed.key)
                 mask = mask.flip(-1) if mask is not None and mirrored else mask
             sampled = self._sampled(posterior, placed, epoch, repeat, mirrored)
-            latents.append(queued(sampled, self._device) * self.scale)
+            latents.append(self.into_model(queued(sampled, self._device).to(self.narrowed or torch.float32)))
             masks.append(mask)
         stacked = torch.stack(latents)
         ones = torch.ones(1, *stacked.shape[-2:])

@@ -66,7 +66,7 @@ class LinearFamily(Family):
             vae=made["vae"] if "vae" in parts else None,
             text_encoders=[made["text_encoder"].to(dtype)] if "text_encoders" in parts else [],
             tokenizers=[None] if "tokenizers" in parts else [],
-            vae_scale=1.0,
+            vae_config={"scaling_factor": 1.0},
             family="linear",
             source=Path(path),
         )
@@ -139,7 +139,6 @@ FAMILY = LinearFamily(
         configs=Path(__file__).parent / "linear_configs",
         text_encoders=("text_encoder",),
         tokenizers=(),
-        vae_scale=1.0,
     ),
     encode_captions=_encode_captions,
     encode_ids=_encode_captions,
