@@ -70,6 +70,8 @@ class MethodSpec:
     unused           (dotted path, reason) of settings that it does not use
     needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
     preserves_class  the model itself stays as it is, and so does a class: no prior preservation
+    control_images   each image, and each sample, has a control image: of its name in `dataset.conditioning_data_dir`, in a
+                     prompt after --cn
     """
 
     name: str
@@ -91,6 +93,7 @@ class MethodSpec:
     unused: Callable[[TrainJob], Iterable[tuple[str, str]]] = lambda job: ()
     needs: Callable[[TrainJob, str, str], Needs] = lambda job, family, size: ("", [])
     preserves_class: bool = False
+    control_images: bool = False
 
     @property
     def traits(self) -> MethodTraits:

@@ -1,11 +1,16 @@
 """Masks and control images are paired by name; missing, extra, differing and broken ones are said."""
 
+from dataclasses import replace
+
 import pytest
 
 from core.dataset.preflight import preflight
 from core.dataset.sources.scan import scan_dataset
 from core.record.workspace import Workspace
+from core.settings.dataset.captions import CaptionSettings
+from core.settings.dataset.concepts import concepts
 from core.settings.dataset.dataset import DatasetSettings
+from core.settings.dataset.validation import ValidationSettings
 from core.settings.job import TrainJob
 
 
@@ -88,6 +93,25 @@ def test_a_broken_mask_is_named_and_its_image_does_not_train_as_a_whole(tmp_path
     ((image, why),) = found.left_out
     assert image.relative == "a.png" and "mask" in why
     assert found.problems[0].level == level and "a.png" in found.problems[0].what
+
+
+@pytest.mark.parametrize(("skip", "level"), [(False, "error"), (True, "advice")])
+def test_control_images_are_paired_like_masks_and_needed(tmp_path, add, skip, level):
+    for name in ("set/a.png", "set/b.png", "control/b.JPG", "control/c.png"):
+        add(name)
+    dataset = DatasetSettings(
+        folder=str(tmp_path / "set"), conditioning_data_dir=str(tmp_path / "control"), skip_broken=skip
+    )
+    asked = [replace(each, control=True) for each in concepts(dataset, CaptionSettings(), ValidationSettings())]
+    found = scan_dataset(dataset, asked)
+    assert [(each.relative, each.conditioning, each.control.name) for each in found.images] == [
+        ("b.png", None, "b.JPG")
+    ]
+    assert [image.relative for image, _ in found.left_out] == ["a.png"]
+    assert [(each.code, each.level) for each in found.problems] == [
+        ("control.missing", level),
+        ("control.unmatched", "advice"),
+    ]
 
 
 def test_a_mask_folder_that_is_not_there_is_an_error_and_the_images_are_still_listed(tmp_path, add):

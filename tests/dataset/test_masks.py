@@ -10,7 +10,7 @@ from PIL import Image
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.sizes import plan_buckets
 from core.dataset.captions.pipeline import Caption
-from core.dataset.images.masks import load_mask
+from core.dataset.images.masks import load_control, load_mask
 from core.dataset.images.opening import BrokenImage, read_header
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import View, draw_view
@@ -67,6 +67,20 @@ def test_a_mask_covers_exactly_what_it_was_painted_on_in_every_view(tmp_path, in
     assert {view.flip for view in drawn} == {True, False}
     for view in drawn:
         assert_same(load_mask(each, view), load_pixels(each.image.path, view, images=each.concept.images))
+
+
+def test_a_control_image_is_cut_and_flipped_as_its_image(tmp_path):
+    colors = np.random.default_rng(1).integers(0, 256, (100, 150, 3), np.uint8)
+    for name in ("a.png", "control.png"):
+        Image.fromarray(colors).save(tmp_path / name)
+    each = placed(tmp_path / "a.png", flip_aug=True, random_crop=True)
+    assert load_control(each, View(each.placement)) is None
+    each = replace(each, image=replace(each.image, control=tmp_path / "control.png"))
+    drawn = {draw_view(each, 3, 0, repeat) for repeat in range(12)}
+    assert {view.flip for view in drawn} == {True, False}
+    for view in drawn:
+        control, pixels = load_control(each, view), load_pixels(each.image.path, view, images=each.concept.images)
+        assert control.dtype == np.float32 and np.abs(control - (pixels + 1) / 2).max() < 1e-6
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

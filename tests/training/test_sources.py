@@ -20,7 +20,7 @@ class ImageInfo:
     key: tuple
     concept = PLAIN
     placement = None
-    image = SimpleNamespace(relative="fox.png")
+    image = SimpleNamespace(relative="fox.png", control=None)
 
 
 FOX, BEAR = ImageInfo(("set", "fox")), ImageInfo(("set", "bear"))

@@ -129,8 +129,8 @@ class Patient:
         return self.placed.image.key
 
     def seen(self, note: str = "") -> Seen:
-        mask = self.image.conditioning
-        return Seen(self.key, self.image.path, note, (mask,) if mask is not None else ())
+        beside = (self.image.conditioning, self.image.control)
+        return Seen(self.key, self.image.path, note, tuple(path for path in beside if path is not None))
 
 
 def one_by_one(

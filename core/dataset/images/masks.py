@@ -1,4 +1,4 @@
-"""Loss masks and conditioning images, cropped and flipped with their image."""
+"""Loss masks and control images, cropped and flipped with their image."""
 
 from __future__ import annotations
 
@@ -40,8 +40,18 @@ def load_mask(placed: Placed, view: View) -> np.ndarray | None:
     return np.asarray(_fitted(mask, placed, view), dtype=np.float32)[None] / np.float32(255)
 
 
+def load_control(placed: Placed, view: View) -> np.ndarray | None:
+    """The control image, float32 [3, H, W] in 0..1 at the bucket's size, transparent parts black; None for an image without
+    one. One of another size than its image is resized with it."""
+    if placed.image.control is None:
+        return None
+    opened = _beside(placed.image.control, "control image", view)
+    pixels = np.asarray(_fitted(opened.on(BLACK), placed, view), dtype=np.float32)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)) / np.float32(255)
+
+
 def _beside(path: Path, kind: str, view: View) -> Opened:
-    """A mask or conditioning image. Errors are worded to follow the name of the image it belongs to. Its values are data,
+    """A mask or control image. Errors are worded to follow the name of the image it belongs to. Its values are data,
     so no color profile is applied."""
     try:
         return open_decoded(path, managed=False, enough=enough_for(view.placement))

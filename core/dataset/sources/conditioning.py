@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.dataset.images.decoding import look_at_all
 from core.dataset.images.look import FACT, Look, from_text, looks
@@ -27,8 +27,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What stands beside images. field: of ImageInfo; word: in messages; code: what those of its problems begin with;
+    needed: an image without one cannot train."""
+
+    field: str
+    word: str
+    code: str
+    needed: bool = False
+
+
+MASK, CONTROL = Kind("conditioning", "mask", "mask"), Kind("control", "control image", "control", needed=True)
+
+
+@dataclass(frozen=True)
 class Paired:
-    """images: all, with `conditioning` set where there is one. unusable: key -> why its mask cannot be used."""
+    """images: all that are usable, with the partner where there is one. unusable: key -> why its partner cannot be used."""
 
     images: list[ImageInfo]
     unusable: dict[tuple[str, str], str]
@@ -45,6 +59,7 @@ def pair(
     images: Sequence[ImageInfo],
     folder: Path,
     inside: dict[str, str],
+    kind: Kind = MASK,
     *,
     memo: Memo | None = None,
     cancel: CancelToken | None = None,
@@ -54,14 +69,14 @@ def pair(
     A painted mask (`painted.py`) is only for the image at the same path: another of its name has none.
 
     inside   source id -> its path below the folder of the settings ("10_fox"), which the masks may mirror too
-    level    of a mask that cannot be read
+    level    of a mask that cannot be read, or of a control image that is missing
 
     A mask of another size is resized with its image. (sd-scripts refuses it; reference 7.2.)
     """
     shown = printable(folder)
     if not os.path.isdir(folder):
         missing = not os.path.exists(folder)
-        what = "The mask folder does not exist" if missing else "The mask folder is a file"
+        what = f"The {kind.word} folder {'does not exist' if missing else 'is a file'}"
         code = "dataset.missing-folder" if missing else "dataset.not-a-folder"
         return Paired(list(images), {}, [Problem(what, shown, "check the path, or leave the setting empty", code=code)])
     found = walk(folder, cancel)
@@ -82,25 +97,35 @@ def pair(
     for image in images:
         partner = partners.get(image.key)
         if partner is None:
-            paired.append(image)
+            if kind.needed:
+                unusable[image.key] = f"has no {kind.word}"
+            else:
+                paired.append(image)
             continue
         header = seen[partner.path]
         if isinstance(header, str):
-            unusable[image.key] = f"has a mask that {header}"
+            unusable[image.key] = f"has a {kind.word} that {header}"
             problems.append(problem_of(partner.path, BrokenImage(header), level))
             continue
         if (header.width, header.height) != (image.width, image.height):
             other_size.append(f"{image.relative} ({header.width} x {header.height} for {image.width} x {image.height})")
-        paired.append(replace(image, conditioning=partner.path))
+        own: Any = {kind.field: partner.path}
+        paired.append(replace(image, **own))
     taken = {file.path for file in used}
     extra = [file.relative for file in found.files if file.path not in taken]
-    unmasked = [image for image in images if image.key not in partners]
-    return Paired(paired, unusable, [*problems, *_advice(shown, len(images), unmasked, extra, other_size)])
+    without = [image for image in images if image.key not in partners]
+    problems += _missing(kind, shown, len(images), without, level) if without else []
+    return Paired(paired, unusable, [*problems, *_advice(kind, shown, extra, other_size)])
 
 
 def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:
     """Paths of the images' masks and control images, each once."""
-    return list(dict.fromkeys(each.conditioning for each in images if each.conditioning is not None))
+    return list(dict.fromkeys(path for each in images for path, _ in _beside(each)))
+
+
+def _beside(image: ImageInfo) -> list[tuple[Path, Kind]]:
+    both = ((image.conditioning, MASK), (image.control, CONTROL))
+    return [(path, kind) for path, kind in both if path is not None]
 
 
 def unreadable_masks(
@@ -128,9 +153,10 @@ def unreadable_masks(
     seen = look_at_all(whole, cancel, progress, memo_path) if decode else looks(whole, memo_path)
     reasons |= {each.path: look.reason for each in whole if (look := seen.get(each.key)) and look.reason}
     unreadable = {
-        each.key: f"has a mask, {printable(each.conditioning.name)}, that {reasons[each.conditioning]}"
+        each.key: f"has a {kind.word}, {printable(path.name)}, that {reasons[path]}"
         for each in images
-        if each.conditioning in reasons and each.conditioning is not None
+        for path, kind in _beside(each)
+        if path in reasons
     }
     return unreadable, len(whole) - len(seen)
 
@@ -183,21 +209,24 @@ def _partner(image: ImageInfo, inside: str, by_stem: dict[str, list[File]], pain
     return None
 
 
-def _advice(
-    shown: str, total: int, missing: Sequence[ImageInfo], extra: Sequence[str], other_size: Sequence[str]
-) -> list[Problem]:
-    found = []
-    if missing:
-        what = f"{len(missing)} of {total} images without a mask, trained on the full image: {names_of(missing)}"
+def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], level: str) -> list[Problem]:
+    what = f"{len(missing)} of {total} images without a {kind.word}"
+    if kind.needed:
+        fix = f"add a {kind.word} of the same name for each, or remove these images"
+    else:
+        what, level = f"{what}, trained on the full image", "advice"
         fix = "add the missing masks if parts of these images should be excluded"
-        found.append(Problem(what, shown, fix, "advice", code="mask.missing"))
+    return [Problem(f"{what}: {names_of(missing)}", shown, fix, level, code=f"{kind.code}.missing")]
+
+
+def _advice(kind: Kind, shown: str, extra: Sequence[str], other_size: Sequence[str]) -> list[Problem]:
+    found = []
     if extra:
-        what = f"{count(len(extra), 'file')} in the mask folder match no image: {listed(extra)}"
-        found.append(
-            Problem(what, shown, "rename them like their images, or ignore this", "advice", code="mask.unmatched")
-        )
+        what = f"{count(len(extra), 'file')} in the {kind.word} folder match no image: {listed(extra)}"
+        fix = "rename them like their images, or ignore this"
+        found.append(Problem(what, shown, fix, "advice", code=f"{kind.code}.unmatched"))
     if other_size:
-        what = f"{count(len(other_size), 'mask')} will be resized to match the image: {listed(other_size, 3)}"
+        what = f"{count(len(other_size), kind.word)} will be resized to match the image: {listed(other_size, 3)}"
         fix = "save them at the image's size if the edges must be exact"
-        found.append(Problem(what, shown, fix, "advice", code="mask.other-size"))
+        found.append(Problem(what, shown, fix, "advice", code=f"{kind.code}.other-size"))
     return found

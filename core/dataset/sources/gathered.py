@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.sources.cache_list import compare_with_disk, write_list
-from core.dataset.sources.conditioning import conditioning_folder, pair
+from core.dataset.sources.conditioning import CONTROL, MASK, conditioning_folder, pair
 from core.dataset.sources.files import CAPTION_EXTENSIONS, printable, reachable
 from core.dataset.sources.folders import Root, folder_of, roots_of, whole_root
 from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, listed, names_of
@@ -234,10 +234,11 @@ class Gathered:
         return good
 
     def finish(self, images: list[ImageInfo], concept: Concept, inside: dict[str, str]) -> None:
-        """Pair masks, leave out small images, and add the rest to the result."""
-        masks = conditioning_folder(concept.images.conditioning_data_dir)
-        if masks and images:
-            paired = pair(images, masks, inside, memo=self.memo, cancel=self.cancel, level=self.level)
+        """Pair masks or control images, leave out small images, and add the rest to the result."""
+        partners = conditioning_folder(concept.images.conditioning_data_dir)
+        if partners and images:
+            kind = CONTROL if concept.control else MASK
+            paired = pair(images, partners, inside, kind, memo=self.memo, cancel=self.cancel, level=self.level)
             self.problems += paired.problems
             self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
             images = paired.images

@@ -21,7 +21,7 @@ class ImageInfo:
     concept    number of the folder's settings (settings/concepts.py)
     given      its caption from a metadata file or a dataset class; None: captions are files next to the image
     given_both   (caption, tags) where a metadata file has both; `given` is then both joined
-    conditioning   its mask or control image                 own_bucket   its bucket from the metadata file
+    conditioning   its mask     control   its control image      own_bucket   its bucket from the metadata file
     really     its format where the extension is another ("JPEG"), else empty
     sidecar_states   (bytes, mtime_ns) of each of the sidecars, and for a face crop of those of its source image, so that
               their texts can be cached
@@ -43,6 +43,7 @@ class ImageInfo:
     given: str | None = None
     given_both: tuple[str, str] | None = None
     conditioning: Path | None = None
+    control: Path | None = None
     own_bucket: tuple[int, int] | None = None
     sidecar_states: tuple[tuple[int, int], ...] = ()
     really: str = ""

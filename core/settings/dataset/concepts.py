@@ -13,6 +13,7 @@ from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.images import ImageSettings
 from core.settings.dataset.source import ONE_FOR_ALL, Source
 from core.settings.dataset.validation import ValidationSettings
+from core.settings.methods import spec_of
 
 if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
     from core.settings.job import TrainJob
@@ -24,6 +25,7 @@ class Concept:
 
     source     the folder and what was given for it alone
     images   sizes, crops, masks in force      captions   in force      validation   in force
+    control    its images need control images, which `conditioning_data_dir` then holds in place of masks
     """
 
     number: int
@@ -31,6 +33,7 @@ class Concept:
     images: ImageSettings
     captions: CaptionSettings
     validation: ValidationSettings
+    control: bool = False
 
     @property
     def role(self) -> str:
@@ -83,10 +86,9 @@ def _sources(dataset: DatasetSettings) -> list[Source]:
 def concepts_of(job: TrainJob) -> list[Concept]:
     """Of a training: without a network no folder has a strength of its own, which would keep it out of others' batches."""
     found = concepts(job.dataset, captions_in_force(job), job.validation)
-    if job.method.traits.uses_network:
-        return found
-    plain = {"network_multiplier": ImageSettings().network_multiplier}
-    return [replace(each, images=each.images.model_copy(update=plain)) for each in found]
+    plain = {} if job.method.traits.uses_network else {"network_multiplier": ImageSettings().network_multiplier}
+    control = spec_of(job).control_images
+    return [replace(each, images=each.images.model_copy(update=plain), control=control) for each in found]
 
 
 def captions_in_force(job: TrainJob) -> CaptionSettings:

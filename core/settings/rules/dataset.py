@@ -8,6 +8,7 @@ from core.record.problems import Problem
 from core.settings.dataset.concepts import anywhere, concepts_of
 from core.settings.dataset.images import ImageSettings
 from core.settings.job import TrainJob
+from core.settings.methods import spec_of
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -18,6 +19,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         yield Problem(what, "dataset.max_bucket_reso", fix, code="dataset.max-bucket-below-resolution")
     yield from cache_problems(job)
     for concept in concepts_of(job):
+        if concept.control and not concept.images.conditioning_data_dir:
+            what = f"Every image needs a control image, but {concept.source.folder} has no folder of them"
+            fix = "choose a folder with a control image of the same name for each image"
+            yield Problem(what, "dataset.conditioning_data_dir", fix, code="control.no-folder")
         if concept.images.network_multiplier == 0 and job.method.traits.uses_network:
             what = f"The network multiplier of {concept.source.folder} is 0, so its images have no effect"
             fix = "use 1, or disable the folder"
@@ -85,7 +90,9 @@ def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
             yield f"dataset.{name}", "ignored: a dataset class lists the images"
     if not anywhere(job, lambda each: each.role == "regularization"):
         yield "dataset.prior_loss_weight", "ignored: there are no regularization images"
-    if not anywhere(job, lambda each: each.images.conditioning_data_dir):
+    if spec_of(job).control_images:
+        yield "dataset.masked_loss", "ignored: the mask folder holds control images"
+    elif not anywhere(job, lambda each: each.images.conditioning_data_dir):
         yield "dataset.masked_loss", "ignored: no mask folder is set"
     elif not anywhere(job, lambda each: each.images.masked_loss):
         yield "dataset.conditioning_data_dir", "ignored: masked loss is off"

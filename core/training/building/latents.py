@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed
@@ -10,7 +10,7 @@ from core.dataset.caches.encoding import Encode, Side, SideKey, sides
 from core.dataset.caches.latents import LatentCache, Posterior, on_place, posterior_bytes
 from core.dataset.caches.masks import MaskCache, mask_source, plain_mask
 from core.dataset.caches.npz import Exported, NpzCaches, export_npz, shortened
-from core.dataset.images.masks import load_mask
+from core.dataset.images.masks import load_control, load_mask
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import draw_view, is_varied
 from core.record import machine
@@ -45,7 +45,7 @@ def build_latents(inputs: Inputs, models: Models) -> Latents:
         inputs.context.say(f"{len(anew)} images are encoded at each step")
         inputs.context.stage("loading the VAE")
         models.vae()
-    decoders = decode_threads(device)
+    decoders, encoded = decode_threads(device), {placed.key for placed in anew}
     measured = inputs.job.validation.validation_seed
 
     def seed_of(epoch: int) -> int:
@@ -57,8 +57,8 @@ def build_latents(inputs: Inputs, models: Models) -> Latents:
         inputs.seed,
         mode=memory.latent_draw,
         masks=latent_masks(inputs, kept),
-        fresh=FreshViews(_loader(seed_of), decoders, ahead=2 * decoders + 2 * _largest_batch(images)) if anew else None,
-        anew={placed.key for placed in anew},
+        fresh=FreshViews(_loader(seed_of, encoded), decoders, ahead=2 * decoders + 2 * _largest_batch(images)),
+        anew=encoded,
         encode=encoder(inputs, models) if anew else None,
         encode_at_once=memory.vae_batch_size,
         validation_seed=measured,
@@ -179,13 +179,17 @@ def _held(cache: LatentCache, images: Sequence[Placed], where: str, device: str)
 # ---- at each step
 
 
-def _loader(seed_of: Callable[[int], int]) -> Callable[[Placed, int, int], Shown]:
-    """seed_of: (epoch) -> the seed of its views."""
+def _loader(seed_of: Callable[[int], int], anew: Collection[tuple[str, ...]]) -> Callable[[Placed, int, int], Shown]:
+    """seed_of: (epoch) -> the seed of its views. anew: of the images whose pixels are needed; of others the control image is."""
 
     def load(placed: Placed, epoch: int, repeat: int) -> Shown:
         view = draw_view(placed, seed_of(epoch), epoch, repeat)
-        pixels = load_pixels(placed.image.path, view, images=placed.concept.images)
-        return Shown(pixels, load_mask(placed, view))
+        control = load_control(placed, view)
+        if placed.key not in anew:
+            return Shown(control=control)
+        return Shown(
+            load_pixels(placed.image.path, view, images=placed.concept.images), load_mask(placed, view), control
+        )
 
     return load
 

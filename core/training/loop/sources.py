@@ -33,14 +33,17 @@ DEVICE_BYTES = 2 << 30  # posteriors that need no more than this are held on the
 
 
 class Shown(NamedTuple):
-    """An image as a step sees it. pixels: float32 [3, H, W] in [-1, 1]; mask: [1, H, W] in 0..1, or None."""
+    """What is decoded of an image for a step. pixels: float32 [3, H, W] in [-1, 1], None where its latents are cached;
+    mask: [1, H, W] in 0..1, control: [3, H, W] in 0..1, None where it has none."""
 
-    pixels: np.ndarray
-    mask: np.ndarray | None
+    pixels: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    control: np.ndarray | None = None
 
 
 class FreshViews:
-    """Images that look different each time: decoded ahead by threads, so that the device does not wait for them.
+    """Images that look different each time, and control images: decoded ahead by threads, so that the device does not wait
+    for them.
 
     load    (image, epoch, repeat) -> what is shown; addressed, so that it does not depend on when it is called
     ahead   views that may wait in memory
@@ -77,7 +80,7 @@ class Latents:
     """Latents by address: sampled from posteriors that were encoded once, or of images that are encoded at each step.
 
     held        posteriors by `Side.key`; others are `read`
-    fresh       the views of images that are encoded at each step, `anew`, with what encodes a batch of them
+    fresh       control images, and the views of images that are encoded at each step, `anew`, with what encodes a batch
     masks       {image key: [1, h, w] in 0..1 at latent size}, of those that have one
     mode        "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
     into_model  what makes the model's latents of the VAE's own, set when the model is loaded
@@ -111,7 +114,7 @@ class Latents:
     def expect(self, epoch: int, items: Iterable[Item]) -> None:
         """Say what the next calls of `batch` will ask for, this step's first."""
         if self._fresh is not None:
-            self._fresh.expect(epoch, (item for item in items if item[0].key in self._anew))
+            self._fresh.expect(epoch, (item for item in items if self._decodes(item[0])))
 
     def batch(
         self, epoch: int, items: Sequence[Item], addresses: Sequence[Address] = (), captions: Sequence[str] = ()
@@ -120,7 +123,8 @@ class Latents:
         import torch
 
         views = [draw_view(placed, self.seed_of(epoch), epoch, repeat) for placed, repeat in items]
-        anew = self._encoded(epoch, items)
+        shown = [self._decoded(placed, epoch, repeat) for placed, repeat in items]
+        anew = self._encoded(shown)
         latents: list[Tensor] = []
         masks: list[Tensor | None] = []
         for index, (placed, repeat) in enumerate(items):
@@ -140,7 +144,10 @@ class Latents:
         ones = torch.ones(1, *stacked.shape[-2:])
         whole = all(mask is None for mask in masks)
         together = None if whole else torch.stack([ones if mask is None else mask for mask in masks])
-        return Batch(items, views, addresses, captions, stacked, together)
+        controls = [torch.from_numpy(each.control) for each in shown if each.control is not None]
+        assert len(controls) in (0, len(items)), "the scan refuses images without a control image"
+        control = torch.stack(controls) if controls else None
+        return Batch(items, views, addresses, captions, stacked, together, control)
 
     def close(self) -> None:
         if self._fresh is not None:
@@ -158,22 +165,29 @@ class Latents:
             return frozen_latent(mean, logvar, self.seed_of(epoch), placed.key, mirrored)
         return sample_latent(mean, logvar, self.seed_of(epoch), epoch, placed.key, repeat)
 
-    def _encoded(self, epoch: int, items: Sequence[Item]) -> dict[int, tuple[Posterior, Tensor | None]]:
+    def _decodes(self, placed: Placed) -> bool:
+        return placed.key in self._anew or placed.image.control is not None
+
+    def _decoded(self, placed: Placed, epoch: int, repeat: int) -> Shown:
+        if self._fresh is None or not self._decodes(placed):
+            return Shown()
+        return self._fresh.take(placed, epoch, repeat)
+
+    def _encoded(self, shown: Sequence[Shown]) -> dict[int, tuple[Posterior, Tensor | None]]:
         """{place in the batch: posterior and mask} of those that are encoded at each step."""
         import numpy as np
         import torch
 
-        places = [index for index, (placed, _) in enumerate(items) if placed.key in self._anew]
-        if not places or self._fresh is None or self._encode is None:
-            return {}
+        pixels = {index: view.pixels for index, view in enumerate(shown) if view.pixels is not None}
+        places = list(pixels)
         found: dict[int, tuple[Posterior, Tensor | None]] = {}
         for start in range(0, len(places), self._at_once):
+            assert self._encode is not None
             part = places[start : start + self._at_once]
-            shown = [self._fresh.take(items[index][0], epoch, items[index][1]) for index in part]
-            mean, logvar = self._encode(torch.from_numpy(np.stack([view.pixels for view in shown])))
-            for row, (index, view) in enumerate(zip(part, shown, strict=True)):
-                mask = None if view.mask is None else at_latent_size(view.mask)
-                found[index] = ((mean[row], logvar[row]), mask)
+            mean, logvar = self._encode(torch.from_numpy(np.stack([pixels[index] for index in part])))
+            for row, index in enumerate(part):
+                mask = shown[index].mask
+                found[index] = ((mean[row], logvar[row]), None if mask is None else at_latent_size(mask))
         return found
 
 
