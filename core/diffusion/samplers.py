@@ -261,13 +261,19 @@ def start_latents(
     sampler: Any, shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device | str = "cpu"
 ) -> Tensor:
     """The noise that sampling starts from, float32 [B, C, H, W] for `shape` = [C, H, W]; call after `set_timesteps`,
-    which decides its size (`init_noise_sigma`)."""
+    which decides its size (`init_noise_sigma`; schedulers of flow matching have none and start from 1)."""
     import torch
 
     noise = torch.stack(
         [torch.randn(tuple(shape), generator=generator, dtype=torch.float32) for generator in generators]
     )
-    return (noise * float(sampler.init_noise_sigma)).to(device)
+    return (noise * float(getattr(sampler, "init_noise_sigma", 1.0))).to(device)
+
+
+def model_input(sampler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
+    """The latents as the model is shown them; schedulers of flow matching leave them as they are."""
+    scaled: Tensor = sampler.scale_model_input(latents, timestep) if hasattr(sampler, "scale_model_input") else latents
+    return scaled
 
 
 def sampler_step(

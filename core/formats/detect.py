@@ -219,6 +219,7 @@ NAMES_FAMILY = (
     (re.compile(r"lora_unet_double_blocks_|transformer\.single_transformer_blocks\."), "flux"),
     (re.compile(r"lora_unet_joint_blocks_|transformer\.transformer_blocks\."), "sd3"),
 )
+LORA_NAMES: dict[str, re.Pattern[str]] = {}  # family -> beginnings of layers' names in its LoRAs, as registered
 DEEP_TRANSFORMER = re.compile(r"transformer_blocks[._][1-9]")
 # Endings of tensors as wide as their layer's input: PEFT's, old diffusers', LyCORIS'; network kinds add their own.
 ADAPTER_INPUTS = {"lora_A.weight", "lora_A.default.weight", "down.weight", "hada_w1_b"}
@@ -296,7 +297,12 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
 
 
 def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """SDXL LoRAs use the original block names, number their text encoders, or have deep transformers."""
+    """SDXL LoRAs use the original block names, number their text encoders, or have deep transformers. Names that families
+    registered as theirs come first."""
+    extensions.load()
+    own = (family for family, pattern in LORA_NAMES.items() if any(pattern.match(name) for name in tensors))
+    if found := next(own, None):
+        return found
     if any(_in_deep_transformer(name) for name in tensors):
         return "sdxl"
     return next((family for pattern, family in NAMES_FAMILY if any(pattern.match(name) for name in tensors)), None)

@@ -92,8 +92,9 @@ def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | Non
         "modelspec.title": job.saving.output_name,
         "modelspec.resolution": f"{facts.resolution[0]}x{facts.resolution[1]}",
         "modelspec.date": datetime.fromtimestamp(int(saved_at)).isoformat(),
-        "modelspec.prediction_type": facts.prediction,
     }
+    if facts.prediction in ("epsilon", "v"):  # the specification knows no other
+        values["modelspec.prediction_type"] = facts.prediction
     noise = job.noise
     if (noise.min_timestep, noise.max_timestep) != (0, 1000):
         values["modelspec.timestep_range"] = f"{noise.min_timestep},{noise.max_timestep}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from core.diffusion.samplers import image_generators, make_sampler, sampler_step, start_latents
+from core.diffusion.samplers import image_generators, make_sampler, model_input, sampler_step, start_latents
 from core.diffusion.text_states import Conditioning, TextStates, join_texts
 from core.families import family
 from core.families.components import Components
@@ -159,7 +159,7 @@ def denoise(
             if cancel is not None:
                 cancel.check()
             noisy = torch.cat([latents, latents]) if guided else latents
-            output = predict(way.scale_model_input(noisy, timestep), timestep, given).float()
+            output = predict(model_input(way, noisy, timestep), timestep, given).float()
             if guided:
                 unwanted, wanted = output.chunk(2)
                 output = unwanted + guidance_scale * (wanted - unwanted)

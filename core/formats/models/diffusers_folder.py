@@ -16,6 +16,7 @@ from core.formats.tensors.writer import write_pickle, write_safetensors
 from core.record.cancel import CancelToken
 
 SHARD_BYTES = 10 * 10**9  # diffusers 0.42 shards there: the U-Net of SDXL in fp32 is 10.3 GB
+PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction"}
 NOT_SAVED = ("_name_or_path", "transformers_version", "_commit_hash")  # specific to the machine the config comes from
 
 
@@ -122,8 +123,8 @@ def scheduler_config(
     found = read_json(source / "scheduler" / name) if source is not None and source.is_dir() else None
     if found is None or "_class_name" not in found:
         found = read_json(published.configs / "scheduler" / name) or {}
-    if prediction is not None:
-        found["prediction_type"] = {"v": "v_prediction"}.get(prediction, prediction)
+    if prediction in PREDICTION_TYPES:  # schedulers of flow matching know none
+        found["prediction_type"] = PREDICTION_TYPES[prediction]
     if zero_terminal_snr:
         if found["_class_name"] == "PNDMScheduler":  # does not support it; DDIM is the same except for its steps
             found["_class_name"] = "DDIMScheduler"

@@ -1,0 +1,128 @@
+"""A family of another kind of model from a diffusers folder: nothing of it is a U-Net's."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.families.locate import family_of
+from core.training.memory.plan import facts_of, memory_plan
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from tests.seams.toys.dit_family import write_model
+
+    return write_model(tmp_path_factory.mktemp("dit") / "model")
+
+
+@pytest.fixture
+def model(folder):
+    return {"model": {"base_model": str(folder)}}
+
+
+def test_its_folder_is_recognized_and_its_memory_foretold(model, make_job, workspace):
+    job = make_job(**model)
+    assert family_of(job.model.base_model) == "dit"
+    assert memory_plan(job, facts_of(job, workspace, "cpu")).total > 0
+
+
+def test_a_lora_trains_resumes_exactly_and_shows_samples(model, train):
+    groups = model | {"samples": {"sample_prompts": ["a fox --s 2 --d 3 --ss flow_euler"], "sample_at_first": False}}
+    whole, parted = train(**groups), train(**groups)
+    assert whole.start() == "done", whole.lines("error")
+    assert parted.start(stop_at=2) == "stopped" and parted.again().start() == "done"
+    tensors = load_file(whole.file())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(parted.file()).items())
+    (sample,) = {line["file"] for line in whole.lines("sample") if line["step"] == 4}
+    assert (whole.folder.path / sample).stat().st_size > 500
+
+
+def test_its_lora_is_read_again_as_starting_weights_in_generate_and_by_inspect(model, train, workspace):
+    from PIL import Image
+
+    from core.generation.run import make_store, run_generate
+    from core.settings.check import build
+    from core.settings.job import GenerateJob
+    from core.tools.inspect import inspect
+
+    first = train(**model)
+    assert first.start() == "done"
+    more = train(**model, network={"network_weights": str(first.file())}, schedule={"max_train_steps": 1})
+    assert more.start() == "done"
+    before, after = load_file(first.file()), load_file(more.file())
+    assert before.keys() == after.keys() and any(not torch.equal(before[name], after[name]) for name in before)
+    assert max(float((before[name] - after[name]).abs().max()) for name in before) < 0.1, "it began at the file"
+
+    facts = inspect(first.file())
+    assert facts["kind"] == "lora" and facts["family"] == "dit" and sum(facts["lora"]["layers"].values()) == 29
+    image = {"prompt": "a fox", "sampler": "flow_euler", "steps": 3, "seed": 1, "guidance_scale": 5.0}
+    jobs = [image, image | {"loras": [{"file": str(first.file())}]}]
+    paths = [
+        run_generate(build(GenerateJob, model | {"generate": job}), workspace, store=make_store())[0] for job in jobs
+    ]
+    plain, changed = (Image.open(path) for path in paths)
+    assert plain.size == changed.size == (64, 64) and plain.tobytes() != changed.tobytes()
+
+
+def test_a_whole_model_is_trained_saved_and_read_by_diffusers(model, folder, train):
+    from diffusers import StableDiffusion3Pipeline
+
+    training = train(**model, method={"kind": "fine_tune", "train_text_encoder": "yes"}, optimizer={"learning_rate": 1e-3})
+    assert training.start() == "done"
+    saved = training.file("t")
+    assert family_of(saved) == "dit"
+    pipeline = StableDiffusion3Pipeline.from_pretrained(saved)
+    before = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    trained = pipeline.transformer.state_dict()
+    assert trained.keys() == before.keys() and any(not torch.equal(trained[name], before[name]) for name in before)
+    image = pipeline("a fox", height=64, width=64, num_inference_steps=1, output_type="np").images
+    assert image.shape == (1, 64, 64, 3)
+
+
+def test_its_prediction_is_that_of_diffusers_pipeline(folder):
+    """The same start, prompt and schedule give the same latents, with guidance."""
+    from diffusers import StableDiffusion3Pipeline
+
+    from core.diffusion.samplers import image_generators
+    from core.families import family
+    from core.generation.pipeline import denoise, encode_prompts
+
+    components = family("dit").load(folder)
+    states = encode_prompts(components, "a red fox", "a hat")
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    start = torch.randn(16, 8, 8, generator=image_generators([3])[0])
+    texts = [_joined(each) for each in (states.positive, states.negative)]
+    theirs = pipeline(
+        prompt_embeds=texts[0],
+        negative_prompt_embeds=texts[1],
+        pooled_prompt_embeds=states.positive.pooled,
+        negative_pooled_prompt_embeds=states.negative.pooled,
+        latents=start[None],
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        height=64,
+        width=64,
+        output_type="latent",
+    ).images
+    ours = denoise(
+        lambda noisy, at, given: family("dit").predict(components, noisy, at, given),
+        states.positive,
+        states.negative,
+        seeds=[3],
+        width=64,
+        height=64,
+        sampler="flow_euler",
+        steps=4,
+        guidance_scale=5.0,
+        prediction="flow",
+        channels=16,
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def _joined(texts):
+    from torch.nn.functional import pad
+
+    t5 = pad(texts.more["t5"], (0, 0, 0, 16 - texts.more["t5"].shape[1]))
+    return torch.cat([pad(texts.context, (0, 8)), t5], dim=1)
