@@ -63,6 +63,10 @@ class Family:
         """How its models were trained (core/diffusion/objectives.py): declared with its traits, which need no torch."""
         return FAMILIES[self.name].objective
 
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of an image of (width, height) pixels."""
+        return self.latent_channels, size[1] // self.latent_pixels, size[0] // self.latent_pixels
+
     @property
     def denoiser(self) -> str:
         """The name of the part that predicts the noise: "unet"."""

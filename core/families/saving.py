@@ -18,8 +18,9 @@ State = Mapping[str, torch.Tensor]
 
 
 def modules_of(components: Components, layout: Layout) -> dict[str, Any]:
-    """The loaded parts by their names in a diffusers folder: "unet", "vae", "text_encoder", "text_encoder_2"."""
-    found = {layout.denoiser: components.denoiser, "vae": components.vae}
+    """The loaded parts: "vae", "text_encoder", "text_encoder_2" ..., and "unet", as sd-scripts calls the denoiser of every
+    family where it trains (`unet_lr`, `lora_unet`)."""
+    found = {"unet": components.denoiser, "vae": components.vae}
     found |= dict(zip(layout.text_encoders, components.text_encoders, strict=False))
     return {name: module for name, module in found.items() if module is not None}
 
@@ -44,13 +45,13 @@ def save_model(
     """
     layout = family(components.family).layout
     modules = modules_of(components, layout)
-    parts: dict[str, State] = {name: modules[name].state_dict() for name in trained}
+    parts: dict[str, State] = {name: modules[name].state_dict() for name in trained} | dict(states or {})
     assert components.source is not None or form is not None, "a model from nowhere has no form of its own"
     return write_model(
         target,
-        parts | dict(states or {}),
+        {layout.denoiser if name == "unet" else name: state for name, state in parts.items()},
         family=components.family,
-        form=form or form_of(components.source or target, layout.denoiser),
+        form=form or form_of(components.source or target),
         published=layout.published,
         source=components.source,
         vae=vae,

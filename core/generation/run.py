@@ -40,7 +40,7 @@ from core.record.regular import open_regular
 from core.record.workspace import Workspace
 from core.settings.generate import GenerateSettings
 from core.settings.job import GenerateJob
-from core.settings.model import ModelSettings
+from core.settings.model import FAMILIES, ModelSettings
 
 if TYPE_CHECKING:
     import torch
@@ -127,6 +127,7 @@ def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
                 _collect(problems, check_word, word, words, name, model)
             words.append(word)
     problems.extend(weight_problems(job))
+    problems.extend(size_problems(job, FAMILIES[name].size_step) if name else ())
     if name and not loras:  # one may have been trained for another objective
         fits = sampler_problem(job.generate.sampler, family(name).objective, "generate.sampler")
         problems += [fits] if fits is not None else []
@@ -134,6 +135,15 @@ def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
         raise ProblemsError(problems)
     assert model is not None and name is not None
     return Sources(model, name, vae, loras, words)
+
+
+def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
+    """Sides that models of the family cannot have. step: their sides are multiples of it"""
+    for side in ("width", "height"):
+        asked = getattr(job.generate, side) or step
+        if asked % step:
+            what = f"Images of this model's family have sides that are multiples of {step}"
+            yield Problem(what, f"generate.{side}", f"use {asked // step * step}", code="generate.size-step")
 
 
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:

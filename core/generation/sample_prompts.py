@@ -102,18 +102,22 @@ def _wrong_weights(prompts: Iterable[SamplePrompt | None], where: str) -> Iterat
 
 
 def filled(
-    prompts: Iterable[SamplePrompt], settings: SampleSettings, size: tuple[int, int], guidance: float = 7.5
+    prompts: Iterable[SamplePrompt],
+    settings: SampleSettings,
+    size: tuple[int, int],
+    guidance: float = 7.5,
+    step: int = 8,
 ) -> list[SamplePrompt]:
     """Each prompt with all values set. size: (width, height), and guidance, if neither prompt nor settings set one; seeds
-    count up from the settings' seed, so that a prompt always keeps its own."""
+    count up from the settings' seed, so that a prompt always keeps its own. Sides are rounded down to multiples of `step`."""
     guidance = guidance if settings.guidance_scale is None else settings.guidance_scale
     width, height = settings.width or size[0], settings.height or size[1]
     return [
         replace(
             each,
             negative=settings.negative_prompt if each.negative is None else each.negative,
-            width=(each.width or width) // 8 * 8,
-            height=(each.height or height) // 8 * 8,
+            width=(each.width or width) // step * step,
+            height=(each.height or height) // step * step,
             seed=(settings.seed + index) % SEEDS if each.seed is None else each.seed,
             steps=each.steps or settings.sample_steps,
             guidance=guidance if each.guidance is None else each.guidance,

@@ -14,10 +14,14 @@ class FamilyTraits:
 
     objective   how its models were trained (core/diffusion/objectives.py)
     unused      (dotted path, reason) of settings that have no effect on its models
+    size_step   sides of its images are multiples of so many pixels
+    single_file whether its models are also saved as one file
     """
 
     objective: str = "diffusion"
     unused: tuple[tuple[str, str], ...] = ()
+    size_step: int = 8
+    single_file: bool = True
 
 
 FAMILIES: dict[str, FamilyTraits] = {  # by name; others are added as they register

@@ -14,7 +14,7 @@ from core.settings.dataset.images import ImageSettings
 
 Size = tuple[int, int]
 
-LATENT_PIXELS = 8  # one latent pixel stands for 8 x 8 pixels, so every size is a multiple of it
+SIDE_STEP = 8  # every side is a multiple of it; families that need more say so (FamilyTraits.size_step)
 MIN_KEPT = 0.05  # an image that keeps less than this fraction after the crop is too narrow for its bucket
 
 
@@ -158,13 +158,13 @@ def plan_buckets(settings: ImageSettings) -> BucketPlan:
 
 def _one_size(width: int, height: int) -> BucketPlan:
     """Bucketing off: every image is cropped to one size."""
-    fitting = (width - width % LATENT_PIXELS, height - height % LATENT_PIXELS)
+    fitting = (width - width % SIDE_STEP, height - height % SIDE_STEP)
     advice: tuple[Problem, ...] = ()
     if fitting != (width, height):
-        what = f"The resolution {width} x {height} is rounded down to {fitting[0]} x {fitting[1]} (multiples of {LATENT_PIXELS})"
+        what = f"The resolution {width} x {height} is rounded down to {fitting[0]} x {fitting[1]} (multiples of {SIDE_STEP})"
         fix = f"set the resolution to {fitting[0]} x {fitting[1]}"
         advice = (Problem(what, "dataset.resolution", fix, "advice", code="dataset.resolution-rounded"),)
-    return BucketPlan((fitting,), fitting[0] * fitting[1], LATENT_PIXELS, advice=advice)
+    return BucketPlan((fitting,), fitting[0] * fitting[1], SIDE_STEP, advice=advice)
 
 
 def rounded_limits(lowest: int, highest: int, step: int) -> tuple[int, int]:

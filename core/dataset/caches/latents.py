@@ -8,10 +8,11 @@ a sample: each epoch samples again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.sizes import LATENT_PIXELS
+from core.dataset.buckets.sizes import Size
 from core.dataset.caches.contents import content_hashes
 from core.dataset.caches.encoding import Encode, Progress, Side, SideKey, encode_sides, sides
 from core.dataset.caches.files import Shapes, Warn, file_of, key_of, read_tensors, tell_damaged, write_tensors
@@ -34,6 +35,12 @@ CODE_VERSION = 2  # raised when resizing, cropping or colors change
 NO_COLOR = ImageSettings().alpha_color  # used in the key of opaque images, whatever the background color
 
 
+def sd_latent_shape(size: Size) -> tuple[int, int, int]:
+    """(channels, height, width) of the latents of an image of this size in Stable Diffusion."""
+    width, height = size
+    return 4, height // 8, width // 8
+
+
 class LatentCache:
     """Posteriors of images under one VAE.
 
@@ -41,6 +48,7 @@ class LatentCache:
     vae_id     hash of the VAE's weights      dtype   the dtype it computes in ("fp32")
     memo_path  where hashes and measurements of image files are cached, so that a warm start reads no image
     writes     False: results stay in memory, nothing is written
+    shape_of   (size of an image) -> (C, h, w) of its latents
     others     reads a side from another program's cache, None where there is none; asked first
     warn       told of damaged entries, which are encoded again
     """
@@ -54,12 +62,12 @@ class LatentCache:
         *,
         writes: bool = True,
         others: Callable[[Side], Posterior | None] | None = None,
-        channels: int = 4,
+        shape_of: Callable[[Size], tuple[int, int, int]] = sd_latent_shape,
         warn: Warn | None = None,
     ):
         self.folder = Path(folder)
         self._identity = (vae_id, dtype)
-        self._memo_path, self.channels = memo_path, channels
+        self._memo_path, self._shape_of = memo_path, shape_of
         self._writes, self.others, self._warn = writes, others, warn
         self._contents: dict[tuple, str] = {}
         self._opaque: set[tuple] = set()
@@ -180,12 +188,14 @@ class LatentCache:
         )
 
     def _shapes(self, placed: Placed) -> Shapes:
-        width, height = placed.placement.bucket
-        shape = (self.channels, height // LATENT_PIXELS, width // LATENT_PIXELS)
-        return dict.fromkeys(("mean", "logvar"), shape)
+        return dict.fromkeys(("mean", "logvar"), self._shape_of(placed.placement.bucket))
+
+    def bytes_of(self, placed: Placed) -> int:
+        """Of one side: mean and log variance in float32."""
+        return prod(self._shape_of(placed.placement.bucket)) * 4 * 2
 
     def _check_room(self, todo: Sequence[Side]) -> None:
-        need = sum(posterior_bytes(side.placed, self.channels) for side in todo)
+        need = sum(self.bytes_of(side.placed) for side in todo)
         self.folder.mkdir(parents=True, exist_ok=True)
         if todo:
             fix = "free some space, start with --outputs on another disk, or set the latent cache to 'in memory'"
@@ -196,12 +206,6 @@ def _state(placed: Placed) -> tuple:
     """Identity of an image file at the time of the scan."""
     image = placed.image
     return (image.key, image.path, image.bytes, image.mtime_ns)
-
-
-def posterior_bytes(placed: Placed, channels: int = 4) -> int:
-    """Bytes of one side: mean and log variance in float32."""
-    width, height = placed.placement.bucket
-    return width // LATENT_PIXELS * (height // LATENT_PIXELS) * channels * 4 * 2
 
 
 def on_place(posteriors: Mapping[SideKey, Posterior], place: str) -> dict[SideKey, Posterior]:

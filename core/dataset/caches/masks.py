@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.dataset.buckets.sizes import LATENT_PIXELS
 from core.dataset.caches.contents import content_hashes
 from core.dataset.caches.files import Warn, file_of, key_of, read_tensors, tell_damaged, write_tensors
 from core.dataset.images.masks import load_mask
@@ -38,7 +37,7 @@ def mask_source(placed: Placed) -> Path | None:
 
 class MaskCache:
     """folder: the cache folder; memo_path: cached hashes of files; writes False: nothing is written; warn: told of damaged
-    entries, which are computed again."""
+    entries, which are computed again; latent_pixels: see `at_latent_size`."""
 
     def __init__(
         self,
@@ -47,7 +46,9 @@ class MaskCache:
         *,
         writes: bool = True,
         warn: Warn | None = None,
+        latent_pixels: int = 8,
     ):
+        self._latent_pixels = latent_pixels
         self._folder, self._memo_path, self._writes, self._warn = Path(folder), memo_path, writes, warn
         self._damaged: list[Path] = []
 
@@ -78,11 +79,12 @@ class MaskCache:
 
     def _one(self, placed: Placed, path: Path) -> Tensor | BrokenImage:
         width, height = placed.placement.bucket
-        tensors = read_tensors(path, {"mask": (1, height // LATENT_PIXELS, width // LATENT_PIXELS)}, self._damaged)
+        shape = (1, height // self._latent_pixels, width // self._latent_pixels)
+        tensors = read_tensors(path, {"mask": shape}, self._damaged)
         if tensors is not None:
             return tensors["mask"]
         try:
-            mask = at_latent_size(plain_mask(placed))
+            mask = at_latent_size(plain_mask(placed), self._latent_pixels)
         except BrokenImage as error:
             return error
         if self._writes:
@@ -109,7 +111,15 @@ class MaskCache:
         where, settings = placed.placement, placed.concept.images
         kind = "alpha" if mask_source(placed) == placed.image.path else "mask"
         return key_of(
-            "mask", CODE_VERSION, content, kind, where.resized, where.crop, where.bucket, settings.resize_interpolation
+            "mask",
+            CODE_VERSION,
+            content,
+            kind,
+            where.resized,
+            where.crop,
+            where.bucket,
+            settings.resize_interpolation,
+            self._latent_pixels,
         )
 
 
@@ -135,9 +145,12 @@ def plain_mask(placed: Placed) -> np.ndarray:
     return np.ones((1, height, width), np.float32) if mask is None else mask
 
 
-def at_latent_size(mask: np.ndarray) -> Tensor:
-    """[1, H, W] -> [1, h, w]: the mean over the pixels of each latent pixel."""
+def at_latent_size(mask: np.ndarray, latent_pixels: int = 8) -> Tensor:
+    """[1, H, W] -> [1, h, w]: the mean over the pixels of each latent pixel.
+
+    latent_pixels   of the image along a side of each
+    """
     import torch
     from torch.nn.functional import avg_pool2d
 
-    return avg_pool2d(torch.from_numpy(mask).float()[None], LATENT_PIXELS)[0]
+    return avg_pool2d(torch.from_numpy(mask).float()[None], latent_pixels)[0]

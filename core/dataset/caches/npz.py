@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.dataset.buckets.sizes import LATENT_PIXELS, Size
+from core.dataset.buckets.sizes import Size
 from core.dataset.caches.encoding import Side, sides
 from core.dataset.images.views import recorded_crop
 from core.dataset.sources.files import printable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from core.dataset.buckets.batches import Placed
     from core.dataset.caches.latents import Posterior
 
-CHANNELS = 4
+CHANNELS, LATENT_PIXELS = 4, 8  # of the models whose caches these are
 BARE = "arr_0"  # what numpy calls an array without a name
 HEADER_BYTES = 4096
 NO_SPREAD = -30.0  # log variance at which sampling returns the mean, to float32's last digits

@@ -64,12 +64,13 @@ class _Model:
     cancel: CancelToken | None
 
 
-def form_of(source: Path | str, denoiser: str = "unet") -> Form:
+def form_of(source: Path | str) -> Form:
     """The format of a model: what an empty `save_model_as` means."""
     source = Path(source)
     if not source.is_dir():
         return "safetensors" if sniff(source) == "safetensors" else "ckpt"
-    weights = open_checkpoint(source).parts[denoiser].files
+    parts = open_checkpoint(source).parts.items()
+    weights = [file for name, part in parts if not name.startswith(("vae", "text_encoder")) for file in part.files]
     return "diffusers" if all(file.suffix == ".bin" for file in weights) else "diffusers_safetensors"
 
 

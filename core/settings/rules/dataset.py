@@ -18,6 +18,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         fix = "leave it empty, or raise it"
         yield Problem(what, "dataset.max_bucket_reso", fix, code="dataset.max-bucket-below-resolution")
     yield from cache_problems(job)
+    yield from _sides(job)
     for concept in concepts_of(job):
         if concept.control and not concept.images.conditioning_data_dir:
             what = f"Every image needs a control image, but {concept.source.folder} has no folder of them"
@@ -32,6 +33,23 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             what = f"The smallest face crop ({faces[0]:g}) is above the largest ({faces[1]:g}): {concept.source.folder}"
             fix = "write the smaller number first, such as 2, 4"
             yield Problem(what, "dataset.face_crop_aug_range", fix, code="dataset.face-crop-range")
+
+
+def _sides(job: TrainJob) -> Iterator[Problem]:
+    """Sides that the model's family cannot have."""
+    step = job.model.traits.size_step if job.model.traits else 8
+    for images in [job.dataset, *(concept.images for concept in concepts_of(job))]:
+        if images.enable_bucket and images.bucket_reso_steps % step:
+            what = f"Models of this family need image sides that are multiples of {step}"
+            where, fix = "dataset.bucket_reso_steps", f"use {-(-images.bucket_reso_steps // step) * step}"
+            yield Problem(what, where, fix, code="dataset.size-step")
+            return
+        sides = images.resolution if isinstance(images.resolution, tuple) else (images.resolution,)
+        if not images.enable_bucket and step != 8 and any(side % step for side in sides):
+            what = f"Models of this family need image sides that are multiples of {step}"
+            fix = f"use {' x '.join(str(-(-side // step) * step) for side in sides)}, or turn bucketing on"
+            yield Problem(what, "dataset.resolution", fix, code="dataset.size-step")
+            return
 
 
 def changes_by_chance(images: ImageSettings) -> list[str]:

@@ -24,6 +24,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "The optimizer is schedule-free and already averages the weights"
         fix = "turn EMA off, or choose another optimizer"
         yield Problem(what, "method.ema", fix, code="method.ema-schedule-free")
+    if job.model.traits and not job.model.traits.single_file and job.saving.save_model_as in ("safetensors", "ckpt"):
+        what, fix = "Models of this family are saved as diffusers folders", "choose diffusers (.safetensors)"
+        yield Problem(what, "saving.save_model_as", fix, code="saving.no-single-file")
     if job.saving.save_model_as == "pt":
         what, fix = "A full model cannot be saved as .pt", "use safetensors, ckpt or a diffusers folder"
         yield Problem(what, "saving.save_model_as", fix, code="saving.pt-full-model")

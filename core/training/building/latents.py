@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.caches.encoding import Encode, Side, SideKey, sides
-from core.dataset.caches.latents import LatentCache, Posterior, on_place, posterior_bytes
+from core.dataset.caches.latents import LatentCache, Posterior, on_place
 from core.dataset.caches.masks import MaskCache, mask_source, plain_mask
 from core.dataset.caches.npz import Exported, NpzCaches, export_npz, shortened
 from core.dataset.images.masks import load_control, load_mask
 from core.dataset.images.pixels import load_pixels
 from core.dataset.images.views import draw_view, is_varied
 from core.record import machine
+from core.record.problems import ProblemsError
 from core.training.loop.sources import DEVICE_BYTES, EPOCH, FreshViews, Latents, Shown, frozen_latent
 from core.training.loop.validation import as_it_is
 
@@ -61,6 +62,7 @@ def build_latents(inputs: Inputs, models: Models) -> Latents:
         anew=encoded,
         encode=encoder(inputs, models) if anew else None,
         encode_at_once=memory.vae_batch_size,
+        latent_pixels=inputs.family.latent_pixels,
         validation_seed=measured,
         device=device,
     )
@@ -91,8 +93,8 @@ def decode_threads(device: str) -> int:
 def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = True) -> LatentCache:
     identity = inputs.family.digest(inputs.model, "vae", vae=inputs.vae, memo=inputs.memo)
     others = None
-    if inputs.job.memory.npz_caches:
-        others = NpzCaches(images, NPZ_KINDS.get(inputs.family_name, "sd"))
+    if inputs.job.memory.npz_caches and inputs.family_name in NPZ_KINDS:
+        others = NpzCaches(images, NPZ_KINDS[inputs.family_name])
     folder, index = inputs.context.workspace.cache / "latents", inputs.context.workspace.private / "index.sqlite"
     wanted = inputs.job.memory.vae_precision
     precision = "fp32" if wanted == "auto" else wanted  # what the VAE is loaded in
@@ -103,7 +105,7 @@ def latent_cache(inputs: Inputs, images: Sequence[Placed], *, writes: bool = Tru
         index,
         writes=writes,
         others=others,
-        channels=inputs.family.latent_channels,
+        shape_of=inputs.family.latent_shape,
         warn=inputs.context.warn,
     )
 
@@ -170,7 +172,7 @@ def fp32_retry(family: Family, vae: Any) -> Encode | None:
 
 def _held(cache: LatentCache, images: Sequence[Placed], where: str, device: str) -> dict[SideKey, Posterior]:
     """Small ones and those for the device are held there; others are read from the disk each time: {}."""
-    size = sum(posterior_bytes(placed, cache.channels) * len(sides(placed)) for placed in images)
+    size = sum(cache.bytes_of(placed) * len(sides(placed)) for placed in images)
     if where != "device" and size > DEVICE_BYTES:
         return {}
     return on_place(cache.load(images), "cpu" if where == "memory" else device)
@@ -202,7 +204,13 @@ def latent_masks(inputs: Inputs, images: Sequence[Placed]) -> dict[tuple[str, ..
     context = inputs.context
     context.stage("reading masks")
     index = context.workspace.private / "index.sqlite"
-    cache = MaskCache(context.workspace.cache / "masks", index, writes=on_disk(inputs), warn=context.warn)
+    cache = MaskCache(
+        context.workspace.cache / "masks",
+        index,
+        writes=on_disk(inputs),
+        warn=context.warn,
+        latent_pixels=inputs.family.latent_pixels,
+    )
     return cache.load(masked, threads=decode_threads(context.device), check=context.check)
 
 
@@ -222,6 +230,9 @@ def prepare_latents(inputs: Inputs, models: Models) -> None:
 
 def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
     """<stem>.npz beside each image that trains, for sd-scripts: the fixed latents of each; none is overwritten."""
+    if inputs.family_name not in NPZ_KINDS:
+        what = ".npz caches are for Stable Diffusion 1.x, 2.x and SDXL"
+        raise ProblemsError.one(what, "model.base_model", "choose another model", code="npz.other-family")
     every = images_of(inputs)
     images = [placed for placed in every if not is_varied(placed.concept.images)]
     if len(images) < len(every):

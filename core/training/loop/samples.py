@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families import family
+from core.families.locate import family_of
 from core.families.precision import vae_type
 from core.families.token_count import count_tokens
 from core.families.trained_size import USUAL_GUIDANCE, own_guidance
@@ -17,6 +18,7 @@ from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
 from core.record.events import Sampled
 from core.settings.dataset.captions import LENGTHS
 from core.settings.dataset.concepts import training_resolution
+from core.settings.model import FAMILIES
 from core.settings.samples import SampleSettings
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
     """
     found, _ = read_prompts(job.samples)
     guidance = own_guidance(model) if model is not None else USUAL_GUIDANCE
-    return filled(found, job.samples, sample_size(job), guidance)
+    step = FAMILIES[family_of(model, job.model.family)].size_step if model is not None else 8
+    return filled(found, job.samples, sample_size(job), guidance, step)
 
 
 def tokens_of_prompts(settings: SampleSettings, texts: Sequence[str], count: Callable[[str], int]) -> int:

@@ -85,6 +85,7 @@ class Latents:
     mode        "sample": a random sample for each (epoch, image, repeat); "mean"; "frozen": one for the whole run
     into_model  what makes the model's latents of the VAE's own, set when the model is loaded
     narrowed    a type to round the VAE's own latents to before that; None leaves them in float32
+    latent_pixels   of an image along a side of each of its latents
     device      where they are handed out, wherever their posteriors lie
     """
 
@@ -100,6 +101,7 @@ class Latents:
         anew: Collection[tuple[str, ...]] = (),
         encode: Encode | None = None,
         encode_at_once: int = 1,
+        latent_pixels: int = 8,
         validation_seed: int | None = None,
         device: str = "cpu",
     ):
@@ -110,6 +112,7 @@ class Latents:
         self._validation_seed = seed if validation_seed is None else validation_seed
         self._masks = masks or {}
         self._fresh, self._anew, self._encode, self._at_once = fresh, frozenset(anew), encode, encode_at_once
+        self._latent_pixels = latent_pixels
 
     def expect(self, epoch: int, items: Iterable[Item]) -> None:
         """Say what the next calls of `batch` will ask for, this step's first."""
@@ -187,7 +190,10 @@ class Latents:
             mean, logvar = self._encode(torch.from_numpy(np.stack([pixels[index] for index in part])))
             for row, index in enumerate(part):
                 mask = shown[index].mask
-                found[index] = ((mean[row], logvar[row]), None if mask is None else at_latent_size(mask))
+                found[index] = (
+                    (mean[row], logvar[row]),
+                    None if mask is None else at_latent_size(mask, self._latent_pixels),
+                )
         return found
 
 

@@ -139,7 +139,7 @@ def _peak(one: Pass, config: tuple) -> int:
         pooled = sizes["projection_class_embeddings_input_dim"] - 6 * sizes["addition_time_embed_dim"]
         more["added_cond_kwargs"] = {"text_embeds": empty(rows, pooled), "time_ids": empty(rows, 6)}
     with torch.enable_grad(), Live(weights) as live:
-        latents = empty(rows, 4, height // 8, width // 8)
+        latents = empty(rows, *family(one.family).latent_shape((width, height)))
         times = torch.zeros(rows, device="meta")
         made = unet(latents, times, encoder_hidden_states=text, return_dict=False, **more)[0]
         made.float().square().mean().backward()

@@ -362,7 +362,7 @@ def _encoding(job: TrainJob, facts: MemoryFacts) -> int:
 def _cache(job: TrainJob, facts: MemoryFacts) -> int:
     if encodes_each_time(job) or job.memory.cache_latents == "memory":
         return 0
-    size = facts.images * 2 * _family(facts).latent_channels * prod(facts.sides) // 64 * 4
+    size = facts.images * 2 * prod(_family(facts).latent_shape(facts.sides)) * 4
     return size if job.memory.cache_latents == "device" or size <= DEVICE_CACHE else 0
 
 

@@ -67,7 +67,9 @@ def test_its_lora_is_read_again_as_starting_weights_in_generate_and_by_inspect(m
 def test_a_whole_model_is_trained_saved_and_read_by_diffusers(model, folder, train):
     from diffusers import StableDiffusion3Pipeline
 
-    training = train(**model, method={"kind": "fine_tune", "train_text_encoder": "yes"}, optimizer={"learning_rate": 1e-3})
+    whole = {"method": {"kind": "fine_tune", "train_text_encoder": "yes"}, "saving": {"save_model_as": "source"}}
+    training, parted = train(**model, **whole), train(**model, **whole)
+    assert parted.start(stop_at=2) == "stopped" and parted.again().start() == "done"
     assert training.start() == "done"
     saved = training.file("t")
     assert family_of(saved) == "dit"
@@ -75,6 +77,12 @@ def test_a_whole_model_is_trained_saved_and_read_by_diffusers(model, folder, tra
     before = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
     trained = pipeline.transformer.state_dict()
     assert trained.keys() == before.keys() and any(not torch.equal(trained[name], before[name]) for name in before)
+    again = load_file(parted.file("t") / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in trained.items())
+    assert not torch.equal(
+        load_file(saved / "text_encoder_2" / "model.safetensors")["text_projection.weight"],
+        load_file(folder / "text_encoder_2" / "model.safetensors")["text_projection.weight"],
+    )
     image = pipeline("a fox", height=64, width=64, num_inference_steps=1, output_type="np").images
     assert image.shape == (1, 64, 64, 3)
 
@@ -126,3 +134,35 @@ def _joined(texts):
 
     t5 = pad(texts.more["t5"], (0, 0, 0, 16 - texts.more["t5"].shape[1]))
     return torch.cat([pad(texts.context, (0, 8)), t5], dim=1)
+
+
+def test_what_its_models_cannot_have_is_told_before_the_start(model, make_job, workspace):
+    from core.generation.run import find_sources
+    from core.settings.check import build
+    from core.settings.job import GenerateJob
+    from core.training.checks.before_start import problems_with_model
+    from tests.refusals import refused
+
+    told = {
+        "dataset.size-step": {"dataset": {"bucket_reso_steps": 8}},
+        "saving.no-single-file": {"method": {"kind": "fine_tune"}},
+        "sampler.other-objective": {"samples": {"sample_prompts": ["a fox"]}},
+        "settings.no-effect": {"model": model["model"] | {"prediction": "v"}},
+    }
+    for code, groups in told.items():
+        assert code in {each.code for each in problems_with_model(make_job(**(model | groups)), workspace)}, code
+    image = {"prompt": "a fox", "sampler": "flow_euler", "width": 72}
+    with refused("generate.size-step"):
+        find_sources(build(GenerateJob, model | {"generate": image}), workspace)
+
+
+def test_a_model_without_one_of_its_encoders_is_refused_by_name(folder, tmp_path, make_job, workspace):
+    import shutil
+
+    from core.training.checks.before_start import problems_with_model
+
+    shutil.copytree(folder, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "text_encoder_3")
+    job = make_job(model={"base_model": str(tmp_path / "model")})
+    (problem,) = [each for each in problems_with_model(job, workspace) if each.code == "model.missing-part"]
+    assert "text encoder 3" in problem.what

@@ -60,7 +60,9 @@ register(
     "DiT toy",
     "tests.seams.toys.dit_family",
     _recognizes,
-    FamilyTraits("dit_flow"),
+    FamilyTraits(
+        "dit_flow", (("model.prediction", "ignored: it predicts the way from image to noise"),), 16, single_file=False
+    ),
     _recognizes_folder,
     lora_names="lora_unet_transformer_blocks_",
 )
