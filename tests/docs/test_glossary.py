@@ -10,7 +10,7 @@ import pytest
 from core.dataset.buckets.batches import Placed
 from core.dataset.buckets.placing import held_out
 from core.dataset.buckets.plan import Epochs
-from core.dataset.buckets.sizes import LATENT_PIXELS, cover, plan_buckets
+from core.dataset.buckets.sizes import SIDE_STEP, cover, plan_buckets
 from core.dataset.captions.files import Caption
 from core.dataset.sources.image_info import ImageInfo
 from core.families.token_count import count_tokens
@@ -115,9 +115,7 @@ SAID: dict[str, Callable[..., Any]] = {
         lambda a, b, c, d: (regularized(a, b), (c, d))
     ),
     r"A split of (0\.\d+) of (\d+) images holds out (\d+)": lambda a, b, c: (held(a, b), c),
-    r"(\d+) x (\d+) pixels are (\d+) x (\d+) of them": (
-        lambda a, b, c, d: ((a // LATENT_PIXELS, b // LATENT_PIXELS), (c, d))
-    ),
+    r"(\d+) x (\d+) pixels are (\d+) x (\d+) of them": (lambda a, b, c, d: ((a // SIDE_STEP, b // SIDE_STEP), (c, d))),
     r"Rank (\d+) and alpha (\d+) act with (0\.\d+)": lambda a, b, c: (scale(a, b), c),
     r"It reads (\d+) at once": lambda a: (CaptionSettings().max_token_length, a),
 }
