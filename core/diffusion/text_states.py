@@ -48,15 +48,17 @@ class Conditioning:
     """What a denoiser is given besides noisy latents and timesteps: one record from training, validation, samples and
     generation alike, of which a family reads what it knows. A new kind of it is a field here, and no signature changes.
 
-    texts   of B texts
-    sizes   float32 [B, 6] in pixels: original height and width, cropped off at the top and the left, height and width of what
-            is shown (Podell et al. 2023, arXiv:2307.01952, section 2.2); None for families that read none
-    control  control images, float32 [B, 3, H, W] in 0..1, for a model beside the denoiser; None for methods that read none
-    added   what such a model makes for the denoiser, by the name of the denoiser's argument
+    texts     of B texts
+    sizes     float32 [B, 6] in pixels: original height and width, cropped off at the top and the left, height and width of
+              what is shown (Podell et al. 2023, arXiv:2307.01952, section 2.2); None for families that read none
+    guidance  float32 [B], the scale that a model distilled with guidance reads: 1 in training; None for families that read none
+    control   control images, float32 [B, 3, H, W] in 0..1, for a model beside the denoiser; None for methods that read none
+    added     what such a model makes for the denoiser, by the name of the denoiser's argument
     """
 
     texts: TextStates
     sizes: Tensor | None = None
+    guidance: Tensor | None = None
     control: Tensor | None = None
     added: Mapping[str, Any] = field(default_factory=dict)
 

@@ -124,6 +124,7 @@ def denoise(
     as_kohya: bool = False,
     channels: int = 4,
     pixels_per_latent: int = 8,
+    reads_guidance: bool = False,
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> Tensor:
@@ -137,6 +138,7 @@ def denoise(
     width, height in pixels, multiples of `pixels_per_latent`
     zero_terminal_snr  for a model trained with it: the sampler uses the rescaled schedule
     as_kohya     see `make_sampler`
+    reads_guidance   the model reads the scale, and the negative prompt is not used
     Guidance (Ho and Salimans 2022, arXiv:2207.12598): output = n + guidance_scale * (p - n), in float32.
     """
     import torch
@@ -145,11 +147,13 @@ def denoise(
     assert (shape[2] * pixels_per_latent, shape[1] * pixels_per_latent) == (width, height), "sizes are multiples"
     device, count = positive.context.device, len(seeds)
     texts = [positive.each(lambda tensor: tensor.expand(count, *tensor.shape[1:]))]
-    guided = guidance_scale > 1 and negative is not None
+    guided = guidance_scale > 1 and negative is not None and not reads_guidance
     if guided and negative is not None:
         texts.insert(0, negative.each(lambda tensor: tensor.expand(count, *tensor.shape[1:])))
     states = join_texts(texts)
-    given = Conditioning(states, plain_sizes(width, height, len(states.context)).to(device))
+    rows = len(states.context)
+    guidance = torch.full((rows,), guidance_scale, device=device) if reads_guidance else None
+    given = Conditioning(states, plain_sizes(width, height, rows).to(device), guidance)
     way = make_sampler(sampler, prediction, zero_terminal_snr, as_kohya=as_kohya)
     way.set_timesteps(steps, device=device)
     generators = image_generators(seeds)
@@ -250,6 +254,7 @@ def generate(
         zero_terminal_snr=zero_terminal_snr,
         channels=kind.latent_channels,
         pixels_per_latent=kind.latent_pixels,
+        reads_guidance=kind.reads_guidance,
         on_step=on_step,
         cancel=cancel,
     )

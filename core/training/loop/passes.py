@@ -61,10 +61,11 @@ class Passes:
         self.method.set_strength(batch.strength)
         text = self.text.states(batch.captions)
         sizes = self._moved(batch.sizes(job.dataset.crop_conditioning) if self._family.reads_sizes else None)
+        guidance = torch.ones(len(latents), device=self.device) if self._family.reads_guidance else None
         control = self._moved(batch.control)
 
         def predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
-            return self.predict(noisy, at, Conditioning(shown, sizes, control))
+            return self.predict(noisy, at, Conditioning(shown, sizes, guidance, control))
 
         def base_predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
             with self.method.untrained():

@@ -145,6 +145,7 @@ class Samples:
             as_kohya=job.samples.compatibility == "kohya",
             channels=kind.latent_channels,
             pixels_per_latent=kind.latent_pixels,
+            reads_guidance=kind.reads_guidance,
             on_step=lambda done, steps: self.context.check(),
         )
         with self.vae_on_device() as vae:

@@ -100,6 +100,9 @@ def test_an_image_of_its_own_size_is_generated(model, workspace):
 
     size = trained_size(Path(model["model"]["base_model"]))
     job = build(GenerateJob, model | {"generate": {"prompt": "a fox", "sampler": "line", "steps": 2, "seed": 1}})
-    one, again = (run_generate(job, workspace, store=make_store()) for _ in range(2))
+    other = build(GenerateJob, job.model_dump() | {"generate": job.generate.model_dump() | {"guidance_scale": 1.5}})
+    one, again, less = (run_generate(each, workspace, store=make_store()) for each in (job, job, other))
     with Image.open(one[0]) as first, Image.open(again[0]) as second:
         assert first.size == size == (128, 128) and first.tobytes() == second.tobytes()
+        with Image.open(less[0]) as third:
+            assert third.tobytes() != first.tobytes(), "it reads the guidance scale"

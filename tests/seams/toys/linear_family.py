@@ -30,9 +30,9 @@ class Denoiser(nn.Module):
             nn.Linear(HIDDEN, CHANNELS),
         )
 
-    def forward(self, noisy, timesteps, states):
+    def forward(self, noisy, timesteps, states, guidance):
         hidden = self.into(noisy.movedim(1, -1)) + self.text(states.mean(1))[:, None, None]
-        return self.out(torch.tanh(hidden + (timesteps / 1000).reshape(-1, 1, 1, 1))).movedim(-1, 1)
+        return self.out(torch.tanh(hidden + (timesteps / 1000 + guidance / 100).reshape(-1, 1, 1, 1))).movedim(-1, 1)
 
 
 class Flow(Objective):
@@ -104,7 +104,7 @@ def _encode_captions(components, captions, **how):
 
 def _predict(components, noisy, timesteps, given):
     dtype = components.denoiser.into.weight.dtype
-    return components.denoiser(noisy.to(dtype), timesteps.to(dtype), given.texts.context.to(dtype))
+    return components.denoiser(noisy.to(dtype), timesteps.to(dtype), given.texts.context.to(dtype), given.guidance)
 
 
 def _lora_targets(part, *, conv=False):
@@ -144,6 +144,7 @@ FAMILY = LinearFamily(
     encode_ids=_encode_captions,
     predict=_predict,
     lora_targets=_lora_targets,
+    reads_guidance=True,
     latent_channels=CHANNELS,
     resolution=64,
     encode_image_latents=_encode_latents,
