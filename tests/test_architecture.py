@@ -125,13 +125,13 @@ def test_methods_are_asked_not_compared():
         r"\.changes\s*(==|!=|in\b|not in\b)",  # spec.changes != "model"
         r"\bwhole_model\b(?=\s*(and|or|:|$))",  # if job.method.whole_model
         r"spec_of\([^)]*\)\.name\s*(==|!=)",
-        r"(?<!extensions\.)\bCHANGES\b(?=\[)",
+        r"(?<!extensions\.)\bOF_METHODS\b(?=\[)",
     )
     compared = re.compile("|".join(spellings))
     declared = {ROOT / "core/settings/method.py", ROOT / "core/settings/methods.py"}
     files = [path for path in FILES if "methods" not in path.parts and path not in declared]
     assert not [path for path in files if compared.search(path.read_text("utf-8"))]
-    made_up = ("if job.method.kind == 'lora'", "spec.changes != 'model'", "if job.method.whole_model:", "CHANGES[kind]")
+    made_up = ("if job.method.kind == 'lora'", "spec.changes != 'model'", "if job.method.whole_model:", "OF_METHODS[kind]")
     assert all(compared.search(text) for text in made_up)
 
 

@@ -125,6 +125,7 @@ def denoise(
     channels: int = 4,
     pixels_per_latent: int = 8,
     reads_guidance: bool = False,
+    control: Tensor | None = None,
     on_step: OnStep | None = None,
     cancel: CancelToken | None = None,
 ) -> Tensor:
@@ -139,6 +140,7 @@ def denoise(
     zero_terminal_snr  for a model trained with it: the sampler uses the rescaled schedule
     as_kohya     see `make_sampler`
     reads_guidance   the model reads the scale, and the negative prompt is not used
+    control      one control image for all, float32 [3, H, W] in 0..1; both sides of the guidance see it
     Guidance (Ho and Salimans 2022, arXiv:2207.12598): output = n + guidance_scale * (p - n), in float32.
     """
     import torch
@@ -153,7 +155,8 @@ def denoise(
     states = join_texts(texts)
     rows = len(states.context)
     guidance = torch.full((rows,), guidance_scale, device=device) if reads_guidance else None
-    given = Conditioning(states, plain_sizes(width, height, rows).to(device), guidance)
+    shown = None if control is None else control.expand(rows, *control.shape)
+    given = Conditioning(states, plain_sizes(width, height, rows).to(device), guidance, shown)
     way = make_sampler(sampler, prediction, zero_terminal_snr, as_kohya=as_kohya)
     way.set_timesteps(steps, device=device)
     generators = image_generators(seeds)

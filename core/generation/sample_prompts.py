@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.families.word_weights import FIX, wrong_weight
 from core.generation.prompt_tags import FIX as TAG_FIX
@@ -17,6 +17,9 @@ from core.record.problems import Problem, ProblemsError, limited, raise_if_error
 from core.record.regular import read_regular
 from core.record.workspace import resolve_path
 from core.settings.samples import SAMPLER_LABELS, SampleSettings, sampler_name
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WHERE = "samples.sample_prompts_file"
 SWITCH = re.compile(r"(n|w|h|d|s|l|ss|cn|g|ctr|rcfg|fs)\s+(.+)", re.IGNORECASE | re.DOTALL)
@@ -33,7 +36,6 @@ KEYS = {
     "controlnet_image": "cn",
 }
 OTHERS = {
-    "cn": "this training has no ControlNet",
     "g": "it is for other model families",
     "ctr": "it is for other model families",
     "rcfg": "it is for other model families",
@@ -56,10 +58,14 @@ class SamplePrompt:
     steps: int | None = None
     guidance: float | None = None
     sampler: str | None = None
+    control: str | None = None
 
 
-def read_prompts(settings: SampleSettings) -> tuple[list[SamplePrompt], list[Problem]]:
-    """All prompts of a training, and advice about what is ignored. Raises ProblemsError for what cannot be read."""
+def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[SamplePrompt], list[Problem]]:
+    """All prompts of a training, and advice about what is ignored. Raises ProblemsError for what cannot be read.
+
+    control  each needs a control image (`MethodTraits.control_images`)
+    """
     notes: list[Problem] = []
     typed = [parse_line(line, notes, "samples.sample_prompts") for line in settings.sample_prompts]
     file = resolve_path(settings.sample_prompts_file) if settings.sample_prompts_file else None
@@ -71,10 +77,40 @@ def read_prompts(settings: SampleSettings) -> tuple[list[SamplePrompt], list[Pro
         if wrong:
             notes.append(_wrong(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
     found = [each for each in [*typed, *read] if each is not None]
+    found = [_with_control(each, notes) if control else _without_control(each, notes) for each in found]
     if settings.compatibility == "none":
         found = [_without_loras(each, notes) for each in found]
     raise_if_errors(notes)
     return found, limited(notes)
+
+
+def _with_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
+    if prompt.control is None:
+        what, fix = f"The prompt '{prompt.prompt[:40]}' has no control image", "add --cn and an image file to it"
+        notes.append(_wrong(what, "samples.sample_prompts", fix, "no-control-image"))
+    return prompt
+
+
+def _without_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
+    if prompt.control is not None:
+        what = f"'--cn' of the prompt '{prompt.prompt[:40]}' is ignored: this training has no ControlNet"
+        notes.append(_note(what, "samples.sample_prompts", "unsupported-option"))
+    return replace(prompt, control=None)
+
+
+def control_image(prompt: SamplePrompt) -> np.ndarray | None:
+    """Its control image at the size of the sample, float32 [3, H, W] in 0..1. Raises ProblemsError where it cannot be read."""
+    from core.dataset.images.masks import control_for
+    from core.dataset.images.opening import BrokenImage
+
+    if prompt.control is None:
+        return None
+    path = resolve_path(prompt.control)
+    try:
+        return control_for(path, (prompt.width or 0, prompt.height or 0))
+    except BrokenImage as error:
+        what, fix = f"The control image {path.name} {error}", "choose another image file"
+        raise ProblemsError.one(what, "samples.sample_prompts", fix, "prompts.bad-control-image") from error
 
 
 def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
@@ -161,6 +197,7 @@ def _prompt(text: str, values: Mapping[str, Any], notes: list[Problem], where: s
         _number(values, "s", STEPS, notes, where),
         _guidance(values, notes, where),
         _sampler(values, notes, where),
+        None if values.get("cn") is None else str(values["cn"]),
     )
 
 

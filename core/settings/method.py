@@ -20,12 +20,15 @@ class MethodTraits:
     full_size      what trains is as large as a model: its type, fused steps and ZeRO's parts are a full model's
     uses_network   adapters of the group `network` train on the frozen model
     new_words      words that are new to the text encoders train
+    control_images    each image, and each sample, has a control image: of its name in `dataset.conditioning_data_dir`, in a
+                   prompt after --cn
     """
 
     base_trains: bool = False
     full_size: bool = False
     uses_network: bool = False
     new_words: bool = False
+    control_images: bool = False
 
 
 TRAITS: dict[Changes, MethodTraits] = {
@@ -34,7 +37,7 @@ TRAITS: dict[Changes, MethodTraits] = {
     "embedding": MethodTraits(new_words=True),
     "side model": MethodTraits(full_size=True),
 }
-CHANGES: dict[str, Changes] = {}  # by method; core/settings/methods.py registers
+OF_METHODS: dict[str, MethodTraits] = {}  # core/settings/methods.py registers
 
 
 class MethodSettings(Settings):
@@ -135,7 +138,7 @@ class MethodSettings(Settings):
     @property
     def traits(self) -> MethodTraits:
         """Of the chosen method."""
-        return TRAITS[CHANGES[self.kind]]
+        return OF_METHODS[self.kind]
 
     def summary(self) -> str:
         parts = [self.label("kind")]

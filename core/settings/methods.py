@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from core import extensions
 from core.record.problems import Problem
 from core.settings.base import Settings
 from core.settings.growth import add_choice, add_group
-from core.settings.method import CHANGES, TRAITS, Changes, MethodSettings, MethodTraits
+from core.settings.method import OF_METHODS, TRAITS, Changes, MethodSettings, MethodTraits
 
 if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
     from core.settings.job import TrainJob
@@ -70,8 +70,7 @@ class MethodSpec:
     unused           (dotted path, reason) of settings that it does not use
     needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
     preserves_class  the model itself stays as it is, and so does a class: no prior preservation
-    control_images   each image, and each sample, has a control image: of its name in `dataset.conditioning_data_dir`, in a
-                     prompt after --cn
+    control_images   it reads a control image of each image and sample: the trait of this name
     """
 
     name: str
@@ -97,8 +96,8 @@ class MethodSpec:
 
     @property
     def traits(self) -> MethodTraits:
-        """What follows from what it changes."""
-        return TRAITS[self.changes]
+        """What follows from what it changes and reads."""
+        return replace(TRAITS[self.changes], control_images=self.control_images)
 
 
 METHODS: dict[str, MethodSpec] = {}
@@ -117,7 +116,7 @@ def spec_of(job: TrainJob) -> MethodSpec:
 
 def register(spec: MethodSpec) -> None:
     """Offer a method: from now on the page, presets, the command line and trainings know it."""
-    METHODS[spec.name], CHANGES[spec.name] = spec, spec.changes
+    METHODS[spec.name], OF_METHODS[spec.name] = spec, spec.traits
     add_choice(MethodSettings, "kind", spec.name, spec.title)
     if spec.settings is not None:
         add_group(MethodSettings, spec.group, spec.settings, spec.title)

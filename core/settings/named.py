@@ -23,6 +23,7 @@ USES_KEY = {"wandb", "all"}  # values of a tracker setting
 MOST_STEPS = 100_000  # of a training on a shared page: weeks on most cards
 MOST_EPOCHS = 1000
 DRIVE = re.compile(r"\s*[A-Za-z]:")
+CONTROL_IMAGE = re.compile(r"--cn\s+(.+?)(?=\s--|$)", re.IGNORECASE | re.DOTALL)  # of a prompt
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,18 @@ def not_open(text: str, where: str, limits: Limits) -> Problem:
 
 def refused(job: BaseModel, limits: Limits) -> list[Problem]:
     """Problems for everything a shared page may not use, each with its setting."""
-    return [problem for named in named_in(job) if (problem := _problem(named, limits))] + _too_long(job)
+    found = [problem for named in named_in(job) if (problem := _problem(named, limits))]
+    return [*found, *_control_images(job), *_too_long(job)]
+
+
+def _control_images(job: BaseModel) -> list[Problem]:
+    """The problem of a file of prompts whose control images would be read: it can name any file."""
+    samples, method = getattr(job, "samples", None), getattr(job, "method", None)
+    if not samples or not samples.sample_prompts_file or not method or not method.traits.control_images:
+        return []
+    fix = "write the prompts into the setting Sample prompts"
+    what = "Control images cannot be named in a file from a shared page"
+    return [Problem(what, "samples.sample_prompts_file", fix, code="shared.prompts-file")]
 
 
 def _too_long(job: BaseModel) -> list[Problem]:
@@ -143,6 +155,8 @@ def _problem(named: Named, limits: Limits) -> Problem | None:
             outside = not limits.opens(text)
         case "word=path":
             outside = any(_leaves(each, limits) for each in {text, text.partition("=")[2]} if each)
+        case "prompt":
+            outside = not all(limits.opens(path) for path in CONTROL_IMAGE.findall(text))
         case "path or name":
             outside = _leaves(text, limits)
         case "state":

@@ -1,10 +1,12 @@
 """Sample prompts as sd-scripts writes them: lines with switches, .txt, .toml and .json."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from PIL import Image
 
-from core.generation.sample_prompts import SamplePrompt, filled, parse_line, read_prompts
+from core.generation.sample_prompts import SamplePrompt, control_image, filled, parse_line, read_prompts
 from core.settings.samples import SampleSettings
 from tests.refusals import refused
 
@@ -39,7 +41,26 @@ def test_what_is_out_of_bounds_is_brought_within_and_said():
 def test_what_is_no_number_is_an_error_and_what_is_not_followed_is_said():
     assert parsed("a --s many")[1][0].level == "error" and parsed("a --l strong")[1][0].level == "error"
     found, notes = parsed("a --ss unipc --cn pose.png --ctr x --fs 3 --rcfg 2 --g 3 --zz 1")
-    assert found == SamplePrompt("a") and len(notes) == 7 and all(note.level == "advice" for note in notes)
+    assert (
+        found == SamplePrompt("a", control="pose.png")
+        and len(notes) == 6
+        and all(note.level == "advice" for note in notes)
+    )
+
+
+def test_a_control_image_is_needed_or_ignored_as_the_training_reads_them(tmp_path):
+    with_one, without = (SampleSettings(sample_prompts=[line]) for line in (f"a --cn {tmp_path / 'a.png'}", "a"))
+    (prompt,), notes = read_prompts(with_one)
+    assert prompt.control is None and [note.code for note in notes] == ["prompts.unsupported-option"]
+    with refused("prompts.no-control-image"):
+        read_prompts(without, control=True)
+    (prompt,), notes = read_prompts(with_one, control=True)
+    prompt = replace(prompt, width=64, height=32)
+    with refused("prompts.bad-control-image"):
+        control_image(prompt)
+    Image.new("RGB", (100, 100), (255, 0, 51)).save(tmp_path / "a.png")
+    found = control_image(prompt)
+    assert not notes and found.shape == (3, 32, 64) and found[:, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
 
 
 def test_a_weight_that_is_no_number_is_an_error_in_both_texts():

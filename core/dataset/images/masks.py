@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from core.dataset.buckets.sizes import Size, cover
 from core.dataset.images.colors import BLACK
 from core.dataset.images.opening import BrokenImage, Opened, open_decoded
 from core.dataset.images.pixels import enough_for, in_view
@@ -46,8 +47,19 @@ def load_control(placed: Placed, view: View) -> np.ndarray | None:
     if placed.image.control is None:
         return None
     opened = _beside(placed.image.control, "control image", view)
-    pixels = np.asarray(_fitted(opened.on(BLACK), placed, view), dtype=np.float32)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)) / np.float32(255)
+    return _as_control(_fitted(opened.on(BLACK), placed, view))
+
+
+def control_for(path: Path, size: Size) -> np.ndarray:
+    """The control image of a generated image of this size, as `load_control` gives it: fitted to cover it, cropped around its
+    center."""
+    opened = open_decoded(path, managed=False)
+    return _as_control(in_view(opened.on(BLACK), cover(opened.size, size), flip=False))
+
+
+def _as_control(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels) / np.float32(255)
 
 
 def _beside(path: Path, kind: str, view: View) -> Opened:

@@ -13,7 +13,6 @@ from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.images import ImageSettings
 from core.settings.dataset.source import ONE_FOR_ALL, Source
 from core.settings.dataset.validation import ValidationSettings
-from core.settings.methods import spec_of
 
 if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
     from core.settings.job import TrainJob
@@ -87,7 +86,7 @@ def concepts_of(job: TrainJob) -> list[Concept]:
     """Of a training: without a network no folder has a strength of its own, which would keep it out of others' batches."""
     found = concepts(job.dataset, captions_in_force(job), job.validation)
     plain = {} if job.method.traits.uses_network else {"network_multiplier": ImageSettings().network_multiplier}
-    control = spec_of(job).control_images
+    control = job.method.traits.control_images
     return [replace(each, images=each.images.model_copy(update=plain), control=control) for each in found]
 
 

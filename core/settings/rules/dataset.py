@@ -8,7 +8,6 @@ from core.record.problems import Problem
 from core.settings.dataset.concepts import anywhere, concepts_of
 from core.settings.dataset.images import ImageSettings
 from core.settings.job import TrainJob
-from core.settings.methods import spec_of
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -108,7 +107,7 @@ def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
             yield f"dataset.{name}", "ignored: a dataset class lists the images"
     if not anywhere(job, lambda each: each.role == "regularization"):
         yield "dataset.prior_loss_weight", "ignored: there are no regularization images"
-    if spec_of(job).control_images:
+    if job.method.traits.control_images:
         yield "dataset.masked_loss", "ignored: the mask folder holds control images"
     elif not anywhere(job, lambda each: each.images.conditioning_data_dir):
         yield "dataset.masked_loss", "ignored: no mask folder is set"

@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from core.formats.hub.upload import missing_key
-from core.generation.sample_prompts import read_prompts
+from core.generation.sample_prompts import control_image, read_prompts
 from core.record.problems import Problem, ProblemsError
 from core.record.secrets import secret
 from core.record.workspace import Workspace, resolve_path
 from core.settings.job import TrainJob
 from core.settings.resume import ResumeSettings
+from core.training.loop.samples import prompts_of
 from core.training.loop.trackers import tracker_config, wandb_problem
 from core.training.saving.facts import thumbnail_url
 from core.training.saving.resume import find_state, parse_address
@@ -36,7 +37,10 @@ def named_file_problems(job: TrainJob, workspace: Workspace, *, begins: bool = T
 
 
 def _looks(job: TrainJob, workspace: Workspace) -> Iterator[Callable[[], object]]:
-    yield lambda: _advice(read_prompts(job.samples)[1])
+    controlled = job.method.traits.control_images
+    yield lambda: _advice(read_prompts(job.samples, controlled)[1])
+    if controlled:
+        yield lambda: [control_image(prompt) for prompt in prompts_of(job)]
     thumbnail, config = job.saving.metadata_thumbnail, job.logging.log_tracker_config
     if thumbnail:
         yield lambda: thumbnail_url(thumbnail)

@@ -14,7 +14,7 @@ from core.families.precision import vae_type
 from core.families.token_count import count_tokens
 from core.families.trained_size import USUAL_GUIDANCE, own_guidance
 from core.generation.pipeline import PromptStates, prompt_and_opposite, tokens_read
-from core.generation.sample_prompts import SamplePrompt, filled, read_prompts
+from core.generation.sample_prompts import SamplePrompt, control_image, filled, read_prompts
 from core.record.events import Sampled
 from core.settings.dataset.captions import LENGTHS
 from core.settings.dataset.concepts import training_resolution
@@ -44,7 +44,7 @@ def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
 
     model  the base model, whose own guidance holds where none is set
     """
-    found, _ = read_prompts(job.samples)
+    found, _ = read_prompts(job.samples, job.method.traits.control_images)
     guidance = own_guidance(model) if model is not None else USUAL_GUIDANCE
     step = FAMILIES[family_of(model, job.model.family)].size_step if model is not None else 8
     return filled(found, job.samples, sample_size(job), guidance, step)
@@ -124,12 +124,14 @@ class Samples:
                 self._generate(step, index, prompt)
 
     def _generate(self, step: int, index: int, prompt: SamplePrompt) -> None:
+        import torch
+
         from core.generation.pipeline import decode, denoise
         from core.record import atomic
 
         passes, job = self.passes, self.passes.job
         kind, components = family(passes.components.family), passes.components
-        states, seed = self.texts.states(prompt), prompt.seed or 0
+        states, seed, control = self.texts.states(prompt), prompt.seed or 0, control_image(prompt)
         latents = denoise(
             passes.predict,
             states.positive,
@@ -146,6 +148,7 @@ class Samples:
             channels=kind.latent_channels,
             pixels_per_latent=kind.latent_pixels,
             reads_guidance=kind.reads_guidance,
+            control=None if control is None else torch.from_numpy(control).to(passes.device),
             on_step=lambda done, steps: self.context.check(),
         )
         with self.vae_on_device() as vae:
