@@ -131,7 +131,12 @@ def test_methods_are_asked_not_compared():
     declared = {ROOT / "core/settings/method.py", ROOT / "core/settings/methods.py"}
     files = [path for path in FILES if "methods" not in path.parts and path not in declared]
     assert not [path for path in files if compared.search(path.read_text("utf-8"))]
-    made_up = ("if job.method.kind == 'lora'", "spec.changes != 'model'", "if job.method.whole_model:", "OF_METHODS[kind]")
+    made_up = (
+        "if job.method.kind == 'lora'",
+        "spec.changes != 'model'",
+        "if job.method.whole_model:",
+        "OF_METHODS[kind]",
+    )
     assert all(compared.search(text) for text in made_up)
 
 

@@ -203,8 +203,10 @@ def argument_of(task: str) -> Declared | None:
 
 def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
     """Whether a word is a preset, and not what `entry` takes. A preset comes before a folder of the same name; a JSON file
-    without the head of a preset is one that the task reads."""
+    without the head of a preset, and for a task that takes no folder any other file, is one that the task reads."""
     path = preset_path(word, workspace)
+    if path.suffix != ".json" and "folder" not in entry.name:
+        return False
     reads_json = "json" in entry.name
     if path.is_file() and reads_json:
         with suppress(ProblemsError):

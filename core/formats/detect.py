@@ -275,6 +275,17 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
             width = entry.side(1)
             if width in CONTEXT_FAMILY:
                 return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
+    if (told := _told_family(metadata)) is not None:
+        return told
+    for name, entry in tensors.items():  # for a LoRA of the text encoder only, its width decides
+        reads = any(name.endswith(tuple(f"self_attn{dot}q_proj.{key}" for dot in "_.")) for key in ADAPTER_INPUTS)
+        if reads and entry.side(-1) in (768, 1024):
+            return CONTEXT_FAMILY[entry.side(-1)], f"its text encoder is {entry.side(-1)} wide"
+    return None, _first_keys(tensors)
+
+
+def _told_family(metadata: Mapping[str, str]) -> tuple[str, str] | None:
+    """(family, evidence) by the metadata that trainers write."""
     version = metadata.get("ss_base_model_version", "")
     for start, family in (("sdxl_", "sdxl"), ("sd_v1", "sd1"), ("sd_v2", "sd2")):
         if version.startswith(start):
@@ -289,11 +300,7 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
     ):
         if architecture.lower().startswith(start):
             return family, f"its metadata says {architecture}"
-    for name, entry in tensors.items():  # for a LoRA of the text encoder only, its width decides
-        reads = any(name.endswith(tuple(f"self_attn{dot}q_proj.{key}" for dot in "_.")) for key in ADAPTER_INPUTS)
-        if reads and entry.side(-1) in (768, 1024):
-            return CONTEXT_FAMILY[entry.side(-1)], f"its text encoder is {entry.side(-1)} wide"
-    return None, _first_keys(tensors)
+    return None
 
 
 def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
@@ -319,10 +326,10 @@ def _in_deep_transformer(name: str) -> bool:
 
 def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
     if "controlnet_cond_embedding.conv_in.weight" in tensors:
-        family = "sdxl" if "add_embedding.linear_1.weight" in tensors else None
         context = tensors.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight")
-        if family is None and context is not None:
-            family = CONTEXT_FAMILY.get(context.side(-1))
+        read = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
+        told = _told_family(metadata) or (None, "")
+        family = "sdxl" if "add_embedding.linear_1.weight" in tensors else read or told[0]
         return ModelKind("controlnet", family, "diffusers", None, "it has controlnet_cond_embedding")
     bare = "input_hint_block.0.weight" in tensors  # kohya's trainer leaves the prefix out
     if not bare and not any(name.startswith("control_model.") for name in tensors):

@@ -13,6 +13,7 @@ from core.settings.growth import add_choice, add_group
 from core.settings.method import OF_METHODS, TRAITS, Changes, MethodSettings, MethodTraits
 
 if TYPE_CHECKING:  # methods register at the end of core.settings.job and import this module
+    from core.record.workspace import Workspace
     from core.settings.job import TrainJob
 
 MARGIN = 3  # a rate this many times outside the usual range gets advice
@@ -67,6 +68,9 @@ class MethodSpec:
     logged           how its trackers name learning rates: part -> name; the others are lr/<part>
     losses_logged    how they name each step's loss and an epoch's, as sd-scripts' script for the method does
     problems         rules of its own, besides those of every method
+    file_problems    (job, workspace) -> problems of the files that its settings name
+    side             of a side model: denoiser -> a module that gives `Conditioning.added` of (noisy latents, timesteps,
+                     Conditioning); the forecast counts a pass of it
     unused           (dotted path, reason) of settings that it does not use
     needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
     preserves_class  the model itself stays as it is, and so does a class: no prior preservation
@@ -83,12 +87,14 @@ class MethodSpec:
     trained_numbers: Callable[[TrainJob, str, Parts], dict[str, int]]
     usual: Mapping[str, Usual]
     project: str
-    saves: Literal["lora", "embedding", "model"]
+    saves: Literal["lora", "embedding", "model", "controlnet"]
     logged: Mapping[str, str] = field(default_factory=dict)
     losses_logged: tuple[str, str] = ("loss", "loss/epoch")
     group: str = ""
     settings: type[Settings] | None = None
     problems: Callable[[TrainJob], Iterable[Problem]] = lambda job: ()
+    file_problems: Callable[[TrainJob, Workspace], Iterable[Problem]] = lambda job, workspace: ()
+    side: Callable[[Any], Any] | None = None
     unused: Callable[[TrainJob], Iterable[tuple[str, str]]] = lambda job: ()
     needs: Callable[[TrainJob, str, str], Needs] = lambda job, family, size: ("", [])
     preserves_class: bool = False

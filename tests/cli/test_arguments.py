@@ -45,6 +45,9 @@ def test_tools_take_their_folder_file_or_name(tmp_path):
     assert job_of("inspect", "fox").inspect.file == "fox", "the name of a LoRA is none of a file here"
     assert job_of("download", "sdxl").download.hub_id == "sdxl"
     assert job_of("generate", "a fox, <lora:x:1>, 2,000 stars").generate.prompt == "a fox, <lora:x:1>, 2,000 stars"
+    model = tmp_path / "fox.safetensors"
+    model.write_bytes(b"weights")
+    assert job_of("inspect", str(model)).inspect.file == str(model)
     metadata = tmp_path / "meta.json"
     metadata.write_text(json.dumps({"a.png": {"tags": "fox"}}))
     assert job_of("clean_metadata", str(metadata)).clean_metadata.in_json == str(metadata)

@@ -54,6 +54,7 @@ register(
         logged={"text_encoder": "lr", "text_encoder_2": "lr/text_encoder2"},
         group="embedding",
         problems=extensions.later(RULES, "problems"),
+        file_problems=extensions.later("core.training.checks.embedding_file", "problems"),
         unused=extensions.later(RULES, "unused"),
         needs=_needs,
         preserves_class=True,

@@ -6,6 +6,7 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from core import extensions
 from core.settings.methods import MethodSpec, Parts, Usual, register
 
 if TYPE_CHECKING:
@@ -61,5 +62,6 @@ register(
         losses_logged=("loss/current", "loss/epoch_average"),
         logged={"text_encoder": "lr/textencoder", "text_encoder_2": "lr/textencoder2"},
         group="network",
+        file_problems=extensions.later("core.training.building.network_files", "network_problems"),
     )
 )

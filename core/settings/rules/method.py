@@ -35,8 +35,11 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
         for name in LORA_PLUS:
             yield f"optimizer.{name}", "ignored: LoRA+ is for networks"
     if not own.traits.base_trains:
-        for path in (*(f"method.{name}" for name in FULL_MODEL_ONLY), *(f"memory.{name}" for name in FUSED)):
-            yield path, "ignored: it applies to full models only"
+        for name in FULL_MODEL_ONLY:
+            yield f"method.{name}", "ignored: it applies to full models only"
+    if not own.traits.full_size:
+        for name in FUSED:
+            yield f"memory.{name}", "ignored: it applies to full models only"
     if not method.ema or not own.traits.base_trains:
         for name in EMA_OPTIONS:
             yield f"method.{name}", "ignored: EMA is off"

@@ -26,8 +26,6 @@ START = "network.network_weights"
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     """Problems of the network's files, once the model's family is known; none without a model."""
-    if not job.method.traits.uses_network:
-        return []
     try:
         family_name = family_of(model_path(job.model.base_model, workspace), job.model.family)
     except (ProblemsError, OSError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from core.dataset.buckets.batches import Placed
 from core.dataset.captions.pipeline import longest_captions, plain_caption
@@ -19,9 +18,7 @@ from core.families.attention import memory_problems
 from core.families.locate import family_of, model_path, model_problems
 from core.families.trained_size import trained_size
 from core.families.word_weights import FIX, wrong_weight
-from core.formats.embedding_file import LAYERS, ONE, SDXL, read_shapes
 from core.formats.hub.upload import upload_problem
-from core.generation.embeddings import token_widths
 from core.generation.sample_prompts import read_prompts
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, errors, errors_first
@@ -29,17 +26,15 @@ from core.record.secrets import secret
 from core.record.workspace import Workspace
 from core.settings.dataset.concepts import training_resolution
 from core.settings.job import TrainJob
+from core.settings.methods import spec_of
 from core.settings.model import FAMILIES
 from core.settings.rules import set_without_effect, training_problems
-from core.training.building.network_files import network_problems
 from core.training.checks.named_files import named_file_problems
 from core.training.checks.own_images import demo_problems
 from core.training.loop.objective import objective_problems
 from core.training.loop.prior import prior_problems
 from core.training.saving.resume import beginning_problems
 from core.training.sharding.fast_disk import room_problems
-
-EMBEDDING = "embedding.embedding_weights"
 
 
 def problems_before_start(
@@ -107,11 +102,11 @@ def _of_the_device(job: TrainJob, device: str) -> list[Problem]:
 
 
 def problems_with_model(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the loss, the family, the image size, the networks and the offload disk, by the base model's header;
+    """Problems of the loss, the family, the image size, the method's files and the offload disk, by the base model's header;
     none without a model."""
     found = [*_of_the_parts(job, workspace), *objective_problems(job, workspace)]
-    found += [*_of_the_family(job, workspace), *_of_the_embedding(job, workspace)]
-    found += [*_of_the_size(job, workspace), *network_problems(job, workspace), *_of_the_samplers(job, workspace)]
+    found += [*_of_the_family(job, workspace), *_of_the_size(job, workspace)]
+    found += [*spec_of(job).file_problems(job, workspace), *_of_the_samplers(job, workspace)]
     return [*found, *room_problems(job, workspace)]
 
 
@@ -125,39 +120,6 @@ def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
     except ProblemsError:
         return []
     return family(name).problems(path, vae)
-
-
-def _of_the_embedding(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the embedding to start from: it must exist and have the vectors that the settings ask for."""
-    start = job.embedding.embedding_weights
-    if not job.method.traits.new_words or not start:
-        return []
-    try:
-        path = model_path(start, workspace, EMBEDDING)
-        _check_vectors(job, path, model_path(job.model.base_model, workspace))
-    except ProblemsError as error:
-        return error.problems
-    return []
-
-
-def _check_vectors(job: TrainJob, path: Path, model: Path) -> None:
-    """Raise ProblemsError where the embedding's names, counts or widths do not fit the training."""
-    shapes, name = read_shapes(path), family_of(model, job.model.family)
-    wanted = LAYERS if job.embedding.extended else SDXL if name == "sdxl" else ONE
-    there = [key for key in wanted if key in shapes]
-    if not there or (job.embedding.extended and len(there) < len(wanted)):
-        what = f"The embedding contains {', '.join(list(shapes)[:3])}; this training needs {wanted[0]} ..."
-        fix = "choose an embedding of the same family and kind (XTI or not)"
-        raise ProblemsError.one(what, EMBEDDING, fix, code="embedding.other-tensors")
-    widths = token_widths(model)
-    for key in there:
-        number = 0 if job.embedding.extended else wanted.index(key)
-        width = widths[number] if number < len(widths) else shapes[key][1]
-        if shapes[key] != (job.embedding.num_vectors_per_token, width):
-            held, asked = "{} vectors of width {}".format(*shapes[key]), job.embedding.num_vectors_per_token
-            what = f"The embedding contains {held}; this training needs {asked} of width {width}"
-            fix = "set the number of vectors of the file, or choose another file"
-            raise ProblemsError.one(what, EMBEDDING, fix, code="embedding.other-size")
 
 
 def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:

@@ -17,12 +17,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from core.diffusion.text_states import Conditioning, TextStates
 from core.families import family
 from core.families.attention import checkpoint_unet, set_attention
 from core.families.loading import make_empty
 from core.networks.kinds import settings_of
 from core.networks.network import Network
 from core.record.problems import ProblemsError
+from core.settings.methods import methods
 
 TEXT_TOKENS = 77
 
@@ -31,7 +33,8 @@ TEXT_TOKENS = 77
 class Pass:
     """A training pass. sides: width and height in pixels; dtype: what it computes in; tokens: of a text.
 
-    trains   "network", "weights" (of the whole model) or "text" (only what comes before the U-Net)
+    trains   "network", "weights" (of the whole model), "text" (only what comes before the U-Net) or "side" (a side model)
+    side     the method's name, of a side model
     network  its settings (core.networks.kinds.described)
     checkpoint, attention   as the settings of these names
     """
@@ -46,6 +49,7 @@ class Pass:
     blocks: str = "all"
     attention: str = "sdpa"
     tokens: int = TEXT_TOKENS
+    side: str = ""
 
 
 class Live(TorchDispatchMode):
@@ -126,7 +130,7 @@ def _frozen(value: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _peak(one: Pass, config: tuple) -> int:
-    unet, weights = _unet(one, dict(config))
+    unet, side, weights = _models(one, dict(config))
     rows, (width, height) = one.batch, one.sides
 
     def empty(*shape: int, trains: bool = False) -> torch.Tensor:
@@ -134,29 +138,34 @@ def _peak(one: Pass, config: tuple) -> int:
 
     sizes = dict(config)
     text = empty(rows, one.tokens, sizes["cross_attention_dim"], trains=one.trains == "text")
-    more = {}
+    pooled, more = None, {}
     if family(one.family).reads_sizes:
-        pooled = sizes["projection_class_embeddings_input_dim"] - 6 * sizes["addition_time_embed_dim"]
-        more["added_cond_kwargs"] = {"text_embeds": empty(rows, pooled), "time_ids": empty(rows, 6)}
+        width_of_pooled = sizes["projection_class_embeddings_input_dim"] - 6 * sizes["addition_time_embed_dim"]
+        pooled = empty(rows, width_of_pooled)
+        more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": empty(rows, 6)}
     with torch.enable_grad(), Live(weights) as live:
         latents = empty(rows, *family(one.family).latent_shape((width, height)))
         times = torch.zeros(rows, device="meta")
+        if side is not None:
+            texts, control = TextStates(text, pooled), empty(rows, 3, height, width)
+            more |= side(latents, times, Conditioning(texts, empty(rows, 6), control))
         made = unet(latents, times, encoder_hidden_states=text, return_dict=False, **more)[0]
         made.float().square().mean().backward()
     return live.peak
 
 
-def _unet(one: Pass, config: dict[str, Any]) -> tuple[Any, list[torch.Tensor]]:
-    """The U-Net on "meta" with the trained layers, and all weights; their gradients are freed at once."""
+def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Tensor]]:
+    """The U-Net on "meta" with the trained layers, the model that trains beside it, and all weights; their gradients are freed
+    at once."""
     unet = make_empty(
         "unet", {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
     )
-    for weight in unet.parameters():
-        weight.data = weight.data.to(one.dtype)
-    if one.attention in ("sdpa", "xformers"):
-        unet.set_attn_processor(_FusedAttention())
-    else:
-        set_attention(unet, one.attention)
+    make, side = methods()[one.side].side if one.side else None, None
+    if make is not None:
+        with torch.device("meta"):
+            side = make(unet)
+    for model in filter(None, (unet, side)):
+        _prepare(model, one)
     if one.checkpoint:
         checkpoint_unet(unet, one.blocks)
     if one.trains == "network":
@@ -166,12 +175,27 @@ def _unet(one: Pass, config: dict[str, Any]) -> tuple[Any, list[torch.Tensor]]:
         network.attach()
         weights = network.parameters()
     else:
-        weights = list(unet.parameters()) if one.trains == "weights" else []
+        trains = {"weights": unet, "side": side}.get(one.trains)
+        weights = list(trains.parameters()) if trains is not None else []
         for weight in weights:
             weight.requires_grad_()
     for weight in weights:
         weight.register_post_accumulate_grad_hook(_drop)
-    return unet, [*unet.parameters(), *unet.buffers(), *weights]
+    return unet, side, [*unet.parameters(), *unet.buffers(), *weights]
+
+
+def _prepare(model: torch.nn.Module, one: Pass) -> None:
+    """Its weights' type, and its attention."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(one.dtype)
+    fused = one.attention in ("sdpa", "xformers")
+    for module in model.modules():
+        if fused and hasattr(module, "set_processor"):
+            module.set_processor(_FusedAttention())
+        elif not fused and hasattr(module, "set_attn_processor"):
+            set_attention(module, one.attention)
+        if one.checkpoint and hasattr(module, "enable_gradient_checkpointing"):
+            module.enable_gradient_checkpointing()
 
 
 def _drop(weight: torch.Tensor) -> None:

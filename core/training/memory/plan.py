@@ -194,7 +194,7 @@ def _plain(job: TrainJob, facts: MemoryFacts, precision: Precision, trainable: M
     gradients = (trained + _clipped_words(job, facts)) * own
     weights, cast, step = _weights(job, facts, precision, trainable, own), 0, _until_narrow(job, facts, precision)
     if job.method.traits.full_size:
-        cast, step = _cast(facts, precision, trainable), _step(trained, own)
+        cast, step = _cast(precision, trainable), _step(trained, own)
     if job.method.traits.full_size and (job.memory.fused_backward_pass or job.memory.fused_optimizer_groups):
         largest = max(facts.parts[name].largest for name in trainable)
         at_once = largest if job.memory.fused_backward_pass else trained // (job.memory.fused_optimizer_groups or 1)
@@ -222,11 +222,11 @@ def _step(numbers: int, own: int) -> int:
     return min(numbers, LARGEST) * 2 * FP32 if own < FP32 else 0
 
 
-def _cast(facts: MemoryFacts, precision: Precision, trainable: Mapping[str, int]) -> int:
-    """What autocast makes of the parts of a model that train, and keeps until the pass is over."""
+def _cast(precision: Precision, trainable: Mapping[str, int]) -> int:
+    """What autocast makes of the weights of a model that train, and keeps until the pass is over."""
     if precision.compute == precision.trainable:
         return 0
-    return sum(facts.parts[name].numbers for name in trainable if name in facts.parts) * _bytes(precision.compute)
+    return sum(trainable.values()) * _bytes(precision.compute)
 
 
 def _clipped_words(job: TrainJob, facts: MemoryFacts) -> int:
@@ -311,6 +311,8 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
 
     if job.method.traits.base_trains:
         trains = "weights" if trains_unet(job) else "text"
+    elif spec_of(job).side is not None:
+        trains = "side"
     else:
         trains = "network" if job.method.traits.uses_network and job.network.train_unet else "text"
     if trains == "network":
@@ -327,6 +329,7 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
         job.memory.gradient_checkpointing,
         job.memory.checkpoint_blocks,
         attention,
+        side=job.method.kind if trains == "side" else "",
     )
     # In proportion to images and bytes a number, so one counting serves all of them.
     item = _bytes(precision.compute)

@@ -98,7 +98,7 @@ class FileFacts:
         saved = spec_of(job).saves
         if saved == "embedding":
             return model_spec(job, facts, saved) | _schedule(job)
-        if saved == "model":  # as sd-scripts: only files of networks say how they were trained
+        if saved != "lora":  # as sd-scripts: only files of networks say how they were trained
             return model_spec(job, facts, saved if self.method.extension else "folder")
         found = lora_metadata(job, facts)
         return shortened(found) | _schedule(job) if job.saving.no_metadata else found

@@ -1,0 +1,273 @@
+"""A ControlNet that no file of the product knows: form, preset, command line, queue, training, resume, file, samples."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from core.cli.main import subcommand_help
+from core.dataset.images.pixels import load_pixels
+from core.diffusion.text_states import Conditioning
+from core.engine.engine import Engine
+from core.families import family
+from core.record.workspace import PROJECT
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.presets.files import dump, to_values
+from core.settings.rules import ineffective, training_problems
+from core.tools.inspect import inspect
+from tests.tabs.work_parts import wait_until
+from tests.training import test_samples_and_generate as again
+
+KIND = {"method": {"kind": "control"}}
+OTHER_TOYS = {"gain", "biases", "straight"}  # with groups of their own in a job
+
+
+@pytest.fixture(scope="session")
+def controls(images, tmp_path_factory):
+    """A control image for each image: its negative."""
+    folder = tmp_path_factory.mktemp("control")
+    for path in images.glob("*.png"):
+        ImageOps.invert(Image.open(path).convert("RGB")).save(folder / path.name)
+    return folder
+
+
+@pytest.fixture
+def groups(controls):
+    """groups(...): those of a training of a ControlNet."""
+    return lambda **more: merge(KIND | {"dataset": {"conditioning_data_dir": str(controls)}}, more)
+
+
+def test_form_preset_and_command_line_come_from_the_declaration():
+    from tabs.form import fields as form
+
+    assert [entry.path for entry in form.groups()["control"]] == ["control.weights", "control.scale"]
+    assert "control" in [value for _, value in form.choices(form.FIELDS["method.kind"])]
+    assert "--control.scale" in subcommand_help("train")
+    job = build(TrainJob, {**KIND, "control": {"scale": 0.5}})
+    assert build(TrainJob, json.loads(json.dumps(to_values(job)))) == job
+    assert dump(job)["control"] == {"weights": None, "scale": 0.5}
+
+
+def test_rules_ask_the_method(groups, make_job):
+    def told(**more):
+        job = make_job(**more)
+        return [each.code for each in training_problems(job)], ineffective(job).keys()
+
+    codes, unused = told(**groups())
+    assert "control.no-folder" not in codes
+    assert {"network.rank", "dataset.masked_loss", "embedding.token_string", "method.ema"} <= unused
+    assert not {"dataset.conditioning_data_dir", "memory.fused_backward_pass"} & unused
+    assert "control.no-folder" in told(**KIND)[0] and "control.no-folder" not in told()[0]
+    assert "control.scale" in told()[1]
+
+
+def test_what_is_missing_is_named_before_the_start(groups, make_job, workspace, controls, images, tmp_path):
+    from core.dataset.preflight import preflight
+    from core.training.checks.before_start import problems_before_start
+
+    def codes(**more):
+        job = make_job(**groups(**more))
+        return {each.code for each in problems_before_start(job, workspace, preflight(job, workspace), "cpu")}
+
+    one = sorted(controls.glob("*.png"))[0]
+    shutil.copy(one, tmp_path)
+    (tmp_path / "other.txt").write_text("no image")
+    refused = {"control.missing", "prompts.no-control-image", "prompts.bad-control-image", "control.other-file"}
+    assert not refused & codes(samples={"sample_prompts": [f"a fox --cn {one}"]})
+    assert "control.missing" in codes(dataset={"conditioning_data_dir": str(tmp_path)})
+    assert "prompts.no-control-image" in codes(samples={"sample_prompts": ["a fox"]})
+    assert "prompts.bad-control-image" in codes(samples={"sample_prompts": [f"a fox --cn {tmp_path / 'other.txt'}"]})
+    assert "control.other-file" in codes(control={"weights": str(make_job().model.base_model)})
+
+
+def test_it_begins_as_the_model_trains_and_resumes_exactly_and_its_file_is_known(groups, train, workspace):
+    learns = {"optimizer": {"learning_rate": 1e-3}}
+    whole, parted, plain = train(**groups(**learns)), train(**groups(**learns)), train()
+    assert whole.start() == plain.start() == "done"
+    assert whole.losses()[1] == pytest.approx(plain.losses()[1], rel=1e-5), "it adds nothing before the first step"
+    assert whole.losses()[4] != plain.losses()[4]
+    assert parted.start(stop_at=2) == "stopped" and parted.again().start() == "done"
+    tensors = load_file(whole.file())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(parted.file()).items())
+    facts = inspect(whole.file())
+    assert (facts["kind"], facts["family"], facts["layout"]) == ("controlnet", "sd1", "diffusers")
+    assert facts["tensors"] == len(tensors)
+    with safe_open(whole.file(), "pt") as file:
+        assert file.metadata()["modelspec.architecture"] == "stable-diffusion-v1/controlnet"
+
+
+def test_its_file_is_what_the_next_training_begins_with(groups, train, at_first_step):
+    first = train(**groups())
+    assert first.start() == "done"
+
+    def tensors(training):
+        return {name: value.clone() for name, value in training.run.passes.method.state_dict().items()}
+
+    begun = at_first_step(tensors, **groups(control={"weights": str(first.file())}))
+    saved = load_file(first.file())
+    assert begun.keys() == saved.keys() and all(torch.equal(begun[name], saved[name]) for name in saved)
+
+
+def test_two_control_images_make_two_samples_and_its_file_makes_them_again(groups, train, controls, images):
+    """Through the parts of Generate: the model, `denoise` with a control image, `decode`."""
+    from core.generation.pipeline import decode, denoise, encode_prompts
+    from core.generation.run import load_model
+    from core.generation.sample_prompts import control_image
+    from core.training.loop.samples import prompts_of
+    from tests.seams.toys.control import _beside
+    from tests.training.conftest import STARTER
+
+    name = sorted(path.name for path in images.glob("*.png"))[0]
+    lines = [f"a (fox:1.3) --d 3 --s 3 --cn {folder / name}" for folder in (images, controls)]
+    samples = {"sample_prompts": lines, "sample_at_first": False}
+    training = train(**groups(optimizer={"learning_rate": 0.01}, samples=samples))
+    assert training.start() == "done"
+    shown = [again.pixels(training.folder.path / line["file"]) for line in training.lines("sample")]
+    assert len(shown) == 2 and (shown[0] != shown[1]).any()
+    model = load_model(training.job.model, STARTER, None, torch.float32, torch.float32, "cpu")
+    side = _beside(model.denoiser).requires_grad_(False)
+    side.net.load_state_dict(load_file(training.file()))
+
+    def predict(noisy, timesteps, given):
+        given = replace(given, added=side(noisy, timesteps, given))
+        return family("sd1").predict(model, noisy, timesteps, given)
+
+    for prompt, image in zip(prompts_of(training.job, STARTER), shown, strict=True):
+        states = encode_prompts(model, prompt.prompt, prompt.negative)
+        latents = denoise(
+            predict,
+            states.positive,
+            states.negative,
+            seeds=[prompt.seed],
+            width=prompt.width,
+            height=prompt.height,
+            sampler=prompt.sampler,
+            steps=prompt.steps,
+            guidance_scale=prompt.guidance,
+            control=torch.from_numpy(control_image(prompt)),
+        )
+        np.testing.assert_array_equal(np.asarray(decode(model.vae, latents)[0]), image)
+
+
+def test_the_untrained_model_is_the_model_without_it(groups, at_first_step):
+    """With weights that are not those of the beginning."""
+
+    def apart(training):
+        passes, method = training.run.passes, training.run.passes.method
+        batch = passes.latents.batch(0, [(training.run.plan.placed[0], 0)])
+        given = Conditioning(passes.text.states(["a fox"]), control=batch.control)
+        at = torch.tensor([500])
+        with torch.no_grad():
+            for weight in method.state_dict().values():
+                weight.add_(0.01)
+            own = passes.predict(batch.latents, at, given)
+            with method.untrained():
+                base = passes.predict(batch.latents, at, given)
+        plain = family("sd1").predict(passes.components, batch.latents, at, given)
+        return (own - base).abs().max(), (plain - base).abs().max()
+
+    changed, same = at_first_step(apart, **groups())
+    assert changed > 1e-3 and same == 0
+
+
+@pytest.mark.parametrize("more", [{"flip_aug": True}, {"flip_aug": True, "random_crop": True}])
+def test_a_control_image_is_of_the_view_of_its_image(groups, at_first_step, images, more):
+    """With the images themselves as control images."""
+
+    def differ(training):
+        latents, (_, batches) = training.run.passes.latents, training.run.plan.update(0)
+        batch = latents.batch(0, [(placed, repeat) for placed, _ in batches[0].items for repeat in range(8)])
+        assert {view.flip for view in batch.views} == {True, False}
+        shown = [
+            load_pixels(placed.image.path, view, images=placed.concept.images)
+            for (placed, _), view in zip(batch.items, batch.views, strict=True)
+        ]
+        return np.abs(batch.control.numpy() - (np.stack(shown) + 1) / 2).max()
+
+    with_images = {"conditioning_data_dir": str(images), **more}
+    assert at_first_step(differ, **groups(dataset=with_images)) < 1e-6
+
+
+def test_validation_measures_it_with_the_control_images(groups, train):
+    held = {"validation": {"validation_split": 0.4}, "dataset": {"flip_aug": True, "random_crop": True}}
+    one, none = (
+        train(**groups(**held, control={"scale": scale}, optimizer={"learning_rate": 1e-2})) for scale in (1, 0)
+    )
+    assert one.start() == none.start() == "done"
+    (begin, *_, end), (plain, *_, _) = one.lines("validated"), none.lines("validated")
+    assert begin["loss"] == plain["loss"] != end["loss"]
+
+
+def test_precision_checkpointing_and_the_fused_backward_pass_reach_it(groups, train):
+    plain = train(**groups())
+    narrow = train(**groups(memory={"gradient_checkpointing": True, "cache_latents": "off"}))
+    assert plain.start() == narrow.start() == "done"
+    assert narrow.losses() == pytest.approx(plain.losses(), rel=1e-4)
+    fused = train(**groups(memory={"fused_backward_pass": True}, optimizer={"optimizer_type": "AdaFactor"}))
+    assert fused.start() == "done"
+
+
+def test_the_forecast_counts_it(groups, make_job, workspace, at_first_step):
+    from core.settings.methods import spec_of
+    from core.training.memory.plan import facts_of, memory_plan
+
+    def of(**more):
+        job = make_job(**more)
+        return job, facts_of(job, workspace, "cpu"), memory_plan(job, facts_of(job, workspace, "cpu"))
+
+    (job, facts, own), (_, _, whole), (_, _, lora) = of(**groups()), of(method={"kind": "fine_tune"}), of()
+    counted = sum(spec_of(job).trained_numbers(job, facts.family, facts.parts).values())
+    trains = at_first_step(lambda training: sum(map(torch.numel, training.run.stepper._parameters)), **groups())
+    assert counted == trains
+    assert lora.optimizer < own.optimizer < whole.optimizer
+    assert own.weights > lora.weights and own.gradients == 4 * counted
+    assert own.activations > lora.activations, "its pass, and the half of the U-Net that hands gradients to it"
+
+
+def test_goes_through_the_queue(groups, make_job, workspace):
+    engine = Engine(workspace, device="cpu")
+    engine.start()
+    try:
+        engine.submit("train", make_job(**groups(schedule={"max_train_steps": 2})), "toy")
+        wait_until(lambda: all(entry.state not in ("waiting", "running") for entry in engine.queue()), 120)
+        assert [entry.state for entry in engine.queue()] == ["done"]
+        assert engine.run_job(engine.runs()[0].name).method.kind == "control"
+    finally:
+        engine.close()
+
+
+def test_a_package_outside_of_the_tree_trains_continues_and_is_inspected(groups, make_job, tmp_path):
+    """In processes of its own, by the command line."""
+    (tmp_path / "site").mkdir()
+    shutil.copy(PROJECT / "tests/seams/toys/control.py", tmp_path / "site" / "control_nets.py")
+    job = tmp_path / "job.json"
+    values = dump(make_job(**groups(schedule={"max_train_steps": 2})))
+    job.write_text(json.dumps({name: value for name, value in values.items() if name not in OTHER_TOYS}))
+
+    def run(*words):
+        command = [sys.executable, "webui.py", *words, "--allow-module=control_nets", "--outputs", tmp_path / "outputs"]
+        env = {name: text for name, text in os.environ.items() if name != "ATELIER_SEAMS"}
+        env["PYTHONPATH"] = str(tmp_path / "site")
+        done = subprocess.run(
+            list(map(str, command)), cwd=PROJECT, env=env, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("train", job)
+    (file,) = (tmp_path / "outputs" / "runs").glob("*/checkpoints/t.safetensors")
+    assert "ControlNet" in run("inspect", file)
+    run("train", job, "--control.weights", file)
+    first, second = sorted((tmp_path / "outputs" / "runs").glob("*/checkpoints/t.safetensors"))
+    assert load_file(first).keys() == load_file(second).keys()
