@@ -148,7 +148,7 @@ def _peak(one: Pass, config: tuple) -> int:
         times = torch.zeros(rows, device="meta")
         if side is not None:
             texts, control = TextStates(text, pooled), empty(rows, 3, height, width)
-            more |= side(latents, times, Conditioning(texts, empty(rows, 6), control))
+            more |= side(latents, times, Conditioning(texts, empty(rows, 6), control=control))
         made = unet(latents, times, encoder_hidden_states=text, return_dict=False, **more)[0]
         made.float().square().mean().backward()
     return live.peak
