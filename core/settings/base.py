@@ -12,20 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic.fields import FieldInfo
 
 # What a setting's text can name: a path; a path or the name of something that lies in models/ or outputs/; one with a word
-# before it (word=file); a part of a file's or folder's name; a training state here or on the hub; a model to fetch; a repository to upload to; a tracker; its settings;
-# a prompt, whose --cn is a path.
+# before it (word=file); a part of a file's or folder's name; a training state here or on the hub; a model to fetch; a repository to upload to; a tracker; its settings.
 NAMES = Literal[
-    "",
-    "path",
-    "path or name",
-    "word=path",
-    "part",
-    "state",
-    "download",
-    "upload",
-    "tracker",
-    "tracker settings",
-    "prompt",
+    "", "path", "path or name", "word=path", "part", "state", "download", "upload", "tracker", "tracker settings"
 ]
 
 PATHS = {"path", "path or name", "state", "download"}  # of NAMES: one text that is pasted as a whole

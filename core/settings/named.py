@@ -101,17 +101,20 @@ def not_open(text: str, where: str, limits: Limits) -> Problem:
 def refused(job: BaseModel, limits: Limits) -> list[Problem]:
     """Problems for everything a shared page may not use, each with its setting."""
     found = [problem for named in named_in(job) if (problem := _problem(named, limits))]
-    return [*found, *_control_images(job), *_too_long(job)]
+    return [*found, *_control_images(job, limits), *_too_long(job)]
 
 
-def _control_images(job: BaseModel) -> list[Problem]:
-    """The problem of a file of prompts whose control images would be read: it can name any file."""
+def _control_images(job: BaseModel, limits: Limits) -> list[Problem]:
+    """Problems of the control images of samples, where the method reads them: a file of prompts can name any."""
     samples, method = getattr(job, "samples", None), getattr(job, "method", None)
-    if not samples or not samples.sample_prompts_file or not method or not method.traits.control_images:
+    if not samples or not method or not method.traits.control_images:
         return []
-    fix = "write the prompts into the setting Sample prompts"
-    what = "Control images cannot be named in a file from a shared page"
-    return [Problem(what, "samples.sample_prompts_file", fix, code="shared.prompts-file")]
+    named = [path for line in samples.sample_prompts for path in CONTROL_IMAGE.findall(line)]
+    found = [not_open(path, "samples.sample_prompts", limits) for path in named if not limits.opens(path)]
+    if samples.sample_prompts_file:
+        what, fix = "A prompt file cannot name control images from a shared page", "write the prompts on the page"
+        found.append(Problem(what, "samples.sample_prompts_file", fix, code="shared.prompts-file"))
+    return found
 
 
 def _too_long(job: BaseModel) -> list[Problem]:
@@ -155,8 +158,6 @@ def _problem(named: Named, limits: Limits) -> Problem | None:
             outside = not limits.opens(text)
         case "word=path":
             outside = any(_leaves(each, limits) for each in {text, text.partition("=")[2]} if each)
-        case "prompt":
-            outside = not all(limits.opens(path) for path in CONTROL_IMAGE.findall(text))
         case "path or name":
             outside = _leaves(text, limits)
         case "state":

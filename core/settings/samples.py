@@ -54,7 +54,6 @@ class SampleSettings(Settings):
         brief="One per line; generated during training.",
         level="shown",
         widget="lines",
-        names="prompt",
         help="One per line. The same seed is used each time, so that only training changes the image. Options after a prompt: --n negative prompt --w width --h height --d seed --s steps --l guidance --ss sampler.",
     )
     sample_prompts_file: str | None = setting(

