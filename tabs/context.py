@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -114,6 +114,8 @@ class Page:
     ) -> Any:
         """One private listener. `triggers` is a component's event (box.blur) or a list of them.
 
+        `outputs` by name: `fn` answers {name: value} of those that change. One component or a list: a value for each.
+
         A parameter of `fn` called `request` gets the gr.Request, one called `event` the gr.EventData.
         Problems that `fn` raises appear as a message that stays until it is closed; nothing else changes then.
         `gives_way`: the answer is not sent when the person did something meanwhile (a tick, a count while typing).
@@ -121,9 +123,11 @@ class Page:
         more = {"queue": False, "show_progress": "hidden", "api_visibility": "private"} | more
         bus, given = self.pulse_bus, outputs
         if fn is not None and bus is not None:
+            names = list(outputs) if isinstance(outputs, Mapping) else []
+            outputs = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
             listed = list(outputs) if isinstance(outputs, (list, tuple)) else [] if outputs is None else [outputs]
             if not any(each is bus for each in listed):
-                fn, given = told(self, fn, len(listed), gives_way), [*listed, bus]
+                fn, given = told(self, fn, len(listed), gives_way, names), [*listed, bus]
         if not isinstance(triggers, (list, tuple)) and not hasattr(triggers, "has_trigger"):
             return triggers(fn, inputs, given, **more)  # an event that a gr.HTML's own script raises
         triggers = list(triggers) if isinstance(triggers, (list, tuple)) else [triggers]
@@ -171,8 +175,9 @@ def _turn_of(args: Sequence[Any]) -> int:
     return turn if isinstance(turn, int) else 0
 
 
-def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False) -> Callable:
+def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False, names: Sequence[str] = ()) -> Callable:
     """`fn` for `outputs` components and the pulse bus, which carries its problems to the message panel of that browser.
+    With `names` it answers {name: value} of those that change.
 
     Raised as gr.Error they would be answered with status 500, and the message would be gone at once.
     Gradio fills in parameters by their annotations; it reads none from a functools.partial and gives up on all when
@@ -210,11 +215,14 @@ def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False) -> Cal
             ASKING.reset(asking)
             GUEST.reset(guest)
         said = gr.skip() if browser.said is before else _panel(browser)
-        if isinstance(result, dict) and result.get("__type__") != "update":
-            return result  # by component
-        if outputs < 2:
+        skipped = result is None or (isinstance(result, dict) and result.get("__type__") == "update")
+        if isinstance(result, dict) and not skipped:
+            if not names:
+                return result  # by component
+            assert result.keys() <= set(names), f"{about} answers {result.keys() - set(names)}, which it was not given"
+            result = [result.get(name, gr.skip()) for name in names]
+        elif outputs < 2 and not names:
             return (result, said) if outputs else said
-        skipped = result is None or isinstance(result, dict)
         return (*([gr.skip()] * outputs if skipped else result), said)
 
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -105,21 +105,20 @@ def stamp_seen(seen: str) -> Any:
     return unpack(seen).get("stamp")
 
 
-def news(seen: str, stamp: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    """What a tick returns: what it has sent so far, then each value that this browser was not sent before."""
+def news(seen: str, stamp: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tick answers, by name: as "seen" what it has sent so far, and each value that this browser was not sent before."""
     before = unpack(seen).get("sent")
-    known = before if isinstance(before, list) and len(before) == len(values) else [None] * len(values)
-    marks = [hash(value) for value in values]
-    fresh = [gr.skip() if mark == old else value for value, mark, old in zip(values, marks, known, strict=True)]
-    return packed({"stamp": stamp, "sent": marks}), *fresh
+    known = before if isinstance(before, dict) else {}
+    fresh = {name: value for name, value in values.items() if known.get(name) != hash(value)}
+    return fresh | sent(values, stamp)
 
 
-def sent(values: Sequence[Any]) -> str:
-    """For `seen` after a click has sent these values itself: the next tick compares with what the browser shows now.
+def sent(values: Mapping[str, Any], stamp: str = "") -> dict[str, str]:
+    """ "seen" after a click has sent these values itself: the next tick compares with what the browser shows now.
 
     Without it a tick would leave out what it sent before the click, although the click has put something else there.
     """
-    return packed({"stamp": "", "sent": [hash(value) for value in values]})
+    return {"seen": packed({"stamp": stamp, "sent": {name: hash(value) for name, value in values.items()}})}
 
 
 def button(

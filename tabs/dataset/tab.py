@@ -83,19 +83,18 @@ def build(page: Page) -> None:
         with gr.Column(scale=3, min_width=420):
             boards["grid"] = board("ds-grid")
     seen = seen_here()
-    areas = [boards[name] for name in AREAS]
-    shown = [folder, intake, browser, *areas]
-    page.on_show(TAB, desk.show, None, [seen, *shown])
-    page.on_tick(TAB, desk.tick, seen, [seen, *shown])
-    page.on_given([folder.blur, folder.submit], desk.choose, folder, [*shown, seen])
+    shown = {"seen": seen, "folder": folder, "intake": intake, "browser": browser, **boards}
+    page.on_show(TAB, desk.show, None, shown)
+    page.on_tick(TAB, desk.tick, seen, shown)
+    page.on_given([folder.blur, folder.submit], desk.choose, folder, shown)
     page.listen(browse.click, desk.open_browser, None, browser)
-    page.listen(again.click, desk.read_again, None, [*shown, seen])
-    page.listen(drop.upload, desk.take, drop, [drop, intake])
-    page.listen(taken.upload, desk.import_config, taken, [taken, *shown, seen])
+    page.listen(again.click, desk.read_again, None, shown)
+    page.listen(drop.upload, desk.take, drop, {"drop": drop, "intake": intake})
+    page.listen(taken.upload, desk.import_config, taken, shown | {"taken": taken})
     page.on_act(exports, desk.export)
     page.on_act(intake, desk.intake_act, None, intake)
-    page.on_act(browser, desk.browse, None, [*shown, seen])
-    page.on_act(areas, desk.act, None, [page.tabs, *shown, seen])
+    page.on_act(browser, desk.browse, None, shown)
+    page.on_act(list(boards.values()), desk.act, None, shown | {"tabs": page.tabs})
 
 
 class Desk:
@@ -136,8 +135,8 @@ class Desk:
             self.reading.want(now=True)  # images were added
         return f"{jobs} {self.reading.stamp} | {self.page.project.revision} | {self.page.project.tab_state(TAB)} | {intake}"
 
-    def _render(self) -> tuple[Any, ...]:
-        """What `shown` in `build` shows, in its order."""
+    def _render(self) -> dict[str, Any]:
+        """What the areas show."""
         reading, job, state = self.reading, self.page.project.job, self.page.project.tab_state(TAB)
         show, number = str(state.get("show", "all")), int(state.get("page", 0))
         entries = entries_of(job)
@@ -153,28 +152,26 @@ class Desk:
             proposed={number: words for number, (_, words) in self._proposed.items()},
             class_form=self.class_form.html,
         )
-        return (
-            self.page.project.shown("dataset.folder"),
-            self._intake_html(),
-            self._browser_html(),
-            dataset_view.summary(reading.report, reading.layout, reading.doing),
-            own_setup.card(self.page.setup.offer(job, reading.report)),
-            f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
-            questions.cards(
-                job, reading.report.questions if reading.report else (), questions.answered(state, job), self._lately
-            ),
-            dataset_view.checks(job, reading.report, reading.problems + reading.failure, reading.checking),
-            self.clinic.html(entries),
-            self._plots(entries, found, show),
-            dataset_grid.grid(
-                reading.report, show, number, self.page.thumb_url, reading.busy, dataset_grid.holding(entries)
-            ),
-        )
+        asked = reading.report.questions if reading.report else ()
+        holding = dataset_grid.holding(entries)
+        return {
+            "folder": self.page.project.shown("dataset.folder"),
+            "intake": self._intake_html(),
+            "browser": self._browser_html(),
+            "summary": dataset_view.summary(reading.report, reading.layout, reading.doing),
+            "setup": own_setup.card(self.page.setup.offer(job, reading.report)),
+            "sources": f"<div data-n='{state.get('turn', 0)}'>{folders}</div>",
+            "questions": questions.cards(job, asked, questions.answered(state, job), self._lately),
+            "checks": dataset_view.checks(job, reading.report, reading.problems + reading.failure, reading.checking),
+            "doctor": self.clinic.html(entries),
+            "plots": self._plots(entries, found, show),
+            "grid": dataset_grid.grid(reading.report, show, number, self.page.thumb_url, reading.busy, holding),
+        }
 
-    def _all(self) -> tuple[Any, ...]:
-        """What a click answers: all of `shown`, and that the browser has it."""
+    def _all(self) -> dict[str, Any]:
+        """What a click answers: all of the areas, and that the browser has them."""
         values = self._render()
-        return *values, sent(values)
+        return values | sent(values)
 
     def _plots(self, entries: list[Source], found: list[Found], show: str) -> str:
         report, job = self.reading.report, self.page.project.job
@@ -253,12 +250,12 @@ class Desk:
     def take(self, files: list[str] | None):
         """Start taking in what was dropped; the drop area is free again at once."""
         if not files:
-            return gr.skip(), gr.skip()
+            return gr.skip()
         if self._intake is not None and not self._intake.done:
             what = "Other files are still being added"
             raise ProblemsError.one(what, "the drop area", "wait until they are added", "upload.busy")
         self._intake = self.page.engine.light(self._take_in, [str(file) for file in files], title="Adding images")
-        return None, self._intake_html()
+        return {"drop": None, "intake": self._intake_html()}
 
     def _take_in(self, files: list[str], task: Any) -> Path:
         try:
@@ -297,7 +294,7 @@ class Desk:
             self.exchange.take(file)
             self._keep(show="all", page=0, open=[])
             self.reading.want()
-        return None, *self._all()
+        return self._all() | {"taken": None}
 
     def export(self, event: gr.EventData) -> None:
         self.exchange.give(act_of(event)[1])
@@ -305,7 +302,7 @@ class Desk:
     # -- lists and images
 
     def act(self, event: gr.EventData):
-        """Every click and change in the lists. Returns the tabs (to lead elsewhere) and all areas."""
+        """Every click and change in the lists. Answers the tabs (to lead elsewhere) and all areas."""
         act, arg, value = act_of(event)
         if act in ("away", "back"):
             self._move(act, arg)
@@ -314,7 +311,7 @@ class Desk:
             with self.page.project.lock:  # two changes at once must both count
                 tabs = self._do(act, arg, value)
         self.reading.want()
-        return tabs, *self._all()
+        return self._all() | {"tabs": tabs}
 
     def _move(self, act: str, arg: str) -> None:
         """Put images of a finding away, or back."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ENTRIES: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
 EMBEDDINGS = ENTRIES["embeddings"]
 FIELDS = tuple(name for name, entry in ENTRIES.items() if entry.kind != "list")  # lists have editors of their own
+GIVEN = (*FIELDS, "base_model", "compare", "embeddings")  # what a person fills in beside the LoRAs
 OWN = ("width", "height", "guidance_scale")  # empty, they are the model's default
 MOST_LORAS = 20
 NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine

@@ -116,25 +116,27 @@ def build(page: Page) -> None:
             gallery = board("gen-gallery", AWAITED, script=DRAW_KEY)
     light = board("gen-light", script=KEYS)
     seen, place = seen_here(), gr.State({})
-    given = [fields[name] for name in form.FIELDS] + [model, compare, words]
-    widgets = [*given, presets]
-    lists = [add, loras, status, gallery]
-    page.on_show(TAB, desk.show, place, [seen, *widgets, *lists, light])
-    page.on_tick(TAB, desk.tick, [seen, place], [seen, add, status, gallery])
-    for name in form.FIELDS:
-        page.on_given(events(fields[name]), desk.setter(name), fields[name], [loras, presets])
-    own = [fields[name] for name in form.OWN]
-    page.on_given(model.input, desk.choose_model, model, [loras, presets, *own])
-    page.listen(compare.input, desk.setter("compare"), compare, [loras, presets], trigger_mode="always_last")
-    page.on_given(words.input, desk.setter("embeddings"), words, [loras, presets])
-    page.listen(add.input, desk.add, add, [add, loras, presets])
-    page.listen(refresh.click, desk.refresh, None, [add, model, words])
-    page.listen(draw.click, desk.draw, given, [status, presets], trigger_mode="multiple")
-    page.listen(drop.upload, desk.read, drop, [drop, *widgets, *lists])
-    page.on_act(loras, desk.change_lora, None, [loras, presets])
-    page.on_act(presets, desk.preset_act, None, [*widgets, loras])
+    fields |= {"base_model": model, "compare": compare, "embeddings": words}
+    boards = {"presets": presets, "loras": loras, "status": status, "gallery": gallery, "light": light}
+    shown = {"seen": seen, "place": place, "add": add, "drop": drop} | fields | boards
+    page.on_show(TAB, desk.show, place, shown)
+    page.on_tick(TAB, desk.tick, [seen, place], {"seen": seen, "add": add, "status": status, "gallery": gallery})
+    beside = {"loras": loras, "presets": presets}
+    for name, field in fields.items():
+        changed = beside | ({each: fields[each] for each in form.OWN} if name == "base_model" else {})
+        if name == "compare":  # tells no more than it holds
+            page.listen(field.input, desk.setter(name), field, changed, trigger_mode="always_last")
+        else:
+            page.on_given(events(field), desk.setter(name), field, changed)
+    page.listen(add.input, desk.add, add, beside | {"add": add})
+    page.listen(refresh.click, desk.refresh, None, shown)
+    given = [fields[name] for name in form.GIVEN]
+    page.listen(draw.click, desk.draw, given, {"status": status, "presets": presets}, trigger_mode="multiple")
+    page.listen(drop.upload, desk.read, drop, shown)
+    page.on_act(loras, desk.change_lora, None, beside)
+    page.on_act(presets, desk.preset_act, None, shown)
     page.on_act(status, desk.status_act, None, status)
-    page.on_act([gallery, light], desk.gallery_act, place, [place, *widgets, *lists, light])
+    page.on_act([gallery, light], desk.gallery_act, place, shown)
 
 
 def _fields(entries: Iterable[Declared]) -> dict[str, Any]:
@@ -181,47 +183,46 @@ class Desk:
             self.page.project.keep(TAB, self._state() | changes)
 
     def setter(self, name: str) -> Any:
-        """A listener that keeps one field as it stands; it answers the LoRAs, of which other things may hold then, and the
-        presets."""
+        """A listener that keeps one field as it stands; it answers the LoRAs, of which other things may hold then, the presets,
+        and after another base model its own size and guidance, which stand in the fields that are empty."""
 
-        def keep(value: Any) -> tuple[str, str]:
+        def keep(value: Any) -> dict[str, Any]:
             with self._lock:
-                self.presets.put(self._values() | {name: _as_text(name, value)})
-            return self._loras(), self.presets.html()
+                values = self._values() | {name: _as_text(name, value)}
+                self.presets.put(values)
+            own = form.own_of(values, self.page.project.job, self.page.workspace) if name == "base_model" else {}
+            return {each: gr.Textbox(placeholder=words) for each, words in own.items()} | self._changed()
 
         return keep
+
+    def _changed(self) -> dict[str, Any]:
+        """What a change of any field alters beside it."""
+        return {"loras": self._loras(), "presets": self.presets.html()}
 
     def _of_preset(self, job: Settings, before: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         assert isinstance(job, GenerateJob)
         return form.values_of(job, before, self.page.workspace, self.page.project.job.model)
 
-    def preset_act(self, event: gr.EventData) -> tuple[Any, ...]:
+    def preset_act(self, event: gr.EventData) -> dict[str, Any]:
         with self._lock:
             self.presets.act(*act_of(event))
-        return *self._widgets(), self._loras()
-
-    def choose_model(self, value: Any) -> tuple[Any, ...]:
-        """Another base model; its own size and guidance stand in the fields that are empty."""
-        shown = self.setter("base_model")(value)
-        own = form.own_of(self._values(), self.page.project.job, self.page.workspace)
-        return *shown, *(gr.Textbox(placeholder=own[name]) for name in form.OWN)
+        return self._fields()
 
     # -- showing
 
     def show(self, place: dict[str, Any]):
-        light = view.enlarged(self._shown(), place.get("open", -1), self.page.file_url)
-        return self._news("", place)[0], *self._widgets(), *self._lists(place), light
+        return self._all(place) | {"seen": self._news("", place)["seen"]}
 
     def tick(self, seen: str, place: dict[str, Any]):
         if self._stamp() == stamp_seen(seen):
             return gr.skip()
-        told, loras, *others = self._news(seen, place)
-        return told, gr.Dropdown(choices=list(loras)) if isinstance(loras, tuple) else loras, *others
+        fresh = self._news(seen, place)
+        return fresh | ({"add": gr.Dropdown(choices=list(fresh["add"]))} if "add" in fresh else {})
 
-    def _news(self, seen: str, place: dict[str, Any]) -> tuple[Any, ...]:
+    def _news(self, seen: str, place: dict[str, Any]) -> dict[str, Any]:
         """What this browser was not sent before: the LoRAs to choose from, the status, the gallery."""
-        gallery = view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url)
-        return news(seen, self._stamp(), (tuple(self._lora_choices()), self._status(), gallery))
+        listed = {"add": tuple(self._lora_choices()), "status": self._status(), "gallery": self._gallery(place)}
+        return news(seen, self._stamp(), listed)
 
     def _stamp(self) -> str:
         engine = self.page.engine
@@ -246,16 +247,24 @@ class Desk:
                 self._images = (stamp, view.paired(self.page.engine.generated(MOST_IMAGES)))
             return self._images[1]
 
-    def _widgets(self, values: dict[str, Any] | None = None) -> tuple[Any, ...]:
-        """What `widgets` in `build` holds, in its order."""
-        values = values or self._values()
-        model = gr.Dropdown(choices=self._model_choices(values["base_model"]), value=values["base_model"])
+    def _fields(self) -> dict[str, Any]:
+        """Every field as it is kept, and what hangs on them."""
+        values = self._values()
         own = form.own_of(values, self.page.project.job, self.page.workspace)
-        shown = [
-            gr.Textbox(value=values[name], placeholder=own[name]) if name in own else values[name]
-            for name in form.FIELDS
-        ]
-        return (*shown, model, values["compare"], self._words(values), self.presets.html())
+        shown = {name: values[name] for name in form.GIVEN}
+        shown |= {name: gr.Textbox(value=values[name], placeholder=words) for name, words in own.items()}
+        model = gr.Dropdown(choices=self._model_choices(values["base_model"]), value=values["base_model"])
+        return shown | {"base_model": model, "embeddings": self._words(values)} | self._changed()
+
+    def _all(self, place: dict[str, Any]) -> dict[str, Any]:
+        """The whole tab."""
+        add = gr.Dropdown(choices=self._lora_choices(), value=None)
+        light = view.enlarged(self._shown(), place.get("open", -1), self.page.file_url)
+        lists = {"add": add, "status": self._status(), "gallery": self._gallery(place), "light": light}
+        return self._fields() | lists
+
+    def _gallery(self, place: dict[str, Any]) -> str:
+        return view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url)
 
     def _words(self, values: dict[str, Any]) -> Any:
         """The embeddings to choose from, with those that are chosen."""
@@ -269,15 +278,6 @@ class Desk:
         values = self._values()
         marked = form.marked_for_zero_snr(values, self.page.project.job, self.page.workspace)
         return view.loras(values["loras"], marked, values["zero_terminal_snr"], form.tags_of(str(values["prompt"])))
-
-    def _lists(self, place: dict[str, Any]) -> tuple[Any, ...]:
-        """What `lists` in `build` shows, in its order."""
-        return (
-            gr.Dropdown(choices=self._lora_choices(), value=None),
-            self._loras(),
-            self._status(),
-            view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url),
-        )
 
     def _lora_choices(self) -> list[tuple[str, str]]:
         space = self.page.workspace
@@ -323,7 +323,11 @@ class Desk:
     def refresh(self):
         values = self._values()
         models = gr.Dropdown(choices=self._model_choices(values["base_model"]))
-        return gr.Dropdown(choices=self._lora_choices()), models, self._words(values)
+        return {
+            "add": gr.Dropdown(choices=self._lora_choices()),
+            "base_model": models,
+            "embeddings": self._words(values),
+        }
 
     def add(self, chosen: str | None):
         """A LoRA of the list; the list is empty-handed again."""
@@ -334,22 +338,22 @@ class Desk:
                 raise ProblemsError.one(what, short(chosen), "press Refresh and choose again", "generate.lora-gone")
             with self._lock:
                 self.presets.put(form.add_lora(self._values(), paths[chosen], self.page.workspace))
-        return gr.Dropdown(value=None, choices=self._lora_choices()), self._loras(), self.presets.html()
+        return {"add": gr.Dropdown(value=None, choices=self._lora_choices())} | self._changed()
 
     def change_lora(self, event: gr.EventData):
         act, arg, value = act_of(event)
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         with self._lock:
             self.presets.put(form.change_lora(self._values(), number, value if act == "strength" else None))
-        return self._loras(), self.presets.html()
+        return self._changed()
 
     # -- drawing
 
     def draw(self, *values: Any):
         """Check everything and queue the drawing: what the fields hold at this moment, not what was kept before."""
-        names = (*form.FIELDS, "base_model", "compare", "embeddings")
+        typed = zip(form.GIVEN, values, strict=True)
         with self._lock:
-            given = self._values() | {name: _as_text(name, value) for name, value in zip(names, values, strict=True)}
+            given = self._values() | {name: _as_text(name, value) for name, value in typed}
             self.presets.put(given)
         now = self.page.project.job
         jobs = form.jobs_to_draw(form.job_of(given, now), bool(given["compare"]), now)
@@ -357,7 +361,7 @@ class Desk:
             self._check_files(job)
         for job in jobs:
             self.page.engine.submit("generate", job)
-        return self._status(), self.presets.html()
+        return {"status": self._status(), "presets": self.presets.html()}
 
     def _check_files(self, job: GenerateJob) -> None:
         """Model, LoRAs and embeddings are inside the open folders, there, and of the right family."""
@@ -386,15 +390,14 @@ class Desk:
             return gr.skip()
         record = read_image_metadata(file)
         atomic.remove(file)  # the server's own copy of the upload
-        values = self._taken_over(record, "the dropped image")
-        return None, *self._widgets(values), *self._lists({})
+        self._take_over(record, "the dropped image")
+        return self._all({}) | {"drop": None}
 
-    def _taken_over(self, record: ImageRecord, what: str) -> dict[str, Any]:
-        """The fields after "use these settings"; what was taken over is said."""
+    def _take_over(self, record: ImageRecord, what: str) -> None:
+        """Fill the fields with an image's settings; what was taken over is said."""
         if record.job is None:
             fix = "choose an image that was generated here or by A1111"
-            self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
-            return self._values()
+            return self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
         with self._lock:
             now = self._values()
             job = record.job
@@ -404,28 +407,24 @@ class Desk:
                 notes = [note for note in notes if note.code != form.NO_MODEL]
             self.presets.put(values | {"count": "1"})
         self.page.say("done", f"The settings of {what} were loaded.", problems=record.notes + notes)
-        return self._values()
 
     def gallery_act(self, place: dict[str, Any], event: gr.EventData):
         """Pages, enlarging, and taking an image's settings over."""
         act, arg, value = act_of(event)
         shown = self._shown()
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
-        place = dict(place)
-        widgets: tuple[Any, ...] = (gr.skip(),) * (len(form.FIELDS) + 4)
-        lists: tuple[Any, ...] = (gr.skip(),) * 4
         if act == "page":
-            place["page"] = page_of(value or arg, 10**6)
-            lists = (*lists[:3], view.gallery(shown, place["page"], self.page.thumb_url))
-        elif act == "open" and 0 <= number < len(shown):
-            place["open"] = number
-        elif act == "shut":
-            place["open"] = -1
-        elif act == "use" and 0 <= number < len(shown):
-            place["open"] = -1
-            values = self._taken_over(shown[number].record, f"the image {shown[number].path.name}")
-            widgets, lists = self._widgets(values), self._lists(place)
-        return place, *widgets, *lists, view.enlarged(shown, place.get("open", -1), self.page.file_url)
+            place = place | {"page": page_of(value or arg, 10**6)}
+            return {"place": place, "gallery": self._gallery(place)}
+        if act == "open" and 0 <= number < len(shown):
+            place = place | {"open": number}
+        elif act in ("shut", "use"):
+            place = place | {"open": -1}
+        answer = {"place": place, "light": view.enlarged(shown, place.get("open", -1), self.page.file_url)}
+        if act == "use" and 0 <= number < len(shown):
+            self._take_over(shown[number].record, f"the image {shown[number].path.name}")
+            answer |= self._all(place)
+        return answer
 
 
 def _as_text(name: str, value: Any) -> Any:

@@ -49,7 +49,7 @@ def build(page: Page) -> None:
     page.commands["look"] = lambda data, browser: None  # nothing but the answer with what is asked for now
     seen, place = seen_here(), gr.State({})
     page.on_show(TAB, desk.show, place, [seen, main, copy])
-    page.on_tick(TAB, desk.tick, [seen, place], [seen, main], seconds=SECONDS)
+    page.on_tick(TAB, desk.tick, [seen, place], {"seen": seen, "main": main}, seconds=SECONDS)
     page.on_act(main, desk.act, place, [page.tabs, place, main, copy])
     page.on_act(copy, desk.copy_act, place, [place, main, copy])
 
@@ -71,8 +71,8 @@ class Desk:
         return "", self._main(place), self.copies.panel(place)
 
     def tick(self, seen: str, place: dict[str, Any]):
-        told, *fresh = news(seen, "", (self._main(place),))
-        return gr.skip() if told == seen else (told, *fresh)
+        fresh = news(seen, "", {"main": self._main(place)})
+        return gr.skip() if fresh["seen"] == seen else fresh
 
     def _main(self, place: dict[str, Any]) -> str:
         """The table, or the run that this browser has open."""

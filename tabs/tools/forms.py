@@ -169,7 +169,7 @@ class ToolForm:
 
     def tick(self, seen: str) -> Any:
         stamp = f"{self._state()} {self.page.project.job.dataset.folder} {self._extensions()}"
-        return gr.skip() if stamp == stamp_seen(seen) else news(seen, stamp, (self.html(),))
+        return gr.skip() if stamp == stamp_seen(seen) else news(seen, stamp, {"area": self.html()})
 
     def act(self, event: gr.EventData) -> str:
         act, arg, value = act_of(event)
@@ -236,7 +236,7 @@ def build_form(page: Page, card: Card) -> None:
     area = board(f"tools-{card.name}", AWAITED, script=ENTER)
     seen = seen_here()
     page.on_show(card.tab, form.show, None, [seen, area])
-    page.on_tick(card.tab, form.tick, seen, [seen, area])
+    page.on_tick(card.tab, form.tick, seen, {"seen": seen, "area": area})
     page.on_act(area, form.acted, None, area)
     works = f'<div class="tool-tasks" data-tasks="{esc(card.name)}"></div>'
     gr.HTML(works, elem_id=f"tools-{card.name}-tasks", elem_classes=["tool-tasks-holder"], apply_default_css=False)

@@ -24,8 +24,6 @@ from tabs.dataset.concepts import Found, changed, entries_of, with_entries
 from tabs.dataset.tab import TAB, Desk
 from tabs.form.own_settings import SHARED_NAMES, SOURCE
 
-CARDS = 5  # their place among the boards of the tab
-
 
 @pytest.fixture
 def desk(tmp_path):
@@ -233,12 +231,12 @@ def test_a_tick_after_a_click_sends_what_the_click_had_replaced(desk, tmp_path):
         image(tmp_path / "pics" / f"{number}.png", (64, 64), caption="a fox\na red fox")
     choose(desk, tmp_path / "pics")
     wait_until(lambda: desk.reading.findings is not None and not desk.reading.busy)
-    desk.tick({})
-    _, *browser, seen = desk.act(event("answer", "lines:all"))  # comes while the folder is read anew
+    desk.tick("")
+    browser = desk.act(event("answer", "lines:all"))  # comes while the folder is read anew
     wait_until(lambda: not desk.reading.busy)
-    _, *fresh = desk.tick(seen)
-    browser = [new if isinstance(new, str) else old for old, new in zip(browser, fresh, strict=True)]
-    assert browser == list(desk._render())
+    browser |= desk.tick(browser["seen"])
+    shown = desk._render()
+    assert {name: browser[name] for name in shown} == shown
 
 
 def test_checks_do_not_call_a_dataset_good_while_they_go_on(desk):
@@ -339,13 +337,13 @@ def test_rare_words_are_proposed_and_one_is_taken(desk):
     assert ">Less</button>" in card(desk) and ">Suggest rare words</button>" in card(desk)
     desk.act(event("propose", "0"))
     first = desk._proposed[0][1]
-    assert len(first) == 6 and f'data-arg="0:{first[0]}"' in desk._render()[CARDS]
+    assert len(first) == 6 and f'data-arg="0:{first[0]}"' in desk._render()["sources"]
     desk.act(event("propose", "0"))
     assert desk._proposed[0][1] != first
     word = desk._proposed[0][1][0]
     desk.act(event("word", f"0:{word}"))
     assert entries_of(desk.page.project.job)[0].identifier == word
-    assert f"{word}&#x27; is 1 token" in desk._render()[CARDS]
+    assert f"{word}&#x27; is 1 token" in desk._render()["sources"]
 
 
 def copies(folder) -> None:
@@ -510,9 +508,9 @@ def queue_of(desk: Desk) -> list:
 def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk):
     made = queue_of(desk)
     own(desk, "class_word", "fox")
-    assert 'data-act="class" data-arg="-1"' in desk._render()[CARDS]
+    assert 'data-act="class" data-arg="-1"' in desk._render()["sources"]
     desk.act(event("class", "-1"))
-    assert 'data-arg="negative_prompt"' in desk._render()[CARDS]
+    assert 'data-arg="negative_prompt"' in desk._render()["sources"]
     desk.act(event("class_field", "number", "12"))
     desk.act(event("class_field", "prompt", "a drawing of a {class}"))
     with pytest.raises(ProblemsError):
@@ -522,9 +520,9 @@ def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk)
     assert made[0].task == "class_images" and (asked["number"], asked["class_word"]) == (12, "fox")
     entry = entries_of(desk.page.project.job)[-1]
     assert entry.role == "regularization" and entry.folder == asked["folder"] and "fox" in entry.folder
-    assert f'data-waits="{made[0].id}"' in desk._render()[CARDS]
+    assert f'data-waits="{made[0].id}"' in desk._render()["sources"]
     before, _ = desk.reading.version, setattr(made[0], "state", "done")
-    desk.tick({})
+    desk.tick("")
     assert desk.reading.version > before  # the folder is read again
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import gradio as gr
 import pytest
 import torch
 from PIL import Image
@@ -77,7 +78,7 @@ def draw(path, **generate):
 
 def press(desk, **changes):
     values = form.start_values() | changes
-    return desk.draw(*(values[name] for name in (*form.FIELDS, "base_model", "compare", "embeddings")))[0]
+    return desk.draw(*(values[name] for name in form.GIVEN))["status"]
 
 
 def embedding(path):
@@ -222,9 +223,9 @@ def test_a_missing_lora_or_model_is_said_before_anything_is_queued(desk):
 def test_embeddings_are_chosen_from_the_list_kept_and_drawn_with(desk):
     embedding(desk.page.workspace.runs / "r" / "checkpoints" / "zunkel.safetensors")
     name = "outputs/runs/r/checkpoints/zunkel.safetensors"
-    assert desk.refresh()[2].choices == [("r / zunkel", name)]
+    assert desk.refresh()["embeddings"].choices == [("r / zunkel", name)]
     desk.setter("embeddings")([name])
-    assert desk._widgets()[-2].value == [name]
+    assert desk._fields()["embeddings"].value == [name]
     press(desk, embeddings=[name, f"brabol={name}"])
     assert desk.page.engine.jobs[0].generate.embeddings == [name, f"brabol={name}"]
     with refused("embedding.not-found", "gone"):
@@ -299,29 +300,30 @@ def test_an_image_stands_beside_the_same_one_without_loras(desk):
 def test_a_new_image_is_noticed_and_nothing_is_sent_when_nothing_is_new(desk):
     folder = desk.page.workspace.images / "2026-01-01"
     draw(folder / "1.png")
-    seen, *_ = desk.tick({}, {})
-    assert isinstance(desk.tick(seen, {}), dict)
+    seen = desk.tick("", {})["seen"]
+    assert desk.tick(seen, {}) == gr.skip()
     draw(folder / "2.png", seed=2)
-    _, _, status, gallery = desk.tick(seen, {})
-    assert gallery.count('class="tile"') == 2 and isinstance(status, dict)
+    fresh = desk.tick(seen, {})
+    assert fresh["gallery"].count('class="tile"') == 2 and fresh.keys() == {"seen", "gallery"}
 
 
 def test_a_click_enlarges_shows_every_setting_and_takes_them_over(desk):
     draw(desk.page.workspace.images / "d" / "1.png", prompt=f"a {HOSTILE}", negative_prompt="blur", seed=9, steps=3)
-    place, *_, light = desk.gallery_act({}, event("open", "0"))
+    opened = desk.gallery_act({}, event("open", "0"))
+    light = opened["light"]
     for words in ("64 × 64", "DDIM", "blur", "models/starter", "Download", "Use these settings"):
         assert words in light
     assert "<img src=x" not in light and light.count("<img") == 1
-    place, *_, light = desk.gallery_act(place, event("use", "0"))
-    assert light == "" and desk._values()["seed"] == "9" and place["open"] == -1
-    assert desk.gallery_act({}, event("open", "99"))[-1] == "" == desk.gallery_act({}, event("open", "../x"))[-1]
+    used = desk.gallery_act(opened["place"], event("use", "0"))
+    assert used["light"] == "" and desk._values()["seed"] == "9" and used["place"]["open"] == -1
+    assert [desk.gallery_act({}, event("open", made_up))["light"] for made_up in ("99", "../x")] == ["", ""]
 
 
 def test_an_image_of_another_program_is_shown_all_the_same(desk):
     path = desk.page.workspace.images / "d" / "1.png"
     path.parent.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(path)
-    assert "no settings" in desk.gallery_act({}, event("open", "0"))[-1]
+    assert "no settings" in desk.gallery_act({}, event("open", "0"))["light"]
     (path.parent / "2.png").write_bytes(b"")
     assert desk._shown()[0].record.job is None
 
@@ -341,9 +343,10 @@ def test_only_loras_of_the_list_are_added(desk, monkeypatch):
     with pytest.raises(ProblemsError):
         desk.add("/etc/passwd")
     assert (
-        "glyphs" in desk.change_lora(event("strength", "0", "0.4"))[0] and desk._values()["loras"][0]["strength"] == 0.4
+        "glyphs" in desk.change_lora(event("strength", "0", "0.4"))["loras"]
+        and desk._values()["loras"][0]["strength"] == 0.4
     )
-    assert "No LoRA" in desk.change_lora(event("remove", "0"))[0]
+    assert "No LoRA" in desk.change_lora(event("remove", "0"))["loras"]
 
 
 def test_names_of_loras_never_become_markup():

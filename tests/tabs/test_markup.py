@@ -45,10 +45,10 @@ def test_one_page_needs_no_pager_and_many_say_where_one_is():
 
 
 def test_a_tick_sends_each_value_once():
-    seen, *first = markup.news({}, "1", ("a", "b"))
-    assert first == ["a", "b"]
-    _, same, other = markup.news(seen, "2", ("a", "c"))
-    assert other == "c" and same != "a"
+    first = markup.news("", "1", {"one": "a", "two": "b"})
+    assert (first["one"], first["two"]) == ("a", "b")
+    then = markup.news(first["seen"], "2", {"one": "a", "two": "c"})
+    assert then["two"] == "c" and "one" not in then
 
 
 def test_a_long_text_is_cut_to_one_line():

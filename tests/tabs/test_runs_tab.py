@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 
+import gradio as gr
 import pytest
 from work_parts import HOSTILE, event, image, said
 
@@ -356,8 +357,8 @@ def test_a_run_of_another_version_is_shown_without_its_settings(desk):
 
 def test_nothing_is_sent_when_nothing_is_new(desk):
     write_run(desk.page, "20260101-120000_one")
-    seen, *_ = desk.tick({}, {})
-    assert isinstance(desk.tick(seen, {}), dict)
+    seen = desk.tick("", {})["seen"]
+    assert desk.tick(seen, {}) == gr.skip()
 
 
 def test_a_samples_table_of_many_steps_is_thinned_with_base_and_last_kept():
