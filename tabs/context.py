@@ -63,6 +63,7 @@ class Page:
         default_factory=list
     )  # (tab, asked) -> parts
     troubles: set[str] = field(default_factory=set)  # faults of our own that were told already
+    forms: dict[str, Any] = field(default_factory=dict)  # of the tasks with a card, by name (tabs.tools.forms)
     run_list: tuple[Any, list[dict[str, str]]] = (None, [])
     run_jobs: dict[str, Any] = field(default_factory=dict)  # settings of runs that Monitor shows
     job_images: dict[str, list[str]] = field(default_factory=dict)  # of jobs that have ended, by id

@@ -32,7 +32,7 @@ class Scores:
 
     def fill(self, name: str, text: str) -> None:
         """One field as a person wrote it. Raises ProblemsError."""
-        self._form.change(name, text, self.task)
+        self._form.form(self.task).change(name, text)
 
     def choose(self) -> dict[str, Any]:
         """Let the form of the captioners show the task."""

@@ -8,23 +8,15 @@ from typing import Any
 from core.generation.class_plan import class_folder, first_class_word
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path, resolve_path
-from core.settings.base import Settings
-from core.settings.check import build
-from core.settings.dataset.class_images import ClassImageSettings
 from core.settings.dataset.source import Source
 from core.settings.job import ClassImagesJob
-from core.settings.presets.files import to_values
+from core.tasks import named
 from tabs.context import Page
-from tabs.form.own_settings import changed_values, entries, fields, usable
-from tabs.form.plain_presets import FormPresets, KeptForm
+from tabs.form.task_form import TaskForm
+from tabs.form.task_settings import job_of
 from tabs.markup import button, esc
 
 TASK = "class_images"
-FIELDS = entries(ClassImageSettings, TASK)
-HERE = [name for name in FIELDS if name != "folder"]  # the card says where
-SHOWN = [name for name in HERE if FIELDS[name].level == "shown"]
-MORE = [name for name in HERE if FIELDS[name].level != "shown"]
-FRESH: dict[str, Any] = {name: FIELDS[name].default for name in HERE}
 NEW = -1  # in place of a card's number: no regularization folder yet
 
 
@@ -33,33 +25,18 @@ class ClassForm:
 
     def __init__(self, page: Page, load: Callable[[], dict[str, Any]], keep: Callable[..., None]):
         self.page, self._load, self._keep = page, load, keep
-        form = KeptForm(
-            id="class",
-            task=TASK,
-            titles={name: FIELDS[name].title for name in HERE},
-            load=lambda: FRESH | self.values(),
-            keep=lambda values: keep(class_values=values),
-            fresh=lambda: dict(FRESH),
-            job=lambda values: self._job(values),
-            values=lambda job, before: (_fields_of(job), []),
-        )
-        self.presets = FormPresets(page, form)
+        kept = (lambda: load().get("class_values"), lambda values: keep(class_values=values))
+        self.form = TaskForm(
+            page, named(TASK), "class", "class_field", *kept, without=("folder",)
+        )  # the card says where
 
     @property
     def open_on(self) -> int | None:
         """The number of the card, NEW, or None while the form is closed."""
         return self._load().get("class_on")
 
-    def values(self) -> dict[str, Any]:
-        return usable(FIELDS, self._load().get("class_values"))
-
     def toggle(self, number: int) -> None:
         self._keep(class_on=None if self.open_on == number else number)
-
-    def change(self, name: str, text: str) -> None:
-        """One field as a person wrote it."""
-        if name in HERE:
-            self.presets.put(changed_values(FIELDS, FRESH | self.values(), name, text, self.page.roots))
 
     def make(self, listed: list[Source]) -> Source | None:
         """Queue the job; a new folder to list when there is none yet for it."""
@@ -70,16 +47,9 @@ class ClassForm:
         self._keep(class_on=None)
         return None if entry else Source(folder=job.class_images.folder or "", role="regularization")
 
-    def _job(self, asked: dict[str, Any]) -> ClassImagesJob:
-        """The job with the model and images of the project."""
-        whole = to_values(self.page.project.job)
-        return build(
-            ClassImagesJob, {name: whole[name] for name in ("model", "dataset", "captions", "memory")} | {TASK: asked}
-        )
-
     def _job_into(self, entry: Source | None) -> ClassImagesJob:
         """The job for a card's folder, or a new one. Where it goes is decided here, so that a card can name it."""
-        asked = self.values()
+        asked = self.form.values()
         word = (
             asked.get("class_word")
             or (entry.class_word if entry else None)
@@ -90,7 +60,9 @@ class ClassForm:
             what = "The regularization images have no class"
             raise ProblemsError.one(what, "class_images.class_word", fix, "class-images.no-class")
         folder = entry.folder if entry else display_path(class_folder(None, word, self.page.workspace))
-        return self._job(asked | {"class_word": word, "folder": folder})
+        job = job_of(self.form.task, asked | {"class_word": word, "folder": folder}, self.page.project.job)
+        assert isinstance(job, ClassImagesJob)
+        return job
 
     def jobs(self) -> list[Any]:
         """The queue's entries of this kind that are not over, and the last one that is."""
@@ -111,14 +83,15 @@ class ClassForm:
         if not is_open:
             return f'<div class="class-line">{head}</div>'
         word = (entry.class_word if entry else None) or first_class_word(self.page.project.job.dataset)
-        word = word or FIELDS["class_word"].hint
-        hints = {name: FIELDS[name].hint for name in HERE} | {"class_word": word}
-        form = fields(FIELDS, self.values(), SHOWN, "class_field", hints)
-        more = fields(FIELDS, self.values(), MORE, "class_field", hints)
+        known = self.form.known
+        hints = {name: entry.hint for name, entry in known.items()}
+        hints |= {"class_word": word} if word else {}
+        form = self.form.fields([name for name in known if known[name].level == "shown"], hints)
+        more = self.form.fields([name for name in known if known[name].level != "shown"], hints)
         make = button("class_make", "Generate", number, kind="primary")
         about = "At the training resolutions. Only missing images are generated, so a stopped job can be resumed."
         return (
-            f'<div class="class-line">{head}</div><div class="concept-more">{self.presets.html()}'
+            f'<div class="class-line">{head}</div><div class="concept-more">{self.form.bar()}'
             f'<div class="concept-fields">{form}</div><h4>Sampling</h4><div class="concept-fields">{more}</div>'
             f'<div class="class-line">{make}<span class="hint">{esc(about)}</span></div></div>'
         )
@@ -133,9 +106,3 @@ class ClassForm:
             follows = f' data-waits="{esc(job.id)}"' if job.state == "waiting" else ""
             return f'<span class="hint" role="status">Regularization images: <span{follows}>{esc(said)}</span></span>'
         return ""
-
-
-def _fields_of(job: Settings) -> dict[str, Any]:
-    assert isinstance(job, ClassImagesJob)
-    values = to_values(job.class_images)
-    return {name: values[name] for name in HERE}

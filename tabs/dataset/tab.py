@@ -324,7 +324,7 @@ class Desk:
     def _do(self, act: str, arg: str, value: str) -> Any:
         """One act; returns where to lead, gr.skip() for nowhere."""
         tabs = gr.skip()
-        if self.class_form.presets.act(act, arg, value):
+        if self.class_form.form.act(act, arg, value):
             return tabs
         if act == "show":
             self._keep(show=value or arg, page=0)
@@ -357,7 +357,7 @@ class Desk:
         elif act in ("own", "clear", "remove", "class_field"):
             try:
                 if act == "class_field":
-                    self.class_form.change(arg, value)
+                    self.class_form.form.change(arg, value)
                 else:
                     self._change_source(act, arg, value)
             except ProblemsError:

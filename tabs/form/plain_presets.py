@@ -1,5 +1,5 @@
-"""Presets, undo, marks of changes and the JSON view for forms whose fields the project keeps as plain values (Generate,
-regularization images). The Train form, which several browsers edit at once, has the same in presets_bar.py."""
+"""Presets, undo, marks of changes and the JSON view for forms whose fields the project keeps as plain values (Generate
+and, by task_form.py, tasks). The Train form, which several browsers edit at once, has the same in presets_bar.py."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.base import Declared
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
-from tabs.form.own_settings import changed_values, fields, usable
+from tabs.form.task_form import TaskForm
 from tabs.form.task_settings import job_of, main_setting, own_settings_of
 from tabs.markup import AWAITED, act_of, board, button, choice_list, esc, news, seen_here, stamp_seen
 
@@ -52,13 +53,31 @@ class ToolForm:
     def tasks(self) -> dict[str, Task]:
         return {name: task for name, task in tasks().items() if task.card == self.card}
 
+    def form(self, task: Task | None = None) -> TaskForm:
+        """That of a task, else of the chosen one. The page has each once, with its undo."""
+        task = task or self.task
+        if task.name not in self.page.forms:
+            kept = partial(self._load, task), partial(self._keep_values, task)
+            self.page.forms[task.name] = TaskForm(self.page, task, f"tool-{task.name}", "field", *kept, (PREVIEW,))
+        return self.page.forms[task.name]
+
     def values(self, task: Task | None = None) -> dict[str, Any]:
         """What is filled in of a task, else of the chosen one, by the names of `own_settings_of`."""
-        task, kept = task or self.task, self._kept()
-        places, apart = self._apart(task), self._of_tasks()
+        return self.form(task).values()
+
+    def _load(self, task: Task) -> dict[str, Any]:
+        kept, places, apart = self._kept(), self._apart(task), self._of_tasks()
         values = {name: value for name, value in kept.items() if name not in places and name != OWN}
-        values |= {name: apart[place][name] for name, place in places.items() if name in apart.get(place, {})}
-        return usable(own_settings_of(task), values)
+        return values | {name: apart[place][name] for name, place in places.items() if name in apart.get(place, {})}
+
+    def _keep_values(self, task: Task, values: dict[str, Any]) -> None:
+        before, places, apart = self.values(task), self._apart(task), self._of_tasks()
+        kept = {name: value for name, value in self._kept().items() if name in places or name not in before}
+        kept |= {name: value for name, value in values.items() if name not in places}
+        for place in set(places.values()):
+            others = {name: value for name, value in apart.get(place, {}).items() if name not in before}
+            apart[place] = others | {name: values[name] for name in places if places[name] == place and name in values}
+        self._keep(**{self.card.name: kept | ({OWN: apart} if apart else {})})
 
     def _kept(self) -> dict[str, Any]:
         kept = self._state().get(self.card.name)
@@ -114,22 +133,21 @@ class ToolForm:
         return self._endings[1]
 
     def html(self) -> str:
-        task, known = self.task, own_settings_of(self.task)
-        previewed = known.pop(PREVIEW, None)
+        task, asked = self.task, self.form()
+        previewed, known = own_settings_of(task).get(PREVIEW), asked.known
         empty = {name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in known.items()}
         hints = {name: hint for name, hint in empty.items() if known[name].optional}
-        ids = {name: f"tool-{task.name}-{name}" for name in known}
         first, rest = self._parts(known)
-        form = self._choice() + fields(known, self._filled(), first, "field", hints, ids)
-        more = self._more(known, rest, hints, ids)
-        main = ids.get(main_setting(task), "")
+        form = asked.fields(first, hints, self._filled())
+        more = self._more(rest, hints)
+        main = f"{asked.form.id}-{main_setting(task)}" if main_setting(task) else ""
         go = _start("go", task.button, main, "primary")
         go += _start(PREVIEW, f"Preview {PREVIEWED} {previewed.unit}", main) if previewed else ""
         about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'
         return (
             f"<div data-n='{self._state().get('turn', 0)}'>"
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
-            f'<p class="hint">{esc(self.card.help)}</p><div class="concept-fields">{form}</div>{more}'
+            f'<p class="hint">{esc(self.card.help)}</p>{self._choice()}{asked.bar()}<div class="concept-fields">{form}</div>{more}'
             f'<div class="class-line">{go}{about}</div></section></div>'
         )
 
@@ -146,7 +164,7 @@ class ToolForm:
         first = [name for name, entry in known.items() if entry.level == "shown" or name in own]
         return first, [name for name in known if name not in first]
 
-    def _more(self, known: dict[str, Declared], rest: list[str], hints: dict[str, str], ids: dict[str, str]) -> str:
+    def _more(self, rest: list[str], hints: dict[str, str]) -> str:
         """The button of the other settings, and they themselves once it was pressed."""
         if not rest:
             return ""
@@ -154,14 +172,15 @@ class ToolForm:
         press = f'<div class="class-line">{button("more", words, kind="quiet", again=True)}</div>'
         if not self._opened():
             return press
-        return f'{press}<div class="concept-fields">{fields(known, self._filled(), rest, "field", hints, ids)}</div>'
+        return f'{press}<div class="concept-fields">{self.form().fields(rest, hints, self._filled())}</div>'
 
     def _choice(self) -> str:
         """The list of the card's tasks, where it has several."""
         if len(self.tasks) == 1:
             return ""
         choices = [(task.title, name) for name, task in self.tasks.items()]
-        return f'<label class="own"><span>Tool</span>{choice_list("field", choices, self.task.name, "Tool", CHOSEN)}</label>'
+        chosen = choice_list("field", choices, self.task.name, "Tool", CHOSEN)
+        return f'<div class="concept-fields"><label class="own"><span>Tool</span>{chosen}</label></div>'
 
     def show(self) -> Any:
         self.page.reading.want()  # what is not filled in is the dataset's
@@ -177,13 +196,15 @@ class ToolForm:
             if act == "field" and arg == CHOSEN and value in self.tasks:
                 self.choose(value)
             elif act == "field":
-                self.change(arg, value)
+                self.form().change(arg, value)
+            elif self.form().act(act, arg, value):
+                pass
             elif act == "more":
                 opened = set(self._state().get("opened", [])) ^ {self.card.name}
                 self._keep(opened=sorted(opened))
             elif act in STARTS:
                 if value and main_setting(self.task):  # what stands there now, which may have changed in this moment
-                    self.change(main_setting(self.task), value)
+                    self.form().change(main_setting(self.task), value)
                 given = self._filled() | {PREVIEW: PREVIEWED if act == PREVIEW else None}
                 self.page.works.start(self.task, job_of(self.task, given, self.page.project.job))
         except ProblemsError:
@@ -208,22 +229,6 @@ class ToolForm:
         if act_of(event)[0] in STARTS:
             self.page.browsers.succeeded(browser, about)
         return shown
-
-    def change(self, name: str, text: str, task: Task | None = None) -> None:
-        """One field of a task, else of the chosen one, as a person wrote it. Raises ProblemsError."""
-        task = task or self.task
-        known = own_settings_of(task)
-        if name in (CHOSEN, PREVIEW) or name not in known:
-            fix = "reload the page"
-            what = f"There is no field '{name}' with '{text[:40]}'"
-            raise ProblemsError.one(what, self.card.title, fix, "tools.no-such-field")
-        with self.page.project.lock:
-            value = changed_values(known, {}, name, text, self.page.roots)
-            kept = self._kept()
-            if place := self._apart(task).get(name):
-                apart = self._of_tasks()
-                value = {OWN: apart | {place: apart.get(place, {}) | value}}
-            self._keep(**{self.card.name: kept | value})
 
 
 def _start(act: str, words: str, main: str, kind: str = "") -> str:

@@ -539,8 +539,8 @@ def test_regularization_images_have_presets_of_their_own(desk):
     desk.act(event("class_field", "steps", "12"))
     desk.act(event("preset_save", "", "quick"))
     desk.act(event("class_field", "steps", "40"))
-    assert desk.class_form.presets.changed() == {"steps": 12}
+    assert desk.class_form.form.changed() == {"steps": 12}
     desk.act(event("preset_load", "", "user/quick"))
-    assert desk.class_form.values()["steps"] == 12 and desk.page.presets.names("class_images") == ["user/quick"]
+    assert desk.class_form.form.values()["steps"] == 12 and desk.page.presets.names("class_images") == ["user/quick"]
     desk.act(event("preset_undo"))
-    assert desk.class_form.values()["steps"] == 40
+    assert desk.class_form.form.values()["steps"] == 40

@@ -1,4 +1,4 @@
-"""Presets, undo and marks of changes on Generate, without a browser."""
+"""Presets, undo and marks of changes on Generate and in the forms of tasks, without a browser."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import pytest
 from test_generate_tab import Engine
 from work_parts import event, make_page, said
 
+from core import tasks
 from core.record.problems import ProblemsError
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import apply
 from tabs.form.presets_bar import choices
 from tabs.generate.tab import Desk
+from tabs.tools.forms import ToolForm
 
 
 @pytest.fixture
@@ -133,3 +135,58 @@ def test_what_of_a_preset_is_not_here_is_said(desk):
 def test_names_of_presets_never_become_markup(desk):
     press(desk, "preset_save", value="a&b'c")
     assert "a&amp;b" in desk.presets.html() and "a&b'" not in desk.presets.html()
+
+
+# -- the forms of tasks
+
+
+@pytest.fixture
+def form(desk):
+    return ToolForm(desk.page, tasks.named("tag").card)
+
+
+def fill(form, **fields):
+    for name, text in fields.items():
+        form.act(event("field", name, text))
+
+
+def test_a_tagger_has_presets_and_undo_like_every_form(desk, form):
+    fill(form, thresh="0.4", undesired_tags="solo")
+    form.act(event("preset_save", "", "strict"))
+    assert apply(desk.page.presets.load("user/strict")).tag.thresh == 0.4 and form.form().changed() == {}
+    fill(form, thresh="0.5")
+    assert form.form().changed() == {"thresh": 0.4} and "1 field changed" in form.html()
+    form.act(event("preset_undo"))
+    assert form.values()["thresh"] == 0.4
+    form.act(event("preset_load", "", ""))
+    assert (form.values()["thresh"], form.values()["undesired_tags"]) == (None, "")
+    form.act(event("preset_load", "", "user/strict"))
+    assert (form.values()["thresh"], form.values()["undesired_tags"]) == (0.4, "solo")
+    assert "strict" not in ToolForm(desk.page, tasks.named("resize").card).html()
+
+
+def test_a_preset_of_a_task_leaves_the_dataset_alone(desk):
+    form = ToolForm(desk.page, tasks.named("resize").card)
+    fill(form, folder="models/starter/images", max_resolution="256")
+    form.act(event("preset_save", "", "small"))
+    fill(form, folder="outputs", max_resolution="768")
+    form.act(event("preset_load", "", "user/small"))
+    assert form.values()["folder"] == "outputs" and form.values()["max_resolution"] != 768
+    form.act(event("preset_undo"))
+    form.act(event("preset_undo"))
+    form.act(event("preset_undo"))
+    assert form.values()["folder"] == "models/starter/images", "what is filled in of files can be undone too"
+
+
+def test_every_form_of_a_task_can_be_saved_as_it_comes(desk):
+    for name, task in tasks.tasks().items():
+        if task.card and (form := ToolForm(desk.page, task.card)).form(task).covered:
+            form.choose(name)
+            form.act(event("preset_save", "", f"mine {name}"))
+            assert desk.page.presets.names(name) == [f"user/mine {name}"] and form.form().changed() == {}
+
+
+def test_a_default_that_nobody_chose_is_not_taken_over_by_another_task(desk):
+    form = ToolForm(desk.page, tasks.named("tag").card)
+    fill(form, thresh="0.4")
+    assert form.values().keys() <= {"thresh"}

@@ -125,7 +125,7 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     project.keep("Generate", {"values": values})
     kept = project.tab_state("Generate")
     monkeypatch.setattr(type(served.engine), "generated", lambda engine, limit=200: [])
-    slowly(monkeypatch, generate.Desk, "_widgets", 2.0)
+    slowly(monkeypatch, generate.Desk, "_fields", 2.0)
     slowly(monkeypatch, dataset.Desk, "_render", 2.0)
     tab = visit().open()
     folder = project.job.dataset.folder

@@ -15,7 +15,7 @@ from core.captioning.filters import Facts
 from core.settings.captioning.edits import EDITS
 from tabs.captions.bulk import KNOWN, _difference
 from tabs.captions.tab import Desk
-from tabs.dataset.class_form import FIELDS, ClassForm
+from tabs.dataset.class_form import TASK, ClassForm
 from tabs.form.task_settings import own_settings_of
 from tabs.tools.forms import CHOSEN, KEPT, OWN, ToolForm
 
@@ -91,7 +91,7 @@ def test_the_form_of_a_task_is_drawn_whatever_is_stored(page, name, data):
 
 
 @LONG
-@given(st.dictionaries(st.sampled_from(sorted(FIELDS)), ANYTHING, max_size=4) | ANYTHING)
+@given(st.dictionaries(st.sampled_from(sorted(own_settings_of(tasks.named(TASK)))), ANYTHING, max_size=4) | ANYTHING)
 def test_the_form_of_regularization_images_is_drawn_whatever_is_stored(page, stored):
     form = ClassForm(page, lambda: {"class_on": 0, "class_values": stored}, lambda **changes: None)
     assert 'data-act="class_make"' in form.html(0, None)
