@@ -48,10 +48,11 @@ def build(page: Page) -> None:
     page.pulse_parts.append(Comparisons(page).parts)
     page.commands["look"] = lambda data, browser: None  # nothing but the answer with what is asked for now
     seen, place = seen_here(), gr.State({})
-    page.on_show(TAB, desk.show, place, [seen, main, copy])
+    shown = {"seen": seen, "place": place, "main": main, "copy": copy, "tabs": page.tabs}
+    page.on_show(TAB, desk.show, place, shown)
     page.on_tick(TAB, desk.tick, [seen, place], {"seen": seen, "main": main}, seconds=SECONDS)
-    page.on_act(main, desk.act, place, [page.tabs, place, main, copy])
-    page.on_act(copy, desk.copy_act, place, [place, main, copy])
+    page.on_act(main, desk.act, place, shown)
+    page.on_act(copy, desk.copy_act, place, shown)
 
 
 class Desk:
@@ -68,7 +69,11 @@ class Desk:
     # -- showing
 
     def show(self, place: dict[str, Any]):
-        return "", self._main(place), self.copies.panel(place)
+        return {"seen": "", **self._at(place)}
+
+    def _at(self, place: dict[str, Any]) -> dict[str, Any]:
+        """What a browser shows that has come to this place."""
+        return {"place": place, "main": self._main(place), "copy": self.copies.panel(place)}
 
     def tick(self, seen: str, place: dict[str, Any]):
         fresh = news(seen, "", {"main": self._main(place)})
@@ -176,7 +181,7 @@ class Desk:
             self.page.say("done", f"{arg} was moved to the trash of the outputs folder.")
         elif act == "delete-picked" and place.get("asking"):
             place |= {"picked": self._delete(place.get("picked", ())), "asking": False}
-        return tabs, place, self._main(place), self.copies.panel(place)
+        return self._at(place) | {"tabs": tabs}
 
     def _delete(self, names: Sequence[str]) -> list[str]:
         """Move these runs to the trash; returns those that could not be moved, after saying why."""
@@ -213,7 +218,7 @@ class Desk:
             place["copy"] = ""
         else:
             place = self.copies.browse(place, act, arg, value)
-        return place, self._main(place), self.copies.panel(place)
+        return self._at(place)
 
     def _longer(self, name: str, wanted: str) -> None:
         """Queue the run with another length, in epochs, or in steps where those are set."""

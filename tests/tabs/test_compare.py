@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from operator import itemgetter
 
 import pytest
 from made_runs import HELD, IMAGES, dataset, make_run
@@ -309,15 +310,15 @@ def test_the_table_tells_the_best_validation_and_ticks_two_runs(page, sides):
     shown = desk._main({})
     assert '<td class="num lowest">0.1210 @ 20</td>' in shown and '<td class="num lowest"></td>' in shown
     assert "Select two runs to compare" in shown and 'href="#Runs/' not in shown
-    _, place, shown, _ = desk.act({}, event("pick", A, "true"))
+    place, shown = itemgetter("place", "main")(desk.act({}, event("pick", A, "true")))
     assert "Select another run" in shown and shown.count(" checked ") == 1
-    _, place, shown, _ = desk.act(place, event("pick", B, "true"))
+    place, shown = itemgetter("place", "main")(desk.act(place, event("pick", B, "true")))
     assert f'href="#Runs/{A}/{B}"' in shown and shown.count(" checked ") == 2
-    _, place, shown, _ = desk.act(place, event("pick", "20260103-130000_three", "true"))
+    place, shown = itemgetter("place", "main")(desk.act(place, event("pick", "20260103-130000_three", "true")))
     assert shown.count(" checked ") == 3 and 'href="#Runs/' not in shown
-    _, place, shown, _ = desk.act(place, event("pick", A, "false"))
+    place, shown = itemgetter("place", "main")(desk.act(place, event("pick", A, "false")))
     assert f'href="#Runs/{B}/20260103-130000_three"' in shown
-    _, place, shown, _ = desk.act(place, event("unpick"))
+    place, shown = itemgetter("place", "main")(desk.act(place, event("unpick")))
     assert place["picked"] == [] and " checked " not in shown
 
 
@@ -326,17 +327,17 @@ def test_several_runs_are_deleted_by_one_question_and_one_that_trains_stays(page
     make_run(page.workspace.runs, "20260103-130000_three")
     desk, place = Desk(page), {}
     for name in (A, B, "20260103-130000_three"):
-        _, place, shown, _ = desk.act(place, event("pick", name, "true"))
-    _, place, shown, _ = desk.act(place, event("delete-picked"))
+        place, shown = itemgetter("place", "main")(desk.act(place, event("pick", name, "true")))
+    place, shown = itemgetter("place", "main")(desk.act(place, event("delete-picked")))
     assert (page.workspace.runs / A).is_dir(), "nothing is deleted before the question"
-    _, place, shown, _ = desk.act(place, event("ask"))
+    place, shown = itemgetter("place", "main")(desk.act(place, event("ask")))
     assert 'role="alertdialog"' in shown and "3 selected runs" in shown
-    _, kept, shown, _ = desk.act(place, event("keep"))
+    kept, shown = itemgetter("place", "main")(desk.act(place, event("keep")))
     assert 'role="alertdialog"' not in shown and len(kept["picked"]) == 3
     held = RunFolder(page.workspace.runs / "20260103-130000_three")
     held.lock()
     try:
-        _, place, shown, _ = desk.act(place, event("delete-picked"))
+        place, shown = itemgetter("place", "main")(desk.act(place, event("delete-picked")))
     finally:
         held.unlock()
     assert place["picked"] == ["20260103-130000_three"] and not place["asking"]

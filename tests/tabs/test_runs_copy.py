@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from operator import itemgetter
 
 import pytest
 from made_runs import make_run
@@ -33,7 +34,7 @@ def loras(tmp_path):
 
 def copy(desk, text, place=None, name=FILE):
     """Name a folder in the panel and press Copy; returns the browser's place and what it shows."""
-    _, place, _, panel = desk.act(place or {"open": RUN}, event("copy-to", name))
+    place, panel = itemgetter("place", "copy")(desk.act(place or {"open": RUN}, event("copy-to", name)))
     assert "copy-folder" in panel
     return desk.copy_act(place, event("into", value=text))
 
@@ -45,7 +46,7 @@ def ended(desk) -> None:
 def test_the_folder_is_remembered_for_the_next_file_and_the_next_server(desk, loras, tmp_path):
     page = desk.page
     assert 'data-act="copy-to"' in desk._main({"open": RUN}) and 'data-act="copy"' not in desk._main({"open": RUN})
-    place, shown, panel = copy(desk, str(loras))
+    place, shown, panel = itemgetter("place", "main", "copy")(copy(desk, str(loras)))
     assert panel == "" and 'data-act="copy"' in shown
     ended(desk)
     assert "Copied: " in desk._main(place) and (loras / FILE).is_file()
@@ -125,20 +126,22 @@ def test_copies_wait_for_each_other_and_a_cancelled_one_leaves_nothing(desk, lor
 
 
 def test_a_folder_is_found_by_browsing(desk, loras, tmp_path):
-    _, place, *_ = desk.act({"open": RUN}, event("copy-to", FILE))
-    place, _, panel = desk.copy_act(place, event("browse", value=str(tmp_path / "ComfyUI" / "nowhere")))
+    place = desk.act({"open": RUN}, event("copy-to", FILE))["place"]
+    place, panel = itemgetter("place", "copy")(
+        desk.copy_act(place, event("browse", value=str(tmp_path / "ComfyUI" / "nowhere")))
+    )
     assert "Folder browser" in panel and str(tmp_path / "ComfyUI") in panel  # the nearest folder that is there
     for _ in range(2):
-        place, _, panel = desk.copy_act(place, event("in", "0"))
-    place, _, panel = desk.copy_act(place, event("use"))
+        place, panel = itemgetter("place", "copy")(desk.copy_act(place, event("in", "0")))
+    place, panel = itemgetter("place", "copy")(desk.copy_act(place, event("use")))
     assert "Folder browser" not in panel and f'value="{loras}"' in panel
-    place, _, panel = desk.copy_act(place, event("shut"))
+    place, panel = itemgetter("place", "copy")(desk.copy_act(place, event("shut")))
     assert panel == ""
 
 
 def test_leaving_the_run_closes_the_panel(desk):
-    _, place, *_ = desk.act({"open": RUN}, event("copy-to", FILE))
-    *_, panel = desk.act(place, event("back"))
+    place = desk.act({"open": RUN}, event("copy-to", FILE))["place"]
+    panel = desk.act(place, event("back"))["copy"]
     assert panel == ""
 
 
@@ -172,9 +175,9 @@ def test_a_shared_page_copies_into_its_own_folders_and_shows_no_other(shared, tm
     (tmp_path / "owner").mkdir()
     shared.page.project.keep(TAB, {"copy_to": str(tmp_path / "owner")})  # chosen on the machine itself
     assert shared.copies.folder is None and str(tmp_path / "owner") not in shared._main({"open": RUN})
-    _, place, *_, panel = shared.act({"open": RUN}, event("copy-to", FILE))
+    place, panel = itemgetter("place", "copy")(shared.act({"open": RUN}, event("copy-to", FILE)))
     assert "owner" not in panel
-    place, _, panel = shared.copy_act(place, event("browse"))
+    place, panel = itemgetter("place", "copy")(shared.copy_act(place, event("browse")))
     assert "owner" not in panel and shared.page.roots.holds(place["browse"])
     inside = shared.page.workspace.outputs / "for-comfy"
     inside.mkdir()

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from operator import itemgetter
 
 import gradio as gr
 import pytest
@@ -107,11 +108,11 @@ def test_deleting_asks_first_and_moves_the_run_to_the_trash(desk):
     place = {"open": folder.name}
     desk.act(place, event("delete", folder.name))  # without having been asked
     assert folder.is_dir()
-    _, place, shown, _ = desk.act(place, event("ask", folder.name))
+    place, shown = itemgetter("place", "main")(desk.act(place, event("ask", folder.name)))
     assert "Delete it" in shown and "Keep" in shown and folder.is_dir()
-    _, kept, *_ = desk.act(place, event("keep", folder.name))
+    kept = desk.act(place, event("keep", folder.name))["place"]
     assert not kept["asking"]
-    _, place, shown, _ = desk.act(place, event("delete", folder.name))
+    place, shown = itemgetter("place", "main")(desk.act(place, event("delete", folder.name)))
     assert not folder.exists() and "moved to the trash" in said(desk) and "No runs yet." in shown
     assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
 
@@ -159,7 +160,7 @@ def test_a_made_up_name_reaches_no_folder(desk, name):
 
 def test_continue_queues_the_run_once_and_leads_to_monitor(desk):
     write_run(desk.page, "20260101-120000_one", "interrupted")
-    tabs, *_ = desk.act({}, event("continue", "20260101-120000_one"))
+    tabs = desk.act({}, event("continue", "20260101-120000_one"))["tabs"]
     assert tabs.selected == "Monitor"
     assert [entry.run for entry in desk.page.engine.queue()] == ["20260101-120000_one"]
     with refused("runs.queued"):
