@@ -147,7 +147,7 @@ class ToolForm:
         return (
             f"<div data-n='{self._state().get('turn', 0)}'>"
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
-            f'<p class="hint">{esc(self.card.help)}</p>{self._choice()}{asked.bar()}<div class="concept-fields">{form}</div>{more}'
+            f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{asked.bar()}</div><div class="concept-fields">{form}</div>{more}'
             f'<div class="class-line">{go}{about}</div></section></div>'
         )
 
@@ -180,7 +180,7 @@ class ToolForm:
             return ""
         choices = [(task.title, name) for name, task in self.tasks.items()]
         chosen = choice_list("field", choices, self.task.name, "Tool", CHOSEN)
-        return f'<div class="concept-fields"><label class="own"><span>Tool</span>{chosen}</label></div>'
+        return f'<label class="own"><span>Tool</span>{chosen}</label>'
 
     def show(self) -> Any:
         self.page.reading.want()  # what is not filled in is the dataset's
