@@ -147,7 +147,8 @@ class ToolForm:
         return (
             f"<div data-n='{self._state().get('turn', 0)}'>"
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
-            f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{asked.bar()}</div><div class="concept-fields">{form}</div>{more}'
+            f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{asked.bar()}</div>'
+            f'<div class="concept-fields">{form}</div>{more}'
             f'<div class="class-line">{go}{about}</div></section></div>'
         )
 
