@@ -15,6 +15,7 @@ from core.record.bounded_json import read_json
 from core.record.bounded_toml import read_toml
 from core.record.problems import Problem, ProblemsError, limited, raise_if_errors
 from core.record.regular import read_regular
+from core.record.units import count
 from core.record.workspace import resolve_path
 from core.settings.samples import SAMPLER_LABELS, SampleSettings, sampler_name
 
@@ -77,18 +78,15 @@ def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[
         if wrong:
             notes.append(_wrong(f"In the negative prompt, {wrong}", "samples.negative_prompt", FIX, "bad-weight"))
     found = [each for each in [*typed, *read] if each is not None]
-    found = [_with_control(each, notes) if control else _without_control(each, notes) for each in found]
+    if not control:
+        found = [_without_control(each, notes) for each in found]
+    elif missing := [each.prompt for each in found if each.control is None]:
+        what = f"{len(missing)} of {count(len(found), 'sample prompt')} without a control image: '{missing[0][:40]}'"
+        notes.append(_wrong(what, "samples.sample_prompts", "add --cn and an image file to each", "no-control-image"))
     if settings.compatibility == "none":
         found = [_without_loras(each, notes) for each in found]
     raise_if_errors(notes)
     return found, limited(notes)
-
-
-def _with_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
-    if prompt.control is None:
-        what, fix = f"The prompt '{prompt.prompt[:40]}' has no control image", "add --cn and an image file to it"
-        notes.append(_wrong(what, "samples.sample_prompts", fix, "no-control-image"))
-    return prompt
 
 
 def _without_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
