@@ -27,7 +27,7 @@ class ClassForm:
         self.page, self._load, self._keep = page, load, keep
         kept = (lambda: load().get("class_values"), lambda values: keep(class_values=values))
         self.form = TaskForm(
-            page, named(TASK), "class", "class_field", *kept, without=("folder",)
+            page, named(TASK), "class", "class_field", kept, without=("folder",)
         )  # the card says where
 
     @property

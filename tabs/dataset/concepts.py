@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from core.dataset.report import Report
 from core.dataset.sources.image_info import Folder
@@ -19,10 +16,8 @@ from core.settings.dataset.concepts import own_settings
 from core.settings.dataset.source import Source
 from core.settings.job import TrainJob
 from core.settings.presets.files import to_values
-from tabs.form.own_settings import SOURCE, is_path, read, refused
+from tabs.form.own_settings import NOTHING, SOURCE, changed_values
 from tabs.server.safety import Roots
-
-OPTIONAL = frozenset(name for name, entry in SOURCE.items() if entry.optional)
 
 
 def entries_of(job: TrainJob) -> list[Source]:
@@ -48,26 +43,15 @@ def with_entries(job: TrainJob, entries: Sequence[Any]) -> TrainJob:
 
 def changed(entry: Source, name: str, text: str, roots: Roots) -> dict[str, Any]:
     """The folder's values with one field as a person wrote it. Raises ProblemsError."""
-    declared = SOURCE.get(name)
-    if declared is None:
+    if name not in SOURCE:
         what = f"A folder has no setting '{name[:40]}'"
         raise ProblemsError.one(what, "Dataset", "reload the page", "folder.unknown-setting")
-    value = read(declared, text, optional=name in OPTIONAL)
-    if name == "folder" and not value:
+    if name == "folder" and text.strip() in ("", NOTHING):
         what = "The folder's path is empty"
         raise ProblemsError.one(what, "Folder", "enter a path, or remove the folder", "folder.no-path")
-    if value and is_path(declared):
-        roots.check(value, declared.title)
-    values = to_values(entry)
-    if value is None and name not in ("num_repeats", "class_tokens"):
-        values.pop(name, None)
-    else:
-        values[name] = value
-    try:
-        Source.model_validate_json(json.dumps(values), strict=True)
-    except ValidationError:
-        raise refused(declared, text) from None
-    return values
+    values = changed_values(SOURCE, to_values(entry), name, text, roots)
+    gone = values[name] is None and name not in ("num_repeats", "class_tokens")
+    return {each: value for each, value in values.items() if not (gone and each == name)}
 
 
 def without_own(entry: Source) -> dict[str, Any]:

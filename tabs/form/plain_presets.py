@@ -4,8 +4,8 @@ and, by task_form.py, tasks). The Train form, which several browsers edit at onc
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from core.record.problems import Problem, ProblemsError
@@ -20,33 +20,15 @@ Values = dict[str, Any]
 STEPS = 50  # of undo
 
 
-@dataclass(frozen=True)
-class KeptForm:
-    """A form to put presets to.
+class FormPresets(ABC):
+    """The preset bar of one form. Every change of the form goes through `put`, so that it can be undone.
 
-    id, task   the prefix of its elements; whose presets it holds
-    titles     {field: title} of the fields that a preset covers
-    load, keep     the fields as they are now; keep them so
-    fresh      the fields of a first visit
-    job        the job that fields describe; raises ProblemsError
-    values     (job, fields before) -> the fields that describe it, and what of it is not on this machine
+    id, task_name   the prefix of its elements; whose presets it holds
+    titles          {field: title} of the fields that a preset covers
     """
 
-    id: str
-    task: str
-    titles: Mapping[str, str]
-    load: Callable[[], Values]
-    keep: Callable[[Values], None]
-    fresh: Callable[[], Values]
-    job: Callable[[Values], Settings]
-    values: Callable[[Settings, Values], tuple[Values, list[Problem]]]
-
-
-class FormPresets:
-    """The preset bar of one form. Every change of the form goes through `put`, so that it can be undone."""
-
-    def __init__(self, page: Page, form: KeptForm):
-        self.page, self.form = page, form
+    def __init__(self, page: Page, id: str, task_name: str, titles: Mapping[str, str]):
+        self.page, self.id, self.task_name, self.titles = page, id, task_name, titles
         self._undo: list[tuple[str, Values]] = []
         self._redo: list[tuple[str, Values]] = []
         self._deleting = ""  # the preset whose deletion was asked for once
@@ -55,11 +37,31 @@ class FormPresets:
             "preset_save": lambda arg, value: self._save(arg or value, replace=bool(arg)),
             "preset_delete": lambda arg, value: self._delete(),
             "preset_back": lambda arg, value: self._put_back(arg),
-            "preset_all_back": lambda arg, value: self.put(self.form.load() | self._covered(self.reference())),
+            "preset_all_back": lambda arg, value: self.put(self.load() | self._covered(self.reference())),
             "preset_undo": lambda arg, value: self._step(self._undo, self._redo),
             "preset_redo": lambda arg, value: self._step(self._redo, self._undo),
             "preset_json": lambda arg, value: self._apply_json(value),
         }
+
+    @abstractmethod
+    def load(self) -> Values:
+        """The fields as they are now."""
+
+    @abstractmethod
+    def keep(self, values: Values) -> None:
+        """Keep them so."""
+
+    @abstractmethod
+    def fresh(self) -> Values:
+        """The fields of a first visit."""
+
+    @abstractmethod
+    def job(self, values: Values) -> Settings:
+        """The job that fields describe. Raises ProblemsError."""
+
+    @abstractmethod
+    def values_of(self, job: Settings, before: Values) -> tuple[Values, list[Problem]]:
+        """The fields that describe a job, where `before` are those of now, and what of it is not on this machine."""
 
     # -- what is so now
 
@@ -67,35 +69,35 @@ class FormPresets:
     def name(self) -> str:
         """The loaded preset; "" for the defaults, also after its file has gone."""
         name = str(self.page.project.tab_state(self._place).get("preset", ""))
-        return name if name in self.page.presets.names(self.form.task) else ""
+        return name if name in self.page.presets.names(self.task_name) else ""
 
     @property
     def _place(self) -> str:
-        return f"presets of {self.form.task}"
+        return f"presets of {self.task_name}"
 
     def reference(self) -> Values:
         """The fields as loading the preset again would give them."""
-        fresh = self.form.fresh()
+        fresh = self.fresh()
         try:
             name = self.name
             job = preset_files.apply(self.page.presets.load(name)) if name else None
         except ProblemsError:
             return fresh
-        return fresh if job is None else self.form.values(job, fresh)[0]
+        return fresh if job is None else self.values_of(job, fresh)[0]
 
     def changed(self) -> dict[str, Any]:
         """{field: the preset's value} where the form has another."""
-        now, before = self.form.load(), self.reference()
-        return {name: before.get(name) for name in self.form.titles if now.get(name) != before.get(name)}
+        now, before = self.load(), self.reference()
+        return {name: before.get(name) for name in self.titles if now.get(name) != before.get(name)}
 
     def _covered(self, values: Values) -> Values:
-        return {name: values.get(name) for name in self.form.titles}
+        return {name: values.get(name) for name in self.titles}
 
     # -- changes
 
     def put(self, values: Values, preset: str | None = None) -> None:
         """Keep these fields; undo brings the former ones back. preset: the one that is loaded from now on."""
-        before = (self.name, self.form.load())
+        before = (self.name, self.load())
         after = (before[0] if preset is None else preset, values)
         if after == before:
             return
@@ -106,11 +108,11 @@ class FormPresets:
     def _take(self, state: tuple[str, Values]) -> None:
         self._deleting = ""
         self.page.project.keep(self._place, {"preset": state[0]})
-        self.form.keep(state[1])
+        self.keep(state[1])
 
     def _step(self, source: list[tuple[str, Values]], target: list[tuple[str, Values]]) -> None:
         if source:
-            target.append((self.name, self.form.load()))
+            target.append((self.name, self.load()))
             self._take(source.pop())
 
     def act(self, act: str, arg: str, value: str) -> bool:
@@ -122,19 +124,19 @@ class FormPresets:
 
     def _load(self, name: str) -> None:
         if not name:
-            return self.put(self.form.fresh(), "")
+            return self.put(self.fresh(), "")
         preset = self.page.presets.load(name)
-        if preset.task != self.form.task:
+        if preset.task != self.task_name:
             what = f"'{name}' is a preset for the task {preset.task}"
             raise ProblemsError.one(what, "preset", "load it in its own tab", "preset.other-task")
-        values, notes = self.form.values(preset_files.apply(preset), self.form.fresh())
+        values, notes = self.values_of(preset_files.apply(preset), self.fresh())
         self.put(values, name)
         self.page.say("done", f"Loaded {shown_name(self.page, name)}.", problems=notes)
 
     def _save(self, name: str, replace: bool) -> None:
-        job = self.form.job(self.form.load())
-        saved = self.page.presets.save(name, job, task=self.form.task, replace=replace)
-        self._take((saved, self.form.load()))
+        job = self.job(self.load())
+        saved = self.page.presets.save(name, job, task=self.task_name, replace=replace)
+        self._take((saved, self.load()))
         self.page.say("done", f"Saved as {saved.removeprefix('user/')}.")
 
     def _delete(self) -> None:
@@ -143,19 +145,19 @@ class FormPresets:
             return
         name = self.name
         self.page.presets.delete(name)
-        self._take(("", self.form.load()))
+        self._take(("", self.load()))
         self.page.say("done", f"Deleted {name.removeprefix('user/')}. The form keeps its values.")
 
     def _put_back(self, field: str) -> None:
-        if field in self.form.titles:
-            self.put(self.form.load() | {field: self.reference().get(field)})
+        if field in self.titles:
+            self.put(self.load() | {field: self.reference().get(field)})
 
     def _apply_json(self, text: str) -> None:
         preset = read_text("JSON", text)
-        if preset.task != self.form.task:
-            fix = f'write "task": "{self.form.task}"'
+        if preset.task != self.task_name:
+            fix = f'write "task": "{self.task_name}"'
             raise ProblemsError.one(f"task is {preset.task}", "JSON", fix, "preset.other-task")
-        values, notes = self.form.values(preset_files.apply(preset), self.form.load())
+        values, notes = self.values_of(preset_files.apply(preset), self.load())
         self.put(values)
         self.page.say("done", "The JSON is applied.", problems=notes)
 
@@ -172,7 +174,7 @@ class FormPresets:
         state = f"{count(len(changed), 'field')} changed" if changed else "as saved" if name else "defaults"
         return (
             f'<div class="form-presets block-part{" is-changed" if changed else ""}" role="group" aria-label="Preset">'
-            f'<label class="own"><span>Preset</span><select id="{self.form.id}-preset" data-act="preset_load">{options}'
+            f'<label class="own"><span>Preset</span><select id="{self.id}-preset" data-act="preset_load">{options}'
             f'</select></label><div class="line"><span class="state" aria-live="polite">{state}</span>'
             f"{button('preset_undo', 'Undo', kind='quiet', disabled=not self._undo, again=True)}"
             f"{button('preset_redo', 'Redo', kind='quiet', disabled=not self._redo, again=True)}"
@@ -180,19 +182,19 @@ class FormPresets:
         )
 
     def _names(self) -> list[str]:
-        return self.page.presets.names(self.form.task)
+        return self.page.presets.names(self.task_name)
 
     def _menu(self, name: str, changed: dict[str, Any]) -> str:
-        own, field = name.startswith("user/"), f"{self.form.id}-preset-name"
+        own, field = name.startswith("user/"), f"{self.id}-preset-name"
         save = button("preset_save", f"Save {name.removeprefix('user/')}", name, kind="row") if own else ""
         delete = "Delete for good" if self._deleting == name else "Delete"
         rows = "".join(
-            f"<li>{esc(self.form.titles[each])} {button('preset_back', f'Restore {_words(value)}', each, kind='quiet')}</li>"
+            f"<li>{esc(self.titles[each])} {button('preset_back', f'Restore {_words(value)}', each, kind='quiet')}</li>"
             for each, value in changed.items()
         )
         rows = f'<ul class="plain">{rows}</ul>{button("preset_all_back", "Restore all", kind="row")}' if rows else ""
         return (
-            f'<details class="menu" name="{self.form.id}-menu"><summary class="btn quiet">Preset menu</summary>'
+            f'<details class="menu" name="{self.id}-menu"><summary class="btn quiet">Preset menu</summary>'
             f'<div class="menu-items" role="group" aria-label="Preset menu">{save}<div class="with-button">'
             f'<input type="text" class="text" id="{field}" aria-label="Name of the preset" placeholder="Name" maxlength="100">'
             f'<button type="button" class="btn" data-act="preset_save" data-arg="" data-from="{field}">Save as</button>'
@@ -200,14 +202,14 @@ class FormPresets:
         )
 
     def _json(self) -> str:
-        field = f"{self.form.id}-json"
+        field = f"{self.id}-json"
         try:
-            job = self.form.job(self.form.load())
+            job = self.job(self.load())
         except ProblemsError as error:
             return (
                 f'<p class="hint">Fix {count(len(error.problems), "problem")} to save this form or see it as JSON.</p>'
             )
-        text = json.dumps(preset_files.dump(job, task=self.form.task), indent=2, ensure_ascii=False)
+        text = json.dumps(preset_files.dump(job, task=self.task_name), indent=2, ensure_ascii=False)
         return (
             f'<details><summary class="btn row">JSON</summary><textarea id="{field}" class="text" rows="8" '
             f'spellcheck="false" aria-label="This form as JSON">{esc(text)}</textarea>'

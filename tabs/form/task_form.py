@@ -10,14 +10,12 @@ from core.settings.base import Settings, value_of
 from core.tasks import Task
 from tabs.context import Page
 from tabs.form.own_settings import changed_values, fields, usable
-from tabs.form.plain_presets import FormPresets, KeptForm
+from tabs.form.plain_presets import FormPresets, Values
 from tabs.form.task_settings import job_of, main_setting, own_settings_of
-
-Values = dict[str, Any]
 
 
 class TaskForm(FormPresets):
-    """load, keep: what is filled in, as plain values. without: settings that the form does not ask for.
+    """kept: reads what is filled in, as plain values, and keeps it. without: settings that the form does not ask for.
 
     A preset covers what is not about one dataset: neither files and folders nor the ending of its captions."""
 
@@ -27,40 +25,38 @@ class TaskForm(FormPresets):
         task: Task,
         id: str,
         act: str,
-        load: Callable[[], Any],
-        keep: Callable[[Values], None],
+        kept: tuple[Callable[[], Any], Callable[[Values], None]],
         without: Collection[str] = (),
     ):
-        self.task, self._act, self._load_kept, self._keep_values = task, act, load, keep
+        self.task, self._act, (self._read, self._write) = task, act, kept
         self.known = {name: entry for name, entry in own_settings_of(task).items() if name not in without}
         aside = {name for name, entry in self.known.items() if entry.names == "path" or entry.widget == "extension"}
         aside.add(main_setting(task))
         self.covered = {name: entry.default for name, entry in self.known.items() if name not in aside}
-        titles = {name: self.known[name].title for name in self.covered}
-        super().__init__(page, KeptForm(id, task.name, titles, self._all, self._keep, self._fresh, self._job, self._of))
+        super().__init__(page, id, task.name, {name: self.known[name].title for name in self.covered})
 
     def values(self) -> Values:
         """What is filled in."""
-        return usable(self.known, self._load_kept())
+        return usable(self.known, self._read())
 
-    def _all(self) -> Values:
+    def load(self) -> Values:
         return self.covered | self.values()
 
-    def _keep(self, values: Values) -> None:
+    def keep(self, values: Values) -> None:
         """Tasks that share a setting may have other defaults for it: one that nobody has touched is not kept."""
         before = self.values()
         new = {name: value for name, value in values.items() if name in self.known}
-        self._keep_values(
+        self._write(
             {name: value for name, value in new.items() if name in before or self.covered.get(name, ...) != value}
         )
 
-    def _fresh(self) -> Values:
-        return self._all() | self.covered
+    def fresh(self) -> Values:
+        return self.load() | self.covered
 
-    def _job(self, values: Values) -> Settings:
+    def job(self, values: Values) -> Settings:
         return job_of(self.task, {name: values[name] for name in self.covered}, self.page.project.job)
 
-    def _of(self, job: Settings, before: Values) -> tuple[Values, list[Problem]]:
+    def values_of(self, job: Settings, before: Values) -> tuple[Values, list[Problem]]:
         return before | {name: value_of(job, self.known[name].path) for name in self.covered}, []
 
     def change(self, name: str, text: str) -> None:
@@ -69,7 +65,7 @@ class TaskForm(FormPresets):
             what = f"There is no field '{name[:40]}' with '{text[:40]}'"
             raise ProblemsError.one(what, self.task.title, "reload the page", "tools.no-such-field")
         with self.page.project.lock:
-            self.put(changed_values(self.known, self._all(), name, text, self.page.roots))
+            self.put(changed_values(self.known, self.load(), name, text, self.page.roots))
 
     def bar(self) -> str:
         """The presets; nothing where there is nothing that one could hold."""
@@ -77,5 +73,5 @@ class TaskForm(FormPresets):
 
     def fields(self, names: Iterable[str], hints: Mapping[str, str], values: Values | None = None) -> str:
         """The controls of these settings. values: what they show, where that is not what is filled in."""
-        ids = {name: f"{self.form.id}-{name}" for name in self.known}
+        ids = {name: f"{self.id}-{name}" for name in self.known}
         return fields(self.known, self.values() if values is None else values, names, self._act, hints, ids)

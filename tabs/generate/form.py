@@ -316,16 +316,5 @@ def _is_use(use: Any) -> bool:
 
 def signature(job: GenerateJob) -> tuple[Any, ...]:
     """What two images share when they differ in nothing but their LoRAs and embeddings."""
-    asked = job.generate
-    fields: Sequence[str] = (
-        "prompt",
-        "negative_prompt",
-        "width",
-        "height",
-        "steps",
-        "guidance_scale",
-        "seed",
-        "sampler",
-        "prompt_weights",
-    )
-    return (*(getattr(asked, name) for name in fields), job.model.base_model, job.model.vae, job.model.clip_skip)
+    asked = [getattr(job.generate, name) for name in FIELDS if name not in ("count", "zero_terminal_snr")]
+    return (*asked, job.model.base_model, job.model.vae, job.model.clip_skip)

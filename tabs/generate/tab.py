@@ -20,7 +20,7 @@ from core.settings.base import Declared, Settings
 from core.settings.job import GenerateJob
 from tabs.context import Page
 from tabs.form.fields import events, label, widget
-from tabs.form.plain_presets import FormPresets, KeptForm
+from tabs.form.plain_presets import FormPresets
 from tabs.generate import form, view
 from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here, short, stamp_seen
 
@@ -151,6 +151,30 @@ def _fields(entries: Iterable[Declared]) -> dict[str, Any]:
     return made
 
 
+class Fields(FormPresets):
+    """The fields of the tab, kept by the project, with their presets."""
+
+    def __init__(self, page: Page):
+        super().__init__(page, "gen", "generate", form.TITLES)
+
+    def load(self) -> dict[str, Any]:
+        return form.kept_values(self.page.project.tab_state(TAB), self.page.project.job)
+
+    def keep(self, values: dict[str, Any]) -> None:
+        with self.page.project.lock:
+            self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"values": values})
+
+    def fresh(self) -> dict[str, Any]:
+        return form.start_values(self.page.project.job)
+
+    def job(self, values: dict[str, Any]) -> GenerateJob:
+        return form.job_of(values, self.page.project.job)
+
+    def values_of(self, job: Settings, before: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+        assert isinstance(job, GenerateJob)
+        return form.values_of(job, before, self.page.workspace, self.page.project.job.model)
+
+
 class Desk:
     """What the tab's handlers do. The fields are kept by the project, jobs and images by the engine."""
 
@@ -158,17 +182,7 @@ class Desk:
         self.page = page
         self._lock = threading.RLock()
         self._images: tuple[Any, list[view.Shown]] = (None, [])
-        kept = KeptForm(
-            id="gen",
-            task="generate",
-            titles=form.TITLES,
-            load=self._values,
-            keep=lambda values: self._keep(values=values),
-            fresh=lambda: form.start_values(page.project.job),
-            job=lambda values: form.job_of(values, page.project.job),
-            values=self._of_preset,
-        )
-        self.presets = FormPresets(page, kept)
+        self.presets = Fields(page)
 
     # -- what is kept
 
@@ -176,11 +190,7 @@ class Desk:
         return self.page.project.tab_state(TAB)
 
     def _values(self) -> dict[str, Any]:
-        return form.kept_values(self._state(), self.page.project.job)
-
-    def _keep(self, **changes: Any) -> None:
-        with self._lock:
-            self.page.project.keep(TAB, self._state() | changes)
+        return self.presets.load()
 
     def setter(self, name: str) -> Any:
         """A listener that keeps one field as it stands; it answers the LoRAs, of which other things may hold then, the presets,
@@ -198,10 +208,6 @@ class Desk:
     def _changed(self) -> dict[str, Any]:
         """What a change of any field alters beside it."""
         return {"loras": self._loras(), "presets": self.presets.html()}
-
-    def _of_preset(self, job: Settings, before: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-        assert isinstance(job, GenerateJob)
-        return form.values_of(job, before, self.page.workspace, self.page.project.job.model)
 
     def preset_act(self, event: gr.EventData) -> dict[str, Any]:
         with self._lock:
@@ -379,7 +385,8 @@ class Desk:
             self.page.engine.resume_queue()
         elif act == "close":
             with self._lock:
-                self._keep(closed=[*self._state().get("closed", []), arg[:40]][-50:])
+                closed = [*self._state().get("closed", []), arg[:40]][-50:]
+                self.page.project.keep(TAB, self._state() | {"closed": closed})
         return self._status()
 
     # -- images

@@ -58,7 +58,7 @@ class ToolForm:
         task = task or self.task
         if task.name not in self.page.forms:
             kept = partial(self._load, task), partial(self._keep_values, task)
-            self.page.forms[task.name] = TaskForm(self.page, task, f"tool-{task.name}", "field", *kept, (PREVIEW,))
+            self.page.forms[task.name] = TaskForm(self.page, task, f"tool-{task.name}", "field", kept, (PREVIEW,))
         return self.page.forms[task.name]
 
     def values(self, task: Task | None = None) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class ToolForm:
         first, rest = self._parts(known)
         form = asked.fields(first, hints, self._filled())
         more = self._more(rest, hints)
-        main = f"{asked.form.id}-{main_setting(task)}" if main_setting(task) else ""
+        main = f"{asked.id}-{main_setting(task)}" if main_setting(task) else ""
         go = _start("go", task.button, main, "primary")
         go += _start(PREVIEW, f"Preview {PREVIEWED} {previewed.unit}", main) if previewed else ""
         about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'

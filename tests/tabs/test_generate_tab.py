@@ -214,7 +214,7 @@ def test_generate_queues_what_the_fields_hold_now(desk):
 
 
 def test_a_missing_lora_or_model_is_said_before_anything_is_queued(desk):
-    desk._keep(values=form.start_values() | {"loras": [{"file": "gone.safetensors", "strength": 1.0}]})
+    desk.presets.keep(form.start_values() | {"loras": [{"file": "gone.safetensors", "strength": 1.0}]})
     with pytest.raises(ProblemsError, match="gone"):
         press(desk, base_model="models/nowhere")
     assert desk.page.engine.jobs == []
