@@ -175,7 +175,7 @@ def test_undo_does_not_touch_what_is_typed_while_it_is_carried_out(opened, slow)
     tab.keyboard.type(" new")
     tab.keyboard.press("Alt+ArrowRight")
     wait_until(lambda: on_disk(folder, 0) == "caption 0 new")
-    expect(tab.get_by_role("button", name="Undo")).to_be_enabled()
+    expect(tab.locator("#cap-buttons").get_by_role("button", name="Undo")).to_be_enabled()
     slow.seconds = 2.0
     tab.locator("#cap-buttons [data-act=undo]").click()
     box(tab).focus()
@@ -197,7 +197,7 @@ def test_undo_leads_to_its_image_also_when_a_later_question_is_answered_first(op
     tab, folder = opened(seconds=0.0)
     tab.keyboard.type(" new")
     tab.keyboard.press("Alt+ArrowRight")
-    expect(tab.get_by_role("button", name="Undo")).to_be_enabled()
+    expect(tab.locator("#cap-buttons").get_by_role("button", name="Undo")).to_be_enabled()
     listed, quick, others = Event(), Desk._do, []
 
     def held(desk, act, *asked):
@@ -239,7 +239,7 @@ def test_a_file_that_another_program_changed_is_asked_about_also_after_moving_on
     tab.get_by_role("button", name="Keep mine").click()
     wait_until(lambda: on_disk(folder, 0) == "caption 0 mine")
     expect(unsaved).to_be_hidden()
-    tab.get_by_role("button", name="Undo").click()
+    tab.locator("#cap-buttons").get_by_role("button", name="Undo").click()
     wait_until(lambda: on_disk(folder, 0) == "from elsewhere")
     expect(box(tab)).to_have_value("from elsewhere")
 
