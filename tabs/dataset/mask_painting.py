@@ -115,7 +115,7 @@ class Masks:
             line = f"Mask from {printable(placed.image.conditioning.parent.name)}, used for training."
         else:
             line = f"Mask not used, as masked loss is off: {whole}."
-        return {"line": line, "offer": spot.folder.is_dir() and not uses}
+        return {"line": line, "offer": spot.folder.is_dir() and not uses and not concept.control}
 
     def open(self, spot: Spot) -> dict[str, Any]:
         """What the painter needs. mask: a gray PNG of the image's size as an address, "" for none."""
@@ -158,6 +158,9 @@ class Masks:
         if not spot.folder.is_dir():
             what, fix = "No masks have been painted for this folder", "paint one first"
             raise ProblemsError.one(what, printable(spot.images), fix, "mask.none-painted")
+        if self._in_force(placed).control:
+            what, fix = "The mask folder of these images holds their control images", "choose another training method"
+            raise ProblemsError.one(what, printable(spot.images), fix, "mask.control-images")
         with self._lock:
             painting.add_missing(spot.folder, self._own_masks(spot))
         chosen = {"conditioning_data_dir": display_path(spot.folder), "masked_loss": True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -99,6 +100,14 @@ def test_a_saved_mask_is_gray_of_the_images_size_and_is_shown_again(folder):
     assert again["version"] == answer["version"] != ""
     assert (shown(again).getpixel((31, 47)), shown(again).getpixel((32, 47))) == (255, 0)
     assert files(folder) == before
+
+
+def test_masks_never_take_the_place_of_control_images(folder, monkeypatch):
+    painter, before = Painter(folder), Masks._in_force
+    monkeypatch.setattr(Masks, "_in_force", lambda *asked: replace(before(*asked), control=True))
+    assert not painter.save("a.png", left_half((64, 48)))["offer"]
+    assert codes(painter.ask("use", "a.png")) == ["mask.control-images"]
+    assert not painter.page.project.job.dataset.conditioning_data_dir
 
 
 def test_one_click_trains_the_folder_with_its_masks_and_undo_takes_it_back(folder):
