@@ -27,6 +27,7 @@ from core.settings.named import Limits, refused
 from core.settings.presets.files import dump, to_values
 from core.settings.rules import ineffective, training_problems
 from core.tools.inspect import inspect
+from tests.models import tiny_folder
 from tests.tabs.work_parts import wait_until
 from tests.training import test_samples_and_generate as again
 
@@ -122,6 +123,18 @@ def test_it_begins_as_the_model_trains_and_resumes_exactly_and_its_file_is_known
     assert facts["tensors"] == len(tensors)
     with safe_open(whole.file(), "pt") as file:
         assert file.metadata()["modelspec.architecture"] == "stable-diffusion-v1/controlnet"
+
+
+def test_of_sdxl_it_reads_pooled_texts_and_sizes_too(groups, train, images, tmp_path):
+    line = f"a fox --d 3 --s 2 --cn {next(images.glob('*.png'))}"
+    more = {
+        "model": {"base_model": str(tiny_folder("sdxl", tmp_path / "sdxl"))},
+        "dataset": {"bucket_reso_steps": 32, "flip_aug": True},
+    }
+    training, plain = train(**groups(**more, samples={"sample_prompts": [line]})), train(**more)
+    assert training.start() == plain.start() == "done" and len(training.lines("sample")) == 2
+    assert training.losses()[1] == pytest.approx(plain.losses()[1], rel=1e-5)
+    assert inspect(training.file())["family"] == "sdxl"
 
 
 def test_its_file_is_what_the_next_training_begins_with(groups, train, at_first_step):
