@@ -42,7 +42,11 @@ class ClassForm:
         """Queue the job; a new folder to list when there is none yet for it."""
         number = self.open_on
         entry = listed[number] if number is not None and 0 <= number < len(listed) else None
-        job = self._job_into(entry)
+        try:
+            job = self._job_into(entry)
+        except ProblemsError as error:
+            self.form.mark(error.problems)
+            raise
         self.page.engine.submit(TASK, job, title=f"Regularization images: {job.class_images.class_word or 'class'}")
         self._keep(class_on=None)
         return None if entry else Source(folder=job.class_images.folder or "", role="regularization")
@@ -83,11 +87,9 @@ class ClassForm:
         if not is_open:
             return f'<div class="class-line">{head}</div>'
         word = (entry.class_word if entry else None) or first_class_word(self.page.project.job.dataset)
-        known = self.form.known
-        hints = {name: entry.hint for name, entry in known.items()}
-        hints |= {"class_word": word} if word else {}
-        form = self.form.fields([name for name in known if known[name].level == "shown"], hints)
-        more = self.form.fields([name for name in known if known[name].level != "shown"], hints)
+        known, hints = self.form.known, {"class_word": word} if word else {}
+        form = self.form.fields([name for name in known if known[name].level == "shown"], hints=hints)
+        more = self.form.fields([name for name in known if known[name].level != "shown"], hints=hints)
         make = button("class_make", "Generate", number, kind="primary")
         about = "At the training resolutions. Only missing images are generated, so a stopped job can be resumed."
         return (

@@ -352,11 +352,11 @@ class Desk:
             self.page.setup.keep()
         elif act == "get_model":
             tabs = gr.Tabs(selected="Tools")
-        elif act in ("class", "class_make"):
-            self._class_images(act, arg)
-        elif act in ("own", "clear", "remove", "class_field"):
+        elif act in ("own", "clear", "remove", "class", "class_make", "class_field"):
             try:
-                if act == "class_field":
+                if act in ("class", "class_make"):
+                    self._class_images(act, arg)
+                elif act == "class_field":
                     self.class_form.form.change(arg, value)
                 else:
                     self._change_source(act, arg, value)

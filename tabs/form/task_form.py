@@ -29,6 +29,7 @@ class TaskForm(FormPresets):
         without: Collection[str] = (),
     ):
         self.task, self._act, (self._read, self._write) = task, act, kept
+        self._wrong: set[str] = set()
         self.known = {name: entry for name, entry in own_settings_of(task).items() if name not in without}
         aside = {name for name, entry in self.known.items() if entry.names == "path" or entry.widget == "extension"}
         aside.add(main_setting(task))
@@ -71,7 +72,23 @@ class TaskForm(FormPresets):
         """The presets; nothing where there is nothing that one could hold."""
         return self.html() if self.covered else ""
 
-    def fields(self, names: Iterable[str], hints: Mapping[str, str], values: Values | None = None) -> str:
-        """The controls of these settings. values: what they show, where that is not what is filled in."""
+    def put(self, values: Values, preset: str | None = None) -> None:
+        self._wrong = set()
+        super().put(values, preset)
+
+    def mark(self, problems: Iterable[Problem]) -> None:
+        """The fields that these problems name are shown as wrong until one is changed."""
+        self._wrong = {each.where.rpartition(".")[2] for each in problems}
+
+    def fields(self, names: Iterable[str], values: Values | None = None, hints: Mapping[str, str] = {}) -> str:
+        """The controls of these settings.
+
+        values   what they show, where that is not what is filled in     hints   what an empty one means here
+        """
         ids = {name: f"{self.id}-{name}" for name in self.known}
-        return fields(self.known, self.values() if values is None else values, names, self._act, hints, ids)
+        empty = {
+            name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in self.known.items()
+        }
+        said = {name: hint for name, hint in empty.items() if self.known[name].optional} | dict(hints)
+        shown = self.values() if values is None else values
+        return fields(self.known, shown, names, self._act, said, ids, self._wrong)

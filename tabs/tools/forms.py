@@ -11,7 +11,6 @@ from typing import Any
 import gradio as gr
 
 from core.record.problems import Problem, ProblemsError
-from core.settings.base import Declared
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
 from tabs.form.task_form import TaskForm
@@ -134,12 +133,7 @@ class ToolForm:
 
     def html(self) -> str:
         task, asked = self.task, self.form()
-        previewed, known = own_settings_of(task).get(PREVIEW), asked.known
-        empty = {name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in known.items()}
-        hints = {name: hint for name, hint in empty.items() if known[name].optional}
-        first, rest = self._parts(known)
-        form = asked.fields(first, hints, self._filled())
-        more = self._more(rest, hints)
+        previewed = own_settings_of(task).get(PREVIEW)
         main = f"{asked.id}-{main_setting(task)}" if main_setting(task) else ""
         go = _start("go", task.button, main, "primary")
         go += _start(PREVIEW, f"Preview {PREVIEWED} {previewed.unit}", main) if previewed else ""
@@ -148,32 +142,26 @@ class ToolForm:
             f"<div data-n='{self._state().get('turn', 0)}'>"
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
             f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{asked.bar()}</div>'
-            f'<div class="concept-fields">{form}</div>{more}'
+            f"{self._fields()}"
             f'<div class="class-line">{go}{about}</div></section></div>'
         )
 
-    def _opened(self) -> bool:
-        return self.card.name in self._state().get("opened", [])
-
-    def _parts(self, known: dict[str, Declared]) -> tuple[list[str], list[str]]:
-        """The fields that are always there, and those of a long form that are opened. While they are closed, those with a value
-        of their own stand with the first."""
-        if len(known) <= SHORT:
-            return list(known), []
-        filled, opened = self._filled(), self._opened()
-        own = {name for name, entry in known.items() if filled.get(name, entry.default) != entry.default and not opened}
-        first = [name for name, entry in known.items() if entry.level == "shown" or name in own]
-        return first, [name for name in known if name not in first]
-
-    def _more(self, rest: list[str], hints: dict[str, str]) -> str:
-        """The button of the other settings, and they themselves once it was pressed."""
-        if not rest:
-            return ""
-        words = f"{'Fewer' if self._opened() else 'More'} settings ({len(rest)})"
-        press = f'<div class="class-line">{button("more", words, kind="quiet", again=True)}</div>'
-        if not self._opened():
-            return press
-        return f'{press}<div class="concept-fields">{self.form().fields(rest, hints, self._filled())}</div>'
+    def _fields(self) -> str:
+        """The fields. Those of a long form that are not shown at first are opened by a button; while they are closed, one with a
+        value of its own stands with the first."""
+        form, filled, opened = self.form(), self._filled(), self.card.name in self._state().get("opened", [])
+        own = {
+            name
+            for name, entry in form.known.items()
+            if filled.get(name, entry.default) != entry.default and not opened
+        }
+        shown = {name for name, entry in form.known.items() if entry.level == "shown" or len(form.known) <= SHORT} | own
+        rest = [name for name in form.known if name not in shown]
+        words = f"{'Fewer' if opened else 'More'} settings ({len(rest)})"
+        more = f'<div class="class-line">{button("more", words, kind="quiet", again=True)}</div>' if rest else ""
+        first = form.fields([name for name in form.known if name in shown], filled)
+        others = f'<div class="concept-fields">{form.fields(rest, filled)}</div>' if rest and opened else ""
+        return f'<div class="concept-fields">{first}</div>{more}{others}'
 
     def _choice(self) -> str:
         """The list of the card's tasks, where it has several."""
@@ -226,7 +214,8 @@ class ToolForm:
                 self._refused[browser.session] = (time.monotonic(), error.problems)
                 raise
             self.page.browsers.say(browser, "error", problems=error.problems, about=about)
-            return gr.skip()
+            self.form().mark(error.problems)
+            return self.html()
         if act_of(event)[0] in STARTS:
             self.page.browsers.succeeded(browser, about)
         return shown

@@ -532,6 +532,7 @@ def test_class_images_without_a_class_are_refused_with_the_fix(desk):
     with pytest.raises(ProblemsError) as refused:
         desk.act(event("class_make", "-1"))
     assert refused.value.codes == ["class-images.no-class"] and not made
+    assert 'id="class-class_word" aria-invalid="true"' in desk._render()["sources"]
 
 
 def test_regularization_images_have_presets_of_their_own(desk):

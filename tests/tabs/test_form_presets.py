@@ -9,7 +9,7 @@ from test_generate_tab import Engine
 from work_parts import event, make_page, said
 
 from core import tasks
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import apply
 from tabs.form.presets_bar import choices
@@ -190,3 +190,12 @@ def test_a_default_that_nobody_chose_is_not_taken_over_by_another_task(desk):
     form = ToolForm(desk.page, tasks.named("tag").card)
     fill(form, thresh="0.4")
     assert form.values().keys() <= {"thresh"}
+
+
+def test_what_stands_against_a_start_is_marked_at_its_field_until_one_is_changed(desk):
+    form = ToolForm(desk.page, tasks.named("resize").card)
+    wrong = 'id="tool-resize-max_resolution" aria-invalid="true"'
+    form.form().mark([Problem("This cannot be", "resize.max_resolution", "use another")])
+    assert wrong in form.html() and form.html().count("aria-invalid") == 1
+    fill(form, max_resolution="256")
+    assert "aria-invalid" not in form.html()
