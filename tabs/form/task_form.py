@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ class TaskForm(FormPresets):
         self.known = {name: entry for name, entry in own_settings_of(task).items() if name not in without}
         aside = {name for name, entry in self.known.items() if entry.names == "path" or entry.widget == "extension"}
         aside.add(main_setting(task))
-        self.covered = {name: entry.default for name, entry in self.known.items() if name not in aside}
+        self.covered = _plain({name: entry.default for name, entry in self.known.items() if name not in aside})
         super().__init__(page, id, task.name, {name: self.known[name].title for name in self.covered})
 
     def values(self) -> Values:
@@ -41,12 +42,12 @@ class TaskForm(FormPresets):
         return usable(self.known, self._read())
 
     def load(self) -> Values:
-        return self.covered | self.values()
+        return self.covered | _plain(self.values())
 
     def keep(self, values: Values) -> None:
         """Tasks that share a setting may have other defaults for it: one that nobody has touched is not kept."""
-        before = self.values()
-        new = {name: value for name, value in values.items() if name in self.known}
+        self._wrong, before = set(), self.values()
+        new = {name: value for name, value in _plain(values).items() if name in self.known}
         self._write(
             {name: value for name, value in new.items() if name in before or self.covered.get(name, ...) != value}
         )
@@ -58,7 +59,7 @@ class TaskForm(FormPresets):
         return job_of(self.task, {name: values[name] for name in self.covered}, self.page.project.job)
 
     def values_of(self, job: Settings, before: Values) -> tuple[Values, list[Problem]]:
-        return before | {name: value_of(job, self.known[name].path) for name in self.covered}, []
+        return before | _plain({name: value_of(job, self.known[name].path) for name in self.covered}), []
 
     def change(self, name: str, text: str) -> None:
         """One field as a person wrote it. Raises ProblemsError."""
@@ -71,10 +72,6 @@ class TaskForm(FormPresets):
     def bar(self) -> str:
         """The presets; nothing where there is nothing that one could hold."""
         return self.html() if self.covered else ""
-
-    def put(self, values: Values, preset: str | None = None) -> None:
-        self._wrong = set()
-        super().put(values, preset)
 
     def mark(self, problems: Iterable[Problem]) -> None:
         """The fields that these problems name are shown as wrong until one is changed."""
@@ -92,3 +89,8 @@ class TaskForm(FormPresets):
         said = {name: hint for name, hint in empty.items() if self.known[name].optional} | dict(hints)
         shown = self.values() if values is None else values
         return fields(self.known, shown, names, self._act, said, ids, self._wrong)
+
+
+def _plain(values: Values) -> Values:
+    """As they come out of a file: what is typed, kept and saved is compared."""
+    return json.loads(json.dumps(values))  # type: ignore[no-any-return]

@@ -165,6 +165,20 @@ def test_a_tagger_has_presets_and_undo_like_every_form(desk, form):
     assert "strict" not in ToolForm(desk.page, tasks.named("resize").card).html()
 
 
+def test_a_pair_is_the_same_typed_kept_and_saved(desk):
+    form = ToolForm(desk.page, tasks.named("faces").card)
+    form.choose("faces")
+    assert form.form().changed() == {}
+    fill(form, crop_size="256x128")
+    assert form.form().changed() == {"crop_size": [512, 512]}
+    form.act(event("preset_save", "", "wide"))
+    assert form.form().changed() == {}
+    fill(form, crop_size="512x512")
+    assert form.form().changed() == {"crop_size": [256, 128]}
+    form.act(event("preset_load", "", ""))
+    assert form.form().changed() == {} and form.values()["crop_size"] == [512, 512]
+
+
 def test_a_preset_of_a_task_leaves_the_dataset_alone(desk):
     form = ToolForm(desk.page, tasks.named("resize").card)
     fill(form, folder="models/starter/images", max_resolution="256")
