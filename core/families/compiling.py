@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -99,18 +99,27 @@ def try_compiling(backend: str, device: str) -> None:
 class CompiledBlocks:
     """The U-Net's blocks, compiled at their first use, until `release`.
 
+    kinds           classes of the blocks
     several_sizes   images come in several sizes: one piece is made for all of them, a little slower than for one
     say             reports a sentence and its fix, once, when a block has been compiled for so many sizes that further ones
                     are computed as without
     """
 
-    def __init__(self, unet: nn.Module, backend: str, say: Callable[[str, str], None], *, several_sizes: bool):
+    def __init__(
+        self,
+        unet: nn.Module,
+        backend: str,
+        say: Callable[[str, str], None],
+        *,
+        several_sizes: bool,
+        kinds: Sequence[str] = BLOCKS,
+    ):
         import torch
 
         self.pieces: Counter[str] = Counter()  # compiled so far, by kind of block
         self._say = say
         self._backend = torch._dynamo.lookup_backend(backend)
-        self._blocks = [block for block in unet.modules() if type(block).__name__ in BLOCKS]
+        self._blocks = [block for block in unet.modules() if type(block).__name__ in kinds]
         widths = defaultdict(set)
         for block in self._blocks:
             widths[type(block).__name__].add(tuple(tuple(weight.shape) for weight in block.parameters()))
@@ -121,7 +130,7 @@ class CompiledBlocks:
         config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, self._most)
         # Never None: torch would then make the second form a piece for all forms, so that what a form computes depended on
         # which one came first, and a resumed run would not equal an unbroken one.
-        for kind in BLOCKS:
+        for kind in kinds:
             make = partial(self._compile, kind)
             for block in self._blocks:
                 if type(block).__name__ == kind:

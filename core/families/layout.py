@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.families.compiling import BLOCKS
 from core.families.sd_parts import sd_misfits
 from core.families.token_count import VOCABULARY
 from core.formats.models.diffusers_folder import Published
@@ -22,6 +23,7 @@ class Layout:
     denoiser, text_encoders    names of these parts, as in a diffusers folder
     tokenizers       model folder or None -> the tokenizer of each text encoder
     vae_overflows    whether the published VAE gives numbers beyond fp16's range
+    blocks           classes of the denoiser's blocks that torch.compile compiles, each for all blocks of its widths
     misfits          (configs by part, path) -> why complete parts do not work together
     find_prediction  finds by a U-Net whether it predicts "epsilon" or "v", where the file does not; None: epsilon
     """
@@ -33,6 +35,7 @@ class Layout:
     vae_overflows: bool = False
     find_prediction: Callable[[Any], str] | None = None
     denoiser: str = "unet"
+    blocks: tuple[str, ...] = BLOCKS
     misfits: Callable[[Mapping[str, Mapping[str, Any]], Path], list[str]] = sd_misfits
 
     @property

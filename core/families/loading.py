@@ -24,7 +24,7 @@ from core.families.components import PARTS, Components
 from core.families.imports import quick_imports, turns_often
 from core.families.layout import Layout
 from core.families.locate import check_family
-from core.families.vae import safe_type
+from core.families.vae import overflows, safe_type
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo
 from core.formats.models import text_keys
@@ -70,11 +70,15 @@ def load(
     checkpoint = open_checkpoint(path, layout.family, kohya_projection=kohya_projection)
     check_family(checkpoint.kind, path, layout.family)
     found = _chosen_parts(layout, checkpoint, vae, wanted)
-    dtypes = {part.name: dtype for part in found}
+    kinds = {part.name: layout.kind(part.name) for part in found}
+    dtypes = {name: safe_type(kind.overflows, dtype, device) for name, kind in kinds.items()}
     if "vae" in dtypes:
-        dtypes["vae"] = safe_type(layout, _vae_config(layout, checkpoint, vae), vae_dtype, device)
+        dtypes["vae"] = safe_type(overflows(layout, _vae_config(layout, checkpoint, vae)), vae_dtype, device)
     with turns_often(), ThreadPoolExecutor(1, thread_name_prefix="read-weights") as reader:
-        states = {part.name: reader.submit(read_part, part, dtypes[part.name], device, cancel) for part in found}
+        states = {
+            part.name: reader.submit(read_part, part, dtypes[part.name], device, cancel, kinds[part.name].wide)
+            for part in found
+        }
         try:
             modules = {part.name: _build(layout, part, states) for part in found}
         except BaseException:

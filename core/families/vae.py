@@ -12,12 +12,15 @@ from core.record import machine
 from core.record.queued import queued
 
 
-def safe_type(
-    layout: Layout, config: Mapping[str, Any], wanted: torch.dtype, device: str | torch.device
-) -> torch.dtype:
-    """The type to load a VAE in. SDXL's published VAE overflows fp16 and gives black images: it gets bf16 where the
-    device computes in that, else fp32. The repaired one says `force_upcast: false` in its config and may have fp16."""
-    if wanted != torch.float16 or not layout.vae_overflows or config.get("force_upcast") is False:
+def overflows(layout: Layout, config: Mapping[str, Any]) -> bool:
+    """Whether a VAE exceeds fp16's range. SDXL's published one does and gives black images; the repaired one says
+    `force_upcast: false` in its config."""
+    return layout.vae_overflows and config.get("force_upcast") is not False
+
+
+def safe_type(overflowing: bool, wanted: torch.dtype, device: str | torch.device) -> torch.dtype:
+    """The type to load a part in that may exceed fp16's range: bf16 where the device computes in that, else fp32."""
+    if wanted != torch.float16 or not overflowing:
         return wanted
     return torch.bfloat16 if machine.bf16_is_fast(str(device)) else torch.float32
 

@@ -18,8 +18,9 @@ SizeOf = Callable[[Target], BlockSize | None]
 
 
 def part_of(name: str) -> str:
-    """The part of a kohya module name: "unet" or "text_encoder" (lora_te, lora_te1, lora_te2)."""
-    return "unet" if name.startswith("lora_unet") else "text_encoder"
+    """The part of a layer's name in a file: "text_encoder" (lora_te, lora_te1 ...), else "unet", as sd-scripts calls the
+    denoiser of every family."""
+    return "text_encoder" if name.startswith(("lora_te", "text_encoder")) else "unet"
 
 
 def has_large_kernel(module: nn.Module) -> bool:

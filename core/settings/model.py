@@ -16,12 +16,17 @@ class FamilyTraits:
     unused      (dotted path, reason) of settings that have no effect on its models
     size_step   sides of its images are multiples of so many pixels
     single_file whether its models are also saved as one file
+    unet        whether its denoiser is diffusers' U-Net, which alone has some ways to compute attention and outer and inner
+                blocks
+    clip        whether all its text encoders are CLIP, which alone learns new words (textual inversion)
     """
 
     objective: str = "diffusion"
     unused: tuple[tuple[str, str], ...] = ()
     size_step: int = 8
     single_file: bool = True
+    unet: bool = True
+    clip: bool = True
 
 
 FAMILIES: dict[str, FamilyTraits] = {  # by name; others are added as they register

@@ -269,16 +269,26 @@ def in_file_order(part: Part) -> Iterator[tuple[Path, list[tuple[str, Place]]]]:
 
 
 def read_part(
-    part: Part, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", cancel: CancelToken | None = None
+    part: Part,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    cancel: CancelToken | None = None,
+    wide: tuple[str, ...] = (),
 ) -> dict[str, torch.Tensor]:
-    """The part's tensors by name, in `dtype` on `device`. Memory: these tensors plus one at a time."""
+    """The part's tensors by name, in `dtype` on `device`. Memory: these tensors plus one at a time.
+
+    wide  beginnings of names that stay in float32
+    """
+    import torch
+
     state = {}
     for file, places in in_file_order(part):
         with TensorFile(file) as handle:
             for name, place in places:
                 if cancel is not None:
                     cancel.check()
-                state[name] = handle.read_entry(place.entry, dtype).to(device)
+                own = torch.float32 if name.startswith(wide) else dtype
+                state[name] = handle.read_entry(place.entry, own).to(device)
     return state
 
 

@@ -44,6 +44,8 @@ class PartKind:
     tied      another name of a tensor that a file holds once -> its name there
     named     (module, state) -> the state with the names of this version's class
     unused    tensors of files that are not read
+    wide      beginnings of tensors' names that stay in float32 whatever the part is loaded in
+    overflows whether its numbers exceed fp16's range: it is loaded in bf16 or fp32 then
     in_folder (config, tensors by the core's names) -> tensors with names and shapes of a diffusers folder
     stem      of its weight files in a diffusers folder
     """
@@ -59,6 +61,8 @@ class PartKind:
     named: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = _as_it_is
     in_folder: Callable[[Mapping[str, Any], State], State] = _as_it_is
     unused: frozenset[str] = frozenset()
+    wide: tuple[str, ...] = ()
+    overflows: bool = False
     stem: str = "diffusion_pytorch_model"
 
     def maker(self) -> Callable[[Mapping[str, Any]], Any]:

@@ -14,6 +14,9 @@ WHERE = "embedding.token_string"
 
 def problems(job: TrainJob) -> Iterator[Problem]:
     settings = job.embedding
+    if job.model.traits and not job.model.traits.clip:
+        what = "Textual inversion needs a model whose text encoders are all CLIP"
+        yield Problem(what, "method.kind", "choose LoRA, or another model", code="embedding.other-encoders")
     if not settings.words:
         what, fix = "Textual inversion has no token to train", "write a new token, such as zkw"
         yield Problem(what, WHERE, fix, code="embedding.no-token")

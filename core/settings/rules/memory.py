@@ -26,6 +26,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "torch.compile does not work with DeepSpeed"
         where = "memory.torch_compile, sharding.deepspeed"
         yield Problem(what, where, "turn one of them off", code="memory.compile-with-deepspeed")
+    yield from _of_a_unet(job)
     for name in FP8:
         if getattr(memory, name) and job.method.traits.base_trains:
             what = "fp8 weights cannot be trained, and this method trains the full model"
@@ -39,6 +40,19 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "This attention stores all attention scores for the backward pass, several times the memory of SDPA"
         fix = "use auto, or turn on gradient checkpointing"
         yield Problem(what, "memory.attention", fix, "advice", code="memory.attention-without-checkpointing")
+
+
+def _of_a_unet(job: TrainJob) -> Iterator[Problem]:
+    """Ways to save memory that only a U-Net has."""
+    memory = job.memory
+    if job.model.traits is None or job.model.traits.unet:
+        return
+    if memory.attention in ("plain", "sliced"):
+        what = f"The attention '{memory.attention}' is for U-Nets, and models of this family have none"
+        yield Problem(what, "memory.attention", "use auto", code="memory.attention-of-unet")
+    if memory.gradient_checkpointing and memory.checkpoint_blocks != "all":
+        what = "Outer and inner blocks are a U-Net's, and models of this family have none"
+        yield Problem(what, "memory.checkpoint_blocks", "use all", code="memory.blocks-of-unet")
 
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:

@@ -238,7 +238,9 @@ def compile_blocks(inputs: Inputs, unet: nn.Module) -> CompiledBlocks | None:
     def say(what: str, fix: str) -> None:
         context.say(what, "warning", fix)
 
-    return CompiledBlocks(unet, memory.dynamo_backend, say, several_sizes=len(sizes) > 1)
+    return CompiledBlocks(
+        unet, memory.dynamo_backend, say, several_sizes=len(sizes) > 1, kinds=inputs.family.layout.blocks
+    )
 
 
 def step_within_backward(inputs: Inputs, optimizer: Optimizer, guard: NonFiniteGuard) -> FusedBackward | None:

@@ -123,7 +123,7 @@ def _of_the_parts(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 
 def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems that the rules find once the family is known from the model, for settings without a problem so far."""
+    """Problems that the rules find once the family is known from the model, besides those that they find without it."""
     if job.model.family != "auto":
         return []
     try:
@@ -131,8 +131,9 @@ def _of_the_family(job: TrainJob, workspace: Workspace) -> list[Problem]:
     except (ProblemsError, OSError):
         return []
     known = job.model_copy(update={"model": job.model.model_copy(update={"family": family})})
-    named = {problem.where for problem in [*training_problems(job), *set_without_effect(job)]}
-    return [each for each in [*training_problems(known), *set_without_effect(known)] if each.where not in named]
+    named = {(each.where, each.code) for each in [*training_problems(job), *set_without_effect(job)]}
+    found = [*training_problems(known), *set_without_effect(known)]
+    return [each for each in found if (each.where, each.code) not in named]
 
 
 def _of_the_samplers(job: TrainJob, workspace: Workspace) -> list[Problem]:

@@ -37,6 +37,27 @@ def test_a_lora_trains_resumes_exactly_and_shows_samples(model, train):
     assert (whole.folder.path / sample).stat().st_size > 500
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"memory": {"mixed_precision": "bf16", "cache_latents": "off", "gradient_checkpointing": True}},
+        {"memory": {"fp8_base": True, "torch_compile": True, "dynamo_backend": "eager"}},
+        {
+            "network": {"train_text_encoder": True},
+            "validation": {"validation_split": 0.4},
+            "dataset": {"alpha_mask": True},
+        },
+    ],
+    ids=["half precision", "fp8 and compiled", "encoders and masks"],
+)
+def test_the_ways_to_save_memory_and_to_train_are_its_own_too(groups, model, train):
+    from core.settings.flags import merge
+
+    training = train(**merge(model, groups), schedule={"max_train_steps": 2})
+    assert training.start() == "done"
+    assert all(0 < loss < 10 for loss in training.losses().values()), training.losses()
+
+
 def test_its_lora_is_read_again_as_starting_weights_in_generate_and_by_inspect(model, train, workspace):
     from PIL import Image
 
@@ -129,6 +150,15 @@ def test_its_prediction_is_that_of_diffusers_pipeline(folder):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+def test_what_does_not_bear_half_precision_stays_wide(folder):
+    from core.families import family
+
+    half = family("dit").load(folder, dtype=torch.float16)
+    assert half.denoiser.proj_out.weight.dtype == half.text_encoders[0].dtype == torch.float16
+    assert half.denoiser.pos_embed.pos_embed.dtype == torch.float32
+    assert half.text_encoders[2].dtype != torch.float16
+
+
 def _joined(texts):
     from torch.nn.functional import pad
 
@@ -147,6 +177,9 @@ def test_what_its_models_cannot_have_is_told_before_the_start(model, make_job, w
         "dataset.size-step": {"dataset": {"bucket_reso_steps": 8}},
         "saving.no-single-file": {"method": {"kind": "fine_tune"}},
         "sampler.other-objective": {"samples": {"sample_prompts": ["a fox"]}},
+        "embedding.other-encoders": {"method": {"kind": "embedding"}, "embedding": {"token_string": "zunkel"}},
+        "memory.attention-of-unet": {"memory": {"attention": "sliced"}},
+        "memory.blocks-of-unet": {"memory": {"gradient_checkpointing": True, "checkpoint_blocks": "outer"}},
         "settings.no-effect": {"model": model["model"] | {"prediction": "v"}},
     }
     for code, groups in told.items():

@@ -15,6 +15,7 @@ register_part(
         "SD3Transformer2DModel",
         "diffusers.models.transformers.transformer_sd3",
         needed=("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim"),
+        wide=("pos_embed.pos_embed",),
         checks={"num_layers": lambda value: type(value) is int and 1 <= value <= 100},
     )
 )
@@ -24,6 +25,7 @@ register_part(
         "transformers.models.t5.modeling_t5",
         needed=("d_model", "num_layers", "num_heads", "d_ff"),
         config=("transformers.models.t5.configuration_t5", "T5Config"),
+        overflows=True,
         tied={"encoder.embed_tokens.weight": "shared.weight"},
         stem="model",
     )
@@ -61,7 +63,12 @@ register(
     "tests.seams.toys.dit_family",
     _recognizes,
     FamilyTraits(
-        "dit_flow", (("model.prediction", "ignored: it predicts the way from image to noise"),), 16, single_file=False
+        "dit_flow",
+        unused=(("model.prediction", "ignored: it predicts the way from image to noise"),),
+        size_step=16,
+        single_file=False,
+        unet=False,
+        clip=False,
     ),
     _recognizes_folder,
     lora_names="lora_unet_transformer_blocks_",

@@ -122,6 +122,7 @@ FAMILY = DiTFamily(
         denoiser="transformer",
         text_encoders=TEXTS,
         tokenizers=(load_tokenizer, partial(load_tokenizer, pad="!", pad_is_mark=False), _t5_tokenizer),
+        blocks=("JointTransformerBlock",),
         misfits=_misfits,
     ),
     encode_captions=_encode_captions,
