@@ -29,7 +29,7 @@ class OptimizerSettings(Settings):
     learning_rate: float = kohya_setting(
         1e-4,
         first="step",
-        brief="Step size of the optimizer.",
+        brief="Optimizer step size.",
         level="shown",
         help="1e-4 for a LoRA of SD 1.5, 2e-6 for a full model, 5e-3 for an embedding. Too high damages the model, too low has no effect.",
     )
