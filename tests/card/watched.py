@@ -110,8 +110,11 @@ class _AtOnce:
         pass
 
 
-def _without_content(part, dtype=None, device="cpu", cancel=None):
-    return {name: torch.empty(place.entry.shape, dtype=dtype, device=device) for name, place in part.places.items()}
+def _without_content(part, dtype=None, device="cpu", cancel=None, wide=()):
+    return {
+        name: torch.empty(place.entry.shape, dtype=torch.float32 if name.startswith(wide) else dtype, device=device)
+        for name, place in part.places.items()
+    }
 
 
 _plain_to = torch.nn.Module.to

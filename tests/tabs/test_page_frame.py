@@ -28,7 +28,8 @@ STANDS = """() => {
 
 # The cards of Tools: where they stand, and how much of their width something reaches.
 CARDS = """() => [...document.querySelectorAll(
-    ".column:has(> #tools-holder) > :not(.tool-tasks-holder) :is(.card, .block-part)")].map((card) => {
+    ".column:has(> #tools-holder) > :not(.tool-tasks-holder) :is(.card, .block-part:not(.form-presets))"
+)].map((card) => {
   const box = card.getBoundingClientRect(), parts = [...card.querySelectorAll("input, select, textarea, button, p, li")];
   const reached = Math.max(...parts.map((part) => part.getBoundingClientRect().right));
   const [top, right, height] = [box.top, box.right, box.height].map(Math.round);
