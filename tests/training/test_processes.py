@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from core import extensions
 from core.cli.main import main
 from core.cli.options import commands, split_options
 from core.dataset.buckets.batches import Planned
@@ -335,6 +336,7 @@ def test_what_ended_another_process_is_what_the_run_says(make_job, tmp_path, mon
     for name, value in (("PYTHONPATH", str(tmp_path)), ("CUDA_VISIBLE_DEVICES", "")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(allowed, "_by_flag", set())
+    monkeypatch.setattr(extensions, "EXTENSIONS", extensions.EXTENSIONS)
     places = ["--outputs", str(outputs), "--models", str(PROJECT / "models"), "--device", "cpu"]
     more = ["--allow-module", "failing", "--memory.num_processes", "2"]
     try:
