@@ -89,10 +89,10 @@ def board(elem_id: str, value: str = "", label: str = "", script: str = "", **mo
     )
 
 
-def act_of(event: gr.EventData) -> tuple[str, str, str]:
-    """(act, arg, value) of a board's event, as texts whatever the browser sent."""
+def act_of(event: gr.EventData, longest: int = 4000) -> tuple[str, str, str]:
+    """(act, arg, value) of a board's event, as texts whatever the browser sent, of at most so many characters."""
     data = event._data if isinstance(event._data, dict) else {}
-    return tuple(str(data.get(name, ""))[:4000] for name in ("act", "arg", "value"))  # type: ignore[return-value]
+    return tuple(str(data.get(name, ""))[:longest] for name in ("act", "arg", "value"))  # type: ignore[return-value]
 
 
 def seen_here() -> gr.Textbox:

@@ -191,6 +191,9 @@ def minus_one_is_random(seed: Any) -> Any:
     return None if not isinstance(seed, bool) and seed in (-1, "-1") else seed
 
 
+Seed = Annotated[int | None, BeforeValidator(minus_one_is_random)]
+
+
 def about_of(info: FieldInfo) -> dict[str, Any]:
     """What `setting` says of a field beside pydantic's own; empty for other fields."""
     extra = info.json_schema_extra

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator
-
-from core.settings.base import Settings, minus_one_is_random, setting
+from core.settings.base import Seed, Settings, setting
 from core.settings.samples import SAMPLER_LABELS, SAMPLERS, Side, guidance_setting
 
 
@@ -57,7 +55,7 @@ class GenerateSettings(Settings):
         help="More steps give finer images and take longer. 20 to 30 is usual.",
     )
     guidance_scale: float | None = guidance_setting(hint="model's own", level="shown")
-    seed: int | None = setting(
+    seed: Seed = setting(
         None,
         within=(0, 2**32 - 1),
         hint="random",
@@ -99,5 +97,3 @@ class GenerateSettings(Settings):
         help="Textual inversion files. Use the file name without extension in the prompt; `word=file` assigns another word.",
         names="word=path",
     )
-
-    _minus_one = field_validator("seed", mode="before")(minus_one_is_random)

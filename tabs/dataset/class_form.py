@@ -43,6 +43,7 @@ class ClassForm:
         number = self.open_on
         entry = listed[number] if number is not None and 0 <= number < len(listed) else None
         try:
+            self.form.check()
             job = self._job_into(entry)
         except ProblemsError as error:
             self.form.mark(error.problems)

@@ -57,6 +57,8 @@ def _is_json(entry: Declared) -> bool:
 
 
 def _text(entry: Declared, value: Any) -> str:
+    if isinstance(value, str):  # the value of a text, or what a person wrote in vain
+        return value
     if _is_json(entry):
         return json.dumps(value, ensure_ascii=False) if value else ""
     return str(text_of(entry, value))
@@ -73,6 +75,7 @@ def field(
     elem: str = "",
     wrong: bool = False,
     replaced: str = "",
+    offers: str = "tool-files",
 ) -> str:
     """A labeled control that reports `act` with `arg`; one that names a path has a button that opens the file browser.
 
@@ -80,15 +83,16 @@ def field(
     hint     stands in the empty field in place of the common value
     elem     the id of the control
     replaced the title of the setting that is used in place of this one
+    offers   the id of the list that is offered where it names a file
     """
     own = common is not NOT_OWN and value is not None
     about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
     about += f' id="{esc(elem)}"' if elem else ""
     about += ' aria-invalid="true"' if wrong else ""
     about += " disabled" if replaced else ""
-    about += ' list="tool-files"' if entry.names == "path or name" else ""
+    about += f' list="{esc(offers)}"' if entry.names == "path or name" else ""
     behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
-    lines = entry.kind == "list" or entry.widget == "lines" or _is_json(entry)
+    lines = entry.kind == "list" or entry.widget in ("lines", "prompt") or _is_json(entry)
     browses = _browses(entry)
     wide = " wide" if lines or browses else ""
     if entry.kind == "bool" and common is NOT_OWN:
@@ -196,6 +200,7 @@ def fields(
     hints: Mapping[str, str],
     ids: Mapping[str, str] = {},
     wrong: Collection[str] = (),
+    offers: str = "tool-files",
 ) -> str:
     """The fields of a form whose values are kept by the server.
 
@@ -213,6 +218,7 @@ def fields(
             elem=ids.get(name, ""),
             wrong=name in wrong,
             replaced=replaced.get(name, ""),
+            offers=offers,
         )
         for name in names
     )
@@ -226,12 +232,17 @@ def usable(known: Mapping[str, Declared], stored: Any) -> dict[str, Any]:
 
 
 def _can_be(entry: Declared, value: Any) -> bool:
-    kind: Any = Annotated[entry.info.annotation, entry.info]
     try:
-        _checker(kind).validate_json(json.dumps(value), strict=True)
+        _checked(entry, value)
     except (ValidationError, TypeError):
         return False
     return True
+
+
+def _checked(entry: Declared, value: Any) -> Any:
+    """The value as the setting has it: -1 may stand for none."""
+    kind: Any = Annotated[entry.info.annotation, entry.info]
+    return _checker(kind).validate_json(json.dumps(value), strict=True)
 
 
 @cache
@@ -247,9 +258,10 @@ def changed_values(
     value = read(entry, text, optional=entry.optional)
     if value and is_path(entry):
         roots.check(value, entry.title)
-    if not _can_be(entry, value):
-        raise refused(entry, text)
-    return {**values, name: value}
+    try:
+        return {**values, name: _checked(entry, value)}
+    except (ValidationError, TypeError):
+        raise refused(entry, text) from None
 
 
 def names_elsewhere() -> dict[str, str]:

@@ -1,18 +1,20 @@
-"""Presets, undo, marks of changes and the JSON view for forms whose fields the project keeps as plain values (Generate
-and, by task_form.py, tasks). The Train form, which several browsers edit at once, has the same in presets_bar.py."""
+"""Forms whose fields the project keeps as plain values (Generate and, by task_form.py, tasks): fields that are drawn from their
+declarations and changed one by one, presets, undo, marks of changes and the JSON view. The Train form, which several browsers
+edit at once, has presets and undo in presets_bar.py."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
-from core.settings.base import Settings
+from core.settings.base import Declared, Settings
 from core.settings.presets import files as preset_files
 from tabs.context import Page
+from tabs.form.own_settings import changed_values, fields
 from tabs.form.presets_bar import read_text, shown_name
 from tabs.markup import button, esc, short
 
@@ -20,15 +22,23 @@ Values = dict[str, Any]
 STEPS = 50  # of undo
 
 
-class FormPresets(ABC):
-    """The preset bar of one form. Every change of the form goes through `put`, so that it can be undone.
+class PlainForm(ABC):
+    """One form with its preset bar. Every change of it goes through `put`, so that it can be undone.
 
     id, task_name   the prefix of its elements; whose presets it holds
-    titles          {field: title} of the fields that a preset covers
+    known           its settings by name      act   what its controls report
+    covered         the names that a preset covers
     """
 
-    def __init__(self, page: Page, id: str, task_name: str, titles: Mapping[str, str]):
-        self.page, self.id, self.task_name, self.titles = page, id, task_name, titles
+    offers = "tool-files"  # the id of the list that is offered where a field names a file
+
+    def __init__(
+        self, page: Page, id: str, task_name: str, known: Mapping[str, Declared], act: str, covered: Iterable[str]
+    ):
+        self.page, self.id, self.task_name, self.known, self._act = page, id, task_name, known, act
+        self.titles = {name: known[name].title for name in covered}
+        self._wrong: set[str] = set()
+        self._bad: dict[str, tuple[str, list[Problem]]] = {}  # what a field cannot be stays in it, with why
         self._undo: list[tuple[str, Values]] = []
         self._redo: list[tuple[str, Values]] = []
         self._deleting = ""  # the preset whose deletion was asked for once
@@ -93,6 +103,44 @@ class FormPresets(ABC):
     def _covered(self, values: Values) -> Values:
         return {name: values.get(name) for name in self.titles}
 
+    # -- fields
+
+    def fields(self, names: Iterable[str], values: Values | None = None, hints: Mapping[str, str] = {}) -> str:
+        """The controls of these settings.
+
+        values   what they show, where that is not what is filled in     hints   what an empty one means here
+        """
+        ids = {name: f"{self.id}-{name}" for name in self.known}
+        empty = {
+            name: entry.hint or ("automatic" if entry.names == "path" else "") for name, entry in self.known.items()
+        }
+        said = {name: hint for name, hint in empty.items() if self.known[name].optional} | dict(hints)
+        shown = {**(self.load() if values is None else values), **{name: text for name, (text, _) in self._bad.items()}}
+        return fields(self.known, shown, names, self._act, said, ids, self._wrong | self._bad.keys(), self.offers)
+
+    def change(self, name: str, text: str) -> None:
+        """One field as a person wrote it. Raises ProblemsError; the field keeps the text then."""
+        if name not in self.known:
+            what = f"There is no field '{name[:40]}' with '{text[:40]}'"
+            raise ProblemsError.one(what, self.task_name, "reload the page", "form.no-such-field")
+        with self.page.project.lock:
+            others = {each: bad for each, bad in self._bad.items() if each != name}
+            try:
+                self.put(changed_values(self.known, self.load(), name, text, self.page.roots))
+                self._bad = others
+            except ProblemsError as error:
+                self._bad = others | {name: (text, error.problems)}
+                raise
+
+    def check(self) -> None:
+        """Raises ProblemsError with every field that holds what it cannot be."""
+        if self._bad:
+            raise ProblemsError([problem for _, problems in self._bad.values() for problem in problems])
+
+    def mark(self, problems: Iterable[Problem]) -> None:
+        """The fields that these problems name are shown as wrong until one is changed."""
+        self._wrong = {each.where.rpartition(".")[2] for each in problems}
+
     # -- changes
 
     def put(self, values: Values, preset: str | None = None) -> None:
@@ -100,13 +148,14 @@ class FormPresets(ABC):
         before = (self.name, self.load())
         after = (before[0] if preset is None else preset, values)
         if after == before:
+            self._bad = {}
             return
         self._undo = [*self._undo, before][-STEPS:]
         self._redo.clear()
         self._take(after)
 
     def _take(self, state: tuple[str, Values]) -> None:
-        self._deleting = ""
+        self._deleting, self._wrong, self._bad = "", set(), {}
         self.page.project.keep(self._place, {"preset": state[0]})
         self.keep(state[1])
 
@@ -134,6 +183,7 @@ class FormPresets(ABC):
         self.page.say("done", f"Loaded {shown_name(self.page, name)}.", problems=notes)
 
     def _save(self, name: str, replace: bool) -> None:
+        self.check()
         job = self.job(self.load())
         saved = self.page.presets.save(name, job, task=self.task_name, replace=replace)
         self._take((saved, self.load()))
@@ -204,6 +254,7 @@ class FormPresets(ABC):
     def _json(self) -> str:
         field = f"{self.id}-json"
         try:
+            self.check()
             job = self.job(self.load())
         except ProblemsError as error:
             return (
@@ -215,6 +266,11 @@ class FormPresets(ABC):
             f'spellcheck="false" aria-label="This form as JSON">{esc(text)}</textarea>'
             f'<button type="button" class="btn" data-act="preset_json" data-from="{field}">Apply JSON</button></details>'
         )
+
+
+def plain(values: Values) -> Values:
+    """As they come out of a file: what is typed, kept and saved is compared."""
+    return json.loads(json.dumps(values))  # type: ignore[no-any-return]
 
 
 def _words(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the Generate tab's fields hold, and the jobs that come of it. Texts are kept as typed, checked at the start."""
+"""What the Generate tab's fields hold, and the jobs that come of it."""
 
 from __future__ import annotations
 
@@ -19,36 +19,51 @@ from core.generation.prompt_loras import with_prompt_loras
 from core.generation.prompt_tags import LoraTag, without_tags
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, real_path
-from core.settings.base import Declared, declared
+from core.settings.base import Declared, Settings, declared, setting
 from core.settings.check import build
 from core.settings.generate import LoraUse
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from core.settings.names import without_signs
 from core.settings.presets.files import to_values
-from core.settings.values import BadText, text_of, value_from
+from tabs.form.own_settings import entries, read, usable
 
 if TYPE_CHECKING:
     from tabs.context import Page
 
-ENTRIES: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
+
+class Beside(Settings):
+    """What the tab asks for that is no setting of a generation."""
+
+    base_model: str = setting(
+        "",
+        hint="same as in Train",
+        names="path or name",
+        help="Empty is the one of Train; another of the list, or a path.",
+    )
+    compare: bool = setting(
+        False, title="Compare with the base model", help="Generates each image without LoRA too, with the same seed."
+    )
+
+
+OF_JOB: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
+ENTRIES = OF_JOB | entries(Beside, "beside")
 EMBEDDINGS = ENTRIES["embeddings"]
-FIELDS = tuple(name for name, entry in ENTRIES.items() if entry.kind != "list")  # lists have editors of their own
-GIVEN = (*FIELDS, "base_model", "compare", "embeddings")  # what a person fills in beside the LoRAs
+FIELDS = tuple(name for name, entry in OF_JOB.items() if entry.kind != "list")  # lists have editors of their own
 OWN = ("width", "height", "guidance_scale")  # empty, they are the model's default
 MOST_LORAS = 20
 NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
-TITLES = {name: entry.title for name, entry in ENTRIES.items()} | {"base_model": "Base model"}
+PRESET = (*OF_JOB, "base_model")  # what a preset covers
 SEEDS = 2**32
 
 
 def start_values(project: TrainJob | None = None) -> dict[str, Any]:
     """The fields as a first visitor finds them. The guidance is that of the samples of the job in Train: it suits the
     model."""
-    values = {name: text_of(ENTRIES[name], ENTRIES[name].default) for name in FIELDS}
+    values = {name: entry.default for name, entry in ENTRIES.items()}
     if project is not None:
-        values["guidance_scale"] = text_of(ENTRIES["guidance_scale"], project.samples.guidance_scale)
-    return values | {"base_model": "", "model": {}, "loras": [], "embeddings": [], "compare": False}
+        values["guidance_scale"] = project.samples.guidance_scale
+    return values | {"model": {}}
 
 
 def model_values(own: ModelSettings, project: ModelSettings) -> dict[str, Any]:
@@ -63,7 +78,7 @@ def values_of(
     job: GenerateJob, before: dict[str, Any], workspace: Workspace, project: ModelSettings
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The fields that draw `job` again, and what of it is not on this machine. `project` is the model that Train holds."""
-    values = before | {name: text_of(ENTRIES[name], getattr(job.generate, name)) for name in FIELDS}
+    values = before | {name: getattr(job.generate, name) for name in FIELDS}
     notes: list[Problem] = []
     loras = []
     for use in job.generate.loras:
@@ -104,14 +119,7 @@ def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> d
 
 def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
     """The job that the fields describe. Raises ProblemsError with everything that cannot be used."""
-    problems: list[Problem] = []
-    generate: dict[str, Any] = {}
-    for name in FIELDS:
-        entry = ENTRIES[name]
-        try:
-            generate[name] = value_from(entry, values.get(name))
-        except BadText as error:
-            problems.append(error.problem)
+    generate = {name: values.get(name) for name in FIELDS}
     generate["loras"] = [use for use in values.get("loras", []) if LoraUse.model_validate(use).used]
     generate["embeddings"] = list(values.get("embeddings", []))
     model = to_values(project.model)
@@ -120,14 +128,7 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
         # came with this one from a run or an image.
         name, own = str(values["base_model"]).strip(), values.get("model", {})
         model = own if own.get("base_model") == name else {"base_model": name}
-    given = {"generate": generate, "model": model, "memory": to_values(project.memory)}
-    try:
-        job = build(GenerateJob, given)
-    except ProblemsError as error:
-        raise ProblemsError(problems + error.problems) from None
-    if problems:
-        raise ProblemsError(problems)
-    return job
+    return build(GenerateJob, {"generate": generate, "model": model, "memory": to_values(project.memory)})
 
 
 def with_seed(job: GenerateJob) -> GenerateJob:
@@ -191,7 +192,7 @@ def draw_with(page: Page, name: str) -> None:
         guidance = job.samples.guidance_scale
         if guidance is None and job.method.traits.base_trains and base is not None:
             guidance = own_guidance(base)  # the saved model does not state its base's
-        before["guidance_scale"] = text_of(ENTRIES["guidance_scale"], guidance)
+        before["guidance_scale"] = guidance
         sample = _first_sample(job, base)
         if sample and before["prompt"] in _not_written(kept):
             kept, before = kept | {"prompt_of_run": sample["prompt"]}, before | sample
@@ -218,7 +219,7 @@ def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
         return {}
     if sample is None:
         return {}
-    asked = {
+    return {
         "prompt": sample.prompt,
         "negative_prompt": sample.negative,
         "width": sample.width,
@@ -230,7 +231,6 @@ def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
         "prompt_weights": job.samples.prompt_weights,
         "zero_terminal_snr": "auto",
     }
-    return {name: text_of(ENTRIES[name], value) for name, value in asked.items()}
 
 
 def _not_written(kept: dict[str, Any]) -> tuple[str, ...]:
@@ -273,12 +273,19 @@ def change_lora(values: dict[str, Any], number: int, strength: str | None) -> di
 
 def kept_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:
     """The fields as the project kept them; what an older or damaged file lacks takes its start value."""
-    values = start_values(project)
-    kept = state.get("values", {})
-    values |= {name: kept[name] for name in values if name in kept and isinstance(kept[name], type(values[name]))}
-    values["loras"] = [use for use in values["loras"] if _is_use(use)]
-    values["embeddings"] = [text for text in values["embeddings"] if isinstance(text, str)]
-    return values
+    values, kept = start_values(project), state.get("values", {})
+    own = kept.get("model") if isinstance(kept, dict) else None
+    kept = {name: _typed(name, value) for name, value in kept.items()} if isinstance(kept, dict) else {}
+    return values | usable(ENTRIES, kept) | ({"model": own} if isinstance(own, dict) else {})
+
+
+def _typed(name: str, value: Any) -> Any:
+    """The value of a text: what is kept was text once."""
+    entry = ENTRIES.get(name)
+    if entry is not None and isinstance(value, str) and entry.kind in ("int", "float"):
+        with suppress(ProblemsError):
+            return read(entry, value, optional=entry.optional)
+    return value
 
 
 def marked_for_zero_snr(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> list[str]:
@@ -304,14 +311,6 @@ def tags_of(prompt: str) -> list[LoraTag]:
     with suppress(ValueError):
         return without_tags(prompt)[1]
     return []
-
-
-def _is_use(use: Any) -> bool:
-    try:
-        LoraUse.model_validate(use)
-    except ValueError:
-        return False
-    return True
 
 
 def signature(job: GenerateJob) -> tuple[Any, ...]:

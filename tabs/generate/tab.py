@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
-from contextlib import nullcontext
-from itertools import groupby
 from typing import Any
 
 import gradio as gr
@@ -16,16 +13,18 @@ from core.generation.library import list_embeddings, list_loras, list_models
 from core.generation.run import find_sources
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
-from core.settings.base import Declared, Settings
+from core.settings.base import Settings
 from core.settings.job import GenerateJob
-from tabs.context import Page
-from tabs.form.fields import events, label, widget
-from tabs.form.plain_presets import FormPresets
+from tabs.context import ASKING, Page
+from tabs.form.fields import events, label
+from tabs.form.plain_presets import PlainForm, plain
 from tabs.generate import form, view
 from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here, short, stamp_seen
 
 TAB = "Generate"
 MOST_IMAGES = 5000
+LONGEST = 1 << 20  # characters of a prompt
+START, FIELD = "start generate", "change generate"  # what messages are about
 
 # Ctrl + Enter draws, from any field.
 DRAW_KEY = """
@@ -33,10 +32,10 @@ document.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || !element.isConnected) return;
   if (element.offsetParent === null || document.querySelector('.lightbox')) return;
   event.preventDefault();
+  const field = document.activeElement;
+  if (field && field.dataset.act) field.dispatchEvent(new Event('change', {bubbles: true}));
   document.querySelector('#gen-draw').click();
 });
-const draw = document.querySelector('#gen-draw');
-if (draw) draw.title = 'Ctrl+Enter';
 """
 
 # The enlarged image: Esc closes it, Left and Right go on, and the keyboard stays inside.
@@ -65,18 +64,12 @@ document.addEventListener('keydown', (event) => {
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
-    entries = [form.ENTRIES[name] for name in form.FIELDS]
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=2, min_width=300, elem_id="gen-form"):
             presets = board("gen-presets", desk.presets.html())
-            fields = _fields(entry for entry in entries if entry.widget == "prompt")
-            draw = gr.Button("Generate", variant="primary", size="lg", elem_id="gen-draw")
-            compare = gr.Checkbox(
-                label="Compare with the base model (same seeds, no LoRA)",
-                container=False,
-                elem_id="gen-compare",
-            )
+            prompts = board("gen-prompts", AWAITED, script=DRAW_KEY)
             status = board("gen-status", view.status((), {}, None, ()))
+            settings = board("gen-settings", AWAITED)
             with gr.Row(equal_height=True, elem_classes="with-button"):
                 add = gr.Dropdown(
                     label="Add a LoRA",
@@ -97,14 +90,6 @@ def build(page: Page) -> None:
                 info=entry.help,
                 elem_id="gen-embeddings",
             )
-            fields |= _fields(entry for entry in entries if entry.widget != "prompt")
-            model = gr.Dropdown(
-                label="Base model",
-                info="Same as in Train, another from the list, or a path.",
-                choices=[],
-                allow_custom_value=True,
-                elem_id="gen-model",
-            )
         with gr.Column(scale=3, min_width=360):
             drop = gr.File(
                 label="Image to read",
@@ -113,56 +98,39 @@ def build(page: Page) -> None:
                 height=64,
                 elem_id="gen-drop",
             )
-            gallery = board("gen-gallery", AWAITED, script=DRAW_KEY)
+            gallery = board("gen-gallery", AWAITED)
     light = board("gen-light", script=KEYS)
     seen, place = seen_here(), gr.State({})
-    fields |= {"base_model": model, "compare": compare, "embeddings": words}
-    boards = {"presets": presets, "loras": loras, "status": status, "gallery": gallery, "light": light}
-    shown = {"seen": seen, "place": place, "add": add, "drop": drop} | fields | boards
+    fields = {"prompts": prompts, "settings": settings, "loras": loras, "presets": presets}
+    boards = {"status": status, "gallery": gallery, "light": light}
+    shown = {"seen": seen, "place": place, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, desk.show, place, shown)
     page.on_tick(TAB, desk.tick, [seen, place], {"seen": seen, "add": add, "status": status, "gallery": gallery})
-    beside = {"loras": loras, "presets": presets}
-    for name, field in fields.items():
-        changed = beside | ({each: fields[each] for each in form.OWN} if name == "base_model" else {})
-        if name == "compare":  # tells no more than it holds
-            page.listen(field.input, desk.setter(name), field, changed, trigger_mode="always_last")
-        else:
-            page.on_given(events(field), desk.setter(name), field, changed)
-    page.listen(add.input, desk.add, add, beside | {"add": add})
+    page.on_given(events(words), desk.choose_words, words, fields)
+    page.listen(add.input, desk.add, add, fields | {"add": add})
     page.listen(refresh.click, desk.refresh, None, shown)
-    given = [fields[name] for name in form.GIVEN]
-    page.listen(draw.click, desk.draw, given, {"status": status, "presets": presets}, trigger_mode="multiple")
     page.listen(drop.upload, desk.read, drop, shown)
-    page.on_act(loras, desk.change_lora, None, beside)
+    page.on_act([prompts, settings], desk.act, None, fields | {"status": status})
+    page.on_act(loras, desk.change_lora, None, fields)
     page.on_act(presets, desk.preset_act, None, shown)
     page.on_act(status, desk.status_act, None, status)
     page.on_act([gallery, light], desk.gallery_act, place, shown)
 
 
-def _fields(entries: Iterable[Declared]) -> dict[str, Any]:
-    """The widgets of these settings by name, numbers two a row."""
-    made: dict[str, Any] = {}
-    for number, group in groupby(entries, lambda entry: entry.kind in ("int", "float")):
-        row = list(group)
-        for first in range(0, len(row), 2):
-            with gr.Row(equal_height=True, elem_classes="level") if number else nullcontext():
-                for entry in row[first : first + 2]:
-                    made[entry.name] = widget(entry, GenerateJob(), elem_id=f"gen-{entry.name.replace('_', '-')}")
-    return made
-
-
-class Fields(FormPresets):
+class Fields(PlainForm):
     """The fields of the tab, kept by the project, with their presets."""
 
+    offers = "gen-models"
+
     def __init__(self, page: Page):
-        super().__init__(page, "gen", "generate", form.TITLES)
+        super().__init__(page, "gen", "generate", form.ENTRIES, "field", form.PRESET)
 
     def load(self) -> dict[str, Any]:
         return form.kept_values(self.page.project.tab_state(TAB), self.page.project.job)
 
     def keep(self, values: dict[str, Any]) -> None:
         with self.page.project.lock:
-            self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"values": values})
+            self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"values": plain(values)})
 
     def fresh(self) -> dict[str, Any]:
         return form.start_values(self.page.project.job)
@@ -192,27 +160,44 @@ class Desk:
     def _values(self) -> dict[str, Any]:
         return self.presets.load()
 
-    def setter(self, name: str) -> Any:
-        """A listener that keeps one field as it stands; it answers the LoRAs, of which other things may hold then, the presets,
-        and after another base model its own size and guidance, which stand in the fields that are empty."""
-
-        def keep(value: Any) -> dict[str, Any]:
+    def act(self, event: gr.EventData) -> dict[str, Any]:
+        """A field was changed, or everything is to be drawn as it stands now."""
+        act, name, value = act_of(event, LONGEST)
+        if act == "draw":
+            return self.draw()
+        browser = self.page.browsers.of(ASKING.get())
+        try:
             with self._lock:
-                values = self._values() | {name: _as_text(name, value)}
-                self.presets.put(values)
-            own = form.own_of(values, self.page.project.job, self.page.workspace) if name == "base_model" else {}
-            return {each: gr.Textbox(placeholder=words) for each, words in own.items()} | self._changed()
+                self.presets.change(name, value)
+            self.page.browsers.succeeded(browser, FIELD)
+        except ProblemsError as error:
+            self.page.browsers.say(browser, "error", problems=error.problems, about=FIELD)
+        return self._form()
 
-        return keep
+    def choose_words(self, chosen: Any) -> dict[str, Any]:
+        with self._lock:
+            self.presets.put(self._values() | {"embeddings": [str(text) for text in chosen or []]})
+        return self._form()
 
-    def _changed(self) -> dict[str, Any]:
-        """What a change of any field alters beside it."""
-        return {"loras": self._loras(), "presets": self.presets.html()}
+    def _form(self) -> dict[str, Any]:
+        """Every field as it is kept, and what hangs on them."""
+        values = self._values()
+        project = self.page.project.job
+        own = form.own_of(values, project, self.page.workspace)
+        own["base_model"] = f"same as Train: {project.model.base_model}"
+        prompts = [name for name in form.FIELDS if form.ENTRIES[name].widget == "prompt"]
+        rest = [name for name in form.FIELDS if name not in prompts]
+        return {
+            "prompts": view.prompts(self.presets.fields([*prompts, "compare"], values)),
+            "settings": view.settings(self.presets.fields([*rest, "base_model"], values, own), self._models()),
+            "loras": self._loras(),
+            "presets": self.presets.html(),
+        }
 
     def preset_act(self, event: gr.EventData) -> dict[str, Any]:
         with self._lock:
             self.presets.act(*act_of(event))
-        return self._fields()
+        return self._form() | {"embeddings": self._words()}
 
     # -- showing
 
@@ -253,28 +238,25 @@ class Desk:
                 self._images = (stamp, view.paired(self.page.engine.generated(MOST_IMAGES)))
             return self._images[1]
 
-    def _fields(self) -> dict[str, Any]:
-        """Every field as it is kept, and what hangs on them."""
-        values = self._values()
-        own = form.own_of(values, self.page.project.job, self.page.workspace)
-        shown = {name: values[name] for name in form.GIVEN}
-        shown |= {name: gr.Textbox(value=values[name], placeholder=words) for name, words in own.items()}
-        model = gr.Dropdown(choices=self._model_choices(values["base_model"]), value=values["base_model"])
-        return shown | {"base_model": model, "embeddings": self._words(values)} | self._changed()
-
     def _all(self, place: dict[str, Any]) -> dict[str, Any]:
         """The whole tab."""
         add = gr.Dropdown(choices=self._lora_choices(), value=None)
         light = view.enlarged(self._shown(), place.get("open", -1), self.page.file_url)
-        lists = {"add": add, "status": self._status(), "gallery": self._gallery(place), "light": light}
-        return self._fields() | lists
+        lists = {
+            "embeddings": self._words(),
+            "add": add,
+            "status": self._status(),
+            "gallery": self._gallery(place),
+            "light": light,
+        }
+        return self._form() | lists
 
     def _gallery(self, place: dict[str, Any]) -> str:
         return view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url)
 
-    def _words(self, values: dict[str, Any]) -> Any:
+    def _words(self) -> Any:
         """The embeddings to choose from, with those that are chosen."""
-        space, chosen = self.page.workspace, values["embeddings"]
+        space, chosen = self.page.workspace, self._values()["embeddings"]
         listed = [(name, portable_name(path, space)) for name, path in list_embeddings(space)]
         known = {value for _, value in listed}
         listed += [(text, text) for text in chosen if text not in known]
@@ -289,11 +271,9 @@ class Desk:
         space = self.page.workspace
         return [(name, portable_name(path, space)) for name, path in list_loras(space)]
 
-    def _model_choices(self, chosen: str) -> list[tuple[str, str]]:
+    def _models(self) -> list[tuple[str, str]]:
         space = self.page.workspace
-        own = [(f"same as Train: {self.page.project.job.model.base_model}", "")]
-        listed = own + [(name, portable_name(path, space)) for name, path in list_models(space)]
-        return listed if chosen in [value for _, value in listed] else [*listed, (chosen, chosen)]
+        return [(name, portable_name(path, space)) for name, path in list_models(space)]
 
     def _status(self) -> str:
         engine = self.page.engine
@@ -327,13 +307,7 @@ class Desk:
     # -- LoRAs and models
 
     def refresh(self):
-        values = self._values()
-        models = gr.Dropdown(choices=self._model_choices(values["base_model"]))
-        return {
-            "add": gr.Dropdown(choices=self._lora_choices()),
-            "base_model": models,
-            "embeddings": self._words(values),
-        }
+        return self._form() | {"add": gr.Dropdown(choices=self._lora_choices()), "embeddings": self._words()}
 
     def add(self, chosen: str | None):
         """A LoRA of the list; the list is empty-handed again."""
@@ -344,30 +318,34 @@ class Desk:
                 raise ProblemsError.one(what, short(chosen), "press Refresh and choose again", "generate.lora-gone")
             with self._lock:
                 self.presets.put(form.add_lora(self._values(), paths[chosen], self.page.workspace))
-        return {"add": gr.Dropdown(value=None, choices=self._lora_choices())} | self._changed()
+        return {"add": gr.Dropdown(value=None, choices=self._lora_choices())} | self._form()
 
     def change_lora(self, event: gr.EventData):
         act, arg, value = act_of(event)
         number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
         with self._lock:
             self.presets.put(form.change_lora(self._values(), number, value if act == "strength" else None))
-        return self._changed()
+        return self._form()
 
     # -- drawing
 
-    def draw(self, *values: Any):
-        """Check everything and queue the drawing: what the fields hold at this moment, not what was kept before."""
-        typed = zip(form.GIVEN, values, strict=True)
-        with self._lock:
-            given = self._values() | {name: _as_text(name, value) for name, value in typed}
-            self.presets.put(given)
-        now = self.page.project.job
-        jobs = form.jobs_to_draw(form.job_of(given, now), bool(given["compare"]), now)
-        for job in jobs:
-            self._check_files(job)
+    def draw(self) -> dict[str, Any]:
+        """Check everything and queue the drawing. What stands against it is marked in the fields."""
+        values, now = self._values(), self.page.project.job
+        browser = self.page.browsers.of(ASKING.get())
+        try:
+            self.presets.check()
+            jobs = form.jobs_to_draw(form.job_of(values, now), values["compare"], now)
+            for job in jobs:
+                self._check_files(job)
+        except ProblemsError as error:
+            self.presets.mark(error.problems)
+            self.page.browsers.say(browser, "error", problems=error.problems, about=START)
+            return self._form()
         for job in jobs:
             self.page.engine.submit("generate", job)
-        return {"status": self._status(), "presets": self.presets.html()}
+        self.page.browsers.succeeded(browser, START)
+        return self._form() | {"status": self._status()}
 
     def _check_files(self, job: GenerateJob) -> None:
         """Model, LoRAs and embeddings are inside the open folders, there, and of the right family."""
@@ -412,7 +390,7 @@ class Desk:
             if record.source != "atelier":  # it names no model of ours, so the chosen one stays
                 values |= {"base_model": now["base_model"], "model": now["model"]}
                 notes = [note for note in notes if note.code != form.NO_MODEL]
-            self.presets.put(values | {"count": "1"})
+            self.presets.put(values | {"count": 1})
         self.page.say("done", f"The settings of {what} were loaded.", problems=record.notes + notes)
 
     def gallery_act(self, place: dict[str, Any], event: gr.EventData):
@@ -432,12 +410,3 @@ class Desk:
             self._take_over(shown[number].record, f"the image {shown[number].path.name}")
             answer |= self._all(place)
         return answer
-
-
-def _as_text(name: str, value: Any) -> Any:
-    """A field's content as it is kept: a switch as it is, everything else as text."""
-    if name == "embeddings":
-        return [str(text) for text in value or []]
-    if name in ("compare", "prompt_weights"):
-        return bool(value)
-    return "" if value is None else str(value)

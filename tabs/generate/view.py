@@ -46,6 +46,26 @@ class Shown:
     base: Path | None = None
 
 
+# -- fields
+
+
+def prompts(fields: str) -> str:
+    """The prompts and the button that draws."""
+    draw = (
+        '<button type="button" class="btn primary" id="gen-draw" data-act="draw" title="Ctrl+Enter">Generate</button>'
+    )
+    return f'<div class="block-part"><div class="concept-fields">{fields}</div>{draw}</div>'
+
+
+def settings(fields: str, models: Sequence[tuple[str, str]]) -> str:
+    """Everything else. models: (shown, name) of those to choose from."""
+    offered = "".join(f'<option value="{esc(name)}">{esc(shown)}</option>' for shown, name in models)
+    return (
+        f'<div class="block-part"><div class="concept-fields">{fields}</div>'
+        f'<datalist id="gen-models">{offered}</datalist></div>'
+    )
+
+
 # -- LoRAs
 
 

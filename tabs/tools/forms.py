@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import ProblemsError
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
 from tabs.form.task_form import TaskForm
@@ -23,9 +22,6 @@ PREVIEW, PREVIEWED = "preview", 4  # the setting of how many a preview is for, w
 STARTS = ("go", PREVIEW)
 OWN = "of tasks"  # beside the values that a card's tasks share: those of each name of `Task.values`
 EXISTING = "existing"  # chosen for one task is not chosen for the next: it may replace captions
-REFUSED = (
-    2.0  # seconds after a field was refused in which no start counts: it was pressed without a look at the message
-)
 CHOSEN = "action"  # beside the values of a form: which of its tasks is chosen
 ENTER = """
 element.addEventListener('keydown', (event) => {
@@ -46,7 +42,6 @@ class ToolForm:
     def __init__(self, page: Page, card: Card):
         self.page, self.card = page, card
         self._endings: tuple[Any, list[str]] = (None, [])
-        self._refused: dict[str, tuple[float, list[Problem]]] = {}  # by browser: when a field was refused last, and why
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -139,11 +134,10 @@ class ToolForm:
         go += _start(PREVIEW, f"Preview {PREVIEWED} {previewed.unit}", main) if previewed else ""
         about = "" if len(self.tasks) == 1 else f'<span class="hint">{esc((task.job.__doc__ or "").strip())}</span>'
         return (
-            f"<div data-n='{self._state().get('turn', 0)}'>"
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
             f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{asked.bar()}</div>'
             f"{self._fields()}"
-            f'<div class="class-line">{go}{about}</div></section></div>'
+            f'<div class="class-line">{go}{about}</div></section>'
         )
 
     def _fields(self) -> str:
@@ -181,43 +175,35 @@ class ToolForm:
 
     def act(self, event: gr.EventData) -> str:
         act, arg, value = act_of(event)
-        try:
-            if act == "field" and arg == CHOSEN and value in self.tasks:
-                self.choose(value)
-            elif act == "field":
-                self.form().change(arg, value)
-            elif self.form().act(act, arg, value):
-                pass
-            elif act == "more":
-                opened = set(self._state().get("opened", [])) ^ {self.card.name}
-                self._keep(opened=sorted(opened))
-            elif act in STARTS:
-                if value and main_setting(self.task):  # what stands there now, which may have changed in this moment
-                    self.form().change(main_setting(self.task), value)
-                given = self._filled() | {PREVIEW: PREVIEWED if act == PREVIEW else None}
-                self.page.works.start(self.task, job_of(self.task, given, self.page.project.job))
-        except ProblemsError:
-            self._keep(turn=time.time_ns())  # so that the field shows what holds again
-            raise
+        if act == "field" and arg == CHOSEN and value in self.tasks:
+            self.choose(value)
+        elif act == "field":
+            self.form().change(arg, value)
+        elif self.form().act(act, arg, value):
+            pass
+        elif act == "more":
+            opened = set(self._state().get("opened", [])) ^ {self.card.name}
+            self._keep(opened=sorted(opened))
+        elif act in STARTS:
+            if value and main_setting(self.task):  # what stands there now, which may have changed in this moment
+                self.form().change(main_setting(self.task), value)
+            self.form().check()
+            given = self._filled() | {PREVIEW: PREVIEWED if act == PREVIEW else None}
+            self.page.works.start(self.task, job_of(self.task, given, self.page.project.job))
         return self.html()
 
     def acted(self, event: gr.EventData) -> Any:
         """`act` for the page. What stands against a start stays shown while fields change, until a start succeeds."""
-        about, browser = f"start {self.card.name}", self.page.browsers.of(ASKING.get())
+        starts, browser = act_of(event)[0] in STARTS, self.page.browsers.of(ASKING.get())
+        about = f"{'start' if starts else 'change'} {self.card.name}"
         try:
-            when, problems = self._refused.pop(browser.session, (0.0, []))
-            if act_of(event)[0] in STARTS and time.monotonic() - when < REFUSED:
-                raise ProblemsError(problems)
             shown = self.act(event)
         except ProblemsError as error:
-            if act_of(event)[0] not in STARTS:
-                self._refused[browser.session] = (time.monotonic(), error.problems)
-                raise
             self.page.browsers.say(browser, "error", problems=error.problems, about=about)
-            self.form().mark(error.problems)
+            if starts:
+                self.form().mark(error.problems)
             return self.html()
-        if act_of(event)[0] in STARTS:
-            self.page.browsers.succeeded(browser, about)
+        self.page.browsers.succeeded(browser, about)
         return shown
 
 

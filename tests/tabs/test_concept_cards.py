@@ -515,6 +515,9 @@ def test_class_images_are_asked_for_on_a_card_and_their_folder_becomes_one(desk)
     desk.act(event("class_field", "prompt", "a drawing of a {class}"))
     with pytest.raises(ProblemsError):
         desk.act(event("class_field", "number", "0"))
+    with pytest.raises(ProblemsError):
+        desk.act(event("class_make", "-1"))
+    desk.act(event("class_field", "number", "12"))
     desk.act(event("class_make", "-1"))
     asked = made[0].job["class_images"]
     assert made[0].task == "class_images" and (asked["number"], asked["class_word"]) == (12, "fox")

@@ -121,16 +121,16 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     from tabs.generate import tab as generate
 
     project = served.page.project
-    values = generate.form.kept_values({}, project.job) | {"prompt": "a fox on the hill", "steps": "17"}
+    values = generate.form.kept_values({}, project.job) | {"prompt": "a fox on the hill", "steps": 17}
     project.keep("Generate", {"values": values})
     kept = project.tab_state("Generate")
     monkeypatch.setattr(type(served.engine), "generated", lambda engine, limit=200: [])
-    slowly(monkeypatch, generate.Desk, "_fields", 2.0)
+    slowly(monkeypatch, generate.Desk, "_form", 2.0)
     slowly(monkeypatch, dataset.Desk, "_render", 2.0)
     tab = visit().open()
     folder = project.job.dataset.folder
     tab.get_by_role("tab", name="Generate", exact=True).click()
-    tab.locator("#gen-prompt textarea").focus()
+    tab.locator("#gen-prompt").focus()
     for _ in range(25):
         tab.keyboard.press("Tab")
     tab.get_by_role("tab", name="Dataset", exact=True).click()
@@ -139,8 +139,8 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     tab.wait_for_timeout(3000)
     assert project.tab_state("Generate") == kept and project.job.dataset.folder == folder
     tab.get_by_role("tab", name="Generate", exact=True).click()
-    expect(tab.locator("#gen-prompt textarea")).to_have_value("a fox on the hill")
-    tab.locator("#gen-prompt textarea").fill("a bear")
+    expect(tab.locator("#gen-prompt")).to_have_value("a fox on the hill")
+    tab.locator("#gen-prompt").fill("a bear")
     tab.keyboard.press("Tab")
     wait_until(lambda: project.tab_state("Generate")["values"]["prompt"] == "a bear")
 

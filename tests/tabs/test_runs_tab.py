@@ -317,7 +317,7 @@ def test_draw_with_it_puts_the_newest_file_into_generate(desk):
     monitor.command(desk.page, {"name": "generate", "run": "20260102-120000_two"}, browser := Browser(""))
     values = desk.page.project.tab_state("Generate")["values"]
     assert [use["file"].split("/")[-3] for use in values["loras"]] == ["20260102-120000_two"]  # alone, as its samples
-    assert values["guidance_scale"] == "4" and browser.said["go"] == "Generate"
+    assert values["guidance_scale"] == 4 and browser.said["go"] == "Generate"
 
 
 def test_draw_with_it_takes_a_sample_prompt_of_the_run_unless_another_was_written(desk):

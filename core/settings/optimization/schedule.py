@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue, field_validator
 
-from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, minus_one_is_random, setting
+from core.settings.base import SAME, Seed, Settings, follows_compatibility, kohya_setting, setting
 from core.settings.optimization.optimizers import Argument, parse_arguments
 
 RISES = ("linear", "cosine", "1-sqrt")
@@ -146,14 +146,12 @@ class ScheduleSettings(Settings):
         title="Max skipped steps (NaN/inf)",
         help="Skips steps whose loss or gradient is NaN or infinite, up to this many, and reports their images; the next one ends the run. 0 ends it at the first.",
     )
-    seed: int | None = kohya_setting(
+    seed: Seed = kohya_setting(
         None,
         within=(0, 2**32 - 1),
         hint="random",
         help="The same seed and settings give the same result. Empty or -1 picks a random seed, which is saved with the run.",
     )
-
-    _minus_one = field_validator("seed", mode="before")(minus_one_is_random)
 
     @field_validator("lr_warmup_steps", "lr_decay_steps", mode="before")
     @classmethod
