@@ -52,7 +52,6 @@ class Page:
     shared: bool = False
     tabs: Any = None  # the gr.Tabs; return gr.Tabs(selected="Train") to lead somewhere
     browsers: Browsers = field(default_factory=Browsers)
-    widgets: dict[str, Any] = field(default_factory=dict)  # the Train form's, by dotted path
     form_bus: Any = None  # carries the form's state to the browser and its actions back
     pulse_bus: Any = None  # carries what changes by itself, and commands back
     envelope: Any = None  # the hidden input that the page's script fills in

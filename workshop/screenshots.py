@@ -62,7 +62,7 @@ def take(page: Any, folder: Path, name: str, widths: list[int], height: int) -> 
 def all_tabs(page: Any, folder: Path, widths: list[int], height: int) -> None:
     """Trains, generates, and takes the tabs in the order in which they have something to show."""
     page.wait_for_selector("body[data-atelier=ready]")
-    page.wait_for_function("atelier.stamp && atelier.filled")
+    page.wait_for_function("atelier.stamp")
     open_tab(page, "Train")
     page.get_by_text("24 of 24 images will train").first.wait_for()
     page.get_by_text("Estimating ...").first.wait_for(state="hidden")

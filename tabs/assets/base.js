@@ -15,7 +15,6 @@
   atelier.parts = parts;
   atelier.have = have;
   atelier.stamp = "";
-  atelier.filled = 0;      // revision that the widgets show
   atelier.session = "";    // by which the server knows this window; given with the first filling
   atelier.fields = atelier.fields || {};
 
@@ -157,7 +156,7 @@
   };
 
   /** What the tick asks with: which parts the screen holds, and which run is looked at. */
-  atelier.ask = () => JSON.stringify({session: atelier.session, have, filled: atelier.filled, tab: atelier.openTab(), run: atelier.chosenRun || "", wants: atelier.wants ? atelier.wants() : {}});
+  atelier.ask = () => JSON.stringify({session: atelier.session, have, tab: atelier.openTab(), run: atelier.chosenRun || "", wants: atelier.wants ? atelier.wants() : {}});
   /** Post JSON to an address of the page's own, beside Gradio. */
   atelier.post = (name, body, more) => fetch(`atelier/${name}`, {method: "POST", headers: {"Content-Type": "application/json"}, body, ...more});
   /** One tick, unless the one before is still on its way. What the server does not answer, the next one asks for. */
@@ -171,14 +170,14 @@
     } catch { /* the server is busy or gone */ } finally { ticking = false; }
   };
 
-  /** The envelope of one change of a field; the number lets the server keep the order and Start wait for it. */
-  atelier.envelope = (path, value) => {
-    sent += 1;
-    atelier.typedIsSent();
-    outstanding.set(sent, Date.now());
-    if (value !== undefined) unsaved.set(sent, [path, value]);
-    return JSON.stringify({stamp: atelier.stamp, n: sent, path, filled: atelier.filled});
+  /** One change of a field of the Train form. Its number lets the server keep the order and Start wait for it. */
+  atelier.edit = (path, value) => {
+    if (!buses.form) return;
+    unsaved.set(sent + 1, [path, value]);
+    send("edit", {field: path, value});
   };
+  /** Whether a change of this field is on its way. */
+  atelier.isUnsaved = (path) => onTheirWay().some((number) => unsaved.has(number) && unsaved.get(number)[0] === path);
 
   /* What a person did in a field since it was last sent: Gradio also reports fields that are only passed through, with what
      they held before the server filled them. */
@@ -205,9 +204,13 @@
     }
     send(name, data);
   };
-  const send = (name, data) => buses.form.trigger("act", {name, stamp: atelier.stamp, filled: atelier.filled, ...(data || {})});
-  /** Ask for every widget's value, after the changes that are on their way: the answer could be older than what was typed. */
-  atelier.refill = () => { if (!buses.form || onTheirWay().length) setTimeout(atelier.refill, 100); else send("refill"); };
+  const send = (name, data) => {
+    sent += 1;
+    outstanding.set(sent, Date.now());
+    buses.form.trigger("act", {name, stamp: atelier.stamp, n: sent, ...(data || {})});
+  };
+  /** Ask for the form and its lists. */
+  atelier.refill = () => { if (buses.form) send("refill"); else setTimeout(atelier.refill, 100); };
   /** An action on runs, the queue or a download. */
   let askedOn = "";  // the tab on which something was asked for last: only from there an answer leads to another one
   atelier.command = (name, data) => { askedOn = atelier.openTab(); return buses.pulse && buses.pulse.trigger("command", {name, ...(data || {})}); };
@@ -236,7 +239,7 @@
     if (button) { button.classList.add("busy"); setTimeout(() => button.classList.remove("busy"), 1500); }
     atelier.say({id: token, kind: "info", text: "Checking the settings and images ..."});
     const open = await atelier.settle();
-    return JSON.stringify({stamp: atelier.stamp, filled: atelier.filled, how, token, open});
+    return JSON.stringify({stamp: atelier.stamp, how, token, open});
   };
 
   /* ---- tabs ---- */
@@ -409,17 +412,16 @@
     let lost = [];
     try { lost = JSON.parse(sessionStorage.getItem(UNSAVED) || "[]"); sessionStorage.removeItem(UNSAVED); } catch { /* no storage */ }
     const differs = ([path, value]) => {
-      const facts = (atelier.fields || {})[path], holder = facts && atelier.byId(facts.id);
-      const field = holder && holder.querySelector("textarea, input[type=text], input[type=number]");
-      return field && field.value.trim() !== String(value === null ? "" : value).trim();
+      const field = document.querySelector(`:is(textarea, input[type=text])[data-set="${path}"]`);
+      return field && field.value.trim() !== value.trim();
     };
     const named = lost.filter(differs).map(([path, value]) => `${atelier.fields[path].title} to "${String(value).slice(0, 60)}"`);
     if (named.length) atelier.say({id: `unsaved-${Date.now()}`, kind: "error", title: "Not saved", text: `The server could not be reached when you changed ${named.join(" and ")}. Enter it again.`});
   };
-  /* What is typed before the server has filled the widgets would be overwritten: until then they take nothing. */
+  /* What is typed before the server has filled the form would be overwritten: until then it takes nothing. */
   let asked = Date.now();
   const filling = () => {
-    if (!atelier.filled) {
+    if (!atelier.stamp) {
       if (Date.now() > asked + LOST) { asked = Date.now(); atelier.refill(); }
       return setTimeout(filling, 30);
     }

@@ -1,27 +1,66 @@
 "use strict";
-/* The Train form: marks on fields, notes, search, undo, presets, the JSON pane. The widgets are Gradio's; this paints around them. */
+/* The Train form: what its fields hold, marks on them, notes, search, undo, presets, the JSON pane. */
 (() => {
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
-  let state = {changed: {}, errors: {}, notes: {}, ignored: {}, idle: [], hints: {}, recipes: {}, needs: {}, groups: {}, preset: {}, json: ""};
+  let state = {values: {}, changed: {}, errors: {}, notes: {}, ignored: {}, idle: [], hints: {}, recipes: {}, needs: {}, groups: {}, preset: {}, json: ""};
 
   /* ---- one field ---- */
 
-  /** The part of a field that belongs to this script: a note button, and lines below the widget. Made when the field appears. */
-  const dress = (path) => {
-    const facts = atelier.fields[path], block = facts.tab === "Train" ? byId(facts.id) : null;
-    if (!block || block.querySelector(":scope > .field-foot")) return block;
-    const help = h("button", {type: "button", class: "field-help", "aria-label": `About ${facts.title}`, title: "F1 in the field", tabindex: "-1", "data-path": path}, "?");
-    const foot = h("div", {class: "field-foot"});
-    block.dataset.path = path;
-    block.append(help, foot);
-    const input = block.querySelector("input, textarea");
-    foot.id = `${facts.id}-foot`;
-    if (input) { input.setAttribute("aria-describedby", foot.id); input.setAttribute("aria-keyshortcuts", "F1"); }
-    return block;
+  let form = null, controls = {};  // the drawn form, and {path: its controls}
+  /** The form is drawn when its tab is first opened. Whether it is there. */
+  const begin = () => {
+    if (form && form.isConnected) return true;
+    form = document.querySelector("#train-form .first");
+    controls = {};
+    for (const node of document.querySelectorAll("#train-form [data-set]")) (controls[node.dataset.set] ||= []).push(node);
+    if (form) paintLists();
+    return !!form;
   };
+  const valueOf = (node) => node.type === "checkbox" ? String(node.checked) : node.value;
+  const put = (node, value) => {
+    const held = String(value);
+    if (node.type === "checkbox") node.checked = value === true;
+    else if (node.type === "radio") node.checked = node.value === held;
+    else if (node.value !== held) node.value = held;
+  };
+  /* What is being typed stays, and what was sent until the server has it. */
+  let typed = null;
+  const isHeld = (path) => (typed && typed.dataset.set === path && document.activeElement === typed) || atelier.isUnsaved(path);
+  const fill = () => {
+    for (const [path, value] of Object.entries(state.values)) if (controls[path] && !isHeld(path)) for (const node of controls[path]) put(node, value);
+    for (const list of document.querySelectorAll("#train-form select.offered")) list.value = state.values[list.dataset.offers];
+    const presets = byId("preset-list");
+    if (presets) presets.value = state.preset.name;
+  };
+  document.addEventListener("input", ({target}) => { if (target.matches("#train-form :is(textarea, input[type=text])[data-set]")) typed = target; });
+  document.addEventListener("change", ({target}) => {
+    const {set, offers} = target.dataset;
+    if (!target.closest("#train-form")) return;
+    typed = null;
+    if (set) atelier.edit(set, valueOf(target));
+    else if (offers) { put(controls[offers][0], target.value); atelier.edit(offers, target.value); }
+    else if (target.id === "preset-list") atelier.act("load", {preset: target.value});
+  });
+
+  /* ---- lists ---- */
+
+  let lists = {};
+  const options = ([group, choices]) => {
+    const made = choices.map(([words, value]) => h("option", {value}, words));
+    return group ? [h("optgroup", {label: group}, made)] : made;
+  };
+  const paintLists = () => {
+    for (const [path, groups] of Object.entries(lists)) {
+      if (path === "preset") { byId("preset-list").replaceChildren(...groups.flatMap(options)); continue; }
+      const list = document.querySelector(`#train-form [data-offers="${path}"]`);
+      list.replaceChildren(...groups.flatMap(options));
+      byId(`${atelier.fields[path].id}-list`).replaceChildren(...groups.flatMap(([, choices]) => choices.map(([words, value]) => h("option", {value}, words))));
+    }
+  };
+  atelier.parts.lists = (data) => { lists = data; if (begin()) { paintLists(); fill(); } };
 
   const paint = (path) => {
-    const facts = atelier.fields[path], block = dress(path);
+    const facts = atelier.fields[path], block = facts.tab === "Train" ? byId(facts.id) : null;
     if (!block) return;
     const foot = block.querySelector(":scope > .field-foot");
     const error = state.errors[path], ignored = state.ignored[path], was = state.changed[path], notes = state.notes[path] || [];
@@ -39,7 +78,7 @@
     block.classList.toggle("is-out", out);
     const row = block.closest(".first .fields");
     if (row) row.classList.toggle("is-out", !row.querySelector(".field:not(.is-out), #preset-column"));
-    for (const input of block.querySelectorAll("input:not([type=radio]):not([type=checkbox]), textarea")) attr(input, "aria-invalid", error ? "true" : null);
+    for (const node of controls[path]) attr(node, "aria-invalid", error ? "true" : null);
     const lines = [];
     if (error) lines.push(h("p", {class: "field-error refused", role: "alert"}, `${error.what}. `, h("span", {}, `${sentence(error.fix)} The previous value is used.`)));
     for (const note of notes) lines.push(h("p", {class: note.level === "error" ? "field-error" : "field-advice"}, `${note.what}. `, h("span", {}, sentence(note.fix))));
@@ -80,33 +119,38 @@
 
   const paintGroups = () => {
     for (const [group, info] of Object.entries(state.groups)) {
-      const button = document.querySelector(`#group-${group} > button.label-wrap`);
-      if (!button) continue;
+      const button = document.querySelector(`#group-${group} > button.label-wrap`), card = button.parentElement;
       let line = button.querySelector(".group-line");
       if (!line) {
         line = h("span", {class: "group-line"}, h("span", {class: "group-summary"}), h("span", {class: "group-count"}), h("span", {class: "group-errors"}));
-        button.querySelector("span").after(line);
+        button.append(line);
       }
       text(line.querySelector(".group-summary"), info.idle ? `not used: ${info.idle}` : info.summary);
-      show(button.parentElement, info.shown);
-      const card = button.parentElement, idle = !!info.idle && !info.changed;
-      if (idle && !card.classList.contains("is-idle") && button.classList.contains("open")) button.click();
+      show(card, info.shown);
+      const idle = !!info.idle && !info.changed;
+      if (idle && !card.classList.contains("is-idle")) open(button, false);
       card.classList.toggle("is-idle", idle);
       paintFolded(card, group);
       text(line.querySelector(".group-count"), info.changed ? `${info.changed} changed` : "");
       text(line.querySelector(".group-errors"), info.errors ? `${info.errors} to fix` : "");
     }
-    for (const button of document.querySelectorAll("#train-form button.label-wrap")) {
-      attr(button, "aria-expanded", button.classList.contains("open") ? "true" : "false");
-    }
   };
+  const isOpen = (button) => button.getAttribute("aria-expanded") === "true";
+  const open = (button, opened = true) => {
+    attr(button, "aria-expanded", String(opened));
+    show(button.nextElementSibling, opened);
+  };
+  document.addEventListener("click", ({target}) => {
+    const button = target.closest && target.closest("#train-form button.label-wrap");
+    if (button) open(button, !isOpen(button));
+  });
 
   /** One line in place of the fields that the method has no use for; it brings them back. */
   const paintFolded = (card, group) => {
     const folded = card.classList.contains("is-idle") ? 0 : card.querySelectorAll(".field.is-idle").length;
-    const content = card.querySelector("[data-testid=accordion-content]");
+    const content = card.querySelector(".folded");
     let line = card.querySelector(".folded-line");
-    if (!folded || !content) { if (line) line.remove(); return; }
+    if (!folded) { if (line) line.remove(); return; }
     if (!line) {
       line = h("button", {type: "button", class: "link folded-line", onclick: () => { card.classList.toggle("show-idle"); paintFolded(card, group); }});
       content.append(line);
@@ -143,11 +187,12 @@
     show(byId("sketch-about"), !!data.about);
   };
 
-  const paintAll = () => { for (const path of Object.keys(atelier.fields)) paint(path); paintGroups(); paintNeeds(); paintSketch(); paintBar(); paintJson(); };
-
-  /* Fields appear when their group is opened: paint them then. */
-  let planned = false;
-  const soon = () => { if (planned) return; planned = true; requestAnimationFrame(() => { planned = false; paintAll(); }); };
+  const paintAll = () => {
+    if (!begin()) return;
+    fill();
+    for (const path of Object.keys(atelier.fields)) paint(path);
+    paintGroups(); paintNeeds(); paintSketch(); paintBar(); paintJson();
+  };
 
   /* ---- preset bar ---- */
 
@@ -157,7 +202,6 @@
     const words = count ? `${count} field${count === 1 ? "" : "s"} changed` : preset.name ? "as saved" : "defaults";
     text(byId("preset-state"), words);
     const bar = byId("preset-bar");
-    if (!bar) return;
     bar.classList.toggle("is-changed", count > 0);
     for (const [name, words] of [["undo", state.undo], ["redo", state.redo]]) {
       const button = bar.querySelector(`[data-do=${name}]`);
@@ -236,13 +280,6 @@
     atelier.act("file", {file: file.name, text: await file.text()});
   };
 
-  /** What choosing in the list of presets sends, after the changes that are on their way; the same one again says so. */
-  atelier.presetSent = async (value) => {
-    const loaded = state.preset.name;
-    if (value !== loaded) await atelier.settle();
-    return [value, JSON.stringify({...JSON.parse(atelier.envelope("preset")), loaded})];
-  };
-
   /* ---- search ---- */
 
   const fold = (words) => words.toLowerCase().replace(/[^a-z0-9]+/g, " ").trim();
@@ -268,7 +305,7 @@
   /** While something is searched, only the groups that hold a match are listed; null: all. */
   const filterGroups = (paths) => {
     const groups = paths && new Set(paths.map((path) => atelier.fields[path].group));
-    for (const card of document.querySelectorAll("#train-form > .group")) card.classList.toggle("no-match", !!groups && !groups.has(card.id.slice("group-".length)));
+    for (const card of document.querySelectorAll("#train-form .group")) card.classList.toggle("no-match", !!groups && !groups.has(card.id.slice("group-".length)));
   };
   /** A name of sd-scripts that is no field: what takes its place. */
   const elsewhere = (query) => {
@@ -321,15 +358,6 @@
     }
     return null;
   };
-  /** A click on what has only just appeared may be lost: it is repeated until the group is open. */
-  const unfold = async (selector) => {
-    const isOpen = () => document.querySelector(`${selector} > button.label-wrap.open`);
-    for (let clicks = 0; clicks < 4 && !isOpen(); clicks += 1) {
-      const button = await waitFor(() => document.querySelector(`${selector} > button.label-wrap`));
-      if (button && !isOpen()) button.click();
-      await waitFor(isOpen, 20);
-    }
-  };
   /** Scroll to a block and hold it in view while what stands above it is still being built, until a person moves. */
   let brought = null;
   const bringIntoView = async (block) => {
@@ -359,18 +387,13 @@
       if (place) place.scrollIntoView({block: "center"});
       return;
     }
-    if (facts.group) {
-      await unfold(`#group-${facts.group}`);
-      const more = `#more-${facts.group}`;
-      if (facts.more) await waitFor(() => document.querySelector(more) || byId(facts.id));
-      if (facts.more && document.querySelector(more)) await unfold(more);
-    }
     const block = await waitFor(() => byId(facts.id));
     if (!block) return;
+    for (let place = block.closest(".folded"); place; place = place.parentElement.closest(".folded")) open(place.previousElementSibling);
     if (block.classList.contains("is-idle")) { const card = block.closest(".group"); if (card) { card.classList.add("show-idle"); paintFolded(card, facts.group); } }
     bringIntoView(block);
     block.classList.remove("flash"); void block.offsetWidth; block.classList.add("flash");
-    const input = block.querySelector("input:checked, input, textarea");
+    const input = block.querySelector("input:checked") || block.querySelector("input, select, textarea");
     if (input && focus) input.focus({preventScroll: true});
   };
 
@@ -378,7 +401,7 @@
 
   let note = null, noteOf = null;  // noteOf: the field that describes itself by the note, after F1
   const openNote = (button, field = null) => {
-    const path = button.dataset.path, facts = atelier.fields[path];
+    const {path} = button.parentElement.dataset, facts = atelier.fields[path];
     closeNote();
     const rows = [["Default", facts.default], ["Preset", state.changed[path] !== undefined ? state.changed[path] : null], ["Allowed", facts.range],
       ["Unit", facts.unit], ["Cost", facts.costs], ["sd-scripts", facts.kohya], ["Command line", `--${path}`], ["Source", facts.source]];
@@ -406,7 +429,7 @@
   addEventListener("keydown", (event) => {
     if (event.key === "Escape") closeNote();
     if (event.key !== "F1") return;
-    const block = event.target.closest && event.target.closest(".block[data-path]");
+    const block = event.target.closest && event.target.closest(".field[data-path]");
     const button = block && block.querySelector(":scope > .field-help");
     if (!button) return;
     event.preventDefault();
@@ -441,54 +464,25 @@
 
   /* ---- messages ---- */
 
-  /* What is being typed while the server fills the form, or this field, stays: it is sent when the field is left. */
-  let typing = null;
-  const isText = (node) => node.closest && node.closest("#train-form .field") && node.matches("textarea, input[type=text]:not([role=listbox])");
-  document.addEventListener("input", (event) => { if (isText(event.target)) typing = {node: event.target, text: event.target.value}; });
-  atelier.typedIsSent = () => { typing = null; };
-  document.addEventListener("focusout", atelier.typedIsSent);
-  const putTyped = () => {
-    if (!typing || typing.node.value === typing.text) return;
-    const {node, text: typed} = typing, at = typed.length;
-    node.value = typed;
-    if (document.activeElement === node) node.setSelectionRange(at, at);
-    node.dispatchEvent(new Event("input", {bubbles: true}));
-  };
-  const keepTyped = () => { for (const delay of [0, 60, 250]) setTimeout(() => { if (typing && document.activeElement === typing.node) putTyped(); }, delay); };
-  /* On a busy machine the filling comes later than that: the field is left with what was typed, before Gradio reads it. */
-  document.addEventListener("blur", (event) => { if (typing && event.target === typing.node) putTyped(); }, true);
-
   const revisionOf = (stamp) => Number((stamp || "").split(":")[1]) || 0;
-  let asked = 0, stale = false;
   atelier.parts.form = (data) => {
     const revision = revisionOf(data.stamp), sameServer = (atelier.stamp || data.stamp).split(":")[0] === data.stamp.split(":")[0];
-    keepTyped();
-    /* Messages may overtake each other: an older one than what is shown is dropped. Widgets that it filled are filled again. */
-    if (sameServer && revision < revisionOf(atelier.stamp)) {
-      delete atelier.have.form;
-      stale = stale || !!data.widgets;
-      return;
-    }
-    if (!sameServer) { atelier.filled = 0; asked = 0; }
+    /* Messages may overtake each other: an older one than what is shown is dropped. */
+    if (sameServer && revision < revisionOf(atelier.stamp)) { delete atelier.have.form; return; }
     state = {...state, ...data};
-    atelier.listGroups = state.lists;
     atelier.stamp = data.stamp;
     atelier.session = data.session;
-    if (data.filled) atelier.filled = data.filled;
     paintAll();
     const panel = byId("said");
     if (panel && panel.dataset.undo && panel.dataset.undo !== state.undo) panel.hidden = true;  // it is no longer the last step
     if (data.names) atelier.parts.names(data.names);
     if (data.said) atelier.say(data.said);
     if (data.notice) atelier.say({id: data.notice, kind: "error", text: data.notice});
-    /* While the first filling is on its way there is nothing to ask for. */
-    const behind = data.refill && (atelier.filled || !sameServer) && revision > atelier.filled && revision > asked;
-    if (stale || behind) { asked = revision; stale = false; atelier.refill(); }
   };
 
   atelier.whenReady(() => {
-    new MutationObserver(soon).observe(document.querySelector("#tabs"), {childList: true, subtree: true});
-    soon();
+    new MutationObserver(() => { if (!form || !form.isConnected) paintAll(); }).observe(document.querySelector("#tabs"), {childList: true, subtree: true});
+    paintAll();
     attr(byId("start"), "title", "Ctrl+Enter");
   });
   const inMenu = (event) => event.target.closest && event.target.closest("#preset-bar details.menu");

@@ -21,16 +21,6 @@
     if (!event.target.parentElement.dispatchEvent(new KeyboardEvent(event.type, event))) event.preventDefault();
   };
 
-  /* Headings: the first choice of each group carries its name. Styles draw it, where a click does nothing. */
-  new MutationObserver(() => {
-    const field = opened && opened.closest(".field"), groups = field && (window.atelier.listGroups || {})[field.id];
-    if (!groups) return;
-    for (const choice of document.querySelectorAll("div.options [role=option]")) {
-      const group = Object.keys(groups).find((name) => groups[name] === choice.getAttribute("aria-label"));
-      if (group) choice.dataset.group = group; else delete choice.dataset.group;
-    }
-  }).observe(document.documentElement, {childList: true, subtree: true});
-
   document.addEventListener("focus", (event) => {
     if (!isList(event.target) || opening) return;
     opened = null;
@@ -44,6 +34,14 @@
   document.addEventListener("input", (event) => {  // pasted or dropped
     if (isList(event.target) && opened !== event.target) open(event.target);
   }, true);
+
+  /* The browser's own list would change at each key while it is closed, and the form with it. */
+  document.addEventListener("keydown", (event) => {
+    const list = event.target, plain = !event.ctrlKey && !event.metaKey && !event.altKey;
+    if (!plain || !list.matches || !list.matches("#train-form select") || !["ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight", "Enter"].includes(event.key)) return;
+    event.preventDefault();
+    list.showPicker();
+  });
 
   document.addEventListener("keydown", (event) => {
     const list = event.target;

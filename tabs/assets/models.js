@@ -121,7 +121,7 @@
   document.addEventListener("click", ({target}) => {
     const pressed = target.closest && target.closest("button[data-browse]");
     if (!pressed) return;
-    const place = pressed.closest(".board"), {id, dataset: {arg, act}} = fieldOf(pressed), what = pressed.dataset.browse;
+    const place = pressed.closest(".board, #train-form"), {id, dataset: {arg, act}} = fieldOf(pressed), what = pressed.dataset.browse;
     const now = () => [...place.querySelectorAll("[data-browse]")].map(fieldOf)  // the form may have been drawn anew meanwhile
       .find((field) => field.id === id && field.dataset.arg === arg && field.dataset.act === act);
     const last = fieldOf(pressed).value.trim().split("\n").pop();

@@ -1,19 +1,19 @@
-"""Settings to widgets: what each field of the Train form looks like and where it stands.
+"""The fields of the Train form: what each looks like and where it stands.
 
 Everything is read from the declarations in core/settings; no setting is known here by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import gradio as gr
-
-from core.settings.base import ROWS, Declared, Settings
+from core.settings.base import ROWS, Declared
 from core.settings.job import TrainJob
-from core.settings.values import shown_value, text_of
+from core.settings.values import shown_value
+from tabs.form.own_settings import browse_button, choice_of, choices, control, label
 from tabs.form.project import FIELDS
+from tabs.markup import esc
 
 WIDE = {"lines", "sizes", "arguments", "prompt"}
 LONG = 220  # letters of help that are a tower in one column
@@ -49,12 +49,6 @@ def group_title(group: str) -> str:
     return TrainJob.model_fields[group].title or group
 
 
-def label(entry: Declared) -> str:
-    """Title and unit: "Warmup (steps)"; on the first screen the line below the title says the unit."""
-    told = bool(entry.brief) or entry.unit.lower().removesuffix("s") in entry.title.lower()
-    return entry.title if told else f"{entry.title} ({entry.unit})"
-
-
 def sections(entries: Sequence[Declared]) -> list[tuple[str, list[Declared]]]:
     """[(heading or "", settings)], in the same order."""
     found: list[tuple[str, list[Declared]]] = []
@@ -65,49 +59,46 @@ def sections(entries: Sequence[Declared]) -> list[tuple[str, list[Declared]]]:
     return found
 
 
-def choices(entry: Declared) -> list[tuple[str, Any]]:
-    """(words, value); of a setting that may be empty, that first."""
-    none = [(entry.labels.get("", "off"), "")] if entry.optional else []
-    return none + [(entry.label(choice), choice) for choice in entry.choices]
+# -- one field
 
 
-def widget(
-    entry: Declared, job: Settings, paths: Callable[[Declared], list[Any]] | None = None, elem_id: str = ""
-) -> Any:
-    """The widget for one setting, chosen by its type. `paths` lists what a model or folder field may offer."""
-    value = text_of(entry, getattr(getattr(job, entry.group), entry.name))
-    about = entry.brief or entry.help
-    wide = entry.widget in WIDE or len(about) > LONG
-    common: dict[str, Any] = {
-        "label": label(entry),
-        "info": about,
-        "elem_id": elem_id or element_id(entry.path),
-        "elem_classes": ["field", f"field-{entry.kind}", *(["field-wide"] if wide else [])],
-        "interactive": True,
-        "min_width": 120,
-    }
-    if entry.kind == "choice":
-        options = choices(entry)
-        if len(options) <= RADIO_CHOICES and sum(len(words) for words, _ in options) <= RADIO_LETTERS:
-            return gr.Radio(options, value=value, **common)
-        return gr.Dropdown(options, value=value, filterable=False, **common)
+def block(entry: Declared, offers: bool = False) -> str:
+    """A field with its title, what is said of it and its control, empty: the page's script fills it in and says below it what is
+    so now (assets/form.js). offers: with a list of what could be written."""
+    elem, about = element_id(entry.path), entry.brief or entry.help
+    wide = " field-wide" if entry.widget in WIDE or len(about) > LONG else ""
+    words, said = esc(label(entry)), f'<span class="info-text" id="{elem}-info">{esc(about)}</span>'
+    data = f'data-set="{entry.path}" aria-describedby="{elem}-info {elem}-foot" aria-keyshortcuts="F1"'
+    single = f'{data} id="{elem}-control"'
+    title = f'<label class="field-title" for="{elem}-control">{words}</label>'
     if entry.kind == "bool":
-        return gr.Checkbox(value=value, **common)
-    if paths is not None and entry.widget in ("model", "folder", "optimizer"):
-        return gr.Dropdown(offered(paths(entry), value), value=value, allow_custom_value=True, **common)
-    if entry.widget in WIDE:
-        lines = 2 if entry.widget in ("sizes", "prompt") else 3
-        return gr.Textbox(value=value, lines=lines, max_lines=8, **common)
-    number = entry.kind in ("int", "float", "pair")
-    return gr.Textbox(
-        value=value, max_lines=1, text_align="right" if number else "left", placeholder=placeholder(entry), **common
+        inside = f'<label class="field-switch">{control(entry, False, single)}<span>{words}</span></label>{said}'
+    elif entry.kind == "choice" and _few(choices(entry)):
+        inside = f'<span class="field-title" id="{elem}-title">{words}</span>{said}{_radios(entry, elem, data)}'
+    elif offers:
+        drawn = control(entry, "", f'{single} list="{elem}-list"', empty=placeholder(entry))
+        more = f'<select class="offered" data-offers="{entry.path}" aria-label="List: {words}"></select>'
+        inside = f'{title}{said}<div class="line">{drawn}{more}</div><datalist id="{elem}-list"></datalist>'
+    else:
+        drawn, look = control(entry, "", single, empty=placeholder(entry)), browse_button(entry)
+        inside = title + said + (f'<div class="line">{drawn}{look}</div>' if look else drawn)
+    ask = f'<button type="button" class="field-help" aria-label="About {esc(entry.title)}" title="F1 in the field"'
+    return (
+        f'<div class="field field-{entry.kind}{wide}" id="{elem}" data-path="{entry.path}">{inside}'
+        f'{ask} tabindex="-1">?</button><div class="field-foot" id="{elem}-foot"></div></div>'
     )
 
 
-def offered(options: list[Any], value: Any) -> list[Any]:
-    """The list of a free field always holds its present value."""
-    known = {option[1] if isinstance(option, tuple) else option for option in options}
-    return options if value in known or not value else [value, *options]
+def _few(offered: Sequence[tuple[str, Any]]) -> bool:
+    return len(offered) <= RADIO_CHOICES and sum(len(words) for words, _ in offered) <= RADIO_LETTERS
+
+
+def _radios(entry: Declared, elem: str, data: str) -> str:
+    each = "".join(
+        f'<label><input type="radio" name="{elem}" value="{esc(value)}" {data}><span>{esc(words)}</span></label>'
+        for words, value in choices(entry)
+    )
+    return f'<div class="few" role="radiogroup" aria-labelledby="{elem}-title">{each}</div>'
 
 
 def placeholder(entry: Declared) -> str:
@@ -115,13 +106,20 @@ def placeholder(entry: Declared) -> str:
     return entry.hint or ("empty" if entry.optional or entry.default in ("", []) else "")
 
 
-def events(component: Any) -> list[Any]:
-    """The events that mean a person has changed the widget; never `change`, which a loaded preset fires too."""
-    if isinstance(component, gr.Textbox):
-        return [component.blur, component.submit]
-    if isinstance(component, gr.Slider):
-        return [component.release]
-    return [component.input]
+def on_form() -> Iterator[Declared]:
+    """The settings that the form has a field for."""
+    return (entry for entry in FIELDS.values() if entry.first or in_group(entry))
+
+
+def raw(entry: Declared, text: str) -> Any:
+    """What a control's text stands for, as `Project.edit` takes it."""
+    if entry.kind == "bool":
+        return text == "true"
+    chosen = choice_of(entry, text)
+    return text if chosen is None else chosen
+
+
+# -- what the browser knows
 
 
 def facts() -> dict[str, dict[str, Any]]:

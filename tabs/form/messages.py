@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 
-def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = False) -> dict[str, Any]:
-    """Everything that is painted on the form. `filled` is the revision that the browser's widgets show."""
+def form_part(page: Page, browser: Browser) -> dict[str, Any]:
+    """What the form holds and everything that is painted on it."""
     project = page.project
     with project.lock:
         job, bad, changed = project.job, dict(project.bad), project.changed()
-        fresh = just_filled or project.only_own_edits(filled, browser.session)
         errors = {path: {"what": item.problem.what, "fix": item.problem.fix} for path, item in bad.items()}
         notes: dict[str, list[dict[str, str]]] = {}
         for problem in training_problems(job):
@@ -40,13 +39,8 @@ def form_part(page: Page, browser: Browser, filled: int, *, just_filled: bool = 
         return {
             "session": browser.session,
             "stamp": project.stamp,
-            "filled": project.revision if fresh else 0,
-            "refill": not fresh,
+            "values": {entry.path: project.shown(entry.path) for entry in form.on_form()},
             "preset": preset_facts(page),
-            "lists": {
-                "preset": presets_bar.groups(page),
-                "field-optimizer-optimizer-type": method_needs.optimizer_groups(page.engine.known_device),
-            },
             "changed": {path: shown_value(FIELDS[path], theirs) for path, theirs in changed.items()},
             "errors": errors,
             "notes": notes,

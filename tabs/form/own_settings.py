@@ -1,4 +1,4 @@
-"""Settings as fields of a board: drawn from their declarations, read back as values. Cards and tool forms use them."""
+"""Settings as controls: drawn from their declarations, read back as values. Every form uses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from core.settings.check import allowed
 from core.settings.dataset.source import ONE_FOR_ALL, SHARED, Source
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.values import BadText, shown_value, text_of, value_from
-from tabs.form.fields import label
 from tabs.form.project import FIELDS
 from tabs.markup import esc
 from tabs.server.safety import Roots
@@ -64,6 +63,50 @@ def _text(entry: Declared, value: Any) -> str:
     return str(text_of(entry, value))
 
 
+def label(entry: Declared) -> str:
+    """Title and unit: "Warmup (steps)"; on the first screen the line below the title says the unit."""
+    told = bool(entry.brief) or entry.unit.lower().removesuffix("s") in entry.title.lower()
+    return entry.title if told else f"{entry.title} ({entry.unit})"
+
+
+def choices(entry: Declared) -> list[tuple[str, Any]]:
+    """(words, value); of a setting that may be empty, that first."""
+    none = [(entry.labels.get("", "off"), "")] if entry.optional else []
+    return none + [(entry.label(choice), choice) for choice in entry.choices]
+
+
+def has_lines(entry: Declared) -> bool:
+    """Whether what is written takes several lines."""
+    return entry.kind in ("list", "arguments") or entry.widget in ("lines", "sizes", "prompt") or _is_json(entry)
+
+
+def control(entry: Declared, value: Any, about: str, *, common: Any = NOT_OWN, empty: str = "", only: str = "") -> str:
+    """The bare control of a setting with the attributes `about`.
+
+    common, empty   what holds when it is left empty; what stands in it then      only    the one option of a list
+    """
+    if entry.kind == "bool" and common is NOT_OWN:
+        return f'<input type="checkbox" {about}{" checked" if value else ""}>'
+    if entry.kind in ("bool", "choice"):
+        options = f"<option>{esc(only)}</option>" if only else _options(entry, value, common, empty)
+        return f"<select {about}>{options}</select>"
+    if has_lines(entry):
+        return f'<textarea rows="2" {about} placeholder="{esc(empty)}">{esc(_text(entry, value))}</textarea>'
+    number = " num" if entry.kind in ("int", "float", "pair", "span") else ""
+    written = _empty_text(entry, value) if common is not NOT_OWN else _text(entry, value)
+    return (
+        f'<input type="text" class="text{number}" {about} value="{esc(written)}" placeholder="{esc(empty)}" '
+        f'autocomplete="off" spellcheck="false">'
+    )
+
+
+def browse_button(entry: Declared) -> str:
+    """Opens the page's file browser for a setting that names a path; "" for another."""
+    browses = _browses(entry)
+    words = f'data-browse="{browses}" aria-label="Browse: {esc(label(entry))}"'
+    return f'<button type="button" class="btn" {words}>Browse</button>' if browses else ""
+
+
 def field(
     entry: Declared,
     value: Any,
@@ -92,33 +135,16 @@ def field(
     about += " disabled" if replaced else ""
     about += f' list="{esc(offers)}"' if entry.names == "path or name" else ""
     behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
-    lines = entry.kind == "list" or entry.widget in ("lines", "prompt") or _is_json(entry)
-    browses = _browses(entry)
-    wide = " wide" if lines or browses else ""
-    if entry.kind == "bool" and common is NOT_OWN:
-        ticked = " checked" if value else ""
-        control = f'<input type="checkbox" {about}{ticked}>'
-        return f'<label class="own switch" title="{esc(entry.help)}">{control}<span>{esc(label(entry))}</span></label>'
-    if entry.kind in ("bool", "choice"):
-        options = f"<option>set by {esc(replaced)}</option>" if replaced else _options(entry, value, common, behind)
-        control = f"<select {about}>{options}</select>"
-    elif lines:
-        control = f'<textarea rows="2" {about} placeholder="{esc(behind)}">{esc(_text(entry, value))}</textarea>'
-    else:
-        number = " num" if entry.kind in ("int", "float", "pair") else ""
-        written = _empty_text(entry, value) if common is not NOT_OWN else _text(entry, value)
-        control = (
-            f'<input type="text" class="text{number}" {about} value="{esc(written)}" placeholder="{esc(behind)}" '
-            f'autocomplete="off" spellcheck="false">'
-        )
-    mark = " is-own" if own else ""
-    title, words = esc(_note(entry, common)), esc(label(entry))
-    if not browses:
-        return f'<label class="own{mark}{wide}" title="{title}"><span>{words}</span>{control}</label>'
-    look = f'<button type="button" class="btn" data-browse="{browses}" aria-label="Browse: {words}">Browse</button>'
-    return (
-        f'<div class="own browses{mark}{wide}" title="{title}"><label><span>{words}</span>{control}</label>{look}</div>'
-    )
+    only = f"set by {replaced}" if replaced else ""
+    drawn = control(entry, value, about, common=common, empty=behind, only=only)
+    words, look = esc(label(entry)), browse_button(entry)
+    if drawn.startswith('<input type="checkbox"'):
+        return f'<label class="own switch" title="{esc(entry.help)}">{drawn}<span>{words}</span></label>'
+    kind = (" is-own" if own else "") + (" wide" if has_lines(entry) or look else "")
+    title = esc(_note(entry, common))
+    if not look:
+        return f'<label class="own{kind}" title="{title}"><span>{words}</span>{drawn}</label>'
+    return f'<div class="own browses{kind}" title="{title}"><label><span>{words}</span>{drawn}</label>{look}</div>'
 
 
 def _note(entry: Declared, common: Any) -> str:
@@ -131,18 +157,25 @@ def _empty_text(entry: Declared, value: Any) -> str:
     return NOTHING if value == "" else _text(entry, value)
 
 
-def _options(entry: Declared, value: Any, common: Any, behind: str) -> str:
-    choices = [True, False] if entry.kind == "bool" else entry.choices
-    options = [] if common is NOT_OWN else [("", f"as for all: {behind}", value is None)]
-    options += [(_plain(choice), shown_value(entry, choice), choice == value) for choice in choices]
+def _options(entry: Declared, value: Any, common: Any, empty: str) -> str:
+    offered = [("on", True), ("off", False)] if entry.kind == "bool" else choices(entry)
+    if common is not NOT_OWN:
+        offered = [(f"as for all: {empty}", None), *(each for each in offered if each[1] != "" or "" in entry.choices)]
     return "".join(
-        f'<option value="{esc(each)}"{" selected" if chosen else ""}>{esc(words)}</option>'
-        for each, words, chosen in options
+        f'<option value="{esc(_plain(each))}"{" selected" if each == value else ""}>{esc(words)}</option>'
+        for words, each in offered
     )
 
 
 def _plain(choice: Any) -> str:
+    if choice is None:
+        return ""
     return str(choice).lower() if isinstance(choice, bool) else str(choice)
+
+
+def choice_of(entry: Declared, text: str) -> Any:
+    """The choice that a list's text stands for; None where it has no such one."""
+    return next((choice for choice in entry.choices if _plain(choice) == text), None)
 
 
 def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
@@ -155,7 +188,7 @@ def read(entry: Declared, text: str, *, optional: bool = False) -> Any:
     if entry.kind == "bool":
         return stripped == "true"
     if entry.kind == "choice":
-        known = next((choice for choice in entry.choices if _plain(choice) == stripped), None)
+        known = choice_of(entry, stripped)
         if known is None:
             raise refused(entry, text)
         return known

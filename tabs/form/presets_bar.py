@@ -8,15 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gradio as gr
-
 from core.formats.detect import FAMILY_NAMES
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import TrainJob, new_project
 from core.settings.names import bad_name
 from core.settings.presets import files as preset_files
+from core.settings.values import shown_value
 from core.training.checks.recipe_fit import fits, nearest, recipe_problems
-from tabs.form.fields import shown_value
 from tabs.form.project import FIELDS
 from tabs.server.browsers import Browser
 from tabs.train.method_needs import with_family
@@ -28,17 +26,12 @@ DEFAULTS = ""
 LARGEST = 1 << 20
 
 
-def choices(page: Page) -> list[tuple[str, str]]:
-    """(words, name) for the list: whole presets, then recipes by family; in each what this machine has no VRAM for last."""
-    return [("Defaults", DEFAULTS), *((words, name) for _, words, name in _listed(page))]
-
-
-def groups(page: Page) -> dict[str, str]:
-    """{group: words of its first preset}, for headings in the list."""
-    found: dict[str, str] = {}
-    for group, words, _ in _listed(page):
-        found.setdefault(group, words)
-    return found
+def choices(page: Page) -> list[tuple[str, list[tuple[str, str]]]]:
+    """[(group, [(words, name)])]: whole presets, then recipes by family; in each what this machine has no VRAM for last."""
+    found: dict[str, list[tuple[str, str]]] = {"": [("Defaults", DEFAULTS)]}
+    for group, words, name in _listed(page):
+        found.setdefault(group, []).append((words, name))
+    return list(found.items())
 
 
 def _listed(page: Page) -> list[tuple[str, str, str]]:
@@ -108,19 +101,6 @@ def _fit(page: Page, recipe: preset_files.Preset) -> dict[str, Any] | None:
         "recipe": other if mismatch or (best is not None and fits(best, gpu)) else None,
         "model": FAMILY_NAMES[recipe.family] if mismatch else "",
     }
-
-
-def dropdown(page: Page) -> gr.Dropdown:
-    return gr.Dropdown(
-        choices(page),
-        value=page.project.preset,
-        label="Preset",
-        info="A saved set of settings.",
-        elem_id="preset",
-        elem_classes=["field"],
-        filterable=False,
-        interactive=True,
-    )
 
 
 def load(page: Page, name: Any, browser: Browser, stamp: str | None) -> None:

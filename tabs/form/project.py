@@ -66,7 +66,7 @@ class Project:
         self.revision = 1
         self.notice = ""
         self._lock = threading.RLock()
-        self._log: list[tuple[int, str, bool]] = []  # (revision, session, its widgets show it) of the latest changes
+        self._log: list[tuple[int, str]] = []  # (revision, session) of the latest changes
         self._undo: list[_Past] = []
         self._redo: list[_Past] = []
         self._tabs: dict[str, Any] = {}
@@ -120,12 +120,6 @@ class Project:
         """{path: the preset's value} for every field that differs from the preset."""
         return {path: theirs for path, (_, theirs) in differences(self.job, self.reference()).items()}
 
-    def only_own_edits(self, since: int, session: str) -> bool:
-        """Whether widgets that show revision `since` still show the truth: all later changes were typed into them."""
-        later = [item for item in self._log if item[0] > since]
-        complete = since >= self.revision or (later and later[0][0] == since + 1)
-        return bool(since) and bool(complete) and all(who == session and typed for _, who, typed in later)
-
     def shown(self, path: str) -> Any:
         """What the field's widget shows: the bad text while there is one, else the value."""
         bad = self.bad.get(path)
@@ -157,7 +151,7 @@ class Project:
         oldest = self._log[0][0] if self._log else self.revision + 1
         if int(number) + 1 < oldest and int(number) < self.revision:
             raise OldRevision  # too long ago to know who changed what
-        if any(revision > int(number) and who != session for revision, who, _ in self._log):
+        if any(revision > int(number) and who != session for revision, who in self._log):
             raise OldRevision
 
     def edit(self, path: str, raw: Any, *, session: str = "", stamp: str | None = None) -> bool:
@@ -183,7 +177,7 @@ class Project:
             self._remember(f"change of {entry.title}")
             self.bad.pop(path, None)
             self.job = job
-            self._changed(session, typed=True)
+            self._changed(session)
             return True
 
     def _named_by_its_word(self, job: TrainJob) -> TrainJob:
@@ -200,7 +194,7 @@ class Project:
             return False
         self._remember(f"change of {FIELDS[path].title}")
         self.bad[path] = bad
-        self._changed(session, typed=True)
+        self._changed(session)
         return True
 
     def put_back(self, path: str, *, session: str = "", stamp: str | None = None) -> None:
@@ -250,13 +244,13 @@ class Project:
         with self._lock:
             if self.preset == old:
                 self.preset = new
-                self._changed(session, typed=True)
+                self._changed(session)
 
     def saved_as(self, name: str, *, session: str = "") -> None:
         """The form now is what the preset `name` holds."""
         with self._lock:
             self.preset = name
-            self._changed(session, typed=True)
+            self._changed(session)
 
     def undo(self, *, session: str = "", stamp: str | None = None) -> None:
         self._step(self._undo, self._redo, session, stamp)
@@ -285,10 +279,9 @@ class Project:
         self._undo = (self._undo + [_Past(self.job, self.preset, dict(self.bad), did)])[-UNDO_STEPS:]
         self._redo.clear()
 
-    def _changed(self, session: str, typed: bool = False) -> None:
-        """`typed`: the widgets of that session show the change already; it was typed there, or alters no field."""
+    def _changed(self, session: str) -> None:
         self.revision += 1
-        self._log = (self._log + [(self.revision, session, typed)])[-KEPT_CHANGES:]
+        self._log = [*self._log, (self.revision, session)][-KEPT_CHANGES:]
         self._save()
 
     # -- the file

@@ -16,7 +16,7 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings
 from core.settings.job import GenerateJob
 from tabs.context import ASKING, Page
-from tabs.form.fields import events, label
+from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.generate import form, view
 from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here, short, stamp_seen
@@ -106,7 +106,7 @@ def build(page: Page) -> None:
     shown = {"seen": seen, "place": place, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, desk.show, place, shown)
     page.on_tick(TAB, desk.tick, [seen, place], {"seen": seen, "add": add, "status": status, "gallery": gallery})
-    page.on_given(events(words), desk.choose_words, words, fields)
+    page.on_given([words.input], desk.choose_words, words, fields)
     page.listen(add.input, desk.add, add, fields | {"add": add})
     page.listen(refresh.click, desk.refresh, None, shown)
     page.listen(drop.upload, desk.read, drop, shown)

@@ -13,7 +13,7 @@ import gradio as gr
 
 from tabs.form.messages import form_part, names
 from tabs.monitor import tab as monitor
-from tabs.server.browsers import Browser, packed, signed, unpack, whole
+from tabs.server.browsers import Browser, packed, signed, unpack
 from tabs.server.door import SESSION
 from tabs.train.starts import START
 
@@ -78,7 +78,7 @@ def all_parts(page: Page, asked: dict[str, Any], browser: Browser) -> dict[str, 
     monitor.tell_stopped(page, browser, asked)
     parts: dict[str, Any] = {"status": status(page), "names": names(page), "said": browser.said}
     if tab in ("Train", "", None):
-        parts["form"] = form_part(page, browser, whole(asked.get("filled")))
+        parts["form"] = form_part(page, browser)
         parts["checks"] = _checks(page)
         if _mended(page, browser, parts["checks"]):
             page.browsers.succeeded(browser, START)

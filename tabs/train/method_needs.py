@@ -76,21 +76,15 @@ def _size(job: TrainJob, model: Mapping[str, Any]) -> str:
 
 
 @cache
-def optimizer_choices(device: str | None = None) -> list[tuple[str, str]]:
-    """(words, name) of every known optimizer, in the order of its groups, with what each needs.
+def optimizer_choices(device: str | None = None) -> list[tuple[str, list[tuple[str, str]]]]:
+    """[(group, [(words, name)])] of every known optimizer, with what each needs.
 
     device  what trainings run on; None where it is not known yet
     """
-    return [(words, entry.name) for _, words, entry in _optimizers(device)]
-
-
-@cache
-def optimizer_groups(device: str | None = None) -> dict[str, str]:
-    """{group: words of its first optimizer}, for headings in the list."""
-    found: dict[str, str] = {}
-    for group, words, _ in _optimizers(device):
-        found.setdefault(group, words)
-    return found
+    found: dict[str, list[tuple[str, str]]] = {}
+    for group, words, entry in _optimizers(device):
+        found.setdefault(group, []).append((words, entry.name))
+    return list(found.items())
 
 
 def _optimizers(device: str | None) -> list[tuple[str, str, Entry]]:

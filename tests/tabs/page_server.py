@@ -110,7 +110,7 @@ class Visit:
     def open(self, place: str = "Train"):
         self.tab.goto(f"{self.url}#{place}")
         self.tab.wait_for_selector("body[data-atelier=ready]")
-        self.tab.wait_for_function("atelier.stamp && atelier.filled")
+        self.tab.wait_for_function("atelier.stamp")
         return self.tab
 
     def close(self) -> None:

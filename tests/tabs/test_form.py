@@ -1,8 +1,9 @@
-"""Settings to widgets."""
+"""The fields of the Train form."""
 
 from __future__ import annotations
 
-import gradio as gr
+import re
+
 import pytest
 
 from core.settings.base import Settings, declared, setting
@@ -13,21 +14,19 @@ from core.settings.values import shown_value, summary, text_of, value_from
 from tabs.form import fields as form
 from tabs.form.own_settings import SOURCE, names_elsewhere
 from tabs.form.project import FIELDS, with_value
+from tabs.markup import esc
 
 
-@pytest.fixture(scope="module")
-def widgets():
-    with gr.Blocks(analytics_enabled=False):
-        return {path: form.widget(entry, TrainJob()) for path, entry in FIELDS.items() if not entry.elsewhere}
-
-
-@pytest.mark.parametrize("path", [path for path, entry in FIELDS.items() if not entry.elsewhere])
-def test_every_setting_has_a_widget_with_label_help_and_one_way_to_change_it(path, widgets):
-    entry, made = FIELDS[path], widgets[path]
-    assert entry.title in made.label and made.info == (entry.brief or entry.help)
-    assert made.elem_id == form.element_id(path)
-    names = [event.event_name for event in form.events(made)]
-    assert names and "change" not in names
+@pytest.mark.parametrize("entry", form.on_form(), ids=lambda entry: entry.path)
+def test_every_setting_has_a_control_with_label_help_and_the_choices_it_is_read_by(entry):
+    drawn = form.block(entry)
+    assert esc(entry.title) in drawn and esc(entry.brief or entry.help) in drawn
+    assert f'id="{form.element_id(entry.path)}"' in drawn and f'data-set="{entry.path}"' in drawn
+    for value in entry.choices:
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        assert f'value="{esc(text)}"' in drawn and form.raw(entry, text) == value
+    if entry.kind == "bool":
+        assert (form.raw(entry, "true"), form.raw(entry, "false")) == (True, False)
 
 
 FIRST = [entry for _, entries in form.first_screen() for entry in entries]
@@ -123,9 +122,11 @@ def test_a_new_setting_needs_no_word_in_the_page():
 
         group: Group = Group()
 
-    with gr.Blocks(analytics_enabled=False):
-        kinds = [type(form.widget(entry, Job())).__name__ for entry in declared(Job)]
-    assert kinds == ["Textbox", "Textbox", "Checkbox"]
+    drawn = [form.block(entry) for entry in declared(Job)]
+    assert [re.findall("<(?:input|select|textarea)[^>]*", each) for each in drawn] == [
+        [found] for found in [re.search("<input[^>]*", each)[0] for each in drawn]
+    ]
+    assert ['type="checkbox"' in each for each in drawn] == [False, False, True]
 
 
 def test_long_groups_are_divided_by_headings():
@@ -156,6 +157,6 @@ def test_what_is_chosen_is_read_whole_in_a_narrow_list():
             assert not too_long, f"{path}: {too_long} is cut off"
 
 
-def test_an_explanation_that_is_long_has_the_whole_width(widgets):
-    assert "field-wide" in widgets["captions.sidecars"].elem_classes
-    assert "field-wide" not in widgets["noise.huber_c"].elem_classes
+def test_an_explanation_that_is_long_has_the_whole_width():
+    assert "field-wide" in form.block(FIELDS["captions.sidecars"])
+    assert "field-wide" not in form.block(FIELDS["noise.huber_c"])

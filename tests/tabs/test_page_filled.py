@@ -212,10 +212,6 @@ def test_what_pops_up_over_the_form_has_names_and_contrast(window, screen):
     expect(tab.locator("#field-results li").first).to_be_visible()
     look(tab, "settings found", "#search-bar")
     tab.keyboard.press("Escape")
-    tab.locator("#field-method-kind input").first.press("ArrowDown")
-    expect(tab.get_by_role("option").first).to_be_visible()
-    look(tab, "an open list")
-    tab.keyboard.press("Escape")
     problems = "[{what: 'It is wrong', where: 'model.base_model', fix: 'choose another', level: 'error'}, {what: 'Odd', level: 'advice'}]"
     tab.evaluate(f"() => atelier.say({{id: 'told', kind: 'error', title: 'Not done', problems: {problems}}})")
     expect(tab.locator("#said")).to_be_visible()

@@ -39,10 +39,10 @@ def test_a_run_gets_a_title_and_a_note_is_found_by_them_and_its_path_is_copied(m
     expect(rows).to_have_count(2)
     expect(rows.filter(has_text="foxes")).to_have_count(1)
     tab.locator("table.runs").get_by_role("button", name="one", exact=True).click()
-    tab.get_by_label("Title", exact=True).fill("Red <b>fox</b>")
-    tab.get_by_label("Title", exact=True).press("Enter")
+    tab.locator("#runs-main").get_by_label("Title", exact=True).fill("Red <b>fox</b>")
+    tab.locator("#runs-main").get_by_label("Title", exact=True).press("Enter")
     expect(tab.locator(".run-head h2")).to_have_text("Red <b>fox</b>")
-    note = tab.get_by_label("Note", exact=True)
+    note = tab.locator("#runs-main").get_by_label("Note", exact=True)
     note.fill("too strong")
     note.blur()
     about = made.workspace.runs / ONE / "about.json"

@@ -170,13 +170,8 @@ def hover_all(tab, selector: str, most: int = 12) -> None:
 
 def train(tab) -> None:
     expect(tab.locator("#preflight-holder")).to_contain_text("broken", timeout=60_000)
-    tab.get_by_label("Base model").first.click()
-    expect(tab.get_by_text("(unreadable: ").first).to_be_visible()
-    tab.keyboard.press("Escape")
-    expect(tab.get_by_role("option")).to_have_count(0)
-    tab.locator("#preset input").first.click()
-    expect(tab.get_by_role("option", name=NAME)).to_be_visible()
-    tab.keyboard.press("Escape")
+    expect(tab.locator("#field-model-base-model select.offered")).to_contain_text("(unreadable: ")
+    expect(tab.locator("#preset-list option", has_text=NAME)).to_have_count(1)
 
 
 def dataset_tab(tab) -> None:

@@ -165,16 +165,6 @@ def test_a_browser_of_another_server_process_is_refused(project, store):
             again.edit("network.rank", "5", session="s", stamp=stamp)
 
 
-def test_widgets_are_refilled_only_after_changes_they_did_not_see(project):
-    seen = project.revision
-    project.edit("network.rank", "4", session="mine")
-    assert project.only_own_edits(seen, "mine")
-    assert not project.only_own_edits(seen, "other")
-    project.put_back("network.rank", session="mine")
-    assert not project.only_own_edits(seen, "mine")
-    assert not project.only_own_edits(0, "mine")
-
-
 @pytest.mark.parametrize("text", ["{", "[]", '{"job": {"network": {"rank": -1}}}', '{"job": {}, "bad": 3}', "\0"])
 def test_an_unreadable_project_is_put_aside_and_said(tmp_path, store, text):
     file = tmp_path / "project.json"

@@ -118,20 +118,6 @@ def _own_handlers(served):
     return [each for each in served.blocks.fns.values() if each.fn is not None]
 
 
-def test_every_field_has_one_listener_with_itself_as_first_input_and_none_on_change(served):
-    fields = {component._id: path for path, component in served.page.widgets.items()}
-    heard: dict[str, int] = {}
-    for each in served.blocks.fns.values():
-        for component, event in each.targets:
-            if component in fields:
-                assert event in ("input", "blur", "submit", "release"), event
-                assert each.inputs[0]._id == component
-        if each.targets and each.targets[0][0] in fields:
-            path = fields[each.targets[0][0]]
-            heard[path] = heard.get(path, 0) + 1
-    assert heard == dict.fromkeys(fields.values(), 1)
-
-
 def test_roots_of_a_shared_page(tmp_path):
     space = Workspace(tmp_path / "out", tmp_path / "models", tmp_path / "presets")
     for folder in (space.outputs, space.models, space.presets):
