@@ -46,7 +46,7 @@
   const LINES = {find: "list", show: "list", sort: "list", page: "list", bulk: "bulk", bulk_field: "bulk", scores: "scores", scores_field: "scores"};
   const lines = {};
   const ask = (asked, more) => {
-    const line = LINES[asked.act];
+    const line = LINES[asked.act] || (asked.act.startsWith("preset_") ? "bulk" : "");
     return line ? lines[line] = Promise.resolve(lines[line]).catch(() => {}).then(() => post(asked, more)) : post(asked, more);
   };
   const complain = (problems) => atelier.say({id: `captions-${Date.now()}`, kind: "error", problems});
@@ -436,7 +436,8 @@
   const visible = () => { const main = byId("cap-main"); return !!main && main.offsetParent !== null; };
   document.addEventListener("click", (event) => {
     const target = inside(event) && event.target.closest("button[data-act]");
-    if (target && !target.disabled) act(target.dataset.act, target.dataset.arg || "", "");
+    const from = target && target.dataset.from && byId(target.dataset.from);
+    if (target && !target.disabled) act(target.dataset.act, target.dataset.arg || "", from ? from.value : "");
   });
   document.addEventListener("change", (event) => {
     const target = inside(event) && event.target.closest("select[data-act], input[data-act], textarea[data-act]");

@@ -294,12 +294,16 @@
     const fields = (node) => [...node.querySelectorAll("[data-act=bulk_field]")].map((field) => field.id).join();
     if (!holder.contains(typing) || !typing.matches("input[type=text], textarea") || fields(holder) !== fields(fresh)) return put("cap-bulk", answer.bulk);
     const form = holder.querySelector(".concept-fields");  // what is being typed stays; what it would do follows
+    form.previousSibling.replaceWith(fresh.firstChild);
     while (form.nextSibling) form.nextSibling.remove();
     form.after(...[...fresh.childNodes].filter((node) => !(node.matches && node.matches(".concept-fields"))));
     holder.dataset.html = "";
   };
   const refreshBulk = async () => { if (byId("cap-many").open) try { paintBulk(await ask({act: "bulk", key: chosenKeys()})); } catch { /* asked again with the next change */ } };
   own.bulk_field = async (arg, value) => { try { paintBulk(await ask({act: "bulk_field", key: chosenKeys(), arg, value})); } catch { refreshBulk(); } };
+  for (const each of ["load", "save", "delete", "back", "all_back", "undo", "redo", "json"]) own[`preset_${each}`] = async (arg, value) => {
+    try { paintBulk(await ask({act: `preset_${each}`, key: chosenKeys(), arg, value, session: atelier.session})); } catch { refreshBulk(); }
+  };
   /* Thresholds are followed while they are typed: only what they make is drawn anew, never the field. */
   const refreshScores = async (asked) => {
     if (!byId("cap-scored") || !byId("cap-scored").open) return;

@@ -19,15 +19,17 @@ from core.dataset.captions.words import tag_words
 from core.dataset.report import Report, Row
 from core.record.problems import ProblemsError
 from core.record.units import count
-from core.record.workspace import Workspace
 from core.settings.captioning.edits import EDITS, USES, CaptionEditSettings
 from core.settings.check import build
 from core.settings.job import CaptionEditJob
+from core.tasks import tasks
 from tabs.captions.rewriting import Progress, Rewriting
+from tabs.context import Page
 from tabs.dataset.reading import Reading
-from tabs.form.own_settings import changed_values, entries, fields, usable
+from tabs.form.own_settings import entries
+from tabs.form.plain_presets import Values
+from tabs.form.task_form import TaskForm
 from tabs.markup import esc, problems_html
-from tabs.server.safety import Roots
 
 KNOWN = entries(CaptionEditSettings, "edit_captions")
 SHOWN = 20  # differences in a preview
@@ -56,21 +58,19 @@ TAG_ORDERS: dict[str, Callable[[tuple[str, int]], Any]] = {  # the most frequent
 
 
 class Bulk:
-    """load, keep: the fields of the form as plain values. light: runs work on the light lane."""
+    """rewriting: runs work on the light lane. kept: reads the fields of the form as plain values, and keeps them."""
 
     def __init__(
         self,
+        page: Page,
         reading: Reading,
         history: History,
-        workspace: Workspace,
-        roots: Roots,
         rewriting: Rewriting,
-        load: Callable[[], dict[str, Any]],
-        keep: Callable[[dict[str, Any]], None],
+        kept: tuple[Callable[[], Any], Callable[[Values], None]],
     ):
-        self._reading, self._history, self._workspace = reading, history, workspace
-        self._roots, self._rewriting = roots, rewriting
-        self._load, self._keep = (lambda: usable(KNOWN, load())), keep
+        self._reading, self._history, self._workspace = reading, history, page.workspace
+        self._rewriting = rewriting
+        self.form = TaskForm(page, tasks()["edit_captions"], "cap-bulk", "bulk_field", kept)
         self._lock = threading.Lock()
         self._of: tuple[Report | None, Any] = (None, None)
         self._items: dict[tuple[str, str], tuple[Placed, Row, Item]] = {}
@@ -158,17 +158,11 @@ class Bulk:
     # -- changes
 
     def settings(self) -> CaptionEditSettings:
-        return build(CaptionEditJob, {"edit_captions": self._load()}).edit_captions
-
-    def fill(self, name: str, text: str) -> None:
-        """One field as a person wrote it. Raises ProblemsError."""
-        if name not in KNOWN:
-            what = f"There is no field '{name[:40]}'"
-            raise ProblemsError.one(what, "Captions", "reload the page", "edit.no-such-field")
-        self._keep(changed_values(KNOWN, self._load(), name, text, self._roots))
+        return build(CaptionEditJob, {"edit_captions": self.form.load()}).edit_captions
 
     def plan(self, rows: Iterable[Row]) -> list[Edited]:
         """What the change would do. Raises ProblemsError. The one of the preview is that of the change while nothing differs."""
+        self.form.check()
         items, settings = self.items(), self.settings()
         asked = [items[row.key] for row in rows if row.key in items]
         before, plan = self._planned
@@ -218,10 +212,9 @@ class Bulk:
             names = tuple(name for name in names if name != "after")
         if settings.separator != KNOWN["separator"].default and "separator" not in names:
             names += ("separator",)
-        preview, wrong = self._preview(rows)
-        ids = {name: f"cap-bulk-{name}" for name in names}
-        form = fields(KNOWN, self._load(), names, "bulk_field", {}, ids, wrong)
-        return f'<div class="concept-fields">{form}</div>{self._twice(settings)}{preview}'
+        preview = self._preview(rows)
+        fields = f'<div class="concept-fields">{self.form.fields(names)}</div>'
+        return f"{self.form.bar()}{fields}{self._twice(settings)}{preview}"
 
     def _twice(self, settings: CaptionEditSettings) -> str:
         """That training adds a prefix or suffix of its own."""
@@ -234,16 +227,17 @@ class Bulk:
             says = f"Training adds '{own}' to every caption as well: empty it on Train, or the captions have both."
         return f'<p class="hint">{esc(says)}</p>'
 
-    def _preview(self, rows: Sequence[Row]) -> tuple[str, set[str]]:
-        """What the change would do, and the names of the fields that are wrong."""
+    def _preview(self, rows: Sequence[Row]) -> str:
+        """What the change would do; the fields that are wrong are marked."""
+        self.form.mark(())
         try:
             plan = self.plan(rows)
         except ProblemsError as error:
             if set(error.codes) <= {"edit.incomplete"}:
                 says = "; ".join(each.what for each in error.problems)
-                return f'<p class="hint bulk-says" role="status">{esc(says)}.</p>', set()
-            wrong = {each.where.rpartition(".")[2] for each in error.problems}
-            return f'<div class="bulk-says">{problems_html(error.problems)}</div>', wrong
+                return f'<p class="hint bulk-says" role="status">{esc(says)}.</p>'
+            self.form.mark(error.problems)
+            return f'<div class="bulk-says">{problems_html(error.problems)}</div>'
         lines = "".join(_difference(each) for each in plan[:SHOWN])
         more = f"<li>and {len(plan) - SHOWN:,} more</li>" if len(plan) > SHOWN else ""
         says = f"{count(len(plan), 'caption')} of {len(rows):,} would change."
@@ -253,8 +247,7 @@ class Bulk:
             if plan
             else ""
         )
-        html = f'<p class="hint bulk-says" role="status">{esc(says)}</p>{go}<ul class="plain differences">{lines}{more}</ul>'
-        return html, set()
+        return f'<p class="hint bulk-says" role="status">{esc(says)}</p>{go}<ul class="plain differences">{lines}{more}</ul>'
 
 
 def mark_of(plan: Iterable[Edited]) -> str:

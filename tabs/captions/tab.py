@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -28,7 +29,7 @@ from tabs.captions.epochs import Encodings, preview
 from tabs.captions.rewriting import Progress, Rewriting
 from tabs.captions.scores import Scores
 from tabs.captions.tokens import count_tokens
-from tabs.context import Page
+from tabs.context import ASKING, Page
 from tabs.dataset.mask_painting import Masks
 from tabs.markup import page_of
 from tabs.pieces import piece
@@ -70,7 +71,7 @@ class Desk:
         self.rewriting = Rewriting(page.engine.light)
         self.encodings = Encodings(self.reading, history)
         form = (lambda: dict(self._state().get("bulk", {})), lambda values: self._keep(bulk=values))
-        self.bulk = Bulk(self.reading, history, page.workspace, page.roots, self.rewriting, *form)
+        self.bulk = Bulk(page, self.reading, history, self.rewriting, form)
         self._history = history
         self.scores = Scores(page)
 
@@ -137,6 +138,8 @@ class Desk:
                 return self._steps()
             if act == "tags":
                 return self.bulk.tags(arg, *(_text(asked.get(name))[:200] for name in ("find", "order")))
+            if act.startswith("preset_"):
+                return self._preset(act, key, arg, value, asked.get("session"))
             if act in self._asked:
                 return self._asked[act](key, arg, value)
             opened, said = self._do(act, key, arg, value)
@@ -204,7 +207,17 @@ class Desk:
         return key, ""
 
     def _fill(self, keys: str, arg: str, value: str) -> dict[str, Any]:
-        self.bulk.fill(arg, value)
+        with suppress(ProblemsError):  # the preview says what is wrong
+            self.bulk.form.change(arg, value)
+        return self._form(keys)
+
+    def _preset(self, act: str, keys: str, arg: str, value: str, session: Any) -> dict[str, Any]:
+        """What was pressed in the presets of the form of changes; the next tick carries what is said of it."""
+        asking = ASKING.set(_text(session))
+        try:
+            self.bulk.form.act(act, arg, value)
+        finally:
+            ASKING.reset(asking)
         return self._form(keys)
 
     def _form(self, keys: str) -> dict[str, Any]:

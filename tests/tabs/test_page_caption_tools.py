@@ -124,7 +124,7 @@ def test_many_captions_change_at_once_are_shown_before_and_come_back(tab, folder
     before = all_texts(folder)
     tab.locator("#cap-find").fill("snow")
     tab.locator("#cap-many summary").click()
-    tab.locator("#cap-bulk select").first.select_option("replace")
+    tab.locator("#cap-bulk-edit").select_option("replace")
     tab.locator("#cap-bulk-find").fill("snow")
     tab.locator("#cap-bulk-replace_with").fill("deep snow, winter")
     tab.keyboard.press("Tab")
@@ -169,7 +169,7 @@ def test_a_tag_is_renamed_and_removed_everywhere(tab, folder):
 
 def test_what_another_program_changed_is_not_overwritten(tab, folder):
     tab.locator("#cap-many summary").click()
-    tab.locator("#cap-bulk select").first.select_option("add")
+    tab.locator("#cap-bulk-edit").select_option("add")
     tab.locator("#cap-bulk-tags").fill("winter")
     tab.keyboard.press("Tab")
     expect(tab.locator("[data-act=bulk_apply]")).to_be_visible()
@@ -239,7 +239,7 @@ def test_a_change_is_for_the_selected_images_when_there_are_some(tab, folder):
     expect(tab.locator("#cap-picks .pick.selected")).to_have_count(4)
     expect(tab.locator("#cap-label")).to_have_text("Caption of mira_000.png")  # selecting opens nothing
     tab.locator("#cap-many summary").click()
-    tab.locator("#cap-bulk select").first.select_option("add")
+    tab.locator("#cap-bulk-edit").select_option("add")
     tab.locator("#cap-bulk-tags").fill("winter")
     tab.keyboard.press("Tab")
     tab.locator("[data-act=bulk_apply]", has_text="Change 4 captions").click()
@@ -315,7 +315,7 @@ def test_several_tags_at_once_are_trimmed(tab, folder):
 
 def test_a_question_that_is_answered_late_neither_hides_nor_undoes_what_was_typed_after_it(tab, folder):
     tab.locator("#cap-many summary").click()
-    tab.locator("#cap-bulk select").first.select_option("remove")
+    tab.locator("#cap-bulk-edit").select_option("remove")
     expect(tab.locator("#cap-bulk-tags")).to_be_visible()
     tab.evaluate("""() => {
       const quick = window.fetch;
@@ -343,7 +343,7 @@ def test_a_question_that_is_answered_late_neither_hides_nor_undoes_what_was_type
 
 def test_the_preview_of_a_change_follows_what_is_typed_and_the_button_needs_no_second_press(tab, folder):
     tab.locator("#cap-many summary").click()
-    tab.locator("#cap-bulk select").first.select_option("remove")
+    tab.locator("#cap-bulk-edit").select_option("remove")
     tab.locator("#cap-bulk-tags").click()
     tab.keyboard.type("smile, ", delay=30)
     expect(tab.locator("#cap-bulk .bulk-says")).to_contain_text("8 captions of 40 would change")

@@ -71,6 +71,30 @@ def test_a_change_that_is_not_there_is_not_undone(desk, id):
     assert desk.answer({"act": "revert", "arg": id})["problems"][0]["code"] == "caption.no-history"
 
 
+def test_the_form_of_changes_is_saved_loaded_and_undone(desk):
+    def do(act, arg="", value=""):
+        return desk.answer({"act": act, "arg": arg, "value": value, "session": "one"})
+
+    for name, value in {"edit": "replace", "find": "fox", "replace_with": "owl"}.items():
+        do("bulk_field", name, value)
+    do("preset_save", value="owls")
+    assert desk.page.browsers.of("one").said["kind"] == "done"
+    html = do("bulk_field", "replace_with", "hen")["bulk"]
+    assert "1 field changed" in html and 'value="hen"' in html
+    html = do("preset_undo")["bulk"]
+    assert "as saved" in html and 'value="owl"' in html
+    do("bulk_field", "edit", "remove")
+    assert 'value="owl"' in do("preset_load", value="user/owls")["bulk"]
+    assert desk.page.presets.load("user/owls").task == "edit_captions"
+    assert do("preset_load", value="user/none")["problems"]
+
+
+def test_a_change_with_a_wrong_field_is_not_offered(desk):
+    for name, value in {"edit": "sort", "order": "alphabet", "keep_first": "many"}.items():
+        html = desk.answer({"act": "bulk_field", "arg": name, "value": value})["bulk"]
+    assert invalid(html) == ["keep_first"] and 'value="many"' in html and "bulk_apply" not in html
+
+
 @LONG
 @given(st.dictionaries(st.sampled_from([*KNOWN, "edit"]), ANYTHING | st.sampled_from(list(EDITS)), max_size=6))
 def test_the_form_of_changes_is_drawn_whatever_is_stored(desk, stored):
