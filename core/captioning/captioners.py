@@ -301,14 +301,14 @@ def path_problems(text: str) -> list[Problem]:
         return [Problem("The caption file is neither .json nor .jsonl", SETTING, fix, code="captioning.one-file")]
     if path.is_dir():
         fix = "choose a file in it"
-        return [Problem("The caption file is a folder", printable(path), fix, code="captioning.one-file")]
+        return [Problem(f"The caption file '{printable(path)}' is a folder", SETTING, fix, code="captioning.one-file")]
     try:
         others = not all(isinstance(entry, dict) for entry in read_values(path)[0].values()) if path.exists() else False
     except ProblemsError:
         others = True
     fix = "choose a new name, or a file with captions, which is replaced"
-    what = "The file exists, and holds something other than captions"
-    return [Problem(what, printable(path), fix, code="captioning.one-file")] if others else []
+    what = f"The file '{printable(path)}' exists, and holds something other than captions"
+    return [Problem(what, SETTING, fix, code="captioning.one-file")] if others else []
 
 
 def write_one_file(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Text quoted from a file can be as long as the file. Unpaired surrogates, which names may contain, are replaced.
@@ -27,7 +27,7 @@ class Problem:
     """One thing the user can act on.
 
     what   one clause without a final full stop: what is wrong
-    where  the file, setting or image it is about
+    where  the file, setting or image it is about; of a wrong setting its dotted name, by which the page marks the field
     fix    what to do, beginning with a verb in lower case
     level  "error" blocks a start; "warning" spoils the result; "advice" does neither
     remedy the setting that a button turns on to fix it ("dataset.skip_broken"), else empty
@@ -99,6 +99,11 @@ def errors_first(problems: Iterable[Problem]) -> list[Problem]:
         (problem.code or problem.what, problem.what, problem.where): problem for problem in reversed(list(problems))
     }
     return sorted(reversed(once.values()), key=lambda problem: LEVELS.index(problem.level))
+
+
+def at_setting(setting: str, problems: Iterable[Problem]) -> list[Problem]:
+    """Problems with the file that a setting names, told of the setting: `what` then ends with the file."""
+    return [replace(each, what=f"{each.what}: {each.where}", where=setting) for each in problems]
 
 
 def raise_if_errors(problems: Iterable[Problem]) -> None:

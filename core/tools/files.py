@@ -11,13 +11,15 @@ from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.tools.model_files import DownloadSettings, ExportSettings, InspectSettings
 
+INSPECTED, EXPORTED = "inspect.file", "export_diffusers.file"
+
 
 def check_inspect(asked: InspectSettings, workspace: Workspace) -> str:
-    return f"inspect {display_path(file_of(asked.file, workspace))}"
+    return f"inspect {display_path(file_of(asked.file, workspace, INSPECTED))}"
 
 
 def check_export_diffusers(asked: ExportSettings, workspace: Workspace) -> str:
-    return f"export {display_path(file_of(asked.file, workspace))}"
+    return f"export {display_path(file_of(asked.file, workspace, EXPORTED))}"
 
 
 def check_download(asked: DownloadSettings, workspace: Workspace) -> str:
@@ -29,7 +31,7 @@ def check_download(asked: DownloadSettings, workspace: Workspace) -> str:
 def inspect(asked: InspectSettings, context: JobContext) -> Outcome:
     from core.tools import inspect as inspection
 
-    path = file_of(asked.file, context.workspace)
+    path = file_of(asked.file, context.workspace, INSPECTED)
     context.stage(f"reading {path.name}")
     facts = inspection.inspect(path, context.cancel)
     return Outcome(lines=inspection.in_words(facts), facts=facts)
@@ -38,7 +40,7 @@ def inspect(asked: InspectSettings, context: JobContext) -> Outcome:
 def export_diffusers(asked: ExportSettings, context: JobContext) -> Outcome:
     from core.tools import export
 
-    path = file_of(asked.file, context.workspace)
+    path = file_of(asked.file, context.workspace, EXPORTED)
     context.stage(f"exporting {path.name}")
     written = export.export_diffusers(path, resolve_path(asked.output) if asked.output else None)
     return Outcome(lines=[f"Saved: {display_path(written)}"], facts={"file": str(written)})
@@ -70,14 +72,14 @@ def _forget_link(shown: str, context: JobContext) -> None:
         atomic.write_json(context.folder.job_file, job | {"download": {"hub_id": shown}})
 
 
-def file_of(name: str | None, workspace: Workspace) -> Path:
-    """The file a tool works on: a path, or the name of a LoRA."""
+def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
+    """The file a tool works on: a path, or the name of a LoRA. where: the setting that gives it."""
     from core.generation.library import find_file, find_lora
 
     wanted = (name or "").strip()
     if not wanted:
         fix = "enter a path, or the name of a LoRA"
-        raise ProblemsError.one("No file is given", "file", fix, "tools.no-file-given")
+        raise ProblemsError.one("No file is given", where, fix, "tools.no-file-given")
     found = find_file(wanted, workspace)
     if found is not None:
         return found
@@ -86,4 +88,4 @@ def file_of(name: str | None, workspace: Workspace) -> Path:
     except ProblemsError as error:
         fix = f"enter a path, or the name of a LoRA: {error.problems[0].fix}"
         what = f"There is no file and no LoRA named '{wanted}'"
-        raise ProblemsError.one(what, "file", fix, "tools.no-such-file") from None
+        raise ProblemsError.one(what, where, fix, "tools.no-such-file") from None

@@ -109,8 +109,8 @@ def check_images(asked: FolderSettings, workspace: Workspace) -> tuple[Path, Pat
         problems.append(Problem("No folder is chosen", f"{asked.tool}.folder", fix, code="tools.no-folder-chosen"))
     elif not os.path.isdir(folder):
         fix = "check the spelling, or choose another folder"
-        what = "The image folder does not exist"
-        problems.append(Problem(what, printable(folder), fix, code="tools.no-such-folder"))
+        what = f"The image folder '{printable(folder)}' does not exist"
+        problems.append(Problem(what, f"{asked.tool}.folder", fix, code="tools.no-such-folder"))
     output = workspace.datasets / asked.tool / (folder.name or "images")
     if isinstance(asked, CopySettings) and not _in_place(asked):
         if asked.output:
@@ -136,8 +136,8 @@ def _bad_output(asked: CopySettings, output: Path, folder: Path | None) -> list[
         fix = "choose another folder, or the copies would be trained too"
         return [Problem(what, f"{asked.tool}.output", fix, code="tools.output-inside-folder")]
     if os.path.exists(output) and not output.is_dir():
-        what = "The output folder is a file"
-        return [Problem(what, printable(output), "choose another", code="tools.output-is-file")]
+        what = f"The output folder '{printable(output)}' is a file"
+        return [Problem(what, f"{asked.tool}.output", "choose another", code="tools.output-is-file")]
     return []
 
 

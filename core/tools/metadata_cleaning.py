@@ -11,7 +11,7 @@ from core.dataset.captions.history import content_of
 from core.dataset.sources.files import printable
 from core.dataset.sources.image_info import listed
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, at_setting, raise_if_errors
 from core.record.regular import read_regular
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, typed_path
@@ -118,7 +118,7 @@ def _asked(asked: CleanMetadataSettings) -> tuple[Path, Path, list[Replacement]]
     out, source, problems = output_of(asked, "clean_metadata")
     if source is None and not problems:
         what, fix = "No metadata file is given", "choose the metadata file to clean"
-        problems.append(Problem(what, printable(out), fix, code="metadata.missing-file"))
+        problems.append(Problem(what, "clean_metadata.in_json", fix, code="metadata.missing-file"))
     replacements, wrong = _replacements(asked)
     problems += wrong
     for each in endless(replacements, asked.clean_rules == "words"):
@@ -135,7 +135,7 @@ def _replacements(asked: CleanMetadataSettings) -> tuple[list[Replacement], list
             text = decode_text(read_regular(file, MAX_LIST_BYTES)).text
             lines += [(f"{printable(file)}, line {number}", line) for number, line in enumerate(text.splitlines(), 1)]
         except ProblemsError as error:
-            unread = error.problems
+            unread = at_setting("clean_metadata.replacements_file", error.problems)
     found, wrong = read_replacements(lines)
     return found, [*unread, *wrong]
 

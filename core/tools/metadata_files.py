@@ -18,7 +18,7 @@ from core.dataset.sources.walk import File, walk
 from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
 from core.record.context import JobContext
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, at_setting, unwritten
 from core.record.regular import MissingFile, check_regular
 from core.record.units import count
 from core.record.workspace import display_path, typed_path
@@ -57,23 +57,26 @@ def output_of(asked: MetadataOutputSettings, tool: str) -> tuple[Path, Path | No
         problems.append(Problem("The metadata file is not a .json", where, fix, code="metadata.not-json-name"))
     elif out.is_dir():
         fix = "choose a file in it"
-        problems.append(Problem("The metadata file is a folder", printable(out), fix, code="metadata.is-folder"))
+        what = f"The metadata file '{printable(out)}' is a folder"
+        problems.append(Problem(what, where, fix, code="metadata.is-folder"))
     if source is None and os.path.lexists(out):
         source = out
     elif source is not None:
-        problems += source_problems(source)
+        problems += source_problems(source, tool)
     return out, source, problems
 
 
-def source_problems(path: Path) -> list[Problem]:
+def source_problems(path: Path, tool: str) -> list[Problem]:
     """Why a metadata file cannot be read, as far as that can be seen from outside."""
+    where = f"{tool}.in_json"
     try:
         check_regular(path)
     except MissingFile:
         fix = "check the path, or choose another file"
-        return [Problem("The metadata file does not exist", printable(path), fix, code="metadata.missing-file")]
+        what = f"The metadata file '{printable(path)}' does not exist"
+        return [Problem(what, where, fix, code="metadata.missing-file")]
     except ProblemsError as error:
-        return error.problems
+        return at_setting(where, error.problems)
     return []
 
 
@@ -85,7 +88,9 @@ def folders_of(texts: Sequence[str], tool: str) -> tuple[list[Path], list[Proble
         return [], [Problem("No folder is chosen", f"{tool}.folders", fix, code="tools.no-folder-chosen")]
     fix = "check the spelling, or choose another folder"
     missing = [
-        Problem("The image folder does not exist", printable(path), fix, code="tools.no-such-folder")
+        Problem(
+            f"The image folder '{printable(path)}' does not exist", f"{tool}.folders", fix, code="tools.no-such-folder"
+        )
         for path in folders
         if not os.path.isdir(path)
     ]

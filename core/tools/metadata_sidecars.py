@@ -99,7 +99,7 @@ def _asked(asked: MetadataToCaptionsSettings) -> tuple[Path, list[Path]]:
         what, fix = "No metadata file is given", "choose a .json or .jsonl file"
         problems.append(Problem(what, f"{TOOL}.in_json", fix, code="metadata.no-file-given"))
     else:
-        problems += source_problems(source)
+        problems += source_problems(source, TOOL)
     folders, unfound = folders_of(asked.folders, TOOL) if asked.folders else ([source.parent] if source else [], [])
     problems += unfound
     if asked.captions_to is None and asked.tags_to is None:

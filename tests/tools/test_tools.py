@@ -15,6 +15,7 @@ from core.engine.engine import Engine
 from core.networks.adapter_file import load_lora, save_lora
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
+from core.settings.base import Declared
 from core.settings.check import build
 from core.settings.job import JOBS
 from core.tools.inspect import in_words, inspect
@@ -102,6 +103,35 @@ def test_files_that_are_none_are_refused_in_plain_words(tmp_path):
     for asked, words in (({"name": "inspect", "file": str(tmp_path / "page.safetensors")}, "web page"),):
         with pytest.raises(ProblemsError, match=words):
             use(**asked)
+
+
+TOOLS = [name for name, task in tasks.tasks().items() if task.own and task.check]
+
+
+def path_settings(task: tasks.Task) -> list[Declared]:
+    """The tool's settings that name a file or folder."""
+    fields = task.job.model_fields[task.own].annotation.model_fields
+    known = [Declared(f"{task.own}.{name}", task.own, name, info) for name, info in fields.items()]
+    return [entry for entry in known if entry.names in ("path", "path or name")]
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_wrong_path_is_told_at_its_setting_so_that_the_page_marks_the_field(name, tmp_path):
+    """Missing, and of the wrong kind: a file where a folder is asked for, a folder where a file is."""
+    task = tasks.named(name)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.json").mkdir()
+    for entry in path_settings(task):
+        for path in (str(tmp_path / each) for each in ("gone", "file", "folder.json")):
+            job = build(task.job, {task.own: {entry.name: [path] if entry.kind == "list" else path}})
+            try:
+                task.look(job, Workspace(tmp_path / "outputs"))
+            except ProblemsError as error:
+                settings = {entry.path for entry in path_settings(task)}
+                about = [problem for problem in error.problems if path in f"{problem.what} {problem.where}"]
+                assert all(problem.where in settings for problem in about), (
+                    f"{about}: give the setting ('{entry.path}') as `where`, and name the path in `what`"
+                )
 
 
 def test_a_lora_is_exported_for_diffusers_with_its_strength_in_the_weights(tmp_path):

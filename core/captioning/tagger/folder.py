@@ -63,7 +63,9 @@ def find(asked: TagTextSettings, workspace: Workspace) -> Found:
     folder = workspace.captioners / given if named else resolve_path(given)
     if not os.path.isdir(folder):  # false, not an error, for an invalid name
         fix = "choose the folder with model.onnx and selected_tags.csv"
-        raise ProblemsError.one("The model folder does not exist", str(folder), fix, "tagger.no-folder")
+        where = f"{'tag' if isinstance(asked, TagSettings) else 'retag'}.model_dir"
+        what = f"The model folder '{folder}' does not exist"
+        raise ProblemsError.one(what, where, fix, "tagger.no-folder")
     if os.path.lexists(folder / FILE):
         return Found(read_profile(folder / FILE), folder, own=True)
     known = next((each for each in PROFILES.values() if each.folder_name == folder.name), Profile())
