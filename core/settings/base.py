@@ -299,19 +299,16 @@ class Declared:
 
     @property
     def range_text(self) -> str:
-        """The allowed values in words: "1 to 1000", "above 0", "constant, cosine or linear"."""
+        """The allowed values in words: "1 to 1000", "above 0, up to 1", "constant, cosine or linear"."""
         if self.choices:
             return ", ".join(str(choice) for choice in self.choices)
         bounds = self.bounds
-        low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
         steps = f", a multiple of {bounds['multiple_of']}" if "multiple_of" in bounds else ""
-        if low is not None and high is not None:
-            return f"{low} to {high}{steps}"
-        if low is not None:
-            return (f"above {low}" if "gt" in bounds else f"{low} or more") + steps
-        if high is not None:
-            return f"up to {high}{steps}"
-        return steps.removeprefix(", ")
+        if "ge" in bounds and "le" in bounds:
+            return f"{bounds['ge']} to {bounds['le']}{steps}"
+        words = {"gt": "above {}", "ge": "{} or more", "le": "up to {}", "lt": "below {}"}
+        ends = ", ".join(text.format(bounds[name]) for name, text in words.items() if name in bounds)
+        return ends + steps if ends else steps.removeprefix(", ")
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:

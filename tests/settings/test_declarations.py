@@ -58,6 +58,8 @@ def test_kinds_and_ranges_are_read_from_the_types():
     assert (by_path["samples.width"].kind, by_path["samples.width"].bounds["multiple_of"]) == ("int", 8)
     assert by_path["dataset.resolution"].kind == "pair"
     assert by_path["memory.num_processes"].range_text == "1 to 64"
+    assert by_path["noise.huber_c"].range_text == "above 0, up to 100", "0 itself is refused"
+    assert by_path["method.ema_decay"].range_text == "0 or more, below 1"
     assert by_path["saving.save_precision"].choices == ["fp32", "fp16", "bf16"]
     assert by_path["noise.min_snr_gamma"].optional and not by_path["network.rank"].optional
 
