@@ -39,14 +39,18 @@ def cards(
     busy: bool = False,
     proposed: Mapping[int, Sequence[str]] = NONE,
     class_form: ClassForm = lambda number, entry: "",
+    undo: str = "",
 ) -> str:
     """One card a folder.
 
     opened     whose own settings are unfolded        proposed   rare words for a card's subject
+    undo       the buttons that take a change back
     class_form the form that makes regularization images, for a card or (number -1) for a folder that is yet to be
     """
     if not entries:
-        return section("Folders", empty_state("No folder selected.", "Enter its path above, browse, or drop images."))
+        return section(
+            "Folders", empty_state("No folder selected.", "Enter its path above, browse, or drop images."), undo
+        )
     common = common_values(job)
     body = "".join(
         _card(number, entry, common, each, number in opened, thumb_url, busy, proposed.get(number), class_form)
@@ -55,7 +59,7 @@ def cards(
     if all(entry.role != "regularization" for entry in entries):
         body += class_form(-1, None)
     views = sum(each.views for each in found)
-    return section("Folders", body, esc(f"{count(views, 'view')} an epoch") if views else "")
+    return section("Folders", body, undo + (esc(f"{count(views, 'view')} an epoch") if views else ""))
 
 
 def common_values(job: TrainJob) -> dict[str, Any]:

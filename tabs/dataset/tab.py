@@ -151,6 +151,7 @@ class Desk:
             busy=waits,
             proposed={number: words for number, (_, words) in self._proposed.items()},
             class_form=self.class_form.html,
+            undo=self._undo(),
         )
         asked = reading.report.questions if reading.report else ()
         holding = dataset_grid.holding(entries)
@@ -167,6 +168,14 @@ class Desk:
             "plots": self._plots(entries, found, show),
             "grid": dataset_grid.grid(reading.report, show, number, self.page.thumb_url, reading.busy, holding),
         }
+
+    def _undo(self) -> str:
+        """Takes back what Train's Undo takes back: the folders are part of its form."""
+        steps = {"undo": ("Undo", self.page.project.can_undo), "redo": ("Redo", self.page.project.can_redo)}
+        return "".join(
+            button(act, words, kind="quiet", title=f"{words}: {did}" if did else "", disabled=not did, again=True)
+            for act, (words, did) in steps.items()
+        )
 
     def _all(self) -> dict[str, Any]:
         """What a click answers: all of the areas, and that the browser has them."""
@@ -346,6 +355,8 @@ class Desk:
             self._hold(arg, value == "true")
         elif act == "more":
             self._unfold(arg)
+        elif act in ("undo", "redo"):
+            self.page.project.undo() if act == "undo" else self.page.project.redo()
         elif act == "setup":
             self.page.setup.apply(self.page.setup.offer(self.page.project.job, self.reading.report))
         elif act == "keep_demo":

@@ -129,6 +129,20 @@ def test_a_regularization_folder_given_shortly_is_a_card_and_stays_short():
     assert [source.folder for source in longer.dataset.all_sources()] == ["a", "r", "b"]
 
 
+def test_a_removed_folder_comes_back_by_undo_on_its_own_tab(desk, tmp_path):
+    for name in ("a", "b"):
+        image(tmp_path / name / "x.png", (64, 64))
+    project = desk.page.project
+    project.replace(with_entries(project.job, [Source(folder=str(tmp_path / name)) for name in ("a", "b")]))
+    before = entries_of(project.job)
+    desk.act(event("remove", "1"))
+    assert len(entries_of(project.job)) == 1
+    shown = desk.act(event("undo"))
+    assert entries_of(project.job) == before and 'data-act="redo"' in shown["sources"]
+    desk.act(event("redo"))
+    assert len(entries_of(project.job)) == 1
+
+
 def test_the_unfolded_cards_stay_with_their_folders_when_one_is_removed(desk, tmp_path):
     job = with_entries(desk.page.project.job, [Source(folder=name, num_repeats=2) for name in "abc"])
     desk.page.project.replace(job)
