@@ -50,7 +50,8 @@ class Adapter(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of a file by key below the module's name; live, not copied."""
+        """The tensors of a file by key below the module's name; live, not copied. Saved in the file's dtype, except those that
+        are no floating numbers; read them in any dtype, since other programs cast all."""
 
     @abstractmethod
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:

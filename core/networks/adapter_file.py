@@ -75,7 +75,8 @@ def save_lora(
     _refuse_overflow(path, tensors, dtype)
     ready = {}
     for name, value in tensors.items():
-        wanted = torch.float32 if name.endswith(".alpha") else (dtype or value.dtype)
+        own = dtype if dtype is not None and value.is_floating_point() else value.dtype  # flags and counts keep theirs
+        wanted = torch.float32 if name.endswith(".alpha") else own
         ready[name] = value.detach().to("cpu", wanted).contiguous().clone()
     described = {str(key): str(value) for key, value in (metadata or {}).items()}
     ours = {key: value for key, value in described.items() if key.startswith("ss_")}
@@ -182,7 +183,7 @@ def _shape_of(file: TensorFile, name: str) -> torch.Tensor:
     import torch
 
     entry = file.entries[name]
-    if name.endswith("alpha") and prod(entry.shape) == 1:
+    if prod(entry.shape) == 1:
         return file.read(name)
     return torch.empty(entry.shape, dtype=getattr(torch, TORCH_NAMES[entry.dtype]), device="meta")
 

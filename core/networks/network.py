@@ -56,7 +56,8 @@ class Network:
         targets, kind = list(targets), kind_named(settings.kind)
         size_of = sizes_by_settings(settings, targets) if size_of is None else size_of
         sized = ((target, size_of(target)) for target in targets)
-        adapters = [kind.fresh(target, size, own, seed) for target, size in sized if size is not None]
+        made = (kind.fresh(target, size, own, seed) for target, size in sized if size is not None)
+        adapters = [adapter for adapter in made if adapter is not None]
         dropout = Dropout(settings, seed) if settings.dropped_out else None
         return cls(adapters, dropout=dropout, needs_base_weight=kind.needs_base_weight)
 

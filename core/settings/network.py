@@ -242,8 +242,10 @@ class NetworkSettings(Settings):
         return self.trains_conv or (bool(self.base_weights) and self.base_weights_layers == "kohya")
 
     def summary(self) -> str:
-        parts = [f"{self.label('kind')} rank {self.rank}", f"alpha {number_text(self.alpha)}"]
-        parts += [f"conv rank {self.conv_rank}"] if self.conv_rank else []
+        uses, parts = self.traits.uses, [self.label("kind")]
+        parts[0] += f" rank {self.rank}" if "rank" in uses else ""
+        parts += [f"alpha {number_text(self.alpha)}"] if "alpha" in uses else []
+        parts += [f"conv rank {self.conv_rank}"] if self.conv_rank and "rank" in uses else []
         parts += ["by block"] if self.block_dims or self.conv_block_dims or self.has_block_rates else []
         parts += ["dropout"] if self.dropped_out else []
         parts += [f"from {PurePath(self.network_weights).stem}"] if self.network_weights else []

@@ -103,8 +103,9 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
         for layer, names in _layers(file.entries).items():
             if cancel is not None:
                 cancel.check()
-            tensors = {key: value for key, name in names.items() if (value := file.read(name)).is_floating_point()}
-            peaks = {key: float(value.float().abs().max()) for key, value in tensors.items() if value.numel()}
+            tensors = {key: file.read(name) for key, name in names.items()}
+            floats = {key: value for key, value in tensors.items() if value.is_floating_point() and value.numel()}
+            peaks = {key: float(value.float().abs().max()) for key, value in floats.items()}
             damaged = [key for key, peak in peaks.items() if not math.isfinite(peak)]
             found["not_finite"] += [names[key] for key in damaged]
             kind = kind_of_keys(tensors)

@@ -32,13 +32,15 @@ class NetworkKind:
     name, title     in presets and on the page
     keys            keys its files have for each layer          optional    keys they may have besides
     input_key       the key whose tensor is as wide as the layer's input: identifies a file's family
-    fresh           (layer, rank and alpha, own settings, seed) -> an adapter without effect yet
+    fresh           (layer, rank and alpha, own settings, seed) -> an adapter without effect yet; None: it changes no such layer
     from_tensors    (layer, its tensors) -> the adapter of a file; None if the shapes do not fit the layer
-    size            (tensors) -> the rank and alpha they have
+    size            (tensors) -> the rank and alpha they have; like `flaw` and `misfit` it is also asked before the start with
+                    tensors on torch's meta device: look at shapes alone, but for tensors of one number, which are read
     flaw            (layer's name, tensors) -> what is wrong with a file's tensors, or ""
     module_name, network_args    sd-scripts' metadata (ss_network_module, ss_network_args)
     settings        its own group of settings, named after the kind, shown while it is selected
-    uses            which of the settings core.settings.network.OWN (sizes, dropouts) it reads; the page says that others have no effect
+    uses            which of the settings core.settings.network.OWN (sizes, dropouts) it reads; others are said to have no effect, and
+                    the training goes on
     needs_base_weight   its adapters read the layer's weight, which then stays as it is: not packed; rules refuse fp8 and ZeRO-3
     idle            (tensors) -> whether the layer has no effect, as before its training
     from_peft, to_peft  key endings of PEFT's files and the kind's; tensors as PEFT writes them, the scale multiplied in
@@ -47,7 +49,7 @@ class NetworkKind:
     name: str
     title: str
     keys: tuple[str, ...]
-    fresh: Callable[[Target, BlockSize, Settings | None, int], Adapter]
+    fresh: Callable[[Target, BlockSize, Settings | None, int], Adapter | None]
     from_tensors: Callable[[Target, Tensors], Adapter | None]
     size: Callable[[Tensors], BlockSize]
     flaw: Callable[[str, Tensors], str]

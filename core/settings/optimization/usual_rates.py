@@ -58,7 +58,7 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
     which = "unet" if part.startswith("unet") else "text_encoder"
     spec = spec_of(job)
     usual = spec.usual.get(which, next(iter(spec.usual.values()))).times(*_compared(job))
-    if spec.traits.uses_network:
+    if spec.traits.uses_network and {"rank", "alpha"} <= job.network.traits.uses:
         # alpha / rank scales each update; common practice compensates only in part, so at most 3 times is suggested.
         scale = (job.network.alpha or job.network.rank) / job.network.rank
         factor = max(1 / MARGIN, min(MARGIN, 1 / scale))
