@@ -57,6 +57,11 @@ class Objective(ABC):
     def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What it should predict, [B, C, H, W]."""
 
+    def form(self, output: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """What of the model's output [B, C, H, W], float32, is compared with the target: the output itself, its negation, the
+        image that it estimates ... The base model's output, where it is preserved, is taken in the same form."""
+        return output
+
     def loss(self, predicted: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
         """The loss of each number of the prediction, float32 [B, C, H, W]."""
         return (predicted - target) ** 2

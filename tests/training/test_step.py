@@ -161,6 +161,34 @@ def test_preserved_images_train_what_the_base_model_predicts(batch):
     torch.testing.assert_close(loss[~kept], plain[~kept], **TOLERANCE)
 
 
+def test_an_objective_compares_what_it_makes_of_the_output_also_of_the_base_models(batch):
+    """An estimate of the image from a predicted noise, as models of flow matching are compared in some trainings."""
+
+    class ByImage(Diffusion):
+        def form(self, output, noisy, timesteps):
+            a, s = self._signal_and_noise(torch.float32, timesteps)
+            return (noisy - s * output) / a
+
+        def target(self, x0, noise, timesteps):
+            return x0
+
+        def loss(self, predicted, target, timesteps):
+            return (predicted - target) ** 2
+
+    def base(noisy_latents, timesteps):
+        return predict(noisy_latents, timesteps) + 0.5
+
+    times, kept = batch["timesteps"], torch.tensor([True, False, False, True])
+    objective, noises = ByImage(NoiseSettings()), Noises(batch["noise"])
+    loss = training_loss(objective, predict, batch["latents"], noises, times, preserved=(base, kept))
+    bar = KOHYA.alphas_cumprod[times].view(-1, 1, 1, 1)
+    noisy = KOHYA.add_noise(batch["latents"], batch["noise"], times)
+    made = (noisy - (1 - bar).sqrt() * predict(noisy, times)) / bar.sqrt()
+    expected = ((made - batch["latents"]) ** 2).mean(dim=(1, 2, 3))
+    expected[kept] = (0.25 * (1 - bar) / bar).view(-1)[kept]
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0.0)
+
+
 def test_masks_as_sd_scripts_keeps_them_are_read_by_image(batch):
     """Four of four channels: torch itself would take [4, h, w] for a mask of each channel."""
     masks = torch.rand(4, 1, 8, 6, generator=torch.Generator().manual_seed(2))

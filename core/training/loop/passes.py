@@ -127,13 +127,21 @@ def training_loss(
 
     ValueError for tensors of other forms, which torch would broadcast silently.
     """
+    import torch
+
     _refuse_other_forms(latents, noises.noise, timesteps, sample_weights, masks, objective.fractions)
     x0, noise, shown = objective.mixed(latents, noises)
     noisy = objective.noised(x0, shown, timesteps)
     target = objective.target(x0, noise, timesteps)
+
+    def formed(predict: Predict) -> Tensor:
+        return objective.form(predict(noisy, timesteps).float(), noisy, timesteps)
+
     if preserved is not None:
-        target = _preserved(target, noisy, timesteps, *preserved)
-    predicted = predict(noisy, timesteps).float()
+        base_predict, rows_B = preserved
+        with torch.no_grad():  # what the base model predicts is the target of the rows that are to stay as they are
+            target = torch.where(rows_B.view(-1, 1, 1, 1), formed(base_predict), target)
+    predicted = formed(predict)
     loss_BCHW = objective.loss(predicted, target, timesteps)
     if masks is None:
         loss_B = loss_BCHW.mean(dim=(1, 2, 3))
@@ -160,15 +168,6 @@ def masked_mean(loss_BCHW: Tensor, masks: Tensor, over: str = "area") -> Tensor:
         return (loss_BCHW * masks).mean(dim=(1, 2, 3))
     covered_B = masks.expand_as(loss_BCHW).sum(dim=(1, 2, 3))
     return (loss_BCHW * masks).sum(dim=(1, 2, 3)) / covered_B.clamp_min(1e-6)
-
-
-def _preserved(target: Tensor, noisy: Tensor, timesteps: Tensor, base_predict: Predict, rows_B: Tensor) -> Tensor:
-    """The target with what the base model predicts in the rows that are to stay as they are."""
-    import torch
-
-    with torch.no_grad():
-        base = base_predict(noisy, timesteps).float()
-    return torch.where(rows_B.view(-1, 1, 1, 1), base, target)
 
 
 def _refuse_other_forms(
