@@ -20,6 +20,15 @@ def model(folder):
     return {"model": {"base_model": str(folder)}}
 
 
+def test_a_rank_of_convolutions_has_no_effect_on_it():
+    from core.settings.check import build
+    from core.settings.job import TrainJob
+    from core.settings.rules import ineffective
+
+    assert "network.conv_rank" in ineffective(build(TrainJob, {"model": {"family": "dit"}}))
+    assert "network.conv_rank" not in ineffective(build(TrainJob, {"model": {"family": "sd1"}}))
+
+
 def test_its_folder_is_recognized_and_its_memory_foretold(model, make_job, workspace):
     job = make_job(**model)
     assert family_of(job.model.base_model) == "dit"

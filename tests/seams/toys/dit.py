@@ -64,7 +64,10 @@ register(
     _recognizes,
     FamilyTraits(
         "dit_flow",
-        unused=(("model.prediction", "ignored: it predicts the way from image to noise"),),
+        unused=(
+            ("model.prediction", "ignored: it predicts the way from image to noise"),
+            ("network.conv_rank", "ignored: none of its layers is a convolution"),
+        ),
         size_step=16,
         single_file=False,
         unet=False,
