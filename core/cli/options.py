@@ -226,7 +226,8 @@ def _take(word: str, entry: Declared, options: Options) -> None:
         kind = "folder" if "folder" in entry.name else "file"
         names = PresetStore(options.workspace().presets).names()
         near = difflib.get_close_matches(word, names, n=3)
-        fix = f"check the name, or use the preset {' or '.join(near)}" if near else "check the name"
+        fix = "check the spelling of the path"
+        fix += f", or use the preset {' or '.join(near)}" if near else ""
         what = f"There is neither a {kind} nor a preset '{word}'"
         options.problems.append(Problem(what, "command line", fix, code="cli.no-such-argument"))
     elif entry.names and os.path.exists(open_home(word)) and Path.cwd() != PROJECT:

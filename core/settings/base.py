@@ -93,7 +93,7 @@ def setting(
     bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
     section heading above it and those after it, in a long group
     first   its row on the first screen   brief   shown there instead of the help
-    hint    what an empty field means ("off"), shown in it
+    hint    what an empty field means ("off"), shown in it where the setting may be left empty
     only    the methods (of a folder's settings: the roles) it is shown for, comma-separated; empty for all
     replaces    the setting of its group that has no effect while this one is filled in
     elsewhere   the tab and element that show it instead of the form ("Dataset#ds-sources")

@@ -24,7 +24,20 @@ def test_every_shipped_preset_loads_and_is_written_back_the_same(path):
     assert preset.title and preset.description
     again = dump(job, task=preset.task, title=preset.title, description=preset.description)
     again = content(preset) if preset.kind == "recipe" else again
-    assert again == json.loads(path.read_text("utf-8"))
+    kept = json.loads(path.read_text("utf-8"))
+    missing, unknown = leaves(again) - leaves(kept), leaves(kept) - leaves(again)
+    where = f"presets/{path.name}"
+    assert not missing and not unknown, (
+        f"{where}: add {sorted(missing)} (with their defaults), remove {sorted(unknown)}"
+    )
+    assert again == kept
+
+
+def leaves(values, path=""):
+    """The dotted name of every value, those in lists by their number."""
+    inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    found = {leaf for name, value in inner for leaf in leaves(value, f"{path}.{name}")}
+    return found or {path.removeprefix(".")}
 
 
 @pytest.mark.parametrize("path", sorted(VERSIONS.glob("*.json")), ids=lambda path: path.stem)
