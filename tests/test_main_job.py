@@ -65,7 +65,8 @@ def test_diffusers_draws_the_same_image_with_the_trained_file(outputs):
     from core.diffusion.samplers import make_sampler
     from core.families.sd1 import FAMILY as sd1
     from core.generation.loras import loras_attached
-    from core.generation.pipeline import decode_pixels, denoise, encode_prompts
+    from core.generation.pipeline import decode_pixels, denoise
+    from core.generation.prompt.states import encode_prompts
     from core.settings.generate import LoraUse
 
     path = list_runs(outputs / "runs")[0].checkpoints / "glyph_style.safetensors"

@@ -20,7 +20,7 @@ def encode_ids(
     clip_skip: int | None = None,
     join: Join = join_windows,
     weights: Weights = None,
-    mean_kept: bool = False,
+    normalize: str = "none",
 ) -> TextStates:
     """Token ids [B, n, 77] of one text encoder as the U-Net reads them: context [B, T, C], T = 77, 152 or 227, in the
     encoder's type.
@@ -30,7 +30,7 @@ def encode_ids(
     """
     (encoder,), (own,) = components.text_encoders, ids
     states = in_windows(partial(last_states, encoder, clip_skip=clip_skip), own)
-    return TextStates(join(weigh(states, weights, 0, mean_kept)))
+    return TextStates(join(weigh(states, weights, 0, normalize)))
 
 
 encode_captions = partial(read_captions, encode_ids)

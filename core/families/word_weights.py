@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +14,8 @@ _PARTS = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:([+-]?[.\d]+)\)|\)|\]|[^\\()\[\]:]+
 FIX = "write a number with one point, such as (word:1.2), or \\( and \\) for literal brackets"
 
 Run = tuple[str, float]
+Read = Callable[[str], list[Run]]  # a text -> its runs
+WINDOW_END = "\0"  # the text of a run that stands for the end of a window: what follows begins the next
 
 
 def runs_of(text: str) -> list[Run]:

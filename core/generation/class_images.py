@@ -22,7 +22,8 @@ from core.generation.class_plan import (
     seed_of,
 )
 from core.generation.image_metadata import Hashes, png_info
-from core.generation.pipeline import encode_prompts, images_at_once
+from core.generation.pipeline import images_at_once
+from core.generation.prompt.states import encode_prompts
 from core.generation.run import (
     Maker,
     Sources,
@@ -30,6 +31,7 @@ from core.generation.run import (
     find_sources,
     leased,
     make_store,
+    reading_of,
     uses_zero_terminal_snr,
     with_own_guidance,
 )
@@ -83,10 +85,8 @@ def make_class_images(
         plan.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(plan.folder)
         with leased(drawn_by, sources, store, device, reports) as components:
-            asked, skip = drawn_by.generate, job.model.clip_skip
-            states = encode_prompts(
-                components, asked.prompt, asked.negative_prompt, clip_skip=skip, weighted=asked.prompt_weights
-            )
+            asked = drawn_by.generate
+            states = encode_prompts(components, asked.prompt, asked.negative_prompt, reading_of(drawn_by))
             maker = Maker(drawn_by, workspace, sources, hashes, components, states, reports)
             made = _Missing(plan, manifest, maker).all_images(
                 todo, job.class_images.batch, job.captions.caption_extension

@@ -15,7 +15,7 @@ from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_
 from core.formats.tensors.header import read_header
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_embedding
-from core.generation.pipeline import PromptStates, encode_prompts
+from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_prompts
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path
@@ -102,9 +102,7 @@ class Words:
     def __init__(self, components: Components, counts: dict[str, int], layered: set[str]):
         self._components, self._counts, self._layered = components, counts, layered
 
-    def encode(
-        self, prompt: str, negative_prompt: str = "", *, clip_skip: int | None = None, weighted: bool = True
-    ) -> PromptStates:
+    def encode(self, prompt: str, negative_prompt: str = "", reading: Reading = AS_WRITTEN) -> PromptStates:
         """Like `encode_prompts`; with layered embeddings the context is [1, 16, T, C]."""
         import torch
 
@@ -113,8 +111,7 @@ class Words:
                 self._components,
                 self._spelled(prompt, suffix),
                 self._spelled(negative_prompt, suffix),
-                clip_skip=clip_skip,
-                weighted=weighted,
+                reading,
             )
             for suffix in ([f"_{name}" for name in LAYERS] if self._layered else [""])
         ]

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from core.families.word_weights import runs_of, wrong_weight
-from core.generation.prompt_loras import tag_of, use_of
-from core.generation.prompt_tags import LoraTag, without_tags
+from core.generation.prompt.loras import tag_of, use_of
+from core.generation.prompt.tags import LoraTag, without_tags
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, real_path

@@ -9,16 +9,13 @@ image alone and in a batch, and on every device up to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion.samplers import image_generators, make_sampler, model_input, sampler_step, start_latents
 from core.diffusion.text_states import Conditioning, TextStates, join_texts
 from core.families import family
 from core.families.components import Components
-from core.families.token_count import WINDOW
-from core.families.word_weights import runs_of
+from core.generation.prompt.states import PromptStates
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
 
@@ -35,70 +32,6 @@ CPU_LATENT_PIXELS = 64 * 64  # a CPU gains no speed from larger batches
 # (noisy latents [B, 4, h, w], timesteps, conditioning) -> [B, 4, h, w], as the families' `predict`
 Predict = Callable[["Tensor", "Tensor", Conditioning], "Tensor"]
 OnStep = Callable[[int, int], None]  # (steps done, total steps)
-
-
-@dataclass(frozen=True)
-class PromptStates:
-    """What the U-Net reads. positive and negative: one text each, of equal T."""
-
-    positive: TextStates
-    negative: TextStates
-
-
-def tokens_read(texts: Sequence[str], count: Callable[[str], int], weighted: bool) -> int:
-    """The number of tokens these texts are padded to: 75, 150, 225 ...
-
-    count     content tokens of a plain text        weighted   brackets and weights are not tokens
-    """
-    longest = max(sum(count(part) for part, _ in runs_of(text)) if weighted else count(text) for text in texts)
-    return WINDOW * max(1, -(-longest // WINDOW))
-
-
-def encode_texts(
-    components: Components,
-    texts: Sequence[str],
-    *,
-    tokens: int | None = None,
-    clip_skip: int | None = None,
-    weighted: bool = True,
-    mean_kept: bool = False,
-) -> TextStates:
-    """Text encoder states of prompts, the same way for samples and generated images.
-
-    Long texts are encoded in windows of 75 tokens; all texts get as many windows as the longest needs, or
-    as `tokens` says. The windows' states are joined with their BOS and EOS: T = 77 n, as in A1111, ComfyUI and
-    kohya's generator (a training's captions are joined to 75 n + 2 instead). Each text is encoded alone: products of
-    another shape differ in their last bits.
-
-    weighted   read (more) and (exactly:1.3) as weights      mean_kept   see `core.families.weighted_text.weigh`
-    """
-    from core.families.clip import join_whole
-
-    kind = family(components.family)
-    how = {"clip_skip": clip_skip, "join": join_whole, "weighted": weighted, "mean_kept": mean_kept}
-    length = tokens or tokens_read(texts, partial(kind.count_tokens, components), weighted)
-    return join_texts([kind.encode_captions(components, [text], max_token_length=length, **how) for text in texts])
-
-
-def prompt_and_opposite(both: TextStates) -> PromptStates:
-    """The states of a prompt and of its negative prompt, which were encoded together."""
-    return PromptStates(both.each(lambda tensor: tensor[:1]), both.each(lambda tensor: tensor[1:]))
-
-
-def encode_prompts(
-    components: Components,
-    prompt: str,
-    negative_prompt: str = "",
-    *,
-    clip_skip: int | None = None,
-    weighted: bool = True,
-) -> PromptStates:
-    """Text encoder states of a prompt and its negative prompt, of any length; see `encode_texts`."""
-    import torch
-
-    with torch.no_grad():
-        both = encode_texts(components, [prompt, negative_prompt], clip_skip=clip_skip, weighted=weighted)
-    return prompt_and_opposite(both)
 
 
 def plain_sizes(width: int, height: int, count: int) -> Tensor:

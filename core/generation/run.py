@@ -29,8 +29,9 @@ from core.generation.embeddings import NewWord, check_word, embeddings_attached,
 from core.generation.image_metadata import Hashes, one_image, png_info, portable_name
 from core.generation.library import find_lora
 from core.generation.loras import check_file, loras_attached
-from core.generation.pipeline import PromptStates, generate, images_at_once
-from core.generation.prompt_loras import with_prompt_loras
+from core.generation.pipeline import generate, images_at_once
+from core.generation.prompt.loras import with_prompt_loras
+from core.generation.prompt.states import PromptStates, Reading
 from core.generation.store import ModelStore, empty_device_cache
 from core.record import atomic
 from core.record.cancel import CancelToken
@@ -217,11 +218,14 @@ def run_generate(
             embeddings_attached(components, sources.embeddings) as words,
         ):
             _say([*report.problems, *unused(words, asked.prompt, asked.negative_prompt)], reports)
-            states = words.encode(
-                asked.prompt, asked.negative_prompt, clip_skip=job.model.clip_skip, weighted=asked.prompt_weights
-            )
+            states = words.encode(asked.prompt, asked.negative_prompt, reading_of(job))
             job = with_own_guidance(job, sources.model)
             return _all_images(Maker(job, workspace, sources, hashes, components, states, reports))
+
+
+def reading_of(job: GenerateJob) -> Reading:
+    """How the job's prompts are read."""
+    return Reading(clip_skip=job.model.clip_skip, weighted=job.generate.prompt_weights)
 
 
 def leased(

@@ -15,8 +15,8 @@ from core.formats.detect import identify
 from core.generation.embeddings import NewWord, find_word
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_file, find_lora
-from core.generation.prompt_loras import with_prompt_loras
-from core.generation.prompt_tags import LoraTag, without_tags
+from core.generation.prompt.loras import with_prompt_loras
+from core.generation.prompt.tags import LoraTag, without_tags
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, real_path
 from core.settings.base import Declared, Settings, declared, setting

@@ -12,7 +12,7 @@ from typing import Any
 from core.engine.queue import QueueEntry
 from core.engine.waiting import Wait
 from core.generation.image_metadata import ImageRecord, read_image_metadata
-from core.generation.prompt_tags import LoraTag
+from core.generation.prompt.tags import LoraTag
 from core.record.problems import Problem
 from core.record.units import clock
 from core.settings.job import GenerateJob

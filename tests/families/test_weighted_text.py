@@ -50,9 +50,9 @@ def test_weights_multiply_the_states_and_leave_plain_captions_as_they_are():
     kind = family("sd1")
     components = kind.load(STARTER, parts=("text_encoders", "tokenizers"))
     plain = kind.encode_captions(components, ["a red fox"]).context
-    same = kind.encode_captions(components, ["a red fox"], weighted=True).context
+    same = kind.encode_captions(components, ["a red fox"], runs=runs_of).context
     torch.testing.assert_close(same, plain)
-    heavy = kind.encode_captions(components, ["a (red:1.5) fox"], weighted=True).context
+    heavy = kind.encode_captions(components, ["a (red:1.5) fox"], runs=runs_of).context
     torch.testing.assert_close(heavy[:, 2], plain[:, 2] * 1.5)
     torch.testing.assert_close(torch.cat([heavy[:, :2], heavy[:, 3:]], 1), torch.cat([plain[:, :2], plain[:, 3:]], 1))
 
@@ -62,9 +62,11 @@ def test_states_can_keep_the_mean_of_a_text_as_in_sd_scripts_0_9():
     states = torch.ones(1, 2, 77, 4)
     factors = torch.ones(1, 2, 77)
     factors[:, 1] = 3.0
-    weighed = weigh(states, [factors], 0, mean_kept=True)
+    weighed = weigh(states, [factors], 0, normalize="original")
     torch.testing.assert_close(weighed, torch.tensor([0.5, 1.5]).view(1, 2, 1, 1).expand_as(states))
-    two = weigh(torch.cat([states, 2 * states]), [torch.cat([factors, torch.ones_like(factors)])], 0, mean_kept=True)
+    two = weigh(
+        torch.cat([states, 2 * states]), [torch.cat([factors, torch.ones_like(factors)])], 0, normalize="original"
+    )
     assert torch.equal(two[1], 2 * states[0]), "each text for itself"
 
 
@@ -83,7 +85,9 @@ def test_captions_with_the_mean_kept_have_the_mean_of_plain_ones():
     components = kind.load(STARTER, parts=("text_encoders", "tokenizers"))
     how = {"max_token_length": 150, "join": join_whole}
     plain = kind.encode_captions(components, ["a red fox"], **how).context
-    kept = kind.encode_captions(components, ["a (red:1.5) fox"], weighted=True, mean_kept=True, **how).context
+    kept = kind.encode_captions(
+        components, ["a (red:1.5) fox"], runs=runs_of, normalize="original", filled_with_end=True, **how
+    ).context
     assert kept.shape == (1, 154, plain.shape[-1]) and not torch.allclose(kept, plain)
     torch.testing.assert_close(kept.mean(), plain.mean())
     factor = kept[:, 0] / plain[:, 0]

@@ -16,7 +16,8 @@ from core.formats.embedding_file import LAYERS, read_embedding, read_shapes, wri
 from core.generation.embeddings import NewWord, embeddings_attached, find_word, token_widths
 from core.generation.image_metadata import a1111_text, from_a1111_text, read_image_metadata
 from core.generation.library import list_embeddings
-from core.generation.pipeline import denoise, encode_prompts
+from core.generation.pipeline import denoise
+from core.generation.prompt.states import encode_prompts
 from core.generation.run import find_sources, make_store, run_generate
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace

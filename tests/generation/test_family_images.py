@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from core.families import family
 from core.formats.detect import FAMILY_NAMES
 from core.generation.loras import loras_attached, read_network
-from core.generation.pipeline import decode_pixels, denoise, encode_prompts, generate, plain_sizes
+from core.generation.pipeline import decode_pixels, denoise, generate, plain_sizes
+from core.generation.prompt.states import encode_prompts
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.record.workspace import PROJECT
 from core.settings.generate import LoraUse

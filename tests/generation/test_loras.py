@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from core.families import family
 from core.generation.library import find_lora, list_loras, list_models
 from core.generation.loras import loras_attached
-from core.generation.pipeline import decode_pixels, denoise, encode_prompts
+from core.generation.pipeline import decode_pixels, denoise
+from core.generation.prompt.states import encode_prompts
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.networks.sizes import has_large_kernel
 from core.record.problems import ProblemsError

@@ -17,15 +17,8 @@ from diffusers import (
 
 from core.diffusion.text_states import TextStates
 from core.families import family
-from core.generation.pipeline import (
-    CPU_LATENT_PIXELS,
-    decode,
-    decode_pixels,
-    denoise,
-    encode_prompts,
-    generate,
-    images_at_once,
-)
+from core.generation.pipeline import CPU_LATENT_PIXELS, decode, decode_pixels, denoise, generate, images_at_once
+from core.generation.prompt.states import Reading, encode_prompts
 from core.record.cancel import Cancelled, CancelToken
 from core.record.workspace import PROJECT
 from tests.refusals import refused
@@ -70,7 +63,7 @@ def predict_with(components):
 
 def our_pixels(components, prompt, negative="", *, seeds, width=128, height=128, clip_skip=None, **how):
     """float32 [B, H, W, 3] in [0, 1], before rounding to bytes."""
-    states = encode_prompts(components, prompt, negative, clip_skip=clip_skip)
+    states = encode_prompts(components, prompt, negative, Reading(clip_skip=clip_skip))
     latents = denoise(
         predict_with(components), states.positive, states.negative, seeds=seeds, width=width, height=height, **how
     )
@@ -114,7 +107,7 @@ def test_clip_skip_2_is_the_text_encoder_without_its_last_layer(starter, theirs)
     ids = theirs.tokenizer(["a rose", "red"], padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
         expected = shorter(ids).last_hidden_state
-    ours = encode_prompts(starter, "a rose", "red", clip_skip=2)
+    ours = encode_prompts(starter, "a rose", "red", Reading(clip_skip=2))
     assert torch.allclose(torch.cat([ours.positive.context, ours.negative.context]), expected, atol=1e-5)
     assert not torch.allclose(
         encode_prompts(starter, "a rose", "red").positive.context, ours.positive.context, atol=1e-2

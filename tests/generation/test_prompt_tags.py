@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.generation.image_metadata import from_a1111_text, read_image_metadata
-from core.generation.prompt_tags import MOST_TAGS, LoraTag, without_tags
+from core.generation.prompt.tags import MOST_TAGS, LoraTag, without_tags
 from core.generation.run import find_sources, make_store, run_generate
 from core.generation.sample_prompts import read_prompts
 from core.networks.network import Network

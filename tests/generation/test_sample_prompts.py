@@ -6,14 +6,16 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from core.generation.sample_prompts import SamplePrompt, control_image, filled, parse_line, read_prompts
+from core.generation.prompt.options import read_line
+from core.generation.sample_prompts import SamplePrompt, control_image, filled, read_prompts, sample_of
 from core.settings.samples import SampleSettings
 from tests.refusals import refused
 
 
 def parsed(line):
     notes = []
-    return parse_line(line, notes, "here"), notes
+    found = read_line(line, notes, "here")
+    return found and sample_of(found, notes, "here"), notes
 
 
 def test_a_line_holds_the_prompt_and_its_switches():

@@ -14,7 +14,8 @@ from core.families import family
 from core.families.saving import save_model
 from core.families.sdxl import FAMILY as sdxl
 from core.generation.loras import loras_attached
-from core.generation.pipeline import decode_pixels, denoise, encode_prompts
+from core.generation.pipeline import decode_pixels, denoise
+from core.generation.prompt.states import encode_prompts
 from core.networks.adapter_file import save_lora
 from core.settings.generate import LoraUse
 from tests.models import tiny_folder

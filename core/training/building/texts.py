@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from core.dataset.caches.texts import ENCODED_AT_ONCE, EncodeText, TextCache
 from core.diffusion.text_states import TextStates
+from core.families.word_weights import runs_of
+from core.generation.prompt.states import encode_texts
 from core.record.problems import ProblemsError
 from core.training.building.network_files import merged_identity
 from core.training.loop.losses import DAMAGED_FIX
 from core.training.loop.prior import captions as class_captions
-from core.training.loop.samples import FrozenPromptTexts, PromptTexts, TrainedPromptTexts, tokens_of_prompts
+from core.training.loop.samples import FrozenPromptTexts, PromptTexts, TrainedPromptTexts, reading_of
 from core.training.loop.sources import FrozenText, Text, TrainedText
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class Texts:
     def __init__(self, inputs: Inputs, models: Models):
         self._inputs, self._job, self._models = inputs, inputs.job, models
         self.precision = inputs.precision
+        self.reading = reading_of(inputs.job, inputs.family_name)
 
     def sources(self) -> tuple[Text, PromptTexts]:
         """Where training and samples find their text states."""
@@ -66,7 +69,7 @@ class Texts:
         text = text_of(None)
         kept = class_captions(self._job, inputs.plan.placed)
         text.need([*inputs.plan.captions(0), *inputs.validation.captions(), *kept])
-        prompts = FrozenPromptTexts(inputs.prompts, self._job.samples, text_of)
+        prompts = FrozenPromptTexts(inputs.prompts, self.reading, text_of)
         prompts.need()
         self._models.let_encoders_go()
         started = True
@@ -79,13 +82,12 @@ class Texts:
             inputs.model, "text_encoders", memo=inputs.memo, kohya_projection=job.model.kohya_projection
         ) + merged_identity(inputs.files)
         weighted = " weighted, mean kept" if self._mean_kept else " weighted"
-        prompts = " prompts each alone" + ("" if job.samples.prompt_weights else ", no weights")
-        prompts += ", mean kept" if self._prompts_mean_kept else ""
+        prompts = f" prompts each alone {self.reading}"
         way = prompts if tokens else weighted if job.captions.weighted_captions else ""
         return TextCache(
             inputs.context.workspace.cache / "text",
             identity + way + (" fp8" if self._models.narrow_text else ""),
-            clip_skip=job.model.clip_skip,
+            clip_skip=self.reading.clip_skip,
             max_token_length=tokens or job.captions.max_token_length,
             dtype=inputs.precision.name,
             room_bytes=job.memory.text_cache_bytes,
@@ -106,17 +108,7 @@ class Texts:
         return states
 
     def _encode_prompts(self, tokens: int | None, prompts: Sequence[str]) -> TextStates:
-        from core.generation.pipeline import encode_texts
-
-        model, samples = self._models.encoders(), self._job.samples
-        return encode_texts(
-            model,
-            prompts,
-            tokens=tokens or tokens_of_prompts(samples, prompts, partial(self._inputs.family.count_tokens, model)),
-            clip_skip=self._job.model.clip_skip,
-            weighted=samples.prompt_weights,
-            mean_kept=self._prompts_mean_kept,
-        )
+        return encode_texts(self._models.encoders(), prompts, self.reading, tokens)
 
     def _encode_captions(self, captions: Sequence[str]) -> TextStates:
         from core.families.clip import join_whole, join_windows
@@ -126,16 +118,12 @@ class Texts:
             self._models.encoders(),
             captions,
             max_token_length=settings.max_token_length,
-            clip_skip=self._job.model.clip_skip,
+            clip_skip=self.reading.clip_skip,
             join=join_whole if self._mean_kept else join_windows,
-            weighted=settings.weighted_captions,
-            mean_kept=self._mean_kept,
+            runs=runs_of if settings.weighted_captions else None,
+            normalize="original" if self._mean_kept else "none",
+            filled_with_end=self._mean_kept,
         )
-
-    @property
-    def _prompts_mean_kept(self) -> bool:
-        """Whether prompts are weighed as sd-scripts samples by SD 1.x and 2.x."""
-        return self._job.samples.compatibility == "kohya" and self._inputs.family_name != "sdxl"
 
     @property
     def _mean_kept(self) -> bool:

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from core.families import family
 from core.families.locate import family_of
 from core.families.precision import vae_type
-from core.families.token_count import count_tokens
+from core.families.token_count import WINDOW, count_tokens
 from core.families.trained_size import USUAL_GUIDANCE, own_guidance
-from core.generation.pipeline import PromptStates, prompt_and_opposite, tokens_read
+from core.generation.prompt.states import PromptStates, Reading, prompt_and_opposite
 from core.generation.sample_prompts import SamplePrompt, control_image, filled, read_prompts
 from core.record.events import Sampled
 from core.settings.dataset.captions import LENGTHS
 from core.settings.dataset.concepts import training_resolution
 from core.settings.model import FAMILIES
-from core.settings.samples import SampleSettings
 
 if TYPE_CHECKING:
     from core.dataset.caches.texts import EncodeText
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from core.training.loop.trackers import Tracker
 
 
-KOHYA_TOKENS = LENGTHS[-1]  # sd-scripts reads prompts no further
+KOHYA_WINDOWS = LENGTHS[-1] // WINDOW  # sd-scripts reads prompts no further
 KOHYA_SIZE = (512, 512)  # sd-scripts samples at this size whatever the model and the resolution are
 
 
@@ -50,10 +49,23 @@ def prompts_of(job: TrainJob, model: Path | None = None) -> list[SamplePrompt]:
     return filled(found, job.samples, sample_size(job), guidance, step)
 
 
-def tokens_of_prompts(settings: SampleSettings, texts: Sequence[str], count: Callable[[str], int]) -> int:
-    """How many tokens these texts are read with. count: content tokens of a plain text."""
-    found = tokens_read(texts, count, settings.prompt_weights)
-    return min(found, KOHYA_TOKENS) if settings.compatibility == "kohya" else found
+def reading_of(job: TrainJob, family_name: str) -> Reading:
+    """How the prompts of a run's samples are read; as sd-scripts samples where that is asked for."""
+    kohya = job.samples.compatibility == "kohya"
+    scaled = kohya and family_name != "sdxl"
+    return Reading(
+        clip_skip=trained_clip_skip(job, family_name),
+        weighted=job.samples.prompt_weights,
+        normalize="original" if scaled else "none",
+        multiples=KOHYA_WINDOWS if kohya else None,
+        filled_with_end=scaled,
+    )
+
+
+def trained_clip_skip(job: TrainJob, family_name: str) -> int | None:
+    """The clip skip of a training; None for families whose training reads none."""
+    unused = {name for name, _ in FAMILIES[family_name].unused}
+    return None if "model.clip_skip" in unused else job.model.clip_skip
 
 
 def both_texts(prompt: SamplePrompt) -> list[str]:
@@ -76,8 +88,8 @@ class TrainedPromptTexts:
 class FrozenPromptTexts:
     """Those of encoders that do not train: encoded once. text_of: tokens read -> what encodes texts of so many."""
 
-    def __init__(self, prompts: Sequence[SamplePrompt], settings: SampleSettings, text_of: Callable[[int], FrozenText]):
-        self._lengths = {prompt: tokens_of_prompts(settings, both_texts(prompt), count_tokens) for prompt in prompts}
+    def __init__(self, prompts: Sequence[SamplePrompt], reading: Reading, text_of: Callable[[int], FrozenText]):
+        self._lengths = {prompt: reading.tokens(both_texts(prompt), count_tokens) for prompt in prompts}
         self._texts = {length: text_of(length) for length in sorted(set(self._lengths.values()))}
 
     def need(self) -> None:

@@ -151,7 +151,8 @@ def test_its_file_is_what_the_next_training_begins_with(groups, train, at_first_
 
 def test_two_control_images_make_two_samples_and_its_file_makes_them_again(groups, train, controls, images):
     """Through the parts of Generate: the model, `denoise` with a control image, `decode`."""
-    from core.generation.pipeline import decode, denoise, encode_prompts
+    from core.generation.pipeline import decode, denoise
+    from core.generation.prompt.states import encode_prompts
     from core.generation.run import load_model
     from core.generation.sample_prompts import control_image
     from core.training.loop.samples import prompts_of

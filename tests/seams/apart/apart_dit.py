@@ -123,7 +123,8 @@ def test_its_prediction_is_that_of_diffusers_pipeline(folder):
 
     from core.diffusion.samplers import image_generators
     from core.families import family
-    from core.generation.pipeline import denoise, encode_prompts
+    from core.generation.pipeline import denoise
+    from core.generation.prompt.states import encode_prompts
 
     components = family("dit").load(folder)
     states = encode_prompts(components, "a red fox", "a hat")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.generation.prompt_tags import FIX, LoraTag, has_tags, without_tags
+from core.generation.prompt.tags import FIX, LoraTag, has_tags, without_tags
 from core.record.problems import Problem, ProblemsError
 from core.settings.generate import LoraUse
 from core.settings.job import GenerateJob

@@ -1,0 +1,208 @@
+"""Options within a line of prompts: "a fox --n blurry --w 768 --d 1,2" (reference: generation, section 3). Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.record.problems import Problem
+from core.settings.samples import SAMPLER_LABELS, sampler_name
+
+SEEDS = 2**32
+_WHOLE = re.compile(r"[+-]?\d{1,40}")
+_NUMBER = re.compile(r"[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})")
+_SWITCH = re.compile(r"(\w+)(?:\s+(.*))?", re.DOTALL)
+_NO_TEXT = re.compile(r"\w+(\s+[\d.,:+-]+)?")  # a switch of some other program, with a number or nothing behind it
+_SEEDS = re.compile(r"(?:^|\s)--d\s+(-1|\d{1,40}(?:\s*,\s*\d{1,40})*)\s*(?=\s--|$)", re.IGNORECASE)
+
+
+class NoValue(ValueError):
+    """A text that an option cannot read. Its words are what to write instead."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    sets     what it sets, by the name of the setting
+    read     (text) -> value; NoValue for a text that it cannot read
+    within   a number, or each of several, is brought within these bounds
+    """
+
+    sets: str
+    read: Callable[[str], Any]
+    within: tuple[float, float] | None = None
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _whole(text: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise NoValue("a whole number")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise NoValue("a number such as 7.5")
+    return float(text)
+
+
+def _number_or_none(text: str) -> float | None:
+    return None if text.lower() == "none" else _number(text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """None of them for -1."""
+    return () if text == "-1" else tuple(_whole(part.strip()) for part in text.split(","))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(_number(part.strip()) for part in text.split(","))
+
+
+def _sampler(text: str) -> str:
+    name = sampler_name(text.lower())
+    if name not in SAMPLER_LABELS:
+        raise NoValue(f"one of {', '.join(SAMPLER_LABELS)}")
+    return str(name)
+
+
+_SIDE, _PIXELS, _TIMESTEP, _STRENGTH = (64, 4096), (0, 65536), (0, 1000), (-10, 10)
+OPTIONS = {
+    "n": Option("negative_prompt", _text),
+    "w": Option("width", _whole, _SIDE),
+    "h": Option("height", _whole, _SIDE),
+    "d": Option("seeds", _seeds, (0, SEEDS - 1)),
+    "s": Option("steps", _whole, (1, 1000)),
+    "l": Option("guidance_scale", _number, (-1000, 1000)),
+    "nl": Option("negative_scale", _number_or_none, (-1000, 1000)),
+    "t": Option("strength", _number, (0, 1)),
+    "am": Option("strengths", _numbers, _STRENGTH),
+    "ss": Option("sampler", _sampler),
+    "ow": Option("original_width", _whole, _PIXELS),
+    "oh": Option("original_height", _whole, _PIXELS),
+    "nw": Option("original_width_negative", _whole, _PIXELS),
+    "nh": Option("original_height_negative", _whole, _PIXELS),
+    "ct": Option("crop_top", _whole, _PIXELS),
+    "cl": Option("crop_left", _whole, _PIXELS),
+    "cn": Option("control", _text),
+    "c": Option("clip_prompt", _text),
+    "f": Option("file_name", _text),
+    "dsd1": Option("ds_depth_1", _whole, (0, 8)),
+    "dst1": Option("ds_timesteps_1", _whole, _TIMESTEP),
+    "dsd2": Option("ds_depth_2", _whole, (0, 8)),
+    "dst2": Option("ds_timesteps_2", _whole, _TIMESTEP),
+    "dsr": Option("ds_ratio", _number, (0.1, 1)),
+    "glt": Option("gradual_latent_timesteps", _whole, _TIMESTEP),
+    "glr": Option("gradual_latent_ratio", _number, (0.1, 1)),
+    "gle": Option("gradual_latent_every_n_steps", _whole, (1, 1000)),
+    "gls": Option("gradual_latent_ratio_step", _number, (0.001, 1)),
+    "glsn": Option("gradual_latent_s_noise", _number, (0, 10)),
+    "glus": Option("gradual_latent_unsharp_params", _numbers, (-1000, 1000)),
+}
+TEXTS = ("n", "c")  # options that hold texts of their own
+FOR_OTHER_FAMILIES = ("g", "ctr", "rcfg", "fs")
+# key in .toml and .json -> option
+KEYS = {
+    "negative_prompt": "n",
+    "width": "w",
+    "height": "h",
+    "seed": "d",
+    "sample_steps": "s",
+    "scale": "l",
+    "sample_sampler": "ss",
+    "controlnet_image": "cn",
+}
+
+
+@dataclass(frozen=True)
+class PromptLine:
+    """A line of prompts. values: what its options set, by the names of the settings; nothing for those it leaves open"""
+
+    text: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def take_seeds(line: str) -> tuple[str, tuple[int, ...]]:
+    """(the line without "--d", its seeds): wildcards are drawn from them, so they are read first. None of them for -1."""
+    found = _SEEDS.search(line)
+    if found is None:
+        return line, ()
+    return line[: found.start()] + line[found.end() :], _within(_seeds(found[1]), OPTIONS["d"].within)
+
+
+def read_line(line: str, notes: list[Problem], where: str) -> PromptLine | None:
+    """A prompt with options; None for a comment or an empty line.
+
+    notes   gets what is wrong with it: errors for values that cannot be read, else advice. What is no option stays in its
+            text, unless it has only a number behind it ("--zz 3") or nothing
+    """
+    if not line.strip() or line.startswith("#"):
+        return None
+    text, *parts = re.split(r"\s--|^--", line.rstrip("\r\n"))  # sd-scripts splits at " --"
+    given: dict[str, Any] = {}
+    last = ""
+    for part in parts:
+        match = _SWITCH.fullmatch(part.rstrip())
+        switch = match[1].lower() if match else ""
+        known = switch in OPTIONS or switch in FOR_OTHER_FAMILIES
+        if match and known and match[2]:
+            given[switch] = match[2].strip()
+            last = switch
+            continue
+        what = f"'--{switch}' has no value" if known else f"'--{part.strip()[:40]}' is not an option of prompts"
+        notes.append(_note(what, where, "unknown-option"))
+        if known or _NO_TEXT.fullmatch(part.rstrip()):
+            continue
+        if last in TEXTS:
+            given[last] += f" --{part}"
+        else:
+            text += f" --{part}"
+    return line_of(text.strip(), given, notes, where)
+
+
+def line_of(text: str, given: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
+    """given: by switch, texts from a line or values from a file"""
+    values: dict[str, Any] = {}
+    for switch, value in given.items():
+        if switch in FOR_OTHER_FAMILIES:
+            what = f"'--{switch}' of the prompt '{text[:40]}' is ignored: it is for other model families"
+            notes.append(_note(what, where, "unsupported-option"))
+        elif value is not None:
+            _take(values, switch, value, notes, where)
+    return PromptLine(text, values)
+
+
+def _take(values: dict[str, Any], switch: str, value: Any, notes: list[Problem], where: str) -> None:
+    option, written = OPTIONS[switch], str(value).strip()
+    try:
+        read = option.read(written)
+    except NoValue as error:
+        what = f"'--{switch} {written[:40]}' is not valid"
+        if option.read is _sampler:  # a wish rather than a number: the settings' own is used
+            notes.append(_note(f"The sampler '{written[:40]}' does not exist", where, "no-sampler", f"use {error}"))
+        else:
+            notes.append(Problem(what, where, f"write {error}", code="prompts.bad-number"))
+        return
+    kept = _within(read, option.within)
+    if kept != read:
+        notes.append(_note(f"'--{switch} {written[:40]}' is out of range; using {kept}", where, "out-of-range"))
+    if kept != ():
+        values[option.sets] = kept
+
+
+def _within(value: Any, bounds: tuple[float, float] | None) -> Any:
+    if bounds is None or value is None:
+        return value
+    if isinstance(value, tuple):
+        return tuple(_within(each, bounds) for each in value)
+    return type(value)(min(max(value, bounds[0]), bounds[1]))
+
+
+def _note(what: str, where: str, slug: str, fix: str = "remove it") -> Problem:
+    return Problem(what, where, fix, "advice", code=f"prompts.{slug}")

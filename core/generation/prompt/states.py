@@ -1,0 +1,90 @@
+"""Text encoder states of prompts: the one way in which generation, samples and regularization images read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from core.diffusion.text_states import TextStates, join_texts
+from core.families import family
+from core.families.components import Components
+from core.families.token_count import WINDOW
+from core.generation.prompt.runs import prompt_runs, tokens_read
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How prompts are read.
+
+    clip_skip        None or 1: the text encoder's last layer; n: the n-th from the end
+    weighted         read (more), (exactly:1.3) and BREAK; otherwise they are text
+    normalize        how weighted states are scaled (`core.families.weighted_text.weigh`): none, original, abs
+    multiples        windows of 75 tokens that are read at most; None: as many as the text has
+    as_trained       join the windows to 75 n + 2 states, as training does, in place of 77 n
+    filled_with_end  fill windows with EOS whatever the model's padding is
+    """
+
+    clip_skip: int | None = None
+    weighted: bool = True
+    normalize: str = "none"
+    multiples: int | None = None
+    as_trained: bool = False
+    filled_with_end: bool = False
+
+    def tokens(self, texts: Sequence[str], count: Callable[[str], int]) -> int:
+        """How many content tokens these texts are padded to. count: content tokens of a plain text"""
+        most = self.multiples * WINDOW if self.multiples else None
+        return tokens_read(texts, count, prompt_runs if self.weighted else None, most)
+
+
+AS_WRITTEN = Reading()
+
+
+@dataclass(frozen=True)
+class PromptStates:
+    """What the denoiser reads. positive and negative: one text each, of equal T."""
+
+    positive: TextStates
+    negative: TextStates
+
+
+def encode_texts(
+    components: Components, texts: Sequence[str], reading: Reading = AS_WRITTEN, tokens: int | None = None
+) -> TextStates:
+    """Text encoder states of prompts, the same way for samples and generated images.
+
+    Long texts are encoded in windows of 75 tokens; all texts get as many windows as the longest needs, or as `tokens`
+    says. The windows' states are joined with their BOS and EOS: T = 77 n, as in A1111, ComfyUI and kohya's generator.
+    Each text is encoded alone: products of another shape differ in their last bits.
+    """
+    from core.families.clip import join_whole, join_windows
+
+    kind = family(components.family)
+    length = tokens or reading.tokens(texts, partial(kind.count_tokens, components))
+    encode = partial(
+        kind.encode_captions,
+        components,
+        max_token_length=length,
+        clip_skip=reading.clip_skip,
+        join=join_windows if reading.as_trained else join_whole,
+        runs=prompt_runs if reading.weighted else None,
+        normalize=reading.normalize,
+        filled_with_end=reading.filled_with_end,
+    )
+    return join_texts([encode([text]) for text in texts])
+
+
+def prompt_and_opposite(both: TextStates) -> PromptStates:
+    """The states of a prompt and of its negative prompt, which were encoded together."""
+    return PromptStates(both.each(lambda tensor: tensor[:1]), both.each(lambda tensor: tensor[1:]))
+
+
+def encode_prompts(
+    components: Components, prompt: str, negative_prompt: str = "", reading: Reading = AS_WRITTEN
+) -> PromptStates:
+    """Text encoder states of a prompt and its negative prompt, of any length; see `encode_texts`."""
+    import torch
+
+    with torch.no_grad():
+        return prompt_and_opposite(encode_texts(components, [prompt, negative_prompt], reading))
