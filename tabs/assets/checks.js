@@ -39,8 +39,12 @@
     } else { text(line, ""); byId("preflight-facts").replaceChildren(); }
     /* What blocks the start or spoils the result stands above all else, advice below the facts. */
     const list = (levels) => { const some = problems.filter((problem) => levels.includes(problem.level)); return some.length ? [atelier.problems(some)] : []; };
-    byId("preflight-first").replaceChildren(...[atelier.remedy(problems)].filter(Boolean), ...list(["error", "warning"]));
-    byId("preflight-problems").replaceChildren(...list(["advice"]));
+    const first = byId("preflight-first"), key = JSON.stringify(problems);
+    if (first.dataset.key !== key) {  // buttons stay while images are read: a click is not lost between two messages
+      first.dataset.key = key;
+      first.replaceChildren(...[atelier.remedy(problems)].filter(Boolean), ...list(["error", "warning"]));
+      byId("preflight-problems").replaceChildren(...list(["advice"]));
+    }
     setup(data.setup);
     held(data.held_out || {count: 0}, all);
     crops(data.images || []);
