@@ -54,18 +54,12 @@ def reading_of(job: TrainJob, family_name: str) -> Reading:
     kohya = job.samples.compatibility == "kohya"
     scaled = kohya and family_name != "sdxl"
     return Reading(
-        clip_skip=trained_clip_skip(job, family_name),
+        clip_skip=job.model.clip_skip,
         weighted=job.samples.prompt_weights,
         normalize="original" if scaled else "none",
         multiples=KOHYA_WINDOWS if kohya else None,
         filled_with_end=scaled,
     )
-
-
-def trained_clip_skip(job: TrainJob, family_name: str) -> int | None:
-    """The clip skip of a training; None for families whose training reads none."""
-    unused = {name for name, _ in FAMILIES[family_name].unused}
-    return None if "model.clip_skip" in unused else job.model.clip_skip
 
 
 def both_texts(prompt: SamplePrompt) -> list[str]:
