@@ -1,6 +1,5 @@
 """The main job, whole: images in, a LoRA out, images made with it that have moved towards the style; diffusers draws the same."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,19 +63,19 @@ def test_diffusers_draws_the_same_image_with_the_trained_file(outputs):
 
     from core.diffusion.samplers import make_sampler
     from core.families.sd1 import FAMILY as sd1
+    from core.generation.decoding import decode_pixels
     from core.generation.loras import loras_attached
-    from core.generation.pipeline import decode_pixels, denoise
     from core.generation.prompt.states import encode_prompts
-    from core.settings.generate import LoraUse
+    from core.settings.generation.generate import LoraUse
+    from tests.sampling import sampled
 
     path = list_runs(outputs / "runs")[0].checkpoints / "glyph_style.safetensors"
     components = sd1.load(PROJECT / "models" / "starter")
     with loras_attached(components, [LoraUse(file=str(path))], Path), torch.no_grad():
         states = encode_prompts(components, PROMPTS[0])
-        latents = denoise(
-            partial(sd1.predict, components),
-            states.positive,
-            states.negative,
+        latents = sampled(
+            components,
+            states,
             seeds=[5],
             width=128,
             height=128,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from core.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, schedule_in_force
 from core.record.problems import Problem
 from core.settings.dataset.class_images import ClassImageSettings
-from core.settings.generate import GenerateSettings
+from core.settings.generation.generate import GenerateSettings
 from core.settings.growth import add_choice
 from core.settings.noise import OBJECTIVES
 from core.settings.samples import SAMPLER_LABELS, SampleSettings
@@ -230,7 +230,11 @@ def sampler_problem(name: str, objective: str, where: str) -> Problem | None:
 
 
 def make_sampler(
-    name: str, prediction: str = "epsilon", zero_terminal_snr: bool = False, *, as_kohya: bool = False
+    name: str,
+    prediction: str = "epsilon",
+    zero_terminal_snr: bool = False,
+    *,
+    program: str = "",
 ) -> Any:
     """A fresh diffusers scheduler for one run of `set_timesteps` and `sampler_step`; it remembers how far it is.
 
@@ -238,36 +242,35 @@ def make_sampler(
     prediction    what the U-Net predicts: "epsilon" or "v"
     zero_terminal_snr
                   for a model trained on the stretched schedule (`schedule.zero_terminal`)
-    as_kohya      as sd-scripts' trainers sample: x0 is cut to -1..1 where the sampler knows that (DDIM, Heun), timesteps
-                  have no offset, and the schedule is never stretched
+    program       "trainer": as sd-scripts' trainers sample: x0 is cut to -1..1 where the sampler knows that (DDIM, Heun),
+                  timesteps have no offset, and the schedule is never stretched; "generator": as its generator does
     """
-    if not as_kohya:
-        return SAMPLERS[name](prediction, zero_terminal_snr)
-    sampler = SAMPLERS[name](prediction, False)
-    theirs = {"clip_sample": True, "steps_offset": 0}
+    sampler = SAMPLERS[name](prediction, zero_terminal_snr and program != "trainer")
+    theirs = dict(AS_PROGRAM[program])
+    if program == "generator" and sampler.config.get("timestep_spacing") == "trailing":
+        theirs["timestep_spacing"] = "leading"  # also of a stretched schedule
     sampler.register_to_config(**{key: value for key, value in theirs.items() if key in sampler.config})
     return sampler
 
 
-def image_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator per image. All of an image's noise comes from its own, so a seed gives the same image
-    alone, in a batch, and at any place in it, on every device."""
-    import torch
+AS_PROGRAM: dict[str, dict[str, Any]] = {
+    "": {},
+    "trainer": {"clip_sample": True, "steps_offset": 0, "skip_prk_steps": False},
+    "generator": {"skip_prk_steps": False},
+}
 
-    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+def start_scale(sampler: Any) -> float:
+    """The size of the noise that sampling starts from; call after `set_timesteps`. Schedulers of flow matching start from 1."""
+    return float(getattr(sampler, "init_noise_sigma", 1.0))
 
 
-def start_latents(
-    sampler: Any, shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device | str = "cpu"
-) -> Tensor:
-    """The noise that sampling starts from, float32 [B, C, H, W] for `shape` = [C, H, W]; call after `set_timesteps`,
-    which decides its size (`init_noise_sigma`; schedulers of flow matching have none and start from 1)."""
-    import torch
-
-    noise = torch.stack(
-        [torch.randn(tuple(shape), generator=generator, dtype=torch.float32) for generator in generators]
-    )
-    return (noise * float(getattr(sampler, "init_noise_sigma", 1.0))).to(device)
+def add_noise(sampler: Any, latents: Tensor, noise: Tensor, index: int) -> Tensor:
+    """Latents as noisy as they are before the evaluation `index` of `sampler.timesteps`."""
+    timestep = sampler.timesteps[index].repeat(len(latents))
+    if hasattr(sampler, "scale_noise"):  # flow matching
+        return sampler.scale_noise(latents, timestep, noise)
+    return sampler.add_noise(latents, noise, timestep)
 
 
 def model_input(sampler: Any, latents: Tensor, timestep: Tensor) -> Tensor:

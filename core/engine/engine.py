@@ -350,7 +350,7 @@ class Engine:
 
     def _model_store(self) -> Any:
         if self._store is None:
-            from core.generation.run import make_store
+            from core.generation.sources import make_store
 
             self._store = make_store()
         return self._store

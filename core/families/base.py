@@ -38,6 +38,7 @@ class Family:
     tokenize, count_tokens            (components, captions ...); all tokenizers of a model count alike
     encode_image_latents              (VAE, pixels [B, 3, H, W] in -1..1) -> mean and log variance of its own latents
     model_latents                     (the VAE's config, its own latents) -> latents as the model is shown them
+    input_blocks                      (U-Net) -> its input blocks as Deep Shrink counts them; None: it has none
     decode_latents                    (VAE, latents of the model) -> pixels
     """
 
@@ -56,6 +57,7 @@ class Family:
     encode_image_latents: Callable[[Any, Tensor], tuple[Tensor, Tensor]] = encode_image_latents
     model_latents: Callable[[Mapping[str, Any], Tensor], Tensor] = model_latents
     decode_latents: Callable[[Any, Tensor], Tensor] = decode_latents
+    input_blocks: Callable[[Any], list[nn.Module]] | None = None
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -57,3 +58,8 @@ def predict(
         return_dict=False,
         **given.added,
     )[0]
+
+
+def input_blocks(unet: Any) -> list[Any]:
+    """The blocks of the way down: Deep Shrink counts these."""
+    return list(unet.down_blocks)

@@ -90,11 +90,13 @@ def weigh(states: torch.Tensor, weights: Weights, encoder: int, normalize: str =
 def _one(tokenizer: Any, runs: list[Run], most: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     content: list[int] = []
     weights: list[float] = []
+    ended: set[int] = set()  # windows that a BREAK ends: theirs ends with EOS, whatever fills it
     for text, weight in runs:
         if text == WINDOW_END:
             rest = -len(content) % WINDOW
             content += [pad] * rest
             weights += [1.0] * rest
+            ended.add(len(content) // WINDOW - 1)
             continue
         own = tokenizer(text, truncation=False, verbose=False)["input_ids"][1:-1]
         content += own
@@ -106,6 +108,11 @@ def _one(tokenizer: Any, runs: list[Run], most: int, pad: int) -> tuple[torch.Te
     factors = [1.0, *weights, 1.0, *[1.0] * rest]
     windows = range(1, most, WINDOW)
     return (
-        torch.tensor([[ids[0], *ids[start : start + WINDOW], ids[-1]] for start in windows]),
+        torch.tensor(
+            [
+                [ids[0], *ids[start : start + WINDOW], end if number in ended else ids[-1]]
+                for number, start in enumerate(windows)
+            ]
+        ),
         torch.tensor([[1.0, *factors[start : start + WINDOW], 1.0] for start in windows]),
     )

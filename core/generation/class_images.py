@@ -21,26 +21,29 @@ from core.generation.class_plan import (
     plan_class_images,
     seed_of,
 )
+from core.generation.decoding import images_at_once
+from core.generation.embeddings import Words
 from core.generation.image_metadata import Hashes, png_info
-from core.generation.pipeline import images_at_once
-from core.generation.prompt.states import encode_prompts
-from core.generation.run import (
-    Maker,
+from core.generation.loras import LorasInUse
+from core.generation.making import Maker
+from core.generation.requests import Request
+from core.generation.run import Written
+from core.generation.sources import (
     Sources,
     file_hashes,
     find_sources,
     leased,
     make_store,
-    reading_of,
     uses_zero_terminal_snr,
     with_own_guidance,
+    with_own_schedule,
 )
 from core.generation.store import ModelStore
 from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.workspace import Workspace, display_path
-from core.settings.generate import GenerateSettings
+from core.settings.generation.generate import GenerateSettings
 from core.settings.job import ClassImagesJob, GenerateJob
 
 if TYPE_CHECKING:
@@ -71,7 +74,7 @@ def make_class_images(
     plan = plan_class_images(job, workspace)
     drawn_by = generate_job(job, plan)
     sources = find_sources(drawn_by, workspace)
-    drawn_by = with_own_guidance(drawn_by, sources.model)
+    drawn_by = with_own_schedule(with_own_guidance(drawn_by, sources.model), sources)
     reports.stage("looking for files")
     hashes = file_hashes(sources, workspace, reports.cancel)
     manifest, said = manifest_for(plan, settings_of(drawn_by, job, sources, hashes, workspace, reports.cancel))
@@ -85,10 +88,9 @@ def make_class_images(
         plan.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(plan.folder)
         with leased(drawn_by, sources, store, device, reports) as components:
-            asked = drawn_by.generate
-            states = encode_prompts(components, asked.prompt, asked.negative_prompt, reading_of(drawn_by))
-            maker = Maker(drawn_by, workspace, sources, hashes, components, states, reports)
-            made = _Missing(plan, manifest, maker).all_images(
+            maker = Maker(components, Words(components, {}, set()), LorasInUse(), reports)
+            written = Written(workspace, sources, hashes, reports)
+            made = _Missing(plan, manifest, drawn_by, maker, written).all_images(
                 todo, job.class_images.batch, job.captions.caption_extension
             )
     shown = display_path(plan.folder)
@@ -122,7 +124,9 @@ def generate_job(job: ClassImagesJob, plan: ClassPlan) -> GenerateJob:
         sampler=asked.sampler,
         prompt_weights=job.captions.weighted_captions,  # the prompt is the class caption, parsed as in training
     )
-    return GenerateJob(model=job.model, generate=generate, memory=job.memory)
+    return GenerateJob(
+        model=job.model.model_copy(update={"compatibility": "none"}), generate=generate, memory=job.memory
+    )
 
 
 def settings_of(
@@ -172,8 +176,9 @@ class _Missing:
     generated together, and the folder must get the same bytes however often the job was interrupted.
     """
 
-    def __init__(self, plan: ClassPlan, manifest: Manifest, maker: Maker):
+    def __init__(self, plan: ClassPlan, manifest: Manifest, job: GenerateJob, maker: Maker, written: Written):
         self.plan, self.manifest, self.maker, self.reports = plan, manifest, maker, maker.reports
+        self.job, self.written = job, written
         self.seed = manifest.settings["seed"]
         self.done, self.total = 0, 0
 
@@ -186,13 +191,12 @@ class _Missing:
         while left:
             group = self._group_of(left[0], batch)
             counted = sum(index in left for index in group)
-            seeds = [seed_of(self.seed, index) for index in group]
-            progress = partial(self._progress, counted)
-            images = self.maker.generate_if_it_fits(seeds, *self.manifest.sizes[group[0]], progress)
+            requests = [Request(self._job_of(index)) for index in group]
+            images = self.maker.make_if_it_fits(requests, partial(self._progress, counted))
             if images is None:
                 batch = 1
                 continue
-            for index, image in zip(group, images, strict=True):
+            for index, image in zip(group, images.images[-1], strict=True):
                 if index in left:
                     made.append(self._save(index, image, ending))
                     left.remove(index)
@@ -214,18 +218,24 @@ class _Missing:
         return same[start : start + at_once]
 
     def _progress(self, generating: int = 0, steps_done: int = 0) -> None:
-        steps = self.maker.job.generate.steps
+        steps = self.job.generate.steps
         text = f"generating regularization image {min(self.done + 1, self.total)} of {self.total}"
         self.reports.stage(text, self.done * steps + generating * steps_done, self.total * steps)
+
+    def _job_of(self, index: int) -> GenerateJob:
+        """The job of one image."""
+        width, height = self.manifest.sizes[index]
+        own = {"width": width, "height": height, "seed": seed_of(self.seed, index)}
+        return self.job.model_copy(update={"generate": self.job.generate.model_copy(update=own)})
 
     def _save(self, index: int, image: Image, ending: str) -> Path:
         """The caption first: an existing image counts as finished."""
         path, seed = self.plan.folder / image_name(index), seed_of(self.seed, index)
         if self.plan.caption and not path.with_suffix(ending).exists():
             atomic.write_text(path.with_suffix(ending), self.plan.caption + "\n")
-        drawn = self.maker.job_of(seed, *self.manifest.sizes[index])
+        drawn = self.written.job_of(self._job_of(index))
         content = BytesIO()
-        image.save(content, format="PNG", pnginfo=png_info(drawn, self.maker.hashes))
+        image.save(content, format="PNG", pnginfo=png_info(drawn, self.written.hashes))
         atomic.write_bytes(path, content.getvalue())
         self.reports.generated(path, seed)
         return path

@@ -6,16 +6,18 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.diffusion.text_states import TextStates
 from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_embedding
-from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_prompts
+from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_texts
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path
@@ -104,23 +106,24 @@ class Words:
 
     def encode(self, prompt: str, negative_prompt: str = "", reading: Reading = AS_WRITTEN) -> PromptStates:
         """Like `encode_prompts`; with layered embeddings the context is [1, 16, T, C]."""
+        return PromptStates(*self.encode_each([prompt, negative_prompt], reading))
+
+    def encode_each(self, texts: Sequence[str], reading: Reading = AS_WRITTEN) -> list[TextStates]:
+        """The states of each text, of equal T."""
         import torch
 
-        each = [
-            encode_prompts(
-                self._components,
-                self._spelled(prompt, suffix),
-                self._spelled(negative_prompt, suffix),
-                reading,
-            )
-            for suffix in ([f"_{name}" for name in LAYERS] if self._layered else [""])
-        ]
-        if not self._layered:
-            return each[0]
-        return PromptStates(
-            replace(each[0].positive, context=torch.stack([states.positive.context for states in each], dim=1)),
-            replace(each[0].negative, context=torch.stack([states.negative.context for states in each], dim=1)),
+        suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
+        with torch.no_grad():
+            read = [
+                encode_texts(self._components, [self._spelled(text, suffix) for text in texts], reading)
+                for suffix in suffixes
+            ]
+        whole = (
+            replace(read[0], context=torch.stack([states.context for states in read], dim=1))
+            if self._layered
+            else read[0]
         )
+        return [whole.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
     def missing(self, *texts: str) -> list[str]:
         """The names that occur in none of the texts."""

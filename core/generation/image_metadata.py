@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from core.generation.prompt.tags import LoraTag, without_tags
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, real_path
-from core.settings.generate import GenerateSettings
+from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
 
 CHUNK = "atelier"
-FORMAT = 2  # 1: before prompt weights and zero terminal SNR
+FORMAT = 3  # 1: before prompt weights and zero terminal SNR; 2: before variants and options in prompts
 EXIF_USER_COMMENT = 0x9286
 EXIF_FOLDER = 0x8769
 ZERO_SNR = "Zero Terminal SNR"  # in A1111's block
@@ -196,6 +196,8 @@ def _from_chunk(text: str) -> ImageRecord:
             )
         if content["format"] == 1:
             content["job"]["generate"] |= {"prompt_weights": False, "zero_terminal_snr": "off"}
+        if content["format"] < FORMAT:
+            content["job"]["prompts"] = {"dynamic_prompts": False}
         job = GenerateJob.model_validate(content["job"])
         stored = content.get("hashes", {})
         loras, words = (
@@ -264,7 +266,7 @@ def from_a1111_text(text: str) -> ImageRecord:
                 "choose that model to generate it again",
             )
         )
-    job = GenerateJob.model_validate({"generate": kept, "model": model})
+    job = GenerateJob.model_validate({"generate": kept, "model": model, "prompts": {"dynamic_prompts": False}})
     hashes = Hashes(pairs.get("Model hash", ""), _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes"))
     return ImageRecord(job=job, source="a1111", notes=notes, hashes=hashes)
 
@@ -356,7 +358,7 @@ def one_image(
     workspace: Workspace,
     model_path: Path,
     vae_path: Path | None,
-    lora_paths: list[Path],
+    lora_paths: Mapping[str, Path],
     embeddings: Sequence[str] = (),
     zero_terminal_snr: bool = False,
 ) -> GenerateJob:
@@ -366,8 +368,7 @@ def one_image(
     zero_terminal_snr   whether it was in effect, whatever the files say later
     """
     loras = [
-        use.model_copy(update={"file": portable_name(path, workspace)})
-        for use, path in zip(job.generate.loras, lora_paths, strict=True)
+        use.model_copy(update={"file": portable_name(lora_paths[use.file], workspace)}) for use in job.generate.loras
     ]
     generate = job.generate.model_copy(
         update={
@@ -380,6 +381,16 @@ def one_image(
             "zero_terminal_snr": "on" if zero_terminal_snr else "off",
         }
     )
+    given = {
+        name: portable_name(path, workspace)
+        for name in ("image_path", "mask_path")
+        if (path := getattr(job.image_to_image, name))
+    }
     vae = portable_name(vae_path, workspace) if vae_path is not None else None
     model = {"base_model": portable_name(model_path, workspace), "vae": vae}
-    return job.model_copy(update={"generate": generate, "model": job.model.model_copy(update=model)})
+    groups = {
+        "generate": generate,
+        "model": job.model.model_copy(update=model),
+        "image_to_image": job.image_to_image.model_copy(update=given),
+    }
+    return job.model_copy(update=groups)

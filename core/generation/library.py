@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from core.formats.detect import identify
+from core.generation.prompt.wildcards import WildcardError
+from core.methods.tokens import word_pattern
 from core.record.allowed import may_reach
 from core.record.best import read_best
 from core.record.problems import ProblemsError
+from core.record.regular import read_regular
 from core.record.run_about import given_title, title_of
 from core.record.run_folder import RunFolder
 from core.record.workspace import CAPTIONERS, Workspace, resolve_path
@@ -241,3 +244,43 @@ def _kind(path: str, size: int, changed: int) -> tuple[str, str]:
 
 def _short(text: str) -> str:
     return text if len(text) <= SHOWN_REASON else text[:SHOWN_REASON] + " ..."
+
+
+MOST_WILDCARD_BYTES = 4_000_000
+
+
+def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
+    """The lines of models/wildcards/NAME.txt, or of all files that a name with * fits; comments and empty ones left out.
+    Raises WildcardError where there are none."""
+    folder = (workspace.models / "wildcards").resolve()
+    found = [file for file in sorted(folder.glob(f"{name.lstrip('/')}.txt")) if file.resolve().is_relative_to(folder)]
+    lines: list[str] = []
+    for file in found:
+        try:
+            read = read_regular(file, MOST_WILDCARD_BYTES).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise WildcardError(f"the wildcard file '{file.name}' is not UTF-8 text") from None
+        lines += [line.strip() for line in read if line.strip() and not line.lstrip().startswith("#")]
+    if lines:
+        return lines
+    if found:
+        raise WildcardError(f"the wildcard file '{name}' is empty")
+    near = difflib.get_close_matches(name, wildcard_names(workspace), 1)
+    raise WildcardError(
+        f"there is no wildcard file '{name}' in models/wildcards" + (f"; did you mean '{near[0]}'?" if near else "")
+    )
+
+
+def wildcard_names(workspace: Workspace) -> list[str]:
+    """The names that prompts may use."""
+    folder = workspace.models / "wildcards"
+    return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.txt"))
+
+
+def named_embeddings(texts: Iterable[str], workspace: Workspace) -> list[Path]:
+    """The embeddings under models/ whose names without extension are words of these texts."""
+    files = {path.stem: path for _, path in _files(workspace.models, "embedding")}
+    if not files:
+        return []
+    whole = "\n".join(texts).casefold()
+    return [path for word, path in files.items() if word.casefold() in whole and word_pattern([word]).search(whole)]

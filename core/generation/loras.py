@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,62 +15,120 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
-    from core.networks.network import Network
-    from core.settings.generate import LoraUse
+    from torch import Tensor
 
-__all__ = ["AttachedLora", "LorasReport", "check_file", "loras_attached", "read_network"]
+    from core.networks.network import Network
+    from core.settings.generation.generate import LoraUse
+
+__all__ = ["AttachedLora", "LorasInUse", "check_file", "loras_attached", "read_network"]
 
 SHOWN_MODULES = 3
 
 
 @dataclass(frozen=True)
 class AttachedLora:
-    """One LoRA in use. modules: layers of the model it acts on."""
+    """One LoRA in use. file: as it is named in the settings; modules: layers of the model it acts on."""
 
+    file: str
     path: Path
     strength: float
     modules: int
 
 
-@dataclass(frozen=True)
-class LorasReport:
-    """What is attached, in the given order, and advice about layers of a file that this model does not have."""
+@dataclass
+class LorasInUse:
+    """What is in use, in the given order, and advice about layers of a file that this model does not have.
+
+    networks   one for each                 merged    how many are merged into the weights, the first ones
+    """
 
     loras: list[AttachedLora] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    networks: list[Network] = field(default_factory=list)
+    merged: int = 0
+    _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _now: list[tuple[float, float | None]] = field(default_factory=list)
+
+    def use(self, uses: Sequence[LoraUse]) -> None:
+        """From now on each LoRA has the strength that it has here, by its place among those of one file; the others none."""
+        left = list(uses)
+        strengths: list[tuple[float, float | None]] = []
+        for lora, network in zip(self.loras, self.networks, strict=True):
+            own = next((use for use in left if use.file == lora.file), None)
+            if own is not None:
+                left.remove(own)
+            strengths.append((own.strength, own.text_encoder_strength) if own is not None else (0.0, None))
+            network.set_multiplier(*strengths[-1])
+        if self.merged and strengths[: self.merged] != self._now:
+            self._merge()
+            self._now = strengths[: self.merged]
+
+    def _merge(self) -> None:
+        """The first networks into the weights, of which the model's own are kept."""
+        self.restore()
+        weights = {
+            id(adapter.module): adapter.module
+            for network in self.networks[: self.merged]
+            for adapter in network.adapters.values()
+        }
+        self._kept = [(module.weight, module.weight.detach().clone()) for module in weights.values()]
+        for network in self.networks[: self.merged]:
+            network.merge_to()
+
+    def restore(self) -> None:
+        """The model's own weights, bit for bit."""
+        for weight, own in self._kept:
+            weight.data.copy_(own)
+        self._kept = []
 
 
 @contextmanager
 def loras_attached(
-    components: Components, uses: Sequence[LoraUse], find: Callable[[str], Path]
-) -> Iterator[LorasReport]:
+    components: Components, uses: Sequence[LoraUse], find: Callable[[str], Path], merged: int = 0
+) -> Iterator[LorasInUse]:
     """Run the block with these LoRAs on U-Net and text encoder; their deltas add up.
 
-    No weight is changed: modules add the delta to their output and stop doing so at the end, also after an error.
-    All problems with the files are raised together, before anything is attached.
+    Modules add the delta to their output and stop doing so at the end, also after an error; no weight is changed but by
+    those that are merged, and these are as before at the end. All problems with the files are raised together, before
+    anything is attached.
+
+    merged   how many are merged into the weights in place of that, the first ones
     """
     from core.networks.frozen import readable
     from core.networks.network import attached
 
-    networks: list[Network] = []
-    report = LorasReport()
+    found = LorasInUse(merged=merged)
     problems: list[Problem] = []
     for use in uses:
         try:
             path = find(use.file)
             network = read_network(components, path, use.strength)
-            network.set_multiplier(use.strength, use.text_encoder_strength)
         except ProblemsError as error:
             problems.extend(error.problems)
             continue
-        networks.append(network)
-        report.loras.append(AttachedLora(path, use.strength, len(network.adapters)))
-        report.problems.extend(_left_out(network, path))
+        found.networks.append(network)
+        found.loras.append(AttachedLora(use.file, path, use.strength, len(network.adapters)))
+        found.problems.extend(_left_out(network, path))
     if problems:
         raise ProblemsError(problems)
-    reads = any(network.needs_base_weight for network in networks)
-    with readable(components.denoiser) if reads else nullcontext(), attached(*networks):
-        yield report
+    reads = bool(merged) or any(network.needs_base_weight for network in found.networks)
+    with readable(components.denoiser) if reads else nullcontext(), attached(*found.networks[merged:]):
+        try:
+            found.use(uses)
+            yield found
+        finally:
+            found.restore()
+
+
+def together(lists: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
+    """The LoRAs to attach for images that each use some: as many of a file as one image has."""
+    found: dict[tuple[str, int], LoraUse] = {}
+    for uses in lists:
+        seen: Counter[str] = Counter()
+        for use in uses:
+            found.setdefault((use.file, seen[use.file]), use)
+            seen[use.file] += 1
+    return list(found.values())
 
 
 def _left_out(network: Network, path: Path) -> list[Problem]:

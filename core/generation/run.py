@@ -1,188 +1,103 @@
-"""Runs a generate job, from its settings to PNG files under outputs/images/<date>/."""
+"""Runs a generate job, from its settings to image files under outputs/images/<date>/."""
 
 from __future__ import annotations
 
-import os
-import secrets
-import struct
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from core.diffusion.samplers import sampler_problem
-from core.families import family
-from core.families.components import Components
-from core.families.locate import family_of, model_path
-from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
-from core.families.trained_size import own_guidance, trained_size
-from core.families.word_weights import FIX, wrong_weight
-from core.formats.detect import identify
-from core.formats.hashes import HashMemo, file_sha256
-from core.formats.models.checkpoint import open_vae
-from core.formats.tensors.header import sniff
-from core.generation.embeddings import NewWord, check_word, embeddings_attached, find_word, unused
-from core.generation.image_metadata import Hashes, one_image, png_info, portable_name
-from core.generation.library import find_lora
-from core.generation.loras import check_file, loras_attached
-from core.generation.pipeline import generate, images_at_once
-from core.generation.prompt.loras import with_prompt_loras
-from core.generation.prompt.states import PromptStates, Reading
-from core.generation.store import ModelStore, empty_device_cache
-from core.record import atomic
-from core.record.cancel import CancelToken
+from core.families.trained_size import trained_size
+from core.generation.embeddings import embeddings_attached, unused
+from core.generation.image_metadata import Hashes, one_image
+from core.generation.initial import IMAGE, MASK, image_files, opened, size_from
+from core.generation.library import wildcard_lines
+from core.generation.loras import loras_attached, together
+from core.generation.making import Maker, steps_of
+from core.generation.output import save_image
+from core.generation.requests import Request, merged_of, requests_of
+from core.generation.sources import (
+    Sources,
+    file_hashes,
+    find_sources,
+    leased,
+    make_store,
+    marked_files,
+    with_own_guidance,
+    with_own_schedule,
+)
+from core.generation.stages import described, stages_of
+from core.generation.store import ModelStore
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
-from core.record.problems import Problem, ProblemsError
-from core.record.regular import open_regular
-from core.record.workspace import Workspace
-from core.settings.generate import GenerateSettings
+from core.record.problems import Problem
+from core.record.units import count
+from core.record.workspace import Workspace, resolve_path
 from core.settings.job import GenerateJob
-from core.settings.model import FAMILIES, ModelSettings
-
-if TYPE_CHECKING:
-    import torch
-    from PIL.Image import Image
-
-
-SEEDS = 2**32
+from core.settings.model import FAMILIES
 
 
 @dataclass(frozen=True)
-class Sources:
-    """The files a job uses, found and identified by their headers only."""
+class Plan:
+    """What a job will make, before anything is loaded: a request for each image, with everything decided."""
 
-    model: Path
-    family: str
-    vae: Path | None
-    loras: list[Path]
-    embeddings: list[NewWord] = field(default_factory=list)
+    requests: list[Request]
+    sources: Sources
+    notes: list[Problem]
 
-    def denoiser_bytes(self) -> int:
-        """Of the weights of the model's largest part, as stored."""
-        kind = family(self.family)
-        return kind.weight_bytes(self.model)[kind.denoiser]
+    def steps(self) -> int:
+        return sum(steps_of(stage) for request in self.requests for stage in stages_of(request.job))
 
 
-def make_store() -> ModelStore:
-    """The store that the engine keeps between generate jobs."""
-    return ModelStore(load_model)
+def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
+    """Raises ProblemsError with all that is wrong with the prompts, and then with all that is wrong with the files."""
+    requests, notes = requests_of(job, partial(wildcard_lines, workspace))
+    requests = with_initial_images(requests)
+    sources = find_sources(job, workspace, [request.job for request in requests])
+    decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
+    return Plan(decided, sources, [*notes, *sources.notes])
 
 
-def load_model(
-    settings: ModelSettings,
-    path: Path,
-    vae: Path | None,
-    dtype: torch.dtype,
-    vae_dtype: torch.dtype,
-    device: torch.device | str,
-) -> Any:
-    """All parts of a model, frozen, ready to generate."""
-    import torch
-
-    from core.networks.frozen import install
-
-    kind = family(family_of(path, settings.family))
-    components = kind.load(path, dtype=dtype, device=device, vae=vae, vae_dtype=vae_dtype)
-    if torch.device(device).type == "cuda":  # the layout that its convolutions prefer; results differ by rounding only
-        components.denoiser.to(memory_format=torch.channels_last)
-        components.vae.to(memory_format=torch.channels_last)
-    if torch.device(device).type == "cpu":
-        install(components.denoiser)  # as in training, so that both make the same image
-    return components
+def with_initial_images(requests: Sequence[Request]) -> list[Request]:
+    """Each with one image and one mask of those that its settings name, in turn."""
+    found = []
+    for number, request in enumerate(requests):
+        given = request.job.image_to_image
+        own: dict[str, str] = {}
+        for name, text, where in (("image_path", given.image_path, IMAGE), ("mask_path", given.mask_path, MASK)):
+            files = image_files(text, where) if text else []
+            own |= {name: str(files[number % len(files)])} if files else {}
+        changed = given.model_copy(update=own)
+        found.append(replace(request, job=request.job.model_copy(update={"image_to_image": changed})))
+    return found
 
 
-def with_own_guidance(job: GenerateJob, model: Path) -> GenerateJob:
-    """`job` with the model's own guidance scale if none is set."""
-    if job.generate.guidance_scale is not None:
-        return job
-    decided = job.generate.model_copy(update={"guidance_scale": own_guidance(model)})
-    return job.model_copy(update={"generate": decided})
+def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:
+    """A job of one image with its size, its guidance and its schedule."""
+    job = with_own_schedule(with_own_guidance(job, sources.model), sources)
+    return with_size(job, trained_size(sources.model, sources.family), FAMILIES[sources.family].size_step)
 
 
-def find_sources(job: GenerateJob, workspace: Workspace) -> Sources:
-    """Find the files. All that are missing or of the wrong kind are raised together, before a model is loaded."""
-    problems: list[Problem] = []
-    job = _collect(problems, with_prompt_loras, job) or job
-    model = _collect(problems, model_path, job.model.base_model, workspace, "model.base_model")
-    name = _collect(problems, family_of, model, job.model.family) if model else None
-    vae = None
-    if job.model.vae:
-        vae = _collect(problems, model_path, job.model.vae, workspace, "model.vae")
-        if vae is not None:
-            _collect(problems, open_vae, vae)
-    loras = []
-    for use in job.generate.loras:
-        path = _collect(problems, find_lora, use.file, workspace)
-        if path is not None:
-            _collect(problems, check_file, path, name or "sd1")
-            loras.append(path)
-    words: list[NewWord] = []
-    for text in job.generate.embeddings:
-        word = _collect(problems, find_word, text, workspace)
-        if word is not None:
-            if model and name:
-                _collect(problems, check_word, word, words, name, model)
-            words.append(word)
-    problems.extend(weight_problems(job))
-    problems.extend(size_problems(job, FAMILIES[name].size_step) if name else ())
-    if name and not loras:  # one may have been trained for another objective
-        fits = sampler_problem(job.generate.sampler, family(name).objective, "generate.sampler")
-        problems += [fits] if fits is not None else []
-    if problems:
-        raise ProblemsError(problems)
-    assert model is not None and name is not None
-    return Sources(model, name, vae, loras, words)
-
-
-def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
-    """Sides that models of the family cannot have. step: their sides are multiples of it"""
-    for side in ("width", "height"):
-        asked = getattr(job.generate, side) or step
-        if asked % step:
-            what = f"Images of this model's family have sides that are multiples of {step}"
-            yield Problem(what, f"generate.{side}", f"use {asked // step * step}", code="generate.size-step")
-
-
-def weight_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Problems with weights in the prompts that are not numbers."""
-    for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
-        wrong = wrong_weight(getattr(job.generate, name))
-        if wrong:
-            yield Problem(
-                f"{GenerateSettings.title_of(name)}: {wrong}", f"generate.{name}", FIX, code="prompt.bad-weight"
-            )
-
-
-def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:
-    """The files in use that are marked as trained with zero terminal SNR."""
-    loras = [path for use, path in zip(job.generate.loras, sources.loras, strict=True) if use.used]
-    files = [sources.model, *loras, *(word.path for word in sources.embeddings)]
-    return [path for path in files if identify(path).zero_terminal_snr]
-
-
-def uses_zero_terminal_snr(job: GenerateJob, sources: Sources) -> bool:
-    """As set; "auto" follows the files."""
-    asked = job.generate.zero_terminal_snr
-    return bool(marked_files(job, sources)) if asked == "auto" else asked == "on"
-
-
-def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> Any:
-    """The result of `look`; None after an error, which is added to the problems."""
-    try:
-        return look(*given)
-    except ProblemsError as error:
-        problems.extend(error.problems)
-        return None
+def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> GenerateJob:
+    """A job of one image with its size: as set, else that of its initial image, else of the model (`trained`)."""
+    first = job.image_to_image.image_path
+    if first:
+        width, height = size_from(job, opened(resolve_path(first), IMAGE).size, step)
+    else:
+        width, height = job.generate.width or trained[0], job.generate.height or trained[1]
+    return job.model_copy(update={"generate": job.generate.model_copy(update={"width": width, "height": height})})
 
 
 def check_task(job: GenerateJob, workspace: Workspace) -> str:
-    """The check of the task `generate`."""
-    find_sources(job, workspace)
-    return "The settings are valid."
+    """The check of the task `generate`: what would be made."""
+    plan = plan_of(job, workspace)
+    asked = plan.requests[0].job.generate
+    lines = [f"{count(len(plan.requests), 'image')} with {asked.sampler}, guidance {asked.guidance_scale:g}"]
+    kinds: dict[str, int] = {}
+    for request in plan.requests:
+        for line in described(request.job):
+            kinds[line] = kinds.get(line, 0) + 1
+    lines += [f"{times} times {line}" if times > 1 else line for line, times in kinds.items()]
+    return "\n".join([*lines, "The settings are valid."])
 
 
 def run_task(job: GenerateJob, context: JobContext) -> Outcome:
@@ -200,209 +115,91 @@ def run_generate(
     device: str = "cpu",
     reports: Reports = NO_REPORTS,
 ) -> list[Path]:
-    """Generate the job's images; returns their files in the order of their seeds.
+    """Generate the job's images; returns their files in order.
 
     reports   its stage counts the steps of all images
     A cancelled job raises Cancelled and keeps finished images.
     """
     reports.stage("checking files")
-    job = with_prompt_loras(job)
-    sources = find_sources(job, workspace)
+    plan = plan_of(job, workspace)
+    sources = plan.sources
     hashes = file_hashes(sources, workspace, reports.cancel)
-    _say_schedule(job, sources, reports)
+    _say_schedule(plan, reports)
     with leased(job, sources, store, device, reports) as components:
-        paths = iter(sources.loras)  # found above, in the order of the settings
-        asked = job.generate
+        uses = together([request.job.generate.loras for request in plan.requests])
         with (
-            loras_attached(components, asked.loras, lambda _: next(paths)) as report,
+            loras_attached(components, uses, sources.loras.__getitem__, merged_of(job, len(uses))) as loras,
             embeddings_attached(components, sources.embeddings) as words,
         ):
-            _say([*report.problems, *unused(words, asked.prompt, asked.negative_prompt)], reports)
-            states = words.encode(asked.prompt, asked.negative_prompt, reading_of(job))
-            job = with_own_guidance(job, sources.model)
-            return _all_images(Maker(job, workspace, sources, hashes, components, states, reports))
+            texts = [
+                text for each in plan.requests for text in (each.job.generate.prompt, each.job.generate.negative_prompt)
+            ]
+            for problem in [*plan.notes, *loras.problems, *unused(words, *texts)]:
+                reports.warn(problem)
+            maker = Maker(components, words, loras, reports=reports)
+            return _all_images(plan, maker, Written(workspace, sources, hashes, reports))
 
 
-def reading_of(job: GenerateJob) -> Reading:
-    """How the job's prompts are read."""
-    return Reading(clip_skip=job.model.clip_skip, weighted=job.generate.prompt_weights)
+@dataclass
+class Written:
+    """Where finished images go."""
 
+    workspace: Workspace
+    sources: Sources
+    hashes: Hashes
+    reports: Reports
 
-def leased(
-    job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports
-) -> AbstractContextManager[Any]:
-    """The job's model, loaded in the precision that suits the device."""
-    weight_bytes = sources.denoiser_bytes()
-    dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
-    use_threads(device, weight_bytes)
-    use_tf32(job.memory.allow_tf32)
-    reports.stage("loading the model")
-    return store.lease(job.model, sources.model, sources.vae, dtype, vae_type(job.memory), device)
-
-
-def _say_schedule(job: GenerateJob, sources: Sources, reports: Reports) -> None:
-    """Log whether zero terminal SNR was detected and is used."""
-    marked = ", ".join(path.name for path in marked_files(job, sources))
-    if marked:
-        used = "used" if uses_zero_terminal_snr(job, sources) else "turned off"
-        reports.say(f"Zero terminal SNR {used}; {marked} was trained with it")
-
-
-def _say(problems: Sequence[Problem], reports: Reports) -> None:
-    for problem in problems:
-        reports.warn(problem)
-
-
-class Maker:
-    """Generates images of one job, several of one size at once."""
-
-    def __init__(
-        self,
-        job: GenerateJob,
-        workspace: Workspace,
-        sources: Sources,
-        hashes: Hashes,
-        components: Components,
-        states: PromptStates,
-        reports: Reports,
-    ):
-        self.job, self.workspace, self.sources, self.hashes = job, workspace, sources, hashes
-        self.components, self.states, self.reports = components, states, reports
-        self.zero_terminal_snr = uses_zero_terminal_snr(job, sources)
-
-    def generate_if_it_fits(
-        self, seeds: Sequence[int], width: int, height: int, on_step: Callable[[int], None]
-    ) -> list[Image] | None:
-        """None if several images together ran out of memory; a single one raises as usual. on_step: given the steps done."""
-        import torch
-
-        asked, chosen = self.job.generate, self.job.model.prediction
-        try:
-            return generate(
-                self.components,
-                self.states,
-                seeds=seeds,
-                width=width,
-                height=height,
-                sampler=asked.sampler,
-                steps=asked.steps,
-                guidance_scale=asked.guidance_scale or 0.0,
-                prediction=None if chosen == "auto" else chosen,
-                zero_terminal_snr=self.zero_terminal_snr,
-                on_step=lambda done, _total: on_step(done),
-                cancel=self.reports.cancel,
-            )
-        except torch.OutOfMemoryError:
-            if len(seeds) == 1:
-                raise
-        empty_device_cache()
-        self.reports.say("Several images at once do not fit into memory; continuing one by one")
-        return None
-
-    def job_of(self, seed: int, width: int, height: int) -> GenerateJob:
-        """The job that generates one of the images again."""
+    def job_of(self, job: GenerateJob) -> GenerateJob:
+        """The job that generates one of the images again, with names that hold on other machines."""
+        asked, sources = job.generate, self.sources
         return one_image(
-            self.job,
-            seed=seed,
-            width=width,
-            height=height,
+            job,
+            seed=asked.seed or 0,
+            width=asked.width or 0,
+            height=asked.height or 0,
             workspace=self.workspace,
-            lora_paths=self.sources.loras,
-            model_path=self.sources.model,
-            vae_path=self.sources.vae,
-            embeddings=[word.setting(self.workspace) for word in self.sources.embeddings],
-            zero_terminal_snr=self.zero_terminal_snr,
+            lora_paths=sources.loras,
+            model_path=sources.model,
+            vae_path=sources.vae,
+            embeddings=[word.setting(self.workspace) for word in sources.embeddings],
+            zero_terminal_snr=asked.zero_terminal_snr == "on",
         )
 
 
-def _all_images(maker: Maker) -> list[Path]:
+def _all_images(plan: Plan, maker: Maker, written: Written) -> list[Path]:
     """The files of a job's images, a few generated at a time."""
-    asked, components, reports = maker.job.generate, maker.components, maker.reports
-    width, height = trained_size(maker.sources.model, components.family)
-    width, height = asked.width or width, asked.height or height
-    first = asked.seed if asked.seed is not None else secrets.randbelow(SEEDS)
-    left = [(first + number) % SEEDS for number in range(asked.count)]
+    reports, total = written.reports, len(plan.requests)
     files: list[Path] = []
-    at_once = images_at_once(components, width, height)
+    steps, done = plan.steps(), 0
 
-    def progress(generating: int = 0, steps: int = 0) -> None:
-        text = f"generating image {min(len(files) + 1, asked.count)} of {asked.count}"
-        reports.stage(text, len(files) * asked.steps + generating * steps, asked.count * asked.steps)
+    def progress(generating: int = 0, steps_done: int = 0) -> None:
+        text = f"generating image {min(len(files) + 1, total)} of {total}"
+        reports.stage(text, done + generating * steps_done, steps)
 
     progress()
+    left, most = list(plan.requests), None
     while left:
-        seeds = left[:at_once]
-        images = maker.generate_if_it_fits(seeds, width, height, partial(progress, len(seeds)))
-        if images is None:
-            at_once = 1
+        batch = next(maker.batches(left, most))
+        made = maker.make_if_it_fits(batch, partial(progress, len(batch)))
+        if made is None:
+            most = 1
             continue
-        for seed, image in zip(seeds, images, strict=True):
-            files.append(save_image(image, maker.job_of(seed, width, height), maker.hashes, maker.workspace))
-            reports.generated(files[-1], seed)
-        left = left[len(seeds) :]
-    progress()
+        for place, request in enumerate(batch):
+            job = written.job_of(request.job)
+            if job.hires.highres_fix_save_1st and len(made.images) > 1:
+                save_image(made.images[0][place], job, written.hashes, written.workspace)
+            files.append(save_image(made.images[-1][place], job, written.hashes, written.workspace, request.name))
+            reports.generated(files[-1], request.seed)
+        done += len(batch) * sum(steps_of(stage) for stage in stages_of(batch[0].job))
+        left = left[len(batch) :]
+        progress()
     return files
 
 
-def save_image(image: Image, job: GenerateJob, hashes: Hashes, workspace: Workspace) -> Path:
-    """Write an image and its settings to outputs/images/<date>/<time>_<seed>.png: complete or not at all, replacing none."""
-    now = time.localtime()
-    folder = workspace.images / time.strftime("%Y-%m-%d", now)
-    content = BytesIO()
-    image.save(content, format="PNG", pnginfo=png_info(job, hashes))
-    path = _reserve(folder, f"{time.strftime('%H%M%S', now)}_{job.generate.seed}")
-    try:
-        atomic.write_bytes(path, content.getvalue())
-    except BaseException:
-        atomic.remove(path)  # the empty file that reserved the name
-        raise
-    return path
-
-
-def _reserve(folder: Path, stem: str) -> Path:
-    """An empty file with an unused name: stem.png, stem-2.png, ..."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in _names(folder, stem):
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("the names never end")
-
-
-def _names(folder: Path, stem: str) -> Iterator[Path]:
-    yield folder / f"{stem}.png"
-    number = 2
-    while True:
-        yield folder / f"{stem}-{number}.png"
-        number += 1
-
-
-def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
-    """The hashes by which other programs identify the files; computed once until a file changes."""
-    memo = HashMemo(workspace.private / "hashes.json")
-    if sources.model.is_dir():  # other programs do not hash folders: use the denoiser's weights
-        kind = family(sources.family)
-        model = kind.digest(sources.model, kind.denoiser, memo=memo, cancel=cancel)
-    else:
-        model = memo.get("sha256", [sources.model], lambda: file_sha256(sources.model, cancel))
-    loras = {}
-    for path in sources.loras:
-        digest = memo.get("tensors sha256", [path], partial(tensors_sha256, path, cancel))
-        loras[portable_name(path, workspace)] = digest
-    embeddings = {
-        word.word: memo.get("sha256", [word.path], partial(file_sha256, word.path, cancel))
-        for word in sources.embeddings
-    }
-    return Hashes(model, loras, embeddings)
-
-
-def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
-    """SHA-256 of a file without its header, so that a changed comment keeps it: what A1111 shows for a LoRA
-    (`sshs_model_hash`). For a pickle, of the whole file."""
-    if sniff(path) != "safetensors":
-        return file_sha256(path, cancel)
-    with open_regular(path) as handle:
-        (header,) = struct.unpack("<Q", handle.read(8))
-    return file_sha256(path, cancel, start=8 + header)
+def _say_schedule(plan: Plan, reports: Reports) -> None:
+    """Log whether zero terminal SNR was detected and is used."""
+    job = plan.requests[0].job
+    marked = ", ".join(path.name for path in marked_files(job, plan.sources))
+    if marked:
+        used = "used" if job.generate.zero_terminal_snr == "on" else "turned off"
+        reports.say(f"Zero terminal SNR {used}; {marked} was trained with it")

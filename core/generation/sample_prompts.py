@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 WHERE = "samples.sample_prompts_file"
-OWN = {"negative_prompt": "negative", "guidance_scale": "guidance"}
+# what options set -> the field of a sample
+OWN = {
+    "generate.negative_prompt": "negative",
+    "generate.width": "width",
+    "generate.height": "height",
+    "generate.steps": "steps",
+    "generate.guidance_scale": "guidance",
+    "generate.sampler": "sampler",
+    "control": "control",
+}
 
 
 @dataclass(frozen=True)
@@ -146,14 +155,12 @@ def filled(
 
 def sample_of(line: PromptLine, notes: list[Problem], where: str) -> SamplePrompt:
     """A line as one sample; what only Generate follows is said."""
-    values = dict(line.values)
-    seeds = values.pop("seeds", (None,))
-    values = {OWN.get(name, name): value for name, value in values.items()}
-    for name in [name for name in values if name not in SamplePrompt.__dataclass_fields__]:
-        what = f"'{name}' of the prompt '{line.text[:40]}' is ignored: samples do not follow it"
+    seeds = line.values.get("seeds", (None,))
+    for name in [name for name in line.values if name not in {*OWN, "seeds"}]:
+        what = f"'{name.rpartition('.')[2]}' of the prompt '{line.text[:40]}' is ignored: samples do not follow it"
         notes.append(_note(what, where, "unsupported-option"))
-        del values[name]
-    return SamplePrompt(line.text, seed=seeds[0], **values)
+    own = {OWN[name]: value for name, value in line.values.items() if name in OWN}
+    return SamplePrompt(line.text, seed=seeds[0], **own)
 
 
 def _note(what: str, where: str, slug: str) -> Problem:

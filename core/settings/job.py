@@ -12,7 +12,12 @@ from core.settings.dataset.captions import CaptionSettings
 from core.settings.dataset.class_images import ClassImageSettings
 from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.validation import ValidationSettings
-from core.settings.generate import GenerateSettings
+from core.settings.generation.conditioning import SizeSettings, StartNoiseSettings
+from core.settings.generation.generate import GenerateSettings
+from core.settings.generation.high_resolution import DeepShrinkSettings, GradualLatentSettings, HiresSettings
+from core.settings.generation.image_to_image import ImageToImageSettings
+from core.settings.generation.prompts import PromptSettings
+from core.settings.generation.regions import RegionSettings
 from core.settings.hub import HubSettings
 from core.settings.logging import LoggingSettings
 from core.settings.memory import MemorySettings
@@ -156,6 +161,14 @@ class GenerateJob(Job):
 
     model: ModelSettings = Field(default_factory=ModelSettings, title="Model")
     generate: GenerateSettings = Field(default_factory=GenerateSettings, title="Generate")
+    prompts: PromptSettings = Field(default_factory=PromptSettings, title="Prompts from files")
+    image_to_image: ImageToImageSettings = Field(default_factory=ImageToImageSettings, title="Image to image")
+    hires: HiresSettings = Field(default_factory=HiresSettings, title="Hires fix")
+    deep_shrink: DeepShrinkSettings = Field(default_factory=DeepShrinkSettings, title="Deep Shrink")
+    gradual_latent: GradualLatentSettings = Field(default_factory=GradualLatentSettings, title="Gradual Latent")
+    regions: RegionSettings = Field(default_factory=RegionSettings, title="Regions")
+    sizes: SizeSettings = Field(default_factory=SizeSettings, title="SDXL sizes")
+    start_noise: StartNoiseSettings = Field(default_factory=StartNoiseSettings, title="Start noise")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 

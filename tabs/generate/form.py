@@ -21,7 +21,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, real_path
 from core.settings.base import Declared, Settings, declared, setting
 from core.settings.check import build
-from core.settings.generate import LoraUse
+from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from core.settings.names import without_signs

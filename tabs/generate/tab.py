@@ -10,7 +10,7 @@ import gradio as gr
 
 from core.generation.image_metadata import ImageRecord, portable_name, read_image_metadata
 from core.generation.library import list_embeddings, list_loras, list_models
-from core.generation.run import find_sources
+from core.generation.sources import find_sources
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings
@@ -351,7 +351,7 @@ class Desk:
         """Model, LoRAs and embeddings are inside the open folders, there, and of the right family."""
         self.page.roots.admit(job)
         sources = find_sources(job, self.page.workspace)
-        for path in (sources.model, sources.vae, *sources.loras, *(word.path for word in sources.embeddings)):
+        for path in (sources.model, sources.vae, *sources.loras.values(), *(word.path for word in sources.embeddings)):
             if path is not None and not self.page.roots.holds(path):
                 self.page.roots.check(path, "model, LoRA or embedding")
 

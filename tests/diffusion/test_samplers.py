@@ -5,14 +5,21 @@ from pytest import approx, mark
 
 from core.diffusion.samplers import (
     SAMPLERS,
-    image_generators,
     lms_coefficient,
     make_sampler,
     sampler_step,
-    start_latents,
+    start_scale,
 )
 from core.diffusion.schedule import sd_alpha_bar, zero_terminal
 from core.settings.samples import SAMPLERS as OFFERED
+
+
+def generators_of(seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def start_of(sampler, generators):
+    return torch.stack([torch.randn(4, 8, 8, generator=own) for own in generators]) * start_scale(sampler)
 
 
 def ideal_epsilon(latents, sigma):
@@ -23,8 +30,8 @@ def ideal_epsilon(latents, sigma):
 def run(name, seeds, steps=20, prediction="epsilon"):
     sampler = make_sampler(name, prediction)
     sampler.set_timesteps(steps)
-    generators = image_generators(seeds)
-    latents = start_latents(sampler, (4, 8, 8), generators)
+    generators = generators_of(seeds)
+    latents = start_of(sampler, generators)
     table = sd_alpha_bar()
     for t in sampler.timesteps:
         a = (
@@ -49,24 +56,24 @@ def test_the_samplers_offered_are_the_samplers_there_are():
 def test_as_in_sd_scripts_what_a_sampler_sees_is_cut_to_plus_and_minus_one(name):
     """One step from pure noise: its x0 is all that is left, 3 everywhere unless it is cut."""
     ends = []
-    for as_kohya in (False, True):
-        sampler = make_sampler(name, "v", as_kohya=as_kohya)
+    for program in ("", "trainer"):
+        sampler = make_sampler(name, "v", program=program)
         sampler.set_timesteps(1)
         at = sampler.timesteps[0]
         latents = torch.zeros(1, 4, 2, 2)
         s = (1 - sd_alpha_bar()[int(at)]).sqrt()
-        ends.append(sampler_step(sampler, (torch.full_like(latents, -3.0) / s), at, latents, image_generators([0])))
+        ends.append(sampler_step(sampler, (torch.full_like(latents, -3.0) / s), at, latents, generators_of([0])))
     assert float(ends[0].mean()) == approx(3.0, rel=1e-2) and float(ends[1].mean()) == approx(1.0, rel=1e-2)
 
 
 @mark.parametrize("name", sorted(SAMPLERS))
 def test_as_in_sd_scripts_no_sampler_stretches_the_schedule(name):
-    theirs, plain = make_sampler(name, "v", zero_terminal_snr=True, as_kohya=True), make_sampler(name, "v")
+    theirs, plain = make_sampler(name, "v", zero_terminal_snr=True, program="trainer"), make_sampler(name, "v")
     assert torch.equal(theirs.alphas_cumprod, plain.alphas_cumprod)
 
 
 def test_as_in_sd_scripts_ddim_has_no_offset():
-    ours, theirs = make_sampler("ddim"), make_sampler("ddim", as_kohya=True)
+    ours, theirs = make_sampler("ddim"), make_sampler("ddim", program="trainer")
     for sampler in (ours, theirs):
         sampler.set_timesteps(4)
     assert [ours.timesteps.tolist(), theirs.timesteps.tolist()] == [[751, 501, 251, 1], [750, 500, 250, 0]]
@@ -90,7 +97,7 @@ def test_ancestral_samplers_draw_fresh_noise_and_the_others_do_not():
     def of_same_start(name, second_seed):
         sampler = make_sampler(name)
         sampler.set_timesteps(10)
-        latents, generators = torch.ones(1, 4, 8, 8), image_generators([second_seed])
+        latents, generators = torch.ones(1, 4, 8, 8), generators_of([second_seed])
         for t in sampler.timesteps[:2]:  # those with two passes a step draw in the second
             sampler.scale_model_input(latents, t)
             latents = sampler_step(sampler, torch.zeros(1, 4, 8, 8), t, latents, generators)
@@ -116,9 +123,7 @@ def test_ddim_does_not_clip_the_image():
     sampler.set_timesteps(1)
     latents = torch.full((1, 4, 8, 8), 50.0)
     assert (
-        float(
-            sampler_step(sampler, torch.zeros_like(latents), sampler.timesteps[0], latents, image_generators([0])).min()
-        )
+        float(sampler_step(sampler, torch.zeros_like(latents), sampler.timesteps[0], latents, generators_of([0])).min())
         > 1
     )
 
@@ -141,8 +146,8 @@ def test_a_model_of_the_stretched_schedule_is_sampled_on_it_from_pure_noise(name
     torch.testing.assert_close(sampler.alphas_cumprod[:-1], table[:-1])
     sampler.set_timesteps(50)
     assert int(sampler.timesteps[0]) == 999
-    generators = image_generators(range(40))
-    latents = start_latents(sampler, (4, 8, 8), generators)
+    generators = generators_of(range(40))
+    latents = start_of(sampler, generators)
     for t in sampler.timesteps:
         low = int(t)
         a = torch.lerp(table[low].sqrt(), table[min(999, low + 1)].sqrt(), float(t) % 1).clamp_min(1e-6)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from core.cli.main import main
 from core.dataset.preflight import preflight
-from core.generation import class_images as making
-from core.generation import run as running
+from core.generation import class_images as running
+from core.generation import making
 from core.generation.class_images import make_class_images, what_would_be_made
 from core.generation.class_plan import (
     MANIFEST,
@@ -24,7 +24,7 @@ from core.generation.class_plan import (
     sizes_by_views,
 )
 from core.generation.image_metadata import read_image_metadata
-from core.generation.run import make_store
+from core.generation.sources import make_store
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
@@ -114,16 +114,16 @@ def test_an_image_that_is_gone_or_cut_short_is_made_again_as_it_was_also_in_a_gr
 def test_a_broken_write_leaves_no_half_image(workspace, dataset, store, tmp_path, monkeypatch):
     folder = tmp_path / "class"
     job = job_of(dataset, folder=str(folder), number=1)
-    write = making.atomic.write_bytes
+    write = running.atomic.write_bytes
 
     def full_disk(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(making.atomic, "write_bytes", full_disk)
+    monkeypatch.setattr(running.atomic, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         make_class_images(job, workspace, store=store)
     assert not list(folder.glob("*.png"))
-    monkeypatch.setattr(making.atomic, "write_bytes", write)
+    monkeypatch.setattr(running.atomic, "write_bytes", write)
     assert len(make_class_images(job, workspace, store=store)) == 1
 
 
@@ -155,14 +155,14 @@ def test_another_prompt_is_refused_with_what_differs_and_nothing_is_changed(work
 
 
 def test_several_at_once_that_do_not_fit_are_drawn_one_by_one(workspace, dataset, store, tmp_path, monkeypatch):
-    generate, heard = running.generate, Heard()
+    denoise, heard = making.denoise, Heard()
 
-    def small_device(*given, seeds, **named):
-        if len(seeds) > 1:
+    def small_device(model, states, stage, noises, *given, **named):
+        if len(noises) > 1:
             raise torch.OutOfMemoryError("too little")
-        return generate(*given, seeds=seeds, **named)
+        return denoise(model, states, stage, noises, *given, **named)
 
-    monkeypatch.setattr(running, "generate", small_device)
+    monkeypatch.setattr(making, "denoise", small_device)
     job = job_of(dataset, folder=str(tmp_path / "class"), number=3)
     made = make_class_images(job, workspace, store=store, reports=heard)
     assert len(made) == 3 and any("one by one" in text for text in heard.said)

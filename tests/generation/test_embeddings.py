@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -16,16 +14,17 @@ from core.formats.embedding_file import LAYERS, read_embedding, read_shapes, wri
 from core.generation.embeddings import NewWord, embeddings_attached, find_word, token_widths
 from core.generation.image_metadata import a1111_text, from_a1111_text, read_image_metadata
 from core.generation.library import list_embeddings
-from core.generation.pipeline import denoise
 from core.generation.prompt.states import encode_prompts
-from core.generation.run import find_sources, make_store, run_generate
+from core.generation.run import run_generate
+from core.generation.sources import find_sources, make_store
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from core.settings.generate import GenerateSettings
+from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
 from tests.models import tiny_file, tiny_folder
 from tests.reports import Heard
+from tests.sampling import sampled
 
 STARTER = PROJECT / "models" / "starter"
 
@@ -57,8 +56,7 @@ def word_file(path, components, text, layered=False):
 
 
 def latents(components, states):
-    predict = partial(family(components.family).predict, components)
-    return denoise(predict, states.positive, states.negative, seeds=[3], width=64, height=64, steps=2)
+    return sampled(components, states, seeds=[3], width=64, height=64, steps=2)
 
 
 def state(components):

@@ -10,15 +10,17 @@ from safetensors.torch import load_file, save_file
 
 from core.families import family
 from core.formats.detect import FAMILY_NAMES
+from core.generation.decoding import decode_pixels
+from core.generation.loop import Stage
 from core.generation.loras import loras_attached, read_network
-from core.generation.pipeline import decode_pixels, denoise, generate, plain_sizes
 from core.generation.prompt.states import encode_prompts
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.record.workspace import PROJECT
-from core.settings.generate import LoraUse
+from core.settings.generation.generate import LoraUse
 from tests.lora_layers import layers_of
 from tests.models import tiny_folder
 from tests.refusals import refused
+from tests.sampling import images, sampled
 
 STARTER = PROJECT / "models" / "starter"
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -57,17 +59,15 @@ def model(request, tmp_path_factory):
 
 def ours(model, sampler="ddim", width=96, height=64):
     states = encode_prompts(model.components, PROMPT, NEGATIVE)
-    latents = denoise(
-        lambda *inputs: model.family.predict(model.components, *inputs),
-        states.positive,
-        states.negative,
+    latents = sampled(
+        model.components,
+        states,
         seeds=[SEED],
         width=width,
         height=height,
         sampler=sampler,
         steps=STEPS,
         guidance_scale=GUIDANCE,
-        prediction=model.components.prediction,
     )
     return decode_pixels(model.components.vae, latents)[0].permute(1, 2, 0).numpy()
 
@@ -141,14 +141,14 @@ def test_a_lora_of_another_family_is_refused(model, tmp_path):
 
 
 def test_a_drawn_image_tells_sdxl_its_own_size_and_no_crop():
-    assert plain_sizes(832, 1216, 2).tolist() == [[1216, 832, 0, 0, 1216, 832]] * 2
+    assert Stage((832, 1216)).sizes_of("positive") == (1216, 832, 0, 0, 1216, 832)
 
 
 def test_a_batch_draws_what_each_seed_draws_alone(model):
     states = encode_prompts(model.components, PROMPT, NEGATIVE)
     how = {"width": 64, "height": 64, "steps": 2, "guidance_scale": GUIDANCE}
-    together = generate(model.components, states, seeds=[3, 5], **how)
-    alone = generate(model.components, states, seeds=[5], **how)[0]
+    together = images(model.components, states, seeds=[3, 5], **how)
+    alone = images(model.components, states, seeds=[5], **how)[0]
     assert np.abs(np.asarray(together[1], dtype=int) - np.asarray(alone, dtype=int)).max() <= 1
 
 

@@ -23,7 +23,7 @@ from core.generation.image_metadata import (
 )
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
-from core.settings.generate import GenerateSettings, LoraUse
+from core.settings.generation.generate import GenerateSettings, LoraUse
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
 
@@ -169,7 +169,7 @@ def test_no_folder_of_the_machine_is_written(tmp_path):
         workspace=workspace,
         model_path=outside,
         vae_path=outside.with_name("v.safetensors"),
-        lora_paths=[outside],
+        lora_paths={str(outside): outside},
     )
     assert (drawn.model.base_model, drawn.model.vae, drawn.generate.loras[0].file) == (
         "x.safetensors",

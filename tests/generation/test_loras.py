@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,15 +11,16 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from core.families import family
+from core.generation.decoding import decode_pixels
 from core.generation.library import find_lora, list_loras, list_models
 from core.generation.loras import loras_attached
-from core.generation.pipeline import decode_pixels, denoise
 from core.generation.prompt.states import encode_prompts
 from core.networks.adapter_file import load_lora, save_lora, to_diffusers
 from core.networks.sizes import has_large_kernel
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from core.settings.generate import LoraUse
+from core.settings.generation.generate import LoraUse
+from tests.sampling import sampled
 
 STARTER = PROJECT / "models" / "starter"
 PROMPT, SEED, STEPS, GUIDANCE = "a fox, flat icon", 11, 5, 4.0
@@ -60,10 +60,9 @@ def our_image(components, uses=()):
     asked = [LoraUse(file=str(path), strength=strength) for path, strength in uses]
     with loras_attached(components, asked, found.__getitem__):
         states = encode_prompts(components, PROMPT, "")
-        latents = denoise(
-            partial(family("sd1").predict, components),
-            states.positive,
-            states.negative,
+        latents = sampled(
+            components,
+            states,
             seeds=[SEED],
             width=128,
             height=128,

@@ -17,11 +17,13 @@ from diffusers import (
 
 from core.diffusion.text_states import TextStates
 from core.families import family
-from core.generation.pipeline import CPU_LATENT_PIXELS, decode, decode_pixels, denoise, generate, images_at_once
-from core.generation.prompt.states import Reading, encode_prompts
+from core.generation.decoding import CPU_LATENT_PIXELS, decode, decode_pixels, images_at_once
+from core.generation.loop import Denoiser
+from core.generation.prompt.states import PromptStates, Reading, encode_prompts
 from core.record.cancel import Cancelled, CancelToken
 from core.record.workspace import PROJECT
 from tests.refusals import refused
+from tests.sampling import images, sampled
 
 STARTER = PROJECT / "models" / "starter"
 # Every number is given: none comes from a model's scheduler config.
@@ -54,19 +56,10 @@ def theirs():
     return pipeline
 
 
-def predict_with(components):
-    def predict(noisy, timesteps, given):
-        return family("sd1").predict(components, noisy, timesteps, given)
-
-    return predict
-
-
 def our_pixels(components, prompt, negative="", *, seeds, width=128, height=128, clip_skip=None, **how):
     """float32 [B, H, W, 3] in [0, 1], before rounding to bytes."""
     states = encode_prompts(components, prompt, negative, Reading(clip_skip=clip_skip))
-    latents = denoise(
-        predict_with(components), states.positive, states.negative, seeds=seeds, width=width, height=height, **how
-    )
+    latents = sampled(components, states, seeds=seeds, width=width, height=height, **how)
     return torch.cat([decode_pixels(components.vae, one) for one in latents.split(1)]).permute(0, 2, 3, 1).numpy()
 
 
@@ -129,10 +122,10 @@ def test_torchs_global_random_generator_is_neither_read_nor_moved(starter):
     how = {"seeds": [1, 2], "width": 64, "height": 64, "sampler": "euler_a", "steps": 2}
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = generate(starter, states, **how)
+    first = images(starter, states, **how)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert [image.tobytes() for image in generate(starter, states, **how)] == [image.tobytes() for image in first]
+    assert [image.tobytes() for image in images(starter, states, **how)] == [image.tobytes() for image in first]
 
 
 def test_long_prompts_take_windows_of_75_tokens_and_both_sides_the_same_number(starter):
@@ -172,10 +165,10 @@ def test_guidance_is_the_papers_sum():
 
     positive, negative = (TextStates(torch.full((1, 77, 8), value)) for value in (0.3, 0.1))
     how = {"seeds": [0], "width": 64, "height": 64, "sampler": "ddim", "steps": 1}
-    guided = denoise(predict, positive, negative, guidance_scale=5.0, **how)
-    told = denoise(
-        predict, TextStates(torch.full((1, 77, 8), 0.1 + 5.0 * (0.3 - 0.1))), None, guidance_scale=1.0, **how
-    )
+    model = Denoiser(family("sd1"), predict)
+    guided = sampled(model, PromptStates(positive, negative), guidance_scale=5.0, **how)
+    summed = TextStates(torch.full((1, 77, 8), 0.1 + 5.0 * (0.3 - 0.1)))
+    told = sampled(model, PromptStates(summed, negative), guidance_scale=1.0, **how)
     assert torch.allclose(guided, told, atol=1e-5)
 
 
@@ -189,7 +182,7 @@ def test_steps_are_reported_and_a_cancelled_drawing_ends_at_the_next(starter):
 
     how = {"seeds": [1], "width": 64, "height": 64, "steps": 5}
     with pytest.raises(Cancelled):
-        generate(starter, states, on_step=on_step, cancel=token, **how)
+        sampled(starter, states, on_step=on_step, cancel=token, **how)
     assert seen == [(1, 5), (2, 5)]
 
 

@@ -10,12 +10,13 @@ from PIL import Image
 
 from core.generation.image_metadata import from_a1111_text, read_image_metadata
 from core.generation.prompt.tags import MOST_TAGS, LoraTag, without_tags
-from core.generation.run import find_sources, make_store, run_generate
+from core.generation.run import run_generate
 from core.generation.sample_prompts import read_prompts
+from core.generation.sources import find_sources, make_store
 from core.networks.network import Network
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from core.settings.generate import GenerateSettings, LoraUse
+from core.settings.generation.generate import GenerateSettings, LoraUse
 from core.settings.samples import SampleSettings
 from tests.generation.test_run import job_of, small_lora
 

@@ -13,14 +13,18 @@ from safetensors.torch import save_file
 
 from core.families import family
 from core.families.trained_size import stated_size
-from core.generation import run as run_module
+from core.generation import making
+from core.generation import sources as sources_module
 from core.generation.image_metadata import read_image_metadata
-from core.generation.run import find_sources, make_store, run_generate, save_image, tensors_sha256
+from core.generation.output import save_image
+from core.generation.run import run_generate
+from core.generation.sources import find_sources, make_store, tensors_sha256
 from core.networks.adapter_file import load_lora, save_lora
+from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
-from core.settings.generate import GenerateSettings, LoraUse
+from core.settings.generation.generate import GenerateSettings, LoraUse
 from core.settings.job import GenerateJob
 from core.settings.memory import MemorySettings
 from core.settings.model import ModelSettings
@@ -127,7 +131,7 @@ def test_an_image_that_cannot_be_written_leaves_nothing_behind(workspace, monkey
     def full_disk(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_module.atomic, "write_bytes", full_disk)
+    monkeypatch.setattr(atomic, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_image(Image.new("RGB", (8, 8)), job_of(seed=5), Hashes(), workspace)
     assert not [path for path in workspace.images.rglob("*") if path.is_file()]
@@ -142,15 +146,15 @@ def test_a_cancelled_job_keeps_the_images_that_were_finished(workspace, store):
 
 
 def test_images_that_do_not_fit_together_are_drawn_one_by_one(workspace, store, monkeypatch):
-    generate, sizes, heard = run_module.generate, [], Heard()
+    denoise, sizes, heard = making.denoise, [], Heard()
 
-    def little_memory(components, states, *, seeds, **how):
-        sizes.append(len(seeds))
-        if len(seeds) > 1:
+    def little_memory(model, states, stage, noises, sampling, **how):
+        sizes.append(len(noises))
+        if len(noises) > 1:
             raise torch.OutOfMemoryError("out of memory")
-        return generate(components, states, seeds=seeds, **how)
+        return denoise(model, states, stage, noises, sampling, **how)
 
-    monkeypatch.setattr(run_module, "generate", little_memory)
+    monkeypatch.setattr(making, "denoise", little_memory)
     job = job_of(count=3, seed=1, steps=1)
     files = run_generate(job, workspace, store=store, reports=heard)
     assert sizes == [3, 1, 1, 1] and len(heard.said) == 1
@@ -159,7 +163,7 @@ def test_images_that_do_not_fit_together_are_drawn_one_by_one(workspace, store, 
     def no_memory(*given, **how):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(run_module, "generate", no_memory)
+    monkeypatch.setattr(making, "denoise", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
         run_generate(job, workspace, store=store)
     assert store.holds is None  # a model in an unknown state is not used again
@@ -176,7 +180,7 @@ def test_everything_missing_is_said_at_once_before_a_model_is_loaded(workspace, 
         raise AssertionError("loaded")
 
     with pytest.raises(ProblemsError) as caught:
-        run_generate(job, workspace, store=run_module.ModelStore(never))
+        run_generate(job, workspace, store=sources_module.ModelStore(never))
     said = " | ".join(problem.what for problem in caught.value.problems)
     assert len(caught.value.problems) == 4
     assert caught.value.codes[0] == "model.not-a-checkpoint"
@@ -188,8 +192,8 @@ def test_everything_missing_is_said_at_once_before_a_model_is_loaded(workspace, 
 
 def test_one_model_is_loaded_for_many_jobs_and_another_vae_is_another_model(workspace, monkeypatch):
     loads = []
-    load = run_module.load_model
-    store = run_module.ModelStore(lambda *given: loads.append(given) or load(*given))
+    load = sources_module.load_model
+    store = sources_module.ModelStore(lambda *given: loads.append(given) or load(*given))
     for _ in range(2):
         run_generate(job_of(steps=1), workspace, store=store)
     assert len(loads) == 1
@@ -205,8 +209,8 @@ def test_one_model_is_loaded_for_many_jobs_and_another_vae_is_another_model(work
 
 def test_a_refused_job_and_an_image_of_nan_keep_the_loaded_model(workspace, monkeypatch, tmp_path):
     loads = []
-    load = run_module.load_model
-    store = run_module.ModelStore(lambda *given: loads.append(given) or load(*given))
+    load = sources_module.load_model
+    store = sources_module.ModelStore(lambda *given: loads.append(given) or load(*given))
     run_generate(job_of(steps=1), workspace, store=store)
     for name in ("prompt", "negative_prompt"):
         with refused("prompt.bad-weight"):

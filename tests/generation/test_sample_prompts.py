@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from core.generation.prompt.options import read_line
+from core.generation.prompt.files import understand
 from core.generation.sample_prompts import SamplePrompt, control_image, filled, read_prompts, sample_of
 from core.settings.samples import SampleSettings
 from tests.refusals import refused
@@ -14,7 +14,7 @@ from tests.refusals import refused
 
 def parsed(line):
     notes = []
-    found = read_line(line, notes, "here")
+    found = understand(line, notes, "here")
     return found and sample_of(found, notes, "here"), notes
 
 

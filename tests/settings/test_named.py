@@ -37,6 +37,7 @@ FREE = {  # texts that name nothing outside the job, and why
     "names of texts within files": "sidecar_keys category_order excluded_categories text_fields",
     "compared with the numbers of changes, never opened": "undo",
     "a color by its pattern": "alpha_color",
+    "four numbers": "gradual_latent_unsharp_params",
     "an ending by its pattern, of files beside the images": "caption_extension tags_extension captions_to tags_to",
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",
     "numbers": "block_lr block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight"

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from core.families import family
 from core.families.saving import save_model
 from core.families.sdxl import FAMILY as sdxl
+from core.generation.decoding import decode_pixels
 from core.generation.loras import loras_attached
-from core.generation.pipeline import decode_pixels, denoise
 from core.generation.prompt.states import encode_prompts
 from core.networks.adapter_file import save_lora
-from core.settings.generate import LoraUse
+from core.settings.generation.generate import LoraUse
 from tests.models import tiny_folder
+from tests.sampling import sampled
 from tests.selection import slow_unless
 
 SIZES = {"resolution": 64, "bucket_reso_steps": 32, "train_batch_size": 2}
@@ -50,19 +51,16 @@ def run(train, folders, images):
 
 def image(components, path=None):
     uses = [] if path is None else [LoraUse(file=str(path))]
-    kind = family(components.family)
     with loras_attached(components, uses, lambda name: path):
         states = encode_prompts(components, "a fox")
-        latents = denoise(
-            lambda *inputs: kind.predict(components, *inputs),
-            states.positive,
-            states.negative,
+        latents = sampled(
+            components,
+            states,
             seeds=[3],
             width=64,
             height=64,
             steps=3,
             guidance_scale=3.0,
-            prediction=components.prediction,
         )
     return decode_pixels(components.vae, latents)[0].permute(1, 2, 0).numpy()
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.generation.run import make_store, run_generate
+from core.generation.run import run_generate
 from core.generation.sample_prompts import SamplePrompt
+from core.generation.sources import make_store
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from core.training.loop.samples import prompts_of
@@ -57,6 +58,7 @@ def same_images(training, store, model=None, **used):
         values = {
             "generate": asked_of(sample) | {"prompt_weights": job.samples.prompt_weights} | used,
             "model": job.model.model_dump() | (model or {}),
+            "prompts": {"dynamic_prompts": False},
             "memory": job.memory.model_dump(),
         }
         (file,) = run_generate(build(GenerateJob, values), training.workspace, store=store)

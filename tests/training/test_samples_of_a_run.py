@@ -1,11 +1,13 @@
 """Samples while training: prompts with options of their own, long ones, and nothing trained changes by them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load, load_file
 
-from core.generation import pipeline
+from core.generation import loop
 from core.training.loop.samples import prompts_of
 from tests.selection import slow_unless
 
@@ -96,19 +98,20 @@ def test_samples_have_the_size_that_is_set_and_otherwise_that_of_the_first_folde
 def test_samples_as_in_sd_scripts_are_512_wide_weigh_with_the_mean_kept_and_change_no_weight(train, monkeypatch):
     drawn = []
 
-    def watched(predict, positive, negative, **how):
-        drawn.append((how["width"], how["height"], how["as_kohya"], float(positive.context.mean())))
-        return denoise(predict, positive, negative, **{**how, "width": 64, "height": 64})
+    def watched(model, states, stage, noises, sampling, **how):
+        drawn.append((*stage.size, sampling.program, float(states.positive.context.mean())))
+        small = replace(stage, size=(64, 64))
+        return denoise(model, states, small, loop.noises_of(model, small, [7], sampling), sampling, **how)
 
-    denoise = pipeline.denoise
-    monkeypatch.setattr(pipeline, "denoise", watched)
+    denoise = loop.denoise
+    monkeypatch.setattr(loop, "denoise", watched)
     files = []
     for prompt, which in (("a (fox:1.5)", "none"), ("a (fox:1.5)", "sd-scripts-0.10"), ("a fox", "sd-scripts-0.10")):
         samples = {"sample_prompts": [f"{prompt} --s 1"], "sample_at_first": False}
         training = train(schedule={"max_train_steps": 1, "seed": 7}, samples=samples, model={"compatibility": which})
         assert training.start() == "done"
         files.append(training.file().read_bytes())
-    assert [each[:3] for each in drawn] == [(64, 64, False), (512, 512, True), (512, 512, True)]
+    assert [each[:3] for each in drawn] == [(64, 64, ""), (512, 512, "trainer"), (512, 512, "trainer")]
     heavy, kept, plain = (each[3] for each in drawn)
     assert kept == pytest.approx(plain, rel=1e-5) and heavy != pytest.approx(plain, rel=1e-3)
     first, second = load(files[0]), load(files[1])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from core.families.base import Family
 from core.families.layout import Layout
-from core.families.one_encoder import encode_captions, encode_ids, predict
+from core.families.one_encoder import encode_captions, encode_ids, input_blocks, predict
 from core.families.targets import one_encoder_targets
 from core.families.tokenizer import load_tokenizer
 
@@ -20,4 +20,5 @@ FAMILY = Family(
     encode_ids=encode_ids,
     predict=predict,
     lora_targets=one_encoder_targets,
+    input_blocks=input_blocks,
 )

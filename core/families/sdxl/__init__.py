@@ -6,7 +6,7 @@ from pathlib import Path
 from core.families.base import Family
 from core.families.layout import Layout
 from core.families.sdxl.text import encode_captions, encode_ids
-from core.families.sdxl.unet import lora_targets, predict
+from core.families.sdxl.unet import input_blocks, lora_targets, predict
 from core.families.tokenizer import load_tokenizer
 
 _LAYOUT = Layout(
@@ -25,4 +25,5 @@ FAMILY = Family(
     predict=predict,
     lora_targets=lora_targets,
     reads_sizes=True,
+    input_blocks=input_blocks,
 )

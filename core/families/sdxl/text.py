@@ -14,7 +14,7 @@ from core.families.components import Components
 from core.families.weighted_text import Weights, read_captions, weigh
 from core.record.queued import queued
 
-LAYER = -2  # the last but one, without the final layer norm, of both encoders
+LAYER = 2  # from the end, without the final layer norm, of both encoders
 
 
 def encode_ids(
@@ -25,16 +25,17 @@ def encode_ids(
     join: Join = join_windows,
     weights: Weights = None,
     normalize: str = "none",
+    layer: int = LAYER,
 ) -> TextStates:
     """Token ids [B, n, 77], one tensor for each text encoder, as the U-Net reads them: context [B, T, 768 + 1280], pooled
     [B, 1280], in the encoders' type.
 
     clip_skip  not read, as in sd-scripts     join  how the states of the windows become one text
-    weights    of the states; the pooled vector has none
+    weights    of the states; the pooled vector has none       layer   whose states are read, from the end
     """
     first, second = components.text_encoders
-    states, _ = _read(first, ids[0])
-    more, last = _read(second, ids[1])
+    states, _ = _read(first, ids[0], layer)
+    more, last = _read(second, ids[1], layer)
     end = components.tokenizers[1].eos_token_id
     return TextStates(
         torch.cat([join(weigh(states, weights, 0, normalize)), join(weigh(more, weights, 1, normalize))], dim=-1),
@@ -45,11 +46,11 @@ def encode_ids(
 encode_captions = partial(read_captions, encode_ids)
 
 
-def _read(encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _read(encoder: Any, ids: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     """States of the layer that is read, and of the end after the final layer norm: both [B, n, 77, C]."""
     given = encoder(queued(ids.flatten(0, 1), encoder.device), output_hidden_states=True)
     shape = (*ids.shape, -1)
-    return given.hidden_states[LAYER].view(shape), given.last_hidden_state.view(shape)
+    return given.hidden_states[-layer].view(shape), given.last_hidden_state.view(shape)
 
 
 def pooled(encoder: Any, last: torch.Tensor, ids: torch.Tensor, end: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,3 +50,11 @@ def lora_targets(part: nn.Module, *, conv: bool = False) -> Iterator[Target]:
     if is_text_encoder(part):
         return text_targets(part, "lora_te2" if hasattr(part, "text_projection") else "lora_te1")
     return unet_targets(part, conv=conv, name=lambda path: unet_to_ldm(path, "sdxl"))
+
+
+def input_blocks(unet: Any) -> list[nn.Module]:
+    """As the original model counts them: the first convolution, then each layer and each downsampler."""
+    found = [unet.conv_in]
+    for block in unet.down_blocks:
+        found += [*block.resnets, *(block.downsamplers or [])]
+    return found

@@ -35,8 +35,21 @@ def read_entries(path: Path, where: str) -> list[Entry]:
 
 
 def understand(entry: Entry, notes: list[Problem], where: str) -> PromptLine | None:
-    """None for a comment or an empty line. notes: see `read_line`."""
-    return read_line(entry, notes, where) if isinstance(entry, str) else _of_table(entry, notes, where)
+    """None where it holds no prompt. notes: see `read_line`."""
+    if isinstance(entry, dict):
+        return _of_table(entry, notes, where)
+    return read_line(entry, notes, where) if is_prompt(entry) else None
+
+
+def is_prompt(line: str) -> bool:
+    """Whether it is neither empty nor a comment."""
+    return bool(line.strip()) and not line.startswith("#")
+
+
+def line_of_table(table: dict[str, Any], notes: list[Problem], where: str) -> tuple[PromptLine, tuple[int, ...]]:
+    """(the prompt of a table, its seeds)"""
+    line = _of_table(table, notes, where)
+    return line, line.values.get("seeds", ())
 
 
 def _lines(path: Path, where: str) -> list[Entry]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.generation.prompt.tags import FIX, LoraTag, has_tags, without_tags
 from core.record.problems import Problem, ProblemsError
-from core.settings.generate import LoraUse
+from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 
 

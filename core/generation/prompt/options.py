@@ -26,7 +26,7 @@ class NoValue(ValueError):
 class Option:
     """One option.
 
-    sets     what it sets, by the name of the setting
+    sets     what it sets: a setting of a generation, or "seeds", "strengths" of the LoRAs in their order, "file_name" ...
     read     (text) -> value; NoValue for a text that it cannot read
     within   a number, or each of several, is brought within these bounds
     """
@@ -74,36 +74,36 @@ def _sampler(text: str) -> str:
 
 _SIDE, _PIXELS, _TIMESTEP, _STRENGTH = (64, 4096), (0, 65536), (0, 1000), (-10, 10)
 OPTIONS = {
-    "n": Option("negative_prompt", _text),
-    "w": Option("width", _whole, _SIDE),
-    "h": Option("height", _whole, _SIDE),
+    "n": Option("generate.negative_prompt", _text),
+    "w": Option("generate.width", _whole, _SIDE),
+    "h": Option("generate.height", _whole, _SIDE),
     "d": Option("seeds", _seeds, (0, SEEDS - 1)),
-    "s": Option("steps", _whole, (1, 1000)),
-    "l": Option("guidance_scale", _number, (-1000, 1000)),
-    "nl": Option("negative_scale", _number_or_none, (-1000, 1000)),
-    "t": Option("strength", _number, (0, 1)),
+    "s": Option("generate.steps", _whole, (1, 1000)),
+    "l": Option("generate.guidance_scale", _number, (-1000, 1000)),
+    "nl": Option("generate.negative_scale", _number_or_none, (-1000, 1000)),
+    "t": Option("image_to_image.strength", _number, (0, 1)),
     "am": Option("strengths", _numbers, _STRENGTH),
-    "ss": Option("sampler", _sampler),
-    "ow": Option("original_width", _whole, _PIXELS),
-    "oh": Option("original_height", _whole, _PIXELS),
-    "nw": Option("original_width_negative", _whole, _PIXELS),
-    "nh": Option("original_height_negative", _whole, _PIXELS),
-    "ct": Option("crop_top", _whole, _PIXELS),
-    "cl": Option("crop_left", _whole, _PIXELS),
+    "ss": Option("generate.sampler", _sampler),
+    "ow": Option("sizes.original_width", _whole, _PIXELS),
+    "oh": Option("sizes.original_height", _whole, _PIXELS),
+    "nw": Option("sizes.original_width_negative", _whole, _PIXELS),
+    "nh": Option("sizes.original_height_negative", _whole, _PIXELS),
+    "ct": Option("sizes.crop_top", _whole, _PIXELS),
+    "cl": Option("sizes.crop_left", _whole, _PIXELS),
     "cn": Option("control", _text),
     "c": Option("clip_prompt", _text),
     "f": Option("file_name", _text),
-    "dsd1": Option("ds_depth_1", _whole, (0, 8)),
-    "dst1": Option("ds_timesteps_1", _whole, _TIMESTEP),
-    "dsd2": Option("ds_depth_2", _whole, (0, 8)),
-    "dst2": Option("ds_timesteps_2", _whole, _TIMESTEP),
-    "dsr": Option("ds_ratio", _number, (0.1, 1)),
-    "glt": Option("gradual_latent_timesteps", _whole, _TIMESTEP),
-    "glr": Option("gradual_latent_ratio", _number, (0.1, 1)),
-    "gle": Option("gradual_latent_every_n_steps", _whole, (1, 1000)),
-    "gls": Option("gradual_latent_ratio_step", _number, (0.001, 1)),
-    "glsn": Option("gradual_latent_s_noise", _number, (0, 10)),
-    "glus": Option("gradual_latent_unsharp_params", _numbers, (-1000, 1000)),
+    "dsd1": Option("deep_shrink.ds_depth_1", _whole, (0, 8)),
+    "dst1": Option("deep_shrink.ds_timesteps_1", _whole, _TIMESTEP),
+    "dsd2": Option("deep_shrink.ds_depth_2", _whole, (0, 8)),
+    "dst2": Option("deep_shrink.ds_timesteps_2", _whole, _TIMESTEP),
+    "dsr": Option("deep_shrink.ds_ratio", _number, (0.1, 1)),
+    "glt": Option("gradual_latent.gradual_latent_timesteps", _whole, _TIMESTEP),
+    "glr": Option("gradual_latent.gradual_latent_ratio", _number, (0.1, 1)),
+    "gle": Option("gradual_latent.gradual_latent_every_n_steps", _whole, (1, 1000)),
+    "gls": Option("gradual_latent.gradual_latent_ratio_step", _number, (0.001, 1)),
+    "glsn": Option("gradual_latent.gradual_latent_s_noise", _number, (0, 10)),
+    "glus": Option("gradual_latent.gradual_latent_unsharp_params", _text),
 }
 TEXTS = ("n", "c")  # options that hold texts of their own
 FOR_OTHER_FAMILIES = ("g", "ctr", "rcfg", "fs")
@@ -122,7 +122,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class PromptLine:
-    """A line of prompts. values: what its options set, by the names of the settings; nothing for those it leaves open"""
+    """A line of prompts. values: what its options set, by `Option.sets`; nothing for those it leaves open"""
 
     text: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -136,14 +136,12 @@ def take_seeds(line: str) -> tuple[str, tuple[int, ...]]:
     return line[: found.start()] + line[found.end() :], _within(_seeds(found[1]), OPTIONS["d"].within)
 
 
-def read_line(line: str, notes: list[Problem], where: str) -> PromptLine | None:
-    """A prompt with options; None for a comment or an empty line.
+def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
+    """A prompt with options.
 
     notes   gets what is wrong with it: errors for values that cannot be read, else advice. What is no option stays in its
             text, unless it has only a number behind it ("--zz 3") or nothing
     """
-    if not line.strip() or line.startswith("#"):
-        return None
     text, *parts = re.split(r"\s--|^--", line.rstrip("\r\n"))  # sd-scripts splits at " --"
     given: dict[str, Any] = {}
     last = ""

@@ -23,6 +23,7 @@ class Reading:
     multiples        windows of 75 tokens that are read at most; None: as many as the text has
     as_trained       join the windows to 75 n + 2 states, as training does, in place of 77 n
     filled_with_end  fill windows with EOS whatever the model's padding is
+    layer            the layer from the end that SDXL's encoders are read at, in place of the last but one
     """
 
     clip_skip: int | None = None
@@ -31,6 +32,7 @@ class Reading:
     multiples: int | None = None
     as_trained: bool = False
     filled_with_end: bool = False
+    layer: int | None = None
 
     def tokens(self, texts: Sequence[str], count: Callable[[str], int]) -> int:
         """How many content tokens these texts are padded to. count: content tokens of a plain text"""
@@ -43,10 +45,11 @@ AS_WRITTEN = Reading()
 
 @dataclass(frozen=True)
 class PromptStates:
-    """What the denoiser reads. positive and negative: one text each, of equal T."""
+    """What the denoiser reads, of equal T: one text each, or one for each image. empty: of "", where guidance asks for it"""
 
     positive: TextStates
     negative: TextStates
+    empty: TextStates | None = None
 
 
 def encode_texts(
@@ -61,6 +64,7 @@ def encode_texts(
     from core.families.clip import join_whole, join_windows
 
     kind = family(components.family)
+    layer = {"layer": reading.layer} if reading.layer else {}
     length = tokens or reading.tokens(texts, partial(kind.count_tokens, components))
     encode = partial(
         kind.encode_captions,
@@ -71,6 +75,7 @@ def encode_texts(
         runs=prompt_runs if reading.weighted else None,
         normalize=reading.normalize,
         filled_with_end=reading.filled_with_end,
+        **layer,
     )
     return join_texts([encode([text]) for text in texts])
 

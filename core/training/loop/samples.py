@@ -132,28 +132,27 @@ class Samples:
     def _generate(self, step: int, index: int, prompt: SamplePrompt) -> None:
         import torch
 
-        from core.generation.pipeline import decode, denoise
+        from core.generation.decoding import decode
+        from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
         from core.record import atomic
 
         passes, job = self.passes, self.passes.job
         kind, components = family(passes.components.family), passes.components
         states, seed, control = self.texts.states(prompt), prompt.seed or 0, control_image(prompt)
-        latents = denoise(
-            passes.predict,
-            states.positive,
-            states.negative,
-            seeds=[seed],
-            width=prompt.width or 0,
-            height=prompt.height or 0,
+        sampling = Sampling(
             sampler=prompt.sampler or "",
-            steps=prompt.steps or 1,
             guidance_scale=prompt.guidance or 0.0,
             prediction=passes.objective.prediction,
             zero_terminal_snr=components.zero_terminal_snr or job.noise.zero_terminal_snr,
-            as_kohya=job.samples.compatibility == "kohya",
-            channels=kind.latent_channels,
-            pixels_per_latent=kind.latent_pixels,
-            reads_guidance=kind.reads_guidance,
+            program="trainer" if job.samples.compatibility == "kohya" else "",
+        )
+        model, stage = Denoiser(kind, passes.predict), Stage((prompt.width or 0, prompt.height or 0), prompt.steps or 1)
+        latents = denoise(
+            model,
+            states,
+            stage,
+            noises_of(model, stage, [seed], sampling),
+            sampling,
             control=None if control is None else torch.from_numpy(control).to(passes.device),
             on_step=lambda done, steps: self.context.check(),
         )

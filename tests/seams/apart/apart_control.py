@@ -151,11 +151,13 @@ def test_its_file_is_what_the_next_training_begins_with(groups, train, at_first_
 
 def test_two_control_images_make_two_samples_and_its_file_makes_them_again(groups, train, controls, images):
     """Through the parts of Generate: the model, `denoise` with a control image, `decode`."""
-    from core.generation.pipeline import decode, denoise
+    from core.generation.decoding import decode
+    from core.generation.loop import Denoiser
     from core.generation.prompt.states import encode_prompts
-    from core.generation.run import load_model
     from core.generation.sample_prompts import control_image
+    from core.generation.sources import load_model
     from core.training.loop.samples import prompts_of
+    from tests.sampling import sampled
     from tests.seams.toys.control import _beside
     from tests.training.conftest import STARTER
 
@@ -176,10 +178,9 @@ def test_two_control_images_make_two_samples_and_its_file_makes_them_again(group
 
     for prompt, image in zip(prompts_of(training.job, STARTER), shown, strict=True):
         states = encode_prompts(model, prompt.prompt, prompt.negative)
-        latents = denoise(
-            predict,
-            states.positive,
-            states.negative,
+        latents = sampled(
+            Denoiser(family("sd1"), predict),
+            states,
             seeds=[prompt.seed],
             width=prompt.width,
             height=prompt.height,

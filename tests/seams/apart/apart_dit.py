@@ -70,7 +70,8 @@ def test_the_ways_to_save_memory_and_to_train_are_its_own_too(groups, model, tra
 def test_its_lora_is_read_again_as_starting_weights_in_generate_and_by_inspect(model, train, workspace):
     from PIL import Image
 
-    from core.generation.run import make_store, run_generate
+    from core.generation.run import run_generate
+    from core.generation.sources import make_store
     from core.settings.check import build
     from core.settings.job import GenerateJob
     from core.tools.inspect import inspect
@@ -121,16 +122,15 @@ def test_its_prediction_is_that_of_diffusers_pipeline(folder):
     """The same start, prompt and schedule give the same latents, with guidance."""
     from diffusers import StableDiffusion3Pipeline
 
-    from core.diffusion.samplers import image_generators
     from core.families import family
-    from core.generation.pipeline import denoise
     from core.generation.prompt.states import encode_prompts
+    from tests.sampling import sampled
 
     components = family("dit").load(folder)
     states = encode_prompts(components, "a red fox", "a hat")
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    start = torch.randn(16, 8, 8, generator=image_generators([3])[0])
+    start = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3))
     texts = [_joined(each) for each in (states.positive, states.negative)]
     theirs = pipeline(
         prompt_embeds=texts[0],
@@ -144,18 +144,15 @@ def test_its_prediction_is_that_of_diffusers_pipeline(folder):
         width=64,
         output_type="latent",
     ).images
-    ours = denoise(
-        lambda noisy, at, given: family("dit").predict(components, noisy, at, given),
-        states.positive,
-        states.negative,
+    ours = sampled(
+        components,
+        states,
         seeds=[3],
         width=64,
         height=64,
         sampler="flow_euler",
         steps=4,
         guidance_scale=5.0,
-        prediction="flow",
-        channels=16,
     )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
@@ -177,7 +174,7 @@ def _joined(texts):
 
 
 def test_what_its_models_cannot_have_is_told_before_the_start(model, make_job, workspace):
-    from core.generation.run import find_sources
+    from core.generation.sources import find_sources
     from core.settings.check import build
     from core.settings.job import GenerateJob
     from core.training.checks.before_start import problems_with_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.settings.base import Seed, Settings, setting
+from core.settings.base import Seed, Settings, follows_compatibility, kohya_setting, setting
 from core.settings.samples import SAMPLER_LABELS, SAMPLERS, Side, guidance_setting
 
 
@@ -55,6 +55,18 @@ class GenerateSettings(Settings):
         help="More steps give finer images and take longer. 20 to 30 is usual.",
     )
     guidance_scale: float | None = guidance_setting(hint="model's own", level="shown")
+    negative_scale: float | None = kohya_setting(
+        None,
+        within=(-50, 50),
+        hint="off",
+        help="Guides away from the negative prompt with a scale of its own, and towards the prompt from an empty one. Takes three evaluations a step. Empty is off.",
+    )
+    guidance_rescale: float = setting(
+        0.0,
+        within=(0, 1),
+        source="Lin et al. 2023, arXiv:2305.08891",
+        help="Keeps a high guidance scale from overexposing images: 0.7 is usual for models trained with zero terminal SNR. 0 is off.",
+    )
     seed: Seed = setting(
         None,
         within=(0, 2**32 - 1),
@@ -70,11 +82,47 @@ class GenerateSettings(Settings):
         level="shown",
         help="The seed increases by 1 for each image.",
     )
+    batch_size: int | None = kohya_setting(
+        None,
+        within=(1, 64),
+        title="Images at once",
+        hint="as many as fit",
+        unit="images",
+        help="How many images are made together. Each is the same as alone, up to rounding. Empty fits the memory.",
+    )
     sampler: SAMPLERS = setting("ddim", level="shown", labels=SAMPLER_LABELS, help="The sampling method.")
     prompt_weights: bool = setting(
         True,
         level="shown",
         help="Reads (word:1.3), (word) and [word] as prompt weights; write \\( and \\) for literal brackets. Off reads brackets as text.",
+    )
+    emb_normalize_mode: Literal["none", "original", "abs"] = kohya_setting(
+        "none",
+        title="Scale of prompt weights",
+        labels={
+            "none": "as written",
+            "original": "original mean (A1111, sd-scripts)",
+            "abs": "mean of absolute values",
+        },
+        help="How a prompt's text states are scaled after they were weighted. As written is how weighted captions are trained.",
+    )
+    max_embeddings_multiples: int | None = kohya_setting(
+        None,
+        within=(1, 100),
+        title="Windows of a prompt",
+        hint="as many as it has",
+        unit="windows",
+        help="Prompts are read up to this many windows of 75 tokens. Empty reads all.",
+    )
+    long_prompts: Literal["whole", "trained"] = setting(
+        "whole",
+        labels={"whole": "whole windows (A1111, ComfyUI)", "trained": "as captions are trained"},
+        help="How the windows of a long prompt are joined: each with its own begin and end, or with one of each.",
+    )
+    force_scheduler_zero_steps_offset: bool = kohya_setting(
+        False,
+        title="No step offset",
+        help="With sd-scripts' numbers, initial images get the noise of the first step that is run, as they do without them.",
     )
     zero_terminal_snr: Literal["auto", "on", "off"] = setting(
         "auto",
@@ -91,9 +139,27 @@ class GenerateSettings(Settings):
         widget="loras",
         help="Any number of LoRAs, each with its own strength.",
     )
+    network_merge: bool = kohya_setting(
+        False,
+        title="Merge LoRAs",
+        help="Merges the LoRAs into the model while images are made, which is faster. Prompts cannot change their strengths then.",
+    )
+    network_merge_n_models: int | None = kohya_setting(
+        None,
+        within=(0, 100),
+        title="Merge the first LoRAs",
+        hint="all or none",
+        help="Merges only so many, the first ones; the others stay live.",
+    )
+    network_pre_calc: bool = kohya_setting(
+        False,
+        title="Merge LoRAs for each batch",
+        help="Merges the LoRAs with the strengths that each prompt asks for. Needs memory for a copy of the weights that they change.",
+    )
     embeddings: list[str] = setting(
         default_factory=list,
         level="shown",
         help="Textual inversion files. Use the file name without extension in the prompt; `word=file` assigns another word.",
         names="word=path",
     )
+    compatibility: Literal["none", "kohya"] = follows_compatibility("none", "kohya")

@@ -1,0 +1,66 @@
+"""From latents to images, and how many images fit at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from core.families import family
+from core.families.components import Components
+from core.record.cancel import CancelToken
+from core.record.problems import ProblemsError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+MAX_AT_ONCE = 4
+# Memory the U-Net needs per image, in tensors of its first level; 24 to 42 were measured at 512 to 1024 px in fp32.
+LIVE_TENSORS = 64
+CPU_LATENT_PIXELS = 64 * 64  # a CPU gains no speed from larger batches
+
+Decode = Callable[[Any, "Tensor"], "Tensor"]  # (VAE, scaled latents) -> pixels in -1..1: a family's
+
+
+def decode(vae: Any, latents: Tensor, by: Decode | None = None, *, cancel: CancelToken | None = None) -> list[Image]:
+    """Images from scaled latents [B, C, h, w], decoded one at a time: the VAE needs more memory than the U-Net.
+
+    by   the family's `decode_latents`; None: that of Stable Diffusion
+    """
+    from PIL import Image
+
+    images = []
+    for one in latents.split(1):
+        if cancel is not None:
+            cancel.check()
+        pixels = decode_pixels(vae, one, by)[0]
+        images.append(Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).cpu().numpy()))
+    return images
+
+
+def decode_pixels(vae: Any, latents: Tensor, by: Decode | None = None) -> Tensor:
+    """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, C, h, w]."""
+    from core.families.vae import decode_latents
+
+    pixels = (by or decode_latents)(vae, latents)
+    if not bool(pixels.isfinite().all()):
+        fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
+        raise ProblemsError.one("The image contains NaN values and would be black", "generation", fix, "image.nan")
+    return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def images_at_once(components: Components, width: int, height: int) -> int:
+    """How many images of this size to generate together, 1 to 4: on a CPU as long as it gains speed, else what fits in
+    half of the device's free memory."""
+    import torch
+
+    weight = next(components.denoiser.parameters())
+    latent_pixels = width * height // family(components.family).latent_pixels ** 2
+    if weight.device.type == "cpu":
+        return max(1, min(MAX_AT_ONCE, CPU_LATENT_PIXELS // latent_pixels))
+    if weight.device.type != "cuda":
+        return 1
+    free, _ = torch.cuda.mem_get_info(weight.device)
+    needed = 2 * LIVE_TENSORS * latent_pixels * weight.shape[0] * weight.element_size()  # twice, for guidance
+    return max(1, min(MAX_AT_ONCE, free // 2 // needed))

@@ -1,0 +1,78 @@
+"""Deep Shrink (Kohya Hires fix): within the U-Net, an image is small at first, so that nothing repeats in large ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.overrides import TorchFunctionMode
+
+from core.generation.loop import Hook, Moment
+from core.settings.generation.high_resolution import DeepShrinkSettings
+
+
+class DeepShrink(Hook):
+    """Makes hidden states smaller before an input block while the noise is large; what comes back to a larger skip
+    connection is enlarged to it.
+
+    blocks   the input blocks that depths count (`Family.input_blocks`)
+    """
+
+    def __init__(self, settings: DeepShrinkSettings, unet: nn.Module, blocks: Sequence[nn.Module]):
+        self._settings, self._unet, self._blocks = settings, unet, blocks
+        self._timestep = 0.0
+        self._full: Any = None
+
+    def before(self, at: Moment) -> None:
+        self._timestep, self._full = float(at.timestep), at.latents.shape[-2:]
+
+    def _in_effect(self, depth: int) -> bool:
+        asked, t = self._settings, self._timestep
+        first = t >= asked.ds_timesteps_1
+        return (depth == asked.ds_depth_1 and first) or (
+            depth == asked.ds_depth_2 and not first and t >= asked.ds_timesteps_2
+        )
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for depth, block in enumerate(self._blocks):
+                if depth in (self._settings.ds_depth_1, self._settings.ds_depth_2):
+                    stack.callback(block.register_forward_pre_hook(self._shrink(depth), with_kwargs=True).remove)
+            head: Any = self._unet.conv_norm_out
+            stack.callback(head.register_forward_pre_hook(self._whole_again).remove)
+            stack.enter_context(_Enlarged())
+            yield
+
+    def _shrink(self, depth: int) -> Any:
+        def change(block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            if not self._in_effect(depth):
+                return None
+            states = named.get("hidden_states") if not given else given[0]
+            small = resized(states, factor=self._settings.ds_ratio)
+            return ((small, *given[1:]), named) if given else (given, named | {"hidden_states": small})
+
+        return change
+
+    def _whole_again(self, head: nn.Module, given: tuple[Any, ...]) -> Any:
+        return (resized(given[0], self._full),) if given[0].shape[-2:] != self._full else None
+
+
+def resized(states: Tensor, size: Any = None, factor: float | None = None) -> Tensor:
+    """Bicubic, in float32."""
+    return interpolate(states.float(), size=size, scale_factor=factor, mode="bicubic").to(states.dtype)
+
+
+class _Enlarged(TorchFunctionMode):
+    """Where hidden states and a skip connection of another size are concatenated, the first takes the size of the second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.cat and len(args) and len(args[0]) == 2:
+            hidden, skip = args[0]
+            if hidden.ndim == skip.ndim == 4 and hidden.shape[-2:] != skip.shape[-2:]:
+                args = ([resized(hidden, skip.shape[-2:]), skip], *args[1:])
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,107 @@
+"""Gradual Latent: the first steps have small latents, which grow to the size of the image. For Euler a."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from core.generation.loop import Hook, Moment
+from core.settings.generation.high_resolution import GradualLatentSettings
+
+STEP = 8  # latents along a side that sizes are multiples of
+SAMPLERS = ("euler_a",)
+
+
+def unsharp_of(text: str | None) -> tuple[int, float, float, bool] | None:
+    """ "kernel size,sigma,strength[,1 or 0]" -> what they say; None for none. Raises ValueError for anything else."""
+    if not text:
+        return None
+    size, sigma, strength, *rest = [float(part) for part in text.split(",")]
+    if len(rest) > 1 or size != int(size) or size < 0 or (size and not int(size) % 2) or sigma <= 0:
+        raise ValueError(text)
+    return int(size), sigma, strength, bool(rest[0]) if rest else True
+
+
+class GradualLatent(Hook):
+    """Steps of Euler a that enlarge what they make.
+
+    late    noise from the generators' state after all noises of the full size, as in sd-scripts' generator, and latents
+            that are not grown by the end stay small; else the last step grows them
+    """
+
+    def __init__(self, settings: GradualLatentSettings, late: bool = False):
+        self._settings, self._late = settings, late
+        self._ratio, self._since = settings.gradual_latent_ratio, 1000
+        self._unsharp = unsharp_of(settings.gradual_latent_unsharp_params)
+        self._full = (0, 0)
+
+    def before(self, at: Moment) -> None:
+        if at.index == 0:
+            self._full = (at.latents.shape[-2], at.latents.shape[-1])
+            small = interpolate(at.latents, scale_factor=self._ratio, mode="bicubic")
+            at.latents = self._sharpened(small)
+            self._draws = [noise.after_all() if self._late else noise.sampler for noise in at.noises]
+
+    def step(self, at: Moment, output: Tensor) -> Tensor | None:
+        size = self._next_size(at)
+        way = at.sampler
+        if way.step_index is None:
+            way._init_step_index(at.timestep)
+        sigma, after = way.sigmas[way.step_index], way.sigmas[way.step_index + 1]
+        clean = _clean(way.config.prediction_type, at.latents, output, sigma)
+        up = (after**2 * (sigma**2 - after**2) / sigma**2).sqrt()
+        down = (after**2 - up**2).sqrt()
+        slope = (at.latents - clean) / sigma
+        way._step_index += 1
+        target_x = self._unsharp is None or self._unsharp[3]
+        if size is None or target_x:
+            made = at.latents + slope * (down - sigma)
+            made = made if size is None else self._sharpened(interpolate(made, size=size, mode="bicubic"))
+        else:
+            start = self._sharpened(interpolate(at.latents, size=size, mode="bicubic"))
+            made = start + interpolate(slope, size=size, mode="bicubic") * (down - sigma)
+        noise = torch.stack([torch.randn(made.shape[1:], generator=own) for own in self._draws]).to(made)
+        return made + noise * up * (1.0 if size is None else self._settings.gradual_latent_s_noise)
+
+    def _next_size(self, at: Moment) -> tuple[int, int] | None:
+        """The size that latents grow to in this step; None for their own."""
+        asked, last = self._settings, at.index == at.steps - 1 and not self._late
+        begun = float(at.timestep) < (asked.gradual_latent_timesteps or 0)
+        size = None
+        if self._ratio < 1 and (last or (begun and self._since >= asked.gradual_latent_every_n_steps)):
+            self._ratio = 1.0 if last else min(self._ratio + asked.gradual_latent_ratio_step, 1.0)
+            height, width = self._full
+            size = (
+                self._full
+                if last
+                else (int(height * self._ratio) // STEP * STEP, int(width * self._ratio) // STEP * STEP)
+            )
+            self._since = 0
+        self._since += 1
+        return size
+
+    def _sharpened(self, latents: Tensor) -> Tensor:
+        if self._unsharp is None or not self._unsharp[0]:
+            return latents
+        size, sigma, strength, _ = self._unsharp
+        return latents + (latents - blurred(latents, size, sigma)) * strength
+
+
+def _clean(prediction: str, latents: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+    """The image that the model's output stands for, in the sampler's scale."""
+    if prediction == "v_prediction":
+        return output * (-sigma / (sigma**2 + 1).sqrt()) + latents / (sigma**2 + 1)
+    return latents - sigma * output
+
+
+def blurred(images: Tensor, size: int, sigma: float) -> Tensor:
+    """Gaussian blur with a kernel of `size`, borders reflected: torchvision's."""
+    half = (size - 1) / 2
+    at = torch.linspace(-half, half, size, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    channels = images.shape[1]
+    square = (kernel[:, None] * kernel[None]).expand(channels, 1, size, size)
+    around = [size // 2] * 4
+    return torch.nn.functional.conv2d(pad(images, around, mode="reflect"), square, groups=channels)

@@ -1,0 +1,273 @@
+"""The one loop of sampling: from noise, or from an image, to the latents of an image.
+
+Samples of a training and generated images of all kinds pass through it. An image is made in stages (`Stage`); hooks
+(`Hook`) see and may change what happens at a step; guidance is `core.generation.guidance`. torch's global random
+generator is not used: all noise of an image comes from its seed (`core.generation.noise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.diffusion.samplers import add_noise, make_sampler, model_input, sampler_step, start_scale
+from core.diffusion.text_states import Conditioning, TextStates, join_texts
+from core.families.components import Components
+from core.generation.guidance import EMPTY, NEGATIVE, POSITIVE, UNGUIDED, Guidance, guidance_of
+from core.generation.noise import PLAIN, ImageNoise, StartNoise
+from core.generation.prompt.states import PromptStates
+from core.record.cancel import CancelToken
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from core.families.base import Family
+
+
+# (noisy latents [B, C, h, w], timesteps, conditioning) -> [B, C, h, w], as the families' `predict`
+Predict = Callable[["Tensor", "Tensor", Conditioning], "Tensor"]
+OnStep = Callable[[int, int], None]  # (steps done, total steps)
+Sizes = tuple[int, int, int, int, int, int]  # SDXL's: original height, width; crop top, left; target height, width
+Begins = Literal["noise", "image", "made image", "made latents"]
+SEEDS = 2**32
+TWICE = ("dpm_2_a",)  # samplers that draw noise at both evaluations of a step
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are sampled, in all stages alike.
+
+    program   "" as the samplers are published; "trainer" or "generator" as those of sd-scripts (`make_sampler`)
+    one_level_up    as its generator, an image is noised for the step before the first one that is run, where the sampler
+              has an offset of its timesteps
+    """
+
+    sampler: str = "ddim"
+    guidance_scale: float = 7.5
+    negative_scale: float | None = None
+    guidance_rescale: float = 0.0
+    prediction: str = "epsilon"
+    zero_terminal_snr: bool = False
+    program: str = ""
+    one_level_up: bool = False
+    start_noise: StartNoise = PLAIN
+
+    def guidance(self) -> Guidance:
+        return guidance_of(self.guidance_scale, self.negative_scale, self.guidance_rescale)
+
+    def scheduler(self) -> Any:
+        """A fresh one."""
+        return make_sampler(
+            self.sampler,
+            self.prediction,
+            self.zero_terminal_snr,
+            program=self.program,
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A slice of the schedule at one size.
+
+    size       (width, height) in pixels, multiples of the family's `latent_pixels`
+    steps      of the whole schedule
+    strength   None: from noise. Else the share of the steps that are run, from latents that are given
+    begins     with: noise, the initial image, or what the stage before made, enlarged as an image or as latents
+    another    how far its noise is from the image's seed
+    sizes      SDXL's size conditioning by the side of the guidance; what is missing or 0 is the size itself
+    """
+
+    size: tuple[int, int]
+    steps: int = 20
+    strength: float | None = None
+    begins: Begins = "noise"
+    another: int = 0
+    sizes: Mapping[str, Sizes] = field(default_factory=dict)
+
+    def sizes_of(self, side: str) -> Sizes:
+        width, height = self.size
+        high, wide, top, left, _, _ = self.sizes.get(side, (0, 0, 0, 0, 0, 0))
+        return (high or height, wide or width, top, left, height, width)
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """What the loop asks: a family's numbers, and its `predict` bound to a model."""
+
+    family: Family
+    predict: Predict
+
+    @classmethod
+    def of(cls, components: Components) -> Denoiser:
+        from core.families import family
+
+        kind = family(components.family)
+        return cls(kind, lambda noisy, timesteps, given: kind.predict(components, noisy, timesteps, given))
+
+
+@dataclass
+class Moment:
+    """Where a stage is. Hooks may change `latents`.
+
+    noises    of the images         index, steps   of the evaluation, and how many there are
+    timestep  of this evaluation    latents        [B, C, h, w], float32
+    """
+
+    sampler: Any
+    noises: Sequence[ImageNoise]
+    index: int
+    steps: int
+    timestep: Tensor
+    latents: Tensor
+
+
+class Hook:
+    """Something that acts at the steps of a stage. The methods of this one do nothing."""
+
+    def around(self) -> AbstractContextManager[Any]:
+        """Entered for the stage."""
+        return nullcontext()
+
+    def before(self, at: Moment) -> None:
+        """Before the model is asked."""
+
+    def step(self, at: Moment, output: Tensor) -> Tensor | None:
+        """In place of the sampler's own step: the next latents, or None."""
+        return None
+
+    def after(self, at: Moment) -> None:
+        """After the sampler's step: `at.latents` are the next ones, `at.timestep` is still that of this step."""
+
+
+def noises_of(model: Denoiser, stage: Stage, seeds: Sequence[int], sampling: Sampling) -> list[ImageNoise]:
+    """The random numbers of each image of a stage."""
+    shape = model.family.latent_shape(stage.size)
+    draws = stage.steps * (2 if sampling.sampler in TWICE else 1)
+    own = [(seed + stage.another) % SEEDS for seed in seeds]
+    return [ImageNoise(seed, shape, draws, sampling.start_noise) for seed in own]
+
+
+def conditioning(
+    model: Denoiser, states: PromptStates, stage: Stage, sampling: Sampling, count: int, control: Tensor | None = None
+) -> tuple[Guidance, Conditioning]:
+    """(how outputs are compared, what the model reads): one row for each side of the guidance and image, sides outermost.
+
+    control   one control image for all, float32 [3, H, W] in 0..1; all sides see it
+    """
+    import torch
+
+    kind = model.family
+    guidance = UNGUIDED if kind.reads_guidance else sampling.guidance()
+    texts = {NEGATIVE: states.negative, POSITIVE: states.positive, EMPTY: states.empty}
+    sides = [(side, texts[side] or states.negative) for side in guidance.sides]
+    read = join_texts([_each(text, count) for _, text in sides])
+    device = read.context.device
+    sizes = torch.tensor([stage.sizes_of(side) for side, _ in sides], dtype=torch.float32, device=device)
+    rows = count * len(sides)
+    scale = torch.full((rows,), sampling.guidance_scale, device=device) if kind.reads_guidance else None
+    shown = None if control is None else control.expand(rows, *control.shape)
+    return guidance, Conditioning(read, sizes.repeat_interleave(count, 0), scale, shown)
+
+
+def _each(text: TextStates, count: int) -> TextStates:
+    """One text for all images, or one for each."""
+    return text.each(lambda tensor: tensor.expand(count, *tensor.shape[1:]) if len(tensor) == 1 else tensor)
+
+
+def denoise(
+    model: Denoiser,
+    states: PromptStates,
+    stage: Stage,
+    noises: Sequence[ImageNoise],
+    sampling: Sampling,
+    *,
+    latents: Tensor | None = None,
+    control: Tensor | None = None,
+    hooks: Sequence[Hook] = (),
+    on_step: OnStep | None = None,
+    cancel: CancelToken | None = None,
+) -> Tensor:
+    """The latents of one image for each of `noises` after a stage, as the model is shown them: float32 [B, C, h, w].
+
+    states    one text for all images or one for each, on the denoiser's device
+    latents   what a stage with a strength begins with, [B, C, h, w] without noise
+    on_step   (steps done, steps of the stage); samplers that ask twice in a step count it once
+    """
+    import torch
+
+    width, height = stage.size
+    assert not (width % model.family.latent_pixels or height % model.family.latent_pixels), "sizes are multiples"
+    device = states.positive.context.device
+    guidance, given = conditioning(model, states, stage, sampling, len(noises), control)
+    way = sampling.scheduler()
+    way.set_timesteps(stage.steps, device=device)
+    with torch.no_grad(), ExitStack() as around:
+        first, now = _begin(way, stage, noises, sampling, latents, device)
+        left = way.timesteps[first:]
+        steps = stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)
+        at = Moment(way, noises, 0, len(left), way.timesteps[0], now)
+        for hook in hooks:
+            around.enter_context(hook.around())
+        for at.index, at.timestep in enumerate(left):
+            if cancel is not None:
+                cancel.check()
+            for hook in hooks:
+                hook.before(at)
+            output = _guided(model, guidance, given, at)
+            at.latents = _next(at, output, hooks)
+            for hook in hooks:
+                hook.after(at)
+            if on_step is not None:
+                on_step((at.index + 1) * steps // len(left), steps)
+    return at.latents
+
+
+def run_steps(steps: int, strength: float) -> int:
+    """How many steps of a schedule are run with a strength."""
+    return min(int(steps * strength), steps)
+
+
+def _begin(
+    way: Any,
+    stage: Stage,
+    noises: Sequence[ImageNoise],
+    sampling: Sampling,
+    latents: Tensor | None,
+    device: torch.device,
+) -> tuple[int, Tensor]:
+    """(the first evaluation that is run, the latents for it)"""
+    import torch
+
+    if stage.strength is None:
+        return 0, (torch.stack([noise.start for noise in noises]) * start_scale(way)).to(device)
+    assert latents is not None, "a strength is of latents"
+    noise = torch.stack([each.of_image()[0] for each in noises]).to(device)
+    run = run_steps(stage.steps, stage.strength)
+    if sampling.program != "generator":
+        first = (stage.steps - run) * getattr(way, "order", 1)
+        if hasattr(way, "set_begin_index"):
+            way.set_begin_index(first)
+        return first, add_noise(way, latents, noise, min(first, len(way.timesteps) - 1))
+    offset = way.config.get("steps_offset", 0) if sampling.one_level_up else 0
+    noised = min(run + offset, stage.steps)
+    return max(stage.steps - noised + offset, 0), add_noise(way, latents, noise, -max(noised, 1))
+
+
+def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment) -> Tensor:
+    import torch
+
+    sides = guidance.sides
+    noisy = model_input(at.sampler, torch.cat([at.latents] * len(sides)), at.timestep)
+    outputs = model.predict(noisy, at.timestep, given).float().chunk(len(sides))
+    return guidance.combine(dict(zip(sides, outputs, strict=True)))
+
+
+def _next(at: Moment, output: Tensor, hooks: Sequence[Hook]) -> Tensor:
+    for hook in hooks:
+        own = hook.step(at, output)
+        if own is not None:
+            return own
+    return sampler_step(at.sampler, output, at.timestep, at.latents, [noise.sampler for noise in at.noises])

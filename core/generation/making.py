@@ -1,0 +1,301 @@
+"""Makes images on a loaded model: several that differ only in prompt and seed at once, stage after stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from core.diffusion.text_states import TextStates, join_texts
+from core.families import family
+from core.families.components import Components
+from core.generation.decoding import decode, images_at_once
+from core.generation.deep_shrink import DeepShrink
+from core.generation.embeddings import Words
+from core.generation.gradual_latent import SAMPLERS, GradualLatent
+from core.generation.guidance import EMPTY, POSITIVE
+from core.generation.initial import IMAGE, MAP, MASK, Repaint, encoded, fitted, mask_of, opened, pixels_of
+from core.generation.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of, run_steps
+from core.generation.loras import LorasInUse
+from core.generation.noise import ImageNoise
+from core.generation.prompt.runs import parts_of
+from core.generation.prompt.states import PromptStates, Reading
+from core.generation.regional import Regions, masks_of
+from core.generation.requests import Request
+from core.generation.stages import as_generator, reading_of, sampling_of, stages_of
+from core.generation.store import empty_device_cache
+from core.record.context import NO_REPORTS, Reports
+from core.record.workspace import resolve_path
+from core.settings.generation.generate import LoraUse
+from core.settings.job import GenerateJob
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+REMEMBERED = 64  # prompts whose states are kept
+
+
+@dataclass
+class Made:
+    """What became of a batch: the latents after each stage, [B, C, h, w]; the image of each request and stage so far."""
+
+    latents: list[Tensor] = field(default_factory=list)
+    images: list[list[Image]] = field(default_factory=list)
+
+
+class Maker:
+    """Makes images with a model, its LoRAs attached and its words known."""
+
+    def __init__(
+        self,
+        components: Components,
+        words: Words,
+        loras: LorasInUse,
+        reports: Reports = NO_REPORTS,
+    ):
+        self.components, self.kind = components, family(components.family)
+        self.model = Denoiser.of(components)
+        self.words, self.loras, self.reports = words, loras, reports
+        self._states: dict[Any, PromptStates] = {}
+
+    # -- which images are made together
+
+    def batches(self, requests: Sequence[Request], most: int | None = None) -> Iterator[list[Request]]:
+        """Those that are alike but for prompt and seed, in their order, as many as fit. most: not more than so many"""
+        for _, alike in groupby(requests, self._alike):
+            left = list(alike)
+            job = left[0].job
+            size = stages_of(job)[-1].size
+            number = most or job.generate.batch_size or images_at_once(self.components, *size)
+            while left:
+                yield left[:number]
+                left = left[number:]
+
+    def _alike(self, request: Request) -> Any:
+        job = request.job
+        reading, texts = reading_of(job, self.kind.name), self._texts(job)
+        tokens = reading.tokens(texts, lambda text: self.kind.count_tokens(self.components, text))
+        plain = {"prompt": "", "negative_prompt": "", "seed": None}
+        return job.model_copy(update={"generate": job.generate.model_copy(update=plain)}), tokens
+
+    # -- one batch
+
+    def make(
+        self, batch: Sequence[Request], on_step: Callable[[int], None] = lambda done: None, decoded: bool = True
+    ) -> Made:
+        """The images of requests that are alike. on_step: given the steps done, of all stages"""
+        job = batch[0].job
+        self.loras.use(job.generate.loras)
+        states = self._states_of(batch)
+        made, before = Made(), 0
+        for stage in stages_of(job):
+            made.latents.append(self._stage(stage, batch, states, made, _from(before, on_step)))
+            before += steps_of(stage)
+        if decoded:
+            self._decode(made, job)
+        return made
+
+    def make_if_it_fits(self, batch: Sequence[Request], on_step: Callable[[int], None]) -> Made | None:
+        """None if several images together ran out of memory; a single one raises as usual."""
+        import torch
+
+        try:
+            return self.make(batch, on_step)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        empty_device_cache()
+        self.reports.say("Several images at once do not fit into memory; continuing one by one")
+        return None
+
+    def sampling(self, job: GenerateJob) -> Sampling:
+        return sampling_of(job, self.components.prediction)
+
+    def _stage(
+        self,
+        stage: Stage,
+        batch: Sequence[Request],
+        states: PromptStates,
+        made: Made,
+        on_step: Callable[[int, int], None],
+    ) -> Tensor:
+        job = batch[0].job
+        sampling = self.sampling(job)
+        noises = noises_of(self.model, stage, [request.seed for request in batch], sampling)
+        latents = self._begun(stage, batch, noises, made)
+        return denoise(
+            self.model,
+            states,
+            stage,
+            noises,
+            sampling,
+            latents=latents,
+            hooks=self._hooks(stage, job, noises, latents),
+            on_step=on_step,
+            cancel=self.reports.cancel,
+        )
+
+    def _hooks(
+        self, stage: Stage, job: GenerateJob, noises: Sequence[ImageNoise], latents: Tensor | None
+    ) -> list[Hook]:
+        import torch
+
+        found: list[Hook] = []
+        if job.deep_shrink.ds_depth_1 is not None and self.kind.input_blocks is not None:
+            unet = self.components.denoiser
+            found.append(DeepShrink(job.deep_shrink, unet, self.kind.input_blocks(unet)))
+        if job.gradual_latent.gradual_latent_timesteps is not None and job.generate.sampler in SAMPLERS:
+            found.append(GradualLatent(job.gradual_latent, as_generator(job)))
+        if has_regions(job):
+            found.append(self._regions(stage, job, len(noises)))
+        path = job.image_to_image.mask_path
+        if latents is not None and path and stage.begins == "image":
+            image = fitted(opened(resolve_path(path), MASK), stage.size, job.image_to_image.fit)
+            mask = mask_of(image, self.kind.latent_shape(stage.size)).to(latents.device)
+            noise = torch.stack([each.of_image()[0] for each in noises]).to(latents.device)
+            found.append(Repaint(latents, noise, mask, as_generator(job)))
+        return found
+
+    def _regions(self, stage: Stage, job: GenerateJob, images: int) -> Regions:
+        given = job.regions
+        picture = opened(resolve_path(given.region_map or ""), MAP)
+        masks = masks_of(picture, len(parts_of(job.generate.prompt)), given.network_regional_mask_max_color_codes)
+        size = self.kind.latent_shape(stage.size)[1:]
+        sides = self.sampling(job).guidance().sides
+        networks = self.loras.networks
+        before, kohya = sides.index(POSITIVE), as_generator(job)
+        return Regions(
+            self.components.denoiser,
+            masks,
+            networks,
+            images,
+            size,
+            before=before,
+            plain=kohya,
+            weak_time=kohya and self.kind.name == "sdxl",
+        )
+
+    def _begun(self, stage: Stage, batch: Sequence[Request], noises: Sequence[ImageNoise], made: Made) -> Tensor | None:
+        """The latents that a stage with a strength begins with."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        job = batch[0].job
+        if stage.begins == "noise":
+            return None
+        if stage.begins == "made latents":
+            height, width = self.kind.latent_shape(stage.size)[1:]
+            return interpolate(made.latents[-1], size=(height, width), mode="bicubic")
+        if stage.begins == "image":
+            given = opened(resolve_path(job.image_to_image.image_path or ""), IMAGE)
+            images = [given] * len(batch)
+        else:
+            self._decode(made, job)
+            images = made.images[-1]
+        return torch.cat(
+            [
+                encoded(
+                    self.components.vae,
+                    self.kind,
+                    pixels_of(fitted(image, stage.size, job.image_to_image.fit)),
+                    noise.of_image()[1],
+                )
+                for image, noise in zip(images, noises, strict=True)
+            ]
+        ).to(self._device())
+
+    def _decode(self, made: Made, job: GenerateJob) -> None:
+        """The images of the last latents."""
+        made.images.append(
+            decode(self.components.vae, made.latents[-1], self.kind.decode_latents, cancel=self.reports.cancel)
+        )
+
+    def _device(self) -> Any:
+        return next(self.components.denoiser.parameters()).device
+
+    # -- prompts
+
+    def _texts(self, job: GenerateJob) -> list[str]:
+        texts = [job.generate.prompt, job.generate.negative_prompt]
+        return [*texts, ""] if EMPTY in self.sampling(job).guidance().sides else texts
+
+    def _states_of(self, batch: Sequence[Request]) -> PromptStates:
+        each = [self._states_of_one(request.job) for request in batch]
+        positive, negative = (join_texts([getattr(one, side) for one in each]) for side in ("positive", "negative"))
+        empty = [one.empty for one in each if one.empty is not None]
+        return PromptStates(positive, negative, join_texts(empty) if empty else None)
+
+    def _states_of_one(self, job: GenerateJob) -> PromptStates:
+        texts, reading = self._texts(job), reading_of(job, self.kind.name)
+        key = (
+            *texts,
+            reading,
+            tuple((use.file, use.strength, use.text_encoder_strength) for use in job.generate.loras),
+        )
+        if key not in self._states:
+            if len(self._states) >= REMEMBERED:
+                self._states.pop(next(iter(self._states)))
+            self._states[key] = self._encoded(job, texts, reading)
+        return self._states[key]
+
+    def _encoded(self, job: GenerateJob, texts: list[str], reading: Reading) -> PromptStates:
+        self.loras.use(job.generate.loras)
+        if not has_regions(job):
+            return PromptStates(*self.words.encode_each(texts, reading))
+        parts = parts_of(texts[0])
+        every = [*parts, *texts[1:]]
+        if as_generator(job) and self.kind.name == "sdxl":  # it does not know the text encoders' layers of SDXL's LoRAs
+            self.loras.use(weaker(job.generate.loras, len(parts)))
+            read = self.words.encode_each(every, reading)
+            self.loras.use(job.generate.loras)
+            return PromptStates(_coupled(read[: len(parts)]), *read[len(parts) :])
+        sides: list[TextStates] = []
+        for number in range(len(parts)):  # each with the text encoders' changes of its own LoRA alone
+            self.loras.use(only(job.generate.loras, number))
+            sides.append(self.words.encode_each(every, reading)[number])
+        self.loras.use(only(job.generate.loras, None))
+        others = self.words.encode_each(every, reading)[len(parts) :]
+        self.loras.use(job.generate.loras)
+        return PromptStates(_coupled(sides), *others)
+
+
+def has_regions(job: GenerateJob) -> bool:
+    return bool(job.regions.region_map) and len(parts_of(job.generate.prompt)) > 1
+
+
+def _coupled(parts: Sequence[TextStates]) -> TextStates:
+    """The states of all sub-prompts of one image, with the last one's pooled vector."""
+    return replace(join_texts(parts), pooled=parts[-1].pooled)
+
+
+def weaker(uses: Sequence[LoraUse], parts: int) -> list[LoraUse]:
+    """The LoRAs with a part of their strength on the text encoders."""
+    return [
+        use.model_copy(
+            update={
+                "text_encoder_strength": (
+                    use.strength if use.text_encoder_strength is None else use.text_encoder_strength
+                )
+                / parts
+            }
+        )
+        for use in uses
+    ]
+
+
+def only(uses: Sequence[LoraUse], number: int | None) -> list[LoraUse]:
+    """The LoRAs with the text encoders' strength of one alone."""
+    return [
+        use if at == number else use.model_copy(update={"text_encoder_strength": 0.0}) for at, use in enumerate(uses)
+    ]
+
+
+def _from(before: int, on_step: Callable[[int], None]) -> Callable[[int, int], None]:
+    return lambda done, steps: on_step(before + done)
+
+
+def steps_of(stage: Stage) -> int:
+    """The steps that a stage runs."""
+    return stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)

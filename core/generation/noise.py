@@ -1,0 +1,104 @@
+"""The random numbers of one image: all from its seed, so that it is the same alone, in a batch and at any place in it.
+
+The order is that of sd-scripts' generator (reference: generation, section 7): start noise, what pyramid and offset noise
+add to it, one draw for each evaluation of the sampler, the noise of an image to image, the draw of the VAE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+LEVELS = 6  # of pyramid noise
+
+
+@dataclass(frozen=True)
+class StartNoise:
+    """What changes the noise that an image begins with.
+
+    pyramid_prob, offset_prob   how likely each is, 0..1
+    pyramid_discount            range that the discount of a level is drawn from
+    offset                      range of the noise offset: low + (high - low) times a standard normal number
+    chance                      seed -> what decides them
+    """
+
+    pyramid_prob: float = 0.0
+    pyramid_discount: tuple[float, float] = (0.4, 0.4)
+    offset_prob: float = 0.0
+    offset: tuple[float, float] = (0.0, 0.0)
+    chance: Callable[[int], Random] = Random
+
+
+PLAIN = StartNoise()
+
+
+class ImageNoise:
+    """Draws of one image, float32 [C, h, w] on the CPU.
+
+    start      of the denoising, before the sampler's scale
+    sampler    what a sampler draws from at its steps
+    """
+
+    def __init__(self, seed: int, shape: Sequence[int], draws: int, settings: StartNoise = PLAIN):
+        """draws: how many the sampler may use"""
+        import torch
+
+        self._shape, self._draws = tuple(shape), draws
+        self.sampler = torch.Generator("cpu").manual_seed(seed)
+        self.start = _changed(self._draw(self.sampler), settings, settings.chance(seed), self.sampler)
+        self._after_start = self.sampler.get_state()
+
+    def _draw(self, generator: Generator) -> Tensor:
+        import torch
+
+        return torch.randn(self._shape, generator=generator, dtype=torch.float32)
+
+    def after_all(self) -> Generator:
+        """A generator behind the draws of all steps."""
+        import torch
+
+        generator = torch.Generator("cpu")
+        generator.set_state(self._after_start)
+        for _ in range(self._draws):
+            self._draw(generator)
+        return generator
+
+    def of_image(self) -> tuple[Tensor, Tensor]:
+        """(the noise that an image is mixed with, that of its encoding by the VAE)"""
+        generator = self.after_all()
+        return self._draw(generator), self._draw(generator)
+
+
+def _changed(noise: Tensor, settings: StartNoise, chance: Random, generator: Generator) -> Tensor:
+    import torch
+
+    if settings.pyramid_prob and chance.random() < settings.pyramid_prob:
+        low, high = settings.pyramid_discount
+        discount = low + (high - low) * float(torch.rand(1, generator=generator))
+        noise = pyramid_noise(noise, discount, chance, generator)
+    if settings.offset_prob and chance.random() < settings.offset_prob:
+        low, high = settings.offset
+        noise = noise + (low + (high - low) * torch.randn(1, generator=generator))
+    return noise
+
+
+def pyramid_noise(noise: Tensor, discount: float, chance: Random, generator: Generator) -> Tensor:
+    """Multi-resolution noise (Whitaker 2023) of deviation 1: [C, h, w] and smaller levels, each enlarged and weaker."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    channels, height, width = noise.shape
+    total = noise[None]
+    for level in range(LEVELS):
+        ratio = (2 + 2 * chance.random()) ** level
+        size = max(1, int(height / ratio)), max(1, int(width / ratio))
+        small = torch.randn((1, channels, *size), generator=generator)
+        total = total + interpolate(small, size=(height, width), mode="bilinear") * discount**level
+        if 1 in size:
+            break
+    return (total / total.std())[0]

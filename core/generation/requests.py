@@ -1,0 +1,185 @@
+"""From what is asked to the images that will be made: one request each, as data, before anything is loaded."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count as numbers
+from random import Random
+from typing import Any
+
+from core.generation.prompt.files import Entry, is_prompt, line_of_table, read_entries
+from core.generation.prompt.loras import with_prompt_loras
+from core.generation.prompt.options import SEEDS, PromptLine, read_line, take_seeds
+from core.generation.prompt.wildcards import Files, has_variants, problem_of, variants
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.workspace import resolve_path
+from core.settings.generation.generate import LoraUse
+from core.settings.generation.prompts import PromptSettings
+from core.settings.job import GenerateJob
+
+FILE, PROMPT = "prompts.from_file", "generate.prompt"
+USUAL_DEPTH, USUAL_START = 3, 650  # of Deep Shrink and Gradual Latent, where an inline option turns them on
+MOST = 100_000  # images of one job
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image.
+
+    job     that makes it again: one prompt without options and variants, its seed, its LoRAs, count 1
+    name    of its file, where the prompt says one
+    """
+
+    job: GenerateJob
+    name: str | None = None
+
+    @property
+    def seed(self) -> int:
+        assert self.job.generate.seed is not None
+        return self.job.generate.seed
+
+
+def requests_of(job: GenerateJob, files: Files) -> tuple[list[Request], list[Problem]]:
+    """The images of a job in their order, and advice about its prompts. Raises ProblemsError for what cannot be read.
+
+    files   the lines of a wildcard file by its name
+    """
+    entries, where = entries_of(job)
+    notes: list[Problem] = []
+    seeds = _Seeds(job, len(entries))
+    found: list[Request] = []
+    for turn in range(job.prompts.n_iter):
+        seeds.begin(turn)
+        order = list(entries)
+        if job.prompts.shuffle_prompts:
+            Random(seeds.first + turn).shuffle(order)
+        for entry in order:
+            found += _of_entry(job, entry, seeds, files, notes, where)
+            if len(found) > MOST:
+                what, fix = f"There are more than {MOST:,} images", "lower the number of images or of repetitions"
+                raise ProblemsError.one(what, where, fix, "generate.too-many-images")
+    notes = list(dict.fromkeys(notes))
+    raise_if_errors(notes)
+    return found, notes
+
+
+def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
+    """(the prompts, not yet understood; the setting they are from)"""
+    if not job.prompts.from_file:
+        return [job.generate.prompt], PROMPT
+    found = read_entries(resolve_path(job.prompts.from_file), FILE)
+    kept = [entry for entry in found if isinstance(entry, dict) or is_prompt(entry)]
+    if not kept:
+        raise ProblemsError.one("The file contains no prompts", FILE, "write one per line", "prompts.none")
+    return kept, FILE
+
+
+class _Seeds:
+    """The seeds of images whose prompts have none: counted up from the job's, or drawn as sd-scripts' generator does."""
+
+    def __init__(self, job: GenerateJob, prompts: int):
+        asked = job.generate
+        self.first = secrets.randbelow(SEEDS) if asked.seed is None else asked.seed
+        self._same, self._turn_seed = job.prompts.iter_same_seed, 0
+        self._drawn = self._draws(job, prompts)
+
+    def _draws(self, job: GenerateJob, prompts: int) -> Iterator[int]:
+        alone = bool(job.prompts.from_file) and prompts == 1 and job.generate.count == 1
+        if job.generate.compatibility != "kohya" or (alone and job.generate.seed is not None):
+            return ((self.first + number) % SEEDS for number in numbers())
+        by = Random(self.first)
+        return (by.randint(0, SEEDS - 1) for _ in numbers())
+
+    def begin(self, turn: int) -> None:
+        self._turn_seed = next(self._drawn) if self._same else 0
+
+    def next(self) -> int:
+        return self._turn_seed if self._same else next(self._drawn)
+
+    def of(self, own: Sequence[int], images: int, varied: bool) -> list[int]:
+        """One for each image. own: those of the prompt; the last is used again, but where words are drawn by it"""
+        found = list(own[:images])
+        while len(found) < images:
+            found.append(found[-1] if own and not varied else self.next())
+        return found
+
+
+def _of_entry(
+    job: GenerateJob, entry: Entry, seeds: _Seeds, files: Files, notes: list[Problem], where: str
+) -> Iterator[Request]:
+    if not job.prompts.dynamic_prompts and where == PROMPT:
+        for seed in seeds.of((), job.generate.count, False):
+            yield _request(job, PromptLine(str(entry)), seed, notes, where)
+        return
+    line, own = take_seeds(entry) if isinstance(entry, str) else line_of_table(entry, notes, where)
+    text = line if isinstance(line, str) else line.text
+    wrong = problem_of(text, files) if job.prompts.dynamic_prompts else ""
+    if wrong:
+        fix = "correct it, or write \\{ and \\} for literal braces"
+        notes.append(Problem(f"In the prompt '{text[:40]}', {wrong}", where, fix, code="prompt.bad-wildcard"))
+        return
+    varied = job.prompts.dynamic_prompts and has_variants(text)
+    drawn = seeds.of(own, job.generate.count, varied)
+    for words, seed in variants(text, drawn, files) if varied else [(text, seed) for seed in drawn]:
+        read = read_line(words, notes, where) if isinstance(line, str) else PromptLine(words, line.values)
+        yield _request(job, read, seed, notes, where)
+
+
+def _request(job: GenerateJob, line: PromptLine, seed: int, notes: list[Problem], where: str) -> Request:
+    changes: dict[str, dict[str, Any]] = {"generate": {"prompt": line.text, "seed": seed, "count": 1}}
+    changes["prompts"] = PromptSettings(dynamic_prompts=False).model_dump()
+    for name, value in line.values.items():
+        group, dot, setting = name.partition(".")
+        if dot:
+            changes.setdefault(group, {})[setting] = value
+    _turn_on(changes, job)
+    strengths = line.values.get("strengths")
+    if strengths:
+        changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, merged_first(job))
+    for name in ("clip_prompt", "control"):
+        if name in line.values:
+            what = f"'{name}' of the prompt '{line.text[:40]}' is ignored: it is not available"
+            notes.append(Problem(what, where, "remove it", "advice", code="prompts.unsupported-option"))
+    groups = {group: getattr(job, group).model_copy(update=own) for group, own in changes.items()}
+    return Request(with_prompt_loras(job.model_copy(update=groups)), line.values.get("file_name"))
+
+
+def _turn_on(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:
+    """An inline option of Deep Shrink or Gradual Latent turns it on."""
+    for group, first, usual in (
+        ("deep_shrink", "ds_depth_1", USUAL_DEPTH),
+        ("gradual_latent", "gradual_latent_timesteps", USUAL_START),
+    ):
+        if group in changes and first not in changes[group] and getattr(getattr(job, group), first) is None:
+            changes[group][first] = usual
+
+
+def merged_first(job: GenerateJob) -> int:
+    """How many of the LoRAs are merged for the whole job, the first ones: prompts do not change their strengths."""
+    asked = job.generate
+    if asked.network_merge_n_models is not None:
+        return min(asked.network_merge_n_models, len(asked.loras))
+    return len(asked.loras) if asked.network_merge else 0
+
+
+def merged_of(job: GenerateJob, loras: int) -> int:
+    """How many of the LoRAs in use are merged into the weights."""
+    return loras if job.generate.network_pre_calc else merged_first(job)
+
+
+def _with_strengths(uses: Sequence[LoraUse], strengths: Sequence[float], fixed: int) -> list[LoraUse]:
+    """The LoRAs with these strengths, the last of which is that of the rest. fixed: the first so many keep theirs"""
+    own = [*strengths, *[strengths[-1]] * len(uses)]
+    return [
+        *uses[:fixed],
+        *_changed(uses[fixed:], own),
+    ]
+
+
+def _changed(uses: Sequence[LoraUse], own: Sequence[float]) -> list[LoraUse]:
+    return [
+        use.model_copy(update={"strength": strength, "text_encoder_strength": None})
+        for use, strength in zip(uses, own, strict=False)
+    ]

@@ -1,0 +1,245 @@
+"""The files of a generation: found by their headers before anything is loaded, identified, and loaded."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.diffusion.samplers import sampler_problem
+from core.families import family
+from core.families.locate import family_of, model_path
+from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
+from core.families.trained_size import own_guidance
+from core.families.word_weights import FIX, wrong_weight
+from core.formats.detect import identify
+from core.formats.hashes import HashMemo, file_sha256
+from core.formats.models.checkpoint import open_vae
+from core.formats.tensors.header import sniff
+from core.generation.embeddings import NewWord, check_word, find_word
+from core.generation.image_metadata import Hashes, portable_name
+from core.generation.library import find_lora, named_embeddings
+from core.generation.loras import check_file
+from core.generation.prompt.loras import with_prompt_loras
+from core.generation.store import ModelStore
+from core.record.cancel import CancelToken
+from core.record.context import Reports
+from core.record.problems import Problem, ProblemsError
+from core.record.regular import open_regular
+from core.record.workspace import Workspace
+from core.settings.generation.generate import GenerateSettings
+from core.settings.job import GenerateJob
+from core.settings.model import FAMILIES, ModelSettings
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files a job uses, found and identified by their headers only. loras: by their names in the settings"""
+
+    model: Path
+    family: str
+    vae: Path | None
+    loras: dict[str, Path]
+    embeddings: list[NewWord] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+
+    def denoiser_bytes(self) -> int:
+        """Of the weights of the model's largest part, as stored."""
+        kind = family(self.family)
+        return kind.weight_bytes(self.model)[kind.denoiser]
+
+
+def make_store() -> ModelStore:
+    """The store that the engine keeps between generate jobs."""
+    return ModelStore(load_model)
+
+
+def load_model(
+    settings: ModelSettings,
+    path: Path,
+    vae: Path | None,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+    device: torch.device | str,
+) -> Any:
+    """All parts of a model, frozen, ready to generate."""
+    import torch
+
+    from core.networks.frozen import install
+
+    kind = family(family_of(path, settings.family))
+    components = kind.load(path, dtype=dtype, device=device, vae=vae, vae_dtype=vae_dtype)
+    if torch.device(device).type == "cuda":  # the layout that its convolutions prefer; results differ by rounding only
+        components.denoiser.to(memory_format=torch.channels_last)
+        components.vae.to(memory_format=torch.channels_last)
+    if torch.device(device).type == "cpu":
+        install(components.denoiser)  # as in training, so that both make the same image
+    return components
+
+
+def with_own_schedule(job: GenerateJob, sources: Sources) -> GenerateJob:
+    """`job` with zero terminal SNR on or off."""
+    used = "on" if uses_zero_terminal_snr(job, sources) else "off"
+    return job.model_copy(update={"generate": job.generate.model_copy(update={"zero_terminal_snr": used})})
+
+
+def with_own_guidance(job: GenerateJob, model: Path) -> GenerateJob:
+    """`job` with the model's own guidance scale if none is set."""
+    if job.generate.guidance_scale is not None:
+        return job
+    decided = job.generate.model_copy(update={"guidance_scale": own_guidance(model)})
+    return job.model_copy(update={"generate": decided})
+
+
+def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[GenerateJob] = ()) -> Sources:
+    """Find the files. All that are missing or of the wrong kind are raised together, before a model is loaded.
+
+    images   the jobs of the single images, where they are known: prompts of files have LoRAs of their own
+    """
+    problems: list[Problem] = []
+    asked = list(images) or [_collect(problems, with_prompt_loras, job) or job]
+    model = _collect(problems, model_path, job.model.base_model, workspace, "model.base_model")
+    name = _collect(problems, family_of, model, job.model.family) if model else None
+    vae = None
+    if job.model.vae:
+        vae = _collect(problems, model_path, job.model.vae, workspace, "model.vae")
+        if vae is not None:
+            _collect(problems, open_vae, vae)
+    loras: dict[str, Path] = {}
+    for file in dict.fromkeys(use.file for one in asked for use in one.generate.loras):
+        path = _collect(problems, find_lora, file, workspace)
+        if path is not None:
+            _collect(problems, check_file, path, name or "sd1")
+            loras[file] = path
+    words: list[NewWord] = []
+    for text in job.generate.embeddings:
+        word = _collect(problems, find_word, text, workspace)
+        if word is not None:
+            if model and name:
+                _collect(problems, check_word, word, words, name, model)
+            words.append(word)
+    notes: list[Problem] = []
+    if model and name:
+        words += _words_in(asked, words, name, model, workspace, notes)
+    for one in asked:
+        problems.extend(weight_problems(one))
+        problems.extend(size_problems(one, FAMILIES[name].size_step) if name else ())
+        if name and not loras:  # one may have been trained for another objective
+            fits = sampler_problem(one.generate.sampler, family(name).objective, "generate.sampler")
+            problems += [fits] if fits is not None else []
+    if problems:
+        raise ProblemsError(list(dict.fromkeys(problems)))
+    assert model is not None and name is not None
+    return Sources(model, name, vae, loras, words, notes)
+
+
+def _words_in(
+    asked: Sequence[GenerateJob],
+    chosen: Sequence[NewWord],
+    name: str,
+    model: Path,
+    workspace: Workspace,
+    notes: list[Problem],
+) -> list[NewWord]:
+    """The embeddings under models/ that prompts name without their being chosen; those that do not fit stay words."""
+    texts = [text for one in asked for text in (one.generate.prompt, one.generate.negative_prompt)]
+    found: list[NewWord] = []
+    for path in named_embeddings(texts, workspace):
+        word = NewWord(path.stem, path)
+        if any(path == other.path or word.word.casefold() == other.word.casefold() for other in (*chosen, *found)):
+            continue
+        try:
+            check_word(word, (), name, model)
+            found.append(word)
+        except ProblemsError as error:
+            notes += [replace(problem, level="advice") for problem in error.problems]
+    return found
+
+
+def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
+    """Sides that models of the family cannot have. step: their sides are multiples of it"""
+    for side in ("width", "height"):
+        asked = getattr(job.generate, side) or step
+        if asked % step:
+            what = f"Images of this model's family have sides that are multiples of {step}"
+            yield Problem(what, f"generate.{side}", f"use {asked // step * step}", code="generate.size-step")
+
+
+def weight_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Problems with weights in the prompts that are not numbers."""
+    for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
+        wrong = wrong_weight(getattr(job.generate, name))
+        if wrong:
+            yield Problem(
+                f"{GenerateSettings.title_of(name)}: {wrong}", f"generate.{name}", FIX, code="prompt.bad-weight"
+            )
+
+
+def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:
+    """The files in use that are marked as trained with zero terminal SNR."""
+    loras = [sources.loras[use.file] for use in job.generate.loras if use.used]
+    files = [sources.model, *loras, *(word.path for word in sources.embeddings)]
+    return [path for path in files if identify(path).zero_terminal_snr]
+
+
+def uses_zero_terminal_snr(job: GenerateJob, sources: Sources) -> bool:
+    """As set; "auto" follows the files."""
+    asked = job.generate.zero_terminal_snr
+    return bool(marked_files(job, sources)) if asked == "auto" else asked == "on"
+
+
+def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> Any:
+    """The result of `look`; None after an error, which is added to the problems."""
+    try:
+        return look(*given)
+    except ProblemsError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def leased(
+    job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports
+) -> AbstractContextManager[Any]:
+    """The job's model, loaded in the precision that suits the device."""
+    weight_bytes = sources.denoiser_bytes()
+    dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
+    use_threads(device, weight_bytes)
+    use_tf32(job.memory.allow_tf32)
+    reports.stage("loading the model")
+    return store.lease(job.model, sources.model, sources.vae, dtype, vae_type(job.memory), device)
+
+
+def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
+    """The hashes by which other programs identify the files; computed once until a file changes."""
+    memo = HashMemo(workspace.private / "hashes.json")
+    if sources.model.is_dir():  # other programs do not hash folders: use the denoiser's weights
+        kind = family(sources.family)
+        model = kind.digest(sources.model, kind.denoiser, memo=memo, cancel=cancel)
+    else:
+        model = memo.get("sha256", [sources.model], lambda: file_sha256(sources.model, cancel))
+    loras = {}
+    for path in sources.loras.values():
+        digest = memo.get("tensors sha256", [path], partial(tensors_sha256, path, cancel))
+        loras[portable_name(path, workspace)] = digest
+    embeddings = {
+        word.word: memo.get("sha256", [word.path], partial(file_sha256, word.path, cancel))
+        for word in sources.embeddings
+    }
+    return Hashes(model, loras, embeddings)
+
+
+def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
+    """SHA-256 of a file without its header, so that a changed comment keeps it: what A1111 shows for a LoRA
+    (`sshs_model_hash`). For a pickle, of the whole file."""
+    if sniff(path) != "safetensors":
+        return file_sha256(path, cancel)
+    with open_regular(path) as handle:
+        (header,) = struct.unpack("<Q", handle.read(8))
+    return file_sha256(path, cancel, start=8 + header)

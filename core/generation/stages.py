@@ -1,0 +1,123 @@
+"""What a generation will do: its stages, and how they are sampled, from its settings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from random import Random
+
+from core.generation.guidance import EMPTY, NEGATIVE, POSITIVE
+from core.generation.loop import Begins, Sampling, Sizes, Stage
+from core.generation.noise import StartNoise
+from core.generation.prompt.states import Reading
+from core.settings.generation.conditioning import SizeSettings
+from core.settings.job import GenerateJob
+
+FIRST_STEP = 32  # pixels: sides of the first stage of hires fix, and of initial images in sd-scripts
+SIDES = (NEGATIVE, POSITIVE, EMPTY)
+
+
+def as_generator(job: GenerateJob) -> bool:
+    """Whether images are made as sd-scripts' generator does."""
+    return job.generate.compatibility == "kohya"
+
+
+def stages_of(job: GenerateJob) -> list[Stage]:
+    """The stages of one image, whose size is decided."""
+    asked, hires, given = job.generate, job.hires, job.image_to_image
+    size = asked.width or 0, asked.height or 0
+    begins: Begins = "image" if given.image_path else "noise"
+    strength = given.strength if given.image_path else None
+    scale = hires.highres_fix_scale
+    if scale is None:
+        return [Stage(size, asked.steps, strength, begins, sizes=_sizes(job.sizes, 1.0))]
+    small, large = hires_sizes(size, scale)
+    if strength is not None and hires.highres_fix_strength is not None:
+        strength = hires.highres_fix_strength
+    again: Begins = "made latents" if hires.highres_fix_latents_upscaling else "made image"
+    low, high = (scale, 1.0) if scale < 1 else (1.0, scale)
+    return [
+        Stage(small, hires.highres_fix_steps, strength, begins, sizes=_sizes(job.sizes, low)),
+        Stage(large, asked.steps, given.strength, again, another=1, sizes=_sizes(job.sizes, high)),
+    ]
+
+
+def hires_sizes(size: tuple[int, int], scale: float) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((width, height) of the first stage, of the second). scale: below 1 the first stage is a share of the size (sd-scripts),
+    above it the second is larger (A1111)."""
+    width, height = size
+    if scale < 1:
+        return (_scaled(width, scale, FIRST_STEP), _scaled(height, scale, FIRST_STEP)), size
+    return size, (_scaled(width, scale, 8), _scaled(height, scale, 8))
+
+
+def _scaled(side: int, scale: float, step: int) -> int:
+    return max(int(side * scale + 0.5) // step, 1) * step
+
+
+def _sizes(asked: SizeSettings, scale: float) -> Mapping[str, Sizes]:
+    """SDXL's sizes where one is set: those that are not are the image's own (0 here, see `Stage.sizes_of`)."""
+    if asked == SizeSettings():
+        return {}
+
+    def at(number: int | None) -> int:
+        return int((number or 0) * scale + 0.5)
+
+    height, width = at(asked.original_height), at(asked.original_width)
+    away = at(asked.original_height_negative) or height, at(asked.original_width_negative) or width
+    crop = at(asked.crop_top), at(asked.crop_left)
+    return {side: (*((height, width) if side == POSITIVE else away), *crop, 0, 0) for side in SIDES}
+
+
+def sampling_of(job: GenerateJob, prediction: str) -> Sampling:
+    """How a job's images are sampled. prediction: of the model, where the settings leave it open"""
+    asked = job.generate
+    kohya = as_generator(job)
+    return Sampling(
+        sampler=asked.sampler,
+        guidance_scale=asked.guidance_scale or 0.0,
+        negative_scale=asked.negative_scale,
+        guidance_rescale=asked.guidance_rescale,
+        prediction=prediction if job.model.prediction == "auto" else job.model.prediction,
+        zero_terminal_snr=asked.zero_terminal_snr == "on",
+        program="generator" if kohya else "",
+        one_level_up=kohya and not asked.force_scheduler_zero_steps_offset,
+        start_noise=start_noise_of(job),
+    )
+
+
+def start_noise_of(job: GenerateJob) -> StartNoise:
+    asked = job.start_noise
+    return StartNoise(
+        pyramid_prob=asked.pyramid_noise_prob or 0.0,
+        pyramid_discount=asked.pyramid_noise_discount_range,
+        offset_prob=asked.noise_offset_prob or 0.0,
+        offset=asked.noise_offset_range,
+        chance=Random,
+    )
+
+
+def reading_of(job: GenerateJob, family_name: str) -> Reading:
+    """How the job's prompts are read."""
+    asked, kohya = job.generate, as_generator(job)
+    return Reading(
+        clip_skip=job.model.clip_skip,
+        weighted=asked.prompt_weights,
+        normalize=asked.emb_normalize_mode,
+        multiples=asked.max_embeddings_multiples or (1 if kohya else None),
+        as_trained=asked.long_prompts == "trained",
+        layer=job.model.clip_skip if kohya and family_name == "sdxl" else None,
+    )
+
+
+def described(job: GenerateJob) -> Iterator[str]:
+    """What will be done for one image, a line for each stage."""
+    begin = {
+        "noise": "from noise",
+        "image": "from the initial image",
+        "made image": "from the image before, enlarged",
+        "made latents": "from the latents before, enlarged",
+    }
+    for stage in stages_of(job):
+        share = "" if stage.strength is None else f", strength {stage.strength:g}"
+        width, height = stage.size
+        yield f"{width} x {height} {begin[stage.begins]}: {stage.steps} steps{share}"

@@ -1,0 +1,93 @@
+"""Ways to large images: two stages, a U-Net that sees less of them at first, latents that grow."""
+
+from __future__ import annotations
+
+from core.settings.base import Settings, kohya_setting
+
+
+class HiresSettings(Settings):
+    """Hires fix: a small image first, from which the large one is made."""
+
+    highres_fix_scale: float | None = kohya_setting(
+        None,
+        within=(0.1, 8),
+        title="Hires scale",
+        hint="off",
+        help="Below 1, the first stage has this share of the size, as in sd-scripts: 0.5 is half. Above 1, the second stage is larger by this factor, as in A1111: 2 is twice. Empty is off.",
+    )
+    highres_fix_steps: int = kohya_setting(
+        28,
+        within=(1, 1000),
+        title="Steps of the first stage",
+        unit="steps",
+        help="The second stage has the steps above.",
+    )
+    highres_fix_strength: float | None = kohya_setting(
+        None,
+        within=(0, 1),
+        title="First denoising strength",
+        hint="same as strength",
+        help="Of the first stage, where it begins with an image. Empty is the same as the second stage's.",
+    )
+    highres_fix_latents_upscaling: bool = kohya_setting(
+        False,
+        title="Upscale latents",
+        help="Enlarges the latents of the first stage instead of its image. It needs a denoising strength of 0.5 or more.",
+    )
+    highres_fix_save_1st: bool = kohya_setting(
+        False, title="Save the first stage", help="Saves the small image beside the large one."
+    )
+
+
+class DeepShrinkSettings(Settings):
+    """Deep Shrink (Kohya Hires fix): inside the U-Net, large images are small at first, so that nothing repeats."""
+
+    ds_depth_1: int | None = kohya_setting(
+        None,
+        within=(0, 8),
+        title="Depth 1",
+        hint="off",
+        help="The input block before which the image is made smaller: 0 to 3 for SD 1.x and 2.x, 0 to 8 for SDXL; 3 is usual. Empty is off.",
+    )
+    ds_timesteps_1: int = kohya_setting(
+        650, within=(0, 1000), title="Timestep 1", help="Down to this timestep it is in effect at depth 1."
+    )
+    ds_depth_2: int | None = kohya_setting(
+        None, within=(0, 8), title="Depth 2", hint="off", help="The input block for the timesteps after that."
+    )
+    ds_timesteps_2: int = kohya_setting(
+        650, within=(0, 1000), title="Timestep 2", help="Down to this timestep it is in effect at depth 2."
+    )
+    ds_ratio: float = kohya_setting(
+        0.5, within=(0.1, 1), title="Ratio", help="How small the image is made. 0.5 halves its sides."
+    )
+
+
+class GradualLatentSettings(Settings):
+    """Gradual Latent: the first steps have small latents, which then grow to the size of the image. For Euler a."""
+
+    gradual_latent_timesteps: int | None = kohya_setting(
+        None,
+        within=(0, 1000),
+        title="Start timestep",
+        hint="off",
+        help="From this timestep on the latents grow; 750 is usual. Empty is off.",
+    )
+    gradual_latent_ratio: float = kohya_setting(
+        0.5, within=(0.1, 1), title="First ratio", help="Size of the latents at first, as a share of the image's."
+    )
+    gradual_latent_ratio_step: float = kohya_setting(
+        0.125, within=(0.001, 1), title="Ratio step", help="By how much the ratio grows each time."
+    )
+    gradual_latent_every_n_steps: int = kohya_setting(
+        3, within=(1, 1000), title="Grow every n steps", unit="steps", help="The steps between two growths."
+    )
+    gradual_latent_s_noise: float = kohya_setting(
+        1.0, within=(0, 10), title="Noise scale", help="Scale of the noise that is added in a step that grows."
+    )
+    gradual_latent_unsharp_params: str | None = kohya_setting(
+        None,
+        title="Unsharp mask",
+        hint="off",
+        help="Kernel size, sigma, strength and 1 or 0 for what is sharpened: 3,0.5,0.5,1 or 3,1.0,1.0,0. Empty is off.",
+    )

@@ -1,0 +1,32 @@
+"""Where the prompts of a generation come from, and how often each is used."""
+
+from __future__ import annotations
+
+from core.settings.base import Settings, kohya_setting, setting
+
+
+class PromptSettings(Settings):
+    """Files of prompts and repetitions."""
+
+    from_file: str | None = kohya_setting(
+        None,
+        title="Prompts from a file",
+        widget="file",
+        names="path",
+        help="A .txt with one prompt per line, or a .toml or .json in sd-scripts' format, used instead of the prompt. Options after a prompt hold for that line: --n negative prompt --w width --h height --d seed --s steps --l guidance.",
+    )
+    dynamic_prompts: bool = setting(
+        True,
+        help="Reads {red|blue}, __name__ and options such as --d 5 in prompts. Off reads them as text.",
+    )
+    n_iter: int = kohya_setting(
+        1,
+        within=(1, 1000),
+        title="Repetitions",
+        unit="times",
+        help="How often all prompts are gone through. With random seeds each time gives other images.",
+    )
+    shuffle_prompts: bool = kohya_setting(False, help="Uses the prompts of a file in another order each time.")
+    iter_same_seed: bool = kohya_setting(
+        False, title="One seed per repetition", help="All prompts without a seed of their own share one seed."
+    )

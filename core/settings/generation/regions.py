@@ -1,0 +1,25 @@
+"""Regions of an image with prompts and LoRAs of their own."""
+
+from __future__ import annotations
+
+from core.settings.base import Settings, kohya_setting, setting
+
+
+class RegionSettings(Settings):
+    """Where the sub-prompts of "a AND b" act."""
+
+    region_map: str | None = setting(
+        None,
+        title="Region map",
+        widget="path",
+        names="path",
+        hint="the whole image",
+        help="An image whose red, green and blue are where the first, second and third prompt of 'a AND b AND c' act. The first LoRA acts where the first prompt does, the second where the second does. Without it all prompts act everywhere.",
+    )
+    network_regional_mask_max_color_codes: int | None = kohya_setting(
+        None,
+        within=(1, 7),
+        title="Regions by color",
+        hint="one for each of red, green and blue",
+        help="The number of regions, each of one plain color: red, green, yellow, blue, magenta, cyan, white.",
+    )
