@@ -81,6 +81,11 @@ OWN = {
     "generate": {
         **JOB,
         "prompt": ("TEXT", "short for --generate.prompt"),
+        "from-file": ("FILE", "short for --prompts.from_file"),
+        "interactive": (
+            "",
+            "ask for prompts one after another, with the model kept in memory; Ctrl-D or Ctrl-C ends it",
+        ),
         "lora": ("FILE[:STRENGTH]", "use this LoRA instead of the preset's; repeatable"),
         "embedding": ("[WORD=]FILE", "use this embedding instead of the preset's; repeatable"),
     },

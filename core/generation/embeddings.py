@@ -106,7 +106,7 @@ class Words:
 
     def encode(self, prompt: str, negative_prompt: str = "", reading: Reading = AS_WRITTEN) -> PromptStates:
         """Like `encode_prompts`; with layered embeddings the context is [1, 16, T, C]."""
-        return PromptStates(*self.encode_each([prompt, negative_prompt], reading))
+        return PromptStates.of(self.encode_each([prompt, negative_prompt], reading))
 
     def encode_each(self, texts: Sequence[str], reading: Reading = AS_WRITTEN) -> list[TextStates]:
         """The states of each text, of equal T."""

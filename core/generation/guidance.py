@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,26 @@ def guidance_of(scale: float, negative_scale: float | None = None, rescale: floa
     if not rescale:
         return Guidance(sides, combine)
     return Guidance(sides, lambda outputs: rescaled(combine(outputs), outputs[POSITIVE], rescale))
+
+
+def composed(base: Guidance, weights: Sequence[float]) -> Guidance:
+    """Guidance towards several prompts at once (Liu et al. 2022, arXiv:2206.01714): n + sum of weight (p - n) in place of p;
+    without a negative prompt, their weighted mean."""
+    parts = [part_side(number) for number in range(len(weights))]
+    sides = [each for side in base.sides for each in (parts if side == POSITIVE else [side])]
+
+    def combine(outputs: Outputs) -> Tensor:
+        away = outputs.get(NEGATIVE)
+        zero = outputs[parts[0]] * 0 if away is None else away
+        summed = sum((weight * (outputs[part] - zero) for part, weight in zip(parts, weights, strict=True)), zero)
+        whole = summed if away is not None else summed / sum(weights)
+        return base.combine({**outputs, POSITIVE: whole})
+
+    return Guidance(tuple(sides), combine)
+
+
+def part_side(number: int) -> str:
+    return f"{POSITIVE} {number}"
 
 
 def rescaled(guided: Tensor, positive: Tensor, share: float) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.diffusion.samplers import add_noise, make_sampler, model_input, sampler_step, start_scale
 from core.diffusion.text_states import Conditioning, TextStates, join_texts
 from core.families.components import Components
-from core.generation.guidance import EMPTY, NEGATIVE, POSITIVE, UNGUIDED, Guidance, guidance_of
+from core.generation.guidance import EMPTY, NEGATIVE, POSITIVE, UNGUIDED, Guidance, composed, guidance_of, part_side
 from core.generation.noise import PLAIN, ImageNoise, StartNoise
 from core.generation.prompt.states import PromptStates
 from core.record.cancel import CancelToken
@@ -89,7 +89,7 @@ class Stage:
 
     def sizes_of(self, side: str) -> Sizes:
         width, height = self.size
-        high, wide, top, left, _, _ = self.sizes.get(side, (0, 0, 0, 0, 0, 0))
+        high, wide, top, left, _, _ = self.sizes.get(side.split()[0], (0, 0, 0, 0, 0, 0))
         return (high or height, wide or width, top, left, height, width)
 
 
@@ -162,6 +162,9 @@ def conditioning(
     kind = model.family
     guidance = UNGUIDED if kind.reads_guidance else sampling.guidance()
     texts = {NEGATIVE: states.negative, POSITIVE: states.positive, EMPTY: states.empty}
+    if states.parts:
+        guidance = composed(guidance, states.weights)
+        texts |= {part_side(number): part for number, part in enumerate(states.parts)}
     sides = [(side, texts[side] or states.negative) for side in guidance.sides]
     read = join_texts([_each(text, count) for _, text in sides])
     device = read.context.device

@@ -19,7 +19,7 @@ from core.generation.initial import IMAGE, MAP, MASK, Repaint, encoded, fitted, 
 from core.generation.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of, run_steps
 from core.generation.loras import LorasInUse
 from core.generation.noise import ImageNoise
-from core.generation.prompt.runs import parts_of
+from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.prompt.states import PromptStates, Reading
 from core.generation.regional import Regions, masks_of
 from core.generation.requests import Request
@@ -78,7 +78,8 @@ class Maker:
         reading, texts = reading_of(job, self.kind.name), self._texts(job)
         tokens = reading.tokens(texts, lambda text: self.kind.count_tokens(self.components, text))
         plain = {"prompt": "", "negative_prompt": "", "seed": None}
-        return job.model_copy(update={"generate": job.generate.model_copy(update=plain)}), tokens
+        parts = [weight for _, weight in weighted_parts(job.generate.prompt)]
+        return job.model_copy(update={"generate": job.generate.model_copy(update=plain)}), tokens, parts
 
     # -- one batch
 
@@ -225,7 +226,8 @@ class Maker:
         each = [self._states_of_one(request.job) for request in batch]
         positive, negative = (join_texts([getattr(one, side) for one in each]) for side in ("positive", "negative"))
         empty = [one.empty for one in each if one.empty is not None]
-        return PromptStates(positive, negative, join_texts(empty) if empty else None)
+        parts = tuple(join_texts(list(same)) for same in zip(*(one.parts for one in each), strict=True))
+        return PromptStates(positive, negative, join_texts(empty) if empty else None, parts, each[0].weights)
 
     def _states_of_one(self, job: GenerateJob) -> PromptStates:
         texts, reading = self._texts(job), reading_of(job, self.kind.name)
@@ -242,15 +244,21 @@ class Maker:
 
     def _encoded(self, job: GenerateJob, texts: list[str], reading: Reading) -> PromptStates:
         self.loras.use(job.generate.loras)
-        if not has_regions(job):
-            return PromptStates(*self.words.encode_each(texts, reading))
         parts = parts_of(texts[0])
+        if len(parts) == 1:
+            return PromptStates.of(self.words.encode_each(texts, reading))
+        if not has_regions(job):
+            own = weighted_parts(texts[0])
+            read = self.words.encode_each([*(text for text, _ in own), *texts[1:]], reading)
+            positive, others = tuple(read[: len(own)]), read[len(own) :]
+            states = PromptStates.of([positive[0], *others])
+            return replace(states, parts=positive, weights=tuple(weight for _, weight in own))
         every = [*parts, *texts[1:]]
         if as_generator(job) and self.kind.name == "sdxl":  # it does not know the text encoders' layers of SDXL's LoRAs
             self.loras.use(weaker(job.generate.loras, len(parts)))
             read = self.words.encode_each(every, reading)
             self.loras.use(job.generate.loras)
-            return PromptStates(_coupled(read[: len(parts)]), *read[len(parts) :])
+            return PromptStates.of([_coupled(read[: len(parts)]), *read[len(parts) :]])
         sides: list[TextStates] = []
         for number in range(len(parts)):  # each with the text encoders' changes of its own LoRA alone
             self.loras.use(only(job.generate.loras, number))
@@ -258,7 +266,7 @@ class Maker:
         self.loras.use(only(job.generate.loras, None))
         others = self.words.encode_each(every, reading)[len(parts) :]
         self.loras.use(job.generate.loras)
-        return PromptStates(_coupled(sides), *others)
+        return PromptStates.of([_coupled(sides), *others])
 
 
 def has_regions(job: GenerateJob) -> bool:

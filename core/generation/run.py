@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from core.families import family
 from core.families.trained_size import trained_size
+from core.generation.checks import problems_of
 from core.generation.embeddings import embeddings_attached, unused
 from core.generation.image_metadata import Hashes, one_image
-from core.generation.initial import IMAGE, MASK, image_files, opened, size_from
+from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
 from core.generation.library import wildcard_lines
 from core.generation.loras import loras_attached, together
 from core.generation.making import Maker, steps_of
@@ -29,7 +31,7 @@ from core.generation.sources import (
 from core.generation.stages import described, stages_of
 from core.generation.store import ModelStore
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
-from core.record.problems import Problem
+from core.record.problems import Problem, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
 from core.settings.job import GenerateJob
@@ -51,10 +53,22 @@ class Plan:
 def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
     """Raises ProblemsError with all that is wrong with the prompts, and then with all that is wrong with the files."""
     requests, notes = requests_of(job, partial(wildcard_lines, workspace))
+    wrong = [problem for request in requests for problem in problems_of(request.job)]
+    notes = [*notes, *dict.fromkeys(wrong)]
+    raise_if_errors(notes)
     requests = with_initial_images(requests)
     sources = find_sources(job, workspace, [request.job for request in requests])
+    shrunk = [request.job for request in requests if request.job.deep_shrink.ds_depth_1 is not None]
+    blocks = _input_blocks(sources) if shrunk else None
+    raise_if_errors([problem for job in shrunk for problem in problems_of(job, blocks)])
     decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
     return Plan(decided, sources, [*notes, *sources.notes])
+
+
+def _input_blocks(sources: Sources) -> int:
+    """How many input blocks its models have."""
+    kind = family(sources.family)
+    return 0 if kind.input_blocks is None else len(kind.input_blocks(kind.make_empty(kind.denoiser)))
 
 
 def with_initial_images(requests: Sequence[Request]) -> list[Request]:
@@ -66,6 +80,8 @@ def with_initial_images(requests: Sequence[Request]) -> list[Request]:
         for name, text, where in (("image_path", given.image_path, IMAGE), ("mask_path", given.mask_path, MASK)):
             files = image_files(text, where) if text else []
             own |= {name: str(files[number % len(files)])} if files else {}
+        if request.job.regions.region_map:
+            image_files(request.job.regions.region_map, MAP)
         changed = given.model_copy(update=own)
         found.append(replace(request, job=request.job.model_copy(update={"image_to_image": changed})))
     return found

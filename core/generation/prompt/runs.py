@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from core.families.token_count import WINDOW
 from core.families.word_weights import WINDOW_END, Read, Run, runs_of
 
 BREAK, AND = "BREAK", " AND "
+_WEIGHT = re.compile(r"\s*:\s*([-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9}))\s*$")  # at the end of a part
 
 
 def parts_of(prompt: str) -> list[str]:
     """The prompts between AND: "a fox AND a dog" -> ["a fox", "a dog"]."""
     return [part.strip() for part in prompt.split(AND)] if AND in prompt else [prompt]
+
+
+def weighted_parts(prompt: str) -> list[tuple[str, float]]:
+    """The same with how much each counts: "a fox AND a dog :0.5" -> [("a fox", 1.0), ("a dog", 0.5)]."""
+    found = []
+    for part in parts_of(prompt):
+        match = _WEIGHT.search(part)
+        found.append((part[: match.start()], float(match[1])) if match else (part, 1.0))
+    return found
 
 
 def prompt_runs(text: str) -> list[Run]:

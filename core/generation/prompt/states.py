@@ -45,11 +45,22 @@ AS_WRITTEN = Reading()
 
 @dataclass(frozen=True)
 class PromptStates:
-    """What the denoiser reads, of equal T: one text each, or one for each image. empty: of "", where guidance asks for it"""
+    """What the denoiser reads, of equal T: one text each, or one for each image.
+
+    empty            of "", where guidance asks for it
+    parts, weights   of the prompts that AND joins, where there are several
+    """
 
     positive: TextStates
     negative: TextStates
     empty: TextStates | None = None
+    parts: tuple[TextStates, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, texts: Sequence[TextStates]) -> PromptStates:
+        """Positive, negative and, where there is one more, empty."""
+        return cls(texts[0], texts[1], texts[2] if len(texts) > 2 else None)
 
 
 def encode_texts(

@@ -1,0 +1,188 @@
+"""From what is asked to the images that are made: options, wildcards, seeds, files, and what is refused before anything loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from core.generation.checks import problems_of
+from core.generation.library import wildcard_lines
+from core.generation.prompt.wildcards import WildcardError, no_files, problem_of, variants
+from core.generation.requests import requests_of
+from core.generation.run import check_task, plan_of
+from core.generation.stages import hires_sizes, stages_of
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
+from core.settings.job import GenerateJob
+from tests.refusals import refused
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+WILDCARDS = json.loads((VECTORS / "wildcards.json").read_text("utf-8"))["cases"]
+PLAIN = [case for case in WILDCARDS if "{" in case["prompt"]]
+
+
+def job_of(prompt="a fox", **groups):
+    generate = {"prompt": prompt, "seed": 1, **groups.pop("generate", {})}
+    return build(GenerateJob, {"generate": generate, **groups})
+
+
+def asked(job, files=no_files):
+    found, notes = requests_of(job, files)
+    return found, [note.code for note in notes]
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=lambda case: f"{case['prompt']} {case['images_per_prompt']}")
+def test_recorded_wildcards(case):
+    if "error" in case:  # sd-scripts crashes; here it is a sentence
+        assert "9 of 2" in problem_of(case["prompt"])
+        return
+    count, drawn = case["images_per_prompt"], Random(case["seed_random"])
+    seeds = (case["seeds"] + [drawn.randint(0, 2**32 - 1) for _ in range(count)])[:count]
+    found = variants(case["prompt"], seeds)
+    if "{e$$" in case["prompt"]:  # each combination once, where sd-scripts repeats all
+        assert found == list(zip(case["prompts"], case["seeds_out"], strict=True))[: len(found)]
+        return
+    assert found == list(zip(case["prompts"], case["seeds_out"], strict=True))
+
+
+def test_an_option_holds_for_its_own_line_only(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("cat --w 768 --n dog, ugly --d 1,2 --s 7\n# a comment\n\na hat --dsd1 2 --t 0.3\nplain\n", "utf-8")
+    found, codes = asked(job_of(prompts={"from_file": str(file)}, generate={"count": 3}))
+    assert not codes and len(found) == 9
+    first = [each.job.generate for each in found[:3]]
+    assert [each.seed for each in first] == [1, 2, 2]
+    assert {(each.width, each.negative_prompt, each.steps, each.prompt) for each in first} == {
+        (768, "dog, ugly", 7, "cat")
+    }
+    assert found[3].job.deep_shrink.ds_depth_1 == 2 and found[3].job.image_to_image.strength == 0.3
+    assert found[6].job.deep_shrink.ds_depth_1 is None and found[6].job.generate.width is None
+    assert [each.job.generate.seed for each in found[3:]] == [1, 2, 3, 4, 5, 6], "counted up from the job's"
+
+
+def test_strengths_of_a_prompt_are_those_of_the_loras_in_their_order():
+    loras = [{"file": "a", "strength": 0.7, "text_encoder_strength": 0.1}, {"file": "b"}, {"file": "c"}]
+    (found,) = asked(job_of("x --am 0.5,-0.3", generate={"loras": loras}))[0]
+    assert [(use.strength, use.text_encoder_strength) for use in found.job.generate.loras] == [
+        (0.5, None),
+        (-0.3, None),
+        (-0.3, None),
+    ]
+    merged = {"loras": loras, "network_merge_n_models": 1}
+    (found,) = asked(job_of("x --am 0.5", generate=merged))[0]
+    assert [use.strength for use in found.job.generate.loras] == [0.7, 0.5, 0.5]
+
+
+def test_an_unknown_switch_is_advice_and_never_lost_text():
+    (found,), codes = asked(job_of("a fox --foo bar --d 5 --zz 3"))
+    assert found.job.generate.prompt == "a fox --foo bar" and found.seed == 5
+    assert codes == ["prompts.unknown-option"] * 2
+
+
+def test_what_a_request_says_makes_it_again_whatever_its_words_are():
+    (found,), _ = asked(job_of(r"a \{red\} {fox|fox} --n x --d 7"))
+    assert found.job.generate.prompt == "a {red} fox"
+    (again,), _ = asked(found.job)
+    assert again == found
+
+
+def test_repetitions_shuffles_and_one_seed_for_all(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"p{number}" for number in range(9)), "utf-8")
+    groups = {"from_file": str(file), "n_iter": 2, "shuffle_prompts": True, "iter_same_seed": True}
+    found, _ = asked(job_of(prompts=groups))
+    order = [each.job.generate.prompt for each in found]
+    assert sorted(order[:9]) == sorted(order[9:]) != order[:9] and order[:9] != order[9:]
+    assert {each.seed for each in found[:9]} == {1} and {each.seed for each in found[9:]} == {2}
+
+
+def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
+    space = Workspace(tmp_path / "outputs", tmp_path / "models")
+    folder = space.models / "wildcards"
+    (folder / "animals").mkdir(parents=True)
+    (folder / "color.txt").write_text("red\n# no color\n\nblue\n", "utf-8")
+    (folder / "animals" / "small.txt").write_text("mouse", "utf-8")
+    (folder / "loop.txt").write_text("a __loop__", "utf-8")
+    (tmp_path / "models" / "secret.txt").write_text("secret", "utf-8")
+    read = lambda name: wildcard_lines(space, name)  # noqa: E731
+    assert read("color") == ["red", "blue"] and read("*/*") == ["mouse"]
+    found, _ = asked(job_of("__color__ __animals/small__", generate={"count": 8}), read)
+    assert {each.job.generate.prompt for each in found} == {"red mouse", "blue mouse"}
+    for name, words in (("colour", "did you mean 'color'"), ("../secret", "no wildcard file")):
+        with pytest.raises(WildcardError, match=words):
+            read(name)
+    for prompt, words in (
+        ("__loop__", "contains itself"),
+        ("{9$$a|b}", "9 of 2"),
+        ("{e$$" + "0|1|" * 5 + "} " * 3, ""),
+    ):
+        if words:
+            with pytest.raises(ProblemsError) as error:
+                asked(job_of(prompt), read)
+            assert [problem.code for problem in error.value.problems] == ["prompt.bad-wildcard"]
+            assert words in error.value.problems[0].what
+    many = " ".join(["{e$$" + "|".join(map(str, range(100))) + "}"] * 5)  # 10^10 combinations
+    assert "10,000,000,000" in problem_of(many)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "sizes"),
+    [
+        ((1024, 1152), 0.5, ((512, 576), (1024, 1152))),
+        ((832, 1216), 0.5, ((416, 608), (832, 1216))),
+        ((1000, 1000), 0.5, ((480, 480), (1000, 1000))),
+        ((512, 768), 2, ((512, 768), (1024, 1536))),
+        ((512, 512), 1.5, ((512, 512), (768, 768))),
+    ],
+)
+def test_sizes_of_hires_fix(size, scale, sizes):
+    assert hires_sizes(size, scale) == sizes
+
+
+def test_hires_fix_is_two_stages_of_which_the_second_has_the_next_seed():
+    job = job_of(generate={"width": 256, "height": 256, "steps": 9}, hires={"highres_fix_scale": 0.5})
+    first, second = stages_of(job)
+    assert (first.size, first.steps, first.strength, first.begins, first.another) == ((128, 128), 28, None, "noise", 0)
+    assert (second.size, second.steps, second.strength, second.begins, second.another) == (
+        (256, 256),
+        9,
+        0.8,
+        "made image",
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("groups", "code"),
+    [
+        ({"image_to_image": {"image_path": "x.png", "strength": 0.01}}, "generate.no-steps"),
+        ({"image_to_image": {"mask_path": "x.png"}}, "generate.mask-alone"),
+        ({"gradual_latent": {"gradual_latent_timesteps": 700}}, "generate.no-gradual-latent"),
+        ({"gradual_latent": {"gradual_latent_unsharp_params": "3,x"}}, "generate.bad-unsharp"),
+        ({"gradual_latent": {"gradual_latent_unsharp_params": "4,1,1"}}, "generate.bad-unsharp"),
+        ({"deep_shrink": {"ds_depth_1": 4}}, "generate.ds-depth"),
+        ({"hires": {"highres_fix_scale": 1}}, "generate.hires-scale"),
+        ({"regions": {"region_map": "x.png"}}, "generate.no-regions"),
+        ({"generate": {"guidance_scale": 1, "negative_scale": 2}}, "generate.no-guidance"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_loads(groups, code):
+    assert code in [problem.code for problem in problems_of(job_of(**groups), 4)]
+    assert not list(problems_of(job_of(), 4))
+
+
+def test_the_check_says_what_will_be_made(tmp_path):
+    space = Workspace(tmp_path / "outputs", PROJECT / "models")
+    model = {"base_model": str(PROJECT / "models" / "starter")}
+    job = job_of("a {e$$red|blue} fox --w 256 --h 256", model=model, hires={"highres_fix_scale": 0.5})
+    told = check_task(job, space)
+    assert "2 images" in told and "128 x 128 from noise" in told and "256 x 256 from the image before" in told
+    with refused("image.missing"):
+        plan_of(job_of(model=model, image_to_image={"image_path": str(tmp_path / "none.png")}), space)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with refused("image.unreadable"):
+        plan_of(job_of(model=model, image_to_image={"image_path": str(tmp_path / "broken.png")}), space)
