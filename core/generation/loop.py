@@ -51,6 +51,7 @@ class Sampling:
     guidance_rescale: float = 0.0
     prediction: str = "epsilon"
     zero_terminal_snr: bool = False
+    schedule: str = "own"
     program: str = ""
     one_level_up: bool = False
     start_noise: StartNoise = PLAIN
@@ -65,6 +66,7 @@ class Sampling:
             self.prediction,
             self.zero_terminal_snr,
             program=self.program,
+            schedule=self.schedule,
         )
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.diffusion.samplers import sampler_problem
+from core.diffusion.samplers import sampler_problem, schedule_problem
 from core.families import family
 from core.families.locate import family_of, model_path
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
@@ -134,6 +134,8 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         if name and not loras:  # one may have been trained for another objective
             fits = sampler_problem(one.generate.sampler, family(name).objective, "generate.sampler")
             problems += [fits] if fits is not None else []
+        knows = schedule_problem(one.generate.sampler, one.generate.schedule_type, "generate.schedule_type")
+        problems += [knows] if knows is not None else []
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
     assert model is not None and name is not None

@@ -79,6 +79,7 @@ def sampling_of(job: GenerateJob, prediction: str) -> Sampling:
         guidance_rescale=asked.guidance_rescale,
         prediction=prediction if job.model.prediction == "auto" else job.model.prediction,
         zero_terminal_snr=asked.zero_terminal_snr == "on",
+        schedule=asked.schedule_type,
         program="generator" if kohya else "",
         one_level_up=kohya and not asked.force_scheduler_zero_steps_offset,
         start_noise=start_noise_of(job),

@@ -11,7 +11,8 @@ from core.settings.base import Settings, every, follows_compatibility, kohya_set
 
 SAMPLERS = Literal[
     "ddim", "ddim_first_alpha", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver",
-    "dpmsolver++", "dpmsingle",
+    "dpmsolver++", "dpmsingle", "dpmsolver++_sde", "dpmsolver++_2m_sde", "dpmsolver++_3m", "unipc",
+    "deis", "ddpm", "lcm", "tcd",
 ]  # fmt: skip
 SAMPLER_LABELS = {
     "ddim": "DDIM",
@@ -26,6 +27,14 @@ SAMPLER_LABELS = {
     "dpmsolver": "DPM-Solver",
     "dpmsolver++": "DPM++ 2M",
     "dpmsingle": "DPM++ 2S",
+    "dpmsolver++_sde": "DPM++ SDE",
+    "dpmsolver++_2m_sde": "DPM++ 2M SDE",
+    "dpmsolver++_3m": "DPM++ 3M",
+    "unipc": "UniPC",
+    "deis": "DEIS",
+    "ddpm": "DDPM",
+    "lcm": "LCM",
+    "tcd": "TCD",
 }
 ALSO_CALLED = {f"k_{name}": name for name in ("lms", "euler", "euler_a", "dpm_2", "dpm_2_a")}  # in sd-scripts
 Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]

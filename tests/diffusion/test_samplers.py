@@ -4,10 +4,14 @@ import torch
 from pytest import approx, mark
 
 from core.diffusion.samplers import (
+    DISTILLED,
     SAMPLERS,
+    SCHEDULES,
+    beta_quantiles,
     lms_coefficient,
     make_sampler,
     sampler_step,
+    schedule_problem,
     start_scale,
 )
 from core.diffusion.schedule import sd_alpha_bar, zero_terminal
@@ -79,10 +83,58 @@ def test_as_in_sd_scripts_ddim_has_no_offset():
     assert [ours.timesteps.tolist(), theirs.timesteps.tolist()] == [[751, 501, 251, 1], [750, 500, 250, 0]]
 
 
+FRESH = {*DISTILLED, "euler_a", "dpm_2_a", "dpmsolver++_sde", "dpmsolver++_2m_sde", "ddpm"}
+
+
 @mark.parametrize("name", sorted(SAMPLERS))
+@mark.parametrize("steps", [4, 20])
+def test_every_sampler_ends_at_the_one_image_that_a_model_knows(name, steps):
+    """x0 is 1.5 everywhere, and the model knows it at every noise level."""
+    sampler = make_sampler(name)
+    sampler.set_timesteps(steps)
+    generators = generators_of([3])
+    latents, table = start_of(sampler, generators), sd_alpha_bar()
+    for t in sampler.timesteps:
+        low = int(t)
+        a = torch.lerp(table[low].sqrt(), table[min(999, low + 1)].sqrt(), float(t) % 1)
+        seen = sampler.scale_model_input(latents, t)
+        latents = sampler_step(sampler, (seen - a * 1.5) / (1 - a**2).sqrt(), t, latents, generators)
+    assert float((latents - 1.5).abs().max()) < 0.2  # those that end at the smallest noise level keep that
+
+
+def test_the_beta_schedule_has_the_quantiles_of_its_distribution():
+    """scipy.stats.beta.ppf at 1, 0.75, 0.5, 0.25 and 0."""
+    wanted = [1.0, 0.8243196, 0.5, 0.1756804, 0.0]
+    assert beta_quantiles(5) == approx(wanted, abs=1e-5)
+
+
+@mark.parametrize("name", sorted(SAMPLERS))
+@mark.parametrize("schedule", [name for name in SCHEDULES if name != "own"])
+def test_a_schedule_type_changes_the_noise_levels_or_is_refused(name, schedule):
+    if schedule_problem(name, schedule, "here") is not None:
+        assert name in DISTILLED or not SCHEDULES[schedule].keys() <= make_sampler(name).config.keys()
+        return
+    plain, other = make_sampler(name), make_sampler(name, schedule=schedule)
+    for sampler in (plain, other):
+        sampler.set_timesteps(12)
+    if schedule == "karras" and name != "dpmsolver":  # (Karras et al. 2022, equation 5)
+        levels = other.sigmas.unique().flip(0)
+        levels = levels[levels > 0]
+        high, low = float(levels[0]) ** (1 / 7), float(levels[-1]) ** (1 / 7)
+        between = [(high + at / (len(levels) - 1) * (low - high)) ** 7 for at in range(len(levels))]
+        if name not in ("dpm_2", "dpm_2_a"):  # which have levels between
+            torch.testing.assert_close(
+                levels.double(), torch.tensor(between, dtype=torch.float64), rtol=1e-3, atol=1e-4
+            )
+    same_as_own = (schedule, plain.config.get("timestep_spacing")) in (("uniform", "linspace"), ("sgm", "trailing"))
+    same = plain.timesteps.shape == other.timesteps.shape and torch.equal(plain.timesteps, other.timesteps)
+    assert same == same_as_own
+
+
+@mark.parametrize("name", sorted(set(SAMPLERS) - set(DISTILLED)))
 @mark.parametrize("prediction", ["epsilon", "v"])
 def test_samplers_turn_noise_into_the_distribution_the_model_knows(name, prediction):
-    latents = run(name, range(40), steps=50, prediction=prediction)
+    latents = run(name, range(40), steps=200 if name in FRESH else 50, prediction=prediction)
     assert float(latents.std()) == approx(2.0, rel=0.06)  # x0 ~ N(0, 4); 50 steps leave a few percent
 
 
@@ -104,7 +156,7 @@ def test_ancestral_samplers_draw_fresh_noise_and_the_others_do_not():
         return latents
 
     for name in SAMPLERS:
-        assert torch.equal(of_same_start(name, 1), of_same_start(name, 2)) == (name not in ("euler_a", "dpm_2_a"))
+        assert torch.equal(of_same_start(name, 1), of_same_start(name, 2)) == (name not in FRESH)
 
 
 def test_the_coefficients_of_lms_are_the_integrals_of_its_polynomials():
@@ -139,12 +191,12 @@ def test_ddim_takes_the_timesteps_of_stable_diffusion():
     assert sampler.timesteps.tolist() == [50 * i + 1 for i in reversed(range(20))]
 
 
-@mark.parametrize("name", sorted(SAMPLERS))
+@mark.parametrize("name", sorted(set(SAMPLERS) - set(DISTILLED)))
 def test_a_model_of_the_stretched_schedule_is_sampled_on_it_from_pure_noise(name):
     sampler = make_sampler(name, "v", zero_terminal_snr=True)
     table = zero_terminal(sd_alpha_bar())
     torch.testing.assert_close(sampler.alphas_cumprod[:-1], table[:-1])
-    sampler.set_timesteps(50)
+    sampler.set_timesteps(200 if name in FRESH else 50)
     assert int(sampler.timesteps[0]) == 999
     generators = generators_of(range(40))
     latents = start_of(sampler, generators)

@@ -91,6 +91,20 @@ class GenerateSettings(Settings):
         help="How many images are made together. Each is the same as alone, up to rounding. Empty fits the memory.",
     )
     sampler: SAMPLERS = setting("ddim", level="shown", labels=SAMPLER_LABELS, help="The sampling method.")
+    schedule_type: Literal["own", "uniform", "karras", "exponential", "sgm", "beta"] = setting(
+        "own",
+        level="shown",
+        labels={
+            "own": "the sampler's own",
+            "uniform": "Uniform",
+            "karras": "Karras",
+            "exponential": "Exponential",
+            "sgm": "SGM uniform",
+            "beta": "Beta",
+        },
+        source="Karras et al. 2022, arXiv:2206.00364; Lee et al. 2024, arXiv:2407.12173",
+        help="How noise levels are spread over the steps. Karras gives more steps to the small ones.",
+    )
     prompt_weights: bool = setting(
         True,
         level="shown",
