@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from core.diffusion.samplers import schedule_problem
 from core.families.word_weights import runs_of, wrong_weight
 from core.generation.prompt.loras import tag_of, use_of
 from core.generation.prompt.tags import LoraTag, without_tags
@@ -108,6 +109,7 @@ def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> st
     pairs = {
         "Steps": asked.steps,
         "Sampler": SAMPLER_LABELS[asked.sampler],
+        "Schedule type": _schedule_label(asked.schedule_type),
         "CFG scale": "" if asked.guidance_scale is None else f"{asked.guidance_scale:g}",
         "Seed": asked.seed,
         "Size": f"{asked.width}x{asked.height}",
@@ -119,11 +121,29 @@ def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> st
         "TI hashes": ", ".join(f"{word}: {digest[:12]}" for word, digest in hashes.embeddings.items()),
         # A1111's names for weights without restoring the original mean, and for brackets taken literally.
         "Emphasis": ("No norm" if asked.prompt_weights else "None") if brackets else None,
+        **_stages(job),
         "Noise schedule": ZERO_SNR if asked.zero_terminal_snr == "on" else None,
         "Version": version,
     }
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in pairs.items() if value not in (None, "")))
     return "\n".join(lines)
+
+
+def _stages(job: GenerateJob) -> dict[str, Any]:
+    """A1111's names for image to image and hires fix."""
+    given, hires, scale = job.image_to_image, job.hires, job.hires.highres_fix_scale
+    found: dict[str, Any] = {}
+    if given.image_path or scale is not None:
+        found["Denoising strength"] = f"{given.strength:g}"
+    if scale is not None and scale > 1:
+        found |= {"Hires upscale": f"{scale:g}", "Hires steps": job.generate.steps}
+        found["Hires upscaler"] = "Latent (bicubic)" if hires.highres_fix_latents_upscaling else "Lanczos"
+    return found
+
+
+def _schedule_label(schedule: str) -> str | None:
+    names = {own: name for name, own in SCHEDULE_TYPES.items() if own != "own"}
+    return names[schedule].title().replace("Sgm", "SGM") if schedule in names else None
 
 
 def _quoted(value: Any) -> str:
@@ -311,27 +331,36 @@ def _take_size(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, st
         notes.append(_advice(f"Size '{pairs['Size']}' is not valid and was ignored", "unreadable-value"))
 
 
+SCHEDULE_TYPES = {  # A1111's names, at the end of a sampler's in files before its 1.9
+    "uniform": "uniform",
+    "karras": "karras",
+    "exponential": "exponential",
+    "sgm uniform": "sgm",
+    "beta": "beta",
+    "automatic": "own",
+}
+_SCHEDULED = re.compile(rf"\s+({'|'.join(SCHEDULE_TYPES)})$", re.IGNORECASE)
+
+
 def _take_sampler(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str]) -> None:
-    """The sampler by its label; noise schedules of other programs (Karras ...) are noted, as none is offered here."""
+    """The sampler by its label, and the schedule type, which may be part of the label."""
     label = pairs.get("Sampler")
     if label is None:
         return
-    plain = re.sub(r"\s+(Karras|Exponential|SGM Uniform|Automatic)$", "", label, flags=re.IGNORECASE)
+    found = _SCHEDULED.search(label)
+    plain = label[: found.start()] if found else label
     by_label = {text.lower(): name for name, text in SAMPLER_LABELS.items()} | {name: name for name in SAMPLER_LABELS}
-    if plain.lower() in by_label:
-        wanted["sampler"] = by_label[plain.lower()]
-    else:
+    if plain.lower() not in by_label:
         notes.append(_advice(f"The sampler {label} is not available; using {SAMPLER_LABELS['ddim']}", "no-sampler"))
         return
-    schedule = pairs.get("Schedule type", "Automatic")
-    if plain != label or schedule.lower() not in ("automatic", "uniform"):
-        named = label if plain != label else schedule
-        notes.append(
-            _advice(
-                f"It was generated with another noise schedule ({named}), so the image will differ slightly",
-                "noise-schedule",
-            )
-        )
+    wanted["sampler"] = by_label[plain.lower()]
+    schedule = found[1] if found else pairs.get("Schedule type", "Automatic")
+    known = SCHEDULE_TYPES.get(schedule.lower())
+    if known is not None and schedule_problem(wanted["sampler"], known, "") is None:
+        wanted["schedule_type"] = known
+        return
+    what = f"It was generated with another noise schedule ({schedule}), so the image will differ slightly"
+    notes.append(_advice(what, "noise-schedule"))
 
 
 def _valid(wanted: dict[str, Any], notes: list[Problem]) -> dict[str, Any]:

@@ -89,13 +89,17 @@ def encoded(vae: Any, kind: Family, pixels: Tensor, noise: Tensor) -> Tensor:
     return kind.model_latents(vae.config, sample)
 
 
-def mask_of(image: Image, shape: tuple[int, int, int]) -> Tensor:
-    """A mask for latents of this shape: float32 [1, 1, h, w], 1 where they are repainted."""
+def mask_of(image: Image, shape: tuple[int, int, int], smooth: bool = False) -> Tensor:
+    """A mask for latents of this shape: float32 [1, 1, h, w], 1 where they are repainted.
+
+    smooth   also from the pixels around each latent, as sd-scripts' generator does
+    """
     import numpy as np
     import torch
     from PIL import Image as pillow
 
-    small = image.resize((shape[2], shape[1]), pillow.Resampling.BILINEAR)
+    way = pillow.Resampling.BILINEAR if smooth else pillow.Resampling.BOX
+    small = image.resize((shape[2], shape[1]), way)
     return torch.from_numpy(np.array(small, dtype=np.float32) / 255)[None, None]
 
 

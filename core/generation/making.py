@@ -154,7 +154,7 @@ class Maker:
         path = job.image_to_image.mask_path
         if latents is not None and path and stage.begins == "image":
             image = fitted(opened(resolve_path(path), MASK), stage.size, job.image_to_image.fit)
-            mask = mask_of(image, self.kind.latent_shape(stage.size)).to(latents.device)
+            mask = mask_of(image, self.kind.latent_shape(stage.size), as_generator(job)).to(latents.device)
             noise = torch.stack([each.of_image()[0] for each in noises]).to(latents.device)
             found.append(Repaint(latents, noise, mask, as_generator(job)))
         return found

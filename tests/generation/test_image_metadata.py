@@ -104,13 +104,13 @@ def test_an_image_of_a1111_is_understood_and_what_differs_is_noted(tmp_path):
     assert asked.loras == [LoraUse(file="armor_v2", strength=0.8)]
     assert record.hashes == Hashes("93b79e09ed", {"armor_v2": "1a2b3c4d5e6f"})
     noted = {note.code: note.what for note in record.notes}
-    assert "Karras" in noted["image-settings.noise-schedule"]
+    assert (asked.sampler, asked.schedule_type) == ("dpmsolver++", "karras")
     assert "anything-v4.5" in noted["image-settings.other-model"]
     assert all(note.level == "advice" for note in record.notes)
 
 
 def test_values_out_of_range_are_noted_and_the_others_kept():
-    record = from_a1111_text("a fox\nSteps: 5000, Sampler: UniPC, CFG scale: seven, Seed: -2, Size: 513x512")
+    record = from_a1111_text("a fox\nSteps: 5000, Sampler: Restart, CFG scale: seven, Seed: -2, Size: 513x512")
     assert record.job is not None
     assert record.job.generate == GenerateSettings(prompt="a fox", height=512)
     assert len(record.notes) == 5
