@@ -17,6 +17,7 @@ from core.generation.image_metadata import portable_name
 from core.generation.library import find_file, find_lora
 from core.generation.prompt.loras import with_prompt_loras
 from core.generation.prompt.tags import LoraTag, without_tags
+from core.generation.prompt.wildcards import has_variants
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, real_path
 from core.settings.base import Declared, Settings, declared, setting
@@ -46,10 +47,15 @@ class Beside(Settings):
     )
 
 
-OF_JOB: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group == "generate"}
+ELSEWHERE = ("model", "memory")  # groups of a generation that come from Train
+OF_JOB: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group not in ELSEWHERE}
 ENTRIES = OF_JOB | entries(Beside, "beside")
 EMBEDDINGS = ENTRIES["embeddings"]
+QUIET = ("prompt_weights", "zero_terminal_snr")  # shown elsewhere, here among the rest
 FIELDS = tuple(name for name, entry in OF_JOB.items() if entry.kind != "list")  # lists have editors of their own
+MAIN = tuple(
+    name for name in FIELDS if OF_JOB[name].group == "generate" and OF_JOB[name].level == "shown" and name not in QUIET
+)
 OWN = ("width", "height", "guidance_scale")  # empty, they are the model's default
 MOST_LORAS = 20
 NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
@@ -60,10 +66,15 @@ SEEDS = 2**32
 def start_values(project: TrainJob | None = None) -> dict[str, Any]:
     """The fields as a first visitor finds them. The guidance is that of the samples of the job in Train: it suits the
     model."""
-    values = {name: entry.default for name, entry in ENTRIES.items()}
+    values = {name: _kept(entry.default) for name, entry in ENTRIES.items()}
     if project is not None:
         values["guidance_scale"] = project.samples.guidance_scale
     return values | {"model": {}}
+
+
+def _kept(value: Any) -> Any:
+    """As it is after it was written to a file and read."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def model_values(own: ModelSettings, project: ModelSettings) -> dict[str, Any]:
@@ -78,7 +89,8 @@ def values_of(
     job: GenerateJob, before: dict[str, Any], workspace: Workspace, project: ModelSettings
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The fields that draw `job` again, and what of it is not on this machine. `project` is the model that Train holds."""
-    values = before | {name: getattr(job.generate, name) for name in FIELDS}
+    values = before | {name: _kept(getattr(getattr(job, OF_JOB[name].group), name)) for name in FIELDS}
+    values |= _typed_again(job, bool(before.get("dynamic_prompts", True)))
     notes: list[Problem] = []
     loras = []
     for use in job.generate.loras:
@@ -105,6 +117,33 @@ def values_of(
     return values, notes
 
 
+def _typed_again(job: GenerateJob, dynamic: bool) -> dict[str, Any]:
+    """The prompt of an image, whose words are taken as they are, as one types it where {a|b} and options are read."""
+    text = job.generate.prompt
+    if job.prompts.dynamic_prompts or not dynamic:
+        return {}
+    escaped = text.replace("{", "\\{").replace("}", "\\}")
+    readable = not has_variants(escaped) and " --" not in text
+    return {"prompt": escaped, "dynamic_prompts": True} if readable else {}
+
+
+def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:
+    """Sides of a ratio such as "2:3" with about the pixels of the model's own size: multiples of 64."""
+    wide, high = (int(part) for part in ratio.split(":"))
+    area = native[0] * native[1]
+    width, height = (area * wide / high) ** 0.5, (area * high / wide) ** 0.5
+    return max(1, round(width / 64)) * 64, max(1, round(height / 64)) * 64
+
+
+def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tuple[int, int]:
+    """(width, height) of the images that will be made."""
+    path = find_file(str(values["base_model"] or project.model.base_model), workspace)
+    native = (512, 512)
+    with suppress(ProblemsError, OSError, StopIteration):
+        native = trained_size(path) if path is not None else native
+    return values["width"] or native[0], values["height"] or native[1]
+
+
 def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, str]:
     """{field: what an empty one stands for} with the model that is chosen."""
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
@@ -119,7 +158,10 @@ def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> d
 
 def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
     """The job that the fields describe. Raises ProblemsError with everything that cannot be used."""
-    generate = {name: values.get(name) for name in FIELDS}
+    groups: dict[str, dict[str, Any]] = {}
+    for name in FIELDS:
+        groups.setdefault(OF_JOB[name].group, {})[name] = values.get(name)
+    generate = groups["generate"]
     generate["loras"] = [use for use in values.get("loras", []) if LoraUse.model_validate(use).used]
     generate["embeddings"] = list(values.get("embeddings", []))
     model = to_values(project.model)
@@ -128,7 +170,7 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
         # came with this one from a run or an image.
         name, own = str(values["base_model"]).strip(), values.get("model", {})
         model = own if own.get("base_model") == name else {"base_model": name}
-    return build(GenerateJob, {"generate": generate, "model": model, "memory": to_values(project.memory)})
+    return build(GenerateJob, groups | {"model": model, "memory": to_values(project.memory)})
 
 
 def with_seed(job: GenerateJob) -> GenerateJob:
@@ -315,5 +357,6 @@ def tags_of(prompt: str) -> list[LoraTag]:
 
 def signature(job: GenerateJob) -> tuple[Any, ...]:
     """What two images share when they differ in nothing but their LoRAs and embeddings."""
-    asked = [getattr(job.generate, name) for name in FIELDS if name not in ("count", "zero_terminal_snr")]
+    left = [name for name in FIELDS if name not in ("count", "zero_terminal_snr")]
+    asked = [getattr(getattr(job, OF_JOB[name].group), name) for name in left]
     return (*asked, job.model.base_model, job.model.vae, job.model.clip_skip)

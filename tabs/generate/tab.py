@@ -10,11 +10,12 @@ import gradio as gr
 
 from core.generation.image_metadata import ImageRecord, portable_name, read_image_metadata
 from core.generation.library import list_embeddings, list_loras, list_models
-from core.generation.sources import find_sources
+from core.generation.run import plan_of
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings
 from core.settings.job import GenerateJob
+from core.settings.values import shown_value
 from tabs.context import ASKING, Page
 from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
@@ -36,6 +37,17 @@ document.addEventListener('keydown', (event) => {
   if (field && field.dataset.act) field.dispatchEvent(new Event('change', {bubbles: true}));
   document.querySelector('#gen-draw').click();
 });
+"""
+
+# Groups that a person opened stay open when their fields are drawn again.
+OPEN_GROUPS = """
+const open = new Set();
+element.addEventListener('toggle', ({target}) => {
+  if (target.dataset.group) open[target.open ? 'add' : 'delete'](target.dataset.group);
+}, true);
+new MutationObserver(() => {
+  for (const group of element.querySelectorAll('details[data-group]:not([open])')) group.open = open.has(group.dataset.group);
+}).observe(element, {childList: true, subtree: true});
 """
 
 # The enlarged image: Esc closes it, Left and Right go on, and the keyboard stays inside.
@@ -64,16 +76,13 @@ document.addEventListener('keydown', (event) => {
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
+    prompts = board("gen-prompts", AWAITED, script=DRAW_KEY)
     with gr.Row(equal_height=False, elem_id="gen-main"):
-        with gr.Column(scale=2, min_width=300, elem_id="gen-form"):
-            presets = board("gen-presets", desk.presets.html())
-            prompts = board("gen-prompts", AWAITED, script=DRAW_KEY)
-            status = board("gen-status", view.status((), {}, None, ()))
+        with gr.Column(scale=0, min_width=300, elem_id="gen-form"):
             settings = board("gen-settings", AWAITED)
             with gr.Row(equal_height=True, elem_classes="with-button"):
                 add = gr.Dropdown(
                     label="Add a LoRA",
-                    info="Your LoRA files and those of your runs, newest first.",
                     choices=[],
                     elem_id="gen-add",
                     scale=4,
@@ -81,6 +90,7 @@ def build(page: Page) -> None:
                 )
                 refresh = gr.Button("Refresh", size="sm", elem_id="gen-refresh", scale=0, min_width=80)
             loras = board("gen-loras", view.loras(()))
+            more = board("gen-more", AWAITED, script=OPEN_GROUPS)
             entry = form.EMBEDDINGS
             words = gr.Dropdown(
                 choices=[],
@@ -90,7 +100,10 @@ def build(page: Page) -> None:
                 info=entry.help,
                 elem_id="gen-embeddings",
             )
-        with gr.Column(scale=3, min_width=360):
+            presets = board("gen-presets", desk.presets.html())
+        with gr.Column(scale=1, min_width=300, elem_id="gen-side"):
+            status = board("gen-status", view.status((), {}, None, ()))
+            newest = board("gen-newest", AWAITED)
             drop = gr.File(
                 label="Image to read",
                 show_label=False,
@@ -101,20 +114,25 @@ def build(page: Page) -> None:
             gallery = board("gen-gallery", AWAITED)
     light = board("gen-light", script=KEYS)
     seen, place = seen_here(), gr.State({})
-    fields = {"prompts": prompts, "settings": settings, "loras": loras, "presets": presets}
-    boards = {"status": status, "gallery": gallery, "light": light}
+    fields = {"prompts": prompts, "settings": settings, "more": more, "loras": loras, "presets": presets}
+    boards = {"status": status, "newest": newest, "gallery": gallery, "light": light}
     shown = {"seen": seen, "place": place, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, desk.show, place, shown)
-    page.on_tick(TAB, desk.tick, [seen, place], {"seen": seen, "add": add, "status": status, "gallery": gallery})
+    page.on_tick(
+        TAB,
+        desk.tick,
+        [seen, place],
+        {"seen": seen, "add": add, "status": status, "newest": newest, "gallery": gallery},
+    )
     page.on_given([words.input], desk.choose_words, words, fields)
     page.listen(add.input, desk.add, add, fields | {"add": add})
     page.listen(refresh.click, desk.refresh, None, shown)
     page.listen(drop.upload, desk.read, drop, shown)
-    page.on_act([prompts, settings], desk.act, None, fields | {"status": status})
+    page.on_act([prompts, settings, more], desk.act, None, fields | {"status": status})
     page.on_act(loras, desk.change_lora, None, fields)
     page.on_act(presets, desk.preset_act, None, shown)
     page.on_act(status, desk.status_act, None, status)
-    page.on_act([gallery, light], desk.gallery_act, place, shown)
+    page.on_act([newest, gallery, light], desk.gallery_act, place, shown)
 
 
 class Fields(PlainForm):
@@ -165,6 +183,10 @@ class Desk:
         act, name, value = act_of(event, LONGEST)
         if act == "draw":
             return self.draw()
+        if act in ("swap", "ratio", "seed"):
+            with self._lock:
+                self.presets.put(self._values() | self._quick(act, name))
+            return self._form()
         browser = self.page.browsers.of(ASKING.get())
         try:
             with self._lock:
@@ -173,6 +195,19 @@ class Desk:
         except ProblemsError as error:
             self.page.browsers.say(browser, "error", problems=error.problems, about=FIELD)
         return self._form()
+
+    def _quick(self, act: str, arg: str) -> dict[str, Any]:
+        """The fields that a button changes: both sides, or the seed."""
+        values = self._values()
+        if act == "seed":
+            newest = next((each.seed for each in self._shown() if each.seed is not None), None)
+            return {"seed": newest if arg == "last" else None}
+        project, space = self.page.project.job, self.page.workspace
+        width, height = form.sides(values, project, space)
+        if act == "ratio" and arg in view.RATIOS:
+            native = form.sides({**values, "width": None, "height": None}, project, space)
+            height, width = reversed(form.ratio_size(arg, native))
+        return {"width": height, "height": width}
 
     def choose_words(self, chosen: Any) -> dict[str, Any]:
         with self._lock:
@@ -186,13 +221,29 @@ class Desk:
         own = form.own_of(values, project, self.page.workspace)
         own["base_model"] = f"same as Train: {project.model.base_model}"
         prompts = [name for name in form.FIELDS if form.ENTRIES[name].widget == "prompt"]
-        rest = [name for name in form.FIELDS if name not in prompts]
+        main = ["base_model", *(name for name in form.MAIN if name not in prompts)]
         return {
-            "prompts": view.prompts(self.presets.fields([*prompts, "compare"], values)),
-            "settings": view.settings(self.presets.fields([*rest, "base_model"], values, own), self._models()),
+            "prompts": view.prompts(
+                self.presets.fields(prompts, values), self.presets.fields(["count", "compare"], values)
+            ),
+            "settings": view.settings(
+                self.presets.fields([name for name in main if name != "count"], values, own), self._models()
+            ),
+            "more": view.groups(self._groups(values, {*main, *prompts, "compare"}, own)),
             "loras": self._loras(),
             "presets": self.presets.html(),
         }
+
+    def _groups(self, values: dict[str, Any], shown: set[str], own: dict[str, str]) -> list[view.Group]:
+        """The groups of settings that are closed at first: title, what of it is set, fields."""
+        found = []
+        for group in dict.fromkeys(form.OF_JOB[name].group for name in form.FIELDS):
+            names = [name for name in form.FIELDS if form.OF_JOB[name].group == group and name not in shown]
+            changed = [form.OF_JOB[name] for name in names if values.get(name) != form.OF_JOB[name].default]
+            summary = ", ".join(f"{label(entry)} {shown_value(entry, values[entry.name])}" for entry in changed)
+            title = "More" if group == "generate" else str(GenerateJob.model_fields[group].title)
+            found.append(view.Group(group, title, summary, self.presets.fields(names, values, own)))
+        return [*found[1:], found[0]]
 
     def preset_act(self, event: gr.EventData) -> dict[str, Any]:
         with self._lock:
@@ -212,7 +263,12 @@ class Desk:
 
     def _news(self, seen: str, place: dict[str, Any]) -> dict[str, Any]:
         """What this browser was not sent before: the LoRAs to choose from, the status, the gallery."""
-        listed = {"add": tuple(self._lora_choices()), "status": self._status(), "gallery": self._gallery(place)}
+        listed = {
+            "add": tuple(self._lora_choices()),
+            "status": self._status(),
+            "newest": self._newest(),
+            "gallery": self._gallery(place),
+        }
         return news(seen, self._stamp(), listed)
 
     def _stamp(self) -> str:
@@ -246,6 +302,7 @@ class Desk:
             "embeddings": self._words(),
             "add": add,
             "status": self._status(),
+            "newest": self._newest(),
             "gallery": self._gallery(place),
             "light": light,
         }
@@ -253,6 +310,9 @@ class Desk:
 
     def _gallery(self, place: dict[str, Any]) -> str:
         return view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url)
+
+    def _newest(self) -> str:
+        return view.newest(self._shown(), self.page.file_url)
 
     def _words(self) -> Any:
         """The embeddings to choose from, with those that are chosen."""
@@ -350,7 +410,7 @@ class Desk:
     def _check_files(self, job: GenerateJob) -> None:
         """Model, LoRAs and embeddings are inside the open folders, there, and of the right family."""
         self.page.roots.admit(job)
-        sources = find_sources(job, self.page.workspace)
+        sources = plan_of(job, self.page.workspace).sources
         for path in (sources.model, sources.vae, *sources.loras.values(), *(word.path for word in sources.embeddings)):
             if path is not None and not self.page.roots.holds(path):
                 self.page.roots.check(path, "model, LoRA or embedding")
@@ -403,10 +463,15 @@ class Desk:
             return {"place": place, "gallery": self._gallery(place)}
         if act == "open" and 0 <= number < len(shown):
             place = place | {"open": number}
-        elif act in ("shut", "use"):
+        elif act in ("shut", "use", "begin"):
             place = place | {"open": -1}
         answer = {"place": place, "light": view.enlarged(shown, place.get("open", -1), self.page.file_url)}
         if act == "use" and 0 <= number < len(shown):
             self._take_over(shown[number].record, f"the image {shown[number].path.name}")
             answer |= self._all(place)
+        if act == "begin" and 0 <= number < len(shown):
+            with self._lock:
+                self.presets.put(self._values() | {"image_path": str(shown[number].path), "seed": None})
+            self.page.say("done", f"The next images begin with {shown[number].path.name}.")
+            answer |= self._form()
         return answer

@@ -33,6 +33,7 @@ from tabs.markup import (
 )
 
 PAGE_SIZE = 36
+RATIOS = ("1:1", "2:3", "3:2", "9:16", "16:9")
 PAIRED = 240  # so many of the newest images are looked through for one that differs only in its LoRAs
 
 
@@ -49,16 +50,41 @@ class Shown:
 # -- fields
 
 
-def prompts(fields: str) -> str:
-    """The prompts and the button that draws."""
+def prompts(fields: str, beside: str) -> str:
+    """The prompts, the button that draws, and how many it draws."""
     draw = (
         '<button type="button" class="btn primary" id="gen-draw" data-act="draw" title="Ctrl+Enter">Generate</button>'
     )
-    return f'<div class="block-part"><div class="concept-fields">{fields}</div>{draw}</div>'
+    side = f'<div class="gen-start">{draw}<div class="concept-fields">{beside}</div></div>'
+    return f'<div class="block-part gen-top"><div class="concept-fields">{fields}</div>{side}</div>'
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of settings that is closed at first. summary: what of it is set"""
+
+    name: str
+    title: str
+    summary: str
+    fields: str
+
+
+def groups(found: Sequence[Group]) -> str:
+    rows = "".join(
+        f'<details data-group="{esc(group.name)}"><summary class="row"><b>{esc(group.title)}</b> '
+        f'<span class="hint">{esc(short(group.summary, 70))}</span></summary>'
+        f'<div class="concept-fields">{group.fields}</div></details>'
+        for group in found
+    )
+    return f'<div class="block-part gen-groups">{rows}</div>'
 
 
 def settings(fields: str, models: Sequence[tuple[str, str]]) -> str:
-    """Everything else. models: (shown, name) of those to choose from."""
+    """The settings that matter for each image. models: (shown, name) of those to choose from."""
+    ways = "".join(button("ratio", ratio, ratio, kind="quiet", label=f"Size {ratio}") for ratio in RATIOS)
+    ways += button("swap", "Swap", label="Swap width and height", kind="quiet")
+    ways += button("seed", "New seed", "random", kind="quiet") + button("seed", "Last seed", "last", kind="quiet")
+    fields += f'<div class="strip gen-ways">{ways}</div>'
     offered = "".join(f'<option value="{esc(name)}">{esc(shown)}</option>' for shown, name in models)
     return (
         f'<div class="block-part"><div class="concept-fields">{fields}</div>'
@@ -209,6 +235,27 @@ def _own(job: GenerateJob) -> bool:
     return bool(job.generate.loras or job.generate.embeddings)
 
 
+def newest(shown: Sequence[Shown], file_url: Callable[..., str]) -> str:
+    """The newest image, large, with what can be done with it. Its frame has one height, so nothing below it moves."""
+    if not shown:
+        return f'<div class="gen-stage">{empty_state("No images yet.", "Write a prompt and press Generate.")}</div>'
+    each = shown[0]
+    prompt = each.record.job.generate.prompt if each.record.job else each.path.name
+    seed = f", seed {each.seed}" if each.seed is not None else ""
+    image = f'<img src="{esc(file_url(each.path))}" alt="{esc(short(prompt, 120))}">'
+    return (
+        f'<div class="gen-stage"><button type="button" class="shot" data-act="open" data-arg="0" title="Enlarge">{image}'
+        f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(prompt)}">{esc(short(prompt, 90))}'
+        f'{seed}</span><span class="grow"></span>{_does(0, each)}</div>'
+    )
+
+
+def _does(number: int, each: Shown) -> str:
+    """What an image can be used for."""
+    use = button("use", "Use settings", number, kind="quiet") if each.record.job else ""
+    return use + button("begin", "Image to image", number, kind="quiet", title="Begin the next images with this one")
+
+
 def gallery(shown: Sequence[Shown], page: int, thumb_url: Callable[..., str]) -> str:
     """One page of images, newest first; a click enlarges."""
     if not shown:
@@ -277,6 +324,7 @@ def enlarged(shown: Sequence[Shown], number: int, file_url: Callable[..., str]) 
     else:
         images = f'<figure><img src="{esc(file_url(each.path))}" alt="{alt}"></figure>'
     use = button("use", "Use these settings", number, kind="primary") if job else ""
+    use += button("begin", "Image to image", number)
     bar = (
         f'<div class="bar-top">{button("open", "Previous", number - 1, disabled=number == 0, again=True)}'
         f"{button('open', 'Next', number + 1, disabled=number >= len(shown) - 1, again=True)}"

@@ -302,7 +302,7 @@ def test_a_new_image_is_noticed_and_nothing_is_sent_when_nothing_is_new(desk):
     assert desk.tick(seen, {}) == gr.skip()
     draw(folder / "2.png", seed=2)
     fresh = desk.tick(seen, {})
-    assert fresh["gallery"].count('class="tile"') == 2 and fresh.keys() == {"seen", "gallery"}
+    assert fresh["gallery"].count('class="tile"') == 2 and fresh.keys() == {"seen", "newest", "gallery"}
 
 
 def test_a_click_enlarges_shows_every_setting_and_takes_them_over(desk):
