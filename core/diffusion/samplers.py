@@ -180,12 +180,11 @@ def _tcd(prediction: str, zero_terminal_snr: bool) -> Any:
 def _any_number(kind: Any) -> Any:
     """The scheduler of distilled models, which knows as many timesteps as it was distilled with (50), with more where asked."""
 
-    class AnyNumber(kind):  # type: ignore[misc]
-        def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-            known = max(num_inference_steps, self.config.original_inference_steps)
-            super().set_timesteps(num_inference_steps, device=device, original_inference_steps=known)
+    def set_timesteps(self: Any, num_inference_steps: int, device: Any = None) -> None:
+        known = max(num_inference_steps, self.config.original_inference_steps)
+        kind.set_timesteps(self, num_inference_steps, device=device, original_inference_steps=known)
 
-    return AnyNumber
+    return type(f"{kind.__name__}OfAnyNumber", (kind,), {"set_timesteps": set_timesteps})
 
 
 def _dpmsingle(prediction: str, zero_terminal_snr: bool) -> Any:

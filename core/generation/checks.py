@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from core.generation.gradual_latent import SAMPLERS as GROWING
-from core.generation.gradual_latent import unsharp_of
 from core.generation.loop import run_steps
 from core.generation.prompt.runs import parts_of
 from core.record.problems import Problem
+from core.settings.generation.high_resolution import GROWING, unsharp_of
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
 

@@ -7,20 +7,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from core.generation.loop import Hook, Moment
-from core.settings.generation.high_resolution import GradualLatentSettings
+from core.settings.generation.high_resolution import GradualLatentSettings, unsharp_of
 
 STEP = 8  # latents along a side that sizes are multiples of
-SAMPLERS = ("euler_a",)
-
-
-def unsharp_of(text: str | None) -> tuple[int, float, float, bool] | None:
-    """ "kernel size,sigma,strength[,1 or 0]" -> what they say; None for none. Raises ValueError for anything else."""
-    if not text:
-        return None
-    size, sigma, strength, *rest = [float(part) for part in text.split(",")]
-    if len(rest) > 1 or size != int(size) or size < 0 or (size and not int(size) % 2) or sigma <= 0:
-        raise ValueError(text)
-    return int(size), sigma, strength, bool(rest[0]) if rest else True
 
 
 class GradualLatent(Hook):

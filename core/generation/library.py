@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 
 from core.formats.detect import identify
 from core.generation.prompt.wildcards import WildcardError
-from core.methods.tokens import word_pattern
 from core.record.allowed import may_reach
 from core.record.best import read_best
 from core.record.problems import ProblemsError
@@ -279,6 +278,8 @@ def wildcard_names(workspace: Workspace) -> list[str]:
 
 def named_embeddings(texts: Iterable[str], workspace: Workspace) -> list[Path]:
     """The embeddings under models/ whose names without extension are words of these texts."""
+    from core.methods.tokens import word_pattern
+
     files = {path.stem: path for _, path in _files(workspace.models, "embedding")}
     if not files:
         return []

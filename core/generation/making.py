@@ -13,21 +13,22 @@ from core.families.components import Components
 from core.generation.decoding import decode, images_at_once
 from core.generation.deep_shrink import DeepShrink
 from core.generation.embeddings import Words
-from core.generation.gradual_latent import SAMPLERS, GradualLatent
+from core.generation.gradual_latent import GradualLatent
 from core.generation.guidance import EMPTY, POSITIVE
 from core.generation.initial import IMAGE, MAP, MASK, Repaint, encoded, fitted, mask_of, opened, pixels_of
-from core.generation.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of, run_steps
+from core.generation.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of
 from core.generation.loras import LorasInUse
 from core.generation.noise import ImageNoise
 from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.prompt.states import PromptStates, Reading
 from core.generation.regional import Regions, masks_of
 from core.generation.requests import Request
-from core.generation.stages import as_generator, reading_of, sampling_of, stages_of
+from core.generation.stages import as_generator, reading_of, sampling_of, stages_of, steps_of
 from core.generation.store import empty_device_cache
 from core.record.context import NO_REPORTS, Reports
 from core.record.workspace import resolve_path
 from core.settings.generation.generate import LoraUse
+from core.settings.generation.high_resolution import GROWING
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Maker:
         if job.deep_shrink.ds_depth_1 is not None and self.kind.input_blocks is not None:
             unet = self.components.denoiser
             found.append(DeepShrink(job.deep_shrink, unet, self.kind.input_blocks(unet)))
-        if job.gradual_latent.gradual_latent_timesteps is not None and job.generate.sampler in SAMPLERS:
+        if job.gradual_latent.gradual_latent_timesteps is not None and job.generate.sampler in GROWING:
             found.append(GradualLatent(job.gradual_latent, as_generator(job)))
         if has_regions(job):
             found.append(self._regions(stage, job, len(noises)))
@@ -302,8 +303,3 @@ def only(uses: Sequence[LoraUse], number: int | None) -> list[LoraUse]:
 
 def _from(before: int, on_step: Callable[[int], None]) -> Callable[[int, int], None]:
     return lambda done, steps: on_step(before + done)
-
-
-def steps_of(stage: Stage) -> int:
-    """The steps that a stage runs."""
-    return stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)

@@ -2,118 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from core.families import family
-from core.families.trained_size import trained_size
-from core.generation.checks import problems_of
 from core.generation.embeddings import embeddings_attached, unused
 from core.generation.image_metadata import Hashes, one_image
-from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
-from core.generation.library import wildcard_lines
 from core.generation.loras import loras_attached, together
 from core.generation.making import Maker, steps_of
 from core.generation.output import save_image
-from core.generation.requests import Request, merged_of, requests_of
+from core.generation.plan import Plan, plan_of
+from core.generation.requests import merged_of
 from core.generation.sources import (
     Sources,
     file_hashes,
-    find_sources,
     leased,
     make_store,
     marked_files,
-    with_own_guidance,
-    with_own_schedule,
 )
-from core.generation.stages import described, stages_of
+from core.generation.stages import stages_of
 from core.generation.store import ModelStore
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
-from core.record.problems import Problem, raise_if_errors
-from core.record.units import count
-from core.record.workspace import Workspace, resolve_path
+from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
-from core.settings.model import FAMILIES
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a job will make, before anything is loaded: a request for each image, with everything decided."""
-
-    requests: list[Request]
-    sources: Sources
-    notes: list[Problem]
-
-    def steps(self) -> int:
-        return sum(steps_of(stage) for request in self.requests for stage in stages_of(request.job))
-
-
-def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
-    """Raises ProblemsError with all that is wrong with the prompts, and then with all that is wrong with the files."""
-    requests, notes = requests_of(job, partial(wildcard_lines, workspace))
-    wrong = [problem for request in requests for problem in problems_of(request.job)]
-    notes = [*notes, *dict.fromkeys(wrong)]
-    raise_if_errors(notes)
-    requests = with_initial_images(requests)
-    sources = find_sources(job, workspace, [request.job for request in requests])
-    shrunk = [request.job for request in requests if request.job.deep_shrink.ds_depth_1 is not None]
-    blocks = _input_blocks(sources) if shrunk else None
-    raise_if_errors([problem for job in shrunk for problem in problems_of(job, blocks)])
-    decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
-    return Plan(decided, sources, [*notes, *sources.notes])
-
-
-def _input_blocks(sources: Sources) -> int:
-    """How many input blocks its models have."""
-    kind = family(sources.family)
-    return 0 if kind.input_blocks is None else len(kind.input_blocks(kind.make_empty(kind.denoiser)))
-
-
-def with_initial_images(requests: Sequence[Request]) -> list[Request]:
-    """Each with one image and one mask of those that its settings name, in turn."""
-    found = []
-    for number, request in enumerate(requests):
-        given = request.job.image_to_image
-        own: dict[str, str] = {}
-        for name, text, where in (("image_path", given.image_path, IMAGE), ("mask_path", given.mask_path, MASK)):
-            files = image_files(text, where) if text else []
-            own |= {name: str(files[number % len(files)])} if files else {}
-        if request.job.regions.region_map:
-            image_files(request.job.regions.region_map, MAP)
-        changed = given.model_copy(update=own)
-        found.append(replace(request, job=request.job.model_copy(update={"image_to_image": changed})))
-    return found
-
-
-def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:
-    """A job of one image with its size, its guidance and its schedule."""
-    job = with_own_schedule(with_own_guidance(job, sources.model), sources)
-    return with_size(job, trained_size(sources.model, sources.family), FAMILIES[sources.family].size_step)
-
-
-def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> GenerateJob:
-    """A job of one image with its size: as set, else that of its initial image, else of the model (`trained`)."""
-    first = job.image_to_image.image_path
-    if first:
-        width, height = size_from(job, opened(resolve_path(first), IMAGE).size, step)
-    else:
-        width, height = job.generate.width or trained[0], job.generate.height or trained[1]
-    return job.model_copy(update={"generate": job.generate.model_copy(update={"width": width, "height": height})})
-
-
-def check_task(job: GenerateJob, workspace: Workspace) -> str:
-    """The check of the task `generate`: what would be made."""
-    plan = plan_of(job, workspace)
-    asked = plan.requests[0].job.generate
-    lines = [f"{count(len(plan.requests), 'image')} with {asked.sampler}, guidance {asked.guidance_scale:g}"]
-    kinds: dict[str, int] = {}
-    for request in plan.requests:
-        for line in described(request.job):
-            kinds[line] = kinds.get(line, 0) + 1
-    lines += [f"{times} times {line}" if times > 1 else line for line, times in kinds.items()]
-    return "\n".join([*lines, "The settings are valid."])
 
 
 def run_task(job: GenerateJob, context: JobContext) -> Outcome:

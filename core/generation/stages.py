@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from random import Random
 
 from core.generation.guidance import EMPTY, NEGATIVE, POSITIVE
-from core.generation.loop import Begins, Sampling, Sizes, Stage
+from core.generation.loop import Begins, Sampling, Sizes, Stage, run_steps
 from core.generation.noise import StartNoise
 from core.generation.prompt.states import Reading
 from core.settings.generation.conditioning import SizeSettings
@@ -122,3 +122,8 @@ def described(job: GenerateJob) -> Iterator[str]:
         share = "" if stage.strength is None else f", strength {stage.strength:g}"
         width, height = stage.size
         yield f"{width} x {height} {begin[stage.begins]}: {stage.steps} steps{share}"
+
+
+def steps_of(stage: Stage) -> int:
+    """The steps that a stage runs."""
+    return stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)

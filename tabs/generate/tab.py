@@ -10,7 +10,7 @@ import gradio as gr
 
 from core.generation.image_metadata import ImageRecord, portable_name, read_image_metadata
 from core.generation.library import list_embeddings, list_loras, list_models
-from core.generation.run import plan_of
+from core.generation.plan import plan_of
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings

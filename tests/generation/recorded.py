@@ -207,7 +207,7 @@ def run(case, components, work, monkeypatch):
     own = Random(1234)
     workspace = SimpleNamespace(models=work)
     requests, _ = requests_of(job, partial(wildcard_lines, workspace))
-    from core.generation.run import with_initial_images, with_size
+    from core.generation.plan import with_initial_images, with_size
 
     requests = [replace(each, job=with_size(each.job, (128, 128), 8)) for each in with_initial_images(requests)]
     uses = together([request.job.generate.loras for request in requests])

@@ -20,7 +20,8 @@ from PIL import Image
 from core.families import family
 from core.generation.image_metadata import read_image_metadata
 from core.generation.initial import pixels_of
-from core.generation.run import plan_of, run_generate
+from core.generation.plan import plan_of
+from core.generation.run import run_generate
 from core.generation.sources import make_store
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build

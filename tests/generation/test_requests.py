@@ -10,9 +10,9 @@ import pytest
 
 from core.generation.checks import problems_of
 from core.generation.library import wildcard_lines
+from core.generation.plan import check_task, plan_of
 from core.generation.prompt.wildcards import WildcardError, no_files, problem_of, variants
 from core.generation.requests import requests_of
-from core.generation.run import check_task, plan_of
 from core.generation.stages import hires_sizes, stages_of
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace

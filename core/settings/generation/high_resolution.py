@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from core.settings.base import Settings, kohya_setting
 
+GROWING = ("euler_a",)  # samplers with Gradual Latent
+
 
 class HiresSettings(Settings):
     """Hires fix: a small image first, from which the large one is made."""
@@ -91,3 +93,13 @@ class GradualLatentSettings(Settings):
         hint="off",
         help="Kernel size, sigma, strength and 1 or 0 for what is sharpened: 3,0.5,0.5,1 or 3,1.0,1.0,0. Empty is off.",
     )
+
+
+def unsharp_of(text: str | None) -> tuple[int, float, float, bool] | None:
+    """ "kernel size,sigma,strength[,1 or 0]" -> what they say; None for none. Raises ValueError for anything else."""
+    if not text:
+        return None
+    size, sigma, strength, *rest = [float(part) for part in text.split(",")]
+    if len(rest) > 1 or size != int(size) or size < 0 or (size and not int(size) % 2) or sigma <= 0:
+        raise ValueError(text)
+    return int(size), sigma, strength, bool(rest[0]) if rest else True
