@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.generation import pipeline
+from core.generation import loop
 from core.methods.ema import WeightAverage
 from core.optimization.averaging import averaged
 from core.settings.method import MethodSettings
@@ -54,7 +54,7 @@ def test_a_training_goes_on_unharmed_and_later_samples_are_drawn(train, monkeypa
     monkeypatch.setattr(tasks, "free_memory", lambda: given_back.append(1))
     whole, short = train(**groups, **SHOWN), train(**groups, **SHOWN)
     assert whole.start() == "done" and not given_back
-    monkeypatch.setattr(pipeline, "denoise", fails_at({2, 3}, pipeline.denoise))
+    monkeypatch.setattr(loop, "denoise", fails_at({2, 3}, loop.denoise))
     monkeypatch.setattr(validation, "_measure", fails_at({2, 3}, validation._measure))
     assert short.start() == "done" and len(given_back) == 4
     warned = [line for line in short.lines("log") if line["level"] == "warning" and "out of memory" in line["text"]]
