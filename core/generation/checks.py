@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from core.generation.hooks import hook_problems
 from core.generation.loop import run_steps
 from core.generation.prompt.runs import parts_of
 from core.record.problems import Problem
@@ -20,6 +21,7 @@ def problems_of(job: GenerateJob, input_blocks: int | None = None) -> Iterator[P
     yield from _of_large_images(job, input_blocks)
     yield from _of_masks(job)
     yield from _of_guidance(job)
+    yield from hook_problems(job)
 
 
 def _of_steps(job: GenerateJob) -> Iterator[Problem]:

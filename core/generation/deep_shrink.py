@@ -11,8 +11,17 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.overrides import TorchFunctionMode
 
+from core.generation.hooks import Making
 from core.generation.loop import Hook, Moment
 from core.settings.generation.high_resolution import DeepShrinkSettings
+
+
+def hook_of(making: Making) -> Hook | None:
+    """Where the settings ask for it and the model has input blocks."""
+    if making.job.deep_shrink.ds_depth_1 is None or making.family.input_blocks is None:
+        return None
+    unet = making.components.denoiser
+    return DeepShrink(making.job.deep_shrink, unet, making.family.input_blocks(unet))
 
 
 class DeepShrink(Hook):

@@ -6,10 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from core.generation.hooks import Making
 from core.generation.loop import Hook, Moment
-from core.settings.generation.high_resolution import GradualLatentSettings, unsharp_of
+from core.generation.stages import as_generator
+from core.settings.generation.high_resolution import GROWING, GradualLatentSettings, unsharp_of
 
 STEP = 8  # latents along a side that sizes are multiples of
+
+
+def hook_of(making: Making) -> Hook | None:
+    """Where the settings ask for it and the sampler has it."""
+    asked = making.job.gradual_latent
+    if asked.gradual_latent_timesteps is None or making.job.generate.sampler not in GROWING:
+        return None
+    return GradualLatent(asked, as_generator(making.job))
 
 
 class GradualLatent(Hook):

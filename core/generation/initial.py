@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion.samplers import add_noise
+from core.generation.hooks import Making
 from core.generation.loop import Hook, Moment
 from core.generation.stages import FIRST_STEP, as_generator
 from core.record.problems import ProblemsError
@@ -101,6 +102,19 @@ def mask_of(image: Image, shape: tuple[int, int, int], smooth: bool = False) -> 
     way = pillow.Resampling.BILINEAR if smooth else pillow.Resampling.BOX
     small = image.resize((shape[2], shape[1]), way)
     return torch.from_numpy(np.array(small, dtype=np.float32) / 255)[None, None]
+
+
+def hook_of(making: Making) -> Hook | None:
+    """Where the initial image has a mask."""
+    import torch
+
+    given, stage, latents = making.job.image_to_image, making.stage, making.latents
+    if latents is None or not given.mask_path or stage.begins != "image":
+        return None
+    image, kohya = fitted(opened(resolve_path(given.mask_path), MASK), stage.size, given.fit), as_generator(making.job)
+    mask = mask_of(image, making.family.latent_shape(stage.size), kohya).to(latents.device)
+    noise = torch.stack([each.of_image()[0] for each in making.noises]).to(latents.device)
+    return Repaint(latents, noise, mask, kohya)
 
 
 @dataclass

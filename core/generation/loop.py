@@ -136,6 +136,10 @@ class Hook:
     def before(self, at: Moment) -> None:
         """Before the model is asked."""
 
+    def conditioned(self, at: Moment, noisy: Tensor, given: Conditioning) -> Conditioning:
+        """What the model reads besides `noisy`, its input at this evaluation: rows of all sides, as those of `given`."""
+        return given
+
     def step(self, at: Moment, output: Tensor) -> Tensor | None:
         """In place of the sampler's own step: the next latents, or None."""
         return None
@@ -221,7 +225,7 @@ def denoise(
                 cancel.check()
             for hook in hooks:
                 hook.before(at)
-            output = _guided(model, guidance, given, at)
+            output = _guided(model, guidance, given, at, hooks)
             at.latents = _next(at, output, hooks)
             for hook in hooks:
                 hook.after(at)
@@ -261,11 +265,13 @@ def _begin(
     return max(stage.steps - noised + offset, 0), add_noise(way, latents, noise, -max(noised, 1))
 
 
-def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment) -> Tensor:
+def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment, hooks: Sequence[Hook]) -> Tensor:
     import torch
 
     sides = guidance.sides
     noisy = model_input(at.sampler, torch.cat([at.latents] * len(sides)), at.timestep)
+    for hook in hooks:
+        given = hook.conditioned(at, noisy, given)
     outputs = model.predict(noisy, at.timestep, given).float().chunk(len(sides))
     return guidance.combine(dict(zip(sides, outputs, strict=True)))
 

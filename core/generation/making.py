@@ -11,24 +11,22 @@ from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
 from core.generation.decoding import decode, images_at_once
-from core.generation.deep_shrink import DeepShrink
 from core.generation.embeddings import Words
-from core.generation.gradual_latent import GradualLatent
-from core.generation.guidance import EMPTY, POSITIVE
-from core.generation.initial import IMAGE, MAP, MASK, Repaint, encoded, fitted, mask_of, opened, pixels_of
-from core.generation.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of
+from core.generation.guidance import EMPTY
+from core.generation.hooks import Making, hooks_of
+from core.generation.initial import IMAGE, encoded, fitted, opened, pixels_of
+from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
 from core.generation.loras import LorasInUse
 from core.generation.noise import ImageNoise
 from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.prompt.states import PromptStates, Reading
-from core.generation.regional import Regions, masks_of
+from core.generation.regional import has_regions
 from core.generation.requests import Request
 from core.generation.stages import as_generator, reading_of, sampling_of, stages_of, steps_of
 from core.generation.store import empty_device_cache
 from core.record.context import NO_REPORTS, Reports
 from core.record.workspace import resolve_path
 from core.settings.generation.generate import LoraUse
-from core.settings.generation.high_resolution import GROWING
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
@@ -127,6 +125,8 @@ class Maker:
         sampling = self.sampling(job)
         noises = noises_of(self.model, stage, [request.seed for request in batch], sampling)
         latents = self._begun(stage, batch, noises, made)
+        sides, networks = sampling.guidance().sides, self.loras.networks
+        making = Making(job, stage, self.components, self.kind, noises, latents, sides, networks)
         return denoise(
             self.model,
             states,
@@ -134,49 +134,9 @@ class Maker:
             noises,
             sampling,
             latents=latents,
-            hooks=self._hooks(stage, job, noises, latents),
+            hooks=hooks_of(making),
             on_step=on_step,
             cancel=self.reports.cancel,
-        )
-
-    def _hooks(
-        self, stage: Stage, job: GenerateJob, noises: Sequence[ImageNoise], latents: Tensor | None
-    ) -> list[Hook]:
-        import torch
-
-        found: list[Hook] = []
-        if job.deep_shrink.ds_depth_1 is not None and self.kind.input_blocks is not None:
-            unet = self.components.denoiser
-            found.append(DeepShrink(job.deep_shrink, unet, self.kind.input_blocks(unet)))
-        if job.gradual_latent.gradual_latent_timesteps is not None and job.generate.sampler in GROWING:
-            found.append(GradualLatent(job.gradual_latent, as_generator(job)))
-        if has_regions(job):
-            found.append(self._regions(stage, job, len(noises)))
-        path = job.image_to_image.mask_path
-        if latents is not None and path and stage.begins == "image":
-            image = fitted(opened(resolve_path(path), MASK), stage.size, job.image_to_image.fit)
-            mask = mask_of(image, self.kind.latent_shape(stage.size), as_generator(job)).to(latents.device)
-            noise = torch.stack([each.of_image()[0] for each in noises]).to(latents.device)
-            found.append(Repaint(latents, noise, mask, as_generator(job)))
-        return found
-
-    def _regions(self, stage: Stage, job: GenerateJob, images: int) -> Regions:
-        given = job.regions
-        picture = opened(resolve_path(given.region_map or ""), MAP)
-        masks = masks_of(picture, len(parts_of(job.generate.prompt)), given.network_regional_mask_max_color_codes)
-        size = self.kind.latent_shape(stage.size)[1:]
-        sides = self.sampling(job).guidance().sides
-        networks = self.loras.networks
-        before, kohya = sides.index(POSITIVE), as_generator(job)
-        return Regions(
-            self.components.denoiser,
-            masks,
-            networks,
-            images,
-            size,
-            before=before,
-            plain=kohya,
-            weak_time=kohya and self.kind.name == "sdxl",
         )
 
     def _begun(self, stage: Stage, batch: Sequence[Request], noises: Sequence[ImageNoise], made: Made) -> Tensor | None:
@@ -268,10 +228,6 @@ class Maker:
         others = self.words.encode_each(every, reading)[len(parts) :]
         self.loras.use(job.generate.loras)
         return PromptStates.of([_coupled(sides), *others])
-
-
-def has_regions(job: GenerateJob) -> bool:
-    return bool(job.regions.region_map) and len(parts_of(job.generate.prompt)) > 1
 
 
 def _coupled(parts: Sequence[TextStates]) -> TextStates:

@@ -9,6 +9,7 @@ from functools import partial
 from core.families import family
 from core.families.trained_size import trained_size
 from core.generation.checks import problems_of
+from core.generation.hooks import hook_file_problems
 from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
 from core.generation.library import wildcard_lines
 from core.generation.requests import Request, requests_of
@@ -44,6 +45,8 @@ def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
     shrunk = [request.job for request in requests if request.job.deep_shrink.ds_depth_1 is not None]
     blocks = _input_blocks(sources) if shrunk else None
     raise_if_errors([problem for job in shrunk for problem in problems_of(job, blocks)])
+    notes += dict.fromkeys(each for one in requests for each in hook_file_problems(one.job, sources, workspace))
+    raise_if_errors(notes)
     decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
     return Plan(decided, sources, [*notes, *sources.notes])
 

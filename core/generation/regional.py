@@ -14,8 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from core.generation.guidance import POSITIVE
+from core.generation.hooks import Making
+from core.generation.initial import MAP, opened
 from core.generation.loop import Hook
+from core.generation.prompt.runs import parts_of
+from core.generation.stages import as_generator
 from core.networks.adapter import STACK, Adapter
+from core.record.workspace import resolve_path
+from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +31,29 @@ if TYPE_CHECKING:
 
 SMALL = 1e-4  # what sums of masks have added before they divide
 LEVELS = 5  # of halvings of the latents
+
+
+def has_regions(job: GenerateJob) -> bool:
+    return bool(job.regions.region_map) and len(parts_of(job.generate.prompt)) > 1
+
+
+def hook_of(making: Making) -> Hook | None:
+    """Where there is a map and a prompt with AND."""
+    job = making.job
+    if not has_regions(job):
+        return None
+    picture, kohya = opened(resolve_path(job.regions.region_map or ""), MAP), as_generator(job)
+    codes = job.regions.network_regional_mask_max_color_codes
+    return Regions(
+        making.components.denoiser,
+        masks_of(picture, len(parts_of(job.generate.prompt)), codes),
+        making.networks,
+        len(making.noises),
+        making.family.latent_shape(making.stage.size)[1:],
+        before=making.sides.index(POSITIVE),
+        plain=kohya,
+        weak_time=kohya and making.family.name == "sdxl",
+    )
 
 
 def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor:

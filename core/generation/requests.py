@@ -9,6 +9,7 @@ from itertools import count as numbers
 from random import Random
 from typing import Any
 
+from core.generation.hooks import inline_setting
 from core.generation.prompt.files import Entry, is_prompt, line_of_table, read_entries
 from core.generation.prompt.loras import with_prompt_loras
 from core.generation.prompt.options import SEEDS, PromptLine, read_line, take_seeds
@@ -131,7 +132,7 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, notes: list[Problem]
     changes: dict[str, dict[str, Any]] = {"generate": {"prompt": line.text, "seed": seed, "count": 1}}
     changes["prompts"] = PromptSettings(dynamic_prompts=False).model_dump()
     for name, value in line.values.items():
-        group, dot, setting = name.partition(".")
+        group, dot, setting = (inline_setting(name) or name).partition(".")
         if dot:
             changes.setdefault(group, {})[setting] = value
     _turn_on(changes, job)
@@ -139,7 +140,7 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, notes: list[Problem]
     if strengths:
         changes["generate"]["loras"] = _with_strengths(job.generate.loras, strengths, merged_first(job))
     for name in ("clip_prompt", "control"):
-        if name in line.values:
+        if name in line.values and inline_setting(name) is None:
             what = f"'{name}' of the prompt '{line.text[:40]}' is ignored: it is not available"
             notes.append(Problem(what, where, "remove it", "advice", code="prompts.unsupported-option"))
     groups = {group: getattr(job, group).model_copy(update=own) for group, own in changes.items()}

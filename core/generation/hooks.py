@@ -1,0 +1,111 @@
+"""The kinds of hooks that a generation can have: what acts at its steps, each registered by its name. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from core import extensions
+from core.record.problems import Problem
+from core.settings.base import Settings
+from core.settings.generation.generate import GenerateSettings
+from core.settings.growth import add_group
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.families.base import Family
+    from core.families.components import Components
+    from core.generation.loop import Hook, Stage
+    from core.generation.noise import ImageNoise
+    from core.generation.sources import Sources
+    from core.networks.network import Network
+    from core.record.workspace import Workspace
+    from core.settings.job import GenerateJob
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a hook is made for: one stage of images that are made together.
+
+    job       of one of them; they differ in prompt and seed only
+    noises    of the images
+    latents   what a stage with a strength begins with, [B, C, h, w]
+    sides     the texts that the guidance compares: rows of B each
+    networks  the LoRAs in use, in their order
+    """
+
+    job: GenerateJob
+    stage: Stage
+    components: Components
+    family: Family
+    noises: Sequence[ImageNoise]
+    latents: Tensor | None
+    sides: Sequence[str]
+    networks: Sequence[Network]
+
+
+@dataclass(frozen=True)
+class HookKind:
+    """Something that acts at the steps of a generation.
+
+    name, title     of its group of settings
+    make            what it is made for -> the hook; None where the settings ask for none
+    settings        a group of its own, named after it; None: the job has it
+    problems        (job of one image) -> what is wrong with it, before files are looked for
+    file_problems   (job of one image, the files in use, workspace) -> what is wrong with its files, and with the model for it
+    inline          names of options in prompts ("control") -> the settings of the group that they set
+    """
+
+    name: str
+    title: str
+    make: Callable[[Making], Hook | None]
+    settings: type[Settings] | None = None
+    problems: Callable[[GenerateJob], Iterable[Problem]] = lambda job: ()
+    file_problems: Callable[[GenerateJob, Sources, Workspace], Iterable[Problem]] = lambda job, sources, workspace: ()
+    inline: Mapping[str, str] = field(default_factory=dict)
+
+
+HOOKS: dict[str, HookKind] = {}
+
+
+def register(kind: HookKind) -> None:
+    """Offer a kind of hook."""
+    HOOKS[kind.name] = kind
+    if kind.settings is not None:
+        add_group(GenerateSettings, kind.name, kind.settings, kind.title)
+
+
+def hooks_of(making: Making) -> list[Hook]:
+    """The hooks of a stage, in the order in which they were registered."""
+    extensions.load()
+    made = [kind.make(making) for kind in HOOKS.values()]
+    return [hook for hook in made if hook is not None]
+
+
+def hook_problems(job: GenerateJob) -> Iterable[Problem]:
+    """Of all kinds, before files are looked for."""
+    for kind in HOOKS.values():
+        yield from kind.problems(job)
+
+
+def hook_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterable[Problem]:
+    """Of all kinds, once files and model are known."""
+    for kind in HOOKS.values():
+        yield from kind.file_problems(job, sources, workspace)
+
+
+def inline_setting(option: str) -> str | None:
+    """ "group.setting" that an option in a prompt sets, where a kind of hook takes it."""
+    return next((f"{kind.name}.{kind.inline[option]}" for kind in HOOKS.values() if option in kind.inline), None)
+
+
+def _built_in(name: str, title: str, module: str, **more: Any) -> None:
+    register(HookKind(name, title, extensions.later(f"core.generation.{module}", "hook_of"), **more))
+
+
+_built_in("deep_shrink", "Deep Shrink", "deep_shrink")
+_built_in("gradual_latent", "Gradual Latent", "gradual_latent")
+_built_in("regions", "Regions", "regional")
+_built_in("repaint", "Mask", "initial")
