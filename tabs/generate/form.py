@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
@@ -47,9 +47,34 @@ class Beside(Settings):
     )
 
 
+class OwnModel(Settings):
+    """How the model is used, where that differs from Train or, with another model than there, from the model's own."""
+
+    vae: str | None = setting(
+        None,
+        title="VAE",
+        hint="as in Train",
+        names="path or name",
+        help="A VAE file to decode with. Empty is the one of Train, with another base model the model's own.",
+    )
+    clip_skip: int | None = setting(
+        None,
+        within=(1, 12),
+        hint="as in Train",
+        help="The text encoder layer to use, counted from the last; many anime models use 2. Empty is as in Train. SDXL ignores it.",
+    )
+    prediction: Literal["auto", "epsilon", "v"] = setting(
+        "auto",
+        title="Prediction type",
+        labels={"auto": "auto", "epsilon": "epsilon (noise)", "v": "v-prediction"},
+        help="What the model predicts. Auto detects it; set it where images come out as noise or gray.",
+    )
+
+
 ELSEWHERE = ("model", "memory")  # groups of a generation that come from Train
 OF_JOB: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group not in ELSEWHERE}
-ENTRIES = OF_JOB | entries(Beside, "beside")
+MODEL = tuple(OwnModel.model_fields)
+ENTRIES = OF_JOB | entries(Beside, "beside") | entries(OwnModel, "model")
 EMBEDDINGS = ENTRIES["embeddings"]
 QUIET = ("prompt_weights", "zero_terminal_snr")  # shown elsewhere, here among the rest
 FIELDS = tuple(name for name, entry in OF_JOB.items() if entry.kind != "list")  # lists have editors of their own
@@ -59,37 +84,39 @@ MAIN = tuple(
 OWN = ("width", "height", "guidance_scale")  # empty, they are the model's default
 MOST_LORAS = 20
 NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
-PRESET = (*OF_JOB, "base_model")  # what a preset covers
+PRESET = (*OF_JOB, "base_model", *MODEL)  # what a preset covers
 SEEDS = 2**32
 
 
 def start_values(project: TrainJob | None = None) -> dict[str, Any]:
     """The fields as a first visitor finds them. The guidance is that of the samples of the job in Train: it suits the
     model."""
-    values = {name: _kept(entry.default) for name, entry in ENTRIES.items()}
+    values = {name: as_kept(entry.default) for name, entry in ENTRIES.items()}
     if project is not None:
         values["guidance_scale"] = project.samples.guidance_scale
     return values | {"model": {}}
 
 
-def _kept(value: Any) -> Any:
+def as_kept(value: Any) -> Any:
     """As it is after it was written to a file and read."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def model_values(own: ModelSettings, project: ModelSettings) -> dict[str, Any]:
-    """The fields for a model and the settings that go with it (VAE, clip skip, prediction type): nothing where Train
-    holds the same."""
-    if own == project:
-        return {"base_model": "", "model": {}}
-    return {"base_model": own.base_model, "model": to_values(own)}
+    """The fields for a model and how it is used: nothing where Train holds the same."""
+    unset = {name: ENTRIES[name].default for name in MODEL}
+    differs = {name: getattr(own, name) for name in MODEL if getattr(own, name) != getattr(project, name)}
+    if project.model_copy(update=differs) == own and not differs.items() & unset.items():
+        return {"base_model": "", "model": {}} | unset | differs
+    others = {name: value for name, value in to_values(own).items() if name not in MODEL}
+    return {"base_model": own.base_model, "model": others} | {name: getattr(own, name) for name in MODEL}
 
 
 def values_of(
     job: GenerateJob, before: dict[str, Any], workspace: Workspace, project: ModelSettings
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The fields that draw `job` again, and what of it is not on this machine. `project` is the model that Train holds."""
-    values = before | {name: _kept(getattr(getattr(job, OF_JOB[name].group), name)) for name in FIELDS}
+    values = before | {name: as_kept(getattr(getattr(job, OF_JOB[name].group), name)) for name in FIELDS}
     values |= _typed_again(job, bool(before.get("dynamic_prompts", True)))
     notes: list[Problem] = []
     loras = []
@@ -151,7 +178,7 @@ def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> d
         if path is None:
             return dict.fromkeys(OWN, "default")
         width, height = trained_size(path, "auto" if values["base_model"] else project.model.family)
-        return {name: f"{own:g} (default)" for name, own in zip(OWN, (width, height, own_guidance(path)), strict=True)}
+        return {name: f"{own:g}" for name, own in zip(OWN, (width, height, own_guidance(path)), strict=True)}
     except (ProblemsError, OSError, StopIteration):
         return dict.fromkeys(OWN, "default")
 
@@ -170,14 +197,19 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
         # came with this one from a run or an image.
         name, own = str(values["base_model"]).strip(), values.get("model", {})
         model = own if own.get("base_model") == name else {"base_model": name}
+    model |= {name: values[name] for name in MODEL if values.get(name) != ENTRIES[name].default}
     return build(GenerateJob, groups | {"model": model, "memory": to_values(project.memory)})
+
+
+def new_seed() -> int:
+    return secrets.randbelow(SEEDS)
 
 
 def with_seed(job: GenerateJob) -> GenerateJob:
     """`job` with a seed of its own, so that two of them draw from the same noise."""
     if job.generate.seed is not None:
         return job
-    return job.model_copy(update={"generate": job.generate.model_copy(update={"seed": secrets.randbelow(SEEDS)})})
+    return job.model_copy(update={"generate": job.generate.model_copy(update={"seed": new_seed()})})
 
 
 def jobs_to_draw(job: GenerateJob, compare: bool, project: TrainJob) -> list[GenerateJob]:
@@ -359,4 +391,4 @@ def signature(job: GenerateJob) -> tuple[Any, ...]:
     """What two images share when they differ in nothing but their LoRAs and embeddings."""
     left = [name for name in FIELDS if name not in ("count", "zero_terminal_snr")]
     asked = [getattr(getattr(job, OF_JOB[name].group), name) for name in left]
-    return (*asked, job.model.base_model, job.model.vae, job.model.clip_skip)
+    return (*asked, job.model.base_model, *(getattr(job.model, name) for name in MODEL))

@@ -15,11 +15,10 @@ from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings
 from core.settings.job import GenerateJob
-from core.settings.values import shown_value
 from tabs.context import ASKING, Page
 from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
-from tabs.generate import form, view
+from tabs.generate import form, panel, view
 from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here, short, stamp_seen
 
 TAB = "Generate"
@@ -91,13 +90,11 @@ def build(page: Page) -> None:
                 refresh = gr.Button("Refresh", size="sm", elem_id="gen-refresh", scale=0, min_width=80)
             loras = board("gen-loras", view.loras(()))
             more = board("gen-more", AWAITED, script=OPEN_GROUPS)
-            entry = form.EMBEDDINGS
             words = gr.Dropdown(
                 choices=[],
                 multiselect=True,
                 allow_custom_value=True,
-                label=label(entry),
-                info=entry.help,
+                label=label(form.EMBEDDINGS),
                 elem_id="gen-embeddings",
             )
             presets = board("gen-presets", desk.presets.html())
@@ -185,7 +182,7 @@ class Desk:
             return self.draw()
         if act in ("swap", "ratio", "seed"):
             with self._lock:
-                self.presets.put(self._values() | self._quick(act, name))
+                self.presets.put(self._values() | self._quick(act, name or value))
             return self._form()
         browser = self.page.browsers.of(ASKING.get())
         try:
@@ -200,14 +197,22 @@ class Desk:
         """The fields that a button changes: both sides, or the seed."""
         values = self._values()
         if act == "seed":
-            newest = next((each.seed for each in self._shown() if each.seed is not None), None)
-            return {"seed": newest if arg == "last" else None}
+            return {"seed": self._seed(arg, values["seed"])}
         project, space = self.page.project.job, self.page.workspace
         width, height = form.sides(values, project, space)
-        if act == "ratio" and arg in view.RATIOS:
+        if act == "ratio" and arg in panel.RATIOS:
             native = form.sides({**values, "width": None, "height": None}, project, space)
             height, width = reversed(form.ratio_size(arg, native))
         return {"width": height, "height": width}
+
+    def _seed(self, way: str, now: int | None) -> int | None:
+        """None is a random one. Locking keeps that of the newest image, or a new one; locked already, it lets go."""
+        newest = next((each.seed for each in self._shown() if each.seed is not None), None)
+        if way == "last":
+            return now if newest is None else newest
+        if way == "lock" and now is None:
+            return form.new_seed() if newest is None else newest
+        return None
 
     def choose_words(self, chosen: Any) -> dict[str, Any]:
         with self._lock:
@@ -217,33 +222,33 @@ class Desk:
     def _form(self) -> dict[str, Any]:
         """Every field as it is kept, and what hangs on them."""
         values = self._values()
-        project = self.page.project.job
-        own = form.own_of(values, project, self.page.workspace)
-        own["base_model"] = f"same as Train: {project.model.base_model}"
+        own = self._empty_ones(values)
+        settings = self.page.project.job.model
+        model = panel.model_of(values, settings, self.page.workspace)
+        size = form.sides(values, self.page.project.job, self.page.workspace)
+
+        def draw(*names: str) -> str:
+            return self.presets.fields(names, values, own)
+
         prompts = [name for name in form.FIELDS if form.ENTRIES[name].widget == "prompt"]
-        main = ["base_model", *(name for name in form.MAIN if name not in prompts)]
+        above = {*panel.SHOWN_ABOVE, *prompts, "count", "compare"}
         return {
-            "prompts": view.prompts(
-                self.presets.fields(prompts, values), self.presets.fields(["count", "compare"], values)
-            ),
-            "settings": view.settings(
-                self.presets.fields([name for name in main if name != "count"], values, own), self._models()
-            ),
-            "more": view.groups(self._groups(values, {*main, *prompts, "compare"}, own)),
+            "prompts": view.prompts(draw(*prompts), draw("count", "compare")),
+            "settings": panel.settings(draw, self._models(), model, size, values["seed"] is not None),
+            "more": panel.groups(panel.rows_of(values, above, draw)),
             "loras": self._loras(),
             "presets": self.presets.html(),
         }
 
-    def _groups(self, values: dict[str, Any], shown: set[str], own: dict[str, str]) -> list[view.Group]:
-        """The groups of settings that are closed at first: title, what of it is set, fields."""
-        found = []
-        for group in dict.fromkeys(form.OF_JOB[name].group for name in form.FIELDS):
-            names = [name for name in form.FIELDS if form.OF_JOB[name].group == group and name not in shown]
-            changed = [form.OF_JOB[name] for name in names if values.get(name) != form.OF_JOB[name].default]
-            summary = ", ".join(f"{label(entry)} {shown_value(entry, values[entry.name])}" for entry in changed)
-            title = "More" if group == "generate" else str(GenerateJob.model_fields[group].title)
-            found.append(view.Group(group, title, summary, self.presets.fields(names, values, own)))
-        return [*found[1:], found[0]]
+    def _empty_ones(self, values: dict[str, Any]) -> dict[str, str]:
+        """{field: what stands in it while it is empty}"""
+        project = self.page.project.job
+        said = form.own_of(values, project, self.page.workspace)
+        said["base_model"] = f"as in Train: {project.model.base_model}"
+        own, train = values["base_model"], project.model
+        said["vae"] = f"as in Train: {train.vae}" if train.vae and not own else "the model's own"
+        said["clip_skip"] = f"as in Train: {train.clip_skip}" if train.clip_skip and not own else "last layer"
+        return said
 
     def preset_act(self, event: gr.EventData) -> dict[str, Any]:
         with self._lock:
@@ -333,7 +338,7 @@ class Desk:
 
     def _models(self) -> list[tuple[str, str]]:
         space = self.page.workspace
-        return [(name, portable_name(path, space)) for name, path in list_models(space)]
+        return [(portable_name(path, space), name) for name, path in list_models(space)]
 
     def _status(self) -> str:
         engine = self.page.engine
@@ -448,7 +453,9 @@ class Desk:
             job = record.job
             values, notes = form.values_of(job, now, self.page.workspace, self.page.project.job.model)
             if record.source != "atelier":  # it names no model of ours, so the chosen one stays
-                values |= {"base_model": now["base_model"], "model": now["model"]}
+                own = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
+                skip = job.model.clip_skip  # which it may say all the same
+                values |= own | ({"clip_skip": skip} if skip else {})
                 notes = [note for note in notes if note.code != form.NO_MODEL]
             self.presets.put(values | {"count": 1})
         self.page.say("done", f"The settings of {what} were loaded.", problems=record.notes + notes)

@@ -33,7 +33,6 @@ from tabs.markup import (
 )
 
 PAGE_SIZE = 36
-RATIOS = ("1:1", "2:3", "3:2", "9:16", "16:9")
 PAIRED = 240  # so many of the newest images are looked through for one that differs only in its LoRAs
 
 
@@ -57,39 +56,6 @@ def prompts(fields: str, beside: str) -> str:
     )
     side = f'<div class="gen-start">{draw}<div class="concept-fields">{beside}</div></div>'
     return f'<div class="block-part gen-top"><div class="concept-fields">{fields}</div>{side}</div>'
-
-
-@dataclass(frozen=True)
-class Group:
-    """A group of settings that is closed at first. summary: what of it is set"""
-
-    name: str
-    title: str
-    summary: str
-    fields: str
-
-
-def groups(found: Sequence[Group]) -> str:
-    rows = "".join(
-        f'<details data-group="{esc(group.name)}"><summary class="row"><b>{esc(group.title)}</b> '
-        f'<span class="hint">{esc(short(group.summary, 70))}</span></summary>'
-        f'<div class="concept-fields">{group.fields}</div></details>'
-        for group in found
-    )
-    return f'<div class="block-part gen-groups">{rows}</div>'
-
-
-def settings(fields: str, models: Sequence[tuple[str, str]]) -> str:
-    """The settings that matter for each image. models: (shown, name) of those to choose from."""
-    ways = "".join(button("ratio", ratio, ratio, kind="quiet", label=f"Size {ratio}") for ratio in RATIOS)
-    ways += button("swap", "Swap", label="Swap width and height", kind="quiet")
-    ways += button("seed", "New seed", "random", kind="quiet") + button("seed", "Last seed", "last", kind="quiet")
-    fields += f'<div class="strip gen-ways">{ways}</div>'
-    offered = "".join(f'<option value="{esc(name)}">{esc(shown)}</option>' for shown, name in models)
-    return (
-        f'<div class="block-part"><div class="concept-fields">{fields}</div>'
-        f'<datalist id="gen-models">{offered}</datalist></div>'
-    )
 
 
 # -- LoRAs

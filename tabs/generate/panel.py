@@ -1,0 +1,167 @@
+"""The panel of the Generate tab as HTML: the rows of settings that matter for each image, and closed groups of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.families.locate import family_of
+from core.families.trained_size import trained_size
+from core.formats.detect import FAMILY_NAMES
+from core.generation.library import find_file
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.job import GenerateJob
+from core.settings.model import FAMILIES
+from core.settings.values import shown_value
+from tabs.form.own_settings import label
+from tabs.generate import form
+from tabs.markup import button, esc, short
+
+RATIOS = ("1:1", "4:5", "2:3", "9:16", "5:4", "3:2", "16:9")
+LARGE = 2.25  # times the pixels that a model was trained at: from here on things repeat in an image
+SHOWN_ABOVE = ("base_model", "width", "height", "sampler", "schedule_type", "steps", "guidance_scale", "seed")
+
+# Groups of settings that share one row: its title, and the groups. Any other group has a row of its own.
+TOGETHER = {
+    "model": ("VAE and clip skip", ("model",)),
+    "large": ("Large images", ("hires", "deep_shrink", "gradual_latent")),
+    "prompts": ("Prompts from files, regions", ("prompts", "regions")),
+    "conditioning": ("SDXL sizes, start noise", ("sizes", "start_noise")),
+}
+LAST = "generate"  # "More": what is left of the settings of the images themselves
+
+Draw = Callable[..., str]  # names of fields -> their controls
+
+
+@dataclass(frozen=True)
+class Model:
+    """The chosen base model. family: "" where it is not known, which `problem` explains"""
+
+    family: str = ""
+    trained: tuple[int, int] | None = None
+    problem: str = ""
+
+    @property
+    def step(self) -> int:
+        return FAMILIES[self.family].size_step if self.family in FAMILIES else 8
+
+
+def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace) -> Model:
+    """What is known of the chosen model, from its header."""
+    chosen = str(values["base_model"]).strip()
+    path = find_file(chosen or project_model.base_model, workspace)
+    if path is None:
+        return Model(problem="not on this machine")
+    try:
+        name = family_of(path, "auto" if chosen else project_model.family)
+        return Model(name, trained_size(path, name))
+    except (ProblemsError, OSError, StopIteration) as error:
+        return Model(problem=error.problems[0].what if isinstance(error, ProblemsError) else "unreadable")
+
+
+def settings(draw: Draw, models: Sequence[tuple[str, str]], model: Model, size: tuple[int, int], locked: bool) -> str:
+    """The base model and three rows.
+
+    models  (name, words about it) of those to choose from     size  of the images that will be made
+    locked  whether a seed is set
+    """
+    ratios = "".join(f'<option value="{ratio}">{ratio}</option>' for ratio in RATIOS)
+    swap = button("swap", "\u21c4", label="Swap width and height", title="Swap width and height")
+    ratio = (
+        f'<label class="own"><span>Ratio</span><select data-act="ratio" aria-label="Size by ratio">'
+        f'<option value="">choose</option>{ratios}</select></label>'
+    )
+    seeds = (
+        button("seed", "Random", "random", kind="quiet", title="A new seed for each generation (-1)")
+        + button("seed", "Last", "last", kind="quiet", title="The seed of the newest image")
+        + f'<button type="button" class="btn quiet" data-act="seed" data-arg="lock" aria-pressed="{str(locked).lower()}" '
+        f'title="Keep one seed for all generations">Lock</button>'
+    )
+    offered = "".join(f'<option value="{esc(name)}">{esc(words)}</option>' for name, words in models)
+    return (
+        f'<div class="block-part"><div class="gen-model">{draw("base_model")}{badge(model.family, model.problem)}</div>'
+        f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}{ratio}</div>'
+        f'<p class="hint gen-says">{esc(about_size(model, size))}</p>'
+        f'<div class="gen-row way">{draw("sampler", "schedule_type", "steps")}</div>'
+        f'<div class="gen-row seed">{draw("guidance_scale", "seed")}<div class="strip">{seeds}</div></div>'
+        f'<datalist id="gen-models">{offered}</datalist></div>'
+    )
+
+
+def badge(family: str, problem: str = "") -> str:
+    """The family of a file in a small frame, or a mark that it is not known."""
+    words = FAMILY_NAMES.get(family, family) if family else "unknown"
+    return (
+        f'<span class="badge{"" if family else " bad"}" title="{esc(problem or "Detected family")}">{esc(words)}</span>'
+    )
+
+
+def about_size(model: Model, size: tuple[int, int]) -> str:
+    """What the sides of images may be, and what to expect of a size that differs much from the model's."""
+    said = f"Sides are multiples of {model.step}."
+    if model.trained is None:
+        return said
+    width, height = model.trained
+    said += f" Trained at {width} \u00d7 {height}."
+    times = size[0] * size[1] / (width * height)
+    if times >= LARGE:
+        return f"{said} At {times:.1f} times its pixels things repeat: use Large images."
+    if times <= 1 / LARGE:
+        return f"{said} Much smaller images lose quality."
+    return said
+
+
+# -- closed groups
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row of settings that is closed at first. summary: what of it is set"""
+
+    name: str
+    title: str
+    summary: str
+    fields: str
+
+
+def groups(found: Iterable[Group]) -> str:
+    rows = "".join(
+        f'<details data-group="{esc(group.name)}"><summary class="row"><b>{esc(group.title)}</b> '
+        f'<span class="hint" title="{esc(group.summary)}">{esc(short(group.summary, 70))}</span></summary>{group.fields}'
+        f"</details>"
+        for group in found
+    )
+    return f'<div class="block-part gen-groups">{rows}</div>'
+
+
+def rows_of(values: Mapping[str, Any], shown: Iterable[str], draw: Draw) -> list[Group]:
+    """The closed groups: each setting that is not shown elsewhere, in the row of its group. draw: names -> controls"""
+    left = [name for name in (*form.MODEL, *form.FIELDS) if name not in set(shown)]
+    row_of = {group: row for row, (_, members) in TOGETHER.items() for group in members}
+    names: dict[str, dict[str, list[str]]] = {}
+    for name in left:
+        group = form.ENTRIES[name].group
+        names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
+    order = sorted(names, key=lambda row: row == LAST)  # stable
+    return [_row(row, names[row], values, draw) for row in order]
+
+
+def _row(row: str, members: Mapping[str, list[str]], values: Mapping[str, Any], draw: Draw) -> Group:
+    fields = ""
+    for group, names in members.items():
+        head = f"<h4>{esc(_title(group))}</h4>" if len(members) > 1 else ""
+        fields += f'{head}<div class="concept-fields">{draw(*names)}</div>'
+    changed = [form.ENTRIES[name] for names in members.values() for name in names if _is_set(name, values)]
+    summary = ", ".join(f"{label(entry)} {shown_value(entry, values[entry.name])}" for entry in changed)
+    title = "More" if row == LAST else TOGETHER[row][0] if row in TOGETHER else _title(row)
+    return Group(row, title, summary, fields)
+
+
+def _title(group: str) -> str:
+    return str(GenerateJob.model_fields[group].title)
+
+
+def _is_set(name: str, values: Mapping[str, Any]) -> bool:
+    return bool(values.get(name) != form.as_kept(form.ENTRIES[name].default))

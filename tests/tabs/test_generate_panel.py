@@ -1,0 +1,101 @@
+"""The panel of Generate: how the model is used, sizes, seeds and closed groups, without a browser."""
+
+from __future__ import annotations
+
+import pytest
+from test_generate_tab import Engine, draw
+from work_parts import event, make_page
+
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.model import ModelSettings
+from tabs.generate import form, panel
+from tabs.generate.tab import Desk
+from tests.models import tiny_file
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+
+
+def model_made(project, **fields):
+    return form.job_of(form.start_values() | fields, build(TrainJob, {"model": project})).model
+
+
+TRAIN = {"base_model": "models/mine.safetensors", "vae": "models/v.pt", "clip_skip": 2, "prediction": "v"}
+
+
+def test_vae_clip_skip_and_prediction_follow_train_until_they_are_set():
+    asked = model_made(TRAIN)
+    assert (asked.vae, asked.clip_skip, asked.prediction) == ("models/v.pt", 2, "v")
+    own = model_made(TRAIN, vae="models/w.pt", clip_skip=1, prediction="epsilon")
+    assert (own.base_model, own.vae, own.clip_skip, own.prediction) == (
+        TRAIN["base_model"],
+        "models/w.pt",
+        1,
+        "epsilon",
+    )
+    other = model_made(TRAIN, base_model="models/other", clip_skip=3)
+    assert (other.vae, other.clip_skip, other.prediction) == (None, 3, "auto")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"vae": "models/w.pt", "prediction": "epsilon"},
+        {"vae": None, "clip_skip": None, "prediction": "auto"},
+        {"base_model": "models/other", "clip_skip": None},
+        {"family": "sd2"},
+    ],
+)
+def test_fields_of_a_models_settings_make_the_same_settings_again(own):
+    wanted = ModelSettings.model_validate(TRAIN | own)
+    fields = form.model_values(wanted, ModelSettings.model_validate(TRAIN))
+    assert model_made(TRAIN, **fields) == wanted
+
+
+def test_the_seed_is_drawn_taken_from_the_newest_image_or_locked(desk, tmp_path):
+    desk.act(event("seed", "lock"))
+    locked = desk._values()["seed"]
+    assert 0 <= locked < 2**32 and 'aria-pressed="true"' in desk._form()["settings"]
+    desk.act(event("seed", "lock"))
+    assert desk._values()["seed"] is None
+    draw(tmp_path / "outputs" / "images" / "d" / "1.png", seed=1)
+    for way in ("last", "lock"):
+        desk.act(event("seed", way))
+        assert desk._values()["seed"] == (1 if way == "last" else None)
+
+
+def test_a_ratio_keeps_the_models_pixels_and_swap_turns_the_sides(desk):
+    desk.act(event("ratio", "", "2:3"))
+    values = desk._values()
+    assert (values["width"], values["height"]) == form.ratio_size("2:3", (128, 128))
+    desk.act(event("swap"))
+    assert desk._values()["width"] == values["height"]
+
+
+def test_what_is_said_of_a_size_is_the_models(tmp_path):
+    space = make_page(tmp_path).workspace
+    path = tiny_file("sdxl", tmp_path / "xl.safetensors")
+    model = panel.model_of(form.start_values() | {"base_model": str(path)}, ModelSettings(), space)
+    assert (model.family, model.trained, model.step) == ("sdxl", (1024, 1024), 8)
+    assert "1024 × 1024" in panel.about_size(model, (1024, 1024))
+    assert "4.0 times" in panel.about_size(model, (2048, 2048)) and "lose quality" in panel.about_size(
+        model, (512, 512)
+    )
+    gone = panel.model_of(form.start_values() | {"base_model": "nowhere"}, ModelSettings(), space)
+    assert gone.family == "" and gone.trained is None and gone.problem
+
+
+def test_every_setting_of_a_generation_is_in_the_panel_once(desk):
+    desk.presets.put(desk._values() | {"highres_fix_scale": 2.0})
+    shown = desk._form()
+    html = "".join(shown[name] for name in ("prompts", "settings", "more"))
+    for name in form.ENTRIES:
+        if name not in ("loras", "embeddings"):
+            assert html.count(f'id="gen-{name}"') == 1, name
+    rows = panel.rows_of(desk._values(), panel.SHOWN_ABOVE, lambda *names: "")
+    summaries = {row.name: row.summary for row in rows}
+    assert summaries["large"].startswith("Hires scale 2") and summaries["conditioning"] == ""
