@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from core.families.base import Family
     from core.families.components import Components
+    from core.generation.initial import Canvas
     from core.generation.loop import Hook, Stage
     from core.generation.noise import ImageNoise
     from core.generation.sources import Sources
@@ -32,6 +33,7 @@ class Making:
     job       of one of them; they differ in prompt and seed only
     noises    of the images
     latents   what a stage with a strength begins with, [B, C, h, w]
+    canvas    the initial image, made ready for the stage
     sides     the texts that the guidance compares: rows of B each
     networks  the LoRAs in use, in their order
     """
@@ -42,6 +44,7 @@ class Making:
     family: Family
     noises: Sequence[ImageNoise]
     latents: Tensor | None
+    canvas: Canvas | None
     sides: Sequence[str]
     networks: Sequence[Network]
 
@@ -108,4 +111,4 @@ def _built_in(name: str, title: str, module: str, **more: Any) -> None:
 _built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _built_in("gradual_latent", "Gradual Latent", "gradual_latent")
 _built_in("regions", "Regions", "regional")
-_built_in("repaint", "Mask", "initial")
+_built_in("repaint", "Mask", "inpainting")

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from core.diffusion.samplers import schedule_problem
 from core.families.word_weights import runs_of, wrong_weight
+from core.generation.initial import blur_of
 from core.generation.prompt.loras import tag_of, use_of
 from core.generation.prompt.tags import LoraTag, without_tags
 from core.record.bounded_json import parse_json
@@ -135,6 +136,11 @@ def _stages(job: GenerateJob) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if given.image_path or scale is not None:
         found["Denoising strength"] = f"{given.strength:g}"
+    if given.image_path and given.mask_path:
+        found |= {"Mask blur": blur_of(job), "Mask mode": "Inpaint not masked" if given.mask_invert else None}
+        found["Masked content"] = given.masked_content.replace("_", " ") if given.masked_content != "original" else None
+        if given.inpaint_area == "masked":
+            found |= {"Inpaint area": "Only masked", "Masked area padding": given.mask_padding}
     if scale is not None and scale > 1:
         found |= {"Hires upscale": f"{scale:g}", "Hires steps": job.generate.steps}
         found["Hires upscaler"] = "Latent (bicubic)" if hires.highres_fix_latents_upscaling else "Lanczos"

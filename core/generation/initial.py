@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.diffusion.samplers import add_noise
-from core.generation.hooks import Making
-from core.generation.loop import Hook, Moment
 from core.generation.stages import FIRST_STEP, as_generator
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
@@ -20,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.families.base import Family
+
+BLUR = 4  # of a mask, in pixels, as A1111
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 IMAGE, MASK, MAP = "image_to_image.image_path", "image_to_image.mask_path", "regions.region_map"
@@ -104,33 +104,31 @@ def mask_of(image: Image, shape: tuple[int, int, int], smooth: bool = False) -> 
     return torch.from_numpy(np.array(small, dtype=np.float32) / 255)[None, None]
 
 
-def hook_of(making: Making) -> Hook | None:
-    """Where the initial image has a mask."""
-    import torch
+@dataclass(frozen=True)
+class Canvas:
+    """An initial image made ready for a stage.
 
-    given, stage, latents = making.job.image_to_image, making.stage, making.latents
-    if latents is None or not given.mask_path or stage.begins != "image":
-        return None
-    image, kohya = fitted(opened(resolve_path(given.mask_path), MASK), stage.size, given.fit), as_generator(making.job)
-    mask = mask_of(image, making.family.latent_shape(stage.size), kohya).to(latents.device)
-    noise = torch.stack([each.of_image()[0] for each in making.noises]).to(latents.device)
-    return Repaint(latents, noise, mask, kohya)
-
-
-@dataclass
-class Repaint(Hook):
-    """Brings back, after each step, what a mask keeps of the initial image.
-
-    original, noise   latents [B, C, h, w] and what they were mixed with      mask   [B, 1, h, w], 1 where it is repainted
-    late              as noisy as the step was in place of the next one: sd-scripts' generator
+    shown    what the model begins with, of the stage's size        mask     of the same size, white is repainted; None: all
+    whole    what the result is pasted into      box     where, if only a part of it is made
+    overlay  of the size of `whole`: how much of the result is seen; None: the result is the image
     """
 
-    original: Tensor
-    noise: Tensor
-    mask: Tensor
-    late: bool = False
+    shown: Image
+    mask: Image | None = None
+    whole: Image | None = None
+    box: Box | None = None
+    overlay: Image | None = None
 
-    def after(self, at: Moment) -> None:
-        which = at.index - at.steps + (0 if self.late else 1)  # from the end of the schedule
-        kept = add_noise(at.sampler, self.original, self.noise, which) if which else self.original
-        at.latents = self.mask * at.latents + (1 - self.mask) * kept
+    def pasted(self, made: Image) -> Image:
+        """The finished image: outside of the mask, each pixel is that of the initial image."""
+        if self.whole is None or self.overlay is None:
+            return made
+        result, box = self.whole.copy(), self.box or (0, 0, *self.whole.size)
+        result.paste(fitted(made, (box[2] - box[0], box[3] - box[1]), "resize"), box, self.overlay.crop(box))
+        return result
+
+
+def blur_of(job: GenerateJob) -> int:
+    """Of the mask, in pixels; sd-scripts has none."""
+    asked = job.image_to_image.mask_blur
+    return (0 if as_generator(job) else BLUR) if asked is None else asked

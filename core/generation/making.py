@@ -14,7 +14,8 @@ from core.generation.decoding import decode, images_at_once
 from core.generation.embeddings import Words
 from core.generation.guidance import EMPTY
 from core.generation.hooks import Making, hooks_of
-from core.generation.initial import IMAGE, encoded, fitted, opened, pixels_of
+from core.generation.initial import Canvas, encoded, fitted, mask_of, pixels_of
+from core.generation.inpainting import canvas_of, mixed_noise
 from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
 from core.generation.loras import LorasInUse
 from core.generation.noise import ImageNoise
@@ -25,7 +26,6 @@ from core.generation.requests import Request
 from core.generation.stages import as_generator, reading_of, sampling_of, stages_of, steps_of
 from core.generation.store import empty_device_cache
 from core.record.context import NO_REPORTS, Reports
-from core.record.workspace import resolve_path
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 
@@ -38,10 +38,14 @@ REMEMBERED = 64  # prompts whose states are kept
 
 @dataclass
 class Made:
-    """What became of a batch: the latents after each stage, [B, C, h, w]; the image of each request and stage so far."""
+    """What became of a batch: the latents after each stage, [B, C, h, w]; the image of each request and stage so far.
+
+    canvas   the initial image of the stage that is made now
+    """
 
     latents: list[Tensor] = field(default_factory=list)
     images: list[list[Image]] = field(default_factory=list)
+    canvas: Canvas | None = None
 
 
 class Maker:
@@ -95,6 +99,8 @@ class Maker:
             before += steps_of(stage)
         if decoded:
             self._decode(made, job)
+            if made.canvas is not None:
+                made.images[-1] = [made.canvas.pasted(image) for image in made.images[-1]]
         return made
 
     def make_if_it_fits(self, batch: Sequence[Request], on_step: Callable[[int], None]) -> Made | None:
@@ -124,9 +130,10 @@ class Maker:
         job = batch[0].job
         sampling = self.sampling(job)
         noises = noises_of(self.model, stage, [request.seed for request in batch], sampling)
+        made.canvas = canvas_of(job, stage.size) if job.image_to_image.image_path else None
         latents = self._begun(stage, batch, noises, made)
         sides, networks = sampling.guidance().sides, self.loras.networks
-        making = Making(job, stage, self.components, self.kind, noises, latents, sides, networks)
+        making = Making(job, stage, self.components, self.kind, noises, latents, made.canvas, sides, networks)
         return denoise(
             self.model,
             states,
@@ -151,22 +158,22 @@ class Maker:
             height, width = self.kind.latent_shape(stage.size)[1:]
             return interpolate(made.latents[-1], size=(height, width), mode="bicubic")
         if stage.begins == "image":
-            given = opened(resolve_path(job.image_to_image.image_path or ""), IMAGE)
-            images = [given] * len(batch)
+            assert made.canvas is not None
+            images = [made.canvas.shown] * len(batch)
         else:
             self._decode(made, job)
-            images = made.images[-1]
-        return torch.cat(
+            images = [fitted(image, stage.size, job.image_to_image.fit) for image in made.images[-1]]
+        latents = torch.cat(
             [
-                encoded(
-                    self.components.vae,
-                    self.kind,
-                    pixels_of(fitted(image, stage.size, job.image_to_image.fit)),
-                    noise.of_image()[1],
-                )
+                encoded(self.components.vae, self.kind, pixels_of(image), noise.of_image()[1])
                 for image, noise in zip(images, noises, strict=True)
             ]
         ).to(self._device())
+        content = job.image_to_image.masked_content
+        if stage.begins != "image" or made.canvas is None or made.canvas.mask is None or "latent" not in content:
+            return latents
+        mask = mask_of(made.canvas.mask, self.kind.latent_shape(stage.size), as_generator(job)).to(latents.device)
+        return (1 - mask) * latents + (mask * mixed_noise(noises, latents) if content == "latent_noise" else 0)
 
     def _decode(self, made: Made, job: GenerateJob) -> None:
         """The images of the last latents."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,11 +11,12 @@ from core.families.trained_size import trained_size
 from core.generation.checks import problems_of
 from core.generation.hooks import hook_file_problems
 from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
+from core.generation.inpainting import read_mask
 from core.generation.library import wildcard_lines
 from core.generation.requests import Request, requests_of
 from core.generation.sources import Sources, find_sources, with_own_guidance, with_own_schedule
 from core.generation.stages import described, stages_of, steps_of
-from core.record.problems import Problem, raise_if_errors
+from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
 from core.settings.job import GenerateJob
@@ -41,6 +42,8 @@ def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
     notes = [*notes, *dict.fromkeys(wrong)]
     raise_if_errors(notes)
     requests = with_initial_images(requests)
+    notes = [*notes, *mask_problems(requests)]
+    raise_if_errors(notes)
     sources = find_sources(job, workspace, [request.job for request in requests])
     shrunk = [request.job for request in requests if request.job.deep_shrink.ds_depth_1 is not None]
     blocks = _input_blocks(sources) if shrunk else None
@@ -63,14 +66,41 @@ def with_initial_images(requests: Sequence[Request]) -> list[Request]:
     for number, request in enumerate(requests):
         given = request.job.image_to_image
         own: dict[str, str] = {}
-        for name, text, where in (("image_path", given.image_path, IMAGE), ("mask_path", given.mask_path, MASK)):
-            files = image_files(text, where) if text else []
+        images, masks = (
+            image_files(text, where) if text else []
+            for text, where in ((given.image_path, IMAGE), (given.mask_path, MASK))
+        )
+        if len(images) > 1 and len(masks) > 1 and len(images) != len(masks):
+            what = f"There are {count(len(images), 'initial image')}, but {count(len(masks), 'mask')}"
+            fix = "choose a folder with one mask for each image, or one mask for all"
+            raise ProblemsError.one(what, MASK, fix, "generate.mask-count")
+        for name, files in (("image_path", images), ("mask_path", masks)):
             own |= {name: str(files[number % len(files)])} if files else {}
         if request.job.regions.region_map:
-            image_files(request.job.regions.region_map, MAP)
+            for file in image_files(request.job.regions.region_map, MAP):
+                opened(file, MAP)
         changed = given.model_copy(update=own)
         found.append(replace(request, job=request.job.model_copy(update={"image_to_image": changed})))
     return found
+
+
+def mask_problems(requests: Sequence[Request]) -> Iterator[Problem]:
+    """What is wrong with the masks, each read once. Raises ProblemsError for images that cannot be read."""
+    for given in {
+        request.job.image_to_image.model_dump_json(): request.job.image_to_image for request in requests
+    }.values():
+        if not given.image_path or not given.mask_path:
+            continue
+        image, path = opened(resolve_path(given.image_path), IMAGE).size, resolve_path(given.mask_path)
+        own = opened(path, MASK).size
+        if own != image:
+            what = f"The mask {path.name} is {own[0]} x {own[1]}, the image {image[0]} x {image[1]}: it is resized"
+            yield Problem(what, MASK, "paint it at the image's size", "advice", code="generate.mask-size")
+        if read_mask(given, image).getbbox() is None:
+            color = "white" if given.mask_invert else "black"
+            what = f"The mask {path.name} is all {color}: nothing would be repainted"
+            fix = "paint what is repainted white, or turn Invert mask " + ("off" if given.mask_invert else "on")
+            yield Problem(what, MASK, fix, code="generate.mask-empty")
 
 
 def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:
@@ -80,9 +110,11 @@ def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:
 
 
 def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> GenerateJob:
-    """A job of one image with its size: as set, else that of its initial image, else of the model (`trained`)."""
-    first = job.image_to_image.image_path
-    if first:
+    """A job of one image with its size: as set, else that of its initial image, else of the model (`trained`),
+    which the masked area alone has too."""
+    given = job.image_to_image
+    first, alone = given.image_path, given.inpaint_area == "masked" and given.mask_path
+    if first and not alone:
         width, height = size_from(job, opened(resolve_path(first), IMAGE).size, step)
     else:
         width, height = job.generate.width or trained[0], job.generate.height or trained[1]

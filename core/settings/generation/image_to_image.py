@@ -31,6 +31,40 @@ class ImageToImageSettings(Settings):
         source="Meng et al. 2022, arXiv:2108.01073",
         help="The share of the steps that change the initial image. 0.3 keeps its shapes, 0.8 only its layout. With hires fix, the same of the second stage.",
     )
+    mask_blur: int | None = setting(
+        None,
+        within=(0, 256),
+        unit="pixels",
+        title="Mask blur",
+        hint="4",
+        source="A1111",
+        help="Softens the edge of the mask, so that what is repainted blends in. 4 is usual; with the compatibility of sd-scripts, empty is 0.",
+    )
+    mask_invert: bool = setting(
+        False, title="Invert mask", help="Repaints what is black in the mask and keeps what is white."
+    )
+    inpaint_area: Literal["whole", "masked"] = setting(
+        "whole",
+        title="Inpaint area",
+        labels={"whole": "whole image", "masked": "only masked"},
+        source="A1111",
+        help="Only masked cuts out the masked area, generates it at the full width and height, and pastes it back: more detail in a small area, such as a face. The image keeps its size.",
+    )
+    mask_padding: int = setting(
+        32,
+        within=(0, 1024),
+        unit="pixels",
+        title="Padding",
+        source="A1111",
+        help="How much around the masked area is cut out with it, so that the model sees what it belongs to. For only masked.",
+    )
+    masked_content: Literal["original", "fill", "latent_noise", "latent_nothing"] = setting(
+        "original",
+        title="Masked content",
+        labels={"latent_noise": "latent noise", "latent_nothing": "latent nothing"},
+        source="A1111",
+        help="What the masked area begins with: the image itself, the blurred colors around it, noise, or nothing. All but original need a denoising strength near 1.",
+    )
     fit: Literal["resize", "crop"] = setting(
         "resize",
         title="Other ratios",

@@ -1,0 +1,130 @@
+"""Inpainting: the part of an initial image that is made again, what stands there at first, and how the result is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.diffusion.samplers import add_noise
+from core.generation.hooks import Making
+from core.generation.initial import IMAGE, MASK, Box, Canvas, blur_of, fitted, mask_of, opened
+from core.generation.loop import Hook, Moment
+from core.generation.noise import ImageNoise
+from core.generation.stages import as_generator
+from core.record.workspace import resolve_path
+from core.settings.generation.image_to_image import ImageToImageSettings
+from core.settings.job import GenerateJob
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+# (radius, times): the surroundings grow into the mask from far to near, as A1111's `masking.fill`
+FILL = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
+
+
+def canvas_of(job: GenerateJob, size: tuple[int, int]) -> Canvas:
+    """The initial image and mask of a job for a stage of this size."""
+    given = job.image_to_image
+    image = opened(resolve_path(given.image_path or ""), IMAGE)
+    if not given.mask_path:
+        return Canvas(fitted(image, size, given.fit))
+    mask = blurred(read_mask(given, image.size), blur_of(job))
+    if given.inpaint_area == "masked":
+        box = around(mask.getbbox() or (0, 0, *mask.size), mask.size, given.mask_padding, size)
+        shown, small = fitted(image.crop(box), size, "resize"), fitted(mask.crop(box), size, "resize")
+        return Canvas(_with_contents(shown, small, given), small, image, box, mask)
+    image, mask = fitted(image, size, given.fit), fitted(mask, size, given.fit)
+    # Twice the mask: what the blur reaches beyond half is blended by the latents already.
+    overlay = None if as_generator(job) else mask.point(lambda level: min(2 * level, 255))
+    return Canvas(_with_contents(image, mask, given), mask, image, None, overlay)
+
+
+def read_mask(given: ImageToImageSettings, size: tuple[int, int]) -> Image:
+    """White is repainted. size: of the image that it is for."""
+    from PIL import ImageOps
+
+    mask = fitted(opened(resolve_path(given.mask_path or ""), MASK), size, "resize")
+    return ImageOps.invert(mask) if given.mask_invert else mask
+
+
+def blurred(mask: Image, radius: int) -> Image:
+    from PIL import ImageFilter
+
+    return mask.filter(ImageFilter.GaussianBlur(radius)) if radius else mask
+
+
+def around(area: Box, image: tuple[int, int], padding: int, size: tuple[int, int]) -> Box:
+    """The box of a masked area with its padding, inside the image, enlarged to the ratio of a size where there is room."""
+    left, top, right, bottom = area
+    left, top = max(left - padding, 0), max(top - padding, 0)
+    right, bottom = min(right + padding, image[0]), min(bottom + padding, image[1])
+    ratio = size[0] / size[1]
+    if (right - left) / (bottom - top) > ratio:
+        top, bottom = _stretched(top, bottom, int((right - left) / ratio), image[1])
+    else:
+        left, right = _stretched(left, right, int((bottom - top) * ratio), image[0])
+    return left, top, right, bottom
+
+
+def _stretched(start: int, end: int, length: int, most: int) -> tuple[int, int]:
+    """A span made longer on both sides, and moved where it leaves 0..most."""
+    length = min(max(length, end - start), most)
+    start = min(max(start - (length - (end - start)) // 2, 0), most - length)
+    return start, start + length
+
+
+def _with_contents(image: Image, mask: Image, given: ImageToImageSettings) -> Image:
+    return filled(image, mask) if given.masked_content == "fill" else image
+
+
+def filled(image: Image, mask: Image) -> Image:
+    """An image whose masked area has the blurred colors of what is around it."""
+    from PIL import Image as pillow
+    from PIL import ImageFilter, ImageOps
+
+    around_it = pillow.new("RGBa", image.size)
+    around_it.paste(image.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(mask))
+    found = pillow.new("RGBA", image.size)
+    for radius, times in FILL:
+        layer = around_it.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
+        for _ in range(times):
+            found.alpha_composite(layer)
+    return found.convert("RGB")
+
+
+def mixed_noise(noises: Sequence[ImageNoise], latents: Tensor) -> Tensor:
+    """What the latents of images are mixed with, [B, C, h, w]."""
+    import torch
+
+    return torch.stack([each.of_image()[0] for each in noises]).to(latents.device)
+
+
+def hook_of(making: Making) -> Hook | None:
+    """Where the initial image has a mask. sd-scripts' second stage repaints everything."""
+    latents, kohya = making.latents, as_generator(making.job)
+    mask = None if making.canvas is None else making.canvas.mask
+    if latents is None or mask is None or (kohya and making.stage.begins != "image"):
+        return None
+    kept = mask_of(mask, making.family.latent_shape(making.stage.size), kohya).to(latents.device)
+    return Repaint(latents, mixed_noise(making.noises, latents), kept, kohya)
+
+
+@dataclass
+class Repaint(Hook):
+    """Brings back, after each step, what a mask keeps of the initial image.
+
+    original, noise   latents [B, C, h, w] and what they were mixed with      mask   [B, 1, h, w], 1 where it is repainted
+    late              as noisy as the step was in place of the next one: sd-scripts' generator
+    """
+
+    original: Tensor
+    noise: Tensor
+    mask: Tensor
+    late: bool = False
+
+    def after(self, at: Moment) -> None:
+        which = at.index - at.steps + (0 if self.late else 1)  # from the end of the schedule
+        kept = add_noise(at.sampler, self.original, self.noise, which) if which else self.original
+        at.latents = self.mask * at.latents + (1 - self.mask) * kept
