@@ -355,6 +355,14 @@ class Engine:
             self._store = make_store()
         return self._store
 
+    def models_in_memory(self) -> list[Any]:
+        """The models that are kept between generations (core.generation.store.Held)."""
+        return [] if self._store is None else self._store.loaded()
+
+    def unload(self) -> bool:
+        """Free the models that are kept between generations; False while one is in use."""
+        return self._store is None or self._store.release(wait=False)
+
     def _new_folder(self, entry: QueueEntry, job: Settings) -> RunFolder:
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"
         if entry.task != "train":

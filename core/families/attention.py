@@ -30,6 +30,11 @@ def set_attention(unet: Any, wanted: str) -> None:
 
 def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
     """Settings of the memory group that this device does not support."""
+    return device_problems(settings, device) + compile_problems(settings, device)
+
+
+def device_problems(settings: MemorySettings, device: str) -> list[Problem]:
+    """The same without torch.compile, which is for training."""
     found = []
     if settings.attention == "xformers" and find_spec("xformers") is None:
         what, fix = "xFormers is not installed", "use sdpa, which is as fast"
@@ -43,7 +48,7 @@ def memory_problems(settings: MemorySettings, device: str) -> list[Problem]:
     if device.startswith("mps") and settings.narrow_unet:
         what = "Apple GPUs do not support fp8"
         found.append(Problem(what, "memory.fp8_base, fp8_base_unet", "turn it off", code="memory.fp8-on-mps"))
-    return found + compile_problems(settings, device)
+    return found
 
 
 def checkpoint_unet(unet: Any, blocks: str = "all") -> None:

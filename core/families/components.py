@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class Components:
 
     denoiser: Any = None
     vae: Any = None
-    text_encoders: list[Any] = field(default_factory=list)
+    text_encoders: Sequence[Any] = ()
     tokenizers: list[Any] = field(default_factory=list)
     prediction: str = "epsilon"
     zero_terminal_snr: bool = False

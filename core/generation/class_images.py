@@ -26,13 +26,13 @@ from core.generation.embeddings import Words
 from core.generation.image_metadata import Hashes, png_info
 from core.generation.loras import LorasInUse
 from core.generation.making import Maker
+from core.generation.models import leased
 from core.generation.requests import Request
 from core.generation.run import Written
 from core.generation.sources import (
     Sources,
     file_hashes,
     find_sources,
-    leased,
     make_store,
     uses_zero_terminal_snr,
     with_own_guidance,

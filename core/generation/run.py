@@ -10,13 +10,13 @@ from core.generation.embeddings import embeddings_attached, unused
 from core.generation.image_metadata import Hashes, one_image
 from core.generation.loras import loras_attached, together
 from core.generation.making import Maker, steps_of
+from core.generation.models import leased
 from core.generation.output import save_image
 from core.generation.plan import Plan, plan_of
 from core.generation.requests import merged_of
 from core.generation.sources import (
     Sources,
     file_hashes,
-    leased,
     make_store,
     marked_files,
 )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.diffusion.samplers import sampler_problem, schedule_problem
 from core.families import family
 from core.families.locate import family_of, model_path
-from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.families.trained_size import own_guidance
 from core.families.word_weights import FIX, wrong_weight
 from core.formats.detect import identify
@@ -27,16 +25,12 @@ from core.generation.loras import check_file
 from core.generation.prompt.loras import with_prompt_loras
 from core.generation.store import ModelStore
 from core.record.cancel import CancelToken
-from core.record.context import Reports
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import open_regular
 from core.record.workspace import Workspace
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
-from core.settings.model import FAMILIES, ModelSettings
-
-if TYPE_CHECKING:
-    import torch
+from core.settings.model import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -50,38 +44,10 @@ class Sources:
     embeddings: list[NewWord] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
 
-    def denoiser_bytes(self) -> int:
-        """Of the weights of the model's largest part, as stored."""
-        kind = family(self.family)
-        return kind.weight_bytes(self.model)[kind.denoiser]
-
 
 def make_store() -> ModelStore:
     """The store that the engine keeps between generate jobs."""
-    return ModelStore(load_model)
-
-
-def load_model(
-    settings: ModelSettings,
-    path: Path,
-    vae: Path | None,
-    dtype: torch.dtype,
-    vae_dtype: torch.dtype,
-    device: torch.device | str,
-) -> Any:
-    """All parts of a model, frozen, ready to generate."""
-    import torch
-
-    from core.networks.frozen import install
-
-    kind = family(family_of(path, settings.family))
-    components = kind.load(path, dtype=dtype, device=device, vae=vae, vae_dtype=vae_dtype)
-    if torch.device(device).type == "cuda":  # the layout that its convolutions prefer; results differ by rounding only
-        components.denoiser.to(memory_format=torch.channels_last)
-        components.vae.to(memory_format=torch.channels_last)
-    if torch.device(device).type == "cpu":
-        install(components.denoiser)  # as in training, so that both make the same image
-    return components
+    return ModelStore()
 
 
 def with_own_schedule(job: GenerateJob, sources: Sources) -> GenerateJob:
@@ -204,18 +170,6 @@ def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> 
     except ProblemsError as error:
         problems.extend(error.problems)
         return None
-
-
-def leased(
-    job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports
-) -> AbstractContextManager[Any]:
-    """The job's model, loaded in the precision that suits the device."""
-    weight_bytes = sources.denoiser_bytes()
-    dtype = choose_precision(job.memory, device, weight_bytes, trains=False).compute
-    use_threads(device, weight_bytes)
-    use_tf32(job.memory.allow_tf32)
-    reports.stage("loading the model")
-    return store.lease(job.model, sources.model, sources.vae, dtype, vae_type(job.memory), device)
 
 
 def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:

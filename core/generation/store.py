@@ -1,29 +1,32 @@
-"""Keeps one model in memory between generate jobs, leased to one job at a time.
+"""Keeps models in memory between jobs: in named slots, up to a budget of bytes, for one job at a time.
 
-Training builds its own modules and first asks the store to release its model, so both are never on the device together.
+Training builds its own modules and first asks the store to release its models, so both are never on the device together.
 """
 
 from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from core.families.components import Components
+from core.record import machine
 from core.record.cancel import Cancelled
+from core.record.memory import is_out_of_memory
 from core.record.problems import ProblemsError
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
-    from core.settings.model import ModelSettings
-
-# (settings, path, vae path or None, dtype, VAE's dtype, device) -> components; see core.generation.run.load_model
-Load = Callable[..., Any]
+Thing = TypeVar("Thing")
+# What a model is for. A base model is in three: what denoises with the tokenizers, the VAE, and the text encoders.
+Slot = Literal["base", "VAE", "text encoders", "refiner", "upscaler", "captioner", "ControlNet"]
 Fingerprint = tuple[tuple[str, int, int], ...]
+SHARE = 0.5  # of the device's memory, which unused models may take
 
 
 def fingerprint(path: Path | None) -> Fingerprint:
@@ -38,63 +41,124 @@ def fingerprint(path: Path | None) -> Fingerprint:
     return tuple(found)
 
 
-class ModelStore:
-    """Holds at most one loaded model. `load` is called as load(settings, path, vae_path, dtype, vae_dtype, device)."""
+@dataclass(eq=False)
+class Held:
+    """A model in memory. thing: a module, a list of them, or Components; uses: leases of it now"""
 
-    def __init__(self, load: Load):
-        self._load = load
-        self._lock = threading.Lock()
-        self._key: Any = None
-        self._components: Components | None = None
+    slot: Slot
+    key: Any
+    name: str
+    thing: Any
+    bytes: int = 0
+    uses: int = 0
+
+
+class ModelStore:
+    """Models by slot and key. budget: bytes, beyond which the least recently used leave; None: a share of the device's
+    memory."""
+
+    def __init__(self, budget: int | None = None):
+        self.budget = budget
+        self._lock = threading.RLock()  # a job leases several slots
+        self._held: list[Held] = []  # the most recently used last
+
+    def loaded(self) -> list[Held]:
+        """What is in memory, the most recently used last."""
+        return list(self._held)
 
     @property
     def holds(self) -> str | None:
-        """The path of the model in memory, None if there is none."""
-        return self._key[0] if self._key is not None else None
+        """The name of the base model that was used last, None if there is none in memory."""
+        return next((held.name for held in reversed(self._held) if held.slot == "base"), None)
 
     @contextmanager
     def lease(
-        self,
-        settings: ModelSettings,
-        path: Path,
-        vae_path: Path | None,
-        dtype: torch.dtype,
-        vae_dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> Iterator[Any]:
-        """The model's components inside the block; a second lease waits for the first to end.
+        self, slot: Slot, key: Any, load: Callable[[], Thing], *, name: str = "", size: int = 0, device: str = "cpu"
+    ) -> Iterator[Thing]:
+        """What `load` returned for this key, inside the block; a lease of another thread waits until it ends.
 
-        The same files, dtypes and device return the modules already in memory. After an exception they are
-        dropped, since their state is unknown. A cancelled job ends between units of work, and a refused one (a
-        damaged LoRA, an image of NaN values) has undone its changes, so in those cases the model is kept.
+        name, size   what to show, and the bytes that it will take: 0 if unknown, and then nothing else stays in its slot
+        device       whose memory the budget is a share of
+
+        After an exception it is dropped, since its state is unknown. A cancelled job ends between units of work, and a
+        refused one (a damaged LoRA, an image of NaN values) has undone its changes, so in those cases it is kept.
         """
         with self._lock:
-            files = (str(path), fingerprint(path), fingerprint(vae_path))
-            key = (*files, settings.family, settings.prediction, str(dtype), str(vae_dtype), str(device))
-            if key != self._key:
-                self._drop()  # first, so that two models are never in memory together
-                self._components = self._load(settings, path, vae_path, dtype, vae_dtype, device)
-                self._key = key
+            held = self._find(slot, key) or self._load(slot, key, load, name, size, device)
+            self._held.remove(held)
+            self._held.append(held)
+            held.uses += 1
             try:
-                yield self._components
+                yield held.thing
             except (Cancelled, ProblemsError):
                 raise
             except BaseException:
-                self._drop()
+                self._drop([held])
                 raise
+            finally:
+                held.uses -= 1
 
-    def release(self) -> None:
-        """Free the model's memory. Waits for an active lease."""
-        with self._lock:
-            self._drop()
+    def release(self, wait: bool = True) -> bool:
+        """Free all models that are not leased by this thread. wait: for the leases of others; else False if there is one"""
+        if not self._lock.acquire(blocking=wait):
+            return False
+        try:
+            self._drop([held for held in self._held if not held.uses])
+            return True
+        finally:
+            self._lock.release()
 
-    def _drop(self) -> None:
-        if self._components is None:
+    def _find(self, slot: Slot, key: Any) -> Held | None:
+        return next((held for held in self._held if (held.slot, held.key) == (slot, key)), None)
+
+    def _load(self, slot: Slot, key: Any, load: Callable[[], Any], name: str, size: int, device: str) -> Held:
+        if size:
+            self._make_room(size, device)
+        else:  # what leaves makes room for it: two models are not in memory together unless both are known to fit
+            self._drop([held for held in self._held if held.slot == slot and not held.uses])
+        try:
+            thing = load()
+        except Exception as error:
+            idle = [held for held in self._held if not held.uses]
+            if not is_out_of_memory(error) or not idle:
+                raise
+            self._drop(idle)
+            thing = load()
+        held = Held(slot, key, name, thing, weight_bytes(thing))
+        self._held.append(held)
+        held.uses += 1
+        self._make_room(0, device)
+        held.uses -= 1
+        return held
+
+    def _make_room(self, size: int, device: str) -> None:
+        """Drop the least recently used until `size` bytes more are within the budget."""
+        budget = int(SHARE * machine.memory(device)[1]) if self.budget is None else self.budget
+        leaving: list[Held] = []
+        for held in self._held:
+            if sum(each.bytes for each in self._held if each not in leaving) + size <= budget:
+                break
+            leaving += [] if held.uses else [held]
+        self._drop(leaving)
+
+    def _drop(self, leaving: list[Held]) -> None:
+        if not leaving:
             return
-        self._components = None
-        self._key = None
+        for held in leaving:
+            self._held.remove(held)
+            held.thing = None
         gc.collect()
         empty_device_cache()
+
+
+def weight_bytes(thing: Any) -> int:
+    """Of the weights and buffers of a module, of several, or of a model's parts."""
+    if isinstance(thing, Components):
+        return weight_bytes([thing.denoiser, thing.vae, *thing.text_encoders])
+    if isinstance(thing, (list, tuple)):
+        return sum(map(weight_bytes, thing))
+    tensors: Iterable[Tensor] = (*thing.parameters(), *thing.buffers()) if hasattr(thing, "parameters") else ()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def empty_device_cache() -> None:

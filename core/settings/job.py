@@ -16,6 +16,7 @@ from core.settings.generation.conditioning import SizeSettings, StartNoiseSettin
 from core.settings.generation.generate import GenerateSettings
 from core.settings.generation.high_resolution import DeepShrinkSettings, GradualLatentSettings, HiresSettings
 from core.settings.generation.image_to_image import ImageToImageSettings
+from core.settings.generation.memory import GenerationMemorySettings
 from core.settings.generation.prompts import PromptSettings
 from core.settings.generation.regions import RegionSettings
 from core.settings.hub import HubSettings
@@ -169,6 +170,7 @@ class GenerateJob(Job):
     regions: RegionSettings = Field(default_factory=RegionSettings, title="Regions")
     sizes: SizeSettings = Field(default_factory=SizeSettings, title="SDXL sizes")
     start_noise: StartNoiseSettings = Field(default_factory=StartNoiseSettings, title="Start noise")
+    generation_memory: GenerationMemorySettings = Field(default_factory=GenerationMemorySettings, title="Memory")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 

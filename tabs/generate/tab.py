@@ -19,6 +19,7 @@ from tabs.context import ASKING, Page
 from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.generate import form, panel, view
+from tabs.generate.memory import MemoryLine
 from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here, short, stamp_seen
 
 TAB = "Generate"
@@ -76,6 +77,7 @@ def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
     desk = Desk(page)
     prompts = board("gen-prompts", AWAITED, script=DRAW_KEY)
+    memory = board("gen-memory", AWAITED)
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=0, min_width=300, elem_id="gen-form"):
             settings = board("gen-settings", AWAITED)
@@ -112,14 +114,14 @@ def build(page: Page) -> None:
     light = board("gen-light", script=KEYS)
     seen, place = seen_here(), gr.State({})
     fields = {"prompts": prompts, "settings": settings, "more": more, "loras": loras, "presets": presets}
-    boards = {"status": status, "newest": newest, "gallery": gallery, "light": light}
+    boards = {"memory": memory, "status": status, "newest": newest, "gallery": gallery, "light": light}
     shown = {"seen": seen, "place": place, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, desk.show, place, shown)
     page.on_tick(
         TAB,
         desk.tick,
         [seen, place],
-        {"seen": seen, "add": add, "status": status, "newest": newest, "gallery": gallery},
+        {"seen": seen, "add": add, "memory": memory, "status": status, "newest": newest, "gallery": gallery},
     )
     page.on_given([words.input], desk.choose_words, words, fields)
     page.listen(add.input, desk.add, add, fields | {"add": add})
@@ -129,6 +131,7 @@ def build(page: Page) -> None:
     page.on_act(loras, desk.change_lora, None, fields)
     page.on_act(presets, desk.preset_act, None, shown)
     page.on_act(status, desk.status_act, None, status)
+    page.on_act(memory, desk.memory.act, None, memory)
     page.on_act([newest, gallery, light], desk.gallery_act, place, shown)
 
 
@@ -166,6 +169,7 @@ class Desk:
         self._lock = threading.RLock()
         self._images: tuple[Any, list[view.Shown]] = (None, [])
         self.presets = Fields(page)
+        self.memory = MemoryLine(page)
 
     # -- what is kept
 
@@ -270,6 +274,7 @@ class Desk:
         """What this browser was not sent before: the LoRAs to choose from, the status, the gallery."""
         listed = {
             "add": tuple(self._lora_choices()),
+            "memory": self.memory.html(),
             "status": self._status(),
             "newest": self._newest(),
             "gallery": self._gallery(place),
@@ -281,7 +286,7 @@ class Desk:
         now = engine.status()["job"]
         parts = [(entry.id, entry.state) for entry in engine.queue()]
         doing = [now.get(name) for name in ("entry", "state", "stage", "step")] if now else None
-        return f"{parts} {engine.queue_paused} {doing} {self._images_stamp()} {self._state().get('closed')}"
+        return f"{parts} {engine.queue_paused} {doing} {self._images_stamp()} {self._state().get('closed')} {self.memory.html()}"
 
     def _images_stamp(self) -> tuple[Any, ...]:
         """Changes when an image comes or goes; costs one look at each day's folder."""
@@ -306,6 +311,7 @@ class Desk:
         lists = {
             "embeddings": self._words(),
             "add": add,
+            "memory": self.memory.html(),
             "status": self._status(),
             "newest": self._newest(),
             "gallery": self._gallery(place),

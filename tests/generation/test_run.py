@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from core.families import family
 from core.families.trained_size import stated_size
 from core.generation import making
-from core.generation import sources as sources_module
 from core.generation.image_metadata import read_image_metadata
 from core.generation.output import save_image
 from core.generation.run import run_generate
 from core.generation.sources import find_sources, make_store, tensors_sha256
+from core.generation.store import ModelStore
 from core.networks.adapter_file import load_lora, save_lora
 from core.record import atomic
 from core.record.cancel import Cancelled
@@ -176,11 +176,10 @@ def test_everything_missing_is_said_at_once_before_a_model_is_loaded(workspace, 
         loras=[LoraUse(file="nowhere"), LoraUse(file=str(tmp_path / "vae_like.safetensors"))],
     )
 
-    def never(*_):
-        raise AssertionError("loaded")
-
+    store = ModelStore()
     with pytest.raises(ProblemsError) as caught:
-        run_generate(job, workspace, store=sources_module.ModelStore(never))
+        run_generate(job, workspace, store=store)
+    assert not store.loaded()
     said = " | ".join(problem.what for problem in caught.value.problems)
     assert len(caught.value.problems) == 4
     assert caught.value.codes[0] == "model.not-a-checkpoint"
@@ -190,27 +189,31 @@ def test_everything_missing_is_said_at_once_before_a_model_is_loaded(workspace, 
         find_sources(job_of(model=ModelSettings(base_model="someone/some-model")), workspace)
 
 
-def test_one_model_is_loaded_for_many_jobs_and_another_vae_is_another_model(workspace, monkeypatch):
-    loads = []
-    load = sources_module.load_model
-    store = sources_module.ModelStore(lambda *given: loads.append(given) or load(*given))
+def counting_loads(monkeypatch):
+    """The parts that are loaded from now on, each as a tuple."""
+    loads, kind = [], family("sd1")
+    load = kind.load
+    monkeypatch.setattr(kind, "load", lambda path, **how: loads.append(how["parts"]) or load(path, **how))
+    return loads
+
+
+def test_one_model_is_loaded_for_many_jobs_and_another_vae_alone(workspace, monkeypatch):
+    loads, store = counting_loads(monkeypatch), ModelStore()
     for _ in range(2):
         run_generate(job_of(steps=1), workspace, store=store)
-    assert len(loads) == 1
+    assert loads == [("denoiser", "tokenizers"), ("vae",), ("text_encoders",)]
     run_generate(
         job_of(steps=1, model=ModelSettings(base_model="models/starter", vae="models/starter/vae")),
         workspace,
         store=store,
     )
-    assert len(loads) == 2
+    assert loads[3:] == [("vae",)]
     store.release()
     assert store.holds is None
 
 
 def test_a_refused_job_and_an_image_of_nan_keep_the_loaded_model(workspace, monkeypatch, tmp_path):
-    loads = []
-    load = sources_module.load_model
-    store = sources_module.ModelStore(lambda *given: loads.append(given) or load(*given))
+    loads, store = counting_loads(monkeypatch), ModelStore()
     run_generate(job_of(steps=1), workspace, store=store)
     for name in ("prompt", "negative_prompt"):
         with refused("prompt.bad-weight"):
@@ -225,7 +228,7 @@ def test_a_refused_job_and_an_image_of_nan_keep_the_loaded_model(workspace, monk
         with refused("image.nan"):
             run_generate(job_of(steps=1), workspace, store=store)
     run_generate(job_of(steps=1, prompt="a (fox:1.2.3)", prompt_weights=False), workspace, store=store)
-    assert len(loads) == 1 and store.holds is not None
+    assert loads.count(("vae",)) == 1 and store.holds is not None
 
 
 def test_weighted_words_change_the_image_and_escaped_brackets_are_text(workspace, store):

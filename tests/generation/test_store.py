@@ -1,4 +1,4 @@
-"""One model in memory: kept while nothing changed, dropped when anything did."""
+"""Models in memory: kept while nothing changed and they fit, dropped when anything did."""
 
 from __future__ import annotations
 
@@ -7,129 +7,153 @@ import threading
 import weakref
 
 import pytest
+import torch
+from torch import nn
 
 from core.generation.store import ModelStore
 from core.record.cancel import Cancelled
 from core.record.problems import ProblemsError
-from core.settings.model import ModelSettings
+
+KB = 1024
 
 
-class Loaded:
-    """Stands for a model's components."""
+def model(kilobytes=1):
+    return nn.Linear(kilobytes * KB // 4, 1, bias=False)
 
 
-@pytest.fixture
-def model(tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights.safetensors").write_bytes(b"one")
-    return tmp_path / "model"
+class Kept(ModelStore):
+    """A store that notes what it loads."""
+
+    def __init__(self, budget=None):
+        super().__init__(budget)
+        self.loads = []
+
+    def take(self, key, slot="base", kilobytes=1, known=True):
+        with self.lease(slot, key, lambda: self._made(key, kilobytes), name=key, size=known * kilobytes * KB) as found:
+            return found
+
+    def _made(self, key, kilobytes):
+        self.loads.append(key)
+        return model(kilobytes)
+
+    @property
+    def names(self):
+        return [held.name for held in self.loaded()]
 
 
-def counting_store() -> tuple[ModelStore, list[tuple]]:
-    loads: list[tuple] = []
-
-    def load(settings, path, vae_path, dtype, vae_dtype, device):
-        loads.append((path.name, vae_path, dtype, device))
-        return Loaded()
-
-    return ModelStore(load), loads
-
-
-def lease(store, path, vae=None, dtype="fp32", device="cpu", settings=None):
-    with store.lease(settings or ModelSettings(), path, vae, dtype, "fp32", device) as components:
-        return components
+def test_the_same_model_is_loaded_once_and_another_key_or_slot_is_another_model():
+    store = Kept()
+    first = store.take("a")
+    assert store.take("a") is first and store.holds == "a"
+    store.take("b")
+    assert store.take("a", slot="refiner") is not first
+    assert store.loads == ["a", "b", "a"] and store.names == ["a", "b", "a"]
 
 
-def test_the_same_model_is_loaded_once(model):
-    store, loads = counting_store()
-    first = lease(store, model)
-    assert lease(store, model, settings=ModelSettings(clip_skip=2)) is first  # clip skip changes no module
-    assert len(loads) == 1 and store.holds == str(model)
+def test_the_least_recently_used_leave_when_the_budget_is_full():
+    store = Kept(budget=3 * KB)
+    for key in ("a", "b", "a", "c"):
+        store.take(key)
+    assert store.names == ["b", "a", "c"] and sum(held.bytes for held in store.loaded()) == 3 * KB
+    store.take("d", kilobytes=2)
+    assert store.names == ["c", "d"]
+    store.take("huge", kilobytes=9)
+    assert store.names == ["huge"], "one that is larger than the budget is kept, alone"
 
 
-def test_each_part_of_the_key_loads_anew(model, tmp_path):
-    store, loads = counting_store()
-    vae = tmp_path / "vae.safetensors"
-    vae.write_bytes(b"v")
-    lease(store, model)
-    lease(store, model, vae=vae)
-    lease(store, model, dtype="bf16")
-    lease(store, model, dtype="bf16", device="cuda")
-    lease(store, model, dtype="bf16", device="cuda", settings=ModelSettings(prediction="v"))
-    (model / "weights.safetensors").write_bytes(b"other")
-    lease(store, model, dtype="bf16", device="cuda", settings=ModelSettings(prediction="v"))
-    assert len(loads) == 6
+def test_of_unknown_size_it_replaces_what_its_slot_holds():
+    store = Kept()
+    store.take("a", known=False)
+    store.take("vae", slot="VAE", known=False)
+    store.take("b", known=False)
+    assert store.names == ["vae", "b"]
 
 
-def test_a_lease_that_ended_in_an_exception_is_dropped_and_a_cancelled_or_refused_one_kept(model):
-    store, loads = counting_store()
-    with pytest.raises(RuntimeError), store.lease(ModelSettings(), model, None, "fp32", "fp32", "cpu"):
-        raise RuntimeError("out of memory")
-    assert store.holds is None
-    with pytest.raises(Cancelled), store.lease(ModelSettings(), model, None, "fp32", "fp32", "cpu"):
+def test_what_is_in_use_does_not_leave():
+    store = Kept(budget=KB)
+    with store.lease("base", "a", model, name="a", size=KB):
+        store.take("vae", slot="VAE")
+        assert store.names == ["a", "vae"]
+        assert store.release()
+        assert store.names == ["a"]
+
+
+def test_a_lease_that_ended_in_an_exception_is_dropped_and_a_cancelled_or_refused_one_kept():
+    store = Kept()
+    with pytest.raises(RuntimeError), store.lease("base", "a", model):
+        raise RuntimeError("a shape is wrong")
+    assert not store.loaded()
+    with pytest.raises(Cancelled), store.lease("base", "a", model):
         raise Cancelled
-    assert store.holds == str(model)
-    with pytest.raises(ProblemsError), store.lease(ModelSettings(), model, None, "fp32", "fp32", "cpu"):
+    with pytest.raises(ProblemsError), store.lease("base", "a", model):
         raise ProblemsError.one("refused", "", "")
-    assert store.holds == str(model)
-    assert len(loads) == 2
+    assert len(store.loaded()) == 1
 
 
-def test_release_frees_the_modules(model):
-    store, _ = counting_store()
-    seen = weakref.ref(lease(store, model))
+def test_release_frees_the_modules():
+    store = Kept()
+    seen = weakref.ref(store.take("a"))
     gc.collect()
     assert seen() is not None
     store.release()
     gc.collect()
-    assert seen() is None and store.holds is None
+    assert seen() is None and not store.loaded()
 
 
-def test_the_old_model_is_gone_before_the_next_is_loaded(model):
-    alive: list[int] = []
-    refs: list[weakref.ref] = []
+def test_what_has_to_leave_is_gone_before_the_next_is_loaded():
+    store, alive, refs = ModelStore(2 * KB), [], []
 
-    def load(settings, path, vae_path, dtype, vae_dtype, device):
+    def load():
         gc.collect()
         alive.append(sum(ref() is not None for ref in refs))
-        made = Loaded()
+        made = model(2)
         refs.append(weakref.ref(made))
         return made
 
-    store = ModelStore(load)
-    lease(store, model)
-    lease(store, model, dtype="bf16")
+    for key in ("a", "b"):
+        with store.lease("base", key, load, size=2 * KB):
+            pass
     assert alive == [0, 0]
 
 
-def test_a_failed_load_leaves_the_store_empty_and_usable(model):
-    answers = [RuntimeError("damaged"), Loaded()]
+def test_out_of_memory_while_loading_lets_the_others_go_and_tries_again():
+    store, answers = Kept(), [torch.OutOfMemoryError("out of memory"), model()]
+    store.take("a")
 
-    def load(*_):
+    def load():
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    store = ModelStore(load)
-    with pytest.raises(RuntimeError, match="damaged"):
-        lease(store, model)
-    assert store.holds is None
-    assert isinstance(lease(store, model), Loaded)
+    with store.lease("base", "b", load, name="b", size=KB) as found:
+        assert isinstance(found, nn.Linear) and store.names == ["b"]
 
 
-def test_a_second_lease_waits_for_the_first(model):
-    store, _ = counting_store()
-    order: list[str] = []
+def test_a_failed_load_leaves_the_store_empty_and_usable():
+    store = Kept()
+
+    def fail():
+        raise RuntimeError("damaged")
+
+    with pytest.raises(RuntimeError, match="damaged"), store.lease("base", "a", fail):
+        pass
+    assert not store.loaded()
+    assert isinstance(store.take("a"), nn.Linear)
+
+
+def test_another_thread_waits_for_a_lease_and_one_that_must_not_wait_releases_nothing():
+    store, order = Kept(), []
 
     def second():
-        lease(store, model)
+        order.append(store.release(wait=False))
+        store.take("b")
         order.append("second")
 
-    with store.lease(ModelSettings(), model, None, "fp32", "fp32", "cpu"):
+    with store.lease("base", "a", model):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join(0.2)
         order.append("first")
     thread.join(60)
-    assert order == ["first", "second"]
+    assert order == [False, "first", "second"] and len(store.loaded()) == 2

@@ -69,6 +69,9 @@ class FakeEngine:
     def start(self) -> None:
         self._thread.start()
 
+    def models_in_memory(self) -> list[Any]:
+        return []
+
     def close(self) -> None:
         self._closing.set()
         self._thread.join(5)

@@ -14,6 +14,7 @@ from work_parts import HOSTILE, event, make_page, said
 from core.engine.queue import QueueEntry
 from core.engine.waiting import waits
 from core.generation.image_metadata import Hashes, ImageRecord, png_info
+from core.generation.store import Held
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build
@@ -31,6 +32,7 @@ class Engine:
 
     def __init__(self, folder):
         self.folder, self.jobs, self.entries, self.queue_paused, self.now = folder, [], [], False, None
+        self.held = []
 
     def submit(self, task, job, title=""):
         self.jobs.append(job)
@@ -46,6 +48,13 @@ class Engine:
 
     def status(self):
         return {"job": self.now}
+
+    def models_in_memory(self):
+        return self.held
+
+    def unload(self):
+        self.held = []
+        return True
 
     def cancel(self, identity):
         self.entries = [each for each in self.entries if each.id != identity]
@@ -85,6 +94,22 @@ def embedding(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({"emb_params": torch.zeros(1, 64)}, path)
     return path
+
+
+# -- models in memory
+
+
+def test_what_is_in_memory_is_said_and_a_click_unloads_it(desk):
+    assert "Unload" not in desk.memory.html()
+    parts = [("base", "sd15.safetensors", 1 << 30), ("VAE", "sd15.safetensors", 1 << 29)]
+    desk.page.engine.held = [Held(slot, name, name, None, size) for slot, name, size in parts]
+    assert "sd15, 1.5 GB in memory" in desk.memory.html()
+    desk.page.engine.held += [Held("base", "other", "<other>", None, 1 << 30)]
+    shown = desk.memory.html()
+    assert "2 models, 2.5 GB in memory" in shown and "&lt;other&gt; 1.0 GB" in shown
+    desk.page.engine.now = {"task": "generate"}
+    assert "disabled" in desk.memory.html()
+    assert "Unload" not in desk.memory.act(event("unload"))
 
 
 # -- fields to a job

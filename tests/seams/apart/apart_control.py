@@ -155,7 +155,7 @@ def test_two_control_images_make_two_samples_and_its_file_makes_them_again(group
     from core.generation.loop import Denoiser
     from core.generation.prompt.states import encode_prompts
     from core.generation.sample_prompts import control_image
-    from core.generation.sources import load_model
+    from core.networks.frozen import install
     from core.training.loop.samples import prompts_of
     from tests.sampling import sampled
     from tests.seams.toys.control import _beside
@@ -168,7 +168,8 @@ def test_two_control_images_make_two_samples_and_its_file_makes_them_again(group
     assert training.start() == "done"
     shown = [again.pixels(training.folder.path / line["file"]) for line in training.lines("sample")]
     assert len(shown) == 2 and (shown[0] != shown[1]).any()
-    model = load_model(training.job.model, STARTER, None, torch.float32, torch.float32, "cpu")
+    model = family("sd1").load(STARTER)
+    install(model.denoiser)
     side = _beside(model.denoiser).requires_grad_(False)
     side.net.load_state_dict(load_file(training.file()))
 
