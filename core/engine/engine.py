@@ -24,6 +24,7 @@ from core.engine.run_words import words_of
 from core.engine.turn import Turn
 from core.engine.view import ENDED, RunView, best_validation, read_watch
 from core.engine.waiting import Wait, waits
+from core.generation.store import ModelStore
 from core.record import atomic, commands, machine
 from core.record.cancel import CancelToken
 from core.record.journal import last_of_kind
@@ -66,7 +67,7 @@ class Engine:
         self._views_lock = threading.Lock()
         self._last_run = ""
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
-        self._store: Any = None
+        self.models = ModelStore()  # kept between generations
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
         self._inbox = threading.Thread(target=self._collect, name="inbox", daemon=True)
 
@@ -127,8 +128,7 @@ class Engine:
         while not self._turn.take(what, WAIT_SECONDS):
             token.check()
         try:
-            if self._store is not None:
-                self._store.release()
+            self.models.release()
             yield self.find_device()
         finally:
             self._turn.give_back()
@@ -334,9 +334,9 @@ class Engine:
     def _on_device(
         self, task: str, job: Settings, folder: RunFolder, device: str, heard: Any
     ) -> tuple[str, Explanation | None]:
-        store = self._model_store() if task in ("generate", "class_images") else None
-        if store is None and self._store is not None:
-            self._store.release()  # trainings and captioners load models of their own: the kept one makes room
+        store = self.models if task in ("generate", "class_images") else None
+        if store is None:
+            self.models.release()  # trainings and captioners load models of their own: the kept one makes room
         if is_launched(task, job):
             assert isinstance(job, TrainJob)
             return supervise(job, folder, self.workspace, device, **heard)
@@ -347,21 +347,6 @@ class Engine:
         print(words.what, flush=True)
         self._owner.release()
         os._exit(POISONED)
-
-    def _model_store(self) -> Any:
-        if self._store is None:
-            from core.generation.sources import make_store
-
-            self._store = make_store()
-        return self._store
-
-    def models_in_memory(self) -> list[Any]:
-        """The models that are kept between generations (core.generation.store.Held)."""
-        return [] if self._store is None else self._store.loaded()
-
-    def unload(self) -> bool:
-        """Free the models that are kept between generations; False while one is in use."""
-        return self._store is None or self._store.release(wait=False)
 
     def _new_folder(self, entry: QueueEntry, job: Settings) -> RunFolder:
         runs = self.workspace.runs if entry.task == "train" else self.workspace.private / "jobs"

@@ -21,11 +21,11 @@ class MemoryLine:
 
     def html(self) -> str:
         now = self.page.engine.status()["job"]
-        return line(self.page.engine.models_in_memory(), used=bool(now and now.get("task") == "generate"))
+        return line(self.page.engine.models.loaded(), used=bool(now and now.get("task") == "generate"))
 
     def act(self, event: gr.EventData) -> str:
         if act_of(event)[0] == "unload":
-            self.page.engine.unload()
+            self.page.engine.models.release(wait=False)  # what is in use stays
         return self.html()
 
 

@@ -633,19 +633,9 @@ def test_a_run_that_ended_keeps_no_more_points_than_a_list_of_runs_can_hold(tmp_
 
 @pytest.mark.parametrize("task", sorted(name for name, each in tasks.TASKS.items() if each.lane == "device"))
 def test_kept_models_leave_before_everything_that_loads_its_own(engine, workspace, monkeypatch, task):
-    store, seen = engine._model_store(), []
-    with store.lease("base", "a model", lambda: [], name="a model"):
+    seen = []
+    with engine.models.lease("base", "a model", lambda: [], name="a model"):
         pass
-    stand_in(monkeypatch, task, lambda job, context: seen.append(len(engine.models_in_memory())) or "done")
+    stand_in(monkeypatch, task, lambda job, context: seen.append(len(engine.models.loaded())) or "done")
     engine._on_device(task, JOBS[task](), engine._new_folder(QueueEntry("1", task, "t", {}), JOBS[task]()), "cpu", {})
     assert seen == [int(task in ("generate", "class_images"))]
-
-
-def test_models_unload_unless_one_is_in_use(engine):
-    with engine._model_store().lease("base", "a model", lambda: [], name="a model"):
-        found = []
-        thread = threading.Thread(target=lambda: found.append(engine.unload()))
-        thread.start()
-        thread.join(60)
-        assert found == [False] and len(engine.models_in_memory()) == 1
-    assert engine.unload() and not engine.models_in_memory()

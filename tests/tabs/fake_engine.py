@@ -18,6 +18,7 @@ from core.engine.light import LightLane
 from core.engine.queue import QueueEntry as Entry
 from core.engine.run_summary import RunSummary as Summary
 from core.engine.waiting import Wait, waits
+from core.generation.store import ModelStore
 from core.record.problems import ProblemsError
 from core.settings.presets.files import to_values
 
@@ -63,14 +64,12 @@ class FakeEngine:
         self.queue_paused = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self.device = "cpu"
+        self.models = ModelStore()
         self.sample_every = 20  # steps between samples, which are also saved
         self.lent_to = ""
 
     def start(self) -> None:
         self._thread.start()
-
-    def models_in_memory(self) -> list[Any]:
-        return []
 
     def close(self) -> None:
         self._closing.set()

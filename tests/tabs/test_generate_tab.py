@@ -25,6 +25,19 @@ from tabs.generate.tab import Desk
 from tests.models import tiny_file
 
 
+class Models:
+    """What the store says and does."""
+
+    def __init__(self):
+        self.held = []
+
+    def loaded(self):
+        return self.held
+
+    def release(self, wait):
+        self.held = [] if not wait else self.held
+
+
 class Engine:
     """A queue that never moves, and the images of a folder."""
 
@@ -32,7 +45,7 @@ class Engine:
 
     def __init__(self, folder):
         self.folder, self.jobs, self.entries, self.queue_paused, self.now = folder, [], [], False, None
-        self.held = []
+        self.models = Models()
 
     def submit(self, task, job, title=""):
         self.jobs.append(job)
@@ -53,7 +66,7 @@ class Engine:
         return self.held
 
     def unload(self):
-        self.held = []
+        self.models = Models()
         return True
 
     def cancel(self, identity):
@@ -102,9 +115,9 @@ def embedding(path):
 def test_what_is_in_memory_is_said_and_a_click_unloads_it(desk):
     assert "Unload" not in desk.memory.html()
     parts = [("base", "sd15.safetensors", 1 << 30), ("VAE", "sd15.safetensors", 1 << 29)]
-    desk.page.engine.held = [Held(slot, name, name, None, size) for slot, name, size in parts]
+    desk.page.engine.models.held = [Held(slot, name, name, None, size) for slot, name, size in parts]
     assert "sd15, 1.5 GB in memory" in desk.memory.html()
-    desk.page.engine.held += [Held("base", "other", "<other>", None, 1 << 30)]
+    desk.page.engine.models.held += [Held("base", "other", "<other>", None, 1 << 30)]
     shown = desk.memory.html()
     assert "2 models, 2.5 GB in memory" in shown and "&lt;other&gt; 1.0 GB" in shown
     desk.page.engine.now = {"task": "generate"}

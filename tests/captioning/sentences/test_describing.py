@@ -380,7 +380,7 @@ def test_the_model_is_out_of_memory_after_the_run_and_after_a_stop(caption, monk
 def test_the_model_that_generates_images_makes_room_for_a_captioner(tmp_path, folder, models):
     engine = Engine(Workspace(tmp_path / "outputs", tmp_path / "models"), "cpu", "a test")
     released: list[bool] = []
-    engine._store = SimpleNamespace(release=lambda: released.append(True), holds=None)
+    engine.models = SimpleNamespace(release=lambda: released.append(True))
     engine.start()
     try:
         settings = {"model": str(models("git")), "precision": "fp32"} | LONG
