@@ -26,7 +26,7 @@ from core.generation.embeddings import Words
 from core.generation.image_metadata import Hashes, png_info
 from core.generation.loras import LorasInUse
 from core.generation.making import Maker
-from core.generation.models import leased
+from core.generation.models import kept_texts, leased
 from core.generation.requests import Request
 from core.generation.run import Written
 from core.generation.sources import (
@@ -88,7 +88,9 @@ def make_class_images(
         plan.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(plan.folder)
         with leased(drawn_by, sources, store, device, reports) as components:
-            maker = Maker(components, Words(components, {}, set()), LorasInUse(), reports)
+            loras = LorasInUse()
+            kept = kept_texts(drawn_by, sources, store, device, workspace, loras)
+            maker = Maker(components, Words(components, {}, set(), kept), loras, reports)
             written = Written(workspace, sources, hashes, reports)
             made = _Missing(plan, manifest, drawn_by, maker, written).all_images(
                 todo, job.class_images.batch, job.captions.caption_extension

@@ -6,17 +6,20 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.diffusion.text_states import TextStates
+from core.diffusion.text_states import TextStates, join_texts
+from core.families import family
 from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_embedding
+from core.generation.prompt.kept import ModelTexts
 from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_texts
 from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
@@ -99,10 +102,14 @@ class Words:
 
     components  with tokenizers that know these     counts  vectors per name
     layered     names with one vector per layer (XTI)
+    kept        where states are found again
     """
 
-    def __init__(self, components: Components, counts: dict[str, int], layered: set[str]):
+    def __init__(
+        self, components: Components, counts: dict[str, int], layered: set[str], kept: ModelTexts | None = None
+    ):
         self._components, self._counts, self._layered = components, counts, layered
+        self._kept = kept or ModelTexts()
 
     def encode(self, prompt: str, negative_prompt: str = "", reading: Reading = AS_WRITTEN) -> PromptStates:
         """Like `encode_prompts`; with layered embeddings the context is [1, 16, T, C]."""
@@ -114,16 +121,22 @@ class Words:
 
         suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
         with torch.no_grad():
-            read = [
-                encode_texts(self._components, [self._spelled(text, suffix) for text in texts], reading)
-                for suffix in suffixes
-            ]
+            read = [self._read([self._spelled(text, suffix) for text in texts], reading) for suffix in suffixes]
         whole = (
             replace(read[0], context=torch.stack([states.context for states in read], dim=1))
             if self._layered
             else read[0]
         )
         return [whole.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
+
+    def _read(self, texts: Sequence[str], reading: Reading) -> TextStates:
+        tokens = reading.tokens(texts, partial(family(self._components.family).count_tokens, self._components))
+
+        def states(text: str) -> TextStates:
+            encode = partial(encode_texts, self._components, [text], reading, tokens)
+            return self._kept.get((text, reading, tokens), encode)
+
+        return join_texts([states(text) for text in texts])
 
     def missing(self, *texts: str) -> list[str]:
         """The names that occur in none of the texts."""
@@ -147,14 +160,16 @@ class Words:
 
 
 @contextmanager
-def embeddings_attached(components: Components, words: Sequence[NewWord]) -> Iterator[Words]:
+def embeddings_attached(
+    components: Components, words: Sequence[NewWord], kept: ModelTexts | None = None
+) -> Iterator[Words]:
     """Run the block with these embeddings, whose files were checked.
 
     No weight is changed: rows are appended to the encoders' tables, and copies of the tokenizers learn the tokens. At the
     end, also after an error, the model's own tables are restored and all layers of the U-Net read one context again.
     """
     if not words:
-        yield Words(components, {}, set())
+        yield Words(components, {}, set(), kept)
         return
     from core.methods.layers import OneTextEach
     from core.methods.tokens import TokenTable, add_tokens
@@ -172,7 +187,7 @@ def embeddings_attached(components: Components, words: Sequence[NewWord]) -> Ite
             encoder.set_input_embeddings(TokenTable(table, rows.to(encoder.device)))
         if layered:
             stack.callback(OneTextEach(components.denoiser).remove)
-        yield Words(replace(components, tokenizers=tokenizers), counts, layered)
+        yield Words(replace(components, tokenizers=tokenizers), counts, layered, kept)
 
 
 def _rows(read: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.families.components import Components
+from core.generation.store import fingerprint
 from core.networks.files import check_file, read_network
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
@@ -62,6 +63,18 @@ class LorasInUse:
         if self.merged and strengths[: self.merged] != self._now:
             self._merge()
             self._now = strengths[: self.merged]
+
+    def on_texts(self) -> tuple[Any, ...]:
+        """What they do to the text encoders now, for the keys of text states: the file and strengths of each that does."""
+        from core.networks.sizes import part_of
+
+        found: list[Any] = []
+        for number, (lora, network) in enumerate(zip(self.loras, self.networks, strict=True)):
+            adapters = network.adapters.items()
+            strengths = tuple(each.multiplier for name, each in adapters if part_of(name) == "text_encoder")
+            if any(strengths):
+                found.append((fingerprint(lora.path), number < self.merged, strengths))
+        return tuple(found)
 
     def _merge(self) -> None:
         """The first networks into the weights, of which the model's own are kept."""

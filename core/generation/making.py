@@ -20,7 +20,7 @@ from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
 from core.generation.loras import LorasInUse
 from core.generation.noise import ImageNoise
 from core.generation.prompt.runs import parts_of, weighted_parts
-from core.generation.prompt.states import PromptStates, Reading
+from core.generation.prompt.states import PromptStates
 from core.generation.regional import has_regions
 from core.generation.requests import Request
 from core.generation.stages import as_generator, reading_of, sampling_of, stages_of, steps_of
@@ -32,8 +32,6 @@ from core.settings.job import GenerateJob
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
-
-REMEMBERED = 64  # prompts whose states are kept
 
 
 @dataclass
@@ -61,7 +59,6 @@ class Maker:
         self.components, self.kind = components, family(components.family)
         self.model = Denoiser.of(components)
         self.words, self.loras, self.reports = words, loras, reports
-        self._states: dict[Any, PromptStates] = {}
 
     # -- which images are made together
 
@@ -199,18 +196,6 @@ class Maker:
 
     def _states_of_one(self, job: GenerateJob) -> PromptStates:
         texts, reading = self._texts(job), reading_of(job, self.kind.name)
-        key = (
-            *texts,
-            reading,
-            tuple((use.file, use.strength, use.text_encoder_strength) for use in job.generate.loras),
-        )
-        if key not in self._states:
-            if len(self._states) >= REMEMBERED:
-                self._states.pop(next(iter(self._states)))
-            self._states[key] = self._encoded(job, texts, reading)
-        return self._states[key]
-
-    def _encoded(self, job: GenerateJob, texts: list[str], reading: Reading) -> PromptStates:
         self.loras.use(job.generate.loras)
         parts = parts_of(texts[0])
         if len(parts) == 1:

@@ -11,10 +11,14 @@ from core.families import family
 from core.families.attention import device_problems, set_attention
 from core.families.components import Components
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
+from core.formats.hashes import HashMemo
+from core.generation.loras import LorasInUse
+from core.generation.prompt.kept import ModelTexts
 from core.generation.sources import Sources
 from core.generation.store import ModelStore, fingerprint
 from core.record.context import Reports
 from core.record.problems import raise_if_errors
+from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 from core.settings.memory import MemorySettings
 
@@ -50,6 +54,21 @@ def leased(
             return found
 
         yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=WhenUsed(encoders))
+
+
+def kept_texts(
+    job: GenerateJob, sources: Sources, store: ModelStore, device: str, workspace: Workspace, loras: LorasInUse
+) -> ModelTexts:
+    """The text states of the job's model with its embeddings and LoRAs."""
+    kind, memory = family(sources.family), job.memory
+    store.texts.room = memory.text_cache_bytes
+    encoders = kind.digest(sources.model, "text_encoders", memo=HashMemo(workspace.private / "hashes.json"))
+    words = tuple((word.word, fingerprint(word.path)) for word in sources.embeddings)
+    own = sources.model.glob("tokenizer*") if sources.model.is_dir() else ()
+    tokenizers = tuple(map(fingerprint, sorted(own)))
+    dtype = Parts(memory, sources, device).dtype
+    model = (kind.name, encoders, tokenizers, str(dtype), memory.fp8_base, device, words)
+    return ModelTexts(store.texts, device, model, loras.on_texts)
 
 
 class WhenUsed(Sequence[Any]):

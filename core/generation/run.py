@@ -10,7 +10,7 @@ from core.generation.embeddings import embeddings_attached, unused
 from core.generation.image_metadata import Hashes, one_image
 from core.generation.loras import loras_attached, together
 from core.generation.making import Maker, steps_of
-from core.generation.models import leased
+from core.generation.models import kept_texts, leased
 from core.generation.output import save_image
 from core.generation.plan import Plan, plan_of
 from core.generation.requests import merged_of
@@ -56,7 +56,9 @@ def run_generate(
         uses = together([request.job.generate.loras for request in plan.requests])
         with (
             loras_attached(components, uses, sources.loras.__getitem__, merged_of(job, len(uses))) as loras,
-            embeddings_attached(components, sources.embeddings) as words,
+            embeddings_attached(
+                components, sources.embeddings, kept_texts(job, sources, store, device, workspace, loras)
+            ) as words,
         ):
             texts = [
                 text for each in plan.requests for text in (each.job.generate.prompt, each.job.generate.negative_prompt)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from core.families.components import Components
+from core.generation.prompt.kept import KeptTexts
 from core.record import machine
 from core.record.cancel import Cancelled
 from core.record.memory import is_out_of_memory
@@ -54,11 +55,13 @@ class Held:
 
 
 class ModelStore:
-    """Models by slot and key. budget: bytes, beyond which the least recently used leave; None: a share of the device's
-    memory."""
+    """Models by slot and key, and text states, which stay when models leave.
+
+    budget   bytes, beyond which the least recently used leave; None: a share of the device's memory
+    """
 
     def __init__(self, budget: int | None = None):
-        self.budget = budget
+        self.budget, self.texts = budget, KeptTexts()
         self._lock = threading.RLock()  # a job leases several slots
         self._held: list[Held] = []  # the most recently used last
 
