@@ -7,7 +7,7 @@ from typing import Any
 from core.extensions import later
 from core.settings.base import Settings
 from core.settings.captioning.edits import CaptionHistorySettings
-from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, PrepareJob, TrainJob
+from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
 from core.settings.tools import images, metadata
 from core.settings.tools.model_files import DownloadSettings, ExportSettings, InspectSettings
 from core.tasks import Card, Task, register, tool
@@ -59,6 +59,17 @@ register(
         GenerateJob,
         later("core.generation.run", "run_task"),
         check=later("core.generation.plan", "check_task"),
+        takes="generate.prompt",
+    )
+)
+register(
+    Task(
+        "grid",
+        "X/Y/Z grid",
+        "generate a grid of images over up to three settings",
+        GridJob,
+        later("core.generation.grids.making", "run_task"),
+        check=later("core.generation.grids.plan", "check_task"),
         takes="generate.prompt",
     )
 )

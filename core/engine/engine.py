@@ -334,7 +334,7 @@ class Engine:
     def _on_device(
         self, task: str, job: Settings, folder: RunFolder, device: str, heard: Any
     ) -> tuple[str, Explanation | None]:
-        store = self.models if task in ("generate", "class_images") else None
+        store = self.models if task in ("generate", "grid", "class_images") else None
         if store is None:
             self.models.release()  # trainings and captioners load models of their own: the kept one makes room
         if is_launched(task, job):

@@ -38,6 +38,11 @@ class Plan:
 def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
     """Raises ProblemsError with all that is wrong with the prompts, and then with all that is wrong with the files."""
     requests, notes = requests_of(job, partial(wildcard_lines, workspace))
+    return plan_for(job, requests, workspace, notes)
+
+
+def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:
+    """The same for requests that one model makes. job: names that model"""
     wrong = [problem for request in requests for problem in problems_of(request.job)]
     notes = [*notes, *dict.fromkeys(wrong)]
     raise_if_errors(notes)

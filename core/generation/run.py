@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,7 +51,16 @@ def run_generate(
     """
     reports.stage("checking files")
     plan = plan_of(job, workspace)
-    sources = plan.sources
+    with ready(plan, workspace, store=store, device=device, reports=reports) as (maker, written):
+        return _all_images(plan, maker, written)
+
+
+@contextmanager
+def ready(
+    plan: Plan, workspace: Workspace, *, store: ModelStore, device: str, reports: Reports
+) -> Iterator[tuple[Maker, Written]]:
+    """What makes the images of a plan, with its model, LoRAs and embeddings loaded, and where they go."""
+    job, sources = plan.requests[0].job, plan.sources
     hashes = file_hashes(sources, workspace, reports.cancel)
     _say_schedule(plan, reports)
     with leased(job, sources, store, device, reports) as components:
@@ -66,7 +77,7 @@ def run_generate(
             for problem in [*plan.notes, *loras.problems, *unused(words, *texts)]:
                 reports.warn(problem)
             maker = Maker(components, words, loras, reports=reports)
-            return _all_images(plan, maker, Written(workspace, sources, hashes, reports))
+            yield maker, Written(workspace, sources, hashes, reports)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.validation import ValidationSettings
 from core.settings.generation.conditioning import SizeSettings, StartNoiseSettings
 from core.settings.generation.generate import GenerateSettings
+from core.settings.generation.grid import GridSettings
 from core.settings.generation.high_resolution import DeepShrinkSettings, GradualLatentSettings, HiresSettings
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.generation.memory import GenerationMemorySettings
@@ -172,6 +173,12 @@ class GenerateJob(Job):
     start_noise: StartNoiseSettings = Field(default_factory=StartNoiseSettings, title="Start noise")
     generation_memory: GenerationMemorySettings = Field(default_factory=GenerationMemorySettings, title="Memory")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
+
+
+class GridJob(GenerateJob):
+    """Generates a grid of images."""
+
+    grid: GridSettings = Field(default_factory=GridSettings, title="X/Y/Z grid")
 
 
 class CaptionJob(Job):

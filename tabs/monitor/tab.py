@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 COMMANDS = ("pause", "resume", "stop", "save", "sample")
 SHOWN_ENDED = 20
 SHOWN_IMAGES = 4  # of a job that has ended
-LEADS = {"probe": "Train", "prepare": "Train", "generate": "Generate", "class_images": "Dataset"}
+LEADS = {"probe": "Train", "prepare": "Train", "generate": "Generate", "grid": "Generate", "class_images": "Dataset"}
 WORST = 40  # images in the table of those that train worst
 RUNS_SECONDS = 5.0
 SAMPLE_SIZE = 256

@@ -37,6 +37,9 @@ FREE = {  # texts that name nothing outside the job, and why
     "names of texts within files": "sidecar_keys category_order excluded_categories text_fields",
     "compared with the numbers of changes, never opened": "undo",
     "a color by its pattern": "alpha_color",
+    "names of settings": "x_axis y_axis z_axis",
+    "values of settings, held to the same where the cells are planned (core/generation/grids/plan.py)": "x_values y_values"
+    " z_values",
     "four numbers": "gradual_latent_unsharp_params",
     "an ending by its pattern, of files beside the images": "caption_extension tags_extension captions_to tags_to",
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",

@@ -1,0 +1,1 @@
+"""Grids of images over settings (X/Y/Z plots)."""

@@ -1,0 +1,333 @@
+"""The axes of a grid: which setting each changes, and its values, read from texts as A1111's X/Y/Z plot writes them."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from io import StringIO
+from pathlib import PurePosixPath
+from typing import Any
+
+from core.record.problems import Problem, ProblemsError
+from core.record.units import number_text
+from core.settings.base import Declared, declared
+from core.settings.check import build
+from core.settings.flags import coerce
+from core.settings.generation.generate import LoraUse
+from core.settings.job import GenerateJob, GridJob
+from core.settings.samples import ALSO_CALLED
+
+LETTERS = ("x", "y", "z")
+PROMPT_SR, SIZE, LORA, STRENGTH = "prompt_sr", "size", "lora", "lora_strength"
+SPECIAL = {PROMPT_SR: "Prompt S/R", SIZE: "Size", LORA: "LoRA", STRENGTH: "LoRA strength"}  # titles
+NONE = "none"  # what an empty setting is called among the values of an axis
+# What A1111 calls them, where the setting's own name and title are others.
+ALSO = {
+    "checkpoint": "model.base_model",
+    "checkpoint name": "model.base_model",
+    "cfg scale": "generate.guidance_scale",
+    "denoising": "image_to_image.strength",
+    "hires upscale": "hires.highres_fix_scale",
+    "hires steps": "hires.highres_fix_steps",
+    "lora file": LORA,
+}
+ALONE = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have axes of their own
+MOST_VALUES, MOST_CELLS, LONGEST = 1000, 1000, 200_000
+
+WHOLE = r"([+-]?\d+)"
+NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"
+RANGE = r"\s*{0}\s*-\s*{0}\s*(?:\(\s*{0}\s*\)|\[\s*(\d+)\s*\])?\s*"
+WHOLE_RANGE, NUMBER_RANGE = re.compile(RANGE.format(WHOLE)), re.compile(RANGE.format(NUMBER))
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of an axis. text: what its row or column is called"""
+
+    value: Any
+    text: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """letter: "x", "y" or "z". setting: a dotted path, one of SPECIAL, or "lora_strength:NAME"."""
+
+    letter: str
+    setting: str
+    title: str
+    values: tuple[Value, ...]
+
+    @property
+    def field(self) -> str:
+        """The setting that holds its values, for problems."""
+        return f"grid.{self.letter}_values"
+
+
+@cache
+def settings_of_axes() -> Mapping[str, Declared]:
+    """{dotted path: setting} of what an axis can change, without the special ones."""
+    return {
+        entry.path: entry
+        for entry in declared(GenerateJob)
+        if entry.group != "prompts" and entry.path not in ALONE and (entry.kind != "list" or entry.name == "embeddings")
+    }
+
+
+def axes_of(job: GridJob) -> list[Axis]:
+    """The axes of a grid, those without a setting left out. Raises ProblemsError with all that is wrong with them."""
+    problems: list[Problem] = []
+    axes: list[Axis] = []
+    for letter in LETTERS:
+        name, text = getattr(job.grid, f"{letter}_axis").strip(), getattr(job.grid, f"{letter}_values")
+        if name or text.strip():
+            axes += _axis(letter, name, text, problems)
+    problems += _twice(axes)
+    if not axes and not problems:
+        what, fix = "The grid has no axis", "choose a setting for the X axis and write its values"
+        problems.append(Problem(what, "grid.x_axis", fix, code="grid.no-axis"))
+    cells = math.prod(len(axis.values) for axis in axes)
+    if cells > MOST_CELLS and not problems:
+        what = f"The grid has {cells:,} images; the limit is {MOST_CELLS:,}"
+        problems.append(Problem(what, axes[0].field, "use fewer values", code="grid.too-many-cells"))
+    problems += _not_found(job, axes)
+    if problems:
+        raise ProblemsError(problems)
+    return axes
+
+
+def _axis(letter: str, name: str, text: str, problems: list[Problem]) -> list[Axis]:
+    where, values_at = f"grid.{letter}_axis", f"grid.{letter}_values"
+    if not name:
+        what = f"The values of the {letter.upper()} axis have no setting"
+        problems.append(Problem(what, where, "choose what they are of", code="grid.no-setting"))
+        return []
+    setting = meant(name)
+    if setting is None:
+        problems.append(Problem(f"There is no setting '{name[:80]}'", where, _nearest(name), code="grid.unknown-axis"))
+        return []
+    try:
+        values = read_values(setting, text)
+    except ProblemsError as error:
+        problems += [replace(each, where=values_at) for each in error.problems]
+        return []
+    return [Axis(letter, setting, title_of(setting), tuple(values))]
+
+
+def _twice(axes: list[Axis]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for axis in axes:
+        changed = {"generate.width", "generate.height"} if axis.setting == SIZE else {axis.setting}
+        if seen & changed:
+            what = f"Two axes change {axis.title}"
+            yield Problem(what, f"grid.{axis.letter}_axis", "choose another setting", code="grid.axis-twice")
+        seen |= changed
+
+
+def _not_found(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
+    """What Prompt S/R searches must be in a prompt."""
+    texts = [job.generate.prompt, job.generate.negative_prompt]
+    written = ("generate.prompt", "generate.negative_prompt")
+    texts += [str(value.value) for axis in axes if axis.setting in written for value in axis.values]
+    for axis in axes:
+        if axis.setting == PROMPT_SR and not any(axis.values[0].value in text for text in texts):
+            what = f"'{axis.values[0].text[:60]}', the first value, is not in the prompt"
+            yield Problem(what, axis.field, "begin with words of the prompt", code="grid.search-not-found")
+
+
+# -- which setting
+
+
+def meant(name: str) -> str | None:
+    """The setting of a name: its path, its own name or title, the name in sd-scripts or A1111, or a special one."""
+    plain = name.strip().casefold()
+    head, colon, lora = name.strip().partition(":")
+    if colon and head.strip().casefold() in (STRENGTH, SPECIAL[STRENGTH].casefold()) and lora.strip():
+        return f"{STRENGTH}:{lora.strip()}"
+    return _names().get(plain)
+
+
+@cache
+def _names() -> dict[str, str]:
+    """Every name of a setting; of several settings with one name the first, those of `generate` before others."""
+    found: dict[str, str] = {}
+    entries = sorted(settings_of_axes().values(), key=lambda entry: entry.group != "generate")
+    for path in (entry.path for entry in entries):
+        found.setdefault(path.casefold(), path)
+    found |= {key: name for name, title in SPECIAL.items() for key in (name, title.casefold())} | ALSO
+    for entry in entries:
+        for name in (entry.name, entry.title, *entry.kohya_names):
+            found.setdefault(name.casefold(), entry.path)
+    return found
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name.strip().casefold()[:80], list(_names()), n=1, cutoff=0.5)
+    return f"did you mean '{_names()[near[0]]}'?" if near else "use a name such as generate.steps"
+
+
+def title_of(setting: str) -> str:
+    """ "Sampling steps", "LoRA strength (fox)"."""
+    name, colon, lora = setting.partition(":")
+    if name in SPECIAL:
+        return f"{SPECIAL[name]} ({lora})" if colon else SPECIAL[name]
+    return str(settings_of_axes()[setting].title)
+
+
+# -- which values
+
+
+def texts_of(text: str) -> list[str]:
+    """The values of a text: separated by commas or lines, those with commas in double quotes."""
+    if len(text) > LONGEST:
+        what = f"The values have {len(text):,} characters; the limit is {LONGEST:,}"
+        raise ProblemsError.one(what, "", "use fewer", "grid.text-too-long")
+    rows = csv.reader(StringIO(text), skipinitialspace=True)
+    try:
+        return [each.strip() for row in rows for each in row if each.strip()]
+    except csv.Error as error:
+        raise ProblemsError.one(f"The values cannot be read: {error}", "", "close all quotes", "grid.quotes") from None
+
+
+def written(texts: Sequence[str]) -> str:
+    """The text whose values are these."""
+    quoted = ('"' + text.replace('"', '""') + '"' if set(',"\n\r') & set(text) else text for text in texts)
+    return ", ".join(quoted)
+
+
+def read_values(setting: str, text: str) -> list[Value]:
+    """Checked values. Raises ProblemsError with all that are not allowed; their `where` is empty."""
+    texts = texts_of(text)
+    name = setting.partition(":")[0]
+    if not texts:
+        raise ProblemsError.one("The axis has no values", "", "write at least one", "grid.empty-axis")
+    entry = NUMBER_OF_LORA if name == STRENGTH else settings_of_axes().get(name)
+    if entry is not None and entry.kind in ("int", "float"):
+        texts = [each for text in texts for each in _range(text, entry.kind == "int")]
+    if len(texts) > MOST_VALUES:
+        what = f"The axis has more than {MOST_VALUES:,} values"
+        raise ProblemsError.one(what, "", "use fewer", "grid.too-many-values")
+    problems: list[Problem] = []
+    values = [_value(setting, entry, each, problems) for each in texts]
+    if problems:
+        raise ProblemsError(problems)
+    return values
+
+
+NUMBER_OF_LORA = Declared("loras.strength", "loras", "strength", LoraUse.model_fields["strength"])
+
+
+def _range(text: str, whole: bool) -> Iterator[str]:
+    """The numbers of `20-40 (+10)`, both ends included, or of `1-10 [5]`, evenly spread; any other text alone."""
+    found = (WHOLE_RANGE if whole else NUMBER_RANGE).fullmatch(text)
+    if found is None:
+        yield text
+        return
+    first, last = float(found[1]), float(found[2])
+    number = int(found[4]) if found[4] else 0
+    step = float(found[3]) if found[3] else math.copysign(1.0, last - first)
+    if found[4]:
+        number = max(number, 1)
+        places = ((last - first) / max(number - 1, 1) * each for each in range(min(number, MOST_VALUES + 1)))
+    else:
+        if not step or (last - first) * step < 0:
+            what = f"The range '{text}' never ends" if not step else f"The range '{text}' is empty"
+            raise ProblemsError.one(what, "", "use a step towards its end", "grid.bad-range")
+        number = int((last - first) / step + 1e-9) + 1
+        places = (step * each for each in range(min(number, MOST_VALUES + 1)))
+    for place in places:
+        value = first + place
+        yield str(int(value)) if whole else number_text(round(value, 10))
+
+
+def _value(setting: str, entry: Declared | None, text: str, problems: list[Problem]) -> Value:
+    if setting == SIZE:
+        return _size(text, problems)
+    if setting in (PROMPT_SR, LORA):
+        value = None if setting == LORA and text.casefold() == NONE else text
+        return Value(value, file_words(text) if setting == LORA and value else text)
+    assert entry is not None
+    value = _typed(entry, text)
+    if entry is NUMBER_OF_LORA:
+        return _strength(text, value, problems)
+    try:
+        checked = getattr(getattr(build(GenerateJob, {entry.group: {entry.name: value}}), entry.group), entry.name)
+    except ProblemsError as error:
+        problems += [replace(each, fix=_near_choice(entry, text) or each.fix) for each in error.problems]
+        return Value(value, text)
+    return Value(checked, label_of(entry, checked, text))
+
+
+def _typed(entry: Declared, text: str) -> Any:
+    """What a text means for a setting; what fits nothing stays text, and the check then refuses it."""
+    plain = text.casefold()
+    if entry.kind == "choice":
+        for choice in entry.choices:
+            if plain in (str(choice).casefold(), entry.label(choice).casefold()):
+                return choice
+        return None if plain == NONE and entry.optional else ALSO_CALLED.get(text, text)
+    if entry.kind == "bool":
+        return {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}.get(plain, text)
+    if entry.optional and plain == NONE:
+        return None
+    if entry.kind == "list":
+        return [] if plain == NONE else [each.strip() for each in text.split(";") if each.strip()]
+    if entry.kind == "pair":
+        return coerce(entry, re.sub(r"\s*[x;]\s*", ",", text))
+    return coerce(entry, text)
+
+
+def _near_choice(entry: Declared, text: str) -> str:
+    if entry.kind != "choice":
+        return ""
+    known = {key.casefold(): str(each) for each in entry.choices for key in (str(each), entry.label(each))}
+    near = difflib.get_close_matches(text.casefold(), list(known), n=1, cutoff=0.6)
+    return f"did you mean '{known[near[0]]}'?" if near else ""
+
+
+def label_of(entry: Declared, value: Any, text: str) -> str:
+    """What the row or column of a value is called."""
+    if value is None or value == []:
+        return NONE
+    if entry.kind == "bool":
+        return "on" if value else "off"
+    if entry.kind == "choice":
+        return entry.label(value)
+    if entry.kind in ("int", "float"):
+        return number_text(value)
+    if entry.kind == "list":
+        return ", ".join(each.partition("=")[0] if "=" in each else file_words(each) for each in value)
+    return file_words(text) if entry.names else text
+
+
+def file_words(text: str) -> str:
+    """A file without folder and ending; the two of a training's folder keep the training's name out."""
+    name = PurePosixPath(text.replace("\\", "/")).name or text
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and suffix.casefold() in ("safetensors", "ckpt", "pt", "bin") else name
+
+
+def _size(text: str, problems: list[Problem]) -> Value:
+    sides = re.fullmatch(r"(\d{1,5})\s*[x×:]\s*(\d{1,5})", text.casefold())
+    if sides is None:
+        problems.append(Problem(f"Size is '{text[:40]}'", "", "write width x height, as 512x768", code="grid.bad-size"))
+        return Value((0, 0), text)
+    width, height = int(sides[1]), int(sides[2])
+    try:
+        build(GenerateJob, {"generate": {"width": width, "height": height}})
+    except ProblemsError as error:
+        problems += error.problems
+    return Value((width, height), f"{width} × {height}")
+
+
+def _strength(text: str, value: Any, problems: list[Problem]) -> Value:
+    low, high = NUMBER_OF_LORA.bounds["ge"], NUMBER_OF_LORA.bounds["le"]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        fix = f"use a number, {low:g} to {high:g}"
+        problems.append(Problem(f"LoRA strength is '{text[:40]}'", "", fix, code="settings.bad-value"))
+        return Value(0.0, text)
+    return Value(float(value), number_text(float(value)))

@@ -1,0 +1,278 @@
+"""A grid as one image with labels, and as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from core.generation.grids.folder import GridContent, GridFolder, Place
+from core.record import atomic
+
+PAPER, INK, SOFT, EMPTY = (255, 255, 255), (20, 20, 20), (110, 110, 110), (236, 236, 236)
+MOST_SIDE, MOST_PIXELS = 16_000, 120_000_000  # of the image: most programs open that
+LARGEST_IN_HTML = 768  # pixels of a cell's longer side there
+GAP, MOST_LINES = 6, 8
+
+
+def export(folder: GridFolder) -> None:
+    """Write grid.png and grid.html from the cells that are there."""
+    content = folder.content()
+    pages = [Page.of(folder, content, z) for z in range(content.size[2])]
+    image = image_of(content, pages)
+    into = BytesIO()
+    image.save(into, format="PNG", optimize=False)
+    atomic.write_bytes(folder.png, into.getvalue())
+    atomic.write_text(folder.html, html_of(content, pages))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell: its image if it is there, else why it is not."""
+
+    path: Path | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One table: its label, its cells row by row."""
+
+    label: str
+    rows: list[list[Shown]]
+
+    @classmethod
+    def of(cls, folder: GridFolder, content: GridContent, z: int) -> Page:
+        made = folder.made()
+        columns, rows, _ = content.size
+
+        def cell(place: Place) -> Shown:
+            source = content.source(place)
+            if source in made:
+                return Shown(folder.cell(source), "")
+            return Shown(None, content.failed.get(source, "not made"))
+
+        return cls(label(content, "z", z), [[cell((x, y, z)) for x in range(columns)] for y in range(rows)])
+
+
+def label(content: GridContent, letter: str, number: int) -> str:
+    """What stands at a column, row or table: title and value, below it what is said of the value."""
+    axis = content.axis(letter)
+    if axis is None:
+        return ""
+    note = f"\n{axis.notes[number]}" if axis.notes[number] else ""
+    return f"{axis.title}: {axis.texts[number]}{note}"
+
+
+# -- one image
+
+
+def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
+    """All tables one below the other, with labels whose lines fit their columns; smaller where it would be too large."""
+    columns, rows, _ = content.size
+    wide, high = _cell_size(pages)
+    scale = min(1.0, _fitting(columns, rows * len(pages), wide, high))
+    wide, high = max(int(wide * scale), 16), max(int(high * scale), 16)
+    font = ImageFont.load_default(size=max(12, min(wide // 18, 40)))
+    tops = [_wrapped(label(content, "x", x), font, wide - 2 * GAP) for x in range(columns)]
+    left = _left_width(content, rows, wide)
+    sides = [_wrapped(label(content, "y", y), font, left - 2 * GAP) for y in range(rows)]
+    line = _line_height(font)
+    top = max(map(len, tops)) * line + 2 * GAP if content.axis("x") else 0
+    whole = left + columns * (wide + GAP) + GAP
+    titles = [_wrapped(page.label, font, whole - 2 * GAP) for page in pages]
+    heights = [top + len(title) * line + (2 * GAP if title else 0) + rows * (high + GAP) for title in titles]
+    sheet = Image.new("RGB", (whole, sum(heights) + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    at = 0
+    for page, title in zip(pages, titles, strict=True):
+        y = at + GAP
+        for number, text in enumerate(title):
+            draw.text((GAP, y + number * line), text, INK, font)
+        y += len(title) * line + (GAP if title else 0)
+        for x, lines in enumerate(tops):
+            _centered(draw, lines, font, (left + GAP + x * (wide + GAP), y, wide, top - GAP if top else 0))
+        y += top - GAP if top else 0
+        for row, cells in enumerate(page.rows):
+            _centered(draw, sides[row], font, (0, y, left, high))
+            for x, cell in enumerate(cells):
+                _paste(sheet, draw, cell, font, (left + GAP + x * (wide + GAP), y, wide, high))
+            y += high + GAP
+        at += heights[pages.index(page)]
+    return sheet
+
+
+def _cell_size(pages: Sequence[Page]) -> tuple[int, int]:
+    """The largest sides among the cells: one that is smaller stands in the middle."""
+    sizes = set()
+    for path in {cell.path for page in pages for row in page.rows for cell in row if cell.path is not None}:
+        with Image.open(path) as image:
+            sizes.add(image.size)
+    return max(width for width, _ in sizes), max(height for _, height in sizes)
+
+
+def _fitting(columns: int, rows: int, wide: int, high: int) -> float:
+    area = (MOST_PIXELS / (columns * wide * rows * high)) ** 0.5
+    return min(area, MOST_SIDE / (columns * wide), MOST_SIDE / (rows * high))
+
+
+def _left_width(content: GridContent, rows: int, wide: int) -> int:
+    if content.axis("y") is None:
+        return 0
+    return max(80, min(wide // 2, 320))
+
+
+def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    box = font.getbbox("Äjg|")
+    return int(box[3] * 1.2) + 1
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """Lines that are at most so wide: broken between words, a longer word within itself. At most MOST_LINES."""
+    lines: list[str] = []
+    for part in text.split("\n") if text else []:
+        now = ""
+        for word in part.split():
+            for piece in _pieces(word, font, width):
+                longer = f"{now} {piece}".strip()
+                if now and font.getlength(longer) > width:
+                    lines.append(now)
+                    now = piece
+                else:
+                    now = longer
+        lines += [now] if now else []
+    return [*lines[: MOST_LINES - 1], "…"] if len(lines) > MOST_LINES else lines
+
+
+def _pieces(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    found, now = [], ""
+    for letter in word:
+        if now and font.getlength(now + letter) > width:
+            found.append(now)
+            now = letter
+        else:
+            now += letter
+    return [*found, now]
+
+
+def _centered(
+    draw: ImageDraw.ImageDraw,
+    lines: Sequence[str],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    box: tuple[int, int, int, int],
+    ink: tuple[int, int, int] = INK,
+) -> None:
+    x, y, width, height = box
+    line = _line_height(font)
+    y += max(0, (height - line * len(lines)) // 2)
+    for number, text in enumerate(lines):
+        place = x + (width - font.getlength(text)) / 2, y + number * line
+        draw.text(place, text, ink, font)
+
+
+def _paste(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    cell: Shown,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    box: tuple[int, int, int, int],
+) -> None:
+    x, y, wide, high = box
+    if cell.path is None:
+        draw.rectangle((x, y, x + wide - 1, y + high - 1), EMPTY)
+        small = ImageFont.load_default(size=max(10, min(wide // 24, 20)))
+        _centered(draw, _wrapped(cell.why, small, wide - 2 * GAP), small, box, SOFT)
+        return
+    with Image.open(cell.path) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((wide, high), Image.Resampling.LANCZOS)
+    sheet.paste(image, (x + (wide - image.width) // 2, y + (high - image.height) // 2))
+
+
+# -- one HTML file
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { margin: 16px; font: 14px/1.4 system-ui, sans-serif; }
+h1 { font-size: 18px; } h2 { font-size: 15px; margin: 20px 0 6px; white-space: pre-line; }
+table { border-collapse: separate; border-spacing: 4px; }
+th { position: sticky; background: Canvas; font-weight: 600; padding: 4px; white-space: pre-line; overflow-wrap: anywhere; }
+thead th { top: 0; z-index: 1; max-width: 240px; } tbody th { left: 0; max-width: 160px; text-align: start; }
+button { border: 0; padding: 0; background: none; cursor: zoom-in; }
+td img { display: block; max-width: 240px; max-height: 240px; } .none { width: 160px; color: GrayText; text-align: center; }
+dialog { border: 0; padding: 8px; max-width: 96vw; max-height: 96vh; } dialog img { max-width: 92vw; max-height: 84vh; }
+"""
+SCRIPT = """
+const cells = [...document.querySelectorAll('td button')], box = document.querySelector('dialog');
+let now = 0;
+function show(number) {
+  if (!cells[number]) return;
+  now = number;
+  box.querySelector('img').src = cells[now].querySelector('img').src;
+  box.querySelector('p').textContent = cells[now].title;
+  if (!box.open) box.showModal();
+}
+cells.forEach((cell, number) => cell.addEventListener('click', () => show(number)));
+box.addEventListener('click', () => box.close());
+document.addEventListener('keydown', (event) => {
+  if (!box.open) return;
+  if (event.key === 'ArrowLeft') show(now - 1);
+  if (event.key === 'ArrowRight') show(now + 1);
+});
+"""
+
+
+def html_of(content: GridContent, pages: Sequence[Page]) -> str:
+    """A page with the images in it: tables with labels; a click enlarges, arrow keys go on."""
+    held: dict[Path, str] = {}
+    tables = "".join(_table(content, page, held) for page in pages)
+    title = html.escape(content.title)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><h1>{title}</h1>'
+        f"<p>{html.escape(content.prompt)}</p>{tables}"
+        f'<dialog aria-label="Enlarged image"><img alt=""><p></p></dialog><script>{SCRIPT}</script></body></html>\n'
+    )
+
+
+def _table(content: GridContent, page: Page, held: dict[Path, str]) -> str:
+    columns, _, _ = content.size
+    tops = [label(content, "x", x) for x in range(columns)]
+    corner = "<td></td>" if content.axis("y") else ""
+    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in tops)
+    head = f"<thead><tr>{corner}{head}</tr></thead>" if content.axis("x") else ""
+    body = ""
+    for y, row in enumerate(page.rows):
+        side = label(content, "y", y)
+        first = f'<th scope="row">{html.escape(side)}</th>' if content.axis("y") else ""
+        cells = "".join(
+            _cell(cell, ", ".join(filter(None, (top, side, page.label))), held)
+            for cell, top in zip(row, tops, strict=True)
+        )
+        body += f"<tr>{first}{cells}</tr>"
+    title = f"<h2>{html.escape(page.label)}</h2>" if page.label else ""
+    return f"{title}<table>{head}<tbody>{body}</tbody></table>"
+
+
+def _cell(cell: Shown, words: str, held: dict[Path, str]) -> str:
+    if cell.path is None:
+        return f'<td class="none">{html.escape(cell.why)}</td>'
+    if cell.path not in held:
+        held[cell.path] = _embedded(cell.path)
+    words = html.escape(words.replace("\n", ", "))
+    return f'<td><button type="button" title="{words}"><img src="{held[cell.path]}" alt="{words}"></button></td>'
+
+
+def _embedded(path: Path) -> str:
+    """An image as text within the page."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((LARGEST_IN_HTML, LARGEST_IN_HTML), Image.Resampling.LANCZOS)
+    into = BytesIO()
+    image.save(into, format="JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(into.getvalue()).decode("ascii")

@@ -1,0 +1,247 @@
+"""The folder of a grid: its settings, its cells as images, why cells failed. What is missing is made when it is resumed."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import Problem, ProblemsError
+from core.record.run_folder import safe_name
+from core.record.workspace import Workspace
+from core.settings.check import build
+from core.settings.job import GridJob
+from core.settings.named import leads_out
+from core.settings.presets.files import dump, parse
+
+FILE, PNG, HTML = "grid.json", "grid.png", "grid.html"
+FORMAT = 1
+MAX_BYTES = 8_000_000
+NAME = re.compile(r"x(\d{1,4})_y(\d{1,4})_z(\d{1,4})")
+FIX = "delete the folder and make the grid again"
+
+Place = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class AxisTexts:
+    """An axis as its folder keeps it. notes: what is said beside each value, such as the validation loss"""
+
+    letter: str
+    setting: str
+    title: str
+    texts: tuple[str, ...]
+    values: tuple[Any, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GridContent:
+    """What grid.json says. state: "new", "running", "done", "stopped" or "failed"."""
+
+    title: str
+    axes: tuple[AxisTexts, ...]
+    same: Mapping[Place, Place]
+    failed: Mapping[Place, str]
+    state: str
+    steps: int
+    seconds: float
+    prompt: str
+    run: str = ""
+
+    def axis(self, letter: str) -> AxisTexts | None:
+        return next((axis for axis in self.axes if axis.letter == letter), None)
+
+    @property
+    def size(self) -> Place:
+        """How many columns, rows and tables."""
+        x, y, z = (len(axis.texts) if (axis := self.axis(letter)) else 1 for letter in "xyz")
+        return x, y, z
+
+    def source(self, place: Place) -> Place:
+        """The cell whose image stands at a place: equal ones share one."""
+        return self.same.get(place, place)
+
+
+def name_of(place: Sequence[int]) -> str:
+    """ "x1_y2_z1", counted from 1."""
+    x, y, z = place
+    return f"x{x + 1}_y{y + 1}_z{z + 1}"
+
+
+def place_of(name: str) -> Place | None:
+    found = NAME.fullmatch(name)
+    return (int(found[1]) - 1, int(found[2]) - 1, int(found[3]) - 1) if found else None
+
+
+def grids_of(workspace: Workspace) -> Path:
+    return workspace.outputs / "grids"
+
+
+def require_writable(workspace: Workspace) -> None:
+    """Raises ProblemsError where no grid can be saved."""
+    root = grids_of(workspace)
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    try:
+        if not there.is_dir():
+            raise NotADirectoryError(20, "Not a directory")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _unwritable(root, error) from None
+
+
+def _unwritable(root: Path, error: OSError) -> ProblemsError:
+    what = f"The output folder is not writable: {error.strerror}"
+    return ProblemsError.one(what, str(root), "choose another folder with --outputs", code="outputs.not-writable")
+
+
+class GridFolder:
+    """outputs/grids/<time>_<name>/ and the names in it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    name = property(lambda self: self.path.name)
+    cells = property(lambda self: self.path / "cells")
+    png = property(lambda self: self.path / PNG)
+    html = property(lambda self: self.path / HTML)
+
+    @classmethod
+    def named(cls, name: str, workspace: Workspace) -> GridFolder:
+        """Raises ProblemsError for one that is not there."""
+        folder = cls(grids_of(workspace) / name)
+        if leads_out(name) or "/" in name or "\\" in name or not (folder.path / FILE).is_file():
+            what = f"There is no grid '{name[:80]}'"
+            raise ProblemsError.one(
+                what, "grid.folder", "use the name of a folder in outputs/grids", "grid.no-such-grid"
+            )
+        return folder
+
+    @classmethod
+    def create(
+        cls,
+        workspace: Workspace,
+        job: GridJob,
+        axes: Sequence[Mapping[str, Any]],
+        same: Mapping[Place, Place],
+        title: str = "",
+        run: str = "",
+    ) -> GridFolder:
+        """A new one. job: with its seeds decided"""
+        root, stamp = grids_of(workspace), time.strftime("%Y%m%d-%H%M%S")
+        stem = f"{stamp}_{safe_name(job.grid.name)}"
+        number = 1
+        while True:
+            path = root / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                if root.exists() and not root.is_dir():
+                    raise _unwritable(root, NotADirectoryError(20, "Not a directory")) from None
+                number += 1
+            except OSError as error:
+                raise _unwritable(root, error) from None
+        folder = cls(path)
+        own = job.model_copy(update={"grid": job.grid.model_copy(update={"folder": None})})
+        folder._write(
+            {
+                "format": FORMAT,
+                "title": title or job.grid.name,
+                "run": run,
+                "job": dump(own, task="grid"),
+                "axes": [dict(axis) for axis in axes],
+                "same": {name_of(place): name_of(other) for place, other in same.items()},
+                "failed": {},
+                "state": "new",
+                "steps": 0,
+                "seconds": 0.0,
+            }
+        )
+        return folder
+
+    def _read(self) -> dict[str, Any]:
+        return read_json_object(self.path / FILE, FIX, max_bytes=MAX_BYTES)
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        try:
+            atomic.write_json(self.path / FILE, content)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def job(self) -> GridJob:
+        """The settings it was begun with. Raises ProblemsError for a damaged file."""
+        preset = parse(self._read().get("job"), self.name)
+        return build(GridJob, preset.values, self.name)
+
+    def content(self) -> GridContent:
+        """Raises ProblemsError for a damaged file."""
+        raw = self._read()
+        try:
+            return GridContent(
+                title=str(raw["title"]),
+                axes=tuple(_axis(axis) for axis in raw["axes"]),
+                same=_places(raw["same"]),
+                failed={place: str(why) for name, why in raw["failed"].items() if (place := place_of(name))},
+                state=str(raw["state"]),
+                steps=int(raw["steps"]),
+                seconds=float(raw["seconds"]),
+                prompt=str(raw["job"]["generate"].get("prompt", "")),
+                run=str(raw.get("run", "")),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ProblemsError([damaged(self.path / FILE)]) from None
+
+    def change(self, **given: Any) -> None:
+        """Other values of grid.json. failed: by place"""
+        if "failed" in given:
+            given["failed"] = {name_of(place): why for place, why in given["failed"].items()}
+        self._write(self._read() | given)
+
+    def cell(self, place: Place) -> Path:
+        return self.cells / f"{name_of(place)}.png"
+
+    def made(self) -> set[Place]:
+        """The places whose images are there: each was written whole or not at all."""
+        if not self.cells.is_dir():
+            return set()
+        return {place for path in self.cells.glob("x*.png") if (place := place_of(path.stem)) is not None}
+
+
+def damaged(path: Path) -> Problem:
+    return Problem("The file of the grid is damaged", str(path), FIX, code="grid.damaged")
+
+
+def _places(raw: Mapping[str, str]) -> dict[Place, Place]:
+    read = ((place_of(name), place_of(other)) for name, other in raw.items())
+    return {place: other for place, other in read if place is not None and other is not None}
+
+
+def _axis(raw: Mapping[str, Any]) -> AxisTexts:
+    letter, values = raw["letter"], raw["values"]
+    if letter not in ("x", "y", "z") or not values:
+        raise ValueError(letter)
+    return AxisTexts(
+        letter,
+        str(raw["setting"]),
+        str(raw["title"]),
+        tuple(str(value["text"]) for value in values),
+        tuple(value.get("value") for value in values),
+        tuple(str(value.get("note", "")) for value in values),
+    )
+
+
+def list_grids(workspace: Workspace) -> list[GridFolder]:
+    """Newest first."""
+    root = grids_of(workspace)
+    if not root.is_dir():
+        return []
+    found = [GridFolder(path) for path in root.iterdir() if (path / FILE).is_file()]
+    return sorted(found, key=lambda folder: folder.name, reverse=True)

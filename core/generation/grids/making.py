@@ -1,0 +1,208 @@
+"""Makes the cells of a grid: part after part, each on its loaded model; what is there already is not made again."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.generation.grids.export import export
+from core.generation.grids.folder import GridFolder, Place
+from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
+from core.generation.image_metadata import png_info
+from core.generation.making import Maker
+from core.generation.run import Written, ready
+from core.generation.sources import make_store
+from core.generation.stages import stages_of, steps_of
+from core.generation.store import ModelStore
+from core.record import atomic
+from core.record.cancel import Cancelled
+from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
+from core.record.memory import free_memory, is_out_of_memory
+from core.record.problems import ProblemsError, unwritten
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.job import GridJob
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def run_task(job: GridJob, context: JobContext) -> Outcome:
+    """The task `grid`."""
+    store = context.store or make_store()
+    folder, failed = run_grid(job, context.workspace, store=store, device=context.device, reports=context)
+    lines = [f"{count(failed, 'image')} failed"] if failed else []
+    paths = [display_path(path) for path in (folder.png, folder.html)]
+    return Outcome(lines=[*lines, *paths], facts={"grid": folder.name, "failed": failed})
+
+
+def begin(job: GridJob, workspace: Workspace, title: str = "", run: str = "") -> GridFolder:
+    """The folder of a new grid. Raises ProblemsError with all that is wrong with the settings."""
+    job = decided(job)
+    grid = grid_of(job, workspace)
+    return GridFolder.create(workspace, job, grid.texts(), grid.same, title, run)
+
+
+def run_grid(
+    job: GridJob,
+    workspace: Workspace,
+    *,
+    store: ModelStore,
+    device: str = "cpu",
+    reports: Reports = NO_REPORTS,
+) -> tuple[GridFolder, int]:
+    """Make what is missing of a grid; returns its folder and how many cells failed. A stopped one is exported as it is."""
+    reports.stage("checking files")
+    folder = GridFolder.named(job.grid.folder, workspace) if job.grid.folder else begin(job, workspace)
+    grid = grid_of(folder.job(), workspace)
+    for note in grid.notes:
+        reports.warn(note)
+    work = Work(grid, folder, workspace, store, device, reports)
+    folder.change(state="running", failed={})
+    state = "failed"
+    try:
+        work.run()
+        state = "done"
+    except Cancelled:
+        state = "stopped"
+        raise
+    finally:
+        work.end(state)
+    return folder, len(work.failed)
+
+
+@dataclass
+class Work:
+    """The making of one grid."""
+
+    grid: Grid
+    folder: GridFolder
+    workspace: Workspace
+    store: ModelStore
+    device: str
+    reports: Reports
+    failed: dict[Place, str] = field(default_factory=dict)
+    _done_steps: int = 0
+    _began: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.made = self.folder.made()
+        self.total = sum(_steps(cell) for cell in self.grid.cells)
+        self._done_steps = sum(_steps(cell) for cell in self.grid.cells if cell.place in self.made)
+        self._before = self._done_steps
+
+    def run(self) -> None:
+        """All cells that are missing."""
+        self._began = time.monotonic()
+        self.folder.cells.mkdir(exist_ok=True)
+        for part in self.grid.parts:
+            alone = False
+            while any(not self._is_over(cell) for cell in part.cells):
+                alone = self._try(part, alone)
+
+    def end(self, state: str) -> None:
+        """What was found is written, and the two files for people."""
+        seconds = time.monotonic() - self._began if self._began else 0.0
+        self.folder.change(
+            state=state, failed=self.failed, steps=max(self._done_steps - self._before, 0), seconds=round(seconds, 2)
+        )
+        if self.made:
+            self.reports.stage("writing the grid")
+            export(self.folder)
+
+    def _is_over(self, cell: Cell) -> bool:
+        return cell.place in self.made or cell.place in self.failed
+
+    def _try(self, part: Part, alone: bool) -> bool:
+        """Make cells of a part until an error ends its model's use. alone: one by one; returns whether that is needed now."""
+        now: list[Cell] = []
+        try:
+            plan = part.plan(self.workspace)
+            with ready(plan, self.workspace, store=self.store, device=self.device, reports=self.reports) as (
+                maker,
+                written,
+            ):
+                for cells in self._batches(part, [each.job for each in plan.requests], maker, alone):
+                    now[:] = cells
+                    self._make(cells, maker, written)
+                return False
+        except (Cancelled, Unsaved):
+            raise
+        except Exception as error:
+            why = reason(error)
+            if len(now) > 1:
+                self.reports.say("Several images at once failed; continuing one by one")
+                alone = True
+            else:
+                self._fail(now or [cell for cell in part.cells if not self._is_over(cell)], why)
+        free_memory()
+        return alone
+
+    def _batches(self, part: Part, jobs, maker: Maker, alone: bool):
+        """Cells that are made together. The batches of a whole part, so that a resumed grid equals an unbroken one."""
+        cells = [Cell(cell.place, type(cell.request)(job)) for cell, job in zip(part.cells, jobs, strict=True)]
+        for batch in maker.batches([cell.request for cell in cells], 1 if alone else None):
+            taken, cells = cells[: len(batch)], cells[len(batch) :]
+            if any(not self._is_over(cell) for cell in taken):
+                yield taken
+
+    def _make(self, cells: Sequence[Cell], maker: Maker, written: Written) -> None:
+        """The images of cells that are made together; those that were there stay."""
+        self.reports.cancel.check()
+        made = maker.make([cell.request for cell in cells], partial(self._progress, len(cells)))
+        for cell, image in zip(cells, made.images[-1], strict=True):
+            if self._is_over(cell):
+                continue
+            path = self.folder.cell(cell.place)
+            self._save(image, path, cell, written)
+            self.made.add(cell.place)
+            self._done_steps += _steps(cell)
+            self.reports.generated(path, cell.request.seed)
+        self._progress()
+
+    def _save(self, image: Image, path: Path, cell: Cell, written: Written) -> None:
+        content = BytesIO()
+        image.save(content, format="PNG", pnginfo=png_info(written.job_of(cell.request.job), written.hashes))
+        try:
+            atomic.write_bytes(path, content.getvalue())
+        except OSError as error:
+            raise Unsaved(unwritten(error, "The image cannot be saved", str(path)).problems) from error
+
+    def _progress(self, together: int = 0, steps_done: int = 0) -> None:
+        over, total = len(self.made) + len(self.failed), len(self.grid.cells)
+        text = f"generating image {min(over + 1, total)} of {total}"
+        self.reports.stage(text, min(self._done_steps + together * steps_done, self.total), self.total)
+
+    def _fail(self, cells: Sequence[Cell], why: str) -> None:
+        for cell in cells:
+            self.failed[cell.place] = why
+        self.folder.change(failed=self.failed)
+        self.reports.say(f"{count(len(cells), 'image')} of the grid failed: {why}", "warning")
+
+
+class Unsaved(ProblemsError):
+    """An image cannot be written: no other can either, so the grid ends."""
+
+
+def _steps(cell: Cell) -> int:
+    return sum(steps_of(stage) for stage in stages_of(cell.request.job))
+
+
+def reason(error: Exception) -> str:
+    """Why a cell failed, as one sentence. Raises what no other cell would survive: a full disk, a broken device."""
+    if isinstance(error, ProblemsError):
+        first = error.problems[0]
+        return f"{first.what} ({first.where})" if first.where else first.what
+    if is_out_of_memory(error):
+        return "The device ran out of memory"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        raise error
+    if "cuda error" in str(error).lower():
+        raise error
+    return f"{type(error).__name__}: {str(error)[:300]}"

@@ -1,0 +1,315 @@
+"""What a grid will make, decided before anything is loaded: its cells, and the order in which models load least."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+from core.generation.grids.axes import LETTERS, LORA, PROMPT_SR, SIZE, STRENGTH, Axis, axes_of, file_words, written
+from core.generation.grids.folder import GridFolder, Place, require_writable
+from core.generation.library import wildcard_lines
+from core.generation.plan import Plan, plan_for, with_initial_images
+from core.generation.prompt.options import SEEDS
+from core.generation.requests import Request, requests_of
+from core.record.allowed import may_reach
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace, resolve_path
+from core.settings.base import value_of
+from core.settings.generation.generate import LoraUse
+from core.settings.generation.prompts import PromptSettings
+from core.settings.job import GenerateJob, GridJob
+from core.settings.model import ModelSettings
+from core.settings.named import named_in
+
+SEED, MODEL = "generate.seed", "model.base_model"
+BEFORE_TEXTS, TEXTS, AFTER, LAST = range(4)  # when an axis is put in: its words before options and LoRA tags are read
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the grid, and the image there. place: the numbers of its values, (x, y, z)"""
+
+    place: Place
+    request: Request
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cells that one loaded model makes with the same LoRA files attached. loads: it is the first of its model"""
+
+    cells: list[Cell]
+    loads: bool
+
+    def plan(self, workspace: Workspace) -> Plan:
+        """Raises ProblemsError for files that are missing or do not fit."""
+        return plan_for(self.cells[0].request.job, [cell.request for cell in self.cells], workspace)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """axes: those that have values. parts: the different cells in the order of work. same: {a cell: an equal one before it}"""
+
+    job: GridJob
+    axes: list[Axis]
+    parts: list[Part]
+    same: Mapping[Place, Place]
+    notes: list[Problem]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for part in self.parts for cell in part.cells]
+
+    def texts(self) -> list[dict[str, Any]]:
+        """The axes as the grid's folder keeps them."""
+        return [
+            {"letter": axis.letter, "setting": axis.setting, "title": axis.title}
+            | {"values": [{"text": value.text, "value": value.value} for value in axis.values]}
+            for axis in self.axes
+        ]
+
+
+def decided(job: GridJob) -> GridJob:
+    """The job with every seed that was left to chance, so that it can be resumed."""
+    changes: dict[str, Any] = {}
+    if job.generate.seed is None:
+        changes["generate"] = job.generate.model_copy(update={"seed": secrets.randbelow(SEEDS)})
+    for axis in axes_of(job):
+        if axis.setting == SEED and any(value.value is None for value in axis.values):
+            seeds = [value.value if value.value is not None else secrets.randbelow(SEEDS) for value in axis.values]
+            given = {f"{axis.letter}_values": written([str(seed) for seed in seeds])}
+            changes["grid"] = changes.get("grid", job.grid).model_copy(update=given)
+    return job.model_copy(update=changes)
+
+
+def grid_of(job: GridJob, workspace: Workspace) -> Grid:
+    """The cells of a job whose seeds are decided. Raises ProblemsError with all that is wrong with axes and prompts."""
+    axes = axes_of(job)
+    base = GenerateJob(**{name: getattr(job, name) for name in GenerateJob.model_fields})
+    notes: list[Problem] = list(_ignored(base))
+    found: dict[str, Place] = {}
+    same: dict[Place, Place] = {}
+    cells: list[Cell] = []
+    for place in _places(axes):
+        request = _request(base, job, axes, place, workspace, notes)
+        if request is None:
+            continue
+        key = request.job.model_dump_json()
+        if key in found:
+            same[place] = found[key]
+        else:
+            found[key] = place
+            cells.append(Cell(place, request))
+    notes += _unused_loras(axes, cells)
+    notes = list(dict.fromkeys(notes))
+    raise_if_errors(notes)
+    return Grid(job, axes, parts_of(cells), same, notes)
+
+
+def _places(axes: Sequence[Axis]) -> Iterator[Place]:
+    """(x, y, z) of every cell: row by row, table by table."""
+    sizes = {axis.letter: len(axis.values) for axis in axes}
+    for z, y, x in product(*(range(sizes.get(letter, 1)) for letter in reversed(LETTERS))):
+        yield x, y, z
+
+
+def _ignored(job: GenerateJob) -> Iterator[Problem]:
+    fix = "leave it at its default"
+    if job.generate.count > 1:
+        what = "The number of images is ignored: a grid has one image in each cell"
+        yield Problem(what, "generate.count", fix, "advice", code="grid.count-ignored")
+    if job.prompts.from_file:
+        what = "A grid takes no file of prompts"
+        yield Problem(what, "prompts.from_file", "choose the prompt as an axis", code="grid.prompt-file")
+
+
+def _request(
+    base: GenerateJob, job: GridJob, axes: Sequence[Axis], place: Place, workspace: Workspace, notes: list[Problem]
+) -> Request | None:
+    """The one image of a cell; None where its prompt cannot be read, which is noted."""
+    at = {axis: axis.values[place[LETTERS.index(axis.letter)]].value for axis in axes}
+    prompts = PromptSettings(dynamic_prompts=base.prompts.dynamic_prompts)
+    alone = base.generate.model_copy(update={"count": 1, "seed": _seed(job, axes, place)})
+    cell = base.model_copy(update={"generate": alone, "prompts": prompts})
+    for when in (BEFORE_TEXTS, TEXTS):
+        for axis in axes:
+            if _when(axis) == when:
+                cell = _put(cell, axis, at[axis])
+    try:
+        requests, own = requests_of(cell, partial(wildcard_lines, workspace))
+    except ProblemsError as error:
+        notes += error.problems
+        return None
+    notes += own
+    if len(requests) != 1:
+        what = f"The prompt makes {count(len(requests), 'image')}; a cell has one"
+        notes.append(Problem(what, "generate.prompt", "remove {e$$...} from it", code="grid.several-images"))
+        return None
+    made = requests[0].job
+    for axis in axes:
+        if "." in axis.setting and axis.setting != "generate.prompt" and value_of(made, axis.setting) != at[axis]:
+            what = f"{axis.title} of the axis is ignored: the prompt has an option for it"
+            notes.append(Problem(what, axis.field, "remove the option", "advice", code="grid.option-wins"))
+    for when in (AFTER, LAST):
+        for axis in axes:
+            if _when(axis) == when:
+                made = _put(made, axis, at[axis])
+    if closed := list(_closed(made)):
+        notes += closed
+        return None
+    return with_initial_images([replace(requests[0], job=made)])[0]
+
+
+def _closed(job: GenerateJob) -> Iterator[Problem]:
+    """Files of axes that a shared page may not open; models, LoRAs and embeddings are only looked up in open folders."""
+    for named in named_in(job):
+        if named.what == "path" and not may_reach(resolve_path(named.value)):
+            what = f"'{named.value}' is not accessible from a shared page"
+            yield Problem(what, named.where, "use a file inside an open folder", code="shared.path-closed")
+
+
+def _seed(job: GridJob, axes: Sequence[Axis], place: Place) -> int:
+    """The seed of a cell: the job's, counted up along the axes that vary it, as A1111 does."""
+    seed, stride = job.generate.seed or 0, 1
+    for number, letter in enumerate(LETTERS):
+        if getattr(job.grid, f"vary_seeds_{letter}"):
+            seed += place[number] * stride
+            stride *= next((len(axis.values) for axis in axes if axis.letter == letter), 1)
+    return seed % SEEDS
+
+
+def _when(axis: Axis) -> int:
+    name = axis.setting.partition(":")[0]
+    return {PROMPT_SR: TEXTS, LORA: AFTER, STRENGTH: LAST}.get(name, BEFORE_TEXTS)
+
+
+def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
+    """The job with one value of an axis."""
+    name, _, lora = axis.setting.partition(":")
+    asked = job.generate
+    if name == PROMPT_SR:
+        search = axis.values[0].value
+        texts = {each: getattr(asked, each).replace(search, value) for each in ("prompt", "negative_prompt")}
+        return job.model_copy(update={"generate": asked.model_copy(update=texts)})
+    if name == SIZE:
+        sides = {"width": value[0], "height": value[1]}
+        return job.model_copy(update={"generate": asked.model_copy(update=sides)})
+    if name in (LORA, STRENGTH):
+        uses = _with_file(asked.loras, value) if name == LORA else _with_strength(asked.loras, lora, value)
+        return job.model_copy(update={"generate": asked.model_copy(update={"loras": uses})})
+    group, _, setting = name.partition(".")
+    changes = {setting: value}
+    if name == MODEL and value != job.model.base_model:  # what was set for the job's own model says nothing of others
+        changes |= {each: ModelSettings.model_fields[each].default for each in ("family", "prediction")}
+    return job.model_copy(update={group: getattr(job, group).model_copy(update=changes)})
+
+
+def _with_file(uses: Sequence[LoraUse], file: str | None) -> list[LoraUse]:
+    """Another file in place of the first LoRA, with its strength; None: without it."""
+    if file is None:
+        return list(uses[1:])
+    first = uses[0].model_copy(update={"file": file}) if uses else LoraUse(file=file)
+    return [first, *uses[1:]]
+
+
+def _with_strength(uses: Sequence[LoraUse], name: str, strength: float) -> list[LoraUse]:
+    changed = {"strength": strength, "text_encoder_strength": None}
+    return [use.model_copy(update=changed) if not name or _is(use, name) else use for use in uses]
+
+
+def _is(use: LoraUse, name: str) -> bool:
+    return file_words(use.file).casefold() == file_words(name).casefold()
+
+
+def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Problem]:
+    """An axis of strengths needs a LoRA to act on."""
+    for axis in axes:
+        head, _, name = axis.setting.partition(":")
+        uses = [use for cell in cells for use in cell.request.job.generate.loras]
+        if head == STRENGTH and not any(not name or _is(use, name) for use in uses):
+            known = ", ".join(dict.fromkeys(file_words(use.file) for use in uses))
+            what = f"There is no LoRA '{name}' in this grid" if name else "There is no LoRA in this grid"
+            fix = f"use one of {known}" if known else "add a LoRA, or write <lora:name:1> in the prompt"
+            yield Problem(what, f"grid.{axis.letter}_axis", fix, code="grid.no-lora")
+
+
+# -- order
+
+
+def parts_of(cells: Sequence[Cell]) -> list[Part]:
+    """The cells in the order of work: each model is loaded once, each set of LoRA files attached once for it, and what
+    differs only in prompt and seed comes together."""
+    models: dict[str, dict[str, list[Cell]]] = {}
+    for cell in cells:
+        by_files = models.setdefault(_model_key(cell.request.job), {})
+        by_files.setdefault(_files_key(cell.request.job), []).append(cell)
+    return [
+        Part(_alike_together(part), loads=number == 0)
+        for by_files in models.values()
+        for number, part in enumerate(by_files.values())
+    ]
+
+
+def _model_key(job: GenerateJob) -> str:
+    return job.model.model_dump_json() + job.memory.model_dump_json()
+
+
+def _files_key(job: GenerateJob) -> str:
+    asked = job.generate
+    merged = asked.network_merge, asked.network_merge_n_models, asked.network_pre_calc
+    return f"{sorted(use.file for use in asked.loras)} {asked.embeddings} {merged}"
+
+
+def _alike_together(cells: Sequence[Cell]) -> list[Cell]:
+    order: dict[str, list[Cell]] = {}
+    for cell in cells:
+        asked = cell.request.job.generate.model_copy(update={"prompt": "", "negative_prompt": "", "seed": None})
+        plain = cell.request.job.model_copy(update={"generate": asked})
+        order.setdefault(plain.model_dump_json(), []).append(cell)
+    return [cell for alike in order.values() for cell in alike]
+
+
+# -- the check
+
+
+def checked(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
+    """(the grid, its steps). Raises ProblemsError with all that is wrong, also with the files."""
+    require_writable(workspace)
+    grid = grid_of(decided(job), workspace)
+    problems: list[Problem] = []
+    steps = 0
+    for part in grid.parts:
+        try:
+            plan = part.plan(workspace)
+            steps += plan.steps()
+        except ProblemsError as error:
+            problems += [_of_axis(problem, grid.axes) for problem in error.problems]
+    raise_if_errors(dict.fromkeys(problems))
+    return grid, steps
+
+
+def _of_axis(problem: Problem, axes: Sequence[Axis]) -> Problem:
+    """A problem with what an axis changes is told of the axis' values: by its setting, else by the kind of file."""
+    of_files = {"model": (MODEL, "model.vae"), "lora": (LORA,)}.get(problem.code.partition(".")[0], ())
+    axis = next((axis for axis in axes if axis.setting in (problem.where, *of_files)), None)
+    return replace(problem, where=axis.field) if axis is not None else problem
+
+
+def check_task(job: GridJob, workspace: Workspace) -> str:
+    """The check of the task `grid`: what would be made."""
+    if job.grid.folder:
+        folder = GridFolder.named(job.grid.folder, workspace)
+        job = folder.job()
+    grid, steps = checked(job, workspace)
+    cells, loads = len(grid.cells), sum(part.loads for part in grid.parts)
+    lines = [f"{axis.letter.upper()}: {axis.title}, {count(len(axis.values), 'value')}" for axis in grid.axes]
+    lines.append(f"{count(cells, 'image')}, {count(steps, 'step')}, {count(loads, 'model load')}")
+    if grid.same:
+        lines.append(f"{count(len(grid.same), 'cell')} equal to another, made once")
+    if job.grid.folder is None and any(part.cells[0].request.job.generate.loras for part in grid.parts):
+        lines.append(f"LoRA files are attached {count(len(grid.parts), 'time')}")
+    return "\n".join([*lines, *(note.what for note in grid.notes), "The settings are valid."])

@@ -1,0 +1,130 @@
+"""Axes of a grid: their settings by name, and their values as A1111's X/Y/Z plot reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.generation.grids.axes import axes_of, meant, read_values, settings_of_axes, texts_of, written
+from core.record.problems import ProblemsError
+from core.settings.check import build
+from core.settings.job import GridJob
+from tests.refusals import refused
+
+
+def grid_job(prompt="a fox", generate=None, **grid):
+    return build(GridJob, {"generate": {"prompt": prompt, "seed": 1, **(generate or {})}, "grid": grid})
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("generate.steps", "generate.steps"),
+        ("Steps", "generate.steps"),
+        ("CFG Scale", "generate.guidance_scale"),
+        ("Sampling steps", "generate.steps"),
+        ("Denoising", "image_to_image.strength"),
+        ("Checkpoint name", "model.base_model"),
+        ("pretrained_model_name_or_path", "model.base_model"),
+        ("Prompt S/R", "prompt_sr"),
+        ("LoRA strength: fox", "lora_strength:fox"),
+        ("size", "size"),
+        ("count", None),
+        ("prompts.from_file", None),
+        ("stepz", None),
+    ],
+)
+def test_a_setting_is_named_by_path_name_title_or_the_name_of_other_programs(name, setting):
+    assert meant(name) == setting
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "values"),
+    [
+        ("generate.steps", "1, 5,9", [1, 5, 9]),
+        ("generate.steps", "1-5", [1, 2, 3, 4, 5]),
+        ("generate.steps", "20-40 (+10), 3", [20, 30, 40, 3]),
+        ("generate.steps", "10-5 (-3)", [10, 7]),
+        ("generate.steps", "3-1", [3, 2, 1]),
+        ("generate.steps", "1-10 [5]", [1, 3, 5, 7, 10]),  # as A1111's wiki has it
+        ("generate.guidance_scale", "0-1 [6]", [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        ("generate.guidance_scale", "1-1.3 (+0.1), none", [1, 1.1, 1.2, 1.3, None]),
+        ("generate.sampler", "Euler a, ddim, k_lms", ["euler_a", "ddim", "lms"]),
+        ("generate.prompt_weights", "on, off", [True, False]),
+        ("generate.prompt", '"a fox, red", a dog', ["a fox, red", "a dog"]),
+        ("prompt_sr", 'fox, "big ""dog"""\ncat', ["fox", 'big "dog"', "cat"]),
+        ("size", "512x768, 64 x 64", [(512, 768), (64, 64)]),
+        ("lora", "none, a.safetensors", [None, "a.safetensors"]),
+        ("lora_strength", "-1-1 [3], 0.7", [-1, 0, 1, 0.7]),
+        ("model.clip_skip", "1-2, none", [1, 2, None]),
+        ("hires.highres_fix_scale", "none, 2", [None, 2]),
+        ("start_noise.noise_offset_range", "0;0.1", [(0, 0.1)]),
+        ("generate.embeddings", "none, w=a.pt; b.pt", [[], ["w=a.pt", "b.pt"]]),
+    ],
+)
+def test_values_are_read_as_a1111_writes_them(setting, text, values):
+    assert [each.value for each in read_values(setting, text)] == values
+
+
+def test_rows_and_columns_are_called_by_labels_and_short_names():
+    assert [each.text for each in read_values("generate.sampler", "euler_a")] == ["Euler a"]
+    assert [each.text for each in read_values("model.base_model", "models/a/fox-v1.5.safetensors")] == ["fox-v1.5"]
+    assert [each.text for each in read_values("lora", "outputs/runs/r/checkpoints/fox-000002.safetensors")] == [
+        "fox-000002"
+    ]
+
+
+def test_texts_come_back_from_what_is_written_of_them():
+    texts = ["a fox, red", 'a "dog"', "x --d 5", "two\nlines"]
+    assert texts_of(written(texts)) == texts
+
+
+def test_every_setting_of_a_generation_can_be_an_axis_but_what_makes_several_images():
+    assert {"model.vae", "image_to_image.strength", "deep_shrink.ds_depth_1", "memory.mixed_precision"} <= set(
+        settings_of_axes()
+    )
+    assert not {"generate.count", "generate.loras", "prompts.from_file"} & set(settings_of_axes())
+
+
+def test_everything_wrong_with_the_axes_is_told_at_once_and_where():
+    job = grid_job(
+        x_axis="stepz", x_values="1", y_axis="steps", y_values="0, x, 5", z_axis="sampler", z_values="euler b"
+    )
+    with pytest.raises(ProblemsError) as caught:
+        axes_of(job)
+    told = [(each.code, each.where) for each in caught.value.problems]
+    assert told == [
+        ("grid.unknown-axis", "grid.x_axis"),
+        ("settings.bad-value", "grid.y_values"),
+        ("settings.bad-value", "grid.y_values"),
+        ("settings.bad-value", "grid.z_values"),
+    ]
+    assert "generate.steps" in caught.value.problems[0].fix and "euler_a" in caught.value.problems[3].fix
+
+
+@pytest.mark.parametrize(
+    ("code", "grid"),
+    [
+        ("grid.no-axis", {}),
+        ("grid.empty-axis", {"x_axis": "steps", "x_values": " , "}),
+        ("grid.no-setting", {"x_values": "1"}),
+        ("grid.axis-twice", {"x_axis": "steps", "x_values": "1", "y_axis": "Sampling steps", "y_values": "2"}),
+        ("grid.axis-twice", {"x_axis": "size", "x_values": "64x64", "y_axis": "width", "y_values": "64"}),
+        ("grid.search-not-found", {"x_axis": "prompt_sr", "x_values": "cat, dog"}),
+        ("grid.bad-range", {"x_axis": "steps", "x_values": "1-5 (-1)"}),
+        ("grid.bad-range", {"x_axis": "steps", "x_values": "1-5 (+0)"}),
+        ("grid.bad-size", {"x_axis": "size", "x_values": "512"}),
+        ("settings.bad-value", {"x_axis": "size", "x_values": "513x512"}),
+        ("settings.bad-value", {"x_axis": "lora_strength", "x_values": "11"}),
+        ("settings.bad-value", {"x_axis": "generate.prompt_weights", "x_values": "maybe"}),
+        ("grid.too-many-values", {"x_axis": "seed", "x_values": "1-1000000000"}),
+        ("grid.text-too-long", {"x_axis": "prompt", "x_values": "a" * 300_000}),
+        (
+            "grid.too-many-cells",
+            {"x_axis": "seed", "x_values": "1-100", "y_axis": "steps", "y_values": "1-100"}
+            | {"z_axis": "cfg scale", "z_values": "0-50 [100]"},
+        ),
+    ],
+)
+def test_axes_that_cannot_be_are_refused(code, grid):
+    with refused(code):
+        axes_of(grid_job(**grid))
