@@ -38,12 +38,16 @@ def image_files(text: str, where: str) -> list[Path]:
 
 
 def opened(path: Path, where: str) -> Image:
-    """The whole image, upright, as RGB; masks as gray levels. Raises ProblemsError where it cannot be read."""
-    from core.dataset.images.opening import BrokenImage, open_image
+    """The whole image, upright, as RGB, on white where it is transparent; masks as gray levels, on black.
+
+    Raises ProblemsError where it cannot be read.
+    """
+    from core.dataset.images.colors import BLACK, WHITE
+    from core.dataset.images.opening import BrokenImage, open_decoded
 
     try:
-        with open_image(path) as image:
-            return image.convert("L" if where == MASK else "RGB")
+        image = open_decoded(path, managed=where == IMAGE).on(WHITE if where == IMAGE else BLACK)
+        return image.convert("L") if where == MASK else image
     except BrokenImage as error:
         what = f"The image {path.name} {error}"
         raise ProblemsError.one(what, where, "choose another image file", "image.unreadable") from error

@@ -22,6 +22,7 @@ from core.generation.prompt.runs import parts_of
 from core.generation.stages import as_generator
 from core.networks.adapter import STACK, Adapter
 from core.record.workspace import resolve_path
+from core.settings.generation.regions import color_code
 from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor
     found = []
     for number in range(count):
         if color_codes:
-            code = torch.tensor([255 * ((number + 1) >> bit & 1) for bit in range(3)], dtype=torch.uint8)
+            code = torch.tensor(color_code(number + 1), dtype=torch.uint8)
             own = (pixels == code).all(dim=-1).float() if number < color_codes else torch.ones(pixels.shape[:2])
         else:
             own = pixels[..., number].float() / 255 if number < 3 else torch.ones(pixels.shape[:2])

@@ -63,6 +63,11 @@ class Workspace:
         return self.outputs / "images"
 
     @property
+    def inputs(self) -> Path:
+        """Initial images, masks and region maps that were dropped or painted on the page."""
+        return self.outputs / "inputs"
+
+    @property
     def datasets(self) -> Path:
         return self.outputs / "datasets"
 

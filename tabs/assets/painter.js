@@ -1,6 +1,6 @@
 "use strict";
-/* A mask painted over an image, for whoever needs one: `atelier.paint`. White counts, black does not. The canvas holds the black parts
-   as opaque, so a stroke is one drawing, and the browser lays it over the image by itself. */
+/* A mask, or regions in colors, painted over an image, for whoever needs them: `atelier.paint`. In a mask white counts, black does not.
+   The canvas holds the black parts as opaque, so a stroke is one drawing, and the browser lays it over the image by itself. */
 (() => {
   const atelier = window.atelier, {h} = atelier;
   const TINT = [214, 0, 110];       // of the black parts; only its opacity is kept
@@ -43,10 +43,11 @@
       this.blank = false;
       this.go(at);
     }
+    /** How a stroke is drawn: [composite operation, color]. */
+    ink(erases) { return [erases ? "source-over" : "destination-out", COLOR]; }
     go(to) {
-      const {stroke, context} = this, [x, y] = stroke.at;
-      context.globalCompositeOperation = stroke.erases ? "source-over" : "destination-out";
-      Object.assign(context, {strokeStyle: COLOR, fillStyle: COLOR, lineCap: "round", lineWidth: stroke.size});
+      const {stroke, context} = this, [x, y] = stroke.at, [how, color] = this.ink(stroke.erases);
+      Object.assign(context, {globalCompositeOperation: how, strokeStyle: color, fillStyle: color, lineCap: "round", lineWidth: stroke.size});
       context.beginPath();
       if (x === to[0] && y === to[1]) { context.arc(x, y, stroke.size / 2, 0, 7); context.fill(); }
       else { context.moveTo(x, y); context.lineTo(...to); context.stroke(); }
@@ -94,18 +95,69 @@
       this.copy(this.canvas, this.earlier, box);
       this.blank = state.blank;
     }
-    /** The mask as a gray PNG in base64. */
-    async png() {
-      const [canvas, context] = canvasOf(this.width, this.height);
-      context.drawImage(this.canvas, 0, 0);
+    /** What is saved: the mask in gray. */
+    flatten(context) {
       for (const [how, color] of [["source-in", "#000"], ["destination-over", "#fff"]]) {
         Object.assign(context, {globalCompositeOperation: how, fillStyle: color});
         context.fillRect(...this.whole);
       }
+    }
+    /** As a PNG in base64. */
+    async png() {
+      const [canvas, context] = canvasOf(this.width, this.height);
+      context.drawImage(this.canvas, 0, 0);
+      this.flatten(context);
       const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
       const read = new FileReader();
       await new Promise((done, failed) => { Object.assign(read, {onload: done, onerror: failed}); read.readAsDataURL(blob); });
       return read.result.split(",")[1];
+    }
+  }
+
+  /** Regions, each of one plain color; black is none. */
+  class Regions extends Mask {
+    constructor(width, height, colors) {
+      super(width, height);
+      Object.assign(this, {colors, color: colors[0]});
+    }
+    begin(at, size, erases) {
+      const wasBlank = this.blank;
+      this.blank = false;
+      super.begin(at, size, erases);
+      this.stroke.wasBlank = wasBlank;
+    }
+    async load(url) {
+      this.blank = false;
+      this.context.drawImage(await loaded(url), 0, 0, this.width, this.height);
+      this.plain(this.context);
+      this.copy(this.canvas, this.earlier, this.whole);
+    }
+    ink(erases) { return [erases ? "destination-out" : "source-over", this.color]; }
+    all(change) {
+      const [how, color] = this.ink(change === "clear"), wasBlank = this.blank;
+      this.blank = false;
+      Object.assign(this.context, {globalCompositeOperation: how, fillStyle: color});
+      this.context.fillRect(...this.whole);
+      this.keep(this.whole, wasBlank);
+    }
+    /** Only plain colors: what lies between two at the edge of a stroke becomes the nearer one, and black or half transparent none. */
+    plain(context) {
+      const pixels = context.getImageData(...this.whole), data = pixels.data;
+      const known = this.colors.map((color) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)));
+      for (let n = 0; n < data.length; n += 4) {
+        let best = null, least = data[n] ** 2 + data[n + 1] ** 2 + data[n + 2] ** 2;
+        if (data[n + 3] >= 128) for (const each of known) {
+          const away = (data[n] - each[0]) ** 2 + (data[n + 1] - each[1]) ** 2 + (data[n + 2] - each[2]) ** 2;
+          if (away < least) [best, least] = [each, away];
+        }
+        [data[n], data[n + 1], data[n + 2], data[n + 3]] = best ? [...best, 255] : [0, 0, 0, 0];
+      }
+      context.putImageData(pixels, 0, 0);
+    }
+    flatten(context) {
+      this.plain(context);
+      Object.assign(context, {globalCompositeOperation: "destination-over", fillStyle: "#000"});
+      context.fillRect(...this.whole);
     }
   }
 
@@ -184,45 +236,53 @@
   const CONTROL = {z: "undo", y: "redo", s: "save"};
   const ARROWS = {ArrowLeft: [MOVE, 0], ArrowRight: [-MOVE, 0], ArrowUp: [0, MOVE], ArrowDown: [0, -MOVE]};
 
-  /** Paint a mask over an image.
+  const TRAINS = {brush: "B: paints what counts", hint: "Clear parts train (white in the mask), red parts do not (black).", save: "Save mask"};
+
+  /** Paint a mask over an image, or regions.
       image   {url, name, width, height}: shown at any size; the mask has this one
-      mask    the address of a gray mask to begin with, "" for none
-      title   of the dialog        note   what to know before painting
+      mask    the address of a gray mask or of regions to begin with, "" for none
+      colors  of regions: [{color: "#rrggbb", name}]; none: a mask
+      title   of the dialog        note   what to know before painting        words   {brush, hint, save} in place of those for training
       save    (PNG in base64) -> the problems that kept it from being saved, [] when it was; then the painter closes */
-  atelier.paint = async ({image, mask: url, title, note, save}) => {
-    const mask = new Mask(image.width, image.height), longer = Math.max(image.width, image.height);
-    const tool = {ready: false, erases: false, size: Math.max(2, Math.round(longer / 16)), holdsSpace: false}, largest = Math.max(8, Math.round(longer / 2));
+  atelier.paint = async ({image, mask: url, colors, title, note, words = TRAINS, save}) => {
+    const mask = colors ? new Regions(image.width, image.height, colors.map((each) => each.color)) : new Mask(image.width, image.height);
+    const longer = Math.max(image.width, image.height);
+    const tool = {ready: false, erases: false, chosen: 0, size: Math.max(2, Math.round(longer / 16)), holdsSpace: false}, largest = Math.max(8, Math.round(longer / 2));
+    const choose = (n) => { Object.assign(tool, {erases: false, chosen: n}); mask.color = colors[n].color; };
     const buttons = {}, says = h("div", {class: "painter-says", role: "status"}, note);
-    const button = (name, words, keys, more) => buttons[name] = h("button", {type: "button", class: "btn", title: keys, onclick: (event) => { acts[name](); if (event.detail) frame.focus({preventScroll: true}); }, ...more}, words);
-    const range = (words, keys, attributes) => { const field = h("input", {type: "range", title: keys, ...attributes}), shown = h("output", {}); return [h("label", {}, words, field, shown), field, shown]; };
+    const button = (name, label, keys, more) => buttons[name] = h("button", {type: "button", class: "btn", title: keys, onclick: (event) => { acts[name](); if (event.detail) frame.focus({preventScroll: true}); }, ...more}, label);
+    const range = (label, keys, attributes) => { const field = h("input", {type: "range", title: keys, ...attributes}), shown = h("output", {}); return [h("label", {}, label, field, shown), field, shown]; };
     const [sizes, size, sizeSaid] = range("Size", "[ and ]", {min: 1, max: largest, value: tool.size, oninput: () => resize(+size.value)});
-    const [overlays, overlay, overlaySaid] = range("Overlay", "How strongly black parts are tinted", {min: 10, max: 100, step: 5, value: 60, oninput: () => draw()});
+    const [overlays, overlay, overlaySaid] = range("Overlay", "How strongly what is painted covers the image", {min: 10, max: 100, step: 5, value: 60, oninput: () => draw()});
     const ring = h("div", {class: "painter-ring", hidden: true});
     const shown = h("img", {alt: "", draggable: "false", width: image.width, height: image.height});
     const layer = h("div", {class: "painter-layer", style: `width: ${image.width}px; height: ${image.height}px`}, shown, mask.canvas);
     const frame = h("div", {class: "painter-frame", tabindex: 0, role: "application", "aria-label": `Mask over ${image.name}. Arrow keys move the view.`}, layer, ring);
     const zoomed = h("span", {class: "painter-zoom"});
     const group = (name, ...children) => h("div", {class: "painter-group", role: "group", "aria-label": name}, children);
+    const brushes = colors ? colors.map(({color, name}, n) => button(`color${n}`, [h("i", {class: "painter-color", style: `background: ${color}`}), name], `${n + 1}: paints this region`, {"aria-pressed": "false"}))
+      : [button("brush", "Brush", words.brush, {"aria-pressed": "true"})];
     const box = h("dialog", {class: "atelier-dialog painter", "aria-label": title}, h("h2", {}, title), says,
       h("div", {class: "painter-tools"},
-        group("Tool", button("brush", "Brush", "B: paints what counts", {"aria-pressed": "true"}), button("erase", "Erase", "E, or the right mouse button", {"aria-pressed": "false"})),
+        group("Tool", ...brushes, button("erase", "Erase", "E, or the right mouse button", {"aria-pressed": "false"})),
         group("Brush", sizes, overlays),
-        group("Whole mask", button("fill", "Fill", "F: all white"), button("invert", "Invert", "I: white becomes black"), button("clear", "Clear", "C: all black")),
+        group("Whole mask", button("fill", "Fill", colors ? "F: all of this color" : "F: all white"), colors ? null : button("invert", "Invert", "I: white becomes black"), button("clear", "Clear", colors ? "C: no regions" : "C: all black")),
         group("Steps", button("undo", "Undo", "Ctrl + Z"), button("redo", "Redo", "Ctrl + Shift + Z")),
         group("Zoom", button("farther", "−", "-, or the wheel", {"aria-label": "Zoom out"}), zoomed, button("closer", "+", "+, or the wheel", {"aria-label": "Zoom in"}), button("fit", "Fit", "0"))),
       frame,
-      h("div", {class: "buttons"}, h("span", {class: "hint"}, "Clear parts train (white in the mask), red parts do not (black). Space or the middle button moves the view."),
-        button("leave", "Cancel", "Escape"), button("save", "Save mask", "Ctrl + S", {class: "btn primary"})));
+      h("div", {class: "buttons"}, h("span", {class: "hint"}, `${words.hint} Space or the middle button moves the view.`),
+        button("leave", "Cancel", "Escape"), button("save", words.save, "Ctrl + S", {class: "btn primary"})));
     const view = new View(frame, layer, image.width, image.height);
     let saving = false, at = null;
 
+    const brushed = () => colors ? colors.map((_, n) => [`color${n}`, !tool.erases && tool.chosen === n]) : [["brush", !tool.erases]];
     const draw = (event) => {
       if (event !== undefined) at = event;
       mask.canvas.style.opacity = overlay.value / 100;
       atelier.text(overlaySaid, `${overlay.value}%`);
       atelier.text(sizeSaid, `${tool.size} px`);
       atelier.text(zoomed, `${Math.round(100 * view.scale)}%`);
-      for (const [name, on] of [["brush", !tool.erases], ["erase", tool.erases]]) atelier.attr(buttons[name], "aria-pressed", String(on));
+      for (const [name, on] of [...brushed(), ["erase", tool.erases]]) atelier.attr(buttons[name], "aria-pressed", String(on));
       buttons.undo.disabled = !mask.done.length;
       buttons.redo.disabled = !mask.undone.length;
       buttons.save.disabled = mask.blank || saving || !tool.ready;
@@ -235,9 +295,10 @@
     const resize = (to) => { tool.size = within(Math.round(to), 1, largest); size.value = tool.size; draw(); };
     const change = (work) => () => { if (tool.ready && !mask.busy && !saving) work(); draw(); };
     const acts = {
+      ...Object.fromEntries((colors || []).map((_, n) => [`color${n}`, change(() => choose(n))])),
       brush: change(() => { tool.erases = false; }), erase: change(() => { tool.erases = true; }),
       smaller: () => resize(Math.min(tool.size - 1, tool.size / 1.2)), larger: () => resize(Math.max(tool.size + 1, tool.size * 1.2)),
-      fill: change(() => mask.all("fill")), invert: change(() => mask.all("invert")), clear: change(() => mask.all("clear")),
+      fill: change(() => mask.all("fill")), invert: change(() => { if (!colors) mask.all("invert"); }), clear: change(() => mask.all("clear")),
       undo: change(() => { if (mask.done.length) mask.swap(mask.done, mask.undone); }), redo: change(() => { if (mask.undone.length) mask.swap(mask.undone, mask.done); }),
       closer: () => { view.zoom(ZOOM); draw(); }, farther: () => { view.zoom(1 / ZOOM); draw(); }, fit: () => { view.fit(); draw(); },
       leave: async () => {
@@ -258,6 +319,7 @@
     };
 
     box.addEventListener("keydown", (event) => {
+      if (colors && !event.ctrlKey && !event.metaKey && !event.altKey && colors[event.key - 1]) { acts[`color${event.key - 1}`](); event.preventDefault(); return; }
       const control = event.ctrlKey || event.metaKey, key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
       const name = key === "Escape" ? "leave" : "[]".includes(key) ? KEYS[key] : event.altKey ? "" : control ? (key === "z" && event.shiftKey ? "redo" : CONTROL[key]) : KEYS[key];
       const arrow = event.target === frame && ARROWS[key];

@@ -133,13 +133,13 @@ class Masks:
                 "width": image.width,
                 "height": image.height,
             },
-            "mask": _address(start.mask) if start.mask is not None else "",
+            "mask": png_address(start.mask) if start.mask is not None else "",
             "version": spot.version,
         }
 
     def save(self, placed: Placed, spot: Spot, asked: dict[str, Any]) -> dict[str, Any]:
         """Write a painted mask. over: the version that it was painted over, "" for none; always: write over any other."""
-        mask = painting.decoded_mask(_bytes_of(asked.get("png")), spot.image)
+        mask = painting.decoded_mask(png_bytes(asked.get("png"), "Captions"), spot.image)
         with self._lock:
             if spot.version != asked.get("over") and not asked.get("always"):
                 what = "Another window has saved this mask in the meantime"
@@ -184,7 +184,9 @@ class Masks:
             raise ProblemsError.one(what, printable(placed.image.relative), fix, "mask.no-folder")
         datasets = self.page.workspace.datasets
         twins = self._same_stem(placed.image.path)
-        if wrong := refusal(placed.image, twins, images, datasets) or painting.too_large(placed.image):
+        if wrong := refusal(placed.image, twins, images, datasets) or painting.too_large(
+            (placed.image.width, placed.image.height), printable(placed.image.relative)
+        ):
             raise ProblemsError([wrong])
         spot = Spot(placed.image, images, painted_folder(datasets, images), stem_below(placed.image, images))
         self.page.roots.check_written(spot.path, "Captions")
@@ -234,17 +236,17 @@ def _is_of(entry: Source, images: Path) -> bool:
     return folder is not None and _same(folder, images)
 
 
-def _bytes_of(text: Any) -> bytes:
+def png_bytes(text: Any, where: str) -> bytes:
+    """A painting as it was sent. Raises ProblemsError."""
     try:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error):
         fix = "reload the page and paint it again"
-        raise ProblemsError(
-            [Problem("The mask upload is incomplete", "Captions", fix, code="mask.not-base64")]
-        ) from None
+        raise ProblemsError([Problem("The mask upload is incomplete", where, fix, code="mask.not-base64")]) from None
 
 
-def _address(mask: Image.Image) -> str:
+def png_address(mask: Image.Image) -> str:
+    """An image as its own address."""
     written = BytesIO()
     mask.save(written, "PNG")
     return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()

@@ -136,8 +136,13 @@ def groups(found: Iterable[Group]) -> str:
     return f'<div class="block-part gen-groups">{rows}</div>'
 
 
-def rows_of(values: Mapping[str, Any], shown: Iterable[str], draw: Draw) -> list[Group]:
-    """The closed groups: each setting that is not shown elsewhere, in the row of its group. draw: names -> controls"""
+def rows_of(
+    values: Mapping[str, Any], shown: Iterable[str], draw: Draw, first: Callable[[str], str] = lambda group: ""
+) -> list[Group]:
+    """The closed groups: each setting that is not shown elsewhere, in the row of its group.
+
+    draw: names -> controls      first: group -> what stands above its fields
+    """
     left = [name for name in (*form.MODEL, *form.FIELDS) if name not in set(shown)]
     row_of = {group: row for row, (_, members) in TOGETHER.items() for group in members}
     names: dict[str, dict[str, list[str]]] = {}
@@ -145,14 +150,16 @@ def rows_of(values: Mapping[str, Any], shown: Iterable[str], draw: Draw) -> list
         group = form.ENTRIES[name].group
         names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
     order = sorted(names, key=lambda row: row == LAST)  # stable
-    return [_row(row, names[row], values, draw) for row in order]
+    return [_row(row, names[row], values, draw, first) for row in order]
 
 
-def _row(row: str, members: Mapping[str, list[str]], values: Mapping[str, Any], draw: Draw) -> Group:
+def _row(
+    row: str, members: Mapping[str, list[str]], values: Mapping[str, Any], draw: Draw, first: Callable[[str], str]
+) -> Group:
     fields = ""
     for group, names in members.items():
         head = f"<h4>{esc(_title(group))}</h4>" if len(members) > 1 else ""
-        fields += f'{head}<div class="concept-fields">{draw(*names)}</div>'
+        fields += f'{head}{first(group)}<div class="concept-fields">{draw(*names)}</div>'
     changed = [form.ENTRIES[name] for names in members.values() for name in names if _is_set(name, values)]
     summary = ", ".join(f"{label(entry)} {shown_value(entry, values[entry.name])}" for entry in changed)
     title = "More" if row == LAST else TOGETHER[row][0] if row in TOGETHER else _title(row)

@@ -20,6 +20,7 @@ from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.generate import form, panel, view
 from tabs.generate.memory import MemoryLine
+from tabs.generate.painting import Painting
 from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here, short, stamp_seen
 
 TAB = "Generate"
@@ -92,6 +93,9 @@ def build(page: Page) -> None:
                 refresh = gr.Button("Refresh", size="sm", elem_id="gen-refresh", scale=0, min_width=80)
             loras = board("gen-loras", view.loras(()))
             more = board("gen-more", AWAITED, script=OPEN_GROUPS)
+            initial = gr.File(
+                label="Initial image", file_types=[".png", ".jpg", ".jpeg", ".webp"], elem_id="gen-initial"
+            )
             words = gr.Dropdown(
                 choices=[],
                 multiselect=True,
@@ -126,6 +130,8 @@ def build(page: Page) -> None:
     page.on_given([words.input], desk.choose_words, words, fields)
     page.listen(add.input, desk.add, add, fields | {"add": add})
     page.listen(refresh.click, desk.refresh, None, shown)
+    page.listen(initial.upload, desk.begin_with, initial, fields | {"initial": initial})
+    page.links.answer("paint", desk.painting.answer)
     page.listen(drop.upload, desk.read, drop, shown)
     page.on_act([prompts, settings, more], desk.act, None, fields | {"status": status})
     page.on_act(loras, desk.change_lora, None, fields)
@@ -170,6 +176,7 @@ class Desk:
         self._images: tuple[Any, list[view.Shown]] = (None, [])
         self.presets = Fields(page)
         self.memory = MemoryLine(page)
+        self.painting = Painting(page, self._values)
 
     # -- what is kept
 
@@ -239,7 +246,7 @@ class Desk:
         return {
             "prompts": view.prompts(draw(*prompts), draw("count", "compare")),
             "settings": panel.settings(draw, self._models(), model, size, values["seed"] is not None),
-            "more": panel.groups(panel.rows_of(values, above, draw)),
+            "more": panel.groups(panel.rows_of(values, above, draw, lambda group: self.painting.row(group, values))),
             "loras": self._loras(),
             "presets": self.presets.html(),
         }
@@ -448,6 +455,20 @@ class Desk:
         atomic.remove(file)  # the server's own copy of the upload
         self._take_over(record, "the dropped image")
         return self._all({}) | {"drop": None}
+
+    def begin_with(self, file: str | None) -> Any:
+        """A dropped image becomes the initial one."""
+        if not file:
+            return gr.skip()
+        try:
+            path = self.painting.take(file)
+            with self._lock:
+                self.presets.put(self._values() | {"image_path": path})
+        except ProblemsError as error:
+            self.page.say("error", problems=error.problems)
+        finally:
+            atomic.remove(file)  # the server's own copy of the upload
+        return self._form() | {"initial": None}
 
     def _take_over(self, record: ImageRecord, what: str) -> None:
         """Fill the fields with an image's settings; what was taken over is said."""

@@ -56,18 +56,22 @@ def start_of(image: ImageInfo, painted: Path | None, may_read: Callable[[Path], 
     return Start(alpha, "alpha") if alpha is not None else Start()
 
 
-def too_large(image: ImageInfo) -> Problem | None:
+def too_large(size: tuple[int, int], where: str) -> Problem | None:
     """A browser's canvas takes 4 bytes a pixel, several times."""
-    if image.width * image.height <= LARGE_PIXELS:
+    if size[0] * size[1] <= LARGE_PIXELS:
         return None
     what = f"The image has more than {LARGE_PIXELS // 1_000_000} million pixels, too many to paint on"
     fix = "resize a copy on Tools, or choose a folder with masks made elsewhere"
-    return Problem(what, printable(image.relative), fix, code="mask.image-too-large")
+    return Problem(what, where, fix, code="mask.image-too-large")
 
 
 def decoded_mask(data: bytes, image: ImageInfo) -> Image.Image:
     """An uploaded PNG as a mask (L). Raises ProblemsError unless it is one of the image's size after rotation."""
-    where, size = printable(image.relative), (image.width, image.height)
+    return decoded_png(data, (image.width, image.height), printable(image.relative)).getchannel("R")
+
+
+def decoded_png(data: bytes, size: tuple[int, int], where: str) -> Image.Image:
+    """An uploaded PNG as RGB, on black. Raises ProblemsError unless it is one of this size."""
     if len(data) > MOST_BYTES:
         what = f"The mask is larger than {size_words(MOST_BYTES)}"
         fix = "paint with hard edges, or resize the image on Tools"
@@ -76,9 +80,10 @@ def decoded_mask(data: bytes, image: ImageInfo) -> Image.Image:
         with Image.open(BytesIO(data), formats=("PNG",)) as opened:
             found = opened.size
             if found == size:  # else nothing of it is decoded, however large it claims to be
+                opened.load()  # the file is closed at the end
                 opened.info.pop("icc_profile", None)
                 colors, alpha = to_srgb(opened)
-                return composite(colors, alpha, BLACK).getchannel("R")
+                return composite(colors, alpha, BLACK)
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, DecompressionBombError ...
         raise ProblemsError.one("The mask is not a PNG image", where, "paint it again", "mask.not-png") from error
     what = f"The mask is {found[0]} x {found[1]}, but the image is {size[0]} x {size[1]}"

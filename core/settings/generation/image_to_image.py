@@ -14,6 +14,7 @@ class ImageToImageSettings(Settings):
         None,
         title="Initial image",
         widget="path",
+        hint="none",
         names="path",
         help="An image, or a folder of images, to begin with instead of noise. With several, each image made takes the next one.",
     )
@@ -21,6 +22,7 @@ class ImageToImageSettings(Settings):
         None,
         title="Mask",
         widget="path",
+        hint="none",
         names="path",
         help="An image, or a folder with one for each initial image: white is repainted, black is kept, gray blends.",
     )

@@ -23,3 +23,9 @@ class RegionSettings(Settings):
         hint="one for each of red, green and blue",
         help="The number of regions, each of one plain color: red, green, yellow, blue, magenta, cyan, white.",
     )
+
+
+def color_code(number: int) -> tuple[int, int, int]:
+    """The color of a region by its number from 1: red, green, yellow, blue, magenta, cyan, white."""
+    red, green, blue = (255 * (number >> bit & 1) for bit in range(3))
+    return red, green, blue

@@ -1,0 +1,69 @@
+"use strict";
+/* The initial image, its mask and the regions of Generate: dropped, uploaded, or painted (painter.js). The server's side is
+   tabs/generate/painting.py. A field that changes by it changes as if it were typed. */
+(() => {
+  const atelier = window.atelier, {byId} = atelier;
+  const field = (name) => byId(`gen-${name}`);
+  const typed = (name) => { const found = field(name); return found ? found.value.trim() : ""; };
+
+  const ask = async (asked) => {
+    const wrong = (what, fix) => ({problems: [{what, where: "", fix}]});
+    try {
+      const answer = await atelier.post("paint", JSON.stringify({...asked, image: typed("image_path"), mask: typed("mask_path"), map: typed("region_map"), prompt: typed("prompt")}));
+      if (answer.ok) return await answer.json();
+      return answer.status === 413 ? wrong("The painting is too large to send", "paint with hard edges, or use a smaller image") : wrong(`The server answered ${answer.status}`, "try again");
+    } catch (error) {
+      return wrong(`The server does not answer (${error.message})`, "try again");
+    }
+  };
+  const say = (more) => atelier.say({id: `paint-${Date.now()}`, ...more});
+
+  const put = (fields) => {
+    for (const [name, value] of Object.entries(fields)) {
+      const found = field(name);
+      if (!found || found.value === value) continue;
+      found.value = value;
+      found.dispatchEvent(new Event("change", {bubbles: true}));
+    }
+  };
+  const paint = async (what) => {
+    const {brush, hint, save: label, ...found} = await ask({act: what});
+    if (found.problems) return say({kind: "error", problems: found.problems});
+    atelier.paint({...found, words: {brush, hint, save: label}, save: async (png) => {
+      const answer = await ask({act: `${what} save`, png});
+      if (answer.problems) return answer.problems;
+      put(answer.fields);
+      say({kind: "success", text: answer.said});
+      return [];
+    }});
+  };
+
+  const input = () => document.querySelector("#gen-initial input[type=file]");
+  const upload = (file) => {
+    const taken = input();
+    if (!taken || !file) return;
+    const data = new DataTransfer();
+    data.items.add(file);
+    taken.files = data.files;
+    taken.dispatchEvent(new Event("change", {bubbles: true}));
+  };
+  document.addEventListener("click", ({target}) => {
+    const button = target.closest && target.closest("[data-paint]");
+    if (!button) return;
+    if (button.dataset.paint !== "upload") return paint(button.dataset.paint);
+    if (input()) input().click();
+  });
+
+  /* An image dropped on the group, open or closed. */
+  const group = (event) => {
+    const found = event.target.closest && event.target.closest("#gen-more details[data-group=image_to_image]");
+    return found && [...event.dataTransfer.types].includes("Files") ? found : null;
+  };
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) document.addEventListener(kind, (event) => {
+    const found = group(event);
+    if (!found) return;
+    event.preventDefault();
+    found.classList.toggle("takes", kind === "dragenter" || kind === "dragover");
+    if (kind === "drop") upload(event.dataTransfer.files[0]);
+  });
+})();

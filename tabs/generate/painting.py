@@ -1,0 +1,221 @@
+"""Initial images, masks and region maps that are dropped or painted on Generate: the server's side of assets/painting.js."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from core.dataset.images.opening import BrokenImage, read_header
+from core.dataset.images.painting import decoded_png, too_large
+from core.dataset.sources.files import printable
+from core.generation.initial import IMAGE, MAP, MASK, fitted, opened
+from core.generation.prompt.runs import parts_of
+from core.record import atomic
+from core.record.problems import ProblemsError, raise_if_errors, unwritten
+from core.record.units import size_words
+from core.record.workspace import display_path, resolve_path
+from core.settings.generation.regions import color_code
+from core.settings.names import bad_name
+from tabs.context import Page
+from tabs.dataset.mask_painting import png_address, png_bytes
+from tabs.generate import form
+from tabs.markup import esc, short
+
+SHOWN = 2048  # longer side of the image that is painted over
+SMALL = 128  # and of the one in the panel
+MOST_BYTES = 64 << 20  # of a dropped image
+FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+BLANK = (128, 128, 128)
+FEWEST, MOST_REGIONS = 3, 7
+MASK_WORDS = {
+    "title": "Mask",
+    "hint": "Clear parts are repainted (white in the mask), red parts are kept (black).",
+    "brush": "B: paints what is repainted",
+    "save": "Save mask",
+}
+REGION_WORDS = {
+    "title": "Regions",
+    "hint": "Each color is where one prompt of 'a AND b AND c' and the LoRA of the same place in the list act.",
+    "save": "Save regions",
+}
+
+
+class Painting:
+    """Answers atelier/paint. values: the fields of the tab as they are kept"""
+
+    def __init__(self, page: Page, values: Callable[[], dict[str, Any]]):
+        self.page, self._values = page, values
+        self._acts = {"mask": self._mask, "mask save": self._save_mask, "regions": self._regions}
+        self._acts["regions save"] = self._save_regions
+
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """One question of the script. Fields it has sent (image, mask, map) are as they are typed. What goes wrong is
+        answered as `problems`."""
+        try:
+            act = self._acts.get(str(asked.get("act", "")))
+            if act is None:
+                raise ProblemsError.one("This cannot be painted", "Generate", "reload the page", "paint.unknown")
+            return act(asked)
+        except ProblemsError as error:
+            return {"problems": [problem.to_dict() for problem in error.problems]}
+
+    def take(self, upload: str) -> str:
+        """The path of an image that was dropped, kept as a file of its own in outputs/inputs. Raises ProblemsError."""
+        path = Path(upload)
+        where, size = printable(path.name), os.path.getsize(path)
+        if size > MOST_BYTES:
+            what = f"The image is larger than {size_words(MOST_BYTES)}"
+            raise ProblemsError.one(what, where, "save it as JPEG or WebP", "image.too-many-bytes")
+        image = opened(path, IMAGE)  # decoded as a whole, so a damaged one is not kept
+        raise_if_errors([wrong] if (wrong := too_large(image.size, where)) else [])
+        ending = FORMATS.get(read_header(path).format)
+        if ending is None:
+            raise ProblemsError.one("The image is no PNG, JPEG or WebP", where, "convert it first", "image.format")
+        stem = path.stem[:60] if bad_name(path.stem[:60]) is None else "image"
+        return self._kept(stem, path.read_bytes(), ending)
+
+    def row(self, group: str, values: dict[str, Any]) -> str:
+        """What the panel shows above the fields of a group: what was chosen, and the buttons that paint."""
+        if group == "image_to_image":
+            shown = self._shown(values["image_path"], "Initial image") + self._shown(values["mask_path"], "Mask")
+            buttons = _button("upload", "Upload image") + _button("mask", "Paint mask")
+            drop = "" if shown else '<span class="hint">Or drop an image here.</span>'
+            return (
+                f'<div class="gen-paint"><div class="strip">{buttons}{drop}</div><div class="strip">{shown}</div></div>'
+            )
+        if group == "regions":
+            shown = self._shown(values["region_map"], "Region map")
+            buttons = _button("regions", "Paint regions")
+            return f'<div class="gen-paint"><div class="strip">{buttons}</div><div class="strip">{shown}</div></div>'
+        return ""
+
+    def _shown(self, text: Any, words: str) -> str:
+        path = resolve_path(str(text)) if text else None
+        if path is None or not self.page.roots.holds(path) or not path.is_file():
+            return ""
+        url = self.page.thumb_url(path, SMALL)
+        return f'<img class="gen-thumb" src="{esc(url)}" alt="{esc(words)}" title="{esc(f"{words}: {path.name}")}">'
+
+    # -- what the script asks
+
+    def _mask(self, asked: dict[str, Any]) -> dict[str, Any]:
+        path = self._image(asked)
+        size = _upright(path)
+        note, start = "Paint what is repainted.", ""
+        if asked.get("mask"):
+            there = self._file(asked["mask"], MASK)
+            mask = opened(there, MASK)
+            start = png_address(fitted(mask, size, "resize"))
+            note = f"Starts from {printable(there.name)}, which stays as it is."
+            note += "" if mask.size == size else " It is resized to the image."
+        return MASK_WORDS | {"note": note, "mask": start, "image": self._over(path, size)}
+
+    def _save_mask(self, asked: dict[str, Any]) -> dict[str, Any]:
+        path = self._image(asked)
+        mask = decoded_png(png_bytes(asked.get("png"), MASK), _upright(path), MASK).getchannel("R")
+        return self._saved(mask, f"{path.stem[:60]}_mask", "mask_path", "Mask")
+
+    def _regions(self, asked: dict[str, Any]) -> dict[str, Any]:
+        size, path = self._canvas(asked)
+        parts = parts_of(str(asked.get("prompt", "")))
+        names = [short(part, 40) for part in parts[:MOST_REGIONS]] if len(parts) > 1 else []
+        number = max(len(names), FEWEST)
+        # Up to three are the channels of sd-scripts' masks, more are its color codes.
+        codes = (1, 2, 4) if number == FEWEST else range(1, number + 1)
+        names += [f"prompt {place + 1}" for place in range(len(names), number)]
+        start, note = "", "Paint where each prompt acts. Choose a color, or press its number."
+        if len(parts) < 2:
+            note += " The prompt has no AND yet: write 'a fox AND a dog'."
+        if asked.get("map"):
+            there = self._file(asked["map"], MAP)
+            start = png_address(opened(there, MAP).resize(size, Image.Resampling.NEAREST))
+            note = f"Starts from {printable(there.name)}, which stays as it is."
+        if path is not None:
+            image = self._over(path, size)
+        else:
+            blank = png_address(Image.new("RGB", (8, 8), BLANK))
+            image = {"url": blank, "name": "an empty canvas", "width": size[0], "height": size[1]}
+        colors = ["#{:02x}{:02x}{:02x}".format(*color_code(code)) for code in codes]
+        listed = [{"color": color, "name": name} for color, name in zip(colors, names, strict=True)]
+        return REGION_WORDS | {"note": note, "mask": start, "image": image, "colors": listed}
+
+    def _save_regions(self, asked: dict[str, Any]) -> dict[str, Any]:
+        size, _ = self._canvas(asked)
+        found = decoded_png(png_bytes(asked.get("png"), MAP), size, MAP)
+        answer = self._saved(found, "regions", "region_map", "Regions")
+        number = len(parts_of(str(asked.get("prompt", ""))))
+        codes = str(min(number, MOST_REGIONS)) if number > FEWEST else ""
+        return answer | {"fields": answer["fields"] | {"network_regional_mask_max_color_codes": codes}}
+
+    # -- files
+
+    def _image(self, asked: dict[str, Any]) -> Path:
+        if not asked.get("image"):
+            what, fix = "There is no initial image to paint over", "choose or drop one first"
+            raise ProblemsError.one(what, IMAGE, fix, "paint.no-image")
+        return self._file(asked["image"], IMAGE)
+
+    def _file(self, text: Any, where: str) -> Path:
+        path = self.page.roots.check(str(text), where)
+        if path.is_dir():
+            what, fix = f"'{printable(path.name)}' is a folder", "choose one image of it to paint"
+            raise ProblemsError.one(what, where, fix, "paint.folder")
+        if not path.is_file():
+            raise ProblemsError.one(
+                f"'{printable(str(text))}' does not exist", where, "choose another", "image.missing"
+            )
+        return path
+
+    def _canvas(self, asked: dict[str, Any]) -> tuple[tuple[int, int], Path | None]:
+        """(size of the regions, the initial image below them)"""
+        if asked.get("image"):
+            path = self._image(asked)
+            return _upright(path), path
+        size = form.sides(self._values(), self.page.project.job, self.page.workspace)
+        raise_if_errors([wrong] if (wrong := too_large(size, MAP)) else [])
+        return size, None
+
+    def _over(self, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+        url = self.page.thumb_url(path, SHOWN)
+        return {"url": url, "name": printable(path.name), "width": size[0], "height": size[1]}
+
+    def _saved(self, image: Image.Image, stem: str, field: str, words: str) -> dict[str, Any]:
+        path = self._kept(stem, _png(image), ".png")
+        return {"said": f"{words} saved to {path}.", "fields": {field: path}}
+
+    def _kept(self, stem: str, content: bytes, ending: str) -> str:
+        """The path of a file with this content: the same content is one file, and no other is replaced."""
+        path = self.page.workspace.inputs / f"{stem}_{hashlib.sha256(content).hexdigest()[:12]}{ending}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                atomic.write_bytes(path, content)
+        except OSError as error:
+            raise unwritten(error, "The image cannot be saved", display_path(path)) from error
+        return display_path(path)
+
+
+def _upright(path: Path) -> tuple[int, int]:
+    try:
+        header = read_header(path)
+    except BrokenImage as error:
+        what = f"The image {printable(path.name)} {error}"
+        raise ProblemsError.one(what, IMAGE, "choose another image file", "image.unreadable") from error
+    raise_if_errors([wrong] if (wrong := too_large((header.width, header.height), IMAGE)) else [])
+    return header.width, header.height
+
+
+def _png(image: Image.Image) -> bytes:
+    written = BytesIO()
+    image.save(written, "PNG")
+    return written.getvalue()
+
+
+def _button(what: str, words: str) -> str:
+    return f'<button type="button" class="btn" data-paint="{what}">{words}</button>'

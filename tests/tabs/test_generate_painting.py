@@ -1,0 +1,168 @@
+"""Initial images, masks and regions of Generate: what may be saved, where it goes, and painting in a browser."""
+
+from __future__ import annotations
+
+import base64
+import re
+from io import BytesIO
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+from work_parts import event, make_page, said
+
+from core.generation.regional import masks_of
+from tabs.generate.tab import Desk
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(make_page(tmp_path))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "fox.png"
+    Image.new("RGB", (96, 64), "teal").save(path)
+    return path
+
+
+def png(image):
+    written = BytesIO()
+    image.save(written, "PNG")
+    return base64.b64encode(written.getvalue()).decode()
+
+
+def shown(answer):
+    return Image.open(BytesIO(base64.b64decode(answer["mask"].partition(",")[2])))
+
+
+def codes(answer):
+    return [problem["code"] for problem in answer.get("problems", [])]
+
+
+def test_a_dropped_image_becomes_the_initial_one_and_is_kept_once(desk, tmp_path):
+    for _ in range(2):
+        upload = tmp_path / "upload" / "My fox.png"
+        upload.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (96, 64), "teal").save(upload)
+        answer = desk.begin_with(str(upload))
+        assert answer["initial"] is None and not upload.exists()
+    (kept,) = desk.page.workspace.inputs.iterdir()
+    assert desk._values()["image_path"] == str(kept) and kept.stem.startswith("My fox_")
+
+
+@pytest.mark.parametrize("name, content", [("a.png", b"no image"), ("a.png", b""), ("a.svg", b"<svg/>")])
+def test_what_is_no_image_is_refused_and_not_kept(desk, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    desk.begin_with(str(tmp_path / name))
+    assert "image.unreadable" in said(desk) or "image.format" in said(desk)
+    assert not desk._values()["image_path"] and not desk.page.workspace.inputs.exists()
+
+
+def test_a_mask_is_saved_as_a_file_of_its_own_and_the_next_one_starts_from_it(desk, picture):
+    asked = {"image": str(picture), "mask": ""}
+    opened = desk.painting.answer({"act": "mask", **asked})
+    assert opened["mask"] == "" and (opened["image"]["width"], opened["image"]["height"]) == (96, 64)
+    mask = Image.new("RGB", (96, 64))
+    mask.paste("white", (0, 0, 48, 64))
+    answer = desk.painting.answer({"act": "mask save", "png": png(mask), **asked})
+    path = answer["fields"]["mask_path"]
+    with Image.open(path) as saved:
+        assert (saved.mode, saved.getpixel((10, 10)), saved.getpixel((90, 10))) == ("L", 255, 0)
+    again = shown(desk.painting.answer({"act": "mask", "image": str(picture), "mask": path}))
+    assert again.size == (96, 64) and again.getpixel((10, 10)) == 255
+    other = desk.painting.answer({"act": "mask save", "png": png(Image.new("RGB", (96, 64), "white")), **asked})
+    assert other["fields"]["mask_path"] != path and len(list(desk.page.workspace.inputs.iterdir())) == 2
+
+
+def test_the_colors_are_the_regions_that_a_generation_reads(desk):
+    two = desk.painting.answer({"act": "regions", "prompt": "a fox AND a dog"})
+    assert [each["color"] for each in two["colors"]] == ["#ff0000", "#00ff00", "#0000ff"]
+    assert [each["name"] for each in two["colors"]] == ["a fox", "a dog", "prompt 3"]
+    prompt = " AND ".join("abcde")
+    five = desk.painting.answer({"act": "regions", "prompt": prompt})
+    assert len(five["colors"]) == 5
+    size = five["image"]["width"], five["image"]["height"]
+    painted = Image.new("RGB", size)
+    for number, each in enumerate(five["colors"]):
+        painted.paste(each["color"], (number * 20, 0, number * 20 + 20, 50))
+    fields = desk.painting.answer({"act": "regions save", "prompt": prompt, "png": png(painted)})["fields"]
+    assert fields["network_regional_mask_max_color_codes"] == "5"
+    masks = masks_of(Image.open(fields["region_map"]), 5, 5)
+    assert [float(masks[number, 10, number * 20 + 10]) for number in range(5)] == [1] * 5
+    assert float(masks.sum(0).max()) == 1
+
+
+def test_what_cannot_be_painted_is_said(desk, picture, tmp_path):
+    ask = desk.painting.answer
+    assert codes(ask({"act": "mask"})) == ["paint.no-image"]
+    assert codes(ask({"act": "mask", "image": str(tmp_path)})) == ["paint.folder"]
+    assert codes(ask({"act": "mask", "image": str(tmp_path / "none.png")})) == ["image.missing"]
+    assert codes(ask({"act": "mask save", "image": str(picture), "png": "%"})) == ["mask.not-base64"]
+    small = png(Image.new("RGB", (8, 8)))
+    assert codes(ask({"act": "mask save", "image": str(picture), "png": small})) == ["mask.other-size"]
+    assert codes(ask({"act": "regions save", "png": small})) == ["mask.other-size"]
+    assert codes(ask({"act": "other"})) == ["paint.unknown"]
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert codes(ask({"act": "mask", "image": str(tmp_path / "broken.png")})) == ["image.unreadable"]
+
+
+def test_a_shared_page_paints_over_images_of_open_folders_only(tmp_path, picture):
+    desk = Desk(make_page(tmp_path / "home", shared=True))
+    assert codes(desk.painting.answer({"act": "mask", "image": str(picture)})) == ["shared.path-closed"]
+    desk.begin_with(str(picture))
+    path = desk._values()["image_path"]
+    assert not codes(desk.painting.answer({"act": "mask", "image": path}))
+    desk.act(event("field", "mask_path", path))
+    desk.page.roots.admit(desk.presets.job(desk._values()))
+    assert desk.painting.row("image_to_image", desk._values()).count("<img") == 2
+    assert "<img" not in desk.painting.row("image_to_image", {"image_path": str(picture), "mask_path": "/etc/passwd"})
+
+
+def test_an_image_is_dropped_painted_over_and_its_regions_painted(visit, tmp_path):
+    path = tmp_path / "fox.png"
+    Image.new("RGB", (200, 100), "teal").save(path)
+    window = visit()
+    tab = window.open("Generate")
+    tab.locator("details[data-group=image_to_image] summary").click()
+    data = tab.evaluate_handle(
+        """(bytes) => { const data = new DataTransfer(); const raw = Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0));
+        data.items.add(new File([raw], "fox.png", {type: "image/png"})); return data; }""",
+        base64.b64encode(path.read_bytes()).decode(),
+    )
+    tab.dispatch_event("details[data-group=image_to_image] summary", "drop", {"dataTransfer": data})
+    expect(tab.locator("#gen-more .gen-thumb")).to_have_count(1)
+    tab.locator("[data-paint=mask]").click()
+    tab.locator(".painter[data-ready]").wait_for()
+    stroke(tab, (0.2, 0.5), (0.4, 0.5))
+    tab.keyboard.press("Control+s")
+    expect(tab.locator("#gen-more .gen-thumb")).to_have_count(2)
+    with Image.open(tab.locator("#gen-mask_path").input_value()) as mask:
+        assert [mask.getpixel(place) for place in ((60, 50), (150, 50))] == [255, 0] and mask.size == (200, 100)
+    tab.locator("details[data-group=prompts] summary").click()
+    tab.locator("[data-paint=regions]").click()
+    tab.locator(".painter[data-ready]").wait_for()
+    expect(tab.locator(".painter").get_by_role("button", name="Save regions")).to_be_disabled()
+    stroke(tab, (0.2, 0.3), (0.2, 0.7))
+    tab.keyboard.press("2")
+    stroke(tab, (0.7, 0.3), (0.7, 0.7))
+    tab.locator(".painter").get_by_role("button", name="Save regions").click()
+    expect(tab.locator("#gen-region_map")).to_have_value(re.compile("regions_"))
+    with Image.open(tab.locator("#gen-region_map").input_value()) as regions:
+        assert [regions.getpixel(place) for place in ((40, 50), (140, 50), (100, 50))] == [
+            (255, 0, 0),
+            (0, 255, 0),
+            (0, 0, 0),
+        ]
+        assert {color for _, color in regions.getcolors()} == {(255, 0, 0), (0, 255, 0), (0, 0, 0)}
+    assert window.errors == []
+
+
+def stroke(tab, start, end):
+    """From one place of the image to another, as shares of its sides."""
+    box = tab.locator(".painter-layer").bounding_box()
+    tab.mouse.move(box["x"] + start[0] * box["width"], box["y"] + start[1] * box["height"])
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + end[0] * box["width"], box["y"] + end[1] * box["height"], steps=3)
+    tab.mouse.up()
