@@ -21,6 +21,7 @@ EXTENSIONS: tuple[str, ...] = (
     "core.builtin",
     "core.captioning.registered",
     "core.diffusion.objectives",
+    "core.generation.guidances.registered",
     "core.generation.hooks",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from core.generation.guidances import GUIDANCES, kind_of, own_settings
 from core.generation.hooks import hook_problems
 from core.generation.loop import run_steps
 from core.generation.prompt.runs import parts_of
+from core.generation.stages import has_regions
 from core.record.problems import Problem
 from core.settings.generation.high_resolution import GROWING, unsharp_of
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
+
+if TYPE_CHECKING:
+    from core.families.base import Family
 
 STRENGTH = "image_to_image.strength"
 
@@ -69,9 +75,49 @@ def _of_masks(job: GenerateJob) -> Iterator[Problem]:
 
 
 def _of_guidance(job: GenerateJob) -> Iterator[Problem]:
-    scale = job.generate.guidance_scale
-    if job.generate.negative_scale is not None and scale is not None and scale <= 1:
-        what = "The negative scale has no effect: there is no guidance up to a scale of 1"
-        yield Problem(
-            what, "generate.negative_scale", "raise the guidance scale", "advice", code="generate.no-guidance"
+    asked, kind = job.generate, kind_of(job.generate.guidance)
+    off = asked.guidance_scale is not None and asked.guidance_scale <= 1
+    unused = {"negative_scale": asked.negative_scale is not None, "guidance": kind.name != "classic" and not kind.alone}
+    for name in [name for name, used in unused.items() if off and used]:
+        what = f"{asked.title_of(name)} has no effect: there is no guidance up to a scale of 1"
+        yield Problem(what, f"generate.{name}", "raise the guidance scale", "advice", code="generate.no-guidance")
+    if asked.negative_scale is not None and not kind.negative_scale:
+        what, fix = f"{kind.title} has no negative scale", "empty the field, or choose another guidance"
+        yield Problem(what, "generate.negative_scale", fix, code="guidance.negative-scale")
+    if asked.guidance_start >= asked.guidance_end:
+        what, fix = "Guidance begins after its end", "make the start smaller than the end"
+        yield Problem(what, "generate.guidance_start", fix, code="guidance.range")
+    part = asked.guidance_start > 0 or asked.guidance_end < 1
+    if has_regions(job) and (kind.layers is not None or part):
+        name = "guidance" if kind.layers is not None else "guidance_start" if asked.guidance_start else "guidance_end"
+        what = (
+            f"{kind.title if kind.layers is not None else 'Guidance in part of the steps'} cannot be used with regions"
         )
+        yield Problem(what, f"generate.{name}", "turn one of them off", code="guidance.regions")
+    yield from _without_effect(job)
+
+
+def _without_effect(job: GenerateJob) -> Iterator[Problem]:
+    """Settings of kinds of guidance that are not chosen."""
+    for name in GUIDANCES:
+        own = getattr(job, name, None)
+        if own is not None and name != job.generate.guidance and own != type(own)():
+            what = f"The settings of '{GUIDANCES[name].title}' have no effect: another guidance is chosen"
+            yield Problem(what, "generate.guidance", f"choose {name}", "advice", code="settings.no-effect")
+
+
+def guidance_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
+    """What does not fit models of a family."""
+    kind = kind_of(job.generate.guidance)
+    if family.reads_guidance and kind.name != "classic":
+        what, fix = f"{kind.title} is not for models that read the guidance scale themselves", "choose classic"
+        yield Problem(what, "generate.guidance", fix, code="guidance.family")
+    elif kind.layers is not None:
+        from core.generation.guidances.layers import layers_of
+
+        where, text, ending = kind.layers(own_settings(job))
+        model = family.make_empty(family.denoiser)
+        for part in text.split(","):
+            if not layers_of(model, part, ending):
+                what = f"Models of this family have no such layers at '{part.strip()}'"
+                yield Problem(what, where, "use mid, or blocks with attention: up.1, down.2", code="guidance.layers")

@@ -12,7 +12,8 @@ from torch.nn.functional import interpolate
 from torch.overrides import TorchFunctionMode
 
 from core.generation.hooks import Making
-from core.generation.loop import Hook, Moment
+from core.generation.loop import Hook
+from core.generation.moment import Moment
 from core.settings.generation.high_resolution import DeepShrinkSettings
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from core.generation.hooks import Making
-from core.generation.loop import Hook, Moment
+from core.generation.loop import Hook
+from core.generation.moment import Moment
 from core.generation.stages import as_generator
 from core.settings.generation.high_resolution import GROWING, GradualLatentSettings, unsharp_of
 

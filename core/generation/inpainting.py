@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from core.diffusion.samplers import add_noise
 from core.generation.hooks import Making
 from core.generation.initial import IMAGE, MASK, Box, Canvas, blur_of, fitted, mask_of, opened
-from core.generation.loop import Hook, Moment
+from core.generation.loop import Hook
+from core.generation.moment import Moment
 from core.generation.noise import ImageNoise
 from core.generation.stages import as_generator
 from core.record.workspace import resolve_path

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.diffusion.samplers import add_noise, make_sampler, model_input, sampler_step, start_scale
 from core.diffusion.text_states import Conditioning, TextStates, join_texts
 from core.families.components import Components
-from core.generation.guidance import EMPTY, NEGATIVE, POSITIVE, UNGUIDED, Guidance, composed, guidance_of, part_side
+from core.generation.guidance import EMPTY, NEGATIVE, PERTURBED, POSITIVE, UNGUIDED, Guidance, composed, parts_of_side
+from core.generation.guidances import make_guidance
+from core.generation.moment import Moment
 from core.generation.noise import PLAIN, ImageNoise, StartNoise
 from core.generation.prompt.states import PromptStates
 from core.record.cancel import CancelToken
@@ -41,6 +43,8 @@ class Sampling:
     """How images are sampled, in all stages alike.
 
     program   "" as the samplers are published; "trainer" or "generator" as those of sd-scripts (`make_sampler`)
+    guidance_kind, guidance_settings    which, and its own settings
+    guidance_range  shares of the steps with guidance, from the first on, up to the second; the others follow the prompt alone
     one_level_up    as its generator, an image is noised for the step before the first one that is run, where the sampler
               has an offset of its timesteps
     """
@@ -49,6 +53,9 @@ class Sampling:
     guidance_scale: float = 7.5
     negative_scale: float | None = None
     guidance_rescale: float = 0.0
+    guidance_kind: str = "classic"
+    guidance_settings: Any = None
+    guidance_range: tuple[float, float] = (0.0, 1.0)
     prediction: str = "epsilon"
     zero_terminal_snr: bool = False
     schedule: str = "own"
@@ -57,7 +64,14 @@ class Sampling:
     start_noise: StartNoise = PLAIN
 
     def guidance(self) -> Guidance:
-        return guidance_of(self.guidance_scale, self.negative_scale, self.guidance_rescale)
+        return make_guidance(
+            self.guidance_kind, self.guidance_scale, self.negative_scale, self.guidance_rescale, self.guidance_settings
+        )
+
+    def guides(self, index: int, steps: int) -> bool:
+        """Whether there is guidance at an evaluation (Kynkaanniemi et al. 2024, arXiv:2404.07724)."""
+        first, last = self.guidance_range
+        return int(first * steps) <= index < int(last * steps)
 
     def scheduler(self) -> Any:
         """A fresh one."""
@@ -97,33 +111,23 @@ class Stage:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """What the loop asks: a family's numbers, and its `predict` bound to a model."""
+    """What the loop asks: a family's numbers, and its `predict` bound to a model.
+
+    module   the model, for what changes its layers
+    """
 
     family: Family
     predict: Predict
+    module: Any = None
 
     @classmethod
     def of(cls, components: Components) -> Denoiser:
         from core.families import family
 
         kind = family(components.family)
-        return cls(kind, lambda noisy, timesteps, given: kind.predict(components, noisy, timesteps, given))
-
-
-@dataclass
-class Moment:
-    """Where a stage is. Hooks may change `latents`.
-
-    noises    of the images         index, steps   of the evaluation, and how many there are
-    timestep  of this evaluation    latents        [B, C, h, w], float32
-    """
-
-    sampler: Any
-    noises: Sequence[ImageNoise]
-    index: int
-    steps: int
-    timestep: Tensor
-    latents: Tensor
+        return cls(
+            kind, lambda noisy, timesteps, given: kind.predict(components, noisy, timesteps, given), components.denoiser
+        )
 
 
 class Hook:
@@ -156,29 +160,37 @@ def noises_of(model: Denoiser, stage: Stage, seeds: Sequence[int], sampling: Sam
     return [ImageNoise(seed, shape, draws, sampling.start_noise) for seed in own]
 
 
+def guidance_for(model: Denoiser, states: PromptStates, sampling: Sampling, guided: bool = True) -> Guidance:
+    """How outputs are compared, also those of several prompts. guided: False for steps without guidance"""
+    guidance = sampling.guidance() if guided and not model.family.reads_guidance else UNGUIDED
+    return composed(guidance, states.weights) if states.parts else guidance
+
+
 def conditioning(
-    model: Denoiser, states: PromptStates, stage: Stage, sampling: Sampling, count: int, control: Tensor | None = None
-) -> tuple[Guidance, Conditioning]:
-    """(how outputs are compared, what the model reads): one row for each side of the guidance and image, sides outermost.
+    model: Denoiser,
+    states: PromptStates,
+    stage: Stage,
+    guidance: Guidance,
+    scale: float,
+    count: int,
+    control: Tensor | None = None,
+) -> Conditioning:
+    """What the model reads: one row for each side of the guidance and image, sides outermost.
 
     control   one control image for all, float32 [3, H, W] in 0..1; all sides see it
     """
     import torch
 
-    kind = model.family
-    guidance = UNGUIDED if kind.reads_guidance else sampling.guidance()
     texts = {NEGATIVE: states.negative, POSITIVE: states.positive, EMPTY: states.empty}
-    if states.parts:
-        guidance = composed(guidance, states.weights)
-        texts |= {part_side(number): part for number, part in enumerate(states.parts)}
-    sides = [(side, texts[side] or states.negative) for side in guidance.sides]
-    read = join_texts([_each(text, count) for _, text in sides])
+    texts |= dict(zip(parts_of_side(POSITIVE, len(states.parts)), states.parts, strict=True))
+    sides = [side.replace(PERTURBED, POSITIVE) for side in guidance.sides]
+    read = join_texts([_each(texts[side] or states.negative, count) for side in sides])
     device = read.context.device
-    sizes = torch.tensor([stage.sizes_of(side) for side, _ in sides], dtype=torch.float32, device=device)
+    sizes = torch.tensor([stage.sizes_of(side) for side in sides], dtype=torch.float32, device=device)
     rows = count * len(sides)
-    scale = torch.full((rows,), sampling.guidance_scale, device=device) if kind.reads_guidance else None
+    scales = torch.full((rows,), scale, device=device) if model.family.reads_guidance else None
     shown = None if control is None else control.expand(rows, *control.shape)
-    return guidance, Conditioning(read, sizes.repeat_interleave(count, 0), scale, shown)
+    return Conditioning(read, sizes.repeat_interleave(count, 0), scales, shown)
 
 
 def _each(text: TextStates, count: int) -> TextStates:
@@ -210,7 +222,6 @@ def denoise(
     width, height = stage.size
     assert not (width % model.family.latent_pixels or height % model.family.latent_pixels), "sizes are multiples"
     device = states.positive.context.device
-    guidance, given = conditioning(model, states, stage, sampling, len(noises), control)
     way = sampling.scheduler()
     way.set_timesteps(stage.steps, device=device)
     with torch.no_grad(), ExitStack() as around:
@@ -218,6 +229,12 @@ def denoise(
         left = way.timesteps[first:]
         steps = stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)
         at = Moment(way, noises, 0, len(left), way.timesteps[0], now)
+        needed = {sampling.guides(index, len(left)) for index in range(len(left))}
+        ways = {guided: guidance_for(model, states, sampling, guided) for guided in needed}
+        reads = {
+            guided: conditioning(model, states, stage, how, sampling.guidance_scale, len(noises), control)
+            for guided, how in ways.items()
+        }
         for hook in hooks:
             around.enter_context(hook.around())
         for at.index, at.timestep in enumerate(left):
@@ -225,7 +242,8 @@ def denoise(
                 cancel.check()
             for hook in hooks:
                 hook.before(at)
-            output = _guided(model, guidance, given, at, hooks)
+            guided = sampling.guides(at.index, at.steps)
+            output = _guided(model, ways[guided], reads[guided], at, hooks)
             at.latents = _next(at, output, hooks)
             for hook in hooks:
                 hook.after(at)
@@ -272,8 +290,9 @@ def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment
     noisy = model_input(at.sampler, torch.cat([at.latents] * len(sides)), at.timestep)
     for hook in hooks:
         given = hook.conditioned(at, noisy, given)
-    outputs = model.predict(noisy, at.timestep, given).float().chunk(len(sides))
-    return guidance.combine(dict(zip(sides, outputs, strict=True)))
+    with guidance.around(model.module, at):
+        outputs = model.predict(noisy, at.timestep, given).float().chunk(len(sides))
+    return guidance.combine(dict(zip(sides, outputs, strict=True)), at)
 
 
 def _next(at: Moment, output: Tensor, hooks: Sequence[Hook]) -> Tensor:

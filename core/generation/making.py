@@ -21,9 +21,8 @@ from core.generation.loras import LorasInUse
 from core.generation.noise import ImageNoise
 from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.prompt.states import PromptStates
-from core.generation.regional import has_regions
 from core.generation.requests import Request
-from core.generation.stages import as_generator, reading_of, sampling_of, stages_of, steps_of
+from core.generation.stages import as_generator, has_regions, reading_of, sampling_of, stages_of, steps_of
 from core.generation.store import empty_device_cache
 from core.record.context import NO_REPORTS, Reports
 from core.settings.generation.generate import LoraUse

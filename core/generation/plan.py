@@ -8,7 +8,8 @@ from functools import partial
 
 from core.families import family
 from core.families.trained_size import trained_size
-from core.generation.checks import problems_of
+from core.generation.checks import guidance_problems, problems_of
+from core.generation.guidances import own_settings
 from core.generation.hooks import hook_file_problems
 from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
 from core.generation.inpainting import read_mask
@@ -53,6 +54,8 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     shrunk = [request.job for request in requests if request.job.deep_shrink.ds_depth_1 is not None]
     blocks = _input_blocks(sources) if shrunk else None
     raise_if_errors([problem for job in shrunk for problem in problems_of(job, blocks)])
+    guided = {(one.job.generate.guidance, own_settings(one.job)): one.job for one in requests}
+    notes += [each for job in guided.values() for each in guidance_problems(job, family(sources.family))]
     notes += dict.fromkeys(each for one in requests for each in hook_file_problems(one.job, sources, workspace))
     raise_if_errors(notes)
     decided = [replace(request, job=_decided(request.job, sources)) for request in requests]

@@ -19,11 +19,10 @@ from core.generation.hooks import Making
 from core.generation.initial import MAP, opened
 from core.generation.loop import Hook
 from core.generation.prompt.runs import parts_of
-from core.generation.stages import as_generator
+from core.generation.stages import as_generator, has_regions
 from core.networks.adapter import STACK, Adapter
 from core.record.workspace import resolve_path
 from core.settings.generation.regions import color_code
-from core.settings.job import GenerateJob
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
 
 SMALL = 1e-4  # what sums of masks have added before they divide
 LEVELS = 5  # of halvings of the latents
-
-
-def has_regions(job: GenerateJob) -> bool:
-    return bool(job.regions.region_map) and len(parts_of(job.generate.prompt)) > 1
 
 
 def hook_of(making: Making) -> Hook | None:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from random import Random
 
 from core.generation.guidance import EMPTY, NEGATIVE, POSITIVE
+from core.generation.guidances import own_settings
 from core.generation.loop import Begins, Sampling, Sizes, Stage, run_steps
 from core.generation.noise import StartNoise
+from core.generation.prompt.runs import parts_of
 from core.generation.prompt.states import Reading
 from core.settings.generation.conditioning import SizeSettings
 from core.settings.job import GenerateJob
@@ -19,6 +21,11 @@ SIDES = (NEGATIVE, POSITIVE, EMPTY)
 def as_generator(job: GenerateJob) -> bool:
     """Whether images are made as sd-scripts' generator does."""
     return job.generate.compatibility == "kohya"
+
+
+def has_regions(job: GenerateJob) -> bool:
+    """Whether its sub-prompts have places of their own."""
+    return bool(job.regions.region_map) and len(parts_of(job.generate.prompt)) > 1
 
 
 def stages_of(job: GenerateJob) -> list[Stage]:
@@ -77,6 +84,9 @@ def sampling_of(job: GenerateJob, prediction: str) -> Sampling:
         guidance_scale=asked.guidance_scale or 0.0,
         negative_scale=asked.negative_scale,
         guidance_rescale=asked.guidance_rescale,
+        guidance_kind=asked.guidance,
+        guidance_settings=own_settings(job),
+        guidance_range=(asked.guidance_start, asked.guidance_end),
         prediction=prediction if job.model.prediction == "auto" else job.model.prediction,
         zero_terminal_snr=asked.zero_terminal_snr == "on",
         schedule=asked.schedule_type,

@@ -20,7 +20,7 @@ from core.generation.prompt.tags import LoraTag, without_tags
 from core.generation.prompt.wildcards import has_variants
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, real_path
-from core.settings.base import Declared, Settings, declared, setting
+from core.settings.base import Declared, Settings, declared, setting, value_of
 from core.settings.check import build
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob, TrainJob
@@ -72,7 +72,10 @@ class OwnModel(Settings):
 
 
 ELSEWHERE = ("model", "memory")  # groups of a generation that come from Train
-OF_JOB: dict[str, Declared] = {entry.name: entry for entry in declared(GenerateJob) if entry.group not in ELSEWHERE}
+OF_JOB: dict[str, Declared] = {}  # by name; where another group has the name already (of a package), by path
+for _entry in declared(GenerateJob):
+    if _entry.group not in ELSEWHERE:
+        OF_JOB[_entry.path if _entry.name in OF_JOB else _entry.name] = _entry
 MODEL = tuple(OwnModel.model_fields)
 ENTRIES = OF_JOB | entries(Beside, "beside") | entries(OwnModel, "model")
 EMBEDDINGS = ENTRIES["embeddings"]
@@ -116,7 +119,7 @@ def values_of(
     job: GenerateJob, before: dict[str, Any], workspace: Workspace, project: ModelSettings
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The fields that draw `job` again, and what of it is not on this machine. `project` is the model that Train holds."""
-    values = before | {name: as_kept(getattr(getattr(job, OF_JOB[name].group), name)) for name in FIELDS}
+    values = before | {name: as_kept(value_of(job, OF_JOB[name].path)) for name in FIELDS}
     values |= _typed_again(job, bool(before.get("dynamic_prompts", True)))
     notes: list[Problem] = []
     loras = []
@@ -187,7 +190,7 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
     """The job that the fields describe. Raises ProblemsError with everything that cannot be used."""
     groups: dict[str, dict[str, Any]] = {}
     for name in FIELDS:
-        groups.setdefault(OF_JOB[name].group, {})[name] = values.get(name)
+        groups.setdefault(OF_JOB[name].group, {})[OF_JOB[name].name] = values.get(name)
     generate = groups["generate"]
     generate["loras"] = [use for use in values.get("loras", []) if LoraUse.model_validate(use).used]
     generate["embeddings"] = list(values.get("embeddings", []))
@@ -390,5 +393,5 @@ def tags_of(prompt: str) -> list[LoraTag]:
 def signature(job: GenerateJob) -> tuple[Any, ...]:
     """What two images share when they differ in nothing but their LoRAs and embeddings."""
     left = [name for name in FIELDS if name not in ("count", "zero_terminal_snr")]
-    asked = [getattr(getattr(job, OF_JOB[name].group), name) for name in left]
+    asked = [value_of(job, OF_JOB[name].path) for name in left]
     return (*asked, job.model.base_model, *(getattr(job.model, name) for name in MODEL))

@@ -143,7 +143,7 @@ def rows_of(
 
     draw: names -> controls      first: group -> what stands above its fields
     """
-    left = [name for name in (*form.MODEL, *form.FIELDS) if name not in set(shown)]
+    left = [name for name in (*form.MODEL, *form.FIELDS) if name not in set(shown) and _of_use(name, values)]
     row_of = {group: row for row, (_, members) in TOGETHER.items() for group in members}
     names: dict[str, dict[str, list[str]]] = {}
     for name in left:
@@ -160,10 +160,19 @@ def _row(
     for group, names in members.items():
         head = f"<h4>{esc(_title(group))}</h4>" if len(members) > 1 else ""
         fields += f'{head}{first(group)}<div class="concept-fields">{draw(*names)}</div>'
-    changed = [form.ENTRIES[name] for names in members.values() for name in names if _is_set(name, values)]
-    summary = ", ".join(f"{label(entry)} {shown_value(entry, values[entry.name])}" for entry in changed)
+    changed = [name for names in members.values() for name in names if _is_set(name, values)]
+    entries = form.ENTRIES
+    summary = ", ".join(f"{label(entries[name])} {shown_value(entries[name], values[name])}" for name in changed)
     title = "More" if row == LAST else TOGETHER[row][0] if row in TOGETHER else _title(row)
     return Group(row, title, summary, fields)
+
+
+def _of_use(name: str, values: Mapping[str, Any]) -> bool:
+    """Not of a group that belongs to a choice (a kind of guidance) which is not chosen."""
+    group = form.ENTRIES[name].group
+    extra = GenerateJob.model_fields[group].json_schema_extra if group in GenerateJob.model_fields else None
+    chooser = str(extra.get("chosen_by") or "") if isinstance(extra, dict) else ""
+    return not chooser or bool(values.get(chooser.partition(".")[2]) == group)
 
 
 def _title(group: str) -> str:

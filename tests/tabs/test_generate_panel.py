@@ -6,6 +6,7 @@ import pytest
 from test_generate_tab import Engine, draw
 from work_parts import event, make_page
 
+from core.generation.guidances import GUIDANCES
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.model import ModelSettings
@@ -89,12 +90,19 @@ def test_what_is_said_of_a_size_is_the_models(tmp_path):
     assert gone.family == "" and gone.trained is None and gone.problem
 
 
+def test_a_kind_of_guidance_shows_its_settings_while_it_is_chosen(desk):
+    def rows(**values):
+        return [row.name for row in panel.rows_of(desk._values() | values, panel.SHOWN_ABOVE, lambda *names: "")]
+
+    assert "pag" not in rows() and "pag" in rows(guidance="pag") and "apg" not in rows(guidance="pag")
+
+
 def test_every_setting_of_a_generation_is_in_the_panel_once(desk):
     desk.presets.put(desk._values() | {"highres_fix_scale": 2.0})
     shown = desk._form()
     html = "".join(shown[name] for name in ("prompts", "settings", "more"))
-    for name in form.ENTRIES:
-        if name not in ("loras", "embeddings"):
+    for name, entry in form.ENTRIES.items():
+        if name not in ("loras", "embeddings") and entry.group not in GUIDANCES:
             assert html.count(f'id="gen-{name}"') == 1, name
     rows = panel.rows_of(desk._values(), panel.SHOWN_ABOVE, lambda *names: "")
     summaries = {row.name: row.summary for row in rows}

@@ -1,0 +1,69 @@
+"""The kinds of guidance, each registered by its name. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from core import extensions
+from core.generation.guidance import UNGUIDED, Guidance, with_rescale
+from core.settings.base import Settings
+from core.settings.generation.generate import GenerateSettings
+from core.settings.growth import add_choice, add_group
+
+if TYPE_CHECKING:
+    from core.settings.job import GenerateJob
+
+
+@dataclass(frozen=True)
+class GuidanceKind:
+    """A way of guiding.
+
+    name, title      in settings and on the page
+    make             (guidance scale, negative scale or None, its own settings) -> how outputs become one; made anew for each stage
+    settings         a group of its own, named after it
+    negative_scale   whether it has one
+    alone            whether it guides at a scale of 1 and less too
+    layers           (its own settings) -> (the setting that names layers of the denoiser, the text of it, the end of their names)
+    """
+
+    name: str
+    title: str
+    make: Callable[[float, float | None, Any], Guidance]
+    settings: type[Settings] | None = None
+    negative_scale: bool = False
+    alone: bool = False
+    layers: Callable[[Any], tuple[str, str, str]] | None = None
+
+
+GUIDANCES: dict[str, GuidanceKind] = {}
+
+
+def register(kind: GuidanceKind) -> None:
+    """Offer a kind of guidance."""
+    GUIDANCES[kind.name] = kind
+    add_choice(GenerateSettings, "guidance", kind.name, kind.title)
+    if kind.settings is not None:
+        add_group(GenerateSettings, kind.name, kind.settings, kind.title, chosen_by="generate.guidance")
+
+
+def kind_of(name: str) -> GuidanceKind:
+    extensions.load()
+    return GUIDANCES[name]
+
+
+def own_settings(job: GenerateJob) -> Settings | None:
+    """Those of the job's kind of guidance."""
+    found: Settings | None = getattr(job, job.generate.guidance, None)
+    return found
+
+
+def make_guidance(
+    name: str, scale: float, negative_scale: float | None = None, rescale: float = 0.0, own: Any = None
+) -> Guidance:
+    """A fresh one: kinds may remember the steps of a stage."""
+    kind = kind_of(name)
+    if scale <= 1 and not kind.alone:
+        return UNGUIDED
+    return with_rescale(kind.make(scale, negative_scale, own), rescale)
