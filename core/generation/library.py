@@ -12,6 +12,7 @@ from core.formats.detect import identify
 from core.generation.prompt.wildcards import WildcardError
 from core.record.allowed import may_reach
 from core.record.best import read_best
+from core.record.kept import read_kept
 from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.run_about import given_title, title_of
@@ -69,13 +70,13 @@ def list_vaes(workspace: Workspace) -> list[tuple[str, Path]]:
 
 
 def _best_first(found: list[tuple[str, Path]], workspace: Workspace) -> list[tuple[str, Path]]:
-    """The same files, but each run's best checkpoint first, marked in its label."""
+    """The same files, but each run's best checkpoint and those that are kept first, marked in their labels."""
     run_of = {
         path: workspace.runs / path.relative_to(workspace.runs).parts[0]
         for _, path in found
         if path.is_relative_to(workspace.runs)
     }
-    marks = {run / best[0]: best[1] for run in set(run_of.values()) if (best := read_best(run)) is not None}
+    marks = _marks(set(run_of.values()))
     first: dict[Path, int] = {}  # per run, the position of its newest file
     for number, (_, path) in enumerate(found):
         first.setdefault(run_of.get(path, path), number)
@@ -83,6 +84,18 @@ def _best_first(found: list[tuple[str, Path]], workspace: Workspace) -> list[tup
         enumerate(found), key=lambda item: (first[run_of[item[1][1]]], 0) if item[1][1] in marks else (item[0], 1)
     )
     return [(f"{label} ({marks[path]})" if path in marks else label, path) for _, (label, path) in order]
+
+
+def _marks(runs: Iterable[Path]) -> dict[Path, str]:
+    """What stands behind the names of runs' files: which is best, and which a person keeps, under another name."""
+    marks: dict[Path, list[str]] = {}
+    for run in runs:
+        if (best := read_best(run)) is not None:
+            marks[run / best[0]] = [best[1]]
+        for file, name in read_kept(run).items():
+            own = name == (run / file).stem
+            marks.setdefault(run / file, []).append("kept" if own else f"kept as {name}")
+    return {path: ", ".join(words) for path, words in marks.items()}
 
 
 def find_file(name: str, workspace: Workspace) -> Path | None:

@@ -123,7 +123,8 @@ def _of_entry(
         return
     varied = job.prompts.dynamic_prompts and has_variants(text)
     drawn = seeds.of(own, job.generate.count, varied)
-    for words, seed in variants(text, drawn, files) if varied else [(text, seed) for seed in drawn]:
+    dynamic = job.prompts.dynamic_prompts  # escaped braces are text also where there are no others
+    for words, seed in variants(text, drawn, files) if dynamic else [(text, seed) for seed in drawn]:
         read = read_line(words, notes, where) if isinstance(line, str) else PromptLine(words, line.values)
         yield _request(job, read, seed, notes, where)
 

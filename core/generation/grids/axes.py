@@ -39,6 +39,7 @@ ALSO = {
 ALONE = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have axes of their own
 MOST_VALUES, MOST_CELLS, LONGEST = 1000, 1000, 200_000
 
+OPTIONS = re.compile(r"\s--[a-z]")  # where those of a prompt begin
 WHOLE = r"([+-]?\d+)"
 NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"
 RANGE = r"\s*{0}\s*-\s*{0}\s*(?:\(\s*{0}\s*\)|\[\s*(\d+)\s*\])?\s*"
@@ -215,6 +216,9 @@ def read_values(setting: str, text: str) -> list[Value]:
     values = [_value(setting, entry, each, problems) for each in texts]
     if problems:
         raise ProblemsError(problems)
+    bare = [OPTIONS.split(value.text)[0] for value in values]
+    if setting == "generate.prompt" and len(set(bare)) == len(values):  # their options say nothing more
+        return [replace(value, text=text) for value, text in zip(values, bare, strict=True)]
     return values
 
 

@@ -131,7 +131,6 @@ class GridFolder:
         job: GridJob,
         axes: Sequence[Mapping[str, Any]],
         same: Mapping[Place, Place],
-        title: str = "",
         run: str = "",
     ) -> GridFolder:
         """A new one. job: with its seeds decided"""
@@ -154,7 +153,7 @@ class GridFolder:
         folder._write(
             {
                 "format": FORMAT,
-                "title": title or job.grid.name,
+                "title": job.grid.name,
                 "run": run,
                 "job": dump(own, task="grid"),
                 "axes": [dict(axis) for axis in axes],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +27,7 @@ from core.record.memory import free_memory, is_out_of_memory
 from core.record.problems import ProblemsError, unwritten
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
-from core.settings.job import GridJob
+from core.settings.job import GenerateJob, GridJob
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,11 +42,16 @@ def run_task(job: GridJob, context: JobContext) -> Outcome:
     return Outcome(lines=[*lines, *paths], facts={"grid": folder.name, "failed": failed})
 
 
-def begin(job: GridJob, workspace: Workspace, title: str = "", run: str = "") -> GridFolder:
-    """The folder of a new grid. Raises ProblemsError with all that is wrong with the settings."""
+def begin(
+    job: GridJob, workspace: Workspace, run: str = "", notes: Mapping[str, Sequence[str]] | None = None
+) -> GridFolder:
+    """The folder of a new grid. Raises ProblemsError with all that is wrong with the settings.
+
+    run     whose checkpoints are compared        notes   by letter, what is said beside each value of an axis
+    """
     job = decided(job)
     grid = grid_of(job, workspace)
-    return GridFolder.create(workspace, job, grid.texts(), grid.same, title, run)
+    return GridFolder.create(workspace, job, grid.texts(notes or {}), grid.same, run)
 
 
 def run_grid(
@@ -144,9 +149,9 @@ class Work:
         free_memory()
         return alone
 
-    def _batches(self, part: Part, jobs, maker: Maker, alone: bool):
+    def _batches(self, part: Part, jobs: Sequence[GenerateJob], maker: Maker, alone: bool) -> Iterator[Sequence[Cell]]:
         """Cells that are made together. The batches of a whole part, so that a resumed grid equals an unbroken one."""
-        cells = [Cell(cell.place, type(cell.request)(job)) for cell, job in zip(part.cells, jobs, strict=True)]
+        cells = [Cell(cell.place, replace(cell.request, job=job)) for cell, job in zip(part.cells, jobs, strict=True)]
         for batch in maker.batches([cell.request for cell in cells], 1 if alone else None):
             taken, cells = cells[: len(batch)], cells[len(batch) :]
             if any(not self._is_over(cell) for cell in taken):

@@ -64,13 +64,17 @@ class Grid:
     def cells(self) -> list[Cell]:
         return [cell for part in self.parts for cell in part.cells]
 
-    def texts(self) -> list[dict[str, Any]]:
-        """The axes as the grid's folder keeps them."""
-        return [
-            {"letter": axis.letter, "setting": axis.setting, "title": axis.title}
-            | {"values": [{"text": value.text, "value": value.value} for value in axis.values]}
-            for axis in self.axes
-        ]
+    def texts(self, notes: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+        """The axes as the grid's folder keeps them. notes: by letter, what is said beside each value"""
+        found = []
+        for axis in self.axes:
+            own = notes.get(axis.letter) or [""] * len(axis.values)
+            values = [
+                {"text": value.text, "value": value.value, "note": note}
+                for value, note in zip(axis.values, own, strict=True)
+            ]
+            found.append({"letter": axis.letter, "setting": axis.setting, "title": axis.title, "values": values})
+        return found
 
 
 def decided(job: GridJob) -> GridJob:

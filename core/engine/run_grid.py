@@ -1,0 +1,163 @@
+"""The grid that shows which checkpoint of a run is best: its checkpoints by strengths by its sample prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.generation.grids.axes import LORA, MOST_CELLS, NONE, STRENGTH, written
+from core.generation.image_metadata import portable_name
+from core.generation.library import find_file
+from core.generation.sample_prompts import SamplePrompt
+from core.record.problems import ProblemsError
+from core.record.run_folder import safe_name
+from core.record.workspace import Workspace
+from core.settings.check import build
+from core.settings.job import GridJob, TrainJob
+from core.settings.names import without_signs
+from core.settings.presets.files import to_values
+
+STRENGTHS = (0.6, 0.8, 1.0)
+MOST_CHECKPOINTS, MOST_PROMPTS = 12, 12
+# Options that make a sample again, written behind its prompt: the field of SamplePrompt, its switch.
+SWITCHES = (
+    ("width", "w"),
+    ("height", "h"),
+    ("seed", "d"),
+    ("steps", "s"),
+    ("guidance", "l"),
+    ("sampler", "ss"),
+    ("negative", "n"),
+)
+
+
+@dataclass(frozen=True)
+class RunGrid:
+    """job    the grid: the base model first, the same noise along each row
+    notes  what stands beside each value of the X axis: the validation loss
+    files  the checkpoint of each value, None for the base model
+    """
+
+    job: GridJob
+    notes: Mapping[str, Sequence[str]]
+    files: Sequence[Path | None]
+
+
+def run_grid_of(
+    facts: Mapping[str, Any],
+    job: TrainJob,
+    workspace: Workspace,
+    strengths: Sequence[float] = STRENGTHS,
+    instead: str = "",
+) -> RunGrid:
+    """The grid of a finished run. Raises ProblemsError where nothing was saved, or there is no prompt.
+
+    facts    the run's snapshot        instead   the prompt of a run without sample prompts
+    """
+    steps = _spread(sorted({file["step"] for file in facts["files"]}), facts.get("best"))
+    if not steps:
+        fix = "wait until it has saved one"
+        raise ProblemsError.one("This run has no saved file", str(facts["run"]), fix, "run.no-file")
+    base = find_file(job.model.base_model, workspace)
+    prompts = _prompts(job, base, instead)
+    by_step = {step: [Path(file["path"]) for file in facts["files"] if file["step"] == step] for step in steps}
+    files: list[Path | None] = [None, *(paths[0] for paths in by_step.values())]
+    values = [NONE, *(portable_name(paths[0], workspace) for paths in by_step.values())]
+    grid: dict[str, str] = {"name": f"{safe_name(str(facts['title']))[:60]} checkpoints"}
+    letters = iter("yz")
+    if job.method.traits.new_words:
+        grid["x_axis"] = "generate.embeddings"
+        values = [NONE, *("; ".join(_words(job, paths, workspace)) for paths in by_step.values())]
+    elif job.method.traits.base_trains:
+        grid["x_axis"] = "model.base_model"
+        values[0] = job.model.base_model
+    else:
+        grid |= {"x_axis": LORA, "y_axis": STRENGTH, "y_values": ", ".join(f"{each:g}" for each in strengths)}
+        next(letters)
+    grid["x_values"] = written(values)
+    prompts = prompts[: max(1, MOST_CELLS // (len(values) * max(len(strengths), 1)))]
+    if len(prompts) > 1:
+        letter = next(letters)
+        grid |= {f"{letter}_axis": "generate.prompt", f"{letter}_values": written([_line(each) for each in prompts])}
+    asked = build(
+        GridJob,
+        {
+            "model": to_values(job.model),
+            "memory": to_values(job.memory),
+            "grid": grid,
+            "generate": _alone(prompts[0], job),
+        },
+    )
+    return RunGrid(asked, {"x": ["base model", *(_note(facts, step) for step in steps)]}, files)
+
+
+def _spread(steps: Sequence[int], best: Mapping[str, Any] | None) -> list[int]:
+    """The steps of so many checkpoints, evenly, with the last and the best one."""
+    if len(steps) <= MOST_CHECKPOINTS:
+        return list(steps)
+    kept = {steps[round(number * (len(steps) - 1) / (MOST_CHECKPOINTS - 2))] for number in range(MOST_CHECKPOINTS - 1)}
+    return sorted(kept | ({best["step"]} & set(steps) if best else set()))
+
+
+def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePrompt]:
+    from core.training.loop.samples import prompts_of
+
+    found = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
+    if found:
+        return found
+    if not instead.strip():
+        what, fix = "This run has no sample prompts", "write a prompt in Generate: it is used instead"
+        raise ProblemsError.one(what, "samples.sample_prompts", fix, "run-grid.no-prompt")
+    sample = build(TrainJob, {"samples": {**to_values(job.samples), "sample_prompts": [instead.replace(" --", " ")]}})
+    return prompts_of(job.model_copy(update={"samples": sample.samples}), base)[:1]
+
+
+def _alone(sample: SamplePrompt, job: TrainJob) -> dict[str, Any]:
+    """The settings that make a sample again."""
+    return {
+        "prompt": _escaped(sample.prompt),
+        "negative_prompt": sample.negative or "",
+        "width": sample.width,
+        "height": sample.height,
+        "steps": sample.steps,
+        "guidance_scale": sample.guidance,
+        "seed": sample.seed,
+        "sampler": sample.sampler,
+        "prompt_weights": job.samples.prompt_weights,
+    }
+
+
+def _line(sample: SamplePrompt) -> str:
+    """A sample as a prompt with its options."""
+    given = ((switch, getattr(sample, field)) for field, switch in SWITCHES)
+    options = "".join(f" --{switch} {value}" for switch, value in given if value not in (None, ""))
+    return " ".join(_escaped(sample.prompt).split()) + options
+
+
+def _escaped(prompt: str) -> str:
+    """Samples know no variants: braces are braces."""
+    return prompt.replace("{", "\\{").replace("}", "\\}")
+
+
+def _words(job: TrainJob, paths: Sequence[Path], workspace: Workspace) -> list[str]:
+    """The embeddings of one step: files of the second word and on end in "-WORD", the first word has the other."""
+    words, found = job.embedding.words, []
+    for number, word in enumerate(words):
+        ends = [f"-{without_signs(other)}" for other in words[1:]]
+        own = [path for path in paths if path.stem.endswith(f"-{without_signs(word)}")] if number else []
+        own = own or ([] if number else [path for path in paths if not path.stem.endswith(tuple(ends))])
+        found += [f"{word}={portable_name(path, workspace)}" for path in own[:1]]
+    return found
+
+
+def _note(facts: Mapping[str, Any], step: int) -> str:
+    """ "step 1,200, validation loss 0.1234, best"."""
+    point = next((each for each in facts.get("measured", []) if each["step"] == step), None)
+    parts = [f"step {step:,}"]
+    if point is not None:
+        name = "validation loss" if point["measured_on"] == "held_out" else "loss on training images"
+        parts.append(f"{name} {point['loss']:.4f}")
+    best = facts.get("best")
+    return ", ".join([*parts, *([best["label"]] if best and best["step"] == step else [])])

@@ -1,0 +1,53 @@
+"""Which checkpoints of a run a person keeps, under which names: a file of its own in the run's folder."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError, unwritten
+
+FILE = "kept.json"
+MOST_NAME, MAX_BYTES = 80, 100_000
+
+
+def read_kept(run: Path) -> dict[str, str]:
+    """{file relative to the run's folder: its name} of those that are still there; {} for a damaged file."""
+    path = run / FILE
+    try:
+        facts = path.stat()
+    except OSError:
+        return {}
+    return {file: name for file, name in _read(path, facts.st_mtime_ns, facts.st_size) if (run / file).exists()}
+
+
+@lru_cache(maxsize=2000)
+def _read(path: Path, changed: int, size: int) -> tuple[tuple[str, str], ...]:
+    """Lists ask for hundreds every few seconds: a file is only read again after it changed."""
+    try:
+        held = read_json_object(path, "delete the file", max_bytes=MAX_BYTES)
+    except (ProblemsError, OSError):
+        return ()
+    return tuple((file, name) for file, name in held.items() if isinstance(name, str))
+
+
+def keep(run: Path, file: Path, name: str | None) -> None:
+    """Mark a checkpoint with a name; None takes the mark away. file: in the run's folder. Raises ProblemsError."""
+    place = file.relative_to(run).as_posix()
+    kept = {each: own for each, own in read_kept(run).items() if each != place}
+    if name is not None:
+        kept[place] = _checked(name) or file.stem
+    try:
+        atomic.write_json(run / FILE, kept)
+    except OSError as error:
+        raise unwritten(error, "The mark cannot be saved", str(run)) from None
+
+
+def _checked(name: str) -> str:
+    clean = " ".join("".join(sign for sign in name if sign.isprintable()).split())
+    if len(clean) > MOST_NAME:
+        what = f"The name has {len(clean):,} characters; the limit is {MOST_NAME}"
+        raise ProblemsError.one(what, "name", "shorten it", "kept.name-too-long")
+    return clean

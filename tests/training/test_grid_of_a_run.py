@@ -1,0 +1,127 @@
+"""A short training, and the grid of its checkpoints: base model first, strengths, prompts, losses, and the kept one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.engine.run_grid import run_grid_of
+from core.engine.view import RunView
+from core.generation.grids.making import begin, run_grid
+from core.generation.grids.plan import grid_of
+from core.generation.library import list_loras
+from core.generation.sources import make_store
+from core.record.kept import keep, read_kept
+from core.settings.check import build
+from core.settings.generation.grid import GridSettings
+from core.settings.job import TrainJob
+from core.settings.presets.files import parse
+from tests.refusals import refused
+from tests.training.conftest import STARTER
+
+PROMPTS = ["a fox, flat icon --d 5 --s 2", "a {bee} --n red --d 9 --s 3 --l 2"]
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+@pytest.fixture
+def trained(train):
+    def run(**groups):
+        given = {
+            "samples": {"sample_prompts": PROMPTS, "sample_at_first": True, "sample_every_n_steps": 2},
+            "saving": {"output_name": "fox", "save_every_n_steps": 2, "save_every_minutes": None},
+            "validation": {"validation_split": 0.4, "validate_every_n_steps": 2},
+        } | groups
+        run = train(**given)
+        run.start()
+        folder = run.folder
+        return folder, RunView.read(folder).snapshot(False), build(TrainJob, parse(folder.job(), "run").values)
+
+    return run
+
+
+def test_checkpoints_by_strengths_by_prompts_with_the_same_noise_along_each_row(trained, workspace):
+    folder, facts, job = trained()
+    asked = run_grid_of(facts, job, workspace)
+    begun = begin(asked.job, workspace, run=folder.name, notes=asked.notes)
+    content = begun.content()
+    assert content.size == (3, 3, 2) and content.run == folder.name
+    assert content.axis("x").texts == ("none", "fox-step00000002", "fox")
+    assert content.axis("z").texts == ("a fox, flat icon", "a \\{bee\\}")
+    assert content.axis("x").notes[0] == "base model"
+    losses = {point["step"]: point["loss"] for point in facts["measured"]}
+    assert len(losses) >= 2
+    for note, step in zip(content.axis("x").notes[1:], (2, 4), strict=True):
+        assert f"step {step}" in note and f"{losses[step]:.4f}" in note
+    assert sum("best" in note for note in content.axis("x").notes) == 1
+    grid = grid_of(begun.job(), workspace)
+    assert len(grid.cells) == 14 and sum(part.loads for part in grid.parts) == 1  # the base model once a prompt
+    asked_of = {cell.place: cell.request.job.generate for cell in grid.cells}
+    assert {asked_of[x, y, 0].seed for x, y in ((0, 0), (1, 0), (2, 2))} == {5}
+    assert (asked_of[1, 0, 1].negative_prompt, asked_of[1, 0, 1].guidance_scale, asked_of[1, 0, 1].seed) == (
+        "red",
+        2,
+        9,
+    )
+    assert asked_of[1, 0, 1].prompt == "a {bee}"
+    assert [use.strength for use in asked_of[2, 1, 0].loras] == [0.8]
+
+    run_grid(asked.job.model_copy(update={"grid": GridSettings(folder=begun.name)}), workspace, store=make_store())
+    assert begun.made() == set(asked_of)
+    sample = next(each for each in facts["samples"] if (each["step"], each["index"]) == (4, 0))
+    assert np.abs(pixels(sample["file"]) - pixels(begun.cell((2, 2, 0)))).max() <= 1, "the run's own sample"
+    first = next(each for each in facts["samples"] if (each["step"], each["index"]) == (0, 1))
+    assert np.abs(pixels(first["file"]) - pixels(begun.cell((0, 0, 1)))).max() <= 1, "that of the base model"
+
+
+def test_a_kept_checkpoint_is_marked_in_lists_and_can_be_let_go(trained, workspace):
+    folder = trained(samples={}, validation={})[0]
+    file = folder.checkpoints / "fox-step00000002.safetensors"
+    keep(folder.path, file, " my  fox ")
+    assert read_kept(folder.path) == {"checkpoints/fox-step00000002.safetensors": "my fox"}
+    labels = {path.name: label for label, path in list_loras(workspace)}
+    assert "kept as my fox" in labels[file.name] and "kept" not in labels["fox.safetensors"]
+    assert list_loras(workspace)[0][1] == file
+    keep(folder.path, file, "")
+    assert read_kept(folder.path) == {"checkpoints/fox-step00000002.safetensors": "fox-step00000002"}
+    with refused("kept.name-too-long"):
+        keep(folder.path, file, "a" * 81)
+    keep(folder.path, file, None)
+    assert read_kept(folder.path) == {} and not any("kept" in label for label, _ in list_loras(workspace))
+    (folder.path / "kept.json").write_text("nonsense")
+    assert read_kept(folder.path) == {}
+
+
+def test_a_run_without_prompts_takes_one_or_says_so(trained, workspace):
+    _, facts, job = trained(samples={}, validation={})
+    with refused("run-grid.no-prompt"):
+        run_grid_of(facts, job, workspace)
+    asked = run_grid_of(facts, job, workspace, instead="an owl --s 999")
+    assert asked.job.generate.prompt == "an owl s 999" and asked.job.grid.z_axis == ""
+    with refused("run.no-file"):
+        run_grid_of(facts | {"files": []}, job, workspace)
+
+
+def test_whole_models_have_no_strengths(workspace, make_job):
+    job = make_job(method={"kind": "fine_tune"}, samples={"sample_prompts": PROMPTS})
+    files = [{"path": str(STARTER), "name": "a", "step": 2}, {"path": str(STARTER / "unet"), "name": "b", "step": 4}]
+    facts = {"files": files, "run": "r", "title": "fox"}
+    asked = run_grid_of(facts, job, workspace)
+    assert (asked.job.grid.x_axis, asked.job.grid.y_axis, asked.job.grid.z_axis) == (
+        "model.base_model",
+        "generate.prompt",
+        "",
+    )
+    assert asked.job.grid.x_values.startswith(str(STARTER))
+
+
+def test_of_many_checkpoints_some_are_shown_with_the_best_and_the_last(workspace, make_job):
+    files = [{"path": f"{step}.safetensors", "name": str(step), "step": step} for step in range(1, 101)]
+    facts = {"files": files, "run": "r", "title": "fox", "best": {"step": 42, "label": "best"}, "measured": []}
+    asked = run_grid_of(facts, make_job(samples={"sample_prompts": PROMPTS}), workspace)
+    names = [path.stem for path in asked.files if path]
+    assert len(names) <= 12 and {"1", "42", "100"} <= set(names) and "best" in asked.notes["x"][names.index("42") + 1]
