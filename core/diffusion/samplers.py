@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion.schedule import BETA_END, BETA_START, TIMESTEPS, schedule_in_force
@@ -330,11 +330,19 @@ def sampler_problem(name: str, objective: str, where: str) -> Problem | None:
     return Problem(what, where, fix, code="sampler.other-objective")
 
 
+def noise_problem(name: str, where: str) -> Problem | None:
+    """The problem of a sampler that does not say how an image is noised, where a stage begins with one."""
+    if name not in SAMPLERS or any(hasattr(make_sampler(name), way) for way in ("add_noise", "scale_noise")):
+        return None
+    what = f"The sampler {SAMPLER_LABELS[name]} cannot begin with an image"
+    return Problem(what, where, "choose another sampler, or begin with noise", code="sampler.no-images")
+
+
 def schedules_of(name: str) -> list[str]:
     """The schedule types that a sampler knows."""
     if name not in SAMPLERS or name in DISTILLED:
         return ["own"]
-    known = make_sampler(name).config.keys()
+    known = config_of(make_sampler(name)).keys()
     return [title for title, own in SCHEDULES.items() if own.keys() <= known]
 
 
@@ -393,10 +401,18 @@ def make_sampler(
     theirs = AS_PROGRAM[program] | SCHEDULES[schedule]
     if schedule == "beta":
         sampler._convert_to_beta = _betas_of_sigmas
-    if program == "generator" and sampler.config.get("timestep_spacing") == "trailing":
+    config = config_of(sampler)
+    if program == "generator" and config.get("timestep_spacing") == "trailing":
         theirs["timestep_spacing"] = "leading"  # also of a stretched schedule
-    sampler.register_to_config(**{key: value for key, value in theirs.items() if key in sampler.config})
+    if own := {key: value for key, value in theirs.items() if key in config}:
+        sampler.register_to_config(**own)
     return sampler
+
+
+def config_of(sampler: Any) -> Mapping[str, Any]:
+    """A scheduler's config; a package's sampler may have none."""
+    found: Mapping[str, Any] = getattr(sampler, "config", {})
+    return found
 
 
 AS_PROGRAM: dict[str, dict[str, Any]] = {

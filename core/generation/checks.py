@@ -9,10 +9,11 @@ from core.generation.guidances import GUIDANCES, kind_of, own_settings
 from core.generation.hooks import hook_problems
 from core.generation.loop import run_steps
 from core.generation.prompt.runs import parts_of
-from core.generation.stages import has_regions
+from core.generation.stages import has_regions, stages_of
 from core.record.problems import Problem
 from core.settings.generation.high_resolution import GROWING, unsharp_of
 from core.settings.job import GenerateJob
+from core.settings.model import FAMILIES
 from core.settings.samples import SAMPLER_LABELS
 
 if TYPE_CHECKING:
@@ -121,3 +122,15 @@ def guidance_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
             if not layers_of(model, part, ending):
                 what = f"Models of this family have no such layers at '{part.strip()}'"
                 yield Problem(what, where, "use mid, or blocks with attention: up.1, down.2", code="guidance.layers")
+
+
+def stage_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
+    """What models of a family cannot do, of a job whose size is decided."""
+    if has_regions(job) and family.input_blocks is None:
+        what, fix = "Models of this family have no regions: they have no U-Net", "remove the map"
+        yield Problem(what, "regions.region_map", fix, code="regions.family")
+    step = FAMILIES[family.name].size_step
+    for stage in stages_of(job):
+        if any(side % step for side in stage.size):
+            what = f"Hires fix would make an image of {stage.size[0]} x {stage.size[1]}; sides are multiples of {step}"
+            yield Problem(what, "hires.highres_fix_scale", "choose another scale", code="generate.size-step")

@@ -24,6 +24,7 @@ from core.generation.prompt.tags import LoraTag, without_tags
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, real_path
+from core.settings.base import declared, value_of
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
@@ -416,16 +417,12 @@ def one_image(
             "zero_terminal_snr": "on" if zero_terminal_snr else "off",
         }
     )
-    given = {
-        name: portable_name(path, workspace)
-        for name in ("image_path", "mask_path")
-        if (path := getattr(job.image_to_image, name))
-    }
+    groups: dict[str, Any] = {}
+    for entry in declared(GenerateJob):  # files of packages' settings too
+        path = value_of(job, entry.path)
+        if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory"):
+            group = groups.get(entry.group, getattr(job, entry.group))
+            groups[entry.group] = group.model_copy(update={entry.name: portable_name(path, workspace)})
     vae = portable_name(vae_path, workspace) if vae_path is not None else None
     model = {"base_model": portable_name(model_path, workspace), "vae": vae}
-    groups = {
-        "generate": generate,
-        "model": job.model.model_copy(update=model),
-        "image_to_image": job.image_to_image.model_copy(update=given),
-    }
-    return job.model_copy(update=groups)
+    return job.model_copy(update=groups | {"generate": generate, "model": job.model.model_copy(update=model)})

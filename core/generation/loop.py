@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from core.diffusion.samplers import add_noise, make_sampler, model_input, sampler_step, start_scale
+from core.diffusion.samplers import add_noise, config_of, make_sampler, model_input, sampler_step, start_scale
 from core.diffusion.text_states import Conditioning, TextStates, join_texts
 from core.families.components import Components
 from core.generation.guidance import EMPTY, NEGATIVE, PERTURBED, POSITIVE, UNGUIDED, Guidance, composed, parts_of_side
@@ -278,7 +278,7 @@ def _begin(
         if hasattr(way, "set_begin_index"):
             way.set_begin_index(first)
         return first, add_noise(way, latents, noise, min(first, len(way.timesteps) - 1))
-    offset = way.config.get("steps_offset", 0) if sampling.one_level_up else 0
+    offset = config_of(way).get("steps_offset", 0) if sampling.one_level_up else 0
     noised = min(run + offset, stage.steps)
     return max(stage.steps - noised + offset, 0), add_noise(way, latents, noise, -max(noised, 1))
 

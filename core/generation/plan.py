@@ -8,7 +8,7 @@ from functools import partial
 
 from core.families import family
 from core.families.trained_size import trained_size
-from core.generation.checks import guidance_problems, problems_of
+from core.generation.checks import guidance_problems, problems_of, stage_problems
 from core.generation.guidances import own_settings
 from core.generation.hooks import hook_file_problems
 from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
@@ -59,6 +59,8 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     notes += dict.fromkeys(each for one in requests for each in hook_file_problems(one.job, sources, workspace))
     raise_if_errors(notes)
     decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
+    kind = family(sources.family)
+    raise_if_errors(list(dict.fromkeys(each for one in decided for each in stage_problems(one.job, kind))))
     return Plan(decided, sources, [*notes, *sources.notes])
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core.diffusion.samplers import sampler_problem, schedule_problem
+from core.diffusion.samplers import noise_problem, sampler_problem, schedule_problem
 from core.families import family
 from core.families.locate import family_of, model_path
 from core.families.trained_size import own_guidance
@@ -23,6 +23,7 @@ from core.generation.image_metadata import Hashes, portable_name
 from core.generation.library import find_lora, named_embeddings
 from core.generation.loras import check_file
 from core.generation.prompt.loras import with_prompt_loras
+from core.generation.stages import stages_of
 from core.generation.store import ModelStore
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
@@ -102,6 +103,9 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
             problems += [fits] if fits is not None else []
         knows = schedule_problem(one.generate.sampler, one.generate.schedule_type, "generate.schedule_type")
         problems += [knows] if knows is not None else []
+        if any(stage.strength is not None for stage in stages_of(one)):
+            begins = noise_problem(one.generate.sampler, "generate.sampler")
+            problems += [begins] if begins is not None else []
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
     assert model is not None and name is not None

@@ -20,11 +20,14 @@ def registered() -> dict[str, set[str]]:
     from core import tasks
     from core.diffusion import objectives, samplers
     from core.families.locate import FAMILIES
+    from core.generation.guidances import GUIDANCES
+    from core.generation.hooks import HOOKS
     from core.networks import kinds
     from core.settings import methods
 
     found = {"task": tasks.tasks(), "network kind": kinds.kinds(), "method": methods.methods(), "family": FAMILIES}
     found |= {"objective": objectives.OBJECTIVES, "sampler": samplers.SAMPLERS}
+    found |= {"guidance": GUIDANCES, "hook": HOOKS}
     return {what: set(names) for what, names in found.items()}
 
 

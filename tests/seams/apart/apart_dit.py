@@ -206,3 +206,76 @@ def test_a_model_without_one_of_its_encoders_is_refused_by_name(folder, tmp_path
     job = make_job(model={"base_model": str(tmp_path / "model")})
     (problem,) = [each for each in problems_with_model(job, workspace) if each.code == "model.missing-part"]
     assert "text encoder 3" in problem.what
+
+
+def test_an_image_begins_with_an_image_as_in_diffusers_pipeline(model, folder, workspace, tmp_path):
+    import numpy as np
+    from diffusers import StableDiffusion3Img2ImgPipeline
+    from PIL import Image
+
+    from core.families import family
+    from core.generation.initial import encoded, pixels_of
+    from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
+    from core.generation.prompt.states import encode_prompts
+
+    y, x = np.mgrid[0:64, 0:64] / 63
+    image = Image.fromarray((np.stack([x, y, x * y], -1) * 255).astype(np.uint8))
+    components, kind = family("dit").load(folder), family("dit")
+    states = encode_prompts(components, "a red fox", "a hat")
+    sampling, stage = Sampling("flow_euler", 5.0), Stage((64, 64), 5, 0.6, "image")
+    denoiser = Denoiser.of(components)
+    noises = noises_of(denoiser, stage, [3], sampling)
+    noise, of_vae = noises[0].of_image()
+    latents = encoded(components.vae, kind, pixels_of(image), of_vae)
+    ours = denoise(denoiser, states, stage, noises, sampling, latents=latents)
+    pipeline = StableDiffusion3Img2ImgPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.prepare_latents = lambda image, timestep, *given: pipeline.scheduler.scale_noise(
+        latents, timestep, noise[None]
+    )
+    texts = [_joined(each) for each in (states.positive, states.negative)]
+    theirs = pipeline(
+        image=image,
+        strength=0.6,
+        prompt_embeds=texts[0],
+        negative_prompt_embeds=texts[1],
+        pooled_prompt_embeds=states.positive.pooled,
+        negative_pooled_prompt_embeds=states.negative.pooled,
+        num_inference_steps=5,
+        guidance_scale=5.0,
+        height=64,
+        width=64,
+        output_type="latent",
+    ).images
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_hires_fix_and_guidance_work_and_what_does_not_is_refused(model, workspace, tmp_path):
+    from PIL import Image
+
+    from core.generation.plan import plan_of
+    from core.generation.run import run_generate
+    from core.generation.sources import make_store
+    from core.settings.check import build
+    from core.settings.job import GenerateJob
+    from tests.refusals import refused
+
+    def job(prompt="a fox", guidance="cfg_zero", scale=1.25, **groups):
+        generate = {"prompt": prompt, "sampler": "flow_euler", "steps": 4, "seed": 3, "guidance": guidance}
+        sizes = {"width": 64, "height": 64, "guidance_scale": 4.0}
+        hires = {"highres_fix_scale": scale, "highres_fix_steps": 2}
+        return build(GenerateJob, model | {"generate": generate | sizes, "hires": hires} | groups)
+
+    store = make_store()
+    made = [run_generate(job(guidance=guidance), workspace, store=store)[0] for guidance in ("cfg_zero", "classic")]
+    assert [Image.open(path).size for path in made] == [(80, 80)] * 2
+    assert Image.open(made[0]).tobytes() != Image.open(made[1]).tobytes()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    regions = {"region_map": str(tmp_path / "red.png")}
+    for code, wrong in {
+        "generate.size-step": job(scale=1.125),
+        "guidance.layers": job(guidance="pag"),
+        "regions.family": job("a AND b", regions=regions),
+    }.items():
+        with refused(code):
+            plan_of(wrong, workspace)

@@ -107,3 +107,31 @@ def test_an_image_of_its_own_size_is_generated(model, workspace):
         assert first.size == size == (128, 128) and first.tobytes() == second.tobytes()
         with Image.open(less[0]) as third:
             assert third.tobytes() != first.tobytes(), "it reads the guidance scale"
+
+
+def test_what_it_cannot_do_is_refused_before_it_is_loaded(model, workspace, tmp_path):
+    from PIL import Image
+
+    from core.generation.plan import plan_of
+    from core.settings.job import GenerateJob
+    from tests.refusals import refused
+
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    image = str(tmp_path / "red.png")
+
+    def plan(prompt="a fox", guidance="classic", **groups):
+        generate = {"prompt": prompt, "sampler": "line", "guidance": guidance}
+        return plan_of(build(GenerateJob, model | {"generate": generate} | groups), workspace)
+
+    assert plan(guidance="classic").requests
+    told = {
+        "sampler.no-images": {"image_to_image": {"image_path": image}},
+        "guidance.family": {"guidance": "apg"},
+        "regions.family": {"prompt": "a AND b", "regions": {"region_map": image}},
+        "generate.ds-depth": {"deep_shrink": {"ds_depth_1": 3}},
+    }
+    for code, groups in told.items():
+        with refused(code):
+            plan(**groups)
+    with refused("sampler.no-images"):
+        plan(hires={"highres_fix_scale": 2.0})

@@ -1,7 +1,5 @@
 """A toy objective: the velocity of a straight line from image to noise, as in flow matching; and a toy sampler for it."""
 
-from types import SimpleNamespace
-
 from core.diffusion.objectives import ObjectiveKind
 from core.diffusion.objectives import register as register_objective
 from core.diffusion.samplers import register as register_sampler
@@ -51,21 +49,13 @@ def _sampler(prediction, zero_terminal_snr):
     """Every step goes the same way along the line."""
 
     class Line:
-        init_noise_sigma, config = 1.0, {}
-
         def set_timesteps(self, count, device=None):
             import torch
 
             self.timesteps = torch.linspace(999, 999 / count, count, device=device).long()
 
-        def scale_model_input(self, latents, timestep):
-            return latents
-
         def step(self, output, timestep, latents, return_dict=False):
             return (latents - output / len(self.timesteps),)
-
-        def register_to_config(self, **more):
-            self.config = SimpleNamespace(**more)
 
     return Line()
 
