@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from core.families import family
 from core.families.components import Components
 from core.record.cancel import CancelToken
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,10 +23,18 @@ CPU_LATENT_PIXELS = 64 * 64  # a CPU gains no speed from larger batches
 Decode = Callable[[Any, "Tensor"], "Tensor"]  # (VAE, scaled latents) -> pixels in -1..1: a family's
 
 
-def decode(vae: Any, latents: Tensor, by: Decode | None = None, *, cancel: CancelToken | None = None) -> list[Image]:
+def decode(
+    vae: Any,
+    latents: Tensor,
+    by: Decode | None = None,
+    *,
+    cancel: CancelToken | None = None,
+    warn: Callable[[Problem], None] = lambda problem: None,
+) -> list[Image]:
     """Images from scaled latents [B, C, h, w], decoded one at a time: the VAE needs more memory than the U-Net.
 
-    by   the family's `decode_latents`; None: that of Stable Diffusion
+    by     the family's `decode_latents`; None: that of Stable Diffusion
+    warn   told of an image that had to be decoded again
     """
     from PIL import Image
 
@@ -34,20 +42,41 @@ def decode(vae: Any, latents: Tensor, by: Decode | None = None, *, cancel: Cance
     for one in latents.split(1):
         if cancel is not None:
             cancel.check()
-        pixels = decode_pixels(vae, one, by)[0]
+        pixels = decode_pixels(vae, one, by, warn)[0]
         images.append(Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).cpu().numpy()))
     return images
 
 
-def decode_pixels(vae: Any, latents: Tensor, by: Decode | None = None) -> Tensor:
-    """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, C, h, w]."""
+def decode_pixels(
+    vae: Any, latents: Tensor, by: Decode | None = None, warn: Callable[[Problem], None] = lambda problem: None
+) -> Tensor:
+    """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, C, h, w]. Where the VAE overflows, it is asked again in fp32."""
+    import torch
+
     from core.families.vae import decode_latents
 
-    pixels = (by or decode_latents)(vae, latents)
-    if not bool(pixels.isfinite().all()):
+    by = by or decode_latents
+    if not _finite(latents):
+        fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
+        raise ProblemsError.one("The latents contain NaN values", "memory.mixed_precision", fix, "latents.nan")
+    pixels = by(vae, latents)
+    narrow = next(vae.parameters()).dtype
+    if not _finite(pixels) and narrow != torch.float32:
+        name = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(narrow, str(narrow))
+        what = f"The VAE returned NaN values in {name}, so the image was decoded again in fp32"
+        warn(Problem(what, "memory.vae_precision", "set it to fp32", "warning", code="image.decoded-again"))
+        try:
+            pixels = by(vae.float(), latents)
+        finally:
+            vae.to(narrow)
+    if not _finite(pixels):
         fix = "set mixed precision to bf16 or fp32; if that does not help, the model or a LoRA is damaged"
         raise ProblemsError.one("The image contains NaN values and would be black", "generation", fix, "image.nan")
     return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
 
 
 def images_at_once(components: Components, width: int, height: int) -> int:

@@ -109,7 +109,7 @@ class Maker:
             if len(batch) == 1:
                 raise
         empty_device_cache()
-        self.reports.say("Several images at once do not fit into memory; continuing one by one")
+        self.reports.say(f"{len(batch)} images at once do not fit into memory; continuing with fewer")
         return None
 
     def sampling(self, job: GenerateJob) -> Sampling:
@@ -174,7 +174,13 @@ class Maker:
     def _decode(self, made: Made, job: GenerateJob) -> None:
         """The images of the last latents."""
         made.images.append(
-            decode(self.components.vae, made.latents[-1], self.kind.decode_latents, cancel=self.reports.cancel)
+            decode(
+                self.components.vae,
+                made.latents[-1],
+                self.kind.decode_latents,
+                cancel=self.reports.cancel,
+                warn=self.reports.warn,
+            )
         )
 
     def _device(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,15 @@ from core.generation.loras import LorasInUse
 from core.generation.prompt.kept import ModelTexts
 from core.generation.sources import Sources
 from core.generation.store import ModelStore, fingerprint
+from core.record import machine
 from core.record.context import Reports
+from core.record.memory import free_memory
 from core.record.problems import raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 from core.settings.memory import MemorySettings
+
+FREE_SHARE = 0.7  # of the free memory, which an image in the VAE may take: libraries need some beside what is counted
 
 
 @contextmanager
@@ -46,6 +50,7 @@ def leased(
         vae = stack.enter_context(
             store.lease("VAE", parts.vae_key, parts.vae, name=vae_name, size=sizes.get("vae", 0), device=device)
         )
+        stack.enter_context(_sliced(vae, parts, asked.vae_slices, reports))
         texts = sum(sizes.get(name, 0) for name in parts.kind.layout.text_encoders)
 
         def encoders() -> Sequence[Any]:
@@ -54,6 +59,28 @@ def leased(
             return found
 
         yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=WhenUsed(encoders))
+
+
+def _sliced(loaded: Components, parts: Parts, wanted: int | None, reports: Reports) -> AbstractContextManager[None]:
+    """Inside, the VAE works in strips: in so many as are wanted, or where the image as a whole does not fit."""
+    from core.families.counting import decoding_bytes, frozen
+    from core.families.vae_strips import FIRST, in_strips, suits
+
+    if not suits(loaded.vae):
+        return nullcontext()
+
+    def slices(pixels: int) -> int:
+        if wanted is not None:
+            return wanted
+        config = frozen(loaded.vae_config)
+        whole = decoding_bytes(parts.kind.name, config, pixels, parts.vae_dtype)
+        return 1 if whole < FREE_SHARE * machine.free_memory(parts.device) else FIRST
+
+    def again(number: int) -> None:
+        free_memory()
+        reports.say(f"The VAE ran out of memory; the image is processed in {number} strips")
+
+    return in_strips(loaded.vae, slices, again)
 
 
 def kept_texts(

@@ -122,7 +122,7 @@ def _all_images(plan: Plan, maker: Maker, written: Written) -> list[Path]:
         batch = next(maker.batches(left, most))
         made = maker.make_if_it_fits(batch, partial(progress, len(batch)))
         if made is None:
-            most = 1
+            most = len(batch) // 2
             continue
         for place, request in enumerate(batch):
             job = written.job_of(request.job)

@@ -91,6 +91,16 @@ def memory(device: str) -> tuple[int, int]:
     return psutil.Process().memory_info().rss, psutil.virtual_memory().total
 
 
+def free_memory(device: str) -> int:
+    """Bytes that a job can still have: of a GPU's memory with what torch keeps unused, else of the RAM."""
+    if device.startswith("cuda"):
+        import torch
+
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return psutil.virtual_memory().available
+
+
 def gpu_memory(device: str) -> int:
     """Bytes of the GPU's memory, of an Apple GPU those that it shares; 0 for a CPU."""
     return 0 if device.startswith("cpu") else memory(device)[1]

@@ -23,12 +23,12 @@ from PIL import Image
 from core.bench.random_model import WEIGHT_FILES, shipped_config, write_rest
 from core.diffusion.text_states import TextStates
 from core.families import family
+from core.families.counting import FusedKernel
 from core.families.loading import make_empty
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.training.memory.activations import FusedKernel
 from core.training.memory.plan import facts_of, memory_plan
 from tests.card.runs import steps_on_the_card
 from tests.options import ADAFACTOR

@@ -165,7 +165,7 @@ def test_several_at_once_that_do_not_fit_are_drawn_one_by_one(workspace, dataset
     monkeypatch.setattr(making, "denoise", small_device)
     job = job_of(dataset, folder=str(tmp_path / "class"), number=3)
     made = make_class_images(job, workspace, store=store, reports=heard)
-    assert len(made) == 3 and any("one by one" in text for text in heard.said)
+    assert len(made) == 3 and any("do not fit" in text for text in heard.said)
     assert "The regularization images are in" in heard.said[-1]
 
 

@@ -17,6 +17,7 @@ from diffusers import (
 
 from core.diffusion.text_states import TextStates
 from core.families import family
+from core.families.vae import decode_latents
 from core.generation.decoding import CPU_LATENT_PIXELS, decode, decode_pixels, images_at_once
 from core.generation.loop import Denoiser
 from core.generation.prompt.states import PromptStates, Reading, encode_prompts
@@ -188,10 +189,30 @@ def test_steps_are_reported_and_a_cancelled_drawing_ends_at_the_next(starter):
 
 def test_numbers_that_are_none_are_an_error_and_no_black_image(starter):
     with refused("image.nan"):
-        decode(starter.vae, torch.full((1, 4, 8, 8), float("nan")))
+        decode(starter.vae, torch.zeros(1, 4, 8, 8), lambda vae, latents: latents * float("nan"))
 
 
 def test_images_drawn_at_once_follow_their_size(starter):
     assert images_at_once(starter, 128, 128) == 4
     assert images_at_once(starter, 512, 512) == CPU_LATENT_PIXELS // (64 * 64) == 1
     assert images_at_once(starter, 2048, 2048) == 1
+
+
+def test_an_image_of_nan_from_a_vae_in_16_bits_is_decoded_again_in_fp32_and_told(starter, monkeypatch):
+    vae, told, asked = copy.deepcopy(starter.vae).to(torch.bfloat16), [], []
+
+    def overflowing(vae, latents):
+        asked.append(dtype := next(vae.parameters()).dtype)
+        return decode_latents(vae, latents) * (float("nan") if dtype != torch.float32 else 1)
+
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = decode(vae, latents, overflowing, warn=told.append)
+    assert [problem.code for problem in told] == ["image.decoded-again"] * 2
+    assert asked == [torch.bfloat16, torch.float32] * 2 and vae.dtype == torch.bfloat16
+    for image, other in zip(images, decode(vae.float(), latents), strict=True):
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(other))
+
+
+def test_nan_in_latents_is_told_before_the_vae_is_asked(starter):
+    with refused("latents.nan"):
+        decode(starter.vae, torch.full((1, 4, 8, 8), float("inf")), lambda vae, latents: pytest.fail("asked"))

@@ -7,19 +7,17 @@ Memory that libraries use inside one operation is not counted.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from core.diffusion.text_states import Conditioning, TextStates
 from core.families import family
 from core.families.attention import checkpoint_unet, set_attention
+from core.families.counting import FusedAttention, Live, frozen
 from core.families.loading import make_empty
 from core.networks.kinds import settings_of
 from core.networks.network import Network
@@ -52,61 +50,6 @@ class Pass:
     side: str = ""
 
 
-class Live(TorchDispatchMode):
-    """Inside, bytes of all new tensors that are not freed yet, now and at the peak."""
-
-    def __init__(self, there: Iterable[torch.Tensor]) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._there = {tensor.untyped_storage()._cdata for tensor in there}
-        self._bytes: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for thing in tree_iter(made):
-            if isinstance(thing, torch.Tensor):
-                self._add(thing.untyped_storage())
-        return made
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._bytes or key in self._there:
-            return
-        self._bytes[key] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._given_up, key)
-
-    def _given_up(self, key: int) -> None:
-        self.now -= self._bytes.pop(key, 0)
-
-
-class FusedKernel(torch.autograd.Function):
-    """What the fused attention kernels keep for the backward pass: their inputs and their output."""
-
-    @staticmethod
-    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(q)
-        ctx.save_for_backward(q, k, v, out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        q, k, v, _ = ctx.saved_tensors
-        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-
-
-class _FusedAttention:
-    """diffusers' attention, with the kernel's memory instead of the plain product's."""
-
-    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, *_: Any, **__: Any) -> Any:
-        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        parts = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
-        q, k, v = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
-        mixed = FusedKernel.apply(q, k, v).transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
-
-
 def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
     """Peak bytes of a pass of the U-Net, without its weights and their gradients. Raises ProblemsError for a U-Net whose
     layers do not fit together.
@@ -114,18 +57,11 @@ def peak_bytes(one: Pass, config: Mapping[str, Any] | None = None) -> int:
     config  of the U-Net; None is the family's published one
     """
     try:
-        return _peak(one, _frozen(config if config is not None else family(one.family).layout.config("unet")))
+        return _peak(one, frozen(config if config is not None else family(one.family).layout.config("unet")))
     except RuntimeError as error:  # every weight has the shape that the config says, and the products do not fit
         what = f"The sizes of this U-Net's layers do not match ({str(error).splitlines()[0][:200]})"
         fix = "download the model again: its config was changed"
         raise ProblemsError.one(what, "model.base_model", fix, code="model.bad-config") from error
-
-
-def _frozen(value: Any) -> Any:
-    """A config as a hashable cache key."""
-    if isinstance(value, Mapping):
-        return tuple((key, _frozen(inner)) for key, inner in sorted(value.items()))
-    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 @lru_cache(maxsize=256)
@@ -191,7 +127,7 @@ def _prepare(model: torch.nn.Module, one: Pass) -> None:
     fused = one.attention in ("sdpa", "xformers")
     for module in model.modules():
         if fused and hasattr(module, "set_processor"):
-            module.set_processor(_FusedAttention())
+            module.set_processor(FusedAttention())
         elif not fused and hasattr(module, "set_attn_processor"):
             set_attention(module, one.attention)
         if one.checkpoint and hasattr(module, "enable_gradient_checkpointing"):

@@ -1,0 +1,137 @@
+"""Memory of a pass, counted on the meta device: nothing is loaded or computed.
+
+A model is built on torch's "meta" device, where tensors have shapes and no data, and runs one pass of the given size. Each
+tensor counts until it is freed. Memory that libraries use inside one operation is not counted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from core.diffusion.text_states import Conditioning, TextStates
+from core.families import family
+from core.families.attention import set_attention
+from core.families.components import Components
+
+
+class Live(TorchDispatchMode):
+    """Inside, bytes of all new tensors that are not freed yet, now and at the peak."""
+
+    def __init__(self, there: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._there = {tensor.untyped_storage()._cdata for tensor in there}
+        self._bytes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for thing in tree_iter(made):
+            if isinstance(thing, torch.Tensor):
+                self._add(thing.untyped_storage())
+        return made
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._bytes or key in self._there:
+            return
+        self._bytes[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._given_up, key)
+
+    def _given_up(self, key: int) -> None:
+        self.now -= self._bytes.pop(key, 0)
+
+
+class FusedKernel(torch.autograd.Function):
+    """What the fused attention kernels keep for the backward pass: their inputs and their output."""
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q, k, v, _ = ctx.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+class FusedAttention:
+    """diffusers' attention, with the kernel's memory instead of the plain product's."""
+
+    def __call__(self, attn: Any, hidden_states: Any, encoder_hidden_states: Any = None, *_: Any, **__: Any) -> Any:
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        parts = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
+        q, k, v = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in parts)
+        mixed = FusedKernel.apply(q, k, v).transpose(1, 2).flatten(2)
+        return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
+
+
+def frozen(value: Any) -> Any:
+    """A config as a hashable cache key."""
+    if isinstance(value, Mapping):
+        return tuple((key, frozen(inner)) for key, inner in sorted(value.items()))
+    return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+class FusedMiddle(FusedAttention):
+    """The same in the middle of a VAE."""
+
+    def __call__(self, attn: Any, hidden_states: Any, *_: Any, temb: Any = None, **__: Any) -> Any:
+        tokens = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
+        return super().__call__(attn, tokens).transpose(1, 2).reshape(hidden_states.shape) + hidden_states
+
+
+@lru_cache(maxsize=64)
+def evaluation_bytes(
+    name: str, config: tuple, sides: tuple[int, int], rows: int, dtype: torch.dtype, attention: str, tokens: int
+) -> int:
+    """Peak bytes of one evaluation of a family's U-Net, without its weights and gradients.
+
+    config   of the U-Net (`frozen`)      sides   width and height in pixels      rows   images times sides of the guidance
+    """
+    kind, sizes = family(name), dict(config)
+    unet = _on_meta(kind.denoiser, name, config, dtype)
+    if attention in ("auto", "sdpa", "xformers"):
+        unet.set_attn_processor(FusedAttention())
+    else:
+        set_attention(unet, attention)
+    text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
+    if kind.reads_sizes:
+        width = sizes["projection_class_embeddings_input_dim"] - 6 * sizes["addition_time_embed_dim"]
+        pooled = torch.empty(rows, width, device="meta", dtype=dtype)
+    given = Conditioning(TextStates(text, pooled), torch.empty(rows, 6, device="meta"))
+    with torch.no_grad(), Live([*unet.parameters(), *unet.buffers()]) as live:
+        latents = torch.empty(rows, *kind.latent_shape(sides), device="meta")
+        kind.predict(Components(denoiser=unet, family=name), latents, torch.zeros((), device="meta"), given)
+    return live.peak
+
+
+@lru_cache(maxsize=64)
+def decoding_bytes(name: str, config: tuple, pixels: int, dtype: torch.dtype) -> int:
+    """Peak bytes of decoding a square image of so many pixels as a whole, without the VAE's weights."""
+    kind, vae = family(name), _on_meta("vae", name, config, dtype)
+    for module in vae.modules():
+        if hasattr(module, "set_processor"):
+            module.set_processor(FusedMiddle())
+    side = max(1, round(pixels**0.5) // kind.latent_pixels)
+    with torch.no_grad(), Live([*vae.parameters(), *vae.buffers()]) as live:
+        kind.decode_latents(vae, torch.empty(1, kind.latent_channels, side, side, device="meta"))
+    return live.peak
+
+
+def _on_meta(part: str, name: str, config: tuple, dtype: torch.dtype) -> Any:
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in config}
+    model = family(name).make_empty(part, settings)
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return model

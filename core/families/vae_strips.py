@@ -1,0 +1,189 @@
+"""The VAE in horizontal strips: convolutions see some rows of a map at a time, and each GroupNorm the whole map.
+
+So an image differs from the one that is made whole by rounding alone, and there are no seams (sd-scripts' `--vae_slices`).
+Beside a GPU the maps lie in RAM, and only strips of them on the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, interpolate, pad, scaled_dot_product_attention
+
+from core.record.memory import is_out_of_memory
+
+FIRST, MOST = 8, 64  # strips after memory ran out, and at most
+# diffusers' classes that are known here
+BLOCKS = {"UpDecoderBlock2D", "DownEncoderBlock2D"}
+Change = Callable[[Tensor], Tensor]
+
+
+def suits(vae: Any) -> bool:
+    """Whether it is built of diffusers' blocks, as those of Stable Diffusion are."""
+    parts = getattr(vae, "decoder", None), getattr(vae, "encoder", None)
+    if None in parts:
+        return False
+    blocks = (*getattr(vae.decoder, "up_blocks", (None,)), *getattr(vae.encoder, "down_blocks", (None,)))
+    return {type(block).__name__ for block in blocks} <= BLOCKS
+
+
+@contextmanager
+def in_strips(
+    vae: Any, slices: Callable[[int], int], out_of_memory: Callable[[int], None] | None = None
+) -> Iterator[None]:
+    """Inside, it encodes and decodes in as many strips as `slices` says for so many pixels: 1 is as a whole.
+
+    out_of_memory   called with a number of strips when memory ran out, before it is tried again in so many
+    """
+
+    def passing(plain: Change, strips: Callable[[Strips], Change], scale: int) -> Change:
+        def passed(x: Tensor, *more: Any) -> Tensor:
+            number = slices(x.shape[2] * x.shape[3] * scale**2)
+            while True:
+                try:
+                    return plain(x, *more) if number == 1 else strips(Strips(number))(x)
+                except Exception as error:
+                    if out_of_memory is None or 4 * number > MOST or not is_out_of_memory(error):
+                        raise
+                number = max(FIRST, 4 * number)
+                out_of_memory(number)
+
+        return passed
+
+    encoder, decoder = vae.encoder, vae.decoder
+    before = [vars(part).get("forward") for part in (encoder, decoder)]
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    encoder.forward = passing(encoder.forward, lambda strips: strips.encoder(encoder), 1)
+    decoder.forward = passing(decoder.forward, lambda strips: strips.decoder(decoder), scale)
+    try:
+        yield
+    finally:
+        for part, own in zip((encoder, decoder), before, strict=True):
+            del part.forward
+            if own is not None:
+                part.forward = own
+
+
+class Strips:
+    """Passes through an encoder and a decoder, in so many strips."""
+
+    def __init__(self, slices: int):
+        self.slices = slices
+
+    def encoder(self, encoder: Any) -> Change:
+        def passed(pixels: Tensor) -> Tensor:
+            x = self.convolved(encoder.conv_in, pixels)
+            for block in encoder.down_blocks:
+                for resnet in block.resnets:
+                    x = self.resnet(resnet, x)
+                for down in block.downsamplers or ():
+                    x = self.convolved(down.conv, x, below=1)
+            return self.end(encoder, self.middle(encoder.mid_block, x))
+
+        return passed
+
+    def decoder(self, decoder: Any) -> Change:
+        def passed(latents: Tensor, *_: Any) -> Tensor:
+            x = self.middle(decoder.mid_block, self.convolved(decoder.conv_in, latents))
+            for block in decoder.up_blocks:
+                for resnet in block.resnets:
+                    x = self.resnet(resnet, x)
+                for up in block.upsamplers or ():
+                    x = self.convolved(up.conv, x, grow=2)
+            return self.end(decoder, x)
+
+        return passed
+
+    def middle(self, block: Any, x: Tensor) -> Tensor:
+        x = self.resnet(block.resnets[0], x)
+        for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+            x = self.resnet(resnet, x if attention is None else self.attended(attention, x))
+        return x
+
+    def end(self, part: Any, x: Tensor) -> Tensor:
+        made = self.convolved(part.conv_out, x, before=self.normed(part.conv_norm_out, x, part.conv_act))
+        return made.to(part.conv_out.weight.device)
+
+    def resnet(self, block: Any, x: Tensor) -> Tensor:
+        """diffusers' ResnetBlock2D without a timestep."""
+        hidden = self.convolved(block.conv1, x, before=self.normed(block.norm1, x, block.nonlinearity))
+
+        def added(strip: Tensor, first: int, last: int) -> Tensor:
+            own = x[:, :, first:last].to(strip.device)
+            own = own if block.conv_shortcut is None else block.conv_shortcut(own)
+            return (own + strip) / block.output_scale_factor
+
+        return self.convolved(
+            block.conv2, hidden, before=self.normed(block.norm2, hidden, block.nonlinearity), added=added
+        )
+
+    def normed(self, norm: Any, x: Tensor, act: Change) -> Change:
+        """A GroupNorm and what follows it, for strips of `x`; its mean and variance are those of all of `x`."""
+        counts, means, squares = [], [], []
+        for strip in x.split(self._height(x.shape[2]), 2):
+            numbers = strip.to(norm.weight.device).float().reshape(len(x), norm.num_groups, -1)
+            variance, mean = torch.var_mean(numbers, -1, correction=0)
+            counts.append(numbers.shape[-1] / (x[0].numel() / norm.num_groups))
+            means.append(mean.double())
+            squares.append(variance.double() + mean.double() ** 2)
+        mean = torch.stack([share * each for share, each in zip(counts, means, strict=True)]).sum(0)
+        square = torch.stack([share * each for share, each in zip(counts, squares, strict=True)]).sum(0)
+        root = (square - mean**2 + norm.eps).rsqrt()
+        every = norm.num_channels // norm.num_groups
+        scale = root.repeat_interleave(every, 1) * norm.weight
+        shift = norm.bias - mean.repeat_interleave(every, 1) * scale
+        scale, shift = (each.float()[..., None, None] for each in (scale, shift))
+        return lambda strip: act((strip.float() * scale + shift).to(strip.dtype))
+
+    def attended(self, attention: Any, x: Tensor) -> Tensor:
+        """diffusers' Attention of the middle, a part of the queries at a time."""
+        whole = x.to(attention.to_q.weight.device)
+        tokens = attention.group_norm(whole.flatten(2)).transpose(1, 2)
+        parts = (layer(tokens) for layer in (attention.to_q, attention.to_k, attention.to_v))
+        q, k, v = (part.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for part in parts)
+        mixed = torch.cat([scaled_dot_product_attention(some, k, v) for some in q.chunk(self.slices, 2)], 2)
+        out = attention.to_out[0](mixed.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(whole.shape)
+        return (out + whole) / attention.rescale_output_factor
+
+    def convolved(
+        self,
+        conv: Any,
+        x: Tensor,
+        before: Change = lambda strip: strip,
+        added: Callable[[Tensor, int, int], Tensor] | None = None,
+        grow: int = 1,
+        below: int = 0,
+    ) -> Tensor:
+        """A convolution of `before(x)`, enlarged by `grow`.
+
+        added   what becomes of output rows first to last      below  zeros at the bottom and at the right, beside its own
+        """
+        (kernel, _), (stride, _), (edge, _) = conv.kernel_size, conv.stride, conv.padding
+        height = (x.shape[2] * grow + 2 * edge + below - kernel) // stride + 1
+        whole, step = None, self._height(height)
+        for first in range(0, height, step):
+            last = min(first + step, height)
+            rows = self._rows(x, first * stride - edge, (last - 1) * stride - edge + kernel, before, grow, conv)
+            made = conv2d(pad(rows, (0, below)), conv.weight, conv.bias, conv.stride, (0, edge))
+            made = made if added is None else added(made, first, last)
+            if whole is None:
+                whole = torch.empty((*made.shape[:2], height, made.shape[3]), dtype=made.dtype)
+            whole[:, :, first:last] = made
+        assert whole is not None
+        return whole
+
+    def _rows(self, x: Tensor, first: int, last: int, before: Change, grow: int, conv: Any) -> Tensor:
+        """Rows of the convolution's input, on its device; zeros where there are none."""
+        low, high = max(first, 0), min(last, x.shape[2] * grow)
+        rows = before(x[:, :, low // grow : -(-high // grow)].to(conv.weight.device))
+        if grow > 1:
+            skipped = low % grow
+            rows = interpolate(rows, scale_factor=float(grow), mode="nearest")[:, :, skipped : skipped + high - low]
+        return pad(rows, (0, 0, low - first, last - high))
+
+    def _height(self, rows: int) -> int:
+        return -(-rows // self.slices)

@@ -1,0 +1,143 @@
+"""The memory settings hold for generated images: each is seen by what it does to the model in use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
+from PIL import Image
+
+from core.families.vae_strips import Strips
+from core.generation import making
+from core.generation.models import leased
+from core.generation.plan import plan_of
+from core.generation.run import run_generate
+from core.generation.store import ModelStore
+from core.networks.narrow import NARROW
+from core.record.context import NO_REPORTS
+from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
+from core.settings.job import GenerateJob
+from core.settings.presets.files import to_values
+from tests.refusals import refused
+from tests.reports import Heard
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(outputs=tmp_path / "outputs", models=PROJECT / "models")
+
+
+@pytest.fixture(scope="module")
+def store():
+    return ModelStore()
+
+
+def job_of(memory=(), generation_memory=(), **asked):
+    asked = {"prompt": "a fox", "seed": 1, "steps": 1, "width": 64, "height": 64} | asked
+    values = {"generate": asked, "model": {"base_model": "models/starter"}, "memory": dict(memory)}
+    return build(GenerateJob, values | {"generation_memory": dict(generation_memory)})
+
+
+def image(job, workspace, store, **how):
+    with Image.open(run_generate(job, workspace, store=store, **how)[0]) as opened:
+        return np.asarray(opened).astype(int)
+
+
+def in_use(job, workspace, store):
+    return leased(job, plan_of(job, workspace).sources, store, "cpu", NO_REPORTS)
+
+
+@pytest.mark.parametrize(
+    ("attention", "kind"),
+    [("auto", AttnProcessor2_0), ("sdpa", AttnProcessor2_0), ("plain", AttnProcessor), ("sliced", SlicedAttnProcessor)],
+)
+def test_attention_is_computed_as_set_also_after_another(workspace, store, attention, kind):
+    with in_use(job_of({"attention": attention}), workspace, store) as model:
+        assert {type(each) for each in model.denoiser.attn_processors.values()} == {kind}
+
+
+def test_fp8_weights_are_stored_in_fp8_and_the_image_is_nearly_the_same(workspace, store):
+    with in_use(job_of({"fp8_base": True}), workspace, store) as model:
+        assert model.denoiser.mid_block.resnets[0].conv1.weight.dtype == NARROW
+        assert model.text_encoders[0].get_parameter(_layer(model.text_encoders[0])).dtype == NARROW
+    with in_use(job_of({"fp8_base_unet": True}), workspace, store) as model:
+        assert model.denoiser.mid_block.resnets[0].conv1.weight.dtype == NARROW
+        assert model.text_encoders[0].dtype == torch.float32
+    narrow = image(job_of({"fp8_base": True}, steps=4), workspace, store)
+    plain = image(job_of(steps=4), workspace, store)
+    assert 0 < np.abs(narrow - plain).mean() < 8
+
+
+def _layer(encoder):
+    return next(name for name, _ in encoder.named_parameters() if name.endswith("layers.0.mlp.fc1.weight"))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_vae_has_its_own_dtype(workspace, store, name, dtype):
+    with in_use(job_of({"vae_precision": name}), workspace, store) as model:
+        assert model.vae.dtype == dtype and model.denoiser.dtype == torch.float32
+
+
+def test_what_the_device_has_no_use_for_is_refused_before_anything_is_loaded(workspace):
+    store = ModelStore()
+    with refused("memory.no-xformers"):
+        run_generate(job_of({"attention": "xformers"}), workspace, store=store)
+    assert not store.loaded()
+
+
+def test_vae_slices_hold_for_decoding_and_encoding_and_change_nothing(workspace, store, tmp_path, monkeypatch):
+    seen, strips = [], Strips.__init__
+    monkeypatch.setattr(Strips, "__init__", lambda self, slices: seen.append(slices) or strips(self, slices))
+    plain = image(job_of(), workspace, store)
+    assert not seen
+    assert np.abs(image(job_of(generation_memory={"vae_slices": 4}), workspace, store) - plain).max() <= 1
+    assert seen == [4]
+    Image.fromarray(plain.astype(np.uint8)).save(tmp_path / "first.png")
+    values = to_values(job_of(steps=2, generation_memory={"vae_slices": 2}))
+    again = build(GenerateJob, values | {"image_to_image": {"image_path": str(tmp_path / "first.png")}})
+    run_generate(again, workspace, store=store)
+    assert seen == [4, 2, 2]
+
+
+def test_an_image_that_does_not_fit_is_decoded_in_strips(workspace, store, monkeypatch):
+    seen, strips = [], Strips.__init__
+    monkeypatch.setattr(Strips, "__init__", lambda self, slices: seen.append(slices) or strips(self, slices))
+    monkeypatch.setattr("core.record.machine.free_memory", lambda device: 1 << 20)
+    image(job_of(), workspace, store)
+    assert seen == [8]
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(workspace, store, monkeypatch):
+    sizes, denoise = [], making.denoise
+
+    def small(*given, **how):
+        sizes.append(len(given[3]))
+        if len(given[3]) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return denoise(*given, **how)
+
+    monkeypatch.setattr(making, "denoise", small)
+    heard = Heard()
+    assert len(run_generate(job_of(count=4, batch_size=4), workspace, store=store, reports=heard)) == 4
+    assert sizes == [4, 2, 1, 1, 1, 1] and sum("do not fit" in text for text in heard.said) == 2
+
+
+def test_the_model_is_asked_as_often_as_the_sampler_says_and_once_for_all_sides(workspace, store):
+    with in_use(job_of(), workspace, store) as model:
+        asked = []
+        hook = model.denoiser.register_forward_pre_hook(lambda module, given: asked.append(len(given[0])))
+        try:
+            run_generate(job_of(steps=5, sampler="ddim"), workspace, store=store)
+            assert asked == [2] * 5
+            asked.clear()
+            run_generate(job_of(steps=5, sampler="heun"), workspace, store=store)
+            assert asked == [2] * 9, "Heun asks twice in each step but the last"
+            asked.clear()
+            run_generate(
+                job_of(steps=5, sampler="ddim", guidance_scale=1.0, count=2, batch_size=2), workspace, store=store
+            )
+            assert asked == [2] * 5, "without guidance one row for each image"
+        finally:
+            hook.remove()
