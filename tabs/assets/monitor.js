@@ -9,8 +9,9 @@
     sample: ["Sample now", "Sampling ...", 1], save: ["Save now", "Saving ...", 2], pause: ["Pause", "Pausing ...", 3], resume: ["Resume", "Resuming ...", 3],
     stop: ["Stop and save", "Stopping ...", 4], cancel: ["Remove from queue", "Removing ...", 4],
     generate: ["Generate with it", "Opening ...", 1], continue: ["Resume training", "Adding ...", 2], settings: ["Use its settings", "Loading ...", 3],
+    grid: ["Compare checkpoints", "Adding ...", 4],
   };
-  const ENDED = ["generate", "continue", "settings"];
+  const ENDED = ["generate", "continue", "settings", "grid"];
   const ROWS = {running: ["sample", "save", "pause", "stop"], paused: ["sample", "save", "resume", "stop"], waiting: ["cancel"]};
   const charts = {};
   let run = null, samples = null;
@@ -121,7 +122,7 @@
   /** Show what a button does, or that it is being done; it is as wide as the longer of both. */
   const says = (button, busy) => { atelier.slot(button.firstElementChild, !busy); atelier.slot(button.lastElementChild, busy); };
   /** Why a run that has ended does not offer an action. */
-  const WHY_NOT = {continue: "This run is finished. Runs can train it longer.", generate: "This run has saved no file."};
+  const WHY_NOT = {continue: "This run is finished. Runs can train it longer.", generate: "This run has saved no file.", grid: "This run has saved no file."};
   const press = (button, name) => {
     const pressed = run.run;
     button.disabled = true;
@@ -130,7 +131,7 @@
     atelier.command(name, {run: run.run, entry: run.entry, ask: atelier.ask()});
     if (name === "settings") setTimeout(() => atelier.goTo("Train"), 250);
     /* Sampling and saving leave the state as it is: the button comes back by itself. */
-    setTimeout(() => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate"].includes(name) ? 3000 : 20000);
+    setTimeout(() => { if (run && run.run === pressed && run.actions.includes(name)) { button.disabled = false; says(button, false); } }, ["sample", "save", "generate", "grid"].includes(name) ? 3000 : 20000);
   };
 
   let opening = "";

@@ -18,7 +18,7 @@ from core.settings.job import GenerateJob
 from tabs.context import ASKING, Page
 from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
-from tabs.generate import form, panel, view
+from tabs.generate import form, grids, panel, view
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
 from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here, short, stamp_seen
@@ -103,9 +103,11 @@ def build(page: Page) -> None:
                 label=label(form.EMBEDDINGS),
                 elem_id="gen-embeddings",
             )
+            grid_panel = grids.panel_board()
             presets = board("gen-presets", desk.presets.html())
         with gr.Column(scale=1, min_width=300, elem_id="gen-side"):
             status = board("gen-status", view.status((), {}, None, ()))
+            grid_table = grids.table_board()
             newest = board("gen-newest", AWAITED)
             drop = gr.File(
                 label="Image to read",
@@ -139,6 +141,7 @@ def build(page: Page) -> None:
     page.on_act(status, desk.status_act, None, status)
     page.on_act(memory, desk.memory.act, None, memory)
     page.on_act([newest, gallery, light], desk.gallery_act, place, shown)
+    grids.listen(page, desk.presets, grid_panel, grid_table)
 
 
 class Fields(PlainForm):

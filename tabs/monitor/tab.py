@@ -16,6 +16,7 @@ from core.settings.check import build as build_job
 from core.settings.job import TrainJob
 from core.tasks import tasks
 from tabs.generate.form import draw_with
+from tabs.generate.grids import of_run as grid_of_run
 from tabs.generate.view import training_words
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.monitor.next_step import NextStep, next_step
@@ -179,6 +180,8 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
         found = list(dict.fromkeys(found))
     else:
         found = ["generate", "settings"]
+    if facts.get("files") and not entry and state not in ("running", "paused"):
+        found.append("grid")
     return found + (["tensorboard"] if page.tensorboard.offered else [])
 
 
@@ -331,6 +334,9 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
     elif name == "generate":
         draw_with(page, run)
         page.browsers.say(browser, "done", "Loaded in Generate. Enter a prompt and press Generate.", go="Generate")
+    elif name == "grid":
+        grid_of_run(page, run)
+        page.browsers.say(browser, "done", "The grid of its checkpoints is in Generate.", go="Generate")
     elif name == "tensorboard":
         page.tensorboard.open(run, page.workspace.runs / Path(run).name / "logs")
     elif name in page.commands:

@@ -134,14 +134,19 @@ class Copies:
 
     def row(self, file: dict[str, Any]) -> tuple[str, str]:
         """For a file in the list: its buttons, and what became of its copy (HTML)."""
-        name, going = file["name"], self._copies.get(str(file["path"]))
+        name = file["name"]
         again = ""
         if known := self.folder:
             text = f"Copy to {short(printable(known.name or known), 24)}"
             label = f"Copy {name} to {printable(known)}"
             again = button("copy", text, name, title=printable(known), label=label)
         other = button("copy-to", "Copy to ...", name, label=f"Copy to ... another folder: {name}")
-        return again + other, _state(name, going) if going else ""
+        return again + other, self.state(file)
+
+    def state(self, file: dict[str, Any]) -> str:
+        """What became of the newest copy of a file (HTML)."""
+        going = self._copies.get(str(file["path"]))
+        return _state(file["name"], going) if going else ""
 
 
 def _with_field(act: str, text: str, kind: str) -> str:

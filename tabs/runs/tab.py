@@ -16,6 +16,7 @@ from core.record.units import count
 from core.settings.job import TrainJob
 from tabs.context import Page
 from tabs.generate import form as generate_form
+from tabs.generate import grids as generate_grids
 from tabs.markup import AWAITED, act_of, board, button, esc, facts, news, page_of, progress, section, seen_here
 from tabs.pieces import piece
 from tabs.runs import copy as runs_copy
@@ -174,6 +175,9 @@ class Desk:
             tabs = gr.Tabs(selected="Train")
         elif act == "draw":
             generate_form.draw_with(self.page, arg)
+            tabs = gr.Tabs(selected="Generate")
+        elif act == "grid":
+            generate_grids.of_run(self.page, arg)
             tabs = gr.Tabs(selected="Generate")
         elif act == "delete" and place.get("asking") and place.get("open") == arg:
             self.page.engine.delete_run(arg)

@@ -1,0 +1,388 @@
+"""X/Y/Z grids on the page: asked for in Generate's panel, shown as tables, and the checkpoint that a person keeps."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.engine.queue import QueueEntry
+from core.engine.run_grid import run_grid_of
+from core.generation.grids.axes import LETTERS, LORA, NONE, STRENGTH, axes_of, meant, settings_of_axes, written
+from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
+from core.generation.grids.making import begin
+from core.generation.grids.plan import checked
+from core.generation.image_metadata import portable_name
+from core.generation.library import find_file, list_embeddings, list_loras, list_models, list_vaes
+from core.record import atomic
+from core.record.kept import keep, read_kept
+from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.units import clock, count
+from core.settings.check import build
+from core.settings.job import GridJob
+from core.settings.presets.files import to_values
+from tabs.context import ASKING, Page
+from tabs.form.plain_presets import PlainForm
+from tabs.generate import form
+from tabs.generate import grid_view as view
+from tabs.markup import AWAITED, act_of, board, news, seen_here, stamp_seen
+from tabs.runs.copy import Copies
+
+TAB, KEPT = "Generate", "Grids"  # under which name the project keeps what is filled in here
+LISTED, MOST_FILLED = 12, 200
+LONGEST = 1 << 18
+START = "start grid"
+FIELDS = tuple(f"{letter}_{part}" for letter in LETTERS for part in ("axis", "values"))
+OPEN_GROUP = """
+let open = false;
+element.addEventListener('toggle', ({target}) => { if (target.dataset.group) open = target.open; }, true);
+new MutationObserver(() => {
+  const group = element.querySelector('details[data-group]');
+  if (group && group.open !== open) group.open = open;
+}).observe(element, {childList: true, subtree: true});
+"""
+
+
+def panel_board() -> gr.HTML:
+    return board("gen-grid", AWAITED, script=OPEN_GROUP)
+
+
+def table_board() -> gr.HTML:
+    return board("gen-table")
+
+
+def listen(page: Page, fields: PlainForm, panel: gr.HTML, table: gr.HTML) -> None:
+    """The listeners of both boards. fields: of the images that the cells are"""
+    desk = Grids(page, fields)
+    seen = seen_here()
+    shown = {"seen": seen, "panel": panel, "table": table}
+    page.on_show(TAB, desk.show, None, shown)
+    page.on_tick(TAB, desk.tick, seen, shown)
+    page.on_act([panel, table], desk.act, None, shown)
+
+
+class Grids:
+    """What the handlers do. Fields and the open grid are kept by the project, grids are folders, jobs are the engine's."""
+
+    def __init__(self, page: Page, fields: PlainForm):
+        self.page, self.fields = page, fields
+        self.copies = Copies(page)
+        self._lock = threading.RLock()
+        self._wrong: list[Problem] = []
+
+    # -- what is kept
+
+    def _state(self) -> dict[str, Any]:
+        return self.page.project.tab_state(KEPT)
+
+    def _given(self) -> dict[str, str]:
+        kept = self._state().get("fields", {})
+        return {name: str(kept.get(name, ""))[:LONGEST] for name in FIELDS} if isinstance(kept, dict) else {}
+
+    def _keep(self, **changes: Any) -> None:
+        self.page.project.keep(KEPT, self._state() | changes)
+
+    # -- showing
+
+    def show(self) -> dict[str, Any]:
+        return self._boards() | {"seen": news("", self._stamp(), self._boards())["seen"]}
+
+    def tick(self, seen: str) -> Any:
+        stamp = self._stamp()
+        return gr.skip() if stamp == stamp_seen(seen) else news(seen, stamp, self._boards())
+
+    def _boards(self) -> dict[str, str]:
+        return {"panel": self._panel(), "table": self._table()}
+
+    def _stamp(self) -> str:
+        """Changes when a cell comes, a grid begins or ends, or a field was changed elsewhere."""
+        name = str(self._state().get("open", ""))
+        folder = GridFolder(self.page.workspace.outputs / "grids" / name) if name else None
+        paths = [folder.path.parent, folder.path, folder.cells, folder.path / "grid.json"] if folder else []
+        times = [os.stat(path).st_mtime_ns if path.exists() else 0 for path in paths]
+        now = self.page.engine.status()["job"]
+        doing = [now.get(each) for each in ("entry", "state", "stage", "stopping")] if now else None
+        jobs = [(entry.id, entry.state) for entry in self.page.engine.queue() if entry.task == "grid"]
+        kept = [str(each) for each in self._kept_words()]
+        return f"{self._state()} {times} {doing} {jobs} {kept} {self._wrong}"
+
+    def _panel(self) -> str:
+        given = self._given()
+        wrong = {each.where.removeprefix("grid.") for each in self._wrong}
+        says, bad = self._says(given)
+        loras = [Path(str(use["file"])).stem for use in self.fields.load().get("loras", [])]
+        folders = list_grids(self.page.workspace)
+        listed = [each for folder in folders[:LISTED] if (each := self._earlier(folder)) is not None]
+        older = view.earlier(listed, str(self._state().get("open", "")), len(folders) - LISTED)
+        return view.panel(given, wrong, says, bad, loras, older)
+
+    def _says(self, given: dict[str, str]) -> tuple[str, bool]:
+        """(how many images the axes come to and about how long that takes, or what is wrong; whether it is wrong)"""
+        if self._wrong:
+            first = self._wrong[0]
+            return f"{first.what}: {first.fix}" if first.fix else first.what, True
+        if not any(given.values()):
+            return "Choose a setting for the columns and write its values.", False
+        try:
+            job = self._job(given)
+            axes = axes_of(job)
+        except ProblemsError as error:
+            first = error.problems[0]
+            return f"{first.what}: {first.fix}" if first.fix else first.what, True
+        cells, steps = 1, float(job.generate.steps)
+        for axis in axes:
+            cells *= len(axis.values)
+            if axis.setting == "generate.steps":
+                steps = sum(value.value for value in axis.values) / len(axis.values)
+        loads = next(
+            (len({each.value for each in axis.values}) for axis in axes if axis.setting == "model.base_model"), 1
+        )
+        words = [count(cells, "image"), count(round(cells * steps), "step"), count(loads, "model load")]
+        pace = self._pace()
+        return ", ".join([*words, *([f"about {clock(pace * cells * steps)}"] if pace else [])]), False
+
+    def _pace(self) -> float:
+        """Seconds a step of the newest grid that has made some; 0 where none is known."""
+        for folder in list_grids(self.page.workspace)[:LISTED]:
+            with suppress(ProblemsError):
+                content = folder.content()
+                if content.steps and content.seconds:
+                    return content.seconds / content.steps
+        return 0.0
+
+    def _earlier(self, folder: GridFolder) -> view.Earlier | None:
+        try:
+            content = folder.content()
+        except ProblemsError:
+            return view.Earlier(folder.name, folder.name, 0, 0, 0, "damaged")
+        columns, rows, tables = content.size
+        total = columns * rows * tables - len(content.same)
+        entry = self._entry(folder.name)
+        doing = "" if entry is None else "waiting" if entry.state == "waiting" else "running"
+        return view.Earlier(folder.name, content.title, len(folder.made()), total, len(content.failed), doing)
+
+    def _entry(self, name: str, states: tuple[str, ...] = ("waiting", "running")) -> QueueEntry | None:
+        """The job of a grid in the queue."""
+        entries = [entry for entry in self.page.engine.queue() if entry.task == "grid" and entry.state in states]
+        return next((each for each in reversed(entries) if each.job.get("grid", {}).get("folder") == name), None)
+
+    def _open(self) -> tuple[GridFolder, GridContent] | None:
+        name = str(self._state().get("open", ""))
+        if not name:
+            return None
+        try:
+            folder = GridFolder.named(name, self.page.workspace)
+            return folder, folder.content()
+        except ProblemsError:
+            return None
+
+    def _table(self) -> str:
+        name = str(self._state().get("open", ""))
+        if not name:
+            return ""
+        try:
+            folder = GridFolder.named(name, self.page.workspace)
+            content = folder.content()
+        except ProblemsError as error:
+            return view.unreadable(name, error.problems[0].what)
+        kept = {place: view.Kept(*about) for place, about in self._kept(content).items()}
+        return view.table(folder, content, self._doing(name), kept, self.page.thumb_url, self.page.file_url)
+
+    def _doing(self, name: str) -> view.State:
+        entry = self._entry(name)
+        if entry is None:
+            failed = self._entry(name, ("failed",))
+            newest = self._entry(name, ("failed", "done", "stopped", "cancelled"))
+            return view.State(message=failed.message if failed is not None and failed is newest else "")
+        if entry.state == "waiting":
+            wait = self.page.engine.waits().get(entry.id)
+            words = wait.words if wait else "about to start"
+            return view.State(entry.id, words[:1].upper() + words[1:])
+        now = self.page.engine.status()["job"]
+        mine = now if now and now.get("entry") == entry.id else {}
+        stage = str(mine.get("stage") or "starting")
+        text, _, tail = stage.rpartition(" ")
+        done, _, total = tail.partition("/")
+        share = int(done) / int(total) if done.isdecimal() and total.isdecimal() and int(total) else None
+        words = text if share is not None else stage
+        stopping = bool(mine.get("stopping"))
+        left = f", {clock(mine['eta_seconds'])} left" if mine.get("eta_seconds") else ""
+        words = "Stopping" if stopping else f"{words[:1].upper()}{words[1:]}{left}"
+        return view.State(entry.id, words, None if stopping else share, stopping)
+
+    # -- doing
+
+    def act(self, event: gr.EventData) -> dict[str, Any]:
+        act, arg, value = act_of(event, LONGEST)
+        with self._lock:
+            if act == "field" and arg in FIELDS:
+                self._set(arg, value)
+            elif act == "fill" and arg in LETTERS:
+                self._fill(arg)
+            elif act == "make":
+                self._make()
+            elif act in ("open", "close"):
+                self._keep(open=arg if act == "open" else "")
+            elif act == "resume":
+                self._resume(arg)
+            elif act == "cancel" and any(each.id == arg and each.task == "grid" for each in self.page.engine.queue()):
+                self.page.engine.cancel(arg)
+            elif act == "delete":
+                self._delete(arg)
+            elif act in ("keep", "unkeep"):
+                self._mark(arg, value if act == "keep" else None)
+        boards = self._boards()
+        return boards | {"seen": news("", self._stamp(), boards)["seen"]}
+
+    def _set(self, name: str, value: str) -> None:
+        self._wrong = []
+        self._keep(fields=self._given() | {name: value})
+
+    def _fill(self, letter: str) -> None:
+        """All values that are known of an axis."""
+        name = meant(self._given()[f"{letter}_axis"])
+        known = self._known(name) if name else []
+        if not known:
+            what = "There is no list of values for this setting" if name else "No setting is chosen"
+            fix = "write them, such as 1-10 [5]" if name else "choose one first"
+            raise ProblemsError.one(what, f"{letter.upper()} axis", fix, "grid.no-list")
+        self._set(f"{letter}_values", written(known[:MOST_FILLED]))
+
+    def _known(self, name: str) -> list[str]:
+        space = self.page.workspace
+        files: dict[str, Any] = {"model.base_model": list_models, LORA: list_loras, "model.vae": list_vaes}
+        files["generate.embeddings"] = list_embeddings
+        if name in files:
+            none = [] if name == "model.base_model" else [NONE]
+            return none + [portable_name(path, space) for _, path in files[name](space)]
+        if name.partition(":")[0] == STRENGTH:
+            return ["0.4", "0.6", "0.8", "1"]
+        entry = settings_of_axes().get(name)
+        if entry is None:
+            return []
+        return ["on", "off"] if entry.kind == "bool" else [str(choice) for choice in entry.choices]
+
+    def _job(self, given: dict[str, str], name: str = "grid") -> GridJob:
+        """The settings of the tab with these axes."""
+        images = self.fields.job(self.fields.load())
+        return build(GridJob, to_values(images) | {"grid": given | {"name": name}})
+
+    def _make(self) -> None:
+        browser = self.page.browsers.of(ASKING.get())
+        self._wrong = []
+        try:
+            self.fields.check()
+            job = self._job(self._given(), self._name())
+            submit(self.page, job)
+        except ProblemsError as error:
+            self._wrong = error.problems
+            self.page.browsers.say(browser, "error", problems=error.problems, about=START)
+            return
+        self.page.browsers.succeeded(browser, START)
+
+    def _name(self) -> str:
+        """What a grid is called: its axes."""
+        axes = [meant(self._given()[f"{letter}_axis"]) for letter in LETTERS]
+        return " x ".join(axis.rpartition(".")[2].partition(":")[0] for axis in axes if axis)[:80] or "grid"
+
+    def _resume(self, name: str) -> None:
+        folder = GridFolder.named(name, self.page.workspace)
+        if self._entry(name) is None:
+            queue(self.page, folder)
+
+    def _delete(self, name: str) -> None:
+        folder = GridFolder.named(name, self.page.workspace)
+        if self._entry(name) is not None:
+            what, fix = "This grid is being made", "cancel it first"
+            raise ProblemsError.one(what, name, fix, "grid.running")
+        target = self.page.workspace.trash / f"{name}-{int(time.time())}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        atomic.replace(folder.path, target)
+        self._keep(open="")
+
+    # -- the checkpoint that is kept
+
+    def _kept(self, content: GridContent) -> dict[tuple[str, int], tuple[str | None, str]]:
+        """{(axis, number): (the name it is kept under, what became of its copy)} of the files of runs among the values."""
+        found = {}
+        for axis in content.axes:
+            for number in range(len(axis.values)):
+                file = self._file(axis, number)
+                if file is not None:
+                    run, path = file
+                    copied = self.copies.state({"name": path.name, "path": path})
+                    found[axis.letter, number] = (read_kept(run).get(path.relative_to(run).as_posix()), copied)
+        return found
+
+    def _kept_words(self) -> list[Any]:
+        opened = self._open()
+        return list(self._kept(opened[1]).items()) if opened else []
+
+    def _file(self, axis: AxisTexts, number: int) -> tuple[Path, Path] | None:
+        """(the run's folder, the file) of a value that names a file of a run."""
+        if axis.setting not in (LORA, "model.base_model", "generate.embeddings"):
+            return None
+        value = axis.values[number]
+        first = value[0].partition("=")[2] if isinstance(value, list) and value else value
+        path = find_file(str(first), self.page.workspace) if isinstance(first, str) else None
+        runs = self.page.workspace.runs
+        if path is None or not path.is_relative_to(runs):
+            return None
+        run = runs / path.relative_to(runs).parts[0]
+        return (run, path) if path.parent == run / "checkpoints" else None
+
+    def _mark(self, place: str, name: str | None) -> None:
+        """Keep the checkpoint of a column, row or table under a name, and copy it to the folder of another program; None: let
+        it go. Copies stay."""
+        opened = self._open()
+        letter, number = place[:1], int(place[1:]) if place[1:].isdecimal() and len(place) < 9 else -1
+        axis = opened[1].axis(letter) if opened else None
+        if axis is None or not 0 <= number < len(axis.values) or (file := self._file(axis, number)) is None:
+            raise ProblemsError.one("The file no longer exists", "grid", "open the grid again", "file.gone")
+        run, path = file
+        before = read_kept(run).get(path.relative_to(run).as_posix())
+        keep(run, path, name)
+        into = self.copies.folder
+        if name is None or before is not None:
+            return
+        if into is None:
+            self.page.say(
+                "done",
+                "Kept. To have kept files copied to another program, copy one in Runs: its folder is remembered.",
+            )
+            return
+        self.copies.start(run.name, path.name, str(into))
+        self.page.say("done", f"Kept, and copied to {into}.")
+
+
+# -- queued
+
+
+def submit(page: Page, job: GridJob, run: str = "", notes: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Check everything, begin the folder of a grid, queue it and open it. Raises ProblemsError."""
+    page.roots.admit(job)
+    grid, _ = checked(job, page.workspace)
+    raise_if_errors(dict.fromkeys(each for cell in grid.cells for each in page.roots.refused(cell.request.job)))
+    queue(page, begin(grid.job, page.workspace, run, notes))
+
+
+def queue(page: Page, folder: GridFolder) -> None:
+    """Queue what is missing of a grid, and open it."""
+    job = folder.job()
+    own = job.grid.model_copy(update={"folder": folder.name})
+    page.engine.submit("grid", job.model_copy(update={"grid": own}), f"Grid: {folder.content().title}")
+    page.project.keep(KEPT, page.project.tab_state(KEPT) | {"open": folder.name})
+
+
+def of_run(page: Page, name: str) -> None:
+    """Queue the grid of a run's checkpoints, and open it in Generate."""
+    written_there = form.kept_values(page.project.tab_state(TAB), page.project.job)["prompt"]
+    facts = page.engine.snapshot(name)
+    asked = run_grid_of(facts, page.engine.run_job(name), page.workspace, instead=str(written_there))
+    submit(page, asked.job, run=name, notes=asked.notes)

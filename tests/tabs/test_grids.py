@@ -1,0 +1,178 @@
+"""Grids on the page without a browser: fields to a queued grid, the table, the grid of a run, the checkpoint that is kept."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+from made_runs import make_run
+from PIL import Image
+from safetensors.torch import save_file
+from test_generate_tab import Engine
+from work_parts import HOSTILE, event, make_page, said
+
+from core.engine.queue import QueueEntry
+from core.engine.view import RunView
+from core.generation.grids.folder import list_grids
+from core.record.kept import read_kept
+from core.record.run_folder import RunFolder
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.presets.files import parse
+from tabs.generate import form, grids
+from tabs.generate.tab import Fields
+from tests.generation.test_run import small_lora
+
+
+class Queue(Engine):
+    """With the jobs' settings in its queue, and runs that lie there."""
+
+    def submit(self, task, job, title=""):
+        entry = QueueEntry(f"e{len(self.entries)}", task, title, job.model_dump(mode="json"))
+        self.jobs.append(job)
+        self.entries.append(entry)
+        return entry.id
+
+    def snapshot(self, run):
+        return RunView.read(RunFolder(self.runs / run)).snapshot(False)
+
+    def run_job(self, run):
+        return build(TrainJob, parse(RunFolder(self.runs / run).job(), run).values)
+
+    def light(self, work, *given, **about):
+        result = work(*given, task=SimpleNamespace(stage=lambda *told: None, token=None))
+        return SimpleNamespace(done=True, error=None, result=result, token=None)
+
+
+@pytest.fixture
+def desk(tmp_path):
+    page = make_page(tmp_path, Queue(tmp_path / "outputs" / "images"))
+    page.engine.runs = page.workspace.runs
+    page.project.keep("Generate", {"values": form.start_values() | {"seed": 3, "width": 64, "height": 64}})
+    return grids.Grids(page, Fields(page))
+
+
+def give(desk, **fields):
+    for name, value in fields.items():
+        desk.act(event("field", name, value))
+
+
+RUN = "20260102-030405_fox"
+
+
+def trained(desk):
+    """A finished run with two small LoRAs and a loss for each."""
+    runs = desk.page.workspace.runs
+    folder = make_run(
+        runs, RUN, saved=(20, 40), validated=[(20, 0.2), (40, 0.1)],
+        settings={"samples": {"sample_prompts": ["a fox --d 4", "an owl"], "width": 64, "height": 64}},
+    )  # fmt: skip
+    for file in (folder / "checkpoints").iterdir():
+        small_lora(file)
+    return folder
+
+
+def test_the_panel_says_what_the_axes_come_to_or_what_is_wrong(desk):
+    assert "<details" in desk.show()["panel"] and desk.show()["table"] == ""
+    give(desk, x_axis="steps", x_values="10, 20, 30", y_axis="sampler", y_values="ddim, Euler a")
+    assert "6 images, 120 steps, 1 model load" in desk._panel()
+    give(desk, x_values="0")
+    assert "1 to 1000" in desk._panel()
+    desk.act(event("make"))
+    assert "settings.bad-value" in said(desk) and not desk.page.engine.jobs
+    assert 'data-arg="x_values" placeholder="20-40 (+10)" spellcheck="false" aria-invalid="true"' in desk._panel()
+    give(desk, x_values=HOSTILE)
+    assert HOSTILE not in desk._panel()
+
+
+def test_all_known_values_are_filled_in(desk):
+    trained(desk)
+    give(desk, x_axis="sampler", y_axis="lora", z_axis="steps")
+    desk.act(event("fill", "x"))
+    desk.act(event("fill", "y"))
+    assert "ddim" in desk._given()["x_values"] and "tcd" in desk._given()["x_values"]
+    assert desk._given()["y_values"].startswith("none, outputs/runs/") and desk._given()["y_values"].count(",") == 2
+    with pytest.raises(Exception, match="no list of values"):
+        desk.act(event("fill", "z"))
+
+
+def test_a_grid_is_queued_with_its_folder_shown_cancelled_and_resumed(desk):
+    give(desk, x_axis="steps", x_values="1, 2", y_axis="prompt_sr", y_values="fox, <b>dog</b>")
+    shown = desk.act(event("make"))
+    (folder,) = list_grids(desk.page.workspace)
+    (job,) = desk.page.engine.jobs
+    assert job.grid.folder == folder.name and job.generate.seed == 3
+    assert "0 of 4" in shown["panel"] and "<b>dog" not in shown["table"] and shown["table"].count("waits") == 4
+    folder.cells.mkdir()
+    before = desk._stamp()
+    Image.new("RGB", (64, 64)).save(folder.cell((0, 0, 0)))
+    folder.change(failed={(1, 0, 0): "The device ran out of <memory>"})
+    assert desk._stamp() != before
+    table = desk._table()
+    assert table.count("<img") == 1 and "ran out of &lt;memory&gt;" in table and table.count("waits") == 2
+    assert table.count('scope="col"') == 2 and table.count('scope="row"') == 2
+    desk.act(event("cancel", "e0"))
+    assert not desk.page.engine.entries and "Resume" in desk._table()
+    desk.act(event("resume", folder.name))
+    assert len(desk.page.engine.jobs) == 2 and desk.page.engine.jobs[1].grid.folder == folder.name
+    with pytest.raises(Exception, match="being made"):
+        desk.act(event("delete", folder.name))
+    desk.page.engine.entries = []
+    desk.act(event("delete", folder.name))
+    assert not list_grids(desk.page.workspace) and desk._table() == ""
+    assert [path.name.startswith(folder.name) for path in desk.page.workspace.trash.iterdir()] == [True]
+
+
+def test_a_run_gives_a_grid_with_its_losses_and_a_checkpoint_is_kept_copied_and_let_go(desk, tmp_path):
+    run = trained(desk)
+    grids.of_run(desk.page, RUN)
+    (folder,) = list_grids(desk.page.workspace)
+    content = folder.content()
+    assert content.size == (3, 3, 2) and content.run == RUN and desk.page.engine.jobs[0].grid.folder == folder.name
+    table = desk._table()
+    assert "validation loss 0.1000, best" in table and table.count("Keep this one") == 2 * 2, "in both tables"
+    desk.act(event("keep", "x2", ""))
+    assert "Choose" not in said(desk) and "Kept" in said(desk)
+    file = "checkpoints/fox-step00000040.safetensors"
+    assert read_kept(run) == {file: "fox-step00000040"}
+    desk.act(event("keep", "x2", "best fox"))
+    assert read_kept(run) == {file: "best fox"} and "best fox" in desk._table()
+    desk.act(event("unkeep", "x2"))
+    assert read_kept(run) == {}
+    other = tmp_path / "other program"
+    other.mkdir()
+    desk.page.project.keep("Runs", {"copy_to": str(other)})
+    desk.act(event("keep", "x1", ""))
+    assert [path.name for path in other.iterdir()] == ["fox-step00000020.safetensors"]
+    assert "Copied" in desk._table()
+    for place in ("x0", "x9", "q1", "x", "x1e5", ""):
+        with pytest.raises(Exception, match="no longer exists"):
+            desk.act(event("keep", place, ""))
+
+
+def test_a_damaged_grid_does_not_hide_the_others(desk):
+    give(desk, x_axis="steps", x_values="1, 2")
+    desk.act(event("make"))
+    (folder,) = list_grids(desk.page.workspace)
+    (folder.path / "grid.json").write_text("{")
+    assert "damaged" in desk._panel() and "run-message error" in desk._table()
+
+
+def test_a_shared_page_names_no_file_outside_in_an_axis(tmp_path):
+    page = make_page(tmp_path, Queue(tmp_path / "outputs" / "images"), shared=True)
+    desk = grids.Grids(page, Fields(page))
+    save_file({}, tmp_path / "secret.safetensors")
+    give(desk, x_axis="lora", x_values=f"none, {tmp_path / 'secret.safetensors'}")
+    desk.act(event("make"))
+    assert not page.engine.jobs and not list_grids(page.workspace)
+
+
+def test_a_thousand_cells_are_checked_in_seconds(desk):
+    give(desk, x_axis="seed", x_values="1-100", y_axis="steps", y_values="1-10")
+    began = time.monotonic()
+    desk.act(event("make"))
+    assert len(desk.page.engine.jobs) == 1 and time.monotonic() - began < 20
+    began = time.monotonic()
+    desk._stamp()
+    assert time.monotonic() - began < 0.5
