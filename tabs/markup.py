@@ -133,10 +133,12 @@ def button(
     again: bool = False,
     lands: str = "",
     sure: str = "",
+    pressed: bool | None = None,
 ) -> str:
     """A button. kind: "" plain, "primary", "quiet" (no border) or "danger". again: pressed many times in a row, as Next is,
     so it counts as the same one whatever its `arg` (assets/aim.js). lands: names what it is about to a board, whose keyboard
-    goes to it when it appears (assets/focus.js). sure: what a dialog says before the click counts."""
+    goes to it when it appears (assets/focus.js). sure: what a dialog says before the click counts.
+    pressed: whether a switch is on."""
     parts = [f'<button type="button" class="btn {kind}" data-act="{esc(act)}" data-arg="{esc(arg)}"']
     if title:
         parts.append(f' title="{esc(title)}"')
@@ -144,6 +146,8 @@ def button(
         parts.append(f' aria-label="{esc(label)}"')
     if again:
         parts.append(" data-again")
+    if pressed is not None:
+        parts.append(f' aria-pressed="{str(pressed).lower()}"')
     if sure:
         parts.append(f' data-sure="{esc(sure)}"')
     if lands:

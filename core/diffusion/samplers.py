@@ -435,6 +435,18 @@ def add_noise(sampler: Any, latents: Tensor, noise: Tensor, index: int) -> Tenso
     return sampler.add_noise(latents, noise, timestep)
 
 
+def clean_estimate(sampler: Any, output: Tensor, timestep: Tensor, latents: Tensor) -> Tensor:
+    """What the latents are without noise, going by the model's output for them at this timestep."""
+    if not hasattr(sampler, "alphas_cumprod"):  # flow matching
+        return latents - timestep / TIMESTEPS * output
+    a = sampler.alphas_cumprod[min(int(timestep), len(sampler.alphas_cumprod) - 1)].clamp(min=1e-6)
+    a = a.to(latents.device)
+    scaled = latents * a**0.5 if start_scale(sampler) > 1 else latents  # those begin with noise of the size sigma
+    if sampler.config.prediction_type == "v_prediction":
+        return a**0.5 * scaled - (1 - a) ** 0.5 * output
+    return (scaled - (1 - a) ** 0.5 * output) / a**0.5
+
+
 def model_input(sampler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
     """The latents as the model is shown them; schedulers of flow matching leave them as they are."""
     scaled: Tensor = sampler.scale_model_input(latents, timestep) if hasattr(sampler, "scale_model_input") else latents

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class Engine:
         self._views: dict[str, RunView] = {}
         self._views_lock = threading.Lock()
         self._last_run = ""
+        self.ended: list[Callable[[QueueEntry], None]] = []  # told of each job of the device that has ended
         self.limits: Limits | None = None  # what jobs may name while a shared page is served
         self.models = ModelStore()  # kept between generations
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
@@ -202,7 +203,7 @@ class Engine:
     def cancel(self, entry_id: str) -> None:
         """Take a waiting job out; ask a running one to stop."""
         if self._queue.cancel_waiting(entry_id):
-            return
+            return self._tell_ended(entry_id)
         if self._queue.get(entry_id).state == "running":
             self._token_of(entry_id).cancel()
 
@@ -275,6 +276,13 @@ class Engine:
             self._guarded(entry)
         finally:
             self._now = None
+        self._tell_ended(entry.id)
+
+    def _tell_ended(self, entry_id: str) -> None:
+        with suppress(Exception):  # the thread goes on whatever those do
+            entry = self._queue.get(entry_id)
+            for told in self.ended if not self._closing else ():
+                told(entry)
 
     def _guarded(self, entry: QueueEntry) -> None:
         try:
@@ -564,10 +572,12 @@ class Engine:
             facts |= {
                 "state": view.state or "running",
                 "stage": view.stage,
+                "counted": view.counted,
+                "of_image": view.of_image,
                 "step": view.step,
                 "total": view.total,
                 "seconds_per_step": view.seconds_per_step,
-                "eta_seconds": view.seconds_left if view.total else 0.0,
+                "eta_seconds": view.seconds_left if view.total or now.task != "train" else 0.0,
             }
         return facts
 

@@ -33,6 +33,7 @@ class RunView:
         self._lock = threading.Lock()
         self.state, self.message, self.fix, self.stage = "", "", "", ""
         self.counted = (0, 0)  # of the stage: how many are done, of how many
+        self.of_image = (0, 0)  # step and steps of the image that is being generated
         self._counting = (0, 0.0, 0)  # of how many, when this count began, and at which number
         self.result: dict[str, Any] = {}
         self.seq = self.step = self.total = self.epoch = self.epochs = self.images = 0
@@ -107,6 +108,7 @@ class RunView:
         count = f" {line['done']}/{line['total']}" if line["total"] else ""
         self.stage = line["text"] + count
         self.counted = (line["done"], line["total"])
+        self.of_image = (line.get("step", 0), line.get("steps", 0))
         if self._counting[0] != line["total"] or line["done"] < self._counting[2]:
             self._counting = (line["total"], line["time"], line["done"])
 

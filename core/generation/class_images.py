@@ -44,6 +44,7 @@ from core.record.cancel import CancelToken
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.workspace import Workspace, display_path
 from core.settings.generation.generate import GenerateSettings
+from core.settings.generation.output import OutputSettings
 from core.settings.job import ClassImagesJob, GenerateJob
 
 if TYPE_CHECKING:
@@ -127,7 +128,10 @@ def generate_job(job: ClassImagesJob, plan: ClassPlan) -> GenerateJob:
         prompt_weights=job.captions.weighted_captions,  # the prompt is the class caption, parsed as in training
     )
     return GenerateJob(
-        model=job.model.model_copy(update={"compatibility": "none"}), generate=generate, memory=job.memory
+        model=job.model.model_copy(update={"compatibility": "none"}),
+        generate=generate,
+        memory=job.memory,
+        output=OutputSettings(preview_every_n_steps=None),
     )
 
 

@@ -36,6 +36,7 @@ class Making:
     canvas    the initial image, made ready for the stage
     sides     the texts that the guidance compares: rows of B each
     networks  the LoRAs in use, in their order
+    show      takes a JPEG of what is being made
     """
 
     job: GenerateJob
@@ -47,6 +48,7 @@ class Making:
     canvas: Canvas | None
     sides: Sequence[str]
     networks: Sequence[Network]
+    show: Callable[[bytes], None]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _built_in(name: str, title: str, module: str, **more: Any) -> None:
     register(HookKind(name, title, extensions.later(f"core.generation.{module}", "hook_of"), **more))
 
 
+_built_in("preview", "Preview", "preview")  # first: it sees the latents as the model was shown them
 _built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _built_in("gradual_latent", "Gradual Latent", "gradual_latent")
 _built_in("regions", "Regions", "regional")

@@ -128,8 +128,8 @@ class Maker:
         noises = noises_of(self.model, stage, [request.seed for request in batch], sampling)
         made.canvas = canvas_of(job, stage.size) if job.image_to_image.image_path else None
         latents = self._begun(stage, batch, noises, made)
-        sides, networks = sampling.guidance().sides, self.loras.networks
-        making = Making(job, stage, self.components, self.kind, noises, latents, made.canvas, sides, networks)
+        sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
+        making = Making(job, stage, self.components, self.kind, noises, latents, made.canvas, sides, networks, show)
         return denoise(
             self.model,
             states,

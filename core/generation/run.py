@@ -112,15 +112,16 @@ def _all_images(plan: Plan, maker: Maker, written: Written) -> list[Path]:
     files: list[Path] = []
     steps, done = plan.steps(), 0
 
-    def progress(generating: int = 0, steps_done: int = 0) -> None:
-        text = f"generating image {min(len(files) + 1, total)} of {total}"
-        reports.stage(text, done + generating * steps_done, steps)
+    def progress(generating: int = 0, steps_done: int = 0, own: int = 0) -> None:
+        text = f"generating {_numbers(len(files) + 1, generating, total)} of {total}"
+        reports.stage(text, done + generating * steps_done, steps, steps_done, own)
 
     progress()
     left, most = list(plan.requests), None
     while left:
         batch = next(maker.batches(left, most))
-        made = maker.make_if_it_fits(batch, partial(progress, len(batch)))
+        own = sum(steps_of(stage) for stage in stages_of(batch[0].job))
+        made = maker.make_if_it_fits(batch, partial(progress, len(batch), own=own))
         if made is None:
             most = len(batch) // 2
             continue
@@ -130,10 +131,16 @@ def _all_images(plan: Plan, maker: Maker, written: Written) -> list[Path]:
                 save_image(made.images[0][place], job, written.hashes, written.workspace)
             files.append(save_image(made.images[-1][place], job, written.hashes, written.workspace, request.name))
             reports.generated(files[-1], request.seed)
-        done += len(batch) * sum(steps_of(stage) for stage in stages_of(batch[0].job))
+        done += len(batch) * own
         left = left[len(batch) :]
         progress()
     return files
+
+
+def _numbers(first: int, together: int, total: int) -> str:
+    """ "image 2", of several made together "images 2 to 5"."""
+    last = min(first + max(together, 1) - 1, total)
+    return f"images {first} to {last}" if last > first else f"image {last}"
 
 
 def _say_schedule(plan: Plan, reports: Reports) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.commands import CommandReader, NoCommands
 from core.record.events import Drawn, Said, Stage, StateChanged
@@ -34,8 +35,8 @@ class Outcome:
 class Reports:
     """What work tells how it goes, and asks whether to stop. This one listens to nothing and never stops it."""
 
-    def stage(self, text: str, done: int = 0, total: int = 0) -> None:
-        """Report what is being done, and how much of it is."""
+    def stage(self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0) -> None:
+        """Report what is being done, and how much of it is; step, steps: of the image that is generated."""
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
         """A line for the log."""
@@ -46,6 +47,9 @@ class Reports:
 
     def generated(self, path: Path, seed: int) -> None:
         """An image was generated and saved."""
+
+    def preview(self, jpeg: bytes) -> None:
+        """An approximation of the image that is being generated."""
 
     @property
     def cancel(self) -> CancelToken:
@@ -75,19 +79,25 @@ class JobContext(Reports):
     _stage_time: float = 0.0
     _stage_text: str = ""
 
-    def stage(self, text: str, done: int = 0, total: int = 0) -> None:
+    def stage(self, text: str, done: int = 0, total: int = 0, step: int = 0, steps: int = 0) -> None:
         """Report what is being done; counts are written at most a few times a second, and always at the end."""
         now = time.monotonic()
         if text == self._stage_text and done < total and now - self._stage_time < STAGE_SECONDS:
             return
         self._stage_time, self._stage_text = now, text
-        self.journal.put(Stage(text, done, total))
+        self.journal.put(Stage(text, done, total, step, steps))
 
     def say(self, text: str, level: str = "info", fix: str = "") -> None:
         self.journal.put(Said(level, text, fix))
 
     def generated(self, path: Path, seed: int) -> None:
         self.journal.put(Drawn(str(path), seed))
+        with suppress(OSError):
+            self.folder.preview.unlink(missing_ok=True)
+
+    def preview(self, jpeg: bytes) -> None:
+        with suppress(OSError):  # a full disk ends no job for this
+            atomic.write_bytes(self.folder.preview, jpeg, synced=False)
 
     def take_commands(self) -> list[str]:
         """Commands that arrived since the last call; "stop" also sets the token."""

@@ -32,12 +32,14 @@ class StateChanged(Event):
 
 @dataclass(frozen=True)
 class Stage(Event):
-    """What is being done now, with a count if there is one."""
+    """What is being done now, with a count if there is one; of the image that is generated also its step and how many it has."""
 
     kind: ClassVar[str] = "stage"
     text: str
     done: int = 0
     total: int = 0
+    step: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class RunFolder:
     samples = property(lambda self: self.path / "samples")
     logs = property(lambda self: self.path / "logs")
     checkpoints = property(lambda self: self.path / "checkpoints")
+    preview = property(lambda self: self.path / "preview.jpg")  # of the image that is being generated
     states = property(lambda self: self.path / "state")
 
     @classmethod

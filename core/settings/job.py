@@ -18,6 +18,7 @@ from core.settings.generation.grid import GridSettings
 from core.settings.generation.high_resolution import DeepShrinkSettings, GradualLatentSettings, HiresSettings
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.generation.memory import GenerationMemorySettings
+from core.settings.generation.output import OutputSettings
 from core.settings.generation.prompts import PromptSettings
 from core.settings.generation.regions import RegionSettings
 from core.settings.hub import HubSettings
@@ -172,6 +173,7 @@ class GenerateJob(Job):
     sizes: SizeSettings = Field(default_factory=SizeSettings, title="SDXL sizes")
     start_noise: StartNoiseSettings = Field(default_factory=StartNoiseSettings, title="Start noise")
     generation_memory: GenerationMemorySettings = Field(default_factory=GenerationMemorySettings, title="Memory")
+    output: OutputSettings = Field(default_factory=OutputSettings, title="Output")
     memory: MemorySettings = Field(default_factory=MemorySettings, title="Memory and speed")
 
 

@@ -21,6 +21,7 @@ from tabs.form.plain_presets import PlainForm, plain
 from tabs.generate import form, grids, panel, view
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
+from tabs.generate.stage import Stage, status
 from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here, short, stamp_seen
 
 TAB = "Generate"
@@ -43,12 +44,13 @@ document.addEventListener('keydown', (event) => {
 # Groups that a person opened stay open when their fields are drawn again.
 OPEN_GROUPS = """
 const open = new Set();
-element.addEventListener('toggle', ({target}) => {
-  if (target.dataset.group) open[target.open ? 'add' : 'delete'](target.dataset.group);
-}, true);
+element.addEventListener('click', ({target}) => {
+  const group = target.closest('details[data-group] > summary')?.parentElement;
+  if (group) open[group.open ? 'delete' : 'add'](group.dataset.group);
+});
 new MutationObserver(() => {
   for (const group of element.querySelectorAll('details[data-group]:not([open])')) group.open = open.has(group.dataset.group);
-}).observe(element, {childList: true, subtree: true});
+}).observe(element, {childList: true, subtree: true, attributeFilter: ['open']});
 """
 
 # The enlarged image: Esc closes it, Left and Right go on, and the keyboard stays inside.
@@ -106,7 +108,7 @@ def build(page: Page) -> None:
             grid_panel = grids.panel_board()
             presets = board("gen-presets", desk.presets.html())
         with gr.Column(scale=1, min_width=300, elem_id="gen-side"):
-            status = board("gen-status", view.status((), {}, None, ()))
+            line = board("gen-status", status((), {}, None, ()), script=OPEN_GROUPS)
             grid_table = grids.table_board()
             newest = board("gen-newest", AWAITED)
             drop = gr.File(
@@ -120,14 +122,14 @@ def build(page: Page) -> None:
     light = board("gen-light", script=KEYS)
     seen, place = seen_here(), gr.State({})
     fields = {"prompts": prompts, "settings": settings, "more": more, "loras": loras, "presets": presets}
-    boards = {"memory": memory, "status": status, "newest": newest, "gallery": gallery, "light": light}
+    boards = {"memory": memory, "status": line, "newest": newest, "gallery": gallery, "light": light}
     shown = {"seen": seen, "place": place, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, desk.show, place, shown)
     page.on_tick(
         TAB,
         desk.tick,
         [seen, place],
-        {"seen": seen, "add": add, "memory": memory, "status": status, "newest": newest, "gallery": gallery},
+        {"seen": seen, "add": add, "memory": memory, "status": line, "newest": newest, "gallery": gallery},
     )
     page.on_given([words.input], desk.choose_words, words, fields)
     page.listen(add.input, desk.add, add, fields | {"add": add})
@@ -135,10 +137,10 @@ def build(page: Page) -> None:
     page.listen(initial.upload, desk.begin_with, initial, fields | {"initial": initial})
     page.links.answer("paint", desk.painting.answer)
     page.listen(drop.upload, desk.read, drop, shown)
-    page.on_act([prompts, settings, more], desk.act, None, fields | {"status": status})
+    page.on_act([prompts, settings, more], desk.act, None, fields | {"status": line})
     page.on_act(loras, desk.change_lora, None, fields)
     page.on_act(presets, desk.preset_act, None, shown)
-    page.on_act(status, desk.status_act, None, status)
+    page.on_act(line, desk.stage.act, None, line)
     page.on_act(memory, desk.memory.act, None, memory)
     page.on_act([newest, gallery, light], desk.gallery_act, place, shown)
     grids.listen(page, desk.presets, grid_panel, grid_table)
@@ -180,6 +182,7 @@ class Desk:
         self.presets = Fields(page)
         self.memory = MemoryLine(page)
         self.painting = Painting(page, self._values)
+        self.stage = Stage(page, self._shown, self._jobs)
 
     # -- what is kept
 
@@ -285,18 +288,14 @@ class Desk:
         listed = {
             "add": tuple(self._lora_choices()),
             "memory": self.memory.html(),
-            "status": self._status(),
-            "newest": self._newest(),
+            "status": self.stage.status(),
+            "newest": self.stage.newest(),
             "gallery": self._gallery(place),
         }
         return news(seen, self._stamp(), listed)
 
     def _stamp(self) -> str:
-        engine = self.page.engine
-        now = engine.status()["job"]
-        parts = [(entry.id, entry.state) for entry in engine.queue()]
-        doing = [now.get(name) for name in ("entry", "state", "stage", "step")] if now else None
-        return f"{parts} {engine.queue_paused} {doing} {self._images_stamp()} {self._state().get('closed')} {self.memory.html()}"
+        return f"{self.stage.stamp()} {self._images_stamp()} {self._state().get('closed')} {self.memory.html()}"
 
     def _images_stamp(self) -> tuple[Any, ...]:
         """Changes when an image comes or goes; costs one look at each day's folder."""
@@ -322,8 +321,8 @@ class Desk:
             "embeddings": self._words(),
             "add": add,
             "memory": self.memory.html(),
-            "status": self._status(),
-            "newest": self._newest(),
+            "status": self.stage.status(),
+            "newest": self.stage.newest(),
             "gallery": self._gallery(place),
             "light": light,
         }
@@ -331,9 +330,6 @@ class Desk:
 
     def _gallery(self, place: dict[str, Any]) -> str:
         return view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url)
-
-    def _newest(self) -> str:
-        return view.newest(self._shown(), self.page.file_url)
 
     def _words(self) -> Any:
         """The embeddings to choose from, with those that are chosen."""
@@ -355,35 +351,6 @@ class Desk:
     def _models(self) -> list[tuple[str, str]]:
         space = self.page.workspace
         return [(portable_name(path, space), name) for name, path in list_models(space)]
-
-    def _status(self) -> str:
-        engine = self.page.engine
-        return view.status(engine.queue(), engine.waits(), engine.status()["job"], self._failures())
-
-    def _failures(self) -> list[tuple[str, Problem]]:
-        """Failed drawings that nobody has closed yet, with what the journal says."""
-        closed = self._state().get("closed", [])
-        found = []
-        for entry in self.page.engine.queue():
-            if entry.task == "generate" and entry.state == "failed" and entry.id not in closed:
-                found.append(
-                    (
-                        entry.id,
-                        Problem(
-                            entry.message or "Generation failed",
-                            short(entry.title, 60),
-                            self._fix(entry.run),
-                            code="generate.failed",
-                        ),
-                    )
-                )
-        return found[-3:]
-
-    def _fix(self, run: str) -> str:
-        try:
-            return str(self.page.engine.snapshot(run)["fix"]) if run else ""
-        except (ProblemsError, OSError, KeyError, ValueError):
-            return ""
 
     # -- LoRAs and models
 
@@ -412,21 +379,26 @@ class Desk:
 
     def draw(self) -> dict[str, Any]:
         """Check everything and queue the drawing. What stands against it is marked in the fields."""
-        values, now = self._values(), self.page.project.job
         browser = self.page.browsers.of(ASKING.get())
         try:
-            self.presets.check()
-            jobs = form.jobs_to_draw(form.job_of(values, now), values["compare"], now)
-            for job in jobs:
-                self._check_files(job)
+            jobs = self._jobs()
         except ProblemsError as error:
             self.presets.mark(error.problems)
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
             return self._form()
-        for job in jobs:
-            self.page.engine.submit("generate", job)
+        self.stage.submit(jobs)
         self.page.browsers.succeeded(browser, START)
-        return self._form() | {"status": self._status()}
+        return self._form() | {"status": self.stage.status()}
+
+    def _jobs(self, new_seed: bool = False) -> list[GenerateJob]:
+        """What the fields ask for now, checked, with their seed or a random one. Raises ProblemsError."""
+        self.presets.check()
+        values, now = self._values(), self.page.project.job
+        values |= {"seed": None} if new_seed else {}
+        jobs = form.jobs_to_draw(form.job_of(values, now), values["compare"], now)
+        for job in jobs:
+            self._check_files(job)
+        return jobs
 
     def _check_files(self, job: GenerateJob) -> None:
         """Model, LoRAs and embeddings are inside the open folders, there, and of the right family."""
@@ -435,18 +407,6 @@ class Desk:
         for path in (sources.model, sources.vae, *sources.loras.values(), *(word.path for word in sources.embeddings)):
             if path is not None and not self.page.roots.holds(path):
                 self.page.roots.check(path, "model, LoRA or embedding")
-
-    def status_act(self, event: gr.EventData):
-        act, arg, _ = act_of(event)
-        if act == "cancel" and any(entry.id == arg and entry.task == "generate" for entry in self.page.engine.queue()):
-            self.page.engine.cancel(arg)
-        elif act == "resume":
-            self.page.engine.resume_queue()
-        elif act == "close":
-            with self._lock:
-                closed = [*self._state().get("closed", []), arg[:40]][-50:]
-                self.page.project.keep(TAB, self._state() | {"closed": closed})
-        return self._status()
 
     # -- images
 

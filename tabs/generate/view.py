@@ -1,19 +1,16 @@
-"""The Generate tab as HTML: LoRAs with their strengths, what is going on, the gallery and the enlarged image."""
+"""The Generate tab as HTML: LoRAs with their strengths, the gallery and the enlarged image."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core.engine.queue import QueueEntry
-from core.engine.waiting import Wait
 from core.generation.image_metadata import ImageRecord, read_image_metadata
 from core.generation.prompt.tags import LoraTag
-from core.record.problems import Problem
 from core.record.units import clock
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
@@ -26,8 +23,6 @@ from tabs.markup import (
     link,
     page_count,
     pager,
-    problems_html,
-    progress,
     section,
     short,
 )
@@ -108,51 +103,6 @@ def _lora(number: int, use: dict[str, Any]) -> str:
     )
 
 
-# -- what is going on
-
-
-def status(
-    entries: Sequence[QueueEntry],
-    waits: Mapping[str, Wait],
-    now: dict[str, Any] | None,
-    failures: Sequence[tuple[str, Problem]],
-) -> str:
-    """Generations that wait or run, each with its Cancel; failed ones stay until they are closed. The list has its place
-    also while it is empty, so nothing below it moves."""
-    parts = []
-    for entry in entries:
-        if entry.task != "generate" or entry.state not in ("waiting", "running"):
-            continue
-        stops = bool(now and now.get("entry") == entry.id and now.get("stopping"))
-        cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}", disabled=stops)
-        line = _running(entry, now, stops) if entry.state == "running" else _waiting(entry, waits.get(entry.id))
-        parts.append(f'<li>{line}<span class="grow"></span>{cancel}</li>')
-    if any(wait.queue_paused for wait in waits.values()):
-        parts.append(
-            f'<li><span>The queue is paused.</span><span class="grow"></span>{button("resume", "Resume queue")}</li>'
-        )
-    for identity, problem in failures:
-        parts.append(f'<li class="failed">{problems_html([problem])}{button("close", "Close", identity)}</li>')
-    listed = "".join(parts) or '<li class="hint">Nothing is being generated.</li>'
-    return f'<ul class="jobs" aria-live="polite" tabindex="0" aria-label="Generations">{listed}</ul>'
-
-
-def _running(entry: QueueEntry, now: dict[str, Any] | None, stops: bool) -> str:
-    if stops:
-        return progress("Stopping", None)
-    stage = str(now.get("stage") or "starting") if now and now.get("entry") == entry.id else "starting"
-    text, _, tail = stage.rpartition(" ")
-    done, _, total = tail.partition("/")
-    if done.isdecimal() and total.isdecimal() and int(total):
-        return progress(f"{text[:1].upper()}{text[1:]}", int(done) / int(total))
-    return progress(f"{stage[:1].upper()}{stage[1:]}", None)
-
-
-def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
-    words = wait.words if wait else "about to start"
-    return f"<span>{esc(words[:1].upper() + words[1:])}: <q>{esc(short(entry.title, 40))}</q></span>"
-
-
 def training_words(now: dict[str, Any]) -> str:
     """How far a training is: its step and the time left, before the first step what it does."""
     if not now.get("step") or not now.get("total"):
@@ -201,22 +151,7 @@ def _own(job: GenerateJob) -> bool:
     return bool(job.generate.loras or job.generate.embeddings)
 
 
-def newest(shown: Sequence[Shown], file_url: Callable[..., str]) -> str:
-    """The newest image, large, with what can be done with it. Its frame has one height, so nothing below it moves."""
-    if not shown:
-        return f'<div class="gen-stage">{empty_state("No images yet.", "Write a prompt and press Generate.")}</div>'
-    each = shown[0]
-    prompt = each.record.job.generate.prompt if each.record.job else each.path.name
-    seed = f", seed {each.seed}" if each.seed is not None else ""
-    image = f'<img src="{esc(file_url(each.path))}" alt="{esc(short(prompt, 120))}">'
-    return (
-        f'<div class="gen-stage"><button type="button" class="shot" data-act="open" data-arg="0" title="Enlarge">{image}'
-        f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(prompt)}">{esc(short(prompt, 90))}'
-        f'{seed}</span><span class="grow"></span>{_does(0, each)}</div>'
-    )
-
-
-def _does(number: int, each: Shown) -> str:
+def does(number: int, each: Shown) -> str:
     """What an image can be used for."""
     use = button("use", "Use settings", number, kind="quiet") if each.record.job else ""
     return use + button("begin", "Image to image", number, kind="quiet", title="Begin the next images with this one")

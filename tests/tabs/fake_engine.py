@@ -62,6 +62,7 @@ class FakeEngine:
         self._light = LightLane()
         self._closing = threading.Event()
         self.queue_paused = False
+        self.ended: list[Any] = []
         self._thread = threading.Thread(target=self._work, daemon=True)
         self.device = "cpu"
         self.models = ModelStore()
@@ -197,6 +198,8 @@ class FakeEngine:
             self._run(run)
             self._now = None
             self._change(entry.id, state=run.state)
+            for told in self.ended:
+                told(replace(entry, state=run.state))
 
     def _new_run(self, entry: Entry) -> Run:
         name = f"20250101-12{len(self._runs):02d}00_{entry.title}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import gradio as gr
 import pytest
@@ -21,6 +22,7 @@ from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 from core.training.checks.own_images import demo
 from tabs.generate import form, view
+from tabs.generate.stage import status
 from tabs.generate.tab import Desk
 from tests.models import tiny_file
 
@@ -46,6 +48,7 @@ class Engine:
     def __init__(self, folder):
         self.folder, self.jobs, self.entries, self.queue_paused, self.now = folder, [], [], False, None
         self.models = Models()
+        self.ended = []
 
     def submit(self, task, job, title=""):
         self.jobs.append(job)
@@ -298,23 +301,103 @@ def test_waiting_for_training_says_so_with_its_place_and_can_be_cancelled(desk):
     waited = [wait.words[1:] for wait in engine.waits().values()]
     assert all(words in status for words in waited) and "<img src=x" not in status
     assert [(wait.on, wait.left, wait.ahead) for wait in engine.waits().values()] == [("fox", 65, 0), ("fox", 65, 1)]
-    status = desk.status_act(event("cancel", "e1"))
+    status = desk.stage.act(event("cancel", "e1"))
     assert "second" in status and waited[1] not in status and waited[0] in status
-    desk.status_act(event("cancel", "t"))  # a training is not this tab's to stop
+    desk.stage.act(event("cancel", "t"))  # a training is not this tab's to stop
     assert "t" in [entry.id for entry in engine.entries]
 
 
 def test_progress_failure_and_a_paused_queue_are_shown(desk):
     engine = desk.page.engine
     engine.entries.append(QueueEntry("d", "generate", "fox", {}, state="running"))
-    engine.now = {"task": "generate", "entry": "d", "stage": "drawing image 2 of 4 30/80"}
-    assert "Drawing image 2 of 4" in desk._status() and "width:37.5%" in desk._status()
+    engine.now = {"task": "generate", "entry": "d", "stage": "generating image 2 of 4 30/80"}
+    engine.now |= {"counted": (30, 80), "of_image": (10, 20), "eta_seconds": 14.2}
+    assert (
+        "Image 2 of 4, step 10 of 20, 0:14 left (3.5 it/s)" in desk.stage.status()
+        and "width:37.5%" in desk.stage.status()
+    )
     engine.entries = [QueueEntry("d", "generate", "fox", {}, state="failed", run="r", message="out of memory")]
-    assert "out of memory" in desk._status() and "lower the size" in desk._status()
-    assert "out of memory" not in desk.status_act(event("close", "d"))
+    assert "out of memory" in desk.stage.status() and "lower the size" in desk.stage.status()
+    assert "out of memory" not in desk.stage.act(event("close", "d"))
     engine.now, engine.queue_paused = None, True
     press(desk)
-    assert engine.waits()["e1"].words[1:] in desk._status() and 'data-act="resume"' in desk._status()
+    assert engine.waits()["e1"].words[1:] in desk.stage.status() and 'data-act="resume"' in desk.stage.status()
+
+
+def ended(desk, identity, state="done"):
+    """The job has ended, as the engine tells."""
+    entry = next(each for each in desk.page.engine.entries if each.id == identity)
+    desk.page.engine.entries = [
+        replace(each, state=state) if each is entry else each for each in desk.page.engine.entries
+    ]
+    for told in desk.page.engine.ended:
+        told(replace(entry, state=state))
+
+
+def seeds_asked(desk):
+    return [job.generate.seed for job in desk.page.engine.jobs]
+
+
+def test_forever_queues_the_fields_of_now_with_a_random_seed_until_it_is_switched_off(desk):
+    engine = desk.page.engine
+    desk.presets.put(form.start_values() | {"seed": 5, "prompt": "first"})
+    assert 'aria-pressed="true"' in desk.stage.act(event("forever", ""))
+    desk.presets.put(desk._values() | {"prompt": "second"})
+    assert [job.generate.prompt for job in engine.jobs] == ["first"]  # what was asked for stays
+    ended(desk, "e1")
+    assert [job.generate.prompt for job in engine.jobs] == ["first", "second"] and seeds_asked(desk) == [5, None]
+    ended(desk, "e2", "stopped")  # one that is cancelled is skipped
+    assert len(engine.jobs) == 3
+    assert 'aria-pressed="false"' in desk.stage.act(event("forever", ""))
+    ended(desk, "e3")
+    assert len(engine.jobs) == 3
+
+
+def test_forever_follows_what_is_made_already_and_ends_with_a_failure_or_fields_that_cannot_be_used(desk):
+    press(desk, prompt="asked for")
+    press(desk, prompt="asked for too")
+    desk.stage.act(event("forever", ""))
+    assert len(desk.page.engine.jobs) == 2
+    ended(desk, "e1")
+    assert len(desk.page.engine.jobs) == 2  # the second is not done yet
+    ended(desk, "e2", "failed")
+    assert len(desk.page.engine.jobs) == 2 and not desk.stage.endless
+    desk.stage.act(event("forever", ""))
+    desk.presets.put(desk._values() | {"base_model": "models/nowhere"})
+    ended(desk, "e3")
+    assert len(desk.page.engine.jobs) == 3 and not desk.stage.endless
+    assert "nowhere" in desk.stage.status()
+    assert "nowhere" not in desk.stage.act(event("close", "refused"))
+
+
+def test_a_comparison_that_goes_on_forever_has_one_seed_for_both(desk):
+    desk.presets.put(form.start_values() | {"embeddings": [str(embedding(desk.page.workspace.runs / "z.safetensors"))]})
+    desk.presets.put(desk._values() | {"compare": True, "seed": 5})
+    desk.stage.act(event("forever", ""))
+    ended(desk, "e2")
+    first, second = seeds_asked(desk)[2:]
+    assert first == second not in (5, None)
+
+
+def test_the_preview_of_what_is_made_stands_in_the_frame_of_the_newest_image(desk):
+    draw(desk.page.workspace.images / "d" / "1.png")
+    folder = desk.page.workspace.private / "jobs" / "r"
+    folder.mkdir(parents=True)
+    desk.page.engine.now = {"task": "generate", "entry": "d", "run": "r", "title": HOSTILE}
+    before, finished = desk._stamp(), desk.stage.newest()
+    assert "data:image/jpeg" not in finished
+    (folder / "preview.jpg").write_bytes(b"jpeg")
+    live = desk.stage.newest()
+    assert "data:image/jpeg;base64,anBlZw==" in live and "<img src=x" not in live and desk._stamp() != before
+    (folder / "preview.jpg").unlink()
+    assert desk.stage.newest() == finished and desk._stamp() == before
+
+
+def test_jobs_behind_the_first_are_one_number_that_unfolds(desk):
+    for prompt in ("one", "two", "three"):
+        status = press(desk, prompt=prompt)
+    assert "2 waiting" in status and status.count('data-act="cancel"') == 3
+    assert "waiting</summary>" not in desk.stage.act(event("cancel", "e2")).replace("1 waiting</summary>", "")
 
 
 # -- gallery
@@ -389,14 +472,14 @@ def test_names_of_loras_never_become_markup():
     assert "<img src=x" not in view.loras([{"file": f"{HOSTILE}.safetensors", "strength": 1.0}])
     record = ImageRecord(reason=HOSTILE)
     assert "<img src=x" not in view.about_job(None, record)
-    failed = view.status([], {}, None, [("x", Problem(HOSTILE, HOSTILE, HOSTILE))])
+    failed = status([], {}, None, [("x", Problem(HOSTILE, HOSTILE, HOSTILE))])
     assert "<img src=x" not in failed
 
 
 def test_a_generation_that_was_cancelled_says_so_until_it_has_stopped():
     running = QueueEntry("e1", "generate", "a fox", {}, state="running")
     now = {"entry": "e1", "task": "generate", "stage": "drawing 3/8", "stopping": False}
-    said = [view.status([running], {}, now | {"stopping": stops}, []) for stops in (False, True)]
+    said = [status([running], {}, now | {"stopping": stops}, []) for stops in (False, True)]
     assert "Stopping" not in said[0] and "Drawing" in said[0] and "disabled" not in said[0]
     assert "Stopping" in said[1] and "Drawing" not in said[1] and "disabled" in said[1]
 

@@ -53,7 +53,7 @@ def test_a_waiting_job_says_what_it_waits_for_wherever_it_was_started(visit, ser
     expect(tab.locator("#said")).to_contain_text(WAITS)
     tab.evaluate("location.hash = '#Generate'")
     tab.locator("#gen-draw").click()
-    expect(tab.locator("#gen-status .jobs li").first).to_contain_text(WAITS)
+    expect(tab.locator("#gen-status .gen-now")).to_contain_text(WAITS)
     tab.evaluate("location.hash = '#Monitor'")
     rows = tab.locator("#monitor .queue li.state-waiting .hint")
     expect(rows).to_have_count(5)

@@ -390,6 +390,7 @@ def test_the_list_of_generations_has_its_place_and_a_second_cancel_hits_nothing(
     at_first = tab.evaluate(PLACES, below)
     for _ in range(3):
         tab.locator("#gen-draw").click()
+    tab.locator("#gen-status summary").click()
     cancels = tab.locator("#gen-status").get_by_role("button", name="Cancel")
     expect(cancels).to_have_count(3)
     assert tab.evaluate(PLACES, below) == at_first
@@ -398,7 +399,7 @@ def test_the_list_of_generations_has_its_place_and_a_second_cancel_hits_nothing(
     tab.mouse.move(0, 0)
     tab.evaluate(HOLD)
     tab.mouse.click(box["x"] + 5, box["y"] + 5)
-    tab.wait_for_function("document.querySelectorAll('#gen-status button').length === 2")
+    tab.wait_for_function("document.querySelectorAll('#gen-status [data-act=cancel]').length === 2")
     tab.mouse.click(box["x"] + 5, box["y"] + 5)
     tab.wait_for_timeout(300)
     assert {entry.id: entry.state for entry in work.engine.queue()} | {ids[2]: "waiting", ids[1]: "cancelled"} == {
@@ -414,7 +415,7 @@ def test_the_list_of_generations_has_its_place_and_a_second_cancel_hits_nothing(
     for entry in work.engine.queue():
         work.engine.cancel(entry.id)
     tab.locator("#gen-status .failed").get_by_role("button", name="Close").click()
-    expect(tab.locator("#gen-status .jobs li:not(.hint)")).to_have_count(0)
+    expect(tab.locator("#gen-status :is([data-act=cancel], [data-act=close])")).to_have_count(0)
 
 
 def build_generate(**generate):
@@ -432,7 +433,7 @@ def test_drawing_waits_for_training_and_is_cancelled(window, work):
     expect(tab.locator("#gen-status")).to_contain_text(re.compile(r"for \S+, about \d:\d\d: "))
     expect(tab.locator("#gen-status")).to_contain_text("in the queue")
     tab.get_by_role("button", name="Cancel in the queue").click()
-    expect(tab.locator("#gen-status .jobs li:not(.hint)")).to_have_count(0)
+    expect(tab.locator("#gen-status :is([data-act=cancel], [data-act=close])")).to_have_count(0)
     work.engine.cancel(train)
     work.engine.step_seconds = 0.05
     wait_until(lambda: all(entry.state not in ("running", "waiting") for entry in work.engine.queue()))
@@ -455,7 +456,7 @@ def test_bad_fields_and_a_failed_drawing_are_said_and_stay(window, work):
     tab.reload()
     expect(tab.locator("#gen-status")).to_contain_text("The device ran out of memory")
     tab.locator("#gen-status").get_by_role("button", name="Close").click()
-    expect(tab.locator("#gen-status .jobs li:not(.hint)")).to_have_count(0)
+    expect(tab.locator("#gen-status :is([data-act=cancel], [data-act=close])")).to_have_count(0)
 
 
 # -- Runs

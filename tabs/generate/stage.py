@@ -1,0 +1,234 @@
+"""What is being made: one line of progress with what waits and what failed, and the image, large, live while it is made."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import gradio as gr
+
+from core.engine.queue import QueueEntry
+from core.engine.waiting import Wait
+from core.record.problems import Problem, ProblemsError
+from core.record.run_folder import RunFolder
+from core.record.units import clock
+from core.settings.job import GenerateJob
+from tabs.context import Page
+from tabs.generate.view import Shown, does
+from tabs.markup import act_of, button, empty_state, esc, problems_html, progress, short
+
+TAB = "Generate"
+ENDLESS = "Queues the next images when these are finished, each with a new seed, until it is switched off."
+
+
+class Stage:
+    """The status line and the large image, and "Generate forever", which lives on the server: a closed page stops nothing.
+
+    shown   the images of the gallery, newest first
+    jobs    what the fields ask for now, with their own seed or (True) a random one. Raises ProblemsError
+    """
+
+    def __init__(self, page: Page, shown: Callable[[], Sequence[Shown]], jobs: Callable[[bool], Sequence[GenerateJob]]):
+        self.page, self._shown, self._jobs = page, shown, jobs
+        self._lock = threading.Lock()
+        self._awaited = ""  # the job after which the next is queued; "" while that is off
+        self._refused: list[Problem] = []  # why the next one could not be queued
+        page.engine.ended.append(self._next)
+
+    # -- forever
+
+    @property
+    def endless(self) -> bool:
+        return bool(self._awaited)
+
+    def submit(self, jobs: Sequence[GenerateJob]) -> str:
+        """Queue jobs; returns the id of the last."""
+        return [self.page.engine.submit("generate", job) for job in jobs][-1]
+
+    def _toggle(self) -> None:
+        with self._lock:
+            self._refused = []
+            if self._awaited:
+                self._awaited = ""
+                return
+            entries = [entry for entry in self.page.engine.queue() if _is_open(entry)]
+            self._awaited = entries[-1].id if entries else self.submit(self._jobs(False))
+
+    def _next(self, entry: QueueEntry) -> None:
+        """A job has ended: after the awaited one the next is queued. A failure ends it, and one taken out of the queue."""
+        with self._lock:
+            if entry.id != self._awaited:
+                return
+            self._awaited = ""
+            if entry.state in ("failed", "cancelled"):
+                return
+            try:
+                self._awaited = self.submit(self._jobs(True))
+            except ProblemsError as error:
+                self._refused = error.problems
+
+    # -- showing
+
+    def stamp(self) -> list[Any]:
+        """Changes with what is shown."""
+        engine = self.page.engine
+        now = engine.status()["job"]
+        doing = [now.get(name) for name in ("entry", "state", "stage", "of_image", "stopping")] if now else None
+        parts = [(entry.id, entry.state) for entry in engine.queue()]
+        return [parts, engine.queue_paused, doing, self._preview_time(now), self.endless, bool(self._refused)]
+
+    def status(self) -> str:
+        engine = self.page.engine
+        failures = [*self._failures(), *(("refused", problem) for problem in self._refused)]
+        return status(engine.queue(), engine.waits(), engine.status()["job"], failures, self.endless)
+
+    def newest(self) -> str:
+        now = self.page.engine.status()["job"]
+        live = b""
+        if self._preview_time(now):
+            with suppress(OSError):
+                live = self._preview(now["run"]).read_bytes()
+        return newest(self._shown(), self.page.file_url, live, str(now["title"]) if now else "")
+
+    def _preview(self, run: str) -> Any:
+        return RunFolder(self.page.workspace.private / "jobs" / run).preview
+
+    def _preview_time(self, now: dict[str, Any] | None) -> int:
+        """When the preview of the running job was written; 0 without one."""
+        with suppress(OSError):
+            if now and now.get("task") == "generate" and now.get("run"):
+                return int(self._preview(now["run"]).stat().st_mtime_ns)
+        return 0
+
+    def _failures(self) -> list[tuple[str, Problem]]:
+        """Failed jobs that nobody has closed yet, with what the journal says."""
+        closed = self.page.project.tab_state(TAB).get("closed", [])
+        failed = [
+            entry
+            for entry in self.page.engine.queue()
+            if entry.task == "generate" and entry.state == "failed" and entry.id not in closed
+        ]
+        return [(entry.id, self._problem(entry)) for entry in failed[-3:]]
+
+    def _problem(self, entry: QueueEntry) -> Problem:
+        what = entry.message or "Generation failed"
+        return Problem(what, short(entry.title, 60), self._fix(entry.run), code="generate.failed")
+
+    def _fix(self, run: str) -> str:
+        try:
+            return str(self.page.engine.snapshot(run)["fix"]) if run else ""
+        except (ProblemsError, OSError, KeyError, ValueError):
+            return ""
+
+    def act(self, event: gr.EventData) -> str:
+        """What was pressed in the status line; returns it as it is then."""
+        act, arg, _ = act_of(event)
+        if act == "cancel" and any(entry.id == arg and entry.task == "generate" for entry in self.page.engine.queue()):
+            self.page.engine.cancel(arg)
+        elif act == "resume":
+            self.page.engine.resume_queue()
+        elif act == "forever":
+            self._toggle()
+        elif act == "close":
+            self._refused = []
+            with self.page.project.lock:
+                state = self.page.project.tab_state(TAB)
+                closed = [*state.get("closed", []), arg[:40]][-50:]
+                self.page.project.keep(TAB, state | {"closed": closed})
+        return self.status()
+
+
+def _is_open(entry: QueueEntry) -> bool:
+    return entry.task == "generate" and entry.state in ("waiting", "running")
+
+
+# -- HTML
+
+
+def status(
+    entries: Sequence[QueueEntry],
+    waits: Mapping[str, Wait],
+    now: dict[str, Any] | None,
+    failures: Sequence[tuple[str, Problem]],
+    endless: bool = False,
+) -> str:
+    """One line: the generation that runs, or the first that waits, the number of those behind it, which unfolds, and the
+    switch of Generate forever. Lists lie over what is below, so nothing moves."""
+    found = sorted((entry for entry in entries if _is_open(entry)), key=lambda entry: entry.state != "running")
+    lines = [_line(entry, waits.get(entry.id), now) for entry in found]
+    first = lines[0] if lines else '<span class="hint">Nothing is being generated.</span>'
+    rest = "".join(f"<li>{line}</li>" for line in lines[1:])
+    if rest:
+        rest = (
+            f'<details class="gen-waits" data-group="waits"><summary class="btn quiet">{len(lines) - 1} waiting</summary>'
+            f'<ul class="jobs">{rest}</ul></details>'
+        )
+    paused = any(wait.queue_paused for wait in waits.values())
+    resume = button("resume", "Resume queue", title="The queue is paused.") if paused else ""
+    switch = button("forever", "Forever", kind="quiet", title=ENDLESS, label="Generate forever", pressed=endless)
+    failed = "".join(
+        f'<li class="failed">{problems_html([problem])}{button("close", "Close", identity)}</li>'
+        for identity, problem in failures
+    )
+    failed = f'<ul class="jobs gen-failed" role="alert">{failed}</ul>' if failed else ""
+    return f'<div class="gen-line"><div class="gen-now">{first}</div>{rest}{resume}{switch}{failed}</div>'
+
+
+def _line(entry: QueueEntry, wait: Wait | None, now: dict[str, Any] | None) -> str:
+    own = now if now and now.get("entry") == entry.id else {}
+    stops = bool(own.get("stopping"))
+    cancel = button("cancel", "Cancel", entry.id, label=f"Cancel {short(entry.title, 40)}", disabled=stops)
+    line = _running(own, stops) if entry.state == "running" else _waiting(entry, wait)
+    return f'{line}<span class="grow"></span>{cancel}'
+
+
+def _running(now: dict[str, Any], stops: bool) -> str:
+    if stops:
+        return progress("Stopping", None)
+    text = str(now.get("stage") or "starting")
+    done, total = now.get("counted") or (0, 0)
+    step, steps = now.get("of_image") or (0, 0)
+    if not total:
+        return progress(_begun(text), None)
+    words = [_begun(text.rpartition(" ")[0]).removeprefix("Generating ")]  # behind it stands the count of all steps
+    words += [f"step {step} of {steps}"] if steps else []
+    left, rest = now.get("eta_seconds") or 0.0, total - done
+    if left and rest:
+        words += [f"{clock(left)} left ({_pace(left / rest)})"]
+    return progress(_begun(", ".join(words)), done / total)
+
+
+def _pace(seconds: float) -> str:
+    return f"{seconds:.1f} s/it" if seconds >= 1 else f"{1 / seconds:.1f} it/s"
+
+
+def _begun(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
+    words = wait.words if wait else "about to start"
+    return f'<span class="gen-words">{esc(_begun(words))}: <q>{esc(short(entry.title, 40))}</q></span>'
+
+
+def newest(shown: Sequence[Shown], file_url: Callable[..., str], live: bytes = b"", title: str = "") -> str:
+    """The image that is being made (a JPEG of it), else the newest, in one frame, with what can be done with it."""
+    if live:
+        source = base64.b64encode(live).decode("ascii")
+        image = f'<img src="data:image/jpeg;base64,{source}" alt="Preview of {esc(short(title, 100))}">'
+        under = f'<span class="hint" title="{esc(title)}">{esc(short(title, 90))}</span><span class="grow"></span>'
+        return f'<div class="gen-stage">{image}</div><div class="strip gen-does">{under}<span class="hint">Preview</span></div>'
+    if not shown:
+        return f'<div class="gen-stage">{empty_state("No images yet.", "Write a prompt and press Generate.")}</div>'
+    each = shown[0]
+    prompt = each.record.job.generate.prompt if each.record.job else each.path.name
+    seed = f", seed {each.seed}" if each.seed is not None else ""
+    image = f'<img src="{esc(file_url(each.path))}" alt="{esc(short(prompt, 120))}">'
+    return (
+        f'<div class="gen-stage"><button type="button" class="shot" data-act="open" data-arg="0" title="Enlarge">{image}'
+        f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(prompt)}">{esc(short(prompt, 90))}'
+        f'{seed}</span><span class="grow"></span>{does(0, each)}</div>'
+    )
