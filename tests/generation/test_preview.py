@@ -87,7 +87,7 @@ def test_factors_are_published_ones_for_stable_diffusions_vae_and_fitted_to_othe
     assert [len(PUBLISHED[name]) for name in ("sd1", "sd2", "sdxl")] == [5, 5, 5]
     vae = family("sd1").load(PROJECT / "models" / "starter", parts=("vae",)).vae
     factors = rgb_factors(family("sd1"), vae)
-    assert factors.shape == (5, 3) and torch.equal(factors, fitted(family("sd1"), vae))
+    assert factors.shape == (5, 3) and torch.allclose(factors, fitted(family("sd1"), vae), atol=1e-4)
     gray = approximated(torch.zeros(4, 2, 2), torch.tensor([[0.0] * 3] * 5))
     assert gray.tolist() == [[[128] * 3] * 2] * 2
 
