@@ -23,6 +23,7 @@ EXTENSIONS: tuple[str, ...] = (
     "core.diffusion.objectives",
     "core.generation.guidances.registered",
     "core.generation.hooks",
+    "core.generation.upscalers",
     "core.methods.kinds.lora",
     "core.methods.kinds.full",
     "core.methods.kinds.embedding",

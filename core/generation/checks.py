@@ -61,6 +61,12 @@ def _of_large_images(job: GenerateJob, input_blocks: int | None) -> Iterator[Pro
     if scale is not None and scale == 1:
         what, fix = "A hires scale of 1 makes two images of one size", "use 0.5 or 2, or empty the field"
         yield Problem(what, "hires.highres_fix_scale", fix, code="generate.hires-scale")
+    hires = job.hires
+    if hires.highres_fix_latents_upscaling and (
+        hires.highres_fix_upscaler_file or hires.highres_fix_upscaler != "lanczos"
+    ):
+        what, where = "Upscale latents is ignored: an upscaler is chosen", "hires.highres_fix_latents_upscaling"
+        yield Problem(what, where, "turn it off, or choose Lanczos", "advice", code="generate.two-upscalers")
 
 
 def _of_masks(job: GenerateJob) -> Iterator[Problem]:

@@ -21,6 +21,7 @@ from core.families.word_weights import runs_of, wrong_weight
 from core.generation.initial import blur_of
 from core.generation.prompt.loras import tag_of, use_of
 from core.generation.prompt.tags import LoraTag, without_tags
+from core.generation.upscalers import upscaler_of
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, real_path
@@ -144,7 +145,8 @@ def _stages(job: GenerateJob) -> dict[str, Any]:
             found |= {"Inpaint area": "Only masked", "Masked area padding": given.mask_padding}
     if scale is not None and scale > 1:
         found |= {"Hires upscale": f"{scale:g}", "Hires steps": job.generate.steps}
-        found["Hires upscaler"] = "Latent (bicubic)" if hires.highres_fix_latents_upscaling else "Lanczos"
+        file = hires.highres_fix_upscaler_file
+        found["Hires upscaler"] = Path(file).stem if file else upscaler_of(job).title
     return found
 
 

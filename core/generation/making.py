@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from core.generation.decoding import decode, images_at_once
 from core.generation.embeddings import Words
 from core.generation.guidance import EMPTY
 from core.generation.hooks import Making, hooks_of
-from core.generation.initial import Canvas, encoded, fitted, mask_of, pixels_of
+from core.generation.initial import Canvas, encoded, mask_of, pixels_of
 from core.generation.inpainting import canvas_of, mixed_noise
 from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
 from core.generation.loras import LorasInUse
@@ -24,6 +25,8 @@ from core.generation.prompt.states import PromptStates
 from core.generation.requests import Request
 from core.generation.stages import as_generator, has_regions, reading_of, sampling_of, stages_of, steps_of
 from core.generation.store import empty_device_cache
+from core.generation.upscaler_files import Leased
+from core.generation.upscalers import enlarged, upscaler_of
 from core.record.context import NO_REPORTS, Reports
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
@@ -54,10 +57,13 @@ class Maker:
         words: Words,
         loras: LorasInUse,
         reports: Reports = NO_REPORTS,
+        upscaler: Leased | None = None,
     ):
+        """upscaler: lends the networks of upscaler files; None: there are none"""
         self.components, self.kind = components, family(components.family)
         self.model = Denoiser.of(components)
         self.words, self.loras, self.reports = words, loras, reports
+        self.upscaler = upscaler or (lambda file: nullcontext())
 
     # -- which images are made together
 
@@ -145,26 +151,33 @@ class Maker:
     def _begun(self, stage: Stage, batch: Sequence[Request], noises: Sequence[ImageNoise], made: Made) -> Tensor | None:
         """The latents that a stage with a strength begins with."""
         import torch
-        from torch.nn.functional import interpolate
 
         job = batch[0].job
         if stage.begins == "noise":
             return None
         if stage.begins == "made latents":
             height, width = self.kind.latent_shape(stage.size)[1:]
-            return interpolate(made.latents[-1], size=(height, width), mode="bicubic")
+            way = upscaler_of(job).latents
+            assert way is not None
+            return way(made.latents[-1], (height, width))
         if stage.begins == "image":
             assert made.canvas is not None
             images = [made.canvas.shown] * len(batch)
         else:
             self._decode(made, job)
-            images = [fitted(image, stage.size, job.image_to_image.fit) for image in made.images[-1]]
-        latents = torch.cat(
-            [
-                encoded(self.components.vae, self.kind, pixels_of(image), noise.of_image()[1])
-                for image, noise in zip(images, noises, strict=True)
-            ]
-        ).to(self._device())
+            images = made.images[-1]
+        file = job.hires.highres_fix_upscaler_file if stage.begins == "made image" else None
+        with self.upscaler(file) if file else nullcontext() as network:
+            if stage.begins == "made image":
+                images = network.images(images, stage.size) if network else enlarged(images, job, stage.size)
+            latents = torch.cat(
+                [
+                    encoded(self.components.vae, self.kind, pixels_of(image), noise.of_image()[1])
+                    for image, noise in zip(images, noises, strict=True)
+                ]
+            ).to(self._device())
+            if network:
+                latents = network.latents(latents, self.components.vae.config.scaling_factor)
         content = job.image_to_image.masked_content
         if stage.begins != "image" or made.canvas is None or made.canvas.mask is None or "latent" not in content:
             return latents

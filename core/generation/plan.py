@@ -17,6 +17,7 @@ from core.generation.library import wildcard_lines
 from core.generation.requests import Request, requests_of
 from core.generation.sources import Sources, find_sources, with_own_guidance, with_own_schedule
 from core.generation.stages import described, stages_of, steps_of
+from core.generation.upscaler_files import file_problems
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
@@ -58,6 +59,8 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     notes += [each for job in guided.values() for each in guidance_problems(job, family(sources.family))]
     notes += dict.fromkeys(each for one in requests for each in hook_file_problems(one.job, sources, workspace))
     raise_if_errors(notes)
+    wrong = [each for one in requests for each in file_problems(one.job, sources.family, workspace)]
+    raise_if_errors(list(dict.fromkeys(wrong)))
     decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
     kind = family(sources.family)
     raise_if_errors(list(dict.fromkeys(each for one in decided for each in stage_problems(one.job, kind))))

@@ -24,6 +24,7 @@ from core.generation.sources import (
 )
 from core.generation.stages import stages_of
 from core.generation.store import ModelStore
+from core.generation.upscaler_files import networks_of
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
@@ -76,7 +77,7 @@ def ready(
             ]
             for problem in [*plan.notes, *loras.problems, *unused(words, *texts)]:
                 reports.warn(problem)
-            maker = Maker(components, words, loras, reports=reports)
+            maker = Maker(components, words, loras, reports, networks_of(store, workspace, device))
             yield maker, Written(workspace, sources, hashes, reports)
 
 

@@ -11,6 +11,7 @@ from core.generation.loop import Begins, Sampling, Sizes, Stage, run_steps
 from core.generation.noise import StartNoise
 from core.generation.prompt.runs import parts_of
 from core.generation.prompt.states import Reading
+from core.generation.upscalers import through_latents
 from core.settings.generation.conditioning import SizeSettings
 from core.settings.job import GenerateJob
 
@@ -40,7 +41,7 @@ def stages_of(job: GenerateJob) -> list[Stage]:
     small, large = hires_sizes(size, scale)
     if strength is not None and hires.highres_fix_strength is not None:
         strength = hires.highres_fix_strength
-    again: Begins = "made latents" if hires.highres_fix_latents_upscaling else "made image"
+    again: Begins = "made latents" if through_latents(job) else "made image"
     low, high = (scale, 1.0) if scale < 1 else (1.0, scale)
     return [
         Stage(small, hires.highres_fix_steps, strength, begins, sizes=_sizes(job.sizes, low)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from core.settings.base import Settings, kohya_setting
+from typing import Literal
+
+from core.settings.base import Settings, kohya_setting, setting
 
 GROWING = ("euler_a",)  # samplers with Gradual Latent
 
@@ -31,10 +33,26 @@ class HiresSettings(Settings):
         hint="same as strength",
         help="Of the first stage, where it begins with an image. Empty is the same as the second stage's.",
     )
+    highres_fix_upscaler: Literal[
+        "lanczos", "nearest", "latent", "latent_antialiased", "latent_bicubic", "latent_nearest_exact"
+    ] = setting(
+        "lanczos",
+        title="Upscaler",
+        help="What enlarges the first stage. Lanczos resizes the image. The latent ones resize the latents, which needs a denoising strength of 0.5 or more.",
+    )
+    highres_fix_upscaler_file: str | None = setting(
+        None,
+        title="Upscaler file",
+        widget="file",
+        names="path or name",
+        hint="none",
+        replaces="highres_fix_upscaler",
+        help="A network that enlarges, used in place of the upscaler: a file of models/upscalers or a path. ESRGAN and Real-ESRGAN (RRDBNet), or sd-scripts' latent upscaler for SD 1.x and 2.x.",
+    )
     highres_fix_latents_upscaling: bool = kohya_setting(
         False,
         title="Upscale latents",
-        help="Enlarges the latents of the first stage instead of its image. It needs a denoising strength of 0.5 or more.",
+        help="sd-scripts' name for the upscaler Latent (bicubic). It needs a denoising strength of 0.5 or more.",
     )
     highres_fix_save_1st: bool = kohya_setting(
         False, title="Save the first stage", help="Saves the small image beside the large one."

@@ -8,7 +8,21 @@ sys.path.insert(0, str(ROOT))
 
 from core import extensions  # noqa: E402
 
-TOYS = ("gain", "loha", "ia3", "biases", "control", "straight", "linear", "count", "spell", "dit", "pull", "controlled")
+TOYS = (
+    "gain",
+    "loha",
+    "ia3",
+    "biases",
+    "control",
+    "straight",
+    "linear",
+    "count",
+    "spell",
+    "dit",
+    "pull",
+    "controlled",
+    "tiles",
+)
 extensions.EXTENSIONS += tuple(f"tests.seams.toys.{name}" for name in TOYS)
 
 from tests.training.conftest import *  # noqa: E402, F403

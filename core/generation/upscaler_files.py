@@ -1,0 +1,75 @@
+"""Upscalers from files: found and told apart by their keys before anything is loaded, and lent by the store. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core.formats.tensors.header import read_header
+from core.generation.library import find_file
+from core.generation.store import ModelStore, fingerprint
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace
+from core.settings.job import GenerateJob
+
+FOLDER = "upscalers"  # in the models folder
+FILE = "hires.highres_fix_upscaler_file"
+
+
+def find_upscaler(name: str, workspace: Workspace) -> Path:
+    """The file of an upscaler's name: a path, or a file of models/upscalers, with or without extension. Raises ProblemsError."""
+    path = find_file(name, workspace) or find_file(f"models/{FOLDER}/{name}", workspace)
+    folder = workspace.models / FOLDER
+    if path is None and folder.is_dir():
+        path = next((each for each in sorted(folder.iterdir()) if each.stem == name.strip()), None)
+    if path is None or not path.is_file():
+        fix = f"put it into models/{FOLDER}, or write its path"
+        raise ProblemsError.one(f"The upscaler '{name}' does not exist", FILE, fix, "upscaler.not-found")
+    return path
+
+
+def kind_of(path: Path) -> str:
+    """What a network of a file enlarges: "images" (ESRGAN's family), "latents" (sd-scripts' upscaler). Raises ProblemsError."""
+    names = {name.removeprefix("params_ema.").removeprefix("params.") for name in read_header(path)[0]}
+    if {"conv_first.weight", "model.0.weight"} & names and any(".conv5." in name.lower() for name in names):
+        return "images"
+    if {"conv1.weight", "resblock20.conv2.weight", "conv_final.weight"} <= names:
+        return "latents"
+    what = f"{path.name} is no upscaler of a known kind"
+    fix = "choose an ESRGAN or Real-ESRGAN file (RRDBNet), or a latent upscaler of sd-scripts"
+    raise ProblemsError.one(what, FILE, fix, "upscaler.unknown-kind")
+
+
+def file_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[Problem]:
+    """What is wrong with the file that a job names."""
+    hires = job.hires
+    if not hires.highres_fix_upscaler_file or hires.highres_fix_scale is None:
+        return []
+    try:
+        kind = kind_of(find_upscaler(hires.highres_fix_upscaler_file, workspace))
+    except ProblemsError as error:
+        return error.problems
+    if kind == "latents" and family == "sdxl":
+        what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an upscaler of images, or none"
+        return [Problem(what, FILE, fix, code="upscaler.other-family")]
+    return []
+
+
+Leased = Callable[[str], AbstractContextManager[Any]]  # name of a file -> its network, for a while
+
+
+def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
+    """What lends the networks of upscaler files."""
+
+    def lease(name: str) -> AbstractContextManager[Any]:
+        from core.generation.upscaling_networks import load_network
+
+        path = find_upscaler(name, workspace)
+        load = partial(load_network, path, kind_of(path), device)
+        key = (fingerprint(path), device)
+        return store.lease("upscaler", key, load, name=path.name, size=path.stat().st_size, device=device)
+
+    return lease

@@ -1,0 +1,224 @@
+"""Upscalers of hires fix: registered ones by what they make of latents and images, networks of files by their formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn.functional import interpolate
+
+from core.generation import making
+from core.generation.image_metadata import read_image_metadata
+from core.generation.plan import plan_of
+from core.generation.run import run_generate
+from core.generation.sources import make_store
+from core.generation.stages import stages_of
+from core.generation.upscaler_files import kind_of
+from core.generation.upscalers import UPSCALERS
+from core.generation.upscaling_networks import LatentUpscaler, RRDBNet, load_network, tiled
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from tests.generation.test_image_to_image import STARTER, job_of, shown
+from tests.models import tiny_folder
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out")
+    space = Workspace(folder, folder / "models")
+    (space.models / "upscalers").mkdir(parents=True)
+    space.runs.mkdir(parents=True)
+    return space
+
+
+@pytest.fixture(scope="module")
+def store():
+    return make_store()
+
+
+def hires(model=STARTER, picture=None, **given):
+    given = {"highres_fix_scale": 1.5, "highres_fix_steps": 2, **given}
+    generate = {"width": 64, "height": 64, "steps": 2}
+    return job_of(model, picture, generate=generate, hires=given)
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """What each stage begins with, and what the first made; nothing is denoised."""
+    seen = []
+
+    def kept(model, states, stage, noises, sampling, *, latents=None, **more):
+        seen.append(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) if latents is None else latents)
+        return seen[-1]
+
+    monkeypatch.setattr(making, "denoise", kept)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "name, how",
+    [
+        ("latent", {"mode": "bilinear"}),
+        ("latent_antialiased", {"mode": "bilinear", "antialias": True}),
+        ("latent_bicubic", {"mode": "bicubic"}),
+        ("latent_nearest_exact", {"mode": "nearest-exact"}),
+    ],
+)
+def test_latent_upscalers_are_torchs(name, how, workspace, store, begun):
+    run_generate(hires(highres_fix_upscaler=name), workspace, store=store)
+    torch.testing.assert_close(begun[1], interpolate(begun[0], size=(12, 12), **how), rtol=0, atol=0)
+
+
+def test_upscale_latents_is_the_bicubic_one_and_has_no_effect_beside_another(workspace, store, begun):
+    run_generate(hires(highres_fix_latents_upscaling=True), workspace, store=store)
+    torch.testing.assert_close(begun[1], interpolate(begun[0], size=(12, 12), mode="bicubic"), rtol=0, atol=0)
+    both = hires(highres_fix_latents_upscaling=True, highres_fix_upscaler="nearest")
+    assert [stage.begins for stage in stages_of(both)] == ["noise", "made image"]
+    assert "generate.two-upscalers" in [problem.code for problem in plan_of(both, workspace).notes]
+
+
+def test_upscalers_of_images_resize_them(workspace, store, begun):
+    run_generate(hires(), workspace, store=store)
+    (nearest,) = run_generate(hires(highres_fix_upscaler="nearest"), workspace, store=store)
+    assert not torch.equal(begun[1], begun[3]) and begun[1].shape == begun[3].shape == (1, 4, 12, 12)
+    assert read_image_metadata(nearest).job.hires.highres_fix_upscaler == "nearest"
+    assert "Hires upscaler: Nearest" in Image.open(nearest).text["parameters"]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 4, 3), dtype=np.uint8))
+    found = np.asarray(UPSCALERS["nearest"].images(image, (8, 8)))
+    np.testing.assert_array_equal(found, np.asarray(image).repeat(2, 0).repeat(2, 1))
+
+
+def test_hires_fix_of_an_initial_image_uses_the_upscaler_too(workspace, store, begun, tmp_path):
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "a.png")
+    run_generate(hires(picture=tmp_path / "a.png", highres_fix_upscaler="latent"), workspace, store=store)
+    torch.testing.assert_close(begun[1], interpolate(begun[0], size=(12, 12), mode="bilinear"), rtol=0, atol=0)
+
+
+# -- networks of files
+
+
+def small_net(folds=1):
+    torch.manual_seed(0)
+    return RRDBNet(width=8, blocks=2, growth=4, folds=folds)
+
+
+def old_keys(state):
+    """As the first ESRGAN files have them."""
+    places = {"conv_first": 0, "conv_up1": 3, "conv_up2": 6, "conv_hr": 8, "conv_last": 10}
+    found = {}
+    for name, tensor in state.items():
+        first, *rest = name.split(".")
+        if first == "body":
+            number, block, conv, kind = rest
+            name = f"model.1.sub.{number}.{block.upper()}.{conv}.0.{kind}"
+        elif first == "conv_body":
+            name = f"model.1.sub.2.{rest[0]}"
+        else:
+            name = f"model.{places[first]}.{rest[0]}"
+        found[name] = tensor
+    return found
+
+
+def between_keys(state):
+    names = {"conv_body": "trunk_conv", "conv_up1": "upconv1", "conv_up2": "upconv2", "conv_hr": "HRconv"}
+    found = {}
+    for name, tensor in state.items():
+        first, *rest = name.split(".")
+        if first == "body":
+            name = f"RRDB_trunk.{rest[0]}.{rest[1].upper()}.{rest[2]}.{rest[3]}"
+        else:
+            name = ".".join([names.get(first, first), *rest])
+        found[name] = tensor
+    return found
+
+
+def test_files_with_keys_of_all_ages_are_one_network(tmp_path):
+    network = small_net()
+    state, x = network.state_dict(), torch.rand(1, 3, 12, 10)
+    save_file(state, tmp_path / "new.safetensors")
+    save_file(old_keys(state), tmp_path / "old.safetensors")
+    save_file(between_keys(state), tmp_path / "between.safetensors")
+    torch.save({"params_ema": state, "params": {k: v + 1 for k, v in state.items()}}, tmp_path / "real.pth")
+    for file in ("new.safetensors", "old.safetensors", "between.safetensors", "real.pth"):
+        assert kind_of(tmp_path / file) == "images"
+        loaded = load_network(tmp_path / file, "images", "cpu")
+        torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=0)
+    assert network(x).shape == (1, 3, 48, 40)
+
+
+def test_a_network_that_folds_doubles_the_size(tmp_path):
+    network = small_net(folds=2)
+    save_file(network.state_dict(), tmp_path / "two.safetensors")
+    loaded = load_network(tmp_path / "two.safetensors", "images", "cpu")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (11, 14, 3), dtype=np.uint8))
+    assert loaded._enlarged(image).size == (28, 22)
+    assert loaded.images([image], (30, 30))[0].size == (30, 30)
+
+
+@torch.no_grad()
+def test_parts_are_what_the_whole_is():
+    """Within the margin that a network sees; beyond it nothing of the image has an influence here."""
+    torch.manual_seed(0)
+    blur = torch.nn.Conv2d(3, 3, 5, padding=2)
+
+    def network(x):
+        return interpolate(blur(x), scale_factor=4, mode="nearest")
+
+    image = torch.rand(1, 3, 50, 37)
+    torch.testing.assert_close(tiled(network, image, 4, tile=16, margin=4), network(image))
+
+
+def test_the_network_of_a_file_enlarges_between_the_stages(workspace, store, begun, monkeypatch):
+    folder = workspace.models / "upscalers"
+    save_file(small_net().state_dict(), folder / "random_4x.safetensors")
+    seen = []
+    monkeypatch.setattr(RRDBNet, "images", lambda self, images, size: seen.append(size) or [Image.new("RGB", size)])
+    (file,) = run_generate(hires(highres_fix_upscaler_file="random_4x"), workspace, store=store)
+    assert seen == [(96, 96)] and begun[1].shape == (1, 4, 12, 12)
+    assert [held.name for held in store.loaded() if held.slot == "upscaler"] == ["random_4x.safetensors"]
+    assert "Hires upscaler: random_4x" in Image.open(file).text["parameters"]
+    assert shown(file).shape == (96, 96, 3)
+
+
+@torch.no_grad()
+def test_sd_scripts_latent_upscaler_corrects_the_latents_of_the_enlarged_image(workspace, store, begun, tmp_path):
+    torch.manual_seed(0)
+    network = LatentUpscaler().eval()
+    assert len(network.state_dict()) == 1 + 5 + 20 * 12 + 6 + 6 + 2  # BatchNorm has five, a block two of each
+    x = torch.randn(1, 4, 6, 6)
+    network.conv_final.weight.zero_()
+    torch.testing.assert_close(network(x), x + network.conv_final.bias[:, None, None])
+    save_file(network.state_dict(), workspace.models / "upscalers" / "latent.safetensors")
+    run_generate(hires(), workspace, store=store)
+    run_generate(hires(highres_fix_upscaler_file="latent.safetensors"), workspace, store=store)
+    scaling = 0.18215
+    torch.testing.assert_close(begun[3], begun[1] + network.conv_final.bias[:, None, None] * scaling, rtol=0, atol=1e-5)
+
+
+def codes(job, workspace):
+    try:
+        plan_of(job, workspace)
+    except ProblemsError as error:
+        return [problem.code for problem in error.problems]
+    return []
+
+
+def test_files_that_are_none_are_refused_before_the_start(workspace, tmp_path):
+    save_file({"a.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    assert codes(hires(highres_fix_upscaler_file="missing"), workspace) == ["upscaler.not-found"]
+    other = str(tmp_path / "other.safetensors")
+    assert codes(hires(highres_fix_upscaler_file=other), workspace) == ["upscaler.unknown-kind"]
+    save_file(LatentUpscaler().state_dict(), tmp_path / "latent.safetensors")
+    sdxl = tiny_folder("sdxl", tmp_path / "tiny")
+    latent = str(tmp_path / "latent.safetensors")
+    assert codes(hires(sdxl, highres_fix_upscaler_file=latent), workspace) == ["upscaler.other-family"]
+
+
+def test_a_network_of_another_build_is_named(tmp_path):
+    state = {k: v for k, v in small_net().state_dict().items() if not k.startswith("conv_up2")}
+    save_file(state, tmp_path / "two.safetensors")
+    with pytest.raises(ProblemsError) as raised:
+        load_network(tmp_path / "two.safetensors", "images", "cpu")
+    assert raised.value.problems[0].code == "upscaler.other-build"
