@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -11,11 +12,27 @@ MORE, LESS = 1.1, 1 / 1.1
 MOST_OPEN, LARGEST = 100, 1000  # within them a weight stays finite, and a text of any length takes no time
 # An escaped bracket or backslash, any other backslash, an opening bracket, a number that closes, a closing one, text.
 _PARTS = re.compile(r"\\[()\[\]\\]|\\|\(|\[|:([+-]?[.\d]+)\)|\)|\]|[^\\()\[\]:]+|:")
+# At the end of a round bracket: a colon, and what was meant as a number after it ("1,2", " 1.2", "high").
+_MEANT = re.compile(r":(\s*[^\s:(){}\[\]_,]{1,8}|\s*[+-]?\d[\d.,]{0,7}\s*)$")
 FIX = "write a number with one point, such as (word:1.2), or \\( and \\) for literal brackets"
 
 Run = tuple[str, float]
 Read = Callable[[str], list[Run]]  # a text -> its runs
 WINDOW_END = "\0"  # the text of a run that stands for the end of a window: what follows begins the next
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a weight or a bracket, at [start, end) of a text.
+
+    kind   "weight" (no number) and "nested" (too deep) are errors; "open", "extra" and "text" (what looks like a weight and
+           is none) are read in some way
+    """
+
+    start: int
+    end: int
+    kind: str
+    reason: str
 
 
 def runs_of(text: str) -> list[Run]:
@@ -24,9 +41,19 @@ def runs_of(text: str) -> list[Run]:
     A bracket that is left open weighs to the end; one without a partner is text. ValueError for a number with two points
     or beyond all use, and for brackets nested without end.
     """
+    runs, faults = read_weights(text)
+    wrong = next((fault.reason for fault in faults if fault.kind in ("weight", "nested")), "")
+    if wrong:
+        raise ValueError(wrong)
+    return runs
+
+
+def read_weights(text: str) -> tuple[list[Run], list[Fault]]:
+    """The runs of `runs_of`, and everything that is wrong with its weights and brackets."""
     runs: list[list[Any]] = []
-    round_open: list[int] = []
-    square_open: list[int] = []
+    faults: list[Fault] = []
+    round_open: list[tuple[int, int]] = []  # the first run within, and where the bracket is
+    square_open: list[tuple[int, int]] = []
 
     def weigh(begin: int, factor: float) -> None:
         for run in runs[begin:]:
@@ -37,25 +64,38 @@ def runs_of(text: str) -> list[Run]:
         if part.startswith("\\"):
             runs.append([part[1:], 1.0])
         elif part == "(":
-            round_open.append(len(runs))
+            round_open.append((len(runs), match.start()))
         elif part == "[":
-            square_open.append(len(runs))
+            square_open.append((len(runs), match.start()))
         elif number is not None and round_open:
-            weigh(round_open.pop(), _weight(number))
+            try:
+                factor = _weight(number)
+            except ValueError as error:
+                faults.append(Fault(match.start(1), match.end(1), "weight", str(error)))
+                factor = 1.0
+            weigh(round_open.pop()[0], factor)
         elif part == ")" and round_open:
-            weigh(round_open.pop(), MORE)
+            begin, place = round_open.pop()
+            weigh(begin, MORE)
+            if meant := _MEANT.search(text, max(place, match.start() - 12), match.start()):
+                faults.append(Fault(meant.start(), match.start(), "text", f"'{meant[0]}' is text here, not a weight"))
         elif part == "]" and square_open:
-            weigh(square_open.pop(), LESS)
+            weigh(square_open.pop()[0], LESS)
         else:
+            if part[-1] in ")]":
+                faults.append(
+                    Fault(match.end() - 1, match.end(), "extra", f"no bracket is open before this '{part[-1]}'")
+                )
             runs.append([part, 1.0])
         if len(round_open) + len(square_open) > MOST_OPEN:
-            raise ValueError(f"more than {MOST_OPEN} brackets are nested")
-    for begin in round_open:
-        weigh(begin, MORE)
-    for begin in square_open:
-        weigh(begin, LESS)
+            faults.append(Fault(match.start(), match.end(), "nested", f"more than {MOST_OPEN} brackets are nested"))
+            break
+    for opened, sign, factor in ((round_open, "(", MORE), (square_open, "[", LESS)):
+        for begin, place in opened:
+            weigh(begin, factor)
+            faults.append(Fault(place, place + 1, "open", f"this '{sign}' is not closed: it weighs all that follows"))
     merged = [("".join(run[0] for run in group), weight) for weight, group in groupby(runs, key=lambda run: run[1])]
-    return merged or [("", 1.0)]
+    return merged or [("", 1.0)], faults
 
 
 def wrong_weight(text: str) -> str:

@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.dataset.captions.words import word_pattern
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
@@ -140,15 +141,13 @@ class Words:
 
     def missing(self, *texts: str) -> list[str]:
         """The names that occur in none of the texts."""
-        from core.methods.tokens import word_pattern
-
         if not self._counts:
             return []
         held = {each.casefold() for text in texts for each in word_pattern(list(self._counts)).findall(text)}
         return [word for word in self._counts if word.casefold() not in held]
 
     def _spelled(self, text: str, suffix: str) -> str:
-        from core.methods.tokens import tokens_of, word_pattern
+        from core.methods.tokens import tokens_of
 
         if not self._counts:
             return text

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from core.dataset.captions.words import word_pattern
 from core.formats.detect import identify
 from core.generation.prompt.wildcards import WildcardError
 from core.record.allowed import may_reach
@@ -289,11 +290,14 @@ def wildcard_names(workspace: Workspace) -> list[str]:
     return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.txt"))
 
 
+def embedding_files(workspace: Workspace) -> dict[str, Path]:
+    """The embeddings under models/ by the words that prompts name them with."""
+    return {path.stem: path for _, path in _files(workspace.models, "embedding")}
+
+
 def named_embeddings(texts: Iterable[str], workspace: Workspace) -> list[Path]:
     """The embeddings under models/ whose names without extension are words of these texts."""
-    from core.methods.tokens import word_pattern
-
-    files = {path.stem: path for _, path in _files(workspace.models, "embedding")}
+    files = embedding_files(workspace)
     if not files:
         return []
     whole = "\n".join(texts).casefold()

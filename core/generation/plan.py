@@ -14,6 +14,8 @@ from core.generation.hooks import hook_file_problems
 from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
 from core.generation.inpainting import read_mask
 from core.generation.library import wildcard_lines
+from core.generation.prompt.known import word_vectors
+from core.generation.prompt.styles import chosen_styles
 from core.generation.requests import Request, requests_of
 from core.generation.sources import Sources, find_sources, with_own_guidance, with_own_schedule
 from core.generation.stages import described, stages_of, steps_of
@@ -39,7 +41,8 @@ class Plan:
 
 def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
     """Raises ProblemsError with all that is wrong with the prompts, and then with all that is wrong with the files."""
-    requests, notes = requests_of(job, partial(wildcard_lines, workspace))
+    words, styles = word_vectors(workspace), chosen_styles(job.prompts.styles, workspace)
+    requests, notes = requests_of(job, partial(wildcard_lines, workspace), words, styles)
     return plan_for(job, requests, workspace, notes)
 
 
@@ -144,4 +147,5 @@ def check_task(job: GenerateJob, workspace: Workspace) -> str:
         for line in described(request.job):
             kinds[line] = kinds.get(line, 0) + 1
     lines += [f"{times} times {line}" if times > 1 else line for line, times in kinds.items()]
+    lines += [f"{note.level}: {note.what}; {note.fix}" for note in plan.notes]
     return "\n".join([*lines, "The settings are valid."])

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count as numbers
 from random import Random
 from typing import Any
 
 from core.generation.hooks import inline_setting
+from core.generation.prompt.analysis import Known, Ways, findings_of
 from core.generation.prompt.files import Entry, is_prompt, line_of_table, read_entries
 from core.generation.prompt.loras import with_prompt_loras
 from core.generation.prompt.options import SEEDS, PromptLine, read_line, take_seeds
-from core.generation.prompt.wildcards import Files, has_variants, problem_of, variants
+from core.generation.prompt.styles import Style, styled, styled_entry
+from core.generation.prompt.wildcards import Files, WildcardError, has_variants, variants
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import resolve_path
 from core.settings.generation.generate import LoraUse
 from core.settings.generation.prompts import PromptSettings
 from core.settings.job import GenerateJob
 
-FILE, PROMPT = "prompts.from_file", "generate.prompt"
+FILE, PROMPT, NEGATIVE = "prompts.from_file", "generate.prompt", "generate.negative_prompt"
 USUAL_DEPTH, USUAL_START = 3, 650  # of Deep Shrink and Gradual Latent, where an inline option turns them on
 MOST = 100_000  # images of one job
 
@@ -42,13 +44,18 @@ class Request:
         return self.job.generate.seed
 
 
-def requests_of(job: GenerateJob, files: Files) -> tuple[list[Request], list[Problem]]:
+def requests_of(
+    job: GenerateJob, files: Files, words: Mapping[str, int] = {}, styles: Sequence[Style] = ()
+) -> tuple[list[Request], list[Problem]]:
     """The images of a job in their order, and advice about its prompts. Raises ProblemsError for what cannot be read.
 
-    files   the lines of a wildcard file by its name
+    files    the lines of a wildcard file by its name
+    words    the embeddings that prompts can name, with the number of their vectors
+    styles   those that the job names
     """
-    entries, where = entries_of(job)
-    notes: list[Problem] = []
+    job, entries, where = in_styles(job, styles)
+    notes = _syntax(job, entries, Known(files, words=words), where)
+    raise_if_errors(notes)
     seeds = _Seeds(job, len(entries))
     found: list[Request] = []
     for turn in range(job.prompts.n_iter):
@@ -64,6 +71,31 @@ def requests_of(job: GenerateJob, files: Files) -> tuple[list[Request], list[Pro
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
     return found, notes
+
+
+def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, list[Entry], str]:
+    """(the job with its prompts in these styles and none of its own, its prompts, the setting that they are from)"""
+    entries, where = entries_of(job)
+    entries = [styled_entry(entry, styles, job.prompts.dynamic_prompts or where == FILE) for entry in entries]
+    negative = styled(job.generate.negative_prompt, [style.negative_prompt for style in styles])
+    changes = {"negative_prompt": negative} | ({"prompt": entries[0]} if where == PROMPT else {})
+    prompts = job.prompts.model_copy(update={"styles": []})
+    return (
+        job.model_copy(update={"generate": job.generate.model_copy(update=changes), "prompts": prompts}),
+        entries,
+        where,
+    )
+
+
+def _syntax(job: GenerateJob, entries: Sequence[Entry], known: Known, where: str) -> list[Problem]:
+    """What is wrong with the prompts as they are written."""
+    dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
+    found = list(findings_of(job.generate.negative_prompt, known, Ways(False, weighted, True, NEGATIVE)))
+    for entry in entries:
+        text = entry if isinstance(entry, str) else entry.get("prompt")
+        if isinstance(text, str):
+            found += findings_of(text, known, Ways(dynamic, weighted, False, where))
+    return list(dict.fromkeys(finding.problem for finding in found))
 
 
 def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
@@ -116,15 +148,16 @@ def _of_entry(
         return
     line, own = take_seeds(entry) if isinstance(entry, str) else line_of_table(entry, notes, where)
     text = line if isinstance(line, str) else line.text
-    wrong = problem_of(text, files) if job.prompts.dynamic_prompts else ""
-    if wrong:
-        fix = "correct it, or write \\{ and \\} for literal braces"
-        notes.append(Problem(f"In the prompt '{text[:40]}', {wrong}", where, fix, code="prompt.bad-wildcard"))
-        return
     varied = job.prompts.dynamic_prompts and has_variants(text)
     drawn = seeds.of(own, job.generate.count, varied)
     dynamic = job.prompts.dynamic_prompts  # escaped braces are text also where there are no others
-    for words, seed in variants(text, drawn, files) if dynamic else [(text, seed) for seed in drawn]:
+    try:
+        lines = variants(text, drawn, files) if dynamic else [(text, seed) for seed in drawn]
+    except WildcardError as error:  # of a group that only drawing has made
+        fix = "correct it, or write \\{ and \\} for literal braces"
+        notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, fix, code="prompt.bad-wildcard"))
+        return
+    for words, seed in lines:
         read = read_line(words, notes, where) if isinstance(line, str) else PromptLine(words, line.values)
         yield _request(job, read, seed, notes, where)
 

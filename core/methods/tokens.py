@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from core.dataset.captions.words import word_pattern
 from core.record.problems import Problem, ProblemsError
 
 
@@ -50,13 +50,6 @@ def spelled_out(text: str, words: Sequence[str], count: int, suffix: str = "") -
     """
     spelled = {word.casefold(): " ".join(tokens_of(word, count, suffix)) for word in words}
     return word_pattern(words).sub(lambda match: spelled[match[0].casefold()], text)
-
-
-def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Finds any of the words, as a whole word and in any case."""
-    longest_first = sorted(words, key=len, reverse=True)
-    pattern = "|".join(re.escape(word) for word in longest_first)
-    return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
 
 
 def add_tokens(tokenizer: Any, words: Sequence[str], names: Sequence[str]) -> None:

@@ -49,6 +49,7 @@ FREE = {  # texts that name nothing outside the job, and why
     "written into files as metadata": "training_comment metadata_title metadata_author metadata_description metadata_license"
     " metadata_tags metadata_usage_hint metadata_trigger_phrase metadata_merged_from metadata_preprocessor",
     "compared with names of images, never opened": "validation_images",
+    "compared with names of saved styles": "styles",
     "handed to the loss with each image": "custom_attributes",
     "a word by which folders share batches": "batch_group",
     "a place in a repository, beside one that is marked": "huggingface_path_in_repo",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # SmilingWolf's list of labels whose underscores are faces.
 KAOMOJI = frozenset("0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split())
@@ -30,3 +31,10 @@ def number_of(name: str) -> str:
 def tag_words(tag: str) -> str:
     """A tag with spaces for its underscores; kaomoji keep theirs."""
     return tag if tag in KAOMOJI else tag.replace("_", " ").strip()
+
+
+def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
+    """Finds any of the words, as a whole word and in any case."""
+    longest_first = sorted(words, key=len, reverse=True)
+    pattern = "|".join(re.escape(word) for word in longest_first)
+    return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)

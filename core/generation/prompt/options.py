@@ -11,9 +11,11 @@ from core.record.problems import Problem
 from core.settings.samples import SAMPLER_LABELS, sampler_name
 
 SEEDS = 2**32
+PROMPT = "prompt"  # what the words of a line belong to, where they are no option's
 _WHOLE = re.compile(r"[+-]?\d{1,40}")
 _NUMBER = re.compile(r"[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})")
 _SWITCH = re.compile(r"(\w+)(?:\s+(.*))?", re.DOTALL)
+_CUT = re.compile(r"\s--|^--")
 _NO_TEXT = re.compile(r"\w+(\s+[\d.,:+-]+)?")  # a switch of some other program, with a number or nothing behind it
 _SEEDS = re.compile(r"(?:^|\s)--d\s+(-1|\d{1,40}(?:\s*,\s*\d{1,40})*)\s*(?=\s--|$)", re.IGNORECASE)
 
@@ -142,26 +144,61 @@ def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
     notes   gets what is wrong with it: errors for values that cannot be read, else advice. What is no option stays in its
             text, unless it has only a number behind it ("--zz 3") or nothing
     """
-    text, *parts = re.split(r"\s--|^--", line.rstrip("\r\n"))  # sd-scripts splits at " --"
+    first, *parts = parts_of_line(line)
+    text = first.text
     given: dict[str, Any] = {}
-    last = ""
     for part in parts:
+        if part.switch and part.of == part.switch:
+            given[part.switch] = part.text
+            continue
+        what = (
+            f"'--{part.switch}' has no value"
+            if part.switch
+            else f"'--{part.text.strip()[:40]}' is not an option of prompts"
+        )
+        notes.append(_note(what, where, "unknown-option"))
+        if part.of == PROMPT:
+            text += f" --{part.text}"
+        elif part.of:
+            given[part.of] += f" --{part.text}"
+    return line_of(text.strip(), given, notes, where)
+
+
+@dataclass(frozen=True)
+class LinePart:
+    """What stands between one " --" of a line and the next, at [start, end) of it.
+
+    of       the option whose value it is or goes on with, PROMPT for words of the prompt, "" where it is dropped
+    switch   the option that it names, "" for none      text   without the switch
+    """
+
+    start: int
+    end: int
+    text: str
+    of: str
+    switch: str = ""
+
+
+def parts_of_line(line: str) -> list[LinePart]:
+    """The prompt and the parts that follow it in order. sd-scripts splits at " --"."""
+    line = line.rstrip("\r\n")
+    cuts = [(match.start(), match.end()) for match in _CUT.finditer(line)]
+    ends = [*(start for start, _ in cuts), len(line)]
+    found = [LinePart(0, ends[0], line[: ends[0]], PROMPT)]
+    last = ""
+    for (start, begin), end in zip(cuts, ends[1:], strict=True):
+        part = line[begin:end]
         match = _SWITCH.fullmatch(part.rstrip())
         switch = match[1].lower() if match else ""
-        known = switch in OPTIONS or switch in FOR_OTHER_FAMILIES
-        if match and known and match[2]:
-            given[switch] = match[2].strip()
+        if switch not in OPTIONS and switch not in FOR_OTHER_FAMILIES:
+            dropped = _NO_TEXT.fullmatch(part.rstrip())
+            found.append(LinePart(start, end, part, "" if dropped else last if last in TEXTS else PROMPT))
+        elif match and match[2]:
             last = switch
-            continue
-        what = f"'--{switch}' has no value" if known else f"'--{part.strip()[:40]}' is not an option of prompts"
-        notes.append(_note(what, where, "unknown-option"))
-        if known or _NO_TEXT.fullmatch(part.rstrip()):
-            continue
-        if last in TEXTS:
-            given[last] += f" --{part}"
+            found.append(LinePart(start, end, match[2].strip(), switch, switch))
         else:
-            text += f" --{part}"
-    return line_of(text.strip(), given, notes, where)
+            found.append(LinePart(start, end, "", "", switch))
+    return found
 
 
 def line_of(text: str, given: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:

@@ -9,7 +9,7 @@ from core.families.token_count import WINDOW
 from core.families.word_weights import WINDOW_END, Read, Run, runs_of
 
 BREAK, AND = "BREAK", " AND "
-_WEIGHT = re.compile(r"\s*:\s*([-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9}))\s*$")  # at the end of a part
+_WEIGHT = re.compile(r"[-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")  # behind the last colon of a part
 
 
 def parts_of(prompt: str) -> list[str]:
@@ -21,15 +21,16 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
     """The same with how much each counts: "a fox AND a dog :0.5" -> [("a fox", 1.0), ("a dog", 0.5)]."""
     found = []
     for part in parts_of(prompt):
-        match = _WEIGHT.search(part)
-        found.append((part[: match.start()], float(match[1])) if match else (part, 1.0))
+        head, _, number = part.rpartition(":")
+        weighs = _WEIGHT.fullmatch(number.strip()) if ":" in part else None
+        found.append((head.rstrip(), float(weighs[0])) if weighs else (part, 1.0))
     return found
 
 
-def prompt_runs(text: str) -> list[Run]:
+def prompt_runs(text: str, read: Read = runs_of) -> list[Run]:
     """As `runs_of`; what follows BREAK begins a window of its own."""
     found: list[Run] = []
-    for run, weight in runs_of(text):
+    for run, weight in read(text):
         first, *rest = run.split(BREAK)
         found += [(first, weight)]
         for part in rest:
@@ -43,13 +44,20 @@ def tokens_read(texts: Sequence[str], count: Callable[[str], int], runs: Read | 
     count   content tokens of a plain text      runs   None: brackets and weights are tokens too
     most    not more than so many
     """
-    windows = max(-(-_length(text, count, runs) // WINDOW) for text in texts)
-    found = WINDOW * max(1, windows)
+    found = WINDOW * max(len(windows_of(text, count, runs)) for text in texts)
     return min(found, most) if most else found
 
 
-def _length(text: str, count: Callable[[str], int], runs: Read | None) -> int:
-    length = 0
+def windows_of(text: str, count: Callable[[str], int], runs: Read | None = prompt_runs) -> list[int]:
+    """How many content tokens each window of a text has: at least one window, at most 75 tokens in each."""
+    full: list[int] = []
+    last = 0
     for run, _ in runs(text) if runs else [(text, 1.0)]:
-        length = -(-length // WINDOW) * WINDOW if run == WINDOW_END else length + count(run)
-    return length
+        if run == WINDOW_END:
+            if last:
+                full.append(last)
+            last = 0
+            continue
+        windows, last = divmod(last + count(run), WINDOW)
+        full += [WINDOW] * windows
+    return [*full, last] if last or not full else full

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MOST_TAGS, LARGEST = 50, 10.0
 ORDER = ("te", "unet")  # of two strengths, in A1111 and Forge
 FIX = "write <lora:name:0.8>, or <lora:name:0.5:0.8> for text encoder 0.5 and U-Net 0.8"
 _TAG = re.compile(r" ?<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
+_OPEN = re.compile(r"<(?:lora|lyco):[^<>\s,]*+(?=[^<>]*+(?:<|\Z))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,27 @@ def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
     bodies = _TAG.findall(prompt)
     if len(bodies) > MOST_TAGS:
         raise ValueError(f"there are {len(bodies)} LoRAs; {MOST_TAGS} is the limit")
-    return (_TAG.sub("", prompt).strip() if bodies else prompt), [_tag(body) for body in bodies]
+    return tagless(prompt), [_tag(body) for body in bodies]
+
+
+def placed_tags(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
+    """(start, end, the tag) of each; what is wrong with it in place of one that cannot be read."""
+    for match in _TAG.finditer(prompt):
+        start = match.start() + match[0].startswith(" ")
+        try:
+            yield start, match.end(), _tag(match[1])
+        except ValueError as error:
+            yield start, match.end(), str(error)
+
+
+def open_tags(prompt: str) -> list[tuple[int, int]]:
+    """Where tags begin that are not closed: they are text."""
+    return [match.span() for match in _OPEN.finditer(prompt)]
+
+
+def tagless(prompt: str) -> str:
+    """The prompt without its tags, whatever is in them."""
+    return _TAG.sub("", prompt).strip() if has_tags(prompt) else prompt
 
 
 def _tag(body: str) -> LoraTag:

@@ -11,16 +11,18 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import combinations, product
 from random import Random
 
-MOST = 10_000  # prompts of one line
+MOST, COUNTED = 10_000, 10**18  # prompts of one line; combinations that are counted
 DEEPEST, LONGEST = 50, 100_000  # groups that make groups again; characters of a prompt
+MOST_PROBLEMS = 100  # of one text
+MOST_TEXT = 50_000_000  # characters of all prompts of one line
 # Within a group without braces: e$$, a number or a range, a separator; the rest are the variants.
 _GROUP = re.compile(r"\{(?:([eE])\$\$)?(?:(\d{1,9})(?:-(\d{1,9}))?\$\$)?(?:(?:\$\$)?([^|{}$]+)\$\$)?([^{}]+)\}")
 _FILE = re.compile(r"__([A-Za-z0-9*][\w\-./*]*?)__")
-_ESCAPED = {r"\{": "\ue000", r"\}": "\ue001"}
+_ESCAPED, _WIDE = {r"\{": "\ue000", r"\}": "\ue001"}, "\ue002"
 
 Files = Callable[[str], Sequence[str]]  # name -> its lines; WildcardError where there is none
 
@@ -44,7 +46,13 @@ class Group:
         return self.joined.join(by.sample(self.variants, number))
 
     def count(self) -> int:
-        return sum(math.comb(len(self.variants), number) for number in range(self.low, self.high + 1))
+        """How many combinations it has, of those above `COUNTED` no more than that."""
+        total = 0
+        for number in range(self.low, self.high + 1):
+            total += math.comb(len(self.variants), number)
+            if total > COUNTED:
+                return COUNTED
+        return total
 
     def all(self) -> list[str]:
         numbers = range(self.low, self.high + 1)
@@ -66,7 +74,7 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files) -> list[t
     seeds    one for each image
     returns  one for each seed; with {e$$...} each combination once instead, all with the first seed
     """
-    hidden = _hidden(text)
+    hidden, files = _hidden(text), cache(files)
     groups = [_group(match) for match in _GROUP.finditer(hidden)]
     if not any(group.each for group in groups):
         return [(_shown(_drawn(hidden, partial(Random, seed), files)), seed) for seed in seeds]
@@ -76,34 +84,80 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files) -> list[t
 
 def problem_of(text: str, files: Files = no_files) -> str:
     """What is wrong with a text's variants; empty for nothing. Every variant is looked at, not only those drawn."""
+    return next((reason for _, _, reason in problems_in(text, files)), "")
+
+
+def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]]:
+    """(start, end, what is wrong there) of a text's variants."""
+    placed, files = _hidden(text, _WIDE), cache(files)
+    found: list[tuple[int, int, str]] = []
+    groups = list(_GROUP.finditer(placed))
+    sound: set[str] = set()
+    for match in [*groups, *_FILE.finditer(placed)]:
+        try:
+            if match[0].startswith("{"):
+                _group(match)
+            else:
+                _follow(match[1], files, (), sound)
+        except WildcardError as error:
+            found.append((*match.span(), str(error)))
+        if len(found) == MOST_PROBLEMS:
+            break
+    if found:
+        return found
+    begins, ends = [each.start() for each in groups if each[1]], [each.end() for each in groups if each[1]]
     try:
-        for match in _GROUP.finditer(_hidden(text)):
-            _group(match)
-        for match in _FILE.finditer(_hidden(text)):
-            _follow(match[1], files, ())
-        variants(text, [0], files)
+        drawn_once(text, 0, files)
     except WildcardError as error:
-        return str(error)
-    return ""
+        found.append((min(begins, default=0), max(ends, default=len(text)), str(error)))
+    return found
 
 
-def _follow(name: str, files: Files, through: tuple[str, ...]) -> None:
-    """Raise if a file names itself, also by way of others, or one that does not exist."""
+def drawn_once(text: str, seed: int, files: Files = no_files) -> str:
+    """One prompt of a text. Raises WildcardError."""
+    hidden, files = _hidden(text), cache(files)
+    each = any(match[1] for match in _GROUP.finditer(hidden))
+    return _shown(_drawn(next(_in_turn(hidden)) if each else hidden, partial(Random, seed), files))
+
+
+def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
+    """(start and end of each pair of braces, where those without a partner are: they are text)"""
+    pairs: list[tuple[int, int]] = []
+    opened: list[int] = []
+    alone: list[int] = []
+    for match in re.finditer("[{}]", _hidden(text, _WIDE)):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif opened:
+            pairs.append((opened.pop(), match.end()))
+        else:
+            alone.append(match.start())
+    return pairs, sorted(alone + opened)
+
+
+def _follow(name: str, files: Files, through: tuple[str, ...], sound: set[str]) -> None:
+    """Raise if a file names itself, also by way of others, or one that does not exist. sound: files known not to"""
+    if name in sound:
+        return
     if name in through:
         raise WildcardError(f"the wildcard file '{name}' contains itself: {' > '.join((*through, name))}")
+    if len(through) > DEEPEST:
+        raise WildcardError(f"more than {DEEPEST} wildcard files name one another")
     for line in files(name):
         for match in _FILE.finditer(line):
-            _follow(match[1], files, (*through, name))
+            _follow(match[1], files, (*through, name), sound)
+    sound.add(name)
 
 
-def _hidden(text: str) -> str:
+def _hidden(text: str, filled: str = "") -> str:
+    """Escaped braces as marks. filled: stands after each, so that everything keeps its place"""
     for escaped, mark in _ESCAPED.items():
-        text = text.replace(escaped, mark)
+        text = text.replace(escaped, mark + filled)
     return text
 
 
 def _shown(text: str) -> str:
-    return text.replace("\ue000", "{").replace("\ue001", "}")
+    return text.replace("\ue000", "{").replace("\ue001", "}").replace(_WIDE, "")
 
 
 def _group(match: re.Match[str]) -> Group:
@@ -119,9 +173,14 @@ def _in_turn(text: str) -> Iterator[str]:
     """The text with each combination of its {e$$...}; other groups are left."""
     matches = [match for match in _GROUP.finditer(text) if match[1]]
     groups = [_group(match) for match in matches]
-    number = math.prod(group.count() for group in groups)
+    number = 1
+    for group in groups:
+        number = min(number * group.count(), COUNTED)
     if number > MOST:
-        raise WildcardError(f"it has {number:,} combinations; {MOST:,} is the limit")
+        more = " or more" if number == COUNTED else ""
+        raise WildcardError(f"it has {number:,}{more} combinations; {MOST:,} is the limit")
+    if number * len(text) > MOST_TEXT:
+        raise WildcardError(f"its {number:,} combinations are longer than {MOST_TEXT:,} characters together")
     for chosen in product(*(group.all() for group in groups)):
         yield _replaced(text, matches, chosen)
 
@@ -133,18 +192,19 @@ def _drawn(text: str, start: Callable[[], Random], files: Files) -> str:
         named = list(_FILE.finditer(text))
         if named:
             text = _replaced(text, named, [by.choice(files(match[1])) for match in named])
-            continue
-        matches = list(_GROUP.finditer(text))
-        if not matches:
+        elif matches := list(_GROUP.finditer(text)):
+            drawn = [_group(match).draw(by) for match in reversed(matches)]  # from the last place backwards
+            text = _replaced(text, matches, drawn[::-1])
+        else:
             return text
-        drawn = [_group(match).draw(by) for match in reversed(matches)]  # from the last place backwards
-        text = _replaced(text, matches, drawn[::-1])
         if len(text) > LONGEST:
             raise WildcardError(f"it has more than {LONGEST:,} characters")
     raise WildcardError(f"more than {DEEPEST} groups are nested")
 
 
 def _replaced(text: str, matches: Sequence[re.Match[str]], texts: Sequence[str]) -> str:
-    for match, new in zip(reversed(matches), reversed(texts), strict=True):
-        text = text[: match.start()] + new + text[match.end() :]
-    return text
+    parts, end = [], 0
+    for match, new in zip(matches, texts, strict=True):
+        parts += [text[end : match.start()], new]
+        end = match.end()
+    return "".join([*parts, text[end:]])

@@ -15,6 +15,10 @@ class PromptSettings(Settings):
         names="path",
         help="A .txt with one prompt per line, or a .toml or .json in sd-scripts' format, used instead of the prompt. Options after a prompt hold for that line: --n negative prompt --w width --h height --d seed --s steps --l guidance.",
     )
+    styles: list[str] = setting(
+        [],
+        help="Names of saved styles, added to the prompt and the negative prompt at the start. A style with {prompt} wraps the prompt, another is appended. Styles are saved on the Generate tab.",
+    )
     dynamic_prompts: bool = setting(
         True,
         help="Reads {red|blue}, __name__ and options such as --d 5 in prompts. Off reads them as text.",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from core.dataset.captions.pipeline import plain_caption
-from core.methods.tokens import word_pattern
+from core.dataset.captions.words import word_pattern
 from core.record.problems import Problem
 
 if TYPE_CHECKING:

@@ -1,0 +1,299 @@
+"""What a prompt is made of and what is wrong with it, each with its place: for the prompt box and for checks before a start.
+
+Pure: files are looked up by what is handed in as `Known`. The reading itself is that of generation (options, wildcards,
+tags, runs); here is only where it fails.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+
+from core.dataset.captions.words import word_pattern
+from core.families.token_count import count_tokens
+from core.families.word_weights import FIX as WEIGHT_FIX
+from core.families.word_weights import Run, read_weights
+from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
+from core.generation.prompt.runs import AND, BREAK, prompt_runs, weighted_parts, windows_of
+from core.generation.prompt.tags import FIX as LORA_FIX
+from core.generation.prompt.tags import MOST_TAGS, open_tags, placed_tags, tagless
+from core.generation.prompt.wildcards import (
+    LONGEST,
+    Files,
+    braces,
+    drawn_once,
+    has_variants,
+    no_files,
+    problems_in,
+)
+from core.record.problems import Problem, ProblemsError
+
+BAD_WILDCARD = "prompt.bad-wildcard"
+MOST_FINDINGS = 100  # of one prompt
+MOST_WORDS = 200  # words that are compared with the names of embeddings
+LIKE, LEAST = 0.85, 6  # how alike a mistyped name is, and how many letters it has
+_COMFY = re.compile(r"(?<!\w)embedding:([\w.\-]+)", re.IGNORECASE)
+_WORD = re.compile(r"\w[\w.\-]*")
+# kind of a fault (word_weights.Fault) -> code, level, fix
+_FAULTS = {
+    "weight": ("prompt.bad-weight", "error", WEIGHT_FIX),
+    "nested": ("prompt.bad-weight", "error", WEIGHT_FIX),
+    "open": ("prompt.open-bracket", "advice", "close it, or write \\( or \\[ for a literal bracket"),
+    "extra": ("prompt.extra-bracket", "advice", "remove it, or write \\) or \\] for a literal bracket"),
+    "text": ("prompt.no-weight", "advice", "write a number right after the colon, such as (word:1.2)"),
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What prompts can name on this machine.
+
+    files   the lines of a wildcard file      lora    finds the file of a LoRA, or raises ProblemsError; None: not looked for
+    words   {name of an embedding: its number of vectors}
+    """
+
+    files: Files = no_files
+    lora: Callable[[str], object] | None = None
+    words: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a prompt is read: with options and variants, with weights; as a negative prompt. where: its setting"""
+
+    dynamic: bool = True
+    weighted: bool = True
+    negative: bool = False
+    where: str = "generate.prompt"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong at [start, end) of a prompt."""
+
+    start: int
+    end: int
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class Part:
+    """A prompt between AND: how much it counts, and the content tokens of each of its windows."""
+
+    weight: float
+    windows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A prompt.
+
+    joints   (start, end) of each AND and BREAK
+    drawn    words of it are drawn, so the parts are those of one image
+    """
+
+    parts: tuple[Part, ...]
+    joints: tuple[tuple[int, int], ...]
+    findings: tuple[Finding, ...]
+    drawn: bool = False
+
+
+def analyze(text: str, known: Known = Known(), ways: Ways = Ways()) -> Analysis:
+    """All that the prompt box says of a prompt. Variants are counted as one image draws them."""
+    findings = findings_of(text, known, ways)
+    if len(text) > LONGEST:
+        return Analysis((), (), findings)
+    words = "".join(_within(text, _of(text, PROMPT, ways)))
+    joints = [match.span() for match in re.finditer(BREAK if ways.negative else f"{AND}|{BREAK}", words)]
+    drawn = ways.dynamic and has_variants(text)
+    sound = all(finding.problem.code != BAD_WILDCARD for finding in findings)
+    parts = _parts(text if not (drawn and sound) else drawn_once(text, 0, known.files), known, ways)
+    return Analysis(tuple(parts), tuple(joints), findings, drawn)
+
+
+def findings_of(text: str, known: Known = Known(), ways: Ways = Ways()) -> tuple[Finding, ...]:
+    """All that is wrong with a prompt, in order of its places."""
+    if len(text) > LONGEST:
+        what = f"The prompt has {len(text):,} characters; {LONGEST:,} is the limit"
+        return (Finding(0, len(text), Problem(what, ways.where, "shorten it", code="prompt.too-long")),)
+    looks = [_of_words(_within(text, _of(text, PROMPT, ways)), known, ways)]
+    if ways.dynamic:
+        negative = _within(text, _of(text, "n", ways))
+        looks += [_of_words(negative, known, Ways(True, ways.weighted, True, ways.where))]
+        looks += [_of_variants(text, known, ways), _of_options(text, ways)]
+    found = [finding for look in looks for finding in islice(look, MOST_FINDINGS)]
+    return tuple(sorted(found, key=lambda each: (each.start, each.end))[:MOST_FINDINGS])
+
+
+# -- what is where
+
+
+def _of(text: str, kind: str, ways: Ways) -> list[LinePart]:
+    """The parts of a line that belong to the prompt or to an option. What stands within braces is not cut."""
+    if not ways.dynamic:
+        return [LinePart(0, len(text), text, PROMPT)] if kind == PROMPT else []
+    return [part for part in _line(text) if part.of == kind]
+
+
+def _line(text: str) -> list[LinePart]:
+    hidden = list(text)
+    for start, end in braces(text)[0]:
+        hidden[start:end] = "x" * (end - start)
+    return parts_of_line("".join(hidden))
+
+
+def _within(text: str, parts: Iterable[LinePart]) -> str:
+    """The text of these parts at its places; spaces elsewhere, and for their switches."""
+    shown = [" "] * len(text)
+    for part in parts:
+        start = part.end - len(text[part.start : part.end].removeprefix(" --")) + len(part.switch)
+        shown[start : part.end] = text[start : part.end]
+    return "".join(shown)
+
+
+def _around(text: str, start: int, end: int) -> str:
+    """The place of a fault in words."""
+    shown = " ".join(text[max(start - 12, 0) : end + 12].split())
+    return f"'{shown}'"
+
+
+# -- variants and options
+
+
+def _of_variants(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
+    for start, end, reason in problems_in(text, known.files):
+        what, fix = f"In the prompt '{text[:40]}', {reason}", "correct it, or write \\{ and \\} for literal braces"
+        yield Finding(start, end, Problem(what, ways.where, fix, code=BAD_WILDCARD))
+    for place in braces(text)[1]:
+        what = f"The brace in {_around(text, place, place + 1)} has no partner and is read as text"
+        fix = "close the braces, or write \\{ or \\} for a literal brace"
+        yield Finding(place, place + 1, Problem(what, ways.where, fix, "advice", code="prompt.open-brace"))
+
+
+def _of_options(text: str, ways: Ways) -> Iterator[Finding]:
+    for part in _line(text)[1:]:
+        written = text[part.start : part.end]
+        if has_variants(written) or "{" in written:
+            continue  # known when it is drawn
+        notes: list[Problem] = []
+        read_line(written, notes, ways.where)
+        start = part.start + len(written) - len(written.lstrip())
+        yield from (Finding(start, part.end, note) for note in notes)
+
+
+# -- words, brackets and names
+
+
+def _of_words(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
+    tags = list(placed_tags(text))
+    yield from _of_tags(text, tags, known, ways)
+    for start, end in open_tags(text):
+        what, fix = f"The LoRA in {_around(text, start, end)} is not closed and is read as text", LORA_FIX
+        yield Finding(start, end, Problem(what, ways.where, fix, "advice", code="prompt.open-lora"))
+    plain = list(text)
+    for start, end, _ in tags:
+        plain[start:end] = " " * (end - start)
+    words = "".join(plain)
+    yield from _of_weights(words, ways) if ways.weighted else ()
+    yield from _of_embeddings(words, known, ways)
+
+
+def _of_tags(text: str, tags: Iterable[tuple[int, int, object]], known: Known, ways: Ways) -> Iterator[Finding]:
+    told: dict[str, list[Problem]] = {}
+    for number, (start, end, tag) in enumerate(tags):
+        problems: list[Problem] = []
+        if ways.negative:
+            what, fix = (
+                "A LoRA in the negative prompt has no effect",
+                "write it into the prompt, with a negative strength",
+            )
+            problems = [Problem(what, ways.where, fix, code="prompt.lora-in-negative")]
+        elif has_variants(text[start:end]):
+            continue
+        elif isinstance(tag, str):
+            problems = [Problem(f"Prompt: {tag}", ways.where, LORA_FIX, code="prompt.bad-lora")]
+        elif number == MOST_TAGS:
+            what = f"Prompt: there are more than {MOST_TAGS} LoRAs"
+            problems = [Problem(what, ways.where, LORA_FIX, code="prompt.bad-lora")]
+        elif known.lora is not None:
+            name = tag.name  # type: ignore[attr-defined]
+            if name not in told:
+                told[name] = _missing(known.lora, name)
+            problems = told[name]
+        yield from (Finding(start, end, problem) for problem in problems)
+
+
+def _missing(find: Callable[[str], object], name: str) -> list[Problem]:
+    try:
+        find(name)
+    except ProblemsError as error:
+        return error.problems
+    return []
+
+
+def _of_weights(text: str, ways: Ways) -> Iterator[Finding]:
+    """Each prompt between AND is read alone, so a bracket does not reach over it."""
+    begin = 0
+    for part in [text] if ways.negative else text.split(AND):
+        for fault in read_weights(part)[1]:
+            if fault.kind == "text" and has_variants(part[fault.start - 1 : fault.end + 1]):
+                continue
+            code, level, fix = _FAULTS[fault.kind]
+            start, end = begin + fault.start, begin + fault.end
+            what = f"{fault.reason[0].upper()}{fault.reason[1:]}, in {_around(text, start, end)}"
+            yield Finding(start, end, Problem(what, ways.where, fix, level, code=code))
+        begin += len(part) + len(AND)
+
+
+def _of_embeddings(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
+    names = {name.casefold(): name for name in known.words}
+    for match in _COMFY.finditer(text):
+        near = names.get(match[1].casefold()) or next(iter(difflib.get_close_matches(match[1], names.values(), 1)), "")
+        what = f"'{match[0][:60]}' is read as text: embeddings are named without 'embedding:'"
+        fix = f"write {near or match[1]} alone" if near else "write the name of a file in models/embeddings alone"
+        yield Finding(*match.span(), Problem(what, ways.where, fix, "advice", code="prompt.unknown-embedding"))
+    words = [match for match in _WORD.finditer(text) if names and len(match[0]) >= LEAST][:MOST_WORDS]
+    for match in words:
+        word = match[0].casefold()
+        like = [name for name in names if name[0] == word[0] and abs(len(name) - len(word)) <= 2]
+        if word in names or not like or count_tokens(word) < 2:  # a word of the vocabulary is meant as itself
+            continue
+        for near in difflib.get_close_matches(word, like, 1, LIKE):
+            what, fix = (
+                f"'{match[0]}' is not an embedding and is read as text",
+                f"write {names[near]} for the embedding",
+            )
+            yield Finding(*match.span(), Problem(what, ways.where, fix, "advice", code="prompt.unknown-embedding"))
+
+
+# -- tokens
+
+
+def _parts(text: str, known: Known, ways: Ways) -> Iterator[Part]:
+    text = tagless(read_line(text, [], ways.where).text if ways.dynamic else text)
+    count = _counter(known.words)
+    runs = partial(prompt_runs, read=_read) if ways.weighted else None
+    for words, weight in [(text, 1.0)] if ways.negative else weighted_parts(text):
+        yield Part(weight, tuple(windows_of(words, count, runs)))
+
+
+def _read(text: str) -> list[Run]:
+    """Runs also of a text with faults."""
+    return read_weights(text)[0]
+
+
+def _counter(words: Mapping[str, int]) -> Callable[[str], int]:
+    """Counts content tokens; an embedding has as many as its vectors."""
+    vectors = {name.casefold(): number for name, number in words.items()}
+    pattern = word_pattern(list(words)) if words else None
+
+    def count(text: str) -> int:
+        named = pattern.findall(text) if pattern else []
+        plain = pattern.split(text) if pattern and named else [text]
+        return sum(map(count_tokens, plain)) + sum(vectors[name.casefold()] for name in named)
+
+    return count

@@ -1,0 +1,35 @@
+"""What prompts can name on this machine: LoRAs, embeddings and wildcard files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import lru_cache, partial
+from pathlib import Path
+
+from core.formats.embedding_file import read_shapes
+from core.generation.library import embedding_files, find_lora, wildcard_lines
+from core.generation.prompt.analysis import Known
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+
+
+def known_in(workspace: Workspace, more: Iterable[tuple[str, Path]] = ()) -> Known:
+    """more: embeddings beside those in models/, by their words"""
+    files = partial(wildcard_lines, workspace)
+    return Known(files, lambda name: find_lora(name, workspace), word_vectors(workspace, more))
+
+
+def word_vectors(workspace: Workspace, more: Iterable[tuple[str, Path]] = ()) -> dict[str, int]:
+    """{name of an embedding: its number of vectors}; without files that cannot be read."""
+    found: dict[str, int] = {}
+    for word, path in [*embedding_files(workspace).items(), *more]:
+        with suppress(ProblemsError, OSError):
+            facts = path.stat()
+            found[word] = _vectors(path, facts.st_mtime_ns, facts.st_size)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _vectors(path: Path, changed: int, size: int) -> int:
+    return next(iter(read_shapes(path).values()))[0]

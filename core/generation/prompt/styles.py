@@ -1,0 +1,128 @@
+"""Styles: named parts of prompts that are added at the start of a generation, as A1111's. They are kept in a JSON file."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from core.generation.prompt.files import Entry
+from core.generation.prompt.options import parts_of_line
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import Workspace
+
+HERE = "{prompt}"  # where a style has the prompt within it; one without stands behind it
+MOST, LONGEST_NAME, LONGEST, MAX_BYTES = 1000, 100, 20_000, 16_000_000
+WHERE = "prompts.styles"
+
+
+@dataclass(frozen=True)
+class Style:
+    name: str
+    prompt: str = ""
+    negative_prompt: str = ""
+
+
+def styled(text: str, styles: Iterable[str]) -> str:
+    """The text with each of these parts around or behind it: "a fox", ["ink of {prompt}", "b/w"] -> "ink of a fox, b/w"."""
+    for style in styles:
+        if HERE in style:
+            text = style.replace(HERE, text)
+        else:
+            text = ", ".join(part for part in (text.strip(), style.strip()) if part)
+    return text
+
+
+def styled_entry(entry: Entry, styles: Sequence[Style], options: bool = True) -> Entry:
+    """A prompt in the styles; its own negative prompt too, where it has one. options: " --n ..." are read in it"""
+    words, negatives = [style.prompt for style in styles], [style.negative_prompt for style in styles]
+    if isinstance(entry, dict):
+        own = {"prompt": words, "negative_prompt": negatives}
+        texts = {name: styled(entry[name], own[name]) for name in own if isinstance(entry.get(name), str)}
+        return entry | texts
+    parts = [part for part in parts_of_line(entry)[1:] if part.switch] if options else []
+    begins = [*(part.start for part in parts), len(entry)]
+    found = styled(entry[: begins[0]], words)
+    for part, end in zip(parts, begins[1:], strict=True):
+        written = entry[part.start : end]
+        found += f" --n {styled(part.text + entry[part.end : end], negatives)}" if part.of == "n" else written
+    return found
+
+
+# -- the file
+
+
+def style_file(workspace: Workspace) -> Path:
+    return workspace.private / "styles.json"
+
+
+def read_styles(workspace: Workspace) -> dict[str, Style]:
+    """The styles by name, in the order of the file. Raises ProblemsError for a damaged one."""
+    path = style_file(workspace)
+    if not path.exists():
+        return {}
+    listed = read_json_object(path, max_bytes=MAX_BYTES).get("styles")
+    if not isinstance(listed, list):
+        raise ProblemsError.one("The file contains no styles", str(path), "correct or move it", "styles.bad-file")
+    return {style.name: style for style in map(_style, listed[:MOST]) if style is not None}
+
+
+def write_styles(workspace: Workspace, styles: Iterable[Style]) -> None:
+    """Raises ProblemsError for too many, or one that is too long."""
+    kept = list(styles)
+    if len(kept) > MOST:
+        what = f"There are {len(kept):,} styles; {MOST:,} is the limit"
+        raise ProblemsError.one(what, WHERE, "delete some", "styles.too-many")
+    for style in kept:
+        if not style.name.strip() or len(style.name) > LONGEST_NAME:
+            fix = f"write a name of at most {LONGEST_NAME} characters"
+            raise ProblemsError.one("A style needs a name", WHERE, fix, "styles.bad-name")
+        if max(len(style.prompt), len(style.negative_prompt)) > LONGEST:
+            what = f"The style '{style.name}' is longer than {LONGEST:,} characters"
+            raise ProblemsError.one(what, WHERE, "shorten it", "styles.too-long")
+    atomic.write_json(style_file(workspace), {"styles": [asdict(style) for style in kept]})
+
+
+def _style(value: Any) -> Style | None:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"].strip():
+        return None
+    name, *texts = (str(value.get(key) or "") for key in ("name", "prompt", "negative_prompt"))
+    return Style(name[:LONGEST_NAME], *(text[:LONGEST] for text in texts))
+
+
+def styles_of_csv(text: str) -> list[Style]:
+    """The styles of A1111's styles.csv: name,prompt,negative_prompt. Raises ProblemsError."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline="")))
+    except csv.Error as error:
+        raise ProblemsError.one(f"The styles cannot be read: {error}", "styles.csv", _CSV, "styles.bad-csv") from None
+    names = {name: "text" if name == "prompt" and "text" in (rows[0] if rows else ()) else name for name in _COLUMNS}
+    found = [_style({name: row.get(column) for name, column in names.items()}) for row in rows[:MOST]]
+    styles = [style for style in found if style is not None and (style.prompt or style.negative_prompt)]
+    if not styles:
+        raise ProblemsError.one("The file contains no styles", "styles.csv", _CSV, "styles.bad-csv")
+    return styles
+
+
+_COLUMNS = ("name", "prompt", "negative_prompt")
+_CSV = "use A1111's styles.csv, with the columns name,prompt,negative_prompt"
+
+
+def chosen_styles(names: Sequence[str], workspace: Workspace) -> list[Style]:
+    """The styles of these names. Raises ProblemsError for those that do not exist."""
+    known = read_styles(workspace) if names else {}
+    problems = []
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1) or list(known)[:1]
+            fix = f"choose another, for example {near[0]}" if near else "save it on the Generate tab"
+            problems.append(Problem(f"The style '{name}' does not exist", WHERE, fix, code="styles.not-found"))
+    if problems:
+        raise ProblemsError(problems)
+    return [known[name] for name in names]
