@@ -41,9 +41,14 @@ class Plan:
 
 def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
     """Raises ProblemsError with all that is wrong with the prompts, and then with all that is wrong with the files."""
-    words, styles = word_vectors(workspace), chosen_styles(job.prompts.styles, workspace)
-    requests, notes = requests_of(job, partial(wildcard_lines, workspace), words, styles)
+    requests, notes = asked_of(job, workspace)
     return plan_for(job, requests, workspace, notes)
+
+
+def asked_of(job: GenerateJob, workspace: Workspace) -> tuple[list[Request], list[Problem]]:
+    """The images of a job and advice about its prompts, with the styles, wildcards and embeddings of this machine."""
+    words, styles = word_vectors(workspace), chosen_styles(job.prompts.styles, workspace)
+    return requests_of(job, partial(wildcard_lines, workspace), words, styles)
 
 
 def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from typing import Any
 
 from core.generation.grids.axes import LETTERS, LORA, PROMPT_SR, SIZE, STRENGTH, Axis, axes_of, file_words, written
 from core.generation.grids.folder import GridFolder, Place, require_writable
-from core.generation.library import wildcard_lines
-from core.generation.plan import Plan, plan_for, with_initial_images
+from core.generation.plan import Plan, asked_of, plan_for, with_initial_images
 from core.generation.prompt.options import SEEDS
-from core.generation.requests import Request, requests_of
+from core.generation.requests import Request
 from core.record.allowed import may_reach
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
@@ -136,7 +134,7 @@ def _request(
 ) -> Request | None:
     """The one image of a cell; None where its prompt cannot be read, which is noted."""
     at = {axis: axis.values[place[LETTERS.index(axis.letter)]].value for axis in axes}
-    prompts = PromptSettings(dynamic_prompts=base.prompts.dynamic_prompts)
+    prompts = PromptSettings(dynamic_prompts=base.prompts.dynamic_prompts, styles=base.prompts.styles)
     alone = base.generate.model_copy(update={"count": 1, "seed": _seed(job, axes, place)})
     cell = base.model_copy(update={"generate": alone, "prompts": prompts})
     for when in (BEFORE_TEXTS, TEXTS):
@@ -144,7 +142,7 @@ def _request(
             if _when(axis) == when:
                 cell = _put(cell, axis, at[axis])
     try:
-        requests, own = requests_of(cell, partial(wildcard_lines, workspace))
+        requests, own = asked_of(cell, workspace)
     except ProblemsError as error:
         notes += error.problems
         return None
