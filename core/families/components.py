@@ -19,6 +19,7 @@ class Components:
     prediction     "epsilon" or "v"
     zero_terminal_snr   whether its file says that it was trained on the schedule that ends in pure noise
     vae_config     of the VAE in use, loaded or not: its numbers turn its latents into the model's (Family.model_latents)
+    device         that it computes on: parts may rest elsewhere (core.families.offload)
     source         the file or folder it came from
     hashes         part -> SHA-256 of its weights as stored, filled when load() got a memo to remember them in
     """
@@ -31,6 +32,7 @@ class Components:
     zero_terminal_snr: bool = False
     vae_config: Mapping[str, Any] = field(default_factory=dict)
     family: str = "sd1"
+    device: str = "cpu"
     source: Path | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
 

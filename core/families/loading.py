@@ -93,6 +93,7 @@ def load(
         zero_terminal_snr=checkpoint.kind.zero_terminal_snr,
         vae_config={**layout.config("vae"), **_vae_config(layout, checkpoint, vae)},
         family=layout.family,
+        device=str(device),
         source=checkpoint.path,
         hashes={part.name: part_digest(part, memo, cancel) for part in found if memo is not None},
     )

@@ -86,10 +86,10 @@ def images_at_once(components: Components, width: int, height: int) -> int:
 
     weight = next(components.denoiser.parameters())
     latent_pixels = width * height // family(components.family).latent_pixels ** 2
-    if weight.device.type == "cpu":
+    if components.device.startswith("cpu"):
         return max(1, min(MAX_AT_ONCE, CPU_LATENT_PIXELS // latent_pixels))
-    if weight.device.type != "cuda":
+    if not components.device.startswith("cuda"):
         return 1
-    free, _ = torch.cuda.mem_get_info(weight.device)
+    free, _ = torch.cuda.mem_get_info(components.device)
     needed = 2 * LIVE_TENSORS * latent_pixels * weight.shape[0] * weight.element_size()  # twice, for guidance
     return max(1, min(MAX_AT_ONCE, free // 2 // needed))

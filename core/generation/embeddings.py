@@ -131,13 +131,17 @@ class Words:
         return [whole.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
     def _read(self, texts: Sequence[str], reading: Reading) -> TextStates:
+        from core.families.offload import visiting
+
         tokens = reading.tokens(texts, partial(family(self._components.family).count_tokens, self._components))
 
-        def states(text: str) -> TextStates:
-            encode = partial(encode_texts, self._components, [text], reading, tokens)
-            return self._kept.get((text, reading, tokens), encode)
+        with ExitStack() as stack:  # the encoders come once for all texts, and not at all where each was read before
 
-        return join_texts([states(text) for text in texts])
+            def encode(text: str) -> TextStates:
+                stack.enter_context(visiting(self._components.text_encoders, self._components.device))
+                return encode_texts(self._components, [text], reading, tokens)
+
+            return join_texts([self._kept.get((text, reading, tokens), partial(encode, text)) for text in texts])
 
     def missing(self, *texts: str) -> list[str]:
         """The names that occur in none of the texts."""

@@ -124,6 +124,9 @@ def loras_attached(
         found.problems.extend(_left_out(network, path))
     if problems:
         raise ProblemsError(problems)
+    for network in found.networks[merged:]:  # layers may rest in RAM
+        for parameter in network.parameters():
+            parameter.data = parameter.data.to(components.device)
     reads = bool(merged) or any(network.needs_base_weight for network in found.networks)
     with readable(components.denoiser) if reads else nullcontext(), attached(*found.networks[merged:]):
         try:

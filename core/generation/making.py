@@ -196,8 +196,8 @@ class Maker:
             )
         )
 
-    def _device(self) -> Any:
-        return next(self.components.denoiser.parameters()).device
+    def _device(self) -> str:
+        return self.components.device
 
     # -- prompts
 

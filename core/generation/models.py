@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from core.families import family
-from core.families.attention import device_problems, set_attention
+from core.families.attention import device_problems
 from core.families.components import Components
-from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.formats.hashes import HashMemo
+from core.generation.forecast import offload_of
 from core.generation.loras import LorasInUse
+from core.generation.parts import Parts
 from core.generation.prompt.kept import ModelTexts
 from core.generation.sources import Sources
 from core.generation.store import ModelStore, fingerprint
@@ -22,7 +23,6 @@ from core.record.memory import free_memory
 from core.record.problems import raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
-from core.settings.memory import MemorySettings
 
 FREE_SHARE = 0.7  # of the free memory, which an image in the VAE may take: libraries need some beside what is counted
 
@@ -32,6 +32,8 @@ def leased(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports
 ) -> Iterator[Components]:
     """The job's model, in the precision that suits the device. Its text encoders are loaded when they are first used."""
+    from core.families.offload import vae_visits
+
     problems = device_problems(job.memory, device)
     raise_if_errors(problems)
     for problem in problems:
@@ -40,6 +42,8 @@ def leased(
     asked = job.generation_memory
     store.budget = None if asked.keep_models_gb is None else int(asked.keep_models_gb * 2**30)
     parts = Parts(job.memory, sources, device)
+    parts.use_device()
+    parts.offload = offload_of(job, parts)
     own = {"name": sources.model.name, "device": device}
     with ExitStack() as stack:
         sizes = parts.sizes
@@ -50,15 +54,21 @@ def leased(
         vae = stack.enter_context(
             store.lease("VAE", parts.vae_key, parts.vae, name=vae_name, size=sizes.get("vae", 0), device=device)
         )
+        vae.vae.to(parts.rests)
         stack.enter_context(_sliced(vae, parts, asked.vae_slices, reports))
-        texts = sum(sizes.get(name, 0) for name in parts.kind.layout.text_encoders)
+        if parts.rests != device:
+            stack.enter_context(vae_visits(vae.vae, device))
+        texts = sum(sizes[name] for name in parts.texts)
 
         def encoders() -> Sequence[Any]:
             lease = store.lease("text encoders", parts.texts_key, parts.text_encoders, size=texts, **own)
             found: Sequence[Any] = stack.enter_context(lease).text_encoders
+            for encoder in found:
+                encoder.to(parts.rests)
             return found
 
-        yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=WhenUsed(encoders))
+        encoded = WhenUsed(encoders)
+        yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=encoded, device=device)
 
 
 def _sliced(loaded: Components, parts: Parts, wanted: int | None, reports: Reports) -> AbstractContextManager[None]:
@@ -115,75 +125,3 @@ class WhenUsed(Sequence[Any]):
 
     def __getitem__(self, at: Any) -> Any:
         return self._all()[at]
-
-
-class Parts:
-    """Loads the parts of a model, and tells them apart: a part is loaded again where its key is another."""
-
-    def __init__(self, memory: MemorySettings, sources: Sources, device: str):
-        self.kind, self.memory, self.device = family(sources.family), memory, device
-        self.path, self.own_vae = sources.model, sources.vae
-        stored = self.kind.weight_bytes(sources.model)
-        numbers = {name: size // 2 for name, size in self.kind.weight_bytes(sources.model, 2).items()}
-        precision = choose_precision(memory, device, stored[self.kind.denoiser], trains=False)
-        self.dtype, self.vae_dtype = precision.compute, vae_type(memory)
-        use_threads(device, stored[self.kind.denoiser])
-        use_tf32(memory.allow_tf32)
-        self.sizes = {
-            name: count * (self.vae_dtype if name == "vae" else self.dtype).itemsize for name, count in numbers.items()
-        }
-        self._file = (fingerprint(self.path), sources.family, str(self.dtype), device)
-
-    @property
-    def denoiser_key(self) -> Any:
-        return (*self._file, self.memory.attention, self.memory.narrow_unet, self.memory.lowram)
-
-    @property
-    def vae_key(self) -> Any:
-        return fingerprint(self.own_vae or self.path), self.kind.name, str(self.vae_dtype), self.device
-
-    @property
-    def texts_key(self) -> Any:
-        return (*self._file, self.memory.fp8_base)
-
-    def denoiser(self) -> Components:
-        """The denoiser and the tokenizers."""
-        from core.networks.frozen import install
-        from core.networks.narrow import narrow
-
-        # Narrowed in RAM, as in training: on a GPU it would briefly need the space of its 16 bits.
-        beside = self.memory.narrow_unet and not self.memory.lowram
-        loaded = self._load(("denoiser", "tokenizers"), device="cpu" if beside else self.device)
-        denoiser = loaded.denoiser
-        set_attention(denoiser, self.memory.attention)
-        if self.memory.narrow_unet:
-            narrow(denoiser)
-        denoiser.to(self.device)
-        _lay_out(denoiser, self.device)
-        if self.device.startswith("cpu"):
-            install(denoiser)  # as in training, so that both make the same image
-        return loaded
-
-    def vae(self) -> Components:
-        loaded = self._load(("vae",), device=self.device, vae=self.own_vae, vae_dtype=self.vae_dtype)
-        _lay_out(loaded.vae, self.device)
-        return loaded
-
-    def text_encoders(self) -> Components:
-        from core.networks.narrow import narrow
-
-        loaded = self._load(("text_encoders",), device=self.device)
-        for encoder in loaded.text_encoders if self.memory.fp8_base else ():
-            narrow(encoder)
-        return loaded
-
-    def _load(self, parts: tuple[str, ...], **how: Any) -> Components:
-        return self.kind.load(self.path, parts=parts, dtype=self.dtype, **how)
-
-
-def _lay_out(module: Any, device: str) -> None:
-    """The layout that a GPU's convolutions prefer; results differ by rounding only."""
-    import torch
-
-    if device.startswith("cuda"):
-        module.to(memory_format=torch.channels_last)

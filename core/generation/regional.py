@@ -42,7 +42,7 @@ def hook_of(making: Making) -> Hook | None:
     codes = job.regions.network_regional_mask_max_color_codes
     return Regions(
         making.components.denoiser,
-        masks_of(picture, len(parts_of(job.generate.prompt)), codes),
+        masks_of(picture, len(parts_of(job.generate.prompt)), codes).to(making.components.device),
         making.networks,
         len(making.noises),
         making.family.latent_shape(making.stage.size)[1:],
@@ -96,9 +96,11 @@ class Regions(Hook):
     ):
         self._unet, self._networks, self._images, self._before = unet, networks, images, before * images
         self._count, self._weak_time = len(masks), weak_time
-        device = next(unet.parameters()).device
+        device = masks.device
         if plain:
-            masks = masks * torch.tensor([float(at < len(networks)) for at in range(len(masks))])[:, None, None]
+            masks = (
+                masks * torch.tensor([float(at < len(networks)) for at in range(len(masks))]).to(device)[:, None, None]
+            )
         else:
             masks = torch.where(masks.sum(dim=0, keepdim=True) > 0, masks, torch.ones_like(masks))
         self._by_area: dict[int, Tensor] = {}

@@ -15,12 +15,12 @@ from core.machine_check.computing import wait
 from core.machine_check.item import FAILED, OK, SLOWER, Finding, Place
 from core.machine_check.trainings import built, own_workspace, starter, train
 from core.record import machine
+from core.record.machine import OF_ITS_OWN
 from core.record.memory import is_out_of_memory
 from core.record.units import memory_words
 from core.settings.check import build
 from core.settings.flags import merge
 from core.settings.job import TrainJob
-from core.training.memory.plan import OF_ITS_OWN
 
 SIZE = 512
 STEPS = 6

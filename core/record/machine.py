@@ -12,6 +12,10 @@ import psutil
 
 from core.record.problems import ProblemsError
 
+# Bytes of torch, its libraries and the driver's context; the share of memory that the allocator cuts off.
+OF_ITS_OWN = {"cuda": 600 << 20, "cpu": 550 << 20}
+CUT_OFF = 0.03
+
 
 def default_device() -> str:
     """ "cuda", "mps" or "cpu": what torch finds on this machine."""

@@ -10,7 +10,9 @@ from PIL import Image
 
 from core.families.vae_strips import Strips
 from core.generation import making
+from core.generation.forecast import Needs, forecast, offload_of
 from core.generation.models import leased
+from core.generation.parts import Parts
 from core.generation.plan import plan_of
 from core.generation.run import run_generate
 from core.generation.store import ModelStore
@@ -141,3 +143,38 @@ def test_the_model_is_asked_as_often_as_the_sampler_says_and_once_for_all_sides(
             assert asked == [2] * 5, "without guidance one row for each image"
         finally:
             hook.remove()
+
+
+def test_parts_that_rest_elsewhere_make_the_same_image(workspace, store, monkeypatch):
+    plain = image(job_of(prompt="a cup"), workspace, store)
+    with in_use(job_of(), workspace, store) as model:
+        assert not model.denoiser._forward_pre_hooks
+    monkeypatch.setattr("core.generation.models.offload_of", lambda job, parts: "layers")
+    with in_use(job_of(), workspace, store) as model:
+        assert model.denoiser.conv_in._forward_pre_hooks, "each layer calls its weights"
+    np.testing.assert_array_equal(image(job_of(prompt="a cup"), workspace, store), plain)
+
+
+@pytest.mark.parametrize(("gigabytes", "way"), [(24, "off"), (1.15, "parts"), (0.7, "layers")])
+def test_auto_offloads_as_little_as_fits(workspace, monkeypatch, gigabytes, way):
+    needs = Needs(300 << 20, 10 << 20, 100 << 20, 100 << 20, 20 << 20, 0, 10 << 20)
+    monkeypatch.setattr("core.generation.forecast.needs_of", lambda job, parts: needs)
+    monkeypatch.setattr("core.record.machine.memory", lambda device: (0, int(gigabytes * 2**30)))
+    parts = Parts(job_of().memory, plan_of(job_of(), workspace).sources, "cuda")
+    assert offload_of(job_of(), parts) == way
+    assert offload_of(job_of(generation_memory={"offload": "off"}), parts) == "off"
+    parts.device = "cpu"
+    assert offload_of(job_of(generation_memory={"offload": "layers"}), parts) == "off", (
+        "without a GPU there is no other RAM"
+    )
+
+
+def test_the_forecast_grows_with_size_and_batch_and_strips_lower_it(workspace):
+    def peak(memory=(), **how):
+        return forecast(job_of(memory, **how), workspace, "cpu").peak
+
+    small, large = peak(), peak(width=1024, height=1024)
+    assert small < large and peak(width=1024, height=1024, generation_memory={"vae_slices": 16}) < large
+    wide = peak(width=1024, height=1024, count=4, batch_size=4, generation_memory={"vae_slices": 64})
+    assert wide > peak(width=1024, height=1024, generation_memory={"vae_slices": 64})
+    assert peak({"mixed_precision": "bf16"}) < small

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from core.settings.base import Settings, kohya_setting, setting
 
 
@@ -16,6 +18,13 @@ class GenerationMemorySettings(Settings):
         hint="auto",
         help="Encodes and decodes images in this many horizontal strips, which takes less memory. Each norm sees the whole image, so there are no seams. Empty slices where the whole image does not fit; 1 is off.",
         costs="8 strips need about a quarter of the memory and a third more time; on a GPU, what lies between is kept in RAM.",
+    )
+    offload: Literal["auto", "off", "parts", "layers"] = setting(
+        "auto",
+        title="Offload to RAM",
+        labels={"off": "off", "parts": "VAE and text encoders", "layers": "U-Net too, layer by layer"},
+        help="What waits in RAM while the GPU does not need it. Auto picks the fastest that fits. Layer by layer needs the least VRAM, for cards with 4 GB. The images are the same.",
+        costs="Moving the VAE and text encoders costs less than a second for each image, layer by layer several times the time.",
     )
     keep_models_gb: float | None = setting(
         None,

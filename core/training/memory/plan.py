@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.tensors.writer import type_named
 from core.networks.kinds import described
+from core.record.machine import CUT_OFF, OF_ITS_OWN
 from core.record.workspace import Workspace
 from core.settings.dataset.concepts import concepts_of
 from core.settings.job import TrainJob
@@ -29,9 +30,6 @@ TEXT_LAYER_BYTES = 34
 VAE_MAPS = 4  # maps of 128 channels at the image's size that encoding holds at once
 DEVICE_CACHE = 2 << 30  # core/training/loop/sources.py: posteriors up to here lie on the device
 STEP_BYTES = 12  # for each number of the tensor that AdaFactor moves: its copy, its change, what that is divided by
-# torch, its libraries and the driver's context; what the allocator cuts off.
-OF_ITS_OWN = {"cuda": 600 << 20, "cpu": 550 << 20}
-CUT_OFF = 0.03
 
 
 @dataclass(frozen=True)

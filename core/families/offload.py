@@ -1,0 +1,75 @@
+"""Weights that lie in RAM and come to the device to compute: those of a part, or layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def visiting(modules: Sequence[nn.Module], device: str) -> Iterator[None]:
+    """The modules are on the device inside the block, and then where they were."""
+    with ExitStack() as stack:
+        for module in modules:
+            before = next(module.parameters()).device
+            if before.type != torch.device(device).type:
+                stack.callback(module.to, before)
+                module.to(device)
+        yield
+
+
+@contextmanager
+def vae_visits(vae: Any, device: str) -> Iterator[None]:
+    """Inside, the VAE is on the device only while it encodes or decodes."""
+
+    def passing(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def passed(x: torch.Tensor, *given: Any, **named: Any) -> Any:
+            with visiting([vae], device):
+                return plain(x.to(device), *given, **named)
+
+        return passed
+
+    before = {name: vars(vae).get(name) for name in ("encode", "decode")}
+    for name in before:
+        setattr(vae, name, passing(getattr(vae, name)))
+    try:
+        yield
+    finally:
+        for name, own in before.items():
+            delattr(vae, name)
+            if own is not None:
+                setattr(vae, name, own)
+
+
+def rest_in_ram(model: nn.Module, device: str) -> None:
+    """From now on the weights of each layer are on the device only while it computes. They must be in RAM, and no hook is
+    removed: a model stays like this."""
+    for module in model.modules():
+        layer = _Layer(module, device)
+        if layer.tensors:
+            module.register_forward_pre_hook(layer.come)
+            module.register_forward_hook(layer.go, always_call=True)
+
+
+class _Layer:
+    """A module's own weights and buffers: (where it keeps them, name, the one in RAM)."""
+
+    def __init__(self, module: nn.Module, device: str):
+        self._device = device
+        places: list[dict[str, Any]] = [module._parameters, module._buffers]
+        self.tensors = [(place, name, own) for place in places for name, own in place.items() if own is not None]
+        for _, _, own in self.tensors if device.startswith("cuda") else ():
+            own.data = own.data.pin_memory()  # so that copies are queued behind the work before them
+
+    def come(self, *_: Any) -> None:
+        for place, name, own in self.tensors:
+            moved = own.to(self._device, non_blocking=True)
+            place[name] = nn.Parameter(moved, requires_grad=False) if isinstance(own, nn.Parameter) else moved
+
+    def go(self, *_: Any) -> None:
+        for place, name, own in self.tensors:
+            place[name] = own

@@ -1,0 +1,139 @@
+"""What a generation takes at most on its device, by its settings and the headers of its model: nothing is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from core.families.trained_size import trained_size
+from core.generation.decoding import CPU_LATENT_PIXELS, MAX_AT_ONCE
+from core.generation.parts import Offload, Parts
+from core.generation.plan import plan_of, with_size
+from core.generation.stages import sampling_of, stages_of
+from core.record import machine
+from core.record.workspace import Workspace
+from core.settings.job import GenerateJob
+from core.settings.model import FAMILIES
+
+TEXT_TOKENS = 77
+SHARE = 0.9  # of a GPU's memory, which a generation may take: the rest is for the screen and other programs
+# fp32 tensors of the widest map that a strip of the VAE needs at once, and the strips where their number is left open.
+STRIP_TENSORS, STRIPS = 5, 8
+# What convolutions on a CPU need for other orders of the same numbers, beside what is counted: measured in the VAE.
+CPU_TIMES = 1.7
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes at most, of those that the device has. offload: what will rest in RAM"""
+
+    peak: int
+    total: int
+    offload: Offload
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes of weights: denoiser, its largest layer, VAE, text encoders; and of what is computed with them: one evaluation,
+    one decoding as a whole and in strips."""
+
+    denoiser: int
+    layer: int
+    vae: int
+    texts: int
+    evaluation: int
+    decoding: int
+    in_strips: int
+
+    def peak(self, offload: Offload, sliced: bool = False) -> int:
+        """On the device, without what torch takes for itself."""
+        decoding = self.in_strips if sliced else self.decoding
+        if offload == "off":
+            return self.denoiser + self.vae + self.texts + max(self.evaluation, decoding)
+        visitors = max(self.texts, self.vae + decoding)
+        if offload == "parts":
+            return self.denoiser + max(self.evaluation, visitors)
+        return max(2 * self.layer + self.evaluation, visitors)  # the next layer comes while one still computes
+
+
+def needs_of(job: GenerateJob, parts: Parts) -> Needs:
+    """Of the largest stage of a job's images."""
+    from core.families.counting import decoding_bytes, evaluation_bytes, frozen
+
+    kind = parts.kind
+    job = with_size(job, trained_size(parts.path, kind.name), FAMILIES[kind.name].size_step)
+    sides = max((stage.size for stage in stages_of(job)), key=prod)
+    rows = images_together(job, parts.device, sides, kind.latent_pixels)
+    rows *= 1 if kind.reads_guidance else len(sampling_of(job, "epsilon").guidance().sides)
+    pixels, config = prod(sides), parts.config(kind.denoiser)
+    known = kind.activation_bytes(pixels, rows)
+    if known is None:
+        known = evaluation_bytes(
+            kind.name, frozen(config), sides, rows, parts.dtype, parts.memory.attention, TEXT_TOKENS
+        )
+    decoding = 0
+    if _of_diffusers(parts):
+        decoding = decoding_bytes(kind.name, frozen(parts.config("vae")), pixels, parts.vae_dtype)
+    if parts.device.startswith("cpu"):
+        decoding = int(CPU_TIMES * decoding)
+    entries = parts.found[kind.denoiser].places.values()
+    item = 1 if parts.memory.narrow_unet else parts.dtype.itemsize
+    return Needs(
+        denoiser=parts.sizes[kind.denoiser],
+        layer=max(prod(place.entry.shape) for place in entries) * item,
+        vae=parts.sizes.get("vae", 0),
+        texts=sum(parts.sizes[name] for name in parts.texts),
+        evaluation=known,
+        decoding=decoding,
+        in_strips=strip_bytes(parts, sides, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
+    )
+
+
+def images_together(job: GenerateJob, device: str, sides: tuple[int, int], latent_pixels: int) -> int:
+    """How many images a batch will have at least: on a GPU as many as fit, if the number is left open."""
+    asked = job.generate
+    if asked.batch_size is not None:
+        return min(asked.batch_size, asked.count)
+    fits = CPU_LATENT_PIXELS * latent_pixels**2 // prod(sides) if device.startswith("cpu") else 1
+    return max(1, min(asked.count, MAX_AT_ONCE, fits))
+
+
+def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
+    """What decoding in strips takes on the device. Its maps lie in RAM, which is the device where there is no GPU."""
+    width, height = sides
+    channels = parts.config("vae").get("block_out_channels", (128, 256))[1]  # of the widest map at the image's size
+    strip = STRIP_TENSORS * channels * 4 * width * (-(-height // slices) + 2)
+    maps = 2 * channels * parts.vae_dtype.itemsize * width * height if parts.device.startswith("cpu") else 0
+    return int(strip + maps)
+
+
+def _of_diffusers(parts: Parts) -> bool:
+    return "vae" in parts.found and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL"
+
+
+def offload_of(job: GenerateJob, parts: Parts) -> Offload:
+    """As set; "auto" is the fastest that fits into the GPU's memory."""
+    asked = job.generation_memory
+    if not parts.device.startswith("cuda"):
+        return "off"
+    if asked.offload != "auto":
+        return asked.offload
+    needs, sliced = needs_of(job, parts), (asked.vae_slices or STRIPS) > 1
+    room = SHARE * machine.memory(parts.device)[1] - machine.OF_ITS_OWN["cuda"]
+    ways: list[Offload] = ["off", "parts"]
+    return next((way for way in ways if needs.peak(way, sliced) < room), "layers")
+
+
+def forecast(job: GenerateJob, workspace: Workspace, device: str) -> Forecast:
+    """Of a job that is not running. Raises ProblemsError for one that cannot."""
+    plan = plan_of(job.model_copy(update={"generate": job.generate.model_copy(update={"count": 1})}), workspace)
+    one = plan.requests[0].job
+    one = one.model_copy(update={"generate": one.generate.model_copy(update={"count": job.generate.count})})
+    parts = Parts(job.memory, plan.sources, device)
+    way = offload_of(one, parts)
+    needs, total, cuda = needs_of(one, parts), machine.memory(device)[1], device.startswith("cuda")
+    slices, own = one.generation_memory.vae_slices, machine.OF_ITS_OWN["cuda" if cuda else "cpu"]
+    whole = int((1 + machine.CUT_OFF) * needs.peak(way))
+    sliced = slices > 1 if slices is not None else whole + own > SHARE * total
+    peak = int((1 + machine.CUT_OFF) * needs.peak(way, sliced))
+    return Forecast(peak + own, total, way)

@@ -1,0 +1,127 @@
+"""The parts of a model as a generation needs them: loaded with the switches of the memory settings."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal
+
+from core.families import family
+from core.families.attention import set_attention
+from core.families.components import Components
+from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
+from core.formats.models.checkpoint import open_vae
+from core.generation.sources import Sources
+from core.generation.store import fingerprint
+from core.settings.memory import MemorySettings
+
+Offload = Literal["off", "parts", "layers"]
+
+
+class Parts:
+    """Loads the parts of a model, and tells them apart: a part is loaded again where its key is another."""
+
+    def __init__(self, memory: MemorySettings, sources: Sources, device: str):
+        self.kind, self.memory, self.device = family(sources.family), memory, device
+        self.path, self.own_vae = sources.model, sources.vae
+        stored = self.kind.weight_bytes(sources.model)
+        precision = choose_precision(memory, device, stored[self.kind.denoiser], trains=False)
+        self.dtype, self.vae_dtype = precision.compute, vae_type(memory)
+        self.stored = stored[self.kind.denoiser]
+        self.found = self.kind.parts(self.path)
+        if self.own_vae is not None:
+            self.found["vae"] = open_vae(self.own_vae)
+        self.sizes = {name: self._size(name) for name in self.found}
+        self.offload: Offload = "off"
+        self._file = (fingerprint(self.path), sources.family, str(self.dtype), device)
+
+    def use_device(self) -> None:
+        """Set what torch computes with on the device."""
+        use_threads(self.device, self.stored)
+        use_tf32(self.memory.allow_tf32)
+
+    def config(self, name: str) -> dict[str, Any]:
+        return dict(self.found[name].config_after(self.kind.layout.config(name)))
+
+    def _size(self, name: str) -> int:
+        """Bytes of a part's weights in memory."""
+        item = (self.vae_dtype if name == "vae" else self.dtype).itemsize
+        narrow = {self.kind.denoiser: self.memory.narrow_unet, "vae": False}.get(name, self.memory.fp8_base)
+        shapes = {key: place.entry.shape for key, place in self.found[name].places.items()}
+        return sum(
+            prod(shape) * (1 if narrow and len(shape) > 1 and "embedding" not in key else item)
+            for key, shape in shapes.items()
+        )
+
+    @property
+    def texts(self) -> list[str]:
+        return [name for name in self.kind.layout.text_encoders if name in self.sizes]
+
+    @property
+    def rests(self) -> str:
+        """Where the VAE and the text encoders are while nothing uses them."""
+        return self.device if self.offload == "off" else "cpu"
+
+    @property
+    def denoiser_key(self) -> Any:
+        return (
+            *self._file,
+            self.memory.attention,
+            self.memory.narrow_unet,
+            self.memory.lowram,
+            self.offload == "layers",
+        )
+
+    @property
+    def vae_key(self) -> Any:
+        return fingerprint(self.own_vae or self.path), self.kind.name, str(self.vae_dtype), self.device
+
+    @property
+    def texts_key(self) -> Any:
+        return (*self._file, self.memory.fp8_base)
+
+    def denoiser(self) -> Components:
+        """The denoiser and the tokenizers."""
+        from core.families.offload import rest_in_ram
+        from core.networks.frozen import install
+        from core.networks.narrow import narrow
+
+        # Narrowed in RAM, as in training: on a GPU it would briefly need the space of its 16 bits.
+        layers = self.offload == "layers"
+        beside = layers or (self.memory.narrow_unet and not self.memory.lowram)
+        loaded = self._load(("denoiser", "tokenizers"), device="cpu" if beside else self.device)
+        denoiser = loaded.denoiser
+        set_attention(denoiser, self.memory.attention)
+        if self.memory.narrow_unet:
+            narrow(denoiser)
+        if layers:
+            rest_in_ram(denoiser, self.device)
+        else:
+            denoiser.to(self.device)
+            _lay_out(denoiser, self.device)
+        if self.device.startswith("cpu"):
+            install(denoiser)  # as in training, so that both make the same image
+        return loaded
+
+    def vae(self) -> Components:
+        loaded = self._load(("vae",), device=self.rests, vae=self.own_vae, vae_dtype=self.vae_dtype)
+        _lay_out(loaded.vae, self.device)
+        return loaded
+
+    def text_encoders(self) -> Components:
+        from core.networks.narrow import narrow
+
+        loaded = self._load(("text_encoders",), device=self.rests)
+        for encoder in loaded.text_encoders if self.memory.fp8_base else ():
+            narrow(encoder)
+        return loaded
+
+    def _load(self, parts: tuple[str, ...], **how: Any) -> Components:
+        return self.kind.load(self.path, parts=parts, dtype=self.dtype, **how)
+
+
+def _lay_out(module: Any, device: str) -> None:
+    """The layout that a GPU's convolutions prefer; results differ by rounding only."""
+    import torch
+
+    if device.startswith("cuda"):
+        module.to(memory_format=torch.channels_last)

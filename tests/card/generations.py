@@ -1,0 +1,102 @@
+"""Memory of generations at the real sizes, counted on the card that computes nothing:
+
+    python -m tests.card.generations FOLDER [WORD OF A CASE ...]
+
+Prints for each case, as a line of JSON, what torch would hold on the card at most while the model is loaded, in an image's
+steps and while it is decoded, what the forecast says without what torch takes for itself, and what stays there.
+"""
+
+import json
+import sys
+from pathlib import Path
+from unittest import mock
+
+from tests.card.library import load_library
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    load_library(Path(sys.argv[1]))
+
+import torch
+
+from core.families.counting import FusedKernel
+from core.generation.embeddings import embeddings_attached
+from core.generation.forecast import needs_of
+from core.generation.loras import LorasInUse
+from core.generation.making import Maker
+from core.generation.models import leased
+from core.generation.parts import Parts
+from core.generation.plan import plan_of
+from core.generation.prompt.kept import ModelTexts
+from core.generation.store import ModelStore
+from core.record import machine
+from core.record.context import NO_REPORTS
+from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
+from core.settings.job import GenerateJob
+from tests.card.sizes import hollow_folder
+from tests.card.watched import card
+
+GB = 1 << 30
+# name: (family, pixels, the card's memory, groups)
+CASES = {
+    "sd15 auto, 8 GB": ("sd1", 512, 8, {}),
+    "sd15 auto, 4 GB": ("sd1", 512, 4, {}),
+    "sd15 in parts": ("sd1", 512, 8, {"generation_memory": {"offload": "parts"}}),
+    "sd15 by layers": ("sd1", 512, 8, {"generation_memory": {"offload": "layers"}}),
+    "sdxl auto, 24 GB": ("sdxl", 1024, 24, {}),
+    "sdxl auto, 8 GB": ("sdxl", 1024, 8, {}),
+    "sdxl fp8, auto, 6 GB": ("sdxl", 1024, 6, {"memory": {"fp8_base": True}}),
+    "sdxl auto, 4 GB": ("sdxl", 1024, 4, {}),
+}
+
+
+def attention(q, k, v, *_, **__):
+    return FusedKernel.apply(q, k, v)
+
+
+def count(folder: Path, name: str) -> dict:
+    family_name, pixels, size, groups = CASES[name]
+    model = folder / family_name
+    if not (model / "model_index.json").exists():
+        hollow_folder(family_name, model)
+    asked = {"prompt": "a fox", "steps": 2, "width": pixels, "height": pixels, "seed": 1}
+    job = build(GenerateJob, {"model": {"base_model": str(model)}, "generate": asked} | groups)
+    workspace = Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets")
+    workspace.private.mkdir(parents=True, exist_ok=True)
+    plan, found = plan_of(job, workspace), {}
+    with (
+        mock.patch.object(machine, "memory", lambda device: (0, size * GB)),
+        mock.patch.object(machine, "free_memory", lambda device: size * GB - watched.now),
+        mock.patch("torch.cuda.mem_get_info", lambda device=None: (size * GB, size * GB)),
+        mock.patch("torch.nn.functional.scaled_dot_product_attention", attention),
+        mock.patch("core.generation.parts._lay_out"),  # the card knows no layouts
+        mock.patch("core.families.vae_strips.scaled_dot_product_attention", attention),
+        card() as watched,
+        leased(plan.requests[0].job, plan.sources, ModelStore(), "cuda", NO_REPORTS) as components,
+        embeddings_attached(components, [], ModelTexts(device="cuda")) as words,
+    ):
+        found["loading"], watched.peak = watched.peak, watched.now
+        made = Maker(components, words, LorasInUse()).make(plan.requests, decoded=False)
+        found["steps"], watched.peak = watched.peak, watched.now
+        components_vae = components.vae
+        from core.families.vae import decode_latents
+
+        decode_latents(components_vae, made.latents[-1])
+        found["decoding"], found["held"] = watched.peak, watched.now
+        parts = Parts(job.memory, plan.sources, "cuda")
+        parts.offload = "layers" if next(components.denoiser.parameters()).device.type == "cpu" else "off"
+        if parts.offload == "off" and next(components_vae.parameters()).device.type == "cpu":
+            parts.offload = "parts"
+    with mock.patch.object(machine, "memory", lambda device: (0, size * GB)):
+        needs = needs_of(plan.requests[0].job, parts)
+    found["forecast"] = needs.peak(parts.offload, sliced=parts.offload != "off")
+    return {"name": name, "offload": parts.offload} | {key: round(value / GB, 2) for key, value in found.items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    place = Path(sys.argv[1])
+    for case in CASES:
+        if all(word in case for word in sys.argv[2:]):
+            print(json.dumps(count(place, case)), flush=True)

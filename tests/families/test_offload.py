@@ -1,0 +1,67 @@
+"""Weights that come to the device and go: what is computed is the same, and afterwards they are the same tensors."""
+
+import pytest
+import torch
+from torch import nn
+
+from core.families.offload import rest_in_ram, vae_visits, visiting
+from core.generation.forecast import Needs
+
+
+class Vae:
+    """Says where its weights are."""
+
+    def __init__(self):
+        self.module = nn.Linear(2, 2)
+
+    def __getattr__(self, name):
+        return getattr(self.module, name)
+
+    def encode(self, x):
+        return next(self.module.parameters()).device, x.device
+
+    decode = encode
+
+
+def test_layers_come_one_at_a_time_and_go_also_after_an_error():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)).eval()
+    before = dict(model.named_parameters()) | dict(model.named_buffers())
+    x = torch.ones(2, 4)
+    whole, seen = model(x), []
+    rest_in_ram(model, "cpu")
+    for layer in model:
+        layer.register_forward_pre_hook(lambda module, given: seen.append([module is each for each in model]))
+    assert torch.equal(model(x), whole)
+    assert all(own is before[name] for name, own in (*model.named_parameters(), *model.named_buffers()))
+    rest_in_ram(model, "meta")  # where they are while they compute
+    model[0].register_forward_pre_hook(lambda module, given: seen.append([each.weight.device.type for each in model]))
+    with pytest.raises(RuntimeError):
+        model(torch.ones(2, 5, device="meta"))
+    assert seen[-1] == ["meta", "cpu", "cpu"]
+    assert all(own is before[name] for name, own in (*model.named_parameters(), *model.named_buffers()))
+
+
+def test_a_vae_is_on_the_device_only_while_it_works():
+    vae = Vae()
+    vae.module.to = lambda device: moved.append(str(device)) or vae.module
+    moved = []
+    with vae_visits(vae, "meta"):
+        _, where = vae.encode(torch.ones(1))
+        assert where.type == "meta" and moved == ["meta", "cpu"]
+        vae.decode(torch.ones(1))
+    assert moved == ["meta", "cpu"] * 2
+    vae.encode(torch.ones(1))
+    assert len(moved) == 4, "afterwards it stays where it is"
+
+
+def test_what_is_there_already_is_not_moved():
+    module = nn.Linear(2, 2)
+    weight = module.weight
+    with visiting([module], "cpu"):
+        assert module.weight is weight
+
+
+def test_the_more_rests_in_ram_the_less_is_needed():
+    needs = Needs(denoiser=50, layer=1, vae=3, texts=16, evaluation=3, decoding=30, in_strips=5)
+    assert [needs.peak(way) for way in ("off", "parts", "layers")] == [99, 83, 33]
+    assert [needs.peak(way, sliced=True) for way in ("off", "parts", "layers")] == [74, 66, 16]
