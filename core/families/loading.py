@@ -23,7 +23,7 @@ import torch
 from core.families.components import PARTS, Components
 from core.families.imports import quick_imports, turns_often
 from core.families.layout import Layout
-from core.families.locate import check_family
+from core.families.locate import GENERATED, check_family
 from core.families.vae import overflows, safe_type
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo
@@ -68,7 +68,7 @@ def load(
     wanted = set(parts)
     assert wanted <= set(PARTS), wanted
     checkpoint = open_checkpoint(path, layout.family, kohya_projection=kohya_projection)
-    check_family(checkpoint.kind, path, layout.family)
+    check_family(checkpoint.kind, path, layout.family, GENERATED)
     found = _chosen_parts(layout, checkpoint, vae, wanted)
     kinds = {part.name: layout.kind(part.name) for part in found}
     dtypes = {name: safe_type(kind.overflows, dtype, device) for name, kind in kinds.items()}

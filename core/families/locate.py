@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
@@ -13,6 +14,7 @@ from core.settings.model import ModelSettings
 
 # name -> the module whose FAMILY it is, imported when it is asked for: they load torch
 FAMILIES = {name: f"core.families.{name}" for name in ("sd1", "sd2", "sdxl")}
+GENERATED = ("inpainting",)  # variants that make images; they are not trained
 # What clip skip does where the family skips layers anyway: (what, where, fix, code).
 CLIP_SKIP = {
     "sd2": (
@@ -52,12 +54,13 @@ def model_path(reference: str, workspace: Workspace, setting: str = "model.base_
     return found
 
 
-def family_of(path: Path | str, wanted: str = "auto") -> str:
+def family_of(path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
     """The family of the model at this path; ProblemsError for another or an unknown one.
 
-    wanted  "auto", or the family that the settings name: it decides where the file does not say
+    wanted    "auto", or the family that the settings name: it decides where the file does not say
+    variants  of models that may be it: `GENERATED` for those that are not trained
     """
-    return check_family(identify(path), path, wanted)
+    return check_family(identify(path), path, wanted, variants)
 
 
 def family_found(settings: ModelSettings, workspace: Workspace) -> str:
@@ -68,7 +71,7 @@ def family_found(settings: ModelSettings, workspace: Workspace) -> str:
         return ""
 
 
-def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto") -> str:
+def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", variants: Collection[str] = ()) -> str:
     """The same for a file that has been identified already."""
     handled = " or ".join(FAMILY_NAMES[name] for name in (FAMILIES if wanted == "auto" else [wanted]))
     if kind.kind != "checkpoint":
@@ -77,7 +80,7 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto") -> str
             fix += f"; this file belongs with the {'LoRAs' if kind.kind == 'lora' else kind.kind + 's'}"
         what = f"This file is not a checkpoint but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), fix, code="model.not-a-checkpoint")
-    if kind.variant is not None:
+    if kind.variant is not None and kind.variant not in variants:
         what = f"This model variant is not supported: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), f"choose a plain {handled} model", "model.unsupported-variant")
     found = kind.family or (wanted if wanted != "auto" else None)

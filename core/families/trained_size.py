@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from core.families import family as family_named
-from core.families.locate import family_of
+from core.families.locate import GENERATED, family_of
 from core.formats.detect import read_json
 from core.formats.tensors.header import read_header, sniff
 
@@ -36,7 +36,7 @@ def trained_size(model: Path, family: str = "auto") -> tuple[int, int]:
     """(width, height): as the file states, else of the folder's denoiser, else of the family's published one."""
     if stated := stated_size(model):
         return stated
-    kind = family_named(family_of(model, family))
+    kind = family_named(family_of(model, family, GENERATED))
     layout = kind.layout
     folders = [folder for folder in (model, layout.configs) if folder.is_dir()]
     configs = [read_json(folder / layout.denoiser / "config.json") for folder in folders]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.diffusion.samplers import add_noise
 from core.generation.hooks import Making
-from core.generation.initial import IMAGE, MASK, Box, Canvas, blur_of, fitted, mask_of, opened
-from core.generation.loop import Hook
+from core.generation.initial import IMAGE, MASK, Box, Canvas, blur_of, encoded, fitted, mask_of, opened, pixels_of
+from core.generation.loop import Denoiser, Hook, Stage
 from core.generation.moment import Moment
 from core.generation.noise import ImageNoise
 from core.generation.stages import as_generator
@@ -20,6 +20,9 @@ from core.settings.job import GenerateJob
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+    from core.diffusion.text_states import Conditioning
+    from core.families.components import Components
 
 # (radius, times): the surroundings grow into the mask from far to near, as A1111's `masking.fill`
 FILL = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
@@ -102,8 +105,44 @@ def mixed_noise(noises: Sequence[ImageNoise], latents: Tensor) -> Tensor:
     return torch.stack([each.of_image()[0] for each in noises]).to(latents.device)
 
 
+# -- inpainting models
+
+
+def reads_mask(components: Components) -> bool:
+    """Whether it is an inpainting model: beside the latents, its denoiser reads a mask and the latents of what is kept."""
+    config = getattr(components.denoiser, "config", {})
+    return bool(config.get("in_channels") == 2 * config.get("out_channels", 0) + 1)
+
+
+def reading_mask(
+    model: Denoiser, components: Components, stage: Stage, noises: Sequence[ImageNoise], canvas: Canvas | None
+) -> Denoiser:
+    """An inpainting model that is shown what is repainted of an initial image; without a mask, all of it."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    kind, shape = model.family, model.family.latent_shape(stage.size)
+    if canvas is None or canvas.mask is None:
+        pixels, mask = torch.zeros(1, 3, stage.size[1], stage.size[0]), torch.ones(1, 1, *shape[1:])
+    else:
+        sharp = canvas.mask.point(lambda level: 255 if level >= 128 else 0)
+        kept = mask_of(sharp, (1, sharp.height, sharp.width)) < 0.5
+        pixels, mask = pixels_of(canvas.shown) * kept, (mask_of(sharp, shape) >= 0.5).float()
+    found = torch.cat([encoded(components.vae, kind, pixels, noise.of_image()[1]) for noise in noises])
+    beside = torch.cat([mask.expand(len(noises), -1, -1, -1).to(found.device), found], dim=1)
+
+    def predict(noisy: Tensor, timesteps: Tensor, given: Conditioning) -> Tensor:
+        rows = beside.repeat(len(noisy) // len(beside), 1, 1, 1).to(noisy)
+        rows = rows if rows.shape[2:] == noisy.shape[2:] else interpolate(rows, noisy.shape[2:])  # Gradual Latent
+        return model.predict(torch.cat([noisy, rows], dim=1), timesteps, given)
+
+    return replace(model, predict=predict)
+
+
 def hook_of(making: Making) -> Hook | None:
     """Where the initial image has a mask. sd-scripts' second stage repaints everything."""
+    if reads_mask(making.components):
+        return None
     latents, kohya = making.latents, as_generator(making.job)
     mask = None if making.canvas is None else making.canvas.mask
     if latents is None or mask is None or (kohya and making.stage.begins != "image"):

@@ -16,7 +16,7 @@ from core.generation.embeddings import Words
 from core.generation.guidance import EMPTY
 from core.generation.hooks import Making, hooks_of
 from core.generation.initial import Canvas, encoded, mask_of, pixels_of
-from core.generation.inpainting import canvas_of, mixed_noise
+from core.generation.inpainting import canvas_of, mixed_noise, reading_mask, reads_mask
 from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
 from core.generation.loras import LorasInUse
 from core.generation.noise import ImageNoise
@@ -136,8 +136,11 @@ class Maker:
         latents = self._begun(stage, batch, noises, made)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
         making = Making(job, stage, self.components, self.kind, noises, latents, made.canvas, sides, networks, show)
+        model = self.model
+        if reads_mask(self.components):
+            model = reading_mask(model, self.components, stage, noises, made.canvas)
         return denoise(
-            self.model,
+            model,
             states,
             stage,
             noises,

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.diffusion.samplers import noise_problem, sampler_problem, schedule_problem
 from core.families import family
-from core.families.locate import family_of, model_path
+from core.families.locate import GENERATED, family_of, model_path
 from core.families.trained_size import own_guidance
 from core.families.word_weights import FIX, wrong_weight
 from core.formats.detect import identify
@@ -73,7 +73,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     problems: list[Problem] = []
     asked = list(images) or [_collect(problems, with_prompt_loras, job) or job]
     model = _collect(problems, model_path, job.model.base_model, workspace, "model.base_model")
-    name = _collect(problems, family_of, model, job.model.family) if model else None
+    name = _collect(problems, family_of, model, job.model.family, GENERATED) if model else None
     vae = None
     if job.model.vae:
         vae = _collect(problems, model_path, job.model.vae, workspace, "model.vae")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.families.locate import family_of
+from core.families.locate import GENERATED, family_of
 from core.families.trained_size import trained_size
 from core.formats.detect import FAMILY_NAMES
 from core.generation.library import find_file
@@ -55,7 +55,7 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
     if path is None:
         return Model(problem="not on this machine")
     try:
-        name = family_of(path, "auto" if chosen else project_model.family)
+        name = family_of(path, "auto" if chosen else project_model.family, GENERATED)
         return Model(name, trained_size(path, name))
     except (ProblemsError, OSError, StopIteration) as error:
         return Model(problem=error.problems[0].what if isinstance(error, ProblemsError) else "unreadable")

@@ -110,6 +110,8 @@ def open_checkpoint(path: Path | str, family: str = "sd1", *, kohya_projection: 
     kind = identify_header(entries, metadata)
     parts = _file_parts(path, entries, kind.family or family, kohya_projection)
     sizes = _named_sizes(path, metadata)
+    if kind.variant == "inpainting":  # beside the latents its U-Net reads a mask and the latents of what is kept
+        sizes["unet"] = {"in_channels": 9, **sizes.get("unet", {})}
     return Checkpoint(path, kind, {name: replace(part, sizes=sizes.get(name, {})) for name, part in parts.items()})
 
 
