@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from core.families.components import Components
     from core.generation.initial import Canvas
     from core.generation.loop import Hook, Stage
+    from core.generation.loras import Strength
     from core.generation.noise import ImageNoise
     from core.generation.sources import Sources
     from core.networks.network import Network
@@ -35,7 +36,7 @@ class Making:
     latents   what a stage with a strength begins with, [B, C, h, w]
     canvas    the initial image, made ready for the stage
     sides     the texts that the guidance compares: rows of B each
-    networks  the LoRAs in use, in their order
+    networks, strengths   of the LoRAs in use, in their order
     show      takes a JPEG of what is being made
     """
 
@@ -49,6 +50,7 @@ class Making:
     sides: Sequence[str]
     networks: Sequence[Network]
     show: Callable[[bytes], None]
+    strengths: Sequence[Strength] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def _built_in(name: str, title: str, module: str, **more: Any) -> None:
 
 
 _built_in("preview", "Preview", "preview")  # first: it sees the latents as the model was shown them
+_built_in("loras", "Step ranges of LoRAs", "loras")
 _built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _built_in("gradual_latent", "Gradual Latent", "gradual_latent")
 _built_in("regions", "Regions", "regional")

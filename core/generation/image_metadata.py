@@ -104,7 +104,7 @@ def png_info(job: GenerateJob, hashes: Hashes) -> PngInfo:
 def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> str:
     """A1111's `parameters` block: prompt with LoRA tags, negative prompt, one line of `Name: value` pairs."""
     asked = job.generate
-    tags = "".join(f" {tag_of(use)}" for use in asked.loras)
+    tags = "".join(f" {tag_of(use, asked.steps)}" for use in asked.loras)
     lines = [asked.prompt + tags]
     if asked.negative_prompt:
         lines.append(f"Negative prompt: {asked.negative_prompt}")
@@ -266,7 +266,9 @@ def from_a1111_text(text: str) -> ImageRecord:
         prompt, tags = without_tags(prompt)
     except ValueError as error:
         notes.append(_advice(f"The prompt was not changed: {error}", "bad-lora"))
-    wanted: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "loras": [use_of(tag) for tag in tags]}
+    steps = int(pairs["Steps"]) if pairs.get("Steps", "")[:6].isdecimal() else 0
+    loras = [use_of(tag, steps or GenerateSettings().steps) for tag in tags]
+    wanted: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "loras": loras}
     wanted["embeddings"] = list(_listed(pairs, "TI hashes"))
     for name, setting_name, convert in (
         ("Steps", "steps", int),

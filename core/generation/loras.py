@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.families.components import Components
+from core.generation.loop import Hook, Moment
 from core.generation.store import fingerprint
+from core.networks.block_weights import block_weights, weight_of
 from core.networks.files import check_file, read_network
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
@@ -18,12 +22,15 @@ from core.record.workspace import display_path
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.generation.hooks import Making
     from core.networks.network import Network
     from core.settings.generation.generate import LoraUse
 
 __all__ = ["AttachedLora", "LorasInUse", "check_file", "loras_attached", "read_network"]
 
 SHOWN_MODULES = 3
+WHOLE = (0.0, 1.0)
+ROUNDING = 1e-6  # of a step: 3 / 20 * 20 is not quite 3
 
 
 @dataclass(frozen=True)
@@ -36,30 +43,62 @@ class AttachedLora:
     modules: int
 
 
+@dataclass(frozen=True)
+class Strength:
+    """How strong a LoRA is. blocks: of its 26 slots (`core.networks.block_weights`), None for 1 everywhere; steps: the share of
+    the steps from which and up to which its layers of the U-Net act."""
+
+    unet: float
+    text_encoder: float | None = None
+    blocks: tuple[float, ...] | None = None
+    steps: tuple[float, float] = WHOLE
+
+    @classmethod
+    def of(cls, use: LoraUse, sdxl: bool) -> Strength:
+        blocks = block_weights(use.block_weights, sdxl) if use.block_weights else None
+        return cls(use.strength, use.text_encoder_strength, blocks, (use.start_at, use.end_at))
+
+    def set_on(self, network: Network) -> None:
+        of_layer = partial(weight_of, self.blocks) if self.blocks is not None else None
+        network.set_multiplier(self.unet, self.text_encoder, of_layer)
+
+    def acts(self, index: int, steps: int) -> bool:
+        """Whether it does at the step of this number, from 0, of so many."""
+        first, last = (math.ceil(share * steps - ROUNDING) for share in self.steps)
+        return first <= index < last
+
+
+NO_STRENGTH = Strength(0.0)
+
+
 @dataclass
 class LorasInUse:
     """What is in use, in the given order, and advice about layers of a file that this model does not have.
 
     networks   one for each                 merged    how many are merged into the weights, the first ones
+    strengths  that they have now           sdxl      whether the model is one: its blocks are others
     """
 
     loras: list[AttachedLora] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     networks: list[Network] = field(default_factory=list)
     merged: int = 0
+    sdxl: bool = False
+    strengths: list[Strength] = field(default_factory=list)
     _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    _now: list[tuple[float, float | None]] = field(default_factory=list)
+    _now: list[Strength] = field(default_factory=list)
 
     def use(self, uses: Sequence[LoraUse]) -> None:
         """From now on each LoRA has the strength that it has here, by its place among those of one file; the others none."""
         left = list(uses)
-        strengths: list[tuple[float, float | None]] = []
+        strengths: list[Strength] = []
         for lora, network in zip(self.loras, self.networks, strict=True):
             own = next((use for use in left if use.file == lora.file), None)
             if own is not None:
                 left.remove(own)
-            strengths.append((own.strength, own.text_encoder_strength) if own is not None else (0.0, None))
-            network.set_multiplier(*strengths[-1])
+            strengths.append(Strength.of(own, self.sdxl) if own is not None else NO_STRENGTH)
+            strengths[-1].set_on(network)
+        self.strengths = strengths
         if self.merged and strengths[: self.merged] != self._now:
             self._merge()
             self._now = strengths[: self.merged]
@@ -110,7 +149,7 @@ def loras_attached(
     from core.networks.frozen import readable
     from core.networks.network import attached
 
-    found = LorasInUse(merged=merged)
+    found = LorasInUse(merged=merged, sdxl=components.family == "sdxl")
     problems: list[Problem] = []
     for use in uses:
         try:
@@ -134,6 +173,40 @@ def loras_attached(
             yield found
         finally:
             found.restore()
+
+
+class StepRanges(Hook):
+    """Leaves LoRAs out at the steps that are not theirs. in_use: (network, its strength)"""
+
+    def __init__(self, in_use: Sequence[tuple[Network, Strength]]):
+        self._in_use = in_use
+        self._on = [True] * len(in_use)
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._set([True] * len(self._in_use))
+
+    def before(self, at: Moment) -> None:
+        self._set([strength.acts(at.index, at.steps) for _, strength in self._in_use])
+
+    def _set(self, on: list[bool]) -> None:
+        for (network, strength), now, before in zip(self._in_use, on, self._on, strict=True):
+            if now != before:
+                (strength if now else NO_STRENGTH).set_on(network)
+        self._on = on
+
+
+def hook_of(making: Making) -> Hook | None:
+    """The step ranges of a stage's LoRAs; None where all act at every step."""
+    ranged = [
+        (network, strength)
+        for network, strength in zip(making.networks, making.strengths, strict=True)
+        if strength.steps != WHOLE and network.attached
+    ]
+    return StepRanges(ranged) if ranged else None
 
 
 def together(lists: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:

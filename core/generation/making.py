@@ -136,6 +136,7 @@ class Maker:
         latents = self._begun(stage, batch, noises, made)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
         making = Making(job, stage, self.components, self.kind, noises, latents, made.canvas, sides, networks, show)
+        making = replace(making, strengths=self.loras.strengths)
         model = self.model
         if reads_mask(self.components):
             model = reading_mask(model, self.components, stage, noises, made.canvas)

@@ -22,6 +22,7 @@ from core.settings.generation.generate import LoraUse
 from core.settings.generation.prompts import PromptSettings
 from core.settings.job import GenerateJob
 
+LORAS = "generate.loras"
 FILE, PROMPT, NEGATIVE = "prompts.from_file", "generate.prompt", "generate.negative_prompt"
 USUAL_DEPTH, USUAL_START = 3, 650  # of Deep Shrink and Gradual Latent, where an inline option turns them on
 MOST = 100_000  # images of one job
@@ -53,7 +54,7 @@ def requests_of(
     words    the embeddings that prompts can name, with the number of their vectors
     styles   those that the job names
     """
-    job, entries, where = in_styles(job, styles)
+    job, entries, where = in_styles(_with_enabled(job), styles)
     notes = _syntax(job, entries, Known(files, words=words), where)
     raise_if_errors(notes)
     seeds = _Seeds(job, len(entries))
@@ -71,6 +72,12 @@ def requests_of(
     notes = list(dict.fromkeys(notes))
     raise_if_errors(notes)
     return found, notes
+
+
+def _with_enabled(job: GenerateJob) -> GenerateJob:
+    """`job` without the LoRAs that are turned off."""
+    loras = [use for use in job.generate.loras if use.enabled]
+    return job.model_copy(update={"generate": job.generate.model_copy(update={"loras": loras})})
 
 
 def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, list[Entry], str]:
@@ -178,7 +185,11 @@ def _request(job: GenerateJob, line: PromptLine, seed: int, notes: list[Problem]
             what = f"'{name}' of the prompt '{line.text[:40]}' is ignored: it is not available"
             notes.append(Problem(what, where, "remove it", "advice", code="prompts.unsupported-option"))
     groups = {group: getattr(job, group).model_copy(update=own) for group, own in changes.items()}
-    return Request(with_prompt_loras(job.model_copy(update=groups)), line.values.get("file_name"))
+    made = with_prompt_loras(job.model_copy(update=groups))
+    if any(not use.always for use in made.generate.loras[: merged_of(job, len(made.generate.loras))]):
+        fix = "turn merging off, or give it all steps"
+        notes.append(Problem("A LoRA that is merged acts at every step", LORAS, fix, code="lora.merged-range"))
+    return Request(made, line.values.get("file_name"))
 
 
 def _turn_on(changes: dict[str, dict[str, Any]], job: GenerateJob) -> None:

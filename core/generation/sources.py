@@ -23,8 +23,10 @@ from core.generation.image_metadata import Hashes, portable_name
 from core.generation.library import find_lora, named_embeddings
 from core.generation.loras import check_file
 from core.generation.prompt.loras import with_prompt_loras
+from core.generation.requests import LORAS
 from core.generation.stages import stages_of
 from core.generation.store import ModelStore
+from core.networks.block_weights import PRESETS, block_weights
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import open_regular
@@ -79,6 +81,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         vae = _collect(problems, model_path, job.model.vae, workspace, "model.vae")
         if vae is not None:
             _collect(problems, open_vae, vae)
+    problems += lora_problems(asked, name)
     loras: dict[str, Path] = {}
     for file in dict.fromkeys(use.file for one in asked for use in one.generate.loras):
         path = _collect(problems, find_lora, file, workspace)
@@ -142,6 +145,20 @@ def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
         if asked % step:
             what = f"Images of this model's family have sides that are multiples of {step}"
             yield Problem(what, f"generate.{side}", f"use {asked // step * step}", code="generate.size-step")
+
+
+def lora_problems(asked: Sequence[GenerateJob], family_name: str | None) -> Iterator[Problem]:
+    """Block weights that the family does not have, and step ranges without a step."""
+    sdxl = None if family_name is None else family_name == "sdxl"
+    for use in [use for one in asked for use in one.generate.loras]:
+        try:
+            block_weights(use.block_weights or "ALL", sdxl)
+        except ValueError as error:
+            fix = f"use a name ({', '.join(PRESETS)}), or as many numbers as the model has blocks"
+            yield Problem(f"{use.file}: {error}", LORAS, fix, code="lora.block-weights")
+        if use.start_at >= use.end_at:
+            what = f"{use.file} begins at {use.start_at:g} of the steps and ends at {use.end_at:g}"
+            yield Problem(what, LORAS, "let it end later, or turn it off", code="lora.step-range")
 
 
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:

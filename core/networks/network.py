@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -122,12 +122,22 @@ class Network:
         for name, adapter in self.adapters.items():
             adapter.take(by_module[name])
 
-    def set_multiplier(self, multiplier: float, text_encoder: float | None = None) -> None:
+    def set_multiplier(
+        self,
+        multiplier: float,
+        text_encoder: float | None = None,
+        of_layer: Callable[[str], float] | None = None,
+    ) -> None:
         """Strength of the whole network: 0 is exactly the model without it, 1 as trained, below 0 reversed.
-        text_encoder: that of the text encoders' layers, if it is another."""
+
+        text_encoder   that of the text encoders' layers, if it is another
+        of_layer       a layer's name -> a further factor
+        """
         for name, adapter in self.adapters.items():
             own = text_encoder is not None and part_of(name) == "text_encoder"
             adapter.multiplier = text_encoder if own and text_encoder is not None else multiplier
+            if of_layer is not None:
+                adapter.multiplier *= of_layer(name)
 
     def apply_max_norm(self, limit: float) -> NormFacts:
         """Scale down weight changes whose norm exceeds `limit`; the facts stay on the device."""

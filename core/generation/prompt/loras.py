@@ -26,17 +26,27 @@ def with_prompt_loras(job: GenerateJob) -> GenerateJob:
         raise ProblemsError(problems)
     if not tags:
         return job
-    changes = {"prompt": prompt, "loras": [*asked.loras, *map(use_of, tags)]}
+    changes = {"prompt": prompt, "loras": [*asked.loras, *(use_of(tag, asked.steps) for tag in tags)]}
     return job.model_copy(update={"generate": asked.model_copy(update=changes)})
 
 
-def use_of(tag: LoraTag) -> LoraUse:
-    """A LoRA of a prompt as a setting."""
+def use_of(tag: LoraTag, steps: int) -> LoraUse:
+    """A LoRA of a prompt as a setting. steps: of an image"""
     own = None if tag.text_encoder == tag.unet else tag.text_encoder
-    return LoraUse(file=tag.name, strength=tag.unet, text_encoder_strength=own)
+    first, end = tag.steps
+    return LoraUse(
+        file=tag.name,
+        strength=tag.unet,
+        text_encoder_strength=own,
+        block_weights=tag.block_weights,
+        start_at=min(first / steps, 1.0),
+        end_at=1.0 if end is None else min(end / steps, 1.0),
+    )
 
 
-def tag_of(use: LoraUse) -> LoraTag:
-    """How a prompt of other programs names this LoRA."""
+def tag_of(use: LoraUse, steps: int) -> LoraTag:
+    """How a prompt of other programs names this LoRA. steps: of an image"""
     own = use.text_encoder_strength
-    return LoraTag(Path(use.file).stem, use.strength, use.strength if own is None else own)
+    first, end = round(use.start_at * steps), None if use.end_at == 1 else round(use.end_at * steps)
+    text_encoder = use.strength if own is None else own
+    return LoraTag(Path(use.file).stem, use.strength, text_encoder, use.block_weights, (first, end))

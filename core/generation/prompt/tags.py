@@ -10,23 +10,32 @@ from dataclasses import dataclass
 MOST_TAGS, LARGEST = 50, 10.0
 ORDER = ("te", "unet")  # of two strengths, in A1111 and Forge
 FIX = "write <lora:name:0.8>, or <lora:name:0.5:0.8> for text encoder 0.5 and U-Net 0.8"
+STEPS = re.compile(r"(\d{1,4})?-(\d{1,4})?")
 _TAG = re.compile(r" ?<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 _OPEN = re.compile(r"<(?:lora|lyco):[^<>\s,]*+(?=[^<>]*+(?:<|\Z))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class LoraTag:
-    """A LoRA by the name of its file. unet, text_encoder: its strengths; 1 is as trained."""
+    """A LoRA by the name of its file. unet, text_encoder: its strengths; 1 is as trained.
+
+    As the LBW extension has them: block_weights, by block; steps: the first at which it acts, and the first at which it does
+    not (None: to the end).
+    """
 
     name: str
     unet: float = 1.0
     text_encoder: float = 1.0
+    block_weights: str | None = None
+    steps: tuple[int, int | None] = (0, None)
 
     def __str__(self) -> str:
         """As every program reads it: two strengths are named, since their order differs between programs."""
-        if self.unet == self.text_encoder:
-            return f"<lora:{self.name}:{self.unet:g}>"
-        return f"<lora:{self.name}:unet={self.unet:g}:te={self.text_encoder:g}>"
+        words = f"{self.unet:g}" if self.unet == self.text_encoder else f"unet={self.unet:g}:te={self.text_encoder:g}"
+        words += f":lbw={self.block_weights}" if self.block_weights else ""
+        first, end = self.steps
+        words += f":step={first}-{'' if end is None else end}" if self.steps != (0, None) else ""
+        return f"<lora:{self.name}:{words}>"
 
 
 def has_tags(text: str) -> bool:
@@ -71,14 +80,29 @@ def _tag(body: str) -> LoraTag:
     if not name:
         raise ValueError(f"<lora:{body[:40]}> has no LoRA name")
     given: dict[str, float] = {}
+    blocks: str | None = None
+    steps: tuple[int, int | None] = (0, None)
     for part in rest:
-        key, named, text = part.rpartition("=")
+        key, named, text = part.partition("=")
         key = key.strip().lower() if named else next((each for each in ORDER if each not in given), "")
-        if key not in ORDER or key in given:
+        if named and key == "lbw":
+            blocks = text.strip()
+        elif named and key == "step":
+            steps = _steps(text, body)
+        elif key in ORDER and key not in given:
+            given[key] = _strength(text if named else part, body)
+        else:
             raise ValueError(f"'{part[:40]}' in <lora:{body[:40]}> is not valid")
-        given[key] = _strength(text, body)
     text_encoder = given.get("te", 1.0)
-    return LoraTag(name, given.get("unet", text_encoder), text_encoder)
+    return LoraTag(name, given.get("unet", text_encoder), text_encoder, blocks, steps)
+
+
+def _steps(text: str, body: str) -> tuple[int, int | None]:
+    found = STEPS.fullmatch(text.strip())
+    if found is None or not any(found.groups()):
+        raise ValueError(f"'{text[:20]}' in <lora:{body[:40]}> is no range of steps such as 0-12")
+    first, end = found.groups()
+    return int(first or 0), None if end is None else int(end)
 
 
 def _strength(text: str, body: str) -> float:

@@ -23,11 +23,30 @@ class LoraUse(Settings):
         hint="same as strength",
         help="Strength on the text encoder. Empty is the same as for the U-Net.",
     )
+    block_weights: str | None = setting(
+        None,
+        hint="1 everywhere",
+        help="Strength by U-Net block: a name (INALL, MIDD, OUTALL, OUTS ...) or 12, 17, 20 or 26 numbers as in the LBW extension.",
+    )
+    start_at: float = setting(
+        0.0, within=(0, 1), help="Share of the steps after which it begins: 0.2 leaves it out of the first fifth."
+    )
+    end_at: float = setting(
+        1.0,
+        within=(0, 1),
+        help="Share of the steps after which it ends. The text encoder keeps it for the whole image.",
+    )
+    enabled: bool = setting(True, title="On", help="Off keeps it in the list without using it.")
 
     @property
     def used(self) -> bool:
         """Whether it changes the model at all."""
-        return bool(self.strength or self.text_encoder_strength)
+        return self.enabled and bool(self.strength or self.text_encoder_strength)
+
+    @property
+    def always(self) -> bool:
+        """Whether it acts at every step."""
+        return (self.start_at, self.end_at) == (0.0, 1.0)
 
 
 class GenerateSettings(Settings):

@@ -1,0 +1,107 @@
+"""Strengths of a LoRA by U-Net block: the comma lists and preset names of the block weight tools, and which layer is where.
+
+Lists of 12, 17, 20 or 26 numbers, as in sd-scripts' lbw options and the LBW extension of A1111; what a list does not name
+keeps 1. Pure: no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from core.networks.blocks import ORIGINAL, block_of
+
+BASE = "BASE"  # the text encoders
+SLOTS = (BASE, *(f"IN{n:02}" for n in range(12)), "MID", *(f"OUT{n:02}" for n in range(12)))
+
+
+def _named(ins: Sequence[int], outs: Sequence[int]) -> tuple[str, ...]:
+    return (BASE, *(f"IN{n:02}" for n in ins), "MID", *(f"OUT{n:02}" for n in outs))
+
+
+LISTS = {  # by length: the slots of the numbers
+    12: _named((4, 5, 7, 8), range(6)),
+    17: _named((1, 2, 4, 5, 7, 8), range(3, 12)),
+    20: _named(range(9), range(9)),
+    26: SLOTS,
+}
+ONLY_SDXL, ONLY_SD = (12, 20), (17,)
+HALVES = {False: (5, 7), True: (6, 3)}  # where the deeper half of IN begins and that of OUT ends; True: SDXL
+# What each name keeps: shallow (S) or deep (D) halves of the input and output blocks, and the middle.
+NAMES = {
+    "ALL": ("IN", "MID", "OUT"),
+    "INS": ("INS",),
+    "IND": ("IND",),
+    "INALL": ("IN",),
+    "MIDD": ("IND", "MID", "OUTD"),
+    "OUTD": ("OUTD",),
+    "OUTS": ("OUTS",),
+    "OUTALL": ("OUT",),
+}
+NONE, HALF = "NONE", "ALL0.5"
+PRESETS = (NONE, *NAMES, HALF)
+LARGEST = 10.0
+
+
+def block_weights(text: str, sdxl: bool | None = None) -> tuple[float, ...]:
+    """The strengths of the 26 slots. sdxl: whether it is for SDXL; None where that is not known yet.
+
+    Raises ValueError with what is wrong in the words of a message.
+    """
+    name = text.strip().upper()
+    if name in PRESETS:
+        return _of_preset(name, bool(sdxl))
+    numbers = [_number(part) for part in text.split(",")]
+    if len(numbers) not in LISTS:
+        raise ValueError(f"there are {len(numbers)} block weights; lists have 12, 17, 20 or 26 numbers")
+    if sdxl is not None and len(numbers) in (ONLY_SD if sdxl else ONLY_SDXL):
+        families = ("SDXL", "SD 1.x and 2.x")
+        raise ValueError(f"{len(numbers)} block weights are for {families[sdxl]}, not for {families[not sdxl]}")
+    given = dict(zip(LISTS[len(numbers)], numbers, strict=True))
+    return tuple(given.get(slot, 1.0) for slot in SLOTS)
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= LARGEST:
+        raise ValueError(
+            f"'{text.strip()[:20]}' is no block weight from -10 to 10, and no name of {', '.join(PRESETS)}"
+        )
+    return value
+
+
+def _of_preset(name: str, sdxl: bool) -> tuple[float, ...]:
+    if name in (NONE, HALF):
+        return (0.0 if name == NONE else 0.5,) * len(SLOTS)
+    deep_in, deep_out = HALVES[sdxl]
+    kept = NAMES[name]
+
+    def keeps(slot: str) -> bool:
+        if slot in (BASE, "MID"):
+            return slot == BASE or slot in kept
+        side, number = slot.rstrip("0123456789"), int(slot[-2:])
+        deep = number >= deep_in if side == "IN" else number < deep_out
+        return side in kept or side + ("D" if deep else "S") in kept
+
+    return tuple(float(keeps(slot)) for slot in SLOTS)
+
+
+def slot_of(name: str) -> int | None:
+    """The place in SLOTS of a layer by its name in kohya's files: 0 for the text encoders; None: in no block."""
+    if not name.startswith("lora_unet_"):
+        return 0
+    block = block_of(name)
+    if ORIGINAL.match(name):  # SDXL, whose middle has three
+        return 13 if 10 <= block <= 12 else block if block < 10 else block + 1
+    if name.startswith(("lora_unet_time_embed_", "lora_unet_label_emb_")):
+        return 1
+    return block + 1 if block else None
+
+
+def weight_of(weights: Sequence[float], name: str) -> float:
+    """The strength of a layer."""
+    slot = slot_of(name)
+    return 1.0 if slot is None else weights[slot]

@@ -1,0 +1,175 @@
+"""Strengths of a LoRA by part, block and step: each by what it does to images and weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from core.families import family
+from core.generation.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of
+from core.generation.loras import Strength, loras_attached, read_network
+from core.generation.making import Maker
+from core.generation.plan import plan_of
+from core.generation.prompt.loras import tag_of, use_of
+from core.generation.prompt.states import encode_prompts
+from core.generation.prompt.tags import LoraTag, without_tags
+from core.generation.run import run_generate
+from core.generation.sources import make_store
+from core.networks.adapter_file import save_lora
+from core.networks.block_weights import SLOTS, block_weights, slot_of
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+from core.settings.generation.generate import LoraUse
+from tests.generation.test_loras import STARTER, random_lora
+from tests.generation.test_run import job_of
+from tests.refusals import refused
+
+SD1 = {"ss_base_model_version": "sd_v1"}
+WEIGHTS = [round(0.1 * number - 0.4, 1) for number in range(17)]
+LIST = ",".join(map(str, WEIGHTS))
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def starter():
+    return family("sd1").load(STARTER)
+
+
+@pytest.fixture(scope="module")
+def file(starter, tmp_path_factory):
+    return save_lora(tmp_path_factory.mktemp("lora") / "a.safetensors", random_lora(starter, conv=True), SD1)
+
+
+@pytest.fixture
+def space(tmp_path):
+    return Workspace(outputs=tmp_path / "outputs", models=PROJECT / "models")
+
+
+def by_hand(starter, path, tmp_path):
+    """The same LoRA with each layer's change multiplied by the weight of its block."""
+    weights = block_weights(LIST)
+    tensors = random_lora(starter, conv=True)
+    for name in tensors:
+        slot = slot_of(name.partition(".")[0])
+        if name.endswith("lora_up.weight") and slot is not None:
+            tensors[name] = tensors[name] * weights[slot]
+    return save_lora(tmp_path / "scaled.safetensors", tensors, SD1)
+
+
+def latents(starter, use, path, hooks=(), merged=0):
+    """After five steps, with this LoRA."""
+    with loras_attached(starter, [use], lambda name: path, merged) as loras:
+        states = encode_prompts(starter, "a fox", "")
+        model, sampling, stage = Denoiser.of(starter), Sampling("euler", 4.0), Stage((64, 64), STEPS)
+        own = hooks(loras) if callable(hooks) else hooks
+        return denoise(model, states, stage, noises_of(model, stage, [3], sampling), sampling, hooks=own)
+
+
+def test_block_weights_are_those_layers_changes_scaled_live_and_merged(starter, file, tmp_path):
+    scaled = by_hand(starter, file, tmp_path)
+    use = LoraUse(file="a", strength=0.8, block_weights=LIST)
+    live, wanted = read_network(starter, file, 1.0), read_network(starter, scaled, 0.8)
+    Strength.of(use, sdxl=False).set_on(live)
+    seen = set()
+    for name, adapter in live.adapters.items():
+        other = wanted.adapters[name]
+        change, asked = adapter.delta() * adapter.multiplier, other.delta() * other.multiplier
+        assert torch.allclose(change, asked, rtol=1e-6, atol=1e-6 * float(asked.abs().max()))
+        seen.add(slot_of(name))
+    assert {SLOTS[each] for each in seen if each is not None} >= {"BASE", "IN01", "MID", "OUT11"}
+    plain = latents(starter, LoraUse(file="a", strength=0.8), file)
+    by_blocks = latents(starter, use, file)
+    assert (by_blocks - plain).abs().mean() > 0.01
+    assert torch.allclose(by_blocks, latents(starter, LoraUse(file="a", strength=0.8), scaled), atol=2e-4)
+    assert torch.allclose(by_blocks, latents(starter, use, file, merged=1), atol=2e-4)
+
+
+def test_weights_of_1_and_all_steps_are_bit_equal_to_none(starter, file):
+    plain = latents(starter, LoraUse(file="a", strength=0.7), file)
+    for more in ({"block_weights": "ALL"}, {"block_weights": ",".join(["1"] * 17)}, {"start_at": 0.0, "end_at": 1.0}):
+        assert torch.equal(plain, latents(starter, LoraUse(file="a", strength=0.7, **more), file))
+
+
+class OnAt(Hook):
+    """Turns the first network on at these steps by its multiplier."""
+
+    def __init__(self, network, strength, steps):
+        self.network, self.strength, self.steps = network, strength, steps
+
+    def before(self, at):
+        self.network.set_multiplier(self.strength if at.index in self.steps else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "steps"), [(0.2, 0.8, {1, 2, 3}), (0.5, 1.0, {3, 4}), (0.0, 0.2, {0}), (0.3, 0.35, set())]
+)
+def test_a_step_range_is_a_run_with_the_lora_on_at_these_steps_only(starter, file, space, start, end, steps):
+    use = LoraUse(file=str(file), strength=0.9, start_at=start, end_at=end)
+    wanted = latents(starter, use, file, lambda loras: [OnAt(loras.networks[0], 0.9, steps)])
+    job = job_of(prompt="a fox", steps=STEPS, sampler="euler", seed=3, loras=[use])
+    plan = plan_of(job, space)
+    with loras_attached(starter, [use], lambda name: file) as loras:
+        maker = Maker(starter, no_words(starter), loras)
+        made = maker.make(plan.requests, decoded=False).latents[-1]
+        assert torch.equal(made, wanted)
+        assert {each.multiplier for each in loras.networks[0].adapters.values()} == {0.9}
+
+
+def no_words(starter):
+    from core.generation.embeddings import embeddings_attached
+
+    with embeddings_attached(starter, []) as words:
+        return words
+
+
+def test_the_prompt_sets_them_as_the_lbw_extension_does(file, space):
+    tag = f"<lora:{file}:0.9:lbw=OUTALL:step=1-4>".replace(":1.0", "")
+    (request,) = plan_of(job_of(prompt=f"a fox {tag}", steps=5), space).requests
+    assert request.job.generate.loras == [
+        LoraUse(file=str(file), strength=0.9, block_weights="OUTALL", start_at=0.2, end_at=0.8)
+    ]
+    assert [Strength.of(request.job.generate.loras[0], False).acts(index, 5) for index in range(5)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("more", [("OUTALL", (0, None)), (None, (2, 12)), (LIST, (0, 3)), ("MIDD", (4, None))])
+def test_blocks_and_steps_of_a_tag_are_written_as_they_are_read(more):
+    tag = LoraTag("ink", 0.8, 0.5, *more)
+    assert without_tags(f"a fox {tag}") == ("a fox", [tag]) and tag_of(use_of(tag, 20), 20) == tag
+
+
+def test_one_that_is_off_is_neither_read_nor_used(space):
+    job = job_of(loras=[LoraUse(file="not here at all", enabled=False)])
+    assert plan_of(job, space).requests[0].job.generate.loras == []
+
+
+def test_what_no_model_can_do_is_refused_before_it_is_loaded(file, space):
+    for more, code in (
+        ({"block_weights": "1,2,3"}, "lora.block-weights"),
+        ({"block_weights": ",".join(["1"] * 12)}, "lora.block-weights"),  # of SDXL
+        ({"start_at": 0.6, "end_at": 0.4}, "lora.step-range"),
+    ):
+        with refused(code):
+            plan_of(job_of(loras=[LoraUse(file=str(file), **more)]), space)
+    with refused("lora.merged-range"):
+        plan_of(job_of(loras=[LoraUse(file=str(file), end_at=0.5)], network_merge=True), space)
+    with pytest.raises(ProblemsError) as caught:
+        plan_of(job_of(prompt="a fox <lora:a:1:step=many>"), space)
+    assert caught.value.codes == ["prompt.bad-lora"]
+
+
+def test_twenty_loras_at_once_make_an_image(starter, space, tmp_path):
+    files = [
+        save_lora(tmp_path / f"{n}.safetensors", random_lora(starter, conv=False, seed=n, size=0.05), SD1)
+        for n in range(20)
+    ]
+    loras = [LoraUse(file=str(path), strength=0.5) for path in files]
+    one, twenty = (
+        run_generate(job_of(steps=1, seed=1, loras=uses), space, store=make_store()) for uses in (loras[:1], loras)
+    )
+    assert one[0].read_bytes() != twenty[0].read_bytes()
