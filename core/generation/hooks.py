@@ -113,7 +113,7 @@ def _built_in(name: str, title: str, module: str, **more: Any) -> None:
 
 
 _built_in("preview", "Preview", "preview")  # first: it sees the latents as the model was shown them
-_built_in("loras", "Step ranges of LoRAs", "loras")
+_built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
 _built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _built_in("gradual_latent", "Gradual Latent", "gradual_latent")
 _built_in("regions", "Regions", "regional")

@@ -1,0 +1,48 @@
+"""LoRAs that act at a part of the steps only: a hook turns them off at the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from core.generation.hooks import Making
+from core.generation.loop import Hook, Moment
+from core.generation.loras import NO_STRENGTH, WHOLE, Strength
+
+if TYPE_CHECKING:
+    from core.networks.network import Network
+
+
+class StepRanges(Hook):
+    """Leaves LoRAs out at the steps that are not theirs. in_use: (network, its strength)"""
+
+    def __init__(self, in_use: Sequence[tuple[Network, Strength]]):
+        self._in_use = in_use
+        self._on = [True] * len(in_use)
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._set([True] * len(self._in_use))
+
+    def before(self, at: Moment) -> None:
+        self._set([strength.acts(at.index, at.steps) for _, strength in self._in_use])
+
+    def _set(self, on: list[bool]) -> None:
+        for (network, strength), now, before in zip(self._in_use, on, self._on, strict=True):
+            if now != before:
+                (strength if now else NO_STRENGTH).set_on(network)
+        self._on = on
+
+
+def hook_of(making: Making) -> Hook | None:
+    """The step ranges of a stage's LoRAs; None where all act at every step."""
+    ranged = [
+        (network, strength)
+        for network, strength in zip(making.networks, making.strengths, strict=True)
+        if strength.steps != WHOLE and network.attached
+    ]
+    return StepRanges(ranged) if ranged else None
