@@ -12,7 +12,7 @@ from typing import Any
 from core.generation.hooks import inline_setting
 from core.generation.prompt.analysis import Known, Ways, findings_of
 from core.generation.prompt.files import Entry, is_prompt, line_of_table, read_entries
-from core.generation.prompt.loras import with_prompt_loras
+from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.prompt.options import SEEDS, PromptLine, read_line, take_seeds
 from core.generation.prompt.styles import Style, styled, styled_entry
 from core.generation.prompt.wildcards import Files, WildcardError, has_variants, variants
@@ -22,7 +22,6 @@ from core.settings.generation.generate import LoraUse
 from core.settings.generation.prompts import PromptSettings
 from core.settings.job import GenerateJob
 
-LORAS = "generate.loras"
 FILE, PROMPT, NEGATIVE = "prompts.from_file", "generate.prompt", "generate.negative_prompt"
 USUAL_DEPTH, USUAL_START = 3, 650  # of Deep Shrink and Gradual Latent, where an inline option turns them on
 MOST = 100_000  # images of one job

@@ -22,8 +22,7 @@ from core.generation.embeddings import NewWord, check_word, find_word
 from core.generation.image_metadata import Hashes, portable_name
 from core.generation.library import find_lora, named_embeddings
 from core.generation.loras import check_file
-from core.generation.prompt.loras import with_prompt_loras
-from core.generation.requests import LORAS
+from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.stages import stages_of
 from core.generation.store import ModelStore
 from core.networks.block_weights import PRESETS, block_weights

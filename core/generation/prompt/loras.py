@@ -9,6 +9,8 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 
+LORAS = "generate.loras"
+
 
 def with_prompt_loras(job: GenerateJob) -> GenerateJob:
     """`job` with the LoRAs of its prompt among its LoRAs, and no longer in the prompt. Raises ProblemsError."""
