@@ -46,7 +46,7 @@ def ask(job: GenerateJob, options: Options) -> int:
     from core.generation.sources import make_store
 
     workspace, store, device = options.workspace(), make_store(), options.device()
-    plain = job.prompts.model_copy(update={"from_file": None})
+    plain = job.prompts.model_copy(update={"from_file": None, "from_module": None})
     owner = Ownership(workspace, "generate --interactive on the command line")
     with ExitStack() as stack:
         stack.callback(owner.release)

@@ -61,7 +61,8 @@ class GradualLatent(Hook):
         else:
             start = self._sharpened(interpolate(at.latents, size=size, mode="bicubic"))
             made = start + interpolate(slope, size=size, mode="bicubic") * (down - sigma)
-        noise = torch.stack([torch.randn(made.shape[1:], generator=own) for own in self._draws]).to(made)
+        drawn = [torch.randn(made.shape[1:], generator=own, device=own.device) for own in self._draws]
+        noise = torch.stack(drawn).to(made)
         return made + noise * up * (1.0 if size is None else self._settings.gradual_latent_s_noise)
 
     def _next_size(self, at: Moment) -> tuple[int, int] | None:

@@ -45,6 +45,7 @@ class Sampling:
     program   "" as the samplers are published; "trainer" or "generator" as those of sd-scripts (`make_sampler`)
     guidance_kind, guidance_settings    which, and its own settings
     guidance_range  shares of the steps with guidance, from the first on, up to the second; the others follow the prompt alone
+    device_noise    noise is drawn on the model's device, and differs from one to another; else on the CPU
     one_level_up    as its generator, an image is noised for the step before the first one that is run, where the sampler
               has an offset of its timesteps
     """
@@ -62,6 +63,7 @@ class Sampling:
     program: str = ""
     one_level_up: bool = False
     start_noise: StartNoise = PLAIN
+    device_noise: bool = False
 
     def guidance(self) -> Guidance:
         return make_guidance(
@@ -152,12 +154,19 @@ class Hook:
         """After the sampler's step: `at.latents` are the next ones, `at.timestep` is still that of this step."""
 
 
-def noises_of(model: Denoiser, stage: Stage, seeds: Sequence[int], sampling: Sampling) -> list[ImageNoise]:
-    """The random numbers of each image of a stage."""
+def noises_of(
+    model: Denoiser, stage: Stage, seeds: Sequence[int], sampling: Sampling, device: torch.device | str = "cpu"
+) -> list[ImageNoise]:
+    """The random numbers of each image of a stage. device: of the model; sd-scripts' generator draws in the model's type too"""
     shape = model.family.latent_shape(stage.size)
     draws = stage.steps * (2 if sampling.sampler in TWICE else 1)
     own = [(seed + stage.another) % SEEDS for seed in seeds]
-    return [ImageNoise(seed, shape, draws, sampling.start_noise) for seed in own]
+    if not sampling.device_noise:
+        return [ImageNoise(seed, shape, draws, sampling.start_noise) for seed in own]
+    theirs = sampling.program == "generator" and model.module is not None
+    dtype = next(model.module.parameters()).dtype if theirs else None
+    dtype = None if dtype is None or dtype.itemsize < 2 else dtype  # there is no noise in fp8
+    return [ImageNoise(seed, shape, draws, sampling.start_noise, device, dtype) for seed in own]
 
 
 def guidance_for(model: Denoiser, states: PromptStates, sampling: Sampling, guided: bool = True) -> Guidance:

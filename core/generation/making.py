@@ -131,7 +131,7 @@ class Maker:
     ) -> Tensor:
         job = batch[0].job
         sampling = self.sampling(job)
-        noises = noises_of(self.model, stage, [request.seed for request in batch], sampling)
+        noises = noises_of(self.model, stage, [request.seed for request in batch], sampling, self._device())
         made.canvas = canvas_of(job, stage.size) if job.image_to_image.image_path else None
         latents = self._begun(stage, batch, noises, made)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview

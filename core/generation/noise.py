@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Generator, Tensor
 
 LEVELS = 6  # of pyramid noise
@@ -38,31 +39,43 @@ PLAIN = StartNoise()
 
 
 class ImageNoise:
-    """Draws of one image, float32 [C, h, w] on the CPU.
+    """Draws of one image, float32 [C, h, w], on the device where they are drawn.
 
     start      of the denoising, before the sampler's scale
     sampler    what a sampler draws from at its steps
     """
 
-    def __init__(self, seed: int, shape: Sequence[int], draws: int, settings: StartNoise = PLAIN):
-        """draws: how many the sampler may use"""
+    def __init__(
+        self,
+        seed: int,
+        shape: Sequence[int],
+        draws: int,
+        settings: StartNoise = PLAIN,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ):
+        """
+        draws           how many the sampler may use
+        device, dtype   that numbers are drawn on and in (None: float32): each gives others
+        """
         import torch
 
-        self._shape, self._draws = tuple(shape), draws
-        self.sampler = torch.Generator("cpu").manual_seed(seed)
+        self._shape, self._draws, self._dtype = tuple(shape), draws, dtype or torch.float32
+        self.sampler = torch.Generator(device).manual_seed(seed)
         self.start = _changed(self._draw(self.sampler), settings, settings.chance(seed), self.sampler)
         self._after_start = self.sampler.get_state()
 
     def _draw(self, generator: Generator) -> Tensor:
         import torch
 
-        return torch.randn(self._shape, generator=generator, dtype=torch.float32)
+        drawn = torch.randn(self._shape, generator=generator, dtype=self._dtype, device=generator.device)
+        return drawn.float()
 
     def after_all(self) -> Generator:
         """A generator behind the draws of all steps."""
         import torch
 
-        generator = torch.Generator("cpu")
+        generator = torch.Generator(self.sampler.device)
         generator.set_state(self._after_start)
         for _ in range(self._draws):
             self._draw(generator)
@@ -79,11 +92,11 @@ def _changed(noise: Tensor, settings: StartNoise, chance: Random, generator: Gen
 
     if settings.pyramid_prob and chance.random() < settings.pyramid_prob:
         low, high = settings.pyramid_discount
-        discount = low + (high - low) * float(torch.rand(1, generator=generator))
+        discount = low + (high - low) * float(torch.rand(1, generator=generator, device=generator.device))
         noise = pyramid_noise(noise, discount, chance, generator)
     if settings.offset_prob and chance.random() < settings.offset_prob:
         low, high = settings.offset
-        noise = noise + (low + (high - low) * torch.randn(1, generator=generator))
+        noise = noise + (low + (high - low) * torch.randn(1, generator=generator, device=generator.device))
     return noise
 
 
@@ -97,7 +110,7 @@ def pyramid_noise(noise: Tensor, discount: float, chance: Random, generator: Gen
     for level in range(LEVELS):
         ratio = (2 + 2 * chance.random()) ** level
         size = max(1, int(height / ratio)), max(1, int(width / ratio))
-        small = torch.randn((1, channels, *size), generator=generator)
+        small = torch.randn((1, channels, *size), generator=generator, device=generator.device)
         total = total + interpolate(small, size=(height, width), mode="bilinear") * discount**level
         if 1 in size:
             break

@@ -13,6 +13,8 @@ from core.generation.hooks import inline_setting
 from core.generation.prompt.analysis import Known, Ways, findings_of
 from core.generation.prompt.files import Entry, is_prompt, line_of_table, read_entries
 from core.generation.prompt.loras import LORAS, with_prompt_loras
+from core.generation.prompt.module import WHERE as MODULE
+from core.generation.prompt.module import module_entries
 from core.generation.prompt.options import SEEDS, PromptLine, read_line, take_seeds
 from core.generation.prompt.styles import Style, styled, styled_entry
 from core.generation.prompt.wildcards import Files, WildcardError, has_variants, variants
@@ -106,13 +108,20 @@ def _syntax(job: GenerateJob, entries: Sequence[Entry], known: Known, where: str
 
 def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
     """(the prompts, not yet understood; the setting they are from)"""
-    if not job.prompts.from_file:
+    asked = job.prompts
+    if asked.from_file and asked.from_module:
+        what, fix = "There are prompts from a file and from a module", "empty one of the two"
+        raise ProblemsError.one(what, MODULE, fix, "prompts.two-sources")
+    if asked.from_module:
+        found, where = module_entries(job), MODULE
+    elif asked.from_file:
+        found, where = read_entries(resolve_path(asked.from_file), FILE), FILE
+    else:
         return [job.generate.prompt], PROMPT
-    found = read_entries(resolve_path(job.prompts.from_file), FILE)
     kept = [entry for entry in found if isinstance(entry, dict) or is_prompt(entry)]
     if not kept:
-        raise ProblemsError.one("The file contains no prompts", FILE, "write one per line", "prompts.none")
-    return kept, FILE
+        raise ProblemsError.one("There are no prompts in it", where, "write one per line", "prompts.none")
+    return kept, where
 
 
 class _Seeds:

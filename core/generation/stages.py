@@ -94,6 +94,7 @@ def sampling_of(job: GenerateJob, prediction: str) -> Sampling:
         program="generator" if kohya else "",
         one_level_up=kohya and not asked.force_scheduler_zero_steps_offset,
         start_noise=start_noise_of(job),
+        device_noise=job.start_noise.noise_source == "device",
     )
 
 

@@ -22,6 +22,7 @@ from core.generation.embeddings import NewWord, embeddings_attached
 from core.generation.library import wildcard_lines
 from core.generation.loras import loras_attached, together
 from core.generation.making import Maker
+from core.generation.prompt.kept import ModelTexts
 from core.generation.requests import merged_of, requests_of
 from core.settings.job import GenerateJob
 
@@ -214,7 +215,8 @@ def run(case, components, work, monkeypatch):
     found = []
     with ExitStack() as stack:
         attached = stack.enter_context(loras_attached(components, uses, Path, merged_of(job, len(uses))))
-        known = stack.enter_context(embeddings_attached(components, words))
+        texts = ModelTexts(changes=attached.on_texts)
+        known = stack.enter_context(embeddings_attached(components, words, texts))
         maker = Maker(components, known, attached)
         left = list(requests)
         while left:

@@ -186,3 +186,76 @@ def test_the_check_says_what_will_be_made(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     with refused("image.unreadable"):
         plan_of(job_of(model=model, image_to_image={"image_path": str(tmp_path / "broken.png")}), space)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """module(text) -> the name of a module with it, which nobody allowed."""
+
+    def write(text):
+        name = f"prompts_of_{tmp_path.name}"
+        (tmp_path / f"{name}.py").write_text(text, "utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        return name
+
+    return write
+
+
+PROMPTS = """
+def prompts(job):
+    for color in job.prompts.prompter_module_args.split():
+        yield f"a {color} fox --w 128"
+"""
+PROMPTER = """
+def get_prompter(args, pipe, networks):
+    words = [f"{args.prompter_module_args} {args.W}", f"{args.images_per_prompt} --s 3"]
+    def prompter(args, pipe, seed_random, iter_seed, prompt_index, global_step):
+        return words[prompt_index] if prompt_index < len(words) else None
+    return prompter
+"""
+
+
+def test_a_module_that_the_owner_allowed_makes_prompts(module, monkeypatch):
+    name = module(PROMPTS)
+    job = job_of(prompts={"from_module": name, "prompter_module_args": "red blue", "n_iter": 2})
+    with refused("module.not-allowed"):
+        asked(job)
+    monkeypatch.setattr("core.generation.prompt.module.allowed_modules", lambda: {name})
+    found, _ = asked(job)
+    words = [(one.job.generate.prompt, one.job.generate.width) for one in found]
+    assert words == [("a red fox", 128), ("a blue fox", 128)] * 2
+    assert found[0].job.prompts.from_module is None, "an image says its own prompt"
+
+
+def test_a_module_for_sd_scripts_makes_prompts_too(module, monkeypatch):
+    name = module(PROMPTER)
+    monkeypatch.setattr("core.generation.prompt.module.allowed_modules", lambda: {name})
+    groups = {"from_module": name, "prompter_module_args": "a fox"}
+    found, _ = asked(job_of(prompts=groups, generate={"width": 192, "count": 2}))
+    assert [one.job.generate.prompt for one in found] == ["a fox 192", "a fox 192", "2", "2"]
+    assert found[2].job.generate.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("x = 1", "prompts.module-empty"),
+        ("def prompts(job): return [1 / 0]", "prompts.module-failed"),
+        ("def prompts(job): return [3]", "prompts.module-failed"),
+        ("def prompts(job): return ['# nothing']", "prompts.none"),
+        ("def prompts(job):\n    while True: yield 'a'", "prompts.too-many"),
+        ("import not_here_at_all", "module.import"),
+    ],
+)
+def test_what_is_wrong_with_a_module_is_said(text, code, module, monkeypatch):
+    name = module(text)
+    monkeypatch.setattr("core.generation.prompt.module.allowed_modules", lambda: {name})
+    with refused(code):
+        asked(job_of(prompts={"from_module": name}))
+
+
+def test_a_module_is_named_as_python_does_and_alone(module):
+    with refused("prompts.module-name"):
+        asked(job_of(prompts={"from_module": "folder/mine.py"}))
+    with refused("prompts.two-sources"):
+        asked(job_of(prompts={"from_module": "mine", "from_file": "x.txt"}))

@@ -124,9 +124,9 @@ def _ignored(job: GenerateJob) -> Iterator[Problem]:
     if job.generate.count > 1:
         what = "The number of images is ignored: a grid has one image in each cell"
         yield Problem(what, "generate.count", fix, "advice", code="grid.count-ignored")
-    if job.prompts.from_file:
-        what = "A grid takes no file of prompts"
-        yield Problem(what, "prompts.from_file", "choose the prompt as an axis", code="grid.prompt-file")
+    if job.prompts.from_file or job.prompts.from_module:
+        what, name = "A grid takes no list of prompts", "from_file" if job.prompts.from_file else "from_module"
+        yield Problem(what, f"prompts.{name}", "choose the prompt as an axis", code="grid.prompt-file")
 
 
 def _request(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from core.settings.base import Settings, kohya_setting
+from core.settings.base import Settings, kohya_setting, setting
 
 
 def _pixels(side: str, empty: str, **more: Any) -> Any:
@@ -35,8 +35,13 @@ class SizeSettings(Settings):
 
 
 class StartNoiseSettings(Settings):
-    """What changes the noise an image begins with."""
+    """The noise of an image, and what changes the one it begins with."""
 
+    noise_source: Literal["cpu", "device"] = setting(
+        "cpu",
+        labels={"cpu": "CPU", "device": "the model's device"},
+        help="Where noise is generated. CPU gives the same image on every machine. The device gives the noise of programs that generate it on the GPU (A1111 by default, sd-scripts); with sd-scripts' numbers also in the model's precision.",
+    )
     noise_offset_prob: float | None = kohya_setting(
         None,
         within=(0, 1),

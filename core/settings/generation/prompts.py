@@ -19,6 +19,15 @@ class PromptSettings(Settings):
         [],
         help="Names of saved styles, added to the prompt and the negative prompt at the start. A style with {prompt} wraps the prompt, another is appended. Styles are saved on the Generate tab.",
     )
+    from_module: str | None = kohya_setting(
+        None,
+        title="Prompts from a module",
+        hint="none",
+        help="A Python module whose prompts(job) gives one prompt per line, with options; sd-scripts' get_prompter works too. The owner of the machine must allow it: --allow-module, or a line in allowed_modules.txt.",
+    )
+    prompter_module_args: str | None = kohya_setting(
+        None, title="For the module", hint="nothing", help="Text that the module reads as it likes."
+    )
     dynamic_prompts: bool = setting(
         True,
         help="Reads {red|blue}, __name__ and options such as --d 5 in prompts. Off reads them as text.",
