@@ -12,6 +12,7 @@ from zlib import crc32
 
 import pytest
 
+GONE = pytest.StashKey[set[str]]()  # names in the list of slow tests that no test has, where all were collected
 LIST = Path(__file__).with_name("slow.txt")
 QUICK = 1.5  # seconds: a test that takes less is never listed
 OF_A_FILE = 6.0  # seconds of each file's longer tests that run by default, its first ones

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.selection import ALWAYS, chosen, place, read_durations, runs, slice_number, slice_of, slice_of_day
+from tests.selection import ALWAYS, GONE, chosen, place, read_durations, runs, slice_number, slice_of, slice_of_day
 
 NAMES = [f"tests/training/test_{file}.py::test_{test}[{case}]" for file in "abc" for test in "de" for case in range(50)]
 
@@ -20,6 +20,13 @@ def test_every_slow_test_is_in_exactly_one_slice_and_every_other_in_all(parts):
         assert held == [slice_number(name, parts)] and 1 <= held[0] <= parts
         assert all(runs(name, False, False, (n, parts), []) for n in range(1, parts + 1))
         assert not runs(name, True, False, None, []) and runs(name, True, True, None, [])
+
+
+def test_every_name_in_the_list_of_slow_tests_is_a_test(request):
+    gone = request.config.stash.get(GONE, None)
+    if gone is None:
+        pytest.skip("only where all tests are collected")
+    assert not gone, f"tests/slow.txt: remove or rename {sorted(gone)[:5]}"
 
 
 def test_two_weeks_have_every_slice():
