@@ -531,20 +531,6 @@ class Engine:
 
         return self._light.submit(admitted if self.limits else work, *arguments, title=title, kind=kind)
 
-    def generated(self, limit: int = 200) -> list[dict[str, Any]]:
-        """Images under outputs/images, newest first."""
-        folder = self.workspace.images
-        if not folder.is_dir():
-            return []
-        found = []
-        for path in folder.rglob("*.png"):
-            with suppress(OSError):  # taken away in this moment
-                facts = path.stat()
-                if facts.st_size and not path.name.startswith("."):  # else it is still being written
-                    found.append((facts.st_mtime_ns, path.name, path))
-        newest = sorted(found, reverse=True)[:limit]
-        return [{"path": path, "seed": _seed_of(path), "time": when / 1e9} for when, _, path in newest]
-
     def status(self) -> dict[str, Any]:
         used, total = machine.memory(self.device)
         return {
@@ -591,9 +577,3 @@ def _title(task: str, job: Settings) -> str:
         return job.saving.output_name
     prompt = getattr(getattr(job, "generate", None), "prompt", "")
     return (prompt or tasks.named(task).title_of(job))[:60]
-
-
-def _seed_of(path: Path) -> int | None:
-    """Images are named <time>_<seed>.png, with -2, -3 behind where a name was taken."""
-    tail = path.stem.rsplit("_", 1)[-1].split("-")[0]
-    return int(tail) if tail.isdigit() else None

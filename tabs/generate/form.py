@@ -388,10 +388,3 @@ def tags_of(prompt: str) -> list[LoraTag]:
     with suppress(ValueError):
         return without_tags(prompt)[1]
     return []
-
-
-def signature(job: GenerateJob) -> tuple[Any, ...]:
-    """What two images share when they differ in nothing but their LoRAs and embeddings."""
-    left = [name for name in FIELDS if name not in ("count", "zero_terminal_snr")]
-    asked = [value_of(job, OF_JOB[name].path) for name in left]
-    return (*asked, job.model.base_model, *(getattr(job.model, name) for name in MODEL))

@@ -27,11 +27,11 @@ ENDLESS = "Queues the next images when these are finished, each with a new seed,
 class Stage:
     """The status line and the large image, and "Generate forever", which lives on the server: a closed page stops nothing.
 
-    shown   the images of the gallery, newest first
+    shown   the newest image of the gallery
     jobs    what the fields ask for now, with their own seed or (True) a random one. Raises ProblemsError
     """
 
-    def __init__(self, page: Page, shown: Callable[[], Sequence[Shown]], jobs: Callable[[bool], Sequence[GenerateJob]]):
+    def __init__(self, page: Page, shown: Callable[[], Shown | None], jobs: Callable[[bool], Sequence[GenerateJob]]):
         self.page, self._shown, self._jobs = page, shown, jobs
         self._lock = threading.Lock()
         self._awaited = ""  # the job after which the next is queued; "" while that is off
@@ -214,21 +214,19 @@ def _waiting(entry: QueueEntry, wait: Wait | None) -> str:
     return f'<span class="gen-words">{esc(_begun(words))}: <q>{esc(short(entry.title, 40))}</q></span>'
 
 
-def newest(shown: Sequence[Shown], file_url: Callable[..., str], live: bytes = b"", title: str = "") -> str:
+def newest(shown: Shown | None, file_url: Callable[..., str], live: bytes = b"", title: str = "") -> str:
     """The image that is being made (a JPEG of it), else the newest, in one frame, with what can be done with it."""
     if live:
         source = base64.b64encode(live).decode("ascii")
         image = f'<img src="data:image/jpeg;base64,{source}" alt="Preview of {esc(short(title, 100))}">'
         under = f'<span class="hint" title="{esc(title)}">{esc(short(title, 90))}</span><span class="grow"></span>'
         return f'<div class="gen-stage">{image}</div><div class="strip gen-does">{under}<span class="hint">Preview</span></div>'
-    if not shown:
+    if shown is None:
         return f'<div class="gen-stage">{empty_state("No images yet.", "Write a prompt and press Generate.")}</div>'
-    each = shown[0]
-    prompt = each.record.job.generate.prompt if each.record.job else each.path.name
-    seed = f", seed {each.seed}" if each.seed is not None else ""
-    image = f'<img src="{esc(file_url(each.path))}" alt="{esc(short(prompt, 120))}">'
+    seed = f", seed {shown.seed}" if shown.seed is not None else ""
+    image = f'<img src="{esc(file_url(shown.path))}" alt="{esc(short(shown.prompt, 120))}">'
     return (
-        f'<div class="gen-stage"><button type="button" class="shot" data-act="open" data-arg="0" title="Enlarge">{image}'
-        f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(prompt)}">{esc(short(prompt, 90))}'
-        f'{seed}</span><span class="grow"></span>{does(0, each)}</div>'
+        f'<div class="gen-stage"><button type="button" class="shot" data-view="{esc(shown.name)}" title="Enlarge">{image}'
+        f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(shown.prompt)}">'
+        f'{esc(short(shown.prompt, 90))}{seed}</span><span class="grow"></span>{does(shown)}</div>'
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
@@ -19,13 +18,14 @@ from tabs.context import ASKING, Page
 from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.generate import form, grids, panel, view
+from tabs.generate.gallery import SENDS, SENT, Shelf, begun_with
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
 from tabs.generate.stage import Stage, status
-from tabs.markup import AWAITED, act_of, board, news, page_of, seen_here, short, stamp_seen
+from tabs.markup import AWAITED, act_of, board, news, seen_here, short, stamp_seen
+from tabs.pieces import piece
 
 TAB = "Generate"
-MOST_IMAGES = 5000
 LONGEST = 1 << 20  # characters of a prompt
 START, FIELD = "start generate", "change generate"  # what messages are about
 
@@ -33,7 +33,7 @@ START, FIELD = "start generate", "change generate"  # what messages are about
 DRAW_KEY = """
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || !element.isConnected) return;
-  if (element.offsetParent === null || document.querySelector('.lightbox')) return;
+  if (element.offsetParent === null || document.querySelector('dialog[open]')) return;
   event.preventDefault();
   const field = document.activeElement;
   if (field && field.dataset.act) field.dispatchEvent(new Event('change', {bubbles: true}));
@@ -51,28 +51,6 @@ element.addEventListener('click', ({target}) => {
 new MutationObserver(() => {
   for (const group of element.querySelectorAll('details[data-group]:not([open])')) group.open = open.has(group.dataset.group);
 }).observe(element, {childList: true, subtree: true, attributeFilter: ['open']});
-"""
-
-# The enlarged image: Esc closes it, Left and Right go on, and the keyboard stays inside.
-KEYS = """
-document.addEventListener('keydown', (event) => {
-  const box = element.querySelector('.lightbox');
-  if (!box || element.offsetParent === null) return;
-  const press = (which) => {
-    const found = box.querySelector(`.bar-top ${which}`);
-    if (found && !found.disabled) found.click();
-  };
-  if (event.key === 'Escape') press('[data-act=shut]');
-  else if (event.key === 'ArrowLeft') press('[data-act=open]');
-  else if (event.key === 'ArrowRight') press('[data-act=open] ~ [data-act=open]');
-  else if (event.key === 'Tab') {
-    const stops = [...box.querySelectorAll('button:not(:disabled), a')];
-    const last = event.shiftKey ? stops[0] : stops[stops.length - 1];
-    if (document.activeElement !== last && box.contains(document.activeElement)) return;
-    stops[event.shiftKey ? stops.length - 1 : 0].focus();
-  } else return;
-  event.preventDefault();
-});
 """
 
 
@@ -111,26 +89,21 @@ def build(page: Page) -> None:
             line = board("gen-status", status((), {}, None, ()), script=OPEN_GROUPS)
             grid_table = grids.table_board()
             newest = board("gen-newest", AWAITED)
+            strip = board("gen-strip", piece("gallery_strip"))
             drop = gr.File(
                 label="Image to read",
                 show_label=False,
                 file_types=[".png", ".jpg", ".jpeg", ".webp"],
-                height=64,
+                height=44,
                 elem_id="gen-drop",
             )
-            gallery = board("gen-gallery", AWAITED)
-    light = board("gen-light", script=KEYS)
-    seen, place = seen_here(), gr.State({})
+            gallery = board("gen-gallery", piece("gallery"), script=SENDS)
+    seen = seen_here()
     fields = {"prompts": prompts, "settings": settings, "more": more, "loras": loras, "presets": presets}
-    boards = {"memory": memory, "status": line, "newest": newest, "gallery": gallery, "light": light}
-    shown = {"seen": seen, "place": place, "add": add, "drop": drop, "embeddings": words} | fields | boards
-    page.on_show(TAB, desk.show, place, shown)
-    page.on_tick(
-        TAB,
-        desk.tick,
-        [seen, place],
-        {"seen": seen, "add": add, "memory": memory, "status": line, "newest": newest, "gallery": gallery},
-    )
+    boards = {"memory": memory, "status": line, "newest": newest}
+    shown = {"seen": seen, "add": add, "drop": drop, "embeddings": words} | fields | boards
+    page.on_show(TAB, desk.show, None, shown)
+    page.on_tick(TAB, desk.tick, seen, {"seen": seen, "add": add} | boards)
     page.on_given([words.input], desk.choose_words, words, fields)
     page.listen(add.input, desk.add, add, fields | {"add": add})
     page.listen(refresh.click, desk.refresh, None, shown)
@@ -142,7 +115,9 @@ def build(page: Page) -> None:
     page.on_act(presets, desk.preset_act, None, shown)
     page.on_act(line, desk.stage.act, None, line)
     page.on_act(memory, desk.memory.act, None, memory)
-    page.on_act([newest, gallery, light], desk.gallery_act, place, shown)
+    page.on_act([newest, strip, gallery], desk.send, None, shown)
+    page.links.answer("gallery", desk.shelf.answer)
+    page.pulse_parts.append(desk.shelf.parts)
     grids.listen(page, desk.presets, grid_panel, grid_table)
 
 
@@ -178,11 +153,11 @@ class Desk:
     def __init__(self, page: Page):
         self.page = page
         self._lock = threading.RLock()
-        self._images: tuple[Any, list[view.Shown]] = (None, [])
+        self.shelf = Shelf(page)
         self.presets = Fields(page)
         self.memory = MemoryLine(page)
         self.painting = Painting(page, self._values)
-        self.stage = Stage(page, self._shown, self._jobs)
+        self.stage = Stage(page, self.shelf.newest, self._jobs)
 
     # -- what is kept
 
@@ -224,7 +199,7 @@ class Desk:
 
     def _seed(self, way: str, now: int | None) -> int | None:
         """None is a random one. Locking keeps that of the newest image, or a new one; locked already, it lets go."""
-        newest = next((each.seed for each in self._shown() if each.seed is not None), None)
+        newest = self.shelf.last_seed()
         if way == "last":
             return now if newest is None else newest
         if way == "lock" and now is None:
@@ -274,62 +249,39 @@ class Desk:
 
     # -- showing
 
-    def show(self, place: dict[str, Any]):
-        return self._all(place) | {"seen": self._news("", place)["seen"]}
+    def show(self):
+        return self._all() | {"seen": self._news("")["seen"]}
 
-    def tick(self, seen: str, place: dict[str, Any]):
+    def tick(self, seen: str):
         if self._stamp() == stamp_seen(seen):
             return gr.skip()
-        fresh = self._news(seen, place)
+        fresh = self._news(seen)
         return fresh | ({"add": gr.Dropdown(choices=list(fresh["add"]))} if "add" in fresh else {})
 
-    def _news(self, seen: str, place: dict[str, Any]) -> dict[str, Any]:
-        """What this browser was not sent before: the LoRAs to choose from, the status, the gallery."""
+    def _news(self, seen: str) -> dict[str, Any]:
+        """What this browser was not sent before: the LoRAs to choose from, the status, the newest image."""
         listed = {
             "add": tuple(self._lora_choices()),
             "memory": self.memory.html(),
             "status": self.stage.status(),
             "newest": self.stage.newest(),
-            "gallery": self._gallery(place),
         }
         return news(seen, self._stamp(), listed)
 
     def _stamp(self) -> str:
-        return f"{self.stage.stamp()} {self._images_stamp()} {self._state().get('closed')} {self.memory.html()}"
+        return f"{self.stage.stamp()} {self.shelf.follow()} {self._state().get('closed')} {self.memory.html()}"
 
-    def _images_stamp(self) -> tuple[Any, ...]:
-        """Changes when an image comes or goes; costs one look at each day's folder."""
-        root = self.page.workspace.images
-        try:
-            folders = [entry for entry in os.scandir(root) if entry.is_dir()]
-            return (os.stat(root).st_mtime_ns, *sorted((entry.name, entry.stat().st_mtime_ns) for entry in folders))
-        except OSError:
-            return ()
-
-    def _shown(self) -> list[view.Shown]:
-        stamp = self._images_stamp()
-        with self._lock:
-            if self._images[0] != stamp:
-                self._images = (stamp, view.paired(self.page.engine.generated(MOST_IMAGES)))
-            return self._images[1]
-
-    def _all(self, place: dict[str, Any]) -> dict[str, Any]:
+    def _all(self) -> dict[str, Any]:
         """The whole tab."""
         add = gr.Dropdown(choices=self._lora_choices(), value=None)
-        light = view.enlarged(self._shown(), place.get("open", -1), self.page.file_url)
         lists = {
             "embeddings": self._words(),
             "add": add,
             "memory": self.memory.html(),
             "status": self.stage.status(),
             "newest": self.stage.newest(),
-            "gallery": self._gallery(place),
-            "light": light,
         }
         return self._form() | lists
-
-    def _gallery(self, place: dict[str, Any]) -> str:
-        return view.gallery(self._shown(), place.get("page", 0), self.page.thumb_url)
 
     def _words(self) -> Any:
         """The embeddings to choose from, with those that are chosen."""
@@ -417,7 +369,7 @@ class Desk:
         record = read_image_metadata(file)
         atomic.remove(file)  # the server's own copy of the upload
         self._take_over(record, "the dropped image")
-        return self._all({}) | {"drop": None}
+        return self._all() | {"drop": None}
 
     def begin_with(self, file: str | None) -> Any:
         """A dropped image becomes the initial one."""
@@ -439,36 +391,34 @@ class Desk:
             fix = "choose an image that was generated here or by A1111"
             return self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
         with self._lock:
-            now = self._values()
-            job = record.job
-            values, notes = form.values_of(job, now, self.page.workspace, self.page.project.job.model)
-            if record.source != "atelier":  # it names no model of ours, so the chosen one stays
-                own = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
-                skip = job.model.clip_skip  # which it may say all the same
-                values |= own | ({"clip_skip": skip} if skip else {})
-                notes = [note for note in notes if note.code != form.NO_MODEL]
-            self.presets.put(values | {"count": 1})
+            values, notes = self._values_of(record)
+            self.presets.put(values)
         self.page.say("done", f"The settings of {what} were loaded.", problems=record.notes + notes)
 
-    def gallery_act(self, place: dict[str, Any], event: gr.EventData):
-        """Pages, enlarging, and taking an image's settings over."""
-        act, arg, value = act_of(event)
-        shown = self._shown()
-        number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
-        if act == "page":
-            place = place | {"page": page_of(value or arg, 10**6)}
-            return {"place": place, "gallery": self._gallery(place)}
-        if act == "open" and 0 <= number < len(shown):
-            place = place | {"open": number}
-        elif act in ("shut", "use", "begin"):
-            place = place | {"open": -1}
-        answer = {"place": place, "light": view.enlarged(shown, place.get("open", -1), self.page.file_url)}
-        if act == "use" and 0 <= number < len(shown):
-            self._take_over(shown[number].record, f"the image {shown[number].path.name}")
-            answer |= self._all(place)
-        if act == "begin" and 0 <= number < len(shown):
+    def _values_of(self, record: ImageRecord) -> tuple[dict[str, Any], list[Problem]]:
+        """The fields that make an image again, and what of it is not on this machine."""
+        now, job = self._values(), record.job
+        assert job is not None
+        values, notes = form.values_of(job, now, self.page.workspace, self.page.project.job.model)
+        if record.source != "atelier":  # it names no model of ours, so the chosen one stays
+            own = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
+            skip = job.model.clip_skip  # which it may say all the same
+            values |= own | ({"clip_skip": skip} if skip else {})
+            notes = [note for note in notes if note.code != form.NO_MODEL]
+        return values | {"count": 1}, notes
+
+    def send(self, event: gr.EventData):
+        """An image of the gallery is used for the next ones: its settings, or the image itself."""
+        act, name, _ = act_of(event)
+        shot = self.shelf.shot(name)
+        record = read_image_metadata(shot.path)
+        if act == "use":
+            self._take_over(record, f"the image {shot.path.name}")
+        elif act in ("begin", "inpaint", "upscale"):
             with self._lock:
-                self.presets.put(self._values() | {"image_path": str(shown[number].path), "seed": None})
-            self.page.say("done", f"The next images begin with {shown[number].path.name}.")
-            answer |= self._form()
-        return answer
+                values = self._values()
+                if act == "upscale" and record.job is not None:
+                    values, _ = self._values_of(record)
+                self.presets.put(values | begun_with(shot, self.shelf.gallery.facts(name), act))
+            self.page.say("done", f"{SENT[act]} {shot.path.name}.")
+        return self._all()

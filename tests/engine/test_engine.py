@@ -610,16 +610,6 @@ def test_a_run_handed_in_by_another_process_is_continued_not_begun_anew(engine, 
     assert [path.name for path in workspace.runs.iterdir()] == [folder.name]
 
 
-def test_images_that_are_being_written_or_go_away_are_not_listed(engine, workspace):
-    folder = workspace.images / "2026-01-31"
-    folder.mkdir(parents=True)
-    (folder / "120000_7.png").write_bytes(b"whole")
-    (folder / "120001_8.png").write_bytes(b"")  # a name that is held for the next image
-    (folder / ".tmp-x.png").write_bytes(b"half")
-    (folder / "gone.png").symlink_to(folder / "nowhere")
-    assert [(entry["path"].name, entry["seed"]) for entry in engine.generated()] == [("120000_7.png", 7)]
-
-
 def test_a_run_that_ended_keeps_no_more_points_than_a_list_of_runs_can_hold(tmp_path):
     view = RunView(RunFolder.create(tmp_path, "x", {}))
     line = {"kind": "steps", "rates": {"unet": 1e-4}, "epoch": 1, "seconds_per_step": 0.1, "time": 1.0}

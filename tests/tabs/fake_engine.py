@@ -356,9 +356,6 @@ class FakeEngine:
     def light(self, work: Any, *arguments: Any, **more: Any) -> Any:
         return self._light.submit(work, *arguments, **more)
 
-    def generated(self, limit: int = 200) -> list[dict[str, Any]]:
-        return []
-
     def status(self) -> dict[str, Any]:
         run, job = self._now, None
         if run is not None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import gradio as gr
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from work_parts import HOSTILE, event, make_page, said
+from work_parts import HOSTILE, event, make_page, said, wait_until
 
+from core.engine.light import LightLane
 from core.engine.queue import QueueEntry
 from core.engine.waiting import waits
+from core.generation.gallery import own_words, pair_key
 from core.generation.image_metadata import Hashes, ImageRecord, png_info
 from core.generation.store import Held
 from core.record.problems import Problem, ProblemsError
@@ -22,9 +27,12 @@ from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 from core.training.checks.own_images import demo
 from tabs.generate import form, view
-from tabs.generate.stage import status
+from tabs.generate.gallery import about_job
+from tabs.generate.stage import newest, status
 from tabs.generate.tab import Desk
 from tests.models import tiny_file
+
+LANE = LightLane()
 
 
 class Models:
@@ -78,9 +86,8 @@ class Engine:
     def resume_queue(self):
         self.queue_paused = False
 
-    def generated(self, limit=200):
-        files = sorted(self.folder.rglob("*.png"), key=lambda path: path.name, reverse=True)[:limit]
-        return [{"path": path, "seed": 1, "time": 0.0} for path in files]
+    def light(self, work, *arguments, title="", kind="short"):
+        return LANE.submit(work, *arguments, title=title, kind=kind)
 
     def snapshot(self, run):
         return {"fix": "lower the size"}
@@ -91,12 +98,15 @@ def desk(tmp_path):
     return Desk(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
 
 
+def made(**generate):
+    generate = {"prompt": "a fox", "width": 64, "height": 64, "seed": 1} | generate
+    return build(GenerateJob, {"generate": generate, "model": {"base_model": "models/starter"}})
+
+
 def draw(path, **generate):
     """An image as drawing writes it."""
-    generate = {"prompt": "a fox", "width": 64, "height": 64, "seed": 1} | generate
-    job = build(GenerateJob, {"generate": generate, "model": {"base_model": "models/starter"}})
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (64, 64), "teal").save(path, pnginfo=png_info(job, Hashes()))
+    Image.new("RGB", (64, 64), "teal").save(path, pnginfo=png_info(made(**generate), Hashes()))
     return path
 
 
@@ -158,7 +168,7 @@ def test_a_comparison_draws_the_same_seed_without_loras_first():
     plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
     assert plain.generate.loras == [] and len(full.generate.loras) == 1
     assert plain.generate.seed == full.generate.seed is not None
-    assert form.signature(plain) == form.signature(full)
+    assert pair_key(plain) == pair_key(full)
     with pytest.raises(ProblemsError, match="nothing to compare"):
         form.jobs_to_draw(form.job_of(form.start_values(), TrainJob()), True, TrainJob())
 
@@ -169,9 +179,7 @@ def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_be
     assert (plain.generate.prompt, plain.generate.loras) == ("a fox", []) and plain.generate.seed is not None
     (use,) = full.generate.loras
     assert (use.file, use.strength, use.text_encoder_strength) == ("ink", 0.8, 0.5)
-    assert "ink 0.8 / 0.5" in view.lora_words(full) and "ink 0.8 / 0.5" in view.loras(
-        (), tags=form.tags_of(values["prompt"])
-    )
+    assert "ink 0.8 / 0.5" in own_words(full) and "ink 0.8 / 0.5" in view.loras((), tags=form.tags_of(values["prompt"]))
     press(desk, prompt="a fox <lora:ink:0.8>")
     assert "lora.not-found" in said(desk)
     assert not desk.page.engine.jobs
@@ -181,13 +189,13 @@ def test_new_words_and_trained_models_are_compared_too():
     values = form.start_values() | {"embeddings": ["zkw=outputs/zkw.safetensors"], "base_model": "other"}
     plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
     assert plain.generate.embeddings == [] and plain.model.base_model == full.model.base_model == "other"
-    assert plain.generate.seed == full.generate.seed is not None and form.signature(plain) == form.signature(full)
+    assert plain.generate.seed == full.generate.seed is not None and pair_key(plain) == pair_key(full)
     trained = "outputs/runs/x/checkpoints/dog.safetensors"
     values = form.start_values() | {"base_model": trained}
     plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
     assert plain.model == TrainJob().model and full.model.base_model == trained
     assert plain.generate == full.generate and plain.generate.seed is not None
-    assert [view.lora_words(each) for each in (plain, full)] == ["", "dog"]
+    assert [own_words(each) for each in (plain, full)] == ["", "dog"]
 
 
 def test_a_lora_of_strength_0_is_left_out_of_the_job():
@@ -403,52 +411,140 @@ def test_jobs_behind_the_first_are_one_number_that_unfolds(desk):
 # -- gallery
 
 
+def answer(desk, act, **asked):
+    return desk.shelf.answer({"act": act} | asked)
+
+
+def codes(answered):
+    return [problem["code"] for problem in answered.get("problems", [])]
+
+
 def test_an_image_stands_beside_the_same_one_without_loras(desk):
     folder = desk.page.workspace.images / "2026-01-01"
     use = [{"file": "runs/x/glyphs.safetensors", "strength": 0.8}]
     draw(folder / "1_base.png")
     draw(folder / "2_lora.png", loras=use)
-    draw(folder / "3_other.png", seed=2, loras=use)
-    shown = desk._shown()
-    assert [each.path.name for each in shown] == ["3_other.png", "2_lora.png"]
-    assert shown[1].base is not None and shown[1].base.name == "1_base.png" and shown[0].base is None
-    page = view.gallery(shown, 0, desk.page.thumb_url)
-    assert page.count("tile double") == 1 and "base model" in page and "glyphs 0.8" in page
+    listed = answer(desk, "list")
+    assert listed["names"] == ["2026-01-01/2_lora.png"] and listed["total"] == 2
+    tile = listed["tiles"]["2026-01-01/2_lora.png"]
+    assert "1_base.png" in tile["base"] and tile["own"] == "glyphs 0.8" and tile["seed"] == 1
+    assert "1_base.png" in answer(desk, "open", name="2026-01-01/2_lora.png")["base"]
 
 
 def test_a_new_image_is_noticed_and_nothing_is_sent_when_nothing_is_new(desk):
     folder = desk.page.workspace.images / "2026-01-01"
     draw(folder / "1.png")
-    seen = desk.tick("", {})["seen"]
-    assert desk.tick(seen, {}) == gr.skip()
+    seen, told = desk.tick("")["seen"], desk.shelf.parts("Generate", {})
+    assert (
+        desk.tick(seen) == gr.skip() and desk.shelf.parts("Generate", {}) == told and desk.shelf.parts("Runs", {}) == {}
+    )
     draw(folder / "2.png", seed=2)
-    fresh = desk.tick(seen, {})
-    assert fresh["gallery"].count('class="tile"') == 2 and fresh.keys() == {"seen", "newest", "gallery"}
+    assert desk.tick(seen).keys() == {"seen", "newest"} and desk.shelf.parts("Generate", {}) != told
+    assert len(answer(desk, "list")["names"]) == 2 and desk.shelf.last_seed() == 2
 
 
-def test_a_click_enlarges_shows_every_setting_and_takes_them_over(desk):
-    draw(desk.page.workspace.images / "d" / "1.png", prompt=f"a {HOSTILE}", negative_prompt="blur", seed=9, steps=3)
-    opened = desk.gallery_act({}, event("open", "0"))
-    light = opened["light"]
-    for words in ("64 × 64", "DDIM", "blur", "models/starter", "Download", "Use these settings"):
-        assert words in light
-    assert "<img src=x" not in light and light.count("<img") == 1
-    used = desk.gallery_act(opened["place"], event("use", "0"))
-    assert used["light"] == "" and desk._values()["seed"] == 9 and used["place"]["open"] == -1
-    assert [desk.gallery_act({}, event("open", made_up))["light"] for made_up in ("99", "../x")] == ["", ""]
+def test_the_strip_has_the_images_of_this_session_newest_first(desk):
+    folder = desk.page.workspace.images / "d"
+    os.utime(draw(folder / "before.png"), (1, 1))
+    draw(folder / "one.png")
+    os.utime(draw(folder / "two.png", seed=2), (time.time() + 1,) * 2)
+    assert answer(desk, "list", words="nothing has this")["strip"] == ["d/two.png", "d/one.png"]
+
+
+def test_many_new_images_are_read_on_the_light_lane(desk, monkeypatch):
+    monkeypatch.setattr("tabs.generate.gallery.FEW", 1)
+    for number in range(3):
+        draw(desk.page.workspace.images / f"{number}.png", seed=number)
+    listed = answer(desk, "list")
+    assert len(listed["names"]) == 3
+    wait_until(lambda: answer(desk, "list")["left"] == 0)
+    assert answer(desk, "list")["models"] == [("starter", 3)]
+
+
+def test_the_viewer_shows_every_setting_escaped_and_they_are_taken_over(desk):
+    asked = {"prompt": f"a {HOSTILE}", "negative_prompt": "blur", "seed": 9, "steps": 3, "schedule_type": "karras"}
+    draw(desk.page.workspace.images / "d" / "1.png", sampler="euler", **asked)
+    opened = answer(desk, "open", name="d/1.png")
+    for words in ("64 × 64", "Euler", "blur", "models/starter", "Karras"):
+        assert words in opened["about"]
+    assert "<img" not in opened["about"] and opened["settings"] and opened["file"] == "1.png"
+    desk.send(event("use", "d/1.png"))
+    assert desk._values()["seed"] == 9 and desk._values()["schedule_type"] == "karras"
+
+
+def test_an_image_is_sent_on_at_its_own_size(desk):
+    path = draw(desk.page.workspace.images / "d" / "1.png", prompt="a hill", seed=9, width=128, height=64)
+    Image.open(path).resize((300, 130)).save(path, pnginfo=png_info(made(seed=9, prompt="a hill"), Hashes()))
+    desk.presets.put(form.start_values() | {"prompt": "mine", "mask_path": "x.png", "seed": 4})
+    for act in ("begin", "inpaint"):
+        desk.send(event(act, "d/1.png"))
+        values = desk._values()
+        assert (values["image_path"], values["mask_path"], values["prompt"]) == (str(path), None, "mine")
+        assert (values["width"], values["height"], values["seed"]) == (296, 128, None)
+    desk.send(event("upscale", "d/1.png"))
+    values = desk._values()
+    assert (values["highres_fix_scale"], values["strength"], values["prompt"], values["seed"]) == (2, 0.3, "a hill", 9)
+    job = form.job_of(values, TrainJob())
+    assert job.image_to_image.image_path == str(path) and job.hires.highres_fix_scale == 2
+    with pytest.raises(ProblemsError):
+        desk.send(event("begin", "../../x.png"))
 
 
 def test_an_image_of_another_program_is_shown_all_the_same(desk):
     path = desk.page.workspace.images / "d" / "1.png"
     path.parent.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(path)
-    assert "no settings" in desk.gallery_act({}, event("open", "0"))["light"]
+    opened = answer(desk, "open", name="d/1.png")
+    assert "no settings" in opened["about"] and not opened["settings"]
     (path.parent / "2.png").write_bytes(b"")
-    assert desk._shown()[0].record.job is None
+    assert answer(desk, "list")["names"] == ["d/1.png"]
+    assert "press Generate" in newest(None, str)
 
 
-def test_the_empty_gallery_says_what_to_do():
-    assert "press Generate" in view.gallery([], 0, str)
+def test_stars_trash_and_undo(desk):
+    draw(desk.page.workspace.images / "d" / "1.png")
+    draw(desk.page.workspace.images / "d" / "2.png", seed=2)
+    names = answer(desk, "list")["names"]
+    assert answer(desk, "stars", names=names[:1], stars=5) == {"stars": {names[0]: 5}}
+    assert answer(desk, "list", stars=1)["names"] == names[:1]
+    away = answer(desk, "trash", names=names)
+    listed = answer(desk, "list")
+    assert listed["names"] == [] and listed["away"]["token"] == away["token"] and "2 images" in away["said"]
+    assert sorted(answer(desk, "back", token=away["token"])["names"]) == sorted(names)
+    assert answer(desk, "list")["away"] is None and answer(desk, "list")["tiles"][names[0]]["stars"] == 5
+    assert codes(answer(desk, "trash", names=["../x.png"])) == ["gallery.gone"]
+    assert codes(answer(desk, "trash", names=[])) == ["trash.nothing-selected"]
+    assert codes(answer(desk, "back", token="/etc/passwd")) == ["trash.missing-record"]
+    assert codes(answer(desk, "open", name="../x.png")) == ["gallery.gone"]
+
+
+@pytest.mark.parametrize("asked", [{}, {"act": "x"}, {"act": ["list"]}, {"act": "tiles", "names": "x"}, {"act": "tiles", "names": [1, {}]},
+                                   {"act": "stars", "names": None, "stars": "5"}, {"act": "cancel"}])  # fmt: skip
+def test_questions_that_make_no_sense_change_nothing(desk, asked):
+    assert not desk.shelf.answer(asked).get("problems")
+
+
+def test_selected_images_become_a_folder_of_the_dataset(desk):
+    folder = desk.page.workspace.images / "d"
+    draw(folder / "1.png", prompt="a red fox")
+    draw(folder / "2.png", prompt="a blue fox", seed=2)
+    answer(desk, "list")
+    project = desk.page.project
+    for number, name in enumerate(("mine", "more")):
+        assert "copy" in answer(desk, "train", folder=name, words="red" if number else "")
+        wait_until(lambda: desk.shelf.parts("Generate", {})["gallery"]["copy"]["done"])
+        state = desk.shelf.parts("Generate", {})["gallery"]["copy"]
+        assert not state["problems"] and name in state["said"]
+    made = desk.page.workspace.datasets / "mine"
+    assert {path.name: path.read_text() for path in made.glob("*.txt")} == {"1.txt": "a red fox", "2.txt": "a blue fox"}
+    assert [Path(each.folder).name for each in project.job.dataset.all_sources()] == ["mine", "more"]
+    assert len(list((desk.page.workspace.datasets / "more").glob("*.png"))) == 1
+    answer(desk, "train", folder="a/b")
+    wait_until(lambda: desk.shelf.parts("Generate", {})["gallery"]["copy"].get("problems"))
+    assert [Path(each.folder).name for each in project.job.dataset.all_sources()] == ["mine", "more"]
+
+
+def test_without_loras_it_says_where_they_come_from():
     assert "results of your runs" in view.loras([])
 
 
@@ -471,7 +567,7 @@ def test_only_loras_of_the_list_are_added(desk, monkeypatch):
 def test_names_of_loras_never_become_markup():
     assert "<img src=x" not in view.loras([{"file": f"{HOSTILE}.safetensors", "strength": 1.0}])
     record = ImageRecord(reason=HOSTILE)
-    assert "<img src=x" not in view.about_job(None, record)
+    assert "<img src=x" not in about_job(None, record)
     failed = status([], {}, None, [("x", Problem(HOSTILE, HOSTILE, HOSTILE))])
     assert "<img src=x" not in failed
 

@@ -104,7 +104,6 @@ def test_boxes_that_are_not_filled_yet_are_passed_through_without_emptying_what_
     values = generate.form.kept_values({}, project.job) | {"prompt": "a fox on the hill", "steps": 17}
     project.keep("Generate", {"values": values})
     kept = project.tab_state("Generate")
-    monkeypatch.setattr(type(served.engine), "generated", lambda engine, limit=200: [])
     slowly(monkeypatch, generate.Desk, "_form", 2.0)
     slowly(monkeypatch, dataset.Desk, "_render", 2.0)
     tab = visit().open()

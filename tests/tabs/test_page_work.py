@@ -329,13 +329,11 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     field(tab, "seed").fill("41")
     tab.get_by_label("Compare with the base model").check()
     tab.locator("#gen-draw").click()
-    pair = tab.locator(".tile.double").first
-    expect(pair).to_contain_text("base model")
-    expect(pair).to_contain_text(re.compile("fox .*0.6"))
-    expect(pair).to_contain_text("seed 41")
-    pair.locator("button").click()
+    pair = tab.locator("#shelf-grid .tile:has(.base)").first
+    expect(pair).to_have_attribute("aria-label", re.compile("a small fox, seed 41, fox .*0.6, beside the base model"))
+    pair.click()
     light = tab.get_by_role("dialog")
-    expect(light.locator("img")).to_have_count(2)
+    expect(light.get_by_alt_text("Made by the base model")).to_be_visible()
     expect(light).to_contain_text("a small fox")
     expect(light.get_by_role("link", name="Download")).to_have_attribute("download", re.compile("_41.png$"))
     tab.keyboard.press("Escape")
@@ -361,9 +359,8 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
 def test_settings_of_an_image_come_back_by_a_click_and_by_dropping_it_and_control_enter_draws_with_them(window, work):
     work.engine.submit("generate", build_generate(prompt="a rare cactus", seed=123, steps=7))
     tab = window.open("Generate")
-    tile = tab.locator(".tiles.drawn .tile").filter(has_text="a rare cactus").first
-    tile.locator("button").click()
-    tab.get_by_role("dialog").get_by_role("button", name="Use these settings").click()
+    tab.locator("#shelf-grid .tile").filter(has_text="a rare cactus").first.click()
+    tab.get_by_role("dialog").get_by_role("button", name="Use settings").click()
     expect(field(tab, "prompt")).to_have_value("a rare cactus")
     expect(field(tab, "steps")).to_have_value("7")
     file = next(path for path in work.workspace.images.rglob("*_123.png"))
@@ -376,7 +373,7 @@ def test_settings_of_an_image_come_back_by_a_click_and_by_dropping_it_and_contro
     expect(field(tab, "seed")).to_have_value("123")
     field(tab, "prompt").fill("by keyboard alone")
     field(tab, "prompt").press("Control+Enter")
-    expect(tab.locator(".tiles.drawn .tile").first).to_contain_text("by keyboard alone")
+    expect(tab.locator("#shelf-strip .tile").first).to_contain_text("by keyboard alone")
 
 
 @pytest.mark.slow
@@ -503,10 +500,10 @@ def test_a_result_goes_from_runs_to_generate(window, work, run):
     tab.locator("table.runs .open").first.click()
     tab.locator(".run-details").get_by_role("button", name="Generate with it").click()
     expect(tab.locator("#gen-loras li")).to_have_count(1)
-    before = tab.locator(".tiles.drawn .tile").count()
+    before = tab.locator("#shelf-strip .tile").count()
     work.engine.submit("generate", build_generate(prompt="seen at once", seed=900))
-    expect(tab.locator(".tiles.drawn .tile").first).to_contain_text("seen at once")  # the tab that was opened is alive
-    assert tab.locator(".tiles.drawn .tile").count() == before + 1
+    expect(tab.locator("#shelf-strip .tile").first).to_contain_text("seen at once")  # the tab that was opened is alive
+    assert tab.locator("#shelf-strip .tile").count() == before + 1
 
 
 @pytest.mark.slow
@@ -555,7 +552,7 @@ def test_texts_can_be_read_and_nothing_sticks_out_at_800_pixels(window, work, fo
     marks = {
         "Dataset": "#ds-grid .tile",
         "Captions": "#cap-list .pick",
-        "Generate": ".tiles.drawn .tile",
+        "Generate": "#shelf-grid .tile",
         "Runs": "#runs-queue h3",
     }
     for name, mark in marks.items():

@@ -70,10 +70,6 @@ class WorkEngine(FakeEngine):
         else:
             super().command(run_name, name)
 
-    def generated(self, limit: int = 200) -> list[dict[str, Any]]:
-        files = sorted(self.workspace.images.rglob("*.png"), key=lambda path: path.name, reverse=True)[:limit]
-        return [{"path": path, "seed": int(path.stem.split("_")[1]), "time": path.stat().st_mtime} for path in files]
-
     def status(self) -> dict[str, Any]:
         found = super().status()
         if found["job"] is not None and self._now is not None and hasattr(self._now.job, "generate"):

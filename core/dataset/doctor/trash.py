@@ -137,10 +137,10 @@ def put_back(token: str) -> tuple[Path, ...]:
     return tuple(target for _, target in waiting)
 
 
-def put_away_lately(dataset_folder: Path | str) -> list[PutAway]:
-    """Actions that can be undone, newest first."""
+def put_away_lately(dataset_folder: Path | str, most: int | None = None) -> list[PutAway]:
+    """Actions that can be undone, newest first; of all, or of so many that were the last."""
     found = []
-    for record in _records(Path(dataset_folder)):
+    for record in _records(Path(dataset_folder))[-most if most else None :]:
         try:
             folder, said = _read(record)
         except ProblemsError:

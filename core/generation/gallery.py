@@ -1,0 +1,459 @@
+"""The images of outputs/images: an index of what each was made with, stars, filters, trash, and copies to train on.
+
+An image is named by its path below that folder. Facts are read once per version of a file and kept in the index of
+outputs/.atelier; stars have a file of their own there, so they outlive the index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+from core.dataset.doctor import trash
+from core.dataset.sources.files import TRASH_FOLDER, is_junk
+from core.dataset.sources.memo import Memo
+from core.generation.image_metadata import read_image_metadata
+from core.record import atomic
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError, unwritten
+from core.record.space import require_space
+from core.record.workspace import Workspace
+from core.settings.job import GenerateJob
+from core.settings.names import bad_name
+
+KIND = "generated image 1"  # of the facts in the index; another number reads all images again
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+MOST_STARS = 5
+LONGEST = 4000  # characters of a prompt in the index
+SETTLED_NS = (
+    2_000_000_000  # a folder that changed less than this before it was read is read again: clocks of disks are coarse
+)
+AT_ONCE = 256  # images read between two looks at what is asked for meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an image tells of itself. source: "atelier", "a1111" ...; "" where it has no settings.
+
+    own    LoRAs with strengths, embeddings or the trained model, in a few words
+    pair   the same for images that differ in nothing but LoRAs and embeddings; plain: whether this one has none
+    """
+
+    width: int = 0
+    height: int = 0
+    seed: int | None = None
+    prompt: str = ""
+    negative: str = ""
+    model: str = ""
+    loras: tuple[str, ...] = ()
+    sampler: str = ""
+    source: str = ""
+    own: str = ""
+    pair: str = ""
+    plain: bool = True
+
+
+UNREAD = Facts()
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """An image file as it was listed. name: below outputs/images, with forward slashes."""
+
+    name: str
+    path: Path
+    bytes: int
+    mtime_ns: int
+
+    @property
+    def time(self) -> float:
+        return self.mtime_ns / 1e9
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A filter. words: all must be in the prompt or the name; day: "", "today", "week" or 2026-12-31; stars: at least."""
+
+    words: str = ""
+    model: str = ""
+    lora: str = ""
+    day: str = ""
+    stars: int = 0
+
+    def span(self) -> tuple[float, float]:
+        """The times that count: from, and before."""
+        today = date.today()
+        try:
+            first = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
+            first = first or date.fromisoformat(self.day)
+        except ValueError:
+            raise ProblemsError.one(
+                f"'{self.day[:20]}' is not a date", "Date", "use a date such as 2026-12-31", "gallery.bad-day"
+            ) from None
+        if first == date.min:
+            return -float("inf"), float("inf")
+        last = first if self.day not in ("today", "week") else today
+        return _begin(first), _begin(last + timedelta(1))
+
+
+def _begin(day: date) -> float:
+    return time.mktime(day.timetuple())
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """One folder as it was listed."""
+
+    mtime_ns: int
+    listed_ns: int
+    shots: dict[str, Shot]
+    below: tuple[Path, ...]
+
+
+class Gallery:
+    """The index of one outputs folder. `look` lists the files, `read` brings the facts, of the index or of the images; both may
+    be called from any thread."""
+
+    def __init__(self, workspace: Workspace):
+        self.folder = workspace.images
+        self.version = 0  # grows when an image, a fact or a star changes
+        self._memo = Memo(workspace.private / "index.sqlite")
+        self._stars_file = workspace.private / "stars.json"
+        self._folders: dict[Path, _Folder] = {}
+        self._shots: dict[str, Shot] = {}
+        self._facts: dict[str, tuple[Shot, Facts]] = {}
+        self._newest: tuple[int, list[Shot]] = (-1, [])
+        self._plain: tuple[int, dict[str, str]] = (-1, {})
+        self._stars: dict[str, int] | None = None
+        self._lock, self._reading = threading.RLock(), threading.Lock()
+
+    # -- what is there
+
+    def look(self, whole: bool = False) -> None:
+        """List the folders that have changed since; with `whole` all of them, which also finds files written in place."""
+        with self._lock:
+            found: dict[Path, _Folder] = {}
+            queue = [self.folder]
+            while queue:
+                folder = queue.pop()
+                with suppress(OSError):
+                    found[folder] = self._listed(folder, whole)
+                    queue += found[folder].below
+            if found == self._folders:
+                return
+            self._folders = found
+            shots = {name: shot for each in found.values() for name, shot in each.shots.items()}
+            if shots == self._shots:
+                return
+            self._facts = {name: known for name, known in self._facts.items() if shots.get(name) == known[0]}
+            self._shots = shots
+            self.version += 1
+
+    def _listed(self, folder: Path, whole: bool) -> _Folder:
+        mtime_ns, known = os.stat(folder).st_mtime_ns, self._folders.get(folder)
+        settled = known is not None and known.listed_ns > mtime_ns + SETTLED_NS
+        if known is not None and settled and known.mtime_ns == mtime_ns and not whole:
+            return known
+        now, shots, below = time.time_ns(), {}, []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_junk(entry.name) or not _is_text(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(Path(entry.path))
+                elif entry.name.lower().endswith(ENDINGS) and entry.is_file(follow_symlinks=False):
+                    with suppress(OSError):  # taken away in this moment
+                        state = entry.stat(follow_symlinks=False)
+                        path = Path(entry.path)
+                        name = path.relative_to(self.folder).as_posix()
+                        if state.st_size:  # else it is still being written
+                            shots[name] = Shot(name, path, state.st_size, state.st_mtime_ns)
+        return _Folder(mtime_ns, now, shots, tuple(sorted(below)))
+
+    def unread(self) -> list[Shot]:
+        """Images whose facts are not known yet, newest first."""
+        with self._lock:
+            if len(self._facts) == len(self._shots):
+                return []
+            return _by_age(shot for shot in self._shots.values() if shot.name not in self._facts)
+
+    def read(
+        self,
+        most: int | None = None,
+        check: Callable[[], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Bring the facts of so many images that have none, newest first; nothing where another thread does it already.
+
+        check, progress   as in `Memo.facts`; what was read is kept
+        """
+        if not self._reading.acquire(blocking=False):
+            return
+        try:
+            waiting = self.unread()[:most]
+            for start in range(0, len(waiting), AT_ONCE):
+                part = waiting[start : start + AT_ONCE]
+                found = self._memo.facts(KIND, part, _measured, check)
+                with self._lock:
+                    self._take({path: text for path, text in found.items() if isinstance(text, str)})
+                    self.version += 1
+                if progress:
+                    progress(start + len(part), len(waiting))
+        finally:
+            self._reading.release()
+
+    def _take(self, found: dict[Path, str]) -> None:
+        for path, text in found.items():
+            shot = self._shots.get(path.relative_to(self.folder).as_posix())
+            if shot is None:  # gone meanwhile
+                continue
+            try:
+                values = json.loads(text)
+                facts = Facts(**values | {"loras": tuple(values["loras"])})
+            except (ValueError, TypeError, KeyError):  # a damaged row
+                facts = read_facts(path)
+            self._facts[shot.name] = (shot, facts)
+
+    # -- asking
+
+    def newest(self) -> list[Shot]:
+        """Every image, newest first."""
+        with self._lock:
+            if self._newest[0] != self.version:
+                self._newest = (self.version, _by_age(self._shots.values()))
+            return self._newest[1]
+
+    def shot(self, name: str) -> Shot:
+        """The image of that name. Raises ProblemsError for one that is not in the folder."""
+        with self._lock:
+            if name in self._shots:
+                return self._shots[name]
+        what = "The image is no longer in the folder"
+        raise ProblemsError.one(what, name[:200], "choose another image", "gallery.gone")
+
+    def facts(self, name: str) -> Facts:
+        """What is known of an image; nothing before it was read."""
+        known = self._facts.get(name)
+        return known[1] if known else UNREAD
+
+    def found(self, wanted: Wanted | None = None) -> list[Shot]:
+        """The images that a filter lets through, newest first, each base model's twin beside its image only (`twin`)."""
+        wanted = wanted or Wanted()
+        words = wanted.words.casefold().split()
+        begin, end = wanted.span()
+        shots = [
+            shot
+            for shot in self.newest()
+            if begin <= shot.time < end
+            and (not wanted.stars or self.stars(shot.name) >= wanted.stars)
+            and self._suits(shot.name, words, wanted)
+        ]
+        beside = {self.twin(shot.name) for shot in shots}
+        return [shot for shot in shots if shot.name not in beside]
+
+    def _suits(self, name: str, words: list[str], wanted: Wanted) -> bool:
+        facts = self.facts(name)
+        if (wanted.model and facts.model != wanted.model) or (wanted.lora and wanted.lora not in facts.loras):
+            return False
+        text = f"{facts.prompt} {name}".casefold() if words else ""
+        return all(word in text for word in words)
+
+    def twin(self, name: str) -> str:
+        """The newest image made like this one by the base model alone; "" where there is none."""
+        facts = self.facts(name)
+        if facts.plain:
+            return ""
+        if self._plain[0] != self.version:
+            known = [(self.facts(shot.name), shot.name) for shot in reversed(self.newest())]
+            self._plain = (self.version, {each.pair: made for each, made in known if each.plain and each.pair})
+        return self._plain[1].get(facts.pair, "")
+
+    def models(self) -> Counter[str]:
+        """How many images each model has made."""
+        return Counter(known.model for _, known in list(self._facts.values()) if known.model)
+
+    def loras(self) -> Counter[str]:
+        return Counter(lora for _, known in list(self._facts.values()) for lora in known.loras)
+
+    # -- stars
+
+    def stars(self, name: str) -> int:
+        return self._all_stars().get(name, 0)
+
+    def set_stars(self, names: Iterable[str], stars: int) -> None:
+        """0 removes them."""
+        with self._lock:
+            kept = self._all_stars() | {self.shot(name).name: min(max(stars, 0), MOST_STARS) for name in names}
+            kept = {name: number for name, number in kept.items() if number}
+            atomic.write_json(self._stars_file, {"v": 1, "stars": kept})
+            self._stars = kept
+            self.version += 1
+
+    def _all_stars(self) -> dict[str, int]:
+        with self._lock:
+            if self._stars is None:
+                self._stars = self._read_stars()
+            return self._stars
+
+    def _read_stars(self) -> dict[str, int]:
+        """A damaged file is put aside, not written over."""
+        if not self._stars_file.exists():
+            return {}
+        try:
+            kept = read_json_object(self._stars_file)["stars"]
+            return {str(name): min(int(number), MOST_STARS) for name, number in kept.items() if int(number) > 0}
+        except (ProblemsError, ValueError, TypeError, KeyError, AttributeError):
+            with suppress(OSError):
+                atomic.replace(self._stars_file, self._stars_file.with_name(f"stars-damaged-{int(time.time())}.json"))
+            return {}
+
+    # -- trash
+
+    def put_away(self, names: Sequence[str]) -> str:
+        """Move images to the trash beside them, with what belongs to them; returns a token for `put_back`."""
+        token = trash.put_away([self.shot(name).path for name in names], self.folder, "deleted in Generate")
+        self.look()
+        return token
+
+    def put_back(self, token: str) -> list[str]:
+        """Restore what one action moved; returns the images' names. Only records of this folder's trash are taken."""
+        if Path(token).parent.parent != Path(os.path.abspath(self.folder)) / TRASH_FOLDER:
+            what = "The trash folder no longer has a record of this; nothing was changed"
+            raise ProblemsError.one(what, token[:200], "move the files back manually", "trash.missing-record")
+        paths = trash.put_back(token)
+        self.look()
+        names = (path.relative_to(os.path.abspath(self.folder)).as_posix() for path in paths)
+        return [name for name in names if name in self._shots]
+
+
+def _is_text(name: str) -> bool:
+    """Linux allows names that are no text; stars and the page could not hold them."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _by_age(shots: Iterable[Shot]) -> list[Shot]:
+    return sorted(shots, key=lambda shot: (shot.mtime_ns, shot.name), reverse=True)
+
+
+# -- one image
+
+
+def _measured(shot: Shot) -> str:
+    return json.dumps(asdict(read_facts(shot.path)))
+
+
+def read_facts(path: Path) -> Facts:
+    """The facts of an image file; of one that is damaged or says nothing, what there is."""
+    from core.dataset.images.opening import BrokenImage, read_header
+
+    try:
+        header = read_header(path)
+    except BrokenImage:
+        return UNREAD
+    record = read_image_metadata(path)
+    found = facts_of(record.job, record.source) if record.job is not None else UNREAD
+    return Facts(**asdict(found) | {"width": header.width, "height": header.height})
+
+
+def facts_of(job: GenerateJob, source: str = "atelier") -> Facts:
+    """What a job says of the one image that it makes. Other programs' files name no model of ours."""
+    asked = job.generate
+    return Facts(
+        seed=asked.seed,
+        prompt=asked.prompt[:LONGEST],
+        negative=asked.negative_prompt[:LONGEST],
+        model=Path(job.model.base_model).name.removesuffix(".safetensors") if source == "atelier" else "",
+        loras=tuple(Path(use.file).stem for use in asked.loras),
+        sampler=asked.sampler,
+        source=source,
+        own=own_words(job),
+        pair=pair_key(job),
+        plain=not (asked.loras or asked.embeddings),
+    )
+
+
+def own_words(job: GenerateJob) -> str:
+    """What of one's own an image is made with: "fox 0.8, glyphs", an embedding, or the name of a trained model."""
+    words = []
+    for use in job.generate.loras:
+        both = use.text_encoder_strength not in (None, use.strength)
+        strength = f"{use.strength:g}" + (f" / {use.text_encoder_strength:g}" if both else "")
+        words.append(Path(use.file).stem + (f" {strength}" if strength != "1" else ""))
+    words += [text.partition("=")[0] if "=" in text else Path(text).stem for text in job.generate.embeddings]
+    trained = Path(job.model.base_model)
+    return ", ".join(words) or (trained.stem if "checkpoints" in trained.parts else "")
+
+
+def pair_key(job: GenerateJob) -> str:
+    """A hash that is the same for images that differ in nothing but their LoRAs and embeddings."""
+    own = {"loras", "embeddings", "count", "zero_terminal_snr"}
+    values = job.model_dump(mode="json", exclude={"generate": own, "memory": True})
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# -- a dataset of generated images
+
+
+def copy_as_dataset(
+    images: Sequence[tuple[Path, str]],
+    name: str,
+    datasets: Path,
+    check: Callable[[], None] = lambda: None,
+    progress: Callable[[str, int, int], None] = lambda text, done, total: None,
+) -> Path:
+    """Copy images, each with its prompt as caption, into a new folder below `datasets`: all of them, or nothing; returns it.
+
+    images   (file, prompt); one without prompt gets no caption      name   another folder's name gets -2, -3 ...
+    """
+    if (bad := bad_name(name)) is not None:
+        what = f"The dataset cannot be called '{name[:60]}': {bad}"
+        raise ProblemsError.one(what, "Train on these", "use another name", "gallery.bad-dataset-name")
+    if not images:
+        what = "No images are selected"
+        raise ProblemsError.one(
+            what, "Train on these", "select images, or change the filter", "gallery.nothing-selected"
+        )
+    try:
+        datasets.mkdir(parents=True, exist_ok=True)
+        require_space(datasets, sum(path.stat().st_size for path, _ in images), "The copy", "free some space")
+        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=datasets))
+        try:
+            taken: set[str] = set()
+            for number, (path, prompt) in enumerate(images):
+                check()
+                progress(f"Copying {number + 1:,} of {len(images):,}", number, len(images))
+                target = temporary / _free(path, taken)
+                shutil.copyfile(path, target)
+                if caption := " ".join(prompt.split()):
+                    target.with_suffix(".txt").write_text(caption, encoding="utf-8")
+            os.chmod(temporary, 0o755)
+            return atomic.put_folder(temporary, datasets, name)
+        finally:
+            atomic.remove_folder(temporary)
+    except OSError as error:
+        raise unwritten(error, "The images could not be copied", str(datasets), "none was copied") from error
+
+
+def _free(path: Path, taken: set[str]) -> str:
+    """A name whose stem no other has: images of several days may be called the same, and captions go by stems."""
+    number, stem = 1, path.stem
+    while stem.casefold() in taken:
+        number += 1
+        stem = f"{path.stem}-{number}"
+    taken.add(stem.casefold())
+    return stem + path.suffix

@@ -1,0 +1,361 @@
+"use strict";
+/* The images of Generate: the session's strip, the gallery and the viewer. Images are called by their names, never by numbers, so
+   one that arrives shifts nothing; the gallery holds the whole list of names, and in the page only the tiles that are near.
+   The server's side is tabs/generate/gallery.py. */
+(() => {
+  const atelier = window.atelier, {h, text, attr, byId, show} = atelier;
+  const CELL = 158, GAP = 10, WORDS = 40;  // pixels: a tile's least width, between tiles, the lines below an image
+  const AHEAD = 2, MOST_TILES = 300, MOST_COPIED = 1000, SOON = 60, TYPING = 250, PATIENCE = 8000;
+  const tiles = new Map();   // name -> what the server says of it, with the version of the list that it came with
+  const nodes = new Map();   // name -> tile in the gallery
+  const chosen = new Set();
+  let names = [], strip = [], version = -1, waiting = null, total = 0, left = 0, begun = false;
+  let current = "", anchor = "", columns = 1, side = CELL, tall = 0, asking = 0, timer = 0;
+  let undos = [], viewer = null;
+
+  const complain = (problems) => atelier.say({id: `gallery-${Date.now()}`, kind: "error", problems});
+  const ask = async (asked) => {
+    try {
+      const answer = await atelier.post("gallery", JSON.stringify(asked));
+      const found = answer.ok ? await answer.json() : {problems: [{what: `The server answered ${answer.status}`, where: "", fix: "try again"}]};
+      if (!found.problems) return found;
+      complain(found.problems);
+    } catch (error) { complain([{what: `The server does not answer (${error.message})`, where: "", fix: "try again"}]); }
+    return null;
+  };
+  const number = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+  const grid = () => byId("shelf-grid"), field = () => byId("shelf-field");
+  const filter = () => ({words: byId("shelf-words").value, model: byId("shelf-model").value, lora: byId("shelf-lora").value,
+    day: byId("shelf-day").value || byId("shelf-date").value, stars: Number(byId("shelf-stars").value)});
+  const filtered = () => Object.values(filter()).some(Boolean);
+
+  /* ---- the list ---- */
+
+  const load = async (forced, more) => {
+    const mine = ++asking, found = await ask({act: "list", ...filter(), ...more});
+    if (found && mine === asking) take(found, forced);
+  };
+  /** Nobody is looking at the gallery: what comes may stand in front. */
+  const calm = () => !viewer && !chosen.size && grid().scrollTop < 4 && !grid().matches(":hover") && !grid().contains(document.activeElement);
+  const same = (one, other) => one.length === other.length && one.every((name, n) => name === other[n]);
+  const take = (found, forced) => {
+    ({version, total, left} = found);
+    for (const [name, tile] of Object.entries(found.tiles)) tiles.set(name, {...tile, version});
+    drawStrip(found.strip);
+    offer("shelf-model", found.models, "any model");
+    offer("shelf-lora", found.loras, "any LoRA");
+    if (found.away && !undos.length && !read.has(found.away.token)) { undos.push({...found.away, names: []}); drawUndo(); }
+    if (forced || !begun || calm() || same(names, found.names)) put(found.names);
+    else waiting = found.names;
+    begun = true;
+    drawLine();
+  };
+  const put = (fresh) => {
+    names = fresh;
+    waiting = null;
+    const there = new Set(names);
+    for (const name of chosen) if (!there.has(name)) chosen.delete(name);
+    measure();
+    draw();
+    drawLine();
+  };
+  const offer = (id, counted, none) => {
+    const node = byId(id), kept = node.value, options = [["", none], ...counted.map(([name, count]) => [name, `${name} (${count.toLocaleString("en")})`])];
+    if (same(options.map(([, words]) => words), [...node.options].map((each) => each.textContent))) return;
+    if (kept && !options.some(([name]) => name === kept)) options.push([kept, kept]);
+    node.replaceChildren(...options.map(([name, words]) => h("option", {value: name}, words)));
+    node.value = kept;
+  };
+  const drawLine = () => {
+    const of = filtered() ? `${names.length.toLocaleString("en")} of ${number(total, "image")}` : number(total, "image");
+    const reading = left ? `, reading the settings of ${left.toLocaleString("en")}` : "";
+    const none = begun && !names.length && (filtered() ? "No image matches." : "No images yet. Write a prompt and press Generate.");
+    text(byId("shelf-count"), chosen.size ? `${chosen.size.toLocaleString("en")} selected` : none || of + reading);
+    const fresh = waiting ? waiting.filter((name) => !names.includes(name)).length : 0;
+    text(byId("shelf-new"), fresh ? `Show ${number(fresh, "new image")}` : "Show changes");
+    show(byId("shelf-new"), !!waiting);
+    byId("shelf-trash").disabled = !chosen.size;
+    byId("shelf-train").disabled = !names.length;
+  };
+
+  /* ---- tiles ---- */
+
+  const measure = () => {
+    const width = field().clientWidth;
+    if (!width) return;
+    columns = Math.max(2, Math.floor((width + GAP) / (CELL + GAP)));
+    side = Math.floor((width - GAP * (columns - 1)) / columns);
+    tall = side + WORDS + GAP;
+    field().style.height = `${Math.ceil(names.length / columns) * tall}px`;
+  };
+  const draw = () => {
+    if (!tall) return;
+    const box = grid(), top = Math.max(0, Math.floor(box.scrollTop / tall) - AHEAD);
+    const end = Math.ceil((box.scrollTop + box.clientHeight) / tall) + AHEAD;
+    const near = names.slice(top * columns, end * columns), wanted = new Set(near);
+    if (!names.includes(current)) current = names[0] || "";
+    for (const [name, node] of nodes) if (!wanted.has(name) && node !== document.activeElement) { node.remove(); nodes.delete(name); }
+    near.forEach((name, n) => placed(name, top * columns + n));
+    if (current && !nodes.has(current) && near.length) near.forEach((name, n) => { nodes.get(name).tabIndex = n ? -1 : 0; });
+    fetchLater(near.filter((name) => (tiles.get(name) || {}).version !== version));
+  };
+  const fetchLater = (missing) => {
+    clearTimeout(timer);
+    if (missing.length) timer = setTimeout(async () => {
+      const asked = version, found = await ask({act: "tiles", names: missing.slice(0, MOST_TILES)});
+      if (!found) return;
+      for (const name of missing) if (!found.tiles[name] && tiles.has(name)) tiles.get(name).version = asked;
+      for (const [name, tile] of Object.entries(found.tiles)) tiles.set(name, {...tile, version: asked});
+      for (const name of missing) if (nodes.has(name)) fill(nodes.get(name), name);
+    }, SOON);
+  };
+  const made = (name) => h("div", {class: "tile", role: "option", "data-name": name, tabindex: -1, "aria-selected": "false"},
+    h("div", {class: "shot"}, h("img", {alt: "", loading: "lazy", decoding: "async"})), h("div", {class: "says"}), h("div", {class: "sizes"}));
+  const placed = (name, at) => {
+    let node = nodes.get(name);
+    if (!node) {
+      nodes.set(name, node = made(name));
+      fill(node, name);
+      field().append(node);
+    }
+    node.style.width = `${side}px`;
+    node.style.transform = `translate(${(at % columns) * (side + GAP)}px, ${Math.floor(at / columns) * tall}px)`;
+    node.tabIndex = name === current ? 0 : -1;
+    attr(node, "aria-selected", String(chosen.has(name)));
+    attr(node, "aria-posinset", at + 1);
+    attr(node, "aria-setsize", names.length);
+    if (tiles.has(name)) fill(node, name);
+  };
+  const rated = (stars) => stars ? "★".repeat(stars) : "";
+  const fill = (node, name) => {
+    const tile = tiles.get(name), [shot, says, sizes] = node.children;
+    if (!tile || node.tile === tile) return;
+    node.tile = tile;
+    attr(shot.firstChild, "src", tile.thumb);
+    const base = shot.querySelector(".base");
+    if (base && base.getAttribute("src") !== tile.base) base.remove();
+    if (tile.base && !shot.querySelector(".base")) shot.append(h("img", {class: "base", src: tile.base, alt: "", title: "base model", loading: "lazy"}));
+    const seed = tile.seed === null ? "" : `seed ${tile.seed}`;
+    text(says, tile.says);
+    attr(says, "title", tile.says);
+    sizes.replaceChildren(...(tile.stars ? [h("span", {class: "shelf-rated"}, rated(tile.stars)), " "] : []), [tile.own, seed].filter(Boolean).join(", "));
+    attr(node, "aria-label", [tile.says, seed, tile.own, tile.base && "beside the base model", tile.stars && number(tile.stars, "star")].filter(Boolean).join(", "));
+  };
+  /** New images come in front; who has scrolled on keeps looking at the same ones. */
+  const drawStrip = (fresh) => {
+    const box = byId("shelf-strip"), there = new Map([...box.querySelectorAll(".tile")].map((node) => [node.dataset.name, node]));
+    const before = box.scrollLeft, wide = box.scrollWidth, held = box.contains(document.activeElement) ? document.activeElement.dataset.name : "";
+    strip = fresh;
+    if (!strip.length) { if (there.size || !begun) box.replaceChildren(h("span", {class: "hint"}, "Images that you generate now appear here.")); return; }
+    const wanted = strip.map((name) => there.get(name) || made(name));
+    if (!same(wanted, [...box.children])) {
+      box.replaceChildren(...wanted);
+      if (before > 4) box.scrollLeft = before + box.scrollWidth - wide;
+    }
+    wanted.forEach((node) => { fill(node, node.dataset.name); node.tabIndex = -1; });
+    const stop = wanted.find((node) => node.dataset.name === held) || wanted[0];
+    stop.tabIndex = 0;
+    if (held) stop.focus({preventScroll: true});
+  };
+
+  /* ---- keyboard, mouse, selection ---- */
+
+  const goTo = (name) => {
+    if (!names.includes(name)) return;
+    const box = grid(), row = Math.floor(names.indexOf(name) / columns) * tall;
+    current = name;
+    if (row < box.scrollTop) box.scrollTop = row;
+    else if (row + tall > box.scrollTop + box.clientHeight) box.scrollTop = row + tall - box.clientHeight;
+    draw();
+    if (nodes.has(name)) nodes.get(name).focus({preventScroll: true});
+  };
+  const pick = (name, through) => {
+    if (through && names.includes(anchor)) {
+      const [from, to] = [names.indexOf(anchor), names.indexOf(name)].sort((one, other) => one - other);
+      for (const each of names.slice(from, to + 1)) chosen.add(each);
+    } else {
+      if (!chosen.delete(name)) chosen.add(name);
+      anchor = name;
+    }
+    draw();
+    drawLine();
+  };
+  const selecting = () => byId("shelf-select").getAttribute("aria-pressed") === "true";
+  const clear = () => { chosen.clear(); draw(); drawLine(); };
+  const meant = (name) => chosen.has(name) ? names.filter((each) => chosen.has(each)) : [name];
+
+  const onClick = (event) => {
+    const node = event.target.closest && event.target.closest(":is(#shelf-grid, #shelf-strip) .tile"), inGrid = node && node.closest("#shelf-grid");
+    if (!node) return;
+    const {name} = node.dataset;
+    if (inGrid && (event.ctrlKey || event.metaKey || event.shiftKey || selecting())) {
+      current = name;
+      pick(name, event.shiftKey);
+    } else openViewer(name, inGrid ? names : strip, inGrid ? goTo : stripTo);
+  };
+  const onKey = (event) => {
+    const node = event.target.closest && event.target.closest(":is(#shelf-grid, #shelf-strip) .tile");
+    if (!node || event.altKey) return;
+    const {name} = node.dataset, inGrid = !!node.closest("#shelf-grid"), list = inGrid ? names : strip, at = list.indexOf(name);
+    const page = Math.max(1, Math.floor(grid().clientHeight / tall)) * columns;
+    const steps = {ArrowLeft: -1, ArrowRight: 1, ...(inGrid ? {ArrowUp: -columns, ArrowDown: columns, PageUp: -page, PageDown: page} : {})};
+    const key = event.key, plain = !event.ctrlKey && !event.metaKey;
+    if (key in steps || key === "Home" || key === "End") {
+      const to = key === "Home" ? 0 : key === "End" ? list.length - 1 : at + steps[key];
+      const next = list[Math.max(0, Math.min(list.length - 1, to))];
+      if (inGrid) {
+        if (event.shiftKey) { if (!names.includes(anchor)) anchor = name; pick(next, true); }
+        goTo(next);
+      } else stripTo(next);
+    } else if (key === "Enter") openViewer(name, list, inGrid ? goTo : stripTo);
+    else if (key === " " && inGrid) pick(name, event.shiftKey);
+    else if (key === "a" && !plain && inGrid) { names.forEach((each) => chosen.add(each)); draw(); drawLine(); }
+    else if (key === "Escape" && chosen.size) clear();
+    else if (key === "Delete") remove(inGrid ? meant(name) : [name]);
+    else if (plain && /^[0-5]$/.test(key)) star(inGrid ? meant(name) : [name], Number(key));
+    else return;
+    event.preventDefault();
+  };
+  const stripTo = (name) => {
+    for (const node of byId("shelf-strip").querySelectorAll(".tile")) {
+      node.tabIndex = node.dataset.name === name ? 0 : -1;
+      if (!node.tabIndex) { node.focus({preventScroll: true}); node.scrollIntoView({block: "nearest", inline: "nearest"}); }
+    }
+  };
+
+  /* ---- stars, trash, datasets ---- */
+
+  const refill = (name) => {
+    for (const node of document.querySelectorAll("#shelf-grid .tile, #shelf-strip .tile")) if (node.dataset.name === name) fill(node, name);
+  };
+  const star = async (of, stars) => {
+    const found = await ask({act: "stars", names: of.slice(0, MOST_TILES), stars});
+    for (const [name, kept] of Object.entries(found ? found.stars : {})) {
+      if (tiles.has(name)) tiles.set(name, {...tiles.get(name), stars: kept});
+      refill(name);
+      if (viewer && viewer.name === name) viewer.rate(kept);
+    }
+  };
+  const remove = async (of) => {
+    const found = await ask({act: "trash", names: of});
+    if (!found) return false;
+    const gone = new Set(of), at = names.findIndex((name) => gone.has(name)), inStrip = strip.findIndex((name) => gone.has(name));
+    const active = document.activeElement, inGrid = grid().contains(active), wasStrip = byId("shelf-strip").contains(active);
+    undos.push({...found, names: of});
+    drawUndo();
+    of.forEach((name) => chosen.delete(name));
+    if (names.some((name) => gone.has(name))) put(names.filter((name) => !gone.has(name)));
+    drawStrip(strip.filter((name) => !gone.has(name)));
+    if (inGrid) goTo(names[Math.min(Math.max(at, 0), names.length - 1)]);
+    else if (wasStrip && strip.length) stripTo(strip[Math.min(Math.max(inStrip, 0), strip.length - 1)]);
+    return true;
+  };
+  const read = new Set(JSON.parse(sessionStorage.getItem("atelier-trash-read") || "[]"));
+  const drawUndo = () => {
+    const last = undos[undos.length - 1];
+    let bar = byId("shelf-undo");
+    if (!last) { if (bar) bar.remove(); return; }
+    if (!bar) bar = h("div", {id: "shelf-undo", role: "status"});
+    if (bar.dataset.token !== last.token) {
+      bar.dataset.token = last.token;
+      bar.replaceChildren(h("span", {}, `${last.said}.`), h("button", {type: "button", class: "btn", onclick: () => putBack(last)}, "Undo"),
+        h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => {
+          undos = [];
+          read.add(last.token);
+          sessionStorage.setItem("atelier-trash-read", JSON.stringify([...read]));
+          drawUndo();
+          if (viewer) viewer.focus();
+        }}, "Close"));
+    }
+    const home = viewer ? viewer.box : document.body;
+    if (bar.parentElement !== home) home.append(bar);
+  };
+  const putBack = async (last) => {
+    const found = await ask({act: "back", token: last.token});
+    if (!found) return;
+    undos = undos.filter((each) => each !== last);
+    drawUndo();
+    if (viewer) viewer.restored(last, found.names);
+    await load(true);
+    if (!viewer && found.names.length) goTo(found.names[0]);
+  };
+  const train = async () => {
+    const many = chosen.size || names.length, taken = Math.min(many, MOST_COPIED);
+    const which = many > MOST_COPIED ? `the first ${number(taken, "image")} of ${many.toLocaleString("en")}` : number(taken, "image");
+    const folder = await atelier.dialog({title: "Train on these", input: "generated", ok: "Copy",
+      text: `Copies ${which}, each with its prompt as caption, into a new folder that is added to Dataset. Name of the folder:`,
+      check: (name) => name ? "" : "Enter a name."});
+    if (!folder) return;
+    const found = await ask({act: "train", folder, ...filter(), names: chosen.size ? names.filter((name) => chosen.has(name)) : []});
+    if (found) drawCopy(found.copy);
+  };
+  let closed = 0;
+  const drawCopy = (copy) => {
+    const place = byId("shelf-copy");
+    if (!copy || copy.id === closed) return place.replaceChildren();
+    const close = () => { closed = copy.id; place.replaceChildren(); };
+    if (!copy.done) place.replaceChildren(h("span", {class: "hint"}, copy.text), h("span", {class: "gauge", role: "progressbar", "aria-label": copy.text, "aria-valuenow": Math.round(100 * copy.share), "aria-valuemin": 0, "aria-valuemax": 100}, h("i", {style: `width: ${100 * copy.share}%`})),
+      h("button", {type: "button", class: "btn quiet small", onclick: () => ask({act: "cancel"})}, "Cancel"));
+    else if (copy.problems.length) { complain(copy.problems); close(); }
+    else place.replaceChildren(h("span", {class: "hint", role: "status"}, `${copy.said}.`), h("a", {class: "btn small", href: "#Dataset", onclick: close}, "Open Dataset"),
+      h("button", {type: "button", class: "btn quiet small", "aria-label": "Close this message", onclick: close}, "Close"));
+  };
+
+  /* ---- the viewer ---- */
+
+  /** back: brings the keyboard to the image that was seen last */
+  const openViewer = (name, list, back) => {
+    if (viewer) return;
+    viewer = atelier.imageViewer({name, list: list.includes(name) ? [...list] : [name], thumb: (of) => (tiles.get(of) || {}).thumb, ask, star, remove,
+      closed: (last) => {
+        viewer = null;
+        drawUndo();
+        if (waiting && calm()) put(waiting);
+        if (back) back(last);
+      },
+      send: (act, of) => {
+        atelier.sendImage(act, of);
+        const group = act === "use" ? null : document.querySelector("#gen-more details[data-group=image_to_image]");
+        if (group) group.open = true;
+        if (act === "inpaint") paint(of.split("/").pop(), Date.now() + PATIENCE);
+      }});
+    drawUndo();
+  };
+  /** The painter of masks opens once the answer has put the image into its field. */
+  const paint = (file, until) => {
+    const taken = byId("gen-image_path"), button = document.querySelector("#gen-more [data-paint=mask]");
+    if (taken && taken.value.endsWith(file) && button) button.click();
+    else if (Date.now() < until) setTimeout(paint, SOON, file, until);
+  };
+  document.addEventListener("click", ({target}) => {
+    const node = target.closest && target.closest("[data-view]");
+    if (node) openViewer(node.dataset.view, strip.includes(node.dataset.view) ? strip : names);
+  });
+
+  /* ---- begin ---- */
+
+  atelier.parts.gallery = ({version: now, copy}) => {
+    if (!grid()) return;
+    drawCopy(copy);
+    if (now !== version) load(false);
+  };
+  document.addEventListener("click", onClick);
+  document.addEventListener("keydown", onKey);
+  /** The gallery stands in the page (tabs/generate/gallery.py, SENDS). */
+  atelier.attachGallery = () => {
+    let typing = 0;
+    const again = () => { clearTimeout(typing); grid().scrollTop = 0; chosen.clear(); load(true); };
+    const on = (id, kind, work) => byId(id).addEventListener(kind, work);
+    on("shelf-grid", "scroll", draw);
+    on("shelf-words", "input", () => { clearTimeout(typing); typing = setTimeout(again, TYPING); });
+    on("shelf-day", "change", () => { byId("shelf-date").value = ""; again(); });
+    on("shelf-date", "change", () => { byId("shelf-day").value = ""; again(); });
+    for (const id of ["shelf-model", "shelf-lora", "shelf-stars"]) on(id, "change", again);
+    on("shelf-new", "click", () => { const first = waiting && waiting[0]; if (waiting) put(waiting); if (first) goTo(first); });
+    on("shelf-select", "click", ({currentTarget}) => { const now = !selecting(); attr(currentTarget, "aria-pressed", String(now)); if (!now) clear(); });
+    on("shelf-trash", "click", () => remove(names.filter((name) => chosen.has(name))));
+    on("shelf-train", "click", train);
+    new ResizeObserver(() => { measure(); draw(); if (!begun && field().clientWidth) load(true, {whole: true}); }).observe(grid());
+  };
+  if (window.atelierGallery) atelier.attachGallery();
+})();

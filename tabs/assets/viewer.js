@@ -1,0 +1,183 @@
+"use strict";
+/* One image over the whole page: through a list by the arrow keys, stars, trash, comparing by holding a key, zoom, and what it can be
+   used for. The list is the one of the moment it was opened. gallery.js opens it. */
+(() => {
+  const atelier = window.atelier, {h, text, attr, show} = atelier;
+  const STARS = [1, 2, 3, 4, 5], BESIDE = 150, CLOSEST = 8;
+  const SENDS = [["use", "Use settings", "primary"], ["begin", "Image to image", ""], ["inpaint", "Inpaint", ""], ["upscale", "Upscale", ""]];
+
+  /** list: names; thumb(name): what is shown until the image itself is there; ask, star, remove, send, closed: the gallery's */
+  atelier.imageViewer = ({name: first, list, thumb, ask, star, remove, send, closed}) => {
+    const known = new Map();  // name -> the server's answer
+    let name = "", before = "", marked = "", asked = 0, scale = 1, place = [50, 50];
+
+    const make = (words, work, more) => h("button", {type: "button", class: "btn", onclick: work, ...more}, words);
+    const own = h("img", {class: "own", alt: ""}), other = h("img", {class: "other", alt: ""}), base = h("img", {alt: "Made by the base model"});
+    const lens = h("div", {class: "lens main"}, own, other), caption = h("figcaption", {});
+    const twin = h("figure", {hidden: true}, h("div", {class: "lens"}, base), h("figcaption", {}, "base model"));
+    const views = h("div", {class: "views", tabindex: 0, role: "group", "aria-label": "Image"}, twin, h("figure", {}, lens, caption));
+    const previous = make("Previous", () => step(-1), {title: "Left", "data-again": ""}), next = make("Next", () => step(1), {title: "Right", "data-again": ""});
+    const where = h("span", {class: "hint", role: "status"});
+    const rates = h("div", {class: "rates", role: "group", "aria-label": "Stars"}, STARS.map((stars) =>
+      h("button", {type: "button", title: `${stars} (0 removes)`, "aria-label": `${stars} star${stars > 1 ? "s" : ""}`, onclick: () => star([name], (known.get(name) || {}).stars === stars ? 0 : stars)}, "★")));
+    const mark = make("Mark", () => { marked = marked === name ? "" : name; drawCompare(); }, {title: "M: compare others with this image", "aria-pressed": "false"});
+    const compare = make("Compare", () => {}, {title: "Hold C or Space", "aria-describedby": "viewer-compares"});
+    const settings = make("Settings", () => { bare(!box.classList.contains("bare")); }, {"aria-pressed": "true"});
+    const away = make("Move to trash", () => trash(), {title: "Delete"});
+    const about = h("div", {class: "light-about"});
+    const box = h("dialog", {class: "viewer", "aria-label": "Image viewer"},
+      h("div", {class: "bar-top"}, previous, next, where, rates, compare, mark, h("span", {class: "hint", id: "viewer-compares"}), h("span", {class: "grow"}), away, settings,
+        make("Close", () => box.close(), {title: "Esc"})), views, about);
+    const bare = (on) => {
+      box.classList.toggle("bare", on);
+      attr(settings, "aria-pressed", String(!on));
+      try { localStorage.setItem("atelier-viewer-bare", on ? "1" : ""); } catch { /* no storage */ }
+    };
+
+    /* ---- going through the list ---- */
+
+    const look = async (of) => {
+      if (!known.has(of)) {
+        const found = await ask({act: "open", name: of});
+        if (found) known.set(of, found);
+      }
+      return known.get(of);
+    };
+    const go = async (to) => {
+      const mine = ++asked;
+      if (name && name !== to) before = name;
+      name = to;
+      zoom(1);
+      hold(false);
+      if (!known.has(to) && thumb(to)) attr(own, "src", thumb(to));
+      drawBar();
+      const found = await look(to);
+      if (mine !== asked || !found) return;
+      draw(found);
+      setTimeout(async () => {  // the ones beside it are fetched while this one is looked at
+        for (const by of [1, -1]) {
+          const near = mine === asked && list[list.indexOf(name) + by], there = near && await look(near);
+          if (there) new Image().src = there.url;
+        }
+      }, BESIDE);
+    };
+    const step = (by) => { const to = list[list.indexOf(name) + by]; if (to) go(to); };
+    const drawBar = () => {
+      const at = list.indexOf(name);
+      previous.disabled = at <= 0;
+      next.disabled = at >= list.length - 1;
+      text(where, `${(at + 1).toLocaleString("en")} of ${list.length.toLocaleString("en")}`);
+      drawCompare();
+    };
+    const draw = (found) => {
+      attr(own, "src", found.url);
+      attr(own, "alt", found.says);
+      attr(views, "aria-label", [found.says, found.seed === null ? "" : `seed ${found.seed}`, found.own].filter(Boolean).join(", "));
+      if (found.base) attr(base, "src", found.base);
+      show(twin, found.base);
+      text(caption, found.base ? found.own : "");
+      rate(found.stars);
+      const template = h("div", {});
+      template.innerHTML = found.about;  // the server has escaped it
+      about.replaceChildren(h("div", {class: "actions"},
+        SENDS.filter(([act]) => act !== "use" || found.settings).map(([act, words, kind]) => make(words, () => { box.close(); send(act, found.name); }, {class: `btn ${kind}`})),
+        h("a", {class: "btn", href: found.url, download: found.file}, "Download"), h("a", {class: "btn", href: found.url, target: "_blank", rel: "noopener"}, "Open full size")), template);
+      drawCompare();
+    };
+    const rate = (stars) => {
+      if (known.has(name)) known.get(name).stars = stars;
+      [...rates.children].forEach((node, n) => { attr(node, "data-on", n < stars); attr(node, "aria-pressed", String(n + 1 === stars)); });
+    };
+    const trash = async () => {
+      const of = name, at = list.indexOf(of);
+      if (!await remove([of])) return;
+      list.splice(at, 1);
+      gone.set(of, at);
+      if (!list.length) return box.close();
+      go(list[Math.min(at, list.length - 1)]);
+      views.focus();
+    };
+    const gone = new Map();  // name -> its place in the list
+
+    /* ---- comparing ---- */
+
+    /** What is shown while the key is held: the marked image, the twin of the base model, or the image before. */
+    const against = () => {
+      if (marked && marked !== name) return ["the marked image", (known.get(marked) || {}).url];
+      if ((known.get(name) || {}).base) return ["the base model's", known.get(name).base];
+      return before && before !== name && known.has(before) ? ["the image before", known.get(before).url] : ["", ""];
+    };
+    const drawCompare = () => {
+      const [words, url] = against();
+      compare.disabled = !url;
+      if (url) attr(other, "src", url);
+      text(box.querySelector("#viewer-compares"), words ? `with ${words}` : "");
+      attr(mark, "aria-pressed", String(!!marked && marked === name));
+    };
+    const hold = (on) => {
+      const [words, url] = against();
+      box.classList.toggle("compares", !!(on && url));
+      text(caption, on && url ? `Comparing: ${words}` : (known.get(name) || {}).base ? known.get(name).own : "");
+    };
+    compare.addEventListener("pointerdown", () => hold(true));
+    for (const kind of ["pointerup", "pointerleave", "pointercancel", "blur"]) compare.addEventListener(kind, () => hold(false));
+
+    /* ---- zoom: the pointer's place stays where it is ---- */
+
+    const zoom = (to) => {
+      scale = Math.min(Math.max(to, 1), CLOSEST);
+      for (const image of [own, other, base]) {
+        image.style.transform = scale > 1 ? `scale(${scale})` : "";
+        image.style.transformOrigin = `${place[0]}% ${place[1]}%`;
+        image.parentElement.classList.toggle("near", scale > 1);
+      }
+    };
+    const point = (event) => {
+      const glass = event.target.closest(".lens"), within = glass && glass.getBoundingClientRect();
+      if (glass) place = [100 * (event.clientX - within.x) / within.width, 100 * (event.clientY - within.y) / within.height];
+      return glass;
+    };
+    views.addEventListener("click", (event) => { if (point(event)) zoom(scale > 1 ? 1 : Math.max(2, own.naturalWidth / Math.max(1, lens.clientWidth))); views.focus(); });
+    views.addEventListener("pointermove", (event) => { if (scale > 1 && point(event)) zoom(scale); });
+    views.addEventListener("wheel", (event) => { event.preventDefault(); if (point(event)) zoom(scale * (event.deltaY < 0 ? 1.25 : 0.8)); }, {passive: false});
+
+    /* ---- keys ---- */
+
+    box.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const onControl = event.target.closest("button, a"), key = event.key;
+      if (key === "ArrowLeft" || key === "ArrowUp") step(-1);
+      else if (key === "ArrowRight" || key === "ArrowDown") step(1);
+      else if (key === "Home") go(list[0]);
+      else if (key === "End") go(list[list.length - 1]);
+      else if (/^[0-5]$/.test(key)) star([name], Number(key));
+      else if (key === "Delete") trash();
+      else if (key === "c" || (key === " " && (!onControl || onControl === compare))) hold(true);
+      else if (key === "m") mark.click();
+      else return;
+      event.preventDefault();
+    });
+    box.addEventListener("keyup", ({key}) => { if (key === "c" || key === " ") hold(false); });
+    const narrow = matchMedia("(max-width: 900px)"), fit = () => box.classList.toggle("narrow", narrow.matches);
+    narrow.addEventListener("change", fit);
+    fit();
+    box.addEventListener("close", () => { narrow.removeEventListener("change", fit); closed(name); });
+    try { if (localStorage.getItem("atelier-viewer-bare")) bare(true); } catch { /* no storage */ }
+    atelier.modal(box);
+    views.focus();
+    go(first);
+
+    return {
+      box,
+      rate,
+      get name() { return name; },
+      focus: () => views.focus(),
+      /** Images that an undo has brought back stand where they were. */
+      restored: (last, found) => {
+        for (const of of [...found].reverse()) if (!list.includes(of)) list.splice(gone.get(of) ?? 0, 0, of);
+        if (found.length) go(found[0]);
+        views.focus();
+      },
+    };
+  };
+})();

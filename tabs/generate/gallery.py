@@ -1,0 +1,306 @@
+"""The images of the Generate tab: the session's strip, the gallery of the folder and the viewer (assets/gallery.js asks here)."""
+
+from __future__ import annotations
+
+import time
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from core.dataset.doctor import trash
+from core.generation.gallery import Facts, Gallery, Shot, Wanted, copy_as_dataset
+from core.generation.image_metadata import ImageRecord, read_image_metadata
+from core.record.problems import ProblemsError
+from core.record.units import count
+from core.record.workspace import display_path, resolve_path
+from core.settings.base import declared
+from core.settings.dataset.source import Source
+from core.settings.generation.generate import LoraUse
+from core.settings.job import GenerateJob
+from core.settings.samples import SAMPLER_LABELS
+from core.settings.values import shown_value
+from tabs.context import Page
+from tabs.dataset.concepts import entries_of
+from tabs.dataset.questions import change_folders
+from tabs.form.own_settings import label
+from tabs.form.places import STARTER
+from tabs.generate.view import Shown, strengths
+from tabs.markup import esc, facts, short
+
+TAB = "Generate"
+AT_FIRST = 80  # tiles that come with the list
+MOST_TILES = 300  # in one answer
+STRIP = 100  # images of the session's strip
+FEW = 64  # new images whose facts are read at once
+MOST_COPIED = 1000  # images of a new dataset
+THUMB, SMALL = 384, 256
+# Settings that the viewer names in its own words, or that say nothing of one image.
+TOLD = {
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "steps",
+    "sampler",
+    "guidance_scale",
+    "seed",
+    "loras",
+    "embeddings",
+}
+UNTOLD = TOLD | {"count", "prompt_weights", "zero_terminal_snr"}
+
+SENT = {  # what an image is sent to -> what is said of it
+    "begin": "The next images begin with",
+    "inpaint": "Paint what is repainted of",
+    "upscale": "Generate makes a larger version of",
+}
+# The viewer stands over the page; its buttons tell the server through the gallery's board. The script may come before or after it.
+SENDS = """
+window.atelierGallery = element;
+if (window.atelier && atelier.attachGallery) atelier.attachGallery();
+atelier.sendImage = (act, arg) => { atelier.turn = (atelier.turn || 0) + 1; trigger('act', {act, arg, turn: atelier.turn}); };
+"""
+
+
+class Shelf:
+    """What the script asks for, and what it is told of by the tick."""
+
+    def __init__(self, page: Page):
+        self.page, self.gallery = page, Gallery(page.workspace)
+        self.begun = time.time()
+        self._reading: Any = None
+        self._copying: Any = None
+        self._acts = {
+            "list": self._list,
+            "tiles": self._tiles,
+            "open": self._open,
+            "stars": self._set_stars,
+            "trash": self._trash,
+            "back": self._back,
+            "train": self._train,
+            "cancel": self._cancel,
+        }
+
+    def follow(self, whole: bool = False) -> int:
+        """Take in what has changed in the folder: a few images at once, many on the light lane. Returns the version."""
+        self.gallery.look(whole)
+        if self.gallery.unread():
+            self.gallery.read(FEW)
+            if self.gallery.unread() and (self._reading is None or self._reading.done):
+                self._reading = self.page.engine.light(self._read, title="Reading the settings of images")
+        return self.gallery.version
+
+    def _read(self, task: Any) -> None:
+        self.gallery.read(check=task.check)
+
+    def newest(self) -> Shown | None:
+        """The newest image, which stands large."""
+        self.follow()
+        for shot in self.gallery.newest():
+            known = self.gallery.facts(shot.name)
+            return Shown(shot.name, shot.path, known.prompt or shot.path.name, known.seed, bool(known.source))
+        return None
+
+    def last_seed(self) -> int | None:
+        """The seed of the newest image that says one."""
+        self.follow()
+        seeds = (self.gallery.facts(shot.name).seed for shot in self.gallery.newest())
+        return next((seed for seed in seeds if seed is not None), None)
+
+    def shot(self, name: str) -> Shot:
+        """The image of that name as it is now. Raises ProblemsError."""
+        self.follow()
+        return self.gallery.shot(name)
+
+    # -- the tick
+
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        """For the tick: a mark that changes when the script should ask for the list again, and how far a copy is."""
+        return {"gallery": {"version": self.follow(), "copy": self._copy_state()}} if tab == TAB else {}
+
+    def _copy_state(self) -> dict[str, Any] | None:
+        task = self._copying
+        if task is None:
+            return None
+        state = {
+            "id": task.started,
+            "text": task.text or task.title,
+            "share": round(task.progress, 2),
+            "done": task.done,
+        }
+        if task.done:
+            problems = task.error.problems if task.error is not None else []
+            state |= {"problems": [each.to_dict() for each in problems], "said": "" if problems else task.result}
+        return state
+
+    # -- questions
+
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """One question of the script. What goes wrong is answered as `problems`; then nothing was changed."""
+        try:
+            act = self._acts.get(str(asked.get("act")))
+            return act(asked) if act else {}
+        except ProblemsError as error:
+            return {"problems": [problem.to_dict() for problem in error.problems]}
+
+    def _list(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The names that the filter lets through, newest first, and the tiles of the first ones."""
+        version, gallery = self.follow(whole=bool(asked.get("whole"))), self.gallery
+        found = gallery.found(wanted_of(asked))
+        lately = list(takewhile(lambda shot: shot.time >= self.begun, gallery.newest()))
+        beside = {gallery.twin(shot.name) for shot in lately}
+        strip = [shot.name for shot in lately if shot.name not in beside][:STRIP]
+        names = [shot.name for shot in found]
+        return {
+            "version": version,
+            "names": names,
+            "strip": strip,
+            "tiles": {name: self._tile(name) for name in {*names[:AT_FIRST], *strip}},
+            "total": len(gallery.newest()),
+            "away": self._away(),
+            "left": len(gallery.unread()),
+            "models": sorted(gallery.models().items()),
+            "loras": sorted(gallery.loras().items()),
+        }
+
+    def _tiles(self, asked: dict[str, Any]) -> dict[str, Any]:
+        found = {}
+        for name in names_of(asked, MOST_TILES):
+            try:
+                found[name] = self._tile(name)
+            except ProblemsError:  # gone: the next list leaves it out
+                continue
+        return {"tiles": found}
+
+    def _tile(self, name: str) -> dict[str, Any]:
+        shot, known, base = self.gallery.shot(name), self.gallery.facts(name), self.gallery.twin(name)
+        return {
+            "thumb": self.page.thumb_url(shot.path, THUMB),
+            "base": self.page.thumb_url(self.gallery.shot(base).path, SMALL) if base else "",
+            "says": short(known.prompt or shot.path.name, 90),
+            "seed": known.seed,
+            "own": known.own,
+            "stars": self.gallery.stars(name),
+        }
+
+    def _open(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Everything the viewer shows of an image."""
+        shot = self.shot(str(asked.get("name")))
+        base = self.gallery.twin(shot.name)
+        record = read_image_metadata(shot.path)
+        return {
+            "name": shot.name,
+            "file": shot.path.name,
+            "url": self.page.file_url(shot.path),
+            "base": self.page.file_url(self.gallery.shot(base).path) if base else "",
+            "about": about_job(record.job, record),
+            "settings": record.job is not None,
+            **{name: value for name, value in self._tile(shot.name).items() if name not in ("thumb", "base")},
+        }
+
+    # -- changes
+
+    def _set_stars(self, asked: dict[str, Any]) -> dict[str, Any]:
+        number = asked.get("stars")
+        names = names_of(asked, MOST_TILES)
+        self.gallery.set_stars(names, number if isinstance(number, int) else 0)
+        return {"stars": {name: self.gallery.stars(name) for name in names}}
+
+    def _trash(self, asked: dict[str, Any]) -> dict[str, Any]:
+        names = names_of(asked, MOST_COPIED)
+        token = self.gallery.put_away(names)
+        return {"token": token, "said": f"{count(len(names), 'image')} moved to the trash"}
+
+    def _away(self) -> dict[str, Any] | None:
+        """The last images that were deleted since the server started, to offer them once more after a refresh."""
+        for each in trash.put_away_lately(self.gallery.folder, most=1):
+            if each.when >= self.begun:
+                return {"token": each.token, "said": f"{count(len(each.images), 'image')} moved to the trash"}
+        return None
+
+    def _back(self, asked: dict[str, Any]) -> dict[str, Any]:
+        names = self.gallery.put_back(str(asked.get("token")))
+        return {"names": names, "said": f"{count(len(names), 'image')} restored"}
+
+    # -- a dataset of them
+
+    def _train(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Start to copy the named images, or those that the filter lets through, into a new folder of Dataset."""
+        if self._copying is not None and not self._copying.done:
+            what = "Other images are still being copied"
+            raise ProblemsError.one(what, "Train on these", "wait until they are copied", "gallery.busy")
+        names = names_of(asked, MOST_COPIED) or [
+            shot.name for shot in self.gallery.found(wanted_of(asked))[:MOST_COPIED]
+        ]
+        images = [(self.gallery.shot(name).path, self.gallery.facts(name).prompt) for name in names]
+        name = " ".join(str(asked.get("folder", "")).split()) or "generated"
+        self._copying = self.page.engine.light(self._copy, images, name, title="Copying images", kind="copies")
+        return {"copy": self._copy_state()}
+
+    def _copy(self, images: list[tuple[Path, str]], name: str, task: Any) -> str:
+        folder = copy_as_dataset(images, name, self.page.workspace.datasets, task.check, task.stage)
+        project, shown = self.page.project, display_path(folder)
+        with project.lock:
+            kept = [entry for entry in entries_of(project.job) if resolve_path(entry.folder) != STARTER / "images"]
+            if kept:
+                change_folders(project, [*kept, Source(folder=shown)], "adding generated images")
+            else:  # the starter's images were there to try with
+                project.edit("dataset.folder", shown)
+        self.page.reading.want()
+        return f"{count(len(images), 'image')} copied to {shown}"
+
+    def _cancel(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if self._copying is not None:
+            self._copying.cancel()
+        return {}
+
+
+def begun_with(shot: Shot, known: Facts, act: str) -> dict[str, Any]:
+    """The fields for images that begin with this one, at its size; to upscale it, with its own prompt and seed."""
+    sides = {name: max(64, side // 8 * 8) for name, side in (("width", known.width), ("height", known.height)) if side}
+    values = {"image_path": str(shot.path), "mask_path": None} | sides
+    return values | ({"highres_fix_scale": 2.0, "strength": 0.3} if act == "upscale" else {"seed": None})
+
+
+def wanted_of(asked: dict[str, Any]) -> Wanted:
+    """The filter that the script sent."""
+    texts = {name: str(asked.get(name) or "")[:300] for name in ("words", "model", "lora", "day")}
+    stars = asked.get("stars")
+    return Wanted(**texts, stars=stars if isinstance(stars, int) else 0)
+
+
+def names_of(asked: dict[str, Any], most: int) -> list[str]:
+    names = asked.get("names")
+    return [name for name in names[:most] if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _strengths(use: LoraUse) -> str:
+    return strengths(use.strength, use.text_encoder_strength)
+
+
+def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
+    """Every setting an image was made with, or why they are not known."""
+    if job is None:
+        return f'<p class="hint">{esc(record.reason)}</p>'
+    asked = job.generate
+    rows = [
+        ("Prompt", esc(asked.prompt) or "<i>empty</i>"),
+        ("Negative", esc(asked.negative_prompt)),
+        ("Size", f"{asked.width} × {asked.height}" if asked.width and asked.height else ""),
+        ("Steps", f"{asked.steps}"),
+        ("Sampler", esc(SAMPLER_LABELS.get(asked.sampler, asked.sampler))),
+        ("Guidance", "" if asked.guidance_scale is None else f"{asked.guidance_scale:g}"),
+        ("Seed", "" if asked.seed is None else str(asked.seed)),
+        ("Model", esc(job.model.base_model) if record.source == "atelier" else ""),
+        ("VAE", esc(job.model.vae or "")),
+        ("Clip skip", str(job.model.clip_skip or "")),
+        ("LoRAs", "<br>".join(f"{esc(use.file)} <b>{_strengths(use)}</b>" for use in asked.loras)),
+        ("Embeddings", "<br>".join(esc(text) for text in asked.embeddings)),
+        ("Zero terminal SNR", "on" if asked.zero_terminal_snr == "on" else ""),
+        ("Prompt weights", "" if asked.prompt_weights else "off"),
+    ]
+    for entry in declared(GenerateJob):
+        value = getattr(getattr(job, entry.group), entry.name)
+        if entry.group not in ("model", "memory", "prompts") and entry.name not in UNTOLD and value != entry.default:
+            rows.append((label(entry), esc(shown_value(entry, value))))
+    return facts([(name, value) for name, value in rows if value])

@@ -1,0 +1,120 @@
+"""The gallery, the session's strip and the viewer in a real browser, by keyboard."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+import pytest
+from page_server import WATCH, Served, Visit
+from PIL import Image
+from playwright.sync_api import expect
+from work_parts import wait_until
+
+from core.generation.image_metadata import Hashes, png_info
+from core.settings.check import build
+from core.settings.job import GenerateJob
+
+
+def make(workspace, number, age=100.0, **generate):
+    """An image of the folder; a higher number is newer."""
+    job = build(GenerateJob, {"generate": {"prompt": f"fox {number}", "seed": number} | generate})
+    path = workspace.images / "2026-01-01" / f"{number}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64), (number * 9 % 256, 90, 120)).save(path, pnginfo=png_info(job, Hashes()))
+    os.utime(path, (time.time() - age + number / 100,) * 2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    page = Served(tmp_path_factory.mktemp("gallery"))
+    for number in range(60):
+        make(page.workspace, number, age=10_000)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def tab(work, chromium):
+    visit = Visit(chromium, work.url)
+    opened = visit.open("Generate")
+    expect(opened.locator("#shelf-grid .tile").first).to_be_visible()
+    yield opened
+    visit.close()
+    assert visit.errors == [] and visit.outside == []
+
+
+def focused(tab):
+    return tab.evaluate("document.activeElement.getAttribute('aria-label')")
+
+
+def test_arrows_stars_trash_and_undo_by_keyboard_alone(tab, work):
+    first = tab.locator("#shelf-grid .tile").first
+    expect(first).to_have_attribute("aria-label", "fox 59, seed 59")
+    assert tab.locator("#shelf-grid .tile").count() < 60  # only what is near is in the page
+    first.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Enter")
+    viewer = tab.get_by_role("dialog", name="Image viewer")
+    expect(viewer).to_contain_text("2 of 60")
+    tab.keyboard.press("ArrowRight")
+    expect(viewer).to_contain_text("3 of 60")
+    expect(viewer.get_by_role("group", name="fox 57, seed 57")).to_be_focused()
+    tab.keyboard.press("3")
+    expect(viewer.get_by_role("button", name="3 stars")).to_have_attribute("aria-pressed", "true")
+    tab.keyboard.down("c")
+    expect(viewer).to_contain_text("Comparing: the image before")
+    tab.keyboard.up("c")
+    expect(viewer).not_to_contain_text("Comparing")
+    tab.keyboard.press("Delete")
+    expect(viewer).to_contain_text("3 of 59")
+    expect(viewer).to_contain_text("1 image moved to the trash")
+    assert not (work.workspace.images / "2026-01-01" / "57.png").exists()
+    tab.keyboard.press("ArrowRight")
+    undo = viewer.get_by_role("button", name="Undo")
+    undo.focus()  # it stays until it is read
+    tab.keyboard.press("Enter")
+    expect(viewer).to_contain_text("3 of 60")
+    expect(viewer.get_by_role("button", name="3 stars")).to_have_attribute("aria-pressed", "true")
+    tab.keyboard.press("Escape")
+    expect(viewer).to_have_count(0)
+    expect(tab.locator("#shelf-undo")).to_have_count(0)
+    assert focused(tab) == "fox 57, seed 57, 3 stars"
+    tab.keyboard.press("Shift+ArrowRight")
+    expect(tab.locator("#shelf-count")).to_have_text("2 selected")
+    tab.keyboard.press("Delete")
+    expect(tab.locator("#shelf-count")).to_have_text("58 images")
+    tab.locator("#shelf-undo").get_by_role("button", name="Undo").click()
+    expect(tab.locator("#shelf-count")).to_have_text("60 images")
+    tab.get_by_label("Words of the prompt").fill("fox 31")
+    expect(tab.locator("#shelf-count")).to_have_text("1 of 60 images")
+
+
+def test_a_new_image_comes_into_the_strip_and_nothing_that_is_looked_at_moves(tab, work):
+    tab.locator("#shelf-grid .tile").first.focus()
+    tab.keyboard.press("End")
+    expect(tab.locator("#shelf-grid .tile").last).to_have_attribute("aria-label", "fox 0, seed 0")
+    assert focused(tab) == "fox 0, seed 0"
+    tab.keyboard.press("Enter")
+    viewer = tab.get_by_role("dialog", name="Image viewer")
+    expect(viewer).to_contain_text("60 of 60")
+    watched = ["#gen-newest", "#gen-strip", "#gen-drop", "#shelf", "#shelf-grid .tile:focus", ".viewer .views"]
+    tab.evaluate(WATCH, watched)
+    make(work.workspace, 99, age=-60)
+    expect(tab.locator("#shelf-strip .tile")).to_have_count(1)
+    expect(tab.locator("#shelf-new")).to_have_text("Show 1 new image")
+    expect(viewer).to_contain_text("60 of 60")
+    tab.keyboard.press("Escape")
+    assert focused(tab) == "fox 0, seed 0" and tab.evaluate("movedBy()") == {}
+    tab.locator("#shelf-new").click()
+    wait_until(lambda: focused(tab) == "fox 99, seed 99")
+    tab.locator("#shelf-strip .tile").focus()
+    tab.keyboard.press("Enter")
+    expect(viewer).to_contain_text("1 of 1")
+    viewer.get_by_role("button", name="Upscale").click()
+    expect(tab.locator("#said")).to_contain_text("larger version of 99.png")
+    expect(tab.locator("#gen-image_path")).to_have_value(re.compile("99.png$"))
+    expect(tab.locator("#gen-image_path")).to_be_visible()
+    expect(tab.locator("#gen-prompt")).to_have_value("fox 99")
