@@ -316,7 +316,7 @@
       send: (act, of) => {
         atelier.sendImage(act, of);
         const group = act === "use" ? null : document.querySelector("#gen-more details[data-group=image_to_image]");
-        if (group) group.open = true;
+        if (group && !group.open) group.querySelector("summary").click();  // so it is known to be open when it is drawn again
         if (act === "inpaint") paint(of.split("/").pop(), Date.now() + PATIENCE);
       }});
     drawUndo();
