@@ -11,7 +11,8 @@ from core.record.workspace import PROJECT
 from core.tasks import tasks
 from tests.docs.guide import DOCS, Guide, blocks_of, forget_modules
 
-APART = {"extending.md"}  # it registers something: tests/seams/test_packages.py runs it in processes of their own
+# they register something: tests/seams runs them in processes of their own
+APART = {"extending.md", "extending_images.md"}
 WITH_EXAMPLES = sorted(path.name for path in DOCS.glob("*.md") if blocks_of(path) and path.name not in APART)
 
 
