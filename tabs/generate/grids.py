@@ -21,7 +21,7 @@ from core.generation.grids.plan import checked
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_file, list_embeddings, list_loras, list_models, list_vaes
 from core.record import atomic
-from core.record.kept import keep, read_kept
+from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import clock, count
 from core.settings.check import build
@@ -40,12 +40,15 @@ LONGEST = 1 << 18
 START = "start grid"
 FIELDS = tuple(f"{letter}_{part}" for letter in LETTERS for part in ("axis", "values"))
 OPEN_GROUP = """
-let open = false;
-element.addEventListener('toggle', ({target}) => { if (target.dataset.group) open = target.open; }, true);
+let open = Boolean(element.querySelector('details[open]'));  // a fast click comes before this script
+element.addEventListener('click', ({target}) => {  // a toggle event would be lost where the group is drawn anew at once
+  const summary = target.closest('summary');
+  if (summary) open = !summary.parentElement.open;
+});
 new MutationObserver(() => {
   const group = element.querySelector('details[data-group]');
   if (group && group.open !== open) group.open = open;
-}).observe(element, {childList: true, subtree: true});
+}).observe(element, {childList: true, subtree: true, attributes: true, attributeFilter: ['open']});
 """
 
 
@@ -207,10 +210,9 @@ class Grids:
         now = self.page.engine.status()["job"]
         mine = now if now and now.get("entry") == entry.id else {}
         stage = str(mine.get("stage") or "starting")
-        text, _, tail = stage.rpartition(" ")
-        done, _, total = tail.partition("/")
-        share = int(done) / int(total) if done.isdecimal() and total.isdecimal() and int(total) else None
-        words = text if share is not None else stage
+        done, total = mine.get("counted") or (0, 0)
+        share = done / total if total else None
+        words = stage.rpartition(" ")[0] if total else stage  # behind it stands the count of steps
         stopping = bool(mine.get("stopping"))
         left = f", {clock(mine['eta_seconds'])} left" if mine.get("eta_seconds") else ""
         words = "Stopping" if stopping else f"{words[:1].upper()}{words[1:]}{left}"
@@ -237,6 +239,8 @@ class Grids:
                 self._delete(arg)
             elif act in ("keep", "unkeep"):
                 self._mark(arg, value if act == "keep" else None)
+            elif act in ("uncopy", "copied"):
+                self._end_copy(act, arg)
         boards = self._boards()
         return boards | {"seen": news("", self._stamp(), boards)["seen"]}
 
@@ -346,19 +350,16 @@ class Grids:
         if axis is None or not 0 <= number < len(axis.values) or (file := self._file(axis, number)) is None:
             raise ProblemsError.one("The file no longer exists", "grid", "open the grid again", "file.gone")
         run, path = file
-        before = read_kept(run).get(path.relative_to(run).as_posix())
-        keep(run, path, name)
-        into = self.copies.folder
-        if name is None or before is not None:
-            return
-        if into is None:
-            self.page.say(
-                "done",
-                "Kept. To have kept files copied to another program, copy one in Runs: its folder is remembered.",
-            )
-            return
-        self.copies.start(run.name, path.name, str(into))
-        self.page.say("done", f"Kept, and copied to {into}.")
+        self.copies.keep(run.name, path.name, name)
+
+    def _end_copy(self, act: str, name: str) -> None:
+        """Cancel the copy of a checkpoint of the open grid, or close what is said of it."""
+        opened = self._open()
+        axes = opened[1].axes if opened else ()
+        files = [file for axis in axes for number in range(len(axis.values)) if (file := self._file(axis, number))]
+        run = next((run for run, path in files if path.name == name), None)
+        if run is not None:
+            (self.copies.cancel if act == "uncopy" else self.copies.forget)(run.name, name)
 
 
 # -- queued
@@ -378,6 +379,14 @@ def queue(page: Page, folder: GridFolder) -> None:
     own = job.grid.model_copy(update={"folder": folder.name})
     page.engine.submit("grid", job.model_copy(update={"grid": own}), f"Grid: {folder.content().title}")
     page.project.keep(KEPT, page.project.tab_state(KEPT) | {"open": folder.name})
+
+
+def close(page: Page) -> None:
+    """Close the open grid, whose place the next image needs; one that is being made stays."""
+    kept = page.project.tab_state(KEPT)
+    busy = any(entry.task == "grid" and entry.state == "running" for entry in page.engine.queue())
+    if kept.get("open") and not busy:
+        page.project.keep(KEPT, kept | {"open": ""})
 
 
 def of_run(page: Page, name: str) -> None:

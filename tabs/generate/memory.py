@@ -21,7 +21,7 @@ class MemoryLine:
 
     def html(self) -> str:
         now = self.page.engine.status()["job"]
-        return line(self.page.engine.models.loaded(), used=bool(now and now.get("task") == "generate"))
+        return line(self.page.engine.models.loaded(), used=bool(now and now.get("task") in ("generate", "grid")))
 
     def act(self, event: gr.EventData) -> str:
         if act_of(event)[0] == "unload":

@@ -21,6 +21,7 @@ from tabs.generate.view import Shown, does
 from tabs.markup import act_of, button, empty_state, esc, problems_html, progress, short
 
 TAB = "Generate"
+SHOWN = ("generate", "grid")  # tasks in the status line
 ENDLESS = "Queues the next images when these are finished, each with a new seed, until it is switched off."
 
 
@@ -126,7 +127,7 @@ class Stage:
     def act(self, event: gr.EventData) -> str:
         """What was pressed in the status line; returns it as it is then."""
         act, arg, _ = act_of(event)
-        if act == "cancel" and any(entry.id == arg and entry.task == "generate" for entry in self.page.engine.queue()):
+        if act == "cancel" and any(entry.id == arg and entry.task in SHOWN for entry in self.page.engine.queue()):
             self.page.engine.cancel(arg)
         elif act == "resume":
             self.page.engine.resume_queue()
@@ -142,7 +143,7 @@ class Stage:
 
 
 def _is_open(entry: QueueEntry) -> bool:
-    return entry.task == "generate" and entry.state in ("waiting", "running")
+    return entry.task in SHOWN and entry.state in ("waiting", "running")
 
 
 # -- HTML

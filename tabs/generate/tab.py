@@ -339,6 +339,7 @@ class Desk:
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
             return self._form()
         self.stage.submit(jobs)
+        grids.close(self.page)
         self.page.browsers.succeeded(browser, START)
         return self._form() | {"status": self.stage.status()}
 

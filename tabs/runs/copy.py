@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.dataset.sources.files import printable
 from core.formats.copies import Copied, copy_into, require_folder
+from core.record.kept import keep, read_kept
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from tabs.form import folder_browser
@@ -77,6 +78,17 @@ class Copies:
             task.stage(text, round(share * 1000), 1000)
 
         return copy_into(source, folder, task.token, report)
+
+    def keep(self, run: str, name: str, wanted: str | None) -> None:
+        """Mark a file of a run with a name ("" is its own) and copy it to the remembered folder. Another name does not copy it
+        again; None takes the mark away, and the copy stays."""
+        source, folder = self._file(run, name), self._page.workspace.runs / run
+        new = wanted is not None and source.relative_to(folder).as_posix() not in read_kept(folder)
+        keep(folder, source, wanted)
+        if new and self.folder is not None:
+            self.start(run, name, str(self.folder))
+        elif new:
+            self._page.say("done", "Kept. Copy a file in Runs once, and kept files are copied to that folder too.")
 
     def cancel(self, run: str, name: str) -> None:
         going = self._copies.get(str(self._file(run, name)))

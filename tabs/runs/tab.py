@@ -176,6 +176,8 @@ class Desk:
         elif act == "draw":
             generate_form.draw_with(self.page, arg)
             tabs = gr.Tabs(selected="Generate")
+        elif act in ("mark", "unmark"):
+            self.copies.keep(str(place.get("open", "")), arg, "" if act == "mark" else None)
         elif act == "grid":
             generate_grids.of_run(self.page, arg)
             tabs = gr.Tabs(selected="Generate")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from core.engine.run_summary import RunSummary
+from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
 from core.settings.job import TrainJob
@@ -227,7 +228,9 @@ def details(
         fix = f'<span class="fix">{esc(facts_now["fix"])}</span>' if facts_now.get("fix") else ""
         parts.append(f'<p class="run-message {level}"><strong>{esc(facts_now["message"])}</strong>{fix}</p>')
     parts.append(_naming(run))
-    left = [_about(run, facts_now, size), _files(facts_now.get("files", []), file_url, copies, run.best_file), more]
+    kept = {(run.folder / file).name: name for file, name in read_kept(run.folder).items()}
+    files = _files(facts_now.get("files", []), file_url, copies, run.best_file, kept)
+    left = [_about(run, facts_now, size), files, more]
     right = [_samples(facts_now.get("samples", []), thumb_url, file_url)]
     parts.append(f'<div class="run-columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>')
     parts.append(_settings(job))
@@ -329,17 +332,18 @@ def _files(
     files: Sequence[dict[str, Any]],
     file_url: Callable[..., str],
     copies: Copying,
-    best: dict[str, Any] | None = None,
+    best: dict[str, Any] | None,
+    kept: Mapping[str, str],
 ) -> str:
     if not files:
         return section("Files", '<p class="hint">No files saved yet.</p>')
     ordered = sorted(files, key=lambda file: (file["step"], file["name"]), reverse=True)
-    rows = "".join(_file(file, file_url, *copies(file)) for file in ordered)
+    rows = "".join(_file(file, file_url, *copies(file), kept.get(file["name"])) for file in ordered)
     return section("Files", f'{best_words(best) if best else ""}<ul class="files">{rows}</ul>')
 
 
-def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied: str) -> str:
-    """A saved file: name, step, size, the whole path, and what can be done with it."""
+def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied: str, kept: str | None = None) -> str:
+    """A saved file: name, step, size, the whole path, and what can be done with it. kept: under which name"""
     name, path = file["name"], file["path"]
     copy_path = (
         f'<button type="button" class="btn" data-copy="{esc(path)}" aria-label="Copy path of {esc(name)}">'
@@ -347,9 +351,20 @@ def _file(file: dict[str, Any], file_url: Callable[..., str], copy: str, copied:
     )
     return (
         f'<li><div class="file-head"><b>{parted(name)}</b><span class="hint">step {file["step"]:,} · '
-        f'{size_words(file["bytes"])}</span></div><code class="path">{parted(path)}</code>'
+        f'{size_words(file["bytes"])}</span>{_kept(name, kept)}</div><code class="path">{parted(path)}</code>'
         f'<div class="does">{_take(file, file_url)}{copy}{copy_path}</div>{copied}</li>'
     )
+
+
+def _kept(name: str, kept: str | None) -> str:
+    """Keep a checkpoint under a name, or let it go."""
+    if kept is None:
+        return button(
+            "mark", "Keep this one", name, kind="quiet", label=f"Keep {name}", title="Marks it in lists of files"
+        )
+    words = "Kept" if kept == Path(name).stem else f"Kept as {short(kept, 40)}"
+    undo = button("unmark", "Undo", name, kind="quiet", label=f"Do not keep {name}")
+    return f'<span class="good">{esc(words)}</span>{undo}'
 
 
 def _take(file: dict[str, Any], file_url: Callable[..., str]) -> str:

@@ -146,6 +146,8 @@ def test_a_run_gives_a_grid_with_its_losses_and_a_checkpoint_is_kept_copied_and_
     desk.act(event("keep", "x1", ""))
     assert [path.name for path in other.iterdir()] == ["fox-step00000020.safetensors"]
     assert "Copied" in desk._table()
+    desk.act(event("copied", "fox-step00000020.safetensors"))
+    assert "Copied" not in desk._table()
     for place in ("x0", "x9", "q1", "x", "x1e5", ""):
         with pytest.raises(Exception, match="no longer exists"):
             desk.act(event("keep", place, ""))

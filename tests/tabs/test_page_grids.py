@@ -1,0 +1,66 @@
+"""A grid in a real browser: asked for in the panel, gone through by keyboard, enlarged."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from core.engine.engine import Engine
+from core.generation.grids.making import begin
+from core.settings.check import build
+from core.settings.job import GridJob
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A page over a grid of three by two whose last cell failed and whose last but one waits; nothing is generated."""
+    from page_server import Served
+
+    page = Served(tmp_path_factory.mktemp("grids"), engine=lambda workspace: Engine(workspace, "cpu"))
+    grid = {"x_axis": "steps", "x_values": "1, 2, 3", "y_axis": "seed", "y_values": "5, 6", "name": "three by two"}
+    folder = begin(build(GridJob, {"grid": grid}), page.workspace)
+    folder.cells.mkdir()
+    for number, place in enumerate([(0, 0, 0), (1, 0, 0), (2, 0, 0), (0, 1, 0)]):
+        Image.new("RGB", (64, 64), f"hsl({60 * number}, 50%, 50%)").save(folder.cell(place))
+    folder.change(failed={(2, 1, 0): "The device ran out of memory"}, state="stopped")
+    yield page
+    page.close()
+
+
+def test_a_grid_is_opened_gone_through_by_keyboard_and_enlarged_and_another_asked_for(made, chromium):
+    from page_server import Visit
+
+    visit = Visit(chromium, made.url)
+    tab = visit.open("Generate")
+    tab.locator("#gen-grid summary").click()
+    tab.get_by_role("button", name="Open the grid three by two").click()
+    cells = tab.locator("button.grid-cell")
+    expect(cells).to_have_count(4)
+    expect(tab.locator(".grid-table thead th")).to_have_count(3)
+    expect(tab.locator(".grid-cell.failed")).to_contain_text("ran out of memory")
+    expect(tab.get_by_role("button", name="Resume")).to_be_visible()
+    expect(tab.locator("#gen-newest")).to_be_hidden()
+    cells.first.focus()
+    tab.keyboard.press("ArrowRight")
+    expect(cells.nth(1)).to_be_focused()
+    tab.keyboard.press("Enter")
+    light = tab.locator("dialog.grid-light")
+    expect(light).to_contain_text("Sampling steps: 2, Seed: 5")
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("ArrowDown")
+    expect(light).to_contain_text("Sampling steps: 1, Seed: 6")
+    tab.keyboard.press("Escape")
+    expect(light).to_have_count(0)
+    expect(cells.nth(3)).to_be_focused()
+
+    expect(tab.locator("#grid-x-axis")).to_be_visible()  # the group stays open though it was drawn anew
+    tab.locator("#grid-x-axis").fill("sampler")
+    tab.locator("#grid-x-axis").press("Tab")
+    tab.get_by_role("button", name="All values of X").click()
+    expect(tab.locator("#gen-grid [role=status]")).to_contain_text("images")
+    tab.locator("#gen-table").get_by_role("button", name="Close").click()
+    expect(tab.locator(".grid-shown")).to_have_count(0)
+    expect(tab.locator("#gen-newest")).to_be_visible()
+    visit.close()
+    assert visit.errors == [] and visit.outside == []
