@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,11 +16,15 @@ from core.formats.embedding_file import LAYERS, read_embedding, read_shapes, wri
 from core.generation.embeddings import NewWord, embeddings_attached, find_word, token_widths
 from core.generation.image_metadata import a1111_text, from_a1111_text, read_image_metadata
 from core.generation.library import list_embeddings
+from core.generation.loras import loras_attached
+from core.generation.making import Maker
+from core.generation.plan import plan_of
 from core.generation.prompt.states import encode_prompts
 from core.generation.run import run_generate
 from core.generation.sources import find_sources, make_store
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
 from core.settings.generation.generate import GenerateSettings
 from core.settings.job import GenerateJob
 from core.settings.model import ModelSettings
@@ -245,3 +251,27 @@ def test_the_command_line_draws_with_embeddings_and_refuses_what_is_not_there(tm
     assert read_image_metadata(path).job.generate.embeddings == ["zunkel.pt", "brabol=zunkel.pt"]
     assert main([*words, "--embedding", "nowhere", "--check"]) == 2
     assert "The embedding 'nowhere' does not exist" in capsys.readouterr().err
+
+
+def test_a_word_with_a_vector_for_each_layer_works_with_and_regions_guidance_kinds_and_stages(tmp_path):
+    """The vectors of known words make the latents of these words, whatever else is asked for."""
+    components, space = family("sd1").load(STARTER), Workspace(tmp_path / "outputs", PROJECT / "models")
+    word = NewWord("xti", word_file(tmp_path / "xti.safetensors", components, "red fox", layered=True))
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(tmp_path / "map.png")
+
+    def made(prompt, **groups):
+        generate = {"prompt": prompt, "negative_prompt": "a cup", "seed": 3, "steps": 2, "width": 64, "height": 64}
+        generate |= groups.pop("generate", {})
+        job = build(GenerateJob, {"model": {"base_model": str(STARTER)}, "generate": generate} | groups)
+        (request,) = plan_of(job, space).requests
+        with loras_attached(components, [], Path, 0) as loras, embeddings_attached(components, [word]) as words:
+            return Maker(components, words, loras).make([request], decoded=False).latents[-1]
+
+    for second, groups in (
+        (" AND a cup", {}),
+        (" AND a cup", {"regions": {"region_map": str(tmp_path / "map.png")}}),
+        ("", {"generate": {"guidance": "pag", "negative_scale": 2.0}}),
+        ("", {"hires": {"highres_fix_scale": 0.5, "highres_fix_steps": 1}}),
+    ):
+        layered, plain = made(f"a (xti:1.2){second}", **groups), made(f"a (red fox:1.2){second}", **groups)
+        torch.testing.assert_close(layered, plain, rtol=1e-4, atol=1e-4)
