@@ -379,7 +379,9 @@ class Desk:
         try:
             path = self.painting.take(file)
             with self._lock:
-                self.presets.put(self._values() | {"image_path": path})
+                values = self._values()
+                mask = values["mask_path"] if values["image_path"] == path else None  # that of another image
+                self.presets.put(values | {"image_path": path, "mask_path": mask})
         except ProblemsError as error:
             self.page.say("error", problems=error.problems)
         finally:

@@ -52,6 +52,19 @@ def test_a_dropped_image_becomes_the_initial_one_and_is_kept_once(desk, tmp_path
     assert desk._values()["image_path"] == str(kept) and kept.stem.startswith("My fox_")
 
 
+def test_the_mask_of_another_image_goes_when_an_image_is_dropped(desk, tmp_path):
+    def drop(color):
+        Image.new("RGB", (96, 64), color).save(tmp_path / "upload.png")
+        desk.begin_with(str(tmp_path / "upload.png"))
+
+    drop("teal")
+    desk.act(event("field", "mask_path", str(tmp_path / "mask.png")))
+    drop("teal")
+    assert desk._values()["mask_path"]
+    drop("red")
+    assert not desk._values()["mask_path"]
+
+
 @pytest.mark.parametrize("name, content", [("a.png", b"no image"), ("a.png", b""), ("a.svg", b"<svg/>")])
 def test_what_is_no_image_is_refused_and_not_kept(desk, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
