@@ -146,7 +146,8 @@ def check_task(job: GenerateJob, workspace: Workspace) -> str:
     """The check of the task `generate`: what would be made."""
     plan = plan_of(job, workspace)
     asked = plan.requests[0].job.generate
-    lines = [f"{count(len(plan.requests), 'image')} with {asked.sampler}, guidance {asked.guidance_scale:g}"]
+    kind = "" if asked.guidance == "classic" else f" ({asked.guidance})"
+    lines = [f"{count(len(plan.requests), 'image')} with {asked.sampler}, guidance {asked.guidance_scale:g}{kind}"]
     kinds: dict[str, int] = {}
     for request in plan.requests:
         for line in described(request.job):

@@ -28,7 +28,9 @@ from core.generation.guidances import GUIDANCES, make_guidance
 from core.generation.guidances.layers import layers_of, sides_of, smoothed
 from core.generation.loop import Denoiser
 from core.generation.noise import ImageNoise
+from core.generation.plan import check_task
 from core.generation.prompt.states import PromptStates, encode_prompts
+from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.generation import guidance as settings
 from core.settings.job import GenerateJob
@@ -272,6 +274,12 @@ def job_of(prompt="a fox", map=None, **generate):
 )
 def test_what_does_not_fit_together_is_said_before_anything_loads(job, code):
     assert code in [problem.code for problem in problems_of(job_of(**job))]
+
+
+def test_the_check_names_the_kind(tmp_path):
+    space, model = Workspace(tmp_path / "outputs", PROJECT / "models"), {"base_model": str(PROJECT / "models/starter")}
+    job = build(GenerateJob, {"model": model, "generate": {"prompt": "a fox", "guidance": "pag"}})
+    assert "guidance 4 (pag)" in check_task(job, space)
 
 
 def test_what_fits_is_not_refused():
