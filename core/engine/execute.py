@@ -99,12 +99,14 @@ def _told(context: JobContext) -> Explanation | None:
 
 
 def _failed(context: JobContext, words: Explanation) -> tuple[str, Explanation | None]:
-    context.journal.put(StateChanged("failed", words.what, words.fix))
+    context.journal.put(StateChanged("failed", words.what, words.fix, words.code))
     return "failed", words
 
 
 def switches(task: str, job: Settings, context: JobContext) -> str:
     """What would save memory in this job: for trainings, whose memory can be foretold once a model has been loaded."""
+    if task in ("generate", "class_images", "grid"):
+        return "generate one image at once or smaller ones, turn on VAE slices, or offload more to RAM"
     if task not in ("train", "probe") or "diffusers" not in sys.modules:
         return ""
     from core.training.memory.advice import out_of_memory_advice

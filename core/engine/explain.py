@@ -23,13 +23,17 @@ GONE = ("connection closed by peer", "connection reset by peer", "broken pipe")
 @dataclass(frozen=True)
 class Explanation:
     """what, fix: plain sentences. poisoned: CUDA is unusable for the rest of this process. asked: the request was wrong.
-    known: the error has words of its own here."""
+    known: the error has words of its own here. code: a stable identifier, where there is one."""
 
     what: str
     fix: str = ""
     poisoned: bool = False
     asked: bool = False
     known: bool = True
+    code: str = ""
+
+
+NO_MEMORY = "memory.out"
 
 
 def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanation:
@@ -42,7 +46,7 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
         first = error.problems[0]
         more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
         where = f" ({first.where})" if first.where else ""
-        return Explanation(f"{first.what}{where}{more}", first.fix, asked=True)
+        return Explanation(f"{first.what}{where}{more}", first.fix, asked=True, code=first.code)
     if isinstance(error, RuntimeError) and any(sign in text.lower() for sign in POISON):
         return Explanation(
             "The GPU reported an error that only a restart clears",
@@ -53,6 +57,7 @@ def explain(error: BaseException, switches: Callable[[], str] = str) -> Explanat
         return Explanation(
             "The device ran out of memory",
             _asked(switches) or "turn on gradient checkpointing, lower the batch size or the resolution, or use bf16",
+            code=NO_MEMORY,
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         (full,) = unwritten(error, "", "", then="resume the run; files saved earlier are complete").problems

@@ -31,7 +31,7 @@ class RunView:
     def __init__(self, folder: RunFolder):
         self.folder = folder
         self._lock = threading.Lock()
-        self.state, self.message, self.fix, self.stage = "", "", "", ""
+        self.state, self.message, self.fix, self.code, self.stage = "", "", "", "", ""
         self.counted = (0, 0)  # of the stage: how many are done, of how many
         self.of_image = (0, 0)  # step and steps of the image that is being generated
         self._counting = (0, 0.0, 0)  # of how many, when this count began, and at which number
@@ -96,6 +96,7 @@ class RunView:
         if line["state"] == "running":
             self._idle += line["time"] - self._before
         self.state, self.message, self.fix = line["state"], line["message"], line["fix"]
+        self.code = str(line.get("code", ""))
         self.ended = line["time"] if self.state in ENDED else 0.0
         if self.ended:
             for name in STEP_SERIES:
@@ -200,6 +201,7 @@ class RunView:
                 "state": state,
                 "message": "job.json is missing: this run cannot be resumed" if state == "damaged" else self.message,
                 "fix": "use its files, or delete the run" if state == "damaged" else self.fix,
+                "code": self.code,
                 "seq": self.seq,
                 "stage": self.stage,
                 "step": self.step,

@@ -28,6 +28,7 @@ class StateChanged(Event):
     state: str
     message: str = ""
     fix: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)

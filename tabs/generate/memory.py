@@ -1,36 +1,83 @@
-"""The line about memory on the Generate tab: the models that are loaded, and what frees them."""
+"""The line about memory on the Generate tab: what the images will take, the models that are loaded, and what frees them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from core.record import machine
+from core.record.problems import ProblemsError
 from core.record.units import memory_words
+from core.settings.job import GenerateJob
+from core.settings.presets.files import to_values
 from tabs.context import Page
 from tabs.markup import act_of, button, esc, short
 
+ASK = "What these settings take at most; PyTorch is loaded for it"
+FREED = ("prompt", "negative_prompt", "seed")  # of the settings, those that change nothing about memory
+
 
 class MemoryLine:
-    """What the line shows and does."""
+    """What the line shows and does. job: what the fields ask for now. Raises ProblemsError
 
-    def __init__(self, page: Page):
-        self.page = page
+    The forecast needs torch, so it is made on the light lane: by itself where torch is loaded, else when it is asked for.
+    """
+
+    def __init__(self, page: Page, job: Callable[[], GenerateJob]):
+        self.page, self._job = page, job
+        self._task: Any = None
+        self._known: tuple[str, str] = ("", "")  # the settings, and the forecast in words
 
     def html(self) -> str:
         now = self.page.engine.status()["job"]
-        return line(self.page.engine.models.loaded(), used=bool(now and now.get("task") in ("generate", "grid")))
+        used = bool(now and now.get("task") in ("generate", "grid"))
+        return line(self.page.engine.models.loaded(), used, self._forecast("torch" in sys.modules))
 
     def act(self, event: gr.EventData) -> str:
-        if act_of(event)[0] == "unload":
+        act = act_of(event)[0]
+        if act == "unload":
             self.page.engine.models.release(wait=False)  # what is in use stays
+        elif act == "forecast":
+            self._forecast(True)
         return self.html()
 
+    def _forecast(self, wanted: bool) -> str | None:
+        """In words; "" while it is counted, None where it was not asked for. What cannot be made has none."""
+        try:
+            job = self._job()
+        except ProblemsError:
+            return ""
+        if self.page.roots.refused(job):
+            return ""
+        values = to_values(job)
+        values["generate"] = {name: each for name, each in values["generate"].items() if name not in FREED}
+        key = json.dumps(values, sort_keys=True, default=str)
+        if self._known[0] == key:
+            return self._known[1]
+        busy = self._task is not None and not self._task.done
+        if wanted and not busy:
+            self._task, busy = self.page.engine.light(self._count, job, key, title="memory forecast"), True
+        return "" if busy else None
 
-def line(held: Sequence[Any], used: bool) -> str:
-    """held: of the store (core.generation.store.Held). used: whether one of them is in use"""
+    def _count(self, job: GenerateJob, key: str, task: Any) -> None:
+        from core.generation.forecast import forecast
+
+        device, words = self.page.engine.known_device or machine.default_device(), ""
+        with suppress(ProblemsError, OSError):  # what is wrong with a job is told when it is started
+            found = forecast(job, self.page.workspace, device)
+            words = f"about {memory_words(found.peak)} of {memory_words(found.total)}"
+            words += " VRAM" if machine.gpu_memory(device) else " RAM"
+        self._known = (key, words)
+
+
+def line(held: Sequence[Any], used: bool, forecast: str | None) -> str:
+    """held: of the store (core.generation.store.Held). used: whether one of them is in use. forecast: None to offer it"""
     sizes: dict[str, int] = {}
     for each in held:
         name = Path(each.name).stem
@@ -40,4 +87,6 @@ def line(held: Sequence[Any], used: bool) -> str:
     what = short(next(iter(sizes)), 40) if len(sizes) == 1 else f"{len(sizes)} models"
     said = f'<span class="hint" title="{esc(listed)}">{esc(what)}, {total} in memory</span>' if sizes else ""
     unload = button("unload", "Unload", kind="quiet", disabled=used, title="Free the memory of loaded models")
-    return f'<div class="strip gen-memory"><span class="grow"></span>{said}{unload if sizes else ""}</div>'
+    takes = button("forecast", "Memory needed", kind="quiet", title=ASK) if forecast is None else ""
+    takes = takes or f'<span class="hint">{esc(forecast or "")}</span>'
+    return f'<div class="strip gen-memory">{takes}<span class="grow"></span>{said}{unload if sizes else ""}</div>'

@@ -10,11 +10,14 @@ from typing import Any
 
 import gradio as gr
 
+from core.engine.explain import NO_MEMORY
 from core.engine.queue import QueueEntry
 from core.engine.waiting import Wait
 from core.record.problems import Problem, ProblemsError
 from core.record.run_folder import RunFolder
 from core.record.units import clock
+from core.settings.check import build
+from core.settings.flags import merge
 from core.settings.job import GenerateJob
 from tabs.context import Page
 from tabs.generate.view import Shown, does
@@ -22,6 +25,12 @@ from tabs.markup import act_of, button, empty_state, esc, problems_html, progres
 
 TAB = "Generate"
 SHOWN = ("generate", "grid")  # tasks in the status line
+# act: (button, settings) for a job that ran out of memory
+LESS_MEMORY: dict[str, tuple[str, dict[str, Any]]] = {
+    "slices": ("Try again with VAE slices", {"generation_memory": {"vae_slices": 16}}),
+    "single": ("One image at once", {"generate": {"batch_size": 1}}),
+    "layers": ("U-Net layer by layer", {"generation_memory": {"offload": "layers"}}),
+}
 ENDLESS = "Queues the next images when these are finished, each with a new seed, until it is switched off."
 
 
@@ -116,13 +125,28 @@ class Stage:
 
     def _problem(self, entry: QueueEntry) -> Problem:
         what = entry.message or "Generation failed"
-        return Problem(what, short(entry.title, 60), self._fix(entry.run), code="generate.failed")
+        facts: dict[str, Any] = {}
+        with suppress(ProblemsError, OSError, KeyError, ValueError):
+            facts = self.page.engine.snapshot(entry.run) if entry.run else {}
+        code = str(facts.get("code") or "generate.failed")
+        return Problem(what, short(entry.title, 60), str(facts.get("fix", "")), code=code)
 
-    def _fix(self, run: str) -> str:
-        try:
-            return str(self.page.engine.snapshot(run)["fix"]) if run else ""
-        except (ProblemsError, OSError, KeyError, ValueError):
-            return ""
+    def _again(self, way: str, identity: str) -> None:
+        """Queue a failed job again, in a way that needs less memory."""
+        entry = next((each for each in self.page.engine.queue() if each.id == identity), None)
+        if entry is None or entry.task != "generate" or entry.state != "failed" or way not in LESS_MEMORY:
+            return
+        job = build(GenerateJob, merge(dict(entry.job), LESS_MEMORY[way][1]))
+        self.page.roots.admit(job)
+        self.submit([job])
+        self._close(identity)
+
+    def _close(self, identity: str) -> None:
+        self._refused = []
+        with self.page.project.lock:
+            state = self.page.project.tab_state(TAB)
+            closed = [*state.get("closed", []), identity[:40]][-50:]
+            self.page.project.keep(TAB, state | {"closed": closed})
 
     def act(self, event: gr.EventData) -> str:
         """What was pressed in the status line; returns it as it is then."""
@@ -134,11 +158,9 @@ class Stage:
         elif act == "forever":
             self._toggle()
         elif act == "close":
-            self._refused = []
-            with self.page.project.lock:
-                state = self.page.project.tab_state(TAB)
-                closed = [*state.get("closed", []), arg[:40]][-50:]
-                self.page.project.keep(TAB, state | {"closed": closed})
+            self._close(arg)
+        elif act in LESS_MEMORY:
+            self._again(act, arg)
         return self.status()
 
 
@@ -171,11 +193,18 @@ def status(
     resume = button("resume", "Resume queue", title="The queue is paused.") if paused else ""
     switch = button("forever", "Forever", kind="quiet", title=ENDLESS, label="Generate forever", pressed=endless)
     failed = "".join(
-        f'<li class="failed">{problems_html([problem])}{button("close", "Close", identity)}</li>'
+        f'<li class="failed">{problems_html([problem])}{_ways(identity, problem)}{button("close", "Close", identity)}</li>'
         for identity, problem in failures
     )
     failed = f'<ul class="jobs gen-failed" role="alert">{failed}</ul>' if failed else ""
     return f'<div class="gen-line"><div class="gen-now">{first}</div>{rest}{resume}{switch}{failed}</div>'
+
+
+def _ways(identity: str, problem: Problem) -> str:
+    """Buttons that try again what ran out of memory."""
+    if problem.code != NO_MEMORY:
+        return ""
+    return "".join(button(way, words, identity) for way, (words, _) in LESS_MEMORY.items())
 
 
 def _line(entry: QueueEntry, wait: Wait | None, now: dict[str, Any] | None) -> str:

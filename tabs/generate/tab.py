@@ -155,7 +155,7 @@ class Desk:
         self._lock = threading.RLock()
         self.shelf = Shelf(page)
         self.presets = Fields(page)
-        self.memory = MemoryLine(page)
+        self.memory = MemoryLine(page, lambda: form.job_of(self._values(), page.project.job))
         self.painting = Painting(page, self._values)
         self.stage = Stage(page, self.shelf.newest, self._jobs)
 
