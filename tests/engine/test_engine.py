@@ -90,7 +90,7 @@ def test_jobs_run_one_after_the_other_and_a_failure_does_not_stop_the_next(engin
     until(lambda: states(engine) == ["done", "failed", "done"])
     failed = next(run for run in engine.runs() if run.title == "bad")
     assert failed.state == "failed" and failed.message == "The device ran out of memory"
-    assert engine.snapshot(failed.run)["code"] == "memory.out"
+    assert engine.snapshot(failed.name)["code"] == "memory.out"
     snapshot = engine.snapshot(failed.name)
     assert "gradient checkpointing" in snapshot["fix"] and snapshot["log"][-1]["level"] == "error"
     assert (failed.folder / "logs" / "error.txt").is_file()
