@@ -629,4 +629,4 @@ def test_kept_models_leave_before_everything_that_loads_its_own(engine, workspac
         pass
     stand_in(monkeypatch, task, lambda job, context: seen.append(len(engine.models.loaded())) or "done")
     engine._on_device(task, JOBS[task](), engine._new_folder(QueueEntry("1", task, "t", {}), JOBS[task]()), "cpu", {})
-    assert seen == [int(task in ("generate", "class_images"))]
+    assert seen == [int(task in ("generate", "class_images", "grid"))]
