@@ -69,6 +69,7 @@ class Page:
     ticks: dict[str, float] = field(default_factory=dict)  # tab -> seconds between its ticks
     shows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     loads: list[dict[str, Any]] = field(default_factory=list)
+    complete_tags: Callable[[str], dict[str, Any]] | None = None  # of Captions, also for prompts
     machine_check: Any = None  # the card of Tools (tabs.tools.machine_check)
 
     def __post_init__(self) -> None:

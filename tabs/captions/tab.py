@@ -54,6 +54,7 @@ def build(page: Page) -> None:
             for card in sorted(cards(TAB), key=lambda card: card.name != "captioners"):
                 build_form(page, card)
     page.links.answer("captions", desk.answer)
+    page.complete_tags = desk.bulk.complete
     page.links.answer("masks", Masks(page, desk.edits).answer)
     page.pulse_parts.append(desk.parts)
     page.on_show(TAB, None, js="() => { atelier.showCaptions(); return []; }")

@@ -129,7 +129,7 @@ def values_of(
             loras.append(use.model_copy(update={"file": portable_name(path, workspace)}).model_dump(exclude_none=True))
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
-    values["loras"], values["embeddings"] = loras, []
+    values["loras"], values["embeddings"], values["styles"] = loras, [], list(job.prompts.styles)
     for text in job.generate.embeddings:
         try:
             values["embeddings"].append(find_word(text, workspace).setting(workspace))
@@ -194,6 +194,7 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
     generate = groups["generate"]
     generate["loras"] = [use for use in values.get("loras", []) if LoraUse.model_validate(use).used]
     generate["embeddings"] = list(values.get("embeddings", []))
+    groups["prompts"]["styles"] = list(values.get("styles", []))
     model = to_values(project.model)
     if values.get("base_model"):
         # Another model than the one in Train: what was set for that one (VAE, prediction) does not go with it, but what

@@ -10,6 +10,8 @@ import gradio as gr
 from core.generation.image_metadata import ImageRecord, portable_name, read_image_metadata
 from core.generation.library import list_embeddings, list_loras, list_models
 from core.generation.plan import plan_of
+from core.generation.prompt.styles import chosen_styles
+from core.generation.requests import in_styles
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings
@@ -21,6 +23,7 @@ from tabs.generate import form, grids, panel, view
 from tabs.generate.gallery import SENDS, SENT, Shelf, begun_with
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
+from tabs.generate.prompt_box import PROMPTS, PromptBox
 from tabs.generate.stage import Stage, status
 from tabs.markup import AWAITED, act_of, board, news, seen_here, short, stamp_seen
 from tabs.pieces import piece
@@ -109,6 +112,7 @@ def build(page: Page) -> None:
     page.listen(refresh.click, desk.refresh, None, shown)
     page.listen(initial.upload, desk.begin_with, initial, fields | {"initial": initial})
     page.links.answer("paint", desk.painting.answer)
+    page.links.answer("prompt", desk.prompt_box.answer)
     page.listen(drop.upload, desk.read, drop, shown)
     page.on_act([prompts, settings, more], desk.act, None, fields | {"status": line})
     page.on_act(loras, desk.change_lora, None, fields)
@@ -157,6 +161,7 @@ class Desk:
         self.presets = Fields(page)
         self.memory = MemoryLine(page, lambda: form.job_of(self._values(), page.project.job))
         self.painting = Painting(page, self._values)
+        self.prompt_box = PromptBox(page, self.presets)
         self.stage = Stage(page, self.shelf.newest, self._jobs)
 
     # -- what is kept
@@ -179,7 +184,10 @@ class Desk:
         browser = self.page.browsers.of(ASKING.get())
         try:
             with self._lock:
-                self.presets.change(name, value)
+                if act.startswith("style"):
+                    self.prompt_box.act(act, name, value)
+                else:
+                    self.presets.change(name, value)
             self.page.browsers.succeeded(browser, FIELD)
         except ProblemsError as error:
             self.page.browsers.say(browser, "error", problems=error.problems, about=FIELD)
@@ -222,10 +230,9 @@ class Desk:
         def draw(*names: str) -> str:
             return self.presets.fields(names, values, own)
 
-        prompts = [name for name in form.FIELDS if form.ENTRIES[name].widget == "prompt"]
-        above = {*panel.SHOWN_ABOVE, *prompts, "count", "compare"}
+        above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
         return {
-            "prompts": view.prompts(draw(*prompts), draw("count", "compare")),
+            "prompts": view.prompts(self.prompt_box.html(draw, values), draw("count", "compare")),
             "settings": panel.settings(draw, self._models(), model, size, values["seed"] is not None),
             "more": panel.groups(panel.rows_of(values, above, draw, lambda group: self.painting.row(group, values))),
             "loras": self._loras(),
@@ -340,6 +347,7 @@ class Desk:
             return self._form()
         self.stage.submit(jobs)
         grids.close(self.page)
+        self.prompt_box.history.add(form.job_of(self._values(), self.page.project.job))
         self.page.browsers.succeeded(browser, START)
         return self._form() | {"status": self.stage.status()}
 
@@ -348,7 +356,10 @@ class Desk:
         self.presets.check()
         values, now = self._values(), self.page.project.job
         values |= {"seed": None} if new_seed else {}
-        jobs = form.jobs_to_draw(form.job_of(values, now), values["compare"], now)
+        job = form.job_of(values, now)
+        if not job.prompts.from_file:  # what waits in the queue keeps its words, whatever becomes of the styles
+            job = in_styles(job, chosen_styles(job.prompts.styles, self.page.workspace))[0]
+        jobs = form.jobs_to_draw(job, values["compare"], now)
         for job in jobs:
             self._check_files(job)
         return jobs

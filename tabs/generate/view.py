@@ -23,7 +23,7 @@ def prompts(fields: str, beside: str) -> str:
         '<button type="button" class="btn primary" id="gen-draw" data-act="draw" title="Ctrl+Enter">Generate</button>'
     )
     side = f'<div class="gen-start">{draw}<div class="concept-fields">{beside}</div></div>'
-    return f'<div class="block-part gen-top"><div class="concept-fields">{fields}</div>{side}</div>'
+    return f'<div class="block-part gen-top"><div class="gen-texts">{fields}</div>{side}</div>'
 
 
 # -- LoRAs

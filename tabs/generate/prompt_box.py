@@ -1,0 +1,281 @@
+"""The prompt box: what is said of prompts while they are typed, completion, history and styles.
+
+The script (assets/prompt.js) asks at atelier/prompt; styles are chosen in the board of the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.captioning.combining import comparable
+from core.captioning.tag_lists import tag_lists
+from core.dataset.captions.words import tag_words
+from core.generation.embeddings import find_word
+from core.generation.image_metadata import read_image_metadata
+from core.generation.library import embedding_files, list_loras, wildcard_names
+from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
+from core.generation.prompt.known import known_in
+from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
+from core.record import atomic
+from core.record.bounded_json import read_json
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.job import GenerateJob
+from tabs.form.plain_presets import PlainForm, Values
+from tabs.markup import button, esc, short
+
+if TYPE_CHECKING:
+    from tabs.context import Page
+
+PROMPTS = ("prompt", "negative_prompt")
+OPTIONS = 12  # of a completion
+MOST_KEPT, LONGEST_KEPT = 200, 20_000  # prompts of the history, and the characters of each
+LOOKED_AT = 200  # newest images whose prompts are in it too
+WINDOWS_SHOWN = 4
+Pair = tuple[str, str]  # a prompt and its negative prompt
+
+
+class PromptBox:
+    """What the two fields of prompts need beside their text. form: keeps the fields of the tab"""
+
+    def __init__(self, page: Page, form: PlainForm):
+        self.page, self._form = page, form
+        self.history = History(page)
+        self._before: list[tuple[str, list[Style]]] = []  # what was done to the styles, and what they were
+        self._asked: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "look": self._look,
+            "complete": self._complete,
+            "history": lambda asked: {"entries": self.history.entries()},
+            "import": self._import,
+        }
+
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """One question of the script."""
+        look = self._asked.get(str(asked.get("act")))
+        try:
+            return look(asked) if look is not None else {}
+        except ProblemsError as error:
+            return {"problems": [problem.to_dict() for problem in error.problems]}
+
+    # -- what is said while typing
+
+    def _look(self, asked: dict[str, Any]) -> dict[str, Any]:
+        values, text = self._form.load(), _text(asked.get("text"))
+        negative = asked.get("name") == "negative_prompt"
+        ways = Ways(bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"]), negative)
+        found = analyze(text, known_in(self.page.workspace, self._chosen_words(values)), ways)
+        places = _utf16(text)
+        marks = [
+            {
+                "start": places[each.start],
+                "end": places[each.end],
+                "level": each.problem.level,
+                "what": each.problem.what,
+                "fix": each.problem.fix,
+                "code": each.problem.code,
+            }
+            for each in found.findings
+        ]
+        return {"meter": meter(found), "marks": marks}
+
+    def _chosen_words(self, values: Values) -> list[tuple[str, Path]]:
+        found = []
+        for text in values["embeddings"]:
+            try:
+                word = find_word(text, self.page.workspace)
+                found.append((word.word, word.path))
+            except ProblemsError:
+                continue  # said at the start
+        return found
+
+    def _complete(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What can follow. kind: "lora", "wildcard" or "word"; of words the last ones that fit (`length`) are completed."""
+        kind, value = str(asked.get("kind")), _text(asked.get("value"))[:200]
+        looks = {"lora": self._loras, "wildcard": self._wildcards}
+        if kind in looks:
+            return {"options": looks[kind](value)[:OPTIONS], "length": len(value)}
+        for words in dict.fromkeys((value, value.rpartition(" ")[2])):
+            options = self._words(words) if len(words) > 1 else []
+            if options:
+                return {"options": options, "length": len(words)}
+        return {"options": []}
+
+    def _loras(self, value: str) -> list[dict[str, str]]:
+        names = [path.stem for _, path in list_loras(self.page.workspace)]
+        found = [label if names.count(path.stem) > 1 else path.stem for label, path in list_loras(self.page.workspace)]
+        return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _like(found, value)]
+
+    def _wildcards(self, value: str) -> list[dict[str, str]]:
+        return [_option(name, f"__{name}__", "wildcard") for name in _like(wildcard_names(self.page.workspace), value)]
+
+    def _words(self, value: str) -> list[dict[str, str]]:
+        """Embeddings and LoRAs with such a name, then tags that begin so."""
+        embeddings = _like(embedding_files(self.page.workspace), value)
+        found = [_option(name, name, "embedding") for name in embeddings] + self._loras(value)
+        return (found[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
+
+    def _tags(self, value: str) -> list[dict[str, str]]:
+        """Those that Captions offers: of the dataset first, then of the lists in models/tag_lists."""
+        if self.page.complete_tags is not None:
+            listed = [(each["tag"], each["count"], each["alias"]) for each in self.page.complete_tags(value)["options"]]
+        else:
+            known = tag_lists(self.page.workspace)[0].complete(value, OPTIONS) if comparable(value) else []
+            listed = [(tag_words(each.tag), each.times, each.alias) for each in known]
+        return [
+            _option(tag, tag.replace("(", "\\(").replace(")", "\\)"), f"{times:,}", alias)
+            for tag, times, alias in listed
+        ]
+
+    # -- styles
+
+    def act(self, act: str, name: str, value: str) -> None:
+        """What was pressed among the styles."""
+        if act == "style":
+            self._choose(name, value == "true")
+        elif act == "style_save":
+            values = self._form.load()
+            style = Style(value.strip(), values["prompt"], values["negative_prompt"])
+            styles = read_styles(self.page.workspace)
+            done = "Replaced" if style.name in styles else "Saved"
+            self._change(f"{done} {short(style.name, 40)}", [*(styles | {style.name: style}).values()])
+        elif act == "style_delete":
+            styles = read_styles(self.page.workspace)
+            self._change(f"Deleted {short(name, 40)}", [each for each in styles.values() if each.name != name])
+            self._choose(name, False)
+        elif act == "style_undo" and self._before:
+            write_styles(self.page.workspace, self._before.pop()[1])
+
+    def _choose(self, name: str, chosen: bool) -> None:
+        values = self._form.load()
+        styles = [each for each in values["styles"] if each != name] + ([name] if chosen else [])
+        if styles != values["styles"]:
+            self._form.put(values | {"styles": styles})
+
+    def _change(self, done: str, styles: list[Style]) -> None:
+        before = list(read_styles(self.page.workspace).values())
+        write_styles(self.page.workspace, styles)
+        self._before = [*self._before[-20:], (done, before)]
+
+    def _import(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Styles of A1111's styles.csv; those of names that exist already replace them, and Undo restores them."""
+        new = {style.name: style for style in styles_of_csv(_text(asked.get("text")))}
+        self._change(f"Imported {len(new)} styles", [*(read_styles(self.page.workspace) | new).values()])
+        return {"said": f"Imported {len(new)} styles"}
+
+    def html(self, draw: Callable[[str], str], values: Values) -> str:
+        """The fields with their place for what is said of them, and the row of history and styles."""
+        boxes = "".join(
+            f'<div class="prompt-box"><div class="prompt-under" aria-hidden="true"></div>{draw(name)}'
+            f'<div class="prompt-strip"></div></div>'
+            for name in PROMPTS
+        )
+        history = '<button type="button" class="btn quiet" id="gen-history" title="Alt+Up, Alt+Down">History</button>'
+        return f'{boxes}<div class="prompt-tools">{history}{self._styles(values["styles"])}</div>'
+
+    def _styles(self, chosen: Iterable[str]) -> str:
+        wrong, styles = "", dict[str, Style]()
+        try:
+            styles = read_styles(self.page.workspace)
+        except ProblemsError as error:
+            wrong = f'<p class="hint">{esc(error.problems[0].what)}: {esc(error.problems[0].where)}</p>'
+        marked = set(chosen)
+        rows = "".join(
+            f'<li title="{esc(short(" / ".join(filter(None, (each.prompt, each.negative_prompt))), 300))}"><label>'
+            f'<input type="checkbox" data-act="style" data-arg="{esc(each.name)}"{" checked" * (each.name in marked)}>'
+            f"<span>{esc(each.name)}</span></label>"
+            f"{button('style_delete', 'Delete', each.name, kind='quiet', label=f'Delete the style {each.name}')}</li>"
+            for each in styles.values()
+        )
+        undo = button("style_undo", f"Undo: {self._before[-1][0]}", kind="row") if self._before else ""
+        none = '<p class="hint">No styles yet. Write a prompt and save it as one; {prompt} in it wraps others.</p>'
+        chips = "".join(
+            button("style", f"{name} \u00d7", name, kind="chip", label=f"Remove the style {name}") for name in chosen
+        )
+        return (
+            '<details class="menu" id="gen-styles"><summary class="btn quiet">Styles</summary>'
+            '<div class="menu-items" role="group" aria-label="Styles">'
+            f'{wrong}{f"<ul>{rows}</ul>" if rows else none}<div class="with-button"><input type="text" class="text" '
+            'id="gen-style-name" aria-label="Name of the style" placeholder="Name" maxlength="100">'
+            '<button type="button" class="btn" data-act="style_save" data-from="gen-style-name">Save prompts as</button>'
+            f'</div>{undo}<label class="btn row">Import styles.csv<input type="file" accept=".csv" id="gen-styles-file" '
+            'class="prompt-file"></label><button type="button" hidden id="gen-styles-again" data-act="style_again">'
+            f"</button></div></details>{chips}"
+        )
+
+
+def meter(found: Analysis) -> str:
+    """Tokens by window: "75/75, 38/75"; of prompts joined by AND each."""
+    said = " AND ".join(_windows(part) for part in found.parts[:WINDOWS_SHOWN])
+    more = f" AND {len(found.parts) - WINDOWS_SHOWN} more" if len(found.parts) > WINDOWS_SHOWN else ""
+    return f"about {said}{more}" if found.drawn and said else said + more
+
+
+def _windows(part: Part) -> str:
+    if len(part.windows) > WINDOWS_SHOWN:
+        return f"{len(part.windows)} windows, {part.windows[-1]}/75 in the last"
+    return ", ".join(f"{number}/75" for number in part.windows)
+
+
+def _option(name: str, text: str, about: str, alias: str = "") -> dict[str, str]:
+    return {"name": name, "text": text, "about": about, "alias": alias}
+
+
+def _like(names: Iterable[str], value: str) -> list[str]:
+    """Those that begin with these letters, then those that contain them."""
+    wanted = value.strip().casefold()
+    found = [name for name in names if wanted in name.casefold()]
+    return sorted(found, key=lambda name: not name.casefold().startswith(wanted))[:OPTIONS]
+
+
+def _text(value: Any) -> str:
+    """A text of the browser; halves of characters are replaced."""
+    text = value if isinstance(value, str) else ""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _utf16(text: str) -> range | list[int]:
+    """The browser's number of each place of a text."""
+    if text.isascii():
+        return range(len(text) + 1)
+    places = [0]
+    for letter in text:
+        places.append(places[-1] + (2 if ord(letter) > 0xFFFF else 1))
+    return places
+
+
+class History:
+    """The prompts of earlier generations as they were written, newest first, and those of the newest images."""
+
+    def __init__(self, page: Page):
+        self.page = page
+
+    def add(self, job: GenerateJob) -> None:
+        """Keep what was asked for."""
+        pair = (job.generate.prompt, job.generate.negative_prompt)
+        if not pair[0].strip() or sum(map(len, pair)) > LONGEST_KEPT:
+            return
+        kept = [pair, *(each for each in self._kept() if each != pair)][:MOST_KEPT]
+        atomic.write_json(_file(self.page.workspace), {"prompts": kept})
+
+    def entries(self) -> list[Pair]:
+        return list(dict.fromkeys([*self._kept(), *self._of_images()]))[:MOST_KEPT]
+
+    def _kept(self) -> list[Pair]:
+        path = _file(self.page.workspace)
+        try:
+            found = read_json(path).get("prompts", []) if path.exists() else []
+            return [(str(prompt), str(negative)) for prompt, negative in found]
+        except (ProblemsError, AttributeError, TypeError, ValueError):  # damaged: the images' own are left
+            return []
+
+    def _of_images(self) -> Iterable[Pair]:
+        for each in self.page.engine.generated(LOOKED_AT):
+            job = read_image_metadata(each["path"]).job
+            if job is not None and sum(map(len, (job.generate.prompt, job.generate.negative_prompt))) <= LONGEST_KEPT:
+                yield job.generate.prompt, job.generate.negative_prompt
+
+
+def _file(workspace: Workspace) -> Path:
+    return workspace.private / "prompts.json"

@@ -1,0 +1,135 @@
+"""The prompt box in a browser, by keyboard: weights, completion with slow answers, faults, history and styles."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from playwright.sync_api import expect
+from work_parts import wait_until
+
+LISTED = {"fo": ["forest", "fox (animal)"], "fox": ["fox (animal)", "fox ears"]}
+
+
+@pytest.fixture
+def tab(visit, served):
+    found = visit().open("Generate")
+    found.wait_for_selector("#gen-prompt")
+    return found
+
+
+def text(tab):
+    return tab.locator("#gen-prompt").input_value()
+
+
+def weigh(tab, words, start, end, key, times=1):
+    tab.locator("#gen-prompt").fill(words)
+    tab.evaluate("([a, b]) => document.getElementById('gen-prompt').setSelectionRange(a, b)", [start, end])
+    for _ in range(times):
+        tab.keyboard.press(key)
+    return text(tab)
+
+
+def test_weights_are_changed_by_keys_as_in_a1111_and_undone(tab):
+    up, down = "Control+ArrowUp", "Control+ArrowDown"
+    assert weigh(tab, "a red fox", 3, 3, up) == "a (red:1.1) fox"
+    tab.keyboard.press(down)
+    assert text(tab) == "a red fox"
+    assert weigh(tab, "a red fox", 2, 9, up, 2) == "a (red fox:1.2)"
+    assert weigh(tab, "a (red fox:1.3)", 5, 5, down) == "a (red fox:1.2)"
+    assert weigh(tab, "((fox)) b", 3, 3, up) == "(fox:1.3) b"
+    assert weigh(tab, "[fox] b", 2, 2, down) == "(fox:0.8) b"
+    assert weigh(tab, "x <lora:ink:0.8>", 6, 6, up) == "x <lora:ink:0.85>"
+    assert weigh(tab, "x <lora:ink>", 6, 6, down) == "x <lora:ink:0.95>"
+    assert weigh(tab, "a red fox", 3, 3, up) == "a (red:1.1) fox"
+    tab.keyboard.press("Control+z")
+    assert text(tab) == "a red fox"
+
+
+def test_faults_are_told_under_the_box_and_place_the_cursor(tab):
+    box = tab.locator(".prompt-box").first
+    tab.locator("#gen-prompt").fill("a \U0001f98a (fox:1.2.3) b)")
+    expect(box.locator(".prompt-under u")).to_have_count(2)
+    assert box.locator(".prompt-under u").all_inner_texts() == ["1.2.3", ")"]
+    expect(box.locator(".prompt-meter")).to_contain_text("/75")
+    expect(tab.locator("#gen-prompt")).to_have_attribute("aria-invalid", "true")
+    tab.locator("#gen-prompt").press("Home")
+    tab.keyboard.type("my ")
+    assert box.locator(".prompt-under u").first.inner_text() == "1.2.3"  # moves with its words before any answer
+    box.locator(".prompt-said button").focus()
+    tab.keyboard.press("Enter")
+    chosen = "(() => { const f = document.activeElement; return f.value.slice(f.selectionStart, f.selectionEnd); })()"
+    assert tab.evaluate(chosen) == "1.2.3"
+    under, field = (box.locator(each).bounding_box() for each in (".prompt-under", "textarea"))
+    assert abs(under["x"] - field["x"]) < 1 and abs(under["y"] - field["y"]) < 1
+    tab.locator("#gen-prompt").fill("a fox")
+    expect(box.locator(".prompt-fault")).to_have_count(0)
+
+
+def test_completion_takes_by_tab_and_drops_late_answers(tab):
+    def answer(route):
+        asked = json.loads(route.request.post_data)
+        if asked["act"] != "complete":
+            return route.continue_()
+        if asked["value"] == "fo":
+            time.sleep(0.6)  # slower than what is typed next
+        found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in LISTED.get(asked["value"], [])]
+        return route.fulfill(json={"options": found, "length": len(asked["value"])})
+
+    tab.route("**/atelier/prompt", answer)
+    field, options = tab.locator("#gen-prompt"), tab.locator("#prompt-options li")
+    field.fill("")
+    field.focus()
+    tab.keyboard.type("a, fo")
+    tab.wait_for_timeout(200)
+    tab.keyboard.type("x")
+    expect(options).to_have_count(2)
+    tab.wait_for_timeout(700)
+    assert options.first.inner_text().startswith("fox (animal)")
+    tab.keyboard.press("Enter")  # nothing was chosen: a new line
+    assert text(tab) == "a, fox\n"
+    tab.keyboard.press("Backspace")
+    expect(options).to_have_count(2)
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Tab")
+    assert text(tab) == "a, fox ears, "
+    expect(options).to_have_count(0)
+    tab.keyboard.type("fox")
+    expect(options).to_have_count(2)
+    tab.keyboard.press("Escape")
+    expect(options).to_have_count(0)
+    assert text(tab) == "a, fox ears, fox"
+
+
+def test_history_and_styles_put_prompts_back(tab, served, monkeypatch):
+    asked = []
+    monkeypatch.setattr(served.engine, "submit", lambda task, job, title="": asked.append(job.generate) or "e1")
+    tab.locator("#gen-negative_prompt").fill("blurry <b>")
+    tab.locator("#gen-prompt").fill("<i>first</i> {prompt}")
+    tab.locator("#gen-prompt").press("Control+Enter")
+    wait_until(lambda: asked)
+    tab.locator("#gen-styles summary").click()
+    tab.locator("#gen-style-name").fill("<img src=x>")
+    tab.get_by_role("button", name="Save prompts as").click()
+    tab.get_by_role("checkbox", name="<img src=x>").check()
+    expect(tab.get_by_role("button", name="Remove the style <img src=x>")).to_be_visible()
+    tab.locator("#gen-negative_prompt").fill("")
+    tab.locator("#gen-prompt").fill("second")
+    tab.keyboard.press("Alt+ArrowUp")
+    expect(tab.locator("#gen-prompt")).to_have_value("<i>first</i> {prompt}")
+    expect(tab.locator("#gen-negative_prompt")).to_have_value("blurry <b>")
+    tab.keyboard.press("Alt+ArrowDown")
+    expect(tab.locator("#gen-prompt")).to_have_value("second")
+    tab.locator("#gen-prompt").press("Control+Enter")
+    wait_until(lambda: len(asked) == 2)
+    assert (asked[1].prompt, asked[1].negative_prompt) == ("<i>first</i> second", "blurry <b>")  # in the style
+    tab.locator("#gen-history").click()
+    tab.keyboard.type("FIRST")
+    tab.locator(".prompt-history li button").first.click()
+    expect(tab.locator("#gen-prompt")).to_have_value("<i>first</i> {prompt}")
+    tab.locator("#gen-styles summary").click()
+    tab.get_by_role("button", name="Delete the style <img src=x>").click()
+    tab.get_by_role("button", name="Undo: Deleted <img src=x>").click()
+    expect(tab.get_by_role("checkbox", name="<img src=x>")).to_be_visible()
