@@ -54,11 +54,11 @@
     const key = JSON.stringify([own.meter, own.marks]);
     if (strip.dataset.painted !== key || !strip.firstChild) {
       strip.dataset.painted = key;
-      const [first, ...more] = own.marks;
-      strip.replaceChildren(
+      const first = own.marks.find((mark) => mark.level === "error") || own.marks[0], more = own.marks.filter((mark) => mark !== first);
+      strip.replaceChildren(...[
         h("span", {class: "prompt-meter", id: `${id}-meter`, title: "Tokens in each window of 75"}, own.meter ? `${own.meter} tokens` : ""),
         h("span", {class: "prompt-said", id: `${id}-said`, "aria-live": "polite"}, first ? markButton(field, first) : null),
-        more.length ? h("details", {class: "menu"}, h("summary", {class: "btn quiet"}, `and ${more.length} more`), h("div", {class: "menu-items"}, more.map((mark) => markButton(field, mark)))) : null);
+        more.length ? h("details", {class: "menu"}, h("summary", {class: "btn quiet"}, `and ${more.length} more`), h("div", {class: "menu-items"}, more.map((mark) => markButton(field, mark)))) : null].filter(Boolean));
       field.setAttribute("aria-describedby", `${id}-meter ${id}-said`);
       if (own.marks.some((mark) => mark.level === "error")) field.setAttribute("aria-invalid", "true"); else field.removeAttribute("aria-invalid");
     }
