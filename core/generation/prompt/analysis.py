@@ -147,10 +147,11 @@ def _line(text: str) -> list[LinePart]:
 
 
 def _within(text: str, parts: Iterable[LinePart]) -> str:
-    """The text of these parts at its places; spaces elsewhere, and for their switches."""
+    """The text of these parts at its places; spaces elsewhere, and for the switches of options."""
     shown = [" "] * len(text)
     for part in parts:
-        start = part.end - len(text[part.start : part.end].removeprefix(" --")) + len(part.switch)
+        switch = re.match(r"\s?--\w+", text[part.start : part.end]) if part.switch else None
+        start = part.start + (switch.end() if switch else 0)
         shown[start : part.end] = text[start : part.end]
     return "".join(shown)
 
