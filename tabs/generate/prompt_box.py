@@ -13,7 +13,7 @@ from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
 from core.generation.embeddings import find_word
-from core.generation.image_metadata import read_image_metadata
+from core.generation.gallery import LONGEST, Gallery
 from core.generation.library import embedding_files, list_loras, wildcard_names
 from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
 from core.generation.prompt.known import known_in
@@ -40,9 +40,9 @@ Pair = tuple[str, str]  # a prompt and its negative prompt
 class PromptBox:
     """What the two fields of prompts need beside their text. form: keeps the fields of the tab"""
 
-    def __init__(self, page: Page, form: PlainForm):
+    def __init__(self, page: Page, form: PlainForm, gallery: Gallery):
         self.page, self._form = page, form
-        self.history = History(page)
+        self.history = History(page, gallery)
         self._before: list[tuple[str, list[Style]]] = []  # what was done to the styles, and what they were
         self._asked: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "look": self._look,
@@ -248,8 +248,8 @@ def _utf16(text: str) -> range | list[int]:
 class History:
     """The prompts of earlier generations as they were written, newest first, and those of the newest images."""
 
-    def __init__(self, page: Page):
-        self.page = page
+    def __init__(self, page: Page, gallery: Gallery):
+        self.page, self._gallery = page, gallery
 
     def add(self, job: GenerateJob) -> None:
         """Keep what was asked for."""
@@ -271,10 +271,12 @@ class History:
             return []
 
     def _of_images(self) -> Iterable[Pair]:
-        for each in self.page.engine.generated(LOOKED_AT):
-            job = read_image_metadata(each["path"]).job
-            if job is not None and sum(map(len, (job.generate.prompt, job.generate.negative_prompt))) <= LONGEST_KEPT:
-                yield job.generate.prompt, job.generate.negative_prompt
+        for shot in self._gallery.newest()[:LOOKED_AT]:
+            facts = self._gallery.facts(shot.name)
+            if (
+                facts.prompt and max(len(facts.prompt), len(facts.negative)) < LONGEST
+            ):  # longer ones are cut in the index
+                yield facts.prompt, facts.negative
 
 
 def _file(workspace: Workspace) -> Path:

@@ -161,7 +161,7 @@ class Desk:
         self.presets = Fields(page)
         self.memory = MemoryLine(page, lambda: form.job_of(self._values(), page.project.job))
         self.painting = Painting(page, self._values)
-        self.prompt_box = PromptBox(page, self.presets)
+        self.prompt_box = PromptBox(page, self.presets, self.shelf.gallery)
         self.stage = Stage(page, self.shelf.newest, self._jobs)
 
     # -- what is kept
