@@ -65,10 +65,10 @@ def _axis(letter: str, given: Mapping[str, str], wrong: set[str]) -> str:
     mark = {each: ' aria-invalid="true"' if each in wrong else "" for each in (name, values)}
     up = letter.upper()
     return (
-        f'<div class="grid-axis"><label><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
+        f'<div class="grid-axis"><label class="own"><span>{up} ({WHERE[letter]})</span><input type="text" class="text" '
         f'list="grid-settings" id="grid-{letter}-axis" data-act="field" data-arg="{name}" value="{esc(given.get(name, ""))}" '
         f'placeholder="none" autocomplete="off" spellcheck="false"{mark[name]}></label>'
-        f'<label class="grid-values"><span>Values</span><textarea rows="1" id="grid-{letter}-values" data-act="field" '
+        f'<label class="own"><span>Values</span><textarea rows="1" id="grid-{letter}-values" data-act="field" '
         f'data-arg="{values}" placeholder="{esc(EXAMPLES[letter])}" spellcheck="false"{mark[values]}>'
         f"{esc(given.get(values, ''))}</textarea></label>"
         f"{button('fill', 'All', letter, kind='quiet', label=f'All values of {up}', title='Fill in all known values')}</div>"

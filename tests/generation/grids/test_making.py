@@ -23,6 +23,7 @@ from core.generation.grids.plan import check_task, decided, grid_of
 from core.generation.image_metadata import read_image_metadata
 from core.generation.run import run_generate
 from core.generation.sources import make_store
+from core.generation.store import ModelStore
 from core.record import allowed
 from core.record.cancel import Cancelled
 from core.record.workspace import PROJECT, Workspace
@@ -86,6 +87,20 @@ def test_models_load_once_each_and_lora_files_attach_once_each(workspace, tmp_pa
     assert "6 images, 12 steps, 2 model loads" in check_task(
         job_of(**{**TWO, "y_axis": "checkpoint"} | {"y_values": f"models/starter, {other}"}), workspace
     )
+
+
+def test_each_model_is_loaded_once_though_they_alternate_in_the_table(workspace, tmp_path, monkeypatch):
+    loads, real = [], ModelStore._load
+
+    def load(self, slot, key, *more):
+        loads.append(slot)
+        return real(self, slot, key, *more)
+
+    monkeypatch.setattr(ModelStore, "_load", load)
+    other = tiny_sd1(tmp_path / "tiny")
+    models = {"x_axis": "checkpoint", "x_values": f"models/starter, {other}"}
+    folder, _ = run_grid(job_of(**models, y_axis="steps", y_values="1, 2, 3"), workspace, store=ModelStore(0))
+    assert len(folder.made()) == 6 and loads.count("base") == 2
 
 
 def test_axes_reach_prompts_loras_and_seeds(workspace):
