@@ -37,6 +37,8 @@ CHUNK = "atelier"
 FORMAT = 3  # 1: before prompt weights and zero terminal SNR; 2: before variants and options in prompts
 EXIF_USER_COMMENT = 0x9286
 EXIF_FOLDER = 0x8769
+EXIF_DESCRIPTION = 0x010E
+MOST_EXIF = 65_000  # bytes
 ZERO_SNR = "Zero Terminal SNR"  # in A1111's block
 LONGEST_TEXT = 200_000  # characters of A1111's whole block
 LONGEST_LINE = 20_000  # characters of A1111's last line; a longer one is not a list of settings
@@ -92,13 +94,36 @@ def png_info(job: GenerateJob, hashes: Hashes) -> PngInfo:
 
     info = PngInfo()
     info.add_text("parameters", a1111_text(job, hashes))
+    info.add_text(CHUNK, _content(job, hashes))
+    return info
+
+
+def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
+    """The same for JPEG and WebP: A1111's block as UserComment, as A1111 writes it, and our JSON as ImageDescription.
+
+    EXIF has 64 KB. Where both are longer the JSON is left out, where the block is, too.
+    """
+    from PIL.Image import Exif
+
+    comment = b"UNICODE\0" + a1111_text(job, hashes).encode("utf-16-be", "surrogatepass")
+    for text in (_content(job, hashes), ""):
+        exif = Exif()
+        exif.get_ifd(EXIF_FOLDER)[EXIF_USER_COMMENT] = comment
+        if text:
+            exif[EXIF_DESCRIPTION] = text
+        if len(found := exif.tobytes()) <= MOST_EXIF:
+            return found
+    return b""
+
+
+def _content(job: GenerateJob, hashes: Hashes) -> str:
+    """The job as JSON in ASCII. How its files were written is no setting of an image, and may name folders of the machine."""
     content = {
         "format": FORMAT,
-        "job": job.model_dump(mode="json"),
+        "job": job.model_dump(mode="json", exclude={"output"}),
         "hashes": {"model": hashes.model, "loras": hashes.loras, "embeddings": hashes.embeddings},
     }
-    info.add_text(CHUNK, json.dumps(content))
-    return info
+    return json.dumps(content)
 
 
 def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> str:
@@ -170,11 +195,11 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
     try:
         with open_image(path) as image:
             texts = _texts(image)
-            comment = _exif_comment(image)
+            comment, ours = _exif_texts(image)
     except BrokenImage as error:
         return ImageRecord(reason=f"The image {error}.")
-    if CHUNK in texts:
-        return _from_chunk(texts[CHUNK])
+    if CHUNK in texts or ours:
+        return _from_chunk(texts.get(CHUNK) or ours)
     block = texts.get("parameters") or comment
     if block:
         return from_a1111_text(block)
@@ -192,12 +217,15 @@ def _texts(image: Any) -> dict[str, str]:
     return {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
 
 
-def _exif_comment(image: Any) -> str:
-    """EXIF's UserComment, where A1111 keeps its block in JPEG and WebP: eight bytes of encoding name, then the text."""
+def _exif_texts(image: Any) -> tuple[str, str]:
+    """(UserComment, where A1111 keeps its block in JPEG and WebP; our JSON)"""
     try:
-        return user_comment(image.getexif())
+        exif = image.getexif()
+        described = exif.get(EXIF_DESCRIPTION, "")
+        ours = described if isinstance(described, str) and described.startswith('{"format"') else ""
+        return user_comment(exif), ours
     except Exception:  # damaged EXIF raises a dozen kinds of errors
-        return ""
+        return "", ""
 
 
 def user_comment(exif: Any) -> str:

@@ -2,51 +2,149 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.generation.image_metadata import Hashes, png_info
+from core.generation.image_metadata import Hashes, exif_of, png_info
 from core.record import atomic
-from core.record.workspace import Workspace
+from core.record.problems import Problem
+from core.record.workspace import Workspace, display_path, resolve_path
 from core.settings.job import GenerateJob
+from core.settings.names import bad_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LONGEST = 120  # characters of a name
+FIELD = re.compile(r"\[([^\[\]]*)\]")
+KNOWN = ("date", "time", "seed", "prompt", "model", "sampler", "steps", "cfg", "width", "height", "number")
+ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+ENDING_OF = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
-def save_image(image: Image, job: GenerateJob, hashes: Hashes, workspace: Workspace, name: str | None = None) -> Path:
-    """Write an image and its settings to outputs/images/<date>/<time>_<seed>.png: complete or not at all, replacing none.
 
-    name   in place of time and seed, as a prompt says it
+def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:
+    """What is wrong with names and folder of the images, before anything is loaded."""
+    asked = job.output
+    for setting in ("folder_pattern", "file_pattern"):
+        for field in FIELD.findall(getattr(asked, setting)):
+            if field not in KNOWN:
+                near = difflib.get_close_matches(field.casefold(), KNOWN, 1)
+                fix = f"write [{near[0]}]" if near else f"use {', '.join(f'[{name}]' for name in KNOWN)}"
+                what = f"There is no field [{field[:40]}] for names"
+                yield Problem(what, f"output.{setting}", fix, code="output.unknown-field")
+    if asked.use_original_file_name and not job.image_to_image.image_path:
+        what, fix = "There is no initial image whose name could be used", "choose one, or turn the setting off"
+        yield Problem(what, "output.use_original_file_name", fix, "advice", code="output.no-original")
+    folder = root_of(job, workspace)
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each) or each == each.parent)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = f"Images cannot be written to {display_path(folder)}"
+        fix = "choose another folder, or allow writing to it"
+        yield Problem(what, "output.outdir", fix, code="output.unwritable")
+
+
+def root_of(job: GenerateJob, workspace: Workspace) -> Path:
+    """The folder that a job's images are written below."""
+    return resolve_path(job.output.outdir) if job.output.outdir else workspace.images
+
+
+def save_image(
+    image: Image,
+    job: GenerateJob,
+    hashes: Hashes,
+    workspace: Workspace,
+    name: str | None = None,
+    *,
+    number: int = 1,
+    stage: str = "",
+) -> Path:
+    """Write an image and its settings: complete or not at all, replacing none.
+
+    name    in place of the pattern's, as a prompt says it; its ending chooses the format
+    number  of the image in its job, from 1
+    stage   with hires fix: "0" or "1", as sd-scripts has it in numbered names
     """
     now = time.localtime()
-    folder = workspace.images / time.strftime("%Y-%m-%d", now)
-    content = BytesIO()
-    image.save(content, format="PNG", pnginfo=png_info(job, hashes))
-    path = _reserve(folder, _plain(name) or f"{time.strftime('%H%M%S', now)}_{job.generate.seed}")
+    kind = ENDINGS.get(Path(name or "").suffix.lower(), job.output.image_format)
+    folder = root_of(job, workspace)
+    for part in job.output.folder_pattern.replace("\\", "/").split("/"):
+        if named := _filled(part, job, now, number):
+            folder /= named
+    content = encoded_image(image, job, hashes, kind)
+    path = _reserve(folder, _stem(name, job, now, number, stage), ENDING_OF[kind])
     try:
-        atomic.write_bytes(path, content.getvalue())
+        atomic.write_bytes(path, content)
     except BaseException:
         atomic.remove(path)  # the empty file that reserved the name
         raise
     return path
 
 
+def encoded_image(image: Image, job: GenerateJob, hashes: Hashes, kind: str) -> bytes:
+    """The content of a file of this format, with the settings of the image."""
+    content, asked = BytesIO(), job.output
+    if kind == "png":
+        image.save(content, format="PNG", pnginfo=png_info(job, hashes))
+    elif kind == "jpeg":
+        image.save(content, "JPEG", quality=asked.image_quality, subsampling=0, exif=exif_of(job, hashes))
+    else:
+        lossless = asked.webp_lossless
+        quality = 100 if lossless else asked.image_quality
+        image.save(content, "WEBP", lossless=lossless, quality=quality, exact=lossless, exif=exif_of(job, hashes))
+    return content.getvalue()
+
+
+def _stem(name: str | None, job: GenerateJob, now: time.struct_time, number: int, stage: str) -> str:
+    """The name without ending: the prompt's, the initial image's, a number or the pattern's."""
+    plain = _plain(name)
+    if not plain and job.output.use_original_file_name and job.image_to_image.image_path:
+        plain = _plain(job.image_to_image.image_path)
+    if not plain and job.output.sequential_file_name:
+        plain = f"im_{stage}{number:06d}"
+    return plain or _filled(job.output.file_pattern, job, now, number) or "image"
+
+
+def _filled(pattern: str, job: GenerateJob, now: time.struct_time, number: int) -> str:
+    """A part of a path with its fields filled in: one name, which leads nowhere."""
+    asked = job.generate
+    values = {
+        "date": time.strftime("%Y-%m-%d", now),
+        "time": time.strftime("%H%M%S", now),
+        "seed": asked.seed,
+        "prompt": _safe(asked.prompt)[:80].rstrip(),
+        "model": Path(job.model.base_model).name.removesuffix(".safetensors"),
+        "sampler": asked.sampler,
+        "steps": asked.steps,
+        "cfg": "" if asked.guidance_scale is None else f"{asked.guidance_scale:g}",
+        "width": asked.width,
+        "height": asked.height,
+        "number": f"{number:05d}",
+    }
+    return _safe(FIELD.sub(lambda found: str(values.get(found[1], "")), pattern))
+
+
 def _plain(name: str | None) -> str:
-    """A name from a prompt without folder and ending, and without what files cannot have in their names."""
+    """A name from a prompt or a path, without folder and ending."""
     stem = Path((name or "").replace("\\", "/")).name
-    stem = stem.rsplit(".", 1)[0] if stem.lower().endswith((".png", ".jpg", ".jpeg", ".webp")) else stem
-    return "".join(each for each in stem if each.isalnum() or each in " ._-()+,")[:120].strip(" .")
+    return _safe(stem.rsplit(".", 1)[0] if Path(stem).suffix.lower() in ENDINGS else stem)
 
 
-def _reserve(folder: Path, stem: str) -> Path:
+def _safe(text: str) -> str:
+    """Without what files cannot have in their names; none of Windows' own names."""
+    name = "".join(each for each in text if each.isalnum() or each in " ._-()+,")[:LONGEST].strip(" .")
+    return f"_{name}" if name and bad_name(name) else name
+
+
+def _reserve(folder: Path, stem: str, ending: str) -> Path:
     """An empty file with an unused name: stem.png, stem-2.png, ..."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in _names(folder, stem):
+    for path in _names(folder, stem, ending):
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
@@ -55,9 +153,9 @@ def _reserve(folder: Path, stem: str) -> Path:
     raise AssertionError("the names never end")
 
 
-def _names(folder: Path, stem: str) -> Iterator[Path]:
-    yield folder / f"{stem}.png"
+def _names(folder: Path, stem: str, ending: str) -> Iterator[Path]:
+    yield folder / f"{stem}{ending}"
     number = 2
     while True:
-        yield folder / f"{stem}-{number}.png"
+        yield folder / f"{stem}-{number}{ending}"
         number += 1

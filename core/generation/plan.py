@@ -14,6 +14,7 @@ from core.generation.hooks import hook_file_problems
 from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
 from core.generation.inpainting import read_mask
 from core.generation.library import wildcard_lines
+from core.generation.output import output_problems
 from core.generation.prompt.known import word_vectors
 from core.generation.prompt.styles import chosen_styles
 from core.generation.requests import Request, requests_of
@@ -54,7 +55,7 @@ def asked_of(job: GenerateJob, workspace: Workspace) -> tuple[list[Request], lis
 def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:
     """The same for requests that one model makes. job: names that model"""
     wrong = [problem for request in requests for problem in problems_of(request.job)]
-    notes = [*notes, *dict.fromkeys(wrong)]
+    notes = [*notes, *dict.fromkeys(wrong), *output_problems(job, workspace)]
     raise_if_errors(notes)
     requests = with_initial_images(requests)
     notes = [*notes, *mask_problems(requests)]

@@ -127,10 +127,12 @@ def _all_images(plan: Plan, maker: Maker, written: Written) -> list[Path]:
             most = len(batch) // 2
             continue
         for place, request in enumerate(batch):
-            job = written.job_of(request.job)
+            job, number = written.job_of(request.job), len(files) + 1
+            where = written.hashes, written.workspace
             if job.hires.highres_fix_save_1st and len(made.images) > 1:
-                save_image(made.images[0][place], job, written.hashes, written.workspace)
-            files.append(save_image(made.images[-1][place], job, written.hashes, written.workspace, request.name))
+                save_image(made.images[0][place], job, *where, number=number, stage="0")
+            last = "1" if len(made.images) > 1 else ""
+            files.append(save_image(made.images[-1][place], job, *where, request.name, number=number, stage=last))
             reports.generated(files[-1], request.seed)
         done += len(batch) * own
         left = left[len(batch) :]

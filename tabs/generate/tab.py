@@ -419,7 +419,8 @@ class Desk:
             skip = job.model.clip_skip  # which it may say all the same
             values |= own | ({"clip_skip": skip} if skip else {})
             notes = [note for note in notes if note.code != form.NO_MODEL]
-        return values | {"count": 1}, notes
+        own = {name: now[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
+        return values | own | {"count": 1}, notes
 
     def send(self, event: gr.EventData):
         """An image of the gallery is used for the next ones: its settings, or the image itself."""

@@ -269,6 +269,13 @@ def test_a_dropped_image_fills_the_fields(desk, tmp_path):
     assert not file.exists()  # the server's copy of the upload
 
 
+def test_the_settings_of_an_image_leave_the_format_and_names_of_files(desk, tmp_path):
+    desk.presets.put(form.start_values() | {"image_format": "webp", "file_pattern": "[seed]"})
+    desk.read(str(draw(tmp_path / "in.png", prompt="a blue cat")))
+    values = desk._values()
+    assert (values["prompt"], values["image_format"], values["file_pattern"]) == ("a blue cat", "webp", "[seed]")
+
+
 def test_an_image_without_settings_changes_nothing_and_says_why(desk, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     before = desk._values()
