@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.doctor import trash
-from core.generation.gallery import Facts, Gallery, Shot, Wanted, copy_as_dataset
+from core.generation.gallery import UNREAD, Facts, Gallery, Shot, Wanted, copy_as_dataset, read_facts
 from core.generation.image_metadata import ImageRecord, read_image_metadata
 from core.record.problems import ProblemsError
 from core.record.units import count
@@ -81,16 +81,23 @@ class Shelf:
             "cancel": self._cancel,
         }
 
-    def follow(self, whole: bool = False) -> int:
+    def follow(self) -> int:
         """Take in what has changed in the folder: a few images at once, many on the light lane. Returns the version."""
-        self.gallery.look(whole)
+        self.gallery.look()
         if self.gallery.unread():
             self.gallery.read(FEW)
             if self.gallery.unread() and (self._reading is None or self._reading.done):
-                self._reading = self.page.engine.light(self._read, title="Reading the settings of images")
+                self._reading = self.page.engine.light(self._read, False, title="Reading the settings of images")
         return self.gallery.version
 
-    def _read(self, task: Any) -> None:
+    def warm(self) -> None:
+        """List every file and bring all facts, on the light lane."""
+        if self._reading is None or self._reading.done:
+            self._reading = self.page.engine.light(self._read, True, title="Reading the settings of images")
+
+    def _read(self, whole: bool, task: Any) -> None:
+        if whole:
+            self.gallery.look(whole=True)
         self.gallery.read(check=task.check)
 
     def newest(self) -> Shown | None:
@@ -98,6 +105,7 @@ class Shelf:
         self.follow()
         for shot in self.gallery.newest():
             known = self.gallery.facts(shot.name)
+            known = read_facts(shot.path) if known is UNREAD else known  # it comes before the others are read
             return Shown(shot.name, shot.path, known.prompt or shot.path.name, known.seed, bool(known.source))
         return None
 
@@ -145,7 +153,9 @@ class Shelf:
 
     def _list(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The names that the filter lets through, newest first, and the tiles of the first ones."""
-        version, gallery = self.follow(whole=bool(asked.get("whole"))), self.gallery
+        version, gallery = self.follow(), self.gallery
+        if asked.get("whole") is True:  # a page was opened: what was written in place is found beside that
+            self.warm()
         found = gallery.found(wanted_of(asked))
         lately = list(takewhile(lambda shot: shot.time >= self.begun, gallery.newest()))
         beside = {gallery.twin(shot.name) for shot in lately}

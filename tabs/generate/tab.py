@@ -122,6 +122,7 @@ def build(page: Page) -> None:
     page.on_act([newest, strip, gallery], desk.send, None, shown)
     page.links.answer("gallery", desk.shelf.answer)
     page.pulse_parts.append(desk.shelf.parts)
+    desk.shelf.warm()
     grids.listen(page, desk.presets, grid_panel, grid_table)
 
 
