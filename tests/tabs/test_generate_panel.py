@@ -95,6 +95,9 @@ def test_a_kind_of_guidance_shows_its_settings_while_it_is_chosen(desk):
         return [row.name for row in panel.rows_of(desk._values() | values, panel.SHOWN_ABOVE, lambda *names: "")]
 
     assert "pag" not in rows() and "pag" in rows(guidance="pag") and "apg" not in rows(guidance="pag")
+    desk.presets.change("guidance", "pag")
+    html = desk._form()["more"]
+    assert 'id="gen-pag_scale"' in html and 'id="gen-apg_eta"' not in html
 
 
 def test_every_setting_of_a_generation_is_in_the_panel_once(desk):
