@@ -1,0 +1,113 @@
+"""The prompt box without a browser: what its script is answered, styles and history."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from work_parts import HOSTILE, make_page
+
+from core.generation.gallery import Gallery
+from core.generation.prompt.styles import Style, read_styles, style_file
+from core.generation.requests import in_styles
+from core.record.workspace import Workspace
+from core.settings.check import build
+from core.settings.job import GenerateJob
+from tabs.generate import form
+from tabs.generate.prompt_box import MOST_KEPT, PromptBox
+from tabs.generate.tab import Fields
+
+
+class Engine:
+    known_device = "cpu"
+
+
+@pytest.fixture
+def box(tmp_path):
+    page = make_page(tmp_path, Engine())
+    page.workspace = Workspace(tmp_path / "outputs", tmp_path / "models")
+    folder = page.workspace.models
+    for name in ("wildcards", "embeddings", "tag_lists", "loras"):
+        (folder / name).mkdir(parents=True)
+    (folder / "wildcards" / "colors.txt").write_text("red\n", "utf-8")
+    (folder / "wildcards" / "self.txt").write_text("__self__\n", "utf-8")
+    (folder / "tag_lists" / "tags.csv").write_text("fox_(animal),0,900\nforest,0,50\n", "utf-8")
+    save_file({"emb_params": torch.zeros(3, 64)}, folder / "embeddings" / "zunkel.safetensors")
+    page.complete_tags = None
+    return PromptBox(page, Fields(page), Gallery(page.workspace))
+
+
+def look(box, text, name="prompt"):
+    begun = time.perf_counter()
+    found = box.answer({"act": "look", "name": name, "text": text})
+    assert time.perf_counter() - begun < 5
+    return found["meter"], [(each["start"], each["end"], each["code"]) for each in found["marks"]]
+
+
+def test_places_are_those_of_the_browser(box):
+    assert look(box, "a (fox") == ("2/75", [(2, 3, "prompt.open-bracket")])
+    assert look(box, "\U0001f98a fox)")[1] == [(6, 7, "prompt.extra-bracket")]  # the face counts as two there
+    assert look(box, "half \ud83d)")[1] == [(6, 7, "prompt.extra-bracket")]
+    assert look(box, "a zunkel")[0] == "4/75"  # three vectors
+    assert look(box, "{red|blue} AND cat")[0] == "about 1/75 AND 1/75"
+    assert look(box, "fox " * 400)[0] == "6 windows, 25/75 in the last"
+    assert look(box, "a {b <lora:x:1>", "negative_prompt")[1] == [(5, 15, "prompt.lora-in-negative")]
+
+
+def test_hostile_questions_are_answered_in_words(box):
+    assert look(box, "a" * 1_000_000) == ("", [(0, 1_000_000, "prompt.too-long")])
+    assert look(box, "x __self__")[1] == [(2, 10, "prompt.bad-wildcard")]
+    for asked in ({}, {"act": "look"}, {"act": 3}, {"act": "complete", "kind": [], "value": {}}, {"act": "import"}):
+        assert isinstance(box.answer(asked), dict)
+
+
+def offered(box, kind, value):
+    answer = box.answer({"act": "complete", "kind": kind, "value": value})
+    return [each["text"] for each in answer["options"]], answer.get("length")
+
+
+def test_completion_offers_what_is_on_this_machine(box):
+    assert offered(box, "wildcard", "co") == (["__colors__"], 2)
+    assert offered(box, "word", "zun") == (["zunkel"], 3)
+    assert offered(box, "word", "a photo of a fox") == (["fox \\(animal\\)"], 3)  # the last word alone
+    assert offered(box, "word", "fo")[0] == ["fox \\(animal\\)", "forest"]  # the most frequent first
+    assert offered(box, "word", "x") == ([], None)
+
+
+def test_styles_are_saved_replaced_deleted_and_undone(box):
+    form_of = box._form
+    form_of.put(form.start_values() | {"prompt": "ink of {prompt}", "negative_prompt": "color"})
+    box.act("style_save", "", HOSTILE)
+    box.act("style", HOSTILE, "true")
+    assert read_styles(box.page.workspace) == {HOSTILE: Style(HOSTILE, "ink of {prompt}", "color")}
+    assert form_of.load()["styles"] == [HOSTILE]
+    assert "<script" not in box.html(lambda name: "", form_of.load())
+    job = form.job_of(form_of.load() | {"prompt": "a fox", "negative_prompt": ""}, box.page.project.job)
+    asked = in_styles(job, [*read_styles(box.page.workspace).values()])[0]
+    assert (asked.generate.prompt, asked.generate.negative_prompt) == ("ink of a fox", "color")
+    form_of.put(form_of.load() | {"prompt": "other"})
+    box.act("style_save", "", HOSTILE)
+    assert read_styles(box.page.workspace)[HOSTILE].prompt == "other"
+    box.act("style_delete", HOSTILE, "")
+    assert read_styles(box.page.workspace) == {} and form_of.load()["styles"] == []
+    box.act("style_undo", "", "")
+    box.act("style_undo", "", "")
+    assert read_styles(box.page.workspace)[HOSTILE].prompt == "ink of {prompt}"
+    answer = box.answer({"act": "import", "text": "name,prompt,negative_prompt\nWet,rain,\n"})
+    assert answer["said"] and set(read_styles(box.page.workspace)) == {HOSTILE, "Wet"}
+    assert box.answer({"act": "import", "text": "nothing"})["problems"][0]["code"] == "styles.bad-csv"
+    style_file(box.page.workspace).write_text("{", "utf-8")
+    assert "styles.json" in box.html(lambda name: "", form_of.load())
+
+
+def test_the_history_has_the_newest_first_each_once_and_at_most_200(box):
+    for number in range(MOST_KEPT + 5):
+        box.history.add(build(GenerateJob, {"generate": {"prompt": f"p{number}", "negative_prompt": "n"}}))
+    box.history.add(build(GenerateJob, {"generate": {"prompt": "p9", "negative_prompt": "n"}}))
+    entries = box.answer({"act": "history"})["entries"]
+    assert len(entries) == MOST_KEPT and entries[0] == ("p9", "n") and entries[1] == (f"p{MOST_KEPT + 4}", "n")
+    assert len(set(entries)) == len(entries)
+    (box.page.workspace.private / "prompts.json").write_text("[1]", "utf-8")
+    assert box.answer({"act": "history"})["entries"] == []
