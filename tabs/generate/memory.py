@@ -71,7 +71,7 @@ class MemoryLine:
         device, words = self.page.engine.known_device or machine.default_device(), ""
         with suppress(ProblemsError, OSError):  # what is wrong with a job is told when it is started
             found = forecast(job, self.page.workspace, device)
-            words = f"about {memory_words(found.peak)} of {memory_words(found.total)}"
+            words = f"Needs about {memory_words(found.peak)} of {memory_words(found.total)}"
             words += " VRAM" if machine.gpu_memory(device) else " RAM"
         self._known = (key, words)
 
