@@ -332,23 +332,6 @@ def _word_of(path: Path, words: Sequence[str]) -> int:
     )
 
 
-def change_lora(values: dict[str, Any], number: int, strength: str | None) -> dict[str, Any]:
-    """Another strength for one of them, or None to remove it."""
-    loras = list(values.get("loras", []))
-    if not 0 <= number < len(loras):
-        return values
-    if strength is None:
-        return values | {"loras": loras[:number] + loras[number + 1 :]}
-    bounds = "use a number from -10 to 10"
-    try:
-        wanted = LoraUse(file=loras[number]["file"], strength=float(strength))
-    except ValueError:
-        what = f"The strength is '{strength[:40]}'"
-        raise ProblemsError.one(what, "LoRAs", bounds, "generate.bad-strength") from None
-    loras[number] = loras[number] | {"strength": wanted.strength}
-    return values | {"loras": loras}
-
-
 def kept_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:
     """The fields as the project kept them; what an older or damaged file lacks takes its start value."""
     values, kept = start_values(project), state.get("values", {})

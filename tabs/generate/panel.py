@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,12 +61,8 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
         return Model(problem=error.problems[0].what if isinstance(error, ProblemsError) else "unreadable")
 
 
-def settings(draw: Draw, models: Sequence[tuple[str, str]], model: Model, size: tuple[int, int], locked: bool) -> str:
-    """The base model and three rows.
-
-    models  (name, words about it) of those to choose from     size  of the images that will be made
-    locked  whether a seed is set
-    """
+def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool) -> str:
+    """The base model and three rows. size: of the images that will be made; locked: whether a seed is set"""
     ratios = "".join(f'<option value="{ratio}">{ratio}</option>' for ratio in RATIOS)
     swap = button("swap", "\u21c4", label="Swap width and height", title="Swap width and height")
     ratio = (
@@ -79,14 +75,12 @@ def settings(draw: Draw, models: Sequence[tuple[str, str]], model: Model, size: 
         + f'<button type="button" class="btn quiet" data-act="seed" data-arg="lock" aria-pressed="{str(locked).lower()}" '
         f'title="Keep one seed for all generations">Lock</button>'
     )
-    offered = "".join(f'<option value="{esc(name)}">{esc(words)}</option>' for name, words in models)
     return (
         f'<div class="block-part"><div class="gen-model">{draw("base_model")}{badge(model.family, model.problem)}</div>'
         f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}{ratio}</div>'
         f'<p class="hint gen-says">{esc(about_size(model, size))}</p>'
         f'<div class="gen-row way">{draw("sampler", "schedule_type", "steps")}</div>'
-        f'<div class="gen-row seed">{draw("guidance_scale", "seed")}<div class="strip">{seeds}</div></div>'
-        f'<datalist id="gen-models">{offered}</datalist></div>'
+        f'<div class="gen-row seed">{draw("guidance_scale", "seed")}<div class="strip">{seeds}</div></div></div>'
     )
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from core.generation.image_metadata import ImageRecord, portable_name, read_image_metadata
-from core.generation.library import list_embeddings, list_loras, list_models
+from core.generation.image_metadata import ImageRecord, read_image_metadata
 from core.generation.plan import plan_of
 from core.generation.prompt.styles import chosen_styles
 from core.generation.requests import in_styles
@@ -21,11 +20,12 @@ from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.generate import form, grids, panel, view
 from tabs.generate.gallery import SENDS, SENT, Shelf, begun_with
+from tabs.generate.loras import Loras
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
 from tabs.generate.stage import Stage, status
-from tabs.markup import AWAITED, act_of, board, news, seen_here, short, stamp_seen
+from tabs.markup import AWAITED, act_of, board, news, seen_here, stamp_seen
 from tabs.pieces import piece
 
 TAB = "Generate"
@@ -65,16 +65,8 @@ def build(page: Page) -> None:
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=0, min_width=300, elem_id="gen-form"):
             settings = board("gen-settings", AWAITED)
-            with gr.Row(equal_height=True, elem_classes="with-button"):
-                add = gr.Dropdown(
-                    label="Add a LoRA",
-                    choices=[],
-                    elem_id="gen-add",
-                    scale=4,
-                    min_width=200,
-                )
-                refresh = gr.Button("Refresh", size="sm", elem_id="gen-refresh", scale=0, min_width=80)
-            loras = board("gen-loras", view.loras(()))
+            add = board("gen-add", AWAITED, script=OPEN_GROUPS)
+            loras = board("gen-loras", script=OPEN_GROUPS)
             more = board("gen-more", AWAITED, script=OPEN_GROUPS)
             initial = gr.File(
                 label="Initial image", file_types=[".png", ".jpg", ".jpeg", ".webp"], elem_id="gen-initial"
@@ -108,14 +100,12 @@ def build(page: Page) -> None:
     page.on_show(TAB, desk.show, None, shown)
     page.on_tick(TAB, desk.tick, seen, {"seen": seen, "add": add} | boards)
     page.on_given([words.input], desk.choose_words, words, fields)
-    page.listen(add.input, desk.add, add, fields | {"add": add})
-    page.listen(refresh.click, desk.refresh, None, shown)
     page.listen(initial.upload, desk.begin_with, initial, fields | {"initial": initial})
     page.links.answer("paint", desk.painting.answer)
     page.links.answer("prompt", desk.prompt_box.answer)
     page.listen(drop.upload, desk.read, drop, shown)
     page.on_act([prompts, settings, more], desk.act, None, fields | {"status": line})
-    page.on_act(loras, desk.change_lora, None, fields)
+    page.on_act([add, loras], desk.lora_act, None, fields | {"add": add, "embeddings": words})
     page.on_act(presets, desk.preset_act, None, shown)
     page.on_act(line, desk.stage.act, None, line)
     page.on_act(memory, desk.memory.act, None, memory)
@@ -160,6 +150,7 @@ class Desk:
         self._lock = threading.RLock()
         self.shelf = Shelf(page)
         self.presets = Fields(page)
+        self.loras = Loras(page, self.presets)
         self.memory = MemoryLine(page, lambda: form.job_of(self._values(), page.project.job))
         self.painting = Painting(page, self._values)
         self.prompt_box = PromptBox(page, self.presets, self.shelf.gallery)
@@ -234,9 +225,9 @@ class Desk:
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
         return {
             "prompts": view.prompts(self.prompt_box.html(draw, values), draw("count", "compare")),
-            "settings": panel.settings(draw, self._models(), model, size, values["seed"] is not None),
+            "settings": panel.settings(draw, model, size, values["seed"] is not None),
             "more": panel.groups(panel.rows_of(values, above, draw, lambda group: self.painting.row(group, values))),
-            "loras": self._loras(),
+            "loras": self.loras.rows(),
             "presets": self.presets.html(),
         }
 
@@ -253,7 +244,7 @@ class Desk:
     def preset_act(self, event: gr.EventData) -> dict[str, Any]:
         with self._lock:
             self.presets.act(*act_of(event))
-        return self._form() | {"embeddings": self._words()}
+        return self._form() | {"embeddings": self.loras.embeddings()}
 
     # -- showing
 
@@ -263,13 +254,13 @@ class Desk:
     def tick(self, seen: str):
         if self._stamp() == stamp_seen(seen):
             return gr.skip()
-        fresh = self._news(seen)
-        return fresh | ({"add": gr.Dropdown(choices=list(fresh["add"]))} if "add" in fresh else {})
+        self.loras.shelf.look(0)
+        return self._news(seen)
 
     def _news(self, seen: str) -> dict[str, Any]:
         """What this browser was not sent before: the LoRAs to choose from, the status, the newest image."""
         listed = {
-            "add": tuple(self._lora_choices()),
+            "add": self.loras.picker(),
             "memory": self.memory.html(),
             "status": self.stage.status(),
             "newest": self.stage.newest(),
@@ -277,63 +268,26 @@ class Desk:
         return news(seen, self._stamp(), listed)
 
     def _stamp(self) -> str:
-        return f"{self.stage.stamp()} {self.shelf.follow()} {self._state().get('closed')} {self.memory.html()}"
+        return f"{self.stage.stamp()} {self.shelf.follow()} {self._state().get('closed')} {self.memory.html()} {self.loras.shelf.version}"
 
     def _all(self) -> dict[str, Any]:
         """The whole tab."""
-        add = gr.Dropdown(choices=self._lora_choices(), value=None)
+        self.loras.shelf.look()
         lists = {
-            "embeddings": self._words(),
-            "add": add,
+            "embeddings": self.loras.embeddings(),
+            "add": self.loras.picker(),
             "memory": self.memory.html(),
             "status": self.stage.status(),
             "newest": self.stage.newest(),
         }
         return self._form() | lists
 
-    def _words(self) -> Any:
-        """The embeddings to choose from, with those that are chosen."""
-        space, chosen = self.page.workspace, self._values()["embeddings"]
-        listed = [(name, portable_name(path, space)) for name, path in list_embeddings(space)]
-        known = {value for _, value in listed}
-        listed += [(text, text) for text in chosen if text not in known]
-        return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True)
+    # -- LoRAs
 
-    def _loras(self) -> str:
-        values = self._values()
-        marked = form.marked_for_zero_snr(values, self.page.project.job, self.page.workspace)
-        return view.loras(values["loras"], marked, values["zero_terminal_snr"], form.tags_of(str(values["prompt"])))
-
-    def _lora_choices(self) -> list[tuple[str, str]]:
-        space = self.page.workspace
-        return [(name, portable_name(path, space)) for name, path in list_loras(space)]
-
-    def _models(self) -> list[tuple[str, str]]:
-        space = self.page.workspace
-        return [(portable_name(path, space), name) for name, path in list_models(space)]
-
-    # -- LoRAs and models
-
-    def refresh(self):
-        return self._form() | {"add": gr.Dropdown(choices=self._lora_choices()), "embeddings": self._words()}
-
-    def add(self, chosen: str | None):
-        """A LoRA of the list; the list is empty-handed again."""
-        if chosen:
-            paths = {portable_name(path, self.page.workspace): path for _, path in list_loras(self.page.workspace)}
-            if chosen not in paths:
-                what = "This LoRA no longer exists"
-                raise ProblemsError.one(what, short(chosen), "press Refresh and choose again", "generate.lora-gone")
-            with self._lock:
-                self.presets.put(form.add_lora(self._values(), paths[chosen], self.page.workspace))
-        return {"add": gr.Dropdown(value=None, choices=self._lora_choices())} | self._form()
-
-    def change_lora(self, event: gr.EventData):
-        act, arg, value = act_of(event)
-        number = int(arg) if arg.isdecimal() and len(arg) < 9 else -1
-        with self._lock:
-            self.presets.put(form.change_lora(self._values(), number, value if act == "strength" else None))
-        return self._form()
+    def lora_act(self, event: gr.EventData):
+        """Something was pressed or typed in the list of LoRAs or in a row of those in use."""
+        found = self.loras.act(event)
+        return {"embeddings": self.loras.embeddings()} | (self._form() if found is None else {"add": found})
 
     # -- drawing
 

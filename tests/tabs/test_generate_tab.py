@@ -31,7 +31,7 @@ from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import to_values
 from core.training.checks.own_images import demo
-from tabs.generate import form, view
+from tabs.generate import form, loras
 from tabs.generate.gallery import about_job
 from tabs.generate.stage import newest, status
 from tabs.generate.tab import Desk
@@ -113,6 +113,15 @@ def draw(path, **generate):
 def press(desk, **changes):
     desk.presets.put(form.start_values() | changes)
     return desk.draw().get("status", "")
+
+
+def lora(path, metadata=None, width=768):
+    """A file with a LoRA's keys, of the family whose texts are so wide."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{layer}.lora_down.weight": torch.zeros(4, width), f"{layer}.lora_up.weight": torch.zeros(32, 4)}
+    save_file(tensors, path, metadata)
+    return path
 
 
 def embedding(path):
@@ -211,7 +220,7 @@ def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_be
     assert (plain.generate.prompt, plain.generate.loras) == ("a fox", []) and plain.generate.seed is not None
     (use,) = full.generate.loras
     assert (use.file, use.strength, use.text_encoder_strength) == ("ink", 0.8, 0.5)
-    assert "ink 0.8 / 0.5" in own_words(full) and "ink 0.8 / 0.5" in view.loras((), tags=form.tags_of(values["prompt"]))
+    assert "ink 0.8 / 0.5" in own_words(full) and "ink 0.8 / 0.5" in loras.rows((), tags=form.tags_of(values["prompt"]))
     press(desk, prompt="a fox <lora:ink:0.8>")
     assert "lora.not-found" in said(desk)
     assert not desk.page.engine.jobs
@@ -235,14 +244,24 @@ def test_a_lora_of_strength_0_is_left_out_of_the_job():
     assert [use.file for use in form.job_of(values, TrainJob()).generate.loras] == ["y"]
 
 
-def test_strengths_are_changed_removed_and_checked():
+def test_strengths_are_changed_moved_removed_and_checked(tmp_path):
     values = form.start_values() | {"loras": [{"file": "x", "strength": 1.0}, {"file": "y", "strength": 1.0}]}
-    assert form.change_lora(values, 1, "-0.25")["loras"][1] == {"file": "y", "strength": -0.25}
-    assert form.change_lora(values, 0, None)["loras"] == [{"file": "y", "strength": 1.0}]
-    assert form.change_lora(values, 7, "1") == values
+    page = make_page(tmp_path)
+
+    def change(act, arg, value=""):
+        return loras.changed(values, act, arg, value, page.workspace, page.roots)["loras"]
+
+    assert change("strength", "1", "-0.25")[1] == {"file": "y", "strength": -0.25}
+    assert change("remove", "0") == [{"file": "y", "strength": 1.0}]
+    assert change("up", "1") == change("down", "0") == values["loras"][::-1]
+    assert change("strength", "7", "1") == change("up", "0") == change("down", "1") == values["loras"]
+    assert change("on", "0", "false")[0]["enabled"] is False
+    assert change("part", "0:block_weights", "OUTALL")[0]["block_weights"] == "OUTALL"
+    assert change("part", "0:end_at", "0.5")[0]["end_at"] == 0.5
+    assert change("part", "0:file", "/etc/passwd") == values["loras"]
     for bad in ("x", "", "nan", "11", "inf"):
         with pytest.raises(ProblemsError):
-            form.change_lora(values, 0, bad)
+            change("strength", "0", bad)
 
 
 def test_the_guidance_starts_as_that_of_the_samples():
@@ -310,9 +329,9 @@ def test_a_missing_lora_or_model_is_said_before_anything_is_queued(desk):
 def test_embeddings_are_chosen_from_the_list_kept_and_drawn_with(desk):
     embedding(desk.page.workspace.runs / "r" / "checkpoints" / "zunkel.safetensors")
     name = "outputs/runs/r/checkpoints/zunkel.safetensors"
-    assert desk.refresh()["embeddings"].choices == [("r / zunkel", name)]
+    assert desk.lora_act(event("refresh"))["embeddings"].choices == [("r / zunkel", name)]
     desk.choose_words([name])
-    assert desk._words().value == [name]
+    assert desk.loras.embeddings().value == [name]
     press(desk, embeddings=[name, f"brabol={name}"])
     assert desk.page.engine.jobs[0].generate.embeddings == [name, f"brabol={name}"]
     press(desk, embeddings=["gone"])
@@ -473,6 +492,7 @@ def test_an_image_stands_beside_the_same_one_without_loras(desk):
 def test_a_new_image_is_noticed_and_nothing_is_sent_when_nothing_is_new(desk):
     folder = desk.page.workspace.images / "2026-01-01"
     draw(folder / "1.png")
+    desk.loras.shelf.read()
     seen, told = desk.tick("")["seen"], desk.shelf.parts("Generate", {})
     assert (
         desk.tick(seen) == gr.skip() and desk.shelf.parts("Generate", {}) == told and desk.shelf.parts("Runs", {}) == {}
@@ -584,27 +604,25 @@ def test_selected_images_become_a_folder_of_the_dataset(desk):
 
 
 def test_without_loras_it_says_where_they_come_from():
-    assert "results of your runs" in view.loras([])
+    assert "results of your runs" in loras.rows([])
 
 
-def test_only_loras_of_the_list_are_added(desk, monkeypatch):
-    path = desk.page.workspace.runs / "r" / "checkpoints" / "glyphs.safetensors"
-    monkeypatch.setattr("tabs.generate.tab.list_loras", lambda space: [("r / glyphs", path)])
-    name = desk._lora_choices()[0][1]
-    desk.add(name)
-    desk.add(name)
+def test_only_loras_of_the_list_are_added(desk):
+    name = "outputs/runs/r/checkpoints/glyphs.safetensors"
+    lora(desk.page.workspace.runs / "r" / "checkpoints" / "glyphs.safetensors")
+    desk.lora_act(event("refresh"))
+    for _ in range(2):
+        desk.lora_act(event("add", name))
     assert [use["file"] for use in desk._values()["loras"]] == [name]
     with pytest.raises(ProblemsError):
-        desk.add("/etc/passwd")
-    assert (
-        "glyphs" in desk.change_lora(event("strength", "0", "0.4"))["loras"]
-        and desk._values()["loras"][0]["strength"] == 0.4
-    )
-    assert "No LoRA" in desk.change_lora(event("remove", "0"))["loras"]
+        desk.lora_act(event("add", "/etc/passwd"))
+    assert "glyphs" in desk.lora_act(event("strength", "0", "0.4"))["loras"]
+    assert desk._values()["loras"][0]["strength"] == 0.4
+    assert "No LoRA" in desk.lora_act(event("remove", "0"))["loras"]
 
 
 def test_names_of_loras_never_become_markup():
-    assert "<img src=x" not in view.loras([{"file": f"{HOSTILE}.safetensors", "strength": 1.0}])
+    assert "<img src=x" not in loras.rows([{"file": f"{HOSTILE}.safetensors", "strength": 1.0}])
     record = ImageRecord(reason=HOSTILE)
     assert "<img src=x" not in about_job(None, record)
     failed = status([], {}, None, [("x", Problem(HOSTILE, HOSTILE, HOSTILE))])

@@ -217,9 +217,9 @@ def runs(tab) -> None:
 def generate(tab, drawn) -> None:
     go(tab, "Generate")
     expect(tab.locator("#gen-gallery img").first).to_be_visible()
-    tab.locator("#gen-add input").first.click()
-    expect(tab.get_by_role("listbox").get_by_role("option").first).to_be_visible()
-    tab.keyboard.press("Escape")
+    tab.locator("#gen-add summary").first.click()
+    expect(tab.locator("#gen-add [data-act=add]").first).to_be_visible()
+    tab.locator("#gen-add summary").first.click()
     tab.locator("#gen-gallery img").first.click()
     expect(tab.locator("#gen-light img").first).to_be_visible()
     tab.keyboard.press("Escape")

@@ -317,8 +317,13 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     lora_in(work, f"fox {len(HOSTILE)}")
     tab = window.open("Generate")
     expect(field(tab, "prompt")).to_have_value("a fox, glyph style")
-    tab.locator("#gen-add input").click()
-    tab.get_by_role("option").filter(has_text="fox").first.click()
+    tab.locator("#gen-add summary").first.focus()
+    tab.keyboard.press("Enter")
+    tab.keyboard.press("Tab")
+    tab.keyboard.type("fox")
+    offered = tab.locator("#gen-add [data-act=add]").filter(has_text="fox").first
+    expect(offered).to_be_visible()
+    offered.press("Enter")
     expect(tab.locator("#gen-loras li")).to_have_count(1)
     strength = tab.locator("#gen-loras input[type=number]")
     strength.fill("0.6")
@@ -343,7 +348,7 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
 
     path = work.workspace.runs / "20260101-000000_fox" / "checkpoints" / "zunkel.safetensors"
     save_file({"emb_params": np.zeros((1, 64), "f4")}, path)
-    tab.locator("#gen-refresh").click()
+    tab.locator("#gen-add").get_by_role("button", name="Refresh").click()
     tab.locator("#gen-embeddings input").click()
     tab.get_by_role("option").filter(has_text="fox / zunkel").click()
     wait_until(lambda: len(work.page.project.tab_state("Generate")["values"].get("embeddings", [])) == 1)
@@ -354,6 +359,36 @@ def test_drawing_with_a_lora_beside_the_base_model_and_then_with_an_embedding(wi
     assert job.generate.embeddings == ["outputs/runs/20260101-000000_fox/checkpoints/zunkel.safetensors"]
     tab.reload()
     expect(tab.locator("#gen-embeddings")).to_contain_text("zunkel")
+
+
+def test_a_lora_is_added_moved_and_its_trigger_word_written_by_keyboard(window, work):
+    path = lora_in(work, "owl")
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {
+        f"{layer}.lora_down.weight": np.zeros((4, 768), "f4"),
+        f"{layer}.lora_up.weight": np.zeros((32, 4), "f4"),
+    }
+    save_file(tensors, path, {"modelspec.trigger_phrase": "zowl"})
+    tab = window.open("Generate")
+    expect(field(tab, "prompt")).to_be_visible()
+    for open_one in tab.locator("#gen-loras [data-act=remove]").all():
+        open_one.click()
+    tab.locator("#gen-add").get_by_role("button", name="Refresh").click()
+    tab.locator("#gen-add summary").first.press("Enter")
+    tab.keyboard.press("Tab")
+    tab.keyboard.type("owl")
+    offered = tab.locator("#gen-add [data-act=add]").filter(has_text="owl")
+    expect(tab.locator("#gen-add [data-act=add]")).to_have_count(1)
+    offered.press("Enter")
+    row = tab.locator("#gen-loras li").filter(has_text="owl")
+    row.locator("input[type=range]").press("ArrowLeft")
+    expect(row.locator("input[type=number]")).to_have_value("0.95")
+    row.get_by_role("button", name="zowl").click()
+    expect(field(tab, "prompt")).to_have_value(re.compile(", zowl$"))
+    tab.locator("#gen-draw").click()
+    wait_until(lambda: work.engine.queue() and work.engine._jobs[work.engine.queue()[-1].id].generate.loras)
+    asked = work.engine._jobs[work.engine.queue()[-1].id].generate
+    assert (asked.loras[0].strength, asked.prompt.endswith(", zowl")) == (0.95, True)
 
 
 def test_settings_of_an_image_come_back_by_a_click_and_by_dropping_it_and_control_enter_draws_with_them(window, work):

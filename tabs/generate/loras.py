@@ -1,0 +1,349 @@
+"""LoRAs in Generate: the rows of those in use, with strengths and trigger words, and the list to add one from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.formats.detect import FAMILY_NAMES
+from core.generation.image_metadata import portable_name
+from core.generation.library import find_file, list_embeddings, list_loras, list_models
+from core.generation.lora_facts import LoraFacts, facts_of, preview_of
+from core.generation.prompt.tags import LoraTag
+from core.networks.block_weights import PRESETS
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.base import Declared
+from core.settings.generation.generate import LoraUse
+from tabs.context import Page
+from tabs.form.own_settings import changed_values, control, entries, label
+from tabs.form.plain_presets import PlainForm
+from tabs.generate import form
+from tabs.generate.panel import badge, model_of
+from tabs.generate.view import strengths
+from tabs.markup import act_of, button, esc, short
+from tabs.server.safety import Roots
+
+OFFERED = 40  # files that the list shows at once; a search finds the others
+SOON = 0.4  # seconds that a first look at the folders is waited for
+SHOWN_WORDS = 4
+PARTS: dict[str, Declared] = entries(LoraUse, "lora")
+DETAILS = ("text_encoder_strength", "block_weights", "start_at", "end_at")
+Url = Callable[..., str]
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A LoRA that can be added. name: as settings name it; why: it cannot be read"""
+
+    label: str
+    name: str
+    path: Path
+    facts: LoraFacts
+    preview: Path | None
+
+
+class Shelf:
+    """The LoRAs, models and embeddings of the folders, read beside the page: 500 headers take seconds when they are new."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.loras: list[Offered] = []
+        self.models: list[tuple[str, str]] = []  # (name, words about it)
+        self.embeddings: list[tuple[str, str]] = []
+        self.version = 0
+        self._reading: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def read(self) -> None:
+        """Look through the folders now. Headers are read again only of files that have changed."""
+        space = self.workspace
+        loras = [
+            Offered(words, portable_name(path, space), path, facts_of(path), preview_of(path, space))
+            for words, path in list_loras(space)
+        ]
+        models = [(portable_name(path, space), words) for words, path in list_models(space)]
+        embeddings = [(words, portable_name(path, space)) for words, path in list_embeddings(space)]
+        found = (loras, models, embeddings)
+        if found != (self.loras, self.models, self.embeddings):
+            self.loras, self.models, self.embeddings = found
+            self.version += 1
+
+    def look(self, wait: float = SOON) -> None:
+        """Read beside the page; waits a moment, since it is often done by then."""
+        with self._lock:
+            if self._reading is None or not self._reading.is_alive():
+                self._reading = threading.Thread(target=self.read, name="lora shelf", daemon=True)
+                self._reading.start()
+        self._reading.join(wait)
+
+    def named(self, name: str) -> Offered:
+        found = next((each for each in self.loras if each.name == name), None)
+        if found is None:
+            what = "This LoRA no longer exists"
+            raise ProblemsError.one(what, short(name), "press Refresh and choose again", "generate.lora-gone")
+        return found
+
+
+# -- the list to add one from
+
+
+def picker(shelf: Shelf, family: str, query: str, thumb_url: Url) -> str:
+    """A closed list with a search: those of the model's family, then the others folded away with the reason."""
+    words = query.lower().split()
+    found = [each for each in shelf.loras if all(word in each.label.lower() for word in words)]
+    fitting = [each for each in found if _misfit(each.facts, family) == ""]
+    others = [each for each in found if _misfit(each.facts, family)]
+    rows = "".join(_offer(each, thumb_url) for each in fitting[:OFFERED])
+    more = f'<li class="hint">{len(fitting) - OFFERED:,} more: search for them</li>' if len(fitting) > OFFERED else ""
+    none = "" if fitting else f'<li class="hint">{_nothing(shelf, query)}</li>'
+    folded = "".join(
+        f'<li class="hint"><b>{esc(each.label)}</b> {esc(_misfit(each.facts, family))}</li>'
+        for each in others[:OFFERED]
+    )
+    if folded:
+        folded = (
+            f'<details data-group="lora-others"><summary>{len(others):,} that do not fit this model</summary>'
+            f"<ul>{folded}</ul></details>"
+        )
+    models = "".join(f'<option value="{esc(name)}">{esc(about)}</option>' for name, about in shelf.models)
+    return (
+        f'<details class="picker" data-group="lora-add"><summary class="btn">Add a LoRA</summary>'
+        f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
+        f'placeholder="Search {len(shelf.loras):,} LoRAs" aria-label="Search LoRAs" autocomplete="off">'
+        f"<ul>{rows}{more}{none}</ul>{folded}</details>{button('refresh', 'Refresh', kind='quiet')}"
+        f'<datalist id="gen-models">{models}</datalist>'
+    )
+
+
+def _nothing(shelf: Shelf, query: str) -> str:
+    if query and shelf.loras:
+        return "No LoRA of this name fits the model."
+    return "No LoRA fits this model. Train one, or put files into models/loras."
+
+
+def _misfit(facts: LoraFacts, family: str) -> str:
+    """Why a LoRA cannot be used with a model of this family; "" if it can."""
+    if facts.problem:
+        return f"unreadable: {short(facts.problem, 100)}"
+    if facts.family and family and facts.family != family:
+        return f"is for {FAMILY_NAMES.get(facts.family, facts.family)}, the model is {FAMILY_NAMES.get(family, family)}"
+    return ""
+
+
+def _offer(each: Offered, thumb_url: Url) -> str:
+    family = badge(each.facts.family) if each.facts.family else ""
+    return (
+        f'<li><button type="button" class="btn row" data-act="add" data-arg="{esc(each.name)}" '
+        f'aria-label="Add {esc(each.label)}">{_thumb(each.preview, thumb_url)}<span>{esc(each.label)}</span>{family}</button></li>'
+    )
+
+
+def _thumb(preview: Path | None, thumb_url: Url) -> str:
+    image = f'<img src="{esc(thumb_url(preview, 96))}" alt="" loading="lazy">' if preview is not None else ""
+    return f'<span class="lora-thumb">{image}</span>'
+
+
+# -- those in use
+
+
+def rows(
+    uses: Sequence[dict[str, Any]],
+    tags: Sequence[LoraTag] = (),
+    said: str = "",
+    *,
+    family: str = "",
+    prompt: str = "",
+    workspace: Workspace | None = None,
+    thumb_url: Url = str,
+) -> str:
+    """One row a LoRA, and those that the prompt names. said: what else there is to know, as HTML"""
+    named = ", ".join(f"{tag.name} {strengths(tag.unet, tag.text_encoder)}" for tag in tags)
+    said = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + said
+    if not uses:
+        return (
+            said
+            if tags
+            else f'<p class="hint">No LoRA: only the base model is used. The list has the results of your runs.</p>{said}'
+        )
+    listed = "".join(
+        _row(number, use, len(uses), family, prompt, workspace, thumb_url) for number, use in enumerate(uses)
+    )
+    names = "".join(f'<option value="{name}">' for name in PRESETS)
+    return f'<ul class="loras">{listed}</ul><datalist id="lora-blocks">{names}</datalist>{said}'
+
+
+def _row(
+    number: int, use: dict[str, Any], count: int, family: str, prompt: str, workspace: Workspace | None, thumb_url: Url
+) -> str:
+    name = Path(str(use["file"])).name.removesuffix(Path(str(use["file"])).suffix)
+    path = find_file(str(use["file"]), workspace) if workspace is not None else None
+    facts = facts_of(path) if path is not None else LoraFacts()
+    preview = preview_of(path, workspace) if path is not None and workspace is not None else None
+    why = _misfit(facts, family) if path is not None else "" if workspace is None else "is not on this machine"
+    on = use.get("enabled", True)
+    moves = button("up", "\u2191", number, kind="quiet", label=f"Move {name} up", disabled=number == 0, again=True)
+    cross = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
+    moves += button(
+        "down", "\u2193", number, kind="quiet", label=f"Move {name} down", disabled=number == count - 1, again=True
+    )
+    mark = badge(facts.family or "", facts.problem) if path is not None else ""
+    return (
+        f'<li class="{"" if on else "off"}">{_thumb(preview, thumb_url)}<div><div class="strip">'
+        f'<input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"{" checked" if on else ""}>'
+        f'<b title="{esc(use["file"])}">{esc(name)}</b>{mark}<span class="hint">{esc(_folder(use))}</span>'
+        f'<span class="grow"></span>{moves}{cross}</div>'
+        f"{_slider(number, name, float(use['strength']))}"
+        f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}{_words(number, facts.words, prompt)}</div>"
+        f"{_details(number, use)}</li>"
+    )
+
+
+def _folder(use: dict[str, Any]) -> str:
+    path = Path(str(use["file"]))
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.parent.name
+
+
+def _slider(number: int, name: str, strength: float) -> str:
+    place, words = min(max(strength, -1.0), 2.0), esc(f"Strength of {name}")
+    about = f'data-act="strength" data-arg="{number}"'
+    return (
+        f'<div class="strip"><input type="range" min="-1" max="2" step="0.05" value="{place:g}" id="lora-slide-{number}" '
+        f'{about} data-twin="lora-value-{number}" aria-label="{words}"><input type="number" min="-10" max="10" step="0.05" '
+        f'value="{strength:g}" id="lora-value-{number}" {about} data-twin="lora-slide-{number}" '
+        f'aria-label="{words}, as a number"></div>'
+    )
+
+
+def _words(number: int, words: Sequence[str], prompt: str) -> str:
+    """Trigger words as buttons that write them at the prompt's end."""
+    chips = "".join(
+        f'<button type="button" class="word" data-act="word" data-arg="{number}:{place}" title="Write at the end of the prompt"'
+        f"{' disabled' if has_word(prompt, word) else ''}>{esc(short(word, 32))}</button>"
+        for place, word in enumerate(words[:SHOWN_WORDS])
+    )
+    return f'<div class="words" role="group" aria-label="Trigger words">{chips}</div>' if chips else ""
+
+
+def has_word(prompt: str, word: str) -> bool:
+    return word.lower() in prompt.lower()
+
+
+def _details(number: int, use: dict[str, Any]) -> str:
+    """Strengths by part, block and step, closed at first."""
+    fields = ""
+    for name in DETAILS:
+        entry = PARTS[name]
+        about = (
+            f'data-act="part" data-arg="{number}:{name}" id="lora-{number}-{name}" aria-description="{esc(entry.help)}"'
+        )
+        about += ' list="lora-blocks"' if name == "block_weights" else ""
+        drawn = control(entry, use.get(name, entry.default), about, empty=entry.hint)
+        fields += f'<label class="own" title="{esc(entry.help)}"><span>{esc(label(entry))}</span>{drawn}</label>'
+    is_set = any(use.get(name, PARTS[name].default) != PARTS[name].default for name in DETAILS)
+    return (
+        f'<details data-group="lora {esc(use["file"])}"><summary title="Strengths by part, block and step" '
+        f'aria-label="Strengths by part, block and step" class="{"is-set" if is_set else ""}">\u22ef</summary>'
+        f'<div class="concept-fields">{fields}</div></details>'
+    )
+
+
+# -- changes
+
+
+def changed(
+    values: dict[str, Any], act: str, arg: str, value: str, workspace: Workspace, roots: Roots
+) -> dict[str, Any]:
+    """The fields after something was pressed or moved in a row. Raises ProblemsError."""
+    first, _, what = arg.partition(":")
+    number = int(first) if first.isdecimal() and len(first) < 9 else -1
+    uses = list(values.get("loras", []))
+    if not 0 <= number < len(uses):
+        return values
+    if act == "word":
+        return values | {"prompt": with_word(str(values["prompt"]), _word(uses[number], what, workspace))}
+    if act == "remove":
+        del uses[number]
+    elif act in ("up", "down"):
+        other = number - 1 if act == "up" else number + 1
+        if 0 <= other < len(uses):
+            uses[number], uses[other] = uses[other], uses[number]
+    elif act == "on":
+        uses[number] = uses[number] | {"enabled": value == "true"}
+    elif act in ("strength", "part"):
+        name = "strength" if act == "strength" else what
+        if name not in (*DETAILS, "strength"):
+            return values
+        uses[number] = changed_values(PARTS, uses[number], name, value, roots)
+    return values | {"loras": uses}
+
+
+def _word(use: dict[str, Any], place: str, workspace: Workspace) -> str:
+    path = find_file(str(use["file"]), workspace)
+    words = facts_of(path).words if path is not None else ()
+    return words[int(place)] if place.isdecimal() and len(place) < 4 and int(place) < len(words) else ""
+
+
+def with_word(prompt: str, word: str) -> str:
+    """The prompt with one more at its end; one that it has already is not added again."""
+    if not word or has_word(prompt, word):
+        return prompt
+    begin = prompt.rstrip().rstrip(",")
+    return f"{begin}, {word}" if begin else word
+
+
+class Loras:
+    """What is done with LoRAs in the tab. fields: of the form, which keeps those in use"""
+
+    def __init__(self, page: Page, fields: PlainForm):
+        self.page, self.fields, self.shelf = page, fields, Shelf(page.workspace)
+
+    def _family(self, values: dict[str, Any]) -> str:
+        return model_of(values, self.page.project.job.model, self.page.workspace).family
+
+    def rows(self) -> str:
+        values = self.fields.load()
+        marked = form.marked_for_zero_snr(values, self.page.project.job, self.page.workspace)
+        used = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
+        said = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>' if marked else ""
+        return rows(
+            values["loras"],
+            form.tags_of(str(values["prompt"])),
+            said,
+            family=self._family(values),
+            prompt=str(values["prompt"]),
+            workspace=self.page.workspace,
+            thumb_url=self.page.thumb_url,
+        )
+
+    def picker(self, query: str = "") -> str:
+        return picker(self.shelf, self._family(self.fields.load()), query, self.page.thumb_url)
+
+    def embeddings(self) -> Any:
+        """The embeddings to choose from, with those that are chosen."""
+        chosen = self.fields.load()["embeddings"]
+        known = {value for _, value in self.shelf.embeddings}
+        listed = [*self.shelf.embeddings, *((text, text) for text in chosen if text not in known)]
+        return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True)
+
+    def act(self, event: gr.EventData) -> str | None:
+        """Something was pressed or typed in the list or in a row; the list, if only that changes. Raises ProblemsError."""
+        act, arg, value = act_of(event)
+        if act == "find":
+            return self.picker(value[:100])
+        if act == "refresh":
+            self.shelf.read()
+            return self.picker()
+        with self.page.project.lock:
+            values = self.fields.load()
+            if act == "add":
+                after = form.add_lora(values, self.shelf.named(arg).path, self.page.workspace)
+            else:
+                after = changed(values, act, arg, value, self.page.workspace, self.page.roots)
+            self.fields.put(after)
+        return None

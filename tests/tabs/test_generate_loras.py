@@ -1,0 +1,102 @@
+"""LoRAs in Generate without a browser: facts of files, the list to add one from, rows and trigger words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+from test_generate_tab import Engine, lora
+from work_parts import HOSTILE, event, make_page
+
+from core.generation.lora_facts import facts_of, preview_of
+from tabs.generate import form, loras
+from tabs.generate.tab import Desk
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+
+
+TAGS = json.dumps({"10_fox": {"fox": 10, "snow": 4}, "5_cat": {"cat": 6, "snow": 5}})
+
+
+def test_trigger_words_are_those_stated_then_the_runs_then_the_most_frequent_tags(tmp_path):
+    run = tmp_path / "runs" / "r"
+    metadata = {"modelspec.trigger_phrase": "zfx, zfx fox", "ss_tag_frequency": TAGS}
+    path = lora(run / "checkpoints" / "a.safetensors", metadata)
+    (run / "job.json").write_text(json.dumps({"captions": {"trigger_word": "ohwx"}}))
+    assert facts_of(path).words == ("zfx", "zfx fox", "ohwx", "fox", "snow", "cat")
+    assert facts_of(path).family == "sd1"
+    for bad in ("[", "[1]", '{"a": 3, "b": {"x": "y"}}', "[" * 5000):
+        assert facts_of(lora(tmp_path / "b.safetensors", {"ss_tag_frequency": bad, "n": str(len(bad))})).words in (
+            (),
+            ("x",),
+        )
+    (tmp_path / "c.safetensors").write_bytes(b"no")
+    assert facts_of(tmp_path / "c.safetensors").problem
+
+
+def test_the_preview_is_the_image_beside_the_file_else_the_newest_sample_of_its_run(desk):
+    space = desk.page.workspace
+    path = lora(space.runs / "r" / "checkpoints" / "a.safetensors")
+    assert preview_of(path, space) is None
+    samples = space.runs / "r" / "samples"
+    samples.mkdir()
+    for name in ("00000000_00.png", "00000020_00.png", "00000020_01.png"):
+        Image.new("RGB", (8, 8)).save(samples / name)
+    assert preview_of(path, space) == samples / "00000020_00.png"
+    beside = path.with_name("a.preview.png")
+    Image.new("RGB", (8, 8)).save(beside)
+    assert preview_of(path, space) == beside
+
+
+def test_the_list_has_those_of_the_models_family_and_says_why_the_others_do_not_fit(desk):
+    folder = desk.page.workspace.models / "loras"
+    for number in range(loras.OFFERED + 5):
+        lora(folder / f"fox {number:02}.safetensors")
+    lora(folder / f"large {HOSTILE[:20].replace('/', '')}.safetensors", width=2048)
+    (folder / "torn.safetensors").write_bytes(b"no")
+    desk.loras.shelf.read()
+    html = desk.loras.picker("")
+    assert html.count('data-act="add"') == loras.OFFERED and "5 more" in html and "<img src=x" not in html
+    assert "2 that do not fit" in html and "is for SDXL, the model is SD 1.x" in html and "unreadable" in html
+    found = desk.lora_act(event("find", "", "fox 07"))
+    assert found["add"].count('data-act="add"') == 1
+
+
+def test_the_folders_are_read_beside_the_page_and_then_sent_once(desk):
+    seen = desk.tick("")["seen"]
+    path = lora(desk.page.workspace.models / "loras" / "new.safetensors")
+    desk.loras.shelf.look(5)
+    fresh = desk.tick(seen)
+    assert "loras/new" in fresh["add"]
+    version = desk.loras.shelf.version
+    desk.loras.shelf.look(5)
+    assert desk.loras.shelf.version == version and path.exists()
+
+
+def test_a_row_shows_family_words_and_state_and_a_word_is_written_at_the_prompts_end(desk):
+    lora(desk.page.workspace.models / "loras" / "a.safetensors", {"modelspec.trigger_phrase": "zfx, glyph style"})
+    desk.loras.shelf.read()
+    desk.lora_act(event("add", desk.loras.shelf.loras[0].name))
+    row = desk._form()["loras"]
+    assert (
+        "SD 1.x" in row and 'data-arg="0:0"' in row and row.count("disabled>glyph style") == 1
+    )  # in the prompt already
+    for _ in range(2):
+        desk.lora_act(event("word", "0:0"))
+    assert desk._values()["prompt"] == "a fox, glyph style, zfx"
+    desk.lora_act(event("word", "0:99"))
+    desk.lora_act(event("on", "0", "false"))
+    assert desk._values()["prompt"] == "a fox, glyph style, zfx" and 'class="off"' in desk._form()["loras"]
+    assert form.job_of(desk._values(), desk.page.project.job).generate.loras == []
+
+
+def test_one_of_another_family_or_gone_says_so_in_its_row(desk):
+    lora(desk.page.workspace.models / "loras" / "xl.safetensors", width=2048)
+    uses = [{"file": "models/loras/xl.safetensors", "strength": 1.0}, {"file": "gone", "strength": 1.0}]
+    desk.presets.put(desk._values() | {"loras": uses})
+    row = desk._form()["loras"]
+    assert "is for SDXL, the model is SD 1.x" in row and "is not on this machine" in row
