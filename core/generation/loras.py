@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from core.families.components import Components
 from core.generation.store import fingerprint
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["AttachedLora", "LorasInUse", "check_file", "loras_attached", "read_network"]
 
 SHOWN_MODULES = 3
+MOST_KEPT, MOST_KEPT_BYTES = 20, 1 << 30  # networks that stay in memory with their model
 WHOLE = (0.0, 1.0)
 ROUNDING = 1e-6  # of a step: 3 / 20 * 20 is not quite 3
 
@@ -152,7 +154,7 @@ def loras_attached(
     for use in uses:
         try:
             path = find(use.file)
-            network = read_network(components, path, use.strength)
+            network = _network(components, path, [lora.path for lora in found.loras].count(path))
         except ProblemsError as error:
             problems.extend(error.problems)
             continue
@@ -171,6 +173,34 @@ def loras_attached(
             yield found
         finally:
             found.restore()
+            _forget_oldest(components)
+
+
+# The networks of a model that is in memory, the last used last, so that a strength moved or a LoRA chosen again needs no file.
+# They go with the model: adapters hold its layers, but nothing holds the whole denoiser.
+_KEPT: WeakKeyDictionary[Any, dict[Any, Network]] = WeakKeyDictionary()
+
+
+def _network(components: Components, path: Path, before: int) -> Network:
+    """The network of a file, read only if it was not kept. before: how often it is in use already"""
+    parts = (*components.text_encoders, components.denoiser)
+    kept = _KEPT.setdefault(components.denoiser, {})
+    key = (fingerprint(path), before, tuple(part is None for part in parts))
+    network = kept.pop(key, None)
+    layers = {id(module) for part in parts if part is not None for module in part.modules()}
+    if network is None or any(id(each.module) not in layers for each in network.adapters.values()):
+        network = read_network(components, path, 1.0)
+    kept[key] = network
+    return network
+
+
+def _forget_oldest(components: Components) -> None:
+    kept = _KEPT.get(components.denoiser, {})
+    sizes = {key: sum(each.nbytes for each in network.parameters()) for key, network in kept.items()}
+    for key in list(kept):
+        if len(kept) <= MOST_KEPT and sum(sizes[each] for each in kept) <= MOST_KEPT_BYTES:
+            break
+        del kept[key]
 
 
 def together(lists: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:

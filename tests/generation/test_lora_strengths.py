@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
 from core.families import family
+from core.generation import loras as loras_module
 from core.generation.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of
 from core.generation.loras import Strength, loras_attached, read_network
 from core.generation.making import Maker
@@ -173,3 +176,33 @@ def test_twenty_loras_at_once_make_an_image(starter, space, tmp_path):
         run_generate(job_of(steps=1, seed=1, loras=uses), space, store=make_store()) for uses in (loras[:1], loras)
     )
     assert one[0].read_bytes() != twenty[0].read_bytes()
+
+
+def test_a_file_is_read_once_for_a_model_until_it_changes(starter, file, tmp_path, monkeypatch):
+    path = save_lora(tmp_path / "own.safetensors", random_lora(starter, conv=False), SD1)
+    read = []
+    monkeypatch.setattr(
+        "core.generation.loras.read_network", lambda *given: read.append(given[1]) or read_network(*given)
+    )
+    first = latents(starter, LoraUse(file="a", strength=0.8), path)
+    latents(starter, LoraUse(file="a", strength=-0.5, block_weights="MIDD"), path)
+    assert torch.equal(latents(starter, LoraUse(file="a", strength=0.8), path), first) and len(read) == 1
+    two = [LoraUse(file="a"), LoraUse(file="a", strength=0.5)]
+    with loras_attached(starter, two, lambda name: path) as loras:
+        assert loras.networks[0] is not loras.networks[1]
+    assert len(read) == 2
+    save_lora(path, random_lora(starter, conv=False, seed=9), SD1)
+    assert not torch.equal(latents(starter, LoraUse(file="a", strength=0.8), path), first) and len(read) == 3
+    monkeypatch.setattr("core.generation.loras.MOST_KEPT_BYTES", 0)
+    for _ in range(2):
+        latents(starter, LoraUse(file="a", strength=0.8), file)
+    assert read[3:] == [file, file]  # what is over the limit is not kept
+
+
+def test_networks_go_with_their_model(file):
+    model = family("sd1").load(STARTER)
+    latents(model, LoraUse(file="a"), file)
+    before = len(loras_module._KEPT)
+    del model
+    gc.collect()
+    assert len(loras_module._KEPT) == before - 1
