@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -10,13 +12,19 @@ from test_generate_tab import Engine, lora
 from work_parts import HOSTILE, event, make_page
 
 from core.generation.lora_facts import facts_of, preview_of
+from core.record.workspace import PROJECT
 from tabs.generate import form, loras
 from tabs.generate.tab import Desk
 
 
 @pytest.fixture
 def desk(tmp_path):
-    return Desk(make_page(tmp_path, Engine(tmp_path / "outputs" / "images")))
+    page = make_page(tmp_path, Engine(tmp_path / "outputs" / "images"))
+    page.workspace = replace(page.workspace, models=tmp_path / "models")
+    shutil.copytree(
+        PROJECT / "models" / "starter", tmp_path / "models" / "starter", ignore=shutil.ignore_patterns("images")
+    )
+    return Desk(page)
 
 
 TAGS = json.dumps({"10_fox": {"fox": 10, "snow": 4}, "5_cat": {"cat": 6, "snow": 5}})
