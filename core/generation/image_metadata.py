@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from core.diffusion.samplers import schedule_problem
 from core.families.word_weights import runs_of, wrong_weight
+from core.generation.foreign_metadata import Told, told_by
 from core.generation.initial import blur_of
 from core.generation.prompt.loras import tag_of, use_of
 from core.generation.prompt.tags import LoraTag, without_tags
@@ -62,7 +63,7 @@ class ImageRecord:
     """The settings found in an image.
 
     job       settings that generate it again; None if there are none that can be used
-    source    "atelier" or "a1111"; "" if there is no job
+    source    "atelier", "a1111", "comfyui" ...; "" if there is no job
     reason    why there is no job, in one sentence
     notes     what could not be used as it is
     """
@@ -189,17 +190,20 @@ def _quoted(value: Any) -> str:
 
 
 def read_image_metadata(path: str | Path) -> ImageRecord:
-    """The settings an image was generated with: Atelier's own chunk, else A1111's `parameters` (PNG text or EXIF)."""
+    """The settings an image was generated with: Atelier's own chunk, else what another program wrote (PNG text or EXIF)."""
     from core.dataset.images.opening import BrokenImage, open_image
 
     try:
         with open_image(path) as image:
             texts = _texts(image)
             comment, ours = _exif_texts(image)
+            size = image.size
     except BrokenImage as error:
         return ImageRecord(reason=f"The image {error}.")
     if CHUNK in texts or ours:
         return _from_chunk(texts.get(CHUNK) or ours)
+    if (told := told_by(texts, comment, size)) is not None:
+        return from_told(told)
     block = texts.get("parameters") or comment
     if block:
         return from_a1111_text(block)
@@ -288,12 +292,32 @@ def from_a1111_text(text: str) -> ImageRecord:
     prompt, negative, pairs = a1111_parts(text)
     if not pairs:
         return ImageRecord(reason="This image contains a text, but no generation settings.")
-    notes: list[Problem] = []
-    tags: list[LoraTag] = []
     try:
-        prompt, tags = without_tags(prompt)
+        text, tags = without_tags(prompt)
     except ValueError as error:
-        notes.append(_advice(f"The prompt was not changed: {error}", "bad-lora"))
+        return _from_pairs(prompt, negative, pairs, [_advice(f"The prompt was not changed: {error}", "bad-lora")])
+    return _from_pairs(text, negative, pairs, [], tags)
+
+
+def from_told(told: Told) -> ImageRecord:
+    """The same of what another program wrote."""
+    if len(told.prompt) + len(told.negative) > LONGEST_TEXT:
+        return ImageRecord(reason="This image contains a text that is too long for settings.")
+    notes = [_advice(f"{told.source} weighs and samples in ways of its own, so the image will differ", "other-program")]
+    if "Denoising strength" in told.pairs:
+        notes.append(_advice("It was made from another image, which is not in the file", "no-initial-image"))
+    tags = [LoraTag(name, unet, text) for name, unet, text in told.loras]
+    return _from_pairs(told.prompt, told.negative, told.pairs, notes, tags, told.source.lower())
+
+
+def _from_pairs(
+    prompt: str,
+    negative: str,
+    pairs: dict[str, str],
+    notes: list[Problem],
+    tags: Sequence[LoraTag] = (),
+    source: str = "a1111",
+) -> ImageRecord:
     steps = int(pairs["Steps"]) if pairs.get("Steps", "")[:6].isdecimal() else 0
     loras = [use_of(tag, steps or GenerateSettings().steps) for tag in tags]
     wanted: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "loras": loras}
@@ -327,7 +351,7 @@ def from_a1111_text(text: str) -> ImageRecord:
         )
     job = GenerateJob.model_validate({"generate": kept, "model": model, "prompts": {"dynamic_prompts": False}})
     hashes = Hashes(pairs.get("Model hash", ""), _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes"))
-    return ImageRecord(job=job, source="a1111", notes=notes, hashes=hashes)
+    return ImageRecord(job=job, source=source, notes=notes, hashes=hashes)
 
 
 def _weighs(*texts: str) -> bool:
