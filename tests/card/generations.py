@@ -61,7 +61,8 @@ def count(folder: Path, name: str) -> dict:
     if not (model / "model_index.json").exists():
         hollow_folder(family_name, model)
     asked = {"prompt": "a fox", "steps": 2, "width": pixels, "height": pixels, "seed": 1}
-    job = build(GenerateJob, {"model": {"base_model": str(model)}, "generate": asked} | groups)
+    own = {"model": {"base_model": str(model)}, "generate": asked, "output": {"preview_every_n_steps": None}}
+    job = build(GenerateJob, own | groups)
     workspace = Workspace(folder / "outputs", PROJECT / "models", PROJECT / "presets")
     workspace.private.mkdir(parents=True, exist_ok=True)
     plan, found = plan_of(job, workspace), {}
