@@ -118,6 +118,10 @@ class PlainForm(ABC):
         shown = {**(self.load() if values is None else values), **{name: text for name, (text, _) in self._bad.items()}}
         return fields(self.known, shown, names, self._act, said, ids, self._wrong | self._bad.keys(), self.offers)
 
+    def follows(self, name: str, before: Values, values: Values) -> Values:
+        """`values` with what changes together with the field `name`."""
+        return values
+
     def change(self, name: str, text: str) -> None:
         """One field as a person wrote it. Raises ProblemsError; the field keeps the text then."""
         if name not in self.known:
@@ -126,7 +130,8 @@ class PlainForm(ABC):
         with self.page.project.lock:
             others = {each: bad for each, bad in self._bad.items() if each != name}
             try:
-                self.put(changed_values(self.known, self.load(), name, text, self.page.roots))
+                before = self.load()
+                self.put(self.follows(name, before, changed_values(self.known, before, name, text, self.page.roots)))
                 self._bad = others
             except ProblemsError as error:
                 self._bad = others | {name: (text, error.problems)}

@@ -134,6 +134,12 @@ class Fields(PlainForm):
     def fresh(self) -> dict[str, Any]:
         return form.start_values(self.page.project.job)
 
+    def follows(self, name: str, before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+        """VAE, clip skip and prediction type were those of the model before."""
+        if name != "base_model" or values[name] == before[name]:
+            return values
+        return values | {own: form.ENTRIES[own].default for own in form.MODEL}
+
     def job(self, values: dict[str, Any]) -> GenerateJob:
         return form.job_of(values, self.page.project.job)
 

@@ -24,6 +24,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
 from tabs.generate.form import draw_with, job_of, newest_words
+from tabs.generate.tab import Fields
 from tabs.monitor import tab as monitor
 from tabs.runs import compare_view, view
 from tabs.runs.tab import Desk
@@ -345,8 +346,9 @@ def test_generate_with_it_takes_what_makes_the_first_sample_again(desk):
     assert (asked.prompt, asked.negative_prompt, asked.width, asked.height) == ("a (zunkel:1.2)", "blurry", 128, 64)
     assert (asked.seed, asked.steps, asked.guidance_scale, asked.sampler) == (5, 7, 3.0, "euler")
     assert not asked.prompt_weights and (job.model.clip_skip, job.model.prediction) == (2, "v")
-    other = job_of(values | {"base_model": "models/other"}, TrainJob())
-    assert other.model.clip_skip is None  # another model than the run's
+    Fields(desk.page).change("base_model", "models/other")
+    other = job_of(desk.page.project.tab_state("Generate")["values"], TrainJob()).model
+    assert other.base_model == "models/other" and (other.clip_skip, other.prediction) == (None, "auto")
 
 
 def test_a_run_of_another_version_is_shown_without_its_settings(desk):
