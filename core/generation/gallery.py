@@ -283,6 +283,10 @@ class Gallery:
         """How many images each model has made."""
         return Counter(known.model for _, known in list(self._facts.values()) if known.model)
 
+    def days(self) -> Counter[str]:
+        """How many images were made on each day: 2026-12-31."""
+        return Counter("{}-{:02}-{:02}".format(*time.localtime(shot.time)[:3]) for shot in self.newest())
+
     def loras(self) -> Counter[str]:
         return Counter(lora for _, known in list(self._facts.values()) for lora in known.loras)
 

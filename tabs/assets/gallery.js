@@ -26,7 +26,7 @@
   const number = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
   const grid = () => byId("shelf-grid"), field = () => byId("shelf-field");
   const filter = () => ({words: byId("shelf-words").value, model: byId("shelf-model").value, lora: byId("shelf-lora").value,
-    day: byId("shelf-day").value || byId("shelf-date").value, stars: Number(byId("shelf-stars").value)});
+    day: byId("shelf-date").value, stars: Number(byId("shelf-stars").value)});
   const filtered = () => Object.values(filter()).some(Boolean);
 
   /* ---- the list ---- */
@@ -42,8 +42,9 @@
     ({version, total, left} = found);
     for (const [name, tile] of Object.entries(found.tiles)) tiles.set(name, {...tile, version});
     drawStrip(found.strip);
-    offer("shelf-model", found.models, "any model");
-    offer("shelf-lora", found.loras, "any LoRA");
+    offer("shelf-model", [["", "any model"]], found.models);
+    offer("shelf-lora", [["", "any LoRA"]], found.loras);
+    offer("shelf-date", [["", "any date"], ["today", "today"], ["week", "last 7 days"]], found.days);
     if (found.away && !undos.length && !read.has(found.away.token)) { undos.push({...found.away, names: []}); drawUndo(); }
     if (forced || !begun || calm() || same(names, found.names)) put(found.names);
     else waiting = found.names;
@@ -59,8 +60,8 @@
     draw();
     drawLine();
   };
-  const offer = (id, counted, none) => {
-    const node = byId(id), kept = node.value, options = [["", none], ...counted.map(([name, count]) => [name, `${name} (${count.toLocaleString("en")})`])];
+  const offer = (id, first, counted) => {
+    const node = byId(id), kept = node.value, options = [...first, ...counted.map(([name, count]) => [name, `${name} (${count.toLocaleString("en")})`])];
     if (same(options.map(([, words]) => words), [...node.options].map((each) => each.textContent))) return;
     if (kept && !options.some(([name]) => name === kept)) options.push([kept, kept]);
     node.replaceChildren(...options.map(([name, words]) => h("option", {value: name}, words)));
@@ -348,9 +349,7 @@
     const on = (id, kind, work) => byId(id).addEventListener(kind, work);
     on("shelf-grid", "scroll", draw);
     on("shelf-words", "input", () => { clearTimeout(typing); typing = setTimeout(again, TYPING); });
-    on("shelf-day", "change", () => { byId("shelf-date").value = ""; again(); });
-    on("shelf-date", "change", () => { byId("shelf-day").value = ""; again(); });
-    for (const id of ["shelf-model", "shelf-lora", "shelf-stars"]) on(id, "change", again);
+    for (const id of ["shelf-model", "shelf-lora", "shelf-date", "shelf-stars"]) on(id, "change", again);
     on("shelf-new", "click", () => { const first = waiting && waiting[0]; if (waiting) put(waiting); if (first) goTo(first); });
     on("shelf-select", "click", ({currentTarget}) => { const now = !selecting(); attr(currentTarget, "aria-pressed", String(now)); if (!now) clear(); });
     on("shelf-trash", "click", () => remove(names.filter((name) => chosen.has(name))));

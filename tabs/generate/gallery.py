@@ -32,6 +32,7 @@ AT_FIRST = 80  # tiles that come with the list
 MOST_TILES = 300  # in one answer
 STRIP = 100  # images of the session's strip
 FEW = 64  # new images whose facts are read at once
+MOST_DAYS = 400  # to choose from
 MOST_COPIED = 1000  # images of a new dataset
 THUMB, SMALL = 384, 256
 # Settings that the viewer names in its own words, or that say nothing of one image.
@@ -171,6 +172,7 @@ class Shelf:
             "left": len(gallery.unread()),
             "models": sorted(gallery.models().items()),
             "loras": sorted(gallery.loras().items()),
+            "days": sorted(gallery.days().items(), reverse=True)[:MOST_DAYS],
         }
 
     def _tiles(self, asked: dict[str, Any]) -> dict[str, Any]:

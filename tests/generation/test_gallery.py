@@ -168,6 +168,7 @@ def test_filters_by_words_model_lora_day_and_stars(space):
     assert found(day=(date.today() - timedelta(30)).isoformat()) == ["c.png"]
     assert found(stars=3) == ["b.png"] and found(stars=4) == [] and found(words="fox", stars=1) == ["b.png"]
     assert gallery.models() == {"starter": 2, "other": 1} and gallery.loras() == {"ink": 1}
+    assert gallery.days()[date.today().isoformat()] == 1 and sum(gallery.days().values()) == 3
     with pytest.raises(ProblemsError) as error:
         found(day="31.12.")
     assert error.value.problems[0].code == "gallery.bad-day"

@@ -133,10 +133,10 @@ def test_a_dialog_takes_the_keyboard_keeps_it_and_gives_it_back(window, screen):
     in_dialog(tab, "Compare samples")
     expect(sample).to_be_focused()
     go(tab, "Generate", MARKS["Generate"])
-    image = tab.locator("#gen-gallery .shot").nth(1)
+    image = tab.locator("#shelf-grid .tile").nth(1)
     image.press("Enter")
     expect(tab.get_by_role("dialog")).to_be_visible()
-    in_dialog(tab, "Enlarged image")
+    in_dialog(tab, "Image viewer")
     expect(image).to_be_focused()
 
 
