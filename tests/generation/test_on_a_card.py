@@ -35,5 +35,5 @@ def test_a_generation_at_the_real_size_fits_and_takes_what_was_foretold(tmp_path
     peak = max(found["loading"], found["steps"], found["decoding"])
     assert found["offload"] == offload and peak <= limit
     if case in ("sd15 auto, 8 GB", "sdxl auto, 8 GB", "sdxl auto, 4 GB"):  # in strips or as a whole, as it was counted
-        assert found["forecast"] == pytest.approx(peak, rel=0.03)
+        assert found["forecast"] == pytest.approx(peak, rel=0.1)  # the goal for a forecast
     assert (found["held"] < 0.1) == (offload == "layers"), "what is moved leaves nothing behind"
