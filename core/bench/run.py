@@ -15,13 +15,14 @@ from core.bench.captions import caption_rows, measure_captions
 from core.bench.compare import CASES, QUICK, compare, compare_rows
 from core.bench.datasets import measure_datasets
 from core.bench.gemm import gemm_rate
+from core.bench.generate import generate_rows, measure_generate
 from core.bench.measure import measure_page, measure_training
 from core.bench.tagger import measure_tagger, tagger_rows
 from core.record import machine
 from core.record.workspace import Workspace
 from core.settings.network import NetworkSettings
 
-PARTS = ("train", "page", "caching", "datasets", "captions", "baseline")
+PARTS = ("train", "page", "caching", "datasets", "captions", "baseline", "generate")
 CASE = "baseline:"  # before the name of a single case
 SIZE = 256
 
@@ -44,6 +45,8 @@ def run_bench(
         return result | {"datasets": measure_datasets(quick, say)}
     if only == "captions":
         return result | {"captions": _captions(quick, say)}
+    if only == "generate":
+        return result | {"generate": measure_generate(folder, device, quick, say)}
     if only is not None and only.startswith("baseline"):  # hours for the large ones: only on request
         case = only.removeprefix(CASE) if only != "baseline" else None
         return result | {"baseline": compare(folder, device, quick=quick, case=case, say=say)}
@@ -159,6 +162,8 @@ def table(result: dict[str, Any]) -> str:
         rows += caching_rows(caching)
     if baseline := result.get("baseline"):
         rows += compare_rows(baseline)
+    if generated := result.get("generate"):
+        rows += generate_rows(generated)
     if datasets := result.get("datasets"):
         rows += dataset_rows(datasets)
     if captions := result.get("captions"):
