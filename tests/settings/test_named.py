@@ -43,6 +43,11 @@ FREE = {  # texts that name nothing outside the job, and why
     "four numbers": "gradual_latent_unsharp_params",
     "an ending by its pattern, of files beside the images": "caption_extension tags_extension captions_to tags_to",
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",
+    "a module, allowed by the owner's list (core/record/allowed.py), and text for it": "from_module prompter_module_args",
+    "layers of a model by their names": "pag_layers slg_layers seg_layers",
+    "names of files from fields, without what leads out of the folder (core/generation/output.py)": "file_pattern"
+    " folder_pattern",
+    "numbers, and names of presets": "block_weights",
     "numbers": "block_lr block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight"
     " base_weights_multiplier lr_warmup_steps lr_decay_steps",
     "arguments by name, numbers and words for a class": "optimizer_args lr_scheduler_args",
