@@ -54,6 +54,8 @@
   const put = (fresh) => {
     names = fresh;
     waiting = null;
+    attr(grid(), "role", names.length ? "listbox" : "group");
+    attr(grid(), "aria-multiselectable", names.length ? "true" : null);
     const there = new Set(names);
     for (const name of chosen) if (!there.has(name)) chosen.delete(name);
     measure();
@@ -147,6 +149,7 @@
     const box = byId("shelf-strip"), there = new Map([...box.querySelectorAll(".tile")].map((node) => [node.dataset.name, node]));
     const before = box.scrollLeft, wide = box.scrollWidth, held = box.contains(document.activeElement) ? document.activeElement.dataset.name : "";
     strip = fresh;
+    attr(box, "role", strip.length ? "listbox" : "group");  // a list box has options
     if (!strip.length) { if (there.size || !begun) box.replaceChildren(h("span", {class: "hint"}, "Images that you generate now appear here.")); return; }
     const wanted = strip.map((name) => there.get(name) || made(name));
     if (!same(wanted, [...box.children])) {

@@ -126,7 +126,9 @@ def test_history_and_styles_put_prompts_back(tab, served, monkeypatch):
     wait_until(lambda: len(asked) == 2)
     assert (asked[1].prompt, asked[1].negative_prompt) == ("<i>first</i> second", "blurry <b>")  # in the style
     tab.locator("#gen-history").click()
+    expect(tab.get_by_label("Find in the history")).to_be_focused()
     tab.keyboard.type("FIRST")
+    expect(tab.locator(".prompt-history li button").first).to_contain_text("first")
     tab.locator(".prompt-history li button").first.click()
     expect(tab.locator("#gen-prompt")).to_have_value("<i>first</i> {prompt}")
     tab.locator("#gen-styles summary").click()

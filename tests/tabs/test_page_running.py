@@ -110,7 +110,7 @@ def test_a_run_that_is_stopped_from_another_tab_is_told_of_with_the_way_to_it(vi
 OFFERED = {
     "running": ["sample", "save", "pause", "stop"],
     "paused": ["sample", "save", "resume", "stop"],
-    "stopped": ["generate", "continue", "settings"],
+    "stopped": ["generate", "continue", "settings", "grid"],
 }
 SHOWN = "[...document.querySelectorAll('#run-actions > :not(.off)')].map((node) => node.dataset.action)"
 

@@ -141,10 +141,11 @@ def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
         assert keys_of(page, "glyph_style.safetensors")
 
         tab(page, "Generate")
-        page.get_by_label("Add a LoRA").first.click()
-        page.get_by_role("option", name=re.compile("glyph_style")).first.click()
+        page.locator("summary", has_text="Add a LoRA").click()
+        page.locator("[data-act=add]", has_text="glyph_style").first.click()
+        page.locator("#gen-loras [data-act=strength]").first.wait_for()
         page.get_by_role("button", name="Generate", exact=True).click()
-        page.locator("img[src*='seed'], .image img, figure img").first.wait_for()
+        page.locator("#shelf-strip .tile img").first.wait_for()
         assert list((tmp_path / "outputs" / "images").rglob("*.png"))
         assert page.errors == []
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import time
@@ -117,7 +118,7 @@ class GridFolder:
     def named(cls, name: str, workspace: Workspace) -> GridFolder:
         """Raises ProblemsError for one that is not there."""
         folder = cls(grids_of(workspace) / name)
-        if leads_out(name) or "/" in name or "\\" in name or not (folder.path / FILE).is_file():
+        if leads_out(name) or "/" in name or "\\" in name or not os.path.isfile(folder.path / FILE):
             what = f"There is no grid '{name[:80]}'"
             raise ProblemsError.one(
                 what, "grid.folder", "use the name of a folder in outputs/grids", "grid.no-such-grid"
