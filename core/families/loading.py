@@ -326,7 +326,8 @@ def digest(
     cancel: CancelToken | None = None,
     kohya_projection: bool = False,
 ) -> str:
-    """SHA-256 of weights as stored ("unet", "vae" or "text_encoders"), for the keys of caches. Loads nothing."""
+    """SHA-256 of weights as stored ("denoiser", "vae" or "text_encoders"), for the keys of caches. Loads nothing."""
+    assert part in ("denoiser", "vae", "text_encoders"), part
     if part == "vae" and vae is not None:
         return part_digest(open_vae(vae), memo, cancel)
     checkpoint = open_checkpoint(path, layout.family, kohya_projection=kohya_projection)

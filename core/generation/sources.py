@@ -197,7 +197,7 @@ def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | No
     memo = HashMemo(workspace.private / "hashes.json")
     if sources.model.is_dir():  # other programs do not hash folders: use the denoiser's weights
         kind = family(sources.family)
-        model = kind.digest(sources.model, kind.denoiser, memo=memo, cancel=cancel)
+        model = kind.digest(sources.model, "denoiser", memo=memo, cancel=cancel)
     else:
         model = memo.get("sha256", [sources.model], lambda: file_sha256(sources.model, cancel))
     loras = {}

@@ -164,7 +164,8 @@
   const written = (weight) => Number.isInteger(weight) ? `${weight}.0` : String(weight);
   const weigh = (field, up) => {
     let text = field.value, start = field.selectionStart, end = field.selectionEnd;
-    if (start === end) [start, end] = within(text, start, "<", ">") || within(text, start, "(", ")") || within(text, start, "[", "]") || word(text, start);
+    const inTag = text[start - 1] === ">" ? start - 1 : start;  // right behind a tag is where completion leaves the caret
+    if (start === end) [start, end] = within(text, inTag, "<", ">") || within(text, start, "(", ")") || within(text, start, "[", "]") || word(text, start);
     else { while (end > start && text[end - 1] === " ") end -= 1; while (start < end && text[start] === " ") start += 1; }
     if (start === end) return;
     const extra = text[start - 1] === "<", close = extra ? ">" : ")", step = extra ? 0.05 : 0.1;
@@ -187,6 +188,9 @@
     if (!extra && weight === 1) change(field, text.slice(0, start - 1) + text.slice(start, end) + text.slice(last + 1), start - 1, end - 1);
     else change(field, `${text.slice(0, end + 1)}${written(weight)}${text.slice(last)}`, start, end);
   };
+
+  /* A field that has the focus is not redrawn, but an image whose settings are read fills in the prompts too. */
+  for (const name of ["drop", "change"]) document.addEventListener(name, ({target}) => { if (target.closest && target.closest("#gen-drop") && isPrompt(document.activeElement)) document.activeElement.blur(); }, true);
 
   /* ---- completion ---- */
 

@@ -360,7 +360,12 @@ def _kept(name: str, kept: str | None) -> str:
     """Keep a checkpoint under a name, or let it go."""
     if kept is None:
         return button(
-            "mark", "Keep this one", name, kind="quiet", label=f"Keep this one: {name}", title="Marks it in lists of files"
+            "mark",
+            "Keep this one",
+            name,
+            kind="quiet",
+            label=f"Keep this one: {name}",
+            title="Marks it in lists of files",
         )
     words = "Kept" if kept == Path(name).stem else f"Kept as {short(kept, 40)}"
     undo = button("unmark", "Undo", name, kind="quiet", label=f"Undo keeping {name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_a_job_writes_its_images_with_everything_needed_to_draw_them_again(works
         record = read_image_metadata(path)
         assert record.job is not None and record.job.generate.seed == seed and record.job.generate.count == 1
         assert record.hashes.loras == {"outputs/runs/2026-01-01_a/checkpoints/odd.safetensors": tensors_sha256(lora)}
-        assert len(record.hashes.model) == 64
+        assert record.hashes.model == family("sd1").digest(STARTER, "denoiser") != hashlib.sha256().hexdigest()
         assert str(workspace.outputs) not in path.read_bytes().decode("latin-1")
 
     again = run_generate(read_image_metadata(files[1]).job, workspace, store=store)

@@ -41,6 +41,7 @@ def test_weights_are_changed_by_keys_as_in_a1111_and_undone(tab):
     assert weigh(tab, "((fox)) b", 3, 3, up) == "(fox:1.3) b"
     assert weigh(tab, "[fox] b", 2, 2, down) == "(fox:0.8) b"
     assert weigh(tab, "x <lora:ink:0.8>", 6, 6, up) == "x <lora:ink:0.85>"
+    assert weigh(tab, "x <lora:ink:0.8>", 16, 16, up) == "x <lora:ink:0.85>"  # right behind it
     assert weigh(tab, "x <lora:ink>", 6, 6, down) == "x <lora:ink:0.95>"
     assert weigh(tab, "a red fox", 3, 3, up) == "a (red:1.1) fox"
     tab.keyboard.press("Control+z")

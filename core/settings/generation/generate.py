@@ -128,7 +128,7 @@ class GenerateSettings(Settings):
         "own",
         level="shown",
         labels={
-            "own": "the sampler's own",
+            "own": "Automatic",
             "uniform": "Uniform",
             "karras": "Karras",
             "exponential": "Exponential",
