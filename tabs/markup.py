@@ -38,7 +38,9 @@ element.addEventListener('click', async (event) => {
 element.addEventListener('change', (event) => {
   const target = event.target.closest('input[data-act], select[data-act], textarea[data-act]');
   clearTimeout(typed);
-  if (target) trigger('act', said(target, {value: target.type === 'checkbox' ? String(target.checked) : target.value}));
+  if (!target) return;
+  target.sentValue = target.value;
+  trigger('act', said(target, {value: target.type === 'checkbox' ? String(target.checked) : target.value}));
 });
 element.addEventListener('input', (event) => {
   clearTimeout(typed);
@@ -52,7 +54,7 @@ element.addEventListener('input', (event) => {
 watch('value', () => {
   element.querySelectorAll('input, select, textarea').forEach((field) => {
     if (field.type === 'checkbox') field.checked = field.hasAttribute('checked');
-    else if (field === document.activeElement) return;
+    else if (field === document.activeElement && field.value !== field.sentValue) return;  // somebody is typing in it
     else if (field.tagName === 'TEXTAREA') field.value = field.textContent;
     else if (field.tagName === 'SELECT') field.value = (field.querySelector('option[selected]') || field).value;
     else field.value = field.getAttribute('value') || '';

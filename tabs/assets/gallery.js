@@ -141,8 +141,8 @@
     const seed = tile.seed === null ? "" : `seed ${tile.seed}`;
     text(says, tile.says);
     attr(says, "title", tile.says);
-    sizes.replaceChildren(...(tile.stars ? [h("span", {class: "shelf-rated"}, rated(tile.stars)), " "] : []), [tile.own, seed].filter(Boolean).join(", "));
-    attr(node, "aria-label", [tile.says, seed, tile.own, tile.base && "beside the base model", tile.stars && number(tile.stars, "star")].filter(Boolean).join(", "));
+    sizes.replaceChildren(...(tile.stars ? [h("span", {class: "shelf-rated", "aria-hidden": "true"}, rated(tile.stars)), " "] : []), [tile.own, seed].filter(Boolean).join(", "));
+    attr(node, "aria-label", [tile.says, tile.own, seed, tile.base && "beside the base model", tile.stars && number(tile.stars, "star")].filter(Boolean).join(", "));
   };
   /** New images come in front; who has scrolled on keeps looking at the same ones. */
   const drawStrip = (fresh) => {

@@ -190,7 +190,10 @@
   };
 
   /* A field that has the focus is not redrawn, but an image whose settings are read fills in the prompts too. */
-  for (const name of ["drop", "change"]) document.addEventListener(name, ({target}) => { if (target.closest && target.closest("#gen-drop") && isPrompt(document.activeElement)) document.activeElement.blur(); }, true);
+  for (const name of ["drop", "change"]) document.addEventListener(name, ({target}) => {
+    const zone = target.closest && target.closest("#gen-drop"), button = zone && zone.querySelector("button");
+    if (button && isPrompt(document.activeElement)) button.focus({preventScroll: true});
+  }, true);
 
   /* ---- completion ---- */
 

@@ -109,14 +109,14 @@ def picker(shelf: Shelf, family: str, query: str, thumb_url: Url) -> str:
     if folded:
         folded = (
             f'<details data-group="lora-others"><summary>{len(others):,} that do not fit this model</summary>'
-            f"<ul>{folded}</ul></details>"
+            f'<ul tabindex="0">{folded}</ul></details>'
         )
     models = "".join(f'<option value="{esc(name)}">{esc(about)}</option>' for name, about in shelf.models)
     return (
         f'<details class="picker" data-group="lora-add"><summary class="btn">Add a LoRA</summary>'
         f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
         f'placeholder="Search {len(shelf.loras):,} LoRAs" aria-label="Search LoRAs" autocomplete="off">'
-        f"<ul>{rows}{more}{none}</ul>{folded}</details>{button('refresh', 'Refresh', kind='quiet')}"
+        f"<ul tabindex='0'>{rows}{more}{none}</ul>{folded}</details>{button('refresh', 'Refresh', kind='quiet')}"
         f'<datalist id="gen-models">{models}</datalist>'
     )
 

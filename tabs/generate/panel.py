@@ -152,7 +152,7 @@ def _row(
 ) -> Group:
     fields = ""
     for group, names in members.items():
-        head = f"<h4>{esc(_title(group))}</h4>" if len(members) > 1 else ""
+        head = f"<h3>{esc(_title(group))}</h3>" if len(members) > 1 else ""
         fields += f'{head}{first(group)}<div class="concept-fields">{draw(*names)}</div>'
     changed = [name for names in members.values() for name in names if _is_set(name, values)]
     entries = form.ENTRIES

@@ -196,7 +196,7 @@ def status(
         f'<li class="failed">{problems_html([problem])}{_ways(identity, problem)}{button("close", "Close", identity)}</li>'
         for identity, problem in failures
     )
-    failed = f'<ul class="jobs gen-failed" role="alert">{failed}</ul>' if failed else ""
+    failed = f'<div role="alert"><ul class="jobs gen-failed">{failed}</ul></div>' if failed else ""
     return f'<div class="gen-line"><div class="gen-now">{first}</div>{rest}{resume}{switch}{failed}</div>'
 
 

@@ -21,7 +21,7 @@
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode.parentElement, words = walker.currentNode.textContent.trim();
-    if (!words || !seen(node) || node.closest("script, style, option, :disabled, .sr-only")) continue;
+    if (!words || !seen(node) || node.closest("[aria-hidden=true], script, style, option, :disabled, .sr-only")) continue;
     const box = node.getBoundingClientRect();
     if (box.width < 2 || box.height < 2) continue;
     const style = getComputedStyle(node), under = behind(node);

@@ -218,14 +218,16 @@ def generate(tab, drawn) -> None:
     go(tab, "Generate")
     expect(tab.locator("#gen-gallery img").first).to_be_visible()
     tab.locator("#gen-add summary").first.click()
-    expect(tab.locator("#gen-add [data-act=add]").first).to_be_visible()
+    expect(tab.locator("#gen-add summary", has_text="that do not fit")).to_be_visible()
+    tab.locator("#gen-add summary", has_text="that do not fit").click()
+    expect(tab.locator("#gen-add")).to_contain_text("b-foreign")
     tab.locator("#gen-add summary").first.click()
     tab.locator("#gen-gallery img").first.click()
-    expect(tab.locator("#gen-light img").first).to_be_visible()
+    expect(tab.get_by_role("dialog", name="Image viewer").locator("img:visible").first).to_be_visible()
     tab.keyboard.press("Escape")
     tab.locator("#gen-drop input[type=file]").set_input_files(str(drawn))
     expect(tab.locator("#said")).to_contain_text("were loaded")
-    expect(tab.locator("#gen-form textarea").first).to_have_value(re.compile("b-foreign"))
+    expect(tab.locator("#gen-prompt")).to_have_value(re.compile("b-foreign"))
 
 
 def tools(tab) -> None:
