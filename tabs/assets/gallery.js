@@ -113,7 +113,7 @@
     }, SOON);
   };
   const made = (name) => h("div", {class: "tile", role: "option", "data-name": name, tabindex: -1, "aria-selected": "false"},
-    h("div", {class: "shot"}, h("img", {alt: "", loading: "lazy", decoding: "async"})), h("div", {class: "says", "aria-hidden": "true"}), h("div", {class: "sizes", "aria-hidden": "true"}));
+    h("div", {class: "shot"}, h("img", {alt: "", loading: "lazy", decoding: "async"})), h("div", {class: "says"}), " ", h("div", {class: "sizes"}));
   const placed = (name, at) => {
     let node = nodes.get(name);
     if (!node) {
