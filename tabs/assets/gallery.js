@@ -51,6 +51,7 @@
     begun = true;
     drawLine();
   };
+  let sought = "";  // the image that the keyboard goes to as soon as the list has it
   const put = (fresh) => {
     names = fresh;
     waiting = null;
@@ -61,6 +62,7 @@
     measure();
     draw();
     drawLine();
+    if (names.includes(sought)) goTo(sought);
   };
   const offer = (id, first, counted) => {
     const node = byId(id), kept = node.value, options = [...first, ...counted.map(([name, count]) => [name, `${name} (${count.toLocaleString("en")})`])];
@@ -165,7 +167,8 @@
   /* ---- keyboard, mouse, selection ---- */
 
   const goTo = (name) => {
-    if (!names.includes(name)) return;
+    sought = names.includes(name) ? "" : name;
+    if (sought) return;
     const box = grid(), row = Math.floor(names.indexOf(name) / columns) * tall;
     current = name;
     if (row < box.scrollTop) box.scrollTop = row;
@@ -314,7 +317,7 @@
       closed: (last) => {
         viewer = null;
         drawUndo();
-        if (waiting && calm()) put(waiting);
+        if (waiting) put(waiting);
         if (back) back(last);
       },
       send: (act, of) => {

@@ -60,7 +60,7 @@ def test_a_single_file_is_the_same_model(tiny, in_files):
     )
     assert one.family == tiny.name and all(not module.training for module in parts_of(one))
     # The digests name caches: the same weights are found again in either form.
-    for part in ("unet", "vae", "text_encoders"):
+    for part in ("denoiser", "vae", "text_encoders"):
         assert loading.digest(layout, path, part) == tiny.family.digest(tiny.folder, part)
 
 

@@ -141,12 +141,12 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_prompts_answer_within_a_second(name):
+def test_hostile_prompts_answer_soon(name):
     many = Known(lines, no_lora, {f"easynega{number}": 2 for number in range(500)})
     count_tokens("warm")
     begun = time.process_time()
     found = analyze(HOSTILE[name], many)
-    assert time.process_time() - begun < 1 and len(found.findings) <= 100
+    assert time.process_time() - begun < 5 and len(found.findings) <= 100
     if name in ("megabyte", "combinations", "twos", "files"):
         assert {each.problem.level for each in found.findings} == {"error"}
 

@@ -81,7 +81,7 @@ def test_arrows_stars_trash_and_undo_by_keyboard_alone(tab, work):
     tab.keyboard.press("Escape")
     expect(viewer).to_have_count(0)
     expect(tab.locator("#shelf-undo")).to_have_count(0)
-    assert focused(tab) == "fox 57, seed 57, 3 stars"
+    wait_until(lambda: focused(tab) == "fox 57, seed 57, 3 stars")
     tab.keyboard.press("Shift+ArrowRight")
     expect(tab.locator("#shelf-count")).to_have_text("2 selected")
     tab.keyboard.press("Delete")
