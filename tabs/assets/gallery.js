@@ -317,7 +317,7 @@
       closed: (last) => {
         viewer = null;
         drawUndo();
-        if (waiting) put(waiting);
+        if (waiting && calm()) put(waiting);
         if (back) back(last);
       },
       send: (act, of) => {
