@@ -160,8 +160,8 @@ def test_a_killed_process_leaves_a_grid_that_is_resumed(workspace, store):
     words = ["--generate.steps", "4", "--generate.seed", "7", "--generate.width", "64", "--generate.height", "64"]
     words += ["--grid.x_axis", "steps", "--grid.x_values", "20-31", "--outputs", str(workspace.outputs)]
     process = subprocess.Popen([sys.executable, "webui.py", "grid", "a fox", *words], cwd=PROJECT)
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not list(workspace.outputs.glob("grids/*/cells/*.png")):
+    until = time.monotonic() + 120
+    while time.monotonic() < until and len(list(workspace.outputs.glob("grids/*/cells/*.png"))) < 2:
         time.sleep(0.05)
     process.kill()
     process.wait()
