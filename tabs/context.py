@@ -20,8 +20,9 @@ from core.settings.presets.files import PresetStore
 from tabs.dataset.own_setup import OwnSetup
 from tabs.dataset.reading import Reading
 from tabs.form.project import Project
+from tabs.markup import as_of
 from tabs.monitor.tensorboard import TensorBoard
-from tabs.server.browsers import Browser, Browsers, packed, signed
+from tabs.server.browsers import Browser, Browsers, packed, signed, whole
 from tabs.server.links import Links
 from tabs.server.safety import Roots
 from tabs.tools.models import Models
@@ -128,7 +129,7 @@ class Page:
             outputs = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
             listed = list(outputs) if isinstance(outputs, (list, tuple)) else [] if outputs is None else [outputs]
             if not any(each is bus for each in listed):
-                fn, given = told(self, fn, len(listed), gives_way, names), [*listed, bus]
+                fn, given = told(self, fn, listed, gives_way, names), [*listed, bus]
         if not isinstance(triggers, (list, tuple)) and not hasattr(triggers, "has_trigger"):
             return triggers(fn, inputs, given, **more)  # an event that a gr.HTML's own script raises
         triggers = list(triggers) if isinstance(triggers, (list, tuple)) else [triggers]
@@ -169,16 +170,27 @@ class Page:
         self.loads.append({"fn": fn, "inputs": inputs, "outputs": outputs})
 
 
-def _turn_of(args: Sequence[Any]) -> int:
-    """The number of an act on a board (tabs/markup.py); 0 for everything else."""
-    data = next((each._data for each in args if isinstance(each, gr.EventData)), None)
-    turn = data.get("turn") if isinstance(data, dict) else 0
-    return turn if isinstance(turn, int) else 0
+def _turn_of(args: Sequence[Any]) -> tuple[int, str]:
+    """The number of an act on a board (tabs/markup.py), 0 for everything else; and the field that it changes, if it does."""
+    event = next((each for each in args if isinstance(each, gr.EventData)), None)
+    data = event._data if event is not None and isinstance(event._data, dict) else {}
+    board = getattr(event, "target", None)
+    field = f"{getattr(board, 'elem_id', '')} {data.get('act')} {data.get('arg')}" if data.get("field") else ""
+    return whole(data.get("turn")), field[:400]
 
 
-def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False, names: Sequence[str] = ()) -> Callable:
-    """`fn` for `outputs` components and the pulse bus, which carries its problems to the message panel of that browser.
-    With `names` it answers {name: value} of those that change.
+def _as_of(turn: int, component: Any, value: Any) -> Any:
+    """An answer for a component; one for a board says which acts it tells of."""
+    is_board = isinstance(component, gr.HTML) and "board" in (component.elem_classes or ())
+    return as_of(turn, value) if is_board and isinstance(value, str) else value
+
+
+def told(
+    page: Page, fn: Callable, outputs: Sequence[Any], gives_way: bool = False, names: Sequence[str] = ()
+) -> Callable:
+    """`fn` for the components `outputs` and the pulse bus, which carries its problems to the message panel of that browser.
+    With `names` it answers {name: value} of those that change. A change of a field that comes after a newer one of the
+    same field does nothing.
 
     Raised as gr.Error they would be answered with status 500, and the message would be gone at once.
     Gradio fills in parameters by their annotations; it reads none from a functools.partial and gives up on all when
@@ -193,6 +205,7 @@ def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False, names:
         rest = [each for each in parameters if each.kind is inspect.Parameter.VAR_POSITIONAL]
         parameters = [own, *parameters] if rest else [*parameters, own]
     place = next(number for number, each in enumerate(parameters) if each.name == "request")
+    keys = names or outputs
 
     def wrapped(*args):
         request = args[place]
@@ -201,10 +214,12 @@ def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False, names:
         guest = GUEST.set(getattr(getattr(request, "request", None), "scope", {}).get("guest", ""))
         browser = page.browsers.of(session)
         overtaken, before = page.browsers.overtaken(browser, ANY_TAB), browser.said
+        turn, field = _turn_of(args)
         try:
             act = nullcontext() if gives_way else page.browsers.acting(browser, ANY_TAB)
-            with page.browsers.in_turn(browser, _turn_of(args)), act:
-                result = fn(*args) if asks else fn(*args[:place], *args[place + 1 :])
+            with page.browsers.in_turn(browser, turn), act:
+                late = field and not page.browsers.is_newest(browser, field, turn)
+                result = gr.skip() if late else fn(*args) if asks else fn(*args[:place], *args[place + 1 :])
             if gives_way and overtaken():
                 result = gr.skip()
         except ProblemsError as error:
@@ -218,13 +233,14 @@ def told(page: Page, fn: Callable, outputs: int, gives_way: bool = False, names:
         said = gr.skip() if browser.said is before else _panel(browser)
         skipped = result is None or (isinstance(result, dict) and result.get("__type__") == "update")
         if isinstance(result, dict) and not skipped:
-            if not names:
-                return result  # by component
-            assert result.keys() <= set(names), f"{about} answers {result.keys() - set(names)}, which it was not given"
-            result = [result.get(name, gr.skip()) for name in names]
-        elif outputs < 2 and not names:
-            return (result, said) if outputs else said
-        return (*([gr.skip()] * outputs if skipped else result), said)
+            assert result.keys() <= set(keys), f"{about} answers {result.keys() - set(keys)}, which it was not given"
+            result = [result.get(key, gr.skip()) for key in keys]
+        elif len(outputs) == 1 and not names:
+            result = [result]
+        elif skipped:
+            result = [gr.skip()] * len(outputs)
+        values = [_as_of(browser.turn, each, value) for each, value in zip(outputs, result, strict=True)]
+        return (*values, said) if values else said
 
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__name__ = about.rsplit(".", 1)[-1]

@@ -20,11 +20,16 @@ from tabs.server.browsers import packed, unpack
 
 # Clicks on buttons and changes of inputs inside the board become the event "act". One listener on the outer element:
 # the board replaces what is inside it.
-ACTS = """
+ACTS = r"""
 let typed = 0;
 const said = (target, more) => {
   atelier.turn = (atelier.turn || 0) + 1;  // the server handles them in this order (Browsers.in_turn)
   return Object.assign({act: target.dataset.act, arg: target.dataset.arg || '', turn: atelier.turn}, more);
+};
+const changed = (field) => {
+  const value = field.type === 'checkbox' ? String(field.checked) : field.value;
+  trigger('act', said(field, {value, field: true}));
+  Object.assign(field, {sentValue: field.value, sentTurn: atelier.turn});
 };
 element.addEventListener('click', async (event) => {
   const target = event.target.closest('button[data-act]');
@@ -38,21 +43,25 @@ element.addEventListener('click', async (event) => {
 element.addEventListener('change', (event) => {
   const target = event.target.closest('input[data-act], select[data-act], textarea[data-act]');
   clearTimeout(typed);
-  if (!target) return;
-  target.sentValue = target.value;
-  trigger('act', said(target, {value: target.type === 'checkbox' ? String(target.checked) : target.value}));
+  if (target) changed(target);
 });
 element.addEventListener('input', (event) => {
   clearTimeout(typed);
   if (event.target.dataset.live !== undefined) {  // a list follows what is typed
-    typed = setTimeout(() => trigger('act', said(event.target, {value: event.target.value})), 300);
+    typed = setTimeout(() => changed(event.target), 300);
   }
   const twin = event.target.dataset.twin && element.querySelector('#' + event.target.dataset.twin);
   if (twin) twin.value = event.target.value;
 });
-// What a person has touched no longer follows its attributes by itself.
+// What a person has touched no longer follows its attributes by itself. Answers may overtake each other: an older one is not
+// shown over a newer one, and a field keeps what was sent until an answer to it has come.
+let shown = {turn: 0, value: props.value};
 watch('value', () => {
+  const turn = Number((/<!--(\d+)-->$/.exec(props.value) || [0, Infinity])[1]);  // written by `as_of`
+  if (turn < shown.turn) { props.value = shown.value; return; }
+  if (turn < Infinity) shown = {turn, value: props.value};
   element.querySelectorAll('input, select, textarea').forEach((field) => {
+    if (field.sentTurn > turn) return;
     if (field.type === 'checkbox') field.checked = field.hasAttribute('checked');
     else if (field === document.activeElement && field.value !== field.sentValue) return;  // somebody is typing in it
     else if (field.tagName === 'TEXTAREA') field.value = field.textContent;
@@ -89,6 +98,11 @@ def board(elem_id: str, value: str = "", label: str = "", script: str = "", **mo
         apply_default_css=False,
         **more,
     )
+
+
+def as_of(turn: int, board: str) -> str:
+    """A board's contents with the number of the latest act that they tell of; 0 is none."""
+    return f"{board}<!--{turn}-->" if turn else board
 
 
 def act_of(event: gr.EventData, longest: int = 4000) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,9 +183,17 @@ def test_a_cancel_keeps_what_was_encoded_and_the_rest_follows(tmp_path, add, pla
         if any((tmp_path / "cache").rglob("*.safetensors")):
             raise Cancelled
 
+    seen = []
+
+    def slow(pixels):
+        seen.append(pixels)
+        while len(seen) == 3 and not any((tmp_path / "cache").rglob("*.safetensors")):
+            time.sleep(0.01)  # the first was given to the thread that writes
+        return pooled(pixels)
+
     before = threading.active_count()
     with pytest.raises(Cancelled):
-        cache().fill(place(), pooled, check=check)
+        cache().fill(place(), slow, check=check)
     assert threading.active_count() == before
     rest = cache().missing(place())
     assert 0 < len(rest) < 6

@@ -39,10 +39,10 @@ def second(value: str) -> str:
 
 def test_a_message_goes_when_the_same_is_done_and_stays_when_something_else_is(page):
     browser = page.browsers.of("one")
-    one, two = told(page, first, 1), told(page, second, 1)
+    one, two = told(page, first, [None]), told(page, second, [None])
     assert one("bad", REQUEST)[0] == gr.skip() and browser.said["kind"] == "error"
     two("fine", REQUEST)
-    told(page, first, 1)("fine", SimpleNamespace(session_hash="another browser"))
+    told(page, first, [None])("fine", SimpleNamespace(session_hash="another browser"))
     assert browser.said["kind"] == "error"
     assert one("fine", REQUEST)[0] == "fine" and browser.said["kind"] == "over"
     page.browsers.say(browser, "done", "All is well")
@@ -113,6 +113,6 @@ def test_start_queues_for_the_login_that_asked(page, monkeypatch):
     def press(value: str) -> None:
         starts.press(page, page.browsers.of("one"), {"how": "start", "stamp": page.project.stamp})
 
-    told(page, press, 1)("", request)
+    told(page, press, [None])("", request)
     wait_until(lambda: seen)
     assert seen == ["a login"] and GUEST.get() == ""
