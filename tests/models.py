@@ -51,8 +51,18 @@ TINY_SDXL = {
     "text_encoder": TINY["text_encoder"],
     "text_encoder_2": {**TINY["text_encoder"], "hidden_size": 48, "intermediate_size": 96, "projection_dim": 48},
 }
+TINY_REFINER = {
+    "unet": {
+        **TINY["unet"],
+        "cross_attention_dim": 48,
+        "projection_class_embeddings_input_dim": 5 * 256 + 48,
+        "transformer_layers_per_block": 1,
+    },
+    "vae": TINY["vae"],
+    "text_encoder_2": TINY_SDXL["text_encoder_2"],
+}
 SD15_NUMBERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}  # as published
-TINY_OF = {"sd1": TINY, "sd2": TINY, "sdxl": TINY_SDXL}
+TINY_OF = {"sd1": TINY, "sd2": TINY, "sdxl": TINY_SDXL, "sdxl_refiner": TINY_REFINER}
 
 
 def tiny_configs(family_name: str) -> dict[str, dict[str, Any]]:
@@ -125,10 +135,10 @@ def random_sd15_file(path: Path, dtype: torch.dtype = torch.float16, seed: int =
 def single_file(states: dict[str, dict[str, torch.Tensor]], family_name: str) -> dict[str, torch.Tensor]:
     """A model's parts under single-file names; OpenCLIP's q, k and v in one tensor, its projection transposed."""
     tensors, thirds = {}, {}
-    open_clip = "text_encoder_2" if family_name == "sdxl" else "text_encoder"
+    open_clip = sd_keys.OPEN_CLIP_PARTS.get(family_name)
     for part, state in states.items():
         for key, value in state.items():
-            if part != open_clip or family_name == "sd1":
+            if part != open_clip:
                 name, value = single_file_tensor(part, key, value, family_name)
                 tensors[name] = value
                 continue

@@ -6,7 +6,7 @@ import re
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from core.families.locate import FAMILIES
+from core.families.locate import FAMILIES, STAGES
 from core.formats.detect import FAMILY_NAMES, FOLDER_RECOGNIZERS, LORA_NAMES, RECOGNIZERS, FolderRecognizer, Recognizer
 from core.record.problems import ProblemsError
 from core.settings.growth import add_choice
@@ -47,8 +47,9 @@ def register(
 
 def family(name: str) -> Family:
     """A family by its name. ProblemsError for one that is not registered."""
-    if name not in FAMILIES:
+    modules = FAMILIES | STAGES
+    if name not in modules:
         what = f"The model family '{name}' is unknown"
         raise ProblemsError.one(what, "model family", f"use one of: {', '.join(FAMILIES)}", "model.unknown-family")
-    found: Family = import_module(FAMILIES[name]).FAMILY
+    found: Family = import_module(modules[name]).FAMILY
     return found

@@ -31,6 +31,7 @@ class Family:
     predict           (components, noisy latents [B, C, h, w], timesteps [B], Conditioning) -> [B, C, h, w]
     lora_targets      (part, conv=) -> the layers that a network may change, with their names in files
     reads_sizes       whether `predict` reads the sizes of images
+    size_numbers      how many numbers those are
     reads_guidance    whether `predict` reads the guidance scale instead of a second pass for the negative prompt, as models do
                       that were distilled so
     latent_channels, latent_pixels    C of its latents, and the pixels of the image along a side of each
@@ -48,6 +49,7 @@ class Family:
     predict: Callable[..., Tensor]
     lora_targets: Callable[..., Iterator[Target]]
     reads_sizes: bool = False
+    size_numbers: int = 6
     reads_guidance: bool = False
     latent_channels: int = 4
     latent_pixels: int = 8

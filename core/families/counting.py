@@ -107,9 +107,9 @@ def evaluation_bytes(
         set_attention(unet, attention)
     text, pooled = torch.empty(rows, tokens, sizes["cross_attention_dim"], device="meta", dtype=dtype), None
     if kind.reads_sizes:
-        width = sizes["projection_class_embeddings_input_dim"] - 6 * sizes["addition_time_embed_dim"]
+        width = sizes["projection_class_embeddings_input_dim"] - kind.size_numbers * sizes["addition_time_embed_dim"]
         pooled = torch.empty(rows, width, device="meta", dtype=dtype)
-    given = Conditioning(TextStates(text, pooled), torch.empty(rows, 6, device="meta"))
+    given = Conditioning(TextStates(text, pooled), torch.empty(rows, kind.size_numbers, device="meta"))
     with torch.no_grad(), Live([*unet.parameters(), *unet.buffers()]) as live:
         latents = torch.empty(rows, *kind.latent_shape(sides), device="meta")
         kind.predict(Components(denoiser=unet, family=name), latents, torch.zeros((), device="meta"), given)

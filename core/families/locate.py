@@ -14,6 +14,8 @@ from core.settings.model import ModelSettings
 
 # name -> the module whose FAMILY it is, imported when it is asked for: they load torch
 FAMILIES = {name: f"core.families.{name}" for name in ("sd1", "sd2", "sdxl")}
+REFINER = "sdxl_refiner"
+STAGES = {REFINER: "core.families.sdxl_refiner"}  # of models that continue the images of others: no base model is one
 GENERATED = ("inpainting",)  # variants that make images; they are not trained
 # What clip skip does where the family skips layers anyway: (what, where, fix, code).
 CLIP_SKIP = {
@@ -87,10 +89,12 @@ def check_family(kind: ModelKind, path: Path | str, wanted: str = "auto", varian
     if found is None:
         what = f"The family of this model is unknown ({kind.evidence})"
         raise ProblemsError.one(what, str(path), "set the model family if you know it", "model.undetected-family")
-    if found not in FAMILIES or wanted not in ("auto", found):
+    if wanted != found and (wanted != "auto" or found not in FAMILIES):
         article = "an" if FAMILY_NAMES[found][:2] in ("SD", "ot") else "a"
         what = f"This is {article} {kind}; this job works with {handled}"
         fix = f"choose a {handled} model as the base model ({kind.evidence})"
+        if found in STAGES:
+            fix += "; in Generate, this one can be the refiner of an SDXL model"
         raise ProblemsError.one(what, str(path), fix, "model.other-family")
     return found
 

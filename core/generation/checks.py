@@ -9,6 +9,7 @@ from core.generation.guidances import GUIDANCES, kind_of, own_settings
 from core.generation.hooks import hook_problems
 from core.generation.loop import run_steps
 from core.generation.prompt.runs import parts_of
+from core.generation.refiner import refiner_problems
 from core.generation.stages import has_regions, stages_of
 from core.record.problems import Problem
 from core.settings.generation.high_resolution import GROWING, unsharp_of
@@ -28,6 +29,7 @@ def problems_of(job: GenerateJob, input_blocks: int | None = None) -> Iterator[P
     yield from _of_large_images(job, input_blocks)
     yield from _of_masks(job)
     yield from _of_guidance(job)
+    yield from refiner_problems(job)
     yield from hook_problems(job)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from math import prod
 
 from core.families.trained_size import trained_size
@@ -54,6 +55,24 @@ class Needs:
         if offload == "parts":
             return self.denoiser + max(self.evaluation, visitors)
         return max(2 * self.layer + self.evaluation, visitors)  # the next layer comes while one still computes
+
+    def with_refiner(self, refiner: Needs) -> Needs:
+        """Of both at once, side by side."""
+        return replace(
+            self,
+            denoiser=self.denoiser + refiner.denoiser,
+            texts=self.texts + refiner.texts,
+            evaluation=max(self.evaluation, refiner.evaluation),
+        )
+
+
+def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bool = False) -> int:
+    """Of a model and one of its refiners at a time: side by side, or one in RAM where anything is offloaded."""
+    peaks = [base.peak(offload, sliced)]
+    for refiner in refiners:
+        together = base.with_refiner(refiner) if offload == "off" else refiner
+        peaks.append(together.peak(offload, sliced))
+    return max(peaks)
 
 
 def needs_of(job: GenerateJob, parts: Parts) -> Needs:
@@ -111,17 +130,18 @@ def _of_diffusers(parts: Parts) -> bool:
     return "vae" in parts.found and parts.config("vae").get("_class_name", "AutoencoderKL") == "AutoencoderKL"
 
 
-def offload_of(job: GenerateJob, parts: Parts) -> Offload:
-    """As set; "auto" is the fastest that fits into the GPU's memory."""
+def offload_of(job: GenerateJob, parts: Parts, refiners: Iterable[Parts] = ()) -> Offload:
+    """As set; "auto" is the fastest that fits into the GPU's memory, with the refiner where there is one."""
     asked = job.generation_memory
     if not parts.device.startswith("cuda"):
         return "off"
     if asked.offload != "auto":
         return asked.offload
     needs, sliced = needs_of(job, parts), (asked.vae_slices or STRIPS) > 1
+    others = [needs_of(job, each) for each in refiners]
     room = SHARE * machine.memory(parts.device)[1] - machine.OF_ITS_OWN["cuda"]
     ways: list[Offload] = ["off", "parts"]
-    return next((way for way in ways if needs.peak(way, sliced) < room), "layers")
+    return next((way for way in ways if peak_of(needs, others, way, sliced) < room), "layers")
 
 
 def forecast(job: GenerateJob, workspace: Workspace, device: str) -> Forecast:
@@ -130,10 +150,12 @@ def forecast(job: GenerateJob, workspace: Workspace, device: str) -> Forecast:
     one = plan.requests[0].job
     one = one.model_copy(update={"generate": one.generate.model_copy(update={"count": job.generate.count})})
     parts = Parts(job.memory, plan.sources, device)
-    way = offload_of(one, parts)
-    needs, total, cuda = needs_of(one, parts), machine.memory(device)[1], device.startswith("cuda")
+    refiners = list(Parts.of_refiners(job.memory, plan.sources, device).values())
+    way = offload_of(one, parts, refiners)
+    needs, others = needs_of(one, parts), [needs_of(one, each) for each in refiners]
+    total, cuda = machine.memory(device)[1], device.startswith("cuda")
     slices, own = one.generation_memory.vae_slices, machine.OF_ITS_OWN["cuda" if cuda else "cpu"]
-    whole = int((1 + machine.CUT_OFF) * needs.peak(way))
+    whole = int((1 + machine.CUT_OFF) * peak_of(needs, others, way))
     sliced = slices > 1 if slices is not None else whole + own > SHARE * total
-    peak = int((1 + machine.CUT_OFF) * needs.peak(way, sliced))
+    peak = int((1 + machine.CUT_OFF) * peak_of(needs, others, way, sliced))
     return Forecast(peak + own, total, way)

@@ -63,6 +63,7 @@ class HookKind:
     problems        (job of one image) -> what is wrong with it, before files are looked for
     file_problems   (job of one image, the files in use, workspace) -> what is wrong with its files, and with the model for it
     inline          names of options in prompts ("control") -> the settings of the group that they set
+    of_refiner      whether it acts at a refiner's steps too
     """
 
     name: str
@@ -72,6 +73,7 @@ class HookKind:
     problems: Callable[[GenerateJob], Iterable[Problem]] = lambda job: ()
     file_problems: Callable[[GenerateJob, Sources, Workspace], Iterable[Problem]] = lambda job, sources, workspace: ()
     inline: Mapping[str, str] = field(default_factory=dict)
+    of_refiner: bool = False
 
 
 HOOKS: dict[str, HookKind] = {}
@@ -87,7 +89,7 @@ def register(kind: HookKind) -> None:
 def hooks_of(making: Making) -> list[Hook]:
     """The hooks of a stage, in the order in which they were registered."""
     extensions.load()
-    made = [kind.make(making) for kind in HOOKS.values()]
+    made = [kind.make(making) for kind in HOOKS.values() if kind.of_refiner or not making.stage.refines]
     return [hook for hook in made if hook is not None]
 
 
@@ -112,9 +114,9 @@ def _built_in(name: str, title: str, module: str, **more: Any) -> None:
     register(HookKind(name, title, extensions.later(f"core.generation.{module}", "hook_of"), **more))
 
 
-_built_in("preview", "Preview", "preview")  # first: it sees the latents as the model was shown them
+_built_in("preview", "Preview", "preview", of_refiner=True)  # first: it sees the latents as the model was shown them
 _built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
 _built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _built_in("gradual_latent", "Gradual Latent", "gradual_latent")
 _built_in("regions", "Regions", "regional")
-_built_in("repaint", "Mask", "inpainting")
+_built_in("repaint", "Mask", "inpainting", of_refiner=True)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,9 @@ from core.generation.upscalers import upscaler_of
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT, Workspace, real_path
-from core.settings.base import declared, value_of
+from core.settings.base import Settings, declared, value_of
 from core.settings.generation.generate import GenerateSettings
+from core.settings.generation.refiner import RefinerSettings
 from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
 
@@ -51,11 +52,12 @@ PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 @dataclass(frozen=True)
 class Hashes:
     """SHA-256 as hex text; for LoRAs, by their names in the settings, the one A1111 shows (tensors only); for
-    embeddings, by their tokens, of the whole file."""
+    embeddings, by their tokens, and for refiners, by their names in the settings, of the whole file."""
 
     model: str = ""
     loras: dict[str, str] = field(default_factory=dict)
     embeddings: dict[str, str] = field(default_factory=dict)
+    refiners: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _content(job: GenerateJob, hashes: Hashes) -> str:
     content = {
         "format": FORMAT,
         "job": job.model_dump(mode="json", exclude={"output"}),
-        "hashes": {"model": hashes.model, "loras": hashes.loras, "embeddings": hashes.embeddings},
+        "hashes": asdict(hashes),
     }
     return json.dumps(content)
 
@@ -151,6 +153,7 @@ def a1111_text(job: GenerateJob, hashes: Hashes, version: str = "Atelier") -> st
         # A1111's names for weights without restoring the original mean, and for brackets taken literally.
         "Emphasis": ("No norm" if asked.prompt_weights else "None") if brackets else None,
         **_stages(job),
+        **_refiner(job, hashes),
         "Noise schedule": ZERO_SNR if asked.zero_terminal_snr == "on" else None,
         "Version": version,
     }
@@ -174,6 +177,16 @@ def _stages(job: GenerateJob) -> dict[str, Any]:
         file = hires.highres_fix_upscaler_file
         found["Hires upscaler"] = Path(file).stem if file else upscaler_of(job).title
     return found
+
+
+def _refiner(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
+    """A1111's names for the refiner, which it shows with its hash."""
+    name = job.refiner.refiner_checkpoint
+    if not name:
+        return {}
+    digest = hashes.refiners.get(name, "")[:10]
+    shown = Path(name).name.removesuffix(".safetensors") + (f" [{digest}]" if digest else "")
+    return {"Refiner": shown, "Refiner switch at": f"{job.refiner.refiner_switch_at:g}"}
 
 
 def _schedule_label(schedule: str) -> str | None:
@@ -261,11 +274,11 @@ def _from_chunk(text: str) -> ImageRecord:
             content["job"]["prompts"] = {"dynamic_prompts": False}
         job = GenerateJob.model_validate(content["job"])
         stored = content.get("hashes", {})
-        loras, words = (
+        others = (
             {str(name): str(digest) for name, digest in stored.get(kind, {}).items()}
-            for kind in ("loras", "embeddings")
+            for kind in ("loras", "embeddings", "refiners")
         )
-        hashes = Hashes(str(stored.get("model", "")), loras, words)
+        hashes = Hashes(str(stored.get("model", "")), *others)
     except (ProblemsError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
         return ImageRecord(reason="The settings in this image are damaged or were edited.")
     return ImageRecord(job=job, source="atelier", hashes=hashes)
@@ -349,7 +362,8 @@ def _from_pairs(
                 "choose that model to generate it again",
             )
         )
-    job = GenerateJob.model_validate({"generate": kept, "model": model, "prompts": {"dynamic_prompts": False}})
+    groups = {"generate": kept, "model": model, "refiner": _taken_refiner(notes, pairs)}
+    job = GenerateJob.model_validate(groups | {"prompts": {"dynamic_prompts": False}})
     hashes = Hashes(pairs.get("Model hash", ""), _listed(pairs, "Lora hashes"), _listed(pairs, "TI hashes"))
     return ImageRecord(job=job, source=source, notes=notes, hashes=hashes)
 
@@ -394,6 +408,16 @@ def _take_size(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, st
         notes.append(_advice(f"Size '{pairs['Size']}' is not valid and was ignored", "unreadable-value"))
 
 
+def _taken_refiner(notes: list[Problem], pairs: dict[str, str]) -> dict[str, Any]:
+    """The refiner by its name without the hash."""
+    name = re.sub(r"\s*\[[0-9a-fA-F]+\]$", "", pairs.get("Refiner", ""))
+    if not name:
+        return {}
+    wanted: dict[str, Any] = {"refiner_checkpoint": name}
+    _take(wanted, notes, pairs, "Refiner switch at", "refiner_switch_at", float)
+    return _valid(wanted, notes, RefinerSettings)
+
+
 SCHEDULE_TYPES = {  # A1111's names, at the end of a sampler's in files before its 1.9
     "uniform": "uniform",
     "karras": "karras",
@@ -426,16 +450,14 @@ def _take_sampler(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str,
     notes.append(_advice(what, "noise-schedule"))
 
 
-def _valid(wanted: dict[str, Any], notes: list[Problem]) -> dict[str, Any]:
+def _valid(wanted: dict[str, Any], notes: list[Problem], group: type[Settings] = GenerateSettings) -> dict[str, Any]:
     """The settings that are within range; the others are noted and keep their defaults."""
     try:
-        GenerateSettings.model_validate(wanted)
+        group.model_validate(wanted)
     except ValidationError as error:
         for name in dict.fromkeys(str(item["loc"][0]) for item in error.errors()):
             notes.append(
-                _advice(
-                    f"{GenerateSettings.title_of(name)} '{wanted[name]}' is out of range and is ignored", "out-of-range"
-                )
+                _advice(f"{group.title_of(name)} '{wanted[name]}' is out of range and is ignored", "out-of-range")
             )
             del wanted[name]
     return wanted
@@ -453,6 +475,7 @@ def one_image(
     lora_paths: Mapping[str, Path],
     embeddings: Sequence[str] = (),
     zero_terminal_snr: bool = False,
+    refiner_path: Path | None = None,
 ) -> GenerateJob:
     """The job that generates one image of `job` again: its seed and size, count 1, and portable names for its files.
 
@@ -479,6 +502,9 @@ def one_image(
         if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory"):
             group = groups.get(entry.group, getattr(job, entry.group))
             groups[entry.group] = group.model_copy(update={entry.name: portable_name(path, workspace)})
+    if refiner_path is not None:
+        own = {"refiner_checkpoint": portable_name(refiner_path, workspace)}
+        groups["refiner"] = job.refiner.model_copy(update=own)
     vae = portable_name(vae_path, workspace) if vae_path is not None else None
     model = {"base_model": portable_name(model_path, workspace), "vae": vae}
     return job.model_copy(update=groups | {"generate": generate, "model": job.model.model_copy(update=model)})

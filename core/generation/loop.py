@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.diffusion.samplers import add_noise, config_of, make_sampler, model_input, sampler_step, start_scale
+from core.diffusion.schedule import TIMESTEPS
 from core.diffusion.text_states import Conditioning, TextStates, join_texts
 from core.families.components import Components
 from core.generation.guidance import EMPTY, NEGATIVE, PERTURBED, POSITIVE, UNGUIDED, Guidance, composed, parts_of_side
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 Predict = Callable[["Tensor", "Tensor", Conditioning], "Tensor"]
 OnStep = Callable[[int, int], None]  # (steps done, total steps)
 Sizes = tuple[int, int, int, int, int, int]  # SDXL's: original height, width; crop top, left; target height, width
-Begins = Literal["noise", "image", "made image", "made latents"]
+Begins = Literal["noise", "image", "made image", "made latents", "unfinished latents"]
 SEEDS = 2**32
 TWICE = ("dpm_2_a",)  # samplers that draw noise at both evaluations of a step
 
@@ -93,9 +94,12 @@ class Stage:
     size       (width, height) in pixels, multiples of the family's `latent_pixels`
     steps      of the whole schedule
     strength   None: from noise. Else the share of the steps that are run, from latents that are given
-    begins     with: noise, the initial image, or what the stage before made, enlarged as an image or as latents
+    begins     with: noise, the initial image, what the stage before made, enlarged as an image or as latents, or its latents
+               where it ended, which the refiner finishes
     another    how far its noise is from the image's seed
     sizes      SDXL's size conditioning by the side of the guidance; what is missing or 0 is the size itself
+    switch_at  None: all steps. Else the share of the noise that is removed before the refiner takes over
+    scores     of the refiner: the aesthetic scores that it reads with the prompt and with the other texts
     """
 
     size: tuple[int, int]
@@ -104,11 +108,21 @@ class Stage:
     begins: Begins = "noise"
     another: int = 0
     sizes: Mapping[str, Sizes] = field(default_factory=dict)
+    switch_at: float | None = None
+    scores: tuple[float, float] = (0.0, 0.0)
 
-    def sizes_of(self, side: str) -> Sizes:
+    @property
+    def refines(self) -> bool:
+        """Whether it is the refiner's part of what the stage before began."""
+        return self.begins == "unfinished latents"
+
+    def sizes_of(self, side: str) -> tuple[float, ...]:
+        """What a model reads beside the text: SDXL's sizes; of a refiner the score in place of the image's own size."""
         width, height = self.size
-        high, wide, top, left, _, _ = self.sizes.get(side.split()[0], (0, 0, 0, 0, 0, 0))
-        return (high or height, wide or width, top, left, height, width)
+        plain = side.split()[0]
+        high, wide, top, left, _, _ = self.sizes.get(plain, (0, 0, 0, 0, 0, 0))
+        own = (self.scores[plain != POSITIVE],) if self.refines else (height, width)
+        return (high or height, wide or width, top, left, *own)
 
 
 @dataclass(frozen=True)
@@ -223,7 +237,8 @@ def denoise(
     """The latents of one image for each of `noises` after a stage, as the model is shown them: float32 [B, C, h, w].
 
     states    one text for all images or one for each, on the denoiser's device
-    latents   what a stage with a strength begins with, [B, C, h, w] without noise
+    latents   what a stage begins with that does not begin with noise, [B, C, h, w]: without noise, or as noisy as the stage
+              before left them where it `refines`
     on_step   (steps done, steps of the stage); samplers that ask twice in a step count it once
     """
     import torch
@@ -235,10 +250,10 @@ def denoise(
     way.set_timesteps(stage.steps, device=device)
     with torch.no_grad(), ExitStack() as around:
         first, now = _begin(way, stage, noises, sampling, latents, device)
-        left = way.timesteps[first:]
-        steps = stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)
-        at = Moment(way, noises, 0, len(left), way.timesteps[0], now)
-        needed = {sampling.guides(index, len(left)) for index in range(len(left))}
+        left, own = way.timesteps[first:], own_part(way, stage, first)
+        steps = steps_of(stage)
+        at = Moment(way, noises, own.start, len(left), way.timesteps[0], now)
+        needed = {sampling.guides(index, len(left)) for index in own}
         ways = {guided: guidance_for(model, states, sampling, guided) for guided in needed}
         reads = {
             guided: conditioning(model, states, stage, how, sampling.guidance_scale, len(noises), control)
@@ -246,7 +261,8 @@ def denoise(
         }
         for hook in hooks:
             around.enter_context(hook.around())
-        for at.index, at.timestep in enumerate(left):
+        for at.index in own:
+            at.timestep = left[at.index]
             if cancel is not None:
                 cancel.check()
             for hook in hooks:
@@ -257,13 +273,44 @@ def denoise(
             for hook in hooks:
                 hook.after(at)
             if on_step is not None:
-                on_step((at.index + 1) * steps // len(left), steps)
+                on_step((at.index + 1 - own.start) * steps // len(own), steps)
     return at.latents
 
 
 def run_steps(steps: int, strength: float) -> int:
     """How many steps of a schedule are run with a strength."""
     return min(int(steps * strength), steps)
+
+
+def steps_of(stage: Stage) -> int:
+    """The steps that a stage runs; where the refiner takes over, as many as for timesteps at equal distances."""
+    run = stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)
+    if stage.switch_at is None:
+        return run
+    before = max(round(stage.steps * stage.switch_at) - (stage.steps - run), 0)
+    return run - before if stage.refines else before
+
+
+def own_part(way: Any, stage: Stage, first: int) -> range:
+    """Which of the image's evaluations are the stage's own, counted from `first`.
+
+    The refiner begins at the first timestep below the share of noise that is left, as in diffusers (`denoising_end`,
+    `denoising_start`), but never within a step that evaluates twice.
+    """
+    count = len(way.timesteps) - first
+    if stage.switch_at is None:
+        return range(count)
+    known = config_of(way).get("num_train_timesteps", TIMESTEPS)
+    before = int((way.timesteps >= round(known - stage.switch_at * known)).sum())
+    switch = max(before - before % getattr(way, "order", 1) - first, 0)
+    return range(switch, count) if stage.refines else range(switch)
+
+
+def own_steps(sampling: Sampling, stage: Stage) -> int:
+    """How many evaluations a stage has with its sampler: 0 where the refiner takes over too early or too late."""
+    way = sampling.scheduler()
+    way.set_timesteps(stage.steps)
+    return len(own_part(way, stage, _places(way, stage, sampling)[0]))
 
 
 def _begin(
@@ -274,22 +321,35 @@ def _begin(
     latents: Tensor | None,
     device: torch.device,
 ) -> tuple[int, Tensor]:
-    """(the first evaluation that is run, the latents for it)"""
+    """(the first evaluation of the image, the latents for the first one of the stage)"""
     import torch
 
+    first, noised = _places(way, stage, sampling)
+    begins = first + own_part(way, stage, first).start
+    told = stage.refines or (stage.strength is not None and sampling.program != "generator")
+    if told and hasattr(way, "set_begin_index"):
+        way.set_begin_index(begins)
+    if stage.refines:
+        assert latents is not None, "a refiner continues latents"
+        return first, latents.to(device)
     if stage.strength is None:
-        return 0, (torch.stack([noise.start for noise in noises]) * start_scale(way)).to(device)
+        return first, (torch.stack([noise.start for noise in noises]) * start_scale(way)).to(device)
     assert latents is not None, "a strength is of latents"
     noise = torch.stack([each.of_image()[0] for each in noises]).to(device)
+    return first, add_noise(way, latents, noise, noised)
+
+
+def _places(way: Any, stage: Stage, sampling: Sampling) -> tuple[int, int]:
+    """(the first evaluation of the image, the one whose noise an initial image is given)"""
+    if stage.strength is None:
+        return 0, 0
     run = run_steps(stage.steps, stage.strength)
     if sampling.program != "generator":
         first = (stage.steps - run) * getattr(way, "order", 1)
-        if hasattr(way, "set_begin_index"):
-            way.set_begin_index(first)
-        return first, add_noise(way, latents, noise, min(first, len(way.timesteps) - 1))
+        return first, min(first, len(way.timesteps) - 1)
     offset = config_of(way).get("steps_offset", 0) if sampling.one_level_up else 0
     noised = min(run + offset, stage.steps)
-    return max(stage.steps - noised + offset, 0), add_noise(way, latents, noise, -max(noised, 1))
+    return max(stage.steps - noised + offset, 0), -max(noised, 1)
 
 
 def _guided(model: Denoiser, guidance: Guidance, given: Conditioning, at: Moment, hooks: Sequence[Hook]) -> Tensor:

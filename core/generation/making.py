@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,13 @@ from core.generation.guidance import EMPTY
 from core.generation.hooks import Making, hooks_of
 from core.generation.initial import Canvas, encoded, mask_of, pixels_of
 from core.generation.inpainting import canvas_of, mixed_noise, reading_mask, reads_mask
-from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
+from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of, steps_of
 from core.generation.loras import LorasInUse
 from core.generation.noise import ImageNoise
 from core.generation.prompt.runs import parts_of, weighted_parts
 from core.generation.prompt.states import PromptStates
 from core.generation.requests import Request
-from core.generation.stages import as_generator, has_regions, reading_of, sampling_of, stages_of, steps_of
+from core.generation.stages import as_generator, has_regions, reading_of, sampling_of, stages_of
 from core.generation.store import empty_device_cache
 from core.generation.upscaler_files import Leased
 from core.generation.upscalers import enlarged, upscaler_of
@@ -36,16 +36,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# job -> its refiner, whose words are not those of embeddings, for a while
+Refiner = Callable[[GenerateJob], AbstractContextManager[tuple[Components, Words]]]
+
+
 @dataclass
 class Made:
     """What became of a batch: the latents after each stage, [B, C, h, w]; the image of each request and stage so far.
 
-    canvas   the initial image of the stage that is made now
+    canvas, begun, noises   of the stage that is made now: its initial image, the latents that it began with, and the random
+                            numbers of each image, which a refiner goes on with
     """
 
     latents: list[Tensor] = field(default_factory=list)
     images: list[list[Image]] = field(default_factory=list)
     canvas: Canvas | None = None
+    begun: Tensor | None = None
+    noises: Sequence[ImageNoise] = ()
 
 
 class Maker:
@@ -58,12 +65,14 @@ class Maker:
         loras: LorasInUse,
         reports: Reports = NO_REPORTS,
         upscaler: Leased | None = None,
+        refiner: Refiner | None = None,
     ):
-        """upscaler: lends the networks of upscaler files; None: there are none"""
+        """upscaler, refiner: lend the networks of upscaler files, and refiners; None: there are none"""
         self.components, self.kind = components, family(components.family)
         self.model = Denoiser.of(components)
         self.words, self.loras, self.reports = words, loras, reports
         self.upscaler = upscaler or (lambda file: nullcontext())
+        self.refiner = refiner
 
     # -- which images are made together
 
@@ -97,7 +106,13 @@ class Maker:
         states = self._states_of(batch)
         made, before = Made(), 0
         for stage in stages_of(job):
-            made.latents.append(self._stage(stage, batch, states, made, _from(before, on_step)))
+            told = _from(before, on_step)
+            done = (
+                self._refined(stage, batch, made, told)
+                if stage.refines
+                else self._stage(stage, batch, states, made, told)
+            )
+            made.latents.append(done)
             before += steps_of(stage)
         if decoded:
             self._decode(made, job)
@@ -132,19 +147,45 @@ class Maker:
         job = batch[0].job
         sampling = self.sampling(job)
         noises = noises_of(self.model, stage, [request.seed for request in batch], sampling, self._device())
-        made.canvas = canvas_of(job, stage.size) if job.image_to_image.image_path else None
-        latents = self._begun(stage, batch, noises, made)
+        made.noises, made.canvas = noises, canvas_of(job, stage.size) if job.image_to_image.image_path else None
+        made.begun = self._begun(stage, batch, noises, made)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
-        making = Making(job, stage, self.components, self.kind, noises, latents, made.canvas, sides, networks, show)
+        making = Making(job, stage, self.components, self.kind, noises, made.begun, made.canvas, sides, networks, show)
         making = replace(making, strengths=self.loras.strengths)
         model = self.model
         if reads_mask(self.components):
             model = reading_mask(model, self.components, stage, noises, made.canvas)
+        return self._denoised(model, states, making, sampling, made.begun, on_step)
+
+    def _refined(
+        self, stage: Stage, batch: Sequence[Request], made: Made, on_step: Callable[[int, int], None]
+    ) -> Tensor:
+        """The last latents, finished by the refiner: it goes on with their noise, and the sampler's history begins anew."""
+        assert self.refiner is not None, "the plan of a job with a refiner knows it"
+        job = batch[0].job
+        with self.refiner(job) as (refiner, words):
+            sampling = replace(self.sampling(job), prediction=refiner.prediction)
+            states = _joined([self._read(words, each.job, self._texts(each.job)) for each in batch])
+            seen = replace(refiner, vae=self.components.vae, vae_config=self.components.vae_config)  # by previews
+            sides, show = sampling.guidance().sides, self.reports.preview
+            kind = family(refiner.family)
+            making = Making(job, stage, seen, kind, made.noises, made.begun, made.canvas, sides, (), show)
+            return self._denoised(Denoiser.of(refiner), states, making, sampling, made.latents[-1], on_step)
+
+    def _denoised(
+        self,
+        model: Denoiser,
+        states: PromptStates,
+        making: Making,
+        sampling: Sampling,
+        latents: Tensor | None,
+        on_step: Callable[[int, int], None],
+    ) -> Tensor:
         return denoise(
             model,
             states,
-            stage,
-            noises,
+            making.stage,
+            making.noises,
             sampling,
             latents=latents,
             hooks=hooks_of(making),
@@ -210,24 +251,24 @@ class Maker:
         return [*texts, ""] if EMPTY in self.sampling(job).guidance().sides else texts
 
     def _states_of(self, batch: Sequence[Request]) -> PromptStates:
-        each = [self._states_of_one(request.job) for request in batch]
-        positive, negative = (join_texts([getattr(one, side) for one in each]) for side in ("positive", "negative"))
-        empty = [one.empty for one in each if one.empty is not None]
-        parts = tuple(join_texts(list(same)) for same in zip(*(one.parts for one in each), strict=True))
-        return PromptStates(positive, negative, join_texts(empty) if empty else None, parts, each[0].weights)
+        return _joined([self._states_of_one(request.job) for request in batch])
+
+    def _read(self, words: Words, job: GenerateJob, texts: Sequence[str]) -> PromptStates:
+        """The states of texts of which AND may join several in the first, of no regions."""
+        reading, own = reading_of(job, self.kind.name), weighted_parts(texts[0])
+        if len(own) == 1:
+            return PromptStates.of(words.encode_each(texts, reading))
+        read = words.encode_each([*(text for text, _ in own), *texts[1:]], reading)
+        positive, others = tuple(read[: len(own)]), read[len(own) :]
+        states = PromptStates.of([positive[0], *others])
+        return replace(states, parts=positive, weights=tuple(weight for _, weight in own))
 
     def _states_of_one(self, job: GenerateJob) -> PromptStates:
         texts, reading = self._texts(job), reading_of(job, self.kind.name)
         self.loras.use(job.generate.loras)
-        parts = parts_of(texts[0])
-        if len(parts) == 1:
-            return PromptStates.of(self.words.encode_each(texts, reading))
         if not has_regions(job):
-            own = weighted_parts(texts[0])
-            read = self.words.encode_each([*(text for text, _ in own), *texts[1:]], reading)
-            positive, others = tuple(read[: len(own)]), read[len(own) :]
-            states = PromptStates.of([positive[0], *others])
-            return replace(states, parts=positive, weights=tuple(weight for _, weight in own))
+            return self._read(self.words, job, texts)
+        parts = parts_of(texts[0])
         every = [*parts, *texts[1:]]
         if as_generator(job) and self.kind.name == "sdxl":  # it does not know the text encoders' layers of SDXL's LoRAs
             self.loras.use(weaker(job.generate.loras, len(parts)))
@@ -242,6 +283,14 @@ class Maker:
         others = self.words.encode_each(every, reading)[len(parts) :]
         self.loras.use(job.generate.loras)
         return PromptStates.of([_coupled(sides), *others])
+
+
+def _joined(each: Sequence[PromptStates]) -> PromptStates:
+    """Those of several images."""
+    positive, negative = (join_texts([getattr(one, side) for one in each]) for side in ("positive", "negative"))
+    empty = [one.empty for one in each if one.empty is not None]
+    parts = tuple(join_texts(list(same)) for same in zip(*(one.parts for one in each), strict=True))
+    return PromptStates(positive, negative, join_texts(empty) if empty else None, parts, each[0].weights)
 
 
 def _coupled(parts: Sequence[TextStates]) -> TextStates:

@@ -11,8 +11,10 @@ from core.families import family
 from core.families.attention import device_problems
 from core.families.components import Components
 from core.formats.hashes import HashMemo
+from core.generation.embeddings import Words
 from core.generation.forecast import offload_of
 from core.generation.loras import LorasInUse
+from core.generation.making import Refiner
 from core.generation.parts import Parts
 from core.generation.prompt.kept import ModelTexts
 from core.generation.sources import Sources
@@ -43,7 +45,7 @@ def leased(
     store.budget = None if asked.keep_models_gb is None else int(asked.keep_models_gb * 2**30)
     parts = Parts(job.memory, sources, device)
     parts.use_device()
-    parts.offload = offload_of(job, parts)
+    parts.offload = offload_of(job, parts, Parts.of_refiners(job.memory, sources, device).values())
     own = {"name": sources.model.name, "device": device}
     with ExitStack() as stack:
         sizes = parts.sizes
@@ -58,17 +60,53 @@ def leased(
         stack.enter_context(_sliced(vae, parts, asked.vae_slices, reports))
         if parts.rests != device:
             stack.enter_context(vae_visits(vae.vae, device))
-        texts = sum(sizes[name] for name in parts.texts)
+        encoders = _encoders(parts, store, stack, **own)
+        yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=encoders, device=device)
 
-        def encoders() -> Sequence[Any]:
-            lease = store.lease("text encoders", parts.texts_key, parts.text_encoders, size=texts, **own)
-            found: Sequence[Any] = stack.enter_context(lease).text_encoders
-            for encoder in found:
-                encoder.to(parts.rests)
-            return found
 
-        encoded = WhenUsed(encoders)
-        yield replace(base, vae=vae.vae, vae_config=vae.vae_config, text_encoders=encoded, device=device)
+def _encoders(parts: Parts, store: ModelStore, stack: ExitStack, **own: Any) -> WhenUsed:
+    """The text encoders, leased until the stack ends when they are first used."""
+
+    def encoders() -> Sequence[Any]:
+        size = sum(parts.sizes[name] for name in parts.texts)
+        lease = store.lease("text encoders", parts.texts_key, parts.text_encoders, size=size, **own)
+        found: Sequence[Any] = stack.enter_context(lease).text_encoders
+        for encoder in found:
+            encoder.to(parts.rests)
+        return found
+
+    return WhenUsed(encoders)
+
+
+def refiners_of(
+    job: GenerateJob, sources: Sources, store: ModelStore, device: str, workspace: Workspace, base: Components
+) -> Refiner:
+    """What lends the refiners of a job. base: its model, which waits in RAM meanwhile where anything is offloaded"""
+    every = Parts.of_refiners(job.memory, sources, device)
+    way = offload_of(job, Parts(job.memory, sources, device), every.values()) if every else "off"
+
+    @contextmanager
+    def lease(one: GenerateJob) -> Iterator[tuple[Components, Words]]:
+        name = one.refiner.refiner_checkpoint or ""
+        parts = every[name]
+        parts.offload = way
+        own = {"name": parts.path.name, "device": device}
+        with ExitStack() as stack:
+            if way == "parts":
+                base.denoiser.to("cpu")
+                stack.callback(base.denoiser.to, device)
+            size = parts.sizes[parts.kind.denoiser]
+            loaded = stack.enter_context(store.lease("refiner", parts.denoiser_key, parts.denoiser, size=size, **own))
+            if way == "parts":
+                stack.callback(loaded.denoiser.to, "cpu")
+                loaded.denoiser.to(device)
+            encoders = _encoders(parts, store, stack, **own)
+            refiner = replace(loaded, text_encoders=encoders, device=device)
+            theirs = replace(sources, model=parts.path, family=parts.kind.name, vae=None, embeddings=[])
+            texts = kept_texts(job, theirs, store, device, workspace, LorasInUse())
+            yield refiner, Words(refiner, {}, set(), texts)
+
+    return lease
 
 
 def _sliced(loaded: Components, parts: Parts, wanted: int | None, reports: Reports) -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from core.families import family
 from core.families.attention import set_attention
 from core.families.components import Components
+from core.families.locate import REFINER
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.formats.models.checkpoint import open_vae
 from core.generation.sources import Sources
@@ -33,6 +34,16 @@ class Parts:
         self.sizes = {name: self._size(name) for name in self.found}
         self.offload: Offload = "off"
         self._file = (fingerprint(self.path), sources.family, str(self.dtype), device)
+
+    @classmethod
+    def of_refiners(cls, memory: MemorySettings, sources: Sources, device: str) -> dict[str, Parts]:
+        """Those of a job's refiners, by their names in the settings. Their VAE is not used."""
+        found = {}
+        for name, path in sources.refiners.items():
+            parts = found[name] = cls(memory, Sources(path, REFINER, None, {}), device)
+            parts.found.pop("vae", None)
+            parts.sizes.pop("vae", None)
+        return found
 
     def use_device(self) -> None:
         """Set what torch computes with on the device."""

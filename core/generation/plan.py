@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from core.families import family
+from core.families.locate import REFINER
 from core.families.trained_size import trained_size
 from core.generation.checks import guidance_problems, problems_of, stage_problems
 from core.generation.guidances import own_settings
@@ -14,12 +15,14 @@ from core.generation.hooks import hook_file_problems
 from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
 from core.generation.inpainting import read_mask
 from core.generation.library import wildcard_lines
+from core.generation.loop import steps_of
 from core.generation.output import output_problems
 from core.generation.prompt.known import word_vectors
 from core.generation.prompt.styles import chosen_styles
+from core.generation.refiner import switch_problems
 from core.generation.requests import Request, requests_of
 from core.generation.sources import Sources, find_sources, with_own_guidance, with_own_schedule
-from core.generation.stages import described, stages_of, steps_of
+from core.generation.stages import described, stages_of
 from core.generation.upscaler_files import file_problems
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
@@ -64,8 +67,13 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     shrunk = [request.job for request in requests if request.job.deep_shrink.ds_depth_1 is not None]
     blocks = _input_blocks(sources) if shrunk else None
     raise_if_errors([problem for job in shrunk for problem in problems_of(job, blocks)])
-    guided = {(one.job.generate.guidance, own_settings(one.job)): one.job for one in requests}
+    guided = {
+        (one.job.generate.guidance, own_settings(one.job), one.job.refiner.refiner_checkpoint): one.job
+        for one in requests
+    }
     notes += [each for job in guided.values() for each in guidance_problems(job, family(sources.family))]
+    refined = [job for job in guided.values() if job.refiner.refiner_checkpoint]
+    notes += [each for job in refined for each in guidance_problems(job, family(REFINER))]
     notes += dict.fromkeys(each for one in requests for each in hook_file_problems(one.job, sources, workspace))
     raise_if_errors(notes)
     wrong = [each for one in requests for each in file_problems(one.job, sources.family, workspace)]
@@ -73,6 +81,8 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
     kind = family(sources.family)
     raise_if_errors(list(dict.fromkeys(each for one in decided for each in stage_problems(one.job, kind))))
+    notes += switch_problems([one.job for one in decided])
+    raise_if_errors(notes)
     return Plan(decided, sources, [*notes, *sources.notes])
 
 

@@ -23,6 +23,7 @@ QUALITY = 80
 SD = [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]]
 SDXL = [[0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -0.0362], [-0.3165, -0.2492, -0.2188]]
 PUBLISHED = {"sd1": [*SD, [0.0] * 3], "sd2": [*SD, [0.0] * 3], "sdxl": [*SDXL, [0.1084, -0.0175, -0.0011]]}
+PUBLISHED["sdxl_refiner"] = PUBLISHED["sdxl"]
 WIDTHS = [128, 256, 512, 512]  # of the VAEs that they are for
 FITTED: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()  # by VAE
 

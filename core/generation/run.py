@@ -10,9 +10,10 @@ from pathlib import Path
 
 from core.generation.embeddings import embeddings_attached, unused
 from core.generation.image_metadata import Hashes, one_image
+from core.generation.loop import steps_of
 from core.generation.loras import loras_attached, together
-from core.generation.making import Maker, steps_of
-from core.generation.models import kept_texts, leased
+from core.generation.making import Maker
+from core.generation.models import kept_texts, leased, refiners_of
 from core.generation.output import save_image
 from core.generation.plan import Plan, plan_of
 from core.generation.requests import merged_of
@@ -77,7 +78,8 @@ def ready(
             ]
             for problem in [*plan.notes, *loras.problems, *unused(words, *texts)]:
                 reports.warn(problem)
-            maker = Maker(components, words, loras, reports, networks_of(store, workspace, device))
+            refiners = refiners_of(job, sources, store, device, workspace, components)
+            maker = Maker(components, words, loras, reports, networks_of(store, workspace, device), refiners)
             yield maker, Written(workspace, sources, hashes, reports)
 
 
@@ -104,6 +106,7 @@ class Written:
             vae_path=sources.vae,
             embeddings=[word.setting(self.workspace) for word in sources.embeddings],
             zero_terminal_snr=asked.zero_terminal_snr == "on",
+            refiner_path=sources.refiners.get(job.refiner.refiner_checkpoint or ""),
         )
 
 

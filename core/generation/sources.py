@@ -11,7 +11,7 @@ from typing import Any
 
 from core.diffusion.samplers import noise_problem, sampler_problem, schedule_problem
 from core.families import family
-from core.families.locate import GENERATED, family_of, model_path
+from core.families.locate import GENERATED, REFINER, family_of, model_path
 from core.families.trained_size import own_guidance
 from core.families.word_weights import FIX, wrong_weight
 from core.formats.detect import identify
@@ -23,6 +23,7 @@ from core.generation.image_metadata import Hashes, portable_name
 from core.generation.library import find_lora, named_embeddings
 from core.generation.loras import check_file
 from core.generation.prompt.loras import LORAS, with_prompt_loras
+from core.generation.refiner import find_refiner
 from core.generation.stages import stages_of
 from core.generation.store import ModelStore
 from core.networks.block_weights import PRESETS, block_weights
@@ -37,7 +38,7 @@ from core.settings.model import FAMILIES
 
 @dataclass(frozen=True)
 class Sources:
-    """The files a job uses, found and identified by their headers only. loras: by their names in the settings"""
+    """The files a job uses, found and identified by their headers only. loras, refiners: by their names in the settings"""
 
     model: Path
     family: str
@@ -45,6 +46,7 @@ class Sources:
     loras: dict[str, Path]
     embeddings: list[NewWord] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
+    refiners: dict[str, Path] = field(default_factory=dict)
 
 
 def make_store() -> ModelStore:
@@ -87,6 +89,11 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         if path is not None:
             _collect(problems, check_file, path, name or "sd1")
             loras[file] = path
+    refiners = {
+        file: _collect(problems, find_refiner, file, workspace, name)
+        for file in dict.fromkeys(one.refiner.refiner_checkpoint for one in asked)
+        if file
+    }
     words: list[NewWord] = []
     for text in job.generate.embeddings:
         word = _collect(problems, find_word, text, workspace)
@@ -111,7 +118,10 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
     assert model is not None and name is not None
-    return Sources(model, name, vae, loras, words, notes)
+    if words and refiners:
+        what = "The refiner reads the names of embeddings as plain words"
+        notes.append(Problem(what, "refiner.refiner_checkpoint", "", "advice", code="refiner.embeddings"))
+    return Sources(model, name, vae, loras, words, notes, refiners)
 
 
 def _words_in(
@@ -195,20 +205,26 @@ def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> 
 def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
     """The hashes by which other programs identify the files; computed once until a file changes."""
     memo = HashMemo(workspace.private / "hashes.json")
-    if sources.model.is_dir():  # other programs do not hash folders: use the denoiser's weights
-        kind = family(sources.family)
-        model = kind.digest(sources.model, "denoiser", memo=memo, cancel=cancel)
-    else:
-        model = memo.get("sha256", [sources.model], lambda: file_sha256(sources.model, cancel))
+    model = _model_hash(sources.model, sources.family, memo, cancel)
     loras = {}
     for path in sources.loras.values():
         digest = memo.get("tensors sha256", [path], partial(tensors_sha256, path, cancel))
         loras[portable_name(path, workspace)] = digest
+    refiners = {
+        portable_name(path, workspace): _model_hash(path, REFINER, memo, cancel) for path in sources.refiners.values()
+    }
     embeddings = {
         word.word: memo.get("sha256", [word.path], partial(file_sha256, word.path, cancel))
         for word in sources.embeddings
     }
-    return Hashes(model, loras, embeddings)
+    return Hashes(model, loras, embeddings, refiners)
+
+
+def _model_hash(path: Path, family_name: str, memo: HashMemo, cancel: CancelToken | None) -> str:
+    """Of a whole file; other programs do not hash folders: of their denoiser's weights."""
+    if path.is_dir():
+        return family(family_name).digest(path, "denoiser", memo=memo, cancel=cancel)
+    return memo.get("sha256", [path], lambda: file_sha256(path, cancel))
 
 
 def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:

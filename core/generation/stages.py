@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 from core.generation.guidance import EMPTY, NEGATIVE, POSITIVE
 from core.generation.guidances import own_settings
-from core.generation.loop import Begins, Sampling, Sizes, Stage, run_steps
+from core.generation.loop import Begins, Sampling, Sizes, Stage, own_steps, run_steps
 from core.generation.noise import StartNoise
 from core.generation.prompt.runs import parts_of
 from core.generation.prompt.states import Reading
@@ -30,7 +32,18 @@ def has_regions(job: GenerateJob) -> bool:
 
 
 def stages_of(job: GenerateJob) -> list[Stage]:
-    """The stages of one image, whose size is decided."""
+    """The stages of one image, whose size is decided. A refiner finishes the last one."""
+    *before, last = _base_stages(job)
+    own = job.refiner
+    if not own.refiner_checkpoint:
+        return [*before, last]
+    scores = own.aesthetic_score, own.negative_aesthetic_score
+    last = replace(last, switch_at=own.refiner_switch_at)
+    return [*before, last, replace(last, begins="unfinished latents", scores=scores)]
+
+
+def _base_stages(job: GenerateJob) -> list[Stage]:
+    """Those of the base model."""
     asked, hires, given = job.generate, job.hires, job.image_to_image
     size = asked.width or 0, asked.height or 0
     begins: Begins = "image" if given.image_path else "noise"
@@ -129,13 +142,20 @@ def described(job: GenerateJob) -> Iterator[str]:
         "image": "from the initial image",
         "made image": "from the image before, enlarged",
         "made latents": "from the latents before, enlarged",
+        "unfinished latents": f"finished by {Path(job.refiner.refiner_checkpoint or '').name}",
     }
     for stage in stages_of(job):
         share = "" if stage.strength is None else f", strength {stage.strength:g}"
         width, height = stage.size
-        yield f"{width} x {height} {begin[stage.begins]}: {stage.steps} steps{share}"
+        yield f"{width} x {height} {begin[stage.begins]}: {_own_share(job, stage)}{stage.steps} steps{share}"
 
 
-def steps_of(stage: Stage) -> int:
-    """The steps that a stage runs."""
-    return stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)
+def _own_share(job: GenerateJob, stage: Stage) -> str:
+    """ "16 of " where the refiner takes over."""
+    if stage.switch_at is None:
+        return ""
+    way = sampling_of(job, "epsilon")
+    before = replace(stage, begins="noise")
+    run = stage.steps if stage.strength is None else run_steps(stage.steps, stage.strength)
+    base = round(run * own_steps(way, before) / own_steps(way, replace(before, switch_at=None)))
+    return f"{run - base if stage.refines else base} of "

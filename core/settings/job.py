@@ -20,6 +20,7 @@ from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.generation.memory import GenerationMemorySettings
 from core.settings.generation.output import OutputSettings
 from core.settings.generation.prompts import PromptSettings
+from core.settings.generation.refiner import RefinerSettings
 from core.settings.generation.regions import RegionSettings
 from core.settings.hub import HubSettings
 from core.settings.logging import LoggingSettings
@@ -169,6 +170,7 @@ class GenerateJob(Job):
     hires: HiresSettings = Field(default_factory=HiresSettings, title="Hires fix")
     deep_shrink: DeepShrinkSettings = Field(default_factory=DeepShrinkSettings, title="Deep Shrink")
     gradual_latent: GradualLatentSettings = Field(default_factory=GradualLatentSettings, title="Gradual Latent")
+    refiner: RefinerSettings = Field(default_factory=RefinerSettings, title="Refiner")
     regions: RegionSettings = Field(default_factory=RegionSettings, title="Regions")
     sizes: SizeSettings = Field(default_factory=SizeSettings, title="SDXL sizes")
     start_noise: StartNoiseSettings = Field(default_factory=StartNoiseSettings, title="Start noise")

@@ -33,6 +33,7 @@ FAMILIES: dict[str, FamilyTraits] = {  # by name; others are added as they regis
     "sd1": FamilyTraits(),
     "sd2": FamilyTraits(),
     "sdxl": FamilyTraits(unused=(("model.clip_skip", "ignored: SDXL always uses the second to last layer"),)),
+    "sdxl_refiner": FamilyTraits(),
 }
 
 

@@ -149,7 +149,7 @@ def test_parts_that_rest_elsewhere_make_the_same_image(workspace, store, monkeyp
     plain = image(job_of(prompt="a cup"), workspace, store)
     with in_use(job_of(), workspace, store) as model:
         assert not model.denoiser._forward_pre_hooks
-    monkeypatch.setattr("core.generation.models.offload_of", lambda job, parts: "layers")
+    monkeypatch.setattr("core.generation.models.offload_of", lambda *given: "layers")
     with in_use(job_of(), workspace, store) as model:
         assert model.denoiser.conv_in._forward_pre_hooks, "each layer calls its weights"
     np.testing.assert_array_equal(image(job_of(prompt="a cup"), workspace, store), plain)

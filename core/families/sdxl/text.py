@@ -34,8 +34,8 @@ def encode_ids(
     weights    of the states; the pooled vector has none       layer   whose states are read, from the end
     """
     first, second = components.text_encoders
-    states, _ = _read(first, ids[0], layer)
-    more, last = _read(second, ids[1], layer)
+    states, _ = read_layer(first, ids[0], layer)
+    more, last = read_layer(second, ids[1], layer)
     end = components.tokenizers[1].eos_token_id
     return TextStates(
         torch.cat([join(weigh(states, weights, 0, normalize)), join(weigh(more, weights, 1, normalize))], dim=-1),
@@ -46,7 +46,7 @@ def encode_ids(
 encode_captions = partial(read_captions, encode_ids)
 
 
-def _read(encoder: Any, ids: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+def read_layer(encoder: Any, ids: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     """States of the layer that is read, and of the end after the final layer norm: both [B, n, 77, C]."""
     given = encoder(queued(ids.flatten(0, 1), encoder.device), output_hidden_states=True)
     shape = (*ids.shape, -1)

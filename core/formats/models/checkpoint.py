@@ -148,7 +148,7 @@ def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str,
 
 def _file_parts(path: Path, entries: Mapping[str, TensorEntry], family: str, kohya_projection: bool) -> dict[str, Part]:
     clip = sd_keys.CLIP_PREFIXES.get(family)
-    open_clip, open_clip_part = sd_keys.OPEN_CLIP_PREFIXES.get(family), "text_encoder_2" if clip else "text_encoder"
+    open_clip, open_clip_part = sd_keys.OPEN_CLIP_PREFIXES.get(family), sd_keys.OPEN_CLIP_PARTS.get(family, "")
     places: dict[str, dict[str, Place]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
     for name, entry in entries.items():
         if name.startswith(sd_keys.UNET_PREFIX):

@@ -13,7 +13,13 @@ from core.formats.models.text_keys import bare_name, full_name
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_PREFIXES = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
-OPEN_CLIP_PREFIXES = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}
+OPEN_CLIP_PREFIXES = {
+    "sd2": "cond_stage_model.model.",
+    "sdxl": "conditioner.embedders.1.model.",
+    "sdxl_refiner": "conditioner.embedders.0.model.",
+}
+# The name of the text encoder that is OpenCLIP.
+OPEN_CLIP_PARTS = {"sd2": "text_encoder", "sdxl": "text_encoder_2", "sdxl_refiner": "text_encoder_2"}
 
 
 class BlockPlan(NamedTuple):
@@ -24,7 +30,12 @@ class BlockPlan(NamedTuple):
 
 
 SD_PLAN = BlockPlan((True, True, True, False), (False, True, True, True))
-UNET_PLANS = {"sd1": SD_PLAN, "sd2": SD_PLAN, "sdxl": BlockPlan((False, True, True), (True, True, False))}
+UNET_PLANS = {
+    "sd1": SD_PLAN,
+    "sd2": SD_PLAN,
+    "sdxl": BlockPlan((False, True, True), (True, True, False)),
+    "sdxl_refiner": BlockPlan((False, True, True, False), (False, True, True, False)),
+}
 
 RESNET = {  # inside a resnet of the U-Net, LDM -> diffusers
     "in_layers.0": "norm1",

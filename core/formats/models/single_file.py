@@ -46,7 +46,7 @@ def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: 
     kohya_projection  the text projection was read untransposed, as sd-scripts does, and is written back that way
     """
     tensors: dict[str, LazyTensor] = {}
-    open_clip = open_clip_part(family)
+    open_clip = sd_keys.OPEN_CLIP_PARTS.get(family)
     for part, state in states.items():
         if part == "unet":
             tensors |= _unet(state, family)
@@ -58,11 +58,6 @@ def file_tensors(states: Mapping[str, State], family: str, *, kohya_projection: 
             prefix = sd_keys.CLIP_PREFIXES[family]
             tensors |= {prefix + sd_keys.clip_to_ldm(name): tensor for name, tensor in state.items()}
     return tensors
-
-
-def open_clip_part(family: str) -> str | None:
-    """The name of the text encoder that is OpenCLIP."""
-    return {"sd2": "text_encoder", "sdxl": "text_encoder_2"}.get(family)
 
 
 def _unet(state: State, family: str) -> dict[str, LazyTensor]:

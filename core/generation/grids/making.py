@@ -15,10 +15,11 @@ from core.generation.grids.export import export
 from core.generation.grids.folder import GridFolder, Place
 from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
 from core.generation.image_metadata import png_info
+from core.generation.loop import steps_of
 from core.generation.making import Maker
 from core.generation.run import Written, ready
 from core.generation.sources import make_store
-from core.generation.stages import stages_of, steps_of
+from core.generation.stages import stages_of
 from core.generation.store import ModelStore
 from core.record import atomic
 from core.record.cancel import Cancelled

@@ -23,7 +23,7 @@ class GenerationMemorySettings(Settings):
         "auto",
         title="Offload to RAM",
         labels={"off": "off", "parts": "VAE and text encoders", "layers": "U-Net too, layer by layer"},
-        help="What waits in RAM while the GPU does not need it. Auto picks the fastest that fits. Layer by layer needs the least VRAM, for cards with 4 GB. The images are the same.",
+        help="What waits in RAM while the GPU does not need it. Auto picks the fastest that fits. Layer by layer needs the least VRAM, for cards with 4 GB. With a refiner, base model and refiner wait in turn. The images are the same.",
         costs="Moving the VAE and text encoders costs less than a second for each image, layer by layer several times the time.",
     )
     keep_models_gb: float | None = setting(
