@@ -99,7 +99,8 @@ def refiners_of(
             loaded = stack.enter_context(store.lease("refiner", parts.denoiser_key, parts.denoiser, size=size, **own))
             if way == "parts":
                 stack.callback(loaded.denoiser.to, "cpu")
-                loaded.denoiser.to(device)
+            if way != "layers":
+                loaded.denoiser.to(device)  # a job before may have left it in RAM
             encoders = _encoders(parts, store, stack, **own)
             refiner = replace(loaded, text_encoders=encoders, device=device)
             theirs = replace(sources, model=parts.path, family=parts.kind.name, vae=None, embeddings=[])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from core.families.locate import REFINER, model_path
@@ -22,7 +23,10 @@ NEEDED = ("unet", "text_encoder_2")
 def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
     """The file or folder of a refiner. base: the family of the model whose images it finishes; None: not known.
     Raises ProblemsError."""
-    path = model_path(name, workspace, FILE)
+    try:
+        path = model_path(name, workspace, FILE)
+    except ProblemsError as error:
+        raise ProblemsError([replace(each, where=FILE) for each in error.problems]) from error
     kind = identify(path)
     if (kind.kind, kind.family, kind.variant) != ("checkpoint", REFINER, None):
         what = f"{path.name} is no refiner but: {kind} ({kind.evidence})"

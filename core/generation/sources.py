@@ -120,7 +120,11 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     assert model is not None and name is not None
     if words and refiners:
         what = "The refiner reads the names of embeddings as plain words"
-        notes.append(Problem(what, "refiner.refiner_checkpoint", "", "advice", code="refiner.embeddings"))
+        notes.append(
+            Problem(
+                what, "refiner.refiner_checkpoint", "switch later, or turn it off", "advice", code="refiner.embeddings"
+            )
+        )
     return Sources(model, name, vae, loras, words, notes, refiners)
 
 
