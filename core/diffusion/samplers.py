@@ -213,6 +213,9 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
         """diffusers' integrates by scipy, which is not installed; the polynomials of degree 3 have an exact sum."""
 
         def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
+            order = min(order, len(self.derivatives))  # fewer where sampling began in the middle of the schedule
+            if current_order >= order:
+                return 0.0
             low, high = float(self.sigmas[t]), float(self.sigmas[t + 1])
             at = [float(self.sigmas[t - k]) for k in range(order)]
             return lms_coefficient(at, current_order, low, high)

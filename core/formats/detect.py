@@ -409,6 +409,9 @@ def _identify_folder(path: Path) -> ModelKind:
     pipeline = str((index or {}).get("_class_name", ""))
     family = next((name for start, name in PIPELINE_FAMILY.items() if pipeline.startswith(start)), None)
     evidence = f"model_index.json names {pipeline}"
+    if family == "sdxl_refiner" and _whole(unet or {}, "cross_attention_dim") == 2048:
+        # A base model, saved from diffusers' image to image.
+        family, evidence = "sdxl", "its cross-attention is 2048 wide"
     if family is None and unet is not None:
         family, evidence = _unet_config_family(unet)
     variant = INPUT_VARIANTS.get(_whole(unet or {}, "in_channels"))

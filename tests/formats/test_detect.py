@@ -290,6 +290,11 @@ SD_INDEX, XL_INDEX = {"_class_name": "StableDiffusionPipeline"}, {"_class_name":
         ),
         ({"index": {"_class_name": "StableDiffusionXLImg2ImgPipeline"}}, "SDXL refiner checkpoint", None),
         (
+            {"index": {"_class_name": "StableDiffusionXLImg2ImgPipeline"}, "unet": {"cross_attention_dim": 2048}},
+            "SDXL checkpoint",
+            None,
+        ),
+        (
             {
                 "index": {"_class_name": "StableDiffusionInpaintPipeline"},
                 "unet": {"cross_attention_dim": 768, "in_channels": 9},

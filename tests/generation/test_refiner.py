@@ -233,6 +233,40 @@ def test_prompts_that_and_joins_guide_it_as_they_guide_the_base_model(workspace,
     assert float((both[1] - one[1]).abs().mean()) > 1e-3
 
 
+def test_loras_are_the_base_models_alone(workspace, store):
+    """At all steps, and counted over the whole image: one that begins after the switch does nothing."""
+    model = family("sdxl").load(workspace.models / "base", parts=("denoiser",)).denoiser
+    draw, tensors = torch.Generator().manual_seed(0), {}
+    for target in family("sdxl").lora_targets(model):
+        shape = target.module.weight.shape
+        tensors[f"{target.name}.lora_down.weight"] = torch.randn(4, *shape[1:], generator=draw)
+        tensors[f"{target.name}.lora_up.weight"] = torch.randn(shape[0], 4, *[1] * (len(shape) - 2), generator=draw)
+    (workspace.models / "loras").mkdir()
+    save_file(tensors, workspace.models / "loras" / "loud.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"})
+    plain = latents_of(job_of(), workspace, store)
+    late = job_of(generate={"loras": [{"file": "loud", "start_at": 0.8}]})
+    assert torch.equal(latents_of(late, workspace, store)[1], plain[1])
+    early = latents_of(job_of(generate={"loras": [{"file": "loud", "start_at": 0.7}]}), workspace, store)
+    assert float((early[0] - plain[0]).abs().mean()) > 0.01
+    assert "refiner.loras" in codes(late, workspace)
+
+
+def test_a_lora_for_the_refiner_is_refused(workspace):
+    key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{key}.lora_down.weight": torch.zeros(4, 1280), f"{key}.lora_up.weight": torch.zeros(768, 4)}
+    save_file(tensors, workspace.models / "of_refiner.safetensors")
+    used = {"loras": [{"file": str(workspace.models / "of_refiner.safetensors")}]}
+    assert "lora.other-family" in codes(job_of(generate=used), workspace)
+
+
+def test_previews_and_masks_act_at_its_steps_and_nothing_else(workspace, store, monkeypatch):
+    seen, hooks_of = [], making.hooks_of
+    monkeypatch.setattr(making, "hooks_of", lambda asked: seen.append(hooks_of(asked)) or seen[-1])
+    groups = {"output": {"preview_every_n_steps": 1}, "deep_shrink": {"ds_depth_1": 2, "ds_timesteps_1": 0}}
+    latents_of(job_of(**groups), workspace, store)
+    assert [[type(hook).__name__ for hook in hooks] for hooks in seen] == [["Preview", "DeepShrink"], ["Preview"]]
+
+
 # -- memory
 
 

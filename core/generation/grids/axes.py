@@ -34,6 +34,8 @@ ALSO = {
     "denoising": "image_to_image.strength",
     "hires upscale": "hires.highres_fix_scale",
     "hires steps": "hires.highres_fix_steps",
+    "refiner checkpoint": "refiner.refiner_checkpoint",
+    "refiner switch at": "refiner.refiner_switch_at",
     "lora file": LORA,
 }
 ALONE = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have axes of their own
