@@ -66,10 +66,11 @@ def _guarded(task: str, job: Settings, context: JobContext) -> tuple[str, Explan
             journal.put(Result(list(outcome.lines), dict(outcome.facts)))
         journal.put(StateChanged(outcome.state))
         return outcome.state, None
-    except Cancelled:
+    except Cancelled as stop:
         if (words := _told(context)) is not None:
             return _failed(context, words)
-        journal.put(StateChanged("stopped", "Stopped before training began" if task == "train" else "Cancelled"))
+        plain = "Stopped before training began" if task == "train" else "Cancelled"
+        journal.put(StateChanged("stopped", str(stop) or plain))
         return "stopped", None
     except Exception as error:
         # At once: what another process tells from now on follows from this error, or is the same one.

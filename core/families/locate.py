@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify
@@ -45,7 +46,10 @@ def _of_another_family(vae: str, scale: float, name: str) -> Problem:
 
 def model_path(reference: str, workspace: Workspace, setting: str = "model.base_model") -> Path:
     """The file or folder that a setting names. A hub id that is not here is a problem that says how to get it."""
-    found = resolve(reference, workspace.models, workspace.outputs)
+    try:
+        found = resolve(reference, workspace.models, workspace.outputs)
+    except ProblemsError as error:
+        raise ProblemsError([replace(problem, where=setting) for problem in error.problems]) from None
     if isinstance(found, HubId):
         raise ProblemsError.one(
             f"The model '{reference}' is not on this machine",

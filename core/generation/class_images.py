@@ -23,7 +23,8 @@ from core.generation.class_plan import (
 )
 from core.generation.decoding import images_at_once
 from core.generation.embeddings import Words
-from core.generation.image_metadata import Hashes, png_info
+from core.generation.image_metadata import png_info
+from core.generation.image_record import Hashes
 from core.generation.loras import LorasInUse
 from core.generation.making import Maker
 from core.generation.models import kept_texts, leased

@@ -32,13 +32,14 @@ from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 from core.settings.names import bad_name
 
-KIND = "generated image 1"  # of the facts in the index; another number reads all images again
+KIND = "generated image 2"  # of the facts in the index; another number reads all images again
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MOST_STARS = 5
 LONGEST = 4000  # characters of a prompt in the index
 SETTLED_NS = (
     2_000_000_000  # a folder that changed less than this before it was read is read again: clocks of disks are coarse
 )
+MODELS_OWN = ("width", "height", "guidance_scale")  # settings that are the model's where none are set
 AT_ONCE = 256  # images read between two looks at what is asked for meanwhile
 
 
@@ -48,6 +49,7 @@ class Facts:
 
     own    LoRAs with strengths, embeddings or the trained model, in a few words
     pair   the same for images that differ in nothing but LoRAs and embeddings; plain: whether this one has none
+    kin    the same for images that differ in nothing but the model and what is the model's own, as its size
     """
 
     width: int = 0
@@ -62,6 +64,7 @@ class Facts:
     own: str = ""
     pair: str = ""
     plain: bool = True
+    kin: str = ""
 
 
 UNREAD = Facts()
@@ -134,7 +137,7 @@ class Gallery:
         self._shots: dict[str, Shot] = {}
         self._facts: dict[str, tuple[Shot, Facts]] = {}
         self._newest: tuple[int, list[Shot]] = (-1, [])
-        self._plain: tuple[int, dict[str, str]] = (-1, {})
+        self._plain: tuple[int, dict[str, str], dict[str, list[str]]] = (-1, {}, {})
         self._stars: dict[str, int] | None = None
         self._lock, self._reading = threading.RLock(), threading.Lock()
 
@@ -270,14 +273,41 @@ class Gallery:
         return all(word in text for word in words)
 
     def twin(self, name: str) -> str:
-        """The newest image made like this one by the base model alone; "" where there is none."""
+        """The newest image made like this one by the base model alone; "" where there is none. A trained model's base is
+        any that is not trained here."""
         facts = self.facts(name)
-        if facts.plain:
-            return ""
+        if not facts.plain:
+            return self._plain_ones()[0].get(facts.pair, "")
+        bases = [each for each in self._kin(name) if not self.facts(each).own] if facts.own else []
+        return self._older(bases, name) or next(iter(bases), "")
+
+    def before(self, name: str) -> str:
+        """The newest image that another model had made like this one when this one was made; "" where there is none."""
+        model = self.facts(name).model
+        return self._older([each for each in self._kin(name) if self.facts(each).model != model], name)
+
+    def _older(self, names: Iterable[str], name: str) -> str:
+        """The first of them that is not newer than an image; "" for none."""
+        made = self.shot(name).mtime_ns
+        return next((each for each in names if self.shot(each).mtime_ns <= made), "")
+
+    def _kin(self, name: str) -> list[str]:
+        """Images without LoRAs and embeddings that are made like this one, itself too, newest first."""
+        facts = self.facts(name)
+        return self._plain_ones()[1].get(facts.kin, []) if facts.plain and facts.kin else []
+
+    def _plain_ones(self) -> tuple[dict[str, str], dict[str, list[str]]]:
+        """Images without LoRAs and embeddings: the newest of each `pair`, and all of each `kin`, newest first."""
         if self._plain[0] != self.version:
-            known = [(self.facts(shot.name), shot.name) for shot in reversed(self.newest())]
-            self._plain = (self.version, {each.pair: made for each, made in known if each.plain and each.pair})
-        return self._plain[1].get(facts.pair, "")
+            pairs: dict[str, str] = {}
+            kin: dict[str, list[str]] = {}
+            for shot in self.newest():
+                facts = self.facts(shot.name)
+                if facts.plain and facts.pair:
+                    pairs.setdefault(facts.pair, shot.name)
+                    kin.setdefault(facts.kin, []).append(shot.name)
+            self._plain = (self.version, pairs, kin)
+        return self._plain[1:]
 
     def models(self) -> Counter[str]:
         """How many images each model has made."""
@@ -388,6 +418,7 @@ def facts_of(job: GenerateJob, source: str = "atelier") -> Facts:
         own=own_words(job),
         pair=pair_key(job),
         plain=not (asked.loras or asked.embeddings),
+        kin=pair_key(job, MODELS_OWN, "model"),
     )
 
 
@@ -403,10 +434,10 @@ def own_words(job: GenerateJob) -> str:
     return ", ".join(words) or (trained.stem if "checkpoints" in trained.parts else "")
 
 
-def pair_key(job: GenerateJob) -> str:
-    """A hash that is the same for images that differ in nothing but their LoRAs and embeddings."""
-    own = {"loras", "embeddings", "count", "zero_terminal_snr"}
-    values = job.model_dump(mode="json", exclude={"generate": own, "memory": True})
+def pair_key(job: GenerateJob, but: Iterable[str] = (), *groups: str) -> str:
+    """A hash that is the same for images that differ in nothing but their LoRAs and embeddings. but, groups: nor in these"""
+    own = {"loras", "embeddings", "count", "zero_terminal_snr", *but}
+    values = job.model_dump(mode="json", exclude={"generate": own, **dict.fromkeys(("memory", *groups), True)})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -106,10 +106,10 @@ def find_file(name: str, workspace: Workspace) -> Path | None:
     return next(there, None) if text else None
 
 
-def find_lora(name: str, workspace: Workspace) -> Path:
+def find_lora(name: str, workspace: Workspace, known: Sequence[tuple[str, Path]] | None = None) -> Path:
     """The file of a LoRA's name: a path as in `find_file`, else a label or a file name with or without extension.
-    The newest if there are several. Raises ProblemsError."""
-    return _find(name, workspace, "LoRA")
+    The newest if there are several. Raises ProblemsError. known: as `list_loras` listed them; else they are listed now"""
+    return _find(name, workspace, "LoRA", known)
 
 
 def find_embedding(name: str, workspace: Workspace) -> Path:
@@ -117,12 +117,12 @@ def find_embedding(name: str, workspace: Workspace) -> Path:
     return _find(name, workspace, "embedding")
 
 
-def _find(name: str, workspace: Workspace, kind: str) -> Path:
+def _find(name: str, workspace: Workspace, kind: str, listed: Sequence[tuple[str, Path]] | None = None) -> Path:
     text = name.strip()
     path = find_file(text, workspace)
     if path is not None and path.is_file():
         return path
-    known = _newest_first(workspace, kind.lower())
+    known = list(listed) if listed is not None else _newest_first(workspace, kind.lower())
     wanted = _plain(text)
     for label, path in known:
         if wanted in (_plain(label), _plain(path.name)):

@@ -335,6 +335,8 @@ def _begin(
     if stage.strength is None:
         return first, (torch.stack([noise.start for noise in noises]) * start_scale(way)).to(device)
     assert latents is not None, "a strength is of latents"
+    if sampling.program != "generator" and not run_steps(stage.steps, stage.strength):  # nothing would take noise away
+        return first, latents.to(device)
     noise = torch.stack([each.of_image()[0] for each in noises]).to(device)
     return first, add_noise(way, latents, noise, noised)
 

@@ -11,7 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.generation.image_metadata import Hashes, exif_of, png_info
+from core.generation.image_metadata import exif_of, png_info
+from core.generation.image_record import Hashes
 from core.record import atomic
 from core.record.problems import Problem
 from core.record.workspace import Workspace, display_path, resolve_path

@@ -24,9 +24,10 @@ from core.generation.requests import Request, requests_of
 from core.generation.sources import Sources, find_sources, with_own_guidance, with_own_schedule
 from core.generation.stages import described, stages_of
 from core.generation.upscaler_files import file_problems
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
+from core.settings.generation.prompts import PromptSettings
 from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
 
@@ -44,9 +45,16 @@ class Plan:
 
 
 def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
-    """Raises ProblemsError with all that is wrong with the prompts, and then with all that is wrong with the files."""
-    requests, notes = asked_of(job, workspace)
-    return plan_for(job, requests, workspace, notes)
+    """Raises ProblemsError with all that is wrong with the prompts, the settings and the files."""
+    problems: list[Problem] = []
+    asked = collected(problems, asked_of, job, workspace)
+    if asked is not None:
+        requests, notes = asked
+        return plan_for(job, requests, workspace, notes)
+    empty = {"generate": job.generate.model_copy(update={"prompt": "", "negative_prompt": ""})}
+    rest = job.model_copy(update=empty | {"prompts": PromptSettings(dynamic_prompts=False)})
+    collected(problems, plan_for, rest, asked_of(rest, workspace)[0], workspace)
+    raise ProblemsError(dict.fromkeys(problems))
 
 
 def asked_of(job: GenerateJob, workspace: Workspace) -> tuple[list[Request], list[Problem]]:
@@ -59,11 +67,13 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     """The same for requests that one model makes. job: names that model"""
     wrong = [problem for request in requests for problem in problems_of(request.job)]
     notes = [*notes, *dict.fromkeys(wrong), *output_problems(job, workspace)]
+    begun = collected(notes, with_initial_images, requests)
+    masks = collected(notes, lambda: list(mask_problems(begun or ())))
+    sources = collected(notes, find_sources, job, workspace, [request.job for request in requests])
+    notes += masks or ()
     raise_if_errors(notes)
-    requests = with_initial_images(requests)
-    notes = [*notes, *mask_problems(requests)]
-    raise_if_errors(notes)
-    sources = find_sources(job, workspace, [request.job for request in requests])
+    assert begun is not None and sources is not None
+    requests = begun
     shrunk = [request.job for request in requests if request.job.deep_shrink.ds_depth_1 is not None]
     blocks = _input_blocks(sources) if shrunk else None
     raise_if_errors([problem for job in shrunk for problem in problems_of(job, blocks)])

@@ -1,4 +1,4 @@
-"""An approximation of the image while it is made: a linear map of the estimated clean latents to RGB, at an eighth of its size."""
+"""An approximation of images while they are made: a linear map of the estimated clean latents to RGB, at an eighth of their size."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SECONDS = 0.25  # between two previews
 QUALITY = 80
+LARGEST = 1024  # pixels, of a side of the JPEG
+GRAY = 128  # between the images of a batch, and where the grid has no more
 # RGB in -1..1 of each latent channel, and of 1: as ComfyUI publishes them (comfy/latent_formats.py).
 SD = [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]]
 SDXL = [[0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -0.0362], [-0.3165, -0.2492, -0.2188]]
@@ -72,16 +74,28 @@ def _with_one(latents: Tensor) -> Tensor:
 
 
 def approximated(latents: Tensor, factors: Tensor) -> Tensor:
-    """uint8 [h, w, 3], on the device of the latents [C, h, w]."""
-    rgb = _with_one(latents.float()) @ factors.to(latents.device)
-    return ((rgb / 2 + 0.5).clamp(0, 1) * 255).round().byte().reshape(*latents.shape[-2:], 3)
+    """uint8 [B, h, w, 3], on the device of the latents [B, C, h, w]."""
+    factors = factors.to(latents.device)
+    rgb = latents.float().movedim(1, -1) @ factors[:-1] + factors[-1]
+    return ((rgb / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+
+
+def tiled(images: Tensor) -> Tensor:
+    """The images of a batch as one, in rows: uint8 [B, h, w, 3] -> [rows * h, columns * w, 3]."""
+    count, height, width, _ = images.shape
+    rows = round(count**0.5)
+    columns = -(-count // rows)
+    sheet = images.new_full((rows * columns, height, width, 3), GRAY)
+    sheet[:count] = images
+    sheet = sheet.reshape(rows, columns, height, width, 3).transpose(1, 2)
+    return sheet.reshape(rows * height, columns * width, 3)
 
 
 class Preview(Hook):
-    """Hands a JPEG of the last image of the batch, which is the one shown when all are finished, to `show`.
+    """Hands a JPEG of the images of the batch to `show`.
 
     every   so many evaluations, at most one each `SECONDS`
-    size    (width, height) of the JPEG, which stages of other sizes have too
+    size    (width, height) of each image in it, which stages of other sizes have too
     """
 
     def __init__(self, factors: Tensor, every: int, size: tuple[int, int], show: Callable[[bytes], None]):
@@ -93,13 +107,17 @@ class Preview(Hook):
         if (at.index + 1) % self.every or now - self._last < SECONDS:
             return
         self._last = now
-        clean = clean_estimate(at.sampler, output[-1:], at.timestep, at.latents[-1:])
-        self.show(self._jpeg(approximated(clean[0], self.factors)))
+        clean = clean_estimate(at.sampler, output, at.timestep, at.latents)
+        images = approximated(clean, self.factors)
+        self.show(self._jpeg(tiled(images), images.shape[2]))
 
-    def _jpeg(self, pixels: Tensor) -> bytes:
+    def _jpeg(self, pixels: Tensor, width: int) -> bytes:
+        """width: of one image in it"""
         from PIL import Image
 
-        image = Image.fromarray(pixels.cpu().numpy())
+        image, times = Image.fromarray(pixels.cpu().numpy()), self.size[0] / width
+        times = min(times, LARGEST / max(image.size))
         content = BytesIO()
-        (image if image.size == self.size else image.resize(self.size)).save(content, "JPEG", quality=QUALITY)
+        size = round(image.width * times), round(image.height * times)
+        (image if image.size == size else image.resize(size)).save(content, "JPEG", quality=QUALITY)
         return content.getvalue()

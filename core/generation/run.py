@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from core.generation.embeddings import embeddings_attached, unused
-from core.generation.image_metadata import Hashes, one_image
+from core.generation.image_metadata import one_image
+from core.generation.image_record import Hashes
 from core.generation.loop import steps_of
 from core.generation.loras import loras_attached, together
 from core.generation.making import Maker
@@ -26,7 +27,9 @@ from core.generation.sources import (
 from core.generation.stages import stages_of
 from core.generation.store import ModelStore
 from core.generation.upscaler_files import networks_of
+from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
+from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 
@@ -53,8 +56,13 @@ def run_generate(
     """
     reports.stage("checking files")
     plan = plan_of(job, workspace)
-    with ready(plan, workspace, store=store, device=device, reports=reports) as (maker, written):
-        return _all_images(plan, maker, written)
+    files: list[Path] = []
+    try:
+        with ready(plan, workspace, store=store, device=device, reports=reports) as (maker, written):
+            _all_images(plan, maker, written, files)
+    except Cancelled:
+        raise Cancelled(f"Cancelled after {len(files)} of {count(len(plan.requests), 'image')}") from None
+    return files
 
 
 @contextmanager
@@ -110,10 +118,9 @@ class Written:
         )
 
 
-def _all_images(plan: Plan, maker: Maker, written: Written) -> list[Path]:
-    """The files of a job's images, a few generated at a time."""
+def _all_images(plan: Plan, maker: Maker, written: Written, files: list[Path]) -> None:
+    """A job's images, a few generated at a time. files: takes them as they are written"""
     reports, total = written.reports, len(plan.requests)
-    files: list[Path] = []
     steps, done = plan.steps(), 0
 
     def progress(generating: int = 0, steps_done: int = 0, own: int = 0) -> None:
@@ -140,7 +147,6 @@ def _all_images(plan: Plan, maker: Maker, written: Written) -> list[Path]:
         done += len(batch) * own
         left = left[len(batch) :]
         progress()
-    return files
 
 
 def _numbers(first: int, together: int, total: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ from core.formats.hashes import HashMemo, file_sha256
 from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.header import sniff
 from core.generation.embeddings import NewWord, check_word, find_word
-from core.generation.image_metadata import Hashes, portable_name
+from core.generation.image_metadata import portable_name
+from core.generation.image_record import Hashes
 from core.generation.library import find_lora, named_embeddings
 from core.generation.loras import check_file
 from core.generation.prompt.loras import LORAS, with_prompt_loras
@@ -28,7 +29,7 @@ from core.generation.stages import stages_of
 from core.generation.store import ModelStore
 from core.networks.block_weights import PRESETS, block_weights
 from core.record.cancel import CancelToken
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import open_regular
 from core.record.workspace import Workspace
 from core.settings.generation.generate import GenerateSettings
@@ -74,32 +75,32 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     images   the jobs of the single images, where they are known: prompts of files have LoRAs of their own
     """
     problems: list[Problem] = []
-    asked = list(images) or [_collect(problems, with_prompt_loras, job) or job]
-    model = _collect(problems, model_path, job.model.base_model, workspace, "model.base_model")
-    name = _collect(problems, family_of, model, job.model.family, GENERATED) if model else None
+    asked = list(images) or [collected(problems, with_prompt_loras, job) or job]
+    model = collected(problems, model_path, job.model.base_model, workspace, "model.base_model")
+    name = collected(problems, family_of, model, job.model.family, GENERATED) if model else None
     vae = None
     if job.model.vae:
-        vae = _collect(problems, model_path, job.model.vae, workspace, "model.vae")
+        vae = collected(problems, model_path, job.model.vae, workspace, "model.vae")
         if vae is not None:
-            _collect(problems, open_vae, vae)
+            collected(problems, open_vae, vae)
     problems += lora_problems(asked, name)
     loras: dict[str, Path] = {}
     for file in dict.fromkeys(use.file for one in asked for use in one.generate.loras):
-        path = _collect(problems, find_lora, file, workspace)
+        path = collected(problems, find_lora, file, workspace)
         if path is not None:
-            _collect(problems, check_file, path, name or "sd1")
+            collected(problems, check_file, path, name or "sd1")
             loras[file] = path
-    refiners = {
-        file: _collect(problems, find_refiner, file, workspace, name)
+    refiners: dict[str, Any] = {
+        file: collected(problems, find_refiner, file, workspace, name)
         for file in dict.fromkeys(one.refiner.refiner_checkpoint for one in asked)
         if file
     }
     words: list[NewWord] = []
     for text in job.generate.embeddings:
-        word = _collect(problems, find_word, text, workspace)
+        word = collected(problems, find_word, text, workspace)
         if word is not None:
             if model and name:
-                _collect(problems, check_word, word, words, name, model)
+                collected(problems, check_word, word, words, name, model)
             words.append(word)
     notes: list[Problem] = []
     if model and name:
@@ -195,15 +196,6 @@ def uses_zero_terminal_snr(job: GenerateJob, sources: Sources) -> bool:
     """As set; "auto" follows the files."""
     asked = job.generate.zero_terminal_snr
     return bool(marked_files(job, sources)) if asked == "auto" else asked == "on"
-
-
-def _collect(problems: list[Problem], look: Callable[..., Any], *given: Any) -> Any:
-    """The result of `look`; None after an error, which is added to the problems."""
-    try:
-        return look(*given)
-    except ProblemsError as error:
-        problems.extend(error.problems)
-        return None
 
 
 def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:

@@ -6,7 +6,7 @@ import threading
 
 
 class Cancelled(Exception):
-    """The user asked to stop: finished units are kept, an open one is removed."""
+    """The user asked to stop: finished units are kept, an open one is removed. It may say how many are finished."""
 
 
 class CancelToken:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Text quoted from a file can be as long as the file. Unpaired surrogates, which names may contain, are replaced.
 _LIMITS = (("what", 1500), ("where", 1000), ("fix", 1500))
@@ -73,6 +75,15 @@ class ProblemsError(Exception):
     @property
     def codes(self) -> list[str]:
         return [problem.code for problem in self.problems]
+
+
+def collected(problems: list[Problem], look: Callable[..., T], *given: Any) -> T | None:
+    """The result of `look`; None after an error, which is added to the problems."""
+    try:
+        return look(*given)
+    except ProblemsError as error:
+        problems.extend(error.problems)
+        return None
 
 
 def limited(problems: list[Problem]) -> list[Problem]:

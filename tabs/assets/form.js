@@ -509,7 +509,7 @@
       atelier.act(event.key.toLowerCase() === "z" ? "undo" : "redo");
     }
     if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !event.repeat && atelier.openTab() === "Train" && !document.querySelector("dialog[open]")) { const start = byId("start"); if (start) start.click(); }
-    if (event.key === "Escape") { const menu = document.querySelector("#preset-bar details.menu[open]"); if (menu) { menu.open = false; menu.querySelector("summary").focus(); } }
+    if (event.key === "Escape") { const menu = event.target.closest && event.target.closest("details.menu[open]") || document.querySelector("#preset-bar details.menu[open]"); if (menu) { menu.open = false; menu.querySelector("summary").focus(); } }
   });
   /* A preset file may be dropped anywhere on the Train tab, except on widgets that take files themselves. */
   const isFile = (event) => atelier.openTab() === "Train" && event.dataTransfer && [...event.dataTransfer.types].includes("Files");

@@ -322,19 +322,33 @@
       },
       send: (act, of) => {
         atelier.sendImage(act, of);
-        const group = act === "use" ? null : document.querySelector("#gen-more details[data-group=image_to_image]");
-        if (group && !group.open) group.querySelector("summary").click();  // so it is known to be open when it is drawn again
-        if (act === "inpaint") paint(of.split("/").pop(), Date.now() + PATIENCE);
+        sent(act, of);
       }});
     drawUndo();
   };
-  /** The painter of masks opens once the answer has put the image into its field. */
-  const paint = (file, until) => {
-    const taken = byId("gen-image_path"), button = document.querySelector("#gen-more [data-paint=mask]");
-    if (taken && taken.value.endsWith(file) && button) button.click();
-    else if (Date.now() < until) setTimeout(paint, SOON, file, until);
+  /** Where an image was sent to comes into sight: what is being made, or the group whose field holds it. */
+  const sent = (act, of) => {
+    if (act === "upscale") byId("gen-status").scrollIntoView({block: "nearest"});
+    else if (act !== "use") reveal(act, of.split("/").pop(), Date.now() + PATIENCE);
+  };
+  /** Once the answer has put the image into its field, the group opens and has the keyboard, or the painter of masks opens. */
+  const reveal = (act, file, until) => {
+    const taken = byId("gen-image_path"), group = document.querySelector("#gen-more details[data-group=image_to_image]");
+    if (!taken || !group || !taken.value.endsWith(file)) {
+      if (Date.now() < until) setTimeout(reveal, SOON, act, file, until);
+      return;
+    }
+    const summary = group.querySelector("summary");
+    if (!group.open) summary.click();  // so it is known to be open when it is drawn again
+    setTimeout(() => {
+      taken.scrollIntoView({block: "nearest"});  // what stands above Generate is still seen
+      summary.focus({preventScroll: true});
+      if (act === "inpaint") group.querySelector("[data-paint=mask]").click();
+    });
   };
   document.addEventListener("click", ({target}) => {
+    const does = target.closest && target.closest("#gen-newest button[data-act=begin]");
+    if (does) sent("begin", does.dataset.arg);
     const node = target.closest && target.closest("[data-view]");
     if (node) openViewer(node.dataset.view, strip.includes(node.dataset.view) ? strip : names);
   });

@@ -116,8 +116,17 @@
     new MutationObserver(refresh).observe(board, {childList: true, subtree: true, attributes: true, attributeFilter: ["open", "data-painted"]});
     refresh();
   }).observe(document, {childList: true, subtree: true});
-  document.addEventListener("toggle", ({target}) => { if (target.id === "gen-styles") stylesOpen = target.open; }, true);
-  document.addEventListener("click", ({target}) => { if (stylesOpen && target.closest && !target.closest("#gen-styles")) { stylesOpen = false; const styles = byId("gen-styles"); if (styles) styles.open = false; } });
+  const closeStyles = () => { stylesOpen = false; const styles = byId("gen-styles"); if (styles) styles.open = false; };
+  document.addEventListener("click", ({target}) => {
+    if (!target.closest) return;
+    if (target.closest("#gen-styles > summary")) stylesOpen = !byId("gen-styles").open;
+    else if (stylesOpen && !target.closest("#gen-styles")) closeStyles();
+  });
+  document.addEventListener("keydown", ({key, target}) => {
+    if (key !== "Escape" || !target.closest || !target.closest("#gen-styles")) return;
+    closeStyles();
+    byId("gen-styles").querySelector("summary").focus();
+  });
   document.addEventListener("scroll", ({target}) => { if (isPrompt(target)) underOf(target).scrollTop = target.scrollTop; }, true);
   document.addEventListener("focusin", ({target}) => { if (isPrompt(target)) after(`look ${target.id}`, SOON, () => look(target.id)); });
 

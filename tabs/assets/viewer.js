@@ -101,10 +101,13 @@
 
     /* ---- comparing ---- */
 
-    /** What is shown while the key is held: the marked image, the twin of the base model, or the image before. */
+    /** What is shown while the key is held: the marked image, the twin of the base model, the same image of another model, or the
+        image before. */
     const against = () => {
       if (marked && marked !== name) return ["the marked image", (known.get(marked) || {}).url];
       if ((known.get(name) || {}).base) return ["the base model's", known.get(name).base];
+      const [model, theirs] = (known.get(name) || {}).other || [];
+      if (theirs) return [`that of ${model}`, theirs];
       return before && before !== name && known.has(before) ? ["the image before", known.get(before).url] : ["", ""];
     };
     const drawCompare = () => {

@@ -137,10 +137,14 @@ class PlainForm(ABC):
                 self._bad = others | {name: (text, error.problems)}
                 raise
 
+    def problems(self) -> list[Problem]:
+        """Of every field that holds what it cannot be."""
+        return [problem for _, problems in self._bad.values() for problem in problems]
+
     def check(self) -> None:
-        """Raises ProblemsError with every field that holds what it cannot be."""
+        """Raises ProblemsError where there are some."""
         if self._bad:
-            raise ProblemsError([problem for _, problems in self._bad.values() for problem in problems])
+            raise ProblemsError(self.problems())
 
     def mark(self, problems: Iterable[Problem]) -> None:
         """The fields that these problems name are shown as wrong until one is changed."""

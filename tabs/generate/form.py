@@ -349,18 +349,21 @@ def _typed(name: str, value: Any) -> Any:
     return value
 
 
-def marked_for_zero_snr(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> list[str]:
-    """Names of the chosen files that say they were trained with zero terminal SNR; what is missing is said at the start."""
+def marked_for_zero_snr(
+    values: dict[str, Any], project: TrainJob, workspace: Workspace, lora: Callable[[str], Path]
+) -> list[str]:
+    """Names of the chosen files that say they were trained with zero terminal SNR; what is missing is said at the start.
+    lora: finds the file of a LoRA"""
     looks: list[tuple[Callable[..., Any], str]] = [
-        (model_path, str(values["base_model"]).strip() or project.model.base_model),
-        *((find_lora, use["file"]) for use in values["loras"] if LoraUse.model_validate(use).used),
-        *((find_lora, tag.name) for tag in tags_of(str(values["prompt"]))),
-        *((lambda text, space: find_word(text, space).path, text) for text in values["embeddings"]),
+        (lambda text: model_path(text, workspace), str(values["base_model"]).strip() or project.model.base_model),
+        *((lora, use["file"]) for use in values["loras"] if LoraUse.model_validate(use).used),
+        *((lora, tag.name) for tag in tags_of(str(values["prompt"]))),
+        *((lambda text: find_word(text, workspace).path, text) for text in values["embeddings"]),
     ]
     found = []
     for look, name in looks:
         try:
-            path = look(name, workspace)
+            path = look(name)
             found += [path.name] if identify(path).zero_terminal_snr else []
         except (ProblemsError, OSError):
             continue

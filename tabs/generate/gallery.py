@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.doctor import trash
-from core.generation.gallery import UNREAD, Facts, Gallery, Shot, Wanted, copy_as_dataset, read_facts
-from core.generation.image_metadata import ImageRecord, read_image_metadata
+from core.generation.gallery import UNREAD, Gallery, Shot, Wanted, copy_as_dataset, read_facts
+from core.generation.image_metadata import read_image_metadata
+from core.generation.image_record import ImageRecord
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path
@@ -50,11 +51,6 @@ TOLD = {
 }
 UNTOLD = TOLD | {"count", "prompt_weights", "zero_terminal_snr"}
 
-SENT = {  # what an image is sent to -> what is said of it
-    "begin": "The next images begin with",
-    "inpaint": "Paint what is repainted of",
-    "upscale": "Generate makes a larger version of",
-}
 # The viewer stands over the page; its buttons tell the server through the gallery's board. The script may come before or after it.
 SENDS = """
 window.atelierGallery = element;
@@ -198,13 +194,16 @@ class Shelf:
     def _open(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Everything the viewer shows of an image."""
         shot = self.shot(str(asked.get("name")))
-        base = self.gallery.twin(shot.name)
+        base, other = self.gallery.twin(shot.name), self.gallery.before(shot.name)
         record = read_image_metadata(shot.path)
         return {
             "name": shot.name,
             "file": shot.path.name,
             "url": self.page.file_url(shot.path),
             "base": self.page.file_url(self.gallery.shot(base).path) if base else "",
+            "other": [self.gallery.facts(other).model, self.page.file_url(self.gallery.shot(other).path)]
+            if other
+            else [],
             "about": about_job(record.job, record),
             "settings": record.job is not None,
             **{name: value for name, value in self._tile(shot.name).items() if name not in ("thumb", "base")},
@@ -265,13 +264,6 @@ class Shelf:
         if self._copying is not None:
             self._copying.cancel()
         return {}
-
-
-def begun_with(shot: Shot, known: Facts, act: str) -> dict[str, Any]:
-    """The fields for images that begin with this one, at its size; to upscale it, with its own prompt and seed."""
-    sides = {name: max(64, side // 8 * 8) for name, side in (("width", known.width), ("height", known.height)) if side}
-    values = {"image_path": str(shot.path), "mask_path": None} | sides
-    return values | ({"highres_fix_scale": 2.0, "strength": 0.3} if act == "upscale" else {"seed": None})
 
 
 def wanted_of(asked: dict[str, Any]) -> Wanted:

@@ -19,7 +19,7 @@ from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, lis
 from core.generation.grids.making import begin
 from core.generation.grids.plan import checked
 from core.generation.image_metadata import portable_name
-from core.generation.library import find_file, list_embeddings, list_loras, list_models, list_vaes
+from core.generation.library import find_file, list_vaes
 from core.record import atomic
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -31,6 +31,7 @@ from tabs.context import ASKING, Page
 from tabs.form.plain_presets import PlainForm
 from tabs.generate import form
 from tabs.generate import grid_view as view
+from tabs.generate.loras import Shelf
 from tabs.markup import AWAITED, act_of, board, news, seen_here, stamp_seen
 from tabs.runs.copy import Copies
 
@@ -60,9 +61,9 @@ def table_board() -> gr.HTML:
     return board("gen-table")
 
 
-def listen(page: Page, fields: PlainForm, panel: gr.HTML, table: gr.HTML) -> None:
-    """The listeners of both boards. fields: of the images that the cells are"""
-    desk = Grids(page, fields)
+def listen(page: Page, fields: PlainForm, shelf: Shelf, panel: gr.HTML, table: gr.HTML) -> None:
+    """The listeners of both boards. fields: of the images that the cells are; shelf: the files that there are"""
+    desk = Grids(page, fields, shelf)
     seen = seen_here()
     shown = {"seen": seen, "panel": panel, "table": table}
     page.on_show(TAB, desk.show, None, shown)
@@ -73,8 +74,8 @@ def listen(page: Page, fields: PlainForm, panel: gr.HTML, table: gr.HTML) -> Non
 class Grids:
     """What the handlers do. Fields and the open grid are kept by the project, grids are folders, jobs are the engine's."""
 
-    def __init__(self, page: Page, fields: PlainForm):
-        self.page, self.fields = page, fields
+    def __init__(self, page: Page, fields: PlainForm, shelf: Shelf):
+        self.page, self.fields, self.shelf = page, fields, shelf
         self.copies = Copies(page)
         self._lock = threading.RLock()
         self._wrong: list[Problem] = []
@@ -259,12 +260,17 @@ class Grids:
         self._set(f"{letter}_values", written(known[:MOST_FILLED]))
 
     def _known(self, name: str) -> list[str]:
-        space = self.page.workspace
-        files: dict[str, Any] = {"model.base_model": list_models, LORA: list_loras, "model.vae": list_vaes}
-        files["generate.embeddings"] = list_embeddings
-        if name in files:
-            none = [] if name == "model.base_model" else [NONE]
-            return none + [portable_name(path, space) for _, path in files[name](space)]
+        space, shelf = self.page.workspace, self.shelf
+        if name in ("model.base_model", LORA, "generate.embeddings"):
+            shelf.look()
+        if name == "model.base_model":
+            return [model for model, _ in shelf.models]
+        if name == LORA:
+            return [NONE, *(each.name for each in shelf.loras)]
+        if name == "generate.embeddings":
+            return [NONE, *(embedding for _, embedding in shelf.embeddings)]
+        if name == "model.vae":
+            return [NONE, *(portable_name(path, space) for _, path in list_vaes(space))]
         if name.partition(":")[0] == STRENGTH:
             return ["0.4", "0.6", "0.8", "1"]
         entry = settings_of_axes().get(name)

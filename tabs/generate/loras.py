@@ -12,7 +12,7 @@ import gradio as gr
 
 from core.formats.detect import FAMILY_NAMES
 from core.generation.image_metadata import portable_name
-from core.generation.library import find_file, list_embeddings, list_loras, list_models
+from core.generation.library import find_file, find_lora, list_embeddings, list_loras, list_models
 from core.generation.lora_facts import LoraFacts, facts_of, preview_of
 from core.generation.prompt.tags import LoraTag
 from core.networks.block_weights import PRESETS
@@ -81,6 +81,17 @@ class Shelf:
                 self._reading = threading.Thread(target=self.read, name="lora shelf", daemon=True)
                 self._reading.start()
         self._reading.join(wait)
+
+    def find(self, name: str) -> Path:
+        """The file of a LoRA's name, as `find_lora`. The folders are read again only for one that was not there. Raises ProblemsError."""
+        try:
+            return self._listed(name)
+        except ProblemsError:
+            self.look()
+            return self._listed(name)
+
+    def _listed(self, name: str) -> Path:
+        return find_lora(name, self.workspace, [(each.label, each.path) for each in self.loras])
 
     def named(self, name: str) -> Offered:
         found = next((each for each in self.loras if each.name == name), None)
@@ -308,7 +319,7 @@ class Loras:
 
     def rows(self) -> str:
         values = self.fields.load()
-        marked = form.marked_for_zero_snr(values, self.page.project.job, self.page.workspace)
+        marked = form.marked_for_zero_snr(values, self.page.project.job, self.page.workspace, self.shelf.find)
         used = "but it is off." if values["zero_terminal_snr"] == "off" else "and it is used."
         said = f'<p class="hint">Trained with zero terminal SNR: {esc(", ".join(marked))}, {used}</p>' if marked else ""
         return rows(

@@ -5,7 +5,9 @@ The script (assets/prompt.js) asks at atelier/prompt; styles are chosen in the b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
 from core.generation.embeddings import find_word
 from core.generation.gallery import LONGEST, Gallery
-from core.generation.library import embedding_files, list_loras, wildcard_names
+from core.generation.library import wildcard_names
 from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
 from core.generation.prompt.known import known_in
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
@@ -24,6 +26,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 from tabs.form.plain_presets import PlainForm, Values
+from tabs.generate.loras import Shelf
 from tabs.markup import button, esc, short
 
 if TYPE_CHECKING:
@@ -38,10 +41,10 @@ Pair = tuple[str, str]  # a prompt and its negative prompt
 
 
 class PromptBox:
-    """What the two fields of prompts need beside their text. form: keeps the fields of the tab"""
+    """What the two fields of prompts need beside their text. form: keeps the fields of the tab; shelf: the LoRAs that there are"""
 
-    def __init__(self, page: Page, form: PlainForm, gallery: Gallery):
-        self.page, self._form = page, form
+    def __init__(self, page: Page, form: PlainForm, gallery: Gallery, shelf: Shelf):
+        self.page, self._form, self._shelf = page, form, shelf
         self.history = History(page, gallery)
         self._before: list[tuple[str, list[Style]]] = []  # what was done to the styles, and what they were
         self._asked: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -65,7 +68,8 @@ class PromptBox:
         values, text = self._form.load(), _text(asked.get("text"))
         negative = asked.get("name") == "negative_prompt"
         ways = Ways(bool(values["dynamic_prompts"]) and not negative, bool(values["prompt_weights"]), negative)
-        found = analyze(text, known_in(self.page.workspace, self._chosen_words(values)), ways)
+        known = replace(known_in(self.page.workspace, self._chosen_words(values)), lora=self._shelf.find)
+        found = analyze(text, known, ways)
         places = _utf16(text)
         marks = [
             {
@@ -103,8 +107,8 @@ class PromptBox:
         return {"options": []}
 
     def _loras(self, value: str) -> list[dict[str, str]]:
-        names = [path.stem for _, path in list_loras(self.page.workspace)]
-        found = [label if names.count(path.stem) > 1 else path.stem for label, path in list_loras(self.page.workspace)]
+        names = Counter(each.path.stem for each in self._shelf.loras)
+        found = [each.label if names[each.path.stem] > 1 else each.path.stem for each in self._shelf.loras]
         return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _like(found, value)]
 
     def _wildcards(self, value: str) -> list[dict[str, str]]:
@@ -112,7 +116,8 @@ class PromptBox:
 
     def _words(self, value: str) -> list[dict[str, str]]:
         """Embeddings and LoRAs with such a name, then tags that begin so."""
-        embeddings = _like(embedding_files(self.page.workspace), value)
+        known = (Path(name) for _, name in self._shelf.embeddings)
+        embeddings = _like([path.stem for path in known if path.parts[0] == "models"], value)
         found = [_option(name, name, "embedding") for name in embeddings] + self._loras(value)
         return (found[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
 

@@ -93,7 +93,17 @@ class Stage:
     def status(self) -> str:
         engine = self.page.engine
         failures = [*self._failures(), *(("refused", problem) for problem in self._refused)]
-        return status(engine.queue(), engine.waits(), engine.status()["job"], failures, self.endless)
+        return status(engine.queue(), engine.waits(), engine.status()["job"], failures, self.endless, self._cancelled())
+
+    def _cancelled(self) -> str:
+        """What there is of the last job, where that was cancelled; "" once another has begun."""
+        entries = [entry for entry in self.page.engine.queue() if entry.task in SHOWN]
+        begun = [entry for entry in entries if entry.state != "cancelled"]
+        if not begun or begun[-1].state != "stopped":
+            return "Cancelled before it began" if entries and entries[-1].state == "cancelled" else ""
+        with suppress(ProblemsError, OSError):
+            return str(self.page.engine.snapshot(begun[-1].run).get("message") or "Cancelled")
+        return "Cancelled"
 
     def newest(self) -> str:
         now = self.page.engine.status()["job"]
@@ -177,12 +187,14 @@ def status(
     now: dict[str, Any] | None,
     failures: Sequence[tuple[str, Problem]],
     endless: bool = False,
+    cancelled: str = "",
 ) -> str:
     """One line: the generation that runs, or the first that waits, the number of those behind it, which unfolds, and the
-    switch of Generate forever. Lists lie over what is below, so nothing moves."""
+    switch of Generate forever. Lists lie over what is below, so nothing moves. cancelled: said while nothing is open"""
     found = sorted((entry for entry in entries if _is_open(entry)), key=lambda entry: entry.state != "running")
     lines = [_line(entry, waits.get(entry.id), now) for entry in found]
-    first = lines[0] if lines else '<span class="hint">Nothing is being generated.</span>'
+    idle = f"{cancelled or 'Nothing is being generated'}."
+    first = lines[0] if lines else f'<span class="hint">{esc(idle)}</span>'
     rest = "".join(f"<li>{line}</li>" for line in lines[1:])
     if rest:
         rest = (

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
-from core.generation.image_metadata import ImageRecord, read_image_metadata
 from core.generation.plan import plan_of
 from core.generation.prompt.styles import chosen_styles
 from core.generation.requests import in_styles
-from core.record import atomic
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.settings.base import Settings
 from core.settings.job import GenerateJob
 from tabs.context import ASKING, Page
 from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.generate import form, grids, panel, view
-from tabs.generate.gallery import SENDS, SENT, Shelf, begun_with
+from tabs.generate.gallery import SENDS, Shelf
 from tabs.generate.loras import Loras
 from tabs.generate.memory import MemoryLine
 from tabs.generate.painting import Painting
 from tabs.generate.prompt_box import PROMPTS, PromptBox
+from tabs.generate.sending import Sending
 from tabs.generate.stage import Stage, status
-from tabs.markup import AWAITED, act_of, board, news, seen_here, stamp_seen
+from tabs.markup import AWAITED, act_of, board, news, seen_here, sent, stamp_seen
 from tabs.pieces import piece
+from tabs.server.browsers import Browser
 
 TAB = "Generate"
 LONGEST = 1 << 20  # characters of a prompt
@@ -104,16 +105,16 @@ def build(page: Page) -> None:
     page.links.answer("paint", desk.painting.answer)
     page.links.answer("prompt", desk.prompt_box.answer)
     page.listen(drop.upload, desk.read, drop, shown)
-    page.on_act([prompts, settings, more], desk.act, None, fields | {"status": line})
-    page.on_act([add, loras], desk.lora_act, None, fields | {"add": add, "embeddings": words})
+    page.on_act([prompts, settings, more], desk.act, None, fields | {"status": line, "seen": seen})
+    page.on_act([add, loras], desk.lora_act, None, fields | {"add": add, "embeddings": words, "seen": seen})
     page.on_act(presets, desk.preset_act, None, shown)
-    page.on_act(line, desk.stage.act, None, line)
-    page.on_act(memory, desk.memory.act, None, memory)
+    page.on_act(line, desk.stage_act, None, {"status": line, "seen": seen})
+    page.on_act(memory, desk.memory_act, None, {"memory": memory, "seen": seen})
     page.on_act([newest, strip, gallery], desk.send, None, shown)
     page.links.answer("gallery", desk.shelf.answer)
     page.pulse_parts.append(desk.shelf.parts)
     desk.shelf.warm()
-    grids.listen(page, desk.presets, grid_panel, grid_table)
+    grids.listen(page, desk.presets, desk.loras.shelf, grid_panel, grid_table)
 
 
 class Fields(PlainForm):
@@ -159,8 +160,9 @@ class Desk:
         self.loras = Loras(page, self.presets)
         self.memory = MemoryLine(page, lambda: form.job_of(self._values(), page.project.job))
         self.painting = Painting(page, self._values)
-        self.prompt_box = PromptBox(page, self.presets, self.shelf.gallery)
+        self.prompt_box = PromptBox(page, self.presets, self.shelf.gallery, self.loras.shelf)
         self.stage = Stage(page, self.shelf.newest, self._jobs)
+        self.sending = Sending(page, self.presets, self.shelf, self.painting, self._checked, self._make)
 
     # -- what is kept
 
@@ -178,18 +180,20 @@ class Desk:
         if act in ("swap", "ratio", "seed"):
             with self._lock:
                 self.presets.put(self._values() | self._quick(act, name or value))
-            return self._form()
-        browser = self.page.browsers.of(ASKING.get())
+            return self._changed()
         try:
             with self._lock:
                 if act.startswith("style"):
                     self.prompt_box.act(act, name, value)
+                elif act.startswith("image"):
+                    self.sending.stop() if act == "image_stop" else self.sending.again()
                 else:
                     self.presets.change(name, value)
-            self.page.browsers.succeeded(browser, FIELD)
         except ProblemsError as error:
-            self.page.browsers.say(browser, "error", problems=error.problems, about=FIELD)
-        return self._form()
+            problems = list(dict.fromkeys([*error.problems, *self.presets.problems()]))
+            self.page.browsers.say(self._browser(), "error", problems=problems, about=FIELD)
+            return self._form()
+        return self._changed()
 
     def _quick(self, act: str, arg: str) -> dict[str, Any]:
         """The fields that a button changes: both sides, or the seed."""
@@ -198,7 +202,9 @@ class Desk:
             return {"seed": self._seed(arg, values["seed"])}
         project, space = self.page.project.job, self.page.workspace
         width, height = form.sides(values, project, space)
-        if act == "ratio" and arg in panel.RATIOS:
+        if act == "ratio":
+            if arg not in panel.RATIOS:  # none is chosen
+                return {}
             native = form.sides({**values, "width": None, "height": None}, project, space)
             height, width = reversed(form.ratio_size(arg, native))
         return {"width": height, "height": width}
@@ -215,7 +221,33 @@ class Desk:
     def choose_words(self, chosen: Any) -> dict[str, Any]:
         with self._lock:
             self.presets.put(self._values() | {"embeddings": [str(text) for text in chosen or []]})
+        return self._changed()
+
+    def _browser(self) -> Browser:
+        return self.page.browsers.of(ASKING.get())
+
+    def _changed(self) -> dict[str, Any]:
+        """The form after a change. Of an error that is shown, what it has corrected goes."""
+        browser = self._browser()
+        if browser.failed not in (START, FIELD):
+            return self._form()
+        shown = (browser.said or {}).get("problems", [])
+        found = self.presets.problems() if browser.failed == FIELD else self._faults()
+        left = [problem for problem in found if problem.to_dict() in shown]
+        self.presets.mark(left)
+        if not left:
+            self.page.browsers.succeeded(browser, browser.failed)
+        elif len(left) < len(shown):
+            self.page.browsers.say(browser, "error", problems=left, about=browser.failed)
         return self._form()
+
+    def _faults(self) -> list[Problem]:
+        """What stands against the start."""
+        try:
+            self._jobs()
+        except ProblemsError as error:
+            return error.problems
+        return []
 
     def _form(self) -> dict[str, Any]:
         """Every field as it is kept, and what hangs on them."""
@@ -230,7 +262,9 @@ class Desk:
 
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
         return {
-            "prompts": view.prompts(self.prompt_box.html(draw, values), draw("count", "compare")),
+            "prompts": view.prompts(
+                self.prompt_box.html(draw, values), draw("count", "compare"), self.sending.line(values)
+            ),
             "settings": panel.settings(draw, model, size, values["seed"] is not None),
             "more": panel.groups(panel.rows_of(values, above, draw, lambda group: self.painting.row(group, values))),
             "loras": self.loras.rows(),
@@ -250,12 +284,12 @@ class Desk:
     def preset_act(self, event: gr.EventData) -> dict[str, Any]:
         with self._lock:
             self.presets.act(*act_of(event))
-        return self._form() | {"embeddings": self.loras.embeddings()}
+        return self._changed() | {"embeddings": self.loras.embeddings()}
 
     # -- showing
 
     def show(self):
-        return self._all() | {"seen": self._news("")["seen"]}
+        return self._all()
 
     def tick(self, seen: str):
         if self._stamp() == stamp_seen(seen):
@@ -264,14 +298,17 @@ class Desk:
         return self._news(seen)
 
     def _news(self, seen: str) -> dict[str, Any]:
-        """What this browser was not sent before: the LoRAs to choose from, the status, the newest image."""
-        listed = {
+        """What this browser was not sent before of what changes by itself."""
+        return news(seen, self._stamp(), self._lists())
+
+    def _lists(self) -> dict[str, str]:
+        """The LoRAs to choose from, what is in memory, the status, the newest image."""
+        return {
             "add": self.loras.picker(),
             "memory": self.memory.html(),
             "status": self.stage.status(),
             "newest": self.stage.newest(),
         }
-        return news(seen, self._stamp(), listed)
 
     def _stamp(self) -> str:
         return f"{self.stage.stamp()} {self.shelf.follow()} {self._state().get('closed')} {self.memory.html()} {self.loras.shelf.version}"
@@ -279,51 +316,67 @@ class Desk:
     def _all(self) -> dict[str, Any]:
         """The whole tab."""
         self.loras.shelf.look()
-        lists = {
-            "embeddings": self.loras.embeddings(),
-            "add": self.loras.picker(),
-            "memory": self.memory.html(),
-            "status": self.stage.status(),
-            "newest": self.stage.newest(),
-        }
-        return self._form() | lists
+        stamp, lists = self._stamp(), self._lists()
+        return self._form() | {"embeddings": self.loras.embeddings()} | lists | sent(lists, stamp)
+
+    def memory_act(self, event: gr.EventData) -> dict[str, Any]:
+        """Something was pressed in the line about memory."""
+        return _and_seen({"memory": self.memory.act(event)})
 
     # -- LoRAs
 
     def lora_act(self, event: gr.EventData):
         """Something was pressed or typed in the list of LoRAs or in a row of those in use."""
         found = self.loras.act(event)
-        return {"embeddings": self.loras.embeddings()} | (self._form() if found is None else {"add": found})
+        more = self._changed() if found is None else _and_seen({"add": found})
+        return {"embeddings": self.loras.embeddings()} | more
 
     # -- drawing
 
     def draw(self) -> dict[str, Any]:
         """Check everything and queue the drawing. What stands against it is marked in the fields."""
-        browser = self.page.browsers.of(ASKING.get())
+        browser = self._browser()
         try:
             jobs = self._jobs()
         except ProblemsError as error:
             self.presets.mark(error.problems)
             self.page.browsers.say(browser, "error", problems=error.problems, about=START)
             return self._form()
+        self._make(jobs)
+        self.sending.forget()
+        self.prompt_box.history.add(form.job_of(self._values(), self.page.project.job))
+        for about in (START, FIELD):
+            self.page.browsers.succeeded(browser, about)
+        return self._form() | _and_seen({"status": self.stage.status()})
+
+    def stage_act(self, event: gr.EventData) -> dict[str, Any]:
+        """Something was pressed in the status line."""
+        return _and_seen({"status": self.stage.act(event)})
+
+    def _make(self, jobs: Sequence[GenerateJob]) -> None:
+        """Queue jobs; their images, not a grid, are what is shown."""
         self.stage.submit(jobs)
         grids.close(self.page)
-        self.prompt_box.history.add(form.job_of(self._values(), self.page.project.job))
-        self.page.browsers.succeeded(browser, START)
-        return self._form() | {"status": self.stage.status()}
 
     def _jobs(self, new_seed: bool = False) -> list[GenerateJob]:
-        """What the fields ask for now, checked, with their seed or a random one. Raises ProblemsError."""
-        self.presets.check()
-        values, now = self._values(), self.page.project.job
-        values |= {"seed": None} if new_seed else {}
-        job = form.job_of(values, now)
-        if not job.prompts.from_file:  # what waits in the queue keeps its words, whatever becomes of the styles
-            job = in_styles(job, chosen_styles(job.prompts.styles, self.page.workspace))[0]
-        jobs = form.jobs_to_draw(job, values["compare"], now)
-        for job in jobs:
-            self._check_files(job)
-        return jobs
+        """What the fields ask for now, with their seed or a random one. Raises ProblemsError."""
+        return self._checked(self._values() | ({"seed": None} if new_seed else {}), self.presets.problems())
+
+    def _checked(self, values: dict[str, Any], wrong: Sequence[Problem] = ()) -> list[GenerateJob]:
+        """What values of the fields ask for. wrong: what is known already. Raises ProblemsError with all that is wrong."""
+        problems, now = list(wrong), self.page.project.job
+        job = collected(problems, form.job_of, values, now)
+        if job is not None and not job.prompts.from_file:
+            # what waits in the queue keeps its words, whatever becomes of the styles
+            job = collected(problems, self._in_styles, job) or job
+        jobs = collected(problems, form.jobs_to_draw, job, values["compare"], now) if job is not None else []
+        for each in [job] if jobs is None else jobs:
+            collected(problems, self._check_files, each)
+        raise_if_errors(list(dict.fromkeys(problems)))
+        return jobs or []
+
+    def _in_styles(self, job: GenerateJob) -> GenerateJob:
+        return in_styles(job, chosen_styles(job.prompts.styles, self.page.workspace))[0]
 
     def _check_files(self, job: GenerateJob) -> None:
         """Model, LoRAs and embeddings are inside the open folders, there, and of the right family."""
@@ -339,62 +392,22 @@ class Desk:
         """The settings of a dropped image go into the fields."""
         if not file:
             return gr.skip()
-        record = read_image_metadata(file)
-        atomic.remove(file)  # the server's own copy of the upload
-        self._take_over(record, "the dropped image")
+        self.sending.read(file)
         return self._all() | {"drop": None}
 
     def begin_with(self, file: str | None) -> Any:
         """A dropped image becomes the initial one."""
         if not file:
             return gr.skip()
-        try:
-            path = self.painting.take(file)
-            with self._lock:
-                values = self._values()
-                mask = values["mask_path"] if values["image_path"] == path else None  # that of another image
-                self.presets.put(values | {"image_path": path, "mask_path": mask})
-        except ProblemsError as error:
-            self.page.say("error", problems=error.problems)
-        finally:
-            atomic.remove(file)  # the server's own copy of the upload
-        return self._form() | {"initial": None}
-
-    def _take_over(self, record: ImageRecord, what: str) -> None:
-        """Fill the fields with an image's settings; what was taken over is said."""
-        if record.job is None:
-            fix = "choose an image that was generated here or by A1111"
-            return self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
-        with self._lock:
-            values, notes = self._values_of(record)
-            self.presets.put(values)
-        self.page.say("done", f"The settings of {what} were loaded.", problems=record.notes + notes)
-
-    def _values_of(self, record: ImageRecord) -> tuple[dict[str, Any], list[Problem]]:
-        """The fields that make an image again, and what of it is not on this machine."""
-        now, job = self._values(), record.job
-        assert job is not None
-        values, notes = form.values_of(job, now, self.page.workspace, self.page.project.job.model)
-        if record.source != "atelier":  # it names no model of ours, so the chosen one stays
-            own = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
-            skip = job.model.clip_skip  # which it may say all the same
-            values |= own | ({"clip_skip": skip} if skip else {})
-            notes = [note for note in notes if note.code != form.NO_MODEL]
-        own = {name: now[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
-        return values | own | {"count": 1}, notes
+        self.sending.begin_with(file)
+        return self._changed() | {"initial": None}
 
     def send(self, event: gr.EventData):
-        """An image of the gallery is used for the next ones: its settings, or the image itself."""
-        act, name, _ = act_of(event)
-        shot = self.shelf.shot(name)
-        record = read_image_metadata(shot.path)
-        if act == "use":
-            self._take_over(record, f"the image {shot.path.name}")
-        elif act in ("begin", "inpaint", "upscale"):
-            with self._lock:
-                values = self._values()
-                if act == "upscale" and record.job is not None:
-                    values, _ = self._values_of(record)
-                self.presets.put(values | begun_with(shot, self.shelf.gallery.facts(name), act))
-            self.page.say("done", f"{SENT[act]} {shot.path.name}.")
+        """An image of the gallery is used."""
+        self.sending.act(event)
         return self._all()
+
+
+def _and_seen(boards: dict[str, str]) -> dict[str, str]:
+    """Boards that a click has drawn, which the next tick compares with."""
+    return boards | sent(boards)

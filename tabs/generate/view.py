@@ -14,12 +14,12 @@ from tabs.markup import (
 # -- fields
 
 
-def prompts(fields: str, beside: str) -> str:
-    """The prompts, the button that draws, and how many it draws."""
+def prompts(fields: str, beside: str, above: str) -> str:
+    """The prompts, the button that draws, and how many it draws. above: what else it begins with"""
     draw = (
         '<button type="button" class="btn primary" id="gen-draw" data-act="draw" title="Ctrl+Enter">Generate</button>'
     )
-    side = f'<div class="gen-start">{draw}<div class="concept-fields">{beside}</div></div>'
+    side = f'<div class="gen-start">{above}{draw}<div class="concept-fields">{beside}</div></div>'
     return f'<div class="block-part gen-top"><div class="gen-texts">{fields}</div>{side}</div>'
 
 

@@ -27,7 +27,7 @@ CACHES = {
     "text": ("Cached text encoder outputs", "Encoded again by the next training that uses the captions."),
     "masks": ("Cached masks", "Created again when needed."),
 }
-RUNS, IMAGES = "runs", "images"
+RUNS, IMAGES, GENERATED = "runs", "images", "generated"
 
 
 def build(page: Page) -> None:
@@ -50,7 +50,7 @@ class Desk:
         if act == "keep":
             return {"keep": value}, self.html({"keep": value})
         place = {"keep": place.get("keep", "0")}
-        if act == "ask" and arg in (RUNS, IMAGES):
+        if act == "ask" and arg in (RUNS, IMAGES, GENERATED):
             place["asking"] = arg
         elif act == "prune" and arg in CACHES:
             self.page.say("done", f"{size_words(self._prune(arg, place['keep']))} freed.")
@@ -74,6 +74,8 @@ class Desk:
     def _delete(self, name: str) -> int:
         if name == RUNS:
             return clear(self.page.workspace.trash)
+        if name == GENERATED:
+            return trash.empty(self.page.workspace.images)[1]
         return sum(trash.empty(folder)[1] for folder in self._folders())
 
     def _folders(self) -> list[Path]:
@@ -81,8 +83,9 @@ class Desk:
         listed = dict.fromkeys(resolve_path(each.folder) for each in self.page.project.job.dataset.all_sources())
         return [folder for folder in listed if self.page.roots.holds(folder)]
 
-    def _put_away(self) -> int:
-        return sum(folder_bytes(folder / TRASH_FOLDER) for folder in self._folders() if trash.put_away_lately(folder))
+    @staticmethod
+    def _put_away(folders: list[Path]) -> int:
+        return sum(folder_bytes(folder / TRASH_FOLDER) for folder in folders if trash.put_away_lately(folder))
 
     # -- showing
 
@@ -96,7 +99,18 @@ class Desk:
         ]
         kept = [
             (RUNS, "Deleted runs", "In the trash of the outputs folder.", folder_bytes(space.trash)),
-            (IMAGES, "Removed images", "From the current folders; restore them in Dataset.", self._put_away()),
+            (
+                IMAGES,
+                "Removed images",
+                "From the current folders; restore them in Dataset.",
+                self._put_away(self._folders()),
+            ),
+            (
+                GENERATED,
+                "Deleted generations",
+                "Images moved to the trash in Generate.",
+                self._put_away([space.images]),
+            ),
         ]
         for name, title, words, size in kept:
             ask = button("ask", "Delete for good", name, kind="danger", label=f"Delete for good: {title}")

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from core.cli.main import main
 from core.families import family
 from core.formats.embedding_file import LAYERS, read_embedding, read_shapes, write_embedding
+from core.generation.a1111 import a1111_text, from_a1111_text
 from core.generation.embeddings import NewWord, embeddings_attached, find_word, token_widths
-from core.generation.image_metadata import a1111_text, from_a1111_text, read_image_metadata
+from core.generation.image_metadata import read_image_metadata
 from core.generation.library import list_embeddings
 from core.generation.loras import loras_attached
 from core.generation.making import Maker

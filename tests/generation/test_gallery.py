@@ -12,7 +12,8 @@ from PIL import Image
 
 from core.generation import gallery as index
 from core.generation.gallery import Gallery, Wanted, copy_as_dataset, facts_of, pair_key
-from core.generation.image_metadata import Hashes, png_info
+from core.generation.image_metadata import png_info
+from core.generation.image_record import Hashes
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -185,6 +186,18 @@ def test_an_image_stands_beside_the_one_of_the_base_model_alone(space):
     assert [shot.name for shot in gallery.found(Wanted(words="base"))] == ["base.png"]  # where its image is not found
     gallery.put_away(["ink.png"])
     assert [shot.name for shot in gallery.found()] == ["other_seed.png", "base.png"]
+
+
+def test_an_image_of_a_trained_model_stands_beside_its_bases_and_other_models_are_compared(space):
+    trained = "outputs/runs/r/checkpoints/fox.safetensors"
+    make(space, "base.png", model="models/a", age=9)
+    make(space, "fox.png", model=trained, age=8, guidance_scale=4, width=72)
+    make(space, "other.png", model="models/b", age=7)
+    make(space, "seed.png", model=trained, seed=2, age=6)
+    gallery, names = opened(space)
+    assert names == ["seed.png", "other.png", "fox.png"] and gallery.twin("fox.png") == "base.png"
+    assert gallery.twin("other.png") == gallery.twin("seed.png") == gallery.before("base.png") == ""
+    assert gallery.before("other.png") == "fox.png" and gallery.before("fox.png") == "base.png"
 
 
 def test_a_pair_differs_in_loras_and_embeddings_alone():

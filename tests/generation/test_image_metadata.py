@@ -10,17 +10,16 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from core.generation.a1111 import a1111_text, from_a1111_text
 from core.generation.image_metadata import (
     EXIF_FOLDER,
     EXIF_USER_COMMENT,
-    Hashes,
-    a1111_text,
-    from_a1111_text,
     one_image,
     png_info,
     portable_name,
     read_image_metadata,
 )
+from core.generation.image_record import Hashes
 from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.generation.generate import GenerateSettings, LoraUse
@@ -76,7 +75,7 @@ def test_the_a1111_block_has_the_published_form():
     assert lines[2] == "Negative prompt: blurry"
     assert lines[-1] == (
         "Steps: 12, Sampler: DPM++ 2M, CFG scale: 4.25, Seed: 4294967295, Size: 192x128, Model hash: ababababab, "
-        'Model: starter, Clip skip: 2, Lora hashes: "glyph: cdcdcdcdcdcd", Version: Atelier'
+        'Model: starter, Clip skip: 2, Lora hashes: "glyph: cdcdcdcdcdcd", RNG: CPU, Version: Atelier'
     )
 
 
@@ -220,6 +219,43 @@ def test_weights_and_zero_terminal_snr_are_written_as_a1111_writes_them_and_read
         assert found.job.generate.zero_terminal_snr == ("on" if schedule == "on" else "auto")
     theirs = from_a1111_text("a (fox:1.3)\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 64x64")
     assert theirs.job.generate.prompt_weights and "image-settings.prompt-weights" in codes_of(theirs)
+
+
+def test_noise_source_and_guidance_are_written_and_read_back():
+    for groups in (
+        {"start_noise": {"noise_source": "device"}},
+        {"generate": {"guidance": "pag"}, "pag": {"pag_scale": 4.5, "pag_layers": "mid, up.1"}},
+        {"generate": {"guidance": "tangential"}},
+        {"generate": {"guidance": "smoothed_energy"}, "smoothed_energy": {"seg_blur": 2}},
+    ):
+        job = build(GenerateJob, groups)
+        found = from_a1111_text(a1111_text(job, Hashes())).job
+        assert found.start_noise.noise_source == job.start_noise.noise_source
+        assert found.generate.guidance == job.generate.guidance
+        assert getattr(found, job.generate.guidance, None) == getattr(job, job.generate.guidance, None)
+    assert "Guidance" not in a1111_text(GenerateJob(), Hashes())
+
+
+def test_noise_is_the_gpus_where_a1111_names_none_and_other_programs_texts_do_not_say():
+    block = "a fox\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 64x64"
+    for more, source in (
+        ("", "device"),
+        (", Version: v1.10.1", "device"),
+        (", Version: f2.0.1v1.10.1-previous-659", "device"),
+        (", RNG: NV, Version: v1.10.1", "device"),
+        (", RNG: CPU, Version: v1.10.1", "cpu"),
+        (", Version: ComfyUI", "cpu"),
+        (", Version: Atelier", "cpu"),  # of before it was written
+    ):
+        assert from_a1111_text(block + more).job.start_noise.noise_source == source, more
+
+
+def test_a_guidance_that_cannot_be_used_is_noted():
+    block = "a fox\nSteps: 20, Sampler: DDIM, Seed: 1, Guidance: "
+    other, bad = from_a1111_text(block + "magic"), from_a1111_text(block + "pag, pag_scale: 900")
+    assert (other.job.generate.guidance, codes_of(other)) == ("classic", ["image-settings.no-guidance"])
+    assert (bad.job.generate.guidance, codes_of(bad)) == ("pag", ["image-settings.out-of-range"])
+    assert bad.job.pag.pag_scale == 3
 
 
 def test_an_image_of_before_weights_were_read_is_made_again_as_it_was(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from core.generation import output
-from core.generation.image_metadata import Hashes, read_image_metadata, user_comment
+from core.generation.image_metadata import read_image_metadata, user_comment
+from core.generation.image_record import Hashes
 from core.generation.output import output_problems, save_image
 from core.generation.run import run_generate
 from core.generation.sources import make_store

@@ -12,7 +12,7 @@ from core.diffusion.samplers import SAMPLERS, add_noise, clean_estimate, make_sa
 from core.diffusion.schedule import sd_alpha_bar
 from core.families import family
 from core.generation import preview
-from core.generation.preview import PUBLISHED, approximated, fitted, rgb_factors
+from core.generation.preview import PUBLISHED, Preview, approximated, fitted, rgb_factors, tiled
 from core.generation.run import run_generate
 from core.generation.sources import make_store
 from core.record.commands import NoCommands
@@ -56,8 +56,8 @@ def test_the_estimate_of_clean_latents_is_exact_for_an_exact_model(name, predict
 def test_previews_have_the_final_ratio_at_an_eighth_and_come_every_so_many_steps(tmp_path, store, monkeypatch):
     monkeypatch.setattr(preview, "SECONDS", 0)
     heard, _ = made(tmp_path, store, every=2)
-    assert len(heard.previews) == 2  # steps 2 and 4, of two images made together
-    assert {Image.open(BytesIO(each)).size for each in heard.previews} == {(8, 12)}
+    assert len(heard.previews) == 2  # steps 2 and 4, of two images made together, which stand side by side
+    assert {Image.open(BytesIO(each)).size for each in heard.previews} == {(16, 12)}
     heard, _ = made(tmp_path, store, hires={"highres_fix_scale": 2, "highres_fix_steps": 3}, generate={"count": 1})
     assert {Image.open(BytesIO(each)).size for each in heard.previews} == {(16, 24)}
     assert made(tmp_path, store, every=None)[0].previews == []
@@ -88,8 +88,21 @@ def test_factors_are_published_ones_for_stable_diffusions_vae_and_fitted_to_othe
     vae = family("sd1").load(PROJECT / "models" / "starter", parts=("vae",)).vae
     factors = rgb_factors(family("sd1"), vae)
     assert factors.shape == (5, 3) and torch.allclose(factors, fitted(family("sd1"), vae), atol=1e-4)
-    gray = approximated(torch.zeros(4, 2, 2), torch.tensor([[0.0] * 3] * 5))
-    assert gray.tolist() == [[[128] * 3] * 2] * 2
+    gray = approximated(torch.zeros(1, 4, 2, 2), torch.tensor([[0.0] * 3] * 5))
+    assert gray.tolist() == [[[[128] * 3] * 2] * 2]
+    latents, factors = torch.rand(2, 4, 3, 5), torch.rand(5, 3)
+    rgb = latents.movedim(1, -1) @ factors[:-1] + factors[-1]
+    assert torch.equal(approximated(latents, factors), ((rgb / 2 + 0.5).clamp(0, 1) * 255).round().byte())
+
+
+def test_each_image_of_a_batch_has_its_place_in_the_preview_and_large_ones_are_made_smaller():
+    batch = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(5, 4, 6, 3)
+    sheet = tiled(batch)
+    assert sheet.shape == (8, 18, 3)  # two rows of three
+    assert sheet[::4, ::6, 0].tolist() == [[0, 1, 2], [3, 4, preview.GRAY]]
+    assert torch.equal(tiled(batch[:1]), batch[0])
+    shown = Preview(torch.rand(5, 3), 1, (256, 128), print)._jpeg(tiled(torch.zeros(16, 128, 256, 3).byte()), 256)
+    assert Image.open(BytesIO(shown)).size == (1024, 512)
 
 
 def test_progress_tells_the_image_and_its_step(tmp_path, store):

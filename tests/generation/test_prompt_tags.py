@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.generation.image_metadata import from_a1111_text, read_image_metadata
+from core.generation.a1111 import from_a1111_text
+from core.generation.image_metadata import read_image_metadata
 from core.generation.prompt.tags import MOST_TAGS, LoraTag, without_tags
 from core.generation.run import run_generate
 from core.generation.sample_prompts import read_prompts

@@ -20,8 +20,9 @@ from core.bench.random_model import random_state
 from core.families import family
 from core.families.locate import family_of
 from core.generation import making, models
+from core.generation.a1111 import from_a1111_text
 from core.generation.forecast import Needs, forecast, peak_of
-from core.generation.image_metadata import from_a1111_text, read_image_metadata
+from core.generation.image_metadata import read_image_metadata
 from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of, own_part, steps_of
 from core.generation.plan import check_task, plan_of
 from core.generation.prompt.states import encode_prompts

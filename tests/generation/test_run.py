@@ -117,7 +117,7 @@ def test_an_empty_size_is_the_models_own_and_an_empty_seed_is_drawn_and_recorded
 
 
 def test_no_image_is_ever_written_over(workspace):
-    from core.generation.image_metadata import Hashes
+    from core.generation.image_record import Hashes
 
     job = job_of(seed=5)
     files = [save_image(Image.new("RGB", (8, 8)), job, Hashes(), workspace) for _ in range(12)]
@@ -127,7 +127,7 @@ def test_no_image_is_ever_written_over(workspace):
 
 
 def test_an_image_that_cannot_be_written_leaves_nothing_behind(workspace, monkeypatch):
-    from core.generation.image_metadata import Hashes
+    from core.generation.image_record import Hashes
 
     def full_disk(path, data):
         raise OSError(28, "No space left on device")
@@ -140,7 +140,7 @@ def test_an_image_that_cannot_be_written_leaves_nothing_behind(workspace, monkey
 
 def test_a_cancelled_job_keeps_the_images_that_were_finished(workspace, store):
     heard = Heard(stop_after=1)
-    with pytest.raises(Cancelled):  # four are drawn together, the fifth alone
+    with pytest.raises(Cancelled, match="4 of 5"):  # four are drawn together, the fifth alone
         run_generate(job_of(count=5, seed=1, steps=1), workspace, store=store, reports=heard)
     assert sorted(workspace.images.rglob("*.png")) == sorted(path for path, _ in heard.images)
     assert len(heard.images) == 4

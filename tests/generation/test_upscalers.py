@@ -96,6 +96,22 @@ def test_hires_fix_of_an_initial_image_uses_the_upscaler_too(workspace, store, b
     torch.testing.assert_close(begun[1], interpolate(begun[0], size=(12, 12), mode="bilinear"), rtol=0, atol=0)
 
 
+def test_a_first_stage_that_runs_no_step_hands_on_the_initial_image_without_noise(
+    workspace, store, monkeypatch, tmp_path
+):
+    Image.linear_gradient("L").convert("RGB").resize((64, 64)).save(tmp_path / "a.png")
+    given, denoise = [], making.denoise
+
+    def watched(*asked, latents=None, **more):
+        given.append((latents, denoise(*asked, latents=latents, **more)))
+        return given[-1][1]
+
+    monkeypatch.setattr(making, "denoise", watched)
+    run_generate(hires(picture=tmp_path / "a.png", highres_fix_strength=0), workspace, store=store)
+    (before, after), second = given
+    assert torch.equal(before, after) and not torch.equal(*second)
+
+
 # -- networks of files
 
 

@@ -290,7 +290,8 @@ def make_settings_image(folder: Path, case: int) -> Path:
 
 
 def read_settings_image(path: Path) -> None:
-    from core.generation.image_metadata import from_a1111_text, read_image_metadata
+    from core.generation.a1111 import from_a1111_text
+    from core.generation.image_metadata import read_image_metadata
 
     record = read_image_metadata(path)
     assert record.job or record.reason

@@ -9,6 +9,7 @@ from work_parts import event, image, make_page, said
 
 from core.dataset.doctor.trash import put_away, put_away_lately
 from core.record.problems import ProblemsError
+from core.record.units import size_words
 from tabs.tools.disk import Desk
 
 
@@ -72,6 +73,18 @@ def test_images_that_were_put_away_go_for_good_and_the_others_stay(desk, tmp_pat
     place, _ = desk.act({}, event("ask", "images"))
     desk.act(place, event("delete", "images"))
     assert not put_away_lately(tmp_path / "set") and (tmp_path / "set" / "a.png").exists()
+
+
+def test_generated_images_in_the_trash_are_counted_and_go_for_good(desk):
+    folder = desk.page.workspace.images
+    kept, away = image(folder / "d" / "1.png"), image(folder / "d" / "2.png")
+    size = away.stat().st_size
+    assert "generated" not in desk.html({})
+    put_away([away], folder, "deleted in Generate")
+    place, shown = desk.act({}, event("ask", "generated"))
+    assert "Deleted generations" in shown
+    desk.act(place, event("delete", "generated"))
+    assert not put_away_lately(folder) and kept.exists() and size_words(size) in said(desk)
 
 
 def test_a_shared_page_empties_no_folder_that_is_not_open(tmp_path):

@@ -76,6 +76,7 @@ def test_the_list_has_those_of_the_models_family_and_says_why_the_others_do_not_
 
 def test_the_folders_are_read_beside_the_page_and_then_sent_once(desk):
     seen = desk.tick("")["seen"]
+    desk.loras.shelf.look(5)  # that of the tick has ended
     path = lora(desk.page.workspace.models / "loras" / "new.safetensors")
     desk.loras.shelf.look(5)
     fresh = desk.tick(seen)

@@ -73,6 +73,8 @@ def test_a_ratio_keeps_the_models_pixels_and_swap_turns_the_sides(desk):
     desk.act(event("ratio", "", "2:3"))
     values = desk._values()
     assert (values["width"], values["height"]) == form.ratio_size("2:3", (128, 128))
+    desk.act(event("ratio", "", ""))  # Ctrl+Enter on the list, where none is chosen
+    assert desk._values() == values
     desk.act(event("swap"))
     assert desk._values()["width"] == values["height"]
 

@@ -22,8 +22,11 @@ from core.engine.explain import explain
 from core.engine.light import LightLane
 from core.engine.queue import QueueEntry
 from core.engine.waiting import waits
-from core.generation.gallery import own_words, pair_key
-from core.generation.image_metadata import Hashes, ImageRecord, png_info
+from core.generation.gallery import Facts, Shot, own_words, pair_key
+from core.generation.image_metadata import png_info
+from core.generation.image_record import Hashes, ImageRecord
+from core.generation.loop import steps_of
+from core.generation.stages import stages_of
 from core.generation.store import Held
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
@@ -33,6 +36,7 @@ from core.settings.presets.files import to_values
 from core.training.checks.own_images import demo
 from tabs.generate import form, loras
 from tabs.generate.gallery import about_job
+from tabs.generate.sending import larger
 from tabs.generate.stage import newest, status
 from tabs.generate.tab import Desk
 from tests.models import tiny_file
@@ -108,6 +112,10 @@ def draw(path, **generate):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (64, 64), "teal").save(path, pnginfo=png_info(made(**generate), Hashes()))
     return path
+
+
+def said_codes(desk):
+    return sorted(problem["code"] for problem in desk.page.browsers.of(None).said["problems"])
 
 
 def press(desk, **changes):
@@ -459,6 +467,20 @@ def test_the_preview_of_what_is_made_stands_in_the_frame_of_the_newest_image(des
     assert desk.stage.newest() == finished and desk._stamp() == before
 
 
+def test_a_line_that_a_click_has_drawn_is_drawn_again_where_the_next_tick_has_what_was_there_before(desk):
+    desk.loras.shelf.read()
+    shown = desk.show()
+    drawn = desk.draw()
+    assert drawn["status"] != shown["status"]
+    ended(desk, "e1")  # before any tick
+    assert desk.tick(drawn["seen"])["status"] == shown["status"]
+    unloaded = desk.memory_act(event("unload"))
+    assert "memory" not in desk.tick(unloaded["seen"]) and "status" in desk.tick(unloaded["seen"])
+    cancelled = desk.stage_act(event("forever"))
+    desk.stage_act(event("forever"))
+    assert "status" in desk.tick(cancelled["seen"])
+
+
 def test_jobs_behind_the_first_are_one_number_that_unfolds(desk):
     for prompt in ("one", "two", "three"):
         status = press(desk, prompt=prompt)
@@ -540,13 +562,108 @@ def test_an_image_is_sent_on_at_its_own_size(desk):
         values = desk._values()
         assert (values["image_path"], values["mask_path"], values["prompt"]) == (str(path), None, "mine")
         assert (values["width"], values["height"], values["seed"]) == (296, 128, None)
-    desk.send(event("upscale", "d/1.png"))
-    values = desk._values()
-    assert (values["highres_fix_scale"], values["strength"], values["prompt"], values["seed"]) == (2, 0.3, "a hill", 9)
-    job = form.job_of(values, TrainJob())
-    assert job.image_to_image.image_path == str(path) and job.hires.highres_fix_scale == 2
     with pytest.raises(ProblemsError):
         desk.send(event("begin", "../../x.png"))
+
+
+def test_an_image_in_use_is_said_above_generate_and_leaving_it_brings_the_fields_back(desk):
+    path = draw(desk.page.workspace.images / "d" / "fox.png", seed=9)
+    draw(desk.page.workspace.images / "d" / "owl.png", seed=8)
+    before = form.start_values() | {"width": 128, "height": 256, "seed": 4, "strength": 0.6}
+    desk.presets.put(before)
+    assert "gen-using" not in desk._form()["prompts"]
+    desk.send(event("begin", "d/owl.png"))
+    desk.send(event("begin", "d/fox.png"))
+    line = desk._form()["prompts"]
+    assert "Image to image: <b>fox.png</b> (strength 0.6)" in line and 'data-act="image_stop"' in line
+    desk.presets.put(desk._values() | {"mask_path": str(path), "width": 192})
+    assert "Inpaint: <b>fox.png</b>" in desk._form()["prompts"]
+    line = desk.act(event("image_stop"))["prompts"]
+    assert desk._values() == before | {"width": 192}, "what was changed since stays"
+    assert "image_stop" not in line and 'data-act="image_again"' in line
+    desk.act(event("image_again"))
+    values = desk._values()
+    assert (values["image_path"], values["mask_path"], values["height"]) == (str(path), str(path), 64)
+    desk.act(event("image_stop"))
+    assert desk._values() == before | {"width": 192}
+    desk.presets.act("preset_undo", "", "")
+    assert desk._values()["image_path"] == str(path)
+    desk.presets.act("preset_redo", "", "")
+    assert "gen-using" not in desk.draw()["prompts"], "what was left is offered until the next start"
+
+
+def test_upscaling_makes_one_larger_image_at_once_and_leaves_the_fields_alone(desk):
+    path = draw(desk.page.workspace.images / "d" / "1.png", prompt="a hill", seed=9)
+    Image.new("RGB", (300, 130)).save(path.with_name("2.png"))
+    before = form.start_values() | {"prompt": "mine", "count": 4, "n_iter": 2, "compare": True, "seed": 4}
+    desk.presets.put(before)
+    desk.send(event("upscale", "d/1.png"))
+    (job,) = desk.page.engine.jobs
+    assert desk._values() == before
+    asked, given = job.generate, job.image_to_image
+    assert (asked.prompt, asked.seed, asked.width, asked.height, asked.count) == ("a hill", 9, 128, 128, 1)
+    assert (given.image_path, given.strength, job.hires.highres_fix_scale, job.prompts.n_iter) == (
+        str(path),
+        0.3,
+        None,
+        1,
+    )
+    desk.send(event("upscale", "d/2.png"))  # it says no settings, so those of the fields are used
+    asked = desk.page.engine.jobs[1].generate
+    assert (asked.prompt, asked.seed, asked.width, asked.height, asked.count) == ("mine", 4, 600, 256, 1)
+
+
+def test_an_upscaler_file_enlarges_the_image_itself(desk):
+    shot = Shot("1.png", desk.page.workspace.images / "1.png", 1, 1)
+    values = larger(shot, Facts(width=300, height=128), "models/upscalers/x4.pth")
+    assert not values.keys() - form.ENTRIES.keys()
+    job = form.job_of(form.start_values() | values | {"steps": 10}, TrainJob())
+    first, second = stages_of(job)
+    assert (first.size, steps_of(first), first.begins) == ((296, 128), 0, "image")
+    assert (second.size, steps_of(second), second.begins) == ((592, 256), 3, "made image")
+
+
+def test_everything_that_stands_against_a_start_is_said_at_once_and_goes_with_its_cause(desk):
+    wrong = {
+        "base_model": "models/nowhere",
+        "mask_path": "x.png",
+        "file_pattern": "[x]",
+        "prompt": "a fox <lora:none:1>",
+    }
+    desk.presets.put(form.start_values() | wrong)
+    for name, text in (("steps", "many"), ("width", "63")):
+        desk.act(event("field", name, text))
+    assert said_codes(desk) == ["settings.bad-value"] * 2
+    shown = desk.draw()
+    assert said_codes(desk) == [
+        "generate.mask-alone", "image.missing", "lora.not-found", "model.not-found", "output.unknown-field",
+        "settings.bad-value", "settings.bad-value",
+    ]  # fmt: skip
+    assert not desk.page.engine.jobs
+    for name in ("steps", "width", "base_model", "file_pattern"):
+        place = "".join(shown.values()).partition(f'id="gen-{name}"')[2].partition(">")[0]
+        assert 'aria-invalid="true"' in place, name
+    for name, text in (
+        ("steps", "20"),
+        ("width", ""),
+        ("base_model", ""),
+        ("file_pattern", "[seed]"),
+        ("mask_path", ""),
+    ):
+        desk.act(event("field", name, text))
+    assert said_codes(desk) == ["lora.not-found"]
+    desk.act(event("field", "seed", "5"))  # what changes nothing of it leaves it
+    assert said_codes(desk) == ["lora.not-found"]
+    desk.act(event("field", "prompt", "a fox"))
+    assert desk.page.browsers.of(None).said["kind"] == "over"
+
+
+def test_the_fault_of_one_field_is_said_until_that_field_is_right(desk):
+    desk.act(event("field", "steps", "many"))
+    desk.act(event("field", "prompt", "a fox"))
+    assert len(said_codes(desk)) == 1
+    desk.act(event("field", "steps", "9"))
+    assert desk.page.browsers.of(None).said["kind"] == "over"
 
 
 def test_an_image_of_another_program_is_shown_all_the_same(desk):
@@ -635,6 +752,21 @@ def test_a_generation_that_was_cancelled_says_so_until_it_has_stopped():
     said = [status([running], {}, now | {"stopping": stops}, []) for stops in (False, True)]
     assert "Stopping" not in said[0] and "Drawing" in said[0] and "disabled" not in said[0]
     assert "Stopping" in said[1] and "Drawing" not in said[1] and "disabled" in said[1]
+
+
+def test_a_cancelled_batch_says_how_many_images_there_are_until_the_next_one_begins(desk):
+    engine = desk.page.engine
+    engine.snapshot = lambda run: {"message": "Cancelled after 3 of 8 images"}
+    engine.entries = [QueueEntry("a", "generate", "fox", {}, state="stopped", run="r")]
+    assert "Cancelled after 3 of 8 images." in desk.stage.status()
+    engine.entries.append(QueueEntry("b", "generate", "owl", {}, state="cancelled"))  # one that waited
+    assert "Cancelled after 3 of 8 images." in desk.stage.status()
+    engine.entries.append(QueueEntry("c", "generate", "cat", {}))
+    assert "Cancelled" not in desk.stage.status()
+    engine.entries[-1] = replace(engine.entries[-1], state="done", run="s")
+    assert "Nothing is being generated." in desk.stage.status()
+    engine.entries.append(QueueEntry("d", "generate", "dog", {}, state="cancelled"))
+    assert "Cancelled before it began." in desk.stage.status()
 
 
 def test_empty_fields_show_the_models_own_size_and_guidance(tmp_path):

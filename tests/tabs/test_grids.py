@@ -21,6 +21,7 @@ from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import parse
 from tabs.generate import form, grids
+from tabs.generate.loras import Shelf
 from tabs.generate.tab import Fields
 from tests.generation.test_run import small_lora
 
@@ -50,7 +51,7 @@ def desk(tmp_path):
     page = make_page(tmp_path, Queue(tmp_path / "outputs" / "images"))
     page.engine.runs = page.workspace.runs
     page.project.keep("Generate", {"values": form.start_values() | {"seed": 3, "width": 64, "height": 64}})
-    return grids.Grids(page, Fields(page))
+    return grids.Grids(page, Fields(page), Shelf(page.workspace))
 
 
 def give(desk, **fields):
@@ -163,7 +164,7 @@ def test_a_damaged_grid_does_not_hide_the_others(desk):
 
 def test_a_shared_page_names_no_file_outside_in_an_axis(tmp_path):
     page = make_page(tmp_path, Queue(tmp_path / "outputs" / "images"), shared=True)
-    desk = grids.Grids(page, Fields(page))
+    desk = grids.Grids(page, Fields(page), Shelf(page.workspace))
     save_file({}, tmp_path / "secret.safetensors")
     give(desk, x_axis="lora", x_values=f"none, {tmp_path / 'secret.safetensors'}")
     desk.act(event("make"))

@@ -20,7 +20,7 @@ def test_a_cache_is_emptied_at_once_and_deleted_runs_after_a_question(visit, ser
     card = tab.locator("#tools-disk")
     row = card.locator("li").filter(has_text="Cached text encoder outputs")
     expect(row).to_contain_text("2.0 MB")
-    tab.evaluate(WATCH, [*(f"#tools-disk li:nth-child({n})" for n in range(1, 6)), ".disk-keep", "#keys", "#tools"])
+    tab.evaluate(WATCH, [*(f"#tools-disk li:nth-child({n})" for n in range(1, 7)), ".disk-keep", "#keys", "#tools"])
     keep = card.get_by_label("GB of each cache to keep")
     keep.fill("much")
     keep.press("Tab")

@@ -12,7 +12,8 @@ from PIL import Image
 from playwright.sync_api import expect
 from work_parts import wait_until
 
-from core.generation.image_metadata import Hashes, png_info
+from core.generation.image_metadata import png_info
+from core.generation.image_record import Hashes
 from core.settings.check import build
 from core.settings.job import GenerateJob
 
@@ -113,8 +114,19 @@ def test_a_new_image_comes_into_the_strip_and_nothing_that_is_looked_at_moves(ta
     tab.locator("#shelf-strip .tile").focus()
     tab.keyboard.press("Enter")
     expect(viewer).to_contain_text("1 of 1")
+    work.engine.pause_queue()
     viewer.get_by_role("button", name="Upscale").click()
-    expect(tab.locator("#said")).to_contain_text("larger version of 99.png")
-    expect(tab.locator("#gen-image_path")).to_have_value(re.compile("99.png$"))
-    expect(tab.locator("#gen-image_path")).to_be_visible()
-    expect(tab.locator("#gen-prompt")).to_have_value("fox 99")
+    expect(tab.locator("#said")).to_contain_text("99.png 2 times as large")
+    expect(tab.locator("#gen-status")).to_contain_text("paused queue")
+    assert work.engine.queue()[-1].job["generate"]["prompt"] == "fox 99"
+    expect(tab.locator("#gen-image_path")).to_have_value("")
+    tab.locator("#gen-newest").get_by_role("button", name="Image to image").click()
+    path, line = tab.locator("#gen-image_path"), tab.locator("#gen-prompts .gen-using")
+    expect(path).to_have_value(re.compile("99.png$"))
+    expect(path).to_be_in_viewport()
+    expect(tab.locator("details[data-group=image_to_image] > summary")).to_be_focused()
+    expect(line).to_contain_text("Image to image: 99.png (strength 0.8)")
+    line.get_by_role("button", name="Stop using it").click()
+    expect(path).to_have_value("")
+    line.get_by_role("button", name="Undo").click()
+    expect(path).to_have_value(re.compile("99.png$"))

@@ -136,3 +136,10 @@ def test_history_and_styles_put_prompts_back(tab, served, monkeypatch):
     tab.get_by_role("button", name="Delete the style <img src=x>").click()
     tab.get_by_role("button", name="Undo: Deleted <img src=x>").click()
     expect(tab.get_by_role("checkbox", name="<img src=x>")).to_be_visible()
+    styles, summary = tab.locator("#gen-styles"), tab.locator("#gen-styles > summary")
+    tab.keyboard.press("Escape")
+    expect(styles).to_have_js_property("open", False)
+    expect(summary).to_be_focused()
+    for is_open in (True, False):
+        summary.click()
+        expect(styles).to_have_js_property("open", is_open)

@@ -7,15 +7,18 @@ import time
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_generate_tab import lora
 from work_parts import HOSTILE, make_page
 
+from core.generation import library
 from core.generation.gallery import Gallery
 from core.generation.prompt.styles import Style, read_styles, style_file
 from core.generation.requests import in_styles
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
-from tabs.generate import form
+from tabs.generate import form, loras
+from tabs.generate.loras import Shelf
 from tabs.generate.prompt_box import MOST_KEPT, PromptBox
 from tabs.generate.tab import Fields
 
@@ -36,7 +39,7 @@ def box(tmp_path):
     (folder / "tag_lists" / "tags.csv").write_text("fox_(animal),0,900\nforest,0,50\n", "utf-8")
     save_file({"emb_params": torch.zeros(3, 64)}, folder / "embeddings" / "zunkel.safetensors")
     page.complete_tags = None
-    return PromptBox(page, Fields(page), Gallery(page.workspace))
+    return PromptBox(page, Fields(page), Gallery(page.workspace), Shelf(page.workspace))
 
 
 def look(box, text, name="prompt"):
@@ -69,11 +72,22 @@ def offered(box, kind, value):
 
 
 def test_completion_offers_what_is_on_this_machine(box):
+    box._shelf.read()
     assert offered(box, "wildcard", "co") == (["__colors__"], 2)
     assert offered(box, "word", "zun") == (["zunkel"], 3)
     assert offered(box, "word", "a photo of a fox") == (["fox \\(animal\\)"], 3)  # the last word alone
     assert offered(box, "word", "fo")[0] == ["fox \\(animal\\)", "forest"]  # the most frequent first
     assert offered(box, "word", "x") == ([], None)
+
+
+def test_loras_are_those_of_the_shelf_and_the_folders_are_read_only_for_names_that_it_lacks(box, monkeypatch):
+    lora(box.page.workspace.models / "loras" / "ink.safetensors")
+    assert offered(box, "lora", "in") == ([], 2)  # not read yet
+    assert look(box, "a fox <lora:ink:1>")[1] == []
+    assert offered(box, "lora", "in") == (["<lora:ink:1>"], 2)
+    monkeypatch.setattr(loras, "list_loras", lambda space: pytest.fail("read again"))
+    monkeypatch.setattr(library, "_newest_first", lambda space, kind: pytest.fail("read again"))
+    assert look(box, "a fox <lora:ink:1>")[1] == [] and offered(box, "word", "ink")[0] == ["<lora:ink:1>"]
 
 
 def test_styles_are_saved_replaced_deleted_and_undone(box):

@@ -20,7 +20,8 @@ from core.captioning.source.xmp import read_xmp
 from core.dataset.images.opening import LARGE_PIXELS, BrokenImage, open_image
 from core.dataset.sources.files import printable
 from core.families.word_weights import runs_of
-from core.generation.image_metadata import LONGEST_TEXT, a1111_parts, user_comment
+from core.generation.a1111 import LONGEST_TEXT, a1111_parts
+from core.generation.image_metadata import user_comment
 from core.record.bounded_json import parse_json
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, raise_if_errors

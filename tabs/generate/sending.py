@@ -1,0 +1,196 @@
+"""What an image is used for: its settings go into the fields, the next images begin with it, or it is made larger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from core.generation.gallery import Facts, Shot
+from core.generation.image_metadata import read_image_metadata
+from core.generation.image_record import ImageRecord
+from core.record import atomic
+from core.record.problems import Problem, ProblemsError
+from core.settings.job import GenerateJob
+from tabs.context import Page
+from tabs.form.plain_presets import PlainForm, Values
+from tabs.generate import form
+from tabs.generate.gallery import Shelf
+from tabs.generate.painting import Painting
+from tabs.markup import act_of, button, esc, short
+
+TAB = "Generate"
+SENT = {"begin": "The next images begin with", "inpaint": "Paint what is repainted of"}  # act: what is said of it
+LARGER, KEEPS = 2.0, 0.3  # times the sides; the denoising strength that keeps an image's shapes
+STEP = 8  # pixels: sides are multiples of it
+SENDING = "send image"  # what messages are about
+
+
+class Sending:
+    """What is done with images of the gallery, and with those that are dropped.
+
+    make    queues checked jobs      checked    the jobs that fields ask for. Raises ProblemsError
+    """
+
+    def __init__(
+        self,
+        page: Page,
+        fields: PlainForm,
+        shelf: Shelf,
+        painting: Painting,
+        checked: Callable[[Values], Sequence[GenerateJob]],
+        make: Callable[[Sequence[GenerateJob]], Any],
+    ):
+        self.page, self._fields, self._shelf, self._painting = page, fields, shelf, painting
+        self._checked, self._make = checked, make
+
+    def act(self, event: gr.EventData) -> None:
+        """An image of the gallery is used. Raises ProblemsError."""
+        act, name, _ = act_of(event)
+        shot = self._shelf.shot(name)
+        if act == "use":
+            self._take_over(read_image_metadata(shot.path), f"the image {shot.path.name}")
+        elif act in SENT:
+            self._begin(begun_with(shot, self._shelf.gallery.facts(name)))
+            self.page.say("done", f"{SENT[act]} {shot.path.name}.")
+        elif act == "upscale":
+            self._enlarge(shot, self._shelf.gallery.facts(name))
+
+    # -- its settings
+
+    def read(self, file: str) -> None:
+        """The settings of a dropped image go into the fields."""
+        record = read_image_metadata(file)
+        atomic.remove(file)  # the server's own copy of the upload
+        self._take_over(record, "the dropped image")
+
+    def _take_over(self, record: ImageRecord, what: str) -> None:
+        """Fill the fields with an image's settings; what was taken over is said."""
+        if record.job is None:
+            fix = "choose an image that was generated here or by A1111"
+            return self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
+        with self.page.project.lock:
+            values, notes = self._values_of(record)
+            self._fields.put(values)
+        self.page.say("done", f"The settings of {what} were loaded.", problems=record.notes + notes)
+
+    def _values_of(self, record: ImageRecord) -> tuple[Values, list[Problem]]:
+        """The fields that make an image again, and what of it is not on this machine."""
+        now, job = self._fields.load(), record.job
+        assert job is not None
+        values, notes = form.values_of(job, now, self.page.workspace, self.page.project.job.model)
+        if record.source != "atelier":  # it names no model of ours, so the chosen one stays
+            own = {name: now[name] for name in ("base_model", "model", *form.MODEL)}
+            skip = job.model.clip_skip  # which it may say all the same
+            values |= own | ({"clip_skip": skip} if skip else {})
+            notes = [note for note in notes if note.code != form.NO_MODEL]
+        own = {name: now[name] for name in form.FIELDS if form.OF_JOB[name].group == "output"}
+        return values | own | {"count": 1}, notes
+
+    # -- the image itself
+
+    def begin_with(self, file: str) -> None:
+        """A dropped image becomes the initial one."""
+        try:
+            path = self._painting.take(file)
+            with self.page.project.lock:
+                now = self._fields.load()
+                mask = now["mask_path"] if now["image_path"] == path else None  # that of another image
+                self._begin({"image_path": path, "mask_path": mask})
+            self.page.say("done", f"{SENT['begin']} {Path(path).name}.")
+        except ProblemsError as error:
+            self.page.say("error", problems=error.problems, about=SENDING)
+        finally:
+            atomic.remove(file)  # the server's own copy of the upload
+
+    def _begin(self, given: Values) -> None:
+        """Fields that an image brings along; what they were is restored when it is no longer used."""
+        with self.page.project.lock:
+            values, kept = self._fields.load(), self._kept()
+            before = {name: values[name] for name in given}
+            if kept.get("given", {}).get("image_path") == values["image_path"]:  # one image after another
+                before |= {name: value for name, value in kept.get("before", {}).items() if name in before}
+            self._keep({"given": given, "before": before})
+            self._fields.put(values | given)
+
+    def stop(self) -> None:
+        """The initial image is no longer used, and fields that came with it are what they were before."""
+        with self.page.project.lock:
+            values, kept = self._fields.load(), self._kept()
+            given, before = kept.get("given", {}), kept.get("before", {})
+            unchanged = {name: before.get(name) for name in given if given[name] == values.get(name)}
+            if values["image_path"] != given.get("image_path"):
+                unchanged = {}
+            after = values | unchanged | {"image_path": None, "mask_path": None}
+            left = {name: value for name, value in values.items() if after[name] != value}
+            self._fields.put(after)
+            self._keep({"left": left})
+
+    def again(self) -> None:
+        """The image that was left is used again."""
+        with self.page.project.lock:
+            left = self._kept().get("left", {})
+            values = self._fields.load()
+            self._begin({name: value for name, value in left.items() if name in values})
+
+    def forget(self) -> None:
+        """What was left is not offered any more."""
+        if "left" in self._kept():
+            self._keep({})
+
+    def _kept(self) -> dict[str, Any]:
+        kept = self.page.project.tab_state(TAB).get("sent", {})
+        return kept if isinstance(kept, dict) else {}
+
+    def _keep(self, sent: dict[str, Any]) -> None:
+        self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"sent": sent})
+
+    def line(self, values: Values) -> str:
+        """Stands above Generate while images begin with another one, and says how to leave that."""
+        path = str(values["image_path"] or "")
+        if not path:
+            left = self._kept().get("left", {})
+            name = Path(str(left.get("image_path") or "")).name
+            if not name:
+                return ""
+            words, way = f"{esc(short(name, 40))} is not used.", button("image_again", "Undo", kind="quiet")
+        else:
+            kind = "Inpaint" if values["mask_path"] else "Image to image"
+            words = f"{kind}: <b>{esc(short(Path(path).name, 40))}</b> (strength {values['strength']:g})"
+            way = button("image_stop", "Stop using it", kind="quiet")
+        return f'<div class="gen-using"><span title="{esc(path)}">{words}</span>{way}</div>'
+
+    # -- larger
+
+    def _enlarge(self, shot: Shot, known: Facts) -> None:
+        """Queue a larger version of an image, made with its own settings; the fields stay as they are."""
+        record, now = read_image_metadata(shot.path), self._fields.load()
+        values, notes = self._values_of(record) if record.job is not None else (now, [])
+        jobs = self._checked(values | larger(shot, known, now["highres_fix_upscaler_file"]))
+        self._make(jobs)
+        words = f"Making {shot.path.name} {LARGER:g} times as large (denoising strength {KEEPS:g})."
+        self.page.say("done", words, problems=notes)
+
+
+def begun_with(shot: Shot, known: Facts) -> Values:
+    """The fields for images that begin with this one, at its size."""
+    return {"image_path": str(shot.path), "mask_path": None, "seed": None} | _sides(known)
+
+
+def larger(shot: Shot, known: Facts, upscaler_file: str | None) -> Values:
+    """The fields that make one image larger. Without an upscaler file it is resized and then made at that size; a file
+    enlarges it between two stages, of which the first changes nothing."""
+    alone = {"count": 1, "compare": False, "from_file": None, "from_module": None, "n_iter": 1, "region_map": None}
+    begin = {"image_path": str(shot.path), "mask_path": None, "strength": KEEPS, "highres_fix_save_1st": False}
+    if upscaler_file:
+        way = {"highres_fix_scale": LARGER, "highres_fix_strength": 0.0, "highres_fix_upscaler_file": upscaler_file}
+        return alone | begin | way | _sides(known)
+    return alone | begin | {"highres_fix_scale": None} | _sides(known, LARGER)
+
+
+def _sides(known: Facts, times: float = 1.0) -> Values:
+    """The image's own sides, so many times; nothing where they are not known."""
+    sides = {"width": known.width, "height": known.height}
+    return {name: max(64, int(side * times) // STEP * STEP) for name, side in sides.items() if side}
