@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
@@ -19,6 +20,26 @@ def visiting(modules: Sequence[nn.Module], device: str) -> Iterator[None]:
             if before.type != torch.device(device).type:
                 stack.callback(module.to, before)
                 module.to(device)
+        yield
+
+
+@contextmanager
+def visiting_by_layers(models: Sequence[nn.Module], device: str) -> Iterator[None]:
+    """The same of models with a stack of layers (`ModuleList`), each of which is on the device only while it computes."""
+    with ExitStack() as stack:
+        for model in models:
+            if next(model.parameters()).device.type == torch.device(device).type:
+                continue
+            stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+            inside = {module for each in stacks for module in each.modules()}
+            for module in model.modules():
+                own = _Layer(module, device)
+                if module in inside:
+                    for handle in own.hooked(module):
+                        stack.callback(handle.remove)
+                else:
+                    stack.callback(own.go)
+                    own.come()
         yield
 
 
@@ -50,9 +71,9 @@ def rest_in_ram(model: nn.Module, device: str) -> None:
     removed: a model stays like this."""
     for module in model.modules():
         layer = _Layer(module, device)
-        if layer.tensors:
-            module.register_forward_pre_hook(layer.come)
-            module.register_forward_hook(layer.go, always_call=True)
+        for _, _, own in layer.tensors if device.startswith("cuda") else ():
+            own.data = own.data.pin_memory()  # so that copies are queued behind the work before them
+        layer.hooked(module)
 
 
 class _Layer:
@@ -62,8 +83,12 @@ class _Layer:
         self._device = device
         places: list[dict[str, Any]] = [module._parameters, module._buffers]
         self.tensors = [(place, name, own) for place in places for name, own in place.items() if own is not None]
-        for _, _, own in self.tensors if device.startswith("cuda") else ():
-            own.data = own.data.pin_memory()  # so that copies are queued behind the work before them
+
+    def hooked(self, module: nn.Module) -> Sequence[RemovableHandle]:
+        """Let them come and go with each call of the module."""
+        if not self.tensors:
+            return ()
+        return module.register_forward_pre_hook(self.come), module.register_forward_hook(self.go, always_call=True)
 
     def come(self, *_: Any) -> None:
         for place, name, own in self.tensors:

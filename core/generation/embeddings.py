@@ -131,14 +131,14 @@ class Words:
         return [whole.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
     def _read(self, texts: Sequence[str], reading: Reading) -> TextStates:
-        from core.families.offload import visiting
+        from core.families.offload import visiting_by_layers
 
         tokens = reading.tokens(texts, partial(family(self._components.family).count_tokens, self._components))
 
         with ExitStack() as stack:  # the encoders come once for all texts, and not at all where each was read before
 
             def encode(text: str) -> TextStates:
-                stack.enter_context(visiting(self._components.text_encoders, self._components.device))
+                stack.enter_context(visiting_by_layers(self._components.text_encoders, self._components.device))
                 return encode_texts(self._components, [text], reading, tokens)
 
             return join_texts([self._kept.get((text, reading, tokens), partial(encode, text)) for text in texts])

@@ -35,13 +35,14 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of weights: denoiser, its largest layer, VAE, text encoders; and of what is computed with them: one evaluation,
-    one decoding as a whole and in strips."""
+    """Bytes of weights: denoiser, its largest layer, VAE, text encoders, these while they visit; and of what is computed with
+    them: one evaluation, one decoding as a whole and in strips."""
 
     denoiser: int
     layer: int
     vae: int
     texts: int
+    reading: int
     evaluation: int
     decoding: int
     in_strips: int
@@ -51,7 +52,7 @@ class Needs:
         decoding = self.in_strips if sliced else self.decoding
         if offload == "off":
             return self.denoiser + self.vae + self.texts + max(self.evaluation, decoding)
-        visitors = max(self.texts, self.vae + decoding)
+        visitors = max(self.reading, self.vae + decoding)
         if offload == "parts":
             return self.denoiser + max(self.evaluation, visitors)
         return max(2 * self.layer + self.evaluation, visitors)  # the next layer comes while one still computes
@@ -102,6 +103,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         layer=max(prod(place.entry.shape) for place in entries) * item,
         vae=parts.sizes.get("vae", 0),
         texts=sum(parts.sizes[name] for name in parts.texts),
+        reading=parts.reading_size,
         evaluation=known,
         decoding=decoding,
         in_strips=strip_bytes(parts, sides, job.generation_memory.vae_slices or STRIPS) if decoding else 0,

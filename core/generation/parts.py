@@ -53,15 +53,25 @@ class Parts:
     def config(self, name: str) -> dict[str, Any]:
         return dict(self.found[name].config_after(self.kind.layout.config(name)))
 
+    @property
+    def reading_size(self) -> int:
+        """Bytes of the text encoders on the device where they rest in RAM: one tensor of their layers at a time."""
+        each = [(key, size) for name in self.texts for key, size in self._bytes(name).items()]
+        layers = [size for key, size in each if any(word.isdigit() for word in key.split("."))]
+        return sum(size for _, size in each) - sum(layers) + max(layers, default=0)
+
     def _size(self, name: str) -> int:
         """Bytes of a part's weights in memory."""
+        return sum(self._bytes(name).values())
+
+    def _bytes(self, name: str) -> dict[str, int]:
         item = (self.vae_dtype if name == "vae" else self.dtype).itemsize
         narrow = {self.kind.denoiser: self.memory.narrow_unet, "vae": False}.get(name, self.memory.fp8_base)
         shapes = {key: place.entry.shape for key, place in self.found[name].places.items()}
-        return sum(
-            prod(shape) * (1 if narrow and len(shape) > 1 and "embedding" not in key else item)
+        return {
+            key: prod(shape) * (1 if narrow and len(shape) > 1 and "embedding" not in key else item)
             for key, shape in shapes.items()
-        )
+        }
 
     @property
     def texts(self) -> list[str]:

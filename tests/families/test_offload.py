@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.families.offload import rest_in_ram, vae_visits, visiting
+from core.families.offload import rest_in_ram, vae_visits, visiting, visiting_by_layers
 from core.generation.forecast import Needs
 
 
@@ -61,7 +61,33 @@ def test_what_is_there_already_is_not_moved():
         assert module.weight is weight
 
 
+class Stacked(nn.Module):
+    """A table and two layers; says where their weights are while the second layer computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(4, 4)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, ids):
+        return self.layers[1](self.layers[0](self.table(ids)))
+
+
+def test_of_a_stack_of_layers_one_is_there_at_a_time_and_all_are_the_same_tensors_afterwards():
+    model, ids, seen = Stacked(), torch.arange(3), []
+    whole, before = model(ids), dict(model.named_parameters())
+    with visiting_by_layers([model], "meta"), visiting_by_layers([model], "meta"):
+        watch = model.layers[1].register_forward_pre_hook(
+            lambda *_: seen.extend(each.device.type for each in model.parameters())
+        )
+        assert model(ids.to("meta")).device.type == "meta"
+    watch.remove()
+    assert seen == ["meta", "cpu", "cpu", "meta", "meta"]
+    assert all(own is before[name] for name, own in model.named_parameters())
+    assert torch.equal(model(ids), whole), "no hook is left"
+
+
 def test_the_more_rests_in_ram_the_less_is_needed():
-    needs = Needs(denoiser=50, layer=1, vae=3, texts=16, evaluation=3, decoding=30, in_strips=5)
+    needs = Needs(denoiser=50, layer=1, vae=3, texts=16, reading=4, evaluation=3, decoding=30, in_strips=5)
     assert [needs.peak(way) for way in ("off", "parts", "layers")] == [99, 83, 33]
-    assert [needs.peak(way, sliced=True) for way in ("off", "parts", "layers")] == [74, 66, 16]
+    assert [needs.peak(way, sliced=True) for way in ("off", "parts", "layers")] == [74, 58, 8]

@@ -19,8 +19,8 @@ LIMITS = {
     "sd15 auto, 8 GB": ("off", 3.0),
     "sd15 by layers": ("layers", 1.2),
     "sdxl fp8, auto, 6 GB": ("off", 6.0),
-    "sdxl auto, 8 GB": ("parts", 7.0),
-    "sdxl auto, 4 GB": ("layers", 3.0),
+    "sdxl auto, 8 GB": ("parts", 6.0),
+    "sdxl auto, 4 GB": ("layers", 1.2),
 }
 
 
