@@ -18,8 +18,10 @@ from core.bench.random_model import (
     write_rest,
 )
 from core.families import family
+from core.families.components import Components
 from core.families.layout import Layout
 from core.formats.models import sd_keys
+from core.networks.adapter_file import save_lora
 
 TINY = {
     "unet": {
@@ -62,6 +64,7 @@ TINY_REFINER = {
     "text_encoder_2": TINY_SDXL["text_encoder_2"],
 }
 SD15_NUMBERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}  # as published
+LORA_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0"}
 TINY_OF = {"sd1": TINY, "sd2": TINY, "sdxl": TINY_SDXL, "sdxl_refiner": TINY_REFINER}
 
 
@@ -73,6 +76,30 @@ def tiny_configs(family_name: str) -> dict[str, dict[str, Any]]:
 def tiny_folder(family_name: str, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
     """A diffusers folder of a family's topology with tiny widths (about 2 M numbers, 8 MB in fp32)."""
     return write_folder(Path(folder), tiny_configs(family_name), dtype, seed, family_name)
+
+
+def inpainting_configs(family_name: str) -> dict[str, dict[str, Any]]:
+    """Those of inpainting models, whose U-Net reads nine channels."""
+    configs = tiny_configs(family_name)
+    return configs | {"unet": {**configs["unet"], "in_channels": 9}}
+
+
+def tiny_inpainting_folder(family_name: str, folder: Path) -> Path:
+    """A folder like `tiny_folder`'s of an inpainting model."""
+    return write_folder(Path(folder), inpainting_configs(family_name), torch.float32, 0, family_name)
+
+
+def tiny_lora(components: Components, path: Path, conv: bool = False) -> Path:
+    """A LoRA of random numbers on every layer of a model that can be hooked, strong enough to be seen."""
+    kind, draw, tensors = family(components.family), torch.Generator().manual_seed(0), {}
+    for part in (*components.text_encoders, components.denoiser):
+        for target in kind.lora_targets(part, conv=conv):
+            weight = target.module.weight
+            tensors[f"{target.name}.lora_down.weight"] = torch.randn(4, *weight.shape[1:], generator=draw) * 0.3
+            ones = [1] * (weight.ndim - 2)
+            tensors[f"{target.name}.lora_up.weight"] = torch.randn(weight.shape[0], 4, *ones, generator=draw) * 0.1
+            tensors[f"{target.name}.alpha"] = torch.tensor(2.0)
+    return save_lora(path, tensors, {"ss_base_model_version": LORA_VERSIONS[components.family]})
 
 
 def tiny_file(

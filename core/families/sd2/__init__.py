@@ -17,10 +17,11 @@ from core.families.tokenizer import load_tokenizer
 def prediction_of(unet: Any) -> str:
     """ "epsilon" or "v", by one pass on a made-up image of almost pure noise (A1111's test).
 
-    There x_t is the noise, so a model of noise gives it back; one of v gives about -x0, far below it.
+    There x_t is the noise, so a model of noise gives it back; one of v gives about -x0, far below it. Inpainting models,
+    which read more than that, all predict noise.
     """
     weight = unet.conv_in.weight
-    if weight.is_meta:
+    if weight.is_meta or weight.shape[1] != unet.config.out_channels:
         return "epsilon"
     x = torch.full((1, weight.shape[1], 8, 8), 0.5, dtype=weight.dtype, device=weight.device)
     context = torch.full((1, 2, unet.config.cross_attention_dim), 0.5, dtype=weight.dtype, device=weight.device)
