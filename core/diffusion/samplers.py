@@ -181,8 +181,10 @@ def _any_number(kind: Any) -> Any:
     """The scheduler of distilled models, which knows as many timesteps as it was distilled with (50), with more where asked."""
 
     def set_timesteps(self: Any, num_inference_steps: int, device: Any = None) -> None:
-        known = max(num_inference_steps, self.config.original_inference_steps)
-        kind.set_timesteps(self, num_inference_steps, device=device, original_inference_steps=known)
+        more = num_inference_steps > self.config.original_inference_steps
+        # Only where it is needed: told a number, TCD takes other timesteps than those it was distilled with.
+        known = {"original_inference_steps": num_inference_steps} if more else {}
+        kind.set_timesteps(self, num_inference_steps, device=device, **known)
 
     return type(f"{kind.__name__}OfAnyNumber", (kind,), {"set_timesteps": set_timesteps})
 

@@ -14,18 +14,17 @@ from core.generation.decoding import decode_pixels
 from core.generation.loop import Stage
 from core.generation.loras import loras_attached, read_network
 from core.generation.prompt.states import encode_prompts
-from core.networks.adapter_file import load_lora, save_lora, to_diffusers
+from core.networks.adapter_file import load_lora, to_diffusers
 from core.record.workspace import PROJECT
 from core.settings.generation.generate import LoraUse
 from tests.lora_layers import layers_of
-from tests.models import tiny_folder
+from tests.models import tiny_folder, tiny_lora
 from tests.refusals import refused
 from tests.sampling import images, sampled
 
 STARTER = PROJECT / "models" / "starter"
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 PROMPT, NEGATIVE, SEED, STEPS, GUIDANCE = "a fox, flat icon", "red", 11, 4, 4.0
-VERSIONS = {"sd2": "sd_v2_v", "sdxl": "sdxl_base_v1-0"}
 
 
 class Model:
@@ -40,16 +39,7 @@ class Model:
         return made
 
     def lora(self, path, conv=False):
-        """A file of random numbers on every layer that can be hooked."""
-        draw, tensors = torch.Generator().manual_seed(0), {}
-        for part in (*self.components.text_encoders, self.components.denoiser):
-            for target in self.family.lora_targets(part, conv=conv):
-                weight = target.module.weight
-                tensors[f"{target.name}.lora_down.weight"] = torch.randn(4, *weight.shape[1:], generator=draw) * 0.3
-                ones = [1] * (weight.ndim - 2)
-                tensors[f"{target.name}.lora_up.weight"] = torch.randn(weight.shape[0], 4, *ones, generator=draw) * 0.1
-                tensors[f"{target.name}.alpha"] = torch.tensor(2.0)
-        return save_lora(path, tensors, {"ss_base_model_version": VERSIONS[self.name]})
+        return tiny_lora(self.components, path, conv)
 
 
 @pytest.fixture(scope="module", params=["sd2", "sdxl"])

@@ -157,7 +157,7 @@ def test_parts_that_rest_elsewhere_make_the_same_image(workspace, store, monkeyp
 
 @pytest.mark.parametrize(("gigabytes", "way"), [(24, "off"), (1.15, "parts"), (0.7, "layers")])
 def test_auto_offloads_as_little_as_fits(workspace, monkeypatch, gigabytes, way):
-    needs = Needs(300 << 20, 10 << 20, 100 << 20, 100 << 20, 20 << 20, 0, 10 << 20)
+    needs = Needs(300 << 20, 10 << 20, 100 << 20, 100 << 20, 100 << 20, 20 << 20, 0, 10 << 20)
     monkeypatch.setattr("core.generation.forecast.needs_of", lambda job, parts: needs)
     monkeypatch.setattr("core.record.machine.memory", lambda device: (0, int(gigabytes * 2**30)))
     parts = Parts(job_of().memory, plan_of(job_of(), workspace).sources, "cuda")

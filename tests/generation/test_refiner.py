@@ -35,7 +35,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from core.settings.presets.files import to_values
-from tests.generation.test_image_to_image import SCHEDULERS
+from tests.generation.theirs import scheduler_of
 from tests.models import single_file, tiny_configs, tiny_folder
 from tests.refusals import problems_of, refused
 from tests.reports import Heard
@@ -80,7 +80,7 @@ def latents_of(job, workspace, store):
 def pipeline(kind, folder, sampler):
     made = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     made.set_progress_bar_config(disable=True)
-    made.scheduler = SCHEDULERS[sampler]()
+    made.scheduler = scheduler_of(sampler)
     made.tokenizer_2.pad_token = "!"
     return made
 
@@ -332,9 +332,9 @@ def test_the_forecast_counts_both(workspace):
 
 
 def test_side_by_side_both_count_and_one_after_the_other_the_larger():
-    base, refiner = Needs(50, 5, 2, 10, 8, 4, 1), Needs(45, 7, 0, 12, 9, 0, 0)
+    base, refiner = Needs(50, 5, 2, 10, 6, 8, 4, 1), Needs(45, 7, 0, 12, 11, 9, 0, 0)
     assert peak_of(base, [refiner], "off") == 50 + 45 + 2 + 10 + 12 + 9
-    assert peak_of(base, [refiner], "parts") == max(base.peak("parts"), 45 + 12)
+    assert peak_of(base, [refiner], "parts") == max(base.peak("parts"), 45 + 11)
     assert peak_of(base, [refiner], "layers") == max(base.peak("layers"), 2 * 7 + 9)
     assert peak_of(base, [], "off") == base.peak("off")
 
