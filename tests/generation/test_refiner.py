@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -70,6 +71,12 @@ def job_of(refiner=(), **groups):
     return build(GenerateJob, {"generate": generate, "refiner": own, "memory": memory, "model": model} | groups)
 
 
+@pytest.fixture(scope="module")
+def plain(workspace, store):
+    """The latents of the base model and of the refiner for a plain job."""
+    return latents_of(job_of(), workspace, store)
+
+
 def latents_of(job, workspace, store):
     """Of all images of a job, after each stage."""
     plan = plan_of(job, workspace)
@@ -77,11 +84,17 @@ def latents_of(job, workspace, store):
         return maker.make(plan.requests, decoded=False).latents
 
 
-def pipeline(kind, folder, sampler):
+@cache
+def loaded(kind, folder):
     made = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     made.set_progress_bar_config(disable=True)
-    made.scheduler = scheduler_of(sampler)
     made.tokenizer_2.pad_token = "!"
+    return made
+
+
+def pipeline(kind, folder, sampler):
+    made = loaded(kind, folder)
+    made.scheduler = scheduler_of(sampler)
     return made
 
 
@@ -99,7 +112,7 @@ def theirs(workspace, sampler, begun=None, switch=0.8, **of_refiner):
     return base, refiner(**asked, image=base, denoising_start=switch, **of_refiner).images
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmsolver++", "euler_a"])
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmsolver++", pytest.param("euler_a", marks=pytest.mark.slow)])
 def test_base_model_and_refiner_make_the_latents_of_diffusers(sampler, workspace, store):
     mine = latents_of(job_of(generate={"sampler": sampler}), workspace, store)
     base, refined = theirs(workspace, sampler)
@@ -136,7 +149,7 @@ def starter():
     return family("sd1").load(STARTER)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "euler", "euler_a", "heun"])
+@pytest.mark.parametrize("sampler", [pytest.param("ddim", marks=pytest.mark.slow), "euler_a", "heun"])
 def test_one_model_in_both_parts_makes_what_it_makes_alone(sampler, starter):
     """Of samplers without a history: nothing is noised again, and random numbers go on where the base model ended."""
     model, states = Denoiser.of(starter), encode_prompts(starter, PROMPT, NEGATIVE)
@@ -182,8 +195,7 @@ def test_two_evaluations_of_a_step_begin_as_the_refiner_of_diffusers():
 # -- settings
 
 
-def test_each_setting_changes_what_the_refiner_makes(workspace, store):
-    plain = latents_of(job_of(), workspace, store)
+def test_each_setting_changes_what_the_refiner_makes(workspace, store, plain):
     for changed in (
         {"refiner_switch_at": 0.5},
         {"aesthetic_score": 1.0},
@@ -234,7 +246,7 @@ def test_prompts_that_and_joins_guide_it_as_they_guide_the_base_model(workspace,
     assert float((both[1] - one[1]).abs().mean()) > 1e-3
 
 
-def test_loras_are_the_base_models_alone(workspace, store):
+def test_loras_are_the_base_models_alone(workspace, store, plain):
     """At all steps, and counted over the whole image: one that begins after the switch does nothing."""
     model = family("sdxl").load(workspace.models / "base", parts=("denoiser",)).denoiser
     draw, tensors = torch.Generator().manual_seed(0), {}
@@ -244,7 +256,6 @@ def test_loras_are_the_base_models_alone(workspace, store):
         tensors[f"{target.name}.lora_up.weight"] = torch.randn(shape[0], 4, *[1] * (len(shape) - 2), generator=draw)
     (workspace.models / "loras").mkdir()
     save_file(tensors, workspace.models / "loras" / "loud.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"})
-    plain = latents_of(job_of(), workspace, store)
     late = job_of(generate={"loras": [{"file": "loud", "start_at": 0.8}]})
     assert torch.equal(latents_of(late, workspace, store)[1], plain[1])
     early = latents_of(job_of(generate={"loras": [{"file": "loud", "start_at": 0.7}]}), workspace, store)
@@ -288,8 +299,8 @@ def test_the_store_lends_it_and_gives_its_memory_back(workspace):
     assert not store.loaded()
 
 
-def test_it_leaves_a_store_without_room_and_is_loaded_again(workspace, store):
-    plain, tight = latents_of(job_of(), workspace, store), make_store()
+def test_it_leaves_a_store_without_room_and_is_loaded_again(workspace, plain):
+    tight = make_store()
     with_it = job_of(generation_memory={"keep_models_gb": 0.0})
     other = job_of({"refiner_checkpoint": None}, model={"base_model": str(STARTER)})
     for job in (with_it, other, with_it):
@@ -312,8 +323,8 @@ def test_its_texts_are_read_once(workspace, monkeypatch):
     assert torch.equal(latents_of(job_of(), workspace, store)[-1], first[-1]) and len(read) == 2
 
 
-def test_where_parts_are_offloaded_each_model_waits_while_the_other_works(workspace, store, monkeypatch):
-    plain, moved = latents_of(job_of(), workspace, store), []
+def test_where_parts_are_offloaded_each_model_waits_while_the_other_works(workspace, plain, monkeypatch):
+    moved = []
     monkeypatch.setattr(models, "offload_of", lambda *given: "parts")
     tight = make_store()
     plan = plan_of(job_of(), workspace)
