@@ -5,7 +5,7 @@
 (() => {
   const atelier = window.atelier, {h, byId} = atelier;
   const NAMES = {"gen-prompt": "prompt", "gen-negative_prompt": "negative_prompt"};
-  const SOON = 300, COMPLETE = 120, MARKED = 20000;  // milliseconds; characters up to which faults are underlined in the text
+  const SOON = 300, COMPLETE = 120, MARKED = 20000, LIST = 280;  // milliseconds; characters up to which faults are underlined in the text; pixels of a completion
   const states = {};  // id of a field -> {text, meter, marks, asked}
   const timers = {};
   const after = (name, milliseconds, work) => { clearTimeout(timers[name]); timers[name] = setTimeout(work, milliseconds); };
@@ -220,7 +220,9 @@
   };
   const placeOptions = () => {
     const {left, bottom} = caretPlace(target), width = Math.min(320, innerWidth - 16);
-    Object.assign(list.style, {width: `${width}px`, left: `${Math.max(8, Math.min(left, innerWidth - width - 8))}px`, top: `${bottom + 4}px`, maxHeight: `${Math.max(120, Math.min(280, innerHeight - bottom - 12))}px`});
+    const box = target.closest(".prompt-box"), strip = box.querySelector(".prompt-strip").getBoundingClientRect();
+    const covers = box.querySelector(".prompt-fault") && bottom + LIST > strip.top, top = covers ? Math.max(bottom, strip.bottom) : bottom;  // faults can be read meanwhile
+    Object.assign(list.style, {width: `${width}px`, left: `${Math.max(8, Math.min(left, innerWidth - width - 8))}px`, top: `${top + 4}px`, maxHeight: `${Math.max(120, Math.min(LIST, innerHeight - top - 12))}px`});
   };
   const caretPlace = (field) => {
     const under = underOf(field), range = document.createRange();

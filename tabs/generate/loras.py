@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,12 @@ from tabs.server.safety import Roots
 
 OFFERED = 40  # files that the list shows at once; a search finds the others
 SOON = 0.4  # seconds that a first look at the folders is waited for
-SHOWN_WORDS = 4
+WORDS_WIDE, LONGEST_WORD, MOST_WORDS = (
+    52,
+    32,
+    16,
+)  # letters of a row's trigger words with their frames, of one word; words of one LoRA
+FRAME = 3  # letters that the frame of a word is wide
 PARTS: dict[str, Declared] = entries(LoraUse, "lora")
 DETAILS = ("text_encoder_strength", "block_weights", "start_at", "end_at")
 Url = Callable[..., str]
@@ -203,21 +209,16 @@ def _row(
     moves += button(
         "down", "\u2193", number, kind="quiet", label=f"Move {name} down", disabled=number == count - 1, again=True
     )
+    beside = _beside(facts.words)
     mark = badge(facts.family or "", facts.problem) if path is not None else ""
     return (
         f'<li class="{"" if on else "off"}">{_thumb(preview, thumb_url)}<div><div class="strip">'
         f'<input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"{" checked" if on else ""}>'
-        f'<b title="{esc(use["file"])}">{esc(name)}</b>{mark}<span class="hint">{esc(_folder(use))}</span>'
-        f'<span class="grow"></span>{moves}{cross}</div>'
+        f'<b title="{esc(use["file"])}">{esc(name)}</b>{mark}<span class="grow"></span>{moves}{cross}</div>'
         f"{_slider(number, name, float(use['strength']))}"
-        f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}{_words(number, facts.words, prompt)}</div>"
-        f"{_details(number, use)}</li>"
+        f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}{_words(number, facts.words[:beside], prompt)}</div>"
+        f"{_details(number, use, _words(number, facts.words[:MOST_WORDS], prompt, beside))}</li>"
     )
-
-
-def _folder(use: dict[str, Any]) -> str:
-    path = Path(str(use["file"]))
-    return path.parent.parent.name if path.parent.name == "checkpoints" else path.parent.name
 
 
 def _slider(number: int, name: str, strength: float) -> str:
@@ -231,12 +232,18 @@ def _slider(number: int, name: str, strength: float) -> str:
     )
 
 
-def _words(number: int, words: Sequence[str], prompt: str) -> str:
-    """Trigger words as buttons that write them at the prompt's end."""
+def _beside(words: Sequence[str]) -> int:
+    """How many of the trigger words stand in the row's line; the others are among its details."""
+    wide = accumulate(min(len(word), LONGEST_WORD) + FRAME for word in words)
+    return max(1, sum(each <= WORDS_WIDE for each in wide))
+
+
+def _words(number: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
+    """Trigger words from the first on as buttons that write them at the prompt's end."""
     chips = "".join(
         f'<button type="button" class="word" data-act="word" data-arg="{number}:{place}" title="Write at the end of the prompt"'
-        f"{' disabled' if has_word(prompt, word) else ''}>{esc(short(word, 32))}</button>"
-        for place, word in enumerate(words[:SHOWN_WORDS])
+        f"{' disabled' if has_word(prompt, word) else ''}>{esc(short(word, LONGEST_WORD))}</button>"
+        for place, word in enumerate(words[first:], first)
     )
     return f'<div class="words" role="group" aria-label="Trigger words">{chips}</div>' if chips else ""
 
@@ -245,8 +252,8 @@ def has_word(prompt: str, word: str) -> bool:
     return word.lower() in prompt.lower()
 
 
-def _details(number: int, use: dict[str, Any]) -> str:
-    """Strengths by part, block and step, closed at first."""
+def _details(number: int, use: dict[str, Any], words: str) -> str:
+    """Strengths by part, block and step, closed at first. words: trigger words that do not fit above"""
     fields = ""
     for name in DETAILS:
         entry = PARTS[name]
@@ -260,7 +267,7 @@ def _details(number: int, use: dict[str, Any]) -> str:
     return (
         f'<details data-group="lora {esc(use["file"])}"><summary title="Strengths by part, block and step" '
         f'aria-label="Strengths by part, block and step" class="{"is-set" if is_set else ""}">\u22ef</summary>'
-        f'<div class="concept-fields">{fields}</div></details>'
+        f'{words}<div class="concept-fields">{fields}</div></details>'
     )
 
 

@@ -17,9 +17,9 @@ from core.record.units import memory_words
 from core.settings.job import GenerateJob
 from core.settings.presets.files import to_values
 from tabs.context import Page
-from tabs.markup import act_of, button, esc, short
+from tabs.markup import act_of, button, esc
 
-ASK = "What these settings take at most; PyTorch is loaded for it"
+ASK = "Memory that these settings take at most; PyTorch is loaded to count it"
 FREED = ("prompt", "negative_prompt", "seed")  # of the settings, those that change nothing about memory
 
 
@@ -71,7 +71,7 @@ class MemoryLine:
         device, words = self.page.engine.known_device or machine.default_device(), ""
         with suppress(ProblemsError, OSError):  # what is wrong with a job is told when it is started
             found = forecast(job, self.page.workspace, device)
-            words = f"Needs about {memory_words(found.peak)} of {memory_words(found.total)}"
+            words = f"About {memory_words(found.peak)} of {memory_words(found.total)}"
             words += " VRAM" if machine.gpu_memory(device) else " RAM"
         self._known = (key, words)
 
@@ -83,10 +83,8 @@ def line(held: Sequence[Any], used: bool, forecast: str | None) -> str:
         name = Path(each.name).stem
         sizes[name] = sizes.get(name, 0) + each.bytes
     listed = ", ".join(f"{name} {memory_words(size)}" for name, size in sizes.items())
-    total = memory_words(sum(sizes.values()))
-    what = short(next(iter(sizes)), 40) if len(sizes) == 1 else f"{len(sizes)} models"
-    said = f'<span class="hint" title="{esc(listed)}">{esc(what)}, {total} in memory</span>' if sizes else ""
-    unload = button("unload", "Unload", kind="quiet", disabled=used, title="Free the memory of loaded models")
+    words, about = f"Unload {memory_words(sum(sizes.values()))}", f"Free the memory of loaded models: {listed}"
+    unload = button("unload", words, kind="quiet", disabled=used, title=about) if sizes else ""
     takes = button("forecast", "Memory needed", kind="quiet", title=ASK) if forecast is None else ""
-    takes = takes or f'<span class="hint">{esc(forecast or "")}</span>'
-    return f'<div class="strip gen-memory">{takes}<span class="grow"></span>{said}{unload if sizes else ""}</div>'
+    takes = takes or f'<span class="hint" title="{ASK}">{esc(forecast or "")}</span>'
+    return f'<div class="strip gen-memory">{takes}<span class="grow"></span>{unload}</div>'

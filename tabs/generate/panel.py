@@ -28,7 +28,8 @@ TOGETHER = {
     "model": ("VAE and clip skip", ("model",)),
     "large": ("Large images", ("hires", "deep_shrink", "gradual_latent")),
     "prompts": ("Prompts from files, regions", ("prompts", "regions")),
-    "conditioning": ("SDXL sizes, start noise", ("sizes", "start_noise")),
+    "conditioning": ("Refiner, SDXL sizes, noise", ("refiner", "sizes", "start_noise")),
+    "output": ("Output, memory", ("output", "generation_memory")),
 }
 LAST = "generate"  # "More": what is left of the settings of the images themselves
 
@@ -62,7 +63,7 @@ def model_of(values: Mapping[str, Any], project_model: Any, workspace: Workspace
 
 
 def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool) -> str:
-    """The base model and three rows. size: of the images that will be made; locked: whether a seed is set"""
+    """The base model, sizes, and how images are sampled. size: of the images that will be made; locked: whether a seed is set"""
     ratios = "".join(f'<option value="{ratio}">{ratio}</option>' for ratio in RATIOS)
     swap = button("swap", "\u21c4", label="Swap width and height", title="Swap width and height")
     ratio = (
@@ -79,8 +80,8 @@ def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool) -> s
         f'<div class="block-part"><div class="gen-model">{draw("base_model")}{badge(model.family, model.problem)}</div>'
         f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}{ratio}</div>'
         f'<p class="hint gen-says">{esc(about_size(model, size))}</p>'
-        f'<div class="gen-row way">{draw("sampler", "schedule_type", "steps")}</div>'
-        f'<div class="gen-row seed">{draw("guidance_scale", "seed")}<div class="strip">{seeds}</div></div></div>'
+        f'<div class="gen-row ways">{draw("sampler", "schedule_type", "steps", "guidance_scale", "seed")}'
+        f'<div class="strip">{seeds}</div></div></div>'
     )
 
 

@@ -170,14 +170,19 @@ class PromptBox:
         return {"said": f"Imported {len(new)} styles"}
 
     def html(self, draw: Callable[[str], str], values: Values) -> str:
-        """The fields with their place for what is said of them, and the row of history and styles."""
+        """The fields with their place for what is said of them, history and styles, and the styles that are chosen."""
         boxes = "".join(
             f'<div class="prompt-box"><div class="prompt-under" aria-hidden="true"></div>{draw(name)}'
             f'<div class="prompt-strip"></div></div>'
             for name in PROMPTS
         )
         history = '<button type="button" class="btn quiet" id="gen-history" title="Alt+Up, Alt+Down">History</button>'
-        return f'{boxes}<div class="prompt-tools">{history}{self._styles(values["styles"])}</div>'
+        chips = "".join(
+            button("style", f"{name} \u00d7", name, kind="chip", label=f"Remove the style {name}")
+            for name in values["styles"]
+        )
+        chips = f'<div class="prompt-chips">{chips}</div>' if chips else ""
+        return f'{boxes}<div class="prompt-tools">{history}{self._styles(values["styles"])}</div>{chips}'
 
     def _styles(self, chosen: Iterable[str]) -> str:
         wrong, styles = "", dict[str, Style]()
@@ -195,9 +200,6 @@ class PromptBox:
         )
         undo = button("style_undo", f"Undo: {self._before[-1][0]}", kind="row") if self._before else ""
         none = '<p class="hint">No styles yet. Write a prompt and save it as one; {prompt} in it wraps others.</p>'
-        chips = "".join(
-            button("style", f"{name} \u00d7", name, kind="chip", label=f"Remove the style {name}") for name in chosen
-        )
         return (
             '<details class="menu" id="gen-styles"><summary class="btn quiet">Styles</summary>'
             '<div class="menu-items" role="group" aria-label="Styles">'
@@ -206,7 +208,7 @@ class PromptBox:
             '<button type="button" class="btn" data-act="style_save" data-from="gen-style-name">Save prompts as</button>'
             f'</div>{undo}<label class="btn row">Import styles.csv<input type="file" accept=".csv" id="gen-styles-file" '
             'class="prompt-file"></label><button type="button" hidden id="gen-styles-again" data-act="style_again">'
-            f"</button></div></details>{chips}"
+            f"</button></div></details>"
         )
 
 

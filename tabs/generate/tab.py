@@ -72,6 +72,7 @@ def build(page: Page) -> None:
             initial = gr.File(
                 label="Initial image", file_types=[".png", ".jpg", ".jpeg", ".webp"], elem_id="gen-initial"
             )
+            grid_panel = grids.panel_board()
             words = gr.Dropdown(
                 choices=[],
                 multiselect=True,
@@ -79,7 +80,6 @@ def build(page: Page) -> None:
                 label=label(form.EMBEDDINGS),
                 elem_id="gen-embeddings",
             )
-            grid_panel = grids.panel_board()
             presets = board("gen-presets", desk.presets.html())
         with gr.Column(scale=1, min_width=300, elem_id="gen-side"):
             line = board("gen-status", status((), {}, None, ()), script=OPEN_GROUPS)

@@ -146,10 +146,10 @@ def test_what_is_in_memory_is_said_and_a_click_unloads_it(desk):
     assert "Unload" not in desk.memory.html()
     parts = [("base", "sd15.safetensors", 1 << 30), ("VAE", "sd15.safetensors", 1 << 29)]
     desk.page.engine.models.held = [Held(slot, name, name, None, size) for slot, name, size in parts]
-    assert "sd15, 1.5 GB in memory" in desk.memory.html()
+    assert "Unload 1.5 GB" in desk.memory.html() and "loaded models: sd15 1.5 GB" in desk.memory.html()
     desk.page.engine.models.held += [Held("base", "other", "<other>", None, 1 << 30)]
     shown = desk.memory.html()
-    assert "2 models, 2.5 GB in memory" in shown and "&lt;other&gt; 1.0 GB" in shown
+    assert "Unload 2.5 GB" in shown and "&lt;other&gt; 1.0 GB" in shown
     desk.page.engine.now = {"task": "generate"}
     assert "disabled" in desk.memory.html()
     assert "Unload" not in desk.memory.act(event("unload"))
@@ -160,7 +160,7 @@ def test_what_the_images_will_take_follows_the_fields(desk, monkeypatch):
 
     def said(**fields):
         desk.presets.put(form.start_values() | fields)
-        return re.search(r"about ([\d.]+ [MG]B) of [\d.]+ GB RAM", desk.memory.html() + desk.memory.html())
+        return re.search(r"About ([\d.]+ [MG]B) of [\d.]+ GB RAM", desk.memory.html() + desk.memory.html())
 
     small, large = said(width=64, height=64), said(width=1024, height=1024)
     assert small and large and small[1] != large[1]
