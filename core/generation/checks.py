@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from core.formats.detect import FAMILY_NAMES
 from core.generation.guidances import GUIDANCES, kind_of, own_settings
 from core.generation.hooks import hook_problems
 from core.generation.loop import run_steps
@@ -128,7 +129,7 @@ def guidance_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
         model = family.make_empty(family.denoiser)
         for part in text.split(","):
             if not layers_of(model, part, ending):
-                what = f"Models of this family have no such layers at '{part.strip()}'"
+                what = f"{FAMILY_NAMES[family.name]} models have no such layers at '{part.strip()}'"
                 yield Problem(what, where, "use mid, or blocks with attention: up.1, down.2", code="guidance.layers")
 
 

@@ -423,6 +423,14 @@ def test_what_it_cannot_be_used_with_is_said(workspace, tmp_path):
     assert "refiner.alone" in codes(job_of(**weak), workspace)
 
 
+def test_layers_that_guidance_names_are_those_of_both_models(workspace):
+    for layers, wrong in (("mid", False), ("up.0", True), ("up.2", True)):  # attention: up.0 and up.1, up.1 and up.2
+        job = job_of(generate={"guidance": "pag"}, pag={"pag_layers": layers})
+        assert ("guidance.layers" in codes(job, workspace)) == wrong, layers
+    alone = job_of({"refiner_checkpoint": None}, generate={"guidance": "pag"}, pag={"pag_layers": "up.0"})
+    assert "guidance.layers" not in codes(alone, workspace)
+
+
 # -- settings in files
 
 
