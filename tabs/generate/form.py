@@ -18,6 +18,7 @@ from core.generation.library import find_file, find_lora
 from core.generation.prompt.loras import with_prompt_loras
 from core.generation.prompt.tags import LoraTag, without_tags
 from core.generation.prompt.wildcards import has_variants
+from core.generation.refiner import find_refiner
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, real_path
 from core.settings.base import Declared, Settings, declared, setting, value_of
@@ -135,6 +136,12 @@ def values_of(
             values["embeddings"].append(find_word(text, workspace).setting(workspace))
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
+    if values["refiner_checkpoint"]:
+        try:
+            find_refiner(values["refiner_checkpoint"], workspace, None)
+        except ProblemsError as error:
+            values["refiner_checkpoint"] = None
+            notes += [replace(each, fix=f"it is left out; {each.fix}", level="advice") for each in error.problems]
     wanted = job.model.base_model
     found = find_file(wanted, workspace)
     if found is None:

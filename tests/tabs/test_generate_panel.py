@@ -8,7 +8,7 @@ from work_parts import event, make_page
 
 from core.generation.guidances import GUIDANCES
 from core.settings.check import build
-from core.settings.job import TrainJob
+from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
 from tabs.generate import form, panel
 from tabs.generate.tab import Desk
@@ -100,6 +100,20 @@ def test_a_kind_of_guidance_shows_its_settings_while_it_is_chosen(desk):
     desk.presets.change("guidance", "pag")
     html = desk._form()["more"]
     assert 'id="gen-pag_scale"' in html and 'id="gen-apg_eta"' not in html
+
+
+def test_the_row_of_the_refiner_says_which_and_when(desk):
+    desk.presets.put(desk._values() | {"refiner_checkpoint": "models/finisher", "refiner_switch_at": 0.7})
+    rows = panel.rows_of(desk._values(), panel.SHOWN_ABOVE, lambda *names: " ".join(names))
+    (summary,) = [row.summary for row in rows if "refiner_checkpoint" in row.fields]
+    assert "models/finisher" in summary and "0.7" in summary
+
+
+def test_a_refiner_of_an_image_that_is_not_here_is_left_out(desk):
+    job = GenerateJob.model_validate({"refiner": {"refiner_checkpoint": "sd_xl_refiner_1.0", "refiner_switch_at": 0.6}})
+    values, notes = form.values_of(job, desk._values(), desk.page.workspace, desk.page.project.job.model)
+    assert values["refiner_checkpoint"] is None and values["refiner_switch_at"] == 0.6
+    assert [note.where for note in notes if note.code == "model.not-found"] == ["refiner.refiner_checkpoint"]
 
 
 def test_every_setting_of_a_generation_is_in_the_panel_once(desk):
