@@ -99,6 +99,7 @@ class Stage:
     another    how far its noise is from the image's seed
     sizes      SDXL's size conditioning by the side of the guidance; what is missing or 0 is the size itself
     switch_at  None: all steps. Else the share of the noise that is removed before the refiner takes over
+    anew       its first noise has nothing of the latents in it: inpainting with a strength of 1, as in diffusers' pipelines
     scores     of the refiner: the aesthetic scores that it reads with the prompt and with the other texts
     """
 
@@ -109,6 +110,7 @@ class Stage:
     another: int = 0
     sizes: Mapping[str, Sizes] = field(default_factory=dict)
     switch_at: float | None = None
+    anew: bool = False
     scores: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -338,7 +340,7 @@ def _begin(
     if sampling.program != "generator" and not run_steps(stage.steps, stage.strength):  # nothing would take noise away
         return first, latents.to(device)
     noise = torch.stack([each.of_image()[0] for each in noises]).to(device)
-    return first, add_noise(way, latents, noise, noised)
+    return first, noise * start_scale(way) if stage.anew else add_noise(way, latents, noise, noised)
 
 
 def _places(way: Any, stage: Stage, sampling: Sampling) -> tuple[int, int]:

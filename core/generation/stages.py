@@ -50,16 +50,30 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
     strength = given.strength if given.image_path else None
     scale = hires.highres_fix_scale
     if scale is None:
-        return [Stage(size, asked.steps, strength, begins, sizes=_sizes(job.sizes, 1.0))]
+        return [Stage(size, asked.steps, strength, begins, sizes=_sizes(job.sizes, 1.0), anew=_anew(job, strength))]
     small, large = hires_sizes(size, scale)
     if strength is not None and hires.highres_fix_strength is not None:
         strength = hires.highres_fix_strength
     again: Begins = "made latents" if through_latents(job) else "made image"
     low, high = (scale, 1.0) if scale < 1 else (1.0, scale)
     return [
-        Stage(small, hires.highres_fix_steps, strength, begins, sizes=_sizes(job.sizes, low)),
+        Stage(
+            small,
+            hires.highres_fix_steps,
+            strength,
+            begins,
+            sizes=_sizes(job.sizes, low),
+            anew=_anew(job, strength),
+        ),
         Stage(large, asked.steps, given.strength, again, another=1, sizes=_sizes(job.sizes, high)),
     ]
+
+
+def _anew(job: GenerateJob, strength: float | None) -> bool:
+    """Whether nothing of an initial image is left where it is repainted. The other contents of a mask are there to be seen."""
+    given = job.image_to_image
+    repaints = bool(given.mask_path) and given.masked_content == "original"
+    return strength == 1 and repaints and not as_generator(job)
 
 
 def hires_sizes(size: tuple[int, int], scale: float) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -108,14 +108,15 @@ def compared(models, pipelines, files, store, place, monkeypatch):
         job = _job(folder, sampler, way, picture, mask, file if lora else None, groups)
         pipeline = pipelines(name, way, lora, inpainting)
         pipeline.scheduler = scheduler_of(sampler, **dict(spacing))
-        given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE} | dict(asked)
+        given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE}
         given |= {"eta": 0.3} if sampler == "tcd" else {}  # its scheduler's own; that of pipelines is meant for DDIM
         if way != "text":
             given |= {"image": Image.open(picture), "strength": STRENGTH, "patch": monkeypatch}
         if way == "inpaint":
             given["mask_image"] = Image.open(mask)
         with counted(pipeline.unet) as theirs:
-            other = image_of(pipeline, SIZE, SEED, STEPS, STEPS * (2 if sampler in TWICE else 1), **given)
+            draws = STEPS * (2 if sampler in TWICE else 1)
+            other = image_of(pipeline, SIZE, SEED, STEPS, draws, **given | dict(asked))
         mine, ours = _made(job, Workspace(place / "out", PROJECT / "models"), store)
         assert ours == theirs and theirs, "an evaluation for each of the scheduler's, of all rows at once"
         return mine, other
@@ -206,6 +207,7 @@ def test_models_of_v_and_of_sd_2_too(compared, case):
     assert distance(mine, other) < LIMIT
 
 
+STRONG = ["sd1-ddim-image", "sd1-euler-inpaint", "sdxl-ddim-inpaint", "sdxl-heun-inpaint", "sd2-euler_a-inpaint-model"]
 INPAINTING = ["sd1-ddim-lora", "sd2-heun-lora", "sd2-dpmsolver++-plain", "sdxl-euler_a-plain"]
 
 
@@ -214,6 +216,15 @@ def test_inpainting_models_too(compared, case):
     name, sampler, lora = case.split("-")
     model = {"prediction": "epsilon"}
     mine, other = compared(name, "inpaint", sampler, lora == "lora", inpainting=True, model=model)
+    assert distance(mine, other) < LIMIT
+
+
+@pytest.mark.parametrize("case", slow_unless("sd1-euler-inpaint".__eq__, STRONG))
+def test_a_strength_of_1_too(compared, case):
+    name, sampler, way, *inpainting = case.split("-")
+    more = {"inpainting": True, "model": {"prediction": "epsilon"}} if inpainting else {}
+    full = {"strength": 1.0}
+    mine, other = compared(name, way, sampler, asked=full, image_to_image=full, **more)
     assert distance(mine, other) < LIMIT
 
 
