@@ -173,6 +173,7 @@ class Strips:
             if whole is None:
                 whole = torch.empty((*made.shape[:2], height, made.shape[3]), dtype=made.dtype)
             whole[:, :, first:last] = made
+            del rows, made  # before the next ones
         assert whole is not None
         return whole
 

@@ -18,8 +18,9 @@ from core.settings.model import FAMILIES
 
 TEXT_TOKENS = 77
 SHARE = 0.9  # of a GPU's memory, which a generation may take: the rest is for the screen and other programs
-# fp32 tensors of the widest map that a strip of the VAE needs at once, and the strips where their number is left open.
-STRIP_TENSORS, STRIPS = 5, 8
+# fp32 tensors that the VAE in strips needs at once: of the widest map, a strip each, and of the whole map of its attention.
+STRIP_TENSORS, MIDDLE_TENSORS = 3, 9
+STRIPS = 8  # where their number is left open
 # What convolutions on a CPU need for other orders of the same numbers, beside what is counted: measured in the VAE.
 CPU_TIMES = 1.7
 
@@ -36,7 +37,7 @@ class Forecast:
 @dataclass(frozen=True)
 class Needs:
     """Bytes of weights: denoiser, its largest layer, VAE, text encoders, these while they visit; and of what is computed with
-    them: one evaluation, one decoding as a whole and in strips."""
+    them: one evaluation, one decoding as a whole and in strips; of LoRAs."""
 
     denoiser: int
     layer: int
@@ -46,16 +47,17 @@ class Needs:
     evaluation: int
     decoding: int
     in_strips: int
+    loras: int = 0
 
     def peak(self, offload: Offload, sliced: bool = False) -> int:
         """On the device, without what torch takes for itself."""
         decoding = self.in_strips if sliced else self.decoding
-        if offload == "off":
-            return self.denoiser + self.vae + self.texts + max(self.evaluation, decoding)
         visitors = max(self.reading, self.vae + decoding)
+        if offload == "off":
+            return self.loras + self.denoiser + self.vae + self.texts + max(self.evaluation, decoding)
         if offload == "parts":
-            return self.denoiser + max(self.evaluation, visitors)
-        return max(2 * self.layer + self.evaluation, visitors)  # the next layer comes while one still computes
+            return self.loras + self.denoiser + max(self.evaluation, visitors)
+        return self.loras + max(2 * self.layer + self.evaluation, visitors)  # the next comes while one still computes
 
     def with_refiner(self, refiner: Needs) -> Needs:
         """Of both at once, side by side."""
@@ -71,7 +73,7 @@ def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bo
     """Of a model and one of its refiners at a time: side by side, or one in RAM where anything is offloaded."""
     peaks = [base.peak(offload, sliced)]
     for refiner in refiners:
-        together = base.with_refiner(refiner) if offload == "off" else refiner
+        together = base.with_refiner(refiner) if offload == "off" else replace(refiner, loras=base.loras)
         peaks.append(together.peak(offload, sliced))
     return max(peaks)
 
@@ -107,6 +109,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         evaluation=known,
         decoding=decoding,
         in_strips=strip_bytes(parts, sides, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
+        loras=parts.lora_size,
     )
 
 
@@ -122,10 +125,12 @@ def images_together(job: GenerateJob, device: str, sides: tuple[int, int], laten
 def strip_bytes(parts: Parts, sides: tuple[int, int], slices: int) -> int:
     """What decoding in strips takes on the device. Its maps lie in RAM, which is the device where there is no GPU."""
     width, height = sides
-    channels = parts.config("vae").get("block_out_channels", (128, 256))[1]  # of the widest map at the image's size
+    widths = parts.config("vae").get("block_out_channels", (128, 256))
+    channels = widths[1]  # of the widest map at the image's size
     strip = STRIP_TENSORS * channels * 4 * width * (-(-height // slices) + 2)
+    middle = MIDDLE_TENSORS * widths[-1] * 4 * width * height // 4 ** (len(widths) - 1)
     maps = 2 * channels * parts.vae_dtype.itemsize * width * height if parts.device.startswith("cpu") else 0
-    return int(strip + maps)
+    return int(max(strip, middle) + maps)
 
 
 def _of_diffusers(parts: Parts) -> bool:

@@ -11,6 +11,7 @@ from core.families.components import Components
 from core.families.locate import REFINER
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.formats.models.checkpoint import open_vae
+from core.formats.tensors.header import read_header
 from core.generation.sources import Sources
 from core.generation.store import fingerprint
 from core.settings.memory import MemorySettings
@@ -23,7 +24,7 @@ class Parts:
 
     def __init__(self, memory: MemorySettings, sources: Sources, device: str):
         self.kind, self.memory, self.device = family(sources.family), memory, device
-        self.path, self.own_vae = sources.model, sources.vae
+        self.path, self.own_vae, self.loras = sources.model, sources.vae, list(sources.loras.values())
         stored = self.kind.weight_bytes(sources.model)
         precision = choose_precision(memory, device, stored[self.kind.denoiser], trains=False)
         self.dtype, self.vae_dtype = precision.compute, vae_type(memory)
@@ -59,6 +60,12 @@ class Parts:
         each = [(key, size) for name in self.texts for key, size in self._bytes(name).items()]
         layers = [size for key, size in each if any(word.isdigit() for word in key.split("."))]
         return sum(size for _, size in each) - sum(layers) + max(layers, default=0)
+
+    @property
+    def lora_size(self) -> int:
+        """Bytes of the LoRAs, which compute in fp32 and stay on the device."""
+        entries = [entry for path in self.loras for entry in read_header(path)[0].values()]
+        return sum(4 * prod(entry.shape) for entry in entries)
 
     def _size(self, name: str) -> int:
         """Bytes of a part's weights in memory."""
@@ -131,7 +138,8 @@ class Parts:
     def text_encoders(self) -> Components:
         from core.networks.narrow import narrow
 
-        loaded = self._load(("text_encoders",), device=self.rests)
+        # Narrowed in RAM too; who uses them moves them to where they rest.
+        loaded = self._load(("text_encoders",), device="cpu" if self.memory.fp8_base else self.rests)
         for encoder in loaded.text_encoders if self.memory.fp8_base else ():
             narrow(encoder)
         return loaded

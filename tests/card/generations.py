@@ -20,6 +20,7 @@ if __name__ == "__main__":
 import torch
 
 from core.families.counting import FusedKernel
+from core.families.vae_strips import Strips
 from core.generation.embeddings import embeddings_attached
 from core.generation.forecast import needs_of
 from core.generation.loras import LorasInUse
@@ -48,6 +49,7 @@ CASES = {
     "sdxl auto, 8 GB": ("sdxl", 1024, 8, {}),
     "sdxl fp8, auto, 6 GB": ("sdxl", 1024, 6, {"memory": {"fp8_base": True}}),
     "sdxl auto, 4 GB": ("sdxl", 1024, 4, {}),
+    "sdxl 32 strips": ("sdxl", 1024, 4, {"generation_memory": {"vae_slices": 32}}),
 }
 
 
@@ -73,6 +75,7 @@ def count(folder: Path, name: str) -> dict:
         mock.patch("torch.nn.functional.scaled_dot_product_attention", attention),
         mock.patch("core.generation.parts._lay_out"),  # the card knows no layouts
         mock.patch("core.families.vae_strips.scaled_dot_product_attention", attention),
+        mock.patch.object(Strips, "decoder", autospec=True, side_effect=Strips.decoder) as in_strips,
         card() as watched,
         leased(plan.requests[0].job, plan.sources, ModelStore(), "cuda", NO_REPORTS) as components,
         embeddings_attached(components, [], ModelTexts(device="cuda")) as words,
@@ -91,7 +94,8 @@ def count(folder: Path, name: str) -> dict:
             parts.offload = "parts"
     with mock.patch.object(machine, "memory", lambda device: (0, size * GB)):
         needs = needs_of(plan.requests[0].job, parts)
-    found["forecast"] = needs.peak(parts.offload, sliced=parts.offload != "off")
+    found["evaluation"] = needs.evaluation
+    found["forecast"] = needs.peak(parts.offload, sliced=in_strips.called)
     return {"name": name, "offload": parts.offload} | {key: round(value / GB, 2) for key, value in found.items()}
 
 

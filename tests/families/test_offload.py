@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from core.families import family
 from core.families.offload import rest_in_ram, vae_visits, visiting, visiting_by_layers
 from core.generation.forecast import Needs
+from core.generation.prompt.states import encode_texts
+from core.methods.tokens import TokenTable
+from tests.models import tiny_folder
 
 
 class Vae:
@@ -85,6 +89,20 @@ def test_of_a_stack_of_layers_one_is_there_at_a_time_and_all_are_the_same_tensor
     assert seen == ["meta", "cpu", "cpu", "meta", "meta"]
     assert all(own is before[name] for name, own in model.named_parameters())
     assert torch.equal(model(ids), whole), "no hook is left"
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_prompts_are_read_by_encoders_whose_layers_visit(tmp_path, name):
+    components = family(name).load(tiny_folder(name, tmp_path), parts=("text_encoders", "tokenizers"))
+    for encoder in components.text_encoders:  # an embedding visits with its table
+        table = encoder.get_input_embeddings()
+        encoder.set_input_embeddings(TokenTable(table, torch.zeros(2, table.embedding_dim)))
+    before = [weight for encoder in components.text_encoders for weight in encoder.parameters()]
+    with torch.no_grad(), visiting_by_layers(components.text_encoders, "meta"):
+        states = encode_texts(components, ["a (fox:1.2)", "red"])
+    assert {tensor.device.type for tensor in states.tensors.values()} == {"meta"}
+    after = [weight for encoder in components.text_encoders for weight in encoder.parameters()]
+    assert all(one is other for one, other in zip(before, after, strict=True))
 
 
 def test_the_more_rests_in_ram_the_less_is_needed():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from PIL import Image
+from safetensors.torch import load_file
 
+from core.families import family
 from core.families.vae_strips import Strips
 from core.generation import making
-from core.generation.forecast import Needs, forecast, offload_of
+from core.generation.forecast import Needs, forecast, needs_of, offload_of
 from core.generation.models import leased
 from core.generation.parts import Parts
 from core.generation.plan import plan_of
@@ -22,6 +26,7 @@ from core.record.workspace import PROJECT, Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
 from core.settings.presets.files import to_values
+from tests.models import tiny_lora
 from tests.refusals import refused
 from tests.reports import Heard
 
@@ -167,6 +172,25 @@ def test_auto_offloads_as_little_as_fits(workspace, monkeypatch, gigabytes, way)
     assert offload_of(job_of(generation_memory={"offload": "layers"}), parts) == "off", (
         "without a GPU there is no other RAM"
     )
+
+
+def test_loras_stay_on_the_device_in_fp32_whatever_is_offloaded(workspace, tmp_path):
+    file = tiny_lora(family("sd1").load(PROJECT / "models" / "starter"), tmp_path / "lora.safetensors")
+    job = job_of(loras=[{"file": str(file)}])
+    parts = Parts(job.memory, plan_of(job, workspace).sources, "cpu")
+    needs, size = needs_of(job, parts), sum(4 * tensor.numel() for tensor in load_file(file).values())
+    for way in ("off", "parts", "layers"):
+        assert needs.peak(way) == replace(needs, loras=0).peak(way) + size
+
+
+def test_text_encoders_in_fp8_are_converted_in_ram(workspace, store, monkeypatch):
+    seen, load = [], Parts._load
+    monkeypatch.setattr(
+        Parts, "_load", lambda self, parts, **how: seen.append(how["device"]) or load(self, parts, **how)
+    )
+    parts = Parts(job_of({"fp8_base": True}).memory, plan_of(job_of(), workspace).sources, "meta")
+    parts.text_encoders()
+    assert seen == ["cpu"]
 
 
 def test_the_forecast_grows_with_size_and_batch_and_strips_lower_it(workspace):
