@@ -155,7 +155,9 @@ def from_told(told: Told) -> ImageRecord:
     """The same of what another program wrote."""
     if len(told.prompt) + len(told.negative) > LONGEST_TEXT:
         return ImageRecord(reason="This image contains a text that is too long for settings.")
-    notes = [_advice(f"{told.source} weighs and samples in ways of its own, so the image will differ", "other-program")]
+    notes = [
+        _advice(f"{told.source} weights prompts and samples differently, so the image will differ", "other-program")
+    ]
     if "Denoising strength" in told.pairs:
         notes.append(_advice("It was made from another image, which is not in the file", "no-initial-image"))
     tags = [LoraTag(name, unet, text) for name, unet, text in told.loras]
@@ -221,7 +223,9 @@ def _guided(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str])
     extensions.load()
     kind = GUIDANCES.get(name)
     if kind is None:
-        notes.append(_advice(f"The guidance {name[:40]} is not available; using the usual one", "no-guidance"))
+        notes.append(
+            _advice(f"The guidance {name[:40]} is not available; using classifier-free guidance", "no-guidance")
+        )
         return {}
     wanted["guidance"] = name
     own = {key: pairs[key] for key in kind.settings.model_fields if key in pairs} if kind.settings else {}

@@ -1,4 +1,4 @@
-"""What is wrong with the settings of images, before files are looked for."""
+"""Problems of an image's settings that are known before files are looked for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def problems_of(job: GenerateJob, input_blocks: int | None = None) -> Iterator[P
 def _of_steps(job: GenerateJob) -> Iterator[Problem]:
     given, steps = job.image_to_image, job.generate.steps
     if (given.image_path or job.hires.highres_fix_scale is not None) and not run_steps(steps, given.strength):
-        what = f"With {steps} steps, a denoising strength of {given.strength:g} runs no step at all"
+        what = f"With {steps} steps, a denoising strength of {given.strength:g} runs no steps"
         yield Problem(what, STRENGTH, f"use at least {1 / steps:.3g}, or more steps", code="generate.no-steps")
 
 
@@ -49,7 +49,7 @@ def _of_large_images(job: GenerateJob, input_blocks: int | None) -> Iterator[Pro
     try:
         unsharp_of(job.gradual_latent.gradual_latent_unsharp_params)
     except ValueError:
-        what = f"'{job.gradual_latent.gradual_latent_unsharp_params}' is no unsharp mask"
+        what = f"'{job.gradual_latent.gradual_latent_unsharp_params}' is not a valid unsharp mask"
         where, fix = (
             "gradual_latent.gradual_latent_unsharp_params",
             "write an odd size, sigma and strength: 3,0.5,0.5,1",
@@ -62,7 +62,7 @@ def _of_large_images(job: GenerateJob, input_blocks: int | None) -> Iterator[Pro
             yield Problem(what, f"deep_shrink.{name}", f"use at most {input_blocks - 1}", code="generate.ds-depth")
     scale = job.hires.highres_fix_scale
     if scale is not None and scale == 1:
-        what, fix = "A hires scale of 1 makes two images of one size", "use 0.5 or 2, or empty the field"
+        what, fix = "A hires scale of 1 does not change the size", "use 0.5 or 2, or empty the field"
         yield Problem(what, "hires.highres_fix_scale", fix, code="generate.hires-scale")
     hires = job.hires
     if hires.highres_fix_latents_upscaling and (
@@ -89,7 +89,7 @@ def _of_guidance(job: GenerateJob) -> Iterator[Problem]:
     off = asked.guidance_scale is not None and asked.guidance_scale <= 1
     unused = {"negative_scale": asked.negative_scale is not None, "guidance": kind.name != "classic" and not kind.alone}
     for name in [name for name, used in unused.items() if off and used]:
-        what = f"{asked.title_of(name)} has no effect: there is no guidance up to a scale of 1"
+        what = f"{asked.title_of(name)} has no effect: guidance is off at a scale of 1 and below"
         yield Problem(what, f"generate.{name}", "raise the guidance scale", "advice", code="generate.no-guidance")
     if asked.negative_scale is not None and not kind.negative_scale:
         what, fix = f"{kind.title} has no negative scale", "empty the field, or choose another guidance"
@@ -120,7 +120,7 @@ def guidance_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
     """What does not fit models of a family."""
     kind = kind_of(job.generate.guidance)
     if family.reads_guidance and kind.name != "classic":
-        what, fix = f"{kind.title} is not for models that read the guidance scale themselves", "choose classic"
+        what, fix = f"{kind.title} does not work with guidance-distilled models", "choose classic"
         yield Problem(what, "generate.guidance", fix, code="guidance.family")
     elif kind.layers is not None:
         from core.generation.guidances.layers import layers_of
@@ -136,7 +136,7 @@ def guidance_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
 def stage_problems(job: GenerateJob, family: Family) -> Iterator[Problem]:
     """What models of a family cannot do, of a job whose size is decided."""
     if has_regions(job) and family.input_blocks is None:
-        what, fix = "Models of this family have no regions: they have no U-Net", "remove the map"
+        what, fix = "Regions need a U-Net; models of this family have none", "remove the region map"
         yield Problem(what, "regions.region_map", fix, code="regions.family")
     step = FAMILIES[family.name].size_step
     for stage in stages_of(job):

@@ -29,7 +29,7 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
         raise ProblemsError([replace(each, where=FILE) for each in error.problems]) from error
     kind = identify(path)
     if (kind.kind, kind.family, kind.variant) != ("checkpoint", REFINER, None):
-        what = f"{path.name} is no refiner but: {kind} ({kind.evidence})"
+        what = f"{path.name} is not a refiner but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, FILE, "choose the refiner of SDXL, or empty the field", "refiner.not-a-refiner")
     if base not in (None, "sdxl"):
         what = f"The refiner finishes the latents of SDXL; the base model is {FAMILY_NAMES[base]}"
@@ -37,7 +37,7 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
     missing = [part_title(part) for part in NEEDED if part not in open_checkpoint(path, REFINER).parts]
     if missing:
         what = f"The refiner {path.name} has no {' and no '.join(missing)}"
-        raise ProblemsError.one(what, FILE, "choose a whole one", "model.missing-part")
+        raise ProblemsError.one(what, FILE, "choose a complete file", "model.missing-part")
     return path
 
 

@@ -120,7 +120,7 @@ def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
         return [job.generate.prompt], PROMPT
     kept = [entry for entry in found if isinstance(entry, dict) or is_prompt(entry)]
     if not kept:
-        raise ProblemsError.one("There are no prompts in it", where, "write one per line", "prompts.none")
+        raise ProblemsError.one("No prompts were found", where, "write one per line", "prompts.none")
     return kept, where
 
 

@@ -171,8 +171,8 @@ def lora_problems(asked: Sequence[GenerateJob], family_name: str | None) -> Iter
             fix = f"use a name ({', '.join(PRESETS)}), or as many numbers as the model has blocks"
             yield Problem(f"{use.file}: {error}", LORAS, fix, code="lora.block-weights")
         if use.start_at >= use.end_at:
-            what = f"{use.file} begins at {use.start_at:g} of the steps and ends at {use.end_at:g}"
-            yield Problem(what, LORAS, "let it end later, or turn it off", code="lora.step-range")
+            what = f"{use.file} starts at {use.start_at:g} of the steps and ends at {use.end_at:g}"
+            yield Problem(what, LORAS, "use a later end, or turn it off", code="lora.step-range")
 
 
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Upscalers from files: found and told apart by their keys before anything is loaded, and lent by the store. Without torch."""
+"""Upscaler files: found and identified by their keys before anything is loaded, and leased from the store. Without torch."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def find_upscaler(name: str, workspace: Workspace) -> Path:
 
 
 def kind_of(path: Path) -> str:
-    """What a network of a file enlarges: "images" (ESRGAN's family), "latents" (sd-scripts' upscaler). Raises ProblemsError."""
+    """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises ProblemsError."""
     names = {name.removeprefix("params_ema.").removeprefix("params.") for name in read_header(path)[0]}
     if {"conv_first.weight", "model.0.weight"} & names and any(".conv5." in name.lower() for name in names):
         return "images"
     if {"conv1.weight", "resblock20.conv2.weight", "conv_final.weight"} <= names:
         return "latents"
-    what = f"{path.name} is no upscaler of a known kind"
+    what = f"{path.name} is not a supported upscaler"
     fix = "choose an ESRGAN or Real-ESRGAN file (RRDBNet), or a latent upscaler of sd-scripts"
     raise ProblemsError.one(what, FILE, fix, "upscaler.unknown-kind")
 
 
 def file_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[Problem]:
-    """What is wrong with the file that a job names."""
+    """Problems of the job's upscaler file. family: of the model"""
     hires = job.hires
     if not hires.highres_fix_upscaler_file or hires.highres_fix_scale is None:
         return []
@@ -53,7 +53,7 @@ def file_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[P
     except ProblemsError as error:
         return error.problems
     if kind == "latents" and family == "sdxl":
-        what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an upscaler of images, or none"
+        what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an image upscaler, or none"
         return [Problem(what, FILE, fix, code="upscaler.other-family")]
     return []
 
@@ -62,7 +62,7 @@ Leased = Callable[[str], AbstractContextManager[Any]]  # name of a file -> its n
 
 
 def networks_of(store: ModelStore, workspace: Workspace, device: str) -> Leased:
-    """What lends the networks of upscaler files."""
+    """A function that leases the network of an upscaler file from the store."""
 
     def lease(name: str) -> AbstractContextManager[Any]:
         from core.generation.upscaling_networks import load_network

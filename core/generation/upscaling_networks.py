@@ -43,7 +43,7 @@ def load_network(path: Path, kind: str, device: str) -> Any:
         network = LatentUpscaler() if kind == "latents" else RRDBNet.of(with_new_keys(state))
         network.load_state_dict(state if kind == "latents" else with_new_keys(state))
     except (RuntimeError, KeyError) as error:
-        what, fix = f"{path.name} is an upscaler of another build", "choose an RRDBNet for a scale of 4 or 2"
+        what, fix = f"{path.name} has an unsupported architecture", "choose an RRDBNet with a scale of 4 or 2"
         raise ProblemsError.one(what, "hires.highres_fix_upscaler_file", fix, "upscaler.other-build") from error
     return network.to(device).eval().requires_grad_(False)
 

@@ -41,7 +41,7 @@ class Beside(Settings):
         "",
         hint="same as in Train",
         names="path or name",
-        help="Empty is the one of Train; another of the list, or a path.",
+        help="A model from the list, or a path. Empty is the one selected in Train.",
     )
     compare: bool = setting(
         False, title="Compare with the base model", help="Generates each image without LoRA too, with the same seed."
@@ -56,7 +56,7 @@ class OwnModel(Settings):
         title="VAE",
         hint="as in Train",
         names="path or name",
-        help="A VAE file to decode with. Empty is the one of Train, with another base model the model's own.",
+        help="A VAE file to decode with. Empty is the one selected in Train, or with another base model the model's own.",
     )
     clip_skip: int | None = setting(
         None,

@@ -76,7 +76,9 @@ class Painting:
         raise_if_errors([wrong] if (wrong := too_large(image.size, where)) else [])
         ending = FORMATS.get(read_header(path).format)
         if ending is None:
-            raise ProblemsError.one("The image is no PNG, JPEG or WebP", where, "convert it first", "image.format")
+            raise ProblemsError.one(
+                "The file is not a PNG, JPEG or WebP image", where, "convert it first", "image.format"
+            )
         stem = path.stem[:60] if bad_name(path.stem[:60]) is None else "image"
         return self._kept(stem, path.read_bytes(), ending)
 

@@ -35,15 +35,15 @@ def module_entries(job: GenerateJob) -> list[Entry]:
         found = list(islice(make(module, job), MAX_PROMPTS + 1))
     except (Exception, SystemExit) as error:  # of other people's code
         what = f"The module '{name}' failed: {type(error).__name__}: {error}"
-        raise ProblemsError.one(what, WHERE, "repair it", "prompts.module-failed") from error
+        raise ProblemsError.one(what, WHERE, "fix the module", "prompts.module-failed") from error
     if len(found) > MAX_PROMPTS:
         raise ProblemsError.one(
             f"There are more than {MAX_PROMPTS:,} prompts", WHERE, f"use at most {MAX_PROMPTS:,}", "prompts.too-many"
         )
     wrong = next((entry for entry in found if not isinstance(entry, str | dict)), None)
     if wrong is not None:
-        what = f"The module '{name}' gave a {type(wrong).__name__} where a prompt is expected"
-        raise ProblemsError.one(what, WHERE, "let it give lines of text", "prompts.module-failed")
+        what = f"The module '{name}' returned a {type(wrong).__name__} where a prompt is expected"
+        raise ProblemsError.one(what, WHERE, "return lines of text", "prompts.module-failed")
     return [entry for entry in found if isinstance(entry, dict) or is_prompt(entry)]
 
 

@@ -100,7 +100,7 @@ def _tag(body: str) -> LoraTag:
 def _steps(text: str, body: str) -> tuple[int, int | None]:
     found = STEPS.fullmatch(text.strip())
     if found is None or not any(found.groups()):
-        raise ValueError(f"'{text[:20]}' in <lora:{body[:40]}> is no range of steps such as 0-12")
+        raise ValueError(f"'{text[:20]}' in <lora:{body[:40]}> is not a range of steps such as 0-12")
     first, end = found.groups()
     return int(first or 0), None if end is None else int(end)
 

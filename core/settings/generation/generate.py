@@ -77,7 +77,7 @@ class GenerateSettings(Settings):
     guidance: Literal["classic"] = setting(
         "classic",
         labels={},
-        help="How the prompt is weighed against the negative one. Kinds with layers (PAG, SLG, SEG) take one more evaluation a step.",
+        help="How the outputs for the prompt and the negative prompt are combined. PAG, SLG and SEG take one more evaluation per step.",
     )
     guidance_start: float = setting(
         0.0,
@@ -92,7 +92,7 @@ class GenerateSettings(Settings):
         None,
         within=(-50, 50),
         hint="off",
-        help="Guides away from the negative prompt with a scale of its own, and towards the prompt from an empty one. Takes three evaluations a step. Empty is off.",
+        help="Guides away from the negative prompt with a scale of its own, and towards the prompt from an empty one. Takes three evaluations per step. Empty is off.",
     )
     guidance_rescale: float = setting(
         0.0,
@@ -121,7 +121,7 @@ class GenerateSettings(Settings):
         title="Images at once",
         hint="as many as fit",
         unit="images",
-        help="How many images are made together. Each is the same as alone, up to rounding. Empty fits the memory.",
+        help="Images generated in one batch. Each is the same as alone, up to rounding. Empty uses what fits into memory.",
     )
     sampler: SAMPLERS = setting("ddim", level="shown", labels=SAMPLER_LABELS, help="The sampling method.")
     schedule_type: Literal["own", "uniform", "karras", "exponential", "sgm", "beta"] = setting(
@@ -145,18 +145,18 @@ class GenerateSettings(Settings):
     )
     emb_normalize_mode: Literal["none", "original", "abs"] = kohya_setting(
         "none",
-        title="Scale of prompt weights",
+        title="Prompt weight scaling",
         labels={
             "none": "as written",
             "original": "original mean (A1111, sd-scripts)",
             "abs": "mean of absolute values",
         },
-        help="How a prompt's text states are scaled after they were weighted. As written is how weighted captions are trained.",
+        help="How a prompt's text states are rescaled after weighting. As written is how weighted captions are trained.",
     )
     max_embeddings_multiples: int | None = kohya_setting(
         None,
         within=(1, 100),
-        title="Windows of a prompt",
+        title="Max prompt windows",
         hint="as many as it has",
         unit="windows",
         help="Prompts are read up to this many windows of 75 tokens. Empty reads all.",
@@ -164,12 +164,12 @@ class GenerateSettings(Settings):
     long_prompts: Literal["whole", "trained"] = setting(
         "whole",
         labels={"whole": "whole windows (A1111, ComfyUI)", "trained": "as captions are trained"},
-        help="How the windows of a long prompt are joined: each with its own begin and end, or with one of each.",
+        help="How the windows of a long prompt are joined: each with its own BOS and EOS, or with one of each.",
     )
     force_scheduler_zero_steps_offset: bool = kohya_setting(
         False,
         title="No step offset",
-        help="With sd-scripts' numbers, initial images get the noise of the first step that is run, as they do without them.",
+        help="With sd-scripts compatibility, noises initial images for the first step that runs, without the scheduler's steps_offset.",
     )
     zero_terminal_snr: Literal["auto", "on", "off"] = setting(
         "auto",
@@ -196,7 +196,7 @@ class GenerateSettings(Settings):
         within=(0, 100),
         title="Merge the first LoRAs",
         hint="all or none",
-        help="Merges only so many, the first ones; the others stay live.",
+        help="Merges only this many LoRAs, the first in the list; the others stay unmerged.",
     )
     network_pre_calc: bool = kohya_setting(
         False,

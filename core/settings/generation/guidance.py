@@ -1,4 +1,4 @@
-"""Settings of the kinds of guidance, a group for each that has some."""
+"""Settings of the kinds of guidance, one group each."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _scale(title: str, usual: float, **more: Any) -> Any:
         usual,
         within=(0, 50),
         title=title,
-        help=f"How far the image is guided away from that of the changed layers. {usual:g} is usual; 0 is off.",
+        help=f"Strength of the guidance away from the perturbed prediction. {usual:g} is usual; 0 is off.",
         **more,
     )
 
@@ -66,21 +66,21 @@ def _layers(what: str) -> Any:
 
 
 class PagSettings(Settings):
-    """Perturbed attention guidance: away from an image whose self-attention sees nothing but itself."""
+    """Perturbed attention guidance: away from a prediction whose self-attention maps are the identity."""
 
     pag_scale: float = _scale("PAG scale", 3.0, source="Ahn et al. 2024, arXiv:2403.17377")
     pag_layers: str = _layers("self-attention is perturbed")
 
 
 class SkipLayerSettings(Settings):
-    """Skip-layer guidance: away from an image that is made without some transformer blocks."""
+    """Skip-layer guidance: away from a prediction without some transformer blocks."""
 
     slg_scale: float = _scale("Skip-layer scale", 2.8, source="Hyung et al. 2024, arXiv:2411.18664")
     slg_layers: str = _layers("transformer blocks are skipped")
 
 
 class SmoothedEnergySettings(Settings):
-    """Smoothed energy guidance: away from an image whose self-attention is blurred."""
+    """Smoothed energy guidance: away from a prediction with blurred self-attention."""
 
     seg_scale: float = _scale("SEG scale", 3.0, source="Hong 2024, arXiv:2408.00760")
     seg_blur: float | None = setting(
@@ -88,7 +88,7 @@ class SmoothedEnergySettings(Settings):
         within=(0.1, 1000),
         unit="latents",
         title="Blur sigma",
-        hint="endless",
-        help="How much queries are blurred: smaller values change less. Empty averages all of them, as the paper recommends.",
+        hint="infinite",
+        help="Blur of the queries: smaller values change less. Empty averages all of them (infinite sigma), as the paper recommends.",
     )
     seg_layers: str = _layers("self-attention is blurred")

@@ -1,4 +1,4 @@
-"""Ways to large images: two stages, a U-Net that sees less of them at first, latents that grow."""
+"""Large images: hires fix, Deep Shrink and Gradual Latent."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class HiresSettings(Settings):
         within=(0, 1),
         title="First denoising strength",
         hint="same as strength",
-        help="Of the first stage, where it begins with an image. Empty is the same as the second stage's.",
+        help="Denoising strength of the first stage with an initial image. Empty is the same as the second stage's.",
     )
     highres_fix_upscaler: Literal[
         "lanczos", "nearest", "latent", "latent_antialiased", "latent_bicubic", "latent_nearest_exact"
     ] = setting(
         "lanczos",
         title="Upscaler",
-        help="What enlarges the first stage. Lanczos resizes the image. The latent ones resize the latents, which needs a denoising strength of 0.5 or more.",
+        help="How the first stage is upscaled. Lanczos resizes the image; the latent upscalers resize the latents, which needs a denoising strength of 0.5 or more.",
     )
     highres_fix_upscaler_file: str | None = setting(
         None,
@@ -47,7 +47,7 @@ class HiresSettings(Settings):
         names="path or name",
         hint="none",
         replaces="highres_fix_upscaler",
-        help="A network that enlarges, used in place of the upscaler: a file of models/upscalers or a path. ESRGAN and Real-ESRGAN (RRDBNet), or sd-scripts' latent upscaler for SD 1.x and 2.x.",
+        help="An upscaling model used instead of the upscaler: a file in models/upscalers or a path. ESRGAN and Real-ESRGAN (RRDBNet), or sd-scripts' latent upscaler for SD 1.x and 2.x.",
     )
     highres_fix_latents_upscaling: bool = kohya_setting(
         False,
@@ -55,31 +55,31 @@ class HiresSettings(Settings):
         help="sd-scripts' name for the upscaler Latent (bicubic). It needs a denoising strength of 0.5 or more.",
     )
     highres_fix_save_1st: bool = kohya_setting(
-        False, title="Save the first stage", help="Saves the small image beside the large one."
+        False, title="Save the first stage", help="Also saves the image of the first stage."
     )
 
 
 class DeepShrinkSettings(Settings):
-    """Deep Shrink (Kohya Hires fix): inside the U-Net, large images are small at first, so that nothing repeats."""
+    """Deep Shrink (Kohya Hires fix): downscales hidden states at high noise levels, so that large images do not repeat things."""
 
     ds_depth_1: int | None = kohya_setting(
         None,
         within=(0, 8),
         title="Depth 1",
         hint="off",
-        help="The input block before which the image is made smaller: 0 to 3 for SD 1.x and 2.x, 0 to 8 for SDXL; 3 is usual. Empty is off.",
+        help="The input block before which hidden states are downscaled: 0 to 3 for SD 1.x and 2.x, 0 to 8 for SDXL; 3 is usual. Empty is off.",
     )
     ds_timesteps_1: int = kohya_setting(
-        650, within=(0, 1000), title="Timestep 1", help="Down to this timestep it is in effect at depth 1."
+        650, within=(0, 1000), title="Timestep 1", help="Acts at depth 1 down to this timestep."
     )
     ds_depth_2: int | None = kohya_setting(
         None, within=(0, 8), title="Depth 2", hint="off", help="The input block for the timesteps after that."
     )
     ds_timesteps_2: int = kohya_setting(
-        650, within=(0, 1000), title="Timestep 2", help="Down to this timestep it is in effect at depth 2."
+        650, within=(0, 1000), title="Timestep 2", help="Acts at depth 2 down to this timestep."
     )
     ds_ratio: float = kohya_setting(
-        0.5, within=(0.1, 1), title="Ratio", help="How small the image is made. 0.5 halves its sides."
+        0.5, within=(0.1, 1), title="Ratio", help="Downscaling factor. 0.5 halves the sides."
     )
 
 
@@ -94,27 +94,27 @@ class GradualLatentSettings(Settings):
         help="From this timestep on the latents grow; 750 is usual. Empty is off.",
     )
     gradual_latent_ratio: float = kohya_setting(
-        0.5, within=(0.1, 1), title="First ratio", help="Size of the latents at first, as a share of the image's."
+        0.5, within=(0.1, 1), title="Initial ratio", help="Initial size of the latents as a share of the full size."
     )
     gradual_latent_ratio_step: float = kohya_setting(
-        0.125, within=(0.001, 1), title="Ratio step", help="By how much the ratio grows each time."
+        0.125, within=(0.001, 1), title="Ratio step", help="Increase of the ratio each time."
     )
     gradual_latent_every_n_steps: int = kohya_setting(
-        3, within=(1, 1000), title="Grow every n steps", unit="steps", help="The steps between two growths."
+        3, within=(1, 1000), title="Grow every n steps", unit="steps", help="Steps between two enlargements."
     )
     gradual_latent_s_noise: float = kohya_setting(
-        1.0, within=(0, 10), title="Noise scale", help="Scale of the noise that is added in a step that grows."
+        1.0, within=(0, 10), title="Noise scale", help="Scale of the noise added at steps that enlarge."
     )
     gradual_latent_unsharp_params: str | None = kohya_setting(
         None,
         title="Unsharp mask",
         hint="off",
-        help="Kernel size, sigma, strength and 1 or 0 for what is sharpened: 3,0.5,0.5,1 or 3,1.0,1.0,0. Empty is off.",
+        help="Kernel size, sigma, strength, and 1 to sharpen the latents after the step or 0 before it: 3,0.5,0.5,1 or 3,1.0,1.0,0. Empty is off.",
     )
 
 
 def unsharp_of(text: str | None) -> tuple[int, float, float, bool] | None:
-    """ "kernel size,sigma,strength[,1 or 0]" -> what they say; None for none. Raises ValueError for anything else."""
+    """ "kernel size,sigma,strength[,1 or 0]" -> the four values, the last 1 by default; None for no text. Raises ValueError."""
     if not text:
         return None
     size, sigma, strength, *rest = [float(part) for part in text.split(",")]

@@ -1,4 +1,4 @@
-"""Images made from images: what they begin with and what is repainted."""
+"""Image to image and inpainting."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ImageToImageSettings(Settings):
         within=(0, 1),
         title="Denoising strength",
         source="Meng et al. 2022, arXiv:2108.01073",
-        help="The share of the steps that change the initial image. 0.3 keeps its shapes, 0.8 only its layout. With hires fix, the same of the second stage.",
+        help="The share of the steps that change the initial image. 0.3 keeps its shapes, 0.8 only its layout. With hires fix, also that of the second stage.",
     )
     mask_blur: int | None = setting(
         None,
@@ -69,7 +69,8 @@ class ImageToImageSettings(Settings):
     )
     fit: Literal["resize", "crop"] = setting(
         "resize",
-        title="Other ratios",
-        labels={"resize": "stretched", "crop": "cropped"},
-        help="How an initial image with another ratio of its sides than the size comes to it.",
+        title="Resize mode",
+        labels={"resize": "just resize", "crop": "crop and resize"},
+        source="A1111",
+        help="How an initial image of another aspect ratio is fitted to the size: stretched, or cropped at its longer side.",
     )

@@ -1,4 +1,4 @@
-"""How generated images are shown while they are made, and written."""
+"""The preview and the files of generated images."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class OutputSettings(Settings):
         95,
         within=(1, 100),
         title="Quality",
-        help="Of JPEG and WebP. 90 to 95 is usual; higher values make larger files.",
+        help="Quality of JPEG and WebP. 90 to 95 is usual; higher values make larger files.",
     )
     webp_lossless: bool = setting(False, title="Lossless WebP", help="Keeps every pixel.")
     folder_pattern: str = setting(
         "[date]",
         max_length=300,
         title="Folder name",
-        help=f"Of the images, below the output folder. Fields: {FIELDS}; / begins a folder in it. Empty writes right into the output folder.",
+        help=f"Subfolder of the output folder. Fields: {FIELDS}; / starts another subfolder. Empty writes directly into the output folder.",
     )
     file_pattern: str = setting(
         "[time]_[seed]",

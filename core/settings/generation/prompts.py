@@ -23,10 +23,10 @@ class PromptSettings(Settings):
         None,
         title="Prompts from a module",
         hint="none",
-        help="A Python module whose prompts(job) gives one prompt per line, with options; sd-scripts' get_prompter works too. The owner of the machine must allow it: --allow-module, or a line in allowed_modules.txt.",
+        help="A Python module whose prompts(job) returns one prompt per line, with options; sd-scripts' get_prompter works too. The owner of the machine must allow it: --allow-module, or a line in allowed_modules.txt.",
     )
     prompter_module_args: str | None = kohya_setting(
-        None, title="For the module", hint="nothing", help="Text that the module reads as it likes."
+        None, title="Module arguments", hint="none", help="Text that is passed to the module."
     )
     dynamic_prompts: bool = setting(
         True,
@@ -37,9 +37,9 @@ class PromptSettings(Settings):
         within=(1, 1000),
         title="Repetitions",
         unit="times",
-        help="How often all prompts are gone through. With random seeds each time gives other images.",
+        help="How many times all prompts are generated. With random seeds, each repetition gives other images.",
     )
-    shuffle_prompts: bool = kohya_setting(False, help="Uses the prompts of a file in another order each time.")
+    shuffle_prompts: bool = kohya_setting(False, help="Shuffles the prompts of a file for each repetition.")
     iter_same_seed: bool = kohya_setting(
         False, title="One seed per repetition", help="All prompts without a seed of their own share one seed."
     )
