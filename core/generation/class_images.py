@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,11 @@ from core.generation.class_plan import (
 )
 from core.generation.decoding import images_at_once
 from core.generation.embeddings import Words
-from core.generation.image_metadata import png_info
 from core.generation.image_record import Hashes
 from core.generation.loras import LorasInUse
 from core.generation.making import Maker
 from core.generation.models import kept_texts, leased
+from core.generation.output import encoded_image
 from core.generation.requests import Request
 from core.generation.run import Written
 from core.generation.sources import (
@@ -74,12 +73,12 @@ def make_class_images(
     """
     reports.stage("scanning the dataset")
     plan = plan_class_images(job, workspace)
-    drawn_by = generate_job(job, plan)
-    sources = find_sources(drawn_by, workspace)
-    drawn_by = with_own_schedule(with_own_guidance(drawn_by, sources.model), sources)
+    base = generate_job(job, plan)
+    sources = find_sources(base, workspace)
+    base = with_own_schedule(with_own_guidance(base, sources.model), sources)
     reports.stage("looking for files")
     hashes = file_hashes(sources, workspace, reports.cancel)
-    manifest, said = manifest_for(plan, settings_of(drawn_by, job, sources, hashes, workspace, reports.cancel))
+    manifest, said = manifest_for(plan, settings_of(base, job, sources, hashes, workspace, reports.cancel))
     for problem in said:
         reports.warn(problem)
     wanted = wanted_of(plan)
@@ -89,12 +88,12 @@ def make_class_images(
     if todo:
         plan.folder.mkdir(parents=True, exist_ok=True)
         manifest.write(plan.folder)
-        with leased(drawn_by, sources, store, device, reports) as components:
+        with leased(base, sources, store, device, reports) as components:
             loras = LorasInUse()
-            kept = kept_texts(drawn_by, sources, store, device, workspace, loras)
+            kept = kept_texts(base, sources, store, device, workspace, loras)
             maker = Maker(components, Words(components, {}, set(), kept), loras, reports)
             written = Written(workspace, sources, hashes, reports)
-            made = _Missing(plan, manifest, drawn_by, maker, written).all_images(
+            made = _Missing(plan, manifest, base, maker, written).all_images(
                 todo, job.class_images.batch, job.captions.caption_extension
             )
     shown = display_path(plan.folder)
@@ -109,11 +108,8 @@ def wanted_of(plan: ClassPlan) -> int:
 
 def _what_is_there(plan: ClassPlan, wanted: int, todo: int) -> str:
     there = plan.number - wanted
-    text = (
-        f"{todo} of {plan.number} regularization images to generate"
-        if todo
-        else f"All {plan.number} regularization images already exist"
-    )
+    text = f"{todo} of {plan.number} regularization images to generate"
+    text = text if todo else f"All {plan.number} regularization images already exist"
     return text + (f", including {there} images of your own" if there > 0 else "")
 
 
@@ -137,16 +133,16 @@ def generate_job(job: ClassImagesJob, plan: ClassPlan) -> GenerateJob:
 
 
 def settings_of(
-    drawn_by: GenerateJob,
+    base: GenerateJob,
     job: ClassImagesJob,
     sources: Sources,
     hashes: Hashes,
     workspace: Workspace,
     cancel: CancelToken | None,
 ) -> dict[str, Any]:
-    """What all images of a folder have in common; the names are class_plan.TITLES. Lists of earlier versions have no
-    weights and no zero terminal SNR: None is "no"."""
-    asked = drawn_by.generate
+    """What all images of a folder have in common, by the names of class_plan.TITLES. Manifests of earlier versions lack
+    prompt_weights and zero_terminal_snr, so their "no" is None."""
+    asked = base.generate
     weighs = asked.prompt_weights and any(
         runs_of(text) != [(text, 1.0)] for text in (asked.prompt, asked.negative_prompt)
     )
@@ -162,7 +158,7 @@ def settings_of(
         "model": hashes.model,
         "vae": _vae_hash(sources, workspace, cancel),
         "prompt_weights": weighs or None,
-        "zero_terminal_snr": uses_zero_terminal_snr(drawn_by, sources) or None,
+        "zero_terminal_snr": uses_zero_terminal_snr(base, sources) or None,
     }
 
 
@@ -240,10 +236,8 @@ class _Missing:
         path, seed = self.plan.folder / image_name(index), seed_of(self.seed, index)
         if self.plan.caption and not path.with_suffix(ending).exists():
             atomic.write_text(path.with_suffix(ending), self.plan.caption + "\n")
-        drawn = self.written.job_of(self._job_of(index))
-        content = BytesIO()
-        image.save(content, format="PNG", pnginfo=png_info(drawn, self.written.hashes))
-        atomic.write_bytes(path, content.getvalue())
+        job = self.written.job_of(self._job_of(index))
+        atomic.write_bytes(path, encoded_image(image, job, self.written.hashes, "png"))
         self.reports.generated(path, seed)
         return path
 
@@ -251,11 +245,11 @@ class _Missing:
 def what_would_be_made(job: ClassImagesJob, workspace: Workspace) -> str:
     """One sentence for a dry run. Raises ProblemsError like the job itself."""
     plan = plan_class_images(job, workspace)
-    drawn_by = generate_job(job, plan)
-    sources = find_sources(drawn_by, workspace)
-    drawn_by = with_own_guidance(drawn_by, sources.model)
+    base = generate_job(job, plan)
+    sources = find_sources(base, workspace)
+    base = with_own_guidance(base, sources.model)
     hashes = file_hashes(sources, workspace, None)
-    manifest, _ = manifest_for(plan, settings_of(drawn_by, job, sources, hashes, workspace, None))
+    manifest, _ = manifest_for(plan, settings_of(base, job, sources, hashes, workspace, None))
     todo = missing(plan.folder, manifest, wanted_of(plan))
     counts: dict[Size, int] = {}
     for index in todo:

@@ -1,6 +1,6 @@
-"""Plans regularization images: the class, how many, at which sizes, and what their folder already contains. Loads no model.
+"""Plans regularization images: class, number, sizes, and what their folder already contains. Loads no model.
 
-A regularization image is what the base model generates for a class ("dog"). Trained beside the images of one dog, it
+A regularization image is what the base model generates for a class ("dog"). Trained along with images of one dog, it
 preserves the model's prior of the class (prior preservation: Ruiz et al. 2022, arXiv:2208.12242).
 """
 
@@ -72,7 +72,7 @@ class ClassPlan:
 
 @dataclass
 class Manifest:
-    """The content of class_images.json: how the images of a folder are made and which size each has.
+    """The content of class_images.json: the settings of a folder's images and the size of each.
 
     settings   of TITLES, SHA-256 for the files       sizes    of image 0, 1, ...; generated or still missing
     at_once    how many of a size ("512x768") are generated together: rounding depends on it, so it is fixed

@@ -1,4 +1,4 @@
-"""The images of outputs/images: an index of what each was made with, stars, filters, trash, and copies to train on.
+"""The images of outputs/images: an index of their settings, stars, filters, trash, and copies to train on.
 
 An image is named by its path below that folder. Facts are read once per version of a file and kept in the index of
 outputs/.atelier; stars have a file of their own there, so they outlive the index.
@@ -6,7 +6,6 @@ outputs/.atelier; stars have a file of their own there, so they outlive the inde
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,56 +22,26 @@ from pathlib import Path
 from core.dataset.doctor import trash
 from core.dataset.sources.files import TRASH_FOLDER, is_junk
 from core.dataset.sources.memo import Memo
-from core.generation.image_metadata import read_image_metadata
+from core.generation.image_facts import UNREAD, Facts, read_facts
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError, unwritten
 from core.record.space import require_space
 from core.record.workspace import Workspace
-from core.settings.job import GenerateJob
 from core.settings.names import bad_name
 
 KIND = "generated image 2"  # of the facts in the index; another number reads all images again
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MOST_STARS = 5
-LONGEST = 4000  # characters of a prompt in the index
 SETTLED_NS = (
-    2_000_000_000  # a folder that changed less than this before it was read is read again: clocks of disks are coarse
+    2_000_000_000  # folders that changed less than this before a listing are listed again: file times are coarse
 )
-MODELS_OWN = ("width", "height", "guidance_scale")  # settings that are the model's where none are set
-AT_ONCE = 256  # images read between two looks at what is asked for meanwhile
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What an image tells of itself. source: "atelier", "a1111" ...; "" where it has no settings.
-
-    own    LoRAs with strengths, embeddings or the trained model, in a few words
-    pair   the same for images that differ in nothing but LoRAs and embeddings; plain: whether this one has none
-    kin    the same for images that differ in nothing but the model and what is the model's own, as its size
-    """
-
-    width: int = 0
-    height: int = 0
-    seed: int | None = None
-    prompt: str = ""
-    negative: str = ""
-    model: str = ""
-    loras: tuple[str, ...] = ()
-    sampler: str = ""
-    source: str = ""
-    own: str = ""
-    pair: str = ""
-    plain: bool = True
-    kin: str = ""
-
-
-UNREAD = Facts()
+AT_ONCE = 256  # images read between two updates of the index
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """An image file as it was listed. name: below outputs/images, with forward slashes."""
+    """An image file as listed. name: path below outputs/images, with forward slashes."""
 
     name: str
     path: Path
@@ -95,7 +64,7 @@ class Wanted:
     stars: int = 0
 
     def span(self) -> tuple[float, float]:
-        """The times that count: from, and before."""
+        """(first, end) of the day filter in seconds since the epoch, the end exclusive."""
         today = date.today()
         try:
             first = {"": date.min, "today": today, "week": today - timedelta(6)}.get(self.day)
@@ -116,7 +85,7 @@ def _begin(day: date) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """One folder as it was listed."""
+    """One folder as listed."""
 
     mtime_ns: int
     listed_ns: int
@@ -125,8 +94,8 @@ class _Folder:
 
 
 class Gallery:
-    """The index of one outputs folder. `look` lists the files, `read` brings the facts, of the index or of the images; both may
-    be called from any thread."""
+    """The index of one outputs folder. `look` lists the files, `read` gets their facts from the index or the images. Both
+    may be called from any thread."""
 
     def __init__(self, workspace: Workspace):
         self.folder = workspace.images
@@ -144,7 +113,7 @@ class Gallery:
     # -- what is there
 
     def look(self, whole: bool = False) -> None:
-        """List the folders that have changed since; with `whole` all of them, which also finds files written in place."""
+        """List the folders that changed since the last call; with `whole` all of them, which also finds overwritten files."""
         with self._lock:
             found: dict[Path, _Folder] = {}
             queue = [self.folder]
@@ -176,7 +145,7 @@ class Gallery:
                 if entry.is_dir(follow_symlinks=False):
                     below.append(Path(entry.path))
                 elif entry.name.lower().endswith(ENDINGS) and entry.is_file(follow_symlinks=False):
-                    with suppress(OSError):  # taken away in this moment
+                    with suppress(OSError):  # deleted meanwhile
                         state = entry.stat(follow_symlinks=False)
                         path = Path(entry.path)
                         name = path.relative_to(self.folder).as_posix()
@@ -197,9 +166,9 @@ class Gallery:
         check: Callable[[], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Bring the facts of so many images that have none, newest first; nothing where another thread does it already.
+        """Read the facts of at most `most` images that have none, newest first; returns at once if another thread does so.
 
-        check, progress   as in `Memo.facts`; what was read is kept
+        check, progress   as in `Memo.facts`; facts read before a cancel are kept
         """
         if not self._reading.acquire(blocking=False):
             return
@@ -219,7 +188,7 @@ class Gallery:
     def _take(self, found: dict[Path, str]) -> None:
         for path, text in found.items():
             shot = self._shots.get(path.relative_to(self.folder).as_posix())
-            if shot is None:  # gone meanwhile
+            if shot is None:  # deleted meanwhile
                 continue
             try:
                 values = json.loads(text)
@@ -246,12 +215,12 @@ class Gallery:
         raise ProblemsError.one(what, name[:200], "choose another image", "gallery.gone")
 
     def facts(self, name: str) -> Facts:
-        """What is known of an image; nothing before it was read."""
+        """The facts of an image; UNREAD before it was read."""
         known = self._facts.get(name)
         return known[1] if known else UNREAD
 
     def found(self, wanted: Wanted | None = None) -> list[Shot]:
-        """The images that a filter lets through, newest first, each base model's twin beside its image only (`twin`)."""
+        """The images that match a filter, newest first, without those shown as another one's `twin`."""
         wanted = wanted or Wanted()
         words = wanted.words.casefold().split()
         begin, end = wanted.span()
@@ -262,8 +231,8 @@ class Gallery:
             and (not wanted.stars or self.stars(shot.name) >= wanted.stars)
             and self._suits(shot.name, words, wanted)
         ]
-        beside = {self.twin(shot.name) for shot in shots}
-        return [shot for shot in shots if shot.name not in beside]
+        twins = {self.twin(shot.name) for shot in shots}
+        return [shot for shot in shots if shot.name not in twins]
 
     def _suits(self, name: str, words: list[str], wanted: Wanted) -> bool:
         facts = self.facts(name)
@@ -273,8 +242,8 @@ class Gallery:
         return all(word in text for word in words)
 
     def twin(self, name: str) -> str:
-        """The newest image made like this one by the base model alone; "" where there is none. A trained model's base is
-        any that is not trained here."""
+        """The newest image with the same settings from the base model alone, without LoRAs and embeddings; "" for none. For a
+        model trained here, any model that was not trained here counts as its base."""
         facts = self.facts(name)
         if not facts.plain:
             return self._plain_ones()[0].get(facts.pair, "")
@@ -282,22 +251,22 @@ class Gallery:
         return self._older(bases, name) or next(iter(bases), "")
 
     def before(self, name: str) -> str:
-        """The newest image that another model had made like this one when this one was made; "" where there is none."""
+        """The newest image with the same settings from another model that is older than this one; "" for none."""
         model = self.facts(name).model
         return self._older([each for each in self._kin(name) if self.facts(each).model != model], name)
 
     def _older(self, names: Iterable[str], name: str) -> str:
-        """The first of them that is not newer than an image; "" for none."""
+        """The first of `names` that is not newer than an image; "" for none."""
         made = self.shot(name).mtime_ns
         return next((each for each in names if self.shot(each).mtime_ns <= made), "")
 
     def _kin(self, name: str) -> list[str]:
-        """Images without LoRAs and embeddings that are made like this one, itself too, newest first."""
+        """Images without LoRAs and embeddings with the settings of this one, itself included, newest first."""
         facts = self.facts(name)
         return self._plain_ones()[1].get(facts.kin, []) if facts.plain and facts.kin else []
 
     def _plain_ones(self) -> tuple[dict[str, str], dict[str, list[str]]]:
-        """Images without LoRAs and embeddings: the newest of each `pair`, and all of each `kin`, newest first."""
+        """Images without LoRAs and embeddings: {pair: the newest}, {kin: all, newest first}."""
         if self._plain[0] != self.version:
             pairs: dict[str, str] = {}
             kin: dict[str, list[str]] = {}
@@ -310,14 +279,15 @@ class Gallery:
         return self._plain[1:]
 
     def models(self) -> Counter[str]:
-        """How many images each model has made."""
+        """{model: number of images}"""
         return Counter(known.model for _, known in list(self._facts.values()) if known.model)
 
     def days(self) -> Counter[str]:
-        """How many images were made on each day: 2026-12-31."""
+        """{day, as 2026-12-31: number of images}"""
         return Counter("{}-{:02}-{:02}".format(*time.localtime(shot.time)[:3]) for shot in self.newest())
 
     def loras(self) -> Counter[str]:
+        """{LoRA: number of images}"""
         return Counter(lora for _, known in list(self._facts.values()) for lora in known.loras)
 
     # -- stars
@@ -326,7 +296,7 @@ class Gallery:
         return self._all_stars().get(name, 0)
 
     def set_stars(self, names: Iterable[str], stars: int) -> None:
-        """0 removes them."""
+        """Set the stars of images, 0 to MOST_STARS; 0 removes them. Raises ProblemsError for an image that does not exist."""
         with self._lock:
             kept = self._all_stars() | {self.shot(name).name: min(max(stars, 0), MOST_STARS) for name in names}
             kept = {name: number for name, number in kept.items() if number}
@@ -341,7 +311,7 @@ class Gallery:
             return self._stars
 
     def _read_stars(self) -> dict[str, int]:
-        """A damaged file is put aside, not written over."""
+        """{name: stars}. A damaged file is renamed, not overwritten."""
         if not self._stars_file.exists():
             return {}
         try:
@@ -355,13 +325,13 @@ class Gallery:
     # -- trash
 
     def put_away(self, names: Sequence[str]) -> str:
-        """Move images to the trash beside them, with what belongs to them; returns a token for `put_back`."""
+        """Move images and their caption files to the trash of outputs/images; returns a token for `put_back`."""
         token = trash.put_away([self.shot(name).path for name in names], self.folder, "deleted in Generate")
         self.look()
         return token
 
     def put_back(self, token: str) -> list[str]:
-        """Restore what one action moved; returns the images' names. Only records of this folder's trash are taken."""
+        """Restore what one `put_away` moved; returns the images' names. Raises ProblemsError for tokens of another trash."""
         if Path(token).parent.parent != Path(os.path.abspath(self.folder)) / TRASH_FOLDER:
             what = "The trash folder no longer has a record of this; nothing was changed"
             raise ProblemsError.one(what, token[:200], "move the files back manually", "trash.missing-record")
@@ -372,7 +342,7 @@ class Gallery:
 
 
 def _is_text(name: str) -> bool:
-    """Linux allows names that are no text; stars and the page could not hold them."""
+    """Whether a file name is valid Unicode: on Linux others exist, which JSON and the page cannot hold."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -384,61 +354,8 @@ def _by_age(shots: Iterable[Shot]) -> list[Shot]:
     return sorted(shots, key=lambda shot: (shot.mtime_ns, shot.name), reverse=True)
 
 
-# -- one image
-
-
 def _measured(shot: Shot) -> str:
     return json.dumps(asdict(read_facts(shot.path)))
-
-
-def read_facts(path: Path) -> Facts:
-    """The facts of an image file; of one that is damaged or says nothing, what there is."""
-    from core.dataset.images.opening import BrokenImage, read_header
-
-    try:
-        header = read_header(path)
-    except BrokenImage:
-        return UNREAD
-    record = read_image_metadata(path)
-    found = facts_of(record.job, record.source) if record.job is not None else UNREAD
-    return Facts(**asdict(found) | {"width": header.width, "height": header.height})
-
-
-def facts_of(job: GenerateJob, source: str = "atelier") -> Facts:
-    """What a job says of the one image that it makes. Other programs' files name no model of ours."""
-    asked = job.generate
-    return Facts(
-        seed=asked.seed,
-        prompt=asked.prompt[:LONGEST],
-        negative=asked.negative_prompt[:LONGEST],
-        model=Path(job.model.base_model).name.removesuffix(".safetensors") if source == "atelier" else "",
-        loras=tuple(Path(use.file).stem for use in asked.loras),
-        sampler=asked.sampler,
-        source=source,
-        own=own_words(job),
-        pair=pair_key(job),
-        plain=not (asked.loras or asked.embeddings),
-        kin=pair_key(job, MODELS_OWN, "model"),
-    )
-
-
-def own_words(job: GenerateJob) -> str:
-    """What of one's own an image is made with: "fox 0.8, glyphs", an embedding, or the name of a trained model."""
-    words = []
-    for use in job.generate.loras:
-        both = use.text_encoder_strength not in (None, use.strength)
-        strength = f"{use.strength:g}" + (f" / {use.text_encoder_strength:g}" if both else "")
-        words.append(Path(use.file).stem + (f" {strength}" if strength != "1" else ""))
-    words += [text.partition("=")[0] if "=" in text else Path(text).stem for text in job.generate.embeddings]
-    trained = Path(job.model.base_model)
-    return ", ".join(words) or (trained.stem if "checkpoints" in trained.parts else "")
-
-
-def pair_key(job: GenerateJob, but: Iterable[str] = (), *groups: str) -> str:
-    """A hash that is the same for images that differ in nothing but their LoRAs and embeddings. but, groups: nor in these"""
-    own = {"loras", "embeddings", "count", "zero_terminal_snr", *but}
-    values = job.model_dump(mode="json", exclude={"generate": own, **dict.fromkeys(("memory", *groups), True)})
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # -- a dataset of generated images
@@ -453,7 +370,7 @@ def copy_as_dataset(
 ) -> Path:
     """Copy images, each with its prompt as caption, into a new folder below `datasets`: all of them, or nothing; returns it.
 
-    images   (file, prompt); one without prompt gets no caption      name   another folder's name gets -2, -3 ...
+    images   (file, prompt); without a prompt no caption is written      name   gets -2, -3 ... if it is taken
     """
     if (bad := bad_name(name)) is not None:
         what = f"The dataset cannot be called '{name[:60]}': {bad}"
@@ -485,7 +402,7 @@ def copy_as_dataset(
 
 
 def _free(path: Path, taken: set[str]) -> str:
-    """A name whose stem no other has: images of several days may be called the same, and captions go by stems."""
+    """A file name with an unused stem: images of several days may share a name, and captions belong to stems."""
     number, stem = 1, path.stem
     while stem.casefold() in taken:
         number += 1

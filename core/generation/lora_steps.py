@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class StepRanges(Hook):
-    """Leaves LoRAs out at the steps that are not theirs. in_use: (network, its strength)"""
+    """Turns LoRAs off outside their step range. in_use: (network, its strength)"""
 
     def __init__(self, in_use: Sequence[tuple[Network, Strength]]):
         self._in_use = in_use

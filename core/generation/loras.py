@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from core.families.components import Components
 from core.generation.store import fingerprint
 from core.networks.block_weights import block_weights, weight_of
-from core.networks.files import check_file, read_network
+from core.networks.files import read_network
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from core.networks.network import Network
     from core.settings.generation.generate import LoraUse
-
-__all__ = ["AttachedLora", "LorasInUse", "check_file", "loras_attached", "read_network"]
 
 SHOWN_MODULES = 3
 MOST_KEPT, MOST_KEPT_BYTES = 20, 1 << 30  # networks that stay in memory with their model
@@ -45,8 +43,8 @@ class AttachedLora:
 
 @dataclass(frozen=True)
 class Strength:
-    """How strong a LoRA is. blocks: of its 26 slots (`core.networks.block_weights`), None for 1 everywhere; steps: the share of
-    the steps from which and up to which its layers of the U-Net act."""
+    """How strong a LoRA is. blocks: weights of the 26 slots (`core.networks.block_weights`), None for 1 everywhere; steps:
+    (first, last) share of the steps at which its U-Net layers act."""
 
     unet: float
     text_encoder: float | None = None
@@ -63,7 +61,7 @@ class Strength:
         network.set_multiplier(self.unet, self.text_encoder, of_layer)
 
     def acts(self, index: int, steps: int) -> bool:
-        """Whether it does at the step of this number, from 0, of so many."""
+        """Whether it acts at step `index` (from 0) of `steps`."""
         first, last = (math.ceil(share * steps - ROUNDING) for share in self.steps)
         return first <= index < last
 
@@ -73,10 +71,10 @@ NO_STRENGTH = Strength(0.0)
 
 @dataclass
 class LorasInUse:
-    """What is in use, in the given order, and advice about layers of a file that this model does not have.
+    """The LoRAs in use, in the given order, and advice about layers of a file that this model does not have.
 
-    networks   one for each                 merged    how many are merged into the weights, the first ones
-    strengths  that they have now           sdxl      whether the model is one: its blocks are others
+    networks   one for each                 merged    the number of first ones that are merged into the weights
+    strengths  their current strengths      sdxl      whether the model is SDXL, which has other blocks
     """
 
     loras: list[AttachedLora] = field(default_factory=list)
@@ -89,7 +87,7 @@ class LorasInUse:
     _now: list[Strength] = field(default_factory=list)
 
     def use(self, uses: Sequence[LoraUse]) -> None:
-        """From now on each LoRA has the strength that it has here, by its place among those of one file; the others none."""
+        """Set the strengths of these uses, matched by file and order; LoRAs that are not among them get strength 0."""
         left = list(uses)
         strengths: list[Strength] = []
         for lora, network in zip(self.loras, self.networks, strict=True):
@@ -104,7 +102,7 @@ class LorasInUse:
             self._now = strengths[: self.merged]
 
     def on_texts(self) -> tuple[Any, ...]:
-        """What they do to the text encoders now, for the keys of text states: the file and strengths of each that does."""
+        """Key of the text states: file and strengths of each LoRA that changes the text encoders now."""
         from core.networks.sizes import part_of
 
         found: list[Any] = []
@@ -116,7 +114,7 @@ class LorasInUse:
         return tuple(found)
 
     def _merge(self) -> None:
-        """The first networks into the weights, of which the model's own are kept."""
+        """Merge the first networks into the weights; the original weights are kept for `restore`."""
         self.restore()
         weights = {
             id(adapter.module): adapter.module
@@ -128,7 +126,7 @@ class LorasInUse:
             network.merge_to()
 
     def restore(self) -> None:
-        """The model's own weights, bit for bit."""
+        """Restore the original weights, bit for bit."""
         for weight, own in self._kept:
             weight.data.copy_(own)
         self._kept = []
@@ -140,11 +138,10 @@ def loras_attached(
 ) -> Iterator[LorasInUse]:
     """Run the block with these LoRAs on U-Net and text encoder; their deltas add up.
 
-    Modules add the delta to their output and stop doing so at the end, also after an error; no weight is changed but by
-    those that are merged, and these are as before at the end. All problems with the files are raised together, before
-    anything is attached.
+    Modules add the delta to their output until the block ends, also after an error. Only merged LoRAs change weights, which
+    are restored at the end. All problems with the files are raised together, before anything is attached.
 
-    merged   how many are merged into the weights in place of that, the first ones
+    merged   the number of first LoRAs that are merged into the weights instead
     """
     from core.networks.frozen import readable
     from core.networks.network import attached
@@ -176,13 +173,13 @@ def loras_attached(
             _forget_oldest(components)
 
 
-# The networks of a model that is in memory, the last used last, so that a strength moved or a LoRA chosen again needs no file.
-# They go with the model: adapters hold its layers, but nothing holds the whole denoiser.
+# Networks of a loaded model, the most recently used last, so that a new strength or a LoRA chosen again reads no file.
+# They are freed with the model: adapters hold its layers, but nothing holds the whole denoiser.
 _KEPT: WeakKeyDictionary[Any, dict[Any, Network]] = WeakKeyDictionary()
 
 
 def _network(components: Components, path: Path, before: int) -> Network:
-    """The network of a file, read only if it was not kept. before: how often it is in use already"""
+    """The network of a file, read only if it was not kept. before: how many uses of the file came before this one"""
     parts = (*components.text_encoders, components.denoiser)
     kept = _KEPT.setdefault(components.denoiser, {})
     key = (fingerprint(path), before, tuple(part is None for part in parts))
@@ -204,7 +201,7 @@ def _forget_oldest(components: Components) -> None:
 
 
 def together(lists: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
-    """The LoRAs to attach for images that each use some: as many of a file as one image has."""
+    """The LoRAs to attach for several images: each file as often as the image that uses it most."""
     found: dict[tuple[str, int], LoraUse] = {}
     for uses in lists:
         seen: Counter[str] = Counter()

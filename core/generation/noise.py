@@ -20,12 +20,12 @@ LEVELS = 6  # of pyramid noise
 
 @dataclass(frozen=True)
 class StartNoise:
-    """What changes the noise that an image begins with.
+    """Changes to the initial noise of an image.
 
-    pyramid_prob, offset_prob   how likely each is, 0..1
-    pyramid_discount            range that the discount of a level is drawn from
+    pyramid_prob, offset_prob   probability of each, 0..1
+    pyramid_discount            range of the discount per level
     offset                      range of the noise offset: low + (high - low) times a standard normal number
-    chance                      seed -> what decides them
+    chance                      seed -> the random numbers that decide them
     """
 
     pyramid_prob: float = 0.0
@@ -39,10 +39,10 @@ PLAIN = StartNoise()
 
 
 class ImageNoise:
-    """Draws of one image, float32 [C, h, w], on the device where they are drawn.
+    """The noise of one image, float32 [C, h, w], on the device that generates it.
 
-    start      of the denoising, before the sampler's scale
-    sampler    what a sampler draws from at its steps
+    start      initial noise, before the sampler's scale
+    sampler    generator for the noise of the sampler's steps
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class ImageNoise:
         dtype: torch.dtype | None = None,
     ):
         """
-        draws           how many the sampler may use
-        device, dtype   that numbers are drawn on and in (None: float32): each gives others
+        draws           how many noises the sampler may use
+        device, dtype   where and in which type noise is generated (None: float32); each gives other numbers
         """
         import torch
 
@@ -72,7 +72,7 @@ class ImageNoise:
         return drawn.float()
 
     def after_all(self) -> Generator:
-        """A generator behind the draws of all steps."""
+        """A generator in its state after the noise of all steps."""
         import torch
 
         generator = torch.Generator(self.sampler.device)
@@ -82,7 +82,7 @@ class ImageNoise:
         return generator
 
     def of_image(self) -> tuple[Tensor, Tensor]:
-        """(the noise that an image is mixed with, that of its encoding by the VAE)"""
+        """(noise added to an initial image's latents, noise of the VAE's posterior sample)"""
         generator = self.after_all()
         return self._draw(generator), self._draw(generator)
 
@@ -101,7 +101,8 @@ def _changed(noise: Tensor, settings: StartNoise, chance: Random, generator: Gen
 
 
 def pyramid_noise(noise: Tensor, discount: float, chance: Random, generator: Generator) -> Tensor:
-    """Multi-resolution noise (Whitaker 2023) of deviation 1: [C, h, w] and smaller levels, each enlarged and weaker."""
+    """Multi-resolution noise (Whitaker 2023), standard deviation 1: `noise` [C, h, w] plus upsampled smaller levels, each weighted
+    by another power of `discount`."""
     import torch
     from torch.nn.functional import interpolate
 

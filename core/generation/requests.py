@@ -1,4 +1,4 @@
-"""From what is asked to the images that will be made: one request each, as data, before anything is loaded."""
+"""Expands a generate job into one request per image, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ MOST = 100_000  # images of one job
 class Request:
     """One image.
 
-    job     that makes it again: one prompt without options and variants, its seed, its LoRAs, count 1
-    name    of its file, where the prompt says one
+    job     generates it again: one prompt without options and variants, its seed, its LoRAs, count 1
+    name    of its file, if the prompt sets one (--f)
     """
 
     job: GenerateJob
@@ -51,9 +51,9 @@ def requests_of(
 ) -> tuple[list[Request], list[Problem]]:
     """The images of a job in their order, and advice about its prompts. Raises ProblemsError for what cannot be read.
 
-    files    the lines of a wildcard file by its name
-    words    the embeddings that prompts can name, with the number of their vectors
-    styles   those that the job names
+    files    name of a wildcard file -> its lines
+    words    embeddings that prompts can name -> their number of vectors
+    styles   the styles that the job names
     """
     job, entries, where = in_styles(_with_enabled(job), styles)
     notes = _syntax(job, entries, Known(files, words=words), where)
@@ -82,7 +82,7 @@ def _with_enabled(job: GenerateJob) -> GenerateJob:
 
 
 def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, list[Entry], str]:
-    """(the job with its prompts in these styles and none of its own, its prompts, the setting that they are from)"""
+    """(the job with its styles applied and removed, its prompts with the styles applied, the setting that they are from)"""
     entries, where = entries_of(job)
     entries = [styled_entry(entry, styles, job.prompts.dynamic_prompts or where == FILE) for entry in entries]
     negative = styled(job.generate.negative_prompt, [style.negative_prompt for style in styles])
@@ -96,7 +96,7 @@ def in_styles(job: GenerateJob, styles: Sequence[Style]) -> tuple[GenerateJob, l
 
 
 def _syntax(job: GenerateJob, entries: Sequence[Entry], known: Known, where: str) -> list[Problem]:
-    """What is wrong with the prompts as they are written."""
+    """Problems of the prompts as written, before options and variants are resolved."""
     dynamic, weighted = job.prompts.dynamic_prompts, job.generate.prompt_weights
     found = list(findings_of(job.generate.negative_prompt, known, Ways(False, weighted, True, NEGATIVE)))
     for entry in entries:
@@ -107,7 +107,7 @@ def _syntax(job: GenerateJob, entries: Sequence[Entry], known: Known, where: str
 
 
 def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
-    """(the prompts, not yet understood; the setting they are from)"""
+    """(the prompts, not yet parsed; the setting they are from)"""
     asked = job.prompts
     if asked.from_file and asked.from_module:
         what, fix = "There are prompts from a file and from a module", "empty one of the two"
@@ -125,7 +125,7 @@ def entries_of(job: GenerateJob) -> tuple[list[Entry], str]:
 
 
 class _Seeds:
-    """The seeds of images whose prompts have none: counted up from the job's, or drawn as sd-scripts' generator does."""
+    """Seeds of images whose prompts set none: counted up from the job's, or random as in sd-scripts' generator."""
 
     def __init__(self, job: GenerateJob, prompts: int):
         asked = job.generate
@@ -147,7 +147,7 @@ class _Seeds:
         return self._turn_seed if self._same else next(self._drawn)
 
     def of(self, own: Sequence[int], images: int, varied: bool) -> list[int]:
-        """One for each image. own: those of the prompt; the last is used again, but where words are drawn by it"""
+        """One for each image. own: seeds of the prompt, the last of which is repeated unless variants are drawn by the seed (varied)"""
         found = list(own[:images])
         while len(found) < images:
             found.append(found[-1] if own and not varied else self.next())
@@ -165,10 +165,10 @@ def _of_entry(
     text = line if isinstance(line, str) else line.text
     varied = job.prompts.dynamic_prompts and has_variants(text)
     drawn = seeds.of(own, job.generate.count, varied)
-    dynamic = job.prompts.dynamic_prompts  # escaped braces are text also where there are no others
+    dynamic = job.prompts.dynamic_prompts  # also without variants: escaped braces become plain ones
     try:
         lines = variants(text, drawn, files) if dynamic else [(text, seed) for seed in drawn]
-    except WildcardError as error:  # of a group that only drawing has made
+    except WildcardError as error:  # in a group that exists only after others were drawn
         fix = "correct it, or write \\{ and \\} for literal braces"
         notes.append(Problem(f"In the prompt '{text[:40]}', {error}", where, fix, code="prompt.bad-wildcard"))
         return
@@ -224,16 +224,9 @@ def merged_of(job: GenerateJob, loras: int) -> int:
 
 
 def _with_strengths(uses: Sequence[LoraUse], strengths: Sequence[float], fixed: int) -> list[LoraUse]:
-    """The LoRAs with these strengths, the last of which is that of the rest. fixed: the first so many keep theirs"""
-    own = [*strengths, *[strengths[-1]] * len(uses)]
-    return [
-        *uses[:fixed],
-        *_changed(uses[fixed:], own),
-    ]
-
-
-def _changed(uses: Sequence[LoraUse], own: Sequence[float]) -> list[LoraUse]:
-    return [
+    """The LoRAs with these strengths in their order; the last one holds for the rest. fixed: the number of first ones that keep theirs"""
+    changed = (
         use.model_copy(update={"strength": strength, "text_encoder_strength": None})
-        for use, strength in zip(uses, own, strict=False)
-    ]
+        for use, strength in zip(uses[fixed:], [*strengths, *[strengths[-1]] * len(uses)], strict=False)
+    )
+    return [*uses[:fixed], *changed]

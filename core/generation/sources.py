@@ -22,12 +22,12 @@ from core.generation.embeddings import NewWord, check_word, find_word
 from core.generation.image_metadata import portable_name
 from core.generation.image_record import Hashes
 from core.generation.library import find_lora, named_embeddings
-from core.generation.loras import check_file
 from core.generation.prompt.loras import LORAS, with_prompt_loras
 from core.generation.refiner import find_refiner
 from core.generation.stages import stages_of
 from core.generation.store import ModelStore
 from core.networks.block_weights import PRESETS, block_weights
+from core.networks.files import check_file
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError, collected
 from core.record.regular import open_regular

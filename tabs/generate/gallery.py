@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset.doctor import trash
-from core.generation.gallery import UNREAD, Gallery, Shot, Wanted, copy_as_dataset, read_facts
+from core.generation.gallery import Gallery, Shot, Wanted, copy_as_dataset
+from core.generation.image_facts import UNREAD, read_facts
 from core.generation.image_metadata import read_image_metadata
 from core.generation.image_record import ImageRecord
 from core.record.problems import ProblemsError

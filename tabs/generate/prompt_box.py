@@ -15,7 +15,8 @@ from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
 from core.generation.embeddings import find_word
-from core.generation.gallery import LONGEST, Gallery
+from core.generation.gallery import Gallery
+from core.generation.image_facts import LONGEST
 from core.generation.library import wildcard_names
 from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
 from core.generation.prompt.known import known_in

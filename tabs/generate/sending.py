@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from core.generation.gallery import Facts, Shot
+from core.generation.gallery import Shot
+from core.generation.image_facts import Facts
 from core.generation.image_metadata import read_image_metadata
 from core.generation.image_record import ImageRecord
 from core.record import atomic

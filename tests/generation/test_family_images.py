@@ -12,9 +12,10 @@ from core.families import family
 from core.formats.detect import FAMILY_NAMES
 from core.generation.decoding import decode_pixels
 from core.generation.loop import Stage
-from core.generation.loras import loras_attached, read_network
+from core.generation.loras import loras_attached
 from core.generation.prompt.states import encode_prompts
 from core.networks.adapter_file import load_lora, to_diffusers
+from core.networks.files import read_network
 from core.record.workspace import PROJECT
 from core.settings.generation.generate import LoraUse
 from tests.lora_layers import layers_of

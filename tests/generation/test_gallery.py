@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from core.generation import gallery as index
-from core.generation.gallery import Gallery, Wanted, copy_as_dataset, facts_of, pair_key
+from core.generation.gallery import Gallery, Wanted, copy_as_dataset
+from core.generation.image_facts import facts_of, pair_key
 from core.generation.image_metadata import png_info
 from core.generation.image_record import Hashes
 from core.record.problems import ProblemsError
@@ -110,7 +111,7 @@ def test_an_image_written_over_in_place_is_found_by_a_whole_look(space, monkeypa
 def test_the_index_is_warm_at_the_next_start(space, monkeypatch):
     make(space, "a.png", prompt="kept")
     opened(space)
-    monkeypatch.setattr(index, "read_image_metadata", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(index, "read_facts", lambda path: pytest.fail("read again"))
     gallery, _ = opened(space)
     assert gallery.facts("a.png").prompt == "kept"
 

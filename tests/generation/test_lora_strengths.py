@@ -10,7 +10,7 @@ import torch
 from core.families import family
 from core.generation import loras as loras_module
 from core.generation.loop import Denoiser, Hook, Sampling, Stage, denoise, noises_of
-from core.generation.loras import Strength, loras_attached, read_network
+from core.generation.loras import Strength, loras_attached
 from core.generation.making import Maker
 from core.generation.plan import plan_of
 from core.generation.prompt.loras import tag_of, use_of
@@ -20,6 +20,7 @@ from core.generation.run import run_generate
 from core.generation.sources import make_store
 from core.networks.adapter_file import save_lora
 from core.networks.block_weights import SLOTS, block_weights, slot_of
+from core.networks.files import read_network
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.generate import LoraUse

@@ -22,7 +22,8 @@ from core.engine.explain import explain
 from core.engine.light import LightLane
 from core.engine.queue import QueueEntry
 from core.engine.waiting import waits
-from core.generation.gallery import Facts, Shot, own_words, pair_key
+from core.generation.gallery import Shot
+from core.generation.image_facts import Facts, own_words, pair_key
 from core.generation.image_metadata import png_info
 from core.generation.image_record import Hashes, ImageRecord
 from core.generation.loop import steps_of

@@ -7,16 +7,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.generation.grids.export import export
 from core.generation.grids.folder import GridFolder, Place
 from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
-from core.generation.image_metadata import png_info
 from core.generation.loop import steps_of
 from core.generation.making import Maker
+from core.generation.output import encoded_image
 from core.generation.run import Written, ready
 from core.generation.sources import make_store
 from core.generation.stages import stages_of
@@ -173,10 +172,9 @@ class Work:
         self._progress()
 
     def _save(self, image: Image, path: Path, cell: Cell, written: Written) -> None:
-        content = BytesIO()
-        image.save(content, format="PNG", pnginfo=png_info(written.job_of(cell.request.job), written.hashes))
+        content = encoded_image(image, written.job_of(cell.request.job), written.hashes, "png")
         try:
-            atomic.write_bytes(path, content.getvalue())
+            atomic.write_bytes(path, content)
         except OSError as error:
             raise Unsaved(unwritten(error, "The image cannot be saved", str(path)).problems) from error
 

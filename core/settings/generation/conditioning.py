@@ -64,5 +64,5 @@ class StartNoiseSettings(Settings):
     pyramid_noise_discount_range: tuple[float, float] = kohya_setting(
         (0.4, 0.4),
         title="Pyramid noise discount",
-        help="Range from which the discount of each coarser level is drawn.",
+        help="Range of the discount per coarser level.",
     )
