@@ -319,6 +319,10 @@
         drawUndo();
         if (waiting && calm()) put(waiting);
         if (back) back(last);
+        setTimeout(() => {  // where the only image was deleted, at its Undo
+          const undo = document.querySelector("#shelf-undo button");
+          if (undo && document.activeElement === document.body) undo.focus();
+        });
       },
       send: (act, of) => {
         atelier.sendImage(act, of);
