@@ -4,7 +4,7 @@
   const atelier = window.atelier, {text, show, attr, byId} = atelier;
 
   const words = (job) => {
-    if (job.task !== "train" || !job.total) return [job.title, job.stage || job.state].filter(Boolean).join(" · ");
+    if (job.task !== "train" || !job.total) return [job.stage || job.state, job.title].filter(Boolean).join(" · ");
     if (job.state === "paused") return `paused at step ${job.step} of ${job.total}`;
     const left = job.step && job.eta_seconds > 0 ? `${atelier.clock(job.eta_seconds)} left` : "";
     if (!job.step) return job.stage || "starting";

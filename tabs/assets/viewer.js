@@ -23,10 +23,10 @@
     const mark = make("Mark", () => { marked = marked === name ? "" : name; drawCompare(); }, {title: "M: compare others with this image", "aria-pressed": "false"});
     const compare = make("Compare", () => {}, {title: "Hold C or Space", "aria-describedby": "viewer-compares"});
     const settings = make("Settings", () => { bare(!box.classList.contains("bare")); }, {"aria-pressed": "true"});
-    const away = make("Move to trash", () => trash(), {title: "Delete"});
+    const away = make("Move to trash", () => trash(), {class: "btn away", title: "Delete"});
     const about = h("div", {class: "light-about"});
     const box = h("dialog", {class: "viewer", "aria-label": "Image viewer"},
-      h("div", {class: "bar-top"}, previous, next, where, rates, compare, mark, h("span", {class: "hint", id: "viewer-compares"}), h("span", {class: "grow"}), away, settings,
+      h("div", {class: "bar-top"}, previous, next, where, rates, mark, compare, h("span", {class: "hint", id: "viewer-compares"}), h("span", {class: "grow"}), away, settings,
         make("Close", () => box.close(), {title: "Esc"})), views, about);
     const bare = (on) => {
       box.classList.toggle("bare", on);

@@ -21,6 +21,7 @@ from tabs.markup import esc
 from tabs.server.safety import Roots
 
 NOTHING = '""'  # typed in a field whose emptiness means "as for all"
+LONG = 20  # letters of a choice that a narrow column would cut
 NOT_OWN: Any = object()  # the field has no common value behind it
 PATHS = frozenset(("folder", "metadata_file"))
 
@@ -141,6 +142,8 @@ def field(
     if drawn.startswith('<input type="checkbox"'):
         return f'<label class="own switch" title="{esc(entry.help)}">{drawn}<span>{words}</span></label>'
     kind = (" is-own" if own else "") + (" wide" if has_lines(entry) or look else "")
+    shown = (behind, *(each for each, _ in choices(entry)))
+    kind += " long" if max(map(len, shown)) >= LONG else ""
     title = esc(_note(entry, common))
     if not look:
         return f'<label class="own{kind}" title="{title}"><span>{words}</span>{drawn}</label>'

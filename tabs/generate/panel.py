@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from core.families.locate import GENERATED, family_of
@@ -15,7 +16,7 @@ from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
 from core.settings.values import shown_value
-from tabs.form.own_settings import label
+from tabs.form.own_settings import browse_button, label
 from tabs.generate import form
 from tabs.markup import button, esc, short
 
@@ -156,10 +157,14 @@ def _row(
         head = f"<h3>{esc(_title(group))}</h3>" if len(members) > 1 else ""
         fields += f'{head}{first(group)}<div class="concept-fields">{draw(*names)}</div>'
     changed = [name for names in members.values() for name in names if _is_set(name, values)]
-    entries = form.ENTRIES
-    summary = ", ".join(f"{label(entries[name])} {shown_value(entries[name], values[name])}" for name in changed)
+    summary = ", ".join(f"{label(form.ENTRIES[name])} {_said(name, values[name])}" for name in changed)
     title = "More" if row == LAST else TOGETHER[row][0] if row in TOGETHER else _title(row)
     return Group(row, title, summary, fields)
+
+
+def _said(name: str, value: Any) -> str:
+    """A value in few words: of a path, the file's name."""
+    return Path(value).name if browse_button(form.ENTRIES[name]) else shown_value(form.ENTRIES[name], value)
 
 
 def _of_use(name: str, values: Mapping[str, Any]) -> bool:

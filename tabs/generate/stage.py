@@ -265,10 +265,10 @@ def newest(shown: Shown | None, file_url: Callable[..., str], live: bytes = b"",
         return f'<div class="gen-stage">{image}</div><div class="strip gen-does">{under}<span class="hint">Preview</span></div>'
     if shown is None:
         return f'<div class="gen-stage">{empty_state("No images yet.", "Write a prompt and press Generate.")}</div>'
-    seed = f", seed {shown.seed}" if shown.seed is not None else ""
+    seed = f'<span class="hint">seed {shown.seed}</span>' if shown.seed is not None else ""
     image = f'<img src="{esc(file_url(shown.path))}" alt="{esc(short(shown.prompt, 120))}">'
     return (
         f'<div class="gen-stage"><button type="button" class="shot" data-view="{esc(shown.name)}" title="Enlarge">{image}'
         f'</button></div><div class="strip gen-does"><span class="hint" title="{esc(shown.prompt)}">'
-        f'{esc(short(shown.prompt, 90))}{seed}</span><span class="grow"></span>{does(shown)}</div>'
+        f'{esc(short(shown.prompt, 200))}</span>{seed}<span class="grow"></span>{does(shown)}</div>'
     )

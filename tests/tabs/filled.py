@@ -102,12 +102,12 @@ def _make_images(workspace, lora: Path) -> None:
             WorkEngine._image(None, build(GenerateJob, {"generate": asked}), seed, folder)  # type: ignore[arg-type]
 
 
-def make_lora(path: Path) -> Path:
+def make_lora(path: Path, metadata: dict[str, str] | None = None) -> Path:
     """A file with a LoRA's keys."""
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
     down, up = np.zeros((4, 64), "f4"), np.ones((32, 4), "f4")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}, path)
+    save_file({f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}, path, metadata)
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from filled import DONE, MARKS
+from filled import DONE, MARKS, make_lora
 from page_server import Visit
 from playwright.sync_api import expect
 
@@ -41,6 +41,25 @@ SHOWN_SLOWLY = """() => [...document.querySelectorAll("#tabs *")].filter((node) 
   const {transitionProperty, transitionDuration} = getComputedStyle(node);
   return /\\b(all|visibility)\\b/.test(transitionProperty) && /[1-9]/.test(transitionDuration);
 }).map((node) => `${node.tagName}#${node.id}.${node.className}`)"""
+
+# Words on Generate that their control cuts: labels, buttons, chosen and offered values. Names and prompts of a person may be cut.
+CUT = """() => {
+  const page = document.querySelector("#gen-prompts").closest(".tabitem"), drawn = document.createElement("canvas").getContext("2d");
+  const wide = (words, node) => { drawn.font = getComputedStyle(node).font; return drawn.measureText(words).width; };
+  const room = (node) => {
+    const {paddingLeft, paddingRight} = getComputedStyle(node);
+    return node.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight);
+  };
+  const named = "label > span, button:not(.tile *), summary, summary b, h3, th, .gen-says, .gen-memory .hint, .badge, .state";
+  const seen = (selector) => [...page.querySelectorAll(selector)].filter(
+    (node) => node.checkVisibility({visibilityProperty: true}) && node.clientWidth > 1);
+  const own = seen(named).filter((node) => node.scrollWidth > node.clientWidth).map((node) => node.textContent);
+  const fields = seen("input:not([type=range], [type=checkbox], [type=file]):not([value*='/'])")
+    .map((node) => [node, node.value || node.placeholder]).filter(([node, words]) => wide(words, node) > room(node) + 1);
+  const choices = seen("select:not(#shelf-model, #shelf-lora)").flatMap((node) => [...node.options].map(({text}) => [node, text]))
+    .filter(([node, words]) => wide(words, node) > room(node) - 15);  // the arrow
+  return [...own, ...[...fields, ...choices].map(([, words]) => words)];
+}"""
 
 
 @pytest.fixture
@@ -112,3 +131,33 @@ def test_list_caption_and_tools_are_seen_together_and_one_after_the_other_where_
         expect(tab.locator("#cap-many summary")).to_be_in_viewport()
         expect(tab.locator("#cap-list")).to_be_in_viewport()
         tab.locator("#cap-parts").get_by_role("button", name="Caption").click()
+
+
+@pytest.fixture
+def two_loras(full):
+    """Generate with two LoRAs that have trigger words, the second with many, and a negative prompt."""
+    project, kept = full.page.project, full.page.project.tab_state("Generate")
+    words = {"modelspec.trigger_phrase": "inkwash, ink wash portrait, brush strokes, paper texture, dry brush"}
+    files = [make_lora(full.workspace.runs / DONE / "checkpoints" / f"{name}.safetensors", words) for name in "ab"]
+    loras = [{"file": str(file), "strength": 0.8} for file in files]
+    project.keep("Generate", {"values": {"prompt": "a fox, glyph style", "negative_prompt": "blurred", "loras": loras}})
+    yield
+    project.keep("Generate", kept)
+
+
+@pytest.mark.slow
+def test_generate_fits_a_window_of_1400_by_900_and_cuts_no_words_at_any_width(window, two_loras):
+    window.tab.set_viewport_size({"width": 1400, "height": 900})
+    tab = window.open("Generate")
+    tab.locator(MARKS["Generate"]).first.wait_for()
+    expect(tab.locator(".loras li")).to_have_count(2)
+    last = tab.locator(".gen-groups summary").last.bounding_box()
+    assert last["y"] + last["height"] <= 900
+    assert tab.locator(".gen-stage").bounding_box()["height"] > 400
+    found = {"closed": tab.evaluate(CUT)}
+    for summary in tab.locator(".gen-groups summary, .loras details > summary").all():
+        summary.click()
+    for width in (390, 800, 1400, 1920):
+        tab.set_viewport_size({"width": width, "height": 900})
+        found[width] = tab.evaluate(CUT)
+    assert not any(found.values()), found

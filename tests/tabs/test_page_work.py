@@ -12,6 +12,7 @@ import pytest
 from page_server import GO_ON, HOLD, PLACES, WATCH
 from playwright.sync_api import expect
 from safetensors.numpy import save_file
+from test_page_frame import SHIFTS
 from work_parts import HOSTILE, image, wait_until
 
 from core.settings.check import build
@@ -472,6 +473,25 @@ def test_drawing_waits_for_training_and_is_cancelled(window, work):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("width", (1400, 390))
+def test_nothing_moves_on_generate_while_images_are_made_and_when_they_arrive(window, work, width):
+    window.tab.set_viewport_size({"width": width, "height": 900})
+    window.tab.add_init_script(SHIFTS)
+    tab = window.open("Generate")
+    tab.locator("#gen-count").fill("2")
+    tab.locator("#gen-count").press("Tab")
+    for _ in range(2):  # beside no image, and beside one
+        shown = tab.locator("#gen-strip .tile").count()
+        tab.wait_for_timeout(1500)
+        tab.evaluate("shifts.length = 0")
+        tab.locator("#gen-prompt").press("Control+Enter")
+        expect(tab.locator("#gen-strip .tile")).to_have_count(shown + 2)
+        expect(tab.locator("#gen-status")).to_contain_text("Nothing is being generated")
+        tab.wait_for_timeout(1000)
+        assert tab.evaluate("shifts.reduce((sum, each) => sum + each[0], 0)") < 0.005, tab.evaluate("shifts")
+
+
 def test_bad_fields_and_a_failed_drawing_are_said_and_stay(window, work):
     tab = window.open("Generate")
     field(tab, "steps").fill("many")
