@@ -37,7 +37,7 @@ class Forecast:
 @dataclass(frozen=True)
 class Needs:
     """Bytes of weights: denoiser, its largest layer, VAE, text encoders, these while they visit; and of what is computed with
-    them: one evaluation, one decoding as a whole and in strips; of LoRAs."""
+    them: one evaluation, one decoding as a whole and in strips; of LoRAs; of a network that enlarges images, at work."""
 
     denoiser: int
     layer: int
@@ -48,13 +48,15 @@ class Needs:
     decoding: int
     in_strips: int
     loras: int = 0
+    upscaling: int = 0
 
     def peak(self, offload: Offload, sliced: bool = False) -> int:
         """On the device, without what torch takes for itself."""
         decoding = self.in_strips if sliced else self.decoding
-        visitors = max(self.reading, self.vae + decoding)
+        visitors = max(self.reading, self.vae + decoding, self.upscaling)
         if offload == "off":
-            return self.loras + self.denoiser + self.vae + self.texts + max(self.evaluation, decoding)
+            computed = max(self.evaluation, decoding, self.upscaling)
+            return self.loras + self.denoiser + self.vae + self.texts + computed
         if offload == "parts":
             return self.loras + self.denoiser + max(self.evaluation, visitors)
         return self.loras + max(2 * self.layer + self.evaluation, visitors)  # the next comes while one still computes
@@ -81,10 +83,12 @@ def peak_of(base: Needs, refiners: Iterable[Needs], offload: Offload, sliced: bo
 def needs_of(job: GenerateJob, parts: Parts) -> Needs:
     """Of the largest stage of a job's images."""
     from core.families.counting import decoding_bytes, evaluation_bytes, frozen
+    from core.generation.upscaling_networks import enlarging_bytes
 
     kind = parts.kind
     job = with_size(job, trained_size(parts.path, kind.name), FAMILIES[kind.name].size_step)
-    sides = max((stage.size for stage in stages_of(job)), key=prod)
+    stages = stages_of(job)
+    sides = max((stage.size for stage in stages), key=prod)
     rows = images_together(job, parts.device, sides, kind.latent_pixels)
     rows *= 1 if kind.reads_guidance else len(sampling_of(job, "epsilon").guidance().sides)
     pixels, config = prod(sides), parts.config(kind.denoiser)
@@ -110,6 +114,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         decoding=decoding,
         in_strips=strip_bytes(parts, sides, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
         loras=parts.lora_size,
+        upscaling=enlarging_bytes(stages[0].size) if job.hires.highres_fix_upscaler_file and len(stages) > 1 else 0,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,13 @@ def tiled(network: Any, pixels: Tensor, scale: int, tile: int, margin: int, mult
             made = network(part)[..., above * scale : (above + tile) * scale, before * scale : (before + tile) * scale]
             found[..., top * scale : top * scale + made.shape[2], left * scale : left * scale + made.shape[3]] = made
     return found[..., : height * scale, : width * scale]
+
+
+def enlarging_bytes(size: tuple[int, int]) -> int:
+    """What ESRGAN's usual network takes at most for an image of a size: its weights, three maps of 64 channels of the largest
+    part, and the images, all in fp32."""
+    weights, part = 16_697_987, prod(4 * min(side, TILE + 2 * MARGIN) for side in size)
+    return 4 * (weights + 3 * 64 * part + (2 + 4**2) * 3 * prod(size))
 
 
 # -- latents

@@ -77,7 +77,7 @@ def pipelines(models):
         key = name, lora, inpainting
         if key not in made:
             folder, file = models(name, inpainting)
-            made[key] = pipeline_of(name, folder, file if lora else None)
+            made[key] = pipeline_of(name, folder, file if lora else None, "inpaint" if inpainting else "text")
         return for_way(made[key], name, way)
 
     return of

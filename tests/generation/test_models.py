@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.families import family
+from core.families.counting import Live
 from core.families.vae_strips import Strips
 from core.generation import making
 from core.generation.forecast import Needs, forecast, needs_of, offload_of
@@ -20,6 +21,7 @@ from core.generation.parts import Parts
 from core.generation.plan import plan_of
 from core.generation.run import run_generate
 from core.generation.store import ModelStore
+from core.generation.upscaling_networks import MARGIN, TILE, RRDBNet
 from core.networks.narrow import NARROW
 from core.record.context import NO_REPORTS
 from core.record.workspace import PROJECT, Workspace
@@ -181,6 +183,19 @@ def test_loras_stay_on_the_device_in_fp32_whatever_is_offloaded(workspace, tmp_p
     needs, size = needs_of(job, parts), sum(4 * tensor.numel() for tensor in load_file(file).values())
     for way in ("off", "parts", "layers"):
         assert needs.peak(way) == replace(needs, loras=0).peak(way) + size
+
+
+def test_an_upscaler_counts_with_what_it_computes(workspace):
+    plain = job_of(width=512, height=512)
+    parts = Parts(plain.memory, plan_of(plain, workspace).sources, "cuda")
+    hires = plain.hires.model_copy(update={"highres_fix_scale": 2, "highres_fix_upscaler_file": "any.pth"})
+    needs = needs_of(plain.model_copy(update={"hires": hires}), parts)
+    network, side = RRDBNet(blocks=1).to("meta"), TILE + 2 * MARGIN  # most is needed after the blocks
+    with torch.no_grad(), Live(network.parameters()) as live:
+        network(torch.empty(1, 3, side, side, device="meta"))
+    weights, images = sum(weight.nbytes for weight in RRDBNet().to("meta").parameters()), 18 * 3 * 4 * 512 * 512
+    assert needs.upscaling == pytest.approx(live.peak + weights + images, rel=0.03)
+    assert needs_of(plain, parts).upscaling == 0 and needs.peak("layers", sliced=True) >= needs.upscaling
 
 
 def test_text_encoders_in_fp8_are_converted_in_ram(workspace, store, monkeypatch):

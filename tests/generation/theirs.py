@@ -26,8 +26,8 @@ PIPELINES = {
 class Lms(LMSDiscreteScheduler):
     """diffusers' integrates by scipy, which is not installed: here the polynomials are integrated as such.
 
-    Where it begins in the middle of a schedule, with an image, diffusers weighs derivatives that it does not have yet, so
-    that the first steps are up to twice too long. That is the one thing in which ours differs on purpose.
+    Where it begins in the middle of a schedule, with an image, diffusers counts on derivatives that it does not have yet:
+    of 20 steps, the first ones are 1.85 and 0.49 times as long as they should be. Here, as in ours, they are right.
     """
 
     def get_lms_coefficient(self, order, t, current_order):
@@ -87,10 +87,10 @@ def scheduler_of(sampler, **more):
     return kind(**SCHEDULE | own | more)
 
 
-def pipeline_of(family, folder, lora=None):
-    """diffusers' pipeline of a model's folder for text to image. lora: a file, which peft attaches"""
+def pipeline_of(family, folder, lora=None, way="text"):
+    """diffusers' pipeline of a model's folder. lora: a file, which peft attaches"""
     plain = {} if family == "sdxl" else {"safety_checker": None, "requires_safety_checker": False}
-    kind = PIPELINES["sdxl" if family == "sdxl" else "sd1", "text"]
+    kind = PIPELINES["sdxl" if family == "sdxl" else "sd1", way]
     pipeline = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **plain)
     if lora is not None:
         pipeline.load_lora_weights(lora.parent, weight_name=lora.name, local_files_only=True)
