@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from core.engine.execute import execute
 from core.families import family
 from core.families.trained_size import stated_size
 from core.generation import making
@@ -22,8 +23,9 @@ from core.generation.sources import find_sources, make_store, tensors_sha256
 from core.generation.store import ModelStore
 from core.networks.adapter_file import load_lora, save_lora
 from core.record import atomic
-from core.record.cancel import Cancelled
+from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
+from core.record.run_folder import RunFolder
 from core.record.workspace import PROJECT, Workspace
 from core.settings.generation.generate import GenerateSettings, LoraUse
 from core.settings.job import GenerateJob
@@ -144,6 +146,15 @@ def test_a_cancelled_job_keeps_the_images_that_were_finished(workspace, store):
         run_generate(job_of(count=5, seed=1, steps=1), workspace, store=store, reports=heard)
     assert sorted(workspace.images.rglob("*.png")) == sorted(path for path, _ in heard.images)
     assert len(heard.images) == 4
+
+
+def test_the_journal_of_a_cancelled_job_says_how_many_images_there_are(tmp_path):
+    token, heard = CancelToken(), []
+    token.cancel()
+    folder = RunFolder.create(tmp_path / "jobs", "fox", {})
+    space = Workspace(tmp_path, PROJECT / "models")
+    state, _ = execute("generate", job_of(count=8), folder, space, "cpu", token=token, listener=heard.append)
+    assert state == "stopped" and "0 of 8" in heard[-1]["message"]
 
 
 def test_images_that_do_not_fit_together_are_drawn_one_by_one(workspace, store, monkeypatch):
