@@ -345,7 +345,7 @@
     const summary = group.querySelector("summary");
     if (!group.open) summary.click();  // so it is known to be open when it is drawn again
     setTimeout(() => {
-      taken.scrollIntoView({block: "nearest"});  // what stands above Generate is still seen
+      taken.scrollIntoView({block: "nearest"});  // what stands below the prompts is still seen
       summary.focus({preventScroll: true});
       if (act === "inpaint") group.querySelector("[data-paint=mask]").click();
     });

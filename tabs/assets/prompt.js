@@ -219,10 +219,10 @@
     if (options.length) placeOptions();
   };
   const placeOptions = () => {
-    const {left, bottom} = caretPlace(target), width = Math.min(320, innerWidth - 16);
+    const {left, bottom} = caretPlace(target), wide = document.body.clientWidth, width = Math.min(320, wide - 16);
     const box = target.closest(".prompt-box"), strip = box.querySelector(".prompt-strip").getBoundingClientRect();
     const covers = box.querySelector(".prompt-fault") && bottom + LIST > strip.top, top = covers ? Math.max(bottom, strip.bottom) : bottom;  // faults can be read meanwhile
-    Object.assign(list.style, {width: `${width}px`, left: `${Math.max(8, Math.min(left, innerWidth - width - 8))}px`, top: `${top + 4}px`, maxHeight: `${Math.max(120, Math.min(LIST, innerHeight - top - 12))}px`});
+    Object.assign(list.style, {width: `${width}px`, left: `${Math.max(8, Math.min(left, wide - width - 8))}px`, top: `${top + 4}px`, maxHeight: `${Math.max(120, Math.min(LIST, innerHeight - top - 12))}px`});
   };
   const caretPlace = (field) => {
     const under = underOf(field), range = document.createRange();

@@ -149,7 +149,7 @@ class Sending:
         self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"sent": sent})
 
     def line(self, values: Values) -> str:
-        """Stands above Generate while images begin with another one, and says how to leave that."""
+        """Stands below the prompts while images begin with another one, and says how to leave that."""
         path = str(values["image_path"] or "")
         if not path:
             left = self._kept().get("left", {})

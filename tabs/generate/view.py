@@ -14,13 +14,13 @@ from tabs.markup import (
 # -- fields
 
 
-def prompts(fields: str, beside: str, above: str) -> str:
-    """The prompts, the button that draws, and how many it draws. above: what else it begins with"""
+def prompts(fields: str, beside: str, below: str) -> str:
+    """The prompts, the button that draws, and how many it draws. below: the prompts, what else it begins with"""
     draw = (
         '<button type="button" class="btn primary" id="gen-draw" data-act="draw" title="Ctrl+Enter">Generate</button>'
     )
-    side = f'<div class="gen-start">{above}{draw}<div class="concept-fields">{beside}</div></div>'
-    return f'<div class="block-part gen-top"><div class="gen-texts">{fields}</div>{side}</div>'
+    side = f'<div class="gen-start">{draw}<div class="concept-fields">{beside}</div></div>'
+    return f'<div class="block-part gen-top"><div class="gen-texts">{fields}</div>{below}{side}</div>'
 
 
 def training_words(now: dict[str, Any]) -> str:

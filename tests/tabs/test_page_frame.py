@@ -140,7 +140,8 @@ def two_loras(full):
     words = {"modelspec.trigger_phrase": "inkwash, ink wash portrait, brush strokes, paper texture, dry brush"}
     files = [make_lora(full.workspace.runs / DONE / "checkpoints" / f"{name}.safetensors", words) for name in "ab"]
     loras = [{"file": str(file), "strength": 0.8} for file in files]
-    project.keep("Generate", {"values": {"prompt": "a fox, glyph style", "negative_prompt": "blurred", "loras": loras}})
+    values = {"prompt": "a fox, glyph style", "negative_prompt": "blurred", "loras": loras}
+    project.keep("Generate", {"values": values | {"width": 128, "height": 128, "guidance_scale": 4.0}})
     yield
     project.keep("Generate", kept)
 
