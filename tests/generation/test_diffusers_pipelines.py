@@ -196,7 +196,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", slow_unless(("sd2-inpaint-ddim-v", "sd2-text-ddim-v").__contains__, CASES))
+@pytest.mark.parametrize("case", slow_unless("sd2-text-ddim-v".__eq__, CASES))
 def test_models_of_v_and_of_sd_2_too(compared, case):
     (name, way, sampler, prediction), spacing = case.split("-"), CASES[case]
     more = {"zero_terminal_snr": "on", "guidance_rescale": 0.7} if spacing else {}
@@ -211,7 +211,8 @@ STRONG = ["sd1-ddim-image", "sd1-euler-inpaint", "sdxl-ddim-inpaint", "sdxl-heun
 INPAINTING = ["sd1-ddim-lora", "sd2-heun-lora", "sd2-dpmsolver++-plain", "sdxl-euler_a-plain"]
 
 
-@pytest.mark.parametrize("case", slow_unless("sd2-dpmsolver++-plain".__eq__, INPAINTING))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", INPAINTING)
 def test_inpainting_models_too(compared, case):
     name, sampler, lora = case.split("-")
     model = {"prediction": "epsilon"}
