@@ -215,14 +215,17 @@ def _lms(prediction: str, zero_terminal_snr: bool) -> Any:
         """diffusers' integrates by scipy, which is not installed; the polynomials of degree 3 have an exact sum."""
 
         def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
-            order = min(order, len(self.derivatives))  # fewer where sampling began in the middle of the schedule
+            if self.config.counts_derivatives:
+                order = min(order, len(self.derivatives))  # fewer where sampling began in the middle of the schedule
             if current_order >= order:
                 return 0.0
             low, high = float(self.sigmas[t]), float(self.sigmas[t + 1])
             at = [float(self.sigmas[t - k]) for k in range(order)]
             return lms_coefficient(at, current_order, low, high)
 
-    return Lms(**_betas(prediction, zero_terminal_snr), timestep_spacing="linspace")
+    sampler = Lms(**_betas(prediction, zero_terminal_snr), timestep_spacing="linspace")
+    sampler.register_to_config(counts_derivatives=True)
+    return sampler
 
 
 def lms_coefficient(sigmas: Sequence[float], which: int, low: float, high: float) -> float:
@@ -423,7 +426,7 @@ def config_of(sampler: Any) -> Mapping[str, Any]:
 AS_PROGRAM: dict[str, dict[str, Any]] = {
     "": {},
     "trainer": {"clip_sample": True, "steps_offset": 0, "skip_prk_steps": False},
-    "generator": {"skip_prk_steps": False},
+    "generator": {"skip_prk_steps": False, "counts_derivatives": False},
 }
 
 

@@ -159,16 +159,18 @@ def test_ancestral_samplers_draw_fresh_noise_and_the_others_do_not():
         assert torch.equal(of_same_start(name, 1), of_same_start(name, 2)) == (name not in FRESH)
 
 
-def test_lms_begins_in_the_middle_of_a_schedule_as_eulers_method():
+def test_lms_begins_in_the_middle_of_a_schedule_as_eulers_method_but_as_sd_scripts_does_to_compare_with_it():
     """It has one derivative there: the higher orders need those of steps that were not run."""
-    sampler = make_sampler("lms")
-    sampler.set_timesteps(10)
-    sampler.set_begin_index(6)
     latents, output = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    low, high = (float(sampler.sigmas[place]) for place in (7, 6))
-    sampler.scale_model_input(latents, sampler.timesteps[6])
-    after = sampler_step(sampler, output, sampler.timesteps[6], latents, generators_of([0]))
-    torch.testing.assert_close(after, latents + (low - high) * output, rtol=0, atol=1e-5)
+    for program in ("", "generator"):
+        sampler = make_sampler("lms", program=program)
+        sampler.set_timesteps(10)
+        sampler.set_begin_index(6)
+        sigmas = sampler.sigmas.tolist()
+        factor = sigmas[7] - sigmas[6] if not program else lms_coefficient(sigmas[6:2:-1], 0, sigmas[6], sigmas[7])
+        sampler.scale_model_input(latents, sampler.timesteps[6])
+        after = sampler_step(sampler, output, sampler.timesteps[6], latents, generators_of([0]))
+        torch.testing.assert_close(after, latents + factor * output, rtol=0, atol=1e-5)
 
 
 def test_the_coefficients_of_lms_are_the_integrals_of_its_polynomials():
