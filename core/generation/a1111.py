@@ -1,4 +1,4 @@
-"""A1111's text of an image's settings: the block that Forge, image sites and this program write and read."""
+"""A1111's `parameters` block: the text of an image's settings that Forge, image sites and this program write and read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from core import extensions
 from core.diffusion.samplers import schedule_problem
 from core.families.word_weights import runs_of, wrong_weight
-from core.generation.foreign_metadata import Told
+from core.generation.foreign_metadata import ForeignSettings
 from core.generation.guidances import GUIDANCES, own_settings
 from core.generation.image_record import Hashes, ImageRecord
 from core.generation.initial import blur_of
@@ -28,8 +28,8 @@ from core.settings.job import GenerateJob
 from core.settings.samples import SAMPLER_LABELS
 
 PROGRAM = "Atelier"  # as the block's version
-ZERO_SNR = "Zero Terminal SNR"  # in A1111's block
-GUIDANCE = "Guidance"  # which A1111 has no name for
+ZERO_SNR = "Zero Terminal SNR"  # value of A1111's "Noise schedule"
+GUIDANCE = "Guidance"  # not in A1111
 NOISE = {"cpu": "CPU", "device": "GPU"}  # A1111's names of where noise is generated
 LONGEST_TEXT = 200_000  # characters of A1111's whole block
 LONGEST_LINE = 20_000  # characters of A1111's last line; a longer one is not a list of settings
@@ -94,7 +94,7 @@ def _stages(job: GenerateJob) -> dict[str, Any]:
 
 
 def _refiner(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
-    """A1111's names for the refiner, which it shows with its hash."""
+    """A1111's names for the refiner, with its hash."""
     name = job.refiner.refiner_checkpoint
     if not name:
         return {}
@@ -104,7 +104,7 @@ def _refiner(job: GenerateJob, hashes: Hashes) -> dict[str, Any]:
 
 
 def _guidance(job: GenerateJob) -> dict[str, Any]:
-    """The kind of guidance, where it is not the usual one, and what differs from its defaults, by our names."""
+    """The kind of guidance unless it is classic, and its settings that differ from their defaults, by our names."""
     own, kind = own_settings(job), job.generate.guidance
     changed = own.model_dump(exclude_defaults=True) if own is not None else {}
     return {} if kind == "classic" else {GUIDANCE: kind} | changed
@@ -151,17 +151,17 @@ def from_a1111_text(text: str) -> ImageRecord:
     return _from_pairs(text, negative, pairs, [], tags)
 
 
-def from_told(told: Told) -> ImageRecord:
-    """The same of what another program wrote."""
-    if len(told.prompt) + len(told.negative) > LONGEST_TEXT:
+def from_foreign(settings: ForeignSettings) -> ImageRecord:
+    """The settings of another program as a job, with notes on what differs."""
+    if len(settings.prompt) + len(settings.negative) > LONGEST_TEXT:
         return ImageRecord(reason="This image contains a text that is too long for settings.")
     notes = [
-        _advice(f"{told.source} weights prompts and samples differently, so the image will differ", "other-program")
+        _advice(f"{settings.source} weights prompts and samples differently, so the image will differ", "other-program")
     ]
-    if "Denoising strength" in told.pairs:
+    if "Denoising strength" in settings.pairs:
         notes.append(_advice("It was made from another image, which is not in the file", "no-initial-image"))
-    tags = [LoraTag(name, unet, text) for name, unet, text in told.loras]
-    return _from_pairs(told.prompt, told.negative, told.pairs, notes, tags, told.source.lower())
+    tags = [LoraTag(name, unet, text) for name, unet, text in settings.loras]
+    return _from_pairs(settings.prompt, settings.negative, settings.pairs, notes, tags, settings.source.lower())
 
 
 def _from_pairs(
@@ -212,13 +212,13 @@ def _from_pairs(
 
 
 def _noise_source(pairs: dict[str, str], source: str) -> str:
-    """A1111 names no source where it is the GPU; NV is that of NVIDIA's. Texts of other programs say nothing of it."""
+    """A1111 leaves RNG out for the GPU; NV emulates an NVIDIA GPU. Other programs do not store it: the CPU is assumed."""
     theirs = source == "a1111" and re.match(r"[vf]?\d|$", pairs.get("Version", ""))
     return "cpu" if pairs.get("RNG", "GPU" if theirs else "CPU").upper() == "CPU" else "device"
 
 
 def _guided(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, str]) -> dict[str, Any]:
-    """The kind of guidance goes into the settings of `generate`; returns the group of its own ones."""
+    """Set the kind of guidance in `wanted`; returns {its group: its own settings}."""
     name = pairs.get(GUIDANCE, "classic")
     extensions.load()
     kind = GUIDANCES.get(name)
@@ -273,7 +273,7 @@ def _take_size(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str, st
 
 
 def _taken_refiner(notes: list[Problem], pairs: dict[str, str]) -> dict[str, Any]:
-    """The refiner by its name without the hash."""
+    """The refiner's settings, its name without the hash."""
     name = re.sub(r"\s*\[[0-9a-fA-F]+\]$", "", pairs.get("Refiner", ""))
     if not name:
         return {}
@@ -282,7 +282,7 @@ def _taken_refiner(notes: list[Problem], pairs: dict[str, str]) -> dict[str, Any
     return _valid(wanted, notes, RefinerSettings)
 
 
-SCHEDULE_TYPES = {  # A1111's names, at the end of a sampler's in files before its 1.9
+SCHEDULE_TYPES = {  # A1111's names; before its version 1.9 they ended the sampler's name
     "uniform": "uniform",
     "karras": "karras",
     "exponential": "exponential",
@@ -315,7 +315,7 @@ def _take_sampler(wanted: dict[str, Any], notes: list[Problem], pairs: dict[str,
 
 
 def _valid(wanted: dict[str, Any], notes: list[Problem], group: type[Settings] = GenerateSettings) -> dict[str, Any]:
-    """The settings that are within range; the others are noted and keep their defaults."""
+    """The settings that are within range; others get a note and keep their defaults."""
     try:
         group.model_validate(wanted)
     except ValidationError as error:

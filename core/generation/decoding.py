@@ -1,4 +1,4 @@
-"""From latents to images, and how many images fit at once."""
+"""Decodes latents, and estimates how many images fit into one batch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def decode(
     """Images from scaled latents [B, C, h, w], decoded one at a time: the VAE needs more memory than the U-Net.
 
     by     the family's `decode_latents`; None: that of Stable Diffusion
-    warn   told of an image that had to be decoded again
+    warn   gets a problem for an image that was decoded again in fp32
     """
     from PIL import Image
 
@@ -50,7 +50,8 @@ def decode(
 def decode_pixels(
     vae: Any, latents: Tensor, by: Decode | None = None, warn: Callable[[Problem], None] = lambda problem: None
 ) -> Tensor:
-    """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, C, h, w]. Where the VAE overflows, it is asked again in fp32."""
+    """float32 [B, 3, 8h, 8w] in [0, 1] from scaled latents [B, C, h, w]. Decodes again in fp32 if the VAE overflows;
+    raises ProblemsError for NaN values."""
     import torch
 
     from core.families.vae import decode_latents
@@ -80,8 +81,8 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def images_at_once(components: Components, width: int, height: int) -> int:
-    """How many images of this size to generate together, 1 to 4: on a CPU as long as it gains speed, else what fits in
-    half of the device's free memory."""
+    """Images of this size per batch, 1 to 4: on a CPU as long as speed gains from it, on a GPU what fits into half of its
+    free memory."""
     import torch
 
     weight = next(components.denoiser.parameters())

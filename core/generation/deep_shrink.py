@@ -1,4 +1,4 @@
-"""Deep Shrink (Kohya Hires fix): within the U-Net, an image is small at first, so that nothing repeats in large ones."""
+"""Deep Shrink (Kohya Hires fix): downscales hidden states at high noise levels, so that large images do not repeat things."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.settings.generation.high_resolution import DeepShrinkSettings
 
 
 def hook_of(making: Making) -> Hook | None:
-    """Where the settings ask for it and the model has input blocks."""
+    """If depth 1 is set and the model has input blocks."""
     if making.job.deep_shrink.ds_depth_1 is None or making.family.input_blocks is None:
         return None
     unet = making.components.denoiser
@@ -26,8 +26,8 @@ def hook_of(making: Making) -> Hook | None:
 
 
 class DeepShrink(Hook):
-    """Makes hidden states smaller before an input block while the noise is large; what comes back to a larger skip
-    connection is enlarged to it.
+    """Downscales hidden states before an input block at high noise levels; before a larger skip connection they are
+    upscaled to its size.
 
     blocks   the input blocks that depths count (`Family.input_blocks`)
     """
@@ -73,12 +73,12 @@ class DeepShrink(Hook):
 
 
 def resized(states: Tensor, size: Any = None, factor: float | None = None) -> Tensor:
-    """Bicubic, in float32."""
+    """Bicubic interpolation of [B, C, H, W] in float32, back in its dtype."""
     return interpolate(states.float(), size=size, scale_factor=factor, mode="bicubic").to(states.dtype)
 
 
 class _Enlarged(TorchFunctionMode):
-    """Where hidden states and a skip connection of another size are concatenated, the first takes the size of the second."""
+    """Resizes hidden states to the size of the skip connection that they are concatenated with."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.cat and len(args) and len(args[0]) == 2:

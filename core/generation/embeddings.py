@@ -1,4 +1,4 @@
-"""Embeddings in use: tokens read from files and added to a model, which is restored afterwards, bit for bit."""
+"""Embeddings in use: vectors read from files, added to a model as tokens and removed afterwards, bit for bit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class NewWord:
     path: Path
 
     def setting(self, workspace: Workspace) -> str:
-        """As in the settings stored in an image, without the machine's folders."""
+        """As stored in an image's settings: FILE or TOKEN=FILE with a portable file name."""
         name = portable_name(self.path, workspace)
         return name if self.word == self.path.stem and "=" not in name else f"{self.word}={name}"
 
@@ -89,7 +89,7 @@ def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Pat
 
 
 def token_widths(model: Path) -> list[int]:
-    """Width of the token vectors of each text encoder, without loading; empty if the model does not tell."""
+    """Width of the token vectors of each text encoder, without loading; empty if its files do not state them."""
     if model.is_file():
         tables = sorted((name, entry) for name, entry in read_header(model)[0].items() if name.endswith(TABLE))
         return [entry.side(-1) for _, entry in tables]
@@ -101,9 +101,9 @@ def token_widths(model: Path) -> list[int]:
 class Words:
     """Encodes prompts after replacing each embedding's name with its tokens.
 
-    components  with tokenizers that know these     counts  vectors per name
+    components  its tokenizers know the tokens      counts  {name: number of vectors}
     layered     names with one vector per layer (XTI)
-    kept        where states are found again
+    kept        cache of text states
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Words:
         return PromptStates.of(self.encode_each([prompt, negative_prompt], reading))
 
     def encode_each(self, texts: Sequence[str], reading: Reading = AS_WRITTEN) -> list[TextStates]:
-        """The states of each text, of equal T."""
+        """The states of each text, padded to equal T; with layered embeddings the context is [1, 16, T, C]."""
         import torch
 
         suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
@@ -135,7 +135,7 @@ class Words:
 
         tokens = reading.tokens(texts, partial(family(self._components.family).count_tokens, self._components))
 
-        with ExitStack() as stack:  # the encoders come once for all texts, and not at all where each was read before
+        with ExitStack() as stack:  # encoders are moved once for all texts, and not at all if all states are cached
 
             def encode(text: str) -> TextStates:
                 stack.enter_context(visiting_by_layers(self._components.text_encoders, self._components.device))
@@ -168,8 +168,8 @@ def embeddings_attached(
 ) -> Iterator[Words]:
     """Run the block with these embeddings, whose files were checked.
 
-    No weight is changed: rows are appended to the encoders' tables, and copies of the tokenizers learn the tokens. At the
-    end, also after an error, the model's own tables are restored and all layers of the U-Net read one context again.
+    No weight is changed: rows are appended to the encoders' embedding tables, and tokens are added to copies of the
+    tokenizers. At the end, also after an error, the original tables and single-context U-Net layers are restored.
     """
     if not words:
         yield Words(components, {}, set(), kept)
@@ -194,7 +194,7 @@ def embeddings_attached(
 
 
 def _rows(read: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], Tensor]:
-    """Names of the tokens and their vectors [n, C] for one of the encoders."""
+    """(tokens, their vectors [n, C]) for one of the encoders."""
     import torch
 
     from core.methods.tokens import tokens_of

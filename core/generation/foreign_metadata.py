@@ -1,4 +1,4 @@
-"""What ComfyUI, Fooocus, NovelAI, InvokeAI and sd-scripts write into images, in the words of A1111's block. Only read, within limits."""
+"""Reads the metadata of ComfyUI, Fooocus, NovelAI, InvokeAI and sd-scripts as settings by A1111's names, within limits."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ NUMBERS = ("value", "seed", "noise_seed", "int", "float", "number")
 
 
 @dataclass
-class Told:
-    """source: the program; pairs: as in the last line of A1111's block; loras: (name, U-Net, text encoder)"""
+class ForeignSettings:
+    """source: the program; pairs: {A1111's name: value}; loras: (name, U-Net strength, text encoder strength)"""
 
     source: str
     prompt: str = ""
@@ -54,13 +54,13 @@ class Told:
     loras: list[tuple[str, float, float]] = field(default_factory=list)
 
     def put(self, **values: Any) -> None:
-        """Pairs by A1111's names with _ for blanks; what is None or no plain value is left out."""
+        """Add pairs by A1111's names with _ for spaces; None and values that are not text or numbers are left out."""
         for name, value in values.items():
             if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != "":
                 self.pairs[name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)[:300]
 
     def sampled(self, sampler: Any, schedule: Any = "") -> None:
-        """Sampler and scheduler in their own words."""
+        """Add the sampler and scheduler, given by another program's names."""
         name, kind = str(sampler or "").lower(), str(schedule or "").lower()
         for suffix in ("karras", "exponential"):  # samplers of k-diffusion and InvokeAI
             if name.endswith(f"_{suffix}") or (name.endswith("_k") and suffix == "karras"):
@@ -70,8 +70,8 @@ class Told:
         self.put(Schedule_type=SCHEDULES.get(kind, kind))
 
 
-def told_by(texts: Mapping[str, str], comment: str, size: tuple[int, int]) -> Told | None:
-    """What one of these programs wrote; None for another. texts: of a PNG; comment: EXIF's UserComment"""
+def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) -> ForeignSettings | None:
+    """The settings written by one of these programs; None if there are none. texts: of a PNG; comment: EXIF's UserComment"""
     block = texts.get("parameters") or comment
     readers = [
         (block if block.lstrip()[:1] == "{" else "", _fooocus),
@@ -90,7 +90,7 @@ def told_by(texts: Mapping[str, str], comment: str, size: tuple[int, int]) -> To
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object of a text, within limits."""
+    """The JSON object of a text; None if it is not one or too large."""
     if not text or len(text) > LONGEST:
         return None
     try:
@@ -100,44 +100,48 @@ def _object(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _fooocus(said: dict[str, Any]) -> Told | None:
-    if "prompt" not in said or "guidance_scale" not in said:
+def _fooocus(content: dict[str, Any]) -> ForeignSettings | None:
+    if "prompt" not in content or "guidance_scale" not in content:
         return None
-    told = Told("Fooocus", str(said["prompt"]), str(said.get("negative_prompt") or ""))
-    told.put(Steps=said.get("steps"), CFG_scale=said["guidance_scale"], Seed=said.get("seed"))
-    told.put(Size=str(said.get("resolution") or "").strip("()").replace(", ", "x"), Model=said.get("base_model"))
-    told.put(Clip_skip=said.get("clip_skip"))
-    told.sampled(said.get("sampler"), said.get("scheduler"))
-    for each in _list(said.get("loras")):
+    settings = ForeignSettings("Fooocus", str(content["prompt"]), str(content.get("negative_prompt") or ""))
+    settings.put(Steps=content.get("steps"), CFG_scale=content["guidance_scale"], Seed=content.get("seed"))
+    settings.put(
+        Size=str(content.get("resolution") or "").strip("()").replace(", ", "x"), Model=content.get("base_model")
+    )
+    settings.put(Clip_skip=content.get("clip_skip"))
+    settings.sampled(content.get("sampler"), content.get("scheduler"))
+    for each in _list(content.get("loras")):
         if isinstance(each, list) and len(each) > 1:
-            _add_lora(told, each[0], each[1])
-    return told
+            _add_lora(settings, each[0], each[1])
+    return settings
 
 
-def _invokeai(said: dict[str, Any]) -> Told:
-    told = Told("InvokeAI", str(said.get("positive_prompt") or ""), str(said.get("negative_prompt") or ""))
-    told.put(Steps=said.get("steps"), CFG_scale=said.get("cfg_scale"), Seed=said.get("seed"))
-    told.put(Size=f"{said.get('width')}x{said.get('height')}", Model=_name(said.get("model")))
-    told.sampled(said.get("scheduler"))
-    for each in _list(said.get("loras")):
+def _invokeai(content: dict[str, Any]) -> ForeignSettings:
+    settings = ForeignSettings(
+        "InvokeAI", str(content.get("positive_prompt") or ""), str(content.get("negative_prompt") or "")
+    )
+    settings.put(Steps=content.get("steps"), CFG_scale=content.get("cfg_scale"), Seed=content.get("seed"))
+    settings.put(Size=f"{content.get('width')}x{content.get('height')}", Model=_name(content.get("model")))
+    settings.sampled(content.get("scheduler"))
+    for each in _list(content.get("loras")):
         if isinstance(each, dict):
-            _add_lora(told, _name(each.get("model") or each.get("lora")), each.get("weight"))
-    return told
+            _add_lora(settings, _name(each.get("model") or each.get("lora")), each.get("weight"))
+    return settings
 
 
-def _novelai(said: dict[str, Any]) -> Told:
-    told = Told("NovelAI", str(said.get("prompt") or ""), str(said.get("uc") or ""))
-    told.put(Steps=said.get("steps"), CFG_scale=said.get("scale"), Seed=said.get("seed"))
-    told.put(Size=f"{said.get('width')}x{said.get('height')}")
-    told.sampled(said.get("sampler"), said.get("noise_schedule"))
-    return told
+def _novelai(content: dict[str, Any]) -> ForeignSettings:
+    settings = ForeignSettings("NovelAI", str(content.get("prompt") or ""), str(content.get("uc") or ""))
+    settings.put(Steps=content.get("steps"), CFG_scale=content.get("scale"), Seed=content.get("seed"))
+    settings.put(Size=f"{content.get('width')}x{content.get('height')}")
+    settings.sampled(content.get("sampler"), content.get("noise_schedule"))
+    return settings
 
 
-def _sd_scripts(texts: Mapping[str, str], size: tuple[int, int]) -> Told:
-    told = Told("sd-scripts", texts["prompt"], texts.get("negative-prompt", ""))
-    told.put(Steps=texts["steps"], CFG_scale=texts["scale"], Seed=texts["seed"], Size=f"{size[0]}x{size[1]}")
-    told.put(Sampler=texts.get("sampler"))
-    return told
+def _sd_scripts(texts: Mapping[str, str], size: tuple[int, int]) -> ForeignSettings:
+    settings = ForeignSettings("sd-scripts", texts["prompt"], texts.get("negative-prompt", ""))
+    settings.put(Steps=texts["steps"], CFG_scale=texts["scale"], Seed=texts["seed"], Size=f"{size[0]}x{size[1]}")
+    settings.put(Sampler=texts.get("sampler"))
+    return settings
 
 
 def _list(value: Any) -> list[Any]:
@@ -149,11 +153,11 @@ def _name(model: Any) -> Any:
     return found if isinstance(found, str) else None
 
 
-def _add_lora(told: Told, name: Any, unet: Any, text: Any = None) -> None:
-    """One that is used; names without folder and ending."""
+def _add_lora(settings: ForeignSettings, name: Any, unet: Any, text: Any = None) -> None:
+    """Add a LoRA unless its name or strength is missing. The name loses folder and extension."""
     if isinstance(name, str) and name and name != "None" and isinstance(unet, (int, float)):
         plain = name.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".safetensors")
-        told.loras.append((plain, float(unet), float(text if isinstance(text, (int, float)) else unet)))
+        settings.loras.append((plain, float(unet), float(text if isinstance(text, (int, float)) else unet)))
 
 
 # -- ComfyUI: a graph of nodes, {id: {"class_type", "inputs": {name: value or [id, output]}}}
@@ -168,12 +172,12 @@ class _Graph:
         }
 
     def node(self, link: Any) -> str | None:
-        """The node that a link leads to."""
+        """The id of the node that a link leads to; None if it is not a link."""
         leads = isinstance(link, list) and len(link) == 2 and str(link[0]) in self.inputs
         return str(link[0]) if leads else None
 
     def before(self, link: Any, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-        """The inputs of the nodes that lead to a link, nearest first, each once. names: of the inputs to follow; all without"""
+        """Inputs of the nodes upstream of a link, nearest first, each once. names: the inputs to follow; all if empty"""
         seen, left = set(), [self.node(link)]
         while left:
             at = left.pop(0)
@@ -184,7 +188,7 @@ class _Graph:
             left += [self.node(value) for name, value in self.inputs[at].items() if not names or name in names]
 
     def value(self, given: Any, kind: tuple[type, ...], names: Sequence[str]) -> Any:
-        """A value, also where it comes from another node."""
+        """A value of these types, or the nearest one upstream, by these names of inputs; None if there is none."""
         if isinstance(given, kind):
             return given
         for inputs in self.before(given):
@@ -194,7 +198,7 @@ class _Graph:
         return None
 
 
-def _comfyui(nodes: dict[str, Any]) -> Told | None:
+def _comfyui(nodes: dict[str, Any]) -> ForeignSettings | None:
     graph = _Graph(nodes)
     samplers = [
         each for each in graph.inputs.values() if {"positive", "negative", "latent_image", "steps"} <= each.keys()
@@ -207,21 +211,21 @@ def _comfyui(nodes: dict[str, Any]) -> Told | None:
 
     chosen = next((each for each in samplers if first_stage(each)), samplers[0])
     positive, negative = (str(graph.value(chosen[side], (str,), TEXTS) or "") for side in ("positive", "negative"))
-    told = Told("ComfyUI", positive, negative)
+    settings = ForeignSettings("ComfyUI", positive, negative)
     numbers = {name: graph.value(chosen.get(name), (int, float), NUMBERS) for name in ("steps", "cfg", "denoise")}
     seed = chosen.get("seed", chosen.get("noise_seed"))
-    told.put(Steps=numbers["steps"], CFG_scale=numbers["cfg"], Seed=graph.value(seed, (int,), NUMBERS))
-    told.put(Denoising_strength=numbers["denoise"] if numbers["denoise"] != 1 else None)
-    told.sampled(*(graph.value(chosen.get(name), (str,), TEXTS) for name in ("sampler_name", "scheduler")))
+    settings.put(Steps=numbers["steps"], CFG_scale=numbers["cfg"], Seed=graph.value(seed, (int,), NUMBERS))
+    settings.put(Denoising_strength=numbers["denoise"] if numbers["denoise"] != 1 else None)
+    settings.sampled(*(graph.value(chosen.get(name), (str,), TEXTS) for name in ("sampler_name", "scheduler")))
     for inputs in graph.before(chosen["latent_image"]):
         sides = [graph.value(inputs.get(name), (int,), NUMBERS) for name in ("width", "height")]
         if all(sides):
-            told.put(Size=f"{sides[0]}x{sides[1]}")
+            settings.put(Size=f"{sides[0]}x{sides[1]}")
             break
     for inputs in graph.before(chosen.get("model"), ("model", "model1", "MODEL")):
-        _add_lora(told, inputs.get("lora_name"), inputs.get("strength_model"), inputs.get("strength_clip"))
+        _add_lora(settings, inputs.get("lora_name"), inputs.get("strength_model"), inputs.get("strength_clip"))
         with suppress(StopIteration):
-            told.put(
+            settings.put(
                 Model=next(inputs[name] for name in ("ckpt_name", "unet_name") if isinstance(inputs.get(name), str))
             )
-    return told
+    return settings

@@ -1,4 +1,4 @@
-"""Gradual Latent: the first steps have small latents, which grow to the size of the image. For Euler a."""
+"""Gradual Latent: starts with small latents and enlarges them to the full size over the steps. For Euler a."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from core.generation.moment import Moment
 from core.generation.stages import as_generator
 from core.settings.generation.high_resolution import GROWING, GradualLatentSettings, unsharp_of
 
-STEP = 8  # latents along a side that sizes are multiples of
+STEP = 8  # sides in latents are multiples of it
 
 
 def hook_of(making: Making) -> Hook | None:
-    """Where the settings ask for it and the sampler has it."""
+    """If a start timestep is set and the sampler supports it."""
     asked = making.job.gradual_latent
     if asked.gradual_latent_timesteps is None or making.job.generate.sampler not in GROWING:
         return None
@@ -24,10 +24,10 @@ def hook_of(making: Making) -> Hook | None:
 
 
 class GradualLatent(Hook):
-    """Steps of Euler a that enlarge what they make.
+    """Euler a with steps that enlarge the latents.
 
-    late    noise from the generators' state after all noises of the full size, as in sd-scripts' generator, and latents
-            that are not grown by the end stay small; else the last step grows them
+    late    as in sd-scripts' generator: noise from the generators' state after all noises of the full size, and latents that
+            have not reached the full size stay small; else the last step enlarges them
     """
 
     def __init__(self, settings: GradualLatentSettings, late: bool = False):
@@ -66,7 +66,7 @@ class GradualLatent(Hook):
         return made + noise * up * (1.0 if size is None else self._settings.gradual_latent_s_noise)
 
     def _next_size(self, at: Moment) -> tuple[int, int] | None:
-        """The size that latents grow to in this step; None for their own."""
+        """(height, width) that this step enlarges the latents to; None to keep their size."""
         asked, last = self._settings, at.index == at.steps - 1 and not self._late
         begun = float(at.timestep) < (asked.gradual_latent_timesteps or 0)
         size = None
@@ -90,14 +90,14 @@ class GradualLatent(Hook):
 
 
 def _clean(prediction: str, latents: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
-    """The image that the model's output stands for, in the sampler's scale."""
+    """The predicted clean latents, [B, C, h, w], in the sampler's scale. prediction: "epsilon" or "v_prediction"."""
     if prediction == "v_prediction":
         return output * (-sigma / (sigma**2 + 1).sqrt()) + latents / (sigma**2 + 1)
     return latents - sigma * output
 
 
 def blurred(images: Tensor, size: int, sigma: float) -> Tensor:
-    """Gaussian blur with a kernel of `size`, borders reflected: torchvision's."""
+    """Gaussian blur of [B, C, H, W] with a kernel of `size` pixels and reflected borders, as in torchvision."""
     half = (size - 1) / 2
     at = torch.linspace(-half, half, size, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-0.5 * (at / sigma) ** 2)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: from what the model makes of the prompt and of its opposites to one output."""
+"""Classifier-free guidance: combines the model's outputs for prompt, negative prompt and others into one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from core.generation.moment import Moment
 
-NEGATIVE, POSITIVE, EMPTY = "negative", "positive", "empty"  # the texts that a model is shown
-PERTURBED = "perturbed"  # the prompt once more, with a changed model
+NEGATIVE, POSITIVE, EMPTY = "negative", "positive", "empty"  # sides of a guidance
+PERTURBED = "perturbed"  # the prompt again, with a perturbed model
 Outputs = Mapping[str, "Tensor"]
 
 
@@ -23,12 +23,12 @@ def _unchanged(module: Any, at: Moment, others: int, sides: int) -> AbstractCont
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the outputs of a model at one evaluation become one.
+    """How the model's outputs at one evaluation are combined.
 
-    sides     the texts that it compares, in the order of the batch; perturbed ones are the last
-    combine   (their outputs, float32; where the stage is) -> one output
-    changed   (denoiser, where the stage is, sides that are not perturbed, all sides) -> entered for an evaluation: it changes
-              the denoiser for the rows of the perturbed sides
+    sides     the conditionings that are compared, in the order of the batch, perturbed ones last
+    combine   (output of each side, float32 [B, C, h, w]; the moment) -> the combined output, [B, C, h, w]
+    changed   (denoiser, moment, number of unperturbed sides, number of sides) -> context manager of an evaluation, which
+              perturbs the denoiser for the rows of the perturbed sides
     """
 
     sides: tuple[str, ...]
@@ -36,7 +36,7 @@ class Guidance:
     changed: Callable[[Any, Moment, int, int], AbstractContextManager[Any]] = _unchanged
 
     def around(self, module: Any, at: Moment) -> AbstractContextManager[Any]:
-        """Entered for an evaluation of `module`."""
+        """The context manager of an evaluation of `module`."""
         others = sum(not side.startswith(PERTURBED) for side in self.sides)
         return self.changed(module, at, others, len(self.sides))
 
@@ -45,7 +45,7 @@ UNGUIDED = Guidance((POSITIVE,), lambda outputs, at: outputs[POSITIVE])
 
 
 def classic(scale: float, negative_scale: float | None = None) -> Guidance:
-    """Guidance of Ho and Salimans 2022 (arXiv:2207.12598): n + scale (p - n); none up to a scale of 1.
+    """Guidance of Ho and Salimans 2022 (arXiv:2207.12598): n + scale (p - n); off at a scale of 1 and below.
 
     negative_scale   e + scale (p - e) - negative_scale (n - e) with e of an empty prompt, as in sd-scripts' generator
     """
@@ -85,19 +85,19 @@ def composed(base: Guidance, weights: Sequence[float]) -> Guidance:
 
 
 def parts_of_side(side: str, count: int) -> tuple[str, ...]:
-    """The names of a side's prompts where it has several."""
+    """The sides of `count` prompts in place of one side."""
     return tuple(f"{side} {number}" for number in range(count))
 
 
 def with_rescale(base: Guidance, share: float) -> Guidance:
-    """The share of Lin et al. 2023 (arXiv:2305.08891, section 3.4); 0 is off."""
+    """Guidance rescale of Lin et al. 2023 (arXiv:2305.08891, section 3.4). share: their phi; 0 is off"""
     if not share or base is UNGUIDED:
         return base
     return replace(base, combine=lambda outputs, at: rescaled(base.combine(outputs, at), outputs[POSITIVE], share))
 
 
 def rescaled(guided: Tensor, positive: Tensor, share: float) -> Tensor:
-    """The deviation of each image's output brought back to that of its prompt alone, by `share`."""
+    """The guided output [B, C, h, w], its standard deviation per image moved by `share` towards the positive output's."""
     axes = tuple(range(1, guided.ndim))
     factor = positive.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
     return guided * (share * factor + 1 - share)

@@ -1,4 +1,4 @@
-"""The kinds of hooks that a generation can have: what acts at its steps, each registered by its name. Without torch."""
+"""Registry of the hooks that act at the steps of a generation. Without torch."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Making:
-    """What a hook is made for: one stage of images that are made together.
+    """What a hook is made for: one stage of a batch of images.
 
     job       of one of them; they differ in prompt and seed only
     noises    of the images
-    latents   what a stage with a strength begins with, [B, C, h, w]
-    canvas    the initial image, made ready for the stage
-    sides     the texts that the guidance compares: rows of B each
+    latents   initial latents of a stage with a strength, without noise, [B, C, h, w]
+    canvas    the initial image, prepared for the stage
+    sides     of the guidance, in the order of the batch: B rows each
     networks, strengths   of the LoRAs in use, in their order
-    show      takes a JPEG of what is being made
+    show      takes a preview as JPEG
     """
 
     job: GenerateJob
@@ -58,12 +58,12 @@ class HookKind:
     """Something that acts at the steps of a generation.
 
     name, title     of its group of settings
-    make            what it is made for -> the hook; None where the settings ask for none
-    settings        a group of its own, named after it; None: the job has it
-    problems        (job of one image) -> what is wrong with it, before files are looked for
-    file_problems   (job of one image, the files in use, workspace) -> what is wrong with its files, and with the model for it
-    inline          names of options in prompts ("control") -> the settings of the group that they set
-    of_refiner      whether it acts at a refiner's steps too
+    make            Making -> the hook; None if the settings ask for none
+    settings        a group of its own, named after it; None: it uses groups that jobs have already
+    problems        (job of one image) -> problems of its settings, before files are looked for
+    file_problems   (job of one image, its files, workspace) -> problems of its files, and with the model
+    inline          {option in prompts, such as "control": the setting of its group}
+    of_refiner      whether it also acts at a refiner's steps
     """
 
     name: str
@@ -80,7 +80,7 @@ HOOKS: dict[str, HookKind] = {}
 
 
 def register(kind: HookKind) -> None:
-    """Offer a kind of hook."""
+    """Add a kind of hook, and its group to the settings of a generation."""
     HOOKS[kind.name] = kind
     if kind.settings is not None:
         add_group(GenerateSettings, kind.name, kind.settings, kind.title)
@@ -94,19 +94,19 @@ def hooks_of(making: Making) -> list[Hook]:
 
 
 def hook_problems(job: GenerateJob) -> Iterable[Problem]:
-    """Of all kinds, before files are looked for."""
+    """Problems of all kinds of hooks, before files are looked for."""
     for kind in HOOKS.values():
         yield from kind.problems(job)
 
 
 def hook_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterable[Problem]:
-    """Of all kinds, once files and model are known."""
+    """Problems of all kinds of hooks, once files and model are known."""
     for kind in HOOKS.values():
         yield from kind.file_problems(job, sources, workspace)
 
 
 def inline_setting(option: str) -> str | None:
-    """ "group.setting" that an option in a prompt sets, where a kind of hook takes it."""
+    """ "group.setting" that an option in a prompt sets by way of a hook; None if no kind takes it."""
     return next((f"{kind.name}.{kind.inline[option]}" for kind in HOOKS.values() if option in kind.inline), None)
 
 
@@ -114,7 +114,9 @@ def _built_in(name: str, title: str, module: str, **more: Any) -> None:
     register(HookKind(name, title, extensions.later(f"core.generation.{module}", "hook_of"), **more))
 
 
-_built_in("preview", "Preview", "preview", of_refiner=True)  # first: it sees the latents as the model was shown them
+_built_in(
+    "preview", "Preview", "preview", of_refiner=True
+)  # first, so that it sees the latents that the model was given
 _built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
 _built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _built_in("gradual_latent", "Gradual Latent", "gradual_latent")

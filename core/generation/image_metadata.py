@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from core.generation.a1111 import a1111_text, from_a1111_text, from_told
-from core.generation.foreign_metadata import told_by
+from core.generation.a1111 import a1111_text, from_a1111_text, from_foreign
+from core.generation.foreign_metadata import read_foreign
 from core.generation.image_record import Hashes, ImageRecord
 from core.record.bounded_json import parse_json
 from core.record.problems import ProblemsError
@@ -60,9 +60,9 @@ def png_info(job: GenerateJob, hashes: Hashes) -> PngInfo:
 
 
 def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
-    """The same for JPEG and WebP: A1111's block as UserComment, as A1111 writes it, and our JSON as ImageDescription.
+    """EXIF for JPEG and WebP: A1111's block as UserComment, as A1111 writes it, and our JSON as ImageDescription.
 
-    EXIF has 64 KB. Where both are longer the JSON is left out, where the block is, too.
+    EXIF is limited to 64 KB: if both are longer, the JSON is left out; if the block alone is, so is the block.
     """
     from PIL.Image import Exif
 
@@ -78,7 +78,7 @@ def exif_of(job: GenerateJob, hashes: Hashes) -> bytes:
 
 
 def _content(job: GenerateJob, hashes: Hashes) -> str:
-    """The job as JSON in ASCII. How its files were written is no setting of an image, and may name folders of the machine."""
+    """The job as JSON in ASCII, without the output group, which may name folders of the machine."""
     content = {
         "format": FORMAT,
         "job": job.model_dump(mode="json", exclude={"output"}),
@@ -103,8 +103,8 @@ def read_image_metadata(path: str | Path) -> ImageRecord:
         return ImageRecord(reason=f"The image {error}.")
     if CHUNK in texts or ours:
         return _from_chunk(texts.get(CHUNK) or ours)
-    if (told := told_by(texts, comment, size)) is not None:
-        return from_told(told)
+    if (foreign := read_foreign(texts, comment, size)) is not None:
+        return from_foreign(foreign)
     block = texts.get("parameters") or comment
     if block:
         return from_a1111_text(block)
@@ -134,7 +134,7 @@ def _exif_texts(image: Any) -> tuple[str, str]:
 
 
 def user_comment(exif: Any) -> str:
-    """The text of UserComment in Pillow's EXIF; "" for none."""
+    """The text of UserComment in Pillow's EXIF, in any of its encodings; "" for none."""
     raw = exif.get_ifd(EXIF_FOLDER).get(EXIF_USER_COMMENT, b"")
     if not isinstance(raw, bytes) or len(raw) <= 8:
         return ""
@@ -189,7 +189,7 @@ def one_image(
     """The job that generates one image of `job` again: its seed and size, count 1, and portable names for its files.
 
     embeddings  as named in the settings, already portable
-    zero_terminal_snr   whether it was in effect, whatever the files say later
+    zero_terminal_snr   whether it was in effect; stored, since files may change
     """
     loras = [
         use.model_copy(update={"file": portable_name(lora_paths[use.file], workspace)}) for use in job.generate.loras

@@ -1,4 +1,4 @@
-"""What is known of the settings of one image file."""
+"""The settings found in an image file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from core.settings.job import GenerateJob
 
 @dataclass(frozen=True)
 class Hashes:
-    """SHA-256 as hex text; for LoRAs, by their names in the settings, the one A1111 shows (tensors only); for
-    embeddings, by their tokens, and for refiners, by their names in the settings, of the whole file."""
+    """SHA-256 in hex. model: of the whole file; loras: {name in the settings: hash of the tensors only, as A1111 shows it};
+    embeddings: {token: whole file}; refiners: {name in the settings: whole file}."""
 
     model: str = ""
     loras: dict[str, str] = field(default_factory=dict)
@@ -23,10 +23,10 @@ class Hashes:
 class ImageRecord:
     """The settings found in an image.
 
-    job       settings that generate it again; None if there are none that can be used
+    job       settings that generate it again; None if there are none
     source    "atelier", "a1111", "comfyui" ...; "" if there is no job
     reason    why there is no job, in one sentence
-    notes     what could not be used as it is
+    notes     advice about what differs or was ignored
     """
 
     job: GenerateJob | None = None

@@ -1,4 +1,4 @@
-"""Images and masks that a generation begins with: found, brought to size, encoded, and kept where nothing is repainted."""
+"""Initial images and masks: found, resized, encoded, and pasted back where nothing is repainted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from core.families.base import Family
 
-BLUR = 4  # of a mask, in pixels, as A1111
+BLUR = 4  # pixels of mask blur, A1111's default
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -26,7 +26,7 @@ IMAGE, MASK, MAP = "image_to_image.image_path", "image_to_image.mask_path", "reg
 
 
 def image_files(text: str, where: str) -> list[Path]:
-    """The images that a setting names: one file, or those of a folder by name. Raises ProblemsError where there are none."""
+    """The images of a path: one file, or those of a folder sorted by name. Raises ProblemsError if there are none."""
     path = resolve_path(text)
     if os.path.isfile(path):
         return [path]
@@ -38,9 +38,9 @@ def image_files(text: str, where: str) -> list[Path]:
 
 
 def opened(path: Path, where: str) -> Image:
-    """The whole image, upright, as RGB, on white where it is transparent; masks as gray levels, on black.
+    """The decoded image, upright: RGB on white for an initial image, RGB on black for a region map, "L" on black for a mask.
 
-    Raises ProblemsError where it cannot be read.
+    Raises ProblemsError for an unreadable one.
     """
     from core.dataset.images.colors import BLACK, WHITE
     from core.dataset.images.opening import BrokenImage, open_decoded
@@ -54,8 +54,8 @@ def opened(path: Path, where: str) -> Image:
 
 
 def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int, int]:
-    """(width, height) of what is made from an image of this size: as set, or its own, or with its ratio where one side is
-    set. step: sides are multiples of it"""
+    """(width, height) of the result for an initial image of this size: as set; with one side set, in the image's aspect
+    ratio; else the image's own. Rounded down to multiples of `step`."""
     step = FIRST_STEP if as_generator(job) else step
     width, height = job.generate.width, job.generate.height
     if width and not height:
@@ -67,7 +67,7 @@ def size_from(job: GenerateJob, image: tuple[int, int], step: int) -> tuple[int,
 
 
 def fitted(image: Image, size: tuple[int, int], fit: str) -> Image:
-    """fit: "resize" to the size whatever the ratio is, "crop" what is too much of the longer sides"""
+    """The image at (width, height). fit: "resize" stretches it, "crop" keeps its aspect ratio and crops the center"""
     from PIL import Image as pillow
     from PIL import ImageOps
 
@@ -88,7 +88,10 @@ def pixels_of(image: Image) -> Tensor:
 
 
 def encoded(vae: Any, kind: Family, pixels: Tensor, noise: Tensor) -> Tensor:
-    """A sample of the VAE's posterior as the model is shown it, float32 [1, C, h, w]. noise: [C, h, w]"""
+    """A sample of the VAE's posterior in the scale of the model's latents, float32 [1, C, h, w].
+
+    pixels   [1, 3, H, W] in -1..1      noise   [C, h, w], standard normal
+    """
     mean, logvar = kind.encode_image_latents(vae, pixels)
     sample = mean + (logvar / 2).exp() * noise[None].to(mean.device)
     return kind.model_latents(vae.config, sample)
@@ -97,7 +100,7 @@ def encoded(vae: Any, kind: Family, pixels: Tensor, noise: Tensor) -> Tensor:
 def mask_of(image: Image, shape: tuple[int, int, int], smooth: bool = False) -> Tensor:
     """A mask for latents of this shape: float32 [1, 1, h, w], 1 where they are repainted.
 
-    smooth   also from the pixels around each latent, as sd-scripts' generator does
+    smooth   bilinear instead of box resampling, as in sd-scripts' generator
     """
     import numpy as np
     import torch
@@ -110,11 +113,11 @@ def mask_of(image: Image, shape: tuple[int, int, int], smooth: bool = False) -> 
 
 @dataclass(frozen=True)
 class Canvas:
-    """An initial image made ready for a stage.
+    """An initial image prepared for a stage.
 
-    shown    what the model begins with, of the stage's size        mask     of the same size, white is repainted; None: all
-    whole    what the result is pasted into      box     where, if only a part of it is made
-    overlay  of the size of `whole`: how much of the result is seen; None: the result is the image
+    shown    the image that is encoded, at the stage's size         mask     at the same size, white is repainted; None: all
+    whole    the image that the result is pasted into               box      where, for "only masked"; None: everywhere
+    overlay  alpha of the result, at the size of `whole`; None: the result is not pasted
     """
 
     shown: Image
@@ -124,7 +127,7 @@ class Canvas:
     overlay: Image | None = None
 
     def pasted(self, made: Image) -> Image:
-        """The finished image: outside of the mask, each pixel is that of the initial image."""
+        """The finished image: outside the mask, the pixels of the initial image."""
         if self.whole is None or self.overlay is None:
             return made
         result, box = self.whole.copy(), self.box or (0, 0, *self.whole.size)
@@ -133,6 +136,6 @@ class Canvas:
 
 
 def blur_of(job: GenerateJob) -> int:
-    """Of the mask, in pixels; sd-scripts has none."""
+    """Radius of the mask blur in pixels: as set, else A1111's default, or 0 with sd-scripts compatibility."""
     asked = job.image_to_image.mask_blur
     return (0 if as_generator(job) else BLUR) if asked is None else asked

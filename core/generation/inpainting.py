@@ -1,4 +1,4 @@
-"""Inpainting: the part of an initial image that is made again, what stands there at first, and how the result is put back."""
+"""Inpainting: masked content, only masked, inpainting models, and the hook that keeps the unmasked latents."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from core.diffusion.text_states import Conditioning
     from core.families.components import Components
 
-# (radius, times): the surroundings grow into the mask from far to near, as A1111's `masking.fill`
+# (blur radius, repetitions), from far to near: A1111's `masking.fill`
 FILL = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
 
 
 def canvas_of(job: GenerateJob, size: tuple[int, int]) -> Canvas:
-    """The initial image and mask of a job for a stage of this size."""
+    """The initial image and mask of a job, prepared for a stage of (width, height). Raises ProblemsError."""
     given = job.image_to_image
     image = opened(resolve_path(given.image_path or ""), IMAGE)
     if not given.mask_path:
@@ -40,13 +40,13 @@ def canvas_of(job: GenerateJob, size: tuple[int, int]) -> Canvas:
         shown, small = fitted(image.crop(box), size, "resize"), fitted(mask.crop(box), size, "resize")
         return Canvas(_with_contents(shown, small, given), small, image, box, mask)
     image, mask = fitted(image, size, given.fit), fitted(mask, size, given.fit)
-    # Twice the mask: what the blur reaches beyond half is blended by the latents already.
+    # Doubled: beyond half of the blur, the latents are blended already.
     overlay = None if as_generator(job) else mask.point(lambda level: min(2 * level, 255))
     return Canvas(_with_contents(image, mask, given), mask, image, None, overlay)
 
 
 def read_mask(given: ImageToImageSettings, size: tuple[int, int]) -> Image:
-    """White is repainted. size: of the image that it is for."""
+    """The mask, "L", white is repainted, resized to its image's `size`."""
     from PIL import ImageOps
 
     mask = fitted(opened(resolve_path(given.mask_path or ""), MASK), size, "resize")
@@ -60,7 +60,7 @@ def blurred(mask: Image, radius: int) -> Image:
 
 
 def around(area: Box, image: tuple[int, int], padding: int, size: tuple[int, int]) -> Box:
-    """The box of a masked area with its padding, inside the image, enlarged to the ratio of a size where there is room."""
+    """The box of a masked area plus padding, within the image, extended to the aspect ratio of `size` where there is room."""
     left, top, right, bottom = area
     left, top = max(left - padding, 0), max(top - padding, 0)
     right, bottom = min(right + padding, image[0]), min(bottom + padding, image[1])
@@ -73,7 +73,7 @@ def around(area: Box, image: tuple[int, int], padding: int, size: tuple[int, int
 
 
 def _stretched(start: int, end: int, length: int, most: int) -> tuple[int, int]:
-    """A span made longer on both sides, and moved where it leaves 0..most."""
+    """A span extended on both sides to `length`, and shifted into 0..most."""
     length = min(max(length, end - start), most)
     start = min(max(start - (length - (end - start)) // 2, 0), most - length)
     return start, start + length
@@ -84,7 +84,7 @@ def _with_contents(image: Image, mask: Image, given: ImageToImageSettings) -> Im
 
 
 def filled(image: Image, mask: Image) -> Image:
-    """An image whose masked area has the blurred colors of what is around it."""
+    """The image with its masked area filled with the blurred surrounding colors."""
     from PIL import Image as pillow
     from PIL import ImageFilter, ImageOps
 
@@ -99,7 +99,7 @@ def filled(image: Image, mask: Image) -> Image:
 
 
 def mixed_noise(noises: Sequence[ImageNoise], latents: Tensor) -> Tensor:
-    """What the latents of images are mixed with, [B, C, h, w]."""
+    """The noise that is added to initial latents, [B, C, h, w]."""
     import torch
 
     return torch.stack([each.of_image()[0] for each in noises]).to(latents.device)
@@ -109,7 +109,7 @@ def mixed_noise(noises: Sequence[ImageNoise], latents: Tensor) -> Tensor:
 
 
 def reads_mask(components: Components) -> bool:
-    """Whether it is an inpainting model: beside the latents, its denoiser reads a mask and the latents of what is kept."""
+    """Whether it is an inpainting model, whose U-Net reads a mask and the masked image's latents too (2 C + 1 channels)."""
     config = getattr(components.denoiser, "config", {})
     return bool(config.get("in_channels") == 2 * config.get("out_channels", 0) + 1)
 
@@ -117,7 +117,7 @@ def reads_mask(components: Components) -> bool:
 def reading_mask(
     model: Denoiser, components: Components, stage: Stage, noises: Sequence[ImageNoise], canvas: Canvas | None
 ) -> Denoiser:
-    """An inpainting model that is shown what is repainted of an initial image; without a mask, all of it."""
+    """The denoiser with mask and masked latents added to its input; without a mask, everything is repainted."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -129,10 +129,10 @@ def reading_mask(
         kept = mask_of(sharp, (1, sharp.height, sharp.width)) < 0.5
         pixels, mask = pixels_of(canvas.shown) * kept, (mask_of(sharp, shape) >= 0.5).float()
     found = torch.cat([encoded(components.vae, kind, pixels, noise.of_image()[1]) for noise in noises])
-    beside = torch.cat([mask.expand(len(noises), -1, -1, -1).to(found.device), found], dim=1)
+    added = torch.cat([mask.expand(len(noises), -1, -1, -1).to(found.device), found], dim=1)
 
     def predict(noisy: Tensor, timesteps: Tensor, given: Conditioning) -> Tensor:
-        rows = beside.repeat(len(noisy) // len(beside), 1, 1, 1).to(noisy)
+        rows = added.repeat(len(noisy) // len(added), 1, 1, 1).to(noisy)
         rows = rows if rows.shape[2:] == noisy.shape[2:] else interpolate(rows, noisy.shape[2:])  # Gradual Latent
         return model.predict(torch.cat([noisy, rows], dim=1), timesteps, given)
 
@@ -140,7 +140,7 @@ def reading_mask(
 
 
 def hook_of(making: Making) -> Hook | None:
-    """Where the initial image has a mask. sd-scripts' second stage repaints everything."""
+    """For an initial image with a mask. sd-scripts' second stage repaints everything."""
     if reads_mask(making.components):
         return None
     latents, kohya = making.latents, as_generator(making.job)
@@ -153,10 +153,10 @@ def hook_of(making: Making) -> Hook | None:
 
 @dataclass
 class Repaint(Hook):
-    """Brings back, after each step, what a mask keeps of the initial image.
+    """Restores the unmasked latents of the initial image after each step, at the noise level of the next step.
 
-    original, noise   latents [B, C, h, w] and what they were mixed with      mask   [B, 1, h, w], 1 where it is repainted
-    late              as noisy as the step was in place of the next one: sd-scripts' generator
+    original, noise   latents of the initial image and their noise, [B, C, h, w]      mask   [B, 1, h, w], 1 is repainted
+    late              at the noise level of this step instead, as in sd-scripts' generator
     """
 
     original: Tensor

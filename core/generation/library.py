@@ -1,4 +1,4 @@
-"""Lists models, LoRAs and embeddings in the models folder and among the results of runs."""
+"""Lists and finds models, LoRAs, embeddings and wildcards in the models folder and among the results of runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def list_loras(workspace: Workspace) -> list[tuple[str, Path]]:
 
 
 def list_embeddings(workspace: Workspace) -> list[tuple[str, Path]]:
-    """(label, path) of every textual inversion embedding, in the same way."""
+    """(label, path) of every textual inversion embedding, newest first, labeled as in `list_loras`."""
     return _best_first(_newest_first(workspace, "embedding"), workspace)
 
 
@@ -71,7 +71,7 @@ def list_vaes(workspace: Workspace) -> list[tuple[str, Path]]:
 
 
 def _best_first(found: list[tuple[str, Path]], workspace: Workspace) -> list[tuple[str, Path]]:
-    """The same files, but each run's best checkpoint and those that are kept first, marked in their labels."""
+    """The same files with each run's best and kept checkpoints first, marked in their labels."""
     run_of = {
         path: workspace.runs / path.relative_to(workspace.runs).parts[0]
         for _, path in found
@@ -88,7 +88,7 @@ def _best_first(found: list[tuple[str, Path]], workspace: Workspace) -> list[tup
 
 
 def _marks(runs: Iterable[Path]) -> dict[Path, str]:
-    """What stands behind the names of runs' files: which is best, and which a person keeps, under another name."""
+    """{file of a run: mark behind its name}: the best one, and those that the user keeps, maybe under another name."""
     marks: dict[Path, list[str]] = {}
     for run in runs:
         if (best := read_best(run)) is not None:
@@ -113,7 +113,7 @@ def find_lora(name: str, workspace: Workspace, known: Sequence[tuple[str, Path]]
 
 
 def find_embedding(name: str, workspace: Workspace) -> Path:
-    """The file of an embedding's name, in the same way."""
+    """The file of an embedding's name, as `find_lora`. Raises ProblemsError."""
     return _find(name, workspace, "embedding")
 
 
@@ -175,7 +175,7 @@ def _files(root: Path, kind: str) -> Iterator[tuple[str, Path]]:
 
 
 def _entered(folder: str, names: list[str], root: Path) -> list[str]:
-    """Folders that are searched too: none that is hidden, and not the models that write captions."""
+    """The subfolders to search: without hidden ones and captioning models."""
     shown = sorted(name for name in names if not name.startswith((".", "_")))
     return [name for name in shown if name != CAPTIONERS or Path(folder) != root]
 
@@ -214,7 +214,7 @@ def _results(workspace: Workspace, kind: str) -> Iterator[tuple[str, Path]]:
 
 
 def _run_words(run: Path) -> str:
-    """The folder's name, after the user's title for the run."""
+    """The run's title and folder name, or only the latter if the user gave no title."""
     folder = RunFolder(run)
     title = title_of(folder)
     return run.name if title == given_title(folder) else f"{title} ({run.name})"
@@ -263,8 +263,8 @@ MOST_WILDCARD_BYTES = 4_000_000
 
 
 def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
-    """The lines of models/wildcards/NAME.txt, or of all files that a name with * fits; comments and empty ones left out.
-    Raises WildcardError where there are none."""
+    """The lines of models/wildcards/NAME.txt, or of all files that match a name with *, without comments and empty lines.
+    Raises WildcardError if there are none."""
     folder = (workspace.models / "wildcards").resolve()
     found = [file for file in sorted(folder.glob(f"{name.lstrip('/')}.txt")) if file.resolve().is_relative_to(folder)]
     lines: list[str] = []
@@ -285,13 +285,13 @@ def wildcard_lines(workspace: Workspace, name: str) -> list[str]:
 
 
 def wildcard_names(workspace: Workspace) -> list[str]:
-    """The names that prompts may use."""
+    """The names of wildcard files, as prompts use them."""
     folder = workspace.models / "wildcards"
     return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.txt"))
 
 
 def embedding_files(workspace: Workspace) -> dict[str, Path]:
-    """The embeddings under models/ by the words that prompts name them with."""
+    """{name in prompts: file} of the embeddings under models/."""
     return {path.stem: path for _, path in _files(workspace.models, "embedding")}
 
 

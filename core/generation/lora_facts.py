@@ -1,4 +1,4 @@
-"""What a person wants to know of a LoRA file before using it: its family, its trigger words, an image of it. Without torch."""
+"""Facts of a LoRA file for the page: family, trigger words, preview image. Without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BESIDE = tuple(f"{mark}{suffix}" for mark in ("", ".preview") for suffix in (".p
 
 @dataclass(frozen=True)
 class LoraFacts:
-    """words: to write in a prompt, the most telling first. problem: why nothing is known of the file"""
+    """words: trigger words and frequent tags, most relevant first. problem: why the file cannot be read"""
 
     family: str | None = None
     words: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class LoraFacts:
 
 
 def facts_of(path: Path) -> LoraFacts:
-    """Of the file's header, and of its run where it is from one; remembered until the file changes."""
+    """The facts of a file, from its header and its run's settings if it is from one; cached until it changes."""
     try:
         state = path.stat()
         return _facts(str(path), state.st_size, state.st_mtime_ns)
@@ -50,13 +50,13 @@ def _facts(path: str, size: int, changed: int) -> LoraFacts:
 
 
 def _stated(metadata: dict[str, str]) -> Iterator[str]:
-    """The trigger phrases and the hint that a file states (modelspec)."""
+    """Trigger phrases and usage hint in the metadata (modelspec)."""
     for name in ("modelspec.trigger_phrase", "modelspec.usage_hint"):
         yield from (word.strip() for word in metadata.get(name, "")[:2000].split(","))
 
 
 def _of_run(path: Path) -> Iterator[str]:
-    """The trigger word of the training whose checkpoint it is."""
+    """The trigger word of the run whose checkpoint it is."""
     if path.parent.name == "checkpoints":
         with suppress(ProblemsError, OSError):
             captions = read_json_object(path.parent.parent / "job.json").get("captions")
@@ -76,7 +76,8 @@ def _frequent(metadata: dict[str, str]) -> list[str]:
 
 
 def preview_of(path: Path, workspace: Workspace) -> Path | None:
-    """The image beside the file as A1111 and ComfyUI keep it (name.png, name.preview.png ...), else the newest sample of its run."""
+    """The preview image next to the file, as in A1111 and ComfyUI (name.png, name.preview.png ...), else the first prompt's newest
+    sample of its run."""
     stem = path.name.removesuffix(path.suffix)
     beside = next((file for end in BESIDE if (file := path.with_name(stem + end)).is_file()), None)
     if beside is not None or path.parent.name != "checkpoints" or not path.is_relative_to(workspace.runs):

@@ -1,4 +1,4 @@
-"""The model of a job: its parts from the store, with the switches of the memory settings."""
+"""The model of a job: its parts leased from the store and set up as the memory settings say."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from core.record.problems import raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 
-FREE_SHARE = 0.7  # of the free memory, which an image in the VAE may take: libraries need some beside what is counted
+FREE_SHARE = 0.7  # of the free memory that decoding may take: libraries need more than what is counted
 
 
 @contextmanager
 def leased(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, reports: Reports
 ) -> Iterator[Components]:
-    """The job's model, in the precision that suits the device. Its text encoders are loaded when they are first used."""
+    """The job's model, leased inside the block. Text encoders are loaded when first used. Raises ProblemsError."""
     from core.families.offload import vae_visits
 
     problems = device_problems(job.memory, device)
@@ -81,7 +81,7 @@ def _encoders(parts: Parts, store: ModelStore, stack: ExitStack, **own: Any) -> 
 def refiners_of(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, workspace: Workspace, base: Components
 ) -> Refiner:
-    """What lends the refiners of a job. base: its model, which waits in RAM meanwhile where anything is offloaded"""
+    """A function that leases a job's refiners. base: its model, which is moved to RAM meanwhile if anything is offloaded"""
     every = Parts.of_refiners(job.memory, sources, device)
     way = offload_of(job, Parts(job.memory, sources, device), every.values()) if every else "off"
 
@@ -100,7 +100,7 @@ def refiners_of(
             if way == "parts":
                 stack.callback(loaded.denoiser.to, "cpu")
             if way != "layers":
-                loaded.denoiser.to(device)  # a job before may have left it in RAM
+                loaded.denoiser.to(device)  # an earlier job may have left it in RAM
             encoders = _encoders(parts, store, stack, **own)
             refiner = replace(loaded, text_encoders=encoders, device=device)
             theirs = replace(sources, model=parts.path, family=parts.kind.name, vae=None, embeddings=[])
@@ -111,7 +111,7 @@ def refiners_of(
 
 
 def _sliced(loaded: Components, parts: Parts, wanted: int | None, reports: Reports) -> AbstractContextManager[None]:
-    """Inside, the VAE works in strips: in so many as are wanted, or where the image as a whole does not fit."""
+    """Inside, the VAE works in `wanted` strips; None: in strips only if the whole image does not fit."""
     from core.families.counting import decoding_bytes, frozen
     from core.families.vae_strips import FIRST, in_strips, suits
 
@@ -135,7 +135,7 @@ def _sliced(loaded: Components, parts: Parts, wanted: int | None, reports: Repor
 def kept_texts(
     job: GenerateJob, sources: Sources, store: ModelStore, device: str, workspace: Workspace, loras: LorasInUse
 ) -> ModelTexts:
-    """The text states of the job's model with its embeddings and LoRAs."""
+    """The cache of text states for the job's model with its embeddings and LoRAs."""
     kind, memory = family(sources.family), job.memory
     store.texts.room = memory.text_cache_bytes
     encoders = kind.digest(sources.model, "text_encoders", memo=HashMemo(workspace.private / "hashes.json"))
@@ -148,7 +148,7 @@ def kept_texts(
 
 
 class WhenUsed(Sequence[Any]):
-    """A list that is made when it is first looked at."""
+    """A list that is created on first access."""
 
     def __init__(self, make: Callable[[], Sequence[Any]]):
         self._make = make

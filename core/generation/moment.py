@@ -1,4 +1,4 @@
-"""Where a stage of a generation is, as hooks and guidance see it."""
+"""The state of a stage at one evaluation, as hooks and guidance see it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Moment:
-    """Where a stage is. Hooks may change `latents`.
+    """The state of a stage at one evaluation of the model. Hooks may change `latents`.
 
-    noises    of the images         index, steps   of the evaluation, and how many there are
+    noises    of the images         index, steps   number of the evaluation from 0, and of how many
     timestep  of this evaluation    latents        [B, C, h, w], float32
     """
 

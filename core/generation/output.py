@@ -1,4 +1,4 @@
-"""Writes generated images: named, complete or not at all, and never over another file."""
+"""Names and writes generated images: complete or not at all, never over another file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENDING_OF = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]:
-    """What is wrong with names and folder of the images, before anything is loaded."""
+    """Problems of the names and the folder of the images, before anything is loaded."""
     asked = job.output
     for setting in ("folder_pattern", "file_pattern"):
         for field in FIELD.findall(getattr(asked, setting)):
@@ -51,7 +51,7 @@ def output_problems(job: GenerateJob, workspace: Workspace) -> Iterator[Problem]
 
 
 def root_of(job: GenerateJob, workspace: Workspace) -> Path:
-    """The folder that a job's images are written below."""
+    """The output folder of a job."""
     return resolve_path(job.output.outdir) if job.output.outdir else workspace.images
 
 
@@ -67,9 +67,10 @@ def save_image(
 ) -> Path:
     """Write an image and its settings: complete or not at all, replacing none.
 
-    name    in place of the pattern's, as a prompt says it; its ending chooses the format
+    name    from the prompt (--f), instead of the pattern; its extension chooses the format
     number  of the image in its job, from 1
-    stage   with hires fix: "0" or "1", as sd-scripts has it in numbered names
+    stage   with hires fix: "0" or "1" in numbered names, as in sd-scripts
+    returns its path; raises OSError
     """
     now = time.localtime()
     kind = ENDINGS.get(Path(name or "").suffix.lower(), job.output.image_format)
@@ -88,7 +89,7 @@ def save_image(
 
 
 def encoded_image(image: Image, job: GenerateJob, hashes: Hashes, kind: str) -> bytes:
-    """The content of a file of this format, with the settings of the image."""
+    """The file's content with the settings of the image. kind: "png", "jpeg" or "webp" """
     content, asked = BytesIO(), job.output
     if kind == "png":
         image.save(content, format="PNG", pnginfo=png_info(job, hashes))
@@ -112,7 +113,7 @@ def _stem(name: str | None, job: GenerateJob, now: time.struct_time, number: int
 
 
 def _filled(pattern: str, job: GenerateJob, now: time.struct_time, number: int) -> str:
-    """A part of a path with its fields filled in: one name, which leads nowhere."""
+    """One part of a path with its fields filled in, without separators."""
     asked = job.generate
     values = {
         "date": time.strftime("%Y-%m-%d", now),
@@ -137,7 +138,7 @@ def _plain(name: str | None) -> str:
 
 
 def _safe(text: str) -> str:
-    """Without what files cannot have in their names; none of Windows' own names."""
+    """A name of characters that all file systems allow, and none that Windows reserves."""
     name = "".join(each for each in text if each.isalnum() or each in " ._-()+,")[:LONGEST].strip(" .")
     return f"_{name}" if name and bad_name(name) else name
 

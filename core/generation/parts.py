@@ -1,4 +1,4 @@
-"""The parts of a model as a generation needs them: loaded with the switches of the memory settings."""
+"""Loads the parts of a model for generation, as the memory settings say."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Offload = Literal["off", "parts", "layers"]
 
 
 class Parts:
-    """Loads the parts of a model, and tells them apart: a part is loaded again where its key is another."""
+    """Loads the parts of a model. A part with another key (file, precision, memory settings) is loaded again."""
 
     def __init__(self, memory: MemorySettings, sources: Sources, device: str):
         self.kind, self.memory, self.device = family(sources.family), memory, device
@@ -38,7 +38,7 @@ class Parts:
 
     @classmethod
     def of_refiners(cls, memory: MemorySettings, sources: Sources, device: str) -> dict[str, Parts]:
-        """Those of a job's refiners, by their names in the settings. Their VAE is not used."""
+        """{name in the settings: parts} of a job's refiners, without their VAE, which is not used."""
         found = {}
         for name, path in sources.refiners.items():
             parts = found[name] = cls(memory, Sources(path, REFINER, None, {}), device)
@@ -47,7 +47,7 @@ class Parts:
         return found
 
     def use_device(self) -> None:
-        """Set what torch computes with on the device."""
+        """Set torch's threads and TF32."""
         use_threads(self.device, self.stored)
         use_tf32(self.memory.allow_tf32)
 
@@ -86,7 +86,7 @@ class Parts:
 
     @property
     def rests(self) -> str:
-        """Where the VAE and the text encoders are while nothing uses them."""
+        """The device of the VAE and the text encoders while they are not used."""
         return self.device if self.offload == "off" else "cpu"
 
     @property
@@ -149,7 +149,7 @@ class Parts:
 
 
 def _lay_out(module: Any, device: str) -> None:
-    """The layout that a GPU's convolutions prefer; results differ by rounding only."""
+    """channels_last on a GPU, which its convolutions prefer; results differ by rounding only."""
     import torch
 
     if device.startswith("cuda"):

@@ -1,4 +1,4 @@
-"""What a generate job will make, decided before anything is loaded."""
+"""The plan of a generate job: every image with all settings decided, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ from core.settings.model import FAMILIES
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job will make, before anything is loaded: a request for each image, with everything decided."""
+    """A request for each image with everything decided, the files, and advice."""
 
     requests: list[Request]
     sources: Sources
     notes: list[Problem]
 
     def steps(self) -> int:
+        """Sampling steps of all images and stages."""
         return sum(steps_of(stage) for request in self.requests for stage in stages_of(request.job))
 
 
 def plan_of(job: GenerateJob, workspace: Workspace) -> Plan:
-    """Raises ProblemsError with all that is wrong with the prompts, the settings and the files."""
+    """The plan of a job. Raises ProblemsError with all problems of prompts, settings and files."""
     problems: list[Problem] = []
     asked = collected(problems, asked_of, job, workspace)
     if asked is not None:
@@ -64,7 +65,7 @@ def asked_of(job: GenerateJob, workspace: Workspace) -> tuple[list[Request], lis
 
 
 def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, notes: Sequence[Problem] = ()) -> Plan:
-    """The same for requests that one model makes. job: names that model"""
+    """The plan of requests that use one model. job: names that model. Raises ProblemsError as `plan_of`"""
     wrong = [problem for request in requests for problem in problems_of(request.job)]
     notes = [*notes, *dict.fromkeys(wrong), *output_problems(job, workspace)]
     begun = collected(notes, with_initial_images, requests)
@@ -97,13 +98,13 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
 
 
 def _input_blocks(sources: Sources) -> int:
-    """How many input blocks its models have."""
+    """Number of U-Net input blocks for Deep Shrink; 0 if the family has none."""
     kind = family(sources.family)
     return 0 if kind.input_blocks is None else len(kind.input_blocks(kind.make_empty(kind.denoiser)))
 
 
 def with_initial_images(requests: Sequence[Request]) -> list[Request]:
-    """Each with one image and one mask of those that its settings name, in turn."""
+    """The requests with one initial image and mask each: those of a folder in turn. Raises ProblemsError."""
     found = []
     for number, request in enumerate(requests):
         given = request.job.image_to_image
@@ -127,7 +128,7 @@ def with_initial_images(requests: Sequence[Request]) -> list[Request]:
 
 
 def mask_problems(requests: Sequence[Request]) -> Iterator[Problem]:
-    """What is wrong with the masks, each read once. Raises ProblemsError for images that cannot be read."""
+    """Problems of the masks, each read once. Raises ProblemsError for images that cannot be read."""
     for given in {
         request.job.image_to_image.model_dump_json(): request.job.image_to_image for request in requests
     }.values():
@@ -146,14 +147,14 @@ def mask_problems(requests: Sequence[Request]) -> Iterator[Problem]:
 
 
 def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:
-    """A job of one image with its size, its guidance and its schedule."""
+    """The job of one image with size, guidance scale and zero terminal SNR decided."""
     job = with_own_schedule(with_own_guidance(job, sources.model), sources)
     return with_size(job, trained_size(sources.model, sources.family), FAMILIES[sources.family].size_step)
 
 
 def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> GenerateJob:
-    """A job of one image with its size: as set, else that of its initial image, else of the model (`trained`),
-    which the masked area alone has too."""
+    """The job of one image with its size decided: as set, else the initial image's, else the model's (`trained`). "Only masked"
+    uses the model's size."""
     given = job.image_to_image
     first, alone = given.image_path, given.inpaint_area == "masked" and given.mask_path
     if first and not alone:
@@ -164,7 +165,7 @@ def with_size(job: GenerateJob, trained: tuple[int, int], step: int) -> Generate
 
 
 def check_task(job: GenerateJob, workspace: Workspace) -> str:
-    """The check of the task `generate`: what would be made."""
+    """What the task `generate` would do, for --check. Raises ProblemsError."""
     plan = plan_of(job, workspace)
     asked = plan.requests[0].job.generate
     kind = "" if asked.guidance == "classic" else f" ({asked.guidance})"

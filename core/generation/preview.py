@@ -1,4 +1,4 @@
-"""An approximation of images while they are made: a linear map of the estimated clean latents to RGB, at an eighth of their size."""
+"""Previews of images during sampling: a linear map of the predicted clean latents to RGB, at latent resolution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SECONDS = 0.25  # between two previews
 QUALITY = 80
 LARGEST = 1024  # pixels, of a side of the JPEG
-GRAY = 128  # between the images of a batch, and where the grid has no more
+GRAY = 128  # of empty places of the sheet
 # RGB in -1..1 of each latent channel, and of 1: as ComfyUI publishes them (comfy/latent_formats.py).
 SD = [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]]
 SDXL = [[0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -0.0362], [-0.3165, -0.2492, -0.2188]]
@@ -31,7 +31,7 @@ FITTED: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()  # by VAE
 
 
 def hook_of(making: Making) -> Preview | None:
-    """What the setting asks for."""
+    """The preview of `output.preview_every_n_steps`."""
     every = making.job.output.preview_every_n_steps
     if every is None:
         return None
@@ -40,7 +40,7 @@ def hook_of(making: Making) -> Preview | None:
 
 
 def rgb_factors(family: Family, vae: Any) -> Tensor:
-    """float32 [C + 1, 3]: RGB in -1..1 of each latent channel, and of 1. Fitted to the VAE where none are published."""
+    """float32 [C + 1, 3]: RGB in -1..1 per latent channel, and the bias. Fitted to the VAE if none are published for it."""
     import torch
 
     if family.name in PUBLISHED and list(vae.config.get("block_out_channels", ())) == WIDTHS:
@@ -51,7 +51,7 @@ def rgb_factors(family: Family, vae: Any) -> Tensor:
 
 
 def fitted(family: Family, vae: Any) -> Tensor:
-    """The factors with the least squared error over decoded random latents, smooth as those of images."""
+    """Least squares factors over decoded random latents, smoothed like those of images."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -74,7 +74,7 @@ def _with_one(latents: Tensor) -> Tensor:
 
 
 def approximated(latents: Tensor, factors: Tensor) -> Tensor:
-    """uint8 [B, h, w, 3], on the device of the latents [B, C, h, w]."""
+    """RGB, uint8 [B, h, w, 3], of latents [B, C, h, w], on their device."""
     factors = factors.to(latents.device)
     rgb = latents.float().movedim(1, -1) @ factors[:-1] + factors[-1]
     return ((rgb / 2 + 0.5).clamp(0, 1) * 255).round().byte()
@@ -94,8 +94,8 @@ def tiled(images: Tensor) -> Tensor:
 class Preview(Hook):
     """Hands a JPEG of the images of the batch to `show`.
 
-    every   so many evaluations, at most one each `SECONDS`
-    size    (width, height) of each image in it, which stages of other sizes have too
+    every   evaluations between two previews, at most one per `SECONDS`
+    size    (width, height) of each image in it, also in stages of other sizes
     """
 
     def __init__(self, factors: Tensor, every: int, size: tuple[int, int], show: Callable[[bytes], None]):

@@ -1,7 +1,7 @@
-"""Prompts and LoRAs for regions of one image: Attention Couple, and LoRAs that act where their prompt does.
+"""Regional prompts and LoRAs: Attention Couple, and LoRAs that act in the region of their prompt.
 
 A prompt "a AND b" has sub-prompts, each with a mask; a LoRA belongs to the sub-prompt of its place in the list. Within the
-U-Net all images are made once, and the cross-attention once for each sub-prompt (reference: generation, section 13).
+U-Net, only the cross-attention is computed once per sub-prompt (reference: generation, section 13).
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
     from core.networks.network import Network
 
-SMALL = 1e-4  # what sums of masks have added before they divide
-LEVELS = 5  # of halvings of the latents
+SMALL = 1e-4  # added to sums of masks before a division
+LEVELS = 5  # resolutions of the U-Net, each half of the one before
 
 
 def hook_of(making: Making) -> Hook | None:
-    """Where there is a map and a prompt with AND."""
+    """If there is a region map and a prompt with AND."""
     job = making.job
     if not has_regions(job):
         return None
-    picture, kohya = opened(resolve_path(job.regions.region_map or ""), MAP), as_generator(job)
+    image, kohya = opened(resolve_path(job.regions.region_map or ""), MAP), as_generator(job)
     codes = job.regions.network_regional_mask_max_color_codes
     return Regions(
         making.components.denoiser,
-        masks_of(picture, len(parts_of(job.generate.prompt)), codes).to(making.components.device),
+        masks_of(image, len(parts_of(job.generate.prompt)), codes).to(making.components.device),
         making.networks,
         len(making.noises),
         making.family.latent_shape(making.stage.size)[1:],
@@ -55,8 +55,8 @@ def hook_of(making: Making) -> Hook | None:
 def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor:
     """The masks of sub-prompts, float32 [count, H, W] in 0..1.
 
-    Red, green and blue are those of the first three; further ones have the whole image, and so do those that would be empty.
-    color_codes   the number of regions instead whose color says which it is: red 1, green 2, both 3, blue 4 ...
+    Red, green and blue are the masks of the first three; further ones, and those that would be empty, are the whole image.
+    color_codes   the number of regions that have one plain color each instead: red 1, green 2, both 3, blue 4 ...
     """
     import numpy as np
 
@@ -73,13 +73,13 @@ def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor
 
 
 class Regions(Hook):
-    """Makes the sub-prompts of an image act where their masks are.
+    """Limits the sub-prompts of an image to their masks.
 
     masks      [n, H, W] of the sub-prompts                      size     (height, width) of the latents
     networks   the LoRAs in their order                          images   B
-    sides      of the guidance before and after the prompt's: rows of B each
-    plain      those without a LoRA have no mask, as in sd-scripts
-    weak_time  LoRAs of the layers of the timestep have a share of their strength, as in sd-scripts for SDXL
+    before     sides of the guidance before the prompt's, of B rows each
+    plain      sub-prompts without a LoRA get an empty mask, as in sd-scripts
+    weak_time  LoRAs of the time embedding act at 1 / n of their strength, as in sd-scripts for SDXL
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Regions(Hook):
         stack.callback(module.__dict__.pop, "forward")
 
     def _masks(self, area: int, like: Tensor) -> Tensor:
-        """For a layer of so many places: [n, places, 1]."""
+        """The masks for a layer of `area` positions: [n, area, 1]."""
         own = self._by_area.get(area)
         if own is None:
             return torch.full((self._count, 1, 1), 1 / self._count, device=like.device, dtype=like.dtype)
@@ -178,7 +178,7 @@ class Regions(Hook):
         return lambda y, x, adapter: self._where_mask_is(y, x, adapter, number)
 
     def _own_rows(self, y: Tensor, x: Tensor, adapter: Adapter, number: int, factor: Tensor | None) -> Tensor:
-        """The change of the rows of one sub-prompt."""
+        """The LoRA's change, only in the rows of its sub-prompt."""
         rows = slice(self._before + number, self._before + self._images * self._count, self._count)
         own = y[rows]
         change = adapter.add_to(own, x[rows]) - own
@@ -197,7 +197,7 @@ class Regions(Hook):
 
 
 class _InRegion:
-    """An adapter whose change is changed."""
+    """An adapter whose output change is limited to a region."""
 
     def __init__(self, adapter: Adapter, change: Callable[[Tensor, Tensor, Adapter], Tensor]):
         self._adapter, self._change = adapter, change

@@ -69,7 +69,7 @@ def run_generate(
 def ready(
     plan: Plan, workspace: Workspace, *, store: ModelStore, device: str, reports: Reports
 ) -> Iterator[tuple[Maker, Written]]:
-    """What makes the images of a plan, with its model, LoRAs and embeddings loaded, and where they go."""
+    """The maker of a plan's images with model, LoRAs and embeddings loaded, and the writer of their settings."""
     job, sources = plan.requests[0].job, plan.sources
     hashes = file_hashes(sources, workspace, reports.cancel)
     _say_schedule(plan, reports)
@@ -93,7 +93,7 @@ def ready(
 
 @dataclass
 class Written:
-    """Where finished images go."""
+    """What the settings written into finished images are made from."""
 
     workspace: Workspace
     sources: Sources
@@ -119,7 +119,7 @@ class Written:
 
 
 def _all_images(plan: Plan, maker: Maker, written: Written, files: list[Path]) -> None:
-    """A job's images, a few generated at a time. files: takes them as they are written"""
+    """Generate and save a job's images batch by batch; each file is appended to `files`."""
     reports, total = written.reports, len(plan.requests)
     steps, done = plan.steps(), 0
 
@@ -150,7 +150,7 @@ def _all_images(plan: Plan, maker: Maker, written: Written, files: list[Path]) -
 
 
 def _numbers(first: int, together: int, total: int) -> str:
-    """ "image 2", of several made together "images 2 to 5"."""
+    """ "image 2", or for a batch "images 2 to 5"."""
     last = min(first + max(together, 1) - 1, total)
     return f"images {first} to {last}" if last > first else f"image {last}"
 

@@ -1,4 +1,4 @@
-"""The prompts of a training's samples, with everything decided."""
+"""The sample prompts of a training, with all settings decided."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 WHERE = "samples.sample_prompts_file"
-# what options set -> the field of a sample
+# what an option in a prompt sets -> field of SamplePrompt
 OWN = {
     "generate.negative_prompt": "negative",
     "generate.width": "width",
@@ -34,7 +34,7 @@ OWN = {
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """One image to generate. None uses the sample settings."""
+    """One sample. None: as in the sample settings."""
 
     prompt: str
     negative: str | None = None
@@ -48,7 +48,7 @@ class SamplePrompt:
 
 
 def read_prompts(settings: SampleSettings, control: bool = False) -> tuple[list[SamplePrompt], list[Problem]]:
-    """All prompts of a training, and advice about what is ignored. Raises ProblemsError for what cannot be read.
+    """(the prompts of a training, advice about what is ignored). Raises ProblemsError for prompts that cannot be read.
 
     control  each needs a control image (`MethodTraits.control_images`)
     """
@@ -89,7 +89,7 @@ def _without_control(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt
 
 
 def control_image(prompt: SamplePrompt) -> np.ndarray | None:
-    """Its control image at the size of the sample, float32 [3, H, W] in 0..1. Raises ProblemsError where it cannot be read."""
+    """The control image at the size of the sample, float32 [3, H, W] in 0..1; None if there is none. Raises ProblemsError."""
     from core.dataset.images.masks import control_for
     from core.dataset.images.opening import BrokenImage
 
@@ -104,7 +104,7 @@ def control_image(prompt: SamplePrompt) -> np.ndarray | None:
 
 
 def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
-    """Samples show what trains, without other LoRAs; sd-scripts reads their names as words."""
+    """The prompt without LoRA tags, with advice: samples use only the LoRA being trained. sd-scripts reads tags as text."""
     try:
         text, tags = without_tags(prompt.prompt)
     except ValueError as error:
@@ -134,8 +134,11 @@ def filled(
     guidance: float = 7.5,
     step: int = 8,
 ) -> list[SamplePrompt]:
-    """Each prompt with all values set. size: (width, height), and guidance, if neither prompt nor settings set one; seeds
-    count up from the settings' seed, so that a prompt always keeps its own. Sides are rounded down to multiples of `step`."""
+    """The prompts with all values set. Seeds count up from the settings' seed, so that each prompt keeps its own.
+
+    size, guidance   (width, height) and guidance scale if neither prompt nor settings set them
+    step             sides are rounded down to multiples of it
+    """
     guidance = guidance if settings.guidance_scale is None else settings.guidance_scale
     width, height = settings.width or size[0], settings.height or size[1]
     return [
@@ -154,7 +157,7 @@ def filled(
 
 
 def sample_of(line: PromptLine, notes: list[Problem], where: str) -> SamplePrompt:
-    """A line as one sample; what only Generate follows is said."""
+    """A line as one sample; `notes` gets advice about options that only Generate supports."""
     seeds = line.values.get("seeds", (None,))
     for name in [name for name in line.values if name not in {*OWN, "seeds"}]:
         what = f"'{name.rpartition('.')[2]}' of the prompt '{line.text[:40]}' is ignored: samples do not follow it"

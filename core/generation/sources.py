@@ -39,7 +39,7 @@ from core.settings.model import FAMILIES
 
 @dataclass(frozen=True)
 class Sources:
-    """The files a job uses, found and identified by their headers only. loras, refiners: by their names in the settings"""
+    """The files of a job, found and identified by their headers only. loras, refiners: {name in the settings: file}"""
 
     model: Path
     family: str
@@ -56,7 +56,7 @@ def make_store() -> ModelStore:
 
 
 def with_own_schedule(job: GenerateJob, sources: Sources) -> GenerateJob:
-    """`job` with zero terminal SNR on or off."""
+    """`job` with zero terminal SNR decided: on or off."""
     used = "on" if uses_zero_terminal_snr(job, sources) else "off"
     return job.model_copy(update={"generate": job.generate.model_copy(update={"zero_terminal_snr": used})})
 
@@ -70,9 +70,9 @@ def with_own_guidance(job: GenerateJob, model: Path) -> GenerateJob:
 
 
 def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[GenerateJob] = ()) -> Sources:
-    """Find the files. All that are missing or of the wrong kind are raised together, before a model is loaded.
+    """Find the files of a job. Raises ProblemsError with all that are missing or do not fit, before a model is loaded.
 
-    images   the jobs of the single images, where they are known: prompts of files have LoRAs of their own
+    images   the jobs of the single images, if known: each prompt of a file may name its own LoRAs
     """
     problems: list[Problem] = []
     asked = list(images) or [collected(problems, with_prompt_loras, job) or job]
@@ -105,17 +105,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     notes: list[Problem] = []
     if model and name:
         words += _words_in(asked, words, name, model, workspace, notes)
-    for one in asked:
-        problems.extend(weight_problems(one))
-        problems.extend(size_problems(one, FAMILIES[name].size_step) if name else ())
-        if name and not loras:  # one may have been trained for another objective
-            fits = sampler_problem(one.generate.sampler, family(name).objective, "generate.sampler")
-            problems += [fits] if fits is not None else []
-        knows = schedule_problem(one.generate.sampler, one.generate.schedule_type, "generate.schedule_type")
-        problems += [knows] if knows is not None else []
-        if any(stage.strength is not None for stage in stages_of(one)):
-            begins = noise_problem(one.generate.sampler, "generate.sampler")
-            problems += [begins] if begins is not None else []
+    problems += [problem for one in asked for problem in image_problems(one, name, bool(loras))]
     if problems:
         raise ProblemsError(list(dict.fromkeys(problems)))
     assert model is not None and name is not None
@@ -137,7 +127,7 @@ def _words_in(
     workspace: Workspace,
     notes: list[Problem],
 ) -> list[NewWord]:
-    """The embeddings under models/ that prompts name without their being chosen; those that do not fit stay words."""
+    """The embeddings under models/ that prompts name and that are not chosen; for those that do not fit, `notes` gets advice."""
     texts = [text for one in asked for text in (one.generate.prompt, one.generate.negative_prompt)]
     found: list[NewWord] = []
     for path in named_embeddings(texts, workspace):
@@ -152,8 +142,22 @@ def _words_in(
     return found
 
 
+def image_problems(job: GenerateJob, family_name: str | None, has_loras: bool) -> Iterator[Problem]:
+    """Problems of one image's prompts, size and sampler with a model of the family; None: not known."""
+    asked = job.generate
+    yield from weight_problems(job)
+    found = [schedule_problem(asked.sampler, asked.schedule_type, "generate.schedule_type")]
+    if family_name:
+        yield from size_problems(job, FAMILIES[family_name].size_step)
+        if not has_loras:  # one may have been trained for another objective
+            found.append(sampler_problem(asked.sampler, family(family_name).objective, "generate.sampler"))
+    if any(stage.strength is not None for stage in stages_of(job)):
+        found.append(noise_problem(asked.sampler, "generate.sampler"))
+    yield from (problem for problem in found if problem is not None)
+
+
 def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
-    """Sides that models of the family cannot have. step: their sides are multiples of it"""
+    """Sides that are not multiples of `step`, as models of the family need."""
     for side in ("width", "height"):
         asked = getattr(job.generate, side) or step
         if asked % step:
@@ -162,7 +166,7 @@ def size_problems(job: GenerateJob, step: int) -> Iterator[Problem]:
 
 
 def lora_problems(asked: Sequence[GenerateJob], family_name: str | None) -> Iterator[Problem]:
-    """Block weights that the family does not have, and step ranges without a step."""
+    """Invalid block weights, and empty step ranges."""
     sdxl = None if family_name is None else family_name == "sdxl"
     for use in [use for one in asked for use in one.generate.loras]:
         try:
@@ -176,7 +180,7 @@ def lora_problems(asked: Sequence[GenerateJob], family_name: str | None) -> Iter
 
 
 def weight_problems(job: GenerateJob) -> Iterator[Problem]:
-    """Problems with weights in the prompts that are not numbers."""
+    """Prompt weights that are not numbers."""
     for name in ("prompt", "negative_prompt") if job.generate.prompt_weights else ():
         wrong = wrong_weight(getattr(job.generate, name))
         if wrong:
@@ -193,13 +197,13 @@ def marked_files(job: GenerateJob, sources: Sources) -> list[Path]:
 
 
 def uses_zero_terminal_snr(job: GenerateJob, sources: Sources) -> bool:
-    """As set; "auto" follows the files."""
+    """Whether zero terminal SNR is used: as set, or with "auto" if one of the files is marked."""
     asked = job.generate.zero_terminal_snr
     return bool(marked_files(job, sources)) if asked == "auto" else asked == "on"
 
 
 def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | None) -> Hashes:
-    """The hashes by which other programs identify the files; computed once until a file changes."""
+    """The hashes by which other programs identify the files, cached until a file changes."""
     memo = HashMemo(workspace.private / "hashes.json")
     model = _model_hash(sources.model, sources.family, memo, cancel)
     loras = {}
@@ -217,14 +221,14 @@ def file_hashes(sources: Sources, workspace: Workspace, cancel: CancelToken | No
 
 
 def _model_hash(path: Path, family_name: str, memo: HashMemo, cancel: CancelToken | None) -> str:
-    """Of a whole file; other programs do not hash folders: of their denoiser's weights."""
+    """SHA-256 of a file; of a folder, which other programs do not hash, of its denoiser's weights."""
     if path.is_dir():
         return family(family_name).digest(path, "denoiser", memo=memo, cancel=cancel)
     return memo.get("sha256", [path], lambda: file_sha256(path, cancel))
 
 
 def tensors_sha256(path: Path, cancel: CancelToken | None = None) -> str:
-    """SHA-256 of a file without its header, so that a changed comment keeps it: what A1111 shows for a LoRA
+    """SHA-256 of a safetensors file without its header, so that edited metadata keeps it: A1111's hash of a LoRA
     (`sshs_model_hash`). For a pickle, of the whole file."""
     if sniff(path) != "safetensors":
         return file_sha256(path, cancel)

@@ -27,7 +27,7 @@ Thing = TypeVar("Thing")
 # What a model is for. A base model is in three: what denoises with the tokenizers, the VAE, and the text encoders.
 Slot = Literal["base", "VAE", "text encoders", "refiner", "upscaler", "captioner", "ControlNet"]
 Fingerprint = tuple[tuple[str, int, int], ...]
-SHARE = 0.5  # of the device's memory, which unused models may take
+SHARE = 0.5  # of the device's memory that loaded models may take
 
 
 def fingerprint(path: Path | None) -> Fingerprint:
@@ -55,9 +55,9 @@ class Held:
 
 
 class ModelStore:
-    """Models by slot and key, and text states, which stay when models leave.
+    """Models by slot and key, and text states, which stay when models are unloaded.
 
-    budget   bytes, beyond which the least recently used leave; None: a share of the device's memory
+    budget   bytes beyond which the least recently used are unloaded; None: a share of the device's memory
     """
 
     def __init__(self, budget: int | None = None):
@@ -117,7 +117,7 @@ class ModelStore:
     def _load(self, slot: Slot, key: Any, load: Callable[[], Any], name: str, size: int, device: str) -> Held:
         if size:
             self._make_room(size, device)
-        else:  # what leaves makes room for it: two models are not in memory together unless both are known to fit
+        else:  # unload first: two models share the memory only if both are known to fit
             self._drop([held for held in self._held if held.slot == slot and not held.uses])
         try:
             thing = load()
@@ -155,7 +155,7 @@ class ModelStore:
 
 
 def weight_bytes(thing: Any) -> int:
-    """Of the weights and buffers of a module, of several, or of a model's parts."""
+    """Bytes of the weights and buffers of a module, of several, or of a model's parts."""
     if isinstance(thing, Components):
         return weight_bytes([thing.denoiser, thing.vae, *thing.text_encoders])
     if isinstance(thing, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The upscalers of hires fix: how the small images of the first stage become large ones. Without torch."""
+"""The upscalers of hires fix. Without torch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LANCZOS, BICUBIC = "lanczos", "latent_bicubic"
 
 @dataclass(frozen=True)
 class Upscaler:
-    """A way to enlarge, through images or through latents.
+    """Upscales images or latents.
 
     images    (image, (width, height)) -> an image of this size
-    latents   (latents [B, C, h, w], (height, width)) -> latents of this size; where it is given, `images` is not used
+    latents   (latents [B, C, h, w], (height, width)) -> latents of this size; if given, `images` is not used
     """
 
     name: str
@@ -37,20 +37,20 @@ UPSCALERS: dict[str, Upscaler] = {}
 
 
 def register(upscaler: Upscaler) -> None:
-    """Offer an upscaler."""
+    """Add an upscaler to the choices of hires fix."""
     UPSCALERS[upscaler.name] = upscaler
     add_choice(HiresSettings, "highres_fix_upscaler", upscaler.name, upscaler.title)
 
 
 def upscaler_of(job: GenerateJob) -> Upscaler:
-    """What enlarges between the stages, where no file does. Latents upscaling alone is sd-scripts' name for bicubic latents."""
+    """The upscaler between the stages if no upscaler file is set. sd-scripts' switch for latents means bicubic latents."""
     name = job.hires.highres_fix_upscaler
     latents = job.hires.highres_fix_latents_upscaling and name == LANCZOS and not job.hires.highres_fix_upscaler_file
     return UPSCALERS[BICUBIC if latents else name]
 
 
 def through_latents(job: GenerateJob) -> bool:
-    """Whether the second stage begins with the enlarged latents of the first."""
+    """Whether the second stage begins with the upscaled latents of the first, without decoding them."""
     return not job.hires.highres_fix_upscaler_file and upscaler_of(job).latents is not None
 
 
@@ -78,7 +78,7 @@ register(
 
 
 def enlarged(images: Sequence[Image], job: GenerateJob, size: Size) -> list[Image]:
-    """By the job's upscaler of images."""
+    """The images at `size`, upscaled by the job's image upscaler."""
     way = upscaler_of(job).images
     assert way is not None
     return [image if image.size == size else way(image, size) for image in images]

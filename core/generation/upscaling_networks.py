@@ -1,4 +1,4 @@
-"""Networks that enlarge: RRDBNet (ESRGAN, Real-ESRGAN, BSRGAN) for images, and sd-scripts' upscaler for latents."""
+"""Upscaling networks: RRDBNet (ESRGAN, Real-ESRGAN, BSRGAN) for images, and sd-scripts' upscaler for latents."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from core.record.problems import ProblemsError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TILE, MARGIN = 256, 16  # pixels of the small image that are enlarged at once, and around them
-# Keys of the first ESRGAN files and of those between, as Real-ESRGAN names them.
+TILE, MARGIN = 256, 16  # pixels of the input per tile, and of the overlap around it
+# Keys of older ESRGAN files -> those of Real-ESRGAN.
 OLDER = (
     (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
     (r"^model\.1\.sub\.\d+\.(weight|bias)", r"conv_body.\1"),
@@ -34,7 +34,7 @@ OLDER = (
 
 
 def load_network(path: Path, kind: str, device: str) -> Any:
-    """The network of a file, ready on a device. kind: see `upscalers.kind_of`. Raises ProblemsError where keys do not fit."""
+    """The network of a file on a device, in float32. kind: of `upscaler_files.kind_of`. Raises ProblemsError if keys do not fit."""
     with TensorFile(path) as file:
         averaged = any(name.startswith("params_ema.") for name in file.entries)
         start = "params_ema." if averaged else "params."
@@ -64,7 +64,7 @@ def _renamed(name: str) -> str:
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of which sees all before it."""
+    """Residual dense block: five convolutions, each of which reads all outputs before it."""
 
     def __init__(self, width: int, growth: int):
         super().__init__()
@@ -80,7 +80,7 @@ class DenseBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual of dense residuals."""
+    """Residual in residual dense block (RRDB)."""
 
     def __init__(self, width: int, growth: int):
         super().__init__()
@@ -91,9 +91,9 @@ class Block(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219): four times the size, of images that Real-ESRGAN folds first, less.
+    """ESRGAN's network (Wang et al. 2018, arXiv:1809.00219): upscales 4 times, after pixel unshuffle (Real-ESRGAN) 4 / folds.
 
-    folds   pixels of the image that become channels, on a side: 1, or 2 for a scale of 2
+    folds   factor of the pixel unshuffle: 1, or 2 for a scale of 2
     """
 
     def __init__(self, channels: int = 3, width: int = 64, blocks: int = 23, growth: int = 32, folds: int = 1):
@@ -108,14 +108,14 @@ class RRDBNet(nn.Module):
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> RRDBNet:
-        """One of the sizes of these tensors."""
+        """A network with the layer sizes of these tensors."""
         width, inward = state["conv_first.weight"].shape[:2]
         channels, growth = len(state["conv_last.weight"]), len(state["body.0.rdb1.conv1.weight"])
         blocks = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("body."))
         return cls(channels, width, blocks, growth, round((inward / channels) ** 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] in 0..1 -> [B, 3, 4H, 4W], of an image that is folded less"""
+        """[B, 3, H, W] in 0..1 -> [B, 3, 4H / folds, 4W / folds]."""
         if self.folds > 1:
             x = functional.pixel_unshuffle(x, self.folds)
         x = self.conv_first(x)
@@ -125,7 +125,7 @@ class RRDBNet(nn.Module):
         return self.conv_last(functional.leaky_relu(self.conv_hr(x), 0.2))  # type: ignore[no-any-return]
 
     def images(self, images: Sequence[Image], size: tuple[int, int]) -> list[Image]:
-        """Enlarged, and then resized to a size."""
+        """The upscaled images, resized to (width, height)."""
         return [fitted(self._enlarged(image), size, "resize") for image in images]
 
     @torch.no_grad()
@@ -137,14 +137,14 @@ class RRDBNet(nn.Module):
         return pillow.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
     def latents(self, latents: Tensor, scaling: float) -> Tensor:
-        """Those of the enlarged image as they are."""
+        """Unchanged: this network acts on images."""
         return latents
 
 
 def tiled(network: Any, pixels: Tensor, scale: int, tile: int, margin: int, multiple: int = 1) -> Tensor:
-    """What a network makes of an image in parts, each seen with a margin, so that memory does not grow with the image.
+    """[B, C, H, W] -> [B, C, scale H, scale W]: the network applied to tiles with a margin, so that memory stays constant.
 
-    multiple   what the sides of a part are multiples of; the image is extended to it
+    multiple   the sides of a tile are multiples of it; the image is padded for it
     """
     height, width = pixels.shape[-2:]
     padded = functional.pad(pixels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
@@ -179,7 +179,7 @@ class Residual(nn.Module):
 
 
 class LatentUpscaler(nn.Module):
-    """sd-scripts' `tools/latent_upscaler.py`: corrects the latents of an image that was enlarged by Lanczos."""
+    """sd-scripts' `tools/latent_upscaler.py`: corrects the latents of an image that was resized by Lanczos."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,5 +205,5 @@ class LatentUpscaler(nn.Module):
 
     @torch.no_grad()
     def latents(self, latents: Tensor, scaling: float) -> Tensor:
-        """Corrected. scaling: of the VAE, which the network's latents do not have"""
+        """The corrected latents. scaling: the VAE's factor, which the network's own latents lack"""
         return self(latents / scaling) * scaling  # type: ignore[no-any-return]

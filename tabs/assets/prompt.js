@@ -1,5 +1,5 @@
 "use strict";
-/* The prompt box of the Generate tab: tokens and faults while typing, completion, weights by Ctrl+Up and Ctrl+Down, history.
+/* The prompt box of the Generate tab: token counts and faults while typing, completion, weights by Ctrl+Up and Ctrl+Down, history.
    The server draws the fields anew at every change, which empties what is painted here: `paint` puts it back. Answers that
    come late are dropped. */
 (() => {
@@ -29,13 +29,17 @@
     Object.assign(own, {text, meter: answer.meter, marks: answer.marks});
     paint(id);
   };
-  /** The marks after an edit: those behind it move with their words, those within it go. */
-  const moved = (marks, old, now) => {
+  /** [characters that two texts share at the begin, at the end] */
+  const common = (old, now) => {
     let begin = 0, end = 0;
     const most = Math.min(old.length, now.length);
     while (begin < most && old[begin] === now[begin]) begin += 1;
     while (end < most - begin && old[old.length - 1 - end] === now[now.length - 1 - end]) end += 1;
-    const by = now.length - old.length;
+    return [begin, end];
+  };
+  /** The marks after an edit: those behind it move with their words, those within it go. */
+  const moved = (marks, old, now) => {
+    const [begin, end] = common(old, now), by = now.length - old.length;
     return marks.flatMap((mark) => mark.end <= begin ? [mark] : mark.start >= old.length - end ? [{...mark, start: mark.start + by, end: mark.end + by}] : []);
   };
   const follow = (field) => {
@@ -145,11 +149,7 @@
   };
   /** Another text, of which only what differs is replaced. */
   const change = (field, text, start, end) => {
-    const old = field.value;
-    let begin = 0, rest = 0;
-    const most = Math.min(old.length, text.length);
-    while (begin < most && old[begin] === text[begin]) begin += 1;
-    while (rest < most - begin && old[old.length - 1 - rest] === text[text.length - 1 - rest]) rest += 1;
+    const old = field.value, [begin, rest] = common(old, text);
     edit(field, begin, old.length - rest, text.slice(begin, text.length - rest));
     field.setSelectionRange(start, end);
   };

@@ -1,4 +1,4 @@
-"""What the Generate tab's fields hold, and the jobs that come of it."""
+"""The fields of the Generate tab: their values, the jobs they describe, and values from images and runs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from tabs.context import Page
 
 
-class Beside(Settings):
-    """What the tab asks for that is no setting of a generation."""
+class TabSettings(Settings):
+    """Fields of the tab that are not settings of a generation."""
 
     base_model: str = setting(
         "",
@@ -49,7 +49,7 @@ class Beside(Settings):
 
 
 class OwnModel(Settings):
-    """How the model is used, where that differs from Train or, with another model than there, from the model's own."""
+    """Model settings that differ from Train or, with another base model, from the model's own."""
 
     vae: str | None = setting(
         None,
@@ -72,20 +72,16 @@ class OwnModel(Settings):
     )
 
 
-ELSEWHERE = ("model", "memory")  # groups of a generation that come from Train
-OF_JOB: dict[str, Declared] = {}  # by name; where another group has the name already (of a package), by path
+ELSEWHERE = ("model", "memory")  # groups of a generation that are set in Train
+OF_JOB: dict[str, Declared] = {}  # by name, or by path if another group (of a package) has that name
 for _entry in declared(GenerateJob):
     if _entry.group not in ELSEWHERE:
         OF_JOB[_entry.path if _entry.name in OF_JOB else _entry.name] = _entry
 MODEL = tuple(OwnModel.model_fields)
-ENTRIES = OF_JOB | entries(Beside, "beside") | entries(OwnModel, "model")
+ENTRIES = OF_JOB | entries(TabSettings, "beside") | entries(OwnModel, "model")
 EMBEDDINGS = ENTRIES["embeddings"]
-QUIET = ("prompt_weights", "zero_terminal_snr")  # shown elsewhere, here among the rest
 FIELDS = tuple(name for name, entry in OF_JOB.items() if entry.kind != "list")  # lists have editors of their own
-MAIN = tuple(
-    name for name in FIELDS if OF_JOB[name].group == "generate" and OF_JOB[name].level == "shown" and name not in QUIET
-)
-OWN = ("width", "height", "guidance_scale")  # empty, they are the model's default
+OWN = ("width", "height", "guidance_scale")  # empty, they are the model's own
 MOST_LORAS = 20
 NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
 PRESET = (*OF_JOB, "base_model", *MODEL)  # what a preset covers
@@ -93,8 +89,7 @@ SEEDS = 2**32
 
 
 def start_values(project: TrainJob | None = None) -> dict[str, Any]:
-    """The fields as a first visitor finds them. The guidance is that of the samples of the job in Train: it suits the
-    model."""
+    """The initial fields. The guidance scale is that of Train's samples, which suits the model."""
     values = {name: as_kept(entry.default) for name, entry in ENTRIES.items()}
     if project is not None:
         values["guidance_scale"] = project.samples.guidance_scale
@@ -102,12 +97,12 @@ def start_values(project: TrainJob | None = None) -> dict[str, Any]:
 
 
 def as_kept(value: Any) -> Any:
-    """As it is after it was written to a file and read."""
+    """The value as JSON keeps it: a list for a tuple."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def model_values(own: ModelSettings, project: ModelSettings) -> dict[str, Any]:
-    """The fields for a model and how it is used: nothing where Train holds the same."""
+    """The fields for a model and its settings, empty where they equal Train's."""
     unset = {name: ENTRIES[name].default for name in MODEL}
     differs = {name: getattr(own, name) for name in MODEL if getattr(own, name) != getattr(project, name)}
     if project.model_copy(update=differs) == own and not differs.items() & unset.items():
@@ -119,7 +114,7 @@ def model_values(own: ModelSettings, project: ModelSettings) -> dict[str, Any]:
 def values_of(
     job: GenerateJob, before: dict[str, Any], workspace: Workspace, project: ModelSettings
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The fields that draw `job` again, and what of it is not on this machine. `project` is the model that Train holds."""
+    """(the fields that generate `job` again, advice about files that are not on this machine). project: the model of Train"""
     values = before | {name: as_kept(value_of(job, OF_JOB[name].path)) for name in FIELDS}
     values |= _typed_again(job, bool(before.get("dynamic_prompts", True)))
     notes: list[Problem] = []
@@ -155,7 +150,7 @@ def values_of(
 
 
 def _typed_again(job: GenerateJob, dynamic: bool) -> dict[str, Any]:
-    """The prompt of an image, whose words are taken as they are, as one types it where {a|b} and options are read."""
+    """The prompt of an image, stored as plain text, with braces escaped where the fields read {a|b} and options."""
     text = job.generate.prompt
     if job.prompts.dynamic_prompts or not dynamic:
         return {}
@@ -173,7 +168,7 @@ def ratio_size(ratio: str, native: tuple[int, int]) -> tuple[int, int]:
 
 
 def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tuple[int, int]:
-    """(width, height) of the images that will be made."""
+    """(width, height) of the images that the fields describe."""
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     native = (512, 512)
     with suppress(ProblemsError, OSError, StopIteration):
@@ -182,7 +177,7 @@ def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tu
 
 
 def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, str]:
-    """{field: what an empty one stands for} with the model that is chosen."""
+    """{field: what an empty one means} with the chosen model."""
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     try:
         if path is None:
@@ -194,7 +189,7 @@ def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> d
 
 
 def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
-    """The job that the fields describe. Raises ProblemsError with everything that cannot be used."""
+    """The job that the fields describe. Raises ProblemsError with all invalid values."""
     groups: dict[str, dict[str, Any]] = {}
     for name in FIELDS:
         groups.setdefault(OF_JOB[name].group, {})[OF_JOB[name].name] = values.get(name)
@@ -204,8 +199,8 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
     groups["prompts"]["styles"] = list(values.get("styles", []))
     model = to_values(project.model)
     if values.get("base_model"):
-        # Another model than the one in Train: what was set for that one (VAE, prediction) does not go with it, but what
-        # came with this one from a run or an image.
+        # Settings of Train's model (VAE, prediction) do not apply to another one; those that came with this one from a run
+        # or an image do.
         name, own = str(values["base_model"]).strip(), values.get("model", {})
         model = own if own.get("base_model") == name else {"base_model": name}
     model |= {name: values[name] for name in MODEL if values.get(name) != ENTRIES[name].default}
@@ -217,16 +212,16 @@ def new_seed() -> int:
 
 
 def with_seed(job: GenerateJob) -> GenerateJob:
-    """`job` with a seed of its own, so that two of them draw from the same noise."""
+    """`job` with a seed, so that two jobs start from the same noise."""
     if job.generate.seed is not None:
         return job
     return job.model_copy(update={"generate": job.generate.model_copy(update={"seed": new_seed()})})
 
 
-def jobs_to_draw(job: GenerateJob, compare: bool, project: TrainJob) -> list[GenerateJob]:
-    """The job, or first the same by the base model alone and then the job.
+def jobs_to_generate(job: GenerateJob, compare: bool, project: TrainJob) -> list[GenerateJob]:
+    """The job; to compare, before it the same with the base model alone. Raises ProblemsError if there is nothing to compare.
 
-    The base of LoRAs and embeddings is the model they are drawn with, that of another model the one in Train.
+    The base of LoRAs and embeddings is the job's model, that of another model the one in Train.
     """
     if not compare:
         return [job]
@@ -242,7 +237,7 @@ def jobs_to_draw(job: GenerateJob, compare: bool, project: TrainJob) -> list[Gen
 
 
 def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[str, Any]:
-    """One more LoRA at full strength; one that is there already is not added again."""
+    """The fields with one more LoRA at strength 1, unless it is there already. Raises ProblemsError for too many."""
     name = portable_name(path, workspace)
     loras = list(values.get("loras", []))
     if any(use["file"] == name for use in loras):
@@ -253,10 +248,10 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
     return values | {"loras": [*loras, {"file": name, "strength": 1.0}]}
 
 
-def draw_with(page: Page, name: str) -> None:
-    """The run's best checkpoint, where that was measured, else its last one becomes the LoRA of Generate, with the run's
-    base model and the guidance of its samples; a whole model becomes its base model, and the files of new words its
-    embeddings. Where nobody wrote a prompt, it is the first sample's, with everything that makes it the same image."""
+def generate_with(page: Page, name: str) -> None:
+    """Put a run's best checkpoint, or else its last one, into the fields: as LoRA with the run's base model and the guidance
+    scale of its samples, as base model, or as embeddings. Unless the user wrote a prompt, also the first sample's settings.
+    Raises ProblemsError if the run has no checkpoint."""
     facts = page.engine.snapshot(name)
     best = facts.get("best")
     files = [Path(file["path"]) for file in facts["files"] if best is None or file["step"] == best["step"]]
@@ -295,7 +290,7 @@ def draw_with(page: Page, name: str) -> None:
 
 
 def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
-    """The fields that make the run's first sample again; nothing where it has none, or its prompts cannot be read."""
+    """The fields that generate the run's first sample again; empty if it has none or its prompts cannot be read."""
     from core.training.loop.samples import prompts_of
 
     try:
@@ -319,12 +314,12 @@ def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
 
 
 def _not_written(kept: dict[str, Any]) -> tuple[str, ...]:
-    """The prompts that no person wrote: none, the one of a first visit, and that of the run drawn with before."""
+    """Prompts that the user did not write: none, the default, and that of the previous run."""
     return "", str(ENTRIES["prompt"].default), str(kept.get("prompt_of_run", ""))
 
 
 def newest_words(words: Sequence[str], files: Sequence[Path]) -> list[NewWord]:
-    """Each word with its last file: those of the second word and on end in "-WORD", the first word has the others."""
+    """Each token with its newest file: names of all but the first token end in "-TOKEN"."""
     found = []
     there = sorted((path for path in files if path.exists()), key=lambda path: -path.stat().st_mtime_ns)
     for number, word in enumerate(words):
@@ -340,7 +335,7 @@ def _word_of(path: Path, words: Sequence[str]) -> int:
 
 
 def kept_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[str, Any]:
-    """The fields as the project kept them; what an older or damaged file lacks takes its start value."""
+    """The fields as the project kept them; missing or invalid ones take their initial values."""
     values, kept = start_values(project), state.get("values", {})
     own = kept.get("model") if isinstance(kept, dict) else None
     kept = {name: _typed(name, value) for name, value in kept.items()} if isinstance(kept, dict) else {}
@@ -348,7 +343,7 @@ def kept_values(state: dict[str, Any], project: TrainJob | None = None) -> dict[
 
 
 def _typed(name: str, value: Any) -> Any:
-    """The value of a text: what is kept was text once."""
+    """A number that an earlier version kept as text."""
     entry = ENTRIES.get(name)
     if entry is not None and isinstance(value, str) and entry.kind in ("int", "float"):
         with suppress(ProblemsError):
@@ -359,7 +354,7 @@ def _typed(name: str, value: Any) -> Any:
 def marked_for_zero_snr(
     values: dict[str, Any], project: TrainJob, workspace: Workspace, lora: Callable[[str], Path]
 ) -> list[str]:
-    """Names of the chosen files that say they were trained with zero terminal SNR; what is missing is said at the start.
+    """Names of the chosen files that are marked as trained with zero terminal SNR. Missing files are reported at the start.
     lora: finds the file of a LoRA"""
     looks: list[tuple[Callable[..., Any], str]] = [
         (lambda text: model_path(text, workspace), str(values["base_model"]).strip() or project.model.base_model),
@@ -378,7 +373,7 @@ def marked_for_zero_snr(
 
 
 def tags_of(prompt: str) -> list[LoraTag]:
-    """The LoRAs of a prompt that is being typed."""
+    """The LoRAs of a prompt; empty if it cannot be read yet."""
     with suppress(ValueError):
         return without_tags(prompt)[1]
     return []

@@ -37,8 +37,8 @@ FEW = 64  # new images whose facts are read at once
 MOST_DAYS = 400  # to choose from
 MOST_COPIED = 1000  # images of a new dataset
 THUMB, SMALL = 384, 256
-# Settings that the viewer names in its own words, or that say nothing of one image.
-TOLD = {
+# Settings that the viewer lists by itself, or that are meaningless for one image.
+NAMED = {
     "prompt",
     "negative_prompt",
     "width",
@@ -50,9 +50,9 @@ TOLD = {
     "loras",
     "embeddings",
 }
-UNTOLD = TOLD | {"count", "prompt_weights", "zero_terminal_snr"}
+NAMED |= {"count", "prompt_weights", "zero_terminal_snr"}
 
-# The viewer stands over the page; its buttons tell the server through the gallery's board. The script may come before or after it.
+# The viewer is outside the boards, so its buttons act through the gallery's board. The script may load before or after it.
 SENDS = """
 window.atelierGallery = element;
 if (window.atelier && atelier.attachGallery) atelier.attachGallery();
@@ -61,7 +61,7 @@ atelier.sendImage = (act, arg) => { atelier.turn = (atelier.turn || 0) + 1; trig
 
 
 class Shelf:
-    """What the script asks for, and what it is told of by the tick."""
+    """Answers the gallery's script, and its part of the tick."""
 
     def __init__(self, page: Page):
         self.page, self.gallery = page, Gallery(page.workspace)
@@ -80,7 +80,7 @@ class Shelf:
         }
 
     def follow(self) -> int:
-        """Take in what has changed in the folder: a few images at once, many on the light lane. Returns the version."""
+        """Update the index: a few new images at once, many on the light lane. Returns its version."""
         self.gallery.look()
         if self.gallery.unread():
             self.gallery.read(FEW)
@@ -89,7 +89,7 @@ class Shelf:
         return self.gallery.version
 
     def warm(self) -> None:
-        """List every file and bring all facts, on the light lane."""
+        """List every file and read all facts, on the light lane."""
         if self._reading is None or self._reading.done:
             self._reading = self.page.engine.light(self._read, True, title="Reading the settings of images")
 
@@ -99,16 +99,16 @@ class Shelf:
         self.gallery.read(check=task.check)
 
     def newest(self) -> Shown | None:
-        """The newest image, which stands large."""
+        """The newest image, which is shown large; None if there is none."""
         self.follow()
         for shot in self.gallery.newest():
             known = self.gallery.facts(shot.name)
-            known = read_facts(shot.path) if known is UNREAD else known  # it comes before the others are read
+            known = read_facts(shot.path) if known is UNREAD else known  # shown before the others are read
             return Shown(shot.name, shot.path, known.prompt or shot.path.name, known.seed, bool(known.source))
         return None
 
     def last_seed(self) -> int | None:
-        """The seed of the newest image that says one."""
+        """The seed of the newest image that has one."""
         self.follow()
         seeds = (self.gallery.facts(shot.name).seed for shot in self.gallery.newest())
         return next((seed for seed in seeds if seed is not None), None)
@@ -121,7 +121,7 @@ class Shelf:
     # -- the tick
 
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
-        """For the tick: a mark that changes when the script should ask for the list again, and how far a copy is."""
+        """For the tick: a version that changes when the script should reload the list, and the progress of a copy."""
         return {"gallery": {"version": self.follow(), "copy": self._copy_state()}} if tab == TAB else {}
 
     def _copy_state(self) -> dict[str, Any] | None:
@@ -142,7 +142,7 @@ class Shelf:
     # -- questions
 
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """One question of the script. What goes wrong is answered as `problems`; then nothing was changed."""
+        """The answer to one request of the script; errors are answered as `problems`, and nothing was changed then."""
         try:
             act = self._acts.get(str(asked.get("act")))
             return act(asked) if act else {}
@@ -150,14 +150,14 @@ class Shelf:
             return {"problems": [problem.to_dict() for problem in error.problems]}
 
     def _list(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The names that the filter lets through, newest first, and the tiles of the first ones."""
+        """The names that match the filter, newest first, and the tiles of the first ones."""
         version, gallery = self.follow(), self.gallery
-        if asked.get("whole") is True:  # a page was opened: what was written in place is found beside that
+        if asked.get("whole") is True:  # a page was opened: a full scan finds overwritten files
             self.warm()
         found = gallery.found(wanted_of(asked))
         lately = list(takewhile(lambda shot: shot.time >= self.begun, gallery.newest()))
-        beside = {gallery.twin(shot.name) for shot in lately}
-        strip = [shot.name for shot in lately if shot.name not in beside][:STRIP]
+        twins = {gallery.twin(shot.name) for shot in lately}
+        strip = [shot.name for shot in lately if shot.name not in twins][:STRIP]
         names = [shot.name for shot in found]
         return {
             "version": version,
@@ -224,7 +224,7 @@ class Shelf:
         return {"token": token, "said": f"{count(len(names), 'image')} moved to the trash"}
 
     def _away(self) -> dict[str, Any] | None:
-        """The last images that were deleted since the server started, to offer them once more after a refresh."""
+        """The last images deleted since the server started, so that Undo survives a refresh."""
         for each in trash.put_away_lately(self.gallery.folder, most=1):
             if each.when >= self.begun:
                 return {"token": each.token, "said": f"{count(len(each.images), 'image')} moved to the trash"}
@@ -237,7 +237,7 @@ class Shelf:
     # -- a dataset of them
 
     def _train(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Start to copy the named images, or those that the filter lets through, into a new folder of Dataset."""
+        """Start copying the named images, or those that match the filter, into a new folder of Dataset."""
         if self._copying is not None and not self._copying.done:
             what = "Other images are still being copied"
             raise ProblemsError.one(what, "Train on these", "wait until they are copied", "gallery.busy")
@@ -284,7 +284,7 @@ def _strengths(use: LoraUse) -> str:
 
 
 def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
-    """Every setting an image was made with, or why they are not known."""
+    """An image's settings as HTML, or why they are not known."""
     if job is None:
         return f'<p class="hint">{esc(record.reason)}</p>'
     asked = job.generate
@@ -306,6 +306,6 @@ def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
     ]
     for entry in declared(GenerateJob):
         value = getattr(getattr(job, entry.group), entry.name)
-        if entry.group not in ("model", "memory", "prompts") and entry.name not in UNTOLD and value != entry.default:
+        if entry.group not in ("model", "memory", "prompts") and entry.name not in NAMED and value != entry.default:
             rows.append((label(entry), esc(shown_value(entry, value))))
     return facts([(name, value) for name, value in rows if value])

@@ -1,4 +1,4 @@
-"""LoRAs in Generate: the rows of those in use, with strengths and trigger words, and the list to add one from."""
+"""LoRAs in Generate: rows of those in use with strengths and trigger words, and the list to add from."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tabs.generate.view import strengths
 from tabs.markup import act_of, button, esc, short
 from tabs.server.safety import Roots
 
-OFFERED = 40  # files that the list shows at once; a search finds the others
-SOON = 0.4  # seconds that a first look at the folders is waited for
+OFFERED = 40  # files shown at once; the search finds the others
+SOON = 0.4  # seconds to wait for a first scan of the folders
 WORDS_WIDE, LONGEST_WORD, MOST_WORDS = (
     52,
     32,
@@ -55,7 +55,7 @@ class Offered:
 
 
 class Shelf:
-    """The LoRAs, models and embeddings of the folders, read beside the page: 500 headers take seconds when they are new."""
+    """The LoRAs, models and embeddings of the folders, scanned in a thread: 500 new headers take seconds."""
 
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
@@ -81,7 +81,7 @@ class Shelf:
             self.version += 1
 
     def look(self, wait: float = SOON) -> None:
-        """Read beside the page; waits a moment, since it is often done by then."""
+        """Start a scan in a thread and wait up to `wait` seconds for it."""
         with self._lock:
             if self._reading is None or not self._reading.is_alive():
                 self._reading = threading.Thread(target=self.read, name="lora shelf", daemon=True)
@@ -89,7 +89,7 @@ class Shelf:
         self._reading.join(wait)
 
     def find(self, name: str) -> Path:
-        """The file of a LoRA's name, as `find_lora`. The folders are read again only for one that was not there. Raises ProblemsError."""
+        """The file of a LoRA's name, as `find_lora`; scans the folders again if it is not listed. Raises ProblemsError."""
         try:
             return self._listed(name)
         except ProblemsError:
@@ -111,7 +111,7 @@ class Shelf:
 
 
 def picker(shelf: Shelf, family: str, query: str, thumb_url: Url) -> str:
-    """A closed list with a search: those of the model's family, then the others folded away with the reason."""
+    """The closed list with a search: LoRAs of the model's family, then the others with the reason why they do not fit."""
     words = query.lower().split()
     found = [each for each in shelf.loras if all(word in each.label.lower() for word in words)]
     fitting = [each for each in found if _misfit(each.facts, family) == ""]
@@ -179,7 +179,7 @@ def rows(
     workspace: Workspace | None = None,
     thumb_url: Url = str,
 ) -> str:
-    """One row a LoRA, and those that the prompt names. said: what else there is to know, as HTML"""
+    """One row per LoRA, and those that the prompt names. said: further notes, as HTML"""
     named = ", ".join(f"{tag.name} {strengths(tag.unet, tag.text_encoder)}" for tag in tags)
     said = (f'<p class="hint">From the prompt: {esc(named)}</p>' if named else "") + said
     if not uses:
@@ -241,7 +241,7 @@ def _beside(words: Sequence[str]) -> int:
 def _words(number: int, words: Sequence[str], prompt: str, first: int = 0) -> str:
     """Trigger words from the first on as buttons that write them at the prompt's end."""
     chips = "".join(
-        f'<button type="button" class="word" data-act="word" data-arg="{number}:{place}" title="Write at the end of the prompt"'
+        f'<button type="button" class="word" data-act="word" data-arg="{number}:{place}" title="Append to the prompt"'
         f"{' disabled' if has_word(prompt, word) else ''}>{esc(short(word, LONGEST_WORD))}</button>"
         for place, word in enumerate(words[first:], first)
     )
@@ -277,7 +277,7 @@ def _details(number: int, use: dict[str, Any], words: str) -> str:
 def changed(
     values: dict[str, Any], act: str, arg: str, value: str, workspace: Workspace, roots: Roots
 ) -> dict[str, Any]:
-    """The fields after something was pressed or moved in a row. Raises ProblemsError."""
+    """The fields after an action in a row. Raises ProblemsError."""
     first, _, what = arg.partition(":")
     number = int(first) if first.isdecimal() and len(first) < 9 else -1
     uses = list(values.get("loras", []))
@@ -308,7 +308,7 @@ def _word(use: dict[str, Any], place: str, workspace: Workspace) -> str:
 
 
 def with_word(prompt: str, word: str) -> str:
-    """The prompt with one more at its end; one that it has already is not added again."""
+    """The prompt with a word appended, unless it contains it."""
     if not word or has_word(prompt, word):
         return prompt
     begin = prompt.rstrip().rstrip(",")

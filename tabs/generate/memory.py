@@ -1,4 +1,4 @@
-"""The line about memory on the Generate tab: what the images will take, the models that are loaded, and what frees them."""
+"""The memory line of the Generate tab: forecast for the images, loaded models, and Unload."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FREED = ("prompt", "negative_prompt", "seed")  # of the settings, those that cha
 
 
 class MemoryLine:
-    """What the line shows and does. job: what the fields ask for now. Raises ProblemsError
+    """The memory line. job: what the fields describe now; may raise ProblemsError
 
-    The forecast needs torch, so it is made on the light lane: by itself where torch is loaded, else when it is asked for.
+    The forecast needs torch, so it runs on the light lane: by itself once torch is loaded, else on request.
     """
 
     def __init__(self, page: Page, job: Callable[[], GenerateJob]):
@@ -48,7 +48,7 @@ class MemoryLine:
         return self.html()
 
     def _forecast(self, wanted: bool) -> str | None:
-        """In words; "" while it is counted, None where it was not asked for. What cannot be made has none."""
+        """The forecast in words; "" while it is computed or if the job is invalid, None if it was not requested."""
         try:
             job = self._job()
         except ProblemsError:
@@ -69,7 +69,7 @@ class MemoryLine:
         from core.generation.forecast import forecast
 
         device, words = self.page.engine.known_device or machine.default_device(), ""
-        with suppress(ProblemsError, OSError):  # what is wrong with a job is told when it is started
+        with suppress(ProblemsError, OSError):  # problems of a job are reported when it is started
             found = forecast(job, self.page.workspace, device)
             words = f"About {memory_words(found.peak)} of {memory_words(found.total)}"
             words += " VRAM" if machine.gpu_memory(device) else " RAM"

@@ -1,4 +1,4 @@
-"""Initial images, masks and region maps that are dropped or painted on Generate: the server's side of assets/painting.js."""
+"""Initial images, masks and region maps dropped or painted in Generate: the server side of assets/painting.js."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ REGION_WORDS = {
 
 
 class Painting:
-    """Answers atelier/paint. values: the fields of the tab as they are kept"""
+    """Answers atelier/paint. values: returns the fields of the tab"""
 
     def __init__(self, page: Page, values: Callable[[], dict[str, Any]]):
         self.page, self._values = page, values
@@ -55,8 +55,7 @@ class Painting:
         self._acts["regions save"] = self._save_regions
 
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """One question of the script. Fields it has sent (image, mask, map) are as they are typed. What goes wrong is
-        answered as `problems`."""
+        """The answer to one request of the script, whose image, mask and map are as typed; errors are answered as `problems`."""
         try:
             act = self._acts.get(str(asked.get("act", "")))
             if act is None:
@@ -83,7 +82,7 @@ class Painting:
         return self._kept(stem, path.read_bytes(), ending)
 
     def row(self, group: str, values: dict[str, Any]) -> str:
-        """What the panel shows above the fields of a group: what was chosen, and the buttons that paint."""
+        """HTML above the fields of a group: the chosen images and the buttons to upload and paint."""
         if group == "image_to_image":
             shown = self._shown(values["image_path"], "Initial image") + self._shown(values["mask_path"], "Mask")
             buttons = _button("upload", "Upload image") + _button("mask", "Paint mask")

@@ -1,4 +1,4 @@
-"""The prompt box: what is said of prompts while they are typed, completion, history and styles.
+"""The prompt box: token counts and problems while typing, completion, history and styles.
 
 The script (assets/prompt.js) asks at atelier/prompt; styles are chosen in the board of the prompts.
 """
@@ -42,7 +42,7 @@ Pair = tuple[str, str]  # a prompt and its negative prompt
 
 
 class PromptBox:
-    """What the two fields of prompts need beside their text. form: keeps the fields of the tab; shelf: the LoRAs that there are"""
+    """Server side of the two prompt fields. form: keeps the fields of the tab; shelf: the LoRAs on this machine"""
 
     def __init__(self, page: Page, form: PlainForm, gallery: Gallery, shelf: Shelf):
         self.page, self._form, self._shelf = page, form, shelf
@@ -96,7 +96,7 @@ class PromptBox:
         return found
 
     def _complete(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """What can follow. kind: "lora", "wildcard" or "word"; of words the last ones that fit (`length`) are completed."""
+        """Completions. kind: "lora", "wildcard" or "word"; `length` is the number of characters that they replace."""
         kind, value = str(asked.get("kind")), _text(asked.get("value"))[:200]
         looks = {"lora": self._loras, "wildcard": self._wildcards}
         if kind in looks:
@@ -116,14 +116,14 @@ class PromptBox:
         return [_option(name, f"__{name}__", "wildcard") for name in _like(wildcard_names(self.page.workspace), value)]
 
     def _words(self, value: str) -> list[dict[str, str]]:
-        """Embeddings and LoRAs with such a name, then tags that begin so."""
+        """Embeddings and LoRAs whose names match, then tags."""
         known = (Path(name) for _, name in self._shelf.embeddings)
         embeddings = _like([path.stem for path in known if path.parts[0] == "models"], value)
         found = [_option(name, name, "embedding") for name in embeddings] + self._loras(value)
         return (found[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
 
     def _tags(self, value: str) -> list[dict[str, str]]:
-        """Those that Captions offers: of the dataset first, then of the lists in models/tag_lists."""
+        """Tags as in Captions: of the dataset first, then of the lists in models/tag_lists."""
         if self.page.complete_tags is not None:
             listed = [(each["tag"], each["count"], each["alias"]) for each in self.page.complete_tags(value)["options"]]
         else:
@@ -137,7 +137,7 @@ class PromptBox:
     # -- styles
 
     def act(self, act: str, name: str, value: str) -> None:
-        """What was pressed among the styles."""
+        """An action in the styles menu. Raises ProblemsError."""
         if act == "style":
             self._choose(name, value == "true")
         elif act == "style_save":
@@ -171,7 +171,7 @@ class PromptBox:
         return {"said": f"Imported {len(new)} styles"}
 
     def html(self, draw: Callable[[str], str], values: Values) -> str:
-        """The fields with their place for what is said of them, history and styles, and the styles that are chosen."""
+        """The two fields with room for token counts and problems, history, and the styles."""
         boxes = "".join(
             f'<div class="prompt-box"><div class="prompt-under" aria-hidden="true"></div>{draw(name)}'
             f'<div class="prompt-strip"></div></div>'
@@ -238,13 +238,13 @@ def _like(names: Iterable[str], value: str) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """A text of the browser; halves of characters are replaced."""
+    """A text from the browser, with lone surrogates replaced."""
     text = value if isinstance(value, str) else ""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _utf16(text: str) -> range | list[int]:
-    """The browser's number of each place of a text."""
+    """The UTF-16 offset of each position of a text, as browsers count."""
     if text.isascii():
         return range(len(text) + 1)
     places = [0]
@@ -254,7 +254,7 @@ def _utf16(text: str) -> range | list[int]:
 
 
 class History:
-    """The prompts of earlier generations as they were written, newest first, and those of the newest images."""
+    """The prompts of earlier generations as typed, newest first, then those of the newest images."""
 
     def __init__(self, page: Page, gallery: Gallery):
         self.page, self._gallery = page, gallery

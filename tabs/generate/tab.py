@@ -1,4 +1,4 @@
-"""The Generate tab: draw with any model and LoRAs, compare with the base model, find every image's settings again."""
+"""The Generate tab: images with any model and LoRAs, compared with the base model; settings read from any image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TAB = "Generate"
 LONGEST = 1 << 20  # characters of a prompt
 START, FIELD = "start generate", "change generate"  # what messages are about
 
-# Ctrl + Enter draws, from any field.
+# Ctrl + Enter generates, from any field.
 DRAW_KEY = """
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey) || !element.isConnected) return;
@@ -369,7 +369,7 @@ class Desk:
         if job is not None and not job.prompts.from_file:
             # what waits in the queue keeps its words, whatever becomes of the styles
             job = collected(problems, self._in_styles, job) or job
-        jobs = collected(problems, form.jobs_to_draw, job, values["compare"], now) if job is not None else []
+        jobs = collected(problems, form.jobs_to_generate, job, values["compare"], now) if job is not None else []
         for each in [job] if jobs is None else jobs:
             collected(problems, self._check_files, each)
         raise_if_errors(list(dict.fromkeys(problems)))

@@ -15,7 +15,7 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.check import build as build_job
 from core.settings.job import TrainJob
 from core.tasks import tasks
-from tabs.generate.form import draw_with
+from tabs.generate.form import generate_with
 from tabs.generate.grids import of_run as grid_of_run
 from tabs.generate.view import training_words
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
@@ -332,7 +332,7 @@ def _command(page: Page, name: str, data: dict[str, Any], browser: Browser) -> N
     elif name == "settings":
         _take_settings(page, run, entry, browser)
     elif name == "generate":
-        draw_with(page, run)
+        generate_with(page, run)
         page.browsers.say(browser, "done", "Loaded in Generate. Enter a prompt and press Generate.", go="Generate")
     elif name == "grid":
         grid_of_run(page, run)

@@ -174,7 +174,7 @@ class Desk:
             self._use(arg)
             tabs = gr.Tabs(selected="Train")
         elif act == "draw":
-            generate_form.draw_with(self.page, arg)
+            generate_form.generate_with(self.page, arg)
             tabs = gr.Tabs(selected="Generate")
         elif act in ("mark", "unmark"):
             self.copies.keep(str(place.get("open", "")), arg, "" if act == "mark" else None)

@@ -215,17 +215,17 @@ def test_everything_that_cannot_be_used_is_listed_at_once():
 
 def test_a_comparison_draws_the_same_seed_without_loras_first():
     values = form.start_values() | {"loras": [{"file": "x", "strength": 0.5}], "compare": True}
-    plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
+    plain, full = form.jobs_to_generate(form.job_of(values, TrainJob()), True, TrainJob())
     assert plain.generate.loras == [] and len(full.generate.loras) == 1
     assert plain.generate.seed == full.generate.seed is not None
     assert pair_key(plain) == pair_key(full)
     with pytest.raises(ProblemsError, match="nothing to compare"):
-        form.jobs_to_draw(form.job_of(form.start_values(), TrainJob()), True, TrainJob())
+        form.jobs_to_generate(form.job_of(form.start_values(), TrainJob()), True, TrainJob())
 
 
 def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_before_it_is_queued(desk):
     values = form.start_values() | {"prompt": "a fox <lora:ink:0.5:0.8>", "seed": "-1"}
-    plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
+    plain, full = form.jobs_to_generate(form.job_of(values, TrainJob()), True, TrainJob())
     assert (plain.generate.prompt, plain.generate.loras) == ("a fox", []) and plain.generate.seed is not None
     (use,) = full.generate.loras
     assert (use.file, use.strength, use.text_encoder_strength) == ("ink", 0.8, 0.5)
@@ -237,12 +237,12 @@ def test_a_lora_of_the_prompt_is_one_of_the_job_and_an_unknown_one_is_refused_be
 
 def test_new_words_and_trained_models_are_compared_too():
     values = form.start_values() | {"embeddings": ["zkw=outputs/zkw.safetensors"], "base_model": "other"}
-    plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
+    plain, full = form.jobs_to_generate(form.job_of(values, TrainJob()), True, TrainJob())
     assert plain.generate.embeddings == [] and plain.model.base_model == full.model.base_model == "other"
     assert plain.generate.seed == full.generate.seed is not None and pair_key(plain) == pair_key(full)
     trained = "outputs/runs/x/checkpoints/dog.safetensors"
     values = form.start_values() | {"base_model": trained}
-    plain, full = form.jobs_to_draw(form.job_of(values, TrainJob()), True, TrainJob())
+    plain, full = form.jobs_to_generate(form.job_of(values, TrainJob()), True, TrainJob())
     assert plain.model == TrainJob().model and full.model.base_model == trained
     assert plain.generate == full.generate and plain.generate.seed is not None
     assert [own_words(each) for each in (plain, full)] == ["", "dog"]

@@ -23,7 +23,7 @@ from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import dump
-from tabs.generate.form import draw_with, job_of, newest_words
+from tabs.generate.form import generate_with, job_of, newest_words
 from tabs.generate.tab import Fields
 from tabs.monitor import tab as monitor
 from tabs.runs import compare_view, view
@@ -307,7 +307,7 @@ def test_the_settings_of_a_cancelled_training_come_back_into_the_form(starter):
     assert (page.project.preset, page.project.changed()) == ("starter_lora", {})
 
 
-def test_draw_with_it_puts_the_newest_file_into_generate(desk):
+def test_generate_with_it_puts_the_newest_file_into_generate(desk):
     write_run(desk.page, "20260101-120000_one")
     desk.act({}, event("draw", "20260101-120000_one"))
     desk.act({}, event("draw", "20260101-120000_one"))
@@ -321,7 +321,7 @@ def test_draw_with_it_puts_the_newest_file_into_generate(desk):
     assert values["guidance_scale"] == 4 and browser.said["go"] == "Generate"
 
 
-def test_draw_with_it_takes_a_sample_prompt_of_the_run_unless_another_was_written(desk):
+def test_generate_with_it_takes_a_sample_prompt_of_the_run_unless_another_was_written(desk):
     def drawn_with(name: str, line: str) -> str:
         write_run(desk.page, name, job=build(TrainJob, {"samples": {"sample_prompts": ["# first", line]}}))
         desk.act({}, event("draw", name))
@@ -468,7 +468,7 @@ def test_a_run_names_its_best_checkpoint_in_runs_and_monitor_and_generate_takes_
     assert "Best checkpoint" in shown and "m-step00000020.safetensors" in shown and "clearly better" in shown
     found = monitor.parts(page, folder.name)["best"]
     assert found["step"] == 20 and found["others"] == 2 and not found["as_good"]
-    draw_with(page, folder.name)
+    generate_with(page, folder.name)
     (lora,) = page.project.tab_state("Generate")["values"]["loras"]
     assert lora["file"].endswith("m-step00000020.safetensors")
     (folder / "checkpoints" / "m-step00000020.safetensors").unlink()

@@ -25,8 +25,8 @@ from core.settings.samples import ALSO_CALLED
 LETTERS = ("x", "y", "z")
 PROMPT_SR, SIZE, LORA, STRENGTH = "prompt_sr", "size", "lora", "lora_strength"
 SPECIAL = {PROMPT_SR: "Prompt S/R", SIZE: "Size", LORA: "LoRA", STRENGTH: "LoRA strength"}  # titles
-NONE = "none"  # what an empty setting is called among the values of an axis
-# What A1111 calls them, where the setting's own name and title are others.
+NONE = "none"  # an empty setting among the values of an axis
+# A1111's names that differ from a setting's own name and title.
 ALSO = {
     "checkpoint": "model.base_model",
     "checkpoint name": "model.base_model",
@@ -41,7 +41,7 @@ ALSO = {
 ALONE = ("generate.count", "generate.batch_size", "generate.loras")  # a cell is one image; LoRAs have axes of their own
 MOST_VALUES, MOST_CELLS, LONGEST = 1000, 1000, 200_000
 
-OPTIONS = re.compile(r"\s--[a-z]")  # where those of a prompt begin
+OPTIONS = re.compile(r"\s--[a-z]")  # the first option of a prompt
 WHOLE = r"([+-]?\d+)"
 NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"
 RANGE = r"\s*{0}\s*-\s*{0}\s*(?:\(\s*{0}\s*\)|\[\s*(\d+)\s*\])?\s*"
@@ -50,7 +50,7 @@ WHOLE_RANGE, NUMBER_RANGE = re.compile(RANGE.format(WHOLE)), re.compile(RANGE.fo
 
 @dataclass(frozen=True)
 class Value:
-    """One value of an axis. text: what its row or column is called"""
+    """One value of an axis. text: label of its row or column"""
 
     value: Any
     text: str
@@ -67,13 +67,13 @@ class Axis:
 
     @property
     def field(self) -> str:
-        """The setting that holds its values, for problems."""
+        """The setting of its values, as `where` of problems."""
         return f"grid.{self.letter}_values"
 
 
 @cache
 def settings_of_axes() -> Mapping[str, Declared]:
-    """{dotted path: setting} of what an axis can change, without the special ones."""
+    """{dotted path: setting} that an axis can change, without SPECIAL."""
     return {
         entry.path: entry
         for entry in declared(GenerateJob)
@@ -82,7 +82,7 @@ def settings_of_axes() -> Mapping[str, Declared]:
 
 
 def axes_of(job: GridJob) -> list[Axis]:
-    """The axes of a grid, those without a setting left out. Raises ProblemsError with all that is wrong with them."""
+    """The axes of a grid that are set. Raises ProblemsError with all their problems."""
     problems: list[Problem] = []
     axes: list[Axis] = []
     for letter in LETTERS:
@@ -132,7 +132,7 @@ def _twice(axes: list[Axis]) -> Iterator[Problem]:
 
 
 def _not_found(job: GridJob, axes: list[Axis]) -> Iterator[Problem]:
-    """What Prompt S/R searches must be in a prompt."""
+    """Prompt S/R whose first value is in no prompt."""
     texts = [job.generate.prompt, job.generate.negative_prompt]
     written = ("generate.prompt", "generate.negative_prompt")
     texts += [str(value.value) for axis in axes if axis.setting in written for value in axis.values]
@@ -156,7 +156,7 @@ def meant(name: str) -> str | None:
 
 @cache
 def _names() -> dict[str, str]:
-    """Every name of a setting; of several settings with one name the first, those of `generate` before others."""
+    """{any name of a setting, lower case: its path}; for equal names the first, settings of `generate` before others."""
     found: dict[str, str] = {}
     entries = sorted(settings_of_axes().values(), key=lambda entry: entry.group != "generate")
     for path in (entry.path for entry in entries):
@@ -185,7 +185,7 @@ def title_of(setting: str) -> str:
 
 
 def texts_of(text: str) -> list[str]:
-    """The values of a text: separated by commas or lines, those with commas in double quotes."""
+    """The values of a text, separated by commas or lines; double quotes around values with commas. Raises ProblemsError."""
     if len(text) > LONGEST:
         what = f"The values have {len(text):,} characters; the limit is {LONGEST:,}"
         raise ProblemsError.one(what, "", "use fewer", "grid.text-too-long")
@@ -197,13 +197,13 @@ def texts_of(text: str) -> list[str]:
 
 
 def written(texts: Sequence[str]) -> str:
-    """The text whose values are these."""
+    """The text of these values, as `texts_of` reads it."""
     quoted = ('"' + text.replace('"', '""') + '"' if set(',"\n\r') & set(text) else text for text in texts)
     return ", ".join(quoted)
 
 
 def read_values(setting: str, text: str) -> list[Value]:
-    """Checked values. Raises ProblemsError with all that are not allowed; their `where` is empty."""
+    """Checked values. Raises ProblemsError with all invalid ones, their `where` empty."""
     texts = texts_of(text)
     name = setting.partition(":")[0]
     if not texts:
@@ -219,7 +219,7 @@ def read_values(setting: str, text: str) -> list[Value]:
     if problems:
         raise ProblemsError(problems)
     bare = [OPTIONS.split(value.text)[0] for value in values]
-    if setting == "generate.prompt" and len(set(bare)) == len(values):  # their options say nothing more
+    if setting == "generate.prompt" and len(set(bare)) == len(values):  # labels without options are still unique
         return [replace(value, text=text) for value, text in zip(values, bare, strict=True)]
     return values
 
@@ -269,7 +269,7 @@ def _value(setting: str, entry: Declared | None, text: str, problems: list[Probl
 
 
 def _typed(entry: Declared, text: str) -> Any:
-    """What a text means for a setting; what fits nothing stays text, and the check then refuses it."""
+    """The value of a text for a setting; a text that does not fit is returned for the check to reject."""
     plain = text.casefold()
     if entry.kind == "choice":
         for choice in entry.choices:
@@ -296,7 +296,7 @@ def _near_choice(entry: Declared, text: str) -> str:
 
 
 def label_of(entry: Declared, value: Any, text: str) -> str:
-    """What the row or column of a value is called."""
+    """The label of a value's row or column."""
     if value is None or value == []:
         return NONE
     if entry.kind == "bool":
@@ -311,7 +311,7 @@ def label_of(entry: Declared, value: Any, text: str) -> str:
 
 
 def file_words(text: str) -> str:
-    """A file without folder and ending; the two of a training's folder keep the training's name out."""
+    """The name of a file without folder and extension."""
     name = PurePosixPath(text.replace("\\", "/")).name or text
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and suffix.casefold() in ("safetensors", "ckpt", "pt", "bin") else name

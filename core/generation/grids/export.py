@@ -1,4 +1,4 @@
-"""A grid as one image with labels, and as one HTML file that needs nothing else."""
+"""Exports a grid as one image with labels, and as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from core.generation.grids.folder import GridContent, GridFolder, Place
 from core.record import atomic
 
 PAPER, INK, SOFT, EMPTY = (255, 255, 255), (20, 20, 20), (110, 110, 110), (236, 236, 236)
-MOST_SIDE, MOST_PIXELS = 16_000, 120_000_000  # of the image: most programs open that
+MOST_SIDE, MOST_PIXELS = 16_000, 120_000_000  # of the image, which most programs can open
 LARGEST_IN_HTML = 768  # pixels of a cell's longer side there
 GAP, MOST_LINES = 6, 8
 
 
 def export(folder: GridFolder) -> None:
-    """Write grid.png and grid.html from the cells that are there."""
+    """Write grid.png and grid.html from the cells made so far."""
     content = folder.content()
     pages = [Page.of(folder, content, z) for z in range(content.size[2])]
     image = image_of(content, pages)
@@ -33,7 +33,7 @@ def export(folder: GridFolder) -> None:
 
 @dataclass(frozen=True)
 class Shown:
-    """A cell: its image if it is there, else why it is not."""
+    """A cell: its image, or why there is none."""
 
     path: Path | None
     why: str
@@ -61,7 +61,7 @@ class Page:
 
 
 def label(content: GridContent, letter: str, number: int) -> str:
-    """What stands at a column, row or table: title and value, below it what is said of the value."""
+    """The label of a column, row or table: title and value, and the value's note on a second line."""
     axis = content.axis(letter)
     if axis is None:
         return ""
@@ -73,7 +73,7 @@ def label(content: GridContent, letter: str, number: int) -> str:
 
 
 def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
-    """All tables one below the other, with labels whose lines fit their columns; smaller where it would be too large."""
+    """All tables below one another, with wrapped labels; scaled down to MOST_SIDE and MOST_PIXELS."""
     columns, rows, _ = content.size
     wide, high = _cell_size(pages)
     scale = min(1.0, _fitting(columns, rows * len(pages), wide, high))
@@ -108,7 +108,7 @@ def image_of(content: GridContent, pages: Sequence[Page]) -> Image.Image:
 
 
 def _cell_size(pages: Sequence[Page]) -> tuple[int, int]:
-    """The largest sides among the cells: one that is smaller stands in the middle."""
+    """The largest (width, height) among the cells; smaller ones are centered."""
     sizes = set()
     for path in {cell.path for page in pages for row in page.rows for cell in row if cell.path is not None}:
         with Image.open(path) as image:
@@ -133,7 +133,7 @@ def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Lines that are at most so wide: broken between words, a longer word within itself. At most MOST_LINES."""
+    """Lines of at most `width` pixels, broken between words and within longer ones; at most MOST_LINES."""
     lines: list[str] = []
     for part in text.split("\n") if text else []:
         now = ""
@@ -228,7 +228,7 @@ document.addEventListener('keydown', (event) => {
 
 
 def html_of(content: GridContent, pages: Sequence[Page]) -> str:
-    """A page with the images in it: tables with labels; a click enlarges, arrow keys go on."""
+    """An HTML page with embedded images: tables with labels; a click enlarges, arrow keys show the next."""
     held: dict[Path, str] = {}
     tables = "".join(_table(content, page, held) for page in pages)
     title = html.escape(content.title)
@@ -269,7 +269,7 @@ def _cell(cell: Shown, words: str, held: dict[Path, str]) -> str:
 
 
 def _embedded(path: Path) -> str:
-    """An image as text within the page."""
+    """An image as data URL, JPEG."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     image.thumbnail((LARGEST_IN_HTML, LARGEST_IN_HTML), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""The folder of a grid: its settings, its cells as images, why cells failed. What is missing is made when it is resumed."""
+"""The folder of a grid: its settings, its cells as images, why cells failed. Resuming makes the missing cells."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class AxisTexts:
-    """An axis as its folder keeps it. notes: what is said beside each value, such as the validation loss"""
+    """An axis as stored in grid.json. notes: one for each value, such as the validation loss"""
 
     letter: str
     setting: str
@@ -44,7 +44,7 @@ class AxisTexts:
 
 @dataclass(frozen=True)
 class GridContent:
-    """What grid.json says. state: "new", "running", "done", "stopped" or "failed"."""
+    """The content of grid.json. state: "new", "running", "done", "stopped" or "failed"."""
 
     title: str
     axes: tuple[AxisTexts, ...]
@@ -61,12 +61,12 @@ class GridContent:
 
     @property
     def size(self) -> Place:
-        """How many columns, rows and tables."""
+        """Number of columns, rows and tables."""
         x, y, z = (len(axis.texts) if (axis := self.axis(letter)) else 1 for letter in "xyz")
         return x, y, z
 
     def source(self, place: Place) -> Place:
-        """The cell whose image stands at a place: equal ones share one."""
+        """The cell whose image is shown at a place: equal cells share one."""
         return self.same.get(place, place)
 
 
@@ -86,7 +86,7 @@ def grids_of(workspace: Workspace) -> Path:
 
 
 def require_writable(workspace: Workspace) -> None:
-    """Raises ProblemsError where no grid can be saved."""
+    """Raises ProblemsError if grids cannot be written."""
     root = grids_of(workspace)
     there = next(folder for folder in (root, *root.parents) if folder.exists())
     try:
@@ -116,7 +116,7 @@ class GridFolder:
 
     @classmethod
     def named(cls, name: str, workspace: Workspace) -> GridFolder:
-        """Raises ProblemsError for one that is not there."""
+        """The grid of that name. Raises ProblemsError if it does not exist."""
         folder = cls(grids_of(workspace) / name)
         if leads_out(name) or "/" in name or "\\" in name or not os.path.isfile(folder.path / FILE):
             what = f"There is no grid '{name[:80]}'"
@@ -134,7 +134,7 @@ class GridFolder:
         same: Mapping[Place, Place],
         run: str = "",
     ) -> GridFolder:
-        """A new one. job: with its seeds decided"""
+        """A new grid. job: with its seeds decided. Raises ProblemsError if it cannot be written"""
         root, stamp = grids_of(workspace), time.strftime("%Y%m%d-%H%M%S")
         stem = f"{stamp}_{safe_name(job.grid.name)}"
         number = 1
@@ -177,7 +177,7 @@ class GridFolder:
             raise _unwritable(self.path, error) from None
 
     def job(self) -> GridJob:
-        """The settings it was begun with. Raises ProblemsError for a damaged file."""
+        """The settings that it was started with. Raises ProblemsError for a damaged file."""
         preset = parse(self._read().get("job"), self.name)
         return build(GridJob, preset.values, self.name)
 
@@ -200,7 +200,7 @@ class GridFolder:
             raise ProblemsError([damaged(self.path / FILE)]) from None
 
     def change(self, **given: Any) -> None:
-        """Other values of grid.json. failed: by place"""
+        """Update values of grid.json. failed: {place: reason}"""
         if "failed" in given:
             given["failed"] = {name_of(place): why for place, why in given["failed"].items()}
         self._write(self._read() | given)
@@ -209,7 +209,7 @@ class GridFolder:
         return self.cells / f"{name_of(place)}.png"
 
     def made(self) -> set[Place]:
-        """The places whose images are there: each was written whole or not at all."""
+        """The places whose images exist; each is complete."""
         if not self.cells.is_dir():
             return set()
         return {place for path in self.cells.glob("x*.png") if (place := place_of(path.stem)) is not None}
@@ -239,7 +239,7 @@ def _axis(raw: Mapping[str, Any]) -> AxisTexts:
 
 
 def list_grids(workspace: Workspace) -> list[GridFolder]:
-    """Newest first."""
+    """All grids, newest first."""
     root = grids_of(workspace)
     if not root.is_dir():
         return []

@@ -1,4 +1,4 @@
-"""Makes the cells of a grid: part after part, each on its loaded model; what is there already is not made again."""
+"""Generates the cells of a grid part by part, each with its model loaded; existing cells are kept."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def run_task(job: GridJob, context: JobContext) -> Outcome:
 def begin(
     job: GridJob, workspace: Workspace, run: str = "", notes: Mapping[str, Sequence[str]] | None = None
 ) -> GridFolder:
-    """The folder of a new grid. Raises ProblemsError with all that is wrong with the settings.
+    """The folder of a new grid. Raises ProblemsError with all problems of the settings.
 
-    run     whose checkpoints are compared        notes   by letter, what is said beside each value of an axis
+    run     whose checkpoints are compared        notes   {letter of an axis: a note for each value}
     """
     job = decided(job)
     grid = grid_of(job, workspace)
@@ -62,7 +62,7 @@ def run_grid(
     device: str = "cpu",
     reports: Reports = NO_REPORTS,
 ) -> tuple[GridFolder, int]:
-    """Make what is missing of a grid; returns its folder and how many cells failed. A stopped one is exported as it is."""
+    """Generate the missing cells of a grid; returns (its folder, number of failed cells). Also exports a stopped grid."""
     reports.stage("checking files")
     folder = GridFolder.named(job.grid.folder, workspace) if job.grid.folder else begin(job, workspace)
     grid = grid_of(folder.job(), workspace)
@@ -84,7 +84,7 @@ def run_grid(
 
 @dataclass
 class Work:
-    """The making of one grid."""
+    """The generation of one grid."""
 
     grid: Grid
     folder: GridFolder
@@ -103,7 +103,7 @@ class Work:
         self._before = self._done_steps
 
     def run(self) -> None:
-        """All cells that are missing."""
+        """Generate all missing cells."""
         self._began = time.monotonic()
         self.folder.cells.mkdir(exist_ok=True)
         for part in self.grid.parts:
@@ -112,7 +112,7 @@ class Work:
                 alone = self._try(part, alone)
 
     def end(self, state: str) -> None:
-        """What was found is written, and the two files for people."""
+        """Write the result to grid.json, and grid.png and grid.html."""
         seconds = time.monotonic() - self._began if self._began else 0.0
         self.folder.change(
             state=state, failed=self.failed, steps=max(self._done_steps - self._before, 0), seconds=round(seconds, 2)
@@ -125,7 +125,7 @@ class Work:
         return cell.place in self.made or cell.place in self.failed
 
     def _try(self, part: Part, alone: bool) -> bool:
-        """Make cells of a part until an error ends its model's use. alone: one by one; returns whether that is needed now."""
+        """Generate cells of a part until an error. alone: one by one; returns whether the next try needs that."""
         now: list[Cell] = []
         try:
             plan = part.plan(self.workspace)
@@ -150,7 +150,8 @@ class Work:
         return alone
 
     def _batches(self, part: Part, jobs: Sequence[GenerateJob], maker: Maker, alone: bool) -> Iterator[Sequence[Cell]]:
-        """Cells that are made together. The batches of a whole part, so that a resumed grid equals an unbroken one."""
+        """The batches of a part that have missing cells. Always those of the whole part, so that a resumed grid equals an
+        uninterrupted one."""
         cells = [Cell(cell.place, replace(cell.request, job=job)) for cell, job in zip(part.cells, jobs, strict=True)]
         for batch in maker.batches([cell.request for cell in cells], 1 if alone else None):
             taken, cells = cells[: len(batch)], cells[len(batch) :]
@@ -158,7 +159,7 @@ class Work:
                 yield taken
 
     def _make(self, cells: Sequence[Cell], maker: Maker, written: Written) -> None:
-        """The images of cells that are made together; those that were there stay."""
+        """Generate one batch; existing images are kept."""
         self.reports.cancel.check()
         made = maker.make([cell.request for cell in cells], partial(self._progress, len(cells)))
         for cell, image in zip(cells, made.images[-1], strict=True):
@@ -191,7 +192,7 @@ class Work:
 
 
 class Unsaved(ProblemsError):
-    """An image cannot be written: no other can either, so the grid ends."""
+    """An image cannot be written, which ends the grid: no other could be."""
 
 
 def _steps(cell: Cell) -> int:
@@ -199,7 +200,7 @@ def _steps(cell: Cell) -> int:
 
 
 def reason(error: Exception) -> str:
-    """Why a cell failed, as one sentence. Raises what no other cell would survive: a full disk, a broken device."""
+    """Why a cell failed, as one sentence. Re-raises errors that all other cells would meet: a full disk, a CUDA error."""
     if isinstance(error, ProblemsError):
         first = error.problems[0]
         return f"{first.what} ({first.where})" if first.where else first.what

@@ -1,4 +1,4 @@
-"""What a grid will make, decided before anything is loaded: its cells, and the order in which models load least."""
+"""The plan of a grid, before anything is loaded: its cells, in the order with the fewest model loads."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from core.settings.model import ModelSettings
 from core.settings.named import named_in
 
 SEED, MODEL = "generate.seed", "model.base_model"
-BEFORE_TEXTS, TEXTS, AFTER, LAST = range(4)  # when an axis is put in: its words before options and LoRA tags are read
+BEFORE_TEXTS, TEXTS, AFTER, LAST = range(4)  # when an axis is applied; AFTER: once options and LoRA tags are parsed
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid, and the image there. place: the numbers of its values, (x, y, z)"""
+    """One image of the grid. place: the indices of its values, (x, y, z)"""
 
     place: Place
     request: Request
@@ -38,19 +38,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Part:
-    """Cells that one loaded model makes with the same LoRA files attached. loads: it is the first of its model"""
+    """Cells with the same model and LoRA files. loads: whether it is the first of its model"""
 
     cells: list[Cell]
     loads: bool
 
     def plan(self, workspace: Workspace) -> Plan:
-        """Raises ProblemsError for files that are missing or do not fit."""
+        """The plan of its images. Raises ProblemsError for files that are missing or do not fit."""
         return plan_for(self.cells[0].request.job, [cell.request for cell in self.cells], workspace)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """axes: those that have values. parts: the different cells in the order of work. same: {a cell: an equal one before it}"""
+    """axes: those that are set. parts: the distinct cells in the order of work. same: {cell: an equal one before it}"""
 
     job: GridJob
     axes: list[Axis]
@@ -63,7 +63,7 @@ class Grid:
         return [cell for part in self.parts for cell in part.cells]
 
     def texts(self, notes: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-        """The axes as the grid's folder keeps them. notes: by letter, what is said beside each value"""
+        """The axes as stored in grid.json. notes: {letter of an axis: a note for each value}"""
         found = []
         for axis in self.axes:
             own = notes.get(axis.letter) or [""] * len(axis.values)
@@ -76,7 +76,7 @@ class Grid:
 
 
 def decided(job: GridJob) -> GridJob:
-    """The job with every seed that was left to chance, so that it can be resumed."""
+    """The job with all random seeds decided, so that it can be resumed."""
     changes: dict[str, Any] = {}
     if job.generate.seed is None:
         changes["generate"] = job.generate.model_copy(update={"seed": secrets.randbelow(SEEDS)})
@@ -89,7 +89,7 @@ def decided(job: GridJob) -> GridJob:
 
 
 def grid_of(job: GridJob, workspace: Workspace) -> Grid:
-    """The cells of a job whose seeds are decided. Raises ProblemsError with all that is wrong with axes and prompts."""
+    """The grid of a job whose seeds are decided. Raises ProblemsError with all problems of axes and prompts."""
     axes = axes_of(job)
     base = GenerateJob(**{name: getattr(job, name) for name in GenerateJob.model_fields})
     notes: list[Problem] = list(_ignored(base))
@@ -132,7 +132,7 @@ def _ignored(job: GenerateJob) -> Iterator[Problem]:
 def _request(
     base: GenerateJob, job: GridJob, axes: Sequence[Axis], place: Place, workspace: Workspace, notes: list[Problem]
 ) -> Request | None:
-    """The one image of a cell; None where its prompt cannot be read, which is noted."""
+    """The request of a cell's image; None with the problems in `notes` if its prompt cannot be used."""
     at = {axis: axis.values[place[LETTERS.index(axis.letter)]].value for axis in axes}
     prompts = PromptSettings(dynamic_prompts=base.prompts.dynamic_prompts, styles=base.prompts.styles)
     alone = base.generate.model_copy(update={"count": 1, "seed": _seed(job, axes, place)})
@@ -167,7 +167,7 @@ def _request(
 
 
 def _closed(job: GenerateJob) -> Iterator[Problem]:
-    """Files of axes that a shared page may not open; models, LoRAs and embeddings are only looked up in open folders."""
+    """Files of axes that a shared page may not open. Models, LoRAs and embeddings are only found in open folders anyway."""
     for named in named_in(job):
         if named.what == "path" and not may_reach(resolve_path(named.value)):
             what = f"'{named.value}' is not accessible from a shared page"
@@ -190,7 +190,7 @@ def _when(axis: Axis) -> int:
 
 
 def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
-    """The job with one value of an axis."""
+    """The job with a value of an axis applied."""
     name, _, lora = axis.setting.partition(":")
     asked = job.generate
     if name == PROMPT_SR:
@@ -205,13 +205,13 @@ def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
         return job.model_copy(update={"generate": asked.model_copy(update={"loras": uses})})
     group, _, setting = name.partition(".")
     changes = {setting: value}
-    if name == MODEL and value != job.model.base_model:  # what was set for the job's own model says nothing of others
+    if name == MODEL and value != job.model.base_model:  # set for the job's own model, not for others
         changes |= {each: ModelSettings.model_fields[each].default for each in ("family", "prediction")}
     return job.model_copy(update={group: getattr(job, group).model_copy(update=changes)})
 
 
 def _with_file(uses: Sequence[LoraUse], file: str | None) -> list[LoraUse]:
-    """Another file in place of the first LoRA, with its strength; None: without it."""
+    """The LoRAs with the first file replaced, at its strength; None: without the first."""
     if file is None:
         return list(uses[1:])
     first = uses[0].model_copy(update={"file": file}) if uses else LoraUse(file=file)
@@ -228,7 +228,7 @@ def _is(use: LoraUse, name: str) -> bool:
 
 
 def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Problem]:
-    """An axis of strengths needs a LoRA to act on."""
+    """Axes of LoRA strengths without such a LoRA."""
     for axis in axes:
         head, _, name = axis.setting.partition(":")
         uses = [use for cell in cells for use in cell.request.job.generate.loras]
@@ -243,8 +243,8 @@ def _unused_loras(axes: Sequence[Axis], cells: Sequence[Cell]) -> Iterator[Probl
 
 
 def parts_of(cells: Sequence[Cell]) -> list[Part]:
-    """The cells in the order of work: each model is loaded once, each set of LoRA files attached once for it, and what
-    differs only in prompt and seed comes together."""
+    """The cells in the order of work: each model is loaded once, each set of LoRA files attached once per model, and cells that
+    differ only in prompt and seed are adjacent, to form batches."""
     models: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
         by_files = models.setdefault(_model_key(cell.request.job), {})
@@ -279,7 +279,7 @@ def _alike_together(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def checked(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
-    """(the grid, its steps). Raises ProblemsError with all that is wrong, also with the files."""
+    """(the grid, its number of steps). Raises ProblemsError with all problems, also of the files."""
     require_writable(workspace)
     grid = grid_of(decided(job), workspace)
     problems: list[Problem] = []
@@ -295,14 +295,14 @@ def checked(job: GridJob, workspace: Workspace) -> tuple[Grid, int]:
 
 
 def _of_axis(problem: Problem, axes: Sequence[Axis]) -> Problem:
-    """A problem with what an axis changes is told of the axis' values: by its setting, else by the kind of file."""
+    """The problem with an axis' values as `where`, if an axis changes its setting or its kind of file."""
     of_files = {"model": (MODEL, "model.vae"), "lora": (LORA,)}.get(problem.code.partition(".")[0], ())
     axis = next((axis for axis in axes if axis.setting in (problem.where, *of_files)), None)
     return replace(problem, where=axis.field) if axis is not None else problem
 
 
 def check_task(job: GridJob, workspace: Workspace) -> str:
-    """The check of the task `grid`: what would be made."""
+    """What the task `grid` would do, for --check. Raises ProblemsError."""
     if job.grid.folder:
         folder = GridFolder.named(job.grid.folder, workspace)
         job = folder.job()

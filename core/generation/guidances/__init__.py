@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GuidanceKind:
-    """A way of guiding.
+    """A kind of guidance.
 
     name, title      in settings and on the page
-    make             (guidance scale, negative scale or None, its own settings) -> how outputs become one; made anew for each stage
+    make             (guidance scale, negative scale or None, its own settings) -> Guidance; called for each stage
     settings         a group of its own, named after it
-    negative_scale   whether it has one
-    alone            whether it guides at a scale of 1 and less too
-    layers           (its own settings) -> (the setting that names layers of the denoiser, the text of it, the end of their names)
+    negative_scale   whether it supports a negative scale
+    alone            whether it also guides at a scale of 1 and below
+    layers           (its own settings) -> (path of the setting that names layers, its text, ending of the layers' names)
     """
 
     name: str
@@ -41,7 +41,7 @@ GUIDANCES: dict[str, GuidanceKind] = {}
 
 
 def register(kind: GuidanceKind) -> None:
-    """Offer a kind of guidance."""
+    """Add a kind of guidance to the choices, and its group to the settings of a generation."""
     GUIDANCES[kind.name] = kind
     add_choice(GenerateSettings, "guidance", kind.name, kind.title)
     if kind.settings is not None:
@@ -49,12 +49,13 @@ def register(kind: GuidanceKind) -> None:
 
 
 def kind_of(name: str) -> GuidanceKind:
+    """The registered kind of that name."""
     extensions.load()
     return GUIDANCES[name]
 
 
 def own_settings(job: GenerateJob) -> Settings | None:
-    """Those of the job's kind of guidance."""
+    """The settings of the job's kind of guidance; None if it has none."""
     found: Settings | None = getattr(job, job.generate.guidance, None)
     return found
 
@@ -62,7 +63,7 @@ def own_settings(job: GenerateJob) -> Settings | None:
 def make_guidance(
     name: str, scale: float, negative_scale: float | None = None, rescale: float = 0.0, own: Any = None
 ) -> Guidance:
-    """A fresh one: kinds may remember the steps of a stage."""
+    """A new guidance for one stage, since kinds may keep state over its steps."""
     kind = kind_of(name)
     if scale <= 1 and not kind.alone:
         return UNGUIDED

@@ -1,4 +1,4 @@
-"""Guidance that changes how the outputs for the prompt and the negative prompt are compared: diffusers' formulas."""
+"""Guidance that combines the outputs for prompt and negative prompt in other ways: diffusers' formulas."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def apg(scale: float, negative_scale: float | None, own: ApgSettings) -> Guidanc
 
 
 def projected(difference: Tensor, positive: Tensor, eta: float, threshold: float) -> Tensor:
-    """What of a difference is orthogonal to the output, and the share `eta` of what is parallel, after its norm was limited to
-    `threshold` (0: not limited). All [B, ...], each image for itself."""
+    """The component of `difference` orthogonal to `positive` plus `eta` times the parallel one, after its norm was limited to
+    `threshold` (0: no limit). All [B, ...], per image."""
     axes = list(range(1, difference.ndim))
     if threshold > 0:
         difference = difference * (threshold / torch.linalg.vector_norm(difference, dim=axes, keepdim=True)).clamp(

@@ -1,4 +1,4 @@
-"""Guidance away from a worse model: the prompt once more, with some layers of the U-Net changed for its rows."""
+"""Guidance away from a perturbed model: the prompt again, with some layers of the U-Net changed for its rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from core.settings.generation.guidance import PagSettings, SkipLayerSettings, Sm
 
 SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
 
-# (layer, where the stage is, rows [B, N, C] -> rows before the perturbed ones) -> entered for an evaluation
+# (layer, moment, states [B, N, C] -> number of rows before the perturbed ones) -> context manager of an evaluation
 Change = Callable[[nn.Module, Moment, Callable[[Tensor], int]], AbstractContextManager[Any]]
 
 
 def pag(scale: float, negative_scale: float | None, own: PagSettings) -> Guidance:
-    """Perturbed attention (Ahn et al. 2024, arXiv:2403.17377): each place attends to itself alone."""
+    """Perturbed attention (Ahn et al. 2024, arXiv:2403.17377): the self-attention map is the identity."""
     return _away(scale, negative_scale, own.pag_scale, own.pag_layers, "attn1", _itself)
 
 
@@ -43,7 +43,7 @@ def smoothed_energy(scale: float, negative_scale: float | None, own: SmoothedEne
 def _away(
     scale: float, negative_scale: float | None, own_scale: float, layers: str, ending: str, change: Change
 ) -> Guidance:
-    """Classic guidance, and own_scale (p - p of the changed model)."""
+    """Classic guidance plus own_scale (p - p of the perturbed model)."""
     base = classic(scale, negative_scale)
     if not own_scale:
         return base
@@ -62,7 +62,7 @@ def _away(
 
 
 def layers_of(module: nn.Module, text: str, ending: str) -> dict[str, nn.Module]:
-    """The layers below the places that a text names ("mid, up.1"), by name.
+    """{name: layer} below the blocks that a text names ("mid, up.1").
 
     ending   of their names; * stands for a number
     """
@@ -82,7 +82,7 @@ def _place(part: str) -> str:
 
 @contextmanager
 def _forward(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Another forward pass of a layer; at the end it has the one it had."""
+    """Replaces a layer's forward; restores the previous one at the end."""
     own = layer.__dict__
     before = own.get("forward")
     own["forward"] = forward
@@ -136,13 +136,13 @@ def _blurred_queries(layer: Any, at: Moment, first: Callable[[Tensor], int], sig
 
 
 def sides_of(places: int, ratio: float) -> tuple[int, int]:
-    """(height, width) of so many places whose ratio is the nearest."""
+    """(height, width) with height x width = places, nearest to the ratio height / width."""
     pairs = [(side, places // side) for side in range(1, places + 1) if places % side == 0]
     return min(pairs, key=lambda pair: abs(pair[0] / pair[1] / ratio - 1) + abs(pair[1] / pair[0] * ratio - 1))
 
 
 def smoothed(queries: Tensor, size: tuple[int, int], sigma: float | None) -> Tensor:
-    """Queries [B, N, C] of `size` blurred, within an image's shorter side; their mean without a sigma."""
+    """Queries [B, N, C] of a (height, width) map, blurred with a kernel of at most its shorter side; without a sigma, their mean."""
     if sigma is None:
         return queries.mean(dim=1, keepdim=True).expand_as(queries)
     short = min(size)

@@ -1,4 +1,4 @@
-"""The kinds of guidance that come along, a line each. Listed in core/extensions.py."""
+"""The built-in kinds of guidance, a line each. Listed in core/extensions.py."""
 
 from __future__ import annotations
 

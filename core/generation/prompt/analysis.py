@@ -1,7 +1,7 @@
-"""What a prompt is made of and what is wrong with it, each with its place: for the prompt box and for checks before a start.
+"""Parts, token counts and problems of a prompt with their positions, for the prompt box and for checks before a start.
 
-Pure: files are looked up by what is handed in as `Known`. The reading itself is that of generation (options, wildcards,
-tags, runs); here is only where it fails.
+Pure: files are looked up by the functions in `Known`. Parsing is that of generation (options, wildcards, tags, runs); this
+file only locates where it fails.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from core.record.problems import Problem, ProblemsError
 BAD_WILDCARD = "prompt.bad-wildcard"
 MOST_FINDINGS = 100  # of one prompt
 MOST_WORDS = 200  # words that are compared with the names of embeddings
-LIKE, LEAST = 0.85, 6  # how alike a mistyped name is, and how many letters it has
+LIKE, LEAST = 0.85, 6  # similarity (difflib) and letters of a word that may be a mistyped name
 _COMFY = re.compile(r"(?<!\w)embedding:([\w.\-]+)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w.\-]*")
 # kind of a fault (word_weights.Fault) -> code, level, fix
@@ -52,7 +52,8 @@ _FAULTS = {
 class Known:
     """What prompts can name on this machine.
 
-    files   the lines of a wildcard file      lora    finds the file of a LoRA, or raises ProblemsError; None: not looked for
+    files   name of a wildcard file -> its lines
+    lora    name of a LoRA -> its file, or raises ProblemsError; None: LoRAs are not looked up
     words   {name of an embedding: its number of vectors}
     """
 
@@ -63,7 +64,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Ways:
-    """How a prompt is read: with options and variants, with weights; as a negative prompt. where: its setting"""
+    """How a prompt is parsed: dynamic: with options and variants; weighted: with prompt weights; where: its setting."""
 
     dynamic: bool = True
     weighted: bool = True
@@ -73,7 +74,7 @@ class Ways:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong at [start, end) of a prompt."""
+    """A problem at [start, end) of a prompt."""
 
     start: int
     end: int
@@ -82,7 +83,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """A prompt between AND: how much it counts, and the content tokens of each of its windows."""
+    """A prompt between AND: its weight, and the content tokens in each of its windows."""
 
     weight: float
     windows: tuple[int, ...]
@@ -93,7 +94,7 @@ class Analysis:
     """A prompt.
 
     joints   (start, end) of each AND and BREAK
-    drawn    words of it are drawn, so the parts are those of one image
+    drawn    it has variants, so the parts are those of one random choice
     """
 
     parts: tuple[Part, ...]
@@ -103,7 +104,7 @@ class Analysis:
 
 
 def analyze(text: str, known: Known = Known(), ways: Ways = Ways()) -> Analysis:
-    """All that the prompt box says of a prompt. Variants are counted as one image draws them."""
+    """The analysis of a prompt. Tokens of variants are counted for one random choice."""
     findings = findings_of(text, known, ways)
     if len(text) > LONGEST:
         return Analysis((), (), findings)
@@ -116,7 +117,7 @@ def analyze(text: str, known: Known = Known(), ways: Ways = Ways()) -> Analysis:
 
 
 def findings_of(text: str, known: Known = Known(), ways: Ways = Ways()) -> tuple[Finding, ...]:
-    """All that is wrong with a prompt, in order of its places."""
+    """All problems of a prompt, in order of position."""
     if len(text) > LONGEST:
         what = f"The prompt has {len(text):,} characters; {LONGEST:,} is the limit"
         return (Finding(0, len(text), Problem(what, ways.where, "shorten it", code="prompt.too-long")),)
@@ -133,7 +134,7 @@ def findings_of(text: str, known: Known = Known(), ways: Ways = Ways()) -> tuple
 
 
 def _of(text: str, kind: str, ways: Ways) -> list[LinePart]:
-    """The parts of a line that belong to the prompt or to an option. What stands within braces is not cut."""
+    """The parts of a line that belong to the prompt or to an option. Text in braces is not split."""
     if not ways.dynamic:
         return [LinePart(0, len(text), text, PROMPT)] if kind == PROMPT else []
     return [part for part in _line(text) if part.of == kind]
@@ -147,7 +148,7 @@ def _line(text: str) -> list[LinePart]:
 
 
 def _within(text: str, parts: Iterable[LinePart]) -> str:
-    """The text of these parts at its places; spaces elsewhere, and for the switches of options."""
+    """The text with everything outside these parts, and the switches of options, replaced by spaces."""
     shown = [" "] * len(text)
     for part in parts:
         switch = re.match(r"\s?--\w+", text[part.start : part.end]) if part.switch else None
@@ -157,7 +158,7 @@ def _within(text: str, parts: Iterable[LinePart]) -> str:
 
 
 def _around(text: str, start: int, end: int) -> str:
-    """The place of a fault in words."""
+    """The quoted text around a fault."""
     shown = " ".join(text[max(start - 12, 0) : end + 12].split())
     return f"'{shown}'"
 
@@ -179,7 +180,7 @@ def _of_options(text: str, ways: Ways) -> Iterator[Finding]:
     for part in _line(text)[1:]:
         written = text[part.start : part.end]
         if has_variants(written) or "{" in written:
-            continue  # known when it is drawn
+            continue  # known only once a variant is chosen
         notes: list[Problem] = []
         read_line(written, notes, ways.where)
         start = part.start + len(written) - len(written.lstrip())
@@ -237,7 +238,7 @@ def _missing(find: Callable[[str], object], name: str) -> list[Problem]:
 
 
 def _of_weights(text: str, ways: Ways) -> Iterator[Finding]:
-    """Each prompt between AND is read alone, so a bracket does not reach over it."""
+    """Each prompt between AND is parsed alone, so brackets do not span it."""
     begin = 0
     for part in [text] if ways.negative else text.split(AND):
         for fault in read_weights(part)[1]:
@@ -261,7 +262,9 @@ def _of_embeddings(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
     for match in words:
         word = match[0].casefold()
         like = [name for name in names if name[0] == word[0] and abs(len(name) - len(word)) <= 2]
-        if word in names or not like or count_tokens(word) < 2:  # a word of the vocabulary is meant as itself
+        if (
+            word in names or not like or count_tokens(word) < 2
+        ):  # a single token is a word of the vocabulary, not a typo
             continue
         for near in difflib.get_close_matches(word, like, 1, LIKE):
             what, fix = (
@@ -283,12 +286,12 @@ def _parts(text: str, known: Known, ways: Ways) -> Iterator[Part]:
 
 
 def _read(text: str) -> list[Run]:
-    """Runs also of a text with faults."""
+    """The runs of a text, also of one with faults."""
     return read_weights(text)[0]
 
 
 def _counter(words: Mapping[str, int]) -> Callable[[str], int]:
-    """Counts content tokens; an embedding has as many as its vectors."""
+    """A function that counts content tokens; an embedding counts its vectors."""
     vectors = {name.casefold(): number for name, number in words.items()}
     pattern = word_pattern(list(words)) if words else None
 

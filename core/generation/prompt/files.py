@@ -1,4 +1,4 @@
-"""Files of prompts: .txt with one a line, and the .toml and .json of sd-scripts (reference: training, section 7.4)."""
+"""Prompt files: .txt with one prompt per line, and the .toml and .json of sd-scripts (reference: training, section 7.4)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Entry = str | dict[str, Any]  # a line, or a table
 
 
 def read_entries(path: Path, where: str) -> list[Entry]:
-    """The prompts of a file, not yet understood. where: the setting that names it. Raises ProblemsError."""
+    """The prompts of a file, not yet parsed. where: the setting that names it. Raises ProblemsError."""
     kind = path.suffix.lower()
     read = {".toml": _toml_entries, ".json": _json_entries, ".txt": _lines}.get(kind)
     if read is None:
@@ -35,7 +35,7 @@ def read_entries(path: Path, where: str) -> list[Entry]:
 
 
 def understand(entry: Entry, notes: list[Problem], where: str) -> PromptLine | None:
-    """None where it holds no prompt. notes: see `read_line`."""
+    """The parsed prompt; None for an empty line or a comment. notes: see `read_line`. Raises ProblemsError."""
     if isinstance(entry, dict):
         return _of_table(entry, notes, where)
     return read_line(entry, notes, where) if is_prompt(entry) else None
@@ -61,7 +61,7 @@ def _lines(path: Path, where: str) -> list[Entry]:
 
 
 def _toml_entries(path: Path, where: str) -> list[Entry]:
-    """[[prompt.subset]] over the defaults in [prompt]."""
+    """Each [[prompt.subset]] with the defaults in [prompt]."""
     table = read_toml(path, where, "correct it").get("prompt")
     subsets = table.get("subset") if isinstance(table, dict) else None
     if (

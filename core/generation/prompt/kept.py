@@ -1,4 +1,4 @@
-"""Text states kept in RAM between jobs: the same text is not encoded twice, and its encoders need not be loaded."""
+"""Cache of text states in RAM between jobs: a text is encoded once, and its encoders need not be loaded again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.diffusion.text_states import TextStates
 
 
 class KeptTexts:
-    """States by key, the most recently used last. room: bytes, beyond which the others leave"""
+    """Text states by key, the most recently used last. room: bytes beyond which the least recently used are dropped"""
 
     def __init__(self, room: int = 1 << 30):
         self.room = room
@@ -25,7 +25,7 @@ class KeptTexts:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def get(self, key: Any, encode: Callable[[], TextStates]) -> TextStates:
-        """On the CPU."""
+        """The states of a key, on the CPU; `encode` is called if they are not cached."""
         with self._lock:
             found = self._held.get(key)
             if found is None:
@@ -39,12 +39,11 @@ class KeptTexts:
 
 @dataclass(frozen=True)
 class ModelTexts:
-    """Those of one model.
+    """The text states of one model.
 
     device   that its denoiser is on
-    model    what states depend on beside the text and how it is read: the encoders' digest, their dtype and device, the
-             embeddings
-    changes  asked at each text: what changes the encoders now, such as LoRAs
+    model    what states depend on besides the text and its reading: digest, dtype and device of the encoders, embeddings
+    changes  called for each text: what changes the encoders now, such as LoRAs
     """
 
     kept: KeptTexts = field(default_factory=KeptTexts)

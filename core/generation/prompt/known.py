@@ -15,13 +15,13 @@ from core.record.workspace import Workspace
 
 
 def known_in(workspace: Workspace, more: Iterable[tuple[str, Path]] = ()) -> Known:
-    """more: embeddings beside those in models/, by their words"""
+    """What prompts can name. more: (token, file) of embeddings outside models/"""
     files = partial(wildcard_lines, workspace)
     return Known(files, lambda name: find_lora(name, workspace), word_vectors(workspace, more))
 
 
 def word_vectors(workspace: Workspace, more: Iterable[tuple[str, Path]] = ()) -> dict[str, int]:
-    """{name of an embedding: its number of vectors}; without files that cannot be read."""
+    """{name of an embedding: its number of vectors}, unreadable files left out. more: as in `known_in`"""
     found: dict[str, int] = {}
     for word, path in [*embedding_files(workspace).items(), *more]:
         with suppress(ProblemsError, OSError):

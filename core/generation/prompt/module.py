@@ -1,4 +1,4 @@
-"""Prompts that a module of the owner's makes: its `prompts(job)`, or sd-scripts' `get_prompter(args, pipe, networks)`."""
+"""Prompts from a Python module: its `prompts(job)`, or sd-scripts' `get_prompter(args, pipe, networks)`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from core.settings.base import declared, value_of
 from core.settings.job import GenerateJob
 
 WHERE = "prompts.from_module"
-# settings of a generation by the names that sd-scripts' generator has for them, where they differ
+# names in sd-scripts' generator -> settings, where they differ
 KOHYA = {"W": "generate.width", "H": "generate.height", "scale": "generate.guidance_scale"}
 KOHYA |= {"steps": "generate.steps", "seed": "generate.seed", "images_per_prompt": "generate.count"}
 KOHYA |= {"prompt": "generate.prompt", "sampler": "generate.sampler", "ckpt": "model.base_model"}
 
 
 def module_entries(job: GenerateJob) -> list[Entry]:
-    """The prompts of the job's module, not yet understood; it is asked once. Raises ProblemsError."""
+    """The prompts of the job's module, not yet parsed; it is called once. Raises ProblemsError."""
     name = job.prompts.from_module or ""
     module = _imported(name)
     make = next((way for what, way in WAYS.items() if callable(getattr(module, what, None))), None)
@@ -70,7 +70,7 @@ def _of_prompts(module: Any, job: GenerateJob) -> Iterable[Any]:
 
 
 def _of_prompter(module: Any, job: GenerateJob) -> Iterator[Any]:
-    """As sd-scripts' generator asks it, before a model is loaded: without one, and without networks."""
+    """Called as by sd-scripts' generator, but before a model is loaded: pipe is None, networks are empty."""
     args = SimpleNamespace(**{entry.kohya or entry.name: value_of(job, entry.path) for entry in declared(GenerateJob)})
     vars(args).update({name: value_of(job, path) for name, path in KOHYA.items()})
     prompter = module.get_prompter(args, None, [])

@@ -11,26 +11,26 @@ from core.record.problems import Problem
 from core.settings.samples import SAMPLER_LABELS, sampler_name
 
 SEEDS = 2**32
-PROMPT = "prompt"  # what the words of a line belong to, where they are no option's
+PROMPT = "prompt"  # `LinePart.of` for words of the prompt itself
 _WHOLE = re.compile(r"[+-]?\d{1,40}")
 _NUMBER = re.compile(r"[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})")
 _SWITCH = re.compile(r"(\w+)(?:\s+(.*))?", re.DOTALL)
 _CUT = re.compile(r"\s--|^--")
-_NO_TEXT = re.compile(r"\w+(\s+[\d.,:+-]+)?")  # a switch of some other program, with a number or nothing behind it
+_NO_TEXT = re.compile(r"\w+(\s+[\d.,:+-]+)?")  # an unknown switch with a number or nothing after it
 _SEEDS = re.compile(r"(?:^|\s)--d\s+(-1|\d{1,40}(?:\s*,\s*\d{1,40})*)\s*(?=\s--|$)", re.IGNORECASE)
 
 
 class NoValue(ValueError):
-    """A text that an option cannot read. Its words are what to write instead."""
+    """An invalid value of an option. Its text says what to write instead."""
 
 
 @dataclass(frozen=True)
 class Option:
     """One option.
 
-    sets     what it sets: a setting of a generation, or "seeds", "strengths" of the LoRAs in their order, "file_name" ...
-    read     (text) -> value; NoValue for a text that it cannot read
-    within   a number, or each of several, is brought within these bounds
+    sets     a setting of a generation, or "seeds", "strengths" of the LoRAs in their order, "file_name" ...
+    read     (text) -> value; raises NoValue
+    within   bounds that a number, or each of several, is clamped to
     """
 
     sets: str
@@ -124,14 +124,14 @@ KEYS = {
 
 @dataclass(frozen=True)
 class PromptLine:
-    """A line of prompts. values: what its options set, by `Option.sets`; nothing for those it leaves open"""
+    """A parsed line. values: {`Option.sets`: value} of the options that it has"""
 
     text: str
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def take_seeds(line: str) -> tuple[str, tuple[int, ...]]:
-    """(the line without "--d", its seeds): wildcards are drawn from them, so they are read first. None of them for -1."""
+    """(the line without "--d", its seeds). Read first, since variants are chosen by them; empty for -1."""
     found = _SEEDS.search(line)
     if found is None:
         return line, ()
@@ -139,10 +139,9 @@ def take_seeds(line: str) -> tuple[str, tuple[int, ...]]:
 
 
 def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
-    """A prompt with options.
+    """Parse a prompt with options. Unknown options stay in its text, unless only a number or nothing follows ("--zz 3").
 
-    notes   gets what is wrong with it: errors for values that cannot be read, else advice. What is no option stays in its
-            text, unless it has only a number behind it ("--zz 3") or nothing
+    notes   gets errors for invalid values, and advice
     """
     first, *parts = parts_of_line(line)
     text = first.text
@@ -166,9 +165,9 @@ def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
 
 @dataclass(frozen=True)
 class LinePart:
-    """What stands between one " --" of a line and the next, at [start, end) of it.
+    """The text between one " --" of a line and the next, at [start, end).
 
-    of       the option whose value it is or goes on with, PROMPT for words of the prompt, "" where it is dropped
+    of       the option whose value it belongs to, PROMPT for words of the prompt, "" if it is dropped
     switch   the option that it names, "" for none      text   without the switch
     """
 
@@ -180,7 +179,7 @@ class LinePart:
 
 
 def parts_of_line(line: str) -> list[LinePart]:
-    """The prompt and the parts that follow it in order. sd-scripts splits at " --"."""
+    """The prompt and then its options in order, split at " --" as in sd-scripts."""
     line = line.rstrip("\r\n")
     cuts = [(match.start(), match.end()) for match in _CUT.finditer(line)]
     ends = [*(start for start, _ in cuts), len(line)]
@@ -202,7 +201,7 @@ def parts_of_line(line: str) -> list[LinePart]:
 
 
 def line_of(text: str, given: Mapping[str, Any], notes: list[Problem], where: str) -> PromptLine:
-    """given: by switch, texts from a line or values from a file"""
+    """The parsed line of a prompt and {switch: text of a line or value of a file}. notes: see `read_line`"""
     values: dict[str, Any] = {}
     for switch, value in given.items():
         if switch in FOR_OTHER_FAMILIES:
@@ -219,7 +218,7 @@ def _take(values: dict[str, Any], switch: str, value: Any, notes: list[Problem],
         read = option.read(written)
     except NoValue as error:
         what = f"'--{switch} {written[:40]}' is not valid"
-        if option.read is _sampler:  # a wish rather than a number: the settings' own is used
+        if option.read is _sampler:  # only advice: the sampler of the settings is used
             notes.append(_note(f"The sampler '{written[:40]}' does not exist", where, "no-sampler", f"use {error}"))
         else:
             notes.append(Problem(what, where, f"write {error}", code="prompts.bad-number"))

@@ -1,4 +1,4 @@
-"""What is read of a prompt: its parts between AND, and their runs of one weight between BREAKs. Pure."""
+"""The parts of a prompt between AND, and their runs of equal weight between BREAKs. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from core.families.token_count import WINDOW
 from core.families.word_weights import WINDOW_END, Read, Run, runs_of
 
 BREAK, AND = "BREAK", " AND "
-_WEIGHT = re.compile(r"[-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")  # behind the last colon of a part
+_WEIGHT = re.compile(r"[-+]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")  # after the last colon of a part
 
 
 def parts_of(prompt: str) -> list[str]:
@@ -18,7 +18,7 @@ def parts_of(prompt: str) -> list[str]:
 
 
 def weighted_parts(prompt: str) -> list[tuple[str, float]]:
-    """The same with how much each counts: "a fox AND a dog :0.5" -> [("a fox", 1.0), ("a dog", 0.5)]."""
+    """The prompts between AND with their weights: "a fox AND a dog :0.5" -> [("a fox", 1.0), ("a dog", 0.5)]."""
     found = []
     for part in parts_of(prompt):
         head, _, number = part.rpartition(":")
@@ -28,7 +28,7 @@ def weighted_parts(prompt: str) -> list[tuple[str, float]]:
 
 
 def prompt_runs(text: str, read: Read = runs_of) -> list[Run]:
-    """As `runs_of`; what follows BREAK begins a window of its own."""
+    """As `runs_of`, with a new window after each BREAK."""
     found: list[Run] = []
     for run, weight in read(text):
         first, *rest = run.split(BREAK)
@@ -42,7 +42,7 @@ def tokens_read(texts: Sequence[str], count: Callable[[str], int], runs: Read | 
     """The number of tokens these texts are padded to: 75, 150, 225 ...
 
     count   content tokens of a plain text      runs   None: brackets and weights are tokens too
-    most    not more than so many
+    most    upper limit
     """
     found = WINDOW * max(len(windows_of(text, count, runs)) for text in texts)
     return min(found, most) if most else found

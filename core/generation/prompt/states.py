@@ -1,4 +1,4 @@
-"""Text encoder states of prompts: the one way in which generation, samples and regularization images read them."""
+"""Text encoder states of prompts, for generation, samples and regularization images alike."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from core.generation.prompt.runs import prompt_runs, tokens_read
 
 @dataclass(frozen=True)
 class Reading:
-    """How prompts are read.
+    """How prompts are encoded.
 
     clip_skip        None or 1: the text encoder's last layer; n: the n-th from the end
-    weighted         read (more), (exactly:1.3) and BREAK; otherwise they are text
+    weighted         parse (more), (exactly:1.3) and BREAK; otherwise they are text
     normalize        how weighted states are scaled (`core.families.weighted_text.weigh`): none, original, abs
     multiples        windows of 75 tokens that are read at most; None: as many as the text has
     as_trained       join the windows to 75 n + 2 states, as training does, in place of 77 n
     filled_with_end  fill windows with EOS whatever the model's padding is
-    layer            the layer from the end that SDXL's encoders are read at, in place of the last but one
+    layer            layer of SDXL's encoders, counted from the end, instead of the penultimate one
     """
 
     clip_skip: int | None = None
@@ -45,10 +45,10 @@ AS_WRITTEN = Reading()
 
 @dataclass(frozen=True)
 class PromptStates:
-    """What the denoiser reads, of equal T: one text each, or one for each image.
+    """The denoiser's text conditioning, all of equal T: one text for all images, or one per image.
 
-    empty            of "", where guidance asks for it
-    parts, weights   of the prompts that AND joins, where there are several
+    empty            of "", if the guidance needs it
+    parts, weights   of the prompts joined by AND, if there are several
     """
 
     positive: TextStates
@@ -59,7 +59,7 @@ class PromptStates:
 
     @classmethod
     def of(cls, texts: Sequence[TextStates]) -> PromptStates:
-        """Positive, negative and, where there is one more, empty."""
+        """From the states of positive, negative and, if there are three, empty."""
         return cls(texts[0], texts[1], texts[2] if len(texts) > 2 else None)
 
 

@@ -1,4 +1,4 @@
-"""Styles: named parts of prompts that are added at the start of a generation, as A1111's. They are kept in a JSON file."""
+"""Styles: named parts of prompts that are added when a generation starts, as in A1111. They are kept in a JSON file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.record.bounded_json import read_json_object
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 
-HERE = "{prompt}"  # where a style has the prompt within it; one without stands behind it
+HERE = "{prompt}"  # replaced by the prompt; a style without it is appended
 MOST, LONGEST_NAME, LONGEST, MAX_BYTES = 1000, 100, 20_000, 16_000_000
 WHERE = "prompts.styles"
 
@@ -30,7 +30,7 @@ class Style:
 
 
 def styled(text: str, styles: Iterable[str]) -> str:
-    """The text with each of these parts around or behind it: "a fox", ["ink of {prompt}", "b/w"] -> "ink of a fox, b/w"."""
+    """The text wrapped in, or followed by, each of these parts: "a fox", ["ink of {prompt}", "b/w"] -> "ink of a fox, b/w"."""
     for style in styles:
         if HERE in style:
             text = style.replace(HERE, text)
@@ -40,7 +40,7 @@ def styled(text: str, styles: Iterable[str]) -> str:
 
 
 def styled_entry(entry: Entry, styles: Sequence[Style], options: bool = True) -> Entry:
-    """A prompt in the styles; its own negative prompt too, where it has one. options: " --n ..." are read in it"""
+    """A prompt with styles applied, and also to its own negative prompt if it has one. options: whether " --n" is one"""
     words, negatives = [style.prompt for style in styles], [style.negative_prompt for style in styles]
     if isinstance(entry, dict):
         own = {"prompt": words, "negative_prompt": negatives}
@@ -74,7 +74,7 @@ def read_styles(workspace: Workspace) -> dict[str, Style]:
 
 
 def write_styles(workspace: Workspace, styles: Iterable[Style]) -> None:
-    """Raises ProblemsError for too many, or one that is too long."""
+    """Save the styles. Raises ProblemsError for too many, or one without a name or too long."""
     kept = list(styles)
     if len(kept) > MOST:
         what = f"There are {len(kept):,} styles; {MOST:,} is the limit"

@@ -1,4 +1,4 @@
-"""LoRAs that a prompt names: <lora:name:0.8>, as in A1111, Forge and ComfyUI. Pure; no file is looked at."""
+"""LoRA tags in prompts: <lora:name:0.8>, as in A1111, Forge and ComfyUI. Pure; no file is opened."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MOST_TAGS, LARGEST = 50, 10.0
-ORDER = ("te", "unet")  # of two strengths, in A1111 and Forge
+ORDER = ("te", "unet")  # of two strengths without names, in A1111 and Forge
 FIX = "write <lora:name:0.8>, or <lora:name:0.5:0.8> for text encoder 0.5 and U-Net 0.8"
 STEPS = re.compile(r"(\d{1,4})?-(\d{1,4})?")
 _TAG = re.compile(r" ?<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
@@ -45,9 +45,8 @@ def has_tags(text: str) -> bool:
 def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
     """(the prompt without its tags, the tags in order): "a fox <lora:ink:0.8>" -> ("a fox", [LoraTag("ink", 0.8, 0.8)]).
 
-    Of two strengths the text encoder's is first. Without the second it is as the first, and without both 1; `te=` and
-    `unet=` name them in any order.
-    Raises ValueError with what is wrong in the words of a message.
+    Of two strengths the text encoder's is first. The second defaults to the first, the first to 1; `te=` and `unet=` name
+    them in any order. Raises ValueError with a text for users.
     """
     bodies = _TAG.findall(prompt)
     if len(bodies) > MOST_TAGS:
@@ -56,7 +55,7 @@ def without_tags(prompt: str) -> tuple[str, list[LoraTag]]:
 
 
 def placed_tags(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
-    """(start, end, the tag) of each; what is wrong with it in place of one that cannot be read."""
+    """(start, end, the tag) of each; for an invalid one the reason instead of the tag."""
     for match in _TAG.finditer(prompt):
         start = match.start() + match[0].startswith(" ")
         try:
@@ -66,12 +65,12 @@ def placed_tags(prompt: str) -> Iterator[tuple[int, int, LoraTag | str]]:
 
 
 def open_tags(prompt: str) -> list[tuple[int, int]]:
-    """Where tags begin that are not closed: they are text."""
+    """(start, end) of unclosed tags, which are read as text."""
     return [match.span() for match in _OPEN.finditer(prompt)]
 
 
 def tagless(prompt: str) -> str:
-    """The prompt without its tags, whatever is in them."""
+    """The prompt without its tags, valid or not."""
     return _TAG.sub("", prompt).strip() if has_tags(prompt) else prompt
 
 

@@ -1,8 +1,8 @@
-"""Variants within a prompt: {red|blue}, {2$$ and $$a|b|c}, {e$$a|b} for each in turn, and __name__ for a line of a file.
+"""Variants in a prompt: {red|blue}, {2$$ and $$a|b|c}, {e$$a|b} for each in turn, and __name__ for a line of a file.
 
-The notation and the draws are those of sd-scripts' generator (reference: generation, section 4), so that a seed gives the
+Notation and random choices are those of sd-scripts' generator (reference: generation, section 4), so that a seed gives the
 same words there; __name__ is that of A1111's extension Dynamic Prompts. Nesting is resolved from the inside out. Pure:
-files are read by whoever hands in `Files`.
+files are read by the function `Files`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Files = Callable[[str], Sequence[str]]  # name -> its lines; WildcardError where
 
 
 class WildcardError(ValueError):
-    """What is wrong with a prompt's variants, in the words of a message."""
+    """A problem of a prompt's variants. Its text is for users."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One group: from `low` to `high` of the variants, joined; each combination in turn, or one drawn."""
+    """One group: `low` to `high` of the variants, joined by `joined`. each: all combinations in turn, else a random one."""
 
     variants: tuple[str, ...]
     low: int = 1
@@ -46,7 +46,7 @@ class Group:
         return self.joined.join(by.sample(self.variants, number))
 
     def count(self) -> int:
-        """How many combinations it has, of those above `COUNTED` no more than that."""
+        """The number of combinations, at most `COUNTED`."""
         total = 0
         for number in range(self.low, self.high + 1):
             total += math.comb(len(self.variants), number)
@@ -69,7 +69,7 @@ def has_variants(text: str) -> bool:
 
 
 def variants(text: str, seeds: Sequence[int], files: Files = no_files) -> list[tuple[str, int]]:
-    """The prompts of a line, each with its seed, of which its words are drawn too.
+    """The prompts of a line with their seeds, which also choose the variants. Raises WildcardError.
 
     seeds    one for each image
     returns  one for each seed; with {e$$...} each combination once instead, all with the first seed
@@ -83,12 +83,12 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files) -> list[t
 
 
 def problem_of(text: str, files: Files = no_files) -> str:
-    """What is wrong with a text's variants; empty for nothing. Every variant is looked at, not only those drawn."""
+    """The first problem of a text's variants, chosen or not; empty if there is none."""
     return next((reason for _, _, reason in problems_in(text, files)), "")
 
 
 def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]]:
-    """(start, end, what is wrong there) of a text's variants."""
+    """(start, end, problem) of a text's variants."""
     placed, files = _hidden(text, _WIDE), cache(files)
     found: list[tuple[int, int, str]] = []
     groups = list(_GROUP.finditer(placed))
@@ -114,14 +114,14 @@ def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]
 
 
 def drawn_once(text: str, seed: int, files: Files = no_files) -> str:
-    """One prompt of a text. Raises WildcardError."""
+    """One prompt of a text, with variants chosen by a seed. Raises WildcardError."""
     hidden, files = _hidden(text), cache(files)
     each = any(match[1] for match in _GROUP.finditer(hidden))
     return _shown(_drawn(next(_in_turn(hidden)) if each else hidden, partial(Random, seed), files))
 
 
 def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
-    """(start and end of each pair of braces, where those without a partner are: they are text)"""
+    """((start, end) of each pair of braces, positions of unpaired ones, which are text)"""
     pairs: list[tuple[int, int]] = []
     opened: list[int] = []
     alone: list[int] = []
@@ -136,7 +136,7 @@ def braces(text: str) -> tuple[list[tuple[int, int]], list[int]]:
 
 
 def _follow(name: str, files: Files, through: tuple[str, ...], sound: set[str]) -> None:
-    """Raise if a file names itself, also by way of others, or one that does not exist. sound: files known not to"""
+    """Raise WildcardError if a file includes itself, directly or not, or a missing one. sound: files checked already"""
     if name in sound:
         return
     if name in through:
@@ -150,7 +150,7 @@ def _follow(name: str, files: Files, through: tuple[str, ...], sound: set[str]) 
 
 
 def _hidden(text: str, filled: str = "") -> str:
-    """Escaped braces as marks. filled: stands after each, so that everything keeps its place"""
+    """The text with escaped braces as marks. filled: added after each mark, to keep positions"""
     for escaped, mark in _ESCAPED.items():
         text = text.replace(escaped, mark + filled)
     return text
@@ -170,7 +170,7 @@ def _group(match: re.Match[str]) -> Group:
 
 
 def _in_turn(text: str) -> Iterator[str]:
-    """The text with each combination of its {e$$...}; other groups are left."""
+    """The text with each combination of its {e$$...}; other groups stay."""
     matches = [match for match in _GROUP.finditer(text) if match[1]]
     groups = [_group(match) for match in matches]
     number = 1
@@ -186,14 +186,17 @@ def _in_turn(text: str) -> Iterator[str]:
 
 
 def _drawn(text: str, start: Callable[[], Random], files: Files) -> str:
-    """start: gives what each level of nesting draws by; the recorded generator starts it anew, but not where it enumerates"""
+    """The text with a random choice for every group and file. start: the random numbers of each level of nesting: sd-scripts
+    restarts them per level, but not with {e$$...}"""
     for _ in range(DEEPEST):
         by = start()
         named = list(_FILE.finditer(text))
         if named:
             text = _replaced(text, named, [by.choice(files(match[1])) for match in named])
         elif matches := list(_GROUP.finditer(text)):
-            drawn = [_group(match).draw(by) for match in reversed(matches)]  # from the last place backwards
+            drawn = [
+                _group(match).draw(by) for match in reversed(matches)
+            ]  # sd-scripts' order: from the last position backwards
             text = _replaced(text, matches, drawn[::-1])
         else:
             return text
