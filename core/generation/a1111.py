@@ -176,33 +176,22 @@ def _from_pairs(
     loras = [use_of(tag, steps or GenerateSettings().steps) for tag in tags]
     wanted: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "loras": loras}
     wanted["embeddings"] = list(_listed(pairs, "TI hashes"))
-    for name, setting_name, convert in (
-        ("Steps", "steps", int),
-        ("CFG scale", "guidance_scale", float),
-        ("Seed", "seed", int),
-    ):
-        _take(wanted, notes, pairs, name, setting_name, convert)
+    _take(wanted, notes, pairs, "Steps", "steps", int)
+    _take(wanted, notes, pairs, "CFG scale", "guidance_scale", float)
+    _take(wanted, notes, pairs, "Seed", "seed", int)
     _take_size(wanted, notes, pairs)
     _take_sampler(wanted, notes, pairs)
     wanted["prompt_weights"] = pairs.get("Emphasis") != "None"
     if wanted["prompt_weights"] and pairs.get("Emphasis") != "No norm" and _weighs(prompt, negative):
-        notes.append(
-            _advice(
-                "Prompt weights were scaled to the original mean, so the image will differ slightly", "prompt-weights"
-            )
-        )
+        what = "Prompt weights were scaled to the original mean, so the image will differ slightly"
+        notes.append(_advice(what, "prompt-weights"))
     wanted["zero_terminal_snr"] = "on" if pairs.get("Noise schedule") == ZERO_SNR else "auto"
     kept = _valid(wanted, notes)
     clip_skip = int(pairs["Clip skip"]) if pairs.get("Clip skip", "").isdecimal() else None
     model: dict[str, Any] = {"clip_skip": clip_skip} if clip_skip and 1 <= clip_skip <= 12 else {}
     if pairs.get("Model"):
-        notes.append(
-            _advice(
-                f"It was generated with the model {pairs['Model']}; the selected model is kept",
-                "other-model",
-                "choose that model to generate it again",
-            )
-        )
+        what = f"It was generated with the model {pairs['Model']}; the selected model is kept"
+        notes.append(_advice(what, "other-model", "choose that model to generate it again"))
     groups = _guided(kept, notes, pairs) | {"start_noise": {"noise_source": _noise_source(pairs, source)}}
     groups |= {"generate": kept, "model": model, "refiner": _taken_refiner(notes, pairs)}
     groups |= {"prompts": {"dynamic_prompts": False}}
@@ -320,8 +309,7 @@ def _valid(wanted: dict[str, Any], notes: list[Problem], group: type[Settings] =
         group.model_validate(wanted)
     except ValidationError as error:
         for name in dict.fromkeys(str(item["loc"][0]) for item in error.errors()):
-            notes.append(
-                _advice(f"{group.title_of(name)} '{wanted[name]}' is out of range and is ignored", "out-of-range")
-            )
+            what = f"{group.title_of(name)} '{wanted[name]}' is out of range and is ignored"
+            notes.append(_advice(what, "out-of-range"))
             del wanted[name]
     return wanted

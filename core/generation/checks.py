@@ -50,10 +50,8 @@ def _of_large_images(job: GenerateJob, input_blocks: int | None) -> Iterator[Pro
         unsharp_of(job.gradual_latent.gradual_latent_unsharp_params)
     except ValueError:
         what = f"'{job.gradual_latent.gradual_latent_unsharp_params}' is not a valid unsharp mask"
-        where, fix = (
-            "gradual_latent.gradual_latent_unsharp_params",
-            "write an odd size, sigma and strength: 3,0.5,0.5,1",
-        )
+        where = "gradual_latent.gradual_latent_unsharp_params"
+        fix = "write an odd size, sigma and strength: 3,0.5,0.5,1"
         yield Problem(what, where, fix, code="generate.bad-unsharp")
     for name in ("ds_depth_1", "ds_depth_2"):
         depth = getattr(job.deep_shrink, name)
@@ -100,9 +98,8 @@ def _of_guidance(job: GenerateJob) -> Iterator[Problem]:
     part = asked.guidance_start > 0 or asked.guidance_end < 1
     if has_regions(job) and (kind.layers is not None or part):
         name = "guidance" if kind.layers is not None else "guidance_start" if asked.guidance_start else "guidance_end"
-        what = (
-            f"{kind.title if kind.layers is not None else 'Guidance in part of the steps'} cannot be used with regions"
-        )
+        what = kind.title if kind.layers is not None else "Guidance in part of the steps"
+        what += " cannot be used with regions"
         yield Problem(what, f"generate.{name}", "turn one of them off", code="guidance.regions")
     yield from _without_effect(job)
 

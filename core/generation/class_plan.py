@@ -101,11 +101,8 @@ def plan_class_images(job: ClassImagesJob, workspace: Workspace) -> ClassPlan:
         fix = "set class_images.class_word to what the subject is, such as dog"
         if "{class}" not in asked.prompt:
             fix += ", or write class_images.caption without {class}"
-        problems.append(
-            Problem(
-                "The regularization images have no class", "class_images.class_word", fix, code="class-images.no-class"
-            )
-        )
+        what = "The regularization images have no class"
+        problems.append(Problem(what, "class_images.class_word", fix, code="class-images.no-class"))
     prompt = asked.prompt.replace("{class}", word).strip()
     if not prompt:
         what = "The prompt of the regularization images is empty"
@@ -119,11 +116,8 @@ def plan_class_images(job: ClassImagesJob, workspace: Workspace) -> ClassPlan:
     if not report.placed:
         problems += [problem for problem in report.problems if problem.level == "error"]
         if not problems:
-            problems.append(
-                Problem(
-                    "The dataset has no image to take sizes from", "dataset", "add images", code="dataset.no-images"
-                )
-            )
+            what = "The dataset has no image to take sizes from"
+            problems.append(Problem(what, "dataset", "add images", code="dataset.no-images"))
     raise_if_errors(problems)
     views: dict[Size, int] = {}
     for (width, height), (_, shown) in report.buckets.items():
@@ -259,15 +253,8 @@ def manifest_for(plan: ClassPlan, settings: dict[str, Any]) -> tuple[Manifest, l
     said = []
     if found.sizes and not set(found.sizes) <= set(plan.views):
         what = "The training image sizes changed after these regularization images were planned; those keep their sizes"
-        said.append(
-            Problem(
-                what,
-                printable(plan.folder),
-                "choose a new folder to use the current sizes",
-                "advice",
-                code="class-images.other-sizes",
-            )
-        )
+        fix = "choose a new folder to use the current sizes"
+        said.append(Problem(what, printable(plan.folder), fix, "advice", code="class-images.other-sizes"))
     wanted = max(0, plan.number - len(images_of_others(plan.folder)))
     found.sizes = sizes_by_views(plan.views, max(wanted, len(found.sizes)), found.sizes)
     return found, said
@@ -277,13 +264,9 @@ def _refuse_unlisted(folder: Path) -> None:
     """Images with our names but without the manifest: their settings are unknown."""
     ours = [name for name in _names(folder) if OURS.fullmatch(name)]
     if ours:
-        raise ProblemsError.one(
-            f"The folder has regularization images ({sorted(ours)[0]}) but no {MANIFEST}, which records how "
-            "they were generated",
-            printable(folder),
-            "choose a new folder (class_images.folder)",
-            code="class-images.no-manifest",
-        )
+        what = f"The folder has regularization images ({min(ours)}) but no {MANIFEST}, which records their settings"
+        fix = "choose a new folder (class_images.folder)"
+        raise ProblemsError.one(what, printable(folder), fix, "class-images.no-manifest")
 
 
 def _change(name: str, before: Any, now: Any) -> str:

@@ -123,11 +123,9 @@ class Words:
         suffixes = [f"_{name}" for name in LAYERS] if self._layered else [""]
         with torch.no_grad():
             read = [self._read([self._spelled(text, suffix) for text in texts], reading) for suffix in suffixes]
-        whole = (
-            replace(read[0], context=torch.stack([states.context for states in read], dim=1))
-            if self._layered
-            else read[0]
-        )
+        whole = read[0]
+        if self._layered:
+            whole = replace(whole, context=torch.stack([states.context for states in read], dim=1))
         return [whole.each(itemgetter(slice(at, at + 1))) for at in range(len(texts))]
 
     def _read(self, texts: Sequence[str], reading: Reading) -> TextStates:
@@ -215,13 +213,5 @@ def _rows(read: dict[str, dict[str, Tensor]], encoder: int) -> tuple[list[str], 
 def unused(words: Words, *prompts: str) -> list[Problem]:
     """Advice about each embedding that no prompt uses."""
     fix = "write its name into the prompt, or remove the embedding"
-    return [
-        Problem(
-            f"No prompt contains '{word}', so its embedding has no effect",
-            WHERE,
-            fix,
-            level="advice",
-            code="embedding.unused",
-        )
-        for word in words.missing(*prompts)
-    ]
+    unused_ones = (f"No prompt contains '{word}', so its embedding has no effect" for word in words.missing(*prompts))
+    return [Problem(what, WHERE, fix, "advice", code="embedding.unused") for what in unused_ones]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,13 +72,11 @@ class ForeignSettings:
 def read_foreign(texts: Mapping[str, str], comment: str, size: tuple[int, int]) -> ForeignSettings | None:
     """The settings written by one of these programs; None if there are none. texts: of a PNG; comment: EXIF's UserComment"""
     block = texts.get("parameters") or comment
+    of_novelai = "NovelAI" in (texts.get("Software", ""), texts.get("Source", "")[:7])
     readers = [
         (block if block.lstrip()[:1] == "{" else "", _fooocus),
         (texts.get("invokeai_metadata", ""), _invokeai),
-        (
-            texts.get("Comment", "") if "NovelAI" in (texts.get("Software", ""), texts.get("Source", "")[:7]) else "",
-            _novelai,
-        ),
+        (texts.get("Comment", "") if of_novelai else "", _novelai),
         (texts.get("prompt", "") if texts.get("prompt", "").lstrip()[:1] == "{" else "", _comfyui),
     ]
     for text, reader in readers:
@@ -224,8 +221,6 @@ def _comfyui(nodes: dict[str, Any]) -> ForeignSettings | None:
             break
     for inputs in graph.before(chosen.get("model"), ("model", "model1", "MODEL")):
         _add_lora(settings, inputs.get("lora_name"), inputs.get("strength_model"), inputs.get("strength_clip"))
-        with suppress(StopIteration):
-            settings.put(
-                Model=next(inputs[name] for name in ("ckpt_name", "unet_name") if isinstance(inputs.get(name), str))
-            )
+        names = (inputs.get(name) for name in ("ckpt_name", "unet_name"))
+        settings.put(Model=next((name for name in names if isinstance(name, str)), None))
     return settings

@@ -72,12 +72,8 @@ class GradualLatent(Hook):
         size = None
         if self._ratio < 1 and (last or (begun and self._since >= asked.gradual_latent_every_n_steps)):
             self._ratio = 1.0 if last else min(self._ratio + asked.gradual_latent_ratio_step, 1.0)
-            height, width = self._full
-            size = (
-                self._full
-                if last
-                else (int(height * self._ratio) // STEP * STEP, int(width * self._ratio) // STEP * STEP)
-            )
+            height, width = (int(side * self._ratio) // STEP * STEP for side in self._full)
+            size = self._full if last else (height, width)
             self._since = 0
         self._since += 1
         return size

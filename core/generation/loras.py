@@ -215,16 +215,9 @@ def _left_out(network: Network, path: Path) -> list[Problem]:
     left = sorted(network.unmatched)
     if not left:
         return []
-    shown = ", ".join(left[:SHOWN_MODULES]) + (
-        f" and {len(left) - SHOWN_MODULES} more" if len(left) > SHOWN_MODULES else ""
-    )
-    return [
-        Problem(
-            f"{len(left)} of {len(left) + len(network.adapters)} layers of the LoRA {path.name} "
-            f"match no layer of this model and have no effect: {shown}",
-            display_path(path),
-            "use it with a model like the one it was trained on",
-            level="advice",
-            code="lora.unmatched-layers",
-        )
-    ]
+    shown = ", ".join(left[:SHOWN_MODULES])
+    shown += f" and {len(left) - SHOWN_MODULES} more" if len(left) > SHOWN_MODULES else ""
+    what = f"{len(left)} of {len(left) + len(network.adapters)} layers of the LoRA {path.name} "
+    what += f"match no layer of this model and have no effect: {shown}"
+    fix = "use it with a model like the one it was trained on"
+    return [Problem(what, display_path(path), fix, "advice", code="lora.unmatched-layers")]

@@ -18,12 +18,7 @@ from core.generation.models import kept_texts, leased, refiners_of
 from core.generation.output import save_image
 from core.generation.plan import Plan, plan_of
 from core.generation.requests import merged_of
-from core.generation.sources import (
-    Sources,
-    file_hashes,
-    make_store,
-    marked_files,
-)
+from core.generation.sources import Sources, file_hashes, make_store, marked_files
 from core.generation.stages import stages_of
 from core.generation.store import ModelStore
 from core.generation.upscaler_files import networks_of

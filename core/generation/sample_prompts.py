@@ -108,14 +108,11 @@ def _without_loras(prompt: SamplePrompt, notes: list[Problem]) -> SamplePrompt:
     try:
         text, tags = without_tags(prompt.prompt)
     except ValueError as error:
-        notes.append(
-            _wrong(f"In the prompt '{prompt.prompt[:40]}', {error}", "samples.sample_prompts", TAG_FIX, "bad-lora")
-        )
+        what = f"In the prompt '{prompt.prompt[:40]}', {error}"
+        notes.append(_wrong(what, "samples.sample_prompts", TAG_FIX, "bad-lora"))
         return prompt
-    for tag in tags:
-        notes.append(
-            _note(f"{tag} is ignored: samples use only the LoRA being trained", "samples.sample_prompts", "lora")
-        )
+    ignored = "is ignored: samples use only the LoRA being trained"
+    notes += [_note(f"{tag} {ignored}", "samples.sample_prompts", "lora") for tag in tags]
     return replace(prompt, prompt=text)
 
 

@@ -1,4 +1,4 @@
-"""Grids as HTML: the group of the panel where one is asked for, and the table of cells as they come."""
+"""Grids as HTML: the group of axes in the panel, and the table of cells."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def table(
     thumb_url: Callable[..., str],
     file_url: Callable[..., str],
 ) -> str:
-    """An open grid: what it does, its files, its tables. kept: what is known of the files that an axis names."""
+    """An open grid: its state, files and tables. kept: {(axis, index): what is kept of that checkpoint}."""
     made = folder.made()
     columns, rows, tables = content.size
     total = columns * rows * tables

@@ -1,4 +1,4 @@
-"""X/Y/Z grids on the page: asked for in Generate's panel, shown as tables, and the checkpoint that a person keeps."""
+"""X/Y/Z grids on the page: the axes in Generate's panel, the tables, and the checkpoints that a user keeps."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Grids:
         return view.panel(given, wrong, says, bad, loras, older)
 
     def _says(self, given: dict[str, str]) -> tuple[str, bool]:
-        """(how many images the axes come to and about how long that takes, or what is wrong; whether it is wrong)"""
+        """(number of images, steps and loads with the expected time, or the first problem; whether it is a problem)"""
         if self._wrong:
             first = self._wrong[0]
             return f"{first.what}: {first.fix}" if first.fix else first.what, True
@@ -152,7 +152,7 @@ class Grids:
         return ", ".join([*words, *([f"about {clock(pace * cells * steps)}"] if pace else [])]), False
 
     def _pace(self) -> float:
-        """Seconds a step of the newest grid that has made some; 0 where none is known."""
+        """Seconds per step in the newest grid; 0 if unknown."""
         for folder in list_grids(self.page.workspace)[:LISTED]:
             with suppress(ProblemsError):
                 content = folder.content()
@@ -359,7 +359,7 @@ class Grids:
         self.copies.keep(run.name, path.name, name)
 
     def _end_copy(self, act: str, name: str) -> None:
-        """Cancel the copy of a checkpoint of the open grid, or close what is said of it."""
+        """Cancel the copy of a checkpoint of the open grid, or close its message."""
         opened = self._open()
         axes = opened[1].axes if opened else ()
         files = [file for axis in axes for number in range(len(axis.values)) if (file := self._file(axis, number))]
@@ -388,7 +388,7 @@ def queue(page: Page, folder: GridFolder) -> None:
 
 
 def close(page: Page) -> None:
-    """Close the open grid, whose place the next image needs; one that is being made stays."""
+    """Close the open grid to show the next image, unless a grid is running."""
     kept = page.project.tab_state(KEPT)
     busy = any(entry.task == "grid" and entry.state == "running" for entry in page.engine.queue())
     if kept.get("open") and not busy:

@@ -20,16 +20,8 @@ from core.families.word_weights import Run, read_weights
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
 from core.generation.prompt.runs import AND, BREAK, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.tags import FIX as LORA_FIX
-from core.generation.prompt.tags import MOST_TAGS, open_tags, placed_tags, tagless
-from core.generation.prompt.wildcards import (
-    LONGEST,
-    Files,
-    braces,
-    drawn_once,
-    has_variants,
-    no_files,
-    problems_in,
-)
+from core.generation.prompt.tags import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, open_tags, placed_tags, tagless
+from core.generation.prompt.wildcards import LONGEST, Files, braces, drawn_once, has_variants, no_files, problems_in
 from core.record.problems import Problem, ProblemsError
 
 BAD_WILDCARD = "prompt.bad-wildcard"
@@ -209,11 +201,7 @@ def _of_tags(text: str, tags: Iterable[tuple[int, int, object]], known: Known, w
     for number, (start, end, tag) in enumerate(tags):
         problems: list[Problem] = []
         if ways.negative:
-            what, fix = (
-                "A LoRA in the negative prompt has no effect",
-                "write it into the prompt, with a negative strength",
-            )
-            problems = [Problem(what, ways.where, fix, code="prompt.lora-in-negative")]
+            problems = [Problem(IN_NEGATIVE, ways.where, TO_PROMPT, code="prompt.lora-in-negative")]
         elif has_variants(text[start:end]):
             continue
         elif isinstance(tag, str):
@@ -267,10 +255,8 @@ def _of_embeddings(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
         ):  # a single token is a word of the vocabulary, not a typo
             continue
         for near in difflib.get_close_matches(word, like, 1, LIKE):
-            what, fix = (
-                f"'{match[0]}' is not an embedding and is read as text",
-                f"write {names[near]} for the embedding",
-            )
+            what = f"'{match[0]}' is not an embedding and is read as text"
+            fix = f"write {names[near]} for the embedding"
             yield Finding(*match.span(), Problem(what, ways.where, fix, "advice", code="prompt.unknown-embedding"))
 
 

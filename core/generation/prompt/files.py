@@ -25,12 +25,8 @@ def read_entries(path: Path, where: str) -> list[Entry]:
         raise ProblemsError.one(what, where, "choose a .txt, .toml or .json file", "prompts.unknown-format")
     found = read(path, f"{where}, {path.name}")
     if len(found) > MAX_PROMPTS:
-        raise ProblemsError.one(
-            f"There are {len(found):,} prompts",
-            f"{where}, {path.name}",
-            f"use at most {MAX_PROMPTS:,}",
-            "prompts.too-many",
-        )
+        what, fix = f"There are {len(found):,} prompts", f"use at most {MAX_PROMPTS:,}"
+        raise ProblemsError.one(what, f"{where}, {path.name}", fix, "prompts.too-many")
     return found
 
 
@@ -64,11 +60,8 @@ def _toml_entries(path: Path, where: str) -> list[Entry]:
     """Each [[prompt.subset]] with the defaults in [prompt]."""
     table = read_toml(path, where, "correct it").get("prompt")
     subsets = table.get("subset") if isinstance(table, dict) else None
-    if (
-        not isinstance(table, dict)
-        or not isinstance(subsets, list)
-        or not all(isinstance(each, dict) for each in subsets)
-    ):
+    sound = isinstance(subsets, list) and all(isinstance(each, dict) for each in subsets)
+    if not isinstance(table, dict) or not isinstance(subsets, list) or not sound:
         what, fix = "The file contains no prompts", "write [prompt] and a [[prompt.subset]] for each"
         raise ProblemsError.one(what, where, fix, code="prompts.none")
     common = {key: value for key, value in table.items() if key != "subset"}

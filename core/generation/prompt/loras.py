@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core.generation.prompt.tags import FIX, LoraTag, has_tags, without_tags
+from core.generation.prompt.tags import FIX, IN_NEGATIVE, TO_PROMPT, LoraTag, has_tags, without_tags
 from core.record.problems import Problem, ProblemsError
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
@@ -22,8 +22,7 @@ def with_prompt_loras(job: GenerateJob) -> GenerateJob:
     except ValueError as error:
         problems.append(Problem(f"Prompt: {error}", "generate.prompt", FIX, code="prompt.bad-lora"))
     if has_tags(asked.negative_prompt):
-        what, fix = "A LoRA in the negative prompt has no effect", "write it into the prompt, with a negative strength"
-        problems.append(Problem(what, "generate.negative_prompt", fix, code="prompt.lora-in-negative"))
+        problems.append(Problem(IN_NEGATIVE, "generate.negative_prompt", TO_PROMPT, code="prompt.lora-in-negative"))
     if problems:
         raise ProblemsError(problems)
     if not tags:

@@ -150,11 +150,8 @@ def read_line(line: str, notes: list[Problem], where: str) -> PromptLine:
         if part.switch and part.of == part.switch:
             given[part.switch] = part.text
             continue
-        what = (
-            f"'--{part.switch}' has no value"
-            if part.switch
-            else f"'--{part.text.strip()[:40]}' is not an option of prompts"
-        )
+        what = f"'--{part.text.strip()[:40]}' is not an option of prompts"
+        what = f"'--{part.switch}' has no value" if part.switch else what
         notes.append(_note(what, where, "unknown-option"))
         if part.of == PROMPT:
             text += f" --{part.text}"

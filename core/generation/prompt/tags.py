@@ -10,6 +10,8 @@ from dataclasses import dataclass
 MOST_TAGS, LARGEST = 50, 10.0
 ORDER = ("te", "unet")  # of two strengths without names, in A1111 and Forge
 FIX = "write <lora:name:0.8>, or <lora:name:0.5:0.8> for text encoder 0.5 and U-Net 0.8"
+IN_NEGATIVE = "A LoRA in the negative prompt has no effect"
+TO_PROMPT = "write it into the prompt, with a negative strength"
 STEPS = re.compile(r"(\d{1,4})?-(\d{1,4})?")
 _TAG = re.compile(r" ?<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 _OPEN = re.compile(r"<(?:lora|lyco):[^<>\s,]*+(?=[^<>]*+(?:<|\Z))", re.IGNORECASE)
