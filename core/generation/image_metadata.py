@@ -143,7 +143,7 @@ def user_comment(exif: Any) -> str:
         return body.decode("iso2022_jp" if name.startswith(b"JIS") else "utf-8", errors="replace").rstrip("\0")
     if body[:2] in (b"\xfe\xff", b"\xff\xfe"):
         return body.decode("utf-16", errors="replace").rstrip("\0")
-    # The zero bytes of Latin letters and spaces show the byte order: A1111 writes big-endian whatever the file's is.
+    # Zero bytes of Latin letters and spaces show the byte order: A1111 writes big-endian even in little-endian EXIF.
     first, second = body[::2].count(0), body[1::2].count(0)
     big = first > second or (first == second and exif.endian == ">")
     return body.decode("utf-16-be" if big else "utf-16-le", errors="replace").rstrip("\0")

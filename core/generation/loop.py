@@ -46,7 +46,7 @@ class Sampling:
     program   "" as the samplers are published; "trainer" or "generator" as those of sd-scripts (`make_sampler`)
     guidance_kind, guidance_settings    which, and its own settings
     guidance_range  shares of the steps with guidance, from the first on, up to the second; the others follow the prompt alone
-    device_noise    noise is drawn on the model's device, and differs from one to another; else on the CPU
+    device_noise    noise is generated on the model's device, and differs between devices; else on the CPU
     one_level_up    as its generator, an image is noised for the step before the first one that is run, where the sampler
               has an offset of its timesteps
     """

@@ -45,7 +45,7 @@ class Made:
     """What became of a batch: the latents after each stage, [B, C, h, w]; the image of each request and stage so far.
 
     canvas, begun, noises   of the stage that is made now: its initial image, the latents that it began with, and the random
-                            numbers of each image, which a refiner goes on with
+                            numbers of each image, which a refiner continues with
     """
 
     latents: list[Tensor] = field(default_factory=list)
@@ -160,7 +160,7 @@ class Maker:
     def _refined(
         self, stage: Stage, batch: Sequence[Request], made: Made, on_step: Callable[[int, int], None]
     ) -> Tensor:
-        """The last latents, finished by the refiner: it goes on with their noise, and the sampler's history begins anew."""
+        """The last latents, finished by the refiner: it continues with their noise, and the sampler's history begins anew."""
         assert self.refiner is not None, "the plan of a job with a refiner knows it"
         job = batch[0].job
         with self.refiner(job) as (refiner, words):

@@ -1,12 +1,12 @@
 "use strict";
-/* A mask, or regions in colors, painted over an image, for whoever needs them: `atelier.paint`. In a mask white counts, black does not.
-   The canvas holds the black parts as opaque, so a stroke is one drawing, and the browser lays it over the image by itself. */
+/* Paints a mask, or regions in colors, over an image: `atelier.paint`. White parts of a mask count, black ones do not. The canvas holds
+   black as opaque, so that a stroke is one drawing operation and the browser composes it with the image. */
 (() => {
   const atelier = window.atelier, {h} = atelier;
   const TINT = [214, 0, 110];       // of the black parts; only its opacity is kept
   const COLOR = `rgb(${TINT})`;
   const MOST_KEPT = 192 << 20;      // bytes of earlier states for undo
-  const ZOOM = 1.25, FARTHEST = 0.25, NEAREST = 32;  // a step; the least, of what fits; the most, screen pixels for one of the image
+  const ZOOM = 1.25, FARTHEST = 0.25, NEAREST = 32;  // factor of a step; minimum, times the fitted scale; maximum, screen pixels per image pixel
   const MOVE = 60;                  // pixels that an arrow key moves the view
 
   const canvasOf = (width, height) => {
@@ -22,7 +22,7 @@
     constructor(width, height) {
       Object.assign(this, {width, height, blank: true, done: [], undone: [], saved: 0, steps: 0});
       [this.canvas, this.context] = canvasOf(width, height);
-      [this.before, this.earlier] = canvasOf(width, height);  // as it was before what is being painted
+      [this.before, this.earlier] = canvasOf(width, height);  // before the current stroke
     }
     async load(url) {
       const [, context] = canvasOf(this.width, this.height);
@@ -62,7 +62,7 @@
       if (width > 0 && height > 0) this.keep([left, top, width, height], wasBlank);
       else this.blank = wasBlank;
     }
-    /** Take back what is being painted: a second finger has come down. */
+    /** Undo the current stroke: a second finger touches the screen. */
     drop() {
       this.blank = this.stroke.wasBlank;
       this.stroke = null;
@@ -85,9 +85,9 @@
       this.copy(this.canvas, this.earlier, box);
       let bytes = 0, first = this.done.length;
       while (first > 0 && (bytes += this.done[first - 1].pixels.data.length) <= MOST_KEPT) first -= 1;
-      if (this.done.splice(0, Math.min(first, this.done.length - 1)).length) this.saved = -1;  // no undo leads back to the start
+      if (this.done.splice(0, Math.min(first, this.done.length - 1)).length) this.saved = -1;  // undo cannot reach the saved state any more
     }
-    /** Exchange the newest state of a list with the present one, which the other list takes. */
+    /** Undo or redo: restore the newest state of one list and push the present one to the other. */
     swap(from, to) {
       const state = from.pop(), box = [...state.at, state.pixels.width, state.pixels.height];
       to.push({...state, blank: this.blank, pixels: this.context.getImageData(...box)});
@@ -140,7 +140,7 @@
       this.context.fillRect(...this.whole);
       this.keep(this.whole, wasBlank);
     }
-    /** Only plain colors: what lies between two at the edge of a stroke becomes the nearer one, and black or half transparent none. */
+    /** Only plain colors: antialiased edges take the nearest one, black and half transparent pixels none. */
     plain(context) {
       const pixels = context.getImageData(...this.whole), data = pixels.data;
       const known = this.colors.map((color) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)));
@@ -161,7 +161,7 @@
     }
   }
 
-  /** Where the image lies in the frame: its scale and its upper left corner, in the frame's pixels. */
+  /** The image's position in the frame: its scale, and its upper left corner in pixels of the frame. */
   class View {
     constructor(frame, layer, width, height) { Object.assign(this, {frame, layer, width, height, fitted: true}); }
     fit() {
@@ -204,7 +204,7 @@
       down.set(event.pointerId, view.inFrame(event));
       if (down.size > 1) { if (mask.busy) mask.drop(); pans = true; return drawn(); }
       pans = event.button === 1 || tool.holdsSpace;
-      const eraser = event.button === 2 || event.button === 5;  // the right button, the other end of a pen
+      const eraser = event.button === 2 || event.button === 5;  // right button, or the eraser end of a pen
       if (!pans && tool.ready) mask.begin(view.inImage(event), tool.size, eraser || tool.erases);
       drawn();
     });
@@ -226,7 +226,7 @@
     frame.addEventListener("pointerleave", () => drawn(null));
     frame.addEventListener("wheel", (event) => {
       event.preventDefault();
-      const turned = event.deltaY * (event.deltaMode ? 33 : 1) / 100;  // in notches of a wheel; in lines or pixels
+      const turned = event.deltaY * (event.deltaMode ? 33 : 1) / 100;  // notches of a wheel, from lines or pixels
       view.zoom(ZOOM ** within(-turned, -1, 1), view.inFrame(event));
       drawn(event);
     }, {passive: false});

@@ -1,6 +1,6 @@
 "use strict";
 /* The prompt box of the Generate tab: token counts and faults while typing, completion, weights by Ctrl+Up and Ctrl+Down, history.
-   The server draws the fields anew at every change, which empties what is painted here: `paint` puts it back. Answers that
+   The server replaces the fields at every change, which removes what is painted here: `paint` restores it. Answers that
    come late are dropped. */
 (() => {
   const atelier = window.atelier, {h, byId} = atelier;
@@ -17,7 +17,7 @@
     return answer.json();
   };
 
-  /* ---- what is said of a prompt ---- */
+  /* ---- token counts and faults ---- */
 
   const look = async (id) => {
     const field = byId(id), own = state(id), number = ++own.asked;
@@ -25,7 +25,7 @@
     const text = field.value;
     let answer;
     try { answer = await ask({act: "look", name: NAMES[id], text}); } catch { return; }
-    if (number !== own.asked || !answer.marks || !byId(id) || byId(id).value !== text) return;  // late: other words stand there now
+    if (number !== own.asked || !answer.marks || !byId(id) || byId(id).value !== text) return;  // late: the text has changed
     Object.assign(own, {text, meter: answer.meter, marks: answer.marks});
     paint(id);
   };
@@ -97,7 +97,7 @@
   };
   const underOf = (field) => field.closest(".prompt-box").querySelector(".prompt-under");
 
-  /* ---- the fields are drawn anew ---- */
+  /* ---- the server replaces the fields ---- */
 
   let stylesOpen = false;
   const refresh = () => {
@@ -147,7 +147,7 @@
     silent = false;
     if (!done) { field.setRangeText(words, start, end, "end"); field.dispatchEvent(new Event("input", {bubbles: true})); }
   };
-  /** Another text, of which only what differs is replaced. */
+  /** Set another text by replacing only what differs. */
   const change = (field, text, start, end) => {
     const old = field.value, [begin, rest] = common(old, text);
     edit(field, begin, old.length - rest, text.slice(begin, text.length - rest));
@@ -173,7 +173,7 @@
   const written = (weight) => Number.isInteger(weight) ? `${weight}.0` : String(weight);
   const weigh = (field, up) => {
     let text = field.value, start = field.selectionStart, end = field.selectionEnd;
-    const inTag = text[start - 1] === ">" ? start - 1 : start;  // right behind a tag is where completion leaves the caret
+    const inTag = text[start - 1] === ">" ? start - 1 : start;  // completion leaves the caret right after a tag
     if (start === end) [start, end] = within(text, inTag, "<", ">") || within(text, start, "(", ")") || within(text, start, "[", "]") || word(text, start);
     else { while (end > start && text[end - 1] === " ") end -= 1; while (start < end && text[start] === " ") start += 1; }
     if (start === end) return;
@@ -234,7 +234,7 @@
     }
     return field.getBoundingClientRect();
   };
-  /** What stands before the caret and can be completed. */
+  /** The text before the caret that can be completed. */
   const begun = (field) => {
     const caret = field.selectionStart, before = field.value.slice(Math.max(0, caret - 200), caret);
     if (caret !== field.selectionEnd) return null;
@@ -300,7 +300,7 @@
   const walk = async (field, by) => {
     if (at < 0) { draft = both(); await load(); }
     const shown = at < 0 ? draft : entries[at];
-    if (by > 0 && at < 0 && entries.length > 1 && entries[0].join("\n") === shown.join("\n")) at = 0;  // it stands there already
+    if (by > 0 && at < 0 && entries.length > 1 && entries[0].join("\n") === shown.join("\n")) at = 0;  // it is already in the field
     const to = Math.max(-1, Math.min(at + by, entries.length - 1));
     if (to === at && to >= 0 || to < 0 && !draft) return;
     at = to;

@@ -35,7 +35,7 @@ from tabs.generate.loras import Shelf
 from tabs.markup import AWAITED, act_of, board, news, seen_here, stamp_seen
 from tabs.runs.copy import Copies
 
-TAB, KEPT = "Generate", "Grids"  # under which name the project keeps what is filled in here
+TAB, KEPT = "Generate", "Grids"  # names of the tab states that the project keeps
 LISTED, MOST_FILLED = 12, 200
 LONGEST = 1 << 18
 START = "start grid"
@@ -213,7 +213,7 @@ class Grids:
         stage = str(mine.get("stage") or "starting")
         done, total = mine.get("counted") or (0, 0)
         share = done / total if total else None
-        words = stage.rpartition(" ")[0] if total else stage  # behind it stands the count of steps
+        words = stage.rpartition(" ")[0] if total else stage  # without the count of steps
         stopping = bool(mine.get("stopping"))
         left = f", {clock(mine['eta_seconds'])} left" if mine.get("eta_seconds") else ""
         words = "Stopping" if stopping else f"{words[:1].upper()}{words[1:]}{left}"

@@ -32,7 +32,7 @@ TOGETHER = {
     "conditioning": ("Refiner, SDXL sizes, noise", ("refiner", "sizes", "start_noise")),
     "output": ("Output, memory", ("output", "generation_memory")),
 }
-LAST = "generate"  # "More": what is left of the settings of the images themselves
+LAST = "generate"  # the row "More"
 
 Draw = Callable[..., str]  # names of fields -> their controls
 

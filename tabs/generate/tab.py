@@ -45,7 +45,7 @@ document.addEventListener('keydown', (event) => {
 });
 """
 
-# Groups that a person opened stay open when their fields are drawn again.
+# Groups that a user opened stay open when their fields are replaced.
 OPEN_GROUPS = """
 const open = new Set();
 element.addEventListener('click', ({target}) => {
@@ -173,7 +173,7 @@ class Desk:
         return self.presets.load()
 
     def act(self, event: gr.EventData) -> dict[str, Any]:
-        """A field was changed, or everything is to be drawn as it stands now."""
+        """A field was changed, or Generate was pressed."""
         act, name, value = act_of(event, LONGEST)
         if act == "draw":
             return self.draw()
@@ -242,7 +242,7 @@ class Desk:
         return self._form()
 
     def _faults(self) -> list[Problem]:
-        """What stands against the start."""
+        """The problems that prevent a start."""
         try:
             self._jobs()
         except ProblemsError as error:
@@ -331,10 +331,10 @@ class Desk:
         more = self._changed() if found is None else _and_seen({"add": found})
         return {"embeddings": self.loras.embeddings()} | more
 
-    # -- drawing
+    # -- generating
 
     def draw(self) -> dict[str, Any]:
-        """Check everything and queue the drawing. What stands against it is marked in the fields."""
+        """Check everything and queue the jobs; problems are marked in the fields."""
         browser = self._browser()
         try:
             jobs = self._jobs()
@@ -409,5 +409,5 @@ class Desk:
 
 
 def _and_seen(boards: dict[str, str]) -> dict[str, str]:
-    """Boards that a click has drawn, which the next tick compares with."""
+    """Boards that changed with a click, with the stamp for the next tick."""
     return boards | sent(boards)

@@ -15,7 +15,7 @@ from tabs.markup import (
 
 
 def prompts(fields: str, beside: str, below: str) -> str:
-    """The prompts, the button that draws, and how many it draws. below: the prompts, what else it begins with"""
+    """The prompts, Generate, and the number of images. below: stands below the prompts, about the initial image"""
     draw = (
         '<button type="button" class="btn primary" id="gen-draw" data-act="draw" title="Ctrl+Enter">Generate</button>'
     )
