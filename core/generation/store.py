@@ -69,11 +69,6 @@ class ModelStore:
         """What is in memory, the most recently used last."""
         return list(self._held)
 
-    @property
-    def holds(self) -> str | None:
-        """The name of the base model that was used last, None if there is none in memory."""
-        return next((held.name for held in reversed(self._held) if held.slot == "base"), None)
-
     @contextmanager
     def lease(
         self, slot: Slot, key: Any, load: Callable[[], Thing], *, name: str = "", size: int = 0, device: str = "cpu"

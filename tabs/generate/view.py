@@ -1,15 +1,11 @@
-"""The Generate tab as HTML: LoRAs with their strengths, and what the newest image can be used for."""
+"""The top of the Generate tab as HTML, and what the newest image can be used for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from core.record.units import clock
-from tabs.markup import (
-    button,
-)
+from tabs.markup import button
 
 # -- fields
 
@@ -21,14 +17,6 @@ def prompts(fields: str, beside: str, below: str) -> str:
     )
     side = f'<div class="gen-start">{draw}<div class="concept-fields">{beside}</div></div>'
     return f'<div class="block-part gen-top"><div class="gen-texts">{fields}</div>{below}{side}</div>'
-
-
-def training_words(now: dict[str, Any]) -> str:
-    """How far a training is: its step and the time left, before the first step what it does."""
-    if not now.get("step") or not now.get("total"):
-        return str(now.get("stage") or "starting")
-    left = f", {clock(now['eta_seconds'])} left" if now.get("eta_seconds") else ""
-    return f"step {now['step']:,} of {now['total']:,}{left}"
 
 
 # -- the newest image

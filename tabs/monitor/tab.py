@@ -12,12 +12,12 @@ import gradio as gr
 
 from core.engine.queue import KEPT_ENDED, lane_of
 from core.record.problems import Problem, ProblemsError
+from core.record.units import clock
 from core.settings.check import build as build_job
 from core.settings.job import TrainJob
 from core.tasks import tasks
 from tabs.generate.form import generate_with
 from tabs.generate.grids import of_run as grid_of_run
-from tabs.generate.view import training_words
 from tabs.monitor.charts import loss_series, rate_series, rounded, validation_points, value_series
 from tabs.monitor.next_step import NextStep, next_step
 from tabs.pieces import piece
@@ -232,10 +232,15 @@ def _led_to(page: Page, entry: Any) -> dict[str, Any]:
 
 
 def _doing(entry: Any, job: dict[str, Any] | None) -> str:
-    """How far the job at work is."""
+    """How far the running job is: a training's step and the time left, else its stage."""
     if job is None or job.get("entry") != entry.id:
         return ""
-    return training_words(job) if entry.task == "train" else str(job.get("stage") or "")
+    if entry.task != "train":
+        return str(job.get("stage") or "")
+    if not job.get("step") or not job.get("total"):
+        return str(job.get("stage") or "starting")
+    left = f", {clock(job['eta_seconds'])} left" if job.get("eta_seconds") else ""
+    return f"step {job['step']:,} of {job['total']:,}{left}"
 
 
 def _row(entry: Any) -> dict[str, Any]:

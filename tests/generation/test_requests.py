@@ -11,7 +11,7 @@ import pytest
 from core.generation.checks import problems_of
 from core.generation.library import wildcard_lines
 from core.generation.plan import check_task, plan_of
-from core.generation.prompt.wildcards import WildcardError, no_files, problem_of, variants
+from core.generation.prompt.wildcards import WildcardError, no_files, problems_in, variants
 from core.generation.requests import requests_of
 from core.generation.stages import hires_sizes, stages_of
 from core.record.problems import ProblemsError
@@ -38,7 +38,7 @@ def asked(job, files=no_files):
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: f"{case['prompt']} {case['images_per_prompt']}")
 def test_recorded_wildcards(case):
     if "error" in case:  # sd-scripts crashes; here it is a sentence
-        assert "9 of 2" in problem_of(case["prompt"])
+        assert "9 of 2" in problems_in(case["prompt"])[0][2]
         return
     count, drawn = case["images_per_prompt"], Random(case["seed_random"])
     seeds = (case["seeds"] + [drawn.randint(0, 2**32 - 1) for _ in range(count)])[:count]
@@ -126,7 +126,7 @@ def test_wildcard_files_are_read_below_their_folder_only(tmp_path):
             assert [problem.code for problem in error.value.problems] == ["prompt.bad-wildcard"]
             assert words in error.value.problems[0].what
     many = " ".join(["{e$$" + "|".join(map(str, range(100))) + "}"] * 5)  # 10^10 combinations
-    assert "10,000,000,000" in problem_of(many)
+    assert "10,000,000,000" in problems_in(many)[0][2]
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,8 @@ def variants(text: str, seeds: Sequence[int], files: Files = no_files) -> list[t
     return [(_shown(_drawn(one, lambda: by, files)), seeds[0]) for one in _in_turn(hidden)]
 
 
-def problem_of(text: str, files: Files = no_files) -> str:
-    """The first problem of a text's variants, chosen or not; empty if there is none."""
-    return next((reason for _, _, reason in problems_in(text, files)), "")
-
-
 def problems_in(text: str, files: Files = no_files) -> list[tuple[int, int, str]]:
-    """(start, end, problem) of a text's variants."""
+    """(start, end, problem) of a text's variants, chosen or not."""
     placed, files = _hidden(text, _WIDE), cache(files)
     found: list[tuple[int, int, str]] = []
     groups = list(_GROUP.finditer(placed))
