@@ -81,8 +81,8 @@ def settings(draw: Draw, model: Model, size: tuple[int, int], locked: bool) -> s
         f'<div class="block-part"><div class="gen-model">{draw("base_model")}{badge(model.family, model.problem)}</div>'
         f'<div class="gen-row size">{draw("width")}{swap}{draw("height")}{ratio}</div>'
         f'<p class="hint gen-says">{esc(about_size(model, size))}</p>'
-        f'<div class="gen-row ways">{draw("sampler", "schedule_type", "steps", "guidance_scale", "seed")}'
-        f'<div class="strip">{seeds}</div></div></div>'
+        f'<div class="gen-row ways">{draw("sampler", "schedule_type", "steps", "guidance_scale")}'
+        f'<div class="gen-seed">{draw("seed")}<div class="strip">{seeds}</div></div></div></div>'
     )
 
 

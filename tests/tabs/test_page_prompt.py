@@ -104,6 +104,27 @@ def test_completion_takes_by_tab_and_drops_late_answers(tab):
     assert text(tab) == "a, fox ears, fox"
 
 
+def test_completion_leaves_the_line_of_faults_to_be_read(tab):
+    found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in LISTED["fox"]]
+
+    def answer(route):
+        asked = json.loads(route.request.post_data)
+        return route.fulfill(json={"options": found, "length": 3}) if asked["act"] == "complete" else route.continue_()
+
+    tab.route("**/atelier/prompt", answer)
+    tab.locator("#gen-prompt").fill("(a:1.2.3), ")
+    fault = tab.locator(".prompt-fault").first
+    expect(fault).to_be_visible()
+    for width in (1280, 390):
+        tab.set_viewport_size({"width": width, "height": 860})
+        tab.locator("#gen-prompt").press("End")
+        tab.keyboard.type("fox")
+        expect(tab.locator("#prompt-options li")).to_have_count(2)
+        listed, line = tab.locator("#prompt-options").bounding_box(), fault.bounding_box()
+        assert listed["y"] >= line["y"] + line["height"] and listed["x"] + listed["width"] <= width
+        tab.keyboard.press("Escape")
+
+
 def test_history_and_styles_put_prompts_back(tab, served, monkeypatch):
     asked = []
     monkeypatch.setattr(served.engine, "submit", lambda task, job, title="": asked.append(job.generate) or "e1")
