@@ -169,13 +169,16 @@ def test_an_sd2_file_that_does_not_say_is_asked_by_one_pass(monkeypatch, in_file
         def __init__(self, shift):
             super().__init__()
             self.conv_in, self.shift = torch.nn.Conv2d(4, 4, 1), shift
-            self.config = type("Config", (), {"cross_attention_dim": 1024})
+            self.config = type("Config", (), {"cross_attention_dim": 1024, "out_channels": 4})
 
         def forward(self, x, timestep, encoder_hidden_states, return_dict):
             assert timestep.tolist() == [999] and encoder_hidden_states.shape == (1, 2, 1024)
             return (x + self.shift,)
 
     assert prediction_of(Unet(0.0)) == "epsilon" and prediction_of(Unet(-1.5)) == "v"
+    inpainting = Unet(-1.5)
+    inpainting.conv_in = torch.nn.Conv2d(9, 4, 1)
+    assert prediction_of(inpainting) == "epsilon"
     layout, path = in_files("sd2")
     asked = []
     told = loading.replace(layout, find_prediction=lambda unet: asked.append(unet) or "v")
