@@ -213,8 +213,8 @@ def _row(
     mark = badge(facts.family or "", facts.problem) if path is not None else ""
     return (
         f'<li class="{"" if on else "off"}">{_thumb(preview, thumb_url)}<div><div class="strip">'
-        f'<input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"{" checked" if on else ""}>'
-        f'<b title="{esc(use["file"])}">{esc(name)}</b>{mark}<span class="grow"></span>{moves}{cross}</div>'
+        f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"{" checked" if on else ""}>'
+        f'<b title="{esc(use["file"])}">{esc(name)}</b></label>{mark}<span class="grow"></span>{moves}{cross}</div>'
         f"{_slider(number, name, float(use['strength']))}"
         f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}{_words(number, facts.words[:beside], prompt)}</div>"
         f"{_details(number, use, _words(number, facts.words[:MOST_WORDS], prompt, beside))}</li>"
