@@ -22,7 +22,11 @@ from pathlib import Path
 from core.dataset.doctor import trash
 from core.dataset.sources.files import TRASH_FOLDER, is_junk
 from core.dataset.sources.memo import Memo
+from core.families.word_weights import read_weights
 from core.generation.image_facts import UNREAD, Facts, read_facts
+from core.generation.prompt.options import read_line
+from core.generation.prompt.runs import AND, BREAK, weighted_parts
+from core.generation.prompt.tags import tagless
 from core.record import atomic
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError, unwritten
@@ -368,7 +372,8 @@ def copy_as_dataset(
     check: Callable[[], None] = lambda: None,
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Path:
-    """Copy images, each with its prompt as caption, into a new folder below `datasets`: all of them, or nothing; returns it.
+    """Copy images, each with the words of its prompt as caption, into a new folder below `datasets`: all of them, or nothing;
+    returns it.
 
     images   (file, prompt); without a prompt no caption is written      name   gets -2, -3 ... if it is taken
     """
@@ -391,7 +396,7 @@ def copy_as_dataset(
                 progress(f"Copying {number + 1:,} of {len(images):,}", number, len(images))
                 target = temporary / _free(path, taken)
                 shutil.copyfile(path, target)
-                if caption := " ".join(prompt.split()):
+                if caption := plain_words(prompt):
                     target.with_suffix(".txt").write_text(caption, encoding="utf-8")
             os.chmod(temporary, 0o755)
             return atomic.put_folder(temporary, datasets, name)
@@ -399,6 +404,15 @@ def copy_as_dataset(
             atomic.remove_folder(temporary)
     except OSError as error:
         raise unwritten(error, "The images could not be copied", str(datasets), "none was copied") from error
+
+
+def plain_words(prompt: str) -> str:
+    """The words of a prompt without its syntax: LoRA tags, options, weights, AND and BREAK."""
+    text = tagless(read_line(" ".join(prompt.split()), [], "").text)
+    texts = [part for part, _ in weighted_parts(text)] if AND in text else [text]  # alone, ":30" may be a time
+    words = ", ".join("".join(run for run, _ in read_weights(text)[0]) for text in texts)
+    parts = " ".join(words.replace(BREAK, ",").split()).split(",")
+    return ", ".join(part.strip() for part in parts if part.strip())
 
 
 def _free(path: Path, taken: set[str]) -> str:

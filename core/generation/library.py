@@ -135,14 +135,15 @@ def _as_paths(text: str, workspace: Workspace) -> Iterator[Path]:
     """Paths that a name may refer to; `models/...` and `outputs/...` mean those folders, wherever they are."""
     if "\0" in text:
         return
-    yield resolve_path(text)
     inside = PurePosixPath(text.replace("\\", "/"))
-    if inside.is_absolute() or ".." in inside.parts:
-        return
-    for name, root in (("models", workspace.models), ("outputs", workspace.outputs)):
+    relative = not inside.is_absolute() and ".." not in inside.parts
+    roots = {"models": workspace.models, "outputs": workspace.outputs} if relative else {}
+    first = inside.parts[0] if inside.parts else ""
+    if first in roots:  # before the project's own folder of that name
+        yield roots[first] / PurePosixPath(*inside.parts[1:])
+    yield resolve_path(text)
+    for root in roots.values():
         yield root / inside
-        if inside.parts[:1] == (name,):
-            yield root / PurePosixPath(*inside.parts[1:])
 
 
 def _plain(name: str) -> str:

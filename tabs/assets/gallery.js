@@ -31,9 +31,13 @@
 
   /* ---- the list ---- */
 
+  let forcing = false;  // until an answer is taken: a later question may overtake the one that was forced
   const load = async (forced, more) => {
+    forcing = forcing || forced;
     const mine = ++asking, found = await ask({act: "list", ...filter(), ...more});
-    if (found && mine === asking) take(found, forced);
+    if (!found || mine !== asking) return;
+    take(found, forcing);
+    forcing = false;
   };
   /** Nobody is looking at the gallery: what comes may stand in front. */
   const calm = () => !viewer && !chosen.size && grid().scrollTop < 4 && !grid().matches(":hover") && !grid().contains(document.activeElement);
@@ -314,6 +318,7 @@
   const openViewer = (name, list, back) => {
     if (viewer) return;
     viewer = atelier.imageViewer({name, list: list.includes(name) ? [...list] : [name], thumb: (of) => (tiles.get(of) || {}).thumb, ask, star, remove,
+      undo: () => { if (undos.length) putBack(undos[undos.length - 1]); },
       closed: (last) => {
         viewer = null;
         drawUndo();

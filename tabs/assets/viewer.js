@@ -6,8 +6,8 @@
   const STARS = [1, 2, 3, 4, 5], BESIDE = 150, CLOSEST = 8;
   const SENDS = [["use", "Use settings", "primary"], ["begin", "Image to image", ""], ["inpaint", "Inpaint", ""], ["upscale", "Upscale", ""]];
 
-  /** list: names; thumb(name): what is shown until the image itself is there; ask, star, remove, send, closed: the gallery's */
-  atelier.imageViewer = ({name: first, list, thumb, ask, star, remove, send, closed}) => {
+  /** list: names; thumb(name): what is shown until the image itself is there; ask, star, remove, undo, send, closed: the gallery's */
+  atelier.imageViewer = ({name: first, list, thumb, ask, star, remove, undo, send, closed}) => {
     const known = new Map();  // name -> the server's answer
     let name = "", before = "", marked = "", asked = 0, scale = 1, place = [50, 50];
 
@@ -23,7 +23,7 @@
     const mark = make("Mark", () => { marked = marked === name ? "" : name; drawCompare(); }, {title: "M: compare others with this image", "aria-pressed": "false"});
     const compare = make("Compare", () => {}, {title: "Hold C or Space", "aria-describedby": "viewer-compares"});
     const settings = make("Settings", () => { bare(!box.classList.contains("bare")); }, {"aria-pressed": "true"});
-    const away = make("Move to trash", () => trash(), {class: "btn away", title: "Delete"});
+    const away = make("Move to trash", () => trash(), {class: "btn away", title: "Delete; Ctrl+Z brings it back"});
     const about = h("div", {class: "light-about"});
     const box = h("dialog", {class: "viewer", "aria-label": "Image viewer"},
       h("div", {class: "bar-top"}, previous, next, where, rates, mark, compare, h("span", {class: "hint", id: "viewer-compares"}), h("span", {class: "grow"}), away, settings,
@@ -147,6 +147,7 @@
     /* ---- keys ---- */
 
     box.addEventListener("keydown", (event) => {
+      if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") { event.preventDefault(); if (!event.repeat) undo(); }
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const onControl = event.target.closest("button, a"), key = event.key;
       if (key === "ArrowLeft" || key === "ArrowUp") step(-1);

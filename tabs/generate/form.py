@@ -20,7 +20,7 @@ from core.generation.prompt.tags import LoraTag, without_tags
 from core.generation.prompt.wildcards import has_variants
 from core.generation.refiner import find_refiner
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import Workspace, real_path
+from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import Declared, Settings, declared, setting, value_of
 from core.settings.check import build
 from core.settings.generation.generate import LoraUse
@@ -84,6 +84,7 @@ FIELDS = tuple(name for name, entry in OF_JOB.items() if entry.kind != "list")  
 OWN = ("width", "height", "guidance_scale")  # empty, they are the model's own
 MOST_LORAS = 20
 NO_MODEL = "generate.no-model"  # the code of the problem that a model of an image is not on this machine
+NO_FILE = "generate.no-file"  # as well, of another file
 PRESET = (*OF_JOB, "base_model", *MODEL)  # what a preset covers
 SEEDS = 2**32
 
@@ -118,6 +119,7 @@ def values_of(
     values = before | {name: as_kept(value_of(job, OF_JOB[name].path)) for name in FIELDS}
     values |= _typed_again(job, bool(before.get("dynamic_prompts", True)))
     notes: list[Problem] = []
+    values |= _paths_here(values, workspace, notes)
     loras = []
     for use in job.generate.loras:
         try:
@@ -147,6 +149,22 @@ def values_of(
         name = project.base_model if same is not None and real_path(same) == real_path(found) else wanted
         values |= model_values(job.model.model_copy(update={"base_model": name}), project)
     return values, notes
+
+
+def _paths_here(values: dict[str, Any], workspace: Workspace, notes: list[Problem]) -> dict[str, str]:
+    """The files that an image's settings name by `portable_name`, by their paths on this machine. `notes` gets the missing."""
+    found = {}
+    for name in FIELDS:
+        entry, text = OF_JOB[name], values[name]
+        if entry.names != "path" or entry.group == "output" or not text:
+            continue
+        path = find_file(text, workspace)
+        if path is None:
+            what = f"{entry.title}: '{text}' is not on this machine"
+            notes.append(Problem(what, entry.path, "choose another file, or empty the field", "advice", code=NO_FILE))
+        elif text.startswith(("models/", "outputs/")):
+            found[name] = display_path(path)
+    return found
 
 
 def _typed_again(job: GenerateJob, dynamic: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from core.generation.gallery import Gallery, Shot, Wanted, copy_as_dataset
 from core.generation.image_facts import UNREAD, read_facts
 from core.generation.image_metadata import read_image_metadata
 from core.generation.image_record import ImageRecord
+from core.generation.initial import blur_of
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path
@@ -304,8 +305,23 @@ def about_job(job: GenerateJob | None, record: ImageRecord) -> str:
         ("Zero terminal SNR", "on" if asked.zero_terminal_snr == "on" else ""),
         ("Prompt weights", "" if asked.prompt_weights else "off"),
     ]
+    in_use = _in_use(job)
     for entry in declared(GenerateJob):
-        value = getattr(getattr(job, entry.group), entry.name)
-        if entry.group not in ("model", "memory", "prompts") and entry.name not in NAMED and value != entry.default:
+        value = in_use.get(entry.path, getattr(getattr(job, entry.group), entry.name))
+        shown = entry.path in in_use or (entry.name not in NAMED and value != entry.default)
+        if shown and entry.group not in ("model", "memory", "prompts"):
             rows.append((label(entry), esc(shown_value(entry, value))))
     return facts([(name, value) for name, value in rows if value])
+
+
+def _in_use(job: GenerateJob) -> dict[str, Any]:
+    """{setting: value} of image to image that A1111's text has also at their defaults."""
+    given = job.image_to_image
+    found: dict[str, Any] = {}
+    if given.image_path or job.hires.highres_fix_scale is not None:
+        found["image_to_image.strength"] = given.strength
+    if given.image_path and given.mask_path:
+        found["image_to_image.mask_blur"] = blur_of(job)
+        if given.inpaint_area == "masked":
+            found["image_to_image.mask_padding"] = given.mask_padding
+    return found

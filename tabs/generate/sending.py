@@ -169,8 +169,9 @@ class Sending:
         """Queue a larger version of an image, made with its own settings; the fields stay as they are."""
         record, now = read_image_metadata(shot.path), self._fields.load()
         values, notes = self._values_of(record) if record.job is not None else (now, [])
-        jobs = self._checked(values | larger(shot, known, now["highres_fix_upscaler_file"]))
-        self._make(jobs)
+        own = larger(shot, known, now["highres_fix_upscaler_file"])
+        self._make(self._checked(values | own))
+        notes = [note for note in notes if note.where.rpartition(".")[2] not in own]
         words = f"Making {shot.path.name} {LARGER:g} times as large (denoising strength {KEEPS:g})."
         self.page.say("done", words, problems=notes)
 

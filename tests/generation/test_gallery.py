@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from core.generation import gallery as index
-from core.generation.gallery import Gallery, Wanted, copy_as_dataset
+from core.generation.gallery import Gallery, Wanted, copy_as_dataset, plain_words
 from core.generation.image_facts import facts_of, pair_key
 from core.generation.image_metadata import png_info
 from core.generation.image_record import Hashes
@@ -263,6 +263,19 @@ def test_a_dataset_of_images_has_their_prompts_as_captions_and_overwrites_nothin
     with pytest.raises(ProblemsError):
         copy_as_dataset([(one, ""), (space.images / "gone.png", "")], "half", space.datasets)
     assert sorted(path.name for path in space.datasets.iterdir()) == ["mine", "mine-2"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "caption"),
+    [
+        ("a purple (flower:1.2), simple drawing", "a purple flower, simple drawing"),
+        ("a [cat] AND a dog :0.5 <lora:ink:0.8> --n ugly --s 20", "a cat, a dog"),
+        ("fox \\(animal\\), ((blue)) BREAK red", "fox (animal), blue, red"),
+        ("a fox,\nat 12:30", "a fox, at 12:30"),
+    ],
+)
+def test_captions_of_generated_images_are_plain_words(prompt, caption):
+    assert plain_words(prompt) == caption
 
 
 def test_two_thousand_images_are_listed_filtered_and_looked_at_again_in_no_time(space):

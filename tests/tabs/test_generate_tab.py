@@ -24,7 +24,7 @@ from core.engine.queue import QueueEntry
 from core.engine.waiting import waits
 from core.generation.gallery import Shot
 from core.generation.image_facts import Facts, own_words, pair_key
-from core.generation.image_metadata import png_info
+from core.generation.image_metadata import png_info, portable_name
 from core.generation.image_record import Hashes, ImageRecord
 from core.generation.loop import steps_of
 from core.generation.stages import stages_of
@@ -32,6 +32,8 @@ from core.generation.store import Held
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build
+from core.settings.generation.image_to_image import ImageToImageSettings
+from core.settings.generation.regions import RegionSettings
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import to_values
 from core.training.checks.own_images import demo
@@ -318,6 +320,24 @@ def test_what_an_image_used_and_is_not_here_is_said(desk, tmp_path):
     assert desk._values()["loras"] == []
 
 
+def test_files_of_an_image_are_found_in_the_outputs_folder_of_this_server(desk, tmp_path):
+    space = desk.page.workspace
+    image, mask = space.images / "d" / "1.png", space.inputs / "m.png"
+    for path in (image, mask):
+        draw(path)
+    given = {"image_path": portable_name(image, space), "mask_path": portable_name(mask, space)}
+    assert given == {"image_path": "outputs/images/d/1.png", "mask_path": "outputs/inputs/m.png"}
+    job = made().model_copy(update={"image_to_image": ImageToImageSettings(**given)})
+    job = job.model_copy(update={"regions": RegionSettings(region_map="outputs/inputs/gone.png")})
+    Image.new("RGB", (64, 64)).save(tmp_path / "in.png", pnginfo=png_info(job, Hashes()))
+    desk.read(str(tmp_path / "in.png"))
+    values = desk._values()
+    assert (values["image_path"], values["mask_path"]) == (str(image), str(mask))
+    assert said_codes(desk) == [form.NO_FILE]
+    press(desk, **values | {"region_map": None})
+    assert desk.page.engine.jobs[0].image_to_image.image_path == str(image)
+
+
 # -- drawing
 
 
@@ -552,6 +572,17 @@ def test_the_viewer_shows_every_setting_escaped_and_they_are_taken_over(desk):
     assert "<img" not in opened["about"] and opened["settings"] and opened["file"] == "1.png"
     desk.send(event("use", "d/1.png"))
     assert desk._values()["seed"] == 9 and desk._values()["schedule_type"] == "karras"
+
+
+def test_the_viewer_names_denoising_strength_and_mask_blur_at_their_defaults():
+    def named(**given):
+        job = made().model_copy(update={"image_to_image": ImageToImageSettings(**given)})
+        return re.findall("Denoising strength|Mask blur|Padding", about_job(job, ImageRecord(job=job)))
+
+    assert named() == [] and named(image_path="a.png") == ["Denoising strength"]
+    masked = {"image_path": "a.png", "mask_path": "m.png"}
+    assert named(**masked) == ["Denoising strength", "Mask blur"]
+    assert named(**masked, inpaint_area="masked") == ["Denoising strength", "Mask blur", "Padding"]
 
 
 def test_an_image_is_sent_on_at_its_own_size(desk):

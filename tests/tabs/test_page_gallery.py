@@ -78,6 +78,10 @@ def test_arrows_stars_trash_and_undo_by_keyboard_alone(tab, work):
     undo.focus()  # it stays until it is read
     tab.keyboard.press("Enter")
     expect(viewer).to_contain_text("3 of 60")
+    tab.keyboard.press("Delete")
+    expect(viewer).to_contain_text("3 of 59")
+    tab.keyboard.press("Control+z")
+    expect(viewer).to_contain_text("3 of 60")
     expect(viewer.get_by_role("button", name="3 stars")).to_have_attribute("aria-pressed", "true")
     tab.keyboard.press("Escape")
     expect(viewer).to_have_count(0)
