@@ -120,6 +120,7 @@ def field(
     wrong: bool = False,
     replaced: str = "",
     offers: str = "tool-files",
+    changed: bool | None = None,
 ) -> str:
     """A labeled control that reports `act` with `arg`; one that names a path has a button that opens the file browser.
 
@@ -128,8 +129,9 @@ def field(
     elem     the id of the control
     replaced the title of the setting that is used in place of this one
     offers   the id of the list that is offered where it names a file
+    changed  whether it is marked; None: where it is given in place of the common value
     """
-    own = common is not NOT_OWN and value is not None
+    own = (common is not NOT_OWN and value is not None) if changed is None else changed
     about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
     about += f' id="{esc(elem)}"' if elem else ""
     about += ' aria-invalid="true"' if wrong else ""
@@ -140,7 +142,8 @@ def field(
     drawn = control(entry, value, about, common=common, empty=behind, only=only)
     words, look = esc(label(entry)), browse_button(entry)
     if drawn.startswith('<input type="checkbox"'):
-        return f'<label class="own switch" title="{esc(entry.help)}">{drawn}<span>{words}</span></label>'
+        mark = " is-own" if own else ""
+        return f'<label class="own switch{mark}" title="{esc(entry.help)}">{drawn}<span>{words}</span></label>'
     kind = (" is-own" if own else "") + (" wide" if has_lines(entry) or look else "")
     shown = (behind, *(each for each, _ in choices(entry)))
     kind += " long" if max(map(len, shown)) >= LONG else ""
@@ -237,10 +240,12 @@ def fields(
     ids: Mapping[str, str] = {},
     wrong: Collection[str] = (),
     offers: str = "tool-files",
+    changed: Collection[str] | None = None,
 ) -> str:
     """The fields of a form whose values are kept by the server.
 
     hints   what stands in an empty one      wrong   names of those that hold something wrong
+    changed names of those that are marked; None: of those that may be empty and are not
     """
     replaced = {entry.replaces: entry.title for name, entry in known.items() if entry.replaces and values.get(name)}
     return "".join(
@@ -255,6 +260,7 @@ def fields(
             wrong=name in wrong,
             replaced=replaced.get(name, ""),
             offers=offers,
+            changed=None if changed is None else name in changed,
         )
         for name in names
     )

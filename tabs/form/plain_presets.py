@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from core.record.problems import Problem, ProblemsError
@@ -95,20 +95,40 @@ class PlainForm(ABC):
             return fresh
         return fresh if job is None else self.values_of(job, fresh)[0]
 
+    def empty(self, values: Values) -> Values:
+        """{field: what its default means with these fields}, where that is known."""
+        return {}
+
     def changed(self) -> dict[str, Any]:
-        """{field: the preset's value} where the form has another."""
+        """{field: the preset's value} where the form has another. A default equals what it means."""
         now, before = self.load(), self.reference()
-        return {name: before.get(name) for name in self.titles if now.get(name) != before.get(name)}
+        empty = self.empty(now)
+
+        def meant(name: str, value: Any) -> Any:
+            return empty.get(name, value) if value == self.known[name].default else value
+
+        return {
+            name: before.get(name)
+            for name in self.titles
+            if meant(name, now.get(name)) != meant(name, before.get(name))
+        }
 
     def _covered(self, values: Values) -> Values:
         return {name: values.get(name) for name in self.titles}
 
     # -- fields
 
-    def fields(self, names: Iterable[str], values: Values | None = None, hints: Mapping[str, str] = {}) -> str:
+    def fields(
+        self,
+        names: Iterable[str],
+        values: Values | None = None,
+        hints: Mapping[str, str] = {},
+        changed: Collection[str] | None = None,
+    ) -> str:
         """The controls of these settings.
 
         values   what they show, where that is not what is filled in     hints   what an empty one means here
+        changed  the fields that are marked, where `changed()` is known
         """
         ids = {name: f"{self.id}-{name}" for name in self.known}
         empty = {
@@ -116,7 +136,9 @@ class PlainForm(ABC):
         }
         said = {name: hint for name, hint in empty.items() if self.known[name].optional} | dict(hints)
         shown = {**(self.load() if values is None else values), **{name: text for name, (text, _) in self._bad.items()}}
-        return fields(self.known, shown, names, self._act, said, ids, self._wrong | self._bad.keys(), self.offers)
+        changed = self.changed() if changed is None else changed
+        wrong = self._wrong | self._bad.keys()
+        return fields(self.known, shown, names, self._act, said, ids, wrong, self.offers, changed)
 
     def follows(self, name: str, before: Values, values: Values) -> Values:
         """`values` with what changes together with the field `name`."""

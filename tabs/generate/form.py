@@ -195,15 +195,21 @@ def sides(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> tu
 
 
 def own_of(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, str]:
-    """{field: what an empty one means} with the chosen model."""
+    """{field: what an empty one means, in words} with the chosen model."""
+    own = own_values(values, project, workspace)
+    return {name: f"{own[name]:g}" if name in own else "default" for name in OWN}
+
+
+def own_values(values: dict[str, Any], project: TrainJob, workspace: Workspace) -> dict[str, float]:
+    """{field: what an empty one means} with the chosen model; empty if it is not known."""
     path = find_file(str(values["base_model"] or project.model.base_model), workspace)
     try:
         if path is None:
-            return dict.fromkeys(OWN, "default")
-        width, height = trained_size(path, "auto" if values["base_model"] else project.model.family)
-        return {name: f"{own:g}" for name, own in zip(OWN, (width, height, own_guidance(path)), strict=True)}
+            return {}
+        size = trained_size(path, "auto" if values["base_model"] else project.model.family)
+        return dict(zip(OWN, (*size, own_guidance(path)), strict=True))
     except (ProblemsError, OSError, StopIteration):
-        return dict.fromkeys(OWN, "default")
+        return {}
 
 
 def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:

@@ -26,6 +26,8 @@ TAB = "Generate"
 SENT = {"begin": "The next images begin with", "inpaint": "Paint what is repainted of"}  # act: what is said of it
 LARGER, KEEPS = 2.0, 0.3  # times the sides; the denoising strength that keeps an image's shapes
 STEP = 8  # pixels: sides are multiples of it
+OF_GROUPS = tuple(name for name in form.FIELDS if form.OF_JOB[name].group in ("image_to_image", "hires"))
+OF_IMAGE = (*OF_GROUPS, "width", "height")  # what comes with an initial image
 SENDING = "send image"  # what messages are about
 
 
@@ -74,6 +76,10 @@ class Sending:
             return self.page.say("error", problems=[Problem(record.reason, what, fix, code="image.no-settings")])
         with self.page.project.lock:
             values, notes = self._values_of(record)
+            if values["image_path"]:
+                self._remember({name: values[name] for name in OF_IMAGE})
+            else:
+                self._keep({})
             self._fields.put(values)
         self.page.say("done", f"The settings of {what} were loaded.", problems=record.notes + notes)
 
@@ -109,12 +115,22 @@ class Sending:
     def _begin(self, given: Values) -> None:
         """Fields that an image brings along; what they were is restored when it is no longer used."""
         with self.page.project.lock:
-            values, kept = self._fields.load(), self._kept()
-            before = {name: values[name] for name in given}
-            if kept.get("given", {}).get("image_path") == values["image_path"]:  # one image after another
-                before |= {name: value for name, value in kept.get("before", {}).items() if name in before}
-            self._keep({"given": given, "before": before})
-            self._fields.put(values | given)
+            self._remember(given)
+            self._fields.put(self._fields.load() | given)
+
+    def _remember(self, given: Values) -> None:
+        """Keep what the fields are before an initial image brings `given`. Where they belong to another one, of which that is
+        not known, they are the defaults."""
+        values, kept = self._fields.load(), self._kept()
+        before = {name: values[name] for name in given}
+        earlier = kept.get("given", {})
+        if values["image_path"] and earlier.get("image_path") == values["image_path"]:  # one image after another
+            given, before = earlier | given, before | kept.get("before", {})
+        elif values["image_path"]:
+            before |= {
+                name: value for name, value in form.start_values().items() if name in before and name in OF_GROUPS
+            }
+        self._keep({"given": given, "before": before})
 
     def stop(self) -> None:
         """The initial image is no longer used, and fields that came with it are what they were before."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.generation.library import find_lora
 from core.generation.plan import plan_of
 from core.generation.prompt.styles import chosen_styles
 from core.generation.requests import in_styles
@@ -135,6 +136,16 @@ class Fields(PlainForm):
     def fresh(self) -> dict[str, Any]:
         return form.start_values(self.page.project.job)
 
+    def empty(self, values: dict[str, Any]) -> dict[str, Any]:
+        project = self.page.project.job
+        found: dict[str, Any] = {"base_model": project.model.base_model}
+        found |= form.own_values(values, project, self.page.workspace)
+        if values["zero_terminal_snr"] != "auto":
+            space = self.page.workspace
+            marked = form.marked_for_zero_snr(values, project, space, lambda name: find_lora(name, space))
+            found["zero_terminal_snr"] = "on" if marked else "off"
+        return found
+
     def follows(self, name: str, before: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         """VAE, clip skip and prediction type were those of the model before."""
         if name != "base_model" or values[name] == before[name]:
@@ -257,8 +268,10 @@ class Desk:
         model = panel.model_of(values, settings, self.page.workspace)
         size = form.sides(values, self.page.project.job, self.page.workspace)
 
+        changed = self.presets.changed()
+
         def draw(*names: str) -> str:
-            return self.presets.fields(names, values, own)
+            return self.presets.fields(names, values, own, changed)
 
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
         return {

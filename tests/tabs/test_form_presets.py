@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from test_generate_tab import Engine
@@ -13,6 +14,7 @@ from core.record.problems import Problem, ProblemsError
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.presets.files import apply
 from tabs.form.presets_bar import choices
+from tabs.generate.form import ENTRIES, own_values, start_values
 from tabs.generate.tab import Desk
 from tabs.tools.forms import ToolForm
 
@@ -43,6 +45,26 @@ def test_a_saved_preset_gives_the_same_job_again(desk):
     assert desk._values()["steps"] == 31 and list(desk.presets.changed()) == ["prompt"]
     press(desk, "preset_load", value="user/foxes")
     assert desk.presets.changed() == {} and desk._values()["prompt"] == "a red fox"
+
+
+def marked(desk):
+    drawn = desk.presets.fields(ENTRIES)
+    blocks = re.findall(r'<(?:div|label) class="own([^"]*)".*?data-arg="([^"]+)"', drawn)
+    return [name for kind, name in blocks if "is-own" in kind.split()]
+
+
+def test_fields_are_marked_where_they_differ_from_the_preset_or_from_what_its_empty_ones_mean(desk):
+    start = start_values() | {"base_model": "models/starter"}
+    desk.presets.keep(start)
+    press(desk, "preset_save", value="starter")
+    assert start["preview_every_n_steps"] is not None and marked(desk) == []
+    own = own_values(start, TrainJob(), desk.page.workspace)
+    assert own.keys() == {"width", "height", "guidance_scale"}
+    desk.presets.keep(start | own | {"zero_terminal_snr": "off"})
+    assert marked(desk) == []
+    desk.presets.keep(start | {"width": 192, "steps": 9, "zero_terminal_snr": "on", "preview_every_n_steps": None})
+    assert set(marked(desk)) == {"width", "steps", "zero_terminal_snr", "preview_every_n_steps"}
+    assert set(desk.presets.changed()) == set(marked(desk))
 
 
 def test_it_is_listed_on_its_own_form_alone(desk):

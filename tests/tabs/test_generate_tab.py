@@ -624,6 +624,34 @@ def test_an_image_in_use_is_said_above_generate_and_leaving_it_brings_the_fields
     assert "gen-using" not in desk.draw()["prompts"], "what was left is offered until the next start"
 
 
+def test_leaving_the_initial_image_of_used_settings_brings_back_what_the_fields_were(desk):
+    folder = desk.page.workspace.images / "d"
+    draw(folder / "fox.png")
+    job = made(prompt="a hill", width=256, height=256, steps=7)
+    given = ImageToImageSettings(image_path="outputs/images/d/fox.png", strength=0.3, mask_blur=9)
+    Image.new("RGB", (256, 256)).save(
+        folder / "large.png", pnginfo=png_info(job.model_copy(update={"image_to_image": given}), Hashes())
+    )
+    before = form.start_values() | {"width": 128, "height": 192, "strength": 0.6}
+
+    def left():
+        desk.act(event("image_stop"))
+        values = desk._values()
+        return tuple(values[name] for name in ("image_path", "width", "height", "strength", "mask_blur", "steps"))
+
+    desk.presets.put(before)
+    desk.send(event("use", "d/large.png"))
+    assert desk._values()["strength"] == 0.3 and desk._values()["width"] == 256
+    desk.send(event("begin", "d/fox.png"))
+    assert left() == (None, 128, 192, 0.6, None, 7), "steps are of the image, not of what it begins with"
+    desk.presets.put(before | {"image_path": "typed.png", "mask_blur": 2})
+    desk.send(event("use", "d/large.png"))
+    assert left() == (None, 128, 192, 0.8, None, 7), "what belonged to another image is the default"
+    desk.send(event("use", "d/large.png"))
+    desk.send(event("use", "d/fox.png"))
+    assert "image_stop" not in desk._form()["prompts"] and "large" not in desk._form()["prompts"]
+
+
 def test_upscaling_makes_one_larger_image_at_once_and_leaves_the_fields_alone(desk):
     path = draw(desk.page.workspace.images / "d" / "1.png", prompt="a hill", seed=9)
     Image.new("RGB", (300, 130)).save(path.with_name("2.png"))
