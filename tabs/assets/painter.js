@@ -17,10 +17,11 @@
   const within = (value, least, most) => Math.min(most, Math.max(least, value));
 
   /** The mask as strokes, whole-mask changes, undo and redo. `blank`: nothing was painted yet, and the first stroke decides
-      whether what it touches is the white part or the black one. */
+      whether what it touches is the white part or the black one. `whites`: the canvas holds white as opaque instead, so what is
+      painted is what covers the image, and nothing is painted at first. */
   class Mask {
-    constructor(width, height) {
-      Object.assign(this, {width, height, blank: true, done: [], undone: [], saved: 0, steps: 0});
+    constructor(width, height, whites = false) {
+      Object.assign(this, {width, height, whites, blank: true, done: [], undone: [], saved: 0, steps: 0});
       [this.canvas, this.context] = canvasOf(width, height);
       [this.before, this.earlier] = canvasOf(width, height);  // before the current stroke
     }
@@ -28,7 +29,7 @@
       const [, context] = canvasOf(this.width, this.height);
       context.drawImage(await loaded(url), 0, 0, this.width, this.height);
       const pixels = context.getImageData(0, 0, this.width, this.height), data = pixels.data;
-      for (let n = 0; n < data.length; n += 4) { data[n + 3] = 255 - data[n]; [data[n], data[n + 1], data[n + 2]] = TINT; }
+      for (let n = 0; n < data.length; n += 4) { data[n + 3] = this.whites ? data[n] : 255 - data[n]; [data[n], data[n + 1], data[n + 2]] = TINT; }
       for (const each of [this.context, this.earlier]) each.putImageData(pixels, 0, 0);
       this.blank = false;
     }
@@ -39,12 +40,12 @@
 
     begin(at, size, erases) {
       this.stroke = {at, size, erases, wasBlank: this.blank, box: [...at, ...at]};
-      if (this.blank && !erases) { this.cover("source-over"); this.stroke.box = [0, 0, this.width, this.height]; }
-      this.blank = false;
+      if (this.blank && !erases && !this.whites) { this.cover("source-over"); this.stroke.box = [0, 0, this.width, this.height]; }
+      this.blank = this.blank && erases && this.whites;
       this.go(at);
     }
     /** How a stroke is drawn: [composite operation, color]. */
-    ink(erases) { return [erases ? "source-over" : "destination-out", COLOR]; }
+    ink(erases) { return [erases === this.whites ? "destination-out" : "source-over", COLOR]; }
     go(to) {
       const {stroke, context} = this, [x, y] = stroke.at, [how, color] = this.ink(stroke.erases);
       Object.assign(context, {globalCompositeOperation: how, strokeStyle: color, fillStyle: color, lineCap: "round", lineWidth: stroke.size});
@@ -70,7 +71,7 @@
     }
     all(change) {
       const wasBlank = this.blank;
-      this.cover({fill: "destination-out", clear: "source-over", invert: "source-out"}[change]);
+      this.cover(change === "invert" ? "source-out" : this.ink(change === "clear")[0]);
       this.blank = false;
       this.keep(this.whole, wasBlank);
     }
@@ -97,7 +98,8 @@
     }
     /** What is saved: the mask in gray. */
     flatten(context) {
-      for (const [how, color] of [["source-in", "#000"], ["destination-over", "#fff"]]) {
+      const [painted, rest] = this.whites ? ["#fff", "#000"] : ["#000", "#fff"];
+      for (const [how, color] of [["source-in", painted], ["destination-over", rest]]) {
         Object.assign(context, {globalCompositeOperation: how, fillStyle: color});
         context.fillRect(...this.whole);
       }
@@ -236,16 +238,18 @@
   const CONTROL = {z: "undo", y: "redo", s: "save"};
   const ARROWS = {ArrowLeft: [MOVE, 0], ArrowRight: [-MOVE, 0], ArrowUp: [0, MOVE], ArrowDown: [0, -MOVE]};
 
-  const TRAINS = {brush: "B: paints what counts", hint: "Clear parts train (white in the mask), red parts do not (black).", save: "Save mask"};
+  const TRAINS = {brush: "B: paints what counts", fill: "F: all white", invert: "I: white becomes black", clear: "C: all black",
+    hint: "Clear parts train (white in the mask), red parts do not (black).", save: "Save mask"};
 
   /** Paint a mask over an image, or regions.
       image   {url, name, width, height}: shown at any size; the mask has this one
       mask    the address of a gray mask or of regions to begin with, "" for none
       colors  of regions: [{color: "#rrggbb", name}]; none: a mask
-      title   of the dialog        note   what to know before painting        words   {brush, hint, save} in place of those for training
+      title   of the dialog        note   what to know before painting        words   {brush, fill, invert, clear, hint, save} in place of those for training
+      whites  the painted, white part covers the image, not the black one
       save    (PNG in base64) -> the problems that kept it from being saved, [] when it was; then the painter closes */
-  atelier.paint = async ({image, mask: url, colors, title, note, words = TRAINS, save}) => {
-    const mask = colors ? new Regions(image.width, image.height, colors.map((each) => each.color)) : new Mask(image.width, image.height);
+  atelier.paint = async ({image, mask: url, colors, title, note, words = TRAINS, whites, save}) => {
+    const mask = colors ? new Regions(image.width, image.height, colors.map((each) => each.color)) : new Mask(image.width, image.height, whites);
     const longer = Math.max(image.width, image.height);
     const tool = {ready: false, erases: false, chosen: 0, size: Math.max(2, Math.round(longer / 16)), holdsSpace: false}, largest = Math.max(8, Math.round(longer / 2));
     const choose = (n) => { Object.assign(tool, {erases: false, chosen: n}); mask.color = colors[n].color; };
@@ -266,11 +270,11 @@
       h("div", {class: "painter-tools"},
         group("Tool", ...brushes, button("erase", "Erase", "E, or the right mouse button", {"aria-pressed": "false"})),
         group("Brush", sizes, overlays),
-        group("Whole mask", button("fill", "Fill", colors ? "F: all of this color" : "F: all white"), colors ? null : button("invert", "Invert", "I: white becomes black"), button("clear", "Clear", colors ? "C: no regions" : "C: all black")),
+        group("Whole mask", button("fill", "Fill", words.fill), colors ? null : button("invert", "Invert", words.invert), button("clear", "Clear", words.clear)),
         group("Steps", button("undo", "Undo", "Ctrl + Z"), button("redo", "Redo", "Ctrl + Shift + Z")),
         group("Zoom", button("farther", "−", "-, or the wheel", {"aria-label": "Zoom out"}), zoomed, button("closer", "+", "+, or the wheel", {"aria-label": "Zoom in"}), button("fit", "Fit", "0"))),
       frame,
-      h("div", {class: "buttons"}, h("span", {class: "hint"}, `${words.hint} Space or the middle button moves the view.`),
+      h("div", {class: "buttons"}, h("span", {class: "hint"}, `${words.hint} ${matchMedia("(pointer: coarse)").matches ? "Two fingers move and zoom" : "Space or the middle button moves"} the view.`),
         button("leave", "Cancel", "Escape"), button("save", words.save, "Ctrl + S", {class: "btn primary"})));
     const view = new View(frame, layer, image.width, image.height);
     let saving = false, at = null;

@@ -3,6 +3,7 @@
    tabs/generate/painting.py. A field that changes by it changes as if it were typed. */
 (() => {
   const atelier = window.atelier, {byId} = atelier;
+  const CLOSED = 50;  // milliseconds until the painter has closed and given the keyboard back
   const field = (name) => byId(`gen-${name}`);
   const typed = (name) => { const found = field(name); return found ? found.value.trim() : ""; };
 
@@ -26,14 +27,16 @@
       found.dispatchEvent(new Event("change", {bubbles: true}));
     }
   };
-  const paint = async (what) => {
-    const {brush, hint, save: label, ...found} = await ask({act: what});
+  /** sent: by the image's Inpaint, so Generate is next; otherwise the page stays where it is */
+  const paint = async (what, sent) => {
+    const found = await ask({act: what}), at = scrollY;
     if (found.problems) return say({kind: "error", problems: found.problems});
-    atelier.paint({...found, words: {brush, hint, save: label}, save: async (png) => {
+    atelier.paint({...found, save: async (png) => {
       const answer = await ask({act: `${what} save`, png});
       if (answer.problems) return answer.problems;
       put(answer.fields);
       say({kind: "success", text: answer.said});
+      setTimeout(() => { if (sent) byId("gen-draw").scrollIntoView({block: "center"}); else scrollTo(0, at); }, CLOSED);
       return [];
     }});
   };
@@ -47,10 +50,10 @@
     taken.files = data.files;
     taken.dispatchEvent(new Event("change", {bubbles: true}));
   };
-  document.addEventListener("click", ({target}) => {
+  document.addEventListener("click", ({target, isTrusted}) => {
     const button = target.closest && target.closest("[data-paint]");
     if (!button) return;
-    if (button.dataset.paint !== "upload") return paint(button.dataset.paint);
+    if (button.dataset.paint !== "upload") return paint(button.dataset.paint, !isTrusted);
     if (input()) input().click();
   });
 

@@ -19,7 +19,7 @@
     const previous = make("Previous", () => step(-1), {title: "Left", "data-again": ""}), next = make("Next", () => step(1), {title: "Right", "data-again": ""});
     const where = h("span", {class: "hint", role: "status"});
     const rates = h("div", {class: "rates", role: "group", "aria-label": "Stars"}, STARS.map((stars) =>
-      h("button", {type: "button", title: `${stars} (0 removes)`, "aria-label": `${stars} star${stars > 1 ? "s" : ""}`, onclick: () => star([name], (known.get(name) || {}).stars === stars ? 0 : stars)}, "★")));
+      h("button", {type: "button", title: `${stars} (0 removes)`, "aria-label": `${stars} star${stars > 1 ? "s" : ""}`, onclick: () => star([name], (known.get(name) || {}).stars === stars ? 0 : stars)}, "☆")));
     const mark = make("Mark", () => { marked = marked === name ? "" : name; drawCompare(); }, {title: "M: compare others with this image", "aria-pressed": "false"});
     const compare = make("Compare", () => {}, {title: "Hold C or Space", "aria-describedby": "viewer-compares"});
     const settings = make("Settings", () => { bare(!box.classList.contains("bare")); }, {"aria-pressed": "true"});
@@ -86,7 +86,7 @@
     };
     const rate = (stars) => {
       if (known.has(name)) known.get(name).stars = stars;
-      [...rates.children].forEach((node, n) => { attr(node, "data-on", n < stars); attr(node, "aria-pressed", String(n + 1 === stars)); });
+      [...rates.children].forEach((node, n) => { attr(node, "data-on", n < stars); text(node, n < stars ? "★" : "☆"); attr(node, "aria-pressed", String(n + 1 === stars)); });
     };
     const trash = async () => {
       const of = name, at = list.indexOf(of);

@@ -35,14 +35,24 @@ BLANK = (128, 128, 128)
 FEWEST, MOST_REGIONS = 3, 7
 MASK_WORDS = {
     "title": "Mask",
-    "hint": "Clear parts are repainted (white in the mask), red parts are kept (black).",
-    "brush": "B: paints what is repainted",
-    "save": "Save mask",
+    "whites": True,
+    "words": {
+        "hint": "Red parts are made anew (white in the mask), the others stay (black).",
+        "brush": "B: paints what is made anew",
+        "fill": "F: all is made anew",
+        "invert": "I: what is made anew stays, the rest is made anew",
+        "clear": "C: nothing is painted",
+        "save": "Save mask",
+    },
 }
 REGION_WORDS = {
     "title": "Regions",
-    "hint": "Each color is where one prompt of 'a AND b AND c' and the LoRA of the same place in the list act.",
-    "save": "Save regions",
+    "words": {
+        "hint": "Each color is where one prompt of 'a AND b AND c' and the LoRA of the same place in the list act.",
+        "fill": "F: all of this color",
+        "clear": "C: no regions",
+        "save": "Save regions",
+    },
 }
 
 
@@ -108,7 +118,7 @@ class Painting:
     def _mask(self, asked: dict[str, Any]) -> dict[str, Any]:
         path = self._image(asked)
         size = _upright(path)
-        note, start = "Paint what is repainted.", ""
+        note, start = "Paint what is to be made anew.", ""
         if asked.get("mask"):
             there = self._file(asked["mask"], MASK)
             mask = opened(there, MASK)

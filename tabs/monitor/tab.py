@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,11 +73,22 @@ def parts(page: Page, chosen: str) -> dict[str, Any]:
         "ready": page.tensorboard.ready,
     }
     found["log"] = facts["log"]
-    found["files"] = [
-        {"name": file["name"], "url": _download(page, file["path"]), "bytes": file["bytes"], "step": file["step"]}
-        for file in facts["files"]
-    ]
+    found["files"] = saved_files(page, facts["files"])
     return found
+
+
+def saved_files(page: Page, files: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The files that a run has saved, newest first. final: written at its end, so its name has no step"""
+    return [
+        {
+            "name": file["name"],
+            "url": _download(page, file["path"]),
+            "bytes": file["bytes"],
+            "step": file["step"],
+            "final": re.search(r"-step\d{8}$", Path(file["name"]).stem) is None,
+        }
+        for file in reversed(files)
+    ]
 
 
 def _begins(queue: dict[str, Any]) -> dict[str, str] | None:

@@ -9,7 +9,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
-from work_parts import event, make_page, said
+from work_parts import event, make_page, said, wait_until
 
 from core.generation.regional import masks_of
 from tabs.generate.tab import Desk
@@ -148,11 +148,22 @@ def test_an_image_is_dropped_painted_over_and_its_regions_painted(visit, tmp_pat
     expect(tab.locator("#gen-more .gen-thumb")).to_have_count(1)
     tab.locator("[data-paint=mask]").click()
     tab.locator(".painter[data-ready]").wait_for()
+    assert covered(tab) == [0, 0]  # nothing is made anew, and nothing is covered
     stroke(tab, (0.2, 0.5), (0.4, 0.5))
+    assert covered(tab) == [255, 0]  # only what was painted
+    tab.keyboard.press("i")
+    assert covered(tab) == [0, 255]
+    tab.keyboard.press("Control+z")
+    before = tab.evaluate("scrollY")
     tab.keyboard.press("Control+s")
     expect(tab.locator("#gen-more .gen-thumb")).to_have_count(2)
     with Image.open(tab.locator("#gen-mask_path").input_value()) as mask:
         assert [mask.getpixel(place) for place in ((60, 50), (150, 50))] == [255, 0] and mask.size == (200, 100)
+    wait_until(lambda: tab.evaluate("scrollY") == before)
+    tab.locator("[data-paint=mask]").click()
+    tab.locator(".painter[data-ready]").wait_for()
+    assert covered(tab) == [255, 0]  # as it was saved
+    tab.keyboard.press("Escape")
     tab.locator("details[data-group=prompts] summary").click()
     tab.locator("[data-paint=regions]").click()
     tab.locator(".painter[data-ready]").wait_for()
@@ -170,6 +181,13 @@ def test_an_image_is_dropped_painted_over_and_its_regions_painted(visit, tmp_pat
         ]
         assert {color for _, color in regions.getcolors()} == {(255, 0, 0), (0, 255, 0), (0, 0, 0)}
     assert window.errors == []
+
+
+def covered(tab):
+    """How far the overlay covers a painted and an unpainted place of the image."""
+    read = """() => { const pen = document.querySelector(".painter canvas").getContext("2d");
+    return [[60, 50], [150, 50]].map((at) => pen.getImageData(...at, 1, 1).data[3]); }"""
+    return tab.evaluate(read)
 
 
 def stroke(tab, start, end):

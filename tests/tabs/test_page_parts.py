@@ -377,3 +377,16 @@ def test_tensorboard_answers_under_this_machines_names_alone(page, tmp_path):
         assert found == {"127.0.0.1": 200, "localhost:6006": 200, "evil.example": 403, "": 403}
     finally:
         page.tensorboard.close()
+
+
+def test_monitor_lists_the_newest_file_first_and_marks_the_final_one(page, tmp_path):
+    names = ["fox-step00000010.safetensors", "fox-step00000020.safetensors", "fox.safetensors"]
+    files = [
+        {"name": name, "path": str(tmp_path / name), "bytes": 9, "step": 10 * n} for n, name in enumerate(names, 1)
+    ]
+    listed = monitor.saved_files(page, files)
+    assert [(each["name"], each["final"]) for each in listed] == [
+        (names[2], True),
+        (names[1], False),
+        (names[0], False),
+    ]
