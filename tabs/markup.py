@@ -234,6 +234,12 @@ def short(text: str, most: int = 60) -> str:
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
+def middle(text: str, end: int = 8) -> str:
+    """A name as HTML that is shortened in its middle where it lacks room: its last letters tell checkpoints apart."""
+    at = max(0, len(text) - end)
+    return f'<span class="cut"><span>{esc(text[:at])}</span><span>{esc(text[at:])}</span></span>'
+
+
 def drawn(kind: str, data: Any, tag: str = "div") -> str:
     """What the page's script draws from data where it appears: "problems" or "chart" (atelier.draws)."""
     return f'<{tag} data-draws="{kind}" data-of="{esc(json.dumps(data, ensure_ascii=False))}"></{tag}>'

@@ -37,6 +37,8 @@
   const h = atelier.h;
   /** A name's parts, between which a line may break: rather there than within a word. */
   atelier.parted = (name) => name.split(/(?<=[_-])/).flatMap((part, n) => n ? [h("wbr"), part] : [part]);
+  /** A name that is shortened in its middle where it lacks room: its last letters tell checkpoints apart. */
+  atelier.middle = (text, end) => h("span", {class: "cut"}, h("span", {}, text.slice(0, -end)), h("span", {}, text.slice(-end)));
   atelier.byId = (id) => document.getElementById(id);
 
   /** Put texts, attributes and children in only where they differ, so that nothing flickers and selections stay. */
@@ -333,17 +335,22 @@
     aside();
     setTimeout(aside, 300);  // another tab may be open by then
     const toRead = kind === "error" || said.undo || said.link || place || listed || (said.notes && said.notes.length);
-    if (!toRead) sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 15000 : 5000);
+    panel.toggleAttribute("data-passes", !toRead);
+    if (!toRead) sayTimer = setTimeout(() => { panel.hidden = true; }, kind === "info" ? 10000 : 5000);
   };
-  /** A message that is no error covers no field and no button: it stands in the first free place from its own one, then upwards; where
-      a narrow window is full of them, rather over the page's head than over a field. */
-  const FIELDS = ".field, .form, label, textarea, input, select, #start, #header-stop";
+  document.addEventListener("click", ({target, isTrusted}) => {  // what passes was about the tab that is left
+    const panel = isTrusted && target.closest && target.closest("[role=tab]") && atelier.byId("said");
+    if (panel && panel.hasAttribute("data-passes")) panel.hidden = true;
+  });
+  /** Where a message stands: in the first free place from the bottom right upwards. An error keeps off the fields that it marks, the
+      buttons that begin something and the page's head; others also keep off all fields and buttons, where the window has room. */
+  const KEPT = "#start, #gen-draw, #header-stop, #atelier-header, #tabs > .tab-wrapper, [aria-invalid=true]";
+  const FIELDS = `.field, .form, label, textarea, input, select, ${KEPT}`;
   const aside = () => {
     const place = atelier.byId("said-place"), panel = atelier.byId("said"), error = panel.classList.contains("error");
     if (panel.hidden) return;
     place.classList.toggle("aside", !error);
-    if (error) return place.removeAttribute("style");
-    const frees = [FIELDS + ", " + atelier.CONTROLS, FIELDS].map((kinds) => {
+    const frees = [...(error ? [] : [`${FIELDS}, ${atelier.CONTROLS}`, FIELDS]), KEPT].map((kinds) => {
       const taken = [...document.querySelectorAll(kinds)].filter((node) => !place.contains(node)).map((node) => node.getBoundingClientRect())
         .filter((box) => box.width && box.bottom > 0 && box.top < innerHeight);
       return (x, y, width, height) => !taken.some((box) => box.left < x + width && box.right > x && box.top < y + height && box.bottom > y);
@@ -351,10 +358,10 @@
     const now = place.getBoundingClientRect();
     if (place.style.top && now.bottom <= innerHeight && frees[0](now.x, now.y, now.width, now.height)) return;
     place.removeAttribute("style");
-    const {left, width, height} = place.getBoundingClientRect(), right = document.documentElement.clientWidth - width - 12;
+    const {left: x0, width, height} = place.getBoundingClientRect();
     for (const free of frees)
       for (let y = innerHeight - height - 12; y > 0; y -= 12)
-        for (let x = left; x <= right; x += 24)
+        for (let x = x0; x >= 12; x -= 24)
           if (free(x, y, width, height)) return Object.assign(place.style, {left: `${x}px`, top: `${y}px`, right: "auto", bottom: "auto"});
   };
   addEventListener("scroll", () => requestAnimationFrame(aside), {passive: true});

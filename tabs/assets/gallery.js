@@ -5,7 +5,7 @@
 (() => {
   const atelier = window.atelier, {h, text, attr, byId, show} = atelier;
   const CELL = 158, GAP = 10, WORDS = 40;  // pixels: a tile's least width, between tiles, the lines below an image
-  const AHEAD = 2, MOST_TILES = 300, MOST_COPIED = 1000, SOON = 60, TYPING = 250, PATIENCE = 8000;
+  const AHEAD = 2, MOST_TILES = 300, MOST_COPIED = 1000, SOON = 60, TYPING = 250, PATIENCE = 8000, UNDO = 10000, KEPT = 9;  // letters before the seed: the end of a LoRA's name and its strength
   const tiles = new Map();   // name -> what the server says of it, with the version of the list that it came with
   const nodes = new Map();   // name -> tile in the gallery
   const chosen = new Set();
@@ -145,9 +145,11 @@
     if (base && base.getAttribute("src") !== tile.base) base.remove();
     if (tile.base && !shot.querySelector(".base")) shot.append(h("img", {class: "base", src: tile.base, alt: "", title: "base model", loading: "lazy"}));
     const seed = tile.seed === null ? "" : `seed ${tile.seed}`;
+    const below = [tile.own, seed].filter(Boolean).join(", ");
     text(says, tile.says);
     attr(says, "title", tile.says);
-    sizes.replaceChildren(...(tile.stars ? [h("span", {class: "shelf-rated", "aria-hidden": "true"}, rated(tile.stars)), " "] : []), [tile.own, seed].filter(Boolean).join(", "));
+    sizes.replaceChildren(...(tile.stars ? [h("span", {class: "shelf-rated", "aria-hidden": "true"}, rated(tile.stars)), " "] : []), atelier.middle(below, seed.length + KEPT));
+    attr(sizes, "title", below);
     attr(node, "aria-label", [tile.says, tile.own, seed, tile.base && "beside the base model", tile.stars && number(tile.stars, "star")].filter(Boolean).join(", "));
   };
   /** New images come in front; who has scrolled on keeps looking at the same ones. */
@@ -262,6 +264,21 @@
     return true;
   };
   const read = new Set(JSON.parse(sessionStorage.getItem("atelier-trash-read") || "[]"));
+  let undoTimer = 0;
+  /** The message about the trash goes by itself, unless it is pointed at or has the keyboard. */
+  const passUndo = () => {
+    clearTimeout(undoTimer);
+    undoTimer = setTimeout(() => { if (document.querySelector("#shelf-undo:is(:hover, :focus-within)")) passUndo(); else closeUndo(); }, UNDO);
+  };
+  const closeUndo = () => {
+    const last = undos[undos.length - 1];
+    if (!last) return;
+    undos = [];
+    read.add(last.token);
+    sessionStorage.setItem("atelier-trash-read", JSON.stringify([...read]));
+    drawUndo();
+  };
+  document.addEventListener("click", ({target}) => { if (target.closest && target.closest("#gen-draw, [role=tab], .viewer .actions .btn")) closeUndo(); });
   const drawUndo = () => {
     const last = undos[undos.length - 1];
     let bar = byId("shelf-undo");
@@ -269,12 +286,10 @@
     if (!bar) bar = h("div", {id: "shelf-undo", role: "status"});
     if (bar.dataset.token !== last.token) {
       bar.dataset.token = last.token;
+      passUndo();
       bar.replaceChildren(h("span", {}, `${last.said}.`), h("button", {type: "button", class: "btn", onclick: () => putBack(last)}, "Undo"),
         h("button", {type: "button", class: "btn quiet", "aria-label": "Close this message", onclick: () => {
-          undos = [];
-          read.add(last.token);
-          sessionStorage.setItem("atelier-trash-read", JSON.stringify([...read]));
-          drawUndo();
+          closeUndo();
           if (viewer) viewer.focus();
         }}, "Close"));
     }

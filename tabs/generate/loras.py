@@ -27,7 +27,7 @@ from tabs.form.plain_presets import PlainForm
 from tabs.generate import form
 from tabs.generate.panel import badge, model_of
 from tabs.generate.view import strengths
-from tabs.markup import act_of, button, esc, short
+from tabs.markup import act_of, button, esc, middle, short
 from tabs.server.safety import Roots
 
 OFFERED = 40  # files shown at once; the search finds the others
@@ -214,7 +214,7 @@ def _row(
     return (
         f'<li class="{"" if on else "off"}">{_thumb(preview, thumb_url)}<div><div class="strip">'
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"{" checked" if on else ""}>'
-        f'<b title="{esc(use["file"])}">{esc(name)}</b></label>{mark}<span class="grow"></span>{moves}{cross}</div>'
+        f'<b title="{esc(use["file"])}">{middle(name)}</b></label>{mark}<span class="grow"></span>{moves}{cross}</div>'
         f"{_slider(number, name, float(use['strength']))}"
         f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}{_words(number, facts.words[:beside], prompt)}</div>"
         f"{_details(number, use, _words(number, facts.words[:MOST_WORDS], prompt, beside))}</li>"

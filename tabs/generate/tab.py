@@ -58,6 +58,23 @@ new MutationObserver(() => {
 }).observe(element, {childList: true, subtree: true, attributeFilter: ['open']});
 """
 
+# The list closes once a LoRA of it is chosen, and the LoRA's row is in view.
+CHOSEN = """
+element.addEventListener('click', ({target}) => {
+  const chosen = target.closest('[data-act=add]'), summary = element.querySelector('.picker > summary');
+  if (!chosen) return;
+  summary.click();
+  summary.focus({preventScroll: true});
+  const seen = new MutationObserver(() => {
+    const row = [...document.querySelectorAll('#gen-loras li b')].find((name) => name.title === chosen.dataset.arg);
+    if (!row) return;
+    seen.disconnect();
+    row.closest('li').scrollIntoView({block: 'nearest'});
+  });
+  seen.observe(document.querySelector('#gen-loras'), {childList: true, subtree: true});
+});
+"""
+
 
 def build(page: Page) -> None:
     """Widgets and listeners of the tab."""
@@ -67,7 +84,7 @@ def build(page: Page) -> None:
     with gr.Row(equal_height=False, elem_id="gen-main"):
         with gr.Column(scale=0, min_width=300, elem_id="gen-form"):
             settings = board("gen-settings", AWAITED)
-            add = board("gen-add", AWAITED, script=OPEN_GROUPS)
+            add = board("gen-add", AWAITED, script=OPEN_GROUPS + CHOSEN)
             loras = board("gen-loras", script=OPEN_GROUPS)
             more = board("gen-more", AWAITED, script=OPEN_GROUPS)
             initial = gr.File(

@@ -134,3 +134,18 @@ def test_a_new_image_comes_into_the_strip_and_nothing_that_is_looked_at_moves(ta
     expect(path).to_have_value("")
     line.get_by_role("button", name="Undo").click()
     expect(path).to_have_value(re.compile("99.png$"))
+
+
+def test_the_message_about_the_trash_goes_with_the_tab_and_by_itself(tab):
+    tab.locator("#shelf-grid .tile").first.focus()
+    tab.keyboard.press("Delete")
+    expect(tab.locator("#shelf-undo")).to_be_visible()
+    tab.get_by_role("tab", name="Runs").click()  # another tab, so the message is read
+    expect(tab.locator("#shelf-undo")).to_have_count(0)
+    tab.get_by_role("tab", name="Generate").click()
+    tab.clock.install()
+    tab.locator("#shelf-grid .tile").first.focus()
+    tab.keyboard.press("Delete")
+    expect(tab.locator("#shelf-undo")).to_be_visible()
+    tab.clock.run_for(11_000)
+    expect(tab.locator("#shelf-undo")).to_have_count(0)

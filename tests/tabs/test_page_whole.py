@@ -144,6 +144,7 @@ def test_train_watch_kill_continue_and_draw(chromium, tmp_path):
         page.locator("summary", has_text="Add a LoRA").click()
         page.locator("[data-act=add]", has_text="glyph_style").first.click()
         page.locator("#gen-loras [data-act=strength]").first.wait_for()
+        assert page.locator(".picker[open]").count() == 0  # closed by the choice
         page.get_by_role("button", name="Generate", exact=True).click()
         page.locator("#shelf-strip .tile img").first.wait_for()
         assert list((tmp_path / "outputs" / "images").rglob("*.png"))
