@@ -356,7 +356,7 @@
       return (x, y, width, height) => !taken.some((box) => box.left < x + width && box.right > x && box.top < y + height && box.bottom > y);
     });
     const now = place.getBoundingClientRect();
-    if (place.style.top && now.bottom <= innerHeight && frees[0](now.x, now.y, now.width, now.height)) return;
+    if (place.style.top && now.right <= innerWidth && now.bottom <= innerHeight && frees[0](now.x, now.y, now.width, now.height)) return;
     place.removeAttribute("style");
     const {left: x0, width, height} = place.getBoundingClientRect();
     for (const free of frees)
