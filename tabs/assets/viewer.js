@@ -3,7 +3,7 @@
    used for. The list is the one of the moment it was opened. gallery.js opens it. */
 (() => {
   const atelier = window.atelier, {h, text, attr, show} = atelier;
-  const STARS = [1, 2, 3, 4, 5], BESIDE = 150, CLOSEST = 8;
+  const STARS = [1, 2, 3, 4, 5], BESIDE = 150, CLOSEST = 8, CLICK = 350;
   const SENDS = [["use", "Use settings", "primary"], ["begin", "Image to image", ""], ["inpaint", "Inpaint", ""], ["upscale", "Upscale", ""]];
 
   /** list: names; thumb(name): what is shown until the image itself is there; ask, star, remove, undo, send, closed: the gallery's */
@@ -21,12 +21,14 @@
     const rates = h("div", {class: "rates", role: "group", "aria-label": "Stars"}, STARS.map((stars) =>
       h("button", {type: "button", title: `${stars} (0 removes)`, "aria-label": `${stars} star${stars > 1 ? "s" : ""}`, onclick: () => star([name], (known.get(name) || {}).stars === stars ? 0 : stars)}, "☆")));
     const mark = make("Mark", () => { marked = marked === name ? "" : name; drawCompare(); }, {title: "M: compare others with this image", "aria-pressed": "false"});
-    const compare = make("Compare", () => {}, {title: "Hold C or Space", "aria-describedby": "viewer-compares"});
+    const compares = h("span", {id: "viewer-compares"});
+    const compare = make("Compare", ({detail}) => { if (!detail) keep(!kept); }, {"aria-pressed": "false"});  // by mouse: below
+    compare.append(compares);
     const settings = make("Settings", () => { bare(!box.classList.contains("bare")); }, {"aria-pressed": "true"});
     const away = make("Move to trash", () => trash(), {class: "btn away", title: "Delete; Ctrl+Z brings it back"});
     const about = h("div", {class: "light-about"});
     const box = h("dialog", {class: "viewer", "aria-label": "Image viewer"},
-      h("div", {class: "bar-top"}, previous, next, where, rates, mark, compare, h("span", {class: "hint", id: "viewer-compares"}), h("span", {class: "grow"}), away, settings,
+      h("div", {class: "bar-top"}, previous, next, where, rates, mark, compare, h("span", {class: "grow"}), away, settings,
         make("Close", () => box.close(), {title: "Esc"})), views, about);
     const bare = (on) => {
       box.classList.toggle("bare", on);
@@ -48,7 +50,7 @@
       if (name && name !== to) before = name;
       name = to;
       zoom(1);
-      hold(false);
+      keep(false);
       if (!known.has(to) && thumb(to)) attr(own, "src", thumb(to));
       drawBar();
       const found = await look(to);
@@ -101,29 +103,36 @@
 
     /* ---- comparing ---- */
 
-    /** What is shown while the key is held: the marked image, the twin of the base model, the same image of another model, or the
-        image before. */
+    /** What is shown in its place: the marked image, the one it began with, the twin of the base model, the same image of another
+        model, or the image before. */
     const against = () => {
+      const found = known.get(name) || {}, [model, theirs] = found.other || [];
       if (marked && marked !== name) return ["the marked image", (known.get(marked) || {}).url];
-      if ((known.get(name) || {}).base) return ["the base model's", known.get(name).base];
-      const [model, theirs] = (known.get(name) || {}).other || [];
-      if (theirs) return [`that of ${model}`, theirs];
+      if ((found.initial || {}).url) return ["the initial image", found.initial.url];
+      if (found.base) return ["the base model's image", found.base];
+      if (theirs) return [`the image of ${model}`, theirs];
       return before && before !== name && known.has(before) ? ["the image before", known.get(before).url] : ["", ""];
     };
     const drawCompare = () => {
-      const [words, url] = against();
+      const [words, url] = against(), {file} = (known.get(name) || {}).initial || {};
+      const none = file ? `The initial image ${file} is no longer there` : "No image with the same settings, from the base model or another, was found";
       compare.disabled = !url;
       if (url) attr(other, "src", url);
-      text(box.querySelector("#viewer-compares"), words ? `with ${words}` : "");
+      text(compares, words ? ` with ${words}` : "");
+      attr(compare, "title", url ? `Click, or hold C or Space, to see ${words}` : `${none}. Mark an image (M) to compare others with it.`);
       attr(mark, "aria-pressed", String(!!marked && marked === name));
     };
     const hold = (on) => {
-      const [words, url] = against();
-      box.classList.toggle("compares", !!(on && url));
-      text(caption, on && url ? `Comparing: ${words}` : (known.get(name) || {}).base ? known.get(name).own : "");
+      const [words, url] = against(), shown = !!(on && url);
+      box.classList.toggle("compares", shown);
+      attr(compare, "aria-pressed", String(shown));
+      text(caption, shown ? `Comparing: ${words}` : (known.get(name) || {}).base ? known.get(name).own : "");
     };
-    compare.addEventListener("pointerdown", () => hold(true));
-    for (const kind of ["pointerup", "pointerleave", "pointercancel", "blur"]) compare.addEventListener(kind, () => hold(false));
+    let kept = false, pressed = 0;  // shown until the next click; when the mouse button went down
+    const keep = (on) => { kept = on; hold(kept); };
+    compare.addEventListener("pointerdown", () => { pressed = Date.now(); hold(true); });
+    compare.addEventListener("pointerup", () => { if (pressed) keep(Date.now() - pressed < CLICK && !kept); pressed = 0; });
+    for (const kind of ["pointerleave", "pointercancel", "blur"]) compare.addEventListener(kind, () => { if (pressed) hold(kept); pressed = 0; });
 
     /* ---- zoom: the pointer's place stays where it is ---- */
 
@@ -161,7 +170,11 @@
       else return;
       event.preventDefault();
     });
-    box.addEventListener("keyup", ({key}) => { if (key === "c" || key === " ") hold(false); });
+    box.addEventListener("keyup", (event) => {
+      if (event.key !== "c" && event.key !== " ") return;
+      hold(kept);
+      if (event.target === compare) event.preventDefault();  // no click
+    });
     const narrow = matchMedia("(max-width: 900px)"), fit = () => box.classList.toggle("narrow", narrow.matches);
     narrow.addEventListener("change", fit);
     fit();

@@ -13,6 +13,7 @@ from core.generation.image_facts import UNREAD, read_facts
 from core.generation.image_metadata import read_image_metadata
 from core.generation.image_record import ImageRecord
 from core.generation.initial import blur_of
+from core.generation.library import find_file
 from core.record.problems import ProblemsError
 from core.record.units import count
 from core.record.workspace import display_path, resolve_path
@@ -203,6 +204,7 @@ class Shelf:
             "file": shot.path.name,
             "url": self.page.file_url(shot.path),
             "base": self.page.file_url(self.gallery.shot(base).path) if base else "",
+            "initial": self._initial(record.job),
             "other": [self.gallery.facts(other).model, self.page.file_url(self.gallery.shot(other).path)]
             if other
             else [],
@@ -210,6 +212,15 @@ class Shelf:
             "settings": record.job is not None,
             **{name: value for name, value in self._tile(shot.name).items() if name not in ("thumb", "base")},
         }
+
+    def _initial(self, job: GenerateJob | None) -> dict[str, str]:
+        """{"file", "url"} of the image that one began with: "url" is empty where that is no longer there."""
+        name = job.image_to_image.image_path if job is not None else None
+        if not name:
+            return {}
+        path = find_file(name, self.page.workspace)
+        there = path is not None and path.is_file() and self.page.roots.holds(path)
+        return {"file": Path(name).name, "url": self.page.file_url(path) if path is not None and there else ""}
 
     # -- changes
 
