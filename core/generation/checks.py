@@ -11,7 +11,7 @@ from core.generation.hooks import hook_problems
 from core.generation.loop import run_steps
 from core.generation.prompt.runs import parts_of
 from core.generation.refiner import refiner_problems
-from core.generation.stages import has_regions, stages_of
+from core.generation.stages import has_regions, only_enlarges, stages_of
 from core.record.problems import Problem
 from core.settings.generation.high_resolution import GROWING, unsharp_of
 from core.settings.job import GenerateJob
@@ -36,6 +36,8 @@ def problems_of(job: GenerateJob, input_blocks: int | None = None) -> Iterator[P
 
 def _of_steps(job: GenerateJob) -> Iterator[Problem]:
     given, steps = job.image_to_image, job.generate.steps
+    if only_enlarges(job):
+        return
     if (given.image_path or job.hires.highres_fix_scale is not None) and not run_steps(steps, given.strength):
         what = f"With {steps} steps, a denoising strength of {given.strength:g} runs no steps"
         yield Problem(what, STRENGTH, f"use at least {1 / steps:.3g}, or more steps", code="generate.no-steps")

@@ -15,7 +15,7 @@ from core.generation.decoding import decode, images_at_once
 from core.generation.embeddings import Words
 from core.generation.guidance import EMPTY
 from core.generation.hooks import Making, hooks_of
-from core.generation.initial import Canvas, encoded, mask_of, pixels_of
+from core.generation.initial import IMAGE, Canvas, encoded, mask_of, opened, pixels_of
 from core.generation.inpainting import canvas_of, mixed_noise, reading_mask, reads_mask
 from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of, steps_of
 from core.generation.loras import LorasInUse
@@ -28,6 +28,7 @@ from core.generation.store import empty_device_cache
 from core.generation.upscaler_files import Leased
 from core.generation.upscalers import enlarged, upscaler_of
 from core.record.context import NO_REPORTS, Reports
+from core.record.workspace import resolve_path
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob
 
@@ -53,6 +54,26 @@ class Made:
     canvas: Canvas | None = None
     begun: Tensor | None = None
     noises: Sequence[ImageNoise] = ()
+
+
+class Enlarger:
+    """Upscales initial images and generates nothing, so that no model is loaded. upscaler: lends the networks of files"""
+
+    def __init__(self, upscaler: Leased):
+        self.upscaler = upscaler
+
+    def batches(self, requests: Sequence[Request], most: int | None = None) -> Iterator[list[Request]]:
+        yield from ([request] for request in requests)
+
+    def make(self, batch: Sequence[Request], on_step: Callable[[int], None] = lambda done: None) -> Made:
+        job = batch[0].job
+        image = opened(resolve_path(job.image_to_image.image_path or ""), IMAGE)
+        size, file = stages_of(job)[-1].size, job.hires.highres_fix_upscaler_file
+        with self.upscaler(file) if file else nullcontext() as network:
+            made = network.images([image], size) if network else enlarged([image], job, size)
+        return Made(images=[made])
+
+    make_if_it_fits = make
 
 
 class Maker:

@@ -13,15 +13,15 @@ from core.generation.image_metadata import one_image
 from core.generation.image_record import Hashes
 from core.generation.loop import steps_of
 from core.generation.loras import loras_attached, together
-from core.generation.making import Maker
+from core.generation.making import Enlarger, Maker
 from core.generation.models import kept_texts, leased, refiners_of
 from core.generation.output import save_image
 from core.generation.plan import Plan, plan_of
 from core.generation.requests import merged_of
 from core.generation.sources import Sources, file_hashes, make_store, marked_files
-from core.generation.stages import stages_of
+from core.generation.stages import only_enlarges, stages_of
 from core.generation.store import ModelStore
-from core.generation.upscaler_files import networks_of
+from core.generation.upscaler_files import find_upscaler, kind_of, networks_of
 from core.record.cancel import Cancelled
 from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.units import count
@@ -63,10 +63,15 @@ def run_generate(
 @contextmanager
 def ready(
     plan: Plan, workspace: Workspace, *, store: ModelStore, device: str, reports: Reports
-) -> Iterator[tuple[Maker, Written]]:
-    """The maker of a plan's images with model, LoRAs and embeddings loaded, and the writer of their settings."""
+) -> Iterator[tuple[Maker | Enlarger, Written]]:
+    """The maker of a plan's images with model, LoRAs and embeddings loaded, and the writer of their settings. Images that are
+    only enlarged take no model."""
     job, sources = plan.requests[0].job, plan.sources
     hashes = file_hashes(sources, workspace, reports.cancel)
+    upscalers = networks_of(store, workspace, device)
+    if all(takes_no_model(request.job, workspace) for request in plan.requests):
+        yield Enlarger(upscalers), Written(workspace, sources, hashes, reports)
+        return
     _say_schedule(plan, reports)
     with leased(job, sources, store, device, reports) as components:
         uses = together([request.job.generate.loras for request in plan.requests])
@@ -82,8 +87,14 @@ def ready(
             for problem in [*plan.notes, *loras.problems, *unused(words, *texts)]:
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components)
-            maker = Maker(components, words, loras, reports, networks_of(store, workspace, device), refiners)
+            maker = Maker(components, words, loras, reports, upscalers, refiners)
             yield maker, Written(workspace, sources, hashes, reports)
+
+
+def takes_no_model(job: GenerateJob, workspace: Workspace) -> bool:
+    """Whether it only upscales an image, and not by a network that corrects latents."""
+    file = job.hires.highres_fix_upscaler_file
+    return only_enlarges(job) and (not file or kind_of(find_upscaler(file, workspace)) == "images")
 
 
 @dataclass
@@ -113,7 +124,7 @@ class Written:
         )
 
 
-def _all_images(plan: Plan, maker: Maker, written: Written, files: list[Path]) -> None:
+def _all_images(plan: Plan, maker: Maker | Enlarger, written: Written, files: list[Path]) -> None:
     """Generate and save a job's images batch by batch; each file is appended to `files`."""
     reports, total = written.reports, len(plan.requests)
     steps, done = plan.steps(), 0

@@ -69,6 +69,14 @@ def _base_stages(job: GenerateJob) -> list[Stage]:
     ]
 
 
+def only_enlarges(job: GenerateJob) -> bool:
+    """Whether an initial image is upscaled and nothing of it is generated again, which takes no model."""
+    hires, given = job.hires, job.image_to_image
+    first = given.strength if hires.highres_fix_strength is None else hires.highres_fix_strength
+    alone = not given.mask_path and not job.refiner.refiner_checkpoint and not through_latents(job)
+    return bool(given.image_path and alone and (hires.highres_fix_scale or 0) > 1 and first == given.strength == 0)
+
+
 def _anew(job: GenerateJob, strength: float | None) -> bool:
     """Whether nothing of an initial image is left where it is repainted. The other contents of a mask are there to be seen."""
     given = job.image_to_image

@@ -16,6 +16,7 @@ from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
 
 FOLDER = "upscalers"  # in the models folder
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 FILE = "hires.highres_fix_upscaler_file"
 
 

@@ -14,9 +14,9 @@
   let undos = [], viewer = null;
 
   const complain = (problems) => atelier.say({id: `gallery-${Date.now()}`, kind: "error", problems});
-  const ask = async (asked) => {
+  const ask = async (asked, whom = "gallery") => {
     try {
-      const answer = await atelier.post("gallery", JSON.stringify(asked));
+      const answer = await atelier.post(whom, JSON.stringify(asked));
       const found = answer.ok ? await answer.json() : {problems: [{what: `The server answered ${answer.status}`, where: "", fix: "try again"}]};
       if (!found.problems) return found;
       complain(found.problems);
@@ -344,11 +344,46 @@
           if (undo && document.activeElement === document.body) undo.focus();
         });
       },
-      send: (act, of) => {
-        atelier.sendImage(act, of);
-        sent(act, of);
-      }});
+      send: atelier.useImage});
     drawUndo();
+  };
+  /** An image is used for something. Upscaling asks how first; begins: runs before it is sent */
+  atelier.useImage = async (act, of, begins = () => {}) => {
+    const how = act === "upscale" ? await upscaling(of) : "";
+    if (how === null) return;
+    begins();
+    atelier.sendImage(act, of, how);
+    sent(act, of);
+  };
+  let chosenBefore = {};  // in the dialog of Upscale
+  /** Ask how an image is upscaled. Returns the choice as JSON, null when it was cancelled. */
+  const upscaling = async (of) => {
+    const found = await ask({name: of}, "upscale");
+    return found && new Promise((done) => {
+      const names = found.upscalers.map(([name]) => name);
+      const offer = (options, value) => { const node = h("select", {}, options.map(([each, words]) => h("option", {value: each}, words))); node.value = value; return node; };
+      const factor = offer(found.sizes.map(([times, ...sides]) => [times, `${times} times${sides.length === 2 ? `: ${sides.join(" × ")} pixels` : ""}`]), chosenBefore.factor || found.sizes[0][0]);
+      const upscaler = offer(found.upscalers, names.includes(chosenBefore.upscaler) ? chosenBefore.upscaler : names[0]);
+      const strength = h("input", {type: "text", class: "num", inputmode: "decimal", autocomplete: "off", "aria-describedby": "upscale-says", value: chosenBefore.strength ?? found.strength});
+      const says = h("p", {class: "hint", id: "upscale-says"}), warning = h("p", {class: "field-error", role: "alert"});
+      const latent = () => found.upscalers.some(([name, , through]) => through && name === upscaler.value);
+      const describe = () => text(says, latent() ? "Latent upscalers need a denoising strength of 0.5 or more." : "0 only enlarges. 0.2 adds detail and keeps the shapes.");
+      upscaler.addEventListener("change", describe);
+      describe();
+      const box = h("dialog", {class: "atelier-dialog upscaling", "aria-label": "Upscale"}, h("form", {method: "dialog", onsubmit: (event) => {
+        event.preventDefault();
+        const value = Number(strength.value.trim().replace(",", ".") || NaN), wrong = !(value >= 0 && value <= 1) ? "Enter a denoising strength from 0 to 1." : !value && latent() ? "Choose an image upscaler to only enlarge." : "";
+        text(warning, wrong);
+        if (wrong) return strength.focus();
+        chosenBefore = {factor: Number(factor.value), upscaler: upscaler.value, strength: value};
+        done(JSON.stringify(chosenBefore));
+        box.close();
+      }}, h("h2", {}, `Upscale ${found.file}`), h("label", {}, "Size", factor), h("label", {}, "Upscaler", upscaler), h("label", {}, "Denoising strength", strength), says, warning,
+      h("div", {class: "buttons"}, h("button", {type: "button", class: "btn", onclick: () => box.close()}, "Cancel"), h("button", {type: "submit", class: "btn primary"}, "Upscale"))));
+      box.addEventListener("close", () => done(null));
+      atelier.modal(box);
+      factor.focus();
+    });
   };
   /** Where an image was sent to comes into sight: what is being made, or the group whose field holds it. */
   const sent = (act, of) => {

@@ -1,5 +1,6 @@
 "use strict";
-/* Cells of a grid: arrow keys go from cell to cell, a click enlarges, and there the arrow keys go on. */
+/* Cells of a grid: arrow keys go from cell to cell, a click enlarges, and there the arrow keys go on; an enlarged one can be used as an
+   image of the gallery. */
 (() => {
   const atelier = window.atelier, {h} = atelier;
   const STEPS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
@@ -20,25 +21,32 @@
 
   const enlarge = (cell) => {
     let now = cell;
-    const image = h("img", {alt: ""}), words = h("p", {class: "hint"}), close = h("button", {type: "button", class: "btn"}, "Close");
-    const box = h("dialog", {class: "grid-light", "aria-label": "Enlarged cell"}, image, h("div", {class: "strip"}, words, close));
-    const show = (next) => {
-      now = next;
-      image.src = now.dataset.full;
+    const make = (label, work, kind = "", more = {}) => h("button", {type: "button", class: `btn ${kind}`, onclick: work, ...more}, label);
+    const image = h("img", {alt: ""}), words = h("p", {class: "hint", role: "status"}), download = h("a", {class: "btn"}, "Download");
+    const previous = make("Previous", () => step("ArrowLeft"), "", {title: "Left", "data-again": ""}), next = make("Next", () => step("ArrowRight"), "", {title: "Right", "data-again": ""});
+    const uses = atelier.imageSends.map(([act, label, kind]) => make(label, () => atelier.useImage(act, now.dataset.name, () => box.close()), kind));
+    const box = h("dialog", {class: "grid-light", "aria-label": "Enlarged cell", tabindex: -1}, image, words, h("div", {class: "strip"}, previous, next, ...uses, download, h("span", {class: "grow"}), make("Close", () => box.close())));
+    const here = () => { if (!now.isConnected) now = document.querySelector(`button.grid-cell[data-name="${CSS.escape(now.dataset.name)}"]`) || now; return now.isConnected; };
+    const step = (key) => { const to = here() && beside(now, STEPS[key]); if (to) show(to); };
+    const show = (cell) => {
+      now = cell;
+      image.src = download.href = now.dataset.full;
       image.alt = words.textContent = now.title;
+      download.download = now.dataset.name.replace(/^grid:/, "").replace("/", "_");
+      previous.disabled = !beside(now, STEPS.ArrowLeft);
+      next.disabled = !beside(now, STEPS.ArrowRight);
+      if (document.activeElement.disabled) box.focus();  // a disabled button would take no key
     };
-    close.addEventListener("click", () => box.close());
     box.addEventListener("click", (event) => { if (event.target === box) box.close(); });
     box.addEventListener("keydown", (event) => {
       if (!STEPS[event.key]) return;
       event.preventDefault();
-      if (!now.isConnected) now = document.querySelector(`button.grid-cell[data-full="${CSS.escape(now.dataset.full)}"]`) || now;
-      const next = now.isConnected && beside(now, STEPS[event.key]);
-      if (next) show(next);
+      step(event.key);
     });
-    box.addEventListener("close", () => { if (now.isConnected) now.focus(); });
+    box.addEventListener("close", () => { if (here()) now.focus(); });
     show(cell);
     atelier.modal(box);
+    box.focus();
   };
 
   document.addEventListener("click", (event) => {

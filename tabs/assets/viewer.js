@@ -6,6 +6,8 @@
   const STARS = [1, 2, 3, 4, 5], BESIDE = 150, CLOSEST = 8, CLICK = 350;
   const SENDS = [["use", "Use settings", "primary"], ["begin", "Image to image", ""], ["inpaint", "Inpaint", ""], ["upscale", "Upscale", ""]];
 
+  atelier.imageSends = SENDS;
+
   /** list: names; thumb(name): what is shown until the image itself is there; ask, star, remove, undo, send, closed: the gallery's */
   atelier.imageViewer = ({name: first, list, thumb, ask, star, remove, undo, send, closed}) => {
     const known = new Map();  // name -> the server's answer
@@ -82,7 +84,7 @@
       const template = h("div", {});
       template.innerHTML = found.about;  // the server has escaped it
       about.replaceChildren(h("div", {class: "actions"},
-        SENDS.filter(([act]) => act !== "use" || found.settings).map(([act, words, kind]) => make(words, () => { box.close(); send(act, found.name); }, {class: `btn ${kind}`})),
+        SENDS.filter(([act]) => act !== "use" || found.settings).map(([act, words, kind]) => make(words, () => send(act, found.name, () => box.close()), {class: `btn ${kind}`})),
         h("a", {class: "btn", href: found.url, download: found.file}, "Download"), h("a", {class: "btn", href: found.url, target: "_blank", rel: "noopener"}, "Open full size")), template);
       drawCompare();
     };

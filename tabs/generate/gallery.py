@@ -58,7 +58,7 @@ NAMED |= {"count", "prompt_weights", "zero_terminal_snr"}
 SENDS = """
 window.atelierGallery = element;
 if (window.atelier && atelier.attachGallery) atelier.attachGallery();
-atelier.sendImage = (act, arg) => { atelier.turn = (atelier.turn || 0) + 1; trigger('act', {act, arg, turn: atelier.turn}); };
+atelier.sendImage = (act, arg, value) => { atelier.turn = (atelier.turn || 0) + 1; trigger('act', {act, arg, value, turn: atelier.turn}); };
 """
 
 

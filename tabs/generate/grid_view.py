@@ -231,9 +231,10 @@ def _cell(
     words = esc(", ".join(texts))
     if source in made:
         path = folder.cell(source)
+        name = f"grid:{folder.name}/{path.name}"
         return (
-            f'<td><button type="button" class="grid-cell" data-full="{esc(file_url(path))}" data-row="{place[1]}" '
-            f'data-column="{place[0]}" title="{words}"><img src="{esc(thumb_url(path, 256))}" alt="{words}" '
+            f'<td><button type="button" class="grid-cell" data-name="{esc(name)}" data-full="{esc(file_url(path))}" '
+            f'data-row="{place[1]}" data-column="{place[0]}" title="{words}"><img src="{esc(thumb_url(path, 256))}" alt="{words}" '
             f'loading="lazy"></button></td>'
         )
     if source in content.failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import gradio as gr
 
 from core.generation.gallery import Shot
-from core.generation.image_facts import Facts
+from core.generation.grids.folder import GridFolder, place_of
+from core.generation.image_facts import Facts, read_facts
 from core.generation.image_metadata import read_image_metadata
 from core.generation.image_record import ImageRecord
+from core.generation.upscaler_files import ENDINGS, FOLDER
+from core.generation.upscalers import LANCZOS, UPSCALERS
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.settings.job import GenerateJob
@@ -24,8 +28,11 @@ from tabs.markup import act_of, button, esc, short
 
 TAB = "Generate"
 SENT = {"begin": "The next images begin with", "inpaint": "Paint what is repainted of"}  # act: what is said of it
-LARGER, KEEPS = 2.0, 0.3  # times the sides; the denoising strength that keeps an image's shapes
-STEP = 8  # pixels: sides are multiples of it
+FACTORS = (2, 3, 4)  # times the sides
+KEEPS = 0.2  # a denoising strength that keeps an image's shapes
+FILE = "file:"  # begins the choice of an upscaler file
+CELL = "grid:"  # begins the name of a grid's cell
+STEP, MOST = 8, 4096  # pixels: sides are multiples of it; the longest that can be set
 OF_GROUPS = tuple(name for name in form.FIELDS if form.OF_JOB[name].group in ("image_to_image", "hires"))
 OF_IMAGE = (*OF_GROUPS, "width", "height")  # what comes with an initial image
 SENDING = "send image"  # what messages are about
@@ -51,15 +58,25 @@ class Sending:
 
     def act(self, event: gr.EventData) -> None:
         """An image of the gallery is used. Raises ProblemsError."""
-        act, name, _ = act_of(event)
-        shot = self._shelf.shot(name)
+        act, name, value = act_of(event)
+        shot, known = self._found(name)
         if act == "use":
             self._take_over(read_image_metadata(shot.path), f"the image {shot.path.name}")
         elif act in SENT:
-            self._begin(begun_with(shot, self._shelf.gallery.facts(name)))
+            self._begin(begun_with(shot, known))
             self.page.say("done", f"{SENT[act]} {shot.path.name}.")
         elif act == "upscale":
-            self._enlarge(shot, self._shelf.gallery.facts(name))
+            self._enlarge(shot, known, value)
+
+    def _found(self, name: str) -> tuple[Shot, Facts]:
+        """An image of the gallery, or the cell of a grid. Raises ProblemsError."""
+        if not name.startswith(CELL):
+            return self._shelf.shot(name), self._shelf.gallery.facts(name)
+        grid, _, cell = name.removeprefix(CELL).partition("/")
+        folder, place = GridFolder.named(grid, self.page.workspace), place_of(cell.removesuffix(".png"))
+        if place is None or not (path := folder.cell(place)).is_file():
+            raise ProblemsError.one("This cell no longer exists", cell[:40], "open the grid again", "grid.no-such-cell")
+        return Shot(name, path, *_bytes_and_time(path)), read_facts(path)
 
     # -- its settings
 
@@ -181,15 +198,55 @@ class Sending:
 
     # -- larger
 
-    def _enlarge(self, shot: Shot, known: Facts) -> None:
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the dialog of Upscale offers for an image; errors are answered as `problems`."""
+        try:
+            shot, known = self._found(str(asked.get("name")))
+        except ProblemsError as error:
+            return {"problems": [problem.to_dict() for problem in error.problems]}
+        now, folder = self._fields.load(), self.page.workspace.models / FOLDER
+        chosen = now["highres_fix_upscaler_file"]
+        listed = sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS) if folder.is_dir() else []
+        offered = [(name, each.title, each.latents is not None) for name, each in UPSCALERS.items()]
+        files = {name: name for name in listed} | ({Path(chosen).name: chosen} if chosen else {})
+        offered += [(FILE + file, name, False) for name, file in files.items()]
+        first = FILE + chosen if chosen else now["highres_fix_upscaler"]
+        sides = _sides(known)
+        return {
+            "file": shot.path.name,
+            "sizes": [[times, *(side * times for side in sides.values())] for times in FACTORS],
+            "upscalers": sorted(offered, key=lambda each: each[0] != first),  # stable
+            "strength": KEEPS,
+        }
+
+    def _enlarge(self, shot: Shot, known: Facts, choice: str) -> None:
         """Queue a larger version of an image, made with its own settings; the fields stay as they are."""
         record, now = read_image_metadata(shot.path), self._fields.load()
         values, notes = self._values_of(record) if record.job is not None else (now, [])
-        own = larger(shot, known, now["highres_fix_upscaler_file"])
+        times, upscaler, strength = _chosen(choice)
+        own = larger(shot, known, times, upscaler, strength)
         self._make(self._checked(values | own))
         notes = [note for note in notes if note.where.rpartition(".")[2] not in own]
-        words = f"Making {shot.path.name} {LARGER:g} times as large (denoising strength {KEEPS:g})."
-        self.page.say("done", words, problems=notes)
+        how = f"denoising strength {strength:g}" if strength else "only enlarged"
+        self.page.say("done", f"Making {shot.path.name} {times} times as large ({how}).", problems=notes)
+
+
+def _chosen(choice: str) -> tuple[int, str, float]:
+    """(factor, upscaler, denoising strength) of the dialog. Raises ProblemsError."""
+    try:
+        given = json.loads(choice)
+        times, upscaler, strength = int(given["factor"]), str(given["upscaler"]), float(given["strength"])
+    except (ValueError, TypeError, KeyError):
+        times, upscaler, strength = 0, "", -1.0
+    if times not in FACTORS or not 0 <= strength <= 1 or not (upscaler in UPSCALERS or upscaler.startswith(FILE)):
+        what, fix = "The image cannot be upscaled so", "use a factor of 2, 3 or 4 and a denoising strength from 0 to 1"
+        raise ProblemsError.one(what, "Upscale", fix, "upscale.bad-choice")
+    return times, upscaler, strength
+
+
+def _bytes_and_time(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def begun_with(shot: Shot, known: Facts) -> Values:
@@ -197,18 +254,26 @@ def begun_with(shot: Shot, known: Facts) -> Values:
     return {"image_path": str(shot.path), "mask_path": None, "seed": None} | _sides(known)
 
 
-def larger(shot: Shot, known: Facts, upscaler_file: str | None) -> Values:
-    """The fields that make one image larger. Without an upscaler file it is resized and then made at that size; a file
-    enlarges it between two stages, of which the first changes nothing."""
+def larger(shot: Shot, known: Facts, times: int, upscaler: str, strength: float) -> Values:
+    """The fields that make one image larger. With Lanczos it is resized and then made at that size; another upscaler enlarges
+    it, as any does where the size cannot be set, between two stages, of which the first changes nothing. A strength of 0 only enlarges."""
     alone = {"count": 1, "compare": False, "from_file": None, "from_module": None, "n_iter": 1, "region_map": None}
-    begin = {"image_path": str(shot.path), "mask_path": None, "strength": KEEPS, "highres_fix_save_1st": False}
-    if upscaler_file:
-        way = {"highres_fix_scale": LARGER, "highres_fix_strength": 0.0, "highres_fix_upscaler_file": upscaler_file}
-        return alone | begin | way | _sides(known)
-    return alone | begin | {"highres_fix_scale": None} | _sides(known, LARGER)
+    begin = {"image_path": str(shot.path), "mask_path": None, "strength": strength, "highres_fix_save_1st": False}
+    large = {name: side * times for name, side in _sides(known).items()}
+    if upscaler == LANCZOS and strength and max(large.values(), default=0) <= MOST:
+        return alone | begin | {"highres_fix_scale": None} | large
+    file = upscaler.removeprefix(FILE) if upscaler.startswith(FILE) else None
+    way: Values = {
+        "highres_fix_scale": float(times),
+        "highres_fix_strength": 0.0,
+        "highres_fix_latents_upscaling": False,
+    }
+    way |= {"highres_fix_upscaler": LANCZOS if file else upscaler, "highres_fix_upscaler_file": file}
+    way |= {} if strength else {"refiner_checkpoint": None}  # which would have no step
+    return alone | begin | way | _sides(known)
 
 
-def _sides(known: Facts, times: float = 1.0) -> Values:
-    """The image's own sides, so many times; nothing where they are not known."""
+def _sides(known: Facts) -> Values:
+    """The image's own sides; nothing where they are not known."""
     sides = {"width": known.width, "height": known.height}
-    return {name: max(64, int(side * times) // STEP * STEP) for name, side in sides.items() if side}
+    return {name: max(64, side // STEP * STEP) for name, side in sides.items() if side}

@@ -130,6 +130,7 @@ def build(page: Page) -> None:
     page.on_act(memory, desk.memory_act, None, {"memory": memory, "seen": seen})
     page.on_act([newest, strip, gallery], desk.send, None, shown)
     page.links.answer("gallery", desk.shelf.answer)
+    page.links.answer("upscale", desk.sending.answer)
     page.pulse_parts.append(desk.shelf.parts)
     desk.shelf.warm()
     grids.listen(page, desk.presets, desk.loras.shelf, grid_panel, grid_table)

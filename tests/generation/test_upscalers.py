@@ -112,6 +112,33 @@ def test_a_first_stage_that_runs_no_step_hands_on_the_initial_image_without_nois
     assert torch.equal(before, after) and not torch.equal(*second)
 
 
+def test_a_strength_of_0_only_enlarges_the_image_and_loads_no_model(workspace, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (72, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    alone = {"highres_fix_scale": 3, "highres_fix_strength": None, "picture": tmp_path / "a.png"}
+    store = make_store()
+    save_file(small_net().state_dict(), workspace.models / "upscalers" / "only_4x.safetensors")
+    large, of_file = (
+        run_generate(still(**alone, **given), workspace, store=store)[0]
+        for given in ({}, {"highres_fix_upscaler_file": "only_4x"})
+    )
+    assert [held.slot for held in store.loaded()] == ["upscaler"]
+    expected = np.asarray(Image.fromarray(noise).resize((192, 216), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(np.asarray(Image.open(large)), expected)
+    network = load_network(workspace.models / "upscalers" / "only_4x.safetensors", "images", "cpu")
+    expected = network.images([Image.fromarray(noise)], (192, 216))[0]
+    np.testing.assert_array_equal(np.asarray(Image.open(of_file)), np.asarray(expected))
+    assert read_image_metadata(large).job.image_to_image.strength == 0
+    assert codes(still(**alone, highres_fix_upscaler="latent"), workspace) == ["generate.no-steps"]
+
+
+def still(**given):
+    """The job that only enlarges."""
+    picture = given.pop("picture")
+    size = {"width": 64, "height": 72, "steps": 2}
+    return job_of(STARTER, picture, generate=size, image_to_image={"strength": 0}, hires=given)
+
+
 # -- networks of files
 
 

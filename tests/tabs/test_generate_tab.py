@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -23,18 +24,20 @@ from core.engine.light import LightLane
 from core.engine.queue import QueueEntry
 from core.engine.waiting import waits
 from core.generation.gallery import Shot
+from core.generation.grids.folder import GridFolder
 from core.generation.image_facts import Facts, own_words, pair_key
 from core.generation.image_metadata import png_info, portable_name
 from core.generation.image_record import Hashes, ImageRecord
 from core.generation.loop import steps_of
-from core.generation.stages import stages_of
+from core.generation.stages import only_enlarges, stages_of
 from core.generation.store import Held
+from core.generation.upscalers import UPSCALERS
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import PROJECT
 from core.settings.check import build
 from core.settings.generation.image_to_image import ImageToImageSettings
 from core.settings.generation.regions import RegionSettings
-from core.settings.job import GenerateJob, TrainJob
+from core.settings.job import GenerateJob, GridJob, TrainJob
 from core.settings.presets.files import to_values
 from core.training.checks.own_images import demo
 from tabs.generate import form, loras
@@ -652,30 +655,69 @@ def test_leaving_the_initial_image_of_used_settings_brings_back_what_the_fields_
     assert "image_stop" not in desk._form()["prompts"] and "large" not in desk._form()["prompts"]
 
 
+def upscale(name, **choice):
+    given = {"factor": 2, "upscaler": "lanczos", "strength": 0.2} | choice
+    return event("upscale", name, json.dumps(given))
+
+
 def test_upscaling_makes_one_larger_image_at_once_and_leaves_the_fields_alone(desk):
     path = draw(desk.page.workspace.images / "d" / "1.png", prompt="a hill", seed=9)
     Image.new("RGB", (300, 130)).save(path.with_name("2.png"))
     before = form.start_values() | {"prompt": "mine", "count": 4, "n_iter": 2, "compare": True, "seed": 4}
     desk.presets.put(before)
-    desk.send(event("upscale", "d/1.png"))
+    desk.send(upscale("d/1.png"))
     (job,) = desk.page.engine.jobs
     assert desk._values() == before
-    asked, given = job.generate, job.image_to_image
+    asked, given, scale = job.generate, job.image_to_image, job.hires.highres_fix_scale
     assert (asked.prompt, asked.seed, asked.width, asked.height, asked.count) == ("a hill", 9, 128, 128, 1)
-    assert (given.image_path, given.strength, job.hires.highres_fix_scale, job.prompts.n_iter) == (
-        str(path),
-        0.3,
-        None,
-        1,
-    )
-    desk.send(event("upscale", "d/2.png"))  # it says no settings, so those of the fields are used
+    assert (given.image_path, given.strength, scale, job.prompts.n_iter) == (str(path), 0.2, None, 1)
+    desk.send(upscale("d/2.png", factor=3, strength=0.5))  # it says no settings, so those of the fields are used
     asked = desk.page.engine.jobs[1].generate
-    assert (asked.prompt, asked.seed, asked.width, asked.height, asked.count) == ("mine", 4, 600, 256, 1)
+    assert (asked.prompt, asked.seed, asked.width, asked.height, asked.count) == ("mine", 4, 888, 384, 1)
+    desk.send(upscale("d/1.png", strength=0))
+    assert only_enlarges(desk.page.engine.jobs[2])
+    for wrong in ({"factor": 9}, {"strength": 2}, {"upscaler": "none"}, {"strength": "x"}):
+        with pytest.raises(ProblemsError) as raised:
+            desk.send(upscale("d/1.png", **wrong))
+        assert raised.value.problems[0].code == "upscale.bad-choice"
+
+
+def test_the_dialog_of_upscale_offers_every_upscaler_that_of_the_form_first(desk, tmp_path):
+    desk.page.workspace = replace(desk.page.workspace, models=tmp_path / "models")
+    draw(desk.page.workspace.images / "d" / "1.png")
+    folder = desk.page.workspace.models / "upscalers"
+    folder.mkdir(parents=True)
+    (folder / "x4.pth").write_bytes(b"")
+    offered = desk.sending.answer({"name": "d/1.png"})
+    assert offered["sizes"] == [[2, 128, 128], [3, 192, 192], [4, 256, 256]]
+    assert {name for name, *_ in offered["upscalers"]} == {*UPSCALERS, "file:x4.pth"}
+    desk.presets.put(form.start_values() | {"highres_fix_upscaler_file": "models/upscalers/x4.pth"})
+    offered = desk.sending.answer({"name": "d/1.png"})["upscalers"]
+    assert (
+        [name for name, title, _ in offered if title == "x4.pth"] == ["file:models/upscalers/x4.pth"] == [offered[0][0]]
+    )
+    assert codes(desk.sending.answer({"name": "../x.png"})) == ["gallery.gone"]
+
+
+def test_the_cell_of_a_grid_is_used_as_an_image_of_the_gallery(desk):
+    space = desk.page.workspace
+    grid = GridFolder.create(space, GridJob(), [], {})
+    path = draw(grid.cell((1, 0, 0)), prompt="a hill", seed=9)
+    name = f"grid:{grid.name}/{path.name}"
+    desk.send(event("use", name))
+    assert (desk._values()["prompt"], desk._values()["seed"]) == ("a hill", 9)
+    desk.send(event("begin", name))
+    assert desk._values()["image_path"] == str(path)
+    desk.send(upscale(name))
+    assert desk.page.engine.jobs[0].generate.width == 128
+    for wrong in (f"grid:{grid.name}/x9_y1_z1.png", "grid:../x/x1_y1_z1.png", f"grid:{grid.name}/grid.json"):
+        with pytest.raises(ProblemsError):
+            desk.send(event("use", wrong))
 
 
 def test_an_upscaler_file_enlarges_the_image_itself(desk):
     shot = Shot("1.png", desk.page.workspace.images / "1.png", 1, 1)
-    values = larger(shot, Facts(width=300, height=128), "models/upscalers/x4.pth")
+    values = larger(shot, Facts(width=300, height=128), 2, "file:models/upscalers/x4.pth", 0.3)
     assert not values.keys() - form.ENTRIES.keys()
     job = form.job_of(form.start_values() | values | {"steps": 10}, TrainJob())
     first, second = stages_of(job)

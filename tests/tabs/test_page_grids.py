@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
@@ -50,6 +52,19 @@ def test_a_grid_is_opened_gone_through_by_keyboard_and_enlarged_and_another_aske
     tab.keyboard.press("ArrowLeft")
     tab.keyboard.press("ArrowDown")
     expect(light).to_contain_text("Sampling steps: 1, Seed: 6")
+    expect(light.get_by_role("button", name="Next")).to_be_disabled()  # the cells beside it are not there
+    tab.keyboard.press("ArrowUp")
+    light.get_by_role("button", name="Next").click()
+    expect(light).to_contain_text("Sampling steps: 2, Seed: 5")
+    light.get_by_role("button", name="Previous").click()
+    tab.keyboard.press("ArrowDown")
+    expect(light.get_by_role("link", name="Download")).to_have_attribute("download", re.compile("_x1_y2_z1.png$"))
+    for words in ("Use settings", "Image to image", "Inpaint", "Upscale"):
+        expect(light.get_by_role("button", name=words)).to_be_visible()
+    light.get_by_role("button", name="Upscale").click()
+    asks = tab.get_by_role("dialog", name="Upscale")
+    expect(asks.get_by_label("Size")).to_contain_text("2 times: 128 × 128 pixels")
+    tab.keyboard.press("Escape")
     tab.keyboard.press("Escape")
     expect(light).to_have_count(0)
     expect(cells.nth(3)).to_be_focused()

@@ -14,7 +14,7 @@ from core.generation.grids.export import export
 from core.generation.grids.folder import GridFolder, Place
 from core.generation.grids.plan import Cell, Grid, Part, decided, grid_of
 from core.generation.loop import steps_of
-from core.generation.making import Maker
+from core.generation.making import Enlarger, Maker
 from core.generation.output import encoded_image
 from core.generation.run import Written, ready
 from core.generation.sources import make_store
@@ -149,7 +149,9 @@ class Work:
         free_memory()
         return alone
 
-    def _batches(self, part: Part, jobs: Sequence[GenerateJob], maker: Maker, alone: bool) -> Iterator[Sequence[Cell]]:
+    def _batches(
+        self, part: Part, jobs: Sequence[GenerateJob], maker: Maker | Enlarger, alone: bool
+    ) -> Iterator[Sequence[Cell]]:
         """The batches of a part that have missing cells. Always those of the whole part, so that a resumed grid equals an
         uninterrupted one."""
         cells = [Cell(cell.place, replace(cell.request, job=job)) for cell, job in zip(part.cells, jobs, strict=True)]
@@ -158,7 +160,7 @@ class Work:
             if any(not self._is_over(cell) for cell in taken):
                 yield taken
 
-    def _make(self, cells: Sequence[Cell], maker: Maker, written: Written) -> None:
+    def _make(self, cells: Sequence[Cell], maker: Maker | Enlarger, written: Written) -> None:
         """Generate one batch; existing images are kept."""
         self.reports.cancel.check()
         made = maker.make([cell.request for cell in cells], partial(self._progress, len(cells)))
