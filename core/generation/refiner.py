@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +28,8 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
         path = model_path(name, workspace, FILE)
     except ProblemsError as error:
         raise ProblemsError([replace(each, where=FILE) for each in error.problems]) from error
-    kind = identify(path)
-    if (kind.kind, kind.family, kind.variant) != ("checkpoint", REFINER, None):
+    if not is_refiner(path):
+        kind = identify(path)
         what = f"{path.name} is not a refiner but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, FILE, "choose the refiner of SDXL, or empty the field", "refiner.not-a-refiner")
     if base not in (None, "sdxl"):
@@ -39,6 +40,14 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
         what = f"The refiner {path.name} has no {' and no '.join(missing)}"
         raise ProblemsError.one(what, FILE, "choose a complete file", "model.missing-part")
     return path
+
+
+def is_refiner(path: Path) -> bool:
+    """Whether a file or folder is a whole refiner, by its keys; not an unreadable one."""
+    with suppress(ProblemsError, OSError):
+        kind = identify(path)
+        return (kind.kind, kind.family, kind.variant) == ("checkpoint", REFINER, None)
+    return False
 
 
 def refiner_problems(job: GenerateJob) -> Iterator[Problem]:

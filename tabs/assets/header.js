@@ -11,6 +11,14 @@
     return [`step ${job.step} of ${job.total}`, atelier.pace(job.seconds_per_step), left].filter(Boolean).join(" · ");
   };
 
+  /* "Back to form" is for the open tab. */
+  document.addEventListener("click", (event) => {
+    const prompt = event.target.closest && event.target.closest("#atelier-header .skip") && atelier.openTab() === "Generate" && byId("gen-prompt");
+    if (!prompt) return;
+    event.preventDefault();
+    prompt.focus();
+  });
+
   atelier.parts.status = (status) => {
     text(byId("header-device"), status.device);
     const share = status.memory_total ? status.memory_used / status.memory_total : 0;

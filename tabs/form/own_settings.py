@@ -241,11 +241,13 @@ def fields(
     wrong: Collection[str] = (),
     offers: str = "tool-files",
     changed: Collection[str] | None = None,
+    lists: Mapping[str, str] = {},
 ) -> str:
     """The fields of a form whose values are kept by the server.
 
     hints   what stands in an empty one      wrong   names of those that hold something wrong
     changed names of those that are marked; None: of those that may be empty and are not
+    lists   {field: the id of a list that is offered in place of `offers`}
     """
     replaced = {entry.replaces: entry.title for name, entry in known.items() if entry.replaces and values.get(name)}
     return "".join(
@@ -259,7 +261,7 @@ def fields(
             elem=ids.get(name, ""),
             wrong=name in wrong,
             replaced=replaced.get(name, ""),
-            offers=offers,
+            offers=lists.get(name, offers),
             changed=None if changed is None else name in changed,
         )
         for name in names

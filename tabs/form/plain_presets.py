@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
@@ -31,6 +31,7 @@ class PlainForm(ABC):
     """
 
     offers = "tool-files"  # the id of the list that is offered where a field names a file
+    lists: ClassVar[Mapping[str, str]] = {}  # {field: the id of a list of its own}
 
     def __init__(
         self, page: Page, id: str, task_name: str, known: Mapping[str, Declared], act: str, covered: Iterable[str]
@@ -138,7 +139,7 @@ class PlainForm(ABC):
         shown = {**(self.load() if values is None else values), **{name: text for name, (text, _) in self._bad.items()}}
         changed = self.changed() if changed is None else changed
         wrong = self._wrong | self._bad.keys()
-        return fields(self.known, shown, names, self._act, said, ids, wrong, self.offers, changed)
+        return fields(self.known, shown, names, self._act, said, ids, wrong, self.offers, changed, self.lists)
 
     def follows(self, name: str, before: Values, values: Values) -> Values:
         """`values` with what changes together with the field `name`."""

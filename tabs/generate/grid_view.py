@@ -147,7 +147,8 @@ def _head(
             name = f"{folder.name}{path.suffix}"
             does += link(file_url(path), words, download=name) if path.is_file() else ""
         sure = "Its folder moves to the trash of the outputs folder."
-        does += button("delete", "Delete", folder.name, kind="quiet", sure=sure)
+        name = f"Delete the grid {content.title}"
+        does += button("delete", "Delete", folder.name, kind="quiet", label=name, sure=sure)
     does += button("close", "Close", kind="quiet")
     words = f"{there:,} of {total:,} cells"
     line = progress(state.doing, state.share) if state.entry else f'<span class="hint">{esc(words)}</span>'

@@ -16,6 +16,7 @@ from core.generation.image_metadata import portable_name
 from core.generation.library import find_file, find_lora, list_embeddings, list_loras, list_models
 from core.generation.lora_facts import LoraFacts, facts_of, preview_of
 from core.generation.prompt.tags import LoraTag
+from core.generation.refiner import is_refiner
 from core.networks.block_weights import PRESETS
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
@@ -61,6 +62,7 @@ class Shelf:
         self.workspace = workspace
         self.loras: list[Offered] = []
         self.models: list[tuple[str, str]] = []  # (name, words about it)
+        self.refiners: list[tuple[str, str]] = []
         self.embeddings: list[tuple[str, str]] = []
         self.version = 0
         self._reading: threading.Thread | None = None
@@ -73,11 +75,13 @@ class Shelf:
             Offered(words, portable_name(path, space), path, facts_of(path), preview_of(path, space))
             for words, path in list_loras(space)
         ]
-        models = [(portable_name(path, space), words) for words, path in list_models(space)]
+        found_models = list_models(space)
+        models = [(portable_name(path, space), words) for words, path in found_models]
+        refiners = [(portable_name(path, space), words) for words, path in found_models if is_refiner(path)]
         embeddings = [(words, portable_name(path, space)) for words, path in list_embeddings(space)]
-        found = (loras, models, embeddings)
-        if found != (self.loras, self.models, self.embeddings):
-            self.loras, self.models, self.embeddings = found
+        found = (loras, models, refiners, embeddings)
+        if found != (self.loras, self.models, self.refiners, self.embeddings):
+            self.loras, self.models, self.refiners, self.embeddings = found
             self.version += 1
 
     def look(self, wait: float = SOON) -> None:
@@ -128,13 +132,17 @@ def picker(shelf: Shelf, family: str, query: str, thumb_url: Url) -> str:
             f'<details data-group="lora-others"><summary>{len(others):,} that do not fit this model</summary>'
             f'<ul tabindex="0">{folded}</ul></details>'
         )
-    models = "".join(f'<option value="{esc(name)}">{esc(about)}</option>' for name, about in shelf.models)
+    lists = "".join(
+        f'<datalist id="{name}">'
+        + "".join(f'<option value="{esc(file)}">{esc(about)}</option>' for file, about in files)
+        + "</datalist>"
+        for name, files in (("gen-models", shelf.models), ("gen-refiners", shelf.refiners))
+    )
     return (
         f'<details class="picker" data-group="lora-add"><summary class="btn">Add a LoRA</summary>'
         f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
         f'placeholder="Search {len(shelf.loras):,} LoRAs" aria-label="Search LoRAs" autocomplete="off">'
-        f"<ul tabindex='0'>{rows}{more}{none}</ul>{folded}</details>{button('refresh', 'Refresh', kind='quiet')}"
-        f'<datalist id="gen-models">{models}</datalist>'
+        f"<ul tabindex='0'>{rows}{more}{none}</ul>{folded}</details>{button('refresh', 'Refresh', kind='quiet')}{lists}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +133,15 @@ def groups(found: Iterable[Group]) -> str:
 
 
 def rows_of(
-    values: Mapping[str, Any], shown: Iterable[str], draw: Draw, first: Callable[[str], str] = lambda group: ""
+    values: Mapping[str, Any],
+    shown: Iterable[str],
+    draw: Draw,
+    first: Callable[[str], str] = lambda group: "",
+    notes: Mapping[str, str] = {},
 ) -> list[Group]:
     """The closed groups: each setting that is not shown elsewhere, in the row of its group.
 
-    draw: names -> controls      first: group -> what stands above its fields
+    draw: names -> controls      first: group -> what stands above its fields      notes: {row: what its summary ends with}
     """
     left = [name for name in (*form.MODEL, *form.FIELDS) if name not in set(shown) and _of_use(name, values)]
     row_of = {group: row for row, (_, members) in TOGETHER.items() for group in members}
@@ -146,7 +150,8 @@ def rows_of(
         group = form.ENTRIES[name].group
         names.setdefault(row_of.get(group, group), {}).setdefault(group, []).append(name)
     order = sorted(names, key=lambda row: row == LAST)  # stable
-    return [_row(row, names[row], values, draw, first) for row in order]
+    rows = [_row(row, names[row], values, draw, first) for row in order]
+    return [replace(row, summary=", ".join(filter(None, (row.summary, notes.get(row.name))))) for row in rows]
 
 
 def _row(

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from core.dataset.images.opening import BrokenImage, read_header
+from core.dataset.sources.files import printable
 from core.generation.gallery import Shot
 from core.generation.grids.folder import GridFolder, place_of
 from core.generation.image_facts import Facts, read_facts
 from core.generation.image_metadata import read_image_metadata
 from core.generation.image_record import ImageRecord
+from core.generation.prompt.files import is_prompt, read_entries
+from core.generation.requests import FILE as FROM_FILE
 from core.generation.upscaler_files import ENDINGS, FOLDER
 from core.generation.upscalers import LANCZOS, UPSCALERS
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
+from core.record.units import count
+from core.record.workspace import resolve_path
 from core.settings.job import GenerateJob
 from tabs.context import Page
 from tabs.form.plain_presets import PlainForm, Values
@@ -82,9 +89,18 @@ class Sending:
 
     def read(self, file: str) -> None:
         """The settings of a dropped image go into the fields."""
-        record = read_image_metadata(file)
-        atomic.remove(file)  # the server's own copy of the upload
-        self._take_over(record, "the dropped image")
+        name = printable(Path(file).name)
+        try:
+            read_header(file)
+        except BrokenImage as error:
+            fix = "drop a PNG, JPEG or WebP image that was generated here or by A1111"
+            return self.page.say(
+                "error", problems=[Problem(f"{name} {error}", "Image to read", fix, code="image.unreadable")]
+            )
+        else:
+            self._take_over(read_image_metadata(file), f"the image {name}")
+        finally:
+            atomic.remove(file)  # the server's own copy of the upload
 
     def _take_over(self, record: ImageRecord, what: str) -> None:
         """Fill the fields with an image's settings; what was taken over is said."""
@@ -182,7 +198,27 @@ class Sending:
         self.page.project.keep(TAB, self.page.project.tab_state(TAB) | {"sent": sent})
 
     def line(self, values: Values) -> str:
-        """Stands below the prompts while images begin with another one, and says how to leave that."""
+        """Stands below the prompts while a file has them or images begin with another one, and says how to leave that."""
+        return self._of_file(values) + self._of_image(values)
+
+    def _of_file(self, values: Values) -> str:
+        """While prompts of a file or a module are used in place of the written one."""
+        file, module = (str(values[name] or "") for name in ("from_file", "from_module"))
+        if not file and not module:
+            return ""
+        number, path = 0, resolve_path(file)
+        with suppress(ProblemsError, OSError):
+            if file and self.page.roots.holds(path):
+                entries = read_entries(path, FROM_FILE)
+                number = sum(isinstance(entry, dict) or is_prompt(entry) for entry in entries)
+        name = path.name if file else module
+        count_of = f" ({count(number, 'prompt')})" if number else ""
+        way = button("file_stop", "Stop using it", kind="quiet", label=f"Stop using the prompts from {name}")
+        words = f"Prompts from <b>{esc(short(name, 40))}</b>{count_of}"
+        return f'<div class="gen-using"><span title="{esc(file or module)}">{words}</span>{way}</div>'
+
+    def _of_image(self, values: Values) -> str:
+        """While images begin with another one, or have just begun to do without."""
         path = str(values["image_path"] or "")
         if not path:
             left = self._kept().get("left", {})

@@ -88,8 +88,8 @@ def build(page: Page) -> None:
             loras = board("gen-loras", script=OPEN_GROUPS)
             more = board("gen-more", AWAITED, script=OPEN_GROUPS)
             initial = gr.File(
-                label="Initial image", file_types=[".png", ".jpg", ".jpeg", ".webp"], elem_id="gen-initial"
-            )
+                label="Initial image", elem_id="gen-initial"
+            )  # no file_types: our own message names the file
             grid_panel = grids.panel_board()
             words = gr.Dropdown(
                 choices=[],
@@ -107,7 +107,6 @@ def build(page: Page) -> None:
             drop = gr.File(
                 label="Image to read",
                 show_label=False,
-                file_types=[".png", ".jpg", ".jpeg", ".webp"],
                 height=44,
                 elem_id="gen-drop",
             )
@@ -126,7 +125,7 @@ def build(page: Page) -> None:
     page.on_act([prompts, settings, more], desk.act, None, fields | {"status": line, "seen": seen})
     page.on_act([add, loras], desk.lora_act, None, fields | {"add": add, "embeddings": words, "seen": seen})
     page.on_act(presets, desk.preset_act, None, shown)
-    page.on_act(line, desk.stage_act, None, {"status": line, "seen": seen})
+    page.on_act(line, desk.stage_act, None, {"status": line, "settings": settings, "seen": seen})
     page.on_act(memory, desk.memory_act, None, {"memory": memory, "seen": seen})
     page.on_act([newest, strip, gallery], desk.send, None, shown)
     page.links.answer("gallery", desk.shelf.answer)
@@ -140,6 +139,7 @@ class Fields(PlainForm):
     """The fields of the tab, kept by the project, with their presets."""
 
     offers = "gen-models"
+    lists = {"refiner_checkpoint": "gen-refiners"}
 
     def __init__(self, page: Page):
         super().__init__(page, "gen", "generate", form.ENTRIES, "field", form.PRESET)
@@ -214,6 +214,8 @@ class Desk:
             with self._lock:
                 if act.startswith("style"):
                     self.prompt_box.act(act, name, value)
+                elif act == "file_stop":
+                    self.presets.put(self._values() | {"from_file": None, "from_module": None})
                 elif act.startswith("image"):
                     self.sending.stop() if act == "image_stop" else self.sending.again()
                 else:
@@ -292,12 +294,15 @@ class Desk:
             return self.presets.fields(names, values, own, changed)
 
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
+        notes = {"conditioning": "refiner: SDXL only"} if model.family not in ("", "sdxl") else {}
         return {
             "prompts": view.prompts(
                 self.prompt_box.html(draw, values), draw("count", "compare"), self.sending.line(values)
             ),
-            "settings": panel.settings(draw, model, size, values["seed"] is not None),
-            "more": panel.groups(panel.rows_of(values, above, draw, lambda group: self.painting.row(group, values))),
+            "settings": panel.settings(draw, model, size, values["seed"] is not None and not self.stage.endless),
+            "more": panel.groups(
+                panel.rows_of(values, above, draw, lambda group: self.painting.row(group, values), notes)
+            ),
             "loras": self.loras.rows(),
             "presets": self.presets.html(),
         }
@@ -381,8 +386,9 @@ class Desk:
         return self._form() | _and_seen({"status": self.stage.status()})
 
     def stage_act(self, event: gr.EventData) -> dict[str, Any]:
-        """Something was pressed in the status line."""
-        return _and_seen({"status": self.stage.act(event)})
+        """Something was pressed in the status line. Forever draws seeds, so Lock is off meanwhile."""
+        shown = _and_seen({"status": self.stage.act(event)})
+        return shown | ({"settings": self._form()["settings"]} if act_of(event)[0] == "forever" else {})
 
     def _make(self, jobs: Sequence[GenerateJob]) -> None:
         """Queue jobs; their images, not a grid, are what is shown."""

@@ -85,10 +85,16 @@ class Copies:
         source, folder = self._file(run, name), self._page.workspace.runs / run
         new = wanted is not None and source.relative_to(folder).as_posix() not in read_kept(folder)
         keep(folder, source, wanted)
-        if new and self.folder is not None:
-            self.start(run, name, str(self.folder))
-        elif new:
-            self._page.say("done", "Kept. Copy a file in Runs once, and kept files are copied to that folder too.")
+        if not new:
+            return
+        file, into = source.relative_to(folder).as_posix(), self.folder
+        said = (
+            f"Kept as {read_kept(folder)[file]}: runs/{run}/{file}. It is marked in Runs and in the lists of Generate"
+        )
+        if into is not None:
+            self.start(run, name, str(into))
+            return self._page.say("done", f"{said} and is copied to {printable(into)}.")
+        self._page.say("done", f"{said}. Copy a file in Runs once, and kept files are copied to that folder too.")
 
     def cancel(self, run: str, name: str) -> None:
         going = self._copies.get(str(self._file(run, name)))

@@ -10,7 +10,7 @@ from core.generation.guidances import GUIDANCES
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
-from tabs.generate import form, panel
+from tabs.generate import form, loras, panel
 from tabs.generate.tab import Desk
 from tests.models import tiny_file
 
@@ -63,6 +63,11 @@ def test_the_seed_is_drawn_taken_from_the_newest_image_or_locked(desk, tmp_path)
     assert 0 <= locked < 2**32 and 'aria-pressed="true"' in desk._form()["settings"]
     desk.act(event("seed", "lock"))
     assert desk._values()["seed"] is None
+    desk.act(event("seed", "lock"))
+    locked, free = 'data-arg="lock" aria-pressed="true"', 'data-arg="lock" aria-pressed="false"'
+    assert free in desk.stage_act(event("forever"))["settings"], "its seeds are random"
+    assert locked in desk.stage_act(event("forever"))["settings"]
+    desk.act(event("seed", "lock"))
     draw(tmp_path / "outputs" / "images" / "d" / "1.png", seed=1)
     for way in ("last", "lock"):
         desk.act(event("seed", way))
@@ -107,6 +112,15 @@ def test_the_row_of_the_refiner_says_which_and_when(desk):
     rows = panel.rows_of(desk._values(), panel.SHOWN_ABOVE, lambda *names: " ".join(names))
     (summary,) = [row.summary for row in rows if "refiner_checkpoint" in row.fields]
     assert "finisher" in summary and "0.7" in summary
+    assert "SDXL only" in desk._form()["more"], "the starter is an SD 1.x model"
+
+
+def test_the_refiners_list_has_refiners_only(desk, monkeypatch):
+    monkeypatch.setattr(loras, "is_refiner", lambda path: path.name == "starter")
+    desk.loras.shelf.read()
+    names = [name for name, _ in desk.loras.shelf.refiners]
+    assert names == [name for name, _ in desk.loras.shelf.models if name.endswith("starter")] != []
+    assert 'list="gen-refiners"' in desk._form()["more"] and 'id="gen-refiners"' in desk.loras.picker()
 
 
 def test_a_refiner_of_an_image_that_is_not_here_is_left_out(desk):

@@ -316,6 +316,16 @@ def test_an_image_without_settings_changes_nothing_and_says_why(desk, tmp_path):
     assert "image.no-settings" in said(desk) and desk._values() == before
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "notes.png"])
+def test_a_dropped_file_that_is_no_image_is_named(desk, tmp_path, name):
+    (tmp_path / name).write_text("a fox")
+    before = desk._values()
+    assert desk.read(str(tmp_path / name))["drop"] is None
+    (problem,) = desk.page.browsers.of(None).said["problems"]
+    assert (problem["code"], problem["what"].partition(" ")[0]) == ("image.unreadable", name)
+    assert desk._values() == before and not (tmp_path / name).exists()
+
+
 def test_what_an_image_used_and_is_not_here_is_said(desk, tmp_path):
     file = draw(tmp_path / "in.png", loras=[{"file": f"models/{HOSTILE}", "strength": 1}])
     desk.read(str(file))
@@ -653,6 +663,20 @@ def test_leaving_the_initial_image_of_used_settings_brings_back_what_the_fields_
     desk.send(event("use", "d/large.png"))
     desk.send(event("use", "d/fox.png"))
     assert "image_stop" not in desk._form()["prompts"] and "large" not in desk._form()["prompts"]
+
+
+def test_prompts_of_a_file_are_said_above_generate_until_they_are_left(desk):
+    file = desk.page.workspace.outputs / "many.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a fox\n# a comment\n\nan owl\n")
+    desk.presets.put(form.start_values() | {"prompt": "mine", "from_file": str(file)})
+    line = desk._form()["prompts"]
+    assert "Prompts from <b>many.txt</b> (2 prompts)" in line and 'data-act="file_stop"' in line
+    assert "many.txt" not in desk.act(event("file_stop"))["prompts"] and desk._values()["prompt"] == "mine"
+    desk.presets.put(desk._values() | {"from_module": "mine.prompts"})
+    assert "Prompts from <b>mine.prompts</b>" in desk._form()["prompts"]
+    desk.presets.put(desk._values() | {"from_module": None, "from_file": str(file.with_name("gone.txt"))})
+    assert "Prompts from <b>gone.txt</b><" in desk._form()["prompts"]
 
 
 def upscale(name, **choice):

@@ -164,3 +164,23 @@ def test_history_and_styles_put_prompts_back(tab, served, monkeypatch):
     for is_open in (True, False):
         summary.click()
         expect(styles).to_have_js_property("open", is_open)
+
+
+def test_a_fault_is_seen_and_read_whole_and_back_to_form_leads_to_the_prompt(tab):
+    tab.locator("#atelier-header .skip").focus()
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#gen-prompt")).to_be_focused()
+    tab.locator("#gen-prompt").fill("(fox")
+    fault = tab.locator(".prompt-fault").first
+    expect(fault).to_contain_text("for a literal bracket")
+    assert fault.evaluate("e => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth")
+    assert tab.locator(".prompt-under u").bounding_box()["width"] >= 8
+
+
+def test_a_dropped_text_is_named_and_the_zone_is_ready_for_the_next_file(tab, tmp_path):
+    (tmp_path / "notes.txt").write_text("a fox")
+    zone = tab.locator("#gen-drop")
+    zone.locator("input[type=file]").set_input_files(str(tmp_path / "notes.txt"))
+    expect(tab.locator("#said")).to_contain_text("notes.txt")
+    expect(zone.locator("[data-testid=upload-text]")).to_be_visible()
+    expect(tab.locator(".toast-body")).to_have_count(0)

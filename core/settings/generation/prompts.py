@@ -13,6 +13,7 @@ class PromptSettings(Settings):
         title="Prompts from a file",
         widget="file",
         names="path",
+        hint="none",
         help="A .txt with one prompt per line, or a .toml or .json in sd-scripts' format, used instead of the prompt. Options after a prompt hold for that line: --n negative prompt --w width --h height --d seed --s steps --l guidance.",
     )
     styles: list[str] = setting(
