@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from core.families import family
 from core.families.locate import REFINER
@@ -136,14 +137,20 @@ def mask_problems(requests: Sequence[Request]) -> Iterator[Problem]:
             continue
         image, path = opened(resolve_path(given.image_path), IMAGE).size, resolve_path(given.mask_path)
         own = opened(path, MASK).size
-        if own != image:
-            what = f"The mask {path.name} is {own[0]} x {own[1]}, the image {image[0]} x {image[1]}: it is resized"
-            yield Problem(what, MASK, "paint it at the image's size", "advice", code="generate.mask-size")
+        yield from mask_size_advice(path, own, image)
         if read_mask(given, image).getbbox() is None:
             color = "white" if given.mask_invert else "black"
             what = f"The mask {path.name} is all {color}: nothing would be repainted"
             fix = "paint what is repainted white, or turn Invert mask " + ("off" if given.mask_invert else "on")
             yield Problem(what, MASK, fix, code="generate.mask-empty")
+
+
+def mask_size_advice(path: Path, own: tuple[int, int], image: tuple[int, int]) -> Iterator[Problem]:
+    """Advice about a mask whose size (`own`) is not that of its image."""
+    if own != image:
+        way = "resized" if own[0] * image[1] == own[1] * image[0] else "stretched"
+        what = f"The mask {path.name} is {own[0]} x {own[1]}, the image {image[0]} x {image[1]}: it is {way}"
+        yield Problem(what, MASK, "paint it at the image's size", "advice", code="generate.mask-size")
 
 
 def _decided(job: GenerateJob, sources: Sources) -> GenerateJob:

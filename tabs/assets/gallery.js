@@ -11,7 +11,7 @@
   const chosen = new Set();
   let names = [], strip = [], version = -1, waiting = null, total = 0, left = 0, begun = false;
   let current = "", anchor = "", columns = 1, side = CELL, tall = 0, asking = 0, timer = 0;
-  let undos = [], viewer = null;
+  let undos = [], deleted = [], viewer = null;  // messages with Undo; what Ctrl+Z in the viewer brings back, also without them
 
   const complain = (problems) => atelier.say({id: `gallery-${Date.now()}`, kind: "error", problems});
   const ask = async (asked, whom = "gallery") => {
@@ -255,6 +255,7 @@
     const gone = new Set(of), at = names.findIndex((name) => gone.has(name)), inStrip = strip.findIndex((name) => gone.has(name));
     const active = document.activeElement, inGrid = grid().contains(active), wasStrip = byId("shelf-strip").contains(active);
     undos.push({...found, names: of});
+    deleted.push(undos[undos.length - 1]);
     drawUndo();
     of.forEach((name) => chosen.delete(name));
     if (names.some((name) => gone.has(name))) put(names.filter((name) => !gone.has(name)));
@@ -299,7 +300,7 @@
   const putBack = async (last) => {
     const found = await ask({act: "back", token: last.token});
     if (!found) return;
-    undos = undos.filter((each) => each !== last);
+    [undos, deleted] = [undos, deleted].map((list) => list.filter((each) => each !== last));
     drawUndo();
     if (viewer) viewer.restored(last, found.names);
     await load(true);
@@ -333,7 +334,7 @@
   const openViewer = (name, list, back) => {
     if (viewer) return;
     viewer = atelier.imageViewer({name, list: list.includes(name) ? [...list] : [name], thumb: (of) => (tiles.get(of) || {}).thumb, ask, star, remove,
-      undo: () => { if (undos.length) putBack(undos[undos.length - 1]); },
+      undo: () => { const last = deleted.pop(); if (last) putBack(last); },
       closed: (last) => {
         viewer = null;
         drawUndo();

@@ -17,6 +17,7 @@ from core.generation.grids.folder import GridFolder, place_of
 from core.generation.image_facts import Facts, read_facts
 from core.generation.image_metadata import read_image_metadata
 from core.generation.image_record import ImageRecord
+from core.generation.plan import mask_size_advice
 from core.generation.prompt.files import is_prompt, read_entries
 from core.generation.requests import FILE as FROM_FILE
 from core.generation.upscaler_files import ENDINGS, FOLDER
@@ -24,7 +25,7 @@ from core.generation.upscalers import LANCZOS, UPSCALERS
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count
-from core.record.workspace import resolve_path
+from core.record.workspace import resolve_path, typed_path
 from core.settings.job import GenerateJob
 from tabs.context import Page
 from tabs.form.plain_presets import PlainForm, Values
@@ -230,7 +231,20 @@ class Sending:
             kind = "Inpaint" if values["mask_path"] else "Image to image"
             words = f"{kind}: <b>{esc(short(Path(path).name, 40))}</b> (strength {values['strength']:g})"
             way = button("image_stop", "Stop using it", kind="quiet")
-        return f'<div class="gen-using"><span title="{esc(path)}">{words}</span>{way}</div>'
+        said = "".join(f'<span class="warn">{esc(each.what)}; {esc(each.fix)}.</span>' for each in self._advice(values))
+        return f'<div class="gen-using"><span title="{esc(path)}">{words}</span>{way}{said}</div>'
+
+    def _advice(self, values: Values) -> list[Problem]:
+        """What is said of the mask before anything is made."""
+        image, mask = (typed_path(values[name]) for name in ("image_path", "mask_path"))
+        if image is None or mask is None or not all(self.page.roots.holds(each) for each in (image, mask)):
+            return []
+        try:
+            headers = [read_header(each) for each in (mask, image)]
+        except BrokenImage:  # folders have no sizes; what is missing or damaged is said at the start
+            return []
+        own, size = ((each.width, each.height) for each in headers)
+        return list(mask_size_advice(mask, own, size))
 
     # -- larger
 

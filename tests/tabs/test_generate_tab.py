@@ -637,6 +637,21 @@ def test_an_image_in_use_is_said_above_generate_and_leaving_it_brings_the_fields
     assert "gen-using" not in desk.draw()["prompts"], "what was left is offered until the next start"
 
 
+def test_a_mask_of_another_size_than_its_image_is_said_with_both_sizes_before_the_start(desk):
+    path = draw(desk.page.workspace.images / "d" / "fox.png")
+    masks = {size: path.with_name(f"{size[0]}.png") for size in ((64, 64), (32, 32), (48, 64))}
+    for size, mask in masks.items():
+        Image.new("L", size, 255).save(mask)
+
+    def line(mask):
+        return desk.sending.line(form.start_values() | {"image_path": str(path), "mask_path": str(mask)})
+
+    assert [" x " in line(mask) for mask in masks.values()] == [False, True, True]
+    assert "32 x 32, the image 64 x 64: it is resized" in line(masks[32, 32])
+    assert "48 x 64, the image 64 x 64: it is stretched" in line(masks[48, 64])
+    assert " x " not in line(path.parent) and " x " not in line("gone.png") and " x " not in line("")
+
+
 def test_leaving_the_initial_image_of_used_settings_brings_back_what_the_fields_were(desk):
     folder = desk.page.workspace.images / "d"
     draw(folder / "fox.png")
