@@ -343,7 +343,7 @@
     if (panel && panel.hasAttribute("data-passes")) panel.hidden = true;
   });
   /** Where a message stands: in the first free place from the bottom right upwards. An error keeps off the fields that it marks, the
-      buttons that begin something and the page's head; others also keep off all fields and buttons, where the window has room. */
+      buttons that begin something and the page's head; others keep off all fields, and off all buttons too where the lower half has room. */
   const KEPT = "#start, #gen-draw, #header-stop, #atelier-header, #tabs > .tab-wrapper, [aria-invalid=true]";
   const FIELDS = `.field, .form, label, textarea, input, select, ${KEPT}`;
   const aside = () => {
@@ -360,7 +360,7 @@
     place.removeAttribute("style");
     const {left: x0, width, height} = place.getBoundingClientRect();
     for (const free of frees)
-      for (let y = innerHeight - height - 12; y > 0; y -= 12)
+      for (let y = innerHeight - height - 12; y > (!error && free === frees[0] ? innerHeight / 2 : 0); y -= 12)
         for (let x = x0; x >= 12; x -= 24)
           if (free(x, y, width, height)) return Object.assign(place.style, {left: `${x}px`, top: `${y}px`, right: "auto", bottom: "auto"});
   };

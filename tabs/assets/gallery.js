@@ -272,10 +272,7 @@
     undoTimer = setTimeout(() => { if (document.querySelector("#shelf-undo:is(:hover, :focus-within)")) passUndo(); else closeUndo(); }, UNDO);
   };
   const closeUndo = () => {
-    const last = undos[undos.length - 1];
-    if (!last) return;
-    undos = [];
-    read.add(last.token);
+    for (const each of undos) read.add(each.token);  // Ctrl+Z still knows them
     sessionStorage.setItem("atelier-trash-read", JSON.stringify([...read]));
     drawUndo();
   };
@@ -283,7 +280,7 @@
   const drawUndo = () => {
     const last = undos[undos.length - 1];
     let bar = byId("shelf-undo");
-    if (!last) { if (bar) bar.remove(); return; }
+    if (!last || read.has(last.token)) { if (bar) bar.remove(); return; }
     if (!bar) bar = h("div", {id: "shelf-undo", role: "status"});
     if (bar.dataset.token !== last.token) {
       bar.dataset.token = last.token;
