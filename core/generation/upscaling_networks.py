@@ -122,7 +122,8 @@ class RRDBNet(nn.Module):
         x = x + self.conv_body(self.body(x))
         for conv in (self.conv_up1, self.conv_up2):
             x = functional.leaky_relu(conv(functional.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
-        return self.conv_last(functional.leaky_relu(self.conv_hr(x), 0.2))  # type: ignore[no-any-return]
+        images: Tensor = self.conv_last(functional.leaky_relu(self.conv_hr(x), 0.2))
+        return images
 
     def images(self, images: Sequence[Image], size: tuple[int, int]) -> list[Image]:
         """The upscaled images, resized to (width, height)."""
@@ -198,7 +199,8 @@ class LatentUpscaler(nn.Module):
                 x = self.get_submodule(f"resblock{number}")(x)
             x = x + before
         x = self.bn3(self.conv3(functional.relu(self.bn2(self.conv2(x)))))
-        return latents + self.conv_final(x)  # type: ignore[no-any-return]
+        correction: Tensor = self.conv_final(x)
+        return latents + correction
 
     def images(self, images: Sequence[Image], size: tuple[int, int]) -> list[Image]:
         return [fitted(image, size, "resize") for image in images]
@@ -206,4 +208,5 @@ class LatentUpscaler(nn.Module):
     @torch.no_grad()
     def latents(self, latents: Tensor, scaling: float) -> Tensor:
         """The corrected latents. scaling: the VAE's factor, which the network's own latents lack"""
-        return self(latents / scaling) * scaling  # type: ignore[no-any-return]
+        corrected: Tensor = self(latents / scaling)
+        return corrected * scaling

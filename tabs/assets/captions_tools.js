@@ -292,7 +292,14 @@
     const holder = byId("cap-bulk"), fresh = document.createElement("div"), typing = document.activeElement;
     fresh.innerHTML = answer.bulk;
     const fields = (node) => [...node.querySelectorAll("[data-act=bulk_field]")].map((field) => field.id).join();
-    if (!holder.contains(typing) || !typing.matches("input[type=text], textarea") || fields(holder) !== fields(fresh)) return put("cap-bulk", answer.bulk);
+    const writes = holder.contains(typing) && typing.matches("input[type=text], textarea");
+    if (!writes || fields(holder) !== fields(fresh)) {
+      const {id, value, defaultValue} = writes ? typing : {};
+      put("cap-bulk", answer.bulk);
+      const twin = value !== defaultValue && byId(id);  // what was typed while the other form was on its way
+      if (twin) { twin.value = value; twin.focus({preventScroll: true}); }
+      return;
+    }
     const form = holder.querySelector(".concept-fields");  // what is being typed stays; what it would do follows
     form.previousSibling.replaceWith(fresh.firstChild);
     while (form.nextSibling) form.nextSibling.remove();

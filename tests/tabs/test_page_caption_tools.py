@@ -342,6 +342,27 @@ def test_a_question_that_is_answered_late_neither_hides_nor_undoes_what_was_type
     expect(tab.locator("#cap-bulk .bulk-says")).to_contain_text("8 captions of 40 would change")
 
 
+def test_what_is_typed_while_the_form_of_another_change_is_on_its_way_stays(tab, folder):
+    tab.locator("#cap-many summary").click()
+    expect(tab.locator("#cap-bulk-tags")).to_be_visible()  # of "add"
+    tab.evaluate("""() => {
+      const quick = window.fetch;
+      window.fetch = async (where, how) => {
+        const answer = await quick(where, how);
+        if (how && String(how.body).includes('"remove"')) await new Promise((go) => setTimeout(go, 1500));
+        return answer;
+      };
+    }""")
+    tab.locator("#cap-bulk-edit").select_option("remove")
+    tab.locator("#cap-bulk-tags").click()
+    tab.keyboard.type("smi")
+    expect(tab.locator("#cap-bulk-place")).to_have_count(0)
+    expect(tab.locator("#cap-bulk-tags")).to_be_focused()
+    tab.keyboard.type("le")
+    expect(tab.locator("#cap-bulk-tags")).to_have_value("smile")
+    expect(tab.locator("#cap-bulk .bulk-says")).to_contain_text("8 captions of 40 would change")
+
+
 def test_the_preview_of_a_change_follows_what_is_typed_and_the_button_needs_no_second_press(tab, folder):
     tab.locator("#cap-many summary").click()
     tab.locator("#cap-bulk-edit").select_option("remove")

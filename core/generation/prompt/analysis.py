@@ -20,7 +20,7 @@ from core.families.word_weights import Run, read_weights
 from core.generation.prompt.options import PROMPT, LinePart, parts_of_line, read_line
 from core.generation.prompt.runs import AND, BREAK, prompt_runs, weighted_parts, windows_of
 from core.generation.prompt.tags import FIX as LORA_FIX
-from core.generation.prompt.tags import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, open_tags, placed_tags, tagless
+from core.generation.prompt.tags import IN_NEGATIVE, MOST_TAGS, TO_PROMPT, LoraTag, open_tags, placed_tags, tagless
 from core.generation.prompt.wildcards import LONGEST, Files, braces, drawn_once, has_variants, no_files, problems_in
 from core.record.problems import Problem, ProblemsError
 
@@ -196,7 +196,7 @@ def _of_words(text: str, known: Known, ways: Ways) -> Iterator[Finding]:
     yield from _of_embeddings(words, known, ways)
 
 
-def _of_tags(text: str, tags: Iterable[tuple[int, int, object]], known: Known, ways: Ways) -> Iterator[Finding]:
+def _of_tags(text: str, tags: Iterable[tuple[int, int, LoraTag | str]], known: Known, ways: Ways) -> Iterator[Finding]:
     told: dict[str, list[Problem]] = {}
     for number, (start, end, tag) in enumerate(tags):
         problems: list[Problem] = []
@@ -210,10 +210,9 @@ def _of_tags(text: str, tags: Iterable[tuple[int, int, object]], known: Known, w
             what = f"Prompt: there are more than {MOST_TAGS} LoRAs"
             problems = [Problem(what, ways.where, LORA_FIX, code="prompt.bad-lora")]
         elif known.lora is not None:
-            name = tag.name  # type: ignore[attr-defined]
-            if name not in told:
-                told[name] = _missing(known.lora, name)
-            problems = told[name]
+            if tag.name not in told:
+                told[tag.name] = _missing(known.lora, tag.name)
+            problems = told[tag.name]
         yield from (Finding(start, end, problem) for problem in problems)
 
 
