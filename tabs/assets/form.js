@@ -424,6 +424,8 @@
   };
   for (const kind of ["mouseover", "focusin"]) document.addEventListener(kind, (event) => {
     const button = event.target.closest && event.target.closest(".field-help");
+    /* Asked for with F1 it stays while the field has the focus: a page that scrolls under a resting mouse is a mouseover too. */
+    if (kind === "mouseover" && noteOf && noteOf === document.activeElement) return;
     if (button) openNote(button); else if (note && !event.target.closest(".field-note")) closeNote();
   });
   addEventListener("keydown", (event) => {
