@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,7 @@ LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered
 LORA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_", "lycoris_")
 # The projection of the text encoder states: its input width identifies the family.
 CONTEXT_READER = re.compile(r"attn2[._](processor\.)?to_k[._](lora\.)?(?P<key>[\w.]+)$")
+TEXT_READER = re.compile(r"self_attn[._]q_proj\.(?P<key>[\w.]+)$")
 NAMES_FAMILY = (
     (re.compile(r"lora_te[12]_|text_encoder_2\.|\w+_unet_(input_blocks|middle_block|output_blocks)_"), "sdxl"),
     (re.compile(r"lora_unet_double_blocks_|transformer\.single_transformer_blocks\."), "flux"),
@@ -221,9 +223,15 @@ NAMES_FAMILY = (
 )
 LORA_NAMES: dict[str, re.Pattern[str]] = {}  # family -> beginnings of layers' names in its LoRAs, as registered
 DEEP_TRANSFORMER = re.compile(r"transformer_blocks[._][1-9]")
-# Endings of tensors as wide as their layer's input: PEFT's, old diffusers', LyCORIS'; network kinds add their own.
-ADAPTER_INPUTS = {"lora_A.weight", "lora_A.default.weight", "down.weight", "hada_w1_b"}
-NETWORKS: dict[str, frozenset[str]] = {}  # title of a registered network kind -> the key endings of each of its layers
+# Endings of tensors whose widths multiply to their layer's input: PEFT's, old diffusers'; network kinds add their own.
+ADAPTER_INPUTS: set[tuple[str, ...]] = {
+    ("lora_A.weight",),
+    ("lora_A.default.weight",),
+    ("down.weight",),
+    ("hada_w1_b",),
+}
+# Title of a registered network kind -> the key endings of each of its layers, one set for each form they can have
+NETWORKS: dict[str, tuple[frozenset[str], ...]] = {}
 OLD_DIFFUSERS = ("_lora.down.weight", ".lora.down.weight", ".lora_linear_layer.down.weight")
 
 
@@ -252,10 +260,10 @@ def _network_and_variant(tensors: Mapping[str, TensorEntry]) -> tuple[str | None
     """(title of the registered kind, the algorithm of what no registered kind reads)."""
     extensions.load()  # network kinds register their keys
     endings = {name.partition(".")[2] for name in tensors}
-    network = next((title for title, keys in NETWORKS.items() if keys <= endings), None)
+    network = next((title for title, forms in NETWORKS.items() if any(form <= endings for form in forms)), None)
     if any(name.endswith((".dora_scale", ".lora_magnitude_vector")) for name in tensors):
         return network, "DoRA"
-    read = frozenset[str]().union(*NETWORKS.values())
+    read = frozenset(key for forms in NETWORKS.values() for form in forms for key in form)
     left = {ending for ending in endings if ending not in read}
     variants = (
         title
@@ -269,19 +277,29 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
     by_name = _family_of_names(tensors)
     if by_name is not None:
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
-    for name, entry in tensors.items():
+    for name in tensors:
         reader = CONTEXT_READER.search(name)
-        if reader is not None and reader["key"] in ADAPTER_INPUTS and len(entry.shape) >= 2:
-            width = entry.side(1)
-            if width in CONTEXT_FAMILY:
-                return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
+        width = _input_width(tensors, name, reader["key"]) if reader is not None else None
+        if width in CONTEXT_FAMILY:
+            return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
     if (told := _told_family(metadata)) is not None:
         return told
-    for name, entry in tensors.items():  # for a LoRA of the text encoder only, its width decides
-        reads = any(name.endswith(tuple(f"self_attn{dot}q_proj.{key}" for dot in "_.")) for key in ADAPTER_INPUTS)
-        if reads and entry.side(-1) in (768, 1024):
-            return CONTEXT_FAMILY[entry.side(-1)], f"its text encoder is {entry.side(-1)} wide"
+    for name in tensors:  # for a LoRA of the text encoder only, its width decides
+        reader = TEXT_READER.search(name)
+        width = _input_width(tensors, name, reader["key"]) if reader is not None else None
+        if width in (768, 1024):
+            return CONTEXT_FAMILY[width], f"its text encoder is {width} wide"
     return None, _first_keys(tensors)
+
+
+def _input_width(tensors: Mapping[str, TensorEntry], name: str, key: str) -> int | None:
+    """The input width of the layer of a tensor whose name ends in this key; None if its kind is unknown."""
+    layer = name.removesuffix(key)
+    for keys in ADAPTER_INPUTS:
+        if key in keys:
+            found = (tensors[layer + each] for each in keys if layer + each in tensors)
+            return prod(entry.side(1) for entry in found if len(entry.shape) >= 2)
+    return None
 
 
 def _told_family(metadata: Mapping[str, str]) -> tuple[str, str] | None:

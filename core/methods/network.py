@@ -157,7 +157,7 @@ class NetworkMethod(Method):
         self, path: Path, metadata: dict[str, str], precision: str, *, epoch: int = 0, step: int = 0
     ) -> list[Problem]:
         """Write the LoRA file: kohya's keys, the given metadata, which .ckpt and .pt cannot hold."""
-        dtype, tensors = type_named(precision), self.state_dict()
+        dtype, tensors = type_named(precision), self._built.saved()
         if self._convolutions and self._family == "sd2":
             tensors = with_convolutions(tensors)
         if path.suffix != ".safetensors":

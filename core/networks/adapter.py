@@ -50,8 +50,9 @@ class Adapter(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of a file by key below the module's name; live, not copied. Saved in the file's dtype, except those that
-        are no floating numbers; read them in any dtype, since other programs cast all."""
+        """The tensors of a training state by key below the module's name; live, not copied. Files hold them too, unless `saved`
+        says otherwise, in the file's dtype, except those that are no floating numbers; read them in any dtype, since other
+        programs cast all."""
 
     @abstractmethod
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
@@ -66,6 +67,11 @@ class Adapter(ABC):
         """Multiply the change by `ratio`, 0-d on the device (max weight norm)."""
 
     # -- the same for most kinds
+
+    def saved(self) -> dict[str, Tensor]:
+        """The tensors of the file for people, if they differ from those a training state holds (`tensors`): other programs
+        know no `scalar`, for example."""
+        return self.tensors()
 
     def norm(self) -> Tensor:
         """Frobenius norm of the change, 0-d."""

@@ -106,6 +106,14 @@ class Network:
             for key, tensor in adapter.tensors().items()
         }
 
+    def saved(self) -> dict[str, Tensor]:
+        """The tensors of its file, by file key."""
+        return {
+            f"{name}.{key}": tensor
+            for name, adapter in self.adapters.items()
+            for key, tensor in adapter.saved().items()
+        }
+
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the weights of a file with the same modules and sizes; its alphas are used. All or nothing."""
         by_module = group_by_module(tensors)

@@ -30,8 +30,9 @@ class NetworkKind:
     """The interface of a kind of network.
 
     name, title     in presets and on the page
-    keys            keys its files have for each layer          optional    keys they may have besides
-    input_key       the key whose tensor is as wide as the layer's input: identifies a file's family
+    forms           sets of keys: a layer of this kind has exactly one of them in files      optional    keys it may have besides
+    input_keys      the keys whose tensors read the layer's input: identifies a file's family. Their second dimensions,
+                    of those a layer has, multiply to the layer's input width
     fresh           (layer, rank and alpha, own settings, seed) -> an adapter without effect yet; None: it changes no such layer
     from_tensors    (layer, its tensors) -> the adapter of a file; None if the shapes do not fit the layer
     size            (tensors) -> the rank and alpha they have; like `flaw` and `misfit` it is also asked before the start with
@@ -48,14 +49,14 @@ class NetworkKind:
 
     name: str
     title: str
-    keys: tuple[str, ...]
+    forms: tuple[tuple[str, ...], ...]
     fresh: Callable[[Target, BlockSize, Settings | None, int], Adapter | None]
     from_tensors: Callable[[Target, Tensors], Adapter | None]
     size: Callable[[Tensors], BlockSize]
     flaw: Callable[[str, Tensors], str]
     module_name: str
     network_args: Callable[[TrainJob], dict[str, str]]
-    input_key: str = ""
+    input_keys: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     settings: type[Settings] | None = None
     uses: frozenset[str] = OWN
@@ -68,9 +69,15 @@ class NetworkKind:
         """Its own settings in a job."""
         return getattr(job, self.name) if self.settings is not None else None
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Every key that one of its forms has."""
+        return frozenset(key for form in self.forms for key in form)
+
     def holds(self, keys: Iterable[str]) -> bool:
         """Whether a layer with these keys is of this kind."""
-        return set(self.keys) <= set(keys) <= {*self.keys, *self.optional}
+        given = set(keys)
+        return any(set(form) <= given <= {*form, *self.optional} for form in self.forms)
 
 
 KINDS: dict[str, NetworkKind] = {}
@@ -89,9 +96,9 @@ def register(kind: NetworkKind) -> None:
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:
         add_group(NetworkSettings, kind.name, kind.settings, kind.title, chosen_by="network.kind")
-    if kind.input_key:
-        detect.ADAPTER_INPUTS.add(kind.input_key)
-    detect.NETWORKS[kind.title] = frozenset(kind.keys)
+    if kind.input_keys:
+        detect.ADAPTER_INPUTS.add(kind.input_keys)
+    detect.NETWORKS[kind.title] = tuple(map(frozenset, kind.forms))
 
 
 def kind_named(name: str) -> NetworkKind:

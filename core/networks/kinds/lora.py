@@ -56,9 +56,9 @@ register(
     NetworkKind(
         name="lora",
         title="LoRA",
-        keys=(DOWN, UP),
+        forms=((DOWN, UP),),
         optional=(ALPHA,),
-        input_key=DOWN,
+        input_keys=(DOWN,),
         fresh=_fresh,
         from_tensors=_from_tensors,
         size=size,

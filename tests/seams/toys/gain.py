@@ -71,7 +71,7 @@ register(
     NetworkKind(
         name="gain",
         title="Gain per channel",
-        keys=(KEY,),
+        forms=((KEY,),),
         fresh=_fresh,
         from_tensors=_from_tensors,
         size=lambda tensors: BlockSize(1, 1.0),

@@ -76,7 +76,7 @@ register(
     NetworkKind(
         name="ia3",
         title="(IA)^3",
-        keys=(WEIGHT, ON_INPUT),
+        forms=((WEIGHT, ON_INPUT),),
         fresh=_fresh,
         from_tensors=_from_tensors,
         size=lambda tensors: BlockSize(1, 1.0),

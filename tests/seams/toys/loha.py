@@ -100,9 +100,9 @@ register(
     NetworkKind(
         name="loha",
         title="LoHa",
-        keys=KEYS,
+        forms=(KEYS,),
         optional=("alpha",),
-        input_key="hada_w1_b",
+        input_keys=("hada_w1_b",),
         fresh=_fresh,
         from_tensors=_from_tensors,
         size=_size,
