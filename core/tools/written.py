@@ -1,0 +1,57 @@
+"""Where a tool writes its file, and what forbids it: asked before the work, and once more as the work starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from core.record.machine import free_disk
+from core.record.problems import Problem, ProblemsError
+from core.record.units import size_words
+from core.record.workspace import display_path, resolve_path
+
+SAFETENSORS = (".safetensors",)
+
+
+def output_file(output: str | None, beside: Path, ending: str, suffixes: Sequence[str] = SAFETENSORS) -> Path:
+    """The file to write: `output`, a file of the name `ending` makes in `output` if that is a folder, or beside the first input.
+
+    beside    the first input                     ending    what follows its name, as in "fox_rank8"
+    suffixes  those that are taken for a file's, any other name is a folder; none: a folder is made
+    """
+    name = f"{beside.stem}{ending}{suffixes[0] if suffixes else ''}"
+    if not output:
+        return beside.with_name(name)
+    path = resolve_path(output)
+    if not suffixes or (path.suffix.lower() in suffixes and not path.is_dir()):
+        return path
+    return path / name
+
+
+def output_problems(target: Path, inputs: Iterable[Path], size: int, where: str) -> list[Problem]:
+    """What forbids writing `target`, a new file or folder of about `size` bytes made of `inputs`."""
+    if any(_same(target, each) for each in inputs):
+        what, fix = "The output is one of the inputs", "choose another name; an input is never written over"
+        return [Problem(what, where, fix, code="tools.output-is-input")]
+    if os.path.lexists(target):
+        what = f"{display_path(target)} exists already"
+        return [Problem(what, where, "choose another name, or move that file away", code="tools.output-exists")]
+    free = free_disk(target.parent)
+    if size > free:
+        what = f"The result takes {size_words(size)}; {size_words(free)} are free on the disk of {display_path(target.parent)}"
+        return [Problem(what, where, "free some space, or choose a folder on another disk", code="tools.no-room")]
+    return []
+
+
+def refuse_output(target: Path, inputs: Iterable[Path], size: int, where: str) -> None:
+    """Raises ProblemsError for what `output_problems` finds."""
+    if problems := output_problems(target, inputs, size, where):
+        raise ProblemsError(problems)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are one file, by any name or link."""
+    return os.path.realpath(one) == os.path.realpath(other) or (
+        one.exists() and other.exists() and os.path.samefile(one, other)
+    )

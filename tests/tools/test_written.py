@@ -1,0 +1,38 @@
+"""Where a tool writes: never over an input or an existing file, and not where there is no room."""
+
+import os
+
+from core.tools.written import output_file, output_problems, refuse_output
+from tests.refusals import refused
+
+
+def codes(*asked):
+    return [problem.code for problem in output_problems(*asked)]
+
+
+def test_the_output_is_named_after_the_first_input_unless_given(tmp_path):
+    fox = tmp_path / "fox.v2.safetensors"
+    assert output_file(None, fox, "_r8") == tmp_path / "fox.v2_r8.safetensors"
+    assert output_file(str(tmp_path / "out.safetensors"), fox, "_r8") == tmp_path / "out.safetensors"
+    assert output_file(str(tmp_path / "new.folder"), fox, "_r8") == tmp_path / "new.folder" / "fox.v2_r8.safetensors"
+    assert output_file(None, fox, "_diffusers", ()) == tmp_path / "fox.v2_diffusers"
+    assert output_file(str(tmp_path / "new.folder"), fox, "_diffusers", ()) == tmp_path / "new.folder"
+
+
+def test_an_input_under_any_name_is_never_the_output(tmp_path):
+    fox, link, hard = tmp_path / "fox.bin", tmp_path / "link.bin", tmp_path / "hard.bin"
+    fox.write_bytes(b"fox")
+    link.symlink_to(fox)
+    os.link(fox, hard)
+    for target in (fox, link, hard, tmp_path / "." / "fox.bin"):
+        assert codes(target, [fox], 1, "x.output") == ["tools.output-is-input"]
+
+
+def test_an_existing_file_and_a_full_disk_are_said(tmp_path, monkeypatch):
+    fox, other = tmp_path / "fox.bin", tmp_path / "other.bin"
+    other.write_bytes(b"kept")
+    assert codes(other, [fox], 1, "x.output") == ["tools.output-exists"]
+    monkeypatch.setattr("core.tools.written.free_disk", lambda folder: 999)
+    assert codes(tmp_path / "new" / "out.bin", [fox], 999, "x.output") == []
+    with refused("tools.no-room"):
+        refuse_output(tmp_path / "out.bin", [fox], 1000, "x.output")
