@@ -12,7 +12,6 @@ from core.families.tokenizer import load_tokenizer
 from core.families.vocabulary import BEGIN, END, read_vocabulary
 from core.record.problems import ProblemsError
 from tests.models import tiny_sd1
-from tests.offline import no_network
 
 ROOT = Path(__file__).parents[2]
 CASES = json.loads((ROOT / "tests" / "vectors" / "prompts.json").read_text(encoding="utf-8"))["cases"]
@@ -58,30 +57,13 @@ def content_of(model, caption):
     return model.tokenizers[0](caption)["input_ids"][1:-1]
 
 
-def test_the_shipped_tokenizer_is_the_starters():
+def test_the_shipped_tokenizer_is_the_starters_which_has_the_older_vocabulary_files():
     shipped, starters = load_tokenizer(), load_tokenizer(ROOT / "models" / "starter")
     captions = ["a fox, glyph style", "", "Füchse & 3 BÄREN!!", "<|endoftext|> x", "  two   spaces\n", "狐狸 🦊"]
-    assert torch.equal(token_windows(shipped, captions), token_windows(starters, captions))
+    captions += [case["prompt"] for case in CASES]
+    assert torch.equal(token_windows(shipped, captions, 225), token_windows(starters, captions, 225))
     assert token_windows(shipped, captions)[0, 0, :8].tolist() == [49406, 320, 3240, 267, 13027, 2042, 1844, 49407]
     assert len(shipped) == 49408 and shipped.pad_token_id == 49407
-
-
-def test_a_folder_with_the_older_vocabulary_files_gives_the_same_ids(tmp_path):
-    content = json.loads((ROOT / "models" / "starter" / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))[
-        "model"
-    ]
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    (folder / "vocab.json").write_text(json.dumps(content["vocab"]), encoding="utf-8")
-    merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in content["merges"])])
-    (folder / "merges.txt").write_text(merges, encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77})
-    )
-    captions = [case["prompt"] for case in CASES]
-    with no_network():
-        older = load_tokenizer(tmp_path)
-    assert torch.equal(token_windows(older, captions, 225), token_windows(load_tokenizer(), captions, 225))
 
 
 def test_a_vocabulary_is_read_once_and_again_when_a_file_of_it_changes(tmp_path):

@@ -74,7 +74,7 @@ def test_a_source_that_has_only_tokenizer_json_gets_the_older_files_too(tmp_path
 def test_the_starter_is_shipped_as_every_transformers_reads_it():
     names = read_header(STARTER / "text_encoder" / "model.safetensors")[0]
     assert names and all(name.startswith("text_model.") for name in names)
-    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= {path.name for path in (STARTER / "tokenizer").iterdir()}
+    assert {"vocab.json", "merges.txt"} <= {path.name for path in (STARTER / "tokenizer").iterdir()}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

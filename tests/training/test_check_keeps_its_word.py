@@ -172,7 +172,6 @@ MODEL: dict[str, Damage] = {
     ),
     "no vocabulary": gone("model/tokenizer/vocab.json"),
     "no merges": gone("model/tokenizer/merges.txt"),
-    "no tokenizer file": gone("model/tokenizer/tokenizer.json"),
     "empty merges": content("model/tokenizer/merges.txt", lambda data: b""),
     "half a vocabulary": content("model/tokenizer/vocab.json", lambda data: data[: len(data) // 2]),
     "a short vocabulary": content("model/tokenizer/vocab.json", lambda data: b'{"a": 0, "b</w>": 1}'),
