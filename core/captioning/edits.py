@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from core.captioning.combining import Pattern, comparable, parts_of, pattern_problems
+from core.captioning.combining import comparable, parts_of, pattern_problems
 from core.dataset.captions.words import name_words, tag_words
+from core.record.patterns import Pattern
 from core.record.problems import Problem, ProblemsError
 from core.settings.captioning.edits import CaptionEditSettings
 

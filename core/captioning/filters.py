@@ -17,7 +17,8 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from core.captioning.combining import Pattern, comparable, parts_of
+from core.captioning.combining import comparable, parts_of
+from core.record.patterns import Pattern
 from core.record.problems import ProblemsError
 
 LONGEST = 2000  # characters of an expression

@@ -18,12 +18,14 @@ from core.networks.adapter_file import with_convolutions, write_lora
 from core.networks.blocks import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.kinds import kind_named
+from core.networks.layers import layer_hits
 from core.networks.network import Network
 from core.networks.sizes import part_of
 from core.networks.starting import start_network
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
 from core.settings.blocks import block_rates
+from core.settings.layers import CHOICE
 from core.settings.saving import EXTENSIONS
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class NetworkMethod(Method):
         self._files = files or NetworkFiles()
         self.network: Network | None = None
         self._strength = 1.0
+        self._hits = ""  # how many layers the settings choose
         rates = job.optimizer
         # Also at a rate of 0: its layers are saved with the others, and act where they come from a file.
         self.trains_text = job.network.train_text_encoder
@@ -57,7 +60,9 @@ class NetworkMethod(Method):
         """Make the network on these parts and attach it; returns what trains, by role for LoRA+."""
         settings, start = self._settings, self._files.start
         self._family = components.family
-        targets = list(targets_of(components, conv=settings.hooks_residual or settings.dim_from_weights))
+        targets = list(targets_of(components, conv=True))
+        if settings.chooses_layers and not settings.dim_from_weights:
+            self._hits = str(layer_hits(settings, targets))
         if start is None:
             self.network = Network.create(targets, settings, self._seed, own=self._own)
         else:
@@ -147,6 +152,11 @@ class NetworkMethod(Method):
                 for file in self._files.merged
             ]
             found["ss_base_weights"] = json.dumps(merged, ensure_ascii=False)
+        if self._hits:
+            found["ss_network_layers"] = self._hits
+            for name in CHOICE:
+                if lines := getattr(self._settings, name):
+                    found[f"ss_{name}"] = json.dumps(lines, ensure_ascii=False)
         if self._settings.dim_from_weights:
             adapters = self._built.adapters.values()
             found["ss_network_dim"] = _one_or_dynamic({adapter.rank for adapter in adapters})

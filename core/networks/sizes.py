@@ -10,6 +10,7 @@ from core.families.targets import Target
 from core.networks.blocks import block_count, block_of
 from core.networks.kinds import kind_named
 from core.settings.blocks import BlockSize, block_rates, block_sizes
+from core.settings.layers import Layer, choice_of
 from core.settings.network import NetworkSettings
 
 # Their time embedding and 1x1 shortcut are hooked too, but only when 3x3 convolutions are (kohya's C3Lier).
@@ -33,19 +34,37 @@ def needs_conv_rank(target: Target) -> bool:
     return has_large_kernel(target.module) or type(target.parent).__name__ in CONV_CONTAINERS
 
 
+def layer_of(target: Target) -> Layer:
+    """What expressions are compared with."""
+    return Layer(target.name, target.path, part_of(target.name) == "unet", has_large_kernel(target.module))
+
+
 def wanted(settings: NetworkSettings, name: str) -> bool:
     """Whether the part of a layer is trained."""
     return settings.train_unet if part_of(name) == "unet" else settings.train_text_encoder
 
 
 def sizes_by_settings(settings: NetworkSettings, targets: Sequence[Target]) -> SizeOf:
-    """Parts by `train_unet` and `train_text_encoder`, residual and resampling blocks by `hooks_residual`, ranks and alphas of
-    the U-Net by block. Conv rank and alpha apply to 3x3 convolutions only."""
+    """Parts by `train_unet` and `train_text_encoder`, layers by `layers` and `exclude_layers`, else residual and resampling blocks
+    by `hooks_residual`; ranks and alphas of the U-Net by block, and ranks by `layer_dims`. Conv rank and alpha apply to 3x3
+    convolutions only."""
     plain, wide = block_sizes(settings, block_count(target.name for target in targets))
+    choice = choice_of(settings)
 
     def size_of(target: Target) -> BlockSize | None:
-        if not wanted(settings, target.name) or (needs_conv_rank(target) and not settings.hooks_residual):
+        if not wanted(settings, target.name):
             return None
+        usual = settings.hooks_residual or not needs_conv_rank(target)
+        if choice is None:
+            return usual_size(target) if usual else None
+        layer = layer_of(target)
+        size = usual_size(target) if choice.takes(layer, usual) else None
+        rank = choice.rank(layer)
+        if size is None or rank is None:
+            return size
+        return BlockSize(rank, settings.alpha or rank) if rank else None
+
+    def usual_size(target: Target) -> BlockSize | None:
         if part_of(target.name) != "unet":
             return BlockSize(settings.rank, settings.alpha or settings.rank)
         block = block_of(target.name)

@@ -94,9 +94,11 @@ def block_sizes(settings: NetworkSettings, blocks: int) -> tuple[list[BlockSize]
     """Rank and alpha by block, of Linear and 1x1 layers and of 3x3 convolutions. A block whose rate is 0 has rank 0."""
     ranks = _list(settings.block_dims, blocks) or [settings.rank] * blocks
     alphas = _list(settings.block_alphas, blocks) or [settings.alpha] * blocks
+    as_plain = bool(settings.layers) and not settings.trains_conv  # chosen by name, and without a size of their own
     wide_ranks = _list(settings.conv_block_dims, blocks) or [settings.conv_rank or 0] * blocks
     own = settings.conv_alpha
     wide_alphas = _list(settings.conv_block_alphas, blocks) or [own if own is not None else rank for rank in wide_ranks]
+    wide_ranks, wide_alphas = (ranks, alphas) if as_plain else (wide_ranks, wide_alphas)
     rates = block_rates(settings, blocks) or [1.0] * blocks
     return _sizes(ranks, alphas, rates), _sizes(wide_ranks, wide_alphas, rates)
 

@@ -173,6 +173,27 @@ class NetworkSettings(Settings):
         title="Block LR zero threshold",
         help="LR weights up to this value count as 0: the block gets no LoRA.",
     )
+    layers: list[str] = setting(
+        default_factory=list,
+        title="Layers",
+        section="Layers",
+        widget="lines",
+        help="Trains only these layers, one name or regular expression per line: attn-mlp, attn-only, full, full-lin, unet-only, unet-transformer-only, unet-convblock-only (LyCORIS' presets), or what a layer's name or module path contains, such as attn2 or down_blocks.1. 3x3 convolutions among them use the network rank unless conv rank is set. Empty trains the usual layers.",
+    )
+    exclude_layers: list[str] = setting(
+        default_factory=list,
+        title="Excluded layers",
+        widget="lines",
+        kohya="exclude_patterns",
+        help="Layers that get no network, by the same names and regular expressions, one per line.",
+    )
+    layer_dims: list[str] = setting(
+        default_factory=list,
+        title="Layer ranks (dims)",
+        widget="lines",
+        kohya="network_reg_dims",
+        help="A rank for the layers that an expression finds, one EXPRESSION=RANK per line, such as attn2=32; the first that fits is used, and 0 skips a layer.",
+    )
     network_weights: str | None = kohya_setting(
         None,
         title="Initial LoRA weights",
@@ -227,6 +248,11 @@ class NetworkSettings(Settings):
         return self.network_dropout > 0 or self.rank_dropout > 0 or self.module_dropout > 0
 
     @property
+    def chooses_layers(self) -> bool:
+        """Whether layers or their ranks are chosen by expression."""
+        return bool(self.layers or self.exclude_layers or self.layer_dims)
+
+    @property
     def has_block_rates(self) -> bool:
         """Whether the U-Net's learning rate differs by block."""
         return bool(self.down_lr_weight or self.mid_lr_weight or self.up_lr_weight)
@@ -238,8 +264,10 @@ class NetworkSettings(Settings):
 
     @property
     def hooks_residual(self) -> bool:
-        """Whether residual and resampling blocks get a LoRA, with or without their 3x3 convolutions."""
-        return self.trains_conv or (bool(self.base_weights) and self.base_weights_layers == "kohya")
+        """Whether residual and resampling blocks may get a LoRA, with or without their 3x3 convolutions."""
+        return (
+            self.trains_conv or bool(self.layers) or (bool(self.base_weights) and self.base_weights_layers == "kohya")
+        )
 
     def summary(self) -> str:
         uses, parts = self.traits.uses, [self.label("kind")]
@@ -247,6 +275,7 @@ class NetworkSettings(Settings):
         parts += [f"alpha {number_text(self.alpha)}"] if "alpha" in uses else []
         parts += [f"conv rank {self.conv_rank}"] if self.conv_rank and "rank" in uses else []
         parts += ["by block"] if self.block_dims or self.conv_block_dims or self.has_block_rates else []
+        parts += ["chosen layers"] if self.layers or self.exclude_layers else []
         parts += ["dropout"] if self.dropped_out else []
         parts += [f"from {PurePath(self.network_weights).stem}"] if self.network_weights else []
         trains = [name for name, on in (("U-Net", self.train_unet), ("text encoder", self.train_text_encoder)) if on]

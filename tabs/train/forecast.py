@@ -28,6 +28,7 @@ from tabs.train.checks import Checks
 
 if TYPE_CHECKING:
     from core.engine.engine import Engine
+    from core.training.memory.plan import MemoryFacts
 
 MB = 1_000_000
 PARTS = {
@@ -45,7 +46,7 @@ COUNTED = {
     "method": "kind train_text_encoder stop_text_encoder_training prior ema ema_device",
     "model": "base_model vae family",
     "network": "rank conv_rank train_unet train_text_encoder block_dims conv_block_dims down_lr_weight mid_lr_weight"
-    " up_lr_weight block_lr_zero_threshold base_weights base_weights_layers",
+    " up_lr_weight block_lr_zero_threshold base_weights base_weights_layers layers exclude_layers layer_dims",
     "memory": "mixed_precision full_precision fused_backward_pass fused_optimizer_groups num_processes gradient_checkpointing"
     " checkpoint_blocks attention fp8_base fp8_base_unet vae_precision vae_batch_size cache_latents lowram",
     "sharding": " ".join(ShardingSettings.model_fields),
@@ -126,7 +127,7 @@ class Forecast:
             tight = plan.total > total
             found["advice"] = _beside(plan.memory, plan.disk)
             found["advice"] += [each.sentence() for each in advise(job, facts)] if tight else []
-            hints = _hints(job, switch_savings(job, facts))
+            hints = _hints(job, switch_savings(job, facts)) | _layer_hint(job, facts)
         except ProblemsError as error:
             found, hints = {"problem": error.problems[0].what}, {}
         with self._lock:
@@ -184,6 +185,18 @@ def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
             choice = "" if saving is True else f" with {shown_value(FIELDS[path], saving)}"
             found[path] = f"In this job: {memory_words(savings[path])} less{choice}."
     return found
+
+
+def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
+    """How many layers the network has, below the setting that chooses them."""
+    from core.networks.layers import empty_targets, layer_hits
+
+    network = job.network
+    if not job.method.traits.uses_network or network.dim_from_weights:
+        return {}
+    names = [facts.body, *(facts.text_parts() if network.train_text_encoder else ())]
+    targets = empty_targets(facts.family, {name: facts.parts[name].config for name in names})
+    return {"network.layers": f"In this job: {layer_hits(network, targets)}."}
 
 
 def _beside(memory: int, disk: int) -> list[str]:

@@ -44,7 +44,7 @@ FREE = {  # texts that name nothing outside the job, and why
     "an ending by its pattern, of files beside the images": "caption_extension tags_extension captions_to tags_to",
     "code, allowed by its own list (core/record/allowed.py)": "dataset_class optimizer_type lr_scheduler_type",
     "a module, allowed by the owner's list (core/record/allowed.py), and text for it": "from_module prompter_module_args",
-    "layers of a model by their names": "pag_layers slg_layers seg_layers",
+    "layers of a model by their names": "pag_layers slg_layers seg_layers layers exclude_layers layer_dims",
     "names of files from fields, without what leads out of the folder (core/generation/output.py)": "file_pattern"
     " folder_pattern",
     "numbers, and names of presets": "block_weights",

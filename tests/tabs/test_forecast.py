@@ -44,6 +44,7 @@ def test_the_plan_adds_up_and_says_what_each_place_saves(page, monkeypatch):
     assert re.fullmatch(r"In this job: [\d.]+ [MG]B less with bf16\.", hints["memory.mixed_precision"]), (
         "of several choices"
     )
+    assert re.fullmatch(r"In this job: \d+ of \d+ layers\.", hints["network.layers"])
     page.project.edit("dataset.resolution", "256")
     assert not facts(page)["fresh"] and page.forecast.hints(page.project.job) == {}
     wait_until(lambda: facts(page)["fresh"], 120)  # a thread in the middle of torch's work would abort the exit

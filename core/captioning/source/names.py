@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from core.captioning.combining import Pattern, parts_of, pattern_problems
+from core.captioning.combining import parts_of, pattern_problems
 from core.captioning.described import Described
 from core.captioning.source.result import described, skipped
 from core.dataset.captions.words import name_words, number_of
@@ -14,6 +14,7 @@ from core.dataset.sources.files import printable
 from core.dataset.sources.folders import folder_of
 from core.dataset.sources.scan import scan_dataset
 from core.record.context import JobContext
+from core.record.patterns import Pattern
 from core.record.problems import Problem, raise_if_errors
 from core.record.workspace import Workspace
 from core.settings.caption import CaptionerJob

@@ -108,7 +108,7 @@ def _adapting(job: TrainJob, rates: dict[str, float]) -> Iterator[Problem]:
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     rates, unet, text = job.optimizer, trains_unet(job), trains_text(job)
     yield from job.model.traits.unused if job.model.traits else ()
-    if not job.network.trains_conv:
+    if not job.network.trains_conv:  # chosen layers without a conv rank have the network's rank and alpha
         yield "network.conv_alpha", "ignored: 3x3 convolutions are not trained"
     if not text:
         yield "optimizer.text_encoder_lr", "ignored: the text encoder is not trained"

@@ -8,14 +8,14 @@ from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, blocks_in_words, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
+from core.settings.layers import CHOICE, LARGEST_RANK, layer_problems
 from core.settings.network import OWN, NetworkSettings
 from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import adapts, find
 
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 MUCH = 0.5
-LARGEST_RANK = 1024
-FROM_FILE = ("rank", "alpha", "conv_rank", "conv_alpha", *LISTS)  # what dim_from_weights takes from the file
+FROM_FILE = ("rank", "alpha", "conv_rank", "conv_alpha", *LISTS, *CHOICE)  # what dim_from_weights takes from the file
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -26,6 +26,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _dropouts(network)
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
+    if not network.dim_from_weights:
+        yield from layer_problems(network)
     if network.has_block_rates:
         yield from _several_rates(job.optimizer.optimizer_type)
     if network.train_text_encoder and not any(job.optimizer.text_rates):
@@ -159,6 +161,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     network = job.network
     for name in sorted(OWN - network.traits.uses):
         yield f"network.{name}", f"ignored: {network.label('kind')} has none"
+    if "rank" not in network.traits.uses:
+        yield "network.layer_dims", f"ignored: {network.label('kind')} has no rank"
     if not network.train_unet:
         for name in (*LISTS, *SIDES):
             yield f"network.{name}", "ignored: the U-Net is not trained"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.families import family
 from core.families.locate import family_of, model_path
@@ -14,32 +15,47 @@ from core.generation.library import find_lora
 from core.networks.adapter_file import load_lora
 from core.networks.files import MergedFile, NetworkFiles, check_file
 from core.networks.kinds import kind_named
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem, ProblemsError, errors
 from core.record.workspace import Workspace
 from core.settings.blocks import numbers
 from core.settings.job import TrainJob
 from core.settings.network import NetworkSettings
 from core.settings.rules.network import block_problems
 
+if TYPE_CHECKING:
+    from core.families.targets import Target
+
 START = "network.network_weights"
 
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
-    """Problems of the network's files, once the model's family is known; none without a model."""
+    """Problems of the network's files and of its choice of layers, once the model's family is known; none without a model."""
     try:
         family_name = family_of(model_path(job.model.base_model, workspace), job.model.family)
     except (ProblemsError, OSError):
         return []
     found: list[Problem] = []
-    for setting, name in _names(job.network):
+    network, blocks_fit = job.network, not any(block_problems(job.network, family_name))
+    if network.chooses_layers and not network.dim_from_weights and blocks_fit:
+        found += _layer_problems(job, workspace, family_name)
+    for setting, name in _names(network):
         try:
             path = _find(name, setting, workspace)
             check_file(path, family_name)
-            if setting == START and not any(block_problems(job.network, family_name)):
+            if setting == START and blocks_fit and not errors(found):
                 _check_fit(job, workspace, path, family_name)
         except ProblemsError as error:
             found += error.problems
     return found
+
+
+def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:
+    from core.networks.layers import hit_problems, layer_hits
+
+    try:
+        return list(hit_problems(job.network, layer_hits(job.network, _targets(job, workspace, family_name))))
+    except ProblemsError as error:
+        return error.problems
 
 
 def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> None:
@@ -47,19 +63,22 @@ def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str
     the file and the model."""
     from core.networks.starting import start_network
 
-    loaded, network = family(family_name), job.network
-    model = model_path(job.model.base_model, workspace)
-    targets = [
-        target
+    own = kind_named(job.network.kind).own(job)
+    targets = _targets(job, workspace, family_name)
+    start_network(targets, job.network, 0, load_lora(path, shapes=True).tensors, own)
+
+
+def _targets(job: TrainJob, workspace: Workspace, family_name: str) -> list[Target]:
+    """All layers of the trained parts, by the model's header."""
+    from core.networks.layers import empty_targets
+
+    loaded, model = family(family_name), model_path(job.model.base_model, workspace)
+    configs = {
+        name: part.config_after(loaded.layout.config(name))
         for name, part in open_checkpoint(model, family_name).parts.items()
-        if name == loaded.denoiser or (name.startswith("text_encoder") and network.train_text_encoder)
-        for target in loaded.lora_targets(
-            loaded.make_empty(name, part.config_after(loaded.layout.config(name))),
-            conv=network.hooks_residual or network.dim_from_weights,
-        )
-    ]
-    own = kind_named(network.kind).own(job)
-    start_network(targets, network, 0, load_lora(path, shapes=True).tensors, own)
+        if name == loaded.layout.denoiser or (name.startswith("text_encoder") and job.network.train_text_encoder)
+    }
+    return empty_targets(family_name, configs)
 
 
 def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:

@@ -1,0 +1,73 @@
+"""Regular expressions as people write them, used within limits of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import regex
+
+from core.record.problems import ProblemsError
+
+PATTERN_SECONDS = 1.0  # for all matches of a pattern in one text
+ALL_SECONDS = 20.0  # and in all texts of a change or filter
+LONGEST_PATTERN = 2000
+# Patterns that call themselves take gigabytes before they fail.
+_CALLS = regex.compile(r"\(\?(?:R|[+-]?\d|&|P>)")
+_FAULTS = (regex.error, IndexError, ValueError, OverflowError, RecursionError, MemoryError)
+
+
+class Pattern:
+    """A regular expression as a person wrote it, used within limits of time. Raises ProblemsError, also from its methods.
+
+    where     the setting that it comes from      area   what its problems' codes begin with
+    seconds   for all matches of its life
+    """
+
+    def __init__(self, text: str, where: str, area: str = "caption", seconds: float = ALL_SECONDS):
+        self._text, self._where, self._area, self._left = text, where, area, seconds
+        with self._in_words("a valid regular expression"):
+            if len(text) > LONGEST_PATTERN:
+                raise ValueError(f"it is longer than {LONGEST_PATTERN:,} characters")
+            if _CALLS.search(text):
+                raise ValueError("recursive patterns are not supported")
+            self._compiled = regex.compile(text)
+
+    @property
+    def groups(self) -> list[str]:
+        """The names of its groups."""
+        return list(self._compiled.groupindex)
+
+    def first(self, text: str) -> Any:
+        """The first match in the text, None without one."""
+        return self._timed(lambda seconds: self._compiled.search(text, timeout=seconds))
+
+    def replaced(self, text: str, by: str) -> str:
+        """The text with each match replaced; \\1 in `by` is the first group."""
+        with self._in_words("a valid replacement", by):
+            return str(self._timed(lambda seconds: self._compiled.sub(by, text, timeout=seconds)))
+
+    def check_replacement(self, by: str, where: str) -> None:
+        """What is wrong with a replacement, before any caption matches."""
+        Pattern(f"{self._text}|", where, self._area).replaced("", by)
+
+    def _timed(self, use: Callable[[float], Any]) -> Any:
+        begin = time.monotonic()
+        try:
+            return use(max(0.001, min(PATTERN_SECONDS, self._left)))
+        except TimeoutError:
+            what = f"The regular expression '{self._text[:60]}' takes too long"
+            raise ProblemsError.one(what, self._where, "simplify it", f"{self._area}.slow-pattern") from None
+        finally:
+            self._left -= time.monotonic() - begin
+
+    @contextmanager
+    def _in_words(self, kind: str, text: str = "") -> Iterator[None]:
+        try:
+            yield
+        except _FAULTS as error:
+            why = "it is nested too deeply" if isinstance(error, RecursionError | MemoryError) else str(error)
+            what = f"'{(text or self._text)[:60]}' is not {kind}: {why}"
+            raise ProblemsError.one(what, self._where, "correct or remove it", f"{self._area}.bad-pattern") from None

@@ -1,0 +1,137 @@
+"""The choice of layers: named presets, regular expressions, and ranks by expression. Without torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from core.record.patterns import Pattern
+from core.record.problems import Problem, ProblemsError
+
+if TYPE_CHECKING:
+    from core.settings.network import NetworkSettings
+
+CHOICE = ("layers", "exclude_layers", "layer_dims")  # the settings
+LONGEST = 500  # characters of an expression
+SECONDS = 1.0  # for all matches of all expressions with the layers of a model
+LEAST_SECONDS = 0.1  # and of each
+PLAIN = re.compile(r"\w+")  # texts that are compared as they are, without an expression's cost
+LARGEST_RANK = 1024
+
+
+class Layer(NamedTuple):
+    """A layer of a model.
+
+    name    in files: "lora_unet_down_blocks_0_attentions_0_proj_in"      path  of its module in diffusers or transformers
+    unet    in the denoiser, not in a text encoder                        wide  a convolution other than 1x1
+    """
+
+    name: str
+    path: str
+    unet: bool
+    wide: bool
+
+
+@dataclass(frozen=True)
+class LayerPreset:
+    """Layers that LyCORIS names (lycoris/config.py): expressions that a module's path has in it; None: none of that part.
+
+    wide  3x3 convolutions too
+    """
+
+    unet: str | None
+    text: str | None
+    wide: bool = False
+
+
+PRESETS = {
+    "full": LayerPreset("", "", wide=True),
+    "full-lin": LayerPreset("", ""),
+    "attn-mlp": LayerPreset(r"(^|\.)attentions\.", ""),
+    # LyCORIS looks for classes that the U-Net of diffusers does not have, and so trains the text encoder alone
+    "attn-only": LayerPreset(r"\.attn\d?\.", r"(^|\.)self_attn\."),
+    "unet-only": LayerPreset("", None, wide=True),
+    "unet-transformer-only": LayerPreset(r"(^|\.)attentions\.", None),
+    "unet-convblock-only": LayerPreset(r"(^|\.)(resnets|downsamplers|upsamplers)\.", None, wide=True),
+    "ia3": LayerPreset(r"\.(to_k|to_v|ff\.net\.2)$", r"\.(k_proj|v_proj|fc2)$"),
+}
+
+
+class Entry:
+    """A preset, or a regular expression that is looked for in a layer's name and its module's path. Raises ProblemsError for one
+    that is invalid, and while finding for one that takes too long."""
+
+    def __init__(self, text: str, where: str, seconds: float = SECONDS):
+        self.text, self._preset = text, PRESETS.get(text)
+        if len(text) > LONGEST:
+            what = f"The expression '{text[:60]}' is longer than {LONGEST} characters"
+            raise ProblemsError.one(what, where, "divide it into several", "network.bad-pattern")
+        made = (text,) if self._preset is None else (self._preset.unet, self._preset.text)
+        self._patterns = [None if one is None else Pattern(one, where, "network", seconds) for one in made]
+
+    def finds(self, layer: Layer) -> bool:
+        if self._preset is None:
+            (pattern,) = self._patterns
+            if PLAIN.fullmatch(self.text):
+                return self.text in layer.name or self.text in layer.path
+            return pattern is not None and any(pattern.first(text) for text in (layer.name, layer.path))
+        pattern = self._patterns[0 if layer.unet else 1]
+        return pattern is not None and (self._preset.wide or not layer.wide) and pattern.first(layer.path) is not None
+
+
+class LayerChoice:
+    """Which layers the settings choose, and the ranks that they have by expression. Raises ProblemsError with everything invalid."""
+
+    def __init__(self, settings: NetworkSettings):
+        found = list(layer_problems(settings))
+        if found:
+            raise ProblemsError(found)
+        chosen, excluded = settings.layers, settings.exclude_layers
+        ranked = [rank_of_line(line) for line in settings.layer_dims]
+        seconds = max(SECONDS / max(len(chosen) + len(excluded) + len(ranked), 1), LEAST_SECONDS)
+        self.chosen = [Entry(text, "network.layers", seconds) for text in chosen]
+        self.excluded = [Entry(text, "network.exclude_layers", seconds) for text in excluded]
+        self.ranked = [(Entry(text, "network.layer_dims", seconds), rank) for text, rank in ranked]
+
+    def takes(self, layer: Layer, usual: bool) -> bool:
+        """Whether a layer trains. usual: whether it does without a choice."""
+        taken = any(entry.finds(layer) for entry in self.chosen) if self.chosen else usual
+        return taken and not any(entry.finds(layer) for entry in self.excluded)
+
+    def rank(self, layer: Layer) -> int | None:
+        """The rank by the first expression that finds the layer, as with sd-scripts' network_reg_dims."""
+        return next((rank for entry, rank in self.ranked if entry.finds(layer)), None)
+
+
+def choice_of(settings: NetworkSettings) -> LayerChoice | None:
+    """None where the settings choose no layers."""
+    return LayerChoice(settings) if settings.chooses_layers else None
+
+
+def rank_of_line(line: str) -> tuple[str, int]:
+    """ "attn2=8" -> ("attn2", 8). Raises ValueError."""
+    text, equals, number = line.rpartition("=")
+    rank = int(number)
+    if not equals or not text or not 0 <= rank <= LARGEST_RANK:
+        raise ValueError(line)
+    return text, rank
+
+
+def layer_problems(settings: NetworkSettings) -> Iterator[Problem]:
+    """What is wrong with the expressions before any layer is known."""
+    given = [("layers", text) for text in settings.layers]
+    given += [("exclude_layers", text) for text in settings.exclude_layers]
+    for line in settings.layer_dims:
+        try:
+            given.append(("layer_dims", rank_of_line(line)[0]))
+        except ValueError:
+            what = f"'{line[:60]}' is not an expression and a rank"
+            fix = f"write for example attn2=8, with a rank from 0 to {LARGEST_RANK}"
+            yield Problem(what, "network.layer_dims", fix, code="network.bad-layer-rank")
+    for name, text in given:
+        try:
+            Entry(text, f"network.{name}")
+        except ProblemsError as error:
+            yield from error.problems

@@ -1,0 +1,167 @@
+"""Which layers a network has: LyCORIS' presets, regular expressions, ranks by expression, and their count."""
+
+import time
+
+from pytest import fixture, importorskip, mark
+
+from core.networks.layers import empty_targets, hit_problems, layer_groups, layer_hits
+from core.networks.network import Network
+from core.networks.sizes import has_large_kernel
+from core.record.workspace import Workspace
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.layers import LayerChoice
+from core.settings.network import NetworkSettings
+from core.settings.rules import training_problems
+from core.training.building.network_files import network_problems
+from tests.refusals import refused
+
+STARTER = "models/starter"
+PRESET = importorskip("lycoris.config").PRESET
+
+
+@fixture(scope="module")
+def targets():
+    return empty_targets("sd1")
+
+
+def settings(**given):
+    return NetworkSettings(**{"train_text_encoder": True, "rank": 4, "alpha": 2.0, **given})
+
+
+def names_of(targets, **given):
+    return set(Network.create(targets, settings(**given), 0).adapters)
+
+
+def hooked_by_lycoris(targets, preset):
+    """The rule of lycoris.kohya's create_modules: Linear and 1x1 layers in containers of these classes, 3x3 convolutions where
+    enabled, and layers by name."""
+    config, found = PRESET[preset], set()
+    for target in targets:
+        unet = target.name.startswith("lora_unet")
+        side = "unet" if unet else "text_encoder"
+        classes, names = config[f"{side}_target_module"], config[f"{side}_target_name"]
+        container = containers_of(target)
+        if has_large_kernel(target.module) and not config["enable_conv"]:
+            continue
+        if set(container) & set(classes) or any(name in target.path for name in names):
+            found.add(target.name)
+    return found
+
+
+def containers_of(target):
+    path = target.path
+    if not target.name.startswith("lora_unet"):
+        return ["CLIPAttention" if "self_attn" in path else "CLIPMLP"]
+    if "attentions." in path:
+        return ["Transformer2DModel"]
+    return ["ResnetBlock2D" if "resnets." in path else "Downsample2D" if "downsamplers." in path else "Upsample2D"]
+
+
+@mark.parametrize("preset", [name for name in PRESET if name != "attn-only"])
+def test_presets_choose_what_lycoris_chooses_of_the_layers_that_are_there(targets, preset):
+    assert names_of(targets, layers=[preset]) == hooked_by_lycoris(targets, preset)
+
+
+def test_attn_only_is_the_attention_of_both_parts(targets):
+    found = names_of(targets, layers=["attn-only"])
+    assert len(found) == 16 * 8 + 12 * 4 and all("attn" in name for name in found)
+
+
+@mark.parametrize(("family", "text", "unet", "wide"), [("sd1", 72, 192, 278), ("sdxl", 264, 722, 788)])
+def test_the_groups_hold_every_layer_once_by_encoder_and_block(family, text, unet, wide):
+    """The counts are sd-scripts' (training.md, 3.3)."""
+    groups = {group.title: group.layers for group in layer_groups(family)}
+    layers = [layer for group in groups.values() for layer in group]
+    assert len({layer.name for layer in layers}) == len(layers) == text + wide
+    assert sum(len(own) for title, own in groups.items() if title.startswith("Text")) == text
+    assert sum("attentions." in layer.path for layer in layers) == unet
+    assert list(groups)[-1].startswith("OUT") or list(groups)[-1] == "MID"
+    assert {"IN01", "MID", "OUT00"} <= set(groups)
+
+
+def test_an_expression_finds_names_in_files_and_paths_of_modules(targets):
+    by_name = names_of(targets, layers=["down_blocks_1_.*attn2"])
+    assert by_name == names_of(targets, layers=[r"down_blocks\.1\..*attn2"]) and len(by_name) == 2 * 4
+    assert all("down_blocks_1" in name and "attn2" in name for name in by_name)
+
+
+def test_excluded_layers_get_none_and_the_others_stay_as_they_are(targets):
+    usual = names_of(targets)
+    assert names_of(targets, exclude_layers=["attn2"]) == {name for name in usual if "attn2" not in name}
+
+
+def test_a_layer_has_the_rank_of_the_first_expression_that_finds_it(targets):
+    own = settings(layer_dims=["attn2=32", "attn=8", "ff_net=0"], alpha=0)
+    network = Network.create(targets, own, 0)
+    ranks = {name: (adapter.rank, adapter.alpha) for name, adapter in network.adapters.items()}
+    assert {ranks[name] for name in ranks if "attn2" in name} == {(32, 32)}
+    assert {ranks[name] for name in ranks if "attn1" in name or "self_attn" in name} == {(8, 8)}
+    assert not any("ff_net" in name for name in ranks)
+    assert {ranks[name] for name in ranks if "mlp" in name} == {(4, 4)}
+
+
+def test_convolutions_that_are_chosen_have_the_conv_rank_or_the_networks(targets):
+    def sizes(**given):
+        adapters = Network.create(targets, settings(layers=["unet-convblock-only"], **given), 0).adapters.values()
+        return {(each.rank, each.alpha) for each in adapters if has_large_kernel(each.module)}
+
+    assert sizes() == {(4, 2.0)} and sizes(conv_rank=3, conv_alpha=1.0) == {(3, 1.0)}
+
+
+def test_the_count_is_of_all_layers_of_the_trained_parts(targets):
+    hits = layer_hits(settings(layers=["attn-only"], train_text_encoder=False), targets)
+    assert str(hits) == "128 of 278 layers"
+    assert [problem.code for problem in hit_problems(settings(layers=["x"]), hits)] == ["network.layers-chosen"]
+
+
+def test_an_expression_that_finds_nothing_is_a_problem_with_its_setting(targets):
+    own = settings(layers=["attn-only", "atn2"], exclude_layers=["nothing"], layer_dims=["none=4"])
+    problems = list(hit_problems(own, layer_hits(own, targets)))
+    assert [problem.where for problem in problems] == [
+        "network.layers",
+        "network.exclude_layers",
+        "network.layer_dims",
+    ]
+    assert {problem.code for problem in problems} == {"network.layers-not-found"}
+
+
+def test_a_choice_without_any_layer_is_a_problem(targets):
+    own = settings(exclude_layers=["lora_"])
+    assert [problem.code for problem in hit_problems(own, layer_hits(own, targets))] == ["network.no-layers"]
+
+
+@mark.parametrize(
+    ("given", "code"),
+    [
+        ({"layers": ["attn("]}, "network.bad-pattern"),
+        ({"exclude_layers": ["x" * 501]}, "network.bad-pattern"),
+        ({"layer_dims": ["attn2"]}, "network.bad-layer-rank"),
+        ({"layer_dims": ["attn2=1025"]}, "network.bad-layer-rank"),
+        ({"layer_dims": ["[=4"]}, "network.bad-pattern"),
+    ],
+)
+def test_invalid_expressions_are_found_with_the_settings(given, code):
+    job = build(TrainJob, {"network": given})
+    assert code in [problem.code for problem in training_problems(job)]
+    with refused(code):
+        LayerChoice(NetworkSettings(**given))
+
+
+def test_an_expression_that_would_match_for_hours_is_refused_within_two_seconds(targets):
+    began = time.monotonic()
+    with refused("network.slow-pattern"):
+        layer_hits(settings(layers=[r"^(\w|_|[a-z])+[^\w_]$"]), targets)
+    assert time.monotonic() - began < 2
+
+
+def job_with(network):
+    return build(TrainJob, {"model": {"base_model": STARTER}, "network": network})
+
+
+def test_the_check_counts_by_the_models_own_header():
+    (problem,) = network_problems(job_with({"layers": ["attn2"]}), Workspace())
+    assert (problem.level, problem.code) == ("advice", "network.layers-chosen")
+    assert problem.what.startswith("The network trains ") and "layers" in problem.what
+    (problem,) = network_problems(job_with({"layers": ["atn2"]}), Workspace())
+    assert (problem.level, problem.code) == ("error", "network.layers-not-found")
