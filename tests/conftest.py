@@ -29,7 +29,7 @@ def pytest_addoption(parser):
         "--slice",
         type=_slice,
         metavar="N/M",
-        help="the Nth of M slices of the slow tests too, or today: another of 14 each day",
+        help="the Nth of M slices of the slow tests too, or today: another of 21 each day",
     )
 
 
