@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,11 +42,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """The module's output y plus this change; x is the module's input."""
-
-    @abstractmethod
-    def delta(self) -> Tensor:
-        """The change of the weight in its shape, float32, without the multiplier: for merging and norms."""
+        """The module's output y with this change; x is what it was given before `enters`."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -67,6 +63,32 @@ class Adapter(ABC):
         """Multiply the change by `ratio`, 0-d on the device (max weight norm)."""
 
     # -- the same for most kinds
+
+    def delta(self) -> Tensor:
+        """The change of the weight in its shape, float32, without the multiplier, for kinds that add one. Those that turn or
+        scale the weight have `merged` alone."""
+        raise TypeError(f"the change of {self.name} depends on the weight")
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """The weight with this change at its multiplier; weight: float32, as changed by what was merged before."""
+        return weight + self.delta() * self.multiplier
+
+    def enters(self, x: Tensor) -> Tensor:
+        """What the module and the changes below this one are given for the input x."""
+        return x
+
+    def below(self) -> Iterator[Adapter]:
+        """The changes that act on the module before this one."""
+        for adapter in self.module.__dict__.get(STACK, ()):
+            if adapter is self:
+                return
+            if not adapter.left_out:
+                yield adapter
+
+    def bias_below(self) -> Tensor | None:
+        """The bias in the output that this change is given."""
+        bias = self.module.bias
+        return bias if isinstance(bias, Tensor) else None
 
     def saved(self) -> dict[str, Tensor]:
         """The tensors of the file for people, if they differ from those a training state holds (`tensors`): other programs
@@ -93,16 +115,22 @@ class Adapter(ABC):
 
 
 def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
-    """The forward pass of an adapted module: its own, then the changes in the order they were attached."""
+    """The forward pass of an adapted module: its own, then the changes in the order they were attached, each of what those
+    before it make: f_n(x) = add_to(f_n-1(enters(x)), x)."""
     adapters = [adapter for adapter in module.__dict__[STACK] if not adapter.left_out]
+    inputs = [x]
+    for adapter in reversed(adapters):
+        inputs.append(adapter.enters(inputs[-1]))
     kind: Any = kind_of(module)
-    y = adapters[0].whole(x) if adapters else None
+    x = inputs.pop()
+    y = adapters[0].whole(x) if adapters and x is inputs[-1] else None
     if y is None:
         y = kind.forward(module, x)
     else:
         adapters.pop(0)
+        inputs.pop()
     for adapter in adapters:
-        y = adapter.add_to(y, x)
+        y = adapter.add_to(y, inputs.pop())
     return y
 
 

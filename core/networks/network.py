@@ -198,11 +198,13 @@ class Network:
 
     @torch.no_grad()
     def merge_to(self) -> None:
-        """Merge the changes permanently into the model's weights: added in float32, then cast to the weight's dtype."""
+        """Merge the changes permanently into the model's weights: computed in float32, then cast to the weight's dtype."""
         for adapter in self.adapters.values():
             weight = as_weight(adapter.module.weight)
-            change = adapter.delta() * adapter.multiplier
-            weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
+            for parameter, _ in adapter.parameters():
+                parameter.data = parameter.data.to(weight.device)
+            if adapter.multiplier != 0.0:
+                weight.copy_(adapter.merged(weight.float()))
 
 
 @contextmanager
