@@ -28,6 +28,10 @@ EXTENSIONS: tuple[str, ...] = (
     "core.methods.kinds.full",
     "core.methods.kinds.embedding",
     "core.networks.kinds.lora",
+    "core.networks.kinds.loha",
+    "core.networks.kinds.lokr",
+    "core.networks.kinds.locon",
+    "core.networks.kinds.full",
 )
 GROUP = "atelier"  # of entry points in a package's pyproject.toml
 FLAG = "--allow-module"

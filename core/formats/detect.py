@@ -202,14 +202,10 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
 # ---- LoRA and related adapters ----
 
 LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered kind reads it; the first match wins
-    ("hada_w1_a", "LoHa"),
-    ("lokr_w1", "LoKr"),
-    ("lokr_w1_a", "LoKr"),
     ("oft_blocks", "OFT"),
     ("oft_diag", "OFT"),
     ("a1.weight", "GLoRA"),
     ("on_input", "IA3"),
-    ("diff", "full difference"),
     ("w_norm", "norm difference"),
 )
 LORA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_", "lycoris_")
@@ -228,7 +224,6 @@ ADAPTER_INPUTS: set[tuple[str, ...]] = {
     ("lora_A.weight",),
     ("lora_A.default.weight",),
     ("down.weight",),
-    ("hada_w1_b",),
 }
 # Title of a registered network kind -> the key endings of each of its layers, one set for each form they can have
 NETWORKS: dict[str, tuple[frozenset[str], ...]] = {}
@@ -260,7 +255,8 @@ def _network_and_variant(tensors: Mapping[str, TensorEntry]) -> tuple[str | None
     """(title of the registered kind, the algorithm of what no registered kind reads)."""
     extensions.load()  # network kinds register their keys
     endings = {name.partition(".")[2] for name in tensors}
-    network = next((title for title, forms in NETWORKS.items() if any(form <= endings for form in forms)), None)
+    fitting = ((len(form), title) for title, forms in NETWORKS.items() for form in forms if form <= endings)
+    network = max(fitting, key=lambda found: found[0], default=(0, None))[1]  # LoCon's keys are LoRA's and one more
     if any(name.endswith((".dora_scale", ".lora_magnitude_vector")) for name in tensors):
         return network, "DoRA"
     read = frozenset(key for forms in NETWORKS.values() for form in forms for key in form)

@@ -95,6 +95,10 @@ class Adapter(ABC):
         know no `scalar`, for example."""
         return self.tensors()
 
+    def bias_delta(self) -> Tensor | None:
+        """The change of the layer's bias, as `delta`, for kinds that change it."""
+        return None
+
     def norm(self) -> Tensor:
         """Frobenius norm of the change, 0-d."""
         return self.delta().norm()

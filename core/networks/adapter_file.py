@@ -251,6 +251,9 @@ def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
     """What is wrong with one layer of a file, or ""."""
+    kind = kind_of_keys(layer)
+    if kind is not None:
+        return kind.flaw(name, layer)
     near = [kind for kind in kinds().values() if layer.keys() & kind.keys]
     near = near or [kind for kind in kinds().values() if layer.keys() & set(kind.optional)]
     known = {key for kind in near for key in (*kind.keys, *kind.optional)}

@@ -205,6 +205,9 @@ class Network:
                 parameter.data = parameter.data.to(weight.device)
             if adapter.multiplier != 0.0:
                 weight.copy_(adapter.merged(weight.float()))
+            of_bias, bias = adapter.bias_delta(), adapter.module.bias
+            if of_bias is not None and isinstance(bias, Tensor):
+                bias.copy_((bias.float() + (of_bias * adapter.multiplier).to(bias.device)).to(bias.dtype))
 
 
 @contextmanager

@@ -161,11 +161,27 @@ def test_each_kind_is_named(shapes, words):
         ),
         ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 3072)}, "Flux LoRA", "kohya"),
         (
-            {"lora_unet_x_attn2_to_k.hada_w1_b": (4, 768), "lora_unet_x_attn2_to_k.hada_w1_a": (320, 4)},
-            "SD 1.x LoHa LoRA",
+            {
+                f"lora_unet_x_attn2_to_k.hada_{side}": shape
+                for side, shape in {"w1_b": (4, 768), "w1_a": (320, 4), "w2_b": (4, 768), "w2_a": (320, 4)}.items()
+            },
+            "SD 1.x LoHa",
             "kohya",
         ),
-        ({"lora_unet_x_attn2_to_k.lokr_w1": (4, 4)}, "LoKr LoRA", "kohya"),
+        (
+            {"lora_unet_x_attn2_to_k.lokr_w1": (16, 24), "lora_unet_x_attn2_to_k.lokr_w2": (20, 32)},
+            "SD 1.x LoKr",
+            "kohya",
+        ),
+        (
+            {
+                f"lora_unet_x_attn2_to_k.lokr_{side}": shape
+                for side, shape in {"w1_a": (4, 2), "w1_b": (2, 32), "w2_a": (80, 2), "w2_b": (2, 64)}.items()
+            },
+            "SDXL LoKr",
+            "kohya",
+        ),
+        ({"lora_unet_x_attn2_to_k.diff": (320, 1024)}, "SD 2.x Full difference", "kohya"),
         ({"oft_unet_down_blocks_0_x.oft_blocks": (4, 80, 80)}, "OFT LoRA", "kohya"),
         (
             {"lora_unet_x_attn2_to_k.lora_down.weight": (4, 768), "lora_unet_x_attn2_to_k.dora_scale": (1, 768)},

@@ -176,8 +176,8 @@ def test_a_disk_that_fills_up_in_mid_save_leaves_the_old_file_whole(tmp_path, mo
         ({"emb_params": torch.zeros(1, 768)}, "lora.not-a-lora", "SD 1.x textual inversion embedding"),
         (
             {f"{LAYER}.hada_w1_a": torch.zeros(2, 2), f"{LAYER}.hada_w1_b": torch.zeros(2, 2)},
-            "lora.unsupported-variant",
-            "LoHa",
+            "lora.incomplete",
+            "hada_w2_a",
         ),
         ({f"{LAYER}.lora_down.weight": torch.zeros(2, 4)}, "lora.incomplete", "lora_"),
         ({f"{LAYER}.lora_up.weight": torch.zeros(2, 4)}, "lora.incomplete", "lora_"),
@@ -189,10 +189,10 @@ def test_a_disk_that_fills_up_in_mid_save_leaves_the_old_file_whole(tmp_path, mo
         (
             {
                 f"{LAYER}.{name}": torch.zeros(2, 2)
-                for name in ("lora_down.weight", "lora_up.weight", "lora_mid.weight")
+                for name in ("lora_down.weight", "lora_up.weight", "lora_side.weight")
             },
             "lora.incomplete",
-            "lora_mid.weight",
+            "lora_side.weight",
         ),
         (
             {

@@ -181,7 +181,7 @@ def test_everything_wrong_with_the_files_is_said_together_and_nothing_attached(s
         pass
     expected = [
         ("lora.other-family", "SDXL"),
-        ("lora.unsupported-variant", "LoHa"),
+        ("lora.incomplete", "hada_w1_b"),
         ("lora.no-matching-layers", "stranger"),
         ("lora.not-a-lora", "VAE"),
         ("lora.not-found", "'missing'"),

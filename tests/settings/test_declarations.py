@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from core.networks.kinds import kinds
 from core.settings.base import declared, every, item_settings
 from core.settings.check import build
 from core.settings.dataset.source import Source
@@ -35,7 +36,8 @@ def test_every_choice_has_a_name_to_show_or_speaks_for_itself():
 def test_the_groups_are_those_that_presets_lean_on():
     groups = "method model dataset captions network embedding optimizer schedule noise memory"
     groups += " sharding saving resume hub samples validation logging"
-    assert list(TrainJob.model_fields) == groups.split()
+    of_kinds = [name for name, kind in kinds().items() if kind.settings is not None]
+    assert list(TrainJob.model_fields) == groups.split() + of_kinds
 
 
 def test_the_settings_page_of_the_docs_is_fresh():

@@ -19,7 +19,7 @@ from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
 from core.record.regular import MissingFile, read_regular
-from core.settings.base import Declared, Settings, declared, value_of
+from core.settings.base import Declared, Settings, declared, group_shown, value_of
 from core.settings.check import build, shorten
 from core.settings.job import JOBS, SCHEMA_VERSION, TrainJob
 from core.settings.names import bad_name
@@ -112,10 +112,20 @@ def recipe_values(job: TrainJob) -> dict[str, Any]:
 def dump(
     job: Settings, *, kind: str = "job", task: str = "train", title: str = "", description: str = "", preset: str = ""
 ) -> dict[str, Any]:
-    """The content of a preset file, or of a run's job.json. preset: the one that a run was started from."""
+    """The content of a preset file, or of a run's job.json: without the untouched options of choices that are not made, such
+    as of other kinds of networks.
+
+    preset   the one that a run was started from
+    """
     head = {"kind": kind, "schema_version": SCHEMA_VERSION, "task": task, "title": title, "description": description}
     head |= {"preset": preset} if preset else {}
-    return head | (recipe_values(job) if kind == "recipe" and isinstance(job, TrainJob) else to_values(job))
+    values = recipe_values(job) if kind == "recipe" and isinstance(job, TrainJob) else to_values(job)
+    return head | {group: each for group, each in values.items() if group_shown(job, group) or _touched(job, group)}
+
+
+def _touched(job: Settings, group: str) -> bool:
+    own = getattr(job, group)
+    return bool(own != type(own)())
 
 
 def content(preset: Preset) -> dict[str, Any]:

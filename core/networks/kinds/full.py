@@ -1,0 +1,35 @@
+"""The full difference (LyCORIS' algo=full): the change of each weight, and of its layer's bias, as large as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from core.networks.kinds.lycoris import register_product
+from core.networks.kinds.product import Factors, Form, Product, Start
+from core.settings.network import OWN, SIZES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHT, BIAS = "diff", "diff_b"
+
+
+def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
+    return factors[WEIGHT].view(shape)
+
+
+def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
+    bias = {BIAS: Start(tuple(module.bias.shape))} if module.bias is not None else {}
+    return {WEIGHT: Start(tuple(module.weight.shape)), **bias}
+
+
+ALONE = Form({WEIGHT: "oihw"}, outs="o", ins="ihw")
+WITH_BIAS = Form({WEIGHT: "oihw", BIAS: "o"}, outs="o", ins="ihw")
+register_product(
+    "full",
+    "Full difference",
+    Product((ALONE, WITH_BIAS), _change, carrier=(WEIGHT,), starts=_starts, bias=BIAS),
+    optional=(),
+    uses=OWN - SIZES,
+    input_keys=(WEIGHT,),
+)

@@ -1,0 +1,79 @@
+"""LoCon in LyCORIS' format: LoRA on Linear and convolutions, 3x3 ones in Tucker form: a 1x1 convolution down to the rank, a core
+[rank, rank, kh, kw] and a 1x1 convolution up. Layers without Tucker and scalar are LoRA's.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from core.networks.kinds.lora_layer import DOWN, UP
+from core.networks.kinds.lycoris import register_product
+from core.networks.kinds.product import SCALAR, Factors, Form, Product, Start
+from core.settings.lycoris import LoconSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from core.families.targets import Target
+    from core.networks.adapter import Adapter
+    from core.settings.base import Settings
+    from core.settings.blocks import BlockSize
+
+MID = "lora_mid.weight"
+
+
+def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
+    import torch
+
+    up, down = factors[UP].flatten(1), factors[DOWN].flatten(1)
+    if MID not in factors:
+        return (up @ down).view(shape)
+    return torch.einsum("rqhw,or,qi->oihw", factors[MID], up, down)
+
+
+def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
+    from torch import nn
+    from torch.nn.functional import conv2d, linear
+
+    up, down = factors[UP].flatten(1), factors[DOWN].flatten(1)
+    if not isinstance(module, nn.Conv2d):
+        return linear(linear(x, down), up)
+    wide = conv2d(x, down[..., None, None]) if MID in factors else x
+    core = factors[MID] if MID in factors else down.view(len(down), -1, *module.kernel_size)
+    hidden = conv2d(wide, core, None, module.stride, module.padding, module.dilation)
+    return conv2d(hidden, up[..., None, None])
+
+
+def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
+    """As in LyCORIS: all kaiming, but up zero unless a scalar is."""
+    (out, width, *kernel), ones = module.weight.shape, tuple(1 for _ in module.weight.shape[2:])
+    last: Any = "kaiming" if own.use_scalar else "zero"
+    if own.use_tucker and prod(kernel) > 1:
+        found = {DOWN: Start((rank, width, *ones), "kaiming"), MID: Start((rank, rank, *kernel), "kaiming")}
+    else:
+        found = {DOWN: Start((rank, width, *kernel), "kaiming")}
+    return found | {UP: Start((out, rank, *ones), last)}
+
+
+def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> Adapter:
+    from core.networks.kinds.lora_adapter import LoraAdapter
+    from core.networks.kinds.product_adapter import ProductAdapter
+
+    adapter = ProductAdapter.fresh(LOCON, target, size, own, seed)
+    if SCALAR in adapter.weights or MID in adapter.weights:
+        return adapter
+    return LoraAdapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
+
+
+PLAIN = Form({DOWN: "rihw", UP: "or11"}, outs="o", ins="ihw")
+TUCKER = Form({DOWN: "ri11", MID: "rrhw", UP: "or11"}, outs="o", ins="ihw")
+LOCON = Product((TUCKER, PLAIN), _change, carrier=(UP,), starts=_starts, apply=_apply)
+register_product(
+    "locon",
+    "LoCon",
+    LOCON,
+    fresh=_fresh,
+    settings=LoconSettings,
+    input_keys=(DOWN,),
+)

@@ -1,0 +1,56 @@
+"""LoHa (Hyeon-Woo et al. 2022, FedPara, arXiv:2108.06098) in LyCORIS' format: the change is the elementwise product of two
+low-rank matrices, so its rank can be the square of theirs.
+
+change = alpha / rank * (w1_a @ w1_b) * (w2_a @ w2_b), kernels flattened; with Tucker each side of a 3x3 convolution is a core
+[rank, rank, kh, kw] with two matrices instead.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from core.networks.kinds.lycoris import register_product
+from core.networks.kinds.product import Factors, Form, Product, Start, tucker
+from core.settings.lycoris import LohaSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+W1_A, W1_B, T1 = "hada_w1_a", "hada_w1_b", "hada_t1"
+W2_A, W2_B, T2 = "hada_w2_a", "hada_w2_b", "hada_t2"
+
+
+def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
+    if T1 in factors:
+        one = tucker(factors[T1], factors[W1_A], factors[W1_B])
+        other = tucker(factors[T2], factors[W2_A], factors[W2_B])
+    else:
+        one, other = factors[W1_A] @ factors[W1_B], factors[W2_A] @ factors[W2_B]
+    return (one * other).view(shape)
+
+
+def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
+    """As in LyCORIS: the b matrices normal, the a matrices and cores a tenth of it, w2_a zero unless a scalar is."""
+    shape = module.weight.shape
+    core = own.use_tucker and prod(shape[2:]) > 1
+    outs = (rank, shape[0]) if core else (shape[0], rank)
+    ins = (rank, shape[1] if core else prod(shape[1:]))
+    found = {
+        W1_A: Start(outs, "normal", 0.1),
+        W1_B: Start(ins, "normal"),
+        W2_A: Start(outs, "normal" if own.use_scalar else "zero", 0.1),
+        W2_B: Start(ins, "normal"),
+    }
+    return found | ({key: Start((rank, rank, *shape[2:]), "normal", 0.1) for key in (T1, T2)} if core else {})
+
+
+PLAIN = Form({W1_A: "or", W1_B: "ri", W2_A: "or", W2_B: "ri"}, outs="o", ins="i")
+TUCKER = Form({T1: "rrhw", W1_A: "ro", W1_B: "ri", T2: "rrhw", W2_A: "ro", W2_B: "ri"}, outs="o", ins="ihw")
+register_product(
+    "loha",
+    "LoHa",
+    Product((PLAIN, TUCKER), _change, carrier=(W1_A,), starts=_starts, recomputes=True),
+    settings=LohaSettings,
+    input_keys=(W1_B,),
+)

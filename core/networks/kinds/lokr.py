@@ -1,0 +1,98 @@
+"""LoKr (Yeh et al. 2024, LyCORIS, arXiv:2309.14859; Edalati et al. 2022, KronA, arXiv:2212.10650) in LyCORIS' format: the change is
+the Kronecker product of a small matrix and one low-rank or whole.
+
+change = scale * kron(w1, w2), w1 [a, c] or w1_a @ w1_b, w2 [b, d, (kh, kw)] or w2_a @ w2_b or Tucker; out = a * b, in = c * d.
+scale = alpha / rank, and 1 where both are whole.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from core.networks.kinds.lycoris import register_product
+from core.networks.kinds.product import Factors, Form, Product, Start, tucker
+from core.settings.lycoris import LokrSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+W1, W1_A, W1_B = "lokr_w1", "lokr_w1_a", "lokr_w1_b"
+W2, W2_A, W2_B, T2 = "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"
+
+
+def split(width: int, factor: int) -> tuple[int, int]:
+    """The two numbers a width is split into, the smaller first: `factor` if it divides the width, else the most even split whose
+    smaller number is at most `factor` (-1: any), as LyCORIS chooses it."""
+    if factor > 0 and width % factor == 0:
+        return min(factor, width // factor), max(factor, width // factor)
+    largest = width if factor < 0 else factor
+    small = max(number for number in range(1, int(width**0.5) + 1) if width % number == 0 and number <= max(largest, 1))
+    return small, width // small
+
+
+def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
+    """As in LyCORIS: all kaiming, but w2 or w2_b zero unless a scalar is."""
+    shape = module.weight.shape
+    (a, b), (c, d), kernel = split(shape[0], own.factor), split(shape[1], own.factor), shape[2:]
+    if own.unbalanced_factorization:
+        a, b = b, a
+    last: Any = "kaiming" if own.use_scalar else "zero"
+    if own.decompose_both and rank < max(a, c) / 2 and not own.full_matrix:
+        found = {W1_A: Start((a, rank), "kaiming"), W1_B: Start((rank, c), "kaiming")}
+    else:
+        found = {W1: Start((a, c), "kaiming")}
+    if own.full_matrix or rank >= max(b, d) / 2:
+        return found | {W2: Start((b, d, *kernel), last)}
+    if own.use_tucker and prod(kernel) > 1:
+        core = Start((rank, rank, *kernel), "kaiming")
+        return found | {T2: core, W2_A: Start((rank, b), "kaiming"), W2_B: Start((rank, d), last)}
+    return found | {W2_A: Start((b, rank), "kaiming"), W2_B: Start((rank, d * prod(kernel)), last)}
+
+
+def _small(factors: Factors) -> Tensor:
+    """w1, [a, c]."""
+    return factors[W1] if W1 in factors else factors[W1_A] @ factors[W1_B]
+
+
+def _large(factors: Factors) -> Tensor:
+    """w2, [b, d * kh * kw]."""
+    if T2 in factors:
+        return tucker(factors[T2], factors[W2_A], factors[W2_B]).flatten(1)
+    return factors[W2].flatten(1) if W2 in factors else factors[W2_A] @ factors[W2_B]
+
+
+def _change(factors: Factors, shape: tuple[int, ...]) -> Tensor:
+    import torch
+
+    # The kernel's places are the fastest dimensions of w2's rows, so the product of the flat matrices is the flat change.
+    return torch.kron(_small(factors), _large(factors)).view(shape)
+
+
+def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
+    """kron(w1, w2) times x without building it: the input's channels as c groups of d, w2 on each group, w1 across them."""
+    from torch import nn
+    from torch.nn.functional import conv2d, linear
+
+    w1 = _small(factors)
+    c = w1.shape[1]
+    w2 = _large(factors)
+    if not isinstance(module, nn.Conv2d):
+        groups = linear(x.unflatten(-1, (c, -1)), w2)  # [..., c, b]
+        return linear(groups.transpose(-1, -2), w1).transpose(-1, -2).flatten(-2)  # [..., a, b]
+    w2 = w2.view(w2.shape[0], -1, *module.kernel_size)
+    groups = conv2d(x.reshape(len(x) * c, -1, *x.shape[2:]), w2, None, module.stride, module.padding, module.dilation)
+    across = w1 @ groups.reshape(len(x), c, -1)  # [B, a, b * h * w]
+    return across.view(len(x), -1, *groups.shape[2:])
+
+
+SMALL = ({W1: "ac"}, {W1_A: "ar", W1_B: "rc"})
+LARGE = (({W2: "bdhw"}, "cdhw"), ({W2_A: "br", W2_B: "rk"}, "ck"), ({T2: "rrhw", W2_A: "rb", W2_B: "rd"}, "cdhw"))
+FORMS = tuple(Form({**small, **large}, outs="ab", ins=ins) for small in SMALL for large, ins in LARGE)
+register_product(
+    "lokr",
+    "LoKr",
+    Product(FORMS, _change, carrier=(W1, W1_A), starts=_starts, apply=_apply),
+    settings=LokrSettings,
+    input_keys=(W1, W1_B, W2, W2_B),
+)

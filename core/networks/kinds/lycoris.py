@@ -1,0 +1,57 @@
+"""What the kinds of LyCORIS have in common: their metadata and their registration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from core.networks.kinds import NetworkKind, register
+from core.networks.kinds.lora import network_args
+from core.networks.kinds.product import ALPHA, SCALAR, Product
+from core.settings.base import Settings
+from core.settings.blocks import BlockSize
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.families.targets import Target
+    from core.networks.adapter import Adapter
+    from core.settings.job import TrainJob
+
+MODULE = "lycoris.kohya"
+
+
+def lycoris_args(job: TrainJob, algo: str, own: Settings | None) -> dict[str, str]:
+    """The network_args that LyCORIS would have been given: the algorithm, its options that are on, and the common ones."""
+    options = {name: getattr(own, name) for name in type(own).model_fields} if own is not None else {}
+    on = {name: str(value) for name, value in options.items() if value not in (False, None, -1)}
+    return {"algo": algo} | on | network_args(job)
+
+
+def register_product(name: str, title: str, product: Product, algo: str = "", **given: Any) -> None:
+    """Register a kind whose layers are `ProductAdapter`s. given: further fields of its NetworkKind."""
+
+    def fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> Adapter | None:
+        from core.networks.kinds.product_adapter import ProductAdapter
+
+        return ProductAdapter.fresh(product, target, size, own, seed)
+
+    def from_tensors(target: Target, tensors: Mapping[str, Tensor]) -> Adapter | None:
+        from core.networks.kinds.product_adapter import ProductAdapter
+
+        return ProductAdapter.from_tensors(product, target, tensors)
+
+    kind = {
+        "name": name,
+        "title": title,
+        "forms": product.key_sets(),
+        "optional": (ALPHA, SCALAR),
+        "fresh": fresh,
+        "from_tensors": from_tensors,
+        "size": product.size,
+        "flaw": product.flaw,
+        "idle": product.idle,
+        "module_name": MODULE,
+        "network_args": lambda job: lycoris_args(job, algo or name, getattr(job, name, None)),
+    }
+    register(NetworkKind(**kind | given))

@@ -1,0 +1,57 @@
+"""Options of the network kinds that come from LyCORIS, under the names of its network_args."""
+
+from __future__ import annotations
+
+from core.settings.base import Settings, setting
+
+TUCKER = "Decomposes 3x3 convolutions with a small core (use_tucker, formerly use_cp): fewer parameters at the same rank. Only with a conv rank."
+
+
+class ProductSettings(Settings):
+    """What LoHa, LoKr and LoCon have in common."""
+
+    use_tucker: bool = setting(False, title="Tucker decomposition (CP)", help=TUCKER)
+    use_scalar: bool = setting(
+        False,
+        title="Trainable scalar",
+        help="Trains one more number for each layer, which scales its change and starts at 0; all matrices then start random.",
+    )
+
+    def summary(self) -> str:
+        return ", ".join(words for words, on in (("Tucker", self.use_tucker), ("scalar", self.use_scalar)) if on)
+
+
+class LohaSettings(ProductSettings):
+    """Options of LoHa."""
+
+
+class LoconSettings(ProductSettings):
+    """Options of LoCon."""
+
+    use_tucker: bool = setting(True, title="Tucker decomposition (CP)", help=TUCKER)
+
+
+class LokrSettings(ProductSettings):
+    """Options of LoKr."""
+
+    factor: int = setting(
+        -1,
+        ge=-1,
+        le=1024,
+        help="Splits each width of a layer into two numbers, the smaller at most this: the size of the small matrix. 4 to 8 make larger and stronger files; -1 splits as evenly as possible.",
+    )
+    decompose_both: bool = setting(
+        False, help="Makes the small matrix low-rank too, where the rank is below half its size."
+    )
+    full_matrix: bool = setting(
+        False, help="Keeps the large matrix whole at any rank. Rank and alpha then have no effect."
+    )
+    unbalanced_factorization: bool = setting(
+        False, help="Swaps the two numbers of the output width, so that the small matrix has the larger one."
+    )
+
+    def summary(self) -> str:
+        on = {"decompose_both": "both decomposed", "full_matrix": "full matrix"}
+        parts = [f"factor {self.factor}"] if self.factor != -1 else []
+        parts += [words for name, words in on.items() if getattr(self, name)]
+        return ", ".join([*parts, *filter(None, [super().summary()])])

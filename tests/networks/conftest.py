@@ -1,0 +1,3 @@
+"""Small trainings on the starter, for the kinds of networks."""
+
+from tests.training.conftest import *  # noqa: F403

@@ -1,0 +1,422 @@
+"""What holds for every registered kind of network, whatever it computes. A kind needs no line here: those registered are found,
+and `OPTIONS` adds settings under which a kind computes in another way."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from core.families import family
+from core.formats.detect import identify
+from core.networks import frozen
+from core.networks.adapter_file import load_lora, save_lora
+from core.networks.files import targets_of as layers_of
+from core.networks.kinds import kinds
+from core.networks.narrow import NarrowConv, NarrowLinear, _narrow
+from core.networks.network import Network, attached
+from core.record.workspace import PROJECT
+from core.settings.check import build
+from core.settings.flags import merge
+from core.settings.job import TrainJob
+from core.settings.network import OWN
+from core.settings.presets.files import to_values
+from core.settings.rules import ineffective, training_problems
+from core.tools.inspect import inspect
+from tests.selection import slow_unless
+from tests.training import test_samples_and_generate as again
+
+store = again.store
+OPTIONS = {
+    "loha": ({"use_tucker": True}, {"use_scalar": True}),
+    "lokr": (
+        {"factor": 4, "use_tucker": True},
+        {"decompose_both": True, "use_scalar": True},
+        {"full_matrix": True, "unbalanced_factorization": True},
+    ),
+    "locon": ({"use_tucker": False, "use_scalar": True},),
+}
+CASES = {name: (name, {}) for name in kinds()} | {
+    f"{name}, {', '.join(own)}": (name, own) for name, more in OPTIONS.items() for own in more
+}
+SIZES = {"rank": 2, "alpha": 1.0, "conv_rank": 2, "conv_alpha": 1.0, "train_text_encoder": True}
+every_case = pytest.mark.parametrize("case", CASES)
+every_kind = pytest.mark.parametrize("case", list(kinds()))
+
+
+class ResnetBlock2D(nn.Module):
+    """Its class name says that what is in it is trained together with 3x3 convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(16, 24, 3, padding=1)
+        self.time_emb_proj = nn.Linear(16, 24)
+
+
+class Tiny(nn.Module):
+    """Layers of every form, under names that kinds for certain layers look for: Linear with and without bias, convolutions
+    1x1, 3x3 and with a stride, a text part."""
+
+    def __init__(self):
+        super().__init__()
+        self.resnet = ResnetBlock2D()
+        self.down = nn.Conv2d(24, 24, 3, stride=2, padding=1)
+        self.proj_in = nn.Conv2d(24, 16, 1)
+        self.to_k = nn.Linear(16, 32, bias=False)
+        self.ff = nn.Linear(32, 16)
+        self.text = nn.Linear(8, 16)
+
+    def forward(self, x, words):
+        embedding = self.resnet.time_emb_proj(self.text(words).mean(1))
+        x = self.proj_in(self.down(self.resnet.conv1(x) + embedding[:, :, None, None]))
+        return self.ff(torch.tanh(self.to_k(x.flatten(2).transpose(1, 2))))
+
+
+BLOCK = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0"
+NAMES = {
+    "text": "lora_te_text_model_encoder_layers_0_self_attn_k_proj",
+    "resnet.conv1": "lora_unet_down_blocks_1_resnets_0_conv1",
+    "resnet.time_emb_proj": "lora_unet_down_blocks_1_resnets_0_time_emb_proj",
+    "down": "lora_unet_down_blocks_1_downsamplers_0_conv",
+    "proj_in": "lora_unet_down_blocks_1_attentions_0_proj_in",
+    "to_k": f"{BLOCK}_attn2_to_k",
+    "ff": f"{BLOCK}_ff_net_2",
+}
+
+
+def targets_of(model):
+    for path, name in NAMES.items():
+        parent = model.get_submodule(path.rpartition(".")[0])
+        yield SimpleNamespace(name=name, path=path, parent=parent, module=model.get_submodule(path))
+
+
+def job_of(case, **network):
+    kind, own = CASES[case]
+    groups = {"network": SIZES | {"kind": kind} | network}
+    return build(TrainJob, groups | ({kind: own} if own else {}))
+
+
+def fresh(case, model, seed=1, **network):
+    job = job_of(case, **network)
+    return Network.create(targets_of(model), job.network, seed, own=kinds()[job.network.kind].own(job))
+
+
+def trained(case, model, seed=1, **network):
+    """As if trained: every weight has moved."""
+    made, draw = fresh(case, model, seed, **network), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(torch.randn(weight.shape, generator=draw) * 0.1)
+    return made
+
+
+def output(model, inputs, *networks):
+    with attached(*networks):
+        return model(*inputs).detach()
+
+
+def traits(case):
+    return kinds()[CASES[case][0]]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Tiny().requires_grad_(False)
+
+
+@pytest.fixture
+def inputs():
+    draw = torch.Generator().manual_seed(1)
+    return torch.randn(2, 16, 6, 4, generator=draw), torch.randn(2, 7, 8, generator=draw)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fresh_one_changes_no_output_bit(model, inputs, case, dtype):
+    """Of kinds that read the weights the product may be another order of sums."""
+    model, inputs = model.to(dtype), [value.to(dtype) for value in inputs]
+    before, found = model(*inputs), output(model, inputs, fresh(case, model))
+    if traits(case).needs_base_weight:
+        torch.testing.assert_close(found, before, rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-2)
+    else:
+        assert torch.equal(found, before)
+
+
+@every_case
+def test_every_weight_trains(model, inputs, case):
+    """All have a gradient once the ones that start at zero have moved, and steps against it lower the loss."""
+    network = fresh(case, model)
+    weights = network.parameters()
+    optimizer = torch.optim.Adam(weights, 1e-2)
+    losses = []
+    with attached(network):
+        for _ in range(8):
+            loss = (model(*inputs) - 0.5).square().mean()
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert losses[-1] < losses[0]
+    assert all(weight.grad is not None and weight.grad.dtype == torch.float32 for weight in weights)
+    assert all(weight.grad.isfinite().all() for weight in weights)
+    assert sum(bool(weight.grad.any()) for weight in weights) == len(weights)
+    assert all(value.grad is None for value in model.parameters())
+
+
+@every_case
+def test_the_file_gives_the_same_output_and_says_what_it_is(model, inputs, case, tmp_path):
+    network = trained(case, model)
+    expected, path = output(model, inputs, network), tmp_path / "t.safetensors"
+    save_lora(path, network.saved(), {"ss_base_model_version": "sd_v1"}, torch.float32)
+    found = identify(path)
+    assert (found.kind, found.family, found.variant) == ("lora", "sd1", None)
+    assert found.network == traits(case).title or (case.startswith("locon, use_tucker") and found.network == "LoRA")
+    loaded = Network.from_tensors(load_lora(path).tensors, targets_of(model))
+    assert not loaded.unmatched and loaded.adapters.keys() == network.adapters.keys()
+    torch.testing.assert_close(output(model, inputs, loaded), expected, rtol=1e-5, atol=1e-6)
+    assert not inspect(path)["lora"]["untrained"]
+
+
+@every_case
+def test_a_state_comes_back_to_the_bit(model, inputs, case):
+    network, other = trained(case, model), fresh(case, model, seed=2)
+    other.load_state({key: value.clone() for key, value in network.state_dict().items()})
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in other.state_dict().items())
+    assert torch.equal(output(model, inputs, other), output(model, inputs, network))
+
+
+@every_case
+@pytest.mark.parametrize("strength", [1.0, 0.4, -0.7])
+def test_merged_is_what_attached_is(model, inputs, case, strength):
+    network = trained(case, model)
+    network.set_multiplier(strength)
+    live, before = output(model, inputs, network), model(*inputs)
+    network.merge_to()
+    torch.testing.assert_close(model(*inputs), live, rtol=1e-5, atol=1e-5)
+    assert (live - before).abs().max() > 1e-3
+
+
+@every_case
+def test_strength_0_is_the_model_and_afterwards_it_is_as_before(model, inputs, case):
+    before, weights = model(*inputs), {name: value.clone() for name, value in model.state_dict().items()}
+    network = trained(case, model)
+    network.set_multiplier(0.0)
+    assert torch.equal(output(model, inputs, network), before)
+    network.set_multiplier(1.0)
+    output(model, inputs, network)
+    assert torch.equal(model(*inputs), before)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@every_case
+def test_two_stack_in_any_order_and_with_a_lora(model, inputs, case):
+    one, other, lora = trained(case, model), trained(case, model, seed=5, rank=4), trained("lora", model, seed=7)
+    for network in (other, lora):
+        network.set_multiplier(0.5)
+    both = output(model, inputs, one, other, lora)
+    other.attach()
+    torch.testing.assert_close(output(model, inputs, lora), output(model, inputs, lora), rtol=0, atol=0)
+    other.detach()
+    assert not torch.equal(both, output(model, inputs, one, other))
+    if not traits(case).needs_base_weight:  # of changes that are added, the order does not matter
+        torch.testing.assert_close(output(model, inputs, lora, other, one), both, rtol=1e-5, atol=1e-5)
+        for network in (one, other, lora):
+            network.merge_to()
+        torch.testing.assert_close(model(*inputs), both, rtol=1e-4, atol=1e-4)
+
+
+@every_case
+def test_the_max_norm_limits_each_change(model, case):
+    network = trained(case, model)
+    before = {name: adapter.delta().norm() for name, adapter in network.adapters.items()}
+    limit = float(torch.stack(list(before.values())).median())
+    facts = network.apply_max_norm(limit)
+    assert 0 < int(facts.scaled) < len(before)
+    for name, adapter in network.adapters.items():
+        torch.testing.assert_close(adapter.delta().norm(), before[name].clamp(max=limit), rtol=1e-4, atol=1e-6)
+
+
+@every_case
+@pytest.mark.parametrize("name", ["network_dropout", "rank_dropout", "module_dropout"])
+def test_dropouts_that_it_uses_act_by_image_and_step_and_the_others_are_said(model, inputs, case, name):
+    network = trained(case, model, **{name: 0.4})
+    plain = output(model, inputs, network)
+
+    def shown(step, images):
+        network.show(step, 0, images)
+        found = output(model, inputs, network)
+        network.hide()
+        return found
+
+    uses = name not in OWN or name in traits(case).uses
+    assert torch.equal(shown(1, ["a", "b"]), shown(1, ["a", "b"]))
+    assert (not torch.equal(shown(1, ["a", "b"]), plain) or not torch.equal(shown(2, ["a", "b"]), plain)) == uses
+    if name in OWN:  # a mask for each image, wherever it stands in the batch
+        alone = shown(1, ["a", "a"])
+        assert torch.equal(alone[0], shown(1, ["a", "b"])[0])
+    assert (f"network.{name}" not in ineffective(job_of(case, **{name: 0.4}))) == uses
+    assert torch.equal(output(model, inputs, network), plain)
+
+
+@every_case
+def test_on_a_base_in_fp8_it_changes_the_same_or_is_refused(model, inputs, case):
+    if traits(case).needs_base_weight:
+        job = job_of(case).model_copy(update={"memory": build(TrainJob, {"memory": {"fp8_base": True}}).memory})
+        assert "network.needs-weights" in [problem.code for problem in training_problems(job)]
+        return
+    network, kept = trained(case, model), {name: getattr(model, name) for name in ("to_k", "ff", "down")}
+    layer, x = model.to_k, torch.randn(3, 16)
+    change = output(layer, [x], one_of(network, "to_k")) - layer(x)
+    for module in kept.values():
+        _narrow(module, NarrowConv if isinstance(module, nn.Conv2d) else NarrowLinear)
+    assert layer.weight.dtype == torch.float8_e4m3fn
+    torch.testing.assert_close(output(layer, [x], one_of(network, "to_k")) - layer(x), change, rtol=1e-4, atol=1e-5)
+    assert output(model, inputs, network).isfinite().all()
+
+
+def one_of(network, path):
+    """A network of one of its layers."""
+    return Network([network.adapters[NAMES[path]]])
+
+
+@every_case
+def test_on_a_packed_base_it_computes_the_same(model, inputs, case):
+    network, packs = trained(case, model), not traits(case).needs_base_weight
+    expected = output(model, inputs, network)
+    frozen.install(model, packs=packs)
+    try:
+        torch.testing.assert_close(output(model, inputs, network), expected, rtol=1e-5, atol=1e-5)
+        if packs and frozen.works(torch.float32):
+            assert model.resnet.conv1.weight.isnan().all(), "its weight is packed: nothing has read it"
+    finally:
+        frozen.uninstall(model)
+
+
+@every_case
+def test_a_damaged_layer_is_said_before_it_is_used(model, case, tmp_path):
+    tensors = trained(case, model).saved()
+    layer = next(iter(tensors)).partition(".")[0]
+    required = [key for key in tensors if key.startswith(layer) and key.partition(".")[2] in traits(case).keys]
+    for key in required if len(required) > 1 else ():
+        left = {name: tensor for name, tensor in tensors.items() if name != key}
+        kind, reason = traits(case), {name.partition(".")[2]: left[name] for name in left if name.startswith(layer)}
+        assert not kind.holds(reason) or kind.flaw(layer, reason) == ""
+        if not kind.holds(reason):
+            assert kind.flaw(layer, reason), f"without {key}"
+
+
+@every_case
+def test_the_forecast_counts_its_numbers(case):
+    """Its numbers on parts without numbers are those on parts with them."""
+    job, sd1 = job_of(case), family("sd1")
+    kind = kinds()[job.network.kind]
+    from tests.models import tiny_configs
+
+    configs = {name: config for name, config in tiny_configs("sd1").items() if name in ("unet", "text_encoder")}
+    counts = []
+    for device in ("meta", "cpu"):
+        parts = {name: sd1.make_empty(name, config).to_empty(device=device) for name, config in configs.items()}
+        targets = [target for part in parts.values() for target in sd1.lora_targets(part, conv=True)]
+        network = Network.create(targets, job.network, 0, own=kind.own(job))
+        counts.append({part: sum(map(torch.numel, w)) for part, w in network.parameters_by_part().items()})
+    assert counts[0] == counts[1] and all(counts[0].values())
+    assert {weight.device.type for weight in network.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("case", slow_unless(lambda case: case in ("lora", "lokr"), list(CASES)))
+def test_a_compiled_model_computes_and_trains_the_same(model, inputs, case):
+    network = trained(case, model)
+    weights = network.parameters()
+    with attached(network):
+        plain = torch.autograd.grad(model(*inputs).square().sum(), weights)
+        compiled = torch.compile(model, backend="eager")
+        torch.testing.assert_close(compiled(*inputs), model(*inputs), rtol=1e-5, atol=1e-6)
+        found = torch.autograd.grad(compiled(*inputs).square().sum(), weights)
+    torch._dynamo.reset()
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+# -- trainings on the starter
+
+
+def groups_of(case, **more):
+    kind, own = CASES[case]
+    return merge({"network": {"kind": kind, "rank": 2}} | ({kind: own} if own else {}), more)
+
+
+@pytest.mark.parametrize("case", slow_unless(lambda case: "," not in case, list(CASES)))
+def test_a_training_resumes_exactly_and_its_metadata_say_the_kind(train, case):
+    network = {"conv_rank": 2} if "," in case else {}
+    whole, parted = (train(**groups_of(case, network=network)) for _ in range(2))
+    assert whole.start() == "done"
+    assert parted.start(stop_at=2) == "stopped" and parted.again().start() == "done"
+    tensors, others = load_file(whole.file()), load_file(parted.file())
+    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+    facts = inspect(whole.file())
+    assert facts["metadata"]["ss_network_module"] == traits(case).module_name
+    assert len(facts["lora"]["untrained"]) < sum(facts["lora"]["layers"].values())
+
+
+@pytest.mark.slow
+@every_case
+def test_another_training_starts_from_its_file(train, case):
+    first = train(**groups_of(case, network={"conv_rank": 2}))
+    assert first.start() == "done"
+    start = {"network_weights": str(first.file()), "conv_rank": 2}
+    second = train(
+        **groups_of(case, network=start, optimizer={"learning_rate": 1e-12}, schedule={"max_train_steps": 1})
+    )
+    assert second.start() == "done"
+    tensors = load_file(first.file())
+    for name, tensor in load_file(second.file()).items():
+        torch.testing.assert_close(tensor, tensors[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", slow_unless(lambda case: case == "lokr", list(CASES)))
+def test_a_sample_of_its_training_is_generated_again_from_its_file(train, store, case):
+    training = again.begin(train, "a (fox:1.3) --d 3 --s 3", **groups_of(case, optimizer={"learning_rate": 0.1}))
+    again.same_images(training, store, loras=[{"file": str(training.file())}])
+
+
+def batches_of(case, count, processes):
+    return groups_of(
+        case,
+        dataset={"train_batch_size": count},
+        network={"network_dropout": 0.2, "rank_dropout": 0.2, "module_dropout": 0.2, "scale_weight_norms": 1.0},
+        optimizer={"learning_rate": 1e-4},
+        schedule={"max_train_steps": 4, "seed": 7},
+        memory={"num_processes": processes},
+    )
+
+
+@pytest.fixture(scope="module")
+def together(make_job, tmp_path_factory):
+    """{kind: the folder of its run}, all trained by the same two processes."""
+    place = tmp_path_factory.mktemp("together")
+    listed = [{"name": name, "job": to_values(make_job(**batches_of(name, 2, 2)))} for name in kinds()]
+    (place / "cases.json").write_text(json.dumps(listed))
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    quiet = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [sys.executable, *launch, *quiet, "-m", "tests.training.sharded_runs", str(place / "cases.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800, cwd=PROJECT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return place
+
+
+@pytest.mark.slow
+@every_kind
+def test_two_processes_train_what_one_does(train, together, case):
+    alone = train(**batches_of(case, 4, 1))
+    assert alone.start() == "done"
+    one, two = load_file(alone.file()), load_file(together / case / "checkpoints" / "t.safetensors")
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name].float(), tensor.float(), rtol=1e-3, atol=1e-5)
