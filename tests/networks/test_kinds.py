@@ -16,7 +16,6 @@ from core.families import family
 from core.formats.detect import identify
 from core.networks import frozen
 from core.networks.adapter_file import load_lora, save_lora
-from core.networks.files import targets_of as layers_of
 from core.networks.kinds import kinds
 from core.networks.narrow import NarrowConv, NarrowLinear, _narrow
 from core.networks.network import Network, attached
