@@ -41,7 +41,7 @@ def register_product(name: str, title: str, product: Product, algo: str = "", **
 
         return ProductAdapter.from_tensors(product, target, tensors)
 
-    kind = {
+    kind: dict[str, Any] = {
         "name": name,
         "title": title,
         "forms": product.key_sets(),
