@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core import extensions
+from core.formats.lora.names import BESIDE, COMFYUI, KOHYA, LYCORIS, kohya_place
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
 from core.record.bounded_json import read_json_object
@@ -63,6 +64,7 @@ class ModelKind:
 
     kind        a key of KIND_NAMES               family      a key of FAMILY_NAMES, or None if unknown
     layout      "single_file" or "diffusers"; for a LoRA its naming scheme: "kohya", "peft", "diffusers"
+                (old), "comfyui", "lycoris" (its prefix, or the paths of modules)
     prediction  "epsilon", "v" or None (SD 2 files do not say)
     evidence    one sentence: how it was detected variant     "inpainting", "loha" ..., or None for the plain kind
     zero_terminal_snr   whether the file is marked as trained with zero terminal SNR
@@ -208,14 +210,19 @@ LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered
     ("on_input", "IA3"),
     ("w_norm", "norm difference"),
 )
-LORA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_", "lycoris_")
 # The projection of the text encoder states: its input width identifies the family.
 CONTEXT_READER = re.compile(r"attn2[._](processor\.)?to_k[._](lora\.)?(?P<key>[\w.]+)$")
 TEXT_READER = re.compile(r"self_attn[._]q_proj\.(?P<key>[\w.]+)$")
 NAMES_FAMILY = (
-    (re.compile(r"lora_te[12]_|text_encoder_2\.|\w+_unet_(input_blocks|middle_block|output_blocks)_"), "sdxl"),
-    (re.compile(r"lora_unet_double_blocks_|transformer\.single_transformer_blocks\."), "flux"),
-    (re.compile(r"lora_unet_joint_blocks_|transformer\.transformer_blocks\."), "sd3"),
+    (re.compile(r"lora_te[12]_|(base_model\.model\.)?text_encoder_2\.|text_encoders\.clip_g\."), "sdxl"),
+    (re.compile(r"\w+_unet_(input_blocks|middle_block|output_blocks)_|lycoris_text_encoder_2_"), "sdxl"),
+    (
+        re.compile(
+            r"(lora_unet_|diffusion_model\.)(double|single)_blocks[._]|transformer\.single_transformer_blocks\."
+        ),
+        "flux",
+    ),
+    (re.compile(r"(lora_unet_|diffusion_model\.)joint_blocks[._]|transformer\.transformer_blocks\."), "sd3"),
 )
 LORA_NAMES: dict[str, re.Pattern[str]] = {}  # family -> beginnings of layers' names in its LoRAs, as registered
 DEEP_TRANSFORMER = re.compile(r"transformer_blocks[._][1-9]")
@@ -227,7 +234,25 @@ ADAPTER_INPUTS: set[tuple[str, ...]] = {
 }
 # Title of a registered network kind -> the key endings of each of its layers, one set for each form they can have
 NETWORKS: dict[str, tuple[frozenset[str], ...]] = {}
-OLD_DIFFUSERS = ("_lora.down.weight", ".lora.down.weight", ".lora_linear_layer.down.weight")
+OLD_DIFFUSERS = tuple(
+    f"{form}.{side}.weight" for form in ("_lora", ".lora", ".lora_linear_layer") for side in ("down", "up")
+)
+# What no other model file has: endings of LoRA-like files whose layers are named by their modules' paths
+PATH_ENDINGS = (
+    *(".lora_down.weight", ".lora_up.weight", ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".lokr_w2"),
+    *(".oft_blocks", ".oft_diag", ".diff", ".dora_scale"),
+)
+IN_UNET = (
+    "lora_unet_",
+    "unet.",
+    "base_model.model.",
+    "down_blocks.",
+    "mid_block.",
+    "up_blocks.",
+    "lycoris_",
+    "oft_unet_",
+    *COMFYUI,
+)
 
 
 def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
@@ -235,13 +260,7 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
         return ModelKind(
             "controlnet_lllite", _family_of_names(tensors), "single_file", None, "its keys begin with lllite_unet_"
         )
-    layout = None
-    if any(name.startswith(LORA_PREFIXES) for name in tensors):
-        layout = "kohya"
-    elif any(".lora_A." in name or ".lora_B." in name for name in tensors):
-        layout = "peft"
-    elif any(name.endswith(OLD_DIFFUSERS) for name in tensors):
-        layout = "diffusers"
+    layout = _lora_layout(tensors)
     if layout is None:
         return None
     network, variant = _network_and_variant(tensors)
@@ -251,16 +270,33 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
     return ModelKind("lora", family, layout, prediction, evidence, variant, network=network)
 
 
+def _lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
+    """The naming scheme (core/formats/lora/names.py), or None if it is no LoRA."""
+    if any(name.startswith(KOHYA) for name in tensors):
+        return "kohya"
+    if any(name.startswith(LYCORIS) for name in tensors):
+        return "lycoris"
+    peft = any(".lora_A." in name or ".lora_B." in name for name in tensors)
+    paths = any(name.endswith(PATH_ENDINGS) for name in tensors)
+    if (peft or paths) and any(name.startswith(COMFYUI) for name in tensors):
+        return "comfyui"
+    if peft:
+        return "peft"
+    if any(name.endswith(OLD_DIFFUSERS) for name in tensors):
+        return "diffusers"
+    return "lycoris" if paths else None
+
+
 def _network_and_variant(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, str | None]:
     """(title of the registered kind, the algorithm of what no registered kind reads)."""
     extensions.load()  # network kinds register their keys
-    endings = {name.partition(".")[2] for name in tensors}
+    endings = {kohya_place(name, None)[1] for name in tensors}
     fitting = ((len(form), title) for title, forms in NETWORKS.items() for form in forms if form <= endings)
     network = max(fitting, key=lambda found: found[0], default=(0, None))[1]  # LoCon's keys are LoRA's and one more
-    if any(name.endswith((".dora_scale", ".lora_magnitude_vector")) for name in tensors):
+    if "dora_scale" in endings:
         return network, "DoRA"
     read = frozenset(key for forms in NETWORKS.values() for form in forms for key in form)
-    left = {ending for ending in endings if ending not in read}
+    left = {ending for ending in endings if ending not in read and not (network and ending in BESIDE)}
     variants = (
         title
         for suffix, title in LORA_VARIANTS
@@ -331,7 +367,7 @@ def _family_of_names(tensors: Mapping[str, TensorEntry]) -> str | None:
 
 def _in_deep_transformer(name: str) -> bool:
     """In a second or later transformer of a U-Net attention. A single regex would be quadratic in the name's length."""
-    block = name.find("_block") if name.startswith(("lora_unet_", "unet.")) else -1
+    block = name.find("_block") if name.startswith(IN_UNET) else -1
     return block >= 0 and DEEP_TRANSFORMER.search(name, block) is not None
 
 

@@ -1,5 +1,5 @@
-"""Network files: kohya's layer names and metadata, written complete or not at all; the keys below a layer's name belong to the
-kind (core/networks/kinds).
+"""Network files: read with the names of any program, written with kohya's names and metadata or diffusers', complete or not at
+all; the keys below a layer's name belong to the kind (core/networks/kinds).
 
 A layer's name is `lora_unet_` or `lora_te_` and its diffusers path with `_` for `.`.
 """
@@ -9,22 +9,36 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from core.formats.detect import ModelKind, identify_header
+from core.formats.detect import ModelKind, identify_header, read_json
 from core.formats.hashes import LEGACY_BYTES, LEGACY_START
-from core.formats.lora.names import group_by_module, kohya_name, module_path
+from core.formats.lora.metadata import BASE_MODEL_VERSIONS
+from core.formats.lora.names import (
+    ALPHA,
+    BESIDE,
+    DOWN,
+    UP,
+    group_by_module,
+    kohya_place,
+    module_path,
+    part_and_path,
+    split_key,
+)
 from core.formats.models.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers, shown
+from core.formats.models.text_keys import bare_name
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
 from core.networks.kinds import kind_of_keys, kinds
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
+from core.settings.blocks import BlockSize
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +48,7 @@ __all__ = [
     "load_lora",
     "save_lora",
     "to_diffusers",
+    "to_kohya",
     "with_convolutions",
     "write_lora",
 ]
@@ -41,16 +56,23 @@ __all__ = [
 CHUNK_BYTES = 1 << 24
 PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
 AGAIN = "download or copy it again"
+PEFT_METADATA = "lora_adapter_metadata"
+RANKED = {DOWN, "hada_w1_b"}  # as long as the rank is, in PEFT's files too
+MODULE_PATH = re.compile(r"[\w.]+")
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA in memory. `tensors` have kohya's keys whatever the file's layout was."""
+    """A LoRA in memory. `tensors` have kohya's keys whatever the file's layout was.
+
+    left_out   names of the file's tensors that no kind of network reads (biases and norms beside LoRA layers): not in `tensors`
+    """
 
     tensors: Mapping[str, torch.Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
     family: str | None = None
     path: Path | None = None
+    left_out: tuple[str, ...] = ()
 
 
 # ---- writing ----
@@ -162,7 +184,7 @@ def _write_with_metadata(path: Path, serialized: bytes, metadata: Mapping[str, s
 
 
 def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
-    """Read a LoRA in kohya's or PEFT's layout. Anything else is refused with its kind.
+    """Read a LoRA with the names of any program (core/formats/lora/names.py). Anything else is refused with its kind.
 
     shapes   read only the header and the alphas; the weights are on torch's "meta" device
     """
@@ -171,12 +193,16 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
         kind = identify_header(file.entries, file.metadata)
         _refuse_other(kind, path)
         read = partial(_shape_of, file) if shapes else file.read
-        tensors = {name: read(name) for name in file.entries}
         metadata = dict(file.metadata)
-    if kind.layout == "peft":
-        tensors = _from_peft(tensors, metadata, path, kind.family)
+        places = _places(file.entries, kind.family, path)
+        left_out = _unread(places)
+        tensors = {place: read(name) for name, place in places.items() if name not in left_out}
+    for name, place in places.items():
+        if ".lora_magnitude_vector" in name:
+            tensors[place] = _magnitude(tensors[place])
+    tensors |= _peft_alphas(places, tensors, metadata, path)
     _refuse_incomplete(tensors, path)
-    return LoraFile(tensors, metadata, kind.family, path)
+    return LoraFile(tensors, metadata, kind.family, path, left_out)
 
 
 def _shape_of(file: TensorFile, name: str) -> torch.Tensor:
@@ -195,50 +221,95 @@ def _refuse_other(kind: ModelKind, path: Path) -> None:
     if kind.variant is not None:
         what = f"This is a {kind.variant} file, which is not supported"
         raise ProblemsError.one(what, str(path), "choose a plain LoRA file", "lora.unsupported-variant")
-    if kind.layout not in ("kohya", "peft"):
-        what, where = "This LoRA has the key names of an old diffusers version", str(path)
-        raise ProblemsError.one(what, where, "load and save it with a current diffusers version", "lora.old-diffusers")
 
 
-def _from_peft(
-    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path, family: str | None
+def _places(names: Iterable[str], family: str | None, path: Path) -> dict[str, str]:
+    """{the file's name of each tensor: kohya's}."""
+    found: dict[str, str] = {}
+    for name in names:
+        layer, key = kohya_place(name, family)
+        if layer is None:
+            what = f"The LoRA has layers of an unknown part: {name}"
+            raise ProblemsError.one(what, str(path), "choose a LoRA for Stable Diffusion", "lora.unknown-layer")
+        found[name] = f"{layer}.{key}"
+    twice = next((place for place, count in Counter(found.values()).items() if count > 1), None)
+    if twice is not None:
+        what = f"The LoRA has {twice} twice, under the names of different programs"
+        raise ProblemsError.one(what, str(path), AGAIN, "lora.layer-twice")
+    return found
+
+
+def _unread(places: Mapping[str, str]) -> tuple[str, ...]:
+    """The biases and norms of a file that no kind of network reads with the other tensors of their layer."""
+    names = {place: name for name, place in places.items()}
+    found: list[str] = []
+    for layer, keys in group_by_module(names).items():
+        extra = {key for key in keys if key in BESIDE}
+        if extra and kind_of_keys(keys) is None and (extra == keys.keys() or kind_of_keys(keys.keys() - extra)):
+            found += [names[f"{layer}.{key}"] for key in keys if key in extra]
+    return tuple(found)
+
+
+def _magnitude(value: torch.Tensor) -> torch.Tensor:
+    """DoRA's magnitudes of PEFT, [out] or [1, out, 1, 1], in LyCORIS' shape [out, 1(, 1, 1)]."""
+    return value.reshape(-1, *(1 for _ in range(1 if value.ndim < 4 else 3)))
+
+
+def _peft_alphas(
+    places: Mapping[str, str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
 ) -> dict[str, torch.Tensor]:
-    """PEFT's names -> kohya's. Alphas are in the metadata (`lora_adapter_metadata`), else alpha = rank."""
+    """The alphas that PEFT writes beside the tensors: in the metadata, or in an adapter_config.json; without one alpha = rank."""
     import torch
 
-    settings = parse_json(metadata.get("lora_adapter_metadata", "{}"), f"{path}, lora_adapter_metadata", AGAIN)
-    if not isinstance(settings, dict):
-        what = "The LoRA's metadata (lora_adapter_metadata) is invalid"
-        raise ProblemsError.one(what, str(path), AGAIN, "lora.bad-metadata")
-    endings = {short: key for each in kinds().values() for short, key in (each.from_peft or {}).items()}
+    config = _peft_config(places, metadata, path)
     found: dict[str, torch.Tensor] = {}
-    unknown = []
-    for name, value in tensors.items():
-        layer, _, kind = name.removeprefix("base_model.model.").rpartition(".lora_")
-        if name.endswith(".alpha"):
-            layer, kind = name.removesuffix(".alpha"), "alpha"
-        part, _, inner = layer.partition(".")
-        kohya, suffix = (
-            kohya_name(part, inner, family),
-            endings.get(kind.removesuffix(".weight").removesuffix(".default")),
-        )
-        if kohya is None or suffix is None:
-            unknown.append(name)
+    for name, place in places.items() if config else ():
+        layer, _, key = place.partition(".")
+        if key not in RANKED or f"{layer}.{ALPHA}" in tensors:
             continue
-        found[f"{kohya}.{suffix}"] = value
-        if kind.startswith("A") and f"{part}.r" in settings:
-            pattern = settings.get(f"{part}.alpha_pattern") or {}
-            given = pattern.get(inner) if isinstance(pattern, dict) else None
-            alpha = settings.get(f"{part}.lora_alpha") if given is None else given
-            if alpha is not None and type(alpha) not in (int, float):
-                what = f"The LoRA's alpha of {inner} is not a number"
-                raise ProblemsError.one(what, str(path), AGAIN, "lora.bad-metadata")
-            if alpha is not None:  # otherwise its rank
-                found[f"{kohya}.alpha"] = torch.tensor(float(alpha))
-    if unknown:
-        what = f"The LoRA has layers of an unknown part: {unknown[0]}"
-        raise ProblemsError.one(what, str(path), "choose a LoRA for Stable Diffusion", "lora.unknown-layer")
+        part, inner = part_and_path(split_key(name)[0], None)
+        alpha = _peft_alpha(config, part, inner, tensors[place].shape[0], path)
+        if alpha is not None:
+            found[f"{layer}.{ALPHA}"] = torch.tensor(alpha)
     return found
+
+
+def _peft_config(places: Iterable[str], metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    if text := metadata.get(PEFT_METADATA):
+        config = parse_json(text, f"{path}, {PEFT_METADATA}", AGAIN)
+        if not isinstance(config, dict):
+            what = f"The LoRA's metadata ({PEFT_METADATA}) is invalid"
+            raise ProblemsError.one(what, str(path), AGAIN, "lora.bad-metadata")
+        return config
+    if not any(name.startswith("base_model.model.") for name in places):
+        return {}
+    config = read_json(path.with_name("adapter_config.json")) or {}
+    if (kind := config.get("peft_type")) not in (None, "LORA", "LOHA"):
+        what, fix = f"This is a {str(kind)[:20]} of PEFT, whose scale is not known", "choose a LoRA or LoHa"
+        raise ProblemsError.one(what, str(path), fix, "lora.unsupported-variant")
+    return config
+
+
+def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: int, where: Path) -> float | None:
+    """The alpha of a module: alpha_pattern's, else lora_alpha; times the root of the rank with use_rslora."""
+    start = f"{part}." if f"{part}.r" in config else ""
+    if f"{start}r" not in config:
+        return None
+    pattern = config.get(f"{start}alpha_pattern") or {}
+    alpha = config.get(f"{start}lora_alpha", config.get(f"{start}alpha"))
+    if isinstance(pattern, dict):
+        if (regex := next((key for key in pattern if not MODULE_PATH.fullmatch(key)), None)) is not None:
+            what = f"The LoRA gives alphas by a regular expression, which is not supported: {regex[:80]}"
+            raise ProblemsError.one(what, str(where), "save it with one alpha", "lora.alpha-by-regex")
+        words = path.split(".")
+        ends = (".".join(words[start:]) for start in range(len(words)))  # PEFT takes the end of a path for the path
+        alpha = next((pattern[end] for end in ends if end in pattern), alpha)
+    if alpha is None:
+        return None
+    if type(alpha) not in (int, float):
+        what = f"The LoRA's alpha of {path} is not a number"
+        raise ProblemsError.one(what, str(where), AGAIN, "lora.bad-metadata")
+    return float(alpha) * (rank**0.5 if config.get(f"{start}use_rslora") is True else 1.0)
 
 
 def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -263,25 +334,78 @@ def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
     return min((kind.flaw(name, layer) for kind in near), key=len)
 
 
-# ---- for diffusers and PEFT ----
+# ---- for other programs ----
 
 
-def to_diffusers(lora: LoraFile, dtype: torch.dtype | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The LoRA with diffusers' and PEFT's names, with alpha / rank multiplied into B: every layer's alpha is its rank.
+def to_diffusers(
+    lora: LoraFile, dtype: torch.dtype | None = None, *, fold_alpha: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The LoRA with diffusers' and PEFT's names: tensors `unet.<path>.lora_A.weight`, `text_encoder.<path>.lora_B.weight` ..., and
+    metadata.
 
-    diffusers 0.42 reads kohya files correctly only if all layers have one alpha; this form works for any.
-    dtype    float32 by default: in 16 bits the multiplied B would be rounded again
-    returns  tensors `unet.<path>.lora_A.weight`, `text_encoder.<path>.lora_B.weight` ..., and metadata
+    fold_alpha  False: the matrices as they are, ranks and alphas in the metadata as diffusers 0.33 and later read them; so the
+                way back gives the same bits. True: alpha / rank is multiplied into B, for programs that read no metadata
+    dtype       of the matrices; None: their own, with fold_alpha float32, since in 16 bits the multiplied B would be rounded
     """
     import torch
 
-    wanted = dtype or torch.float32
     tensors: dict[str, torch.Tensor] = {}
+    sizes: dict[str, dict[str, BlockSize]] = {}
     for name, layer in group_by_module(lora.tensors).items():
         found, kind = module_path(name), kind_of_keys(layer)
-        if found is None or kind is None or kind.to_peft is None:
+        if found is None or kind is None:
             what, fix = f"The LoRA has a layer of an unknown part or kind: {name}", "choose a LoRA for Stable Diffusion"
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.unknown-layer")
-        tensors |= {f"{'.'.join(found)}.{key}": value for key, value in kind.to_peft(layer, wanted).items()}
-    kept = {key: value for key, value in lora.metadata.items() if key.startswith("modelspec.")}
-    return tensors, {"format": "pt", **kept}
+        if kind.to_peft is None:
+            what, fix = f"diffusers and PEFT have no names for a {kind.title}", "choose a LoRA, or kohya's names"
+            raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.no-diffusers-names")
+        size = kind.size(layer)
+        own = dtype or next(value.dtype for key, value in layer.items() if key in kind.keys)
+        given = layer if fold_alpha else {**layer, ALPHA: torch.tensor(float(size.rank))}
+        written = kind.to_peft(given, (dtype or torch.float32) if fold_alpha else own)
+        linear = lora.family == "sd2" and PROJECTION.match(
+            f"{name}."
+        )  # kohya's files of SD 2.x have convolutions there
+        tensors |= {f"{'.'.join(found)}.{key}": value.flatten(1) if linear else value for key, value in written.items()}
+        part, path = found
+        sizes.setdefault(part, {})[path] = BlockSize(size.rank, float(size.rank)) if fold_alpha else size
+    kept = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
+    config = json.dumps(_peft_metadata(sizes, any(".lora_magnitude_vector" in name for name in tensors)))
+    return tensors, {**kept, "format": "pt", PEFT_METADATA: config}
+
+
+def _peft_metadata(sizes: Mapping[str, Mapping[str, BlockSize]], dora: bool) -> dict[str, Any]:
+    """The arguments of PEFT's LoraConfig for each part, as diffusers writes them beside the tensors."""
+    found: dict[str, Any] = {}
+    for part, own in sizes.items():
+        modules = {bare_name(path) for path in own}  # CLIP has a `text_model` or not; PEFT takes the end of a path
+        rank = Counter(size.rank for size in own.values()).most_common(1)[0][0]
+        alpha = Counter(size.alpha for size in own.values()).most_common(1)[0][0]
+        ranks = {bare_name(path): size.rank for path, size in own.items() if size.rank != rank}
+        alphas = {bare_name(path): size.alpha for path, size in own.items() if size.alpha != alpha}
+        values = {"r": rank, "lora_alpha": alpha, "rank_pattern": ranks, "alpha_pattern": alphas}
+        values |= {"target_modules": sorted(modules), "use_dora": dora, "bias": "none"}
+        found |= {f"{part}.{name}": value for name, value in values.items()}
+    return found
+
+
+def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The LoRA with kohya's names and metadata, for `save_lora`: SD 2.x's projections as convolutions, as sd-scripts reads them."""
+    sizes, module = set(), ""
+    for layer in group_by_module(lora.tensors).values():
+        if (kind := kind_of_keys(layer)) is not None:
+            module = kind.module_name
+            sizes.add(kind.size(layer))
+    ranks, alphas = {size.rank for size in sizes}, {size.alpha for size in sizes}
+    told = {
+        "ss_network_module": module,
+        "ss_network_dim": str(*ranks) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": str(*alphas) if len(alphas) == 1 else "Dynamic",
+    }
+    if lora.family in BASE_MODEL_VERSIONS:
+        told |= {"ss_base_model_version": BASE_MODEL_VERSIONS[lora.family], "ss_v2": str(lora.family == "sd2")}
+    kept = {key: value for key, value in lora.metadata.items() if key not in (PEFT_METADATA, "format")}
+    tensors = dict(lora.tensors)
+    if lora.family == "sd2":
+        tensors |= with_convolutions({key: tensors[key] for key in tensors if key.endswith((DOWN, UP))})
+    return tensors, told | kept

@@ -76,6 +76,7 @@ def read_network(components: Components, path: Path, strength: float) -> Network
         what = f"The LoRA {path.name} matches no layer of this model"
         fix = "use it with the model it was trained on, or one of the same size"
         raise ProblemsError.one(what, display_path(path), fix, "lora.no-matching-layers")
+    network.unmatched += lora.left_out
     return network
 
 

@@ -34,7 +34,7 @@ def export_diffusers(source: Path, output: Path | None = None) -> Path:
     if target.exists():
         what, fix = "A file with this name exists already", "choose another output"
         raise ProblemsError.one(what, display_path(target), fix, "tools.export-exists")
-    tensors, metadata = to_diffusers(load_lora(source))
+    tensors, metadata = to_diffusers(load_lora(source), fold_alpha=True)
     if not tensors:
         what, fix = "This LoRA has no layers", "choose another file"
         raise ProblemsError.one(what, display_path(source), fix, "tools.lora-empty")

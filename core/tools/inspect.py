@@ -12,9 +12,10 @@ from typing import Any
 
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.hashes import file_sha256, legacy_hash
+from core.formats.lora.names import kohya_place, split_key
 from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.reading import TensorFile
-from core.networks.kinds import kind_of_keys, kinds
+from core.networks.kinds import kind_of_keys
 from core.record.bounded_json import parse_json
 from core.record.cancel import CancelToken
 from core.record.problems import ProblemsError
@@ -111,7 +112,7 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
             kind = kind_of_keys(tensors)
             if kind is None or kind.flaw(layer, tensors):
                 continue
-            layers["text_encoder" if layer.startswith(("lora_te", "text_encoder")) else "unet"] += 1
+            layers["text_encoder" if layer.startswith("lora_te") else "unet"] += 1
             size = kind.size(tensors)
             if kind.uses & SIZES:
                 ranks[size.rank] += 1
@@ -127,15 +128,11 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
 
 
 def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """{layer: {key as in kohya's files: the tensor's name}}, of kohya's and PEFT's names."""
-    endings = {short: key for kind in kinds().values() for short, key in (kind.from_peft or {}).items()}
+    """{layer: {key as in kohya's files: the tensor's name}}, of the files of every program."""
     found: dict[str, dict[str, str]] = {}
     for name in names:
-        layer, _, key = name.rpartition(".lora_")
-        short = endings.get(key.removesuffix(".weight").removesuffix(".default"))
-        if short is None:
-            layer, _, short = name.partition(".")
-        found.setdefault(layer.removeprefix("base_model.model."), {})[short] = name
+        layer, key = kohya_place(name, None)
+        found.setdefault(layer or split_key(name)[0], {})[key] = name
     return found
 
 

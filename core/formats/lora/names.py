@@ -1,4 +1,13 @@
-"""kohya's layer names <-> module paths. Underscores replace dots there, so the names of modules must be known."""
+"""Names in LoRA files: kohya's layer names <-> module paths, and the names of every other program -> kohya's.
+
+Underscores replace dots in kohya's names, so the names of modules must be known. Other programs:
+
+    PEFT, diffusers      unet.<path>.lora_A.weight, text_encoder.<path>.lora_B.weight, also with an adapter's name inside
+    PEFT, one model      base_model.model.<path>.lora_A.weight
+    diffusers, old       unet.<path>.processor.to_q_lora.down.weight, <path>.lora.down.weight, <path>.lora_linear_layer.down.weight
+    ComfyUI              diffusion_model.<the checkpoint's path>.lora_up.weight, text_encoders.clip_l.transformer.<path>...
+    LyCORIS              lycoris_<path with underscores>.hada_w1_a, or the whole path of a module
+"""
 
 from __future__ import annotations
 
@@ -40,6 +49,59 @@ JOINED = {
     *("text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "text_projection", "token_embedding"),
 }
 LONGEST = max(name.count("_") + 1 for name in JOINED)
+DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
+# What follows a layer's name in the files of kohya and LyCORIS; network kinds add theirs.
+KEYS = {
+    *(
+        DOWN,
+        UP,
+        "lora_mid.weight",
+        ALPHA,
+        "dora_scale",
+        "diff",
+        "diff_b",
+        "bias",
+        "w_norm",
+        "b_norm",
+        "scalar",
+        "lora_B.bias",
+    ),
+    *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "on_input"),
+    *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+    *("oft_blocks", "oft_diag", "rescale", "a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight"),
+}
+BESIDE = {"diff_b", "bias", "w_norm", "b_norm", "lora_B.bias"}  # what can lie beside the tensors of a network's layers
+PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": "dora_scale"}  # after ".lora_"
+OLD_DIFFUSERS = {
+    "down.weight": DOWN,
+    "up.weight": UP,
+    "alpha": ALPHA,
+}  # after "_lora.", ".lora." and ".lora_linear_layer."
+OLD_TEXT_LAYERS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "oft_unet_")
+LYCORIS = "lycoris_"
+COMFYUI = ("diffusion_model.", "model.diffusion_model.")
+PARTS = {  # beginning of a module's path -> its part
+    "unet.": "unet",
+    "model.diffusion_model.": "unet",
+    "diffusion_model.": "unet",
+    "text_encoder.": "text_encoder",
+    "text_encoder_2.": "text_encoder_2",
+    "text_encoders.clip_l.transformer.": "text_encoder",
+    "text_encoders.clip_h.transformer.": "text_encoder",
+    "text_encoders.clip_g.transformer.": "text_encoder_2",
+}
+LDM_ROOTS = {"input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out"}
+UNET_ROOTS = LDM_ROOTS | {
+    "down_blocks",
+    "mid_block",
+    "up_blocks",
+    "conv_in",
+    "conv_out",
+    "time_embedding",
+    "add_embedding",
+}
+TEXT_ROOTS = {"text_model", "encoder"}
 
 
 @cache
@@ -61,7 +123,7 @@ def module_path(name: str) -> tuple[str, str] | None:
                 break
     path = ".".join(parts)
     part = PREFIXES[head]
-    if part == "unet" and parts[0] in ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb"):
+    if part == "unet" and parts[0] in LDM_ROOTS:
         path = sd_keys.unet_to_diffusers(path, "sdxl")
     return part, path
 
@@ -80,6 +142,91 @@ def kohya_name(part: str, path: str, family: str | None = None) -> str | None:
         return "lora_unet_" + own.replace(".", "_")
     prefix = {"text_encoder": "lora_te1" if family == "sdxl" else "lora_te", "text_encoder_2": "lora_te2"}.get(part)
     return None if prefix is None else f"{prefix}_{full_name(path)}".replace(".", "_")
+
+
+def kohya_place(name: str, family: str | None) -> tuple[str | None, str]:
+    """A tensor's name in the LoRA file of any program -> (kohya's name of its layer, the key below it as kohya and LyCORIS name it).
+
+    The layer is None for a part that no model of Stable Diffusion has; the key of an unknown kind stays as it is.
+    """
+    head, _, rest = name.partition(".")
+    if head.startswith(KOHYA):
+        return _of_kohya(head, family), rest if rest in KEYS else split_key(name)[1]
+    layer, key = split_key(name)
+    if layer.startswith(LYCORIS):
+        return _of_lycoris(layer, family), key
+    part, path = part_and_path(layer, family)
+    return (None if part is None else kohya_name(part, path, family)), key
+
+
+def split_key(name: str) -> tuple[str, str]:
+    """(a layer's name as the file has it, the key below it as kohya and LyCORIS name it)."""
+    layer, _, rest = name.rpartition(".lora_")
+    words = rest.split(".")
+    if layer and words[0] in PEFT and words[-1] != "bias" and len(words) <= 3:  # A, A.weight, A.default.weight
+        return layer, PEFT[words[0]]
+    layer, _, rest = name.rpartition("_lora.")
+    if layer and rest in OLD_DIFFUSERS:
+        return _old_module(layer), OLD_DIFFUSERS[rest]
+    for form in (".lora.", ".lora_linear_layer."):
+        layer, _, rest = name.rpartition(form)
+        if layer and rest in OLD_DIFFUSERS:
+            return layer, OLD_DIFFUSERS[rest]
+    words = name.split(".")
+    for count in (2, 1):  # "a1.weight" is a key, and "weight" may be one
+        ending = ".".join(words[-count:])
+        if len(words) > count and ending in KEYS:
+            return ".".join(words[:-count]), ending
+    if name.startswith((*KOHYA, LYCORIS)):
+        layer, _, ending = name.partition(".")
+        return layer, ending
+    return ".".join(words[:-1]), words[-1]
+
+
+def _old_module(layer: str) -> str:
+    """`....attn1.processor.to_q` -> `....attn1.to_q`, `....self_attn.to_q` -> `....self_attn.q_proj`."""
+    path, _, name = layer.rpartition(".")
+    if path.endswith(".self_attn"):
+        return f"{path}.{OLD_TEXT_LAYERS.get(name, name)}"
+    return f"{path.removesuffix('.processor')}.{'to_out.0' if name == 'to_out' else name}"
+
+
+def _of_kohya(layer: str, family: str | None) -> str:
+    """The name as sd-scripts has it: SDXL's blocks can have diffusers' names, and transformers' flat CLIP no `text_model`."""
+    if "_text_model_" not in layer and layer.startswith("lora_te"):
+        return layer.replace("_encoder_layers_", "_text_model_encoder_layers_", 1)
+    if family == "sdxl" and layer.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")):
+        found = module_path(layer)
+        return (kohya_name(*found, family) if found else None) or layer
+    return layer
+
+
+def _of_lycoris(layer: str, family: str | None) -> str:
+    """`lycoris_down_blocks_0_...` -> `lora_unet_down_blocks_0_...`."""
+    first = "lora_te1_" if family == "sdxl" else "lora_te_"
+    inner = layer.removeprefix(LYCORIS)
+    for beginning, kohya in (
+        *(("lora_", "lora_"), ("unet_", "lora_unet_"), ("text_encoder_2_", "lora_te2_"), ("text_encoder_", first)),
+        *(("text_model_", f"{first}text_model_"), ("", "lora_unet_")),
+    ):
+        if inner.startswith(beginning):
+            return _of_kohya(kohya + inner.removeprefix(beginning), family)
+    raise AssertionError
+
+
+def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
+    """`diffusion_model.input_blocks.1.1.proj_in` -> ("unet", "down_blocks.0.attentions.0.proj_in"); (None, ...) for other parts.
+
+    A path without a part is the U-Net's or the first text encoder's, by its first word.
+    """
+    layer = layer.removeprefix("base_model.model.")
+    beginning = next((each for each in PARTS if layer.startswith(each)), "")
+    path = layer.removeprefix(beginning)
+    root = path.partition(".")[0]
+    part = PARTS.get(beginning) or ("unet" if root in UNET_ROOTS else "text_encoder" if root in TEXT_ROOTS else None)
+    if part == "unet" and root in LDM_ROOTS:
+        path = sd_keys.unet_to_diffusers(path, "sdxl" if family == "sdxl" else "sd1")
+    return part, path
 
 
 def group_by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:

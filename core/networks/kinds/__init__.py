@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import extensions
 from core.formats import detect
+from core.formats.lora import names
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
@@ -44,7 +45,7 @@ class NetworkKind:
                     the training goes on
     needs_base_weight   its adapters read the layer's weight, which then stays as it is: not packed; rules refuse fp8 and ZeRO-3
     idle            (tensors) -> whether the layer has no effect, as before its training
-    from_peft, to_peft  key endings of PEFT's files and the kind's; tensors as PEFT writes them, the scale multiplied in
+    to_peft         (tensors, dtype) -> tensors as PEFT writes them, the scale multiplied in; None: PEFT has no such kind
     """
 
     name: str
@@ -62,7 +63,6 @@ class NetworkKind:
     uses: frozenset[str] = OWN
     needs_base_weight: bool = False
     idle: Callable[[Tensors], bool] = lambda tensors: False
-    from_peft: Mapping[str, str] | None = None
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
 
     def own(self, job: TrainJob) -> Settings | None:
@@ -98,6 +98,7 @@ def register(kind: NetworkKind) -> None:
         add_group(NetworkSettings, kind.name, kind.settings, kind.title, chosen_by="network.kind")
     if kind.input_keys:
         detect.ADAPTER_INPUTS.add(kind.input_keys)
+    names.KEYS.update(kind.keys, kind.optional)
     detect.NETWORKS[kind.title] = tuple(map(frozenset, kind.forms))
 
 

@@ -66,7 +66,6 @@ register(
         module_name="networks.lora",
         network_args=network_args,
         idle=lambda tensors: not tensors[UP].any(),
-        from_peft={"A": DOWN, "B": UP, "alpha": ALPHA},
         to_peft=to_peft,
     )
 )

@@ -1,0 +1,255 @@
+"""LoRA files with the names of every program hold the same tensors; ways there and back lose no bit."""
+
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from core.formats.lora.names import kohya_place
+from core.networks.adapter_file import LoraFile, load_lora, save_lora, to_diffusers, to_kohya
+from tests.refusals import refused
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+MODELS = {"sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}
+LETTER, SIDE = {"lora_down": "lora_A", "lora_up": "lora_B"}, {"lora_down": "down", "lora_up": "up"}
+OLD_TEXT = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
+
+
+def vectors(name):
+    with gzip.open(VECTORS / name) as file:
+        return json.load(file)
+
+
+@cache
+def paths(model):
+    """{kohya's name of a layer: (part, diffusers' path, the path in a checkpoint)}, from the recorded names of whole models."""
+    found = {}
+    recorded = vectors("checkpoint_keys.json.gz")["models"][model]
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        for name, entry in recorded.get(part, {}).items():
+            for path in entry["from"]:
+                path, ldm = path.removesuffix(".weight"), name.removesuffix(".weight")
+                own = ldm.removeprefix("model.diffusion_model.") if model == "sdxl" and part == "unet" else path
+                sdxl = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+                head = "lora_unet" if part == "unet" else sdxl[part] if model == "sdxl" else "lora_te"
+                found[f"{head}_{own}".replace(".", "_")] = part, path, ldm
+    return found
+
+
+@cache
+def kohya(model):
+    """The layers of a whole LoRA of sd-scripts with convolutions, as small as they can be and tell their family."""
+    draw, found = torch.Generator().manual_seed(1), {}
+    for name, shape in vectors("network_keys.json.gz")["cases"][f"{model}/lora_c3lier"]["keys"].items():
+        small = [side if side > 767 and "attn2_to_k" in name and "down" in name else min(side, 2) for side in shape]
+        if model == "sd21" and "_proj_" in name and "lora_unet" in name and len(shape) == 2:
+            small += [1, 1]  # sd-scripts trains convolutions there
+        found[name] = torch.randn(small, generator=draw) if shape else torch.tensor(0.7)
+    return found
+
+
+def renamed(model, name_of):
+    """The same tensors, named by (part, path, checkpoint's path, key)."""
+    found = {}
+    for name, value in kohya(model).items():
+        layer, _, key = name.partition(".")
+        found[name_of(*paths(model)[layer], key)] = value
+    return found
+
+
+def peft(form):
+    def name_of(part, path, ldm, key):
+        side = key.removesuffix(".weight")
+        return f"{part}.{path}.alpha" if key == "alpha" else f"{part}.{path}.{LETTER[side]}.{form}"
+
+    return name_of
+
+
+def old(part, path, ldm, key):
+    inner, _, last = path.rpartition(".")
+    side = "alpha" if key == "alpha" else f"{SIDE[key.removesuffix('.weight')]}.weight"
+    if inner.endswith((".attn1", ".attn2", ".to_out")) and "to_" in path:
+        return f"{part}.{inner.removesuffix('.to_out')}.processor.{'to_out' if last == '0' else last}_lora.{side}"
+    if part != "unet" and inner.endswith("self_attn") and "layers.0." in path:
+        return f"{part}.{inner}.{OLD_TEXT[last]}_lora.{side}"
+    return f"{part}.{path}.{'lora' if part == 'unet' else 'lora_linear_layer'}.{side}"
+
+
+def comfyui(letters):
+    def name_of(part, path, ldm, key):
+        side = key.removesuffix(".weight")
+        key = f"{LETTER[side]}.weight" if letters and side in LETTER else key
+        if part == "unet":
+            return f"{ldm.removeprefix('model.')}.{key}"
+        clip = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}[part]
+        return f"text_encoders.{clip}.transformer.{path}.{key}"
+
+    return name_of
+
+
+def lycoris(part, path, ldm, key):
+    return f"lycoris_{part}_{path}".replace(".", "_") + f".{key}"
+
+
+def modules(part, path, ldm, key):
+    return f"{part}.{path}.{key}"
+
+
+SCHEMES = {
+    "PEFT": (peft("weight"), "peft"),
+    "PEFT with the adapter's name": (peft("default.weight"), "peft"),
+    "PEFT of several parts": (lambda *names: "base_model.model." + peft("weight")(*names), "peft"),
+    "old diffusers": (old, "diffusers"),
+    "ComfyUI": (comfyui(False), "comfyui"),
+    "ComfyUI with A and B": (comfyui(True), "comfyui"),
+    "ComfyUI, whole prefix": (lambda *names: comfyui(False)(*names).replace("diffusion_model.", "model.diffusion_model."), "comfyui"),
+    "LyCORIS": (lycoris, "lycoris"),
+    "modules": (modules, "lycoris"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_program_s_names_are_read_as_kohya_s(tmp_path, scheme, model):
+    name_of, layout = SCHEMES[scheme]
+    save_file(renamed(model, name_of), tmp_path / "x.safetensors")
+    read = load_lora(tmp_path / "x.safetensors")
+    given = kohya(model)
+    assert (read.family, set(read.tensors)) == (MODELS[model], set(given))
+    assert all(torch.equal(read.tensors[name], value) for name, value in given.items())
+    from core.formats.detect import identify
+
+    assert identify(tmp_path / "x.safetensors").layout == layout
+
+
+def test_sdxl_files_of_kohya_and_of_flat_text_encoders_have_the_usual_names():
+    name = "lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight"
+    assert kohya_place(name, "sdxl") == ("lora_unet_input_blocks_4_1_proj_in", "lora_down.weight")
+    assert kohya_place(name, "sd1") == (name.partition(".")[0], "lora_down.weight")
+    flat, full = (f"lora_te1_{text}encoder_layers_0_mlp_fc1" for text in ("", "text_model_"))
+    assert kohya_place(f"{flat}.alpha", "sdxl") == kohya_place(f"{full}.alpha", "sdxl") == (full, "alpha")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_there_and_back_gives_the_same_bits(tmp_path, model):
+    given = {key: value if key.endswith("alpha") else value.half() for key, value in kohya(model).items()}
+    told = {"ss_network_dim": "2", "modelspec.title": "fox", "ss_output_name": "füchse"}
+    lora = load_lora(save_lora(tmp_path / "a.safetensors", given, told))
+    tensors, metadata = to_diffusers(lora)
+    assert not any(name.endswith("alpha") for name in tensors)
+    save_file(tensors, tmp_path / "b.safetensors", metadata)
+    back, metadata = to_kohya(load_lora(tmp_path / "b.safetensors"))
+    assert set(back) == set(given)
+    for name, value in given.items():
+        assert back[name].dtype == value.dtype and torch.equal(back[name], value), name
+    assert told.items() <= metadata.items() and "lora_adapter_metadata" not in metadata
+    again = to_diffusers(LoraFile(back, metadata, lora.family))[0]
+    assert set(again) == set(tensors) and all(torch.equal(again[name], tensors[name]) for name in tensors)
+
+
+def test_a_folded_alpha_is_in_the_matrices(tmp_path):
+    lora = load_lora(save_lora(tmp_path / "a.safetensors", kohya("sd15")))
+    tensors, _ = to_diffusers(lora, fold_alpha=True)
+    exact, _ = to_diffusers(lora)
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight"
+    assert torch.equal(tensors[name], (exact[name].double() * (float(torch.tensor(0.7)) / 2)).float())
+
+
+# -- PEFT's own files
+
+
+def adapter(folder, config, **tensors):
+    folder.mkdir(exist_ok=True)
+    names = {f"base_model.model.{name.replace('__', '.')}": value for name, value in tensors.items()}
+    save_file(names, folder / "adapter_model.safetensors")
+    if config is not None:
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    return load_lora(folder / "adapter_model.safetensors").tensors
+
+
+def test_an_adapter_of_peft_has_its_scale_by_the_config_beside_it(tmp_path):
+    """Compared with PEFT itself: its scaling of each layer, with patterns and rsLoRA."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.to_q, self.to_k, self.to_v = (torch.nn.Linear(4, 4) for _ in range(3))
+
+    model = torch.nn.ModuleDict({"mid_block": torch.nn.ModuleDict({"attn1": Block()})})
+    config = LoraConfig(
+        r=4,
+        lora_alpha=6,
+        rank_pattern={"to_k": 2},
+        alpha_pattern={"mid_block.attn1.to_v": 1.5},
+        target_modules=["to_q", "to_k", "to_v"],
+        use_rslora=True,
+    )
+    adapted = get_peft_model(model, config)
+    adapted.save_pretrained(tmp_path / "saved")
+    read = load_lora(tmp_path / "saved" / "adapter_model.safetensors").tensors
+    for layer in ("to_q", "to_k", "to_v"):
+        module = model["mid_block"]["attn1"].get_submodule(layer)
+        assert isinstance(module, BaseTunerLayer)
+        name = f"lora_unet_mid_block_attn1_{layer}"
+        scale = float(read[f"{name}.alpha"]) / read[f"{name}.lora_down.weight"].shape[0]
+        assert scale == pytest.approx(module.scaling["default"], rel=1e-6)
+
+
+def test_what_a_config_of_peft_cannot_tell_is_refused(tmp_path):
+    tensors = {"mid_block__attentions__0__proj_in__lora_A__weight": torch.ones(2, 8)}
+    tensors |= {"mid_block__attentions__0__proj_in__lora_B__weight": torch.ones(8, 2)}
+    assert not any(name.endswith("alpha") for name in adapter(tmp_path / "none", None, **tensors))
+    for config, code in (
+        ({"r": 2, "lora_alpha": "two"}, "lora.bad-metadata"),
+        ({"r": 2, "lora_alpha": 2, "alpha_pattern": {"mid.*|up": 1}}, "lora.alpha-by-regex"),
+        ({"r": 2, "alpha": 2, "peft_type": "LOKR"}, "lora.unsupported-variant"),
+    ):
+        with refused(code):
+            adapter(tmp_path / "some", config, **tensors)
+
+
+def test_magnitudes_of_peft_have_lycoris_shape(tmp_path):
+    """Read by their header alone, since no kind needs to be registered for that."""
+    assert kohya_place("unet.mid_block.attentions.0.proj_in.lora_magnitude_vector", "sd1") == (
+        "lora_unet_mid_block_attentions_0_proj_in",
+        "dora_scale",
+    )
+    from core.networks.adapter_file import _magnitude
+
+    assert _magnitude(torch.ones(8)).shape == (8, 1) and _magnitude(torch.ones(1, 8, 1, 1)).shape == (8, 1, 1, 1)
+
+
+# -- what is told
+
+
+def test_layers_of_no_part_and_layers_named_twice_are_refused(tmp_path):
+    name = "mid_block.attentions.0.proj_in"
+    both = {
+        f"transformer.{name}.lora_A.weight": torch.ones(2, 8),
+        f"transformer.{name}.lora_B.weight": torch.ones(8, 2),
+    }
+    save_file(both, tmp_path / "x.safetensors")
+    with refused("lora.unknown-layer", "transformer."):
+        load_lora(tmp_path / "x.safetensors")
+    twice = {f"unet.{name}.lora_A.weight": torch.ones(2, 8), f"unet.{name}.lora_down.weight": torch.ones(2, 8)}
+    save_file(twice, tmp_path / "x.safetensors")
+    with refused("lora.layer-twice", "lora_down"):
+        load_lora(tmp_path / "x.safetensors")
+
+
+def test_biases_and_norms_beside_a_lora_are_left_out_by_name(tmp_path):
+    given = dict(kohya("sd15"))
+    beside = {
+        "lora_unet_mid_block_attentions_0_proj_in.bias": torch.ones(2),
+        "lora_unet_mid_block_resnets_0_norm1.w_norm": torch.ones(2),
+        "lora_unet_mid_block_resnets_0_norm1.b_norm": torch.ones(2),
+    }
+    save_file(given | beside, tmp_path / "x.safetensors")
+    read = load_lora(tmp_path / "x.safetensors")
+    assert set(read.left_out) == set(beside) and set(read.tensors) == set(given)
