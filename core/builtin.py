@@ -9,10 +9,15 @@ from core.settings.base import Settings
 from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
 from core.settings.tools import images, metadata
+from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.model_files import DownloadSettings, ExportSettings, InspectSettings
 from core.tasks import Card, Task, register, tool
 
-IMAGES = Card("images", "Image tools", "Edit copies of a folder's images; the originals are not changed.")
+IMAGES = Card("images", "Images", "Edit copies of a folder's images; the originals are not changed.")
+LORAS = Card("loras", "LoRAs", "Look into LoRAs, compare and change them; results are new files.")
+MODELS = Card(
+    "models", "Models and files", "Look into model files of any kind, change and merge them; results are new files."
+)
 DOWNLOADS = Card("download", "Download any other model", "An interrupted download resumes where it stopped.")
 
 METADATA = Card(
@@ -32,6 +37,15 @@ def _file_tool(
 ) -> None:
     run, check = later("core.tools.files", name), later("core.tools.files", f"check_{name}")
     register(tool(name, settings, run, title=title, about=about, check=check, button=button, takes=takes, **more))
+
+
+def _model_tool(
+    name: str, module: str, settings: type[Settings], title: str, about: str, button: str, card: Card, **more: Any
+) -> None:
+    """A tool of core/tools/<module>.py on a LoRA or another model file."""
+    run, check = later(f"core.tools.{module}", name), later(f"core.tools.{module}", f"check_{name}")
+    given: dict[str, Any] = {"card": card, "button": button, "takes": "file"} | more
+    register(tool(name, settings, run, title=title, about=about, check=check, **given))
 
 
 def _image_tool(name: str, settings: type[images.FolderSettings], title: str, about: str, **more: Any) -> None:
@@ -133,9 +147,15 @@ _file_tool(
     "Inspect",
     lane="light",
     reads=True,
+    card=MODELS,
 )
 _file_tool(
-    "export_diffusers", ExportSettings, "Export a LoRA for diffusers", "save a LoRA in diffusers format", "Export"
+    "export_diffusers",
+    ExportSettings,
+    "Export a LoRA for diffusers",
+    "save a LoRA in diffusers format",
+    "Export",
+    card=LORAS,
 )
 _file_tool(
     "download",
@@ -147,6 +167,39 @@ _file_tool(
     lane="downloads",
     ends_paused=True,
     card=DOWNLOADS,
+)
+
+_model_tool(
+    "edit_metadata",
+    "file_metadata",
+    EditMetadataSettings,
+    "View and edit metadata",
+    "show or change the metadata of a model file",
+    "Show or save",
+    MODELS,
+    lane="light",
+    reads=lambda asked: not asked.changes,
+)
+_model_tool(
+    "strip_metadata",
+    "file_metadata",
+    StripMetadataSettings,
+    "Strip metadata",
+    "copy a model file without private metadata",
+    "Strip",
+    MODELS,
+    lane="light",
+)
+_model_tool(
+    "hashes",
+    "file_hashes",
+    HashesSettings,
+    "Hashes",
+    "compute the hashes of model files",
+    "Compute",
+    MODELS,
+    lane="light",
+    reads=True,
 )
 
 _image_tool("resize", images.ResizeSettings, "Resize", "make smaller copies of images")

@@ -21,7 +21,8 @@ SHORT = 12  # fields that are all shown
 PREVIEW, PREVIEWED = "preview", 4  # the setting of how many a preview is for, which has a button, and their number
 STARTS = ("go", PREVIEW)
 OWN = "of tasks"  # beside the values that a card's tasks share: those of each name of `Task.values`
-EXISTING = "existing"  # chosen for one task is not chosen for the next: it may replace captions
+# Settings that are chosen for one task and not for the next: what becomes of captions that are there, and where the result goes.
+APART = ("existing", "output", "undo", "in_place")
 CHOSEN = "action"  # beside the values of a form: which of its tasks is chosen
 ENTER = """
 element.addEventListener('keydown', (event) => {
@@ -84,11 +85,11 @@ class ToolForm:
 
     def _apart(self, task: Task) -> dict[str, str]:
         """{setting that a task does not share with its card: under which name it is kept}: those of groups that no other task
-        has, and what becomes of files that are there."""
+        has, and those of `APART`."""
         groups = Counter(group for each in self.tasks.values() for group in each.job.model_fields)
         own = own_settings_of(task).items() if task.values else ()
         places = {name: task.values for name, entry in own if groups[entry.group] == 1}
-        return places | {name: task.name for name, _ in own if name == EXISTING}
+        return places | {name: task.name for name in own_settings_of(task) if name in APART}
 
     @property
     def task(self) -> Task:

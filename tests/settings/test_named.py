@@ -52,7 +52,8 @@ FREE = {  # texts that name nothing outside the job, and why
     " base_weights_multiplier lr_warmup_steps lr_decay_steps",
     "arguments by name, numbers and words for a class": "optimizer_args lr_scheduler_args",
     "written into files as metadata": "training_comment metadata_title metadata_author metadata_description metadata_license"
-    " metadata_tags metadata_usage_hint metadata_trigger_phrase metadata_merged_from metadata_preprocessor",
+    " metadata_tags metadata_usage_hint metadata_trigger_phrase metadata_merged_from metadata_preprocessor set_keys",
+    "compared with the keys of a file's metadata": "remove_keys",
     "compared with names of images, never opened": "validation_images",
     "compared with names of saved styles": "styles",
     "handed to the loss with each image": "custom_attributes",

@@ -49,7 +49,7 @@ def test_axe_finds_nothing_on_tabs_that_are_full_of_work(window, screen):
     tab.locator("#tool-inspect-file").fill(f"outputs/runs/{DONE}/checkpoints/fox.safetensors")
     tab.locator("#tool-inspect-file").press("Enter")
     expect(tab.locator(".tool-task.done .tool-lines li").first).to_be_visible()
-    look(tab, "results of tools", "#tools-inspect-tasks")
+    look(tab, "results of tools", "#tools-models-tasks")
     for run in (STOPPED, FAILED, DONE):
         go(tab, f"Monitor/{run}", f"#run-state.state-{run.split('_')[-1]}")
         look(tab, f"Monitor of {run}", "#monitor-run")

@@ -224,7 +224,7 @@ def test_a_file_and_a_folder_that_are_browsed_for_stand_in_their_fields(window, 
     tab.get_by_role("button", name="Browse: File").click()
     browser.get_by_role("button", name=re.compile("mine.safetensors")).click()
     expect(file).to_have_value(str(shallow / "mine.safetensors"))
-    wait(lambda: state("inspect").get("file") == str(shallow / "mine.safetensors"))
+    wait(lambda: state("models").get("file") == str(shallow / "mine.safetensors"))
 
 
 def wait(test, seconds=60.0):

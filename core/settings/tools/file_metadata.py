@@ -1,0 +1,98 @@
+"""Settings of the tools on a file's metadata and hashes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from core.settings.base import Settings, setting
+
+TEXTS = ("title", "author", "description", "tags", "trigger_phrase", "license")
+
+
+def _text(title: str, help: str) -> str | None:
+    text: str | None = setting(None, title=title, level="shown", hint="unchanged", help=f"{help} Empty leaves it.")
+    return text
+
+
+class HashesSettings(Settings):
+    """Computes the hashes by which other programs know a model file: the old 8-digit one, SHA-256 and AutoV3."""
+
+    file: str | None = setting(
+        None, level="shown", help="A model file, or a folder for every file in it.", names="path or name"
+    )
+
+
+class EditMetadataSettings(Settings):
+    """Shows or changes the metadata of a safetensors file; its weights stay the same. Without a change it only shows them."""
+
+    file: str | None = setting(None, level="shown", help="A .safetensors file.", names="path or name")
+    metadata_title: str | None = _text("Title", "Name shown in lists of models.")
+    metadata_author: str | None = _text("Author", "Who made it.")
+    metadata_description: str | None = _text("Description", "What it does, for people who use it.")
+    metadata_tags: str | None = _text("Tags", "Comma-separated keywords.")
+    metadata_trigger_phrase: str | None = _text("Trigger phrase", "The words that a prompt needs.")
+    metadata_license: str | None = _text("License", "Under which terms it may be used.")
+    thumbnail: str | None = setting(
+        None,
+        title="Thumbnail",
+        widget="file",
+        names="path",
+        help="An image that is stored in the file, at most 512 px wide and high (modelspec.thumbnail).",
+    )
+    set_keys: list[str] = setting(
+        default_factory=list,
+        title="Set keys",
+        help="Any other metadata, one key=value per line. JSON is stored as it is written.",
+    )
+    remove_keys: list[str] = setting(
+        default_factory=list,
+        title="Remove keys",
+        help="Keys to remove, one per line. * stands for any letters: ss_dataset*.",
+    )
+    in_place: bool = setting(
+        False,
+        title="Change the file itself",
+        help="Off writes a copy. On replaces the file's header and keeps the old one, so that Undo can restore it.",
+    )
+    undo: bool = setting(
+        False,
+        title="Undo",
+        help="Restores the header that the last change of this file replaced. Nothing else is done.",
+    )
+    output: str | None = setting(
+        None,
+        title="Output",
+        names="path",
+        hint="beside the file, ending in _edited",
+        help="File or folder of the copy. An existing file is never overwritten.",
+    )
+
+    @property
+    def changes(self) -> bool:
+        """Whether it asks for any change."""
+        texts = any(getattr(self, f"metadata_{name}") is not None for name in TEXTS)
+        return texts or bool(self.thumbnail or self.set_keys or self.remove_keys or self.undo)
+
+
+class StripMetadataSettings(Settings):
+    """Writes a copy of a safetensors file without private metadata, to share it. Paths of folders are found and named."""
+
+    file: str | None = setting(None, level="shown", help="A .safetensors file.", names="path or name")
+    remove: Literal["training", "minimum", "all"] = setting(
+        "training",
+        title="Remove",
+        level="shown",
+        labels={
+            "training": "training data (datasets, tags, prompts, paths)",
+            "minimum": "all but what loading needs",
+            "all": "all metadata",
+        },
+        help="Training data keeps settings, title and author. All but what loading needs keeps the family and the network's kind and size, as no_metadata of sd-scripts.",
+    )
+    output: str | None = setting(
+        None,
+        title="Output",
+        names="path",
+        hint="beside the file, ending in _shared",
+        help="File or folder of the copy. An existing file is never overwritten.",
+    )

@@ -1,0 +1,55 @@
+"""What a tool's result shows on the page besides its lines: tables, heat maps and curves, as plain JSON in `facts["shown"]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Cells = Sequence[Sequence[float | None]]
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], copied: bool = False) -> dict[str, Any]:
+    """A table; numbers are right-aligned. copied: whether each cell has a button that copies it."""
+    held = [[_plain(cell) for cell in row] for row in rows]
+    return {"kind": "table", "title": title, "columns": list(columns), "rows": held, "copied": copied}
+
+
+def heat_map(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Cells,
+    unit: str = "",
+    span: tuple[float, float] | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """values: by row and column, None where there is nothing. span: the values of the palest and the strongest color; two
+    colors where it goes from below 0 to above. notes: {"row|column": what is wrong there}, marked."""
+    held = [[_plain(cell) for cell in row] for row in values]
+    known = [cell for row in held for cell in row if cell is not None]
+    low, high = span or (0.0, max(known, default=0.0))
+    return {
+        "kind": "heat",
+        "title": title,
+        "rows": list(rows),
+        "columns": list(columns),
+        "values": held,
+        "unit": unit,
+        "span": [low, high],
+        "notes": dict(notes or {}),
+    }
+
+
+def curves(
+    title: str, across: str, up: str, x: Sequence[float], lines: Mapping[str, Sequence[float | None]], log: bool = False
+) -> dict[str, Any]:
+    """Lines over common places `x`. log: a logarithmic vertical axis."""
+    held = [{"name": name, "values": [_plain(value) for value in values]} for name, values in lines.items()]
+    return {"kind": "curves", "title": title, "across": across, "up": up, "x": list(x), "lines": held, "log": log}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN; six digits are more than a screen shows."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if abs(value) < float("inf") else None
+    return value
