@@ -32,6 +32,9 @@ EXTENSIONS: tuple[str, ...] = (
     "core.networks.kinds.lokr",
     "core.networks.kinds.locon",
     "core.networks.kinds.full",
+    "core.networks.kinds.dora",
+    "core.networks.kinds.glora",
+    "core.networks.kinds.ia3",
 )
 GROUP = "atelier"  # of entry points in a package's pyproject.toml
 FLAG = "--allow-module"

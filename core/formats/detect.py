@@ -206,8 +206,6 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
 LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered kind reads it; the first match wins
     ("oft_blocks", "OFT"),
     ("oft_diag", "OFT"),
-    ("a1.weight", "GLoRA"),
-    ("on_input", "IA3"),
     ("w_norm", "norm difference"),
 )
 # The projection of the text encoder states: its input width identifies the family.
@@ -293,8 +291,6 @@ def _network_and_variant(tensors: Mapping[str, TensorEntry]) -> tuple[str | None
     endings = {kohya_place(name, None)[1] for name in tensors}
     fitting = ((len(form), title) for title, forms in NETWORKS.items() for form in forms if form <= endings)
     network = max(fitting, key=lambda found: found[0], default=(0, None))[1]  # LoCon's keys are LoRA's and one more
-    if "dora_scale" in endings:
-        return network, "DoRA"
     read = frozenset(key for forms in NETWORKS.values() for form in forms for key in form)
     left = {ending for ending in endings if ending not in read and not (network and ending in BESIDE)}
     variants = (

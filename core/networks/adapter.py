@@ -85,10 +85,16 @@ class Adapter(ABC):
             if not adapter.left_out:
                 yield adapter
 
-    def bias_below(self) -> Tensor | None:
-        """The bias in the output that this change is given."""
+    def without_bias(self, y: Tensor) -> Tensor:
+        """The output y that this change is given, less the bias in it."""
         bias = self.module.bias
-        return bias if isinstance(bias, Tensor) else None
+        found = [bias] if isinstance(bias, Tensor) else []
+        for adapter in self.below():
+            change = adapter.bias_delta()
+            found += [change * adapter.multiplier] if change is not None else []
+        for each in found:
+            y = y - over_channels(each, y, self.module)
+        return y
 
     def saved(self) -> dict[str, Tensor]:
         """The tensors of the file for people, if they differ from those a training state holds (`tensors`): other programs
@@ -136,6 +142,11 @@ def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
     for adapter in adapters:
         y = adapter.add_to(y, inputs.pop())
     return y
+
+
+def over_channels(values: Tensor, like: Tensor, module: nn.Module) -> Tensor:
+    """One value for each channel, in the shape and dtype of an activation of the module: [..., C] or [B, C, H, W]."""
+    return values.to(like.dtype).view(-1, 1, 1) if isinstance(module, nn.Conv2d) else values.to(like.dtype).view(-1)
 
 
 def as_weight(value: Any) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import field_validator
 
+from core.record.problems import Problem
 from core.record.units import number_text
 from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting, zero_is_off
 
@@ -39,6 +41,18 @@ class KindTraits:
 
 
 TRAITS: dict[str, KindTraits] = {}  # by the name of a kind; filled as kinds register
+
+
+class KindSettings(Settings):
+    """A kind's own group of settings, for those about which there is something to say before the start."""
+
+    def problems(self, network: NetworkSettings) -> Iterator[Problem]:
+        """What is wrong with them together with the network's."""
+        yield from ()
+
+    def without_effect(self) -> Iterator[tuple[str, str]]:
+        """(name, why) of those that have none."""
+        yield from ()
 
 
 class NetworkSettings(Settings):

@@ -1,6 +1,7 @@
 """What holds for every registered kind of network, whatever it computes. A kind needs no line here: those registered are found,
 and `OPTIONS` adds settings under which a kind computes in another way."""
 
+import copy
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from torch import nn
 from core.families import family
 from core.formats.detect import identify
 from core.networks import frozen
+from core.networks.adapter import Adapter
 from core.networks.adapter_file import load_lora, save_lora
 from core.networks.kinds import kinds
 from core.networks.narrow import NarrowConv, NarrowLinear, _narrow
@@ -39,6 +41,8 @@ OPTIONS = {
         {"full_matrix": True, "unbalanced_factorization": True},
     ),
     "locon": ({"use_tucker": False, "use_scalar": True},),
+    "dora": ({"wd_on_output": False}, {"use_tucker": True, "use_scalar": True}),
+    "ia3": ({"all_layers": True}, {"all_layers": True, "train_on_input": True}),
 }
 CASES = {name: (name, {}) for name in kinds()} | {
     f"{name}, {', '.join(own)}": (name, own) for name, more in OPTIONS.items() for own in more
@@ -223,11 +227,21 @@ def test_two_stack_in_any_order_and_with_a_lora(model, inputs, case):
     torch.testing.assert_close(output(model, inputs, lora), output(model, inputs, lora), rtol=0, atol=0)
     other.detach()
     assert not torch.equal(both, output(model, inputs, one, other))
-    if not traits(case).needs_base_weight:  # of changes that are added, the order does not matter
+    if adds(one):  # of changes that are added, the order does not matter
         torch.testing.assert_close(output(model, inputs, lora, other, one), both, rtol=1e-5, atol=1e-5)
-        for network in (one, other, lora):
-            network.merge_to()
-        torch.testing.assert_close(model(*inputs), both, rtol=1e-4, atol=1e-4)
+    lora_first = output(model, inputs, lora, one)
+    merged = copy.deepcopy(model)
+    for network, strength in ((lora, 0.5), (one, 1.0)):
+        Network.from_tensors(network.saved(), targets_of(merged), strength).merge_to()
+    torch.testing.assert_close(merged(*inputs), lora_first, rtol=1e-4, atol=1e-4)
+    for network in (one, other, lora):
+        network.merge_to()
+    torch.testing.assert_close(model(*inputs), both, rtol=1e-4, atol=1e-4)
+
+
+def adds(network):
+    """Whether its change does not depend on the weight."""
+    return all(type(adapter).merged is Adapter.merged for adapter in network.adapters.values())
 
 
 @every_case
@@ -269,13 +283,17 @@ def test_on_a_base_in_fp8_it_changes_the_same_or_is_refused(model, inputs, case)
         job = job_of(case).model_copy(update={"memory": build(TrainJob, {"memory": {"fp8_base": True}}).memory})
         assert "network.needs-weights" in [problem.code for problem in training_problems(job)]
         return
-    network, kept = trained(case, model), {name: getattr(model, name) for name in ("to_k", "ff", "down")}
-    layer, x = model.to_k, torch.randn(3, 16)
-    change = output(layer, [x], one_of(network, "to_k")) - layer(x)
-    for module in kept.values():
+    network = trained(case, model)
+    plain, x = model.to_k, torch.randn(3, 16)
+    layer = copy.deepcopy(plain)
+    for module in (layer, model.ff, model.down):
         _narrow(module, NarrowConv if isinstance(module, nn.Conv2d) else NarrowLinear)
     assert layer.weight.dtype == torch.float8_e4m3fn
-    torch.testing.assert_close(output(layer, [x], one_of(network, "to_k")) - layer(x), change, rtol=1e-4, atol=1e-5)
+    plain.weight.copy_(layer.weight.float() * layer.factors)
+    expected, adapter = output(plain, [x], one_of(network, "to_k")), network.adapters[NAMES["to_k"]]
+    adapter.module = layer
+    torch.testing.assert_close(output(layer, [x], one_of(network, "to_k")), expected, rtol=1e-4, atol=1e-5)
+    adapter.module = plain
     assert output(model, inputs, network).isfinite().all()
 
 

@@ -9,7 +9,7 @@ from core.settings.base import declared
 from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, blocks_in_words, numbers, rate_numbers, side_count
 from core.settings.job import TrainJob
 from core.settings.layers import CHOICE, LARGEST_RANK, layer_problems
-from core.settings.network import OWN, NetworkSettings
+from core.settings.network import OWN, KindSettings, NetworkSettings
 from core.settings.optimization.optimizer import relative_steps
 from core.settings.optimization.optimizers import adapts, find
 
@@ -34,6 +34,12 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "The text encoder learning rate is 0: its layers are saved untrained and only slow training"
         fix = "turn text encoder training off, or set a learning rate"
         yield Problem(what, "network.train_text_encoder", fix, "advice", code="network.text-encoder-rate-zero")
+
+
+def _own(job: TrainJob) -> KindSettings | None:
+    """The settings of the network's kind, if there is something to say about them."""
+    own = getattr(job, job.network.kind, None)
+    return own if isinstance(own, KindSettings) else None
 
 
 def _several_rates(optimizer: str) -> Iterator[Problem]:
@@ -161,6 +167,8 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     network = job.network
     for name in sorted(OWN - network.traits.uses):
         yield f"network.{name}", f"ignored: {network.label('kind')} has none"
+    if (own := _own(job)) is not None:
+        yield from ((f"{network.kind}.{name}", f"ignored: {why}") for name, why in own.without_effect())
     if "rank" not in network.traits.uses:
         yield "network.layer_dims", f"ignored: {network.label('kind')} has no rank"
     if not network.train_unet:

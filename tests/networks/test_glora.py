@@ -1,0 +1,35 @@
+"""GLoRA: LyCORIS' formula and files, and that it is exact over other networks."""
+
+import torch
+from lycoris.modules.glora import GLoRAModule
+from lycoris.modules.ia3 import IA3Module
+from lycoris.modules.locon import LoConModule
+from pytest import mark
+
+from tests.networks.oracle import LAYERS, check_equal, input_of, layer_of, live, network_of, random_tensors
+
+
+def glora(layer):
+    return GLoRAModule("x", layer, lora_dim=4, alpha=2)
+
+
+@mark.parametrize("layer", LAYERS)
+@mark.parametrize("multiplier", [1.0, 0.4])
+def test_is_lycoris_glora(layer, multiplier):
+    check_equal(glora, layer, multiplier)
+
+
+@mark.parametrize("layer", LAYERS)
+def test_networks_merged_in_order_are_the_stack_attached_in_order(layer):
+    module = layer_of(layer)
+    x, lora = input_of(module), LoConModule("x", module, lora_dim=2, alpha=1)
+    scaled, turned = (IA3Module("x", module, train_on_input=side) for side in (True, False))
+    networks = [
+        network_of(module, random_tensors(each), 0.8) for each in (scaled, lora, glora(module), turned, scaled, lora)
+    ]
+    stacked = live(module, x, *networks)
+    backwards = live(module, x, *reversed(networks))
+    for network in networks:
+        network.merge_to()
+    torch.testing.assert_close(module(x), stacked, rtol=1e-4, atol=1e-4)
+    assert (backwards - stacked).abs().max() > 1e-2, "the order matters"
