@@ -4,7 +4,7 @@ import torch
 from lycoris.modules.locon import LoConModule
 from pytest import mark
 
-from core.networks.kinds.dora import from_magnitude, to_magnitude
+from core.networks.kinds.dora import to_magnitude
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.rules import training_problems
@@ -73,12 +73,9 @@ def test_over_a_turned_layer_the_norm_is_of_what_the_layers_below_make():
 
 
 @mark.parametrize("layer", ["linear", "3x3"])
-def test_pefts_magnitude_vector_has_its_shape_and_comes_back(layer):
-    module = layer_of(layer)
-    scale = random_tensors(dora(module))["dora_scale"]
-    vector = to_magnitude(scale)
-    assert vector.shape == ((24,) if layer == "linear" else (1, 16, 1, 1))
-    assert torch.equal(from_magnitude(vector), scale)
+def test_the_magnitude_vector_has_pefts_shape(layer):
+    scale = random_tensors(dora(layer_of(layer)))["dora_scale"]
+    assert to_magnitude(scale).shape == ((24,) if layer == "linear" else (1, 16, 1, 1))
 
 
 def test_bases_whose_weight_cannot_be_read_are_refused():

@@ -109,11 +109,6 @@ def to_magnitude(scale: Tensor) -> Tensor:
     return scale.reshape(1, -1, 1, 1).contiguous() if scale.ndim == 4 else scale.reshape(-1).contiguous()
 
 
-def from_magnitude(vector: Tensor) -> Tensor:
-    """The inverse: PEFT's magnitude vector as dora_scale [out, 1(, 1, 1)]."""
-    return vector.reshape(-1, *(1 for _ in range(3 if vector.ndim == 4 else 1)))
-
-
 register_decomposed("locon", "dora", "DoRA", DoraSettings)
 register_decomposed("loha", "dora_loha", "DoRA over LoHa", DoraLohaSettings)
 register_decomposed("lokr", "dora_lokr", "DoRA over LoKr", DoraLokrSettings)

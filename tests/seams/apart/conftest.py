@@ -10,7 +10,6 @@ from core import extensions  # noqa: E402
 
 TOYS = (
     "gain",
-    "ia3",
     "biases",
     "control",
     "straight",
