@@ -184,8 +184,15 @@ def test_each_kind_is_named(shapes, words):
         ({"lora_unet_x_attn2_to_k.diff": (320, 1024)}, "SD 2.x Full difference", "kohya"),
         ({"oft_unet_down_blocks_0_x.oft_blocks": (4, 80, 80)}, "OFT LoRA", "kohya"),
         (
-            {"lora_unet_x_attn2_to_k.lora_down.weight": (4, 768), "lora_unet_x_attn2_to_k.dora_scale": (1, 768)},
-            "SD 1.x DoRA LoRA",
+            {
+                f"lora_unet_x_attn2_to_k.{key}": shape
+                for key, shape in {
+                    "lora_down.weight": (4, 768),
+                    "lora_up.weight": (320, 4),
+                    "dora_scale": (1, 768),
+                }.items()
+            },
+            "SD 1.x DoRA",
             "kohya",
         ),
     ],
