@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from core.networks.kinds import NetworkKind, Tensors, kind_named, kind_of_keys, register
+from core.networks.kinds.keys import DORA_SCALE, without_scale
 from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
     from core.networks.kinds.dora_adapter import DoraAdapter
     from core.settings.job import TrainJob
 
-SCALE = "dora_scale"
-
 
 def below(tensors: Tensors) -> tuple[NetworkKind | None, dict[str, Tensor]]:
     """The kind whose change gives the direction, by its keys, and its tensors."""
-    rest = {key: value for key, value in tensors.items() if key != SCALE}
+    rest = without_scale(tensors)
     return kind_of_keys(rest), rest
 
 
@@ -47,7 +46,7 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
         NetworkKind(
             name=name,
             title=title,
-            forms=tuple((*form, SCALE) for form in kind.forms),
+            forms=tuple((*form, DORA_SCALE) for form in kind.forms),
             optional=kind.optional,
             input_keys=kind.input_keys,
             fresh=fresh,
@@ -59,7 +58,7 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
             settings=settings,
             needs_base_weight=True,
             idle=_idle,
-            from_peft={"magnitude_vector": SCALE} if over == "locon" else None,
+            from_peft={"magnitude_vector": DORA_SCALE} if over == "locon" else None,
             to_peft=_to_peft if over == "locon" else None,
         )
     )
@@ -70,7 +69,7 @@ def _from_tensors(target: Target, tensors: Tensors) -> DoraAdapter | None:
 
     kind, rest = below(tensors)
     inner = kind.from_tensors(target, rest) if kind is not None else None
-    given = lengths(tensors[SCALE], target.module)
+    given = lengths(tensors[DORA_SCALE], target.module)
     return DoraAdapter(inner, given) if inner is not None and given is not None else None
 
 
@@ -81,13 +80,13 @@ def _size(tensors: Tensors) -> BlockSize:
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    scale, (kind, rest) = tensors.get(SCALE), below(tensors)
+    scale, (kind, rest) = tensors.get(DORA_SCALE), below(tensors)
     if scale is None:
-        return f"{name} has no {SCALE}"
+        return f"{name} has no {DORA_SCALE}"
     if kind is None:
-        return f"{name} has {SCALE} but no complete change beside it"
+        return f"{name} has {DORA_SCALE} but no complete change beside it"
     if not scale.is_floating_point() or max(scale.shape, default=0) != scale.numel():
-        return f"{name}.{SCALE} has an invalid shape"
+        return f"{name}.{DORA_SCALE} has an invalid shape"
     return kind.flaw(name, rest)
 
 
@@ -97,10 +96,10 @@ def _idle(tensors: Tensors) -> bool:
 
 
 def _to_peft(tensors: Tensors, dtype: Any) -> dict[str, Tensor]:
-    scale, (kind, rest) = tensors[SCALE], below(tensors)
+    scale, (kind, rest) = tensors[DORA_SCALE], below(tensors)
     if scale.shape[0] != scale.numel() or kind is None or kind.to_peft is None:
         what = "PEFT has DoRA's lengths for each output only, and no Tucker form"
-        raise ProblemsError.one(what, SCALE, "keep the file in its own format", "lora.not-in-peft")
+        raise ProblemsError.one(what, DORA_SCALE, "keep the file in its own format", "lora.not-in-peft")
     return {**kind.to_peft(rest, dtype), "lora_magnitude_vector": to_magnitude(scale).to(dtype)}
 
 

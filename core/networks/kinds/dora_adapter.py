@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.networks.adapter import Adapter, as_weight, over_channels
-from core.networks.kinds.dora import SCALE, below
+from core.networks.kinds.keys import DORA_SCALE, without_scale
 
 EPSILON = torch.finfo(torch.float32).eps  # LyCORIS adds it to the norms
 
@@ -84,24 +84,24 @@ class DoraAdapter(Adapter):
         self.inner.shorten(ratio)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {**self.inner.tensors(), SCALE: self.length.detach()}
+        return {**self.inner.tensors(), DORA_SCALE: self.length.detach()}
 
     def saved(self) -> dict[str, Tensor]:
-        return {**self.inner.saved(), SCALE: self.length.detach()}
+        return {**self.inner.saved(), DORA_SCALE: self.length.detach()}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        given = lengths(tensors[SCALE], self.module) if SCALE in tensors else None
+        given = lengths(tensors[DORA_SCALE], self.module) if DORA_SCALE in tensors else None
         if given is None or given.shape != self.length.shape:
-            return f"has no {SCALE} of the same shape"
-        return self.inner.misfit(below(tensors)[1])
+            return f"has no {DORA_SCALE} of the same shape"
+        return self.inner.misfit(without_scale(tensors))
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        given = lengths(tensors[SCALE], self.module)
+        given = lengths(tensors[DORA_SCALE], self.module)
         assert given is not None
         with torch.no_grad():
             self.length.copy_(given)
         self.inner.saved_alpha = self.saved_alpha
-        self.inner.take(below(tensors)[1])
+        self.inner.take(without_scale(tensors))
         self.alpha, self.saved_alpha = self.inner.alpha, self.inner.saved_alpha
         self._known = None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.networks.kinds import NetworkKind, Tensors, register
+from core.networks.kinds.keys import A1, A2, ALPHA, B1, B2, GLORA, glora_size
 from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
@@ -17,15 +18,6 @@ from core.settings.blocks import BlockSize
 if TYPE_CHECKING:
     from core.families.targets import Target
     from core.networks.kinds.glora_adapter import GloraAdapter
-
-A1, A2, B1, B2, ALPHA = "a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha"
-KEYS = (A1, A2, B1, B2)
-
-
-def size(tensors: Tensors) -> BlockSize:
-    """Rank and alpha of a layer in a file; without an alpha it equals the rank."""
-    rank = tensors[A2].shape[0]
-    return BlockSize(rank, float(tensors[ALPHA]) if ALPHA in tensors else float(rank))
 
 
 def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> GloraAdapter:
@@ -38,11 +30,11 @@ def _from_tensors(target: Target, tensors: Tensors) -> GloraAdapter | None:
     from core.networks.kinds.glora_adapter import GloraAdapter, fitted
 
     given = fitted(tensors, target.module)
-    return GloraAdapter(target.name, target.module, given, size(tensors).alpha) if given is not None else None
+    return GloraAdapter(target.name, target.module, given, glora_size(tensors).alpha) if given is not None else None
 
 
 def _flaw(name: str, tensors: Tensors) -> str:
-    for key in KEYS:
+    for key in GLORA:
         if key not in tensors:
             return f"{name} has no {key}"
         if tensors[key].ndim not in (2, 4) or not tensors[key].is_floating_point() or not tensors[key].numel():
@@ -57,12 +49,12 @@ register(
     NetworkKind(
         name="glora",
         title="GLoRA",
-        forms=(KEYS,),
+        forms=(GLORA,),
         optional=(ALPHA,),
         input_keys=(A2,),
         fresh=_fresh,
         from_tensors=_from_tensors,
-        size=size,
+        size=glora_size,
         flaw=_flaw,
         module_name=MODULE,
         network_args=lambda job: lycoris_args(job, "glora", None),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.networks.adapter import Adapter, as_weight
-from core.networks.kinds.glora import A1, A2, ALPHA, B1, B2, KEYS, size
+from core.networks.kinds.keys import A1, A2, ALPHA, B1, B2, GLORA, glora_size
 from core.networks.kinds.lora_adapter import hidden_conv, hidden_linear, up_conv, up_linear
 from core.record.draws import generator
 
@@ -20,7 +20,7 @@ class GloraAdapter(Adapter):
 
     def __init__(self, name: str, module: nn.Module, tensors: Mapping[str, Tensor], alpha: float):
         super().__init__(name, module, tensors[A2].shape[0], alpha)
-        self.weights = {key: nn.Parameter(tensors[key]) for key in KEYS}
+        self.weights = {key: nn.Parameter(tensors[key]) for key in GLORA}
 
     @classmethod
     def fresh(cls, name: str, module: nn.Module, rank: int, alpha: float, seed: int) -> GloraAdapter:
@@ -65,12 +65,12 @@ class GloraAdapter(Adapter):
         return self.dropout.thinned(hidden, f"{self.name}.{key}", 1 if isinstance(self.module, nn.Conv2d) else -1)
 
     def merged(self, weight: Tensor) -> Tensor:
-        a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in KEYS)
+        a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in GLORA)
         on_input = torch.einsum("oi...,ir,rj->oj...", weight, a1, a2)
         return weight + self.strength * (on_input + (b1 @ b2).view(weight.shape))
 
     def norm(self) -> Tensor:
-        a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in KEYS)
+        a1, a2, b1, b2 = (self.weights[key].detach().float().flatten(1) for key in GLORA)
         return torch.stack([(a1 @ a2).norm(), (b1 @ b2).norm()]).norm() * abs(self.scale)
 
     def shorten(self, ratio: Tensor) -> None:
@@ -83,7 +83,7 @@ class GloraAdapter(Adapter):
         return found | {ALPHA: torch.tensor(alpha, dtype=torch.float32)}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        given = fitted(tensors, self.module) if set(KEYS) <= tensors.keys() else None
+        given = fitted(tensors, self.module) if set(GLORA) <= tensors.keys() else None
         if given is None:
             return "has a different shape"
         return "" if given[A2].shape[0] == self.rank else f"has rank {given[A2].shape[0]}, not {self.rank}"
@@ -94,7 +94,7 @@ class GloraAdapter(Adapter):
         with torch.no_grad():
             for key, weight in self.weights.items():
                 weight.copy_(given[key])
-        alpha = size(tensors).alpha
+        alpha = glora_size(tensors).alpha
         if self.saved_alpha is None:
             self.alpha = alpha
         else:

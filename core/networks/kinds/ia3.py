@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.networks.kinds import NetworkKind, Tensors, register
+from core.networks.kinds.keys import ON_INPUT, WEIGHT
 from core.networks.kinds.lycoris import MODULE
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from core.networks.kinds.ia3_adapter import Ia3Adapter
     from core.settings.job import TrainJob
 
-NAME, WEIGHT, ON_INPUT = "ia3", "weight", "on_input"
+NAME = "ia3"
 # The layers of the paper, and those of LyCORIS' preset "ia3": keys and values by their output, the feed-forward by its input.
 OUTPUTS, INPUTS = ("_to_k", "_to_v", "_k_proj", "_v_proj"), ("_ff_net_2", "_mlp_fc2")
 

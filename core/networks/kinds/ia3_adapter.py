@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.networks.adapter import Adapter, as_weight, over_channels
-from core.networks.kinds.ia3 import ON_INPUT, WEIGHT
+from core.networks.kinds.keys import ON_INPUT, WEIGHT
 
 
 class Ia3Adapter(Adapter):
