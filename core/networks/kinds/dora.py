@@ -58,7 +58,6 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
             settings=settings,
             needs_base_weight=True,
             idle=_idle,
-            from_peft={"magnitude_vector": DORA_SCALE} if over == "locon" else None,
             to_peft=_to_peft if over == "locon" else None,
         )
     )
