@@ -331,7 +331,8 @@ def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
     unknown = sorted(layer.keys() - known)
     if unknown:
         return f"{name}.{unknown[0]} is of an unknown kind"
-    return min((kind.flaw(name, layer) for kind in near), key=len)
+    flaws = [flaw for kind in near if (flaw := kind.flaw(name, layer))]
+    return min(flaws, key=len, default=f"{name} has tensors that do not belong together")
 
 
 # ---- for other programs ----

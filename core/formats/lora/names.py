@@ -150,9 +150,9 @@ def kohya_place(name: str, family: str | None) -> tuple[str | None, str]:
     The layer is None for a part that no model of Stable Diffusion has; the key of an unknown kind stays as it is.
     """
     head, _, rest = name.partition(".")
-    if head.startswith(KOHYA):
-        return _of_kohya(head, family), rest if rest in KEYS else split_key(name)[1]
     layer, key = split_key(name)
+    if head.startswith(KOHYA):
+        return _of_kohya(head, family), key if layer == head else rest
     if layer.startswith(LYCORIS):
         return _of_lycoris(layer, family), key
     part, path = part_and_path(layer, family)
