@@ -10,6 +10,7 @@ from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
 from core.settings.tools import images, metadata
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
+from core.settings.tools.merge_models import MergeModelsSettings
 from core.settings.tools.model_files import DownloadSettings, ExportSettings, InspectSettings
 from core.tasks import Card, Task, register, tool
 
@@ -200,6 +201,16 @@ _model_tool(
     MODELS,
     lane="light",
     reads=True,
+)
+_model_tool(
+    "merge_models",
+    "merge_models",
+    MergeModelsSettings,
+    "Merge checkpoints",
+    "merge checkpoints by weighted sum, difference, sigmoid or block",
+    "Merge",
+    MODELS,
+    takes="models",
 )
 
 _image_tool("resize", images.ResizeSettings, "Resize", "make smaller copies of images")

@@ -49,7 +49,7 @@ FREE = {  # texts that name nothing outside the job, and why
     " folder_pattern",
     "numbers, and names of presets": "block_weights",
     "numbers": "block_lr block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight"
-    " base_weights_multiplier lr_warmup_steps lr_decay_steps",
+    " base_weights_multiplier ratios lr_warmup_steps lr_decay_steps",
     "arguments by name, numbers and words for a class": "optimizer_args lr_scheduler_args",
     "written into files as metadata": "training_comment metadata_title metadata_author metadata_description metadata_license"
     " metadata_tags metadata_usage_hint metadata_trigger_phrase metadata_merged_from metadata_preprocessor set_keys",

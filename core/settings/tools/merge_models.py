@@ -1,0 +1,77 @@
+"""Settings of the tool that merges checkpoints."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from core.settings.base import Settings, setting
+
+
+class MergeModelsSettings(Settings):
+    """Merges checkpoints of one family into a new one, file to file, without loading a whole model."""
+
+    models: list[str] = setting(
+        default_factory=list,
+        title="Models",
+        level="shown",
+        names="path or name",
+        help="Checkpoints as single files, one per line. The first one gives the VAE, keys and extras that the others lack.",
+    )
+    method: Literal["weighted_sum", "add_difference", "sigmoid"] = setting(
+        "weighted_sum",
+        title="Method",
+        level="shown",
+        labels={
+            "weighted_sum": "weighted sum",
+            "add_difference": "add difference: A + m (B - C)",
+            "sigmoid": "sigmoid of two",
+        },
+        help="Weighted sum mixes any number of models. Add difference adds to A what B learned since C, its base. Sigmoid mixes two with a smoothed multiplier.",
+        source="A1111's checkpoint merger; sd-scripts' merge_models",
+    )
+    ratios: str = setting(
+        "",
+        title="Ratios",
+        level="shown",
+        hint="equal",
+        help="For the weighted sum: one number per model, comma-separated. They are scaled to a sum of 1.",
+    )
+    multiplier: float = setting(
+        0.5,
+        within=(-10.0, 10.0),
+        title="Multiplier",
+        level="shown",
+        help="For add difference and sigmoid: 0 is A; 1 adds the whole difference, or gives B.",
+    )
+    block_weights: str = setting(
+        "",
+        title="Block weights",
+        hint="the same everywhere",
+        help="The multiplier of each U-Net block, of two models by weighted sum or sigmoid, or of add difference: 12, 17, 20 or 26 numbers (BASE first, which is for all outside the U-Net), 25 from IN00 to OUT11, 19 for SDXL, or a preset such as MIDD.",
+        source="MBW and LBW extensions of A1111",
+    )
+    unet_only: bool = setting(
+        False, title="U-Net only", help="Takes text encoders and VAE from the first model unchanged."
+    )
+    compatibility: Literal["none", "sd-scripts"] = setting(
+        "none",
+        title="Compatibility",
+        help="sd-scripts takes ratios as they are, also where their sum is not 1, which makes all weights larger or smaller.",
+    )
+    saving_precision: Literal["fp32", "fp16", "bf16"] | None = setting(
+        None,
+        title="Precision",
+        labels={"": "as the first model"},
+        help="Precision of the merged file. Sums are computed in fp32 in any case.",
+    )
+    show_skipped: bool = setting(
+        False, title="Show skipped keys", help="Lists the keys that some of the models lack, instead of their number."
+    )
+    output: str | None = setting(
+        None,
+        title="Output",
+        level="shown",
+        names="path",
+        hint="beside the first model, ending in _merged",
+        help="File or folder of the merged model. An existing file is never overwritten.",
+    )
