@@ -14,6 +14,8 @@ UNET_PREFIX = "lora_unet"
 # Every Linear and convolution inside modules of these classes is hooked. Names of classes as sd-scripts lists them.
 UNET_CLASSES = ("Transformer2DModel",)
 UNET_CONV_CLASSES = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+# Outside of the blocks: not hooked in a training, but in files of LyCORIS, whose preset "full" trains them.
+UNET_OUTER = ("conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_out")
 TEXT_CLASSES = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 
 
@@ -45,6 +47,15 @@ def unet_targets(unet: nn.Module, *, conv: bool = False, name: Callable[[str], s
     """
     classes = {*UNET_CLASSES, *(UNET_CONV_CLASSES if conv else ())}
     return _targets(unet, classes, lambda path: kohya_name(UNET_PREFIX, name(path)), conv=conv)
+
+
+def outer_targets(unet: nn.Module) -> Iterator[Target]:
+    """The layers outside of a U-Net's blocks; none of another model's."""
+    modules = dict(unet.named_modules()) if type(unet).__name__ == "UNet2DConditionModel" else {}
+    for path in UNET_OUTER:
+        parent, _, attribute = path.rpartition(".")
+        if path in modules:
+            yield Target(kohya_name(UNET_PREFIX, path), path, modules[parent], attribute, modules[path])
 
 
 def kohya_name(prefix: str, path: str) -> str:

@@ -60,7 +60,7 @@ class NetworkMethod(Method):
         """Make the network on these parts and attach it; returns what trains, by role for LoRA+."""
         settings, start = self._settings, self._files.start
         self._family = components.family
-        targets = list(targets_of(components, conv=True))
+        targets = list(targets_of(components, conv=True, outer=settings.dim_from_weights))
         if settings.chooses_layers and not settings.dim_from_weights:
             self._hits = str(layer_hits(settings, targets))
         if start is None:

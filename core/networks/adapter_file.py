@@ -331,8 +331,8 @@ def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
     unknown = sorted(layer.keys() - known)
     if unknown:
         return f"{name}.{unknown[0]} is of an unknown kind"
-    flaws = [flaw for kind in near if (flaw := kind.flaw(name, layer))]
-    return min(flaws, key=len, default=f"{name} has tensors that do not belong together")
+    flaws = (flaw for kind in near if (flaw := kind.flaw(name, layer)))  # plain kinds come before those built on them
+    return next(flaws, f"{name} has tensors that do not belong together")
 
 
 # ---- for other programs ----

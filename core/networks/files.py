@@ -52,12 +52,16 @@ def check_file(path: Path, family_name: str) -> None:
         raise ProblemsError.one(what, display_path(path), "choose a plain LoRA file", "lora.unsupported-variant")
 
 
-def targets_of(components: Components, *, conv: bool) -> Iterator[Target]:
-    """The layers of the loaded parts, text encoders first as in kohya's files."""
+def targets_of(components: Components, *, conv: bool, outer: bool = False) -> Iterator[Target]:
+    """The layers of the loaded parts, text encoders first as in kohya's files. outer: those outside of the U-Net's blocks too,
+    which no training hooks by itself, but files of other programs may hold."""
+    from core.families.targets import outer_targets
+
     kind = family(components.family)
     for part in (*components.text_encoders, components.denoiser):
         if part is not None:
             yield from kind.lora_targets(part, conv=conv)
+            yield from outer_targets(part) if outer else ()
 
 
 def read_file(path: Path, family_name: str) -> LoraFile:
@@ -71,7 +75,7 @@ def read_network(components: Components, path: Path, strength: float) -> Network
     from core.networks.network import Network
 
     lora = read_file(path, components.family)
-    network = Network.from_tensors(lora.tensors, targets_of(components, conv=True), strength)
+    network = Network.from_tensors(lora.tensors, targets_of(components, conv=True, outer=True), strength)
     if not network.adapters:
         what = f"The LoRA {path.name} matches no layer of this model"
         fix = "use it with the model it was trained on, or one of the same size"
@@ -89,4 +93,4 @@ def merge_files(components: Components, files: Sequence[MergedFile]) -> None:
 
     for file in files:
         lora = read_file(file.path, components.family)
-        Network.from_tensors(lora.tensors, targets_of(components, conv=True), file.strength).merge_to()
+        Network.from_tensors(lora.tensors, targets_of(components, conv=True, outer=True), file.strength).merge_to()

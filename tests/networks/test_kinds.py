@@ -396,7 +396,10 @@ def test_another_training_starts_from_its_file(train, case):
         torch.testing.assert_close(tensor, tensors[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", slow_unless(lambda case: case == "lokr", list(CASES)))
+# LoCon without Tucker is read back as a LoRA, whose sums round otherwise.
+@pytest.mark.parametrize(
+    "case", slow_unless(lambda case: case == "lokr", [each for each in CASES if each[:6] != "locon,"])
+)
 def test_a_sample_of_its_training_is_generated_again_from_its_file(train, store, case):
     training = again.begin(train, "a (fox:1.3) --d 3 --s 3", **groups_of(case, optimizer={"learning_rate": 0.1}))
     again.same_images(training, store, loras=[{"file": str(training.file())}])

@@ -25,10 +25,11 @@ def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
 
 ALONE = Form({WEIGHT: "oihw"}, outs="o", ins="ihw")
 WITH_BIAS = Form({WEIGHT: "oihw", BIAS: "o"}, outs="o", ins="ihw")
+FULL = Product((ALONE, WITH_BIAS), _change, carrier=(WEIGHT,), starts=_starts, bias=BIAS)
 register_product(
     "full",
     "Full difference",
-    Product((ALONE, WITH_BIAS), _change, carrier=(WEIGHT,), starts=_starts, bias=BIAS),
+    FULL,
     optional=(),
     uses=OWN - SIZES,
     input_keys=(WEIGHT,),

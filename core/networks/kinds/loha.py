@@ -47,10 +47,11 @@ def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
 
 PLAIN = Form({W1_A: "or", W1_B: "ri", W2_A: "or", W2_B: "ri"}, outs="o", ins="i")
 TUCKER = Form({T1: "rrhw", W1_A: "ro", W1_B: "ri", T2: "rrhw", W2_A: "ro", W2_B: "ri"}, outs="o", ins="ihw")
+LOHA = Product((PLAIN, TUCKER), _change, carrier=(W1_A,), starts=_starts, recomputes=True)
 register_product(
     "loha",
     "LoHa",
-    Product((PLAIN, TUCKER), _change, carrier=(W1_A,), starts=_starts, recomputes=True),
+    LOHA,
     settings=LohaSettings,
     input_keys=(W1_B,),
 )

@@ -89,10 +89,11 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
 SMALL = ({W1: "ac"}, {W1_A: "ar", W1_B: "rc"})
 LARGE = (({W2: "bdhw"}, "cdhw"), ({W2_A: "br", W2_B: "rk"}, "ck"), ({T2: "rrhw", W2_A: "rb", W2_B: "rd"}, "cdhw"))
 FORMS = tuple(Form({**small, **large}, outs="ab", ins=ins) for small in SMALL for large, ins in LARGE)
+LOKR = Product(FORMS, _change, carrier=(W1, W1_A), starts=_starts, apply=_apply, recomputes=True)
 register_product(
     "lokr",
     "LoKr",
-    Product(FORMS, _change, carrier=(W1, W1_A), starts=_starts, apply=_apply),
+    LOKR,
     settings=LokrSettings,
     input_keys=(W1, W1_B, W2, W2_B),
 )

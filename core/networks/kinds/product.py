@@ -77,7 +77,8 @@ class Product:
     starts    (layer, rank, own settings) -> how each tensor starts
     apply     (factors, x, layer) -> the layer's product of x and the change, where there is a faster way than building it
     bias      the key of the bias' change, for kinds that change it
-    recomputes   the backward pass builds the change again instead of keeping it and what it is made from
+    recomputes   the backward pass computes the product again instead of keeping what it is made from: as large as the weight
+                 or the layer's input, several times
     """
 
     forms: tuple[Form, ...]
@@ -96,13 +97,23 @@ class Product:
     def key_sets(self) -> tuple[tuple[str, ...], ...]:
         return tuple(tuple(form.keys) for form in self.forms)
 
+    @property
+    def has_ranks(self) -> bool:
+        """Whether layers of some form have a rank, and files an alpha."""
+        return any("r" in letters for form in self.forms for letters in form.keys.values())
+
+    def ranked(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a layer has a rank: not where all its matrices are whole."""
+        form = self.form_of(tensors)
+        return form is not None and any("r" in letters for letters in form.keys.values())
+
     def size(self, tensors: Mapping[str, Tensor]) -> BlockSize:
-        """Rank and alpha of a layer in a file: without an alpha it equals the rank. A layer of whole matrices has no rank; its
-        is given as that of the largest of them, with an alpha that is equal."""
+        """Rank and alpha of a layer in a file: without an alpha it equals the rank. Where all matrices are whole, the scale is 1:
+        both are given as the largest size."""
         form = self.form_of(tensors)
         assert form is not None
         found = form.lengths(tensors)
-        if "r" not in found:
+        if not self.ranked(tensors):
             largest = max(found.values())
             return BlockSize(largest, float(largest))
         return BlockSize(found["r"], float(tensors[ALPHA]) if ALPHA in tensors else float(found["r"]))

@@ -22,10 +22,9 @@ class ProductAdapter(Adapter):
     """`weights`: float32 parameters by the key of files, with `scalar` if it trains."""
 
     def __init__(self, product: Product, name: str, module: nn.Module, tensors: Mapping[str, Tensor], alpha: float):
-        form, place = product.form_of(tensors), as_weight(module.weight).device
-        assert form is not None
-        self.product, self.ranked = product, "r" in form.lengths(tensors)
-        super().__init__(name, module, product.size(tensors).rank, alpha)
+        size, place = product.size(tensors), as_weight(module.weight).device
+        super().__init__(name, module, size.rank, alpha if product.ranked(tensors) else size.alpha)
+        self.product = product
         self.weights = {key: nn.Parameter(tensor.float().to(place)) for key, tensor in tensors.items()}
 
     @classmethod
@@ -53,7 +52,7 @@ class ProductAdapter(Adapter):
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.rank if self.ranked else 1.0
+        return self.alpha / self.rank
 
     @property
     def strength(self) -> float:
@@ -101,7 +100,7 @@ class ProductAdapter(Adapter):
     def tensors(self) -> dict[str, Tensor]:
         found = {key: weight.detach() for key, weight in self.weights.items()}
         alpha = self.alpha if self.saved_alpha is None else self.saved_alpha
-        return found | ({ALPHA: torch.tensor(alpha, dtype=torch.float32)} if self.ranked else {})
+        return found | ({ALPHA: torch.tensor(alpha, dtype=torch.float32)} if self.product.has_ranks else {})
 
     def saved(self) -> dict[str, Tensor]:
         return self.product.with_scalar(self.tensors())

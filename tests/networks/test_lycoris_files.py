@@ -1,0 +1,101 @@
+"""Whole files of lycoris-lora act here as in lycoris-lora, and those made here act there."""
+
+import copy
+
+import pytest
+import torch
+from lycoris.kohya import create_network, create_network_from_weights
+from safetensors.torch import save_file
+
+from core.families import family
+from core.families.components import Components
+from core.formats.detect import identify
+from core.networks.adapter_file import save_lora
+from core.networks.files import read_network, targets_of
+from core.networks.kinds import kinds
+from core.networks.network import Network, attached
+from core.settings.check import build
+from core.settings.job import TrainJob
+from tests.models import tiny_configs
+
+PRESET = """
+enable_conv = true
+unet_target_module = ["Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"]
+unet_target_name = ["conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"]
+text_encoder_target_module = ["CLIPAttention", "CLIPMLP"]
+text_encoder_target_name = []
+"""
+ALGOS = {"lokr": {"factor": "4"}, "loha": {"use_tucker": "True"}, "locon": {"use_tucker": "True"}, "full": {}}
+
+
+@pytest.fixture(scope="module")
+def components():
+    sd1, configs = family("sd1"), tiny_configs("sd1")
+    draw, parts = torch.Generator().manual_seed(0), {}
+    for name in ("text_encoder", "unet"):
+        parts[name] = sd1.make_empty(name, configs[name]).to_empty(device="cpu").requires_grad_(False).eval()
+        for key, weight in parts[name].named_parameters():
+            weight.normal_(1.0 if "norm" in key else 0.0, 0.05, generator=draw)
+    parts["text_encoder"].embeddings.position_ids.copy_(torch.arange(77)[None])
+    return Components(denoiser=parts["unet"], text_encoders=[parts["text_encoder"]])
+
+
+@pytest.fixture
+def theirs(components):
+    """Copies that lycoris-lora may change; the text model has the level that its files' names have."""
+    encoder = torch.nn.Module()
+    encoder.text_model = copy.deepcopy(components.text_encoders[0])
+    return encoder, copy.deepcopy(components.denoiser)
+
+
+def outputs(encoder, unet):
+    encoder, draw = getattr(encoder, "text_model", encoder), torch.Generator().manual_seed(1)
+    latents, states = torch.randn(2, 4, 16, 16, generator=draw), torch.randn(2, 7, 32, generator=draw)
+    with torch.no_grad():
+        return encoder(torch.arange(77)[None]).last_hidden_state, unet(latents, 500, states).sample
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_their_files_act_here_as_there(components, theirs, tmp_path, algo):
+    (tmp_path / "preset.toml").write_text(PRESET)
+    given = {"conv_dim": "2", "conv_alpha": "1", "preset": str(tmp_path / "preset.toml"), "algo": algo}
+    network = create_network(1.0, 4, 2.0, None, *theirs, **given, **ALGOS[algo])
+    network.apply_to(*theirs, True, True)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(torch.randn(weight.shape, generator=draw) * 0.1)
+    expected = outputs(*theirs)
+    tensors = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert identify(tmp_path / "a.safetensors").network == kinds()[algo].title
+    read = read_network(components, tmp_path / "a.safetensors", 1.0)
+    assert not read.unmatched and len(read.adapters) == len(network.loras)
+    plain = outputs(components.text_encoders[0], components.denoiser)
+    with attached(read):
+        found = outputs(components.text_encoders[0], components.denoiser)
+    for one, other, before in zip(found, expected, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        assert (other - before).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_our_files_act_there_as_here(components, theirs, tmp_path, algo):
+    own = {name: True for name in ALGOS[algo] if name == "use_tucker"}
+    network = {"kind": algo, "rank": 4, "alpha": 2.0, "conv_rank": 2, "train_text_encoder": True}
+    job = build(TrainJob, {"network": network} | ({algo: own} if own else {}))
+    made = Network.create(targets_of(components, conv=True), job.network, 1, own=kinds()[algo].own(job))
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(torch.randn(weight.shape, generator=draw) * 0.1)
+    path = save_lora(tmp_path / "a.safetensors", made.saved())
+    with attached(made):
+        expected = outputs(components.text_encoders[0], components.denoiser)
+    network, _ = create_network_from_weights(1.0, str(path), None, *theirs)
+    assert len(network.unet_loras) + len(network.text_encoder_loras) == len(made.adapters)
+    network.loras = network.unet_loras + network.text_encoder_loras
+    for lora in network.loras:
+        lora.apply_to()
+    for one, other in zip(outputs(*theirs), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
