@@ -28,6 +28,8 @@ EXTENSIONS: tuple[str, ...] = (
     "core.methods.kinds.full",
     "core.methods.kinds.embedding",
     "core.networks.kinds.lora",
+    "core.networks.kinds.lora_fa",
+    "core.networks.kinds.dylora",
     "core.networks.kinds.loha",
     "core.networks.kinds.lokr",
     "core.networks.kinds.locon",

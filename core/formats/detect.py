@@ -232,6 +232,7 @@ ADAPTER_INPUTS: set[tuple[str, ...]] = {
 }
 # Title of a registered network kind -> the key endings of each of its layers, one set for each form they can have
 NETWORKS: dict[str, tuple[frozenset[str], ...]] = {}
+NETWORK_MODULES: dict[str, str] = {}  # and its ss_network_module, which tells kinds with the same keys apart
 OLD_DIFFUSERS = tuple(
     f"{form}.{side}.weight" for form in ("_lora", ".lora", ".lora_linear_layer") for side in ("down", "up")
 )
@@ -261,7 +262,7 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
     layout = _lora_layout(tensors)
     if layout is None:
         return None
-    network, variant = _network_and_variant(tensors)
+    network, variant = _network_and_variant(tensors, metadata.get("ss_network_module", ""))
     family, evidence = _lora_family(tensors, metadata)
     said = metadata.get("modelspec.prediction_type", "")
     prediction = {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}.get(said)
@@ -285,12 +286,14 @@ def _lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
     return "lycoris" if paths else None
 
 
-def _network_and_variant(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, str | None]:
+def _network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tuple[str | None, str | None]:
     """(title of the registered kind, the algorithm of what no registered kind reads)."""
     extensions.load()  # network kinds register their keys
     endings = {kohya_place(name, None)[1] for name in tensors}
     fitting = ((len(form), title) for title, forms in NETWORKS.items() for form in forms if form <= endings)
-    network = max(fitting, key=lambda found: found[0], default=(0, None))[1]  # LoCon's keys are LoRA's and one more
+    # LoCon's keys are LoRA's and one more; LoRA-FA and DyLoRA differ from it in metadata alone
+    best = max(fitting, key=lambda found: (found[0], NETWORK_MODULES.get(found[1]) == module), default=(0, None))
+    network = best[1]
     read = frozenset(key for forms in NETWORKS.values() for form in forms for key in form)
     left = {ending for ending in endings if ending not in read and not (network and ending in BESIDE)}
     variants = (

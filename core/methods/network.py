@@ -52,7 +52,7 @@ class NetworkMethod(Method):
         # Also at a rate of 0: its layers are saved with the others, and act where they come from a file.
         self.trains_text = job.network.train_text_encoder
         self.trains_unet = job.network.train_unet
-        self.steady_gradients = job.network.module_dropout == 0
+        self.steady_gradients = job.network.module_dropout == 0 and not job.network.traits.by_chance
         self._two_text_rates = rates.text_rates[0] != rates.text_rates[1]
         self._clips_all = rates.clips_as_kohya
 

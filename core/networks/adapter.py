@@ -25,6 +25,7 @@ class Adapter(ABC):
     rank, alpha     its size, for kinds that have one
     saved_alpha     the alpha written to files if it differs from the one in use: sd-scripts' way with network_weights
     multiplier      strength of the network it belongs to
+    moment          (step, micro-batch) while it trains on one; None: it is used
     """
 
     def __init__(self, name: str, module: nn.Module, rank: int = 1, alpha: float = 1.0):
@@ -33,6 +34,7 @@ class Adapter(ABC):
         self.saved_alpha: float | None = None
         self.multiplier = 1.0
         self.dropout: Dropout | None = None
+        self.moment: tuple[int, int] | None = None
 
     # -- implemented by each kind
 

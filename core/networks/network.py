@@ -58,6 +58,8 @@ class Network:
         sized = ((target, size_of(target)) for target in targets)
         made = (kind.fresh(target, size, own, seed) for target, size in sized if size is not None)
         adapters = [adapter for adapter in made if adapter is not None]
+        if kind.initialize is not None:
+            adapters = [kind.initialize(adapter, settings.initialization, seed) for adapter in adapters]
         dropout = Dropout(settings, seed) if settings.dropped_out else None
         return cls(adapters, dropout=dropout, needs_base_weight=kind.needs_base_weight)
 
@@ -159,11 +161,15 @@ class Network:
     # -- the current step
 
     def show(self, step: int, micro_batch: int, images: Sequence[object]) -> None:
-        """Until `hide`, the adapters process these images, in the batch's order, with dropout."""
+        """Until `hide`, the adapters train on these images, in the batch's order, with dropout."""
+        for adapter in self.adapters.values():
+            adapter.moment = step, micro_batch
         if self.dropout is not None:
             self.dropout.show(step, micro_batch, images, self.parameters()[0].device)
 
     def hide(self) -> None:
+        for adapter in self.adapters.values():
+            adapter.moment = None
         if self.dropout is not None:
             self.dropout.hide()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
 
 from torch import Tensor, nn
 
@@ -56,13 +57,19 @@ def sizes_by_settings(settings: NetworkSettings, targets: Sequence[Target]) -> S
             return None
         usual = settings.hooks_residual or not needs_conv_rank(target)
         if choice is None:
-            return usual_size(target) if usual else None
+            return stabilized(usual_size(target)) if usual else None
         layer = layer_of(target)
         size = usual_size(target) if choice.takes(layer, usual) else None
         rank = choice.rank(layer)
-        if size is None or rank is None:
+        if size is not None and rank is not None:
+            size = BlockSize(rank, settings.alpha or rank) if rank else None
+        return stabilized(size)
+
+    def stabilized(size: BlockSize | None) -> BlockSize | None:
+        """With rs_lora the alpha that a file has: divided by the rank it is the setting's divided by the rank's root."""
+        if size is None or not settings.rs_lora:
             return size
-        return BlockSize(rank, settings.alpha or rank) if rank else None
+        return BlockSize(size.rank, size.alpha * sqrt(size.rank))
 
     def usual_size(target: Target) -> BlockSize | None:
         if part_of(target.name) != "unet":

@@ -36,6 +36,7 @@ def start_network(
     targets = list(targets)
     modules = named_as(group_by_module(tensors), [target.name for target in targets])
     size_of = sizes_by_file(settings, modules) if settings.dim_from_weights else None
+    settings = settings.model_copy(update={"initialization": "kaiming"})  # of layers that the file lacks
     network = Network.create(targets, settings, seed, size_of, own)
     return network, _take_over(network, kind_named(settings.kind), modules, settings)
 

@@ -33,11 +33,13 @@ OWN = SIZES | {"network_dropout", "rank_dropout"}
 
 @dataclass(frozen=True)
 class KindTraits:
-    """What rules ask of a kind of network. uses: which of OWN; needs_base_weight: it reads the weights of the layers that it
-    changes."""
+    """What rules ask of a kind of network. uses: which of OWN, and `initialization`; needs_base_weight: it reads the weights of
+    the layers that it changes; by_chance: each training pass draws which weights train; loraplus: LoRA+ holds for it."""
 
     uses: frozenset[str] = OWN
     needs_base_weight: bool = False
+    by_chance: bool = False
+    loraplus: bool = True
 
 
 TRAITS: dict[str, KindTraits] = {}  # by the name of a kind; filled as kinds register
@@ -84,6 +86,23 @@ class NetworkSettings(Settings):
         section="Size and layers",
         kohya="network_alpha",
         help="The LoRA is scaled by alpha / rank. Equal to the rank is neutral; lower needs a higher learning rate. 0 uses the rank (of the block, if ranks differ).",
+    )
+    rs_lora: bool = setting(
+        False,
+        title="Rank-stabilized alpha",
+        source="Kalajdzievski 2023, arXiv:2312.03732",
+        help="Scales by alpha / sqrt(rank) instead of alpha / rank, so that high ranks train as fast as low ones. The file stores alpha * sqrt(rank), which gives the same strength in every program.",
+    )
+    initialization: Literal["kaiming", "gaussian", "orthogonal", "pissa"] = setting(
+        "kaiming",
+        source="Meng et al. 2024, arXiv:2404.02948 (PiSSA)",
+        labels={
+            "kaiming": "Kaiming (usual)",
+            "gaussian": "Gaussian",
+            "orthogonal": "Orthogonal",
+            "pissa": "PiSSA (principal components)",
+        },
+        help="Initial weights of a LoRA, as in PEFT. Orthogonal and PiSSA start with both matrices away from zero and often converge faster; PiSSA trains the principal components of the model's weights, and its file holds the difference to the unchanged model at twice the rank.",
     )
     conv_rank: int | None = setting(
         None,
@@ -255,6 +274,11 @@ class NetworkSettings(Settings):
     @property
     def traits(self) -> KindTraits:
         return TRAITS.get(self.kind, KindTraits())
+
+    @property
+    def starts_by_pissa(self) -> bool:
+        """Whether its layers start as the principal components of the model's weights."""
+        return self.initialization == "pissa" and "initialization" in self.traits.uses and not self.network_weights
 
     @property
     def dropped_out(self) -> bool:

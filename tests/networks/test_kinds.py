@@ -176,7 +176,8 @@ def test_every_weight_trains(model, inputs, case):
 def test_the_file_gives_the_same_output_and_says_what_it_is(model, inputs, case, tmp_path):
     network = trained(case, model)
     expected, path = output(model, inputs, network), tmp_path / "t.safetensors"
-    save_lora(path, network.saved(), {"ss_base_model_version": "sd_v1"}, torch.float32)
+    said = {"ss_base_model_version": "sd_v1", "ss_network_module": traits(case).module_name}
+    save_lora(path, network.saved(), said, torch.float32)
     found = identify(path)
     assert (found.kind, found.family, found.variant) == ("lora", "sd1", None)
     assert found.network == traits(case).title or (case.startswith("locon, use_tucker") and found.network == "LoRA")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from core.families.targets import Target
     from core.networks.adapter import Adapter
+    from core.record.problems import Problem
     from core.settings.job import TrainJob
 
 Tensors = Mapping[str, "Tensor"]  # of one layer, by the part of the key after its name and a dot
@@ -44,6 +45,10 @@ class NetworkKind:
     uses            which of the settings core.settings.network.OWN (sizes, dropouts) it reads; others are said to have no effect, and
                     the training goes on
     needs_base_weight   its adapters read the layer's weight, which then stays as it is: not packed; rules refuse fp8 and ZeRO-3
+    by_chance       each training pass draws which weights train: torch.compile is refused, and processes agree on them at each step
+    loraplus        some of its weights have the role that LoRA+'s ratio is for
+    initialize      (fresh adapter, network.initialization, seed) -> the adapter that starts this way; None: it has one way
+    problems        (job) -> problems of settings that only concern this kind
     idle            (tensors) -> whether the layer has no effect, as before its training
     to_peft         (tensors, dtype) -> tensors as PEFT writes them, the scale multiplied in; None: PEFT has no such kind
     """
@@ -62,6 +67,10 @@ class NetworkKind:
     settings: type[Settings] | None = None
     uses: frozenset[str] = OWN
     needs_base_weight: bool = False
+    by_chance: bool = False
+    loraplus: bool = True
+    initialize: Callable[[Adapter, str, int], Adapter] | None = None
+    problems: Callable[[TrainJob], Iterable[Problem]] = lambda job: ()
     idle: Callable[[Tensors], bool] = lambda tensors: False
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
 
@@ -92,7 +101,8 @@ def kinds() -> dict[str, NetworkKind]:
 def register(kind: NetworkKind) -> None:
     """Register a kind: from now on it is available on the page, in presets, on the command line, in trainings and files."""
     KINDS[kind.name] = kind
-    TRAITS[kind.name] = KindTraits(kind.uses, kind.needs_base_weight)
+    uses = kind.uses | ({"initialization"} if kind.initialize is not None else set())
+    TRAITS[kind.name] = KindTraits(uses, kind.needs_base_weight, kind.by_chance, kind.loraplus)
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:
         add_group(NetworkSettings, kind.name, kind.settings, kind.title, chosen_by="network.kind")
@@ -100,6 +110,7 @@ def register(kind: NetworkKind) -> None:
         detect.ADAPTER_INPUTS.add(kind.input_keys)
     names.KEYS.update(kind.keys, kind.optional)
     detect.NETWORKS[kind.title] = tuple(map(frozenset, kind.forms))
+    detect.NETWORK_MODULES[kind.title] = kind.module_name
 
 
 def kind_named(name: str) -> NetworkKind:

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from core.extensions import later
 from core.networks.kinds import NetworkKind, register
 from core.networks.kinds.lora_layer import ALPHA, DOWN, UP, flaw, size, to_peft
 from core.settings.base import Settings
 from core.settings.blocks import LISTS, SIDES, BlockSize
+from core.settings.optimization.optimizer import LORA_PLUS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +48,11 @@ def network_args(job: TrainJob) -> dict[str, str]:
         found["block_lr_zero_threshold"] = network.block_lr_zero_threshold or None
     for name in ("rank_dropout", "module_dropout"):
         found[name] = getattr(network, name) or None
-    for name in ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
-        found[name] = getattr(optimizer, name)
+    found["rs_lora"] = network.rs_lora or None
+    if network.initialization != "kaiming" and "initialization" in network.traits.uses:
+        found["initialization"] = network.initialization
+    for name in LORA_PLUS:
+        found[name] = getattr(optimizer, name) if network.traits.loraplus else None
     given = {name: str(value) for name, value in found.items() if value is not None}
     return given | ({"dropout": str(network.network_dropout)} if given and network.network_dropout else {})
 
@@ -65,6 +70,7 @@ register(
         flaw=flaw,
         module_name="networks.lora",
         network_args=network_args,
+        initialize=later("core.networks.kinds.initialization", "initialized"),
         idle=lambda tensors: not tensors[UP].any(),
         to_peft=to_peft,
     )

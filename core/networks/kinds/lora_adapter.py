@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,24 @@ from core.record.draws import generator
 
 
 class LoraAdapter(Adapter):
-    """`down` and `up` are float32 parameters in the file's shapes."""
+    """`down` and `up` are float32 parameters in the file's shapes. Those derived from it hold them in other ways: what computes
+    takes them from `_weights`."""
 
     def __init__(self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float):
         super().__init__(name, module, down.shape[0], alpha)
-        self.down, self.up = nn.Parameter(down), nn.Parameter(up)
+        self._hold(down, up)
         self._cast: tuple[Tensor, Tensor] | None = None
+
+    def _hold(self, down: Tensor, up: Tensor) -> None:
+        self._down, self._up = nn.Parameter(down), nn.Parameter(up)
+
+    @property
+    def down(self) -> Tensor:
+        return self._down
+
+    @property
+    def up(self) -> Tensor:
+        return self._up
 
     @property
     def scale(self) -> float:
@@ -39,7 +51,7 @@ class LoraAdapter(Adapter):
         return self.multiplier * self.scale
 
     @classmethod
-    def fresh(cls, name: str, module: nn.Module, rank: int, alpha: float, seed: int) -> LoraAdapter:
+    def fresh(cls, name: str, module: nn.Module, rank: int, alpha: float, seed: int) -> Self:
         """A LoRA without effect: down uniform in +-1 / sqrt(fan in) (kaiming, a = sqrt 5), up zero.
 
         The draw is addressed by the module's name, so it does not depend on which other modules train.
@@ -53,7 +65,7 @@ class LoraAdapter(Adapter):
         return cls(name, module, down.to(weight.device), up.to(weight.device), alpha)
 
     def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        return [(self.down, "plain"), (self.up, PLUS)]
+        return [(self._down, "plain"), (self._up, PLUS)]
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         if self.dropout is not None and self.dropout.thins:
@@ -64,13 +76,16 @@ class LoraAdapter(Adapter):
         return add_low_rank_linear(y, x.to(y.dtype), down, up, self.strength)
 
     def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
+        return self._thinned_by(y, x, *self._weights(y.dtype))
+
+    def _thinned_by(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """With dropout between down and up: down -> elements -> ranks -> up."""
         assert self.dropout is not None
         if isinstance(self.module, nn.Conv2d):
-            hidden, factor = self.dropout.thinned(hidden_conv(x, self.down, self.module), self.name, 1)
-            return torch.add(y, up_conv(hidden, self.up), alpha=self.strength * factor)
-        hidden, factor = self.dropout.thinned(hidden_linear(x, self.down), self.name, -1)
-        return torch.add(y, up_linear(hidden, self.up), alpha=self.strength * factor)
+            hidden, factor = self.dropout.thinned(hidden_conv(x, down, self.module), self.name, 1)
+            return torch.add(y, up_conv(hidden, up), alpha=self.strength * factor)
+        hidden, factor = self.dropout.thinned(hidden_linear(x, down), self.name, -1)
+        return torch.add(y, up_linear(hidden, up), alpha=self.strength * factor)
 
     def whole(self, x: Tensor) -> Tensor | None:
         thinned = self.dropout is not None and self.dropout.thins
@@ -107,9 +122,7 @@ class LoraAdapter(Adapter):
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module)
         assert shaped is not None
-        with torch.no_grad():
-            self.down.copy_(shaped[0])
-            self.up.copy_(shaped[1])
+        self.put(*shaped)
         alpha = size(tensors).alpha
         if self.saved_alpha is None:
             self.alpha = alpha
@@ -117,10 +130,15 @@ class LoraAdapter(Adapter):
             self.saved_alpha = alpha
         self._cast = None
 
+    @torch.no_grad()
+    def put(self, down: Tensor, up: Tensor) -> None:
+        """Give the parameters these values."""
+        self._down.copy_(down)
+        self._up.copy_(up)
+
     def shorten(self, ratio: Tensor) -> None:
-        root = ratio.sqrt()
-        self.down.mul_(root.to(self.down.dtype))
-        self.up.mul_(root.to(self.up.dtype))
+        for parameter, _ in self.parameters():
+            parameter.mul_(ratio.sqrt().to(parameter.dtype))
 
     def norm(self) -> Tensor:
         """Its square is the sum over (up^T up) * (down down^T), two small matrices, in float64: the product itself is as

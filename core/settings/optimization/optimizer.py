@@ -10,6 +10,7 @@ from core.record.units import number_text
 from core.settings.base import SAME, Settings, follows_compatibility, kohya_setting, setting
 from core.settings.optimization.optimizers import ADAFACTOR, COMMON, Entry, find, parse_arguments
 
+LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 

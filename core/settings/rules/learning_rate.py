@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from core.record.problems import Problem
 from core.settings.job import TrainJob
 from core.settings.methods import spec_of
-from core.settings.optimization.optimizer import relative_steps
+from core.settings.optimization.optimizer import LORA_PLUS, relative_steps
 from core.settings.optimization.optimizers import adapts, find
 from core.settings.optimization.rates import own_rates, scale_factor, trains_text, trains_unet
 from core.settings.optimization.usual_rates import PLUS, Far, far_rates, short
@@ -128,5 +128,5 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
 
 def _adafactor_relative() -> Iterator[tuple[str, str]]:
     own = ("learning_rate", "unet_lr", "text_encoder_lr", "scale_lr")
-    for name in (*own, "loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"):
+    for name in (*own, *LORA_PLUS):
         yield f"optimizer.{name}", "ignored: AdaFactor sets the learning rate (relative_step); 0 still freezes a part"

@@ -22,6 +22,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         what = "torch.compile does not support LoRA dropout"
         fix = "turn torch.compile off, or set the dropouts to 0"
         yield Problem(what, "memory.torch_compile, network", fix, code="memory.compile-with-dropout")
+    if memory.torch_compile and job.method.traits.uses_network and job.network.traits.by_chance:
+        what = f"torch.compile does not support {job.network.label('kind')}, which trains other weights at each step"
+        fix = "turn torch.compile off, or choose another network type"
+        yield Problem(what, "memory.torch_compile, network.kind", fix, code="memory.compile-with-chance")
     if memory.torch_compile and job.sharding.active:
         what = "torch.compile does not work with DeepSpeed"
         where = "memory.torch_compile, sharding.deepspeed"

@@ -8,11 +8,11 @@ from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
 from core.settings.methods import methods, spec_of
+from core.settings.optimization.optimizer import LORA_PLUS
 
 FULL_MODEL_ONLY = ("train_text_encoder", "stop_text_encoder_training", "block_lr", "ema")
 EMA_OPTIONS = ("ema_decay", "ema_warmup", "ema_update_every", "ema_device", "ema_use")
 FUSED = ("fused_backward_pass", "fused_optimizer_groups")
-LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:

@@ -10,12 +10,20 @@ from core.settings.blocks import COUNTS, LISTS, PRESETS, SIDES, blocks_in_words,
 from core.settings.job import TrainJob
 from core.settings.layers import CHOICE, LARGEST_RANK, layer_problems
 from core.settings.network import OWN, KindSettings, NetworkSettings
-from core.settings.optimization.optimizer import relative_steps
+from core.settings.optimization.optimizer import LORA_PLUS, relative_steps
 from core.settings.optimization.optimizers import adapts, find
 
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 MUCH = 0.5
-FROM_FILE = ("rank", "alpha", "conv_rank", "conv_alpha", *LISTS, *CHOICE)  # what dim_from_weights takes from the file
+FROM_FILE = (
+    "rank",
+    "alpha",
+    "rs_lora",
+    "conv_rank",
+    "conv_alpha",
+    *LISTS,
+    *CHOICE,
+)  # what dim_from_weights takes from the file
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -23,6 +31,10 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         return
     network = job.network
     yield from _needed_weights(job)
+    if network.starts_by_pissa and network.scale_weight_norms is not None:
+        what = "The max weight norm cannot limit a LoRA that starts from the model's principal components"
+        fix = "leave network.scale_weight_norms empty, or use another initialization"
+        yield Problem(what, "network.scale_weight_norms", fix, code="network.pissa-max-norm")
     yield from _dropouts(network)
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
@@ -165,10 +177,17 @@ def _files(network: NetworkSettings) -> Iterator[Problem]:
 
 def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     network = job.network
-    for name in sorted(OWN - network.traits.uses):
+    for name in sorted((OWN | {"initialization"}) - network.traits.uses):
         yield f"network.{name}", f"ignored: {network.label('kind')} has none"
     if (own := _own(job)) is not None:
         yield from ((f"{network.kind}.{name}", f"ignored: {why}") for name, why in own.without_effect())
+    if not network.traits.loraplus:
+        for name in LORA_PLUS:
+            yield f"optimizer.{name}", f"ignored: {network.label('kind')} has no matrices of two rates"
+    if "alpha" not in network.traits.uses:
+        yield "network.rs_lora", f"ignored: {network.label('kind')} has no alpha"
+    if network.network_weights is not None:
+        yield "network.initialization", "ignored: training starts from the weights of a file"
     if "rank" not in network.traits.uses:
         yield "network.layer_dims", f"ignored: {network.label('kind')} has no rank"
     if not network.train_unet:

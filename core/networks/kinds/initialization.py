@@ -1,0 +1,145 @@
+"""How the matrices of a LoRA start, as in PEFT: normal, with orthogonal rows, or as the principal components of the base weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from core.networks.adapter import Adapter, as_weight
+from core.networks.kinds.lora_adapter import LoraAdapter, add_low_rank_conv, add_low_rank_linear
+from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
+from core.networks.narrow import NARROW, widened
+from core.record.draws import generator
+
+ITERATIONS = 16  # PEFT's pissa_niter_16
+SPARE = 8  # directions more than the rank: Halko et al. 2011, arXiv:0909.4061, section 4.2
+
+
+def initialized(adapter: Adapter, initialization: str, seed: int) -> Adapter:
+    """The adapter, or the one in its place, that starts in this way. adapter: a fresh LoRA."""
+    assert isinstance(adapter, LoraAdapter)
+    if initialization == "kaiming":
+        return adapter
+    if initialization == "pissa":
+        return PissaAdapter.of(adapter, seed)
+    if not adapter.down.is_meta:
+        starts = {"gaussian": _gaussian, "orthogonal": _orthogonal}[initialization]
+        down, up = starts(adapter, generator(seed, f"network_init_{initialization}", adapter.name))
+        adapter.put(down.reshape(adapter.down.shape), up.reshape(adapter.up.shape))
+    return adapter
+
+
+def _gaussian(adapter: LoraAdapter, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
+    """down: standard normal / rank; up: 0."""
+    down = torch.empty(adapter.down.shape).normal_(0.0, 1 / adapter.rank, generator=drawn)
+    return down, torch.zeros(adapter.up.shape)
+
+
+def _orthogonal(adapter: LoraAdapter, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
+    """down = (X Q1)^T / 10 and up = Y Q2 / 10 with X, Y standard normal and Q1, Q2 the odd and the even rows of an orthogonal
+    [rank, rank] matrix: their product is 0 though neither is (PEFT's "orthogonal"). With an odd rank Q1 has the row more."""
+    rank, out, width = adapter.rank, adapter.up.shape[0], adapter.down[0].numel()
+    square, _ = torch.linalg.qr(torch.randn(rank, rank, generator=drawn, dtype=torch.float64))
+    odd, even = square[0::2], square[1::2]
+    x = torch.randn(width, len(odd), generator=drawn, dtype=torch.float64)
+    y = torch.randn(out, len(even), generator=drawn, dtype=torch.float64)
+    return (x @ odd).t() / 10, y @ even / 10
+
+
+class PissaAdapter(LoraAdapter):
+    """PiSSA (Meng et al. 2024, arXiv:2404.02948): down and up start as the `rank` largest singular triplets of the base weight,
+
+        up = U sqrt(S / scale),   down = sqrt(S / scale) V^T,   change = scale * (up @ down - up_0 @ down_0)
+
+    The base weight itself stays as it is: subtracting the first product equals training beside the residual. So the file is
+    a difference to the unchanged model, at twice the rank.
+    """
+
+    def __init__(self, name: str, module: nn.Module, down: Tensor, up: Tensor, alpha: float):
+        super().__init__(name, module, down.clone(), up.clone(), alpha)
+        self.first_down, self.first_up = down, up
+
+    @classmethod
+    def of(cls, adapter: LoraAdapter, seed: int) -> PissaAdapter:
+        """In place of a fresh LoRA of the same size."""
+        down, up = adapter.down.detach(), adapter.up.detach()
+        if not down.is_meta:
+            left, values, right = principal(base_weight(adapter.module), adapter.rank, seed, adapter.name)
+            roots = (values / adapter.scale).sqrt()
+            up = up.new_zeros(up.shape).flatten(1).copy_(left * roots).view(up.shape)
+            down = down.new_zeros(down.shape).flatten(1).copy_(roots[:, None] * right).view(down.shape)
+        return cls(adapter.name, adapter.module, down, up, adapter.alpha)
+
+    def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        down, up = torch.cat([self.down, self.first_down]), torch.cat([self.up, -self.first_up], dim=1)
+        return down, up
+
+    def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
+        """Dropout is of what trains alone."""
+        if isinstance(self.module, nn.Conv2d):
+            y = add_low_rank_conv(y, x, self.first_down, self.first_up, -self.strength, self.module)
+        else:
+            y = add_low_rank_linear(y, x, self.first_down, self.first_up, -self.strength)
+        return self._thinned_by(y, x, self.down, self.up)
+
+    def delta(self) -> Tensor:
+        product = self.up.detach().flatten(1).float() @ self.down.detach().flatten(1).float()
+        first = self.first_up.flatten(1) @ self.first_down.flatten(1)
+        return ((product - first) * self.scale).view(self.up.shape[0], *self.down.shape[1:])
+
+    def norm(self) -> Tensor:
+        return self.delta().norm()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {f"first.{DOWN}": self.first_down, f"first.{UP}": self.first_up}
+
+    def saved(self) -> dict[str, Tensor]:
+        """The difference at twice the rank (or the layer's smaller width), balanced by a decomposition of it: in 16 bits the two
+        products side by side would lose what little they differ in."""
+        down, up = (matrix.detach().cpu().double() for matrix in self._weights(torch.float32))
+        left, upper = torch.linalg.qr(up.flatten(1))
+        right, lower = torch.linalg.qr(down.flatten(1).t())
+        inner_left, values, inner_right = torch.linalg.svd(upper @ lower.t(), full_matrices=False)
+        roots, rank = values.sqrt(), len(values)
+        ones = (1,) * (up.dim() - 2)
+        return {
+            DOWN: (roots[:, None] * (inner_right @ right.t())).float().view(rank, *down.shape[1:]),
+            UP: (left @ inner_left * roots).float().view(up.shape[0], rank, *ones),
+            ALPHA: torch.tensor(self.scale * rank, dtype=torch.float32),
+        }
+
+    def misfit(self, tensors: Mapping[str, Tensor]) -> str:
+        there = f"first.{DOWN}" in tensors and f"first.{UP}" in tensors
+        return super().misfit(tensors) if there else "has no initial weights (PiSSA)"
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        super().take(tensors)
+        self.first_down.copy_(tensors[f"first.{DOWN}"])
+        self.first_up.copy_(tensors[f"first.{UP}"])
+
+
+def base_weight(module: nn.Module) -> Tensor:
+    """A layer's weight as [out, in * kh * kw], float32; in fp8 with its factors."""
+    weight = as_weight(module.weight).detach()
+    if weight.dtype == NARROW:
+        weight = widened(weight, as_weight(module.factors))
+    return weight.float().flatten(1)
+
+
+def principal(weight: Tensor, rank: int, seed: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """U [out, rank], S [rank] and V^T [rank, in] of the largest singular values of weight [out, in], zeros where it has fewer:
+    by subspace iteration from addressed draws (Halko et al. 2011, algorithm 4.4), as PEFT's fast PiSSA."""
+    out, width = weight.shape
+    size = min(rank + SPARE, out, width)
+    start = torch.randn(width, size, generator=generator(seed, "network_init_pissa", name)).to(weight.device)
+    basis, _ = torch.linalg.qr(weight @ start)
+    for _ in range(ITERATIONS if size < min(out, width) else 0):
+        basis, _ = torch.linalg.qr(weight.t() @ basis)
+        basis, _ = torch.linalg.qr(weight @ basis)
+    left, values, right = torch.linalg.svd(basis.t() @ weight, full_matrices=False)
+    found = min(rank, size)
+    u, s, v = weight.new_zeros(out, rank), weight.new_zeros(rank), weight.new_zeros(rank, width)
+    u[:, :found], s[:found], v[:found] = (basis @ left)[:, :found], values[:found], right[:found]
+    return u, s, v
