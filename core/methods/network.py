@@ -157,6 +157,11 @@ class NetworkMethod(Method):
             for name in CHOICE:
                 if lines := getattr(self._settings, name):
                     found[f"ss_{name}"] = json.dumps(lines, ensure_ascii=False)
+        if self._settings.starts_by_pissa:
+            network = self._settings  # of the file: a difference at twice the rank
+            found["ss_pissa"] = "difference to the unchanged base model, at twice the trained rank"
+            found["ss_network_dim"] = str(2 * network.rank)
+            found["ss_network_alpha"] = str(2.0 * (network.alpha or network.rank))
         if self._settings.dim_from_weights:
             adapters = self._built.adapters.values()
             found["ss_network_dim"] = _one_or_dynamic({adapter.rank for adapter in adapters})

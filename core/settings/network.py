@@ -100,9 +100,9 @@ class NetworkSettings(Settings):
             "kaiming": "Kaiming (usual)",
             "gaussian": "Gaussian",
             "orthogonal": "Orthogonal",
-            "pissa": "PiSSA (principal components)",
+            "pissa": "PiSSA",
         },
-        help="Initial weights of a LoRA, as in PEFT. Orthogonal and PiSSA start with both matrices away from zero and often converge faster; PiSSA trains the principal components of the model's weights, and its file holds the difference to the unchanged model at twice the rank.",
+        help="Initial weights of a LoRA, as in PEFT. Orthogonal and PiSSA start with both matrices away from zero and often converge faster. PiSSA trains the principal components of the model's weights; its file holds the difference to the unchanged model at twice the rank.",
     )
     conv_rank: int | None = setting(
         None,

@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from core.networks.kinds import kind_named
 from core.record.problems import ProblemsError
 from core.record.units import memory_words, size_words
 from core.record.workspace import Workspace
@@ -45,7 +46,7 @@ PARTS = {
 COUNTED = {
     "method": "kind train_text_encoder stop_text_encoder_training prior ema ema_device",
     "model": "base_model vae family",
-    "network": "rank conv_rank train_unet train_text_encoder block_dims conv_block_dims down_lr_weight mid_lr_weight"
+    "network": "kind initialization rank conv_rank train_unet train_text_encoder block_dims conv_block_dims down_lr_weight mid_lr_weight"
     " up_lr_weight block_lr_zero_threshold base_weights base_weights_layers layers exclude_layers layer_dims",
     "memory": "mixed_precision full_precision fused_backward_pass fused_optimizer_groups num_processes gradient_checkpointing"
     " checkpoint_blocks attention fp8_base fp8_base_unet vae_precision vae_batch_size cache_latents lowram",
@@ -216,7 +217,8 @@ def plan_key(job: TrainJob) -> Any:
         for own in (concept.images for concept in concepts_of(job))
     ]
     named = [value_of(job, f"{group}.{name}") for group, names in COUNTED.items() for name in names.split()]
-    return looks, named, max(1, len(job.embedding.words)), job.optimizer.optimizer_args.get("beta1")
+    of_network = kind_named(job.network.kind).own(job)
+    return looks, named, of_network, max(1, len(job.embedding.words)), job.optimizer.optimizer_args.get("beta1")
 
 
 def _rounded(size: int) -> int:

@@ -76,6 +76,7 @@ def test_it_is_counted_again_only_after_a_change_of_what_it_depends_on(page, mon
         assert counts(path, text) == 1, path
     assert counts("embedding.token_string", "zkw, qvx") == 2
     assert counts("dataset.train_batch_size", "3") == 3
+    assert counts("network.kind", "lokr") == 4 and counts("lokr.factor", "8") == 5
 
 
 @pytest.mark.parametrize("kind", ["lora", "fine_tune", "embedding"])

@@ -2,6 +2,13 @@
 
 import json
 
+import torch
+from pytest import approx, mark
+from safetensors.torch import load_file
+
+from core.formats.detect import identify
+from core.tools.inspect import inspect
+
 
 def test_a_training_has_these_layers_and_its_file_says_so(at_first_step):
     def look(training):
@@ -11,3 +18,31 @@ def test_a_training_has_these_layers_and_its_file_says_so(at_first_step):
     assert names and all("attn2" in name for name in names)
     assert metadata["ss_network_layers"].startswith(f"{len(names)} of ")
     assert json.loads(metadata["ss_layers"]) == ["attn2"] and json.loads(metadata["ss_layer_dims"]) == ["to_k=2"]
+
+
+def test_a_pissa_training_resumes_exactly_and_its_file_is_made_for_the_unchanged_model(train):
+    pissa = {"initialization": "pissa", "rank": 4, "alpha": 4.0, "rs_lora": True}
+    whole, parted = train(network=pissa), train(network=pissa)
+    assert whole.start() == "done"
+    assert parted.start(stop_at=2) == "stopped" and parted.again().start() == "done"
+    tensors, others = load_file(whole.file()), load_file(parted.file())
+    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+    assert {tensors[name].shape[0] for name in tensors if name.endswith("lora_down.weight")} == {8}
+    metadata = inspect(whole.file())["metadata"]
+    assert metadata["ss_network_dim"] == "8" and "unchanged" in metadata["ss_pissa"]
+    assert metadata["ss_network_args"] == {"initialization": "pissa", "rs_lora": "True"}
+    # the first loss is the model's own, as with a LoRA that starts at zero
+    plain = train(network={"rank": 4, "alpha": 4.0})
+    assert plain.start() == "done"
+    assert whole.losses()[1] == approx(plain.losses()[1], rel=1e-5)
+
+
+@mark.parametrize("kind", ["lora_fa", "dylora"])
+def test_a_file_says_its_kind_in_its_metadata_alone(train, kind):
+    training = train(network={"kind": kind, "rank": 4}, **({"dylora": {"unit": 2}} if kind == "dylora" else {}))
+    assert training.start() == "done"
+    found, title = identify(training.file()), {"lora_fa": "LoRA-FA", "dylora": "DyLoRA"}[kind]
+    assert (found.kind, found.network) == ("lora", title)
+    assert inspect(training.file())["metadata"]["ss_network_module"] == f"networks.{kind}"
+    if kind == "dylora":
+        assert inspect(training.file())["metadata"]["ss_network_args"]["unit"] == "2"

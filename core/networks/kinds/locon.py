@@ -75,5 +75,6 @@ register_product(
     LOCON,
     fresh=_fresh,
     settings=LoconSettings,
+    loraplus=True,
     input_keys=(DOWN,),
 )
