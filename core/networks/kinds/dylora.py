@@ -107,7 +107,6 @@ register(
         by_chance=True,
         problems=_problems,
         idle=lambda tensors: not tensors[UP].any(),
-        from_peft={"A": DOWN, "B": UP, "alpha": ALPHA},
         to_peft=to_peft,
     )
 )

@@ -47,7 +47,6 @@ register(
         network_args=network_args,
         loraplus=False,
         idle=lambda tensors: not tensors[UP].any(),
-        from_peft={"A": DOWN, "B": UP, "alpha": ALPHA},
         to_peft=to_peft,
     )
 )
