@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from core.extensions import later
+from core import extensions
 from core.networks.kinds import NetworkKind, register
 from core.networks.kinds.lora_layer import ALPHA, DOWN, UP, flaw, size, to_peft
 from core.settings.base import Settings
@@ -70,7 +70,7 @@ register(
         flaw=flaw,
         module_name="networks.lora",
         network_args=network_args,
-        initialize=later("core.networks.kinds.initialization", "initialized"),
+        initialize=extensions.later("core.networks.kinds.initialization", "initialized"),
         idle=lambda tensors: not tensors[UP].any(),
         to_peft=to_peft,
     )
