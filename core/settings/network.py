@@ -39,7 +39,7 @@ class KindTraits:
     uses: frozenset[str] = OWN
     needs_base_weight: bool = False
     by_chance: bool = False
-    loraplus: bool = True
+    loraplus: bool = False
 
 
 TRAITS: dict[str, KindTraits] = {}  # by the name of a kind; filled as kinds register

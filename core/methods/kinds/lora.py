@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from core.settings.methods import MethodSpec, Parts, Usual, register
 
 if TYPE_CHECKING:
     from core.methods import Method, MethodInputs
-    from core.record.problems import Problem
     from core.settings.job import TrainJob
 
 
@@ -28,12 +26,6 @@ def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, 
 
     configs = tuple((name, json.dumps(part.config, default=str)) for name, part in parts.items() if name != "vae")
     return _counted(family_name, described(job), configs)
-
-
-def _kind_problems(job: TrainJob) -> Iterable[Problem]:
-    from core.networks.kinds import kind_named
-
-    return kind_named(job.network.kind).problems(job)
 
 
 @lru_cache(maxsize=64)
@@ -70,7 +62,6 @@ register(
         losses_logged=("loss/current", "loss/epoch_average"),
         logged={"text_encoder": "lr/textencoder", "text_encoder_2": "lr/textencoder2"},
         group="network",
-        problems=_kind_problems,
         file_problems=extensions.later("core.training.building.network_files", "network_problems"),
     )
 )

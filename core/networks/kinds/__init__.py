@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from core.families.targets import Target
     from core.networks.adapter import Adapter
-    from core.record.problems import Problem
     from core.settings.job import TrainJob
 
 Tensors = Mapping[str, "Tensor"]  # of one layer, by the part of the key after its name and a dot
@@ -48,7 +47,6 @@ class NetworkKind:
     by_chance       each training pass draws which weights train: torch.compile is refused, and processes agree on them at each step
     loraplus        some of its weights have the role that LoRA+'s ratio is for
     initialize      (fresh adapter, network.initialization, seed) -> the adapter that starts this way; None: it has one way
-    problems        (job) -> problems of settings that only concern this kind
     idle            (tensors) -> whether the layer has no effect, as before its training
     to_peft         (tensors, dtype) -> tensors as PEFT writes them, the scale multiplied in; None: PEFT has no such kind
     """
@@ -68,9 +66,8 @@ class NetworkKind:
     uses: frozenset[str] = OWN
     needs_base_weight: bool = False
     by_chance: bool = False
-    loraplus: bool = True
+    loraplus: bool = False
     initialize: Callable[[Adapter, str, int], Adapter] | None = None
-    problems: Callable[[TrainJob], Iterable[Problem]] = lambda job: ()
     idle: Callable[[Tensors], bool] = lambda tensors: False
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
 

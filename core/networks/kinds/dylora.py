@@ -13,6 +13,7 @@ from core.record.problems import Problem
 from core.settings.base import Settings, setting, value_of
 from core.settings.blocks import numbers
 from core.settings.layers import rank_of_line
+from core.settings.network import KindSettings, NetworkSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
     from core.networks.kinds.lora_variants import DyLoraAdapter
     from core.settings.blocks import BlockSize
     from core.settings.job import TrainJob
-    from core.settings.network import NetworkSettings
 
 
-class DyLoraSettings(Settings):
+class DyLoraSettings(KindSettings):
     """Options of DyLoRA, under the names of sd-scripts' network_args."""
 
     unit: int = setting(
@@ -35,6 +35,18 @@ class DyLoraSettings(Settings):
         help="Ranks that train together, and the step between the ranks that the file can be cut to: with rank 16 and unit 4 "
         "to 4, 8 and 12. The rank must be a multiple of it.",
     )
+
+    def problems(self, network: NetworkSettings) -> Iterator[Problem]:
+        """sd-scripts asserts the same: one rank for all layers, a multiple of the unit."""
+        if network.conv_rank is not None and network.conv_rank != network.rank:
+            what = (
+                f"DyLoRA has one rank for all layers, but conv rank is {network.conv_rank} and the rank {network.rank}"
+            )
+            yield Problem(what, "network.conv_rank", f"set it to {network.rank}", code="network.dylora-conv-rank")
+        for name, ranks in _ranks(network):
+            if any(rank % self.unit for rank in ranks):
+                what = f"A rank of DyLoRA is not a multiple of its unit, {self.unit}"
+                yield Problem(what, f"network.{name}", "change the rank or dylora.unit", code="network.dylora-unit")
 
     def summary(self) -> str:
         return f"unit {self.unit}" if self.unit != 1 else ""
@@ -59,22 +71,6 @@ def _from_tensors(target: Target, tensors: Mapping[str, Tensor]) -> DyLoraAdapte
     return DyLoraAdapter(target.name, target.module, *shaped, size(tensors).alpha, unit=1, seed=0)
 
 
-def _unit(job: TrainJob) -> int:
-    return int(value_of(job, "dylora.unit"))
-
-
-def _problems(job: TrainJob) -> Iterator[Problem]:
-    """sd-scripts asserts the same: one rank for all layers, a multiple of the unit."""
-    network, unit = job.network, _unit(job)
-    if network.conv_rank is not None and network.conv_rank != network.rank:
-        what = f"DyLoRA has one rank for all layers, but conv rank is {network.conv_rank} and the rank {network.rank}"
-        yield Problem(what, "network.conv_rank", f"set it to {network.rank}", code="network.dylora-conv-rank")
-    for name, ranks in _ranks(network):
-        if any(rank % unit for rank in ranks):
-            what = f"A rank of DyLoRA is not a multiple of its unit, {unit}"
-            yield Problem(what, f"network.{name}", "change the rank or dylora.unit", code="network.dylora-unit")
-
-
 def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
     yield "rank", [network.rank]
     try:
@@ -87,7 +83,7 @@ def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
 
 
 def _network_args(job: TrainJob) -> dict[str, str]:
-    return {"unit": str(_unit(job))} | network_args(job)
+    return {"unit": str(value_of(job, "dylora.unit"))} | network_args(job)
 
 
 register(
@@ -105,7 +101,7 @@ register(
         network_args=_network_args,
         settings=DyLoraSettings,
         by_chance=True,
-        problems=_problems,
+        loraplus=True,
         idle=lambda tensors: not tensors[UP].any(),
         to_peft=to_peft,
     )

@@ -70,6 +70,7 @@ register(
         flaw=flaw,
         module_name="networks.lora",
         network_args=network_args,
+        loraplus=True,
         initialize=extensions.later("core.networks.kinds.initialization", "initialized"),
         idle=lambda tensors: not tensors[UP].any(),
         to_peft=to_peft,

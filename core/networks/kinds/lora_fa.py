@@ -45,7 +45,6 @@ register(
         flaw=flaw,
         module_name="networks.lora_fa",
         network_args=network_args,
-        loraplus=False,
         idle=lambda tensors: not tensors[UP].any(),
         to_peft=to_peft,
     )

@@ -53,6 +53,5 @@ def register_product(name: str, title: str, product: Product, algo: str = "", **
         "idle": product.idle,
         "module_name": MODULE,
         "network_args": lambda job: lycoris_args(job, algo or name, getattr(job, name, None)),
-        "loraplus": False,
     }
     register(NetworkKind(**kind | given))

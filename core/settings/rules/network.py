@@ -15,15 +15,7 @@ from core.settings.optimization.optimizers import adapts, find
 
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 MUCH = 0.5
-FROM_FILE = (
-    "rank",
-    "alpha",
-    "rs_lora",
-    "conv_rank",
-    "conv_alpha",
-    *LISTS,
-    *CHOICE,
-)  # what dim_from_weights takes from the file
+FROM_FILE = ("rank", "alpha", "rs_lora", "conv_rank", "conv_alpha", *LISTS, *CHOICE)  # for dim_from_weights
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -31,6 +23,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         return
     network = job.network
     yield from _needed_weights(job)
+    if (own := _own(job)) is not None:
+        yield from own.problems(network)
     if network.starts_by_pissa and network.scale_weight_norms is not None:
         what = "The max weight norm cannot limit a LoRA that starts from the model's principal components"
         fix = "leave network.scale_weight_norms empty, or use another initialization"
