@@ -11,7 +11,7 @@ from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, Genera
 from core.settings.tools import images, metadata
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.merge_models import MergeModelsSettings
-from core.settings.tools.model_files import DownloadSettings, ExportSettings, InspectSettings
+from core.settings.tools.model_files import ConvertLoraSettings, DownloadSettings, InspectSettings
 from core.tasks import Card, Task, register, tool
 
 IMAGES = Card("images", "Images", "Edit copies of a folder's images; the originals are not changed.")
@@ -150,13 +150,18 @@ _file_tool(
     reads=True,
     card=MODELS,
 )
-_file_tool(
-    "export_diffusers",
-    ExportSettings,
-    "Export a LoRA for diffusers",
-    "save a LoRA in diffusers format",
-    "Export",
-    card=LORAS,
+register(
+    tool(
+        "convert_lora",
+        ConvertLoraSettings,
+        later("core.tools.convert_lora", "convert_lora"),
+        title="Convert LoRAs",
+        about="save LoRAs with the names of another program or in another precision",
+        check=later("core.tools.convert_lora", "check_convert_lora"),
+        button="Convert",
+        takes="file",
+        card=LORAS,
+    )
 )
 _file_tool(
     "download",

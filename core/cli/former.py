@@ -1,4 +1,5 @@
-"""The former commands `tool` and `images`, which took the tool's name as a setting: `images --images.action crop`."""
+"""The former commands `tool` and `images`, which took the tool's name as a setting: `images --images.action crop`; and tools that
+others replaced."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from core.cli.options import JOB, preset_path, split_options
 from core.record.problems import ProblemsError
 from core.settings.presets.files import read
 from core.settings.presets.migrations import FORMER_TOOLS as FORMER
+from core.settings.presets.migrations import REPLACED_TOOLS
 
 
 def chosen(words: list[str]) -> str:
@@ -21,6 +23,15 @@ def chosen(words: list[str]) -> str:
     given = [word.partition("=")[2] for word in rest if word.startswith(f"{flag}=")]
     given += [after for word, after in pairwise(rest) if word == flag]
     return given[-1] if given else ""
+
+
+def with_present_tool(words: list[str]) -> list[str]:
+    """The words of a command whose tool was replaced, as those of the one that does the same now."""
+    if not words or words[0] not in REPLACED_TOOLS:
+        return words
+    name, settings = REPLACED_TOOLS[words[0]]
+    rest = [word.replace(f"--{words[0]}.", f"--{name}.", 1) for word in words[1:]]
+    return [name, *(part for key, value in settings.items() for part in (f"--{name}.{key}", str(value))), *rest]
 
 
 def renewed(words: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 
 from core import extensions, tasks
-from core.cli.former import FORMER, chosen, renewed
+from core.cli.former import FORMER, chosen, renewed, with_present_tool
 from core.cli.options import OWN, PAGE, argument_of, commands, options_help
 from core.record.allowed import take_limits
 from core.record.heap import one_heap
@@ -32,6 +32,7 @@ def main(words: list[str]) -> int:
             stream.reconfigure(errors="replace")
     one_heap()
     take_limits()
+    words = with_present_tool(words)
     first = words[0] if words else ""
     helps = "--help" in words or "-h" in words
     if first in FORMER and helps and not chosen(words):
@@ -39,7 +40,9 @@ def main(words: list[str]) -> int:
         return DONE
     try:
         extensions.admit(words)
-        name, *rest = renewed(words) if first in FORMER else words if first in commands() else ["page", *words]
+        name, *rest = (
+            with_present_tool(renewed(words)) if first in FORMER else words if first in commands() else ["page", *words]
+        )
         if rest and rest[0] in _tools(name):
             name, *rest = rest
         if helps:
@@ -129,5 +132,5 @@ def own_groups(task: tasks.Task) -> list[str]:
 
 def former_help(command: str) -> str:
     """The tools that a former command offers, each with its settings."""
-    tools = "\n\n".join(subcommand_help(name) for name in FORMER[command][2])
+    tools = "\n\n".join(subcommand_help(name) for name in FORMER[command][2] if name in tasks.tasks())
     return f"python webui.py {command} TOOL [PRESET] [options]\nthe same as webui.py TOOL, for these tools\n\n{tools}"

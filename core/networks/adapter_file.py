@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LoraFile",
     "load_lora",
+    "save_diffusers",
     "save_lora",
     "to_diffusers",
     "to_kohya",
@@ -338,15 +339,13 @@ def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
 # ---- for other programs ----
 
 
-def to_diffusers(
-    lora: LoraFile, dtype: torch.dtype | None = None, *, fold_alpha: bool = False
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The LoRA with diffusers' and PEFT's names: tensors `unet.<path>.lora_A.weight`, `text_encoder.<path>.lora_B.weight` ..., and
     metadata.
 
-    fold_alpha  False: the matrices as they are, ranks and alphas in the metadata as diffusers 0.33 and later read them; so the
-                way back gives the same bits. True: alpha / rank is multiplied into B, for programs that read no metadata
-    dtype       of the matrices; None: their own, with fold_alpha float32, since in 16 bits the multiplied B would be rounded
+    fold_alpha  False: the matrices as they are, ranks and alphas in the metadata, where diffusers and `load_lora` read them; so the
+                way back gives the same bits. True: alpha / rank is multiplied into B, for programs that read no metadata; all
+                in float32, since in 16 bits B would be rounded
     """
     import torch
 
@@ -361,9 +360,11 @@ def to_diffusers(
             what, fix = f"diffusers and PEFT have no names for a {kind.title}", "choose a LoRA, or kohya's names"
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.no-diffusers-names")
         size = kind.size(layer)
-        own = dtype or next(value.dtype for key, value in layer.items() if key in kind.keys)
-        given = layer if fold_alpha else {**layer, ALPHA: torch.tensor(float(size.rank))}
-        written = kind.to_peft(given, (dtype or torch.float32) if fold_alpha else own)
+        own = next(value.dtype for key, value in layer.items() if key in kind.keys)
+        given = (
+            layer if fold_alpha else {**layer, ALPHA: torch.tensor(float(size.rank))}
+        )  # a scale of 1 multiplies nothing
+        written = kind.to_peft(given, torch.float32 if fold_alpha else own)
         linear = lora.family == "sd2" and PROJECTION.match(
             f"{name}."
         )  # kohya's files of SD 2.x have convolutions there
@@ -373,6 +374,20 @@ def to_diffusers(
     kept = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
     config = json.dumps(_peft_metadata(sizes, any(".lora_magnitude_vector" in name for name in tensors)))
     return tensors, {**kept, "format": "pt", PEFT_METADATA: config}
+
+
+def save_diffusers(
+    path: Path | str, lora: LoraFile, dtype: torch.dtype | None = None, *, fold_alpha: bool = False
+) -> Path:
+    """Write the LoRA as `to_diffusers` gives it, complete or not at all. Weights that overflow in `dtype` are refused by name."""
+    from safetensors.torch import save_file
+
+    tensors, metadata = to_diffusers(lora, fold_alpha=fold_alpha)
+    _refuse_overflow(Path(path), tensors, dtype)
+    ready = {name: value.to(dtype or value.dtype).contiguous() for name, value in tensors.items()}
+    with atomic.open_atomic(path) as temporary:
+        save_file(ready, temporary, metadata)
+    return Path(path)
 
 
 def _peft_metadata(sizes: Mapping[str, Mapping[str, BlockSize]], dora: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tools on model files: what a file is, a LoRA for diffusers, a model from the hub."""
+"""The tools on model files: what a file is, a model from the hub."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from pathlib import Path
 from core.record import atomic
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
-from core.record.workspace import Workspace, display_path, resolve_path
-from core.settings.tools.model_files import DownloadSettings, ExportSettings, InspectSettings
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.model_files import DownloadSettings, InspectSettings
 
-INSPECTED, EXPORTED = "inspect.file", "export_diffusers.file"
+INSPECTED = "inspect.file"
 
 
 def check_inspect(asked: InspectSettings, workspace: Workspace) -> str:
     return f"inspect {display_path(file_of(asked.file, workspace, INSPECTED))}"
-
-
-def check_export_diffusers(asked: ExportSettings, workspace: Workspace) -> str:
-    return f"export {display_path(file_of(asked.file, workspace, EXPORTED))}"
 
 
 def check_download(asked: DownloadSettings, workspace: Workspace) -> str:
@@ -35,15 +31,6 @@ def inspect(asked: InspectSettings, context: JobContext) -> Outcome:
     context.stage(f"reading {path.name}")
     facts = inspection.inspect(path, context.cancel)
     return Outcome(lines=inspection.in_words(facts), facts=facts)
-
-
-def export_diffusers(asked: ExportSettings, context: JobContext) -> Outcome:
-    from core.tools import export
-
-    path = file_of(asked.file, context.workspace, EXPORTED)
-    context.stage(f"exporting {path.name}")
-    written = export.export_diffusers(path, resolve_path(asked.output) if asked.output else None)
-    return Outcome(lines=[f"Saved: {display_path(written)}"], facts={"file": str(written)})
 
 
 def download(asked: DownloadSettings, context: JobContext) -> Outcome:

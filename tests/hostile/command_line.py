@@ -47,7 +47,7 @@ def readers() -> Readers:
         "generate with a LoRA": command("generate", "--check", "--prompt", "a", *starter, "--lora", "{}"),
         "generate with an embedding": command("generate", "--check", "--prompt", "a", *starter, "--embedding", "{}"),
         "inspect": tool("inspect"),
-        "export": tool("export_diffusers"),
+        "convert": tool("convert_lora"),
     }
 
 

@@ -204,7 +204,7 @@ def test_a_field_of_a_card_keeps_what_was_typed_last_and_a_button_comes_after_it
         return quick(where, how);
       };
     }""")
-    form = "#tool-export_diffusers-output"
+    form = "#tool-convert_lora-output"
     tab.locator(form).fill("typed-first")
     tab.locator(form).press("Tab")
     tab.wait_for_timeout(200)

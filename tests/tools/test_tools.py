@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from core import tasks
 from core.engine.engine import Engine
-from core.networks.adapter_file import load_lora, save_lora
+from core.networks.adapter_file import save_lora
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import Declared
@@ -132,37 +131,6 @@ def test_a_wrong_path_is_told_at_its_setting_so_that_the_page_marks_the_field(na
                 assert all(problem.where in settings for problem in about), (
                     f"{about}: give the setting ('{entry.path}') as `where`, and name the path in `what`"
                 )
-
-
-def test_a_lora_is_exported_for_diffusers_with_its_strength_in_the_weights(tmp_path):
-    path = lora(tmp_path / "glyph.safetensors")
-    written, lines = use(name="export_diffusers", file=str(path))
-    assert written == tmp_path / "glyph_diffusers.safetensors" and "glyph_diffusers" in lines[0]
-    with safe_open(written, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        assert file.metadata()["modelspec.title"] == "glyph"
-    assert len(tensors) == 6
-    kohya = load_lora(path).tensors
-    for name in (LAYER, CONV, TEXT):
-        down, up = (kohya[f"{name}.lora_{side}.weight"] for side in ("down", "up"))
-        scale = float(kohya[f"{name}.alpha"]) / down.shape[0]
-        inner = {LAYER: "unet.mid_block.attentions.0.proj_in", CONV: "unet.mid_block.resnets.0.conv1"}.get(
-            name, "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
-        )
-        assert torch.equal(tensors[f"{inner}.lora_A.weight"], down)
-        assert torch.equal(tensors[f"{inner}.lora_B.weight"], up * scale)
-
-
-def test_an_export_writes_over_nothing(tmp_path):
-    path = lora(tmp_path / "glyph.safetensors")
-    before = path.read_bytes()
-    into = tmp_path / "out"
-    assert use(name="export_diffusers", file=str(path), output=str(into))[0] == into / "glyph_diffusers.safetensors"
-    for output in (str(path), str(into), str(tmp_path / "x.txt")):
-        with pytest.raises(ProblemsError):
-            use(name="export_diffusers", file=str(path), output=output)
-    assert path.read_bytes() == before
-    assert not (tmp_path / "x.txt").exists()
 
 
 def test_the_name_of_a_lora_is_enough(tmp_path):

@@ -24,7 +24,7 @@ from core.settings.check import build, shorten
 from core.settings.job import JOBS, SCHEMA_VERSION, TrainJob
 from core.settings.names import bad_name
 from core.settings.presets.foreign import foreign_problem, toml_values
-from core.settings.presets.migrations import switches_lost, to_version_2
+from core.settings.presets.migrations import switches_lost, to_version_2, with_present_tool
 
 HEADER = ("kind", "schema_version", "task", "title", "description", "preset", "family", "vram_gb", "reasons")
 
@@ -163,6 +163,8 @@ def parse(raw: Any, where: str) -> Preset:
         raw = {name: raw[name] for name in HEADER if name in raw} | {"task": task} | groups
         version += 1
     kind, task = raw.get("kind", "job"), raw.get("task", "train")
+    if isinstance(task, str):
+        task, raw = with_present_tool(task, raw)
     if (
         kind not in ("job", "recipe")
         or not isinstance(task, str)

@@ -64,6 +64,19 @@ FORMER_TOOLS: dict[str, tuple[str, str, dict[str, set[str]]]] = {
     ),
 }
 
+# Tools that another one replaced: former name -> its name now, and the settings by which it does the same
+REPLACED_TOOLS: dict[str, tuple[str, Values]] = {"export_diffusers": ("convert_lora", {"names": "diffusers_folded"})}
+
+
+def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
+    """A tool that was replaced, as the one that does the same now."""
+    if task not in REPLACED_TOOLS:
+        return task, dict(values)
+    name, settings = REPLACED_TOOLS[task]
+    group = values.get(task, {})
+    kept = {key: value for key, value in values.items() if key != task}
+    return name, kept | {name: settings | dict(group) if isinstance(group, Mapping) else group}
+
 
 def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """A former file or image tool under its own name, with the settings
@@ -82,7 +95,7 @@ def _tool_as_task(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
 def to_version_2(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:
     """The task and its groups of settings under their names in version 2; current names are kept."""
     found = {_TASKS_2.get(name, name): _renamed(value) for name, value in values.items()}
-    return _tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(found))
+    return with_present_tool(*_tool_as_task(_TASKS_2.get(task, task), _with_one_compatibility(found)))
 
 
 def switches_lost(values: Mapping[str, Any]) -> list[Problem]:

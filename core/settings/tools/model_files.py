@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from core.settings.base import Settings, setting
 
 
@@ -11,12 +13,31 @@ class InspectSettings(Settings):
     file: str | None = setting(None, level="shown", help="A LoRA, a checkpoint or a folder.", names="path or name")
 
 
-class ExportSettings(Settings):
-    """Saves a LoRA as a copy that diffusers and PEFT load correctly whatever its alphas are."""
+class ConvertLoraSettings(Settings):
+    """Saves a LoRA, or each LoRA of a folder, as a copy with the names of another program."""
 
-    file: str | None = setting(None, title="LoRA", level="shown", help="The LoRA to export.", names="path or name")
+    file: str | None = setting(
+        None,
+        title="LoRA or folder",
+        level="shown",
+        help="A LoRA of any program, or a folder: then every LoRA in it and below.",
+        names="path or name",
+    )
+    names: Literal["kohya", "diffusers", "diffusers_folded"] = setting(
+        "kohya",
+        level="shown",
+        labels={
+            "kohya": "kohya (A1111, Forge, ComfyUI, sd-scripts)",
+            "diffusers": "diffusers (PEFT)",
+            "diffusers_folded": "diffusers, alpha multiplied in",
+        },
+        help="Names of the tensors in the copy. diffusers keeps the weights as they are, with ranks and alphas in the metadata, so that the way back gives the same bits. With alpha multiplied in, programs that read no metadata get the strength right too.",
+    )
+    save_precision: Literal["fp32", "fp16", "bf16"] | None = setting(
+        None, level="shown", hint="unchanged", help="Dtype of the weights in the copy. Empty keeps the file's."
+    )
     output: str | None = setting(
-        None, level="shown", help="Where the copy is saved. Empty is beside the file.", names="path"
+        None, level="shown", help="A file or folder for the copies. Empty is beside each file.", names="path"
     )
 
 

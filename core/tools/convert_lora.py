@@ -1,0 +1,159 @@
+"""LoRA files under the names of another program: one, or a folder of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.formats.detect import identify
+from core.formats.tensors.writer import type_named
+from core.networks.adapter_file import load_lora, save_diffusers, save_lora, to_diffusers, to_kohya
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError
+from core.record.units import count, size_words
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.tools.model_files import ConvertLoraSettings
+from core.tools.files import file_of
+from core.tools.written import output_file, output_problems
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.formats.tensors.writer import type_named
+from core.networks.adapter_file import LoraFile
+
+FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
+SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
+LAYOUTS = {"kohya": "kohya", "diffusers": "peft"}  # the layout of files that have these names already
+MOST_TOLD = 20
+
+
+@dataclass
+class Plan:
+    """What would be written. files: (LoRA, its copy); left_out: a line for each other file of the folder; size: in bytes."""
+
+    files: list[tuple[Path, Path]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    size: int = 0
+
+
+def check_convert_lora(asked: ConvertLoraSettings, workspace: Workspace) -> str:
+    plan = plan_of(asked, workspace)
+    made = f"convert {count(len(plan.files), 'LoRA')} to {asked.label('names')}, {size_words(plan.size)}"
+    return made + (f"; {count(len(plan.left_out), 'other file')} left out" if plan.left_out else "")
+
+
+def convert_lora(asked: ConvertLoraSettings, context: JobContext) -> Outcome:
+    """Write a copy of each LoRA. Of a folder, a file that cannot be converted is left out and said."""
+    plan = plan_of(asked, context.workspace)
+    left_out, written = list(plan.left_out), []
+    for number, (source, target) in enumerate(plan.files, 1):
+        context.check()
+        context.stage(f"converting {source.name}", number, len(plan.files))
+        try:
+            left_out += _converted(source, target, asked)
+            written.append(target)
+        except ProblemsError as error:
+            if len(plan.files) == 1:
+                raise
+            left_out.append(f"left out {display_path(source)}: {error.problems[0].what}")
+    lines = [f"Saved: {display_path(target)}" for target in written]
+    for each in (lines, left_out):
+        if len(each) > MOST_TOLD:
+            each[MOST_TOLD:] = [f"and {len(each) - MOST_TOLD} more"]
+    facts = {"file": str(written[0])} if written else {}
+    return Outcome(lines=[*lines, *left_out], facts=facts | {"files": [str(target) for target in written]})
+
+
+def plan_of(asked: ConvertLoraSettings, workspace: Workspace) -> Plan:
+    """What would be written, by the headers. Raises ProblemsError with all that is wrong."""
+    source = file_of(asked.file, workspace, FILE)
+    plan = Plan()
+    if source.is_dir():
+        _plan_folder(plan, source, asked)
+    else:
+        _plan_file(plan, source, asked)
+    twice = [target for target, times in Counter(target for _, target in plan.files).items() if times > 1]
+    problems = [_twice(target) for target in twice]
+    inputs = [each for each, _ in plan.files]
+    for _, target in plan.files:
+        problems += output_problems(target, inputs if len(inputs) == 1 else (), plan.size, OUTPUT)
+    if problems:
+        raise ProblemsError(problems)
+    return plan
+
+
+def _plan_file(plan: Plan, source: Path, asked: ConvertLoraSettings) -> None:
+    try:
+        if _has_names(source, asked):
+            what, fix = f"{source.name} has these names already", "choose other names, or a precision"
+            raise ProblemsError.one(what, FILE, fix, "tools.nothing-to-convert")
+        plan.size = _bytes_of(source, asked)
+    except ProblemsError as error:
+        shown = display_path(source)
+        raise ProblemsError(
+            [replace(each, what=f"{shown}: {each.what}", where=FILE) for each in error.problems]
+        ) from error
+    plan.files = [(source, output_file(asked.output, source, f"_{asked.names.partition('_')[0]}"))]
+
+
+def _twice(target: Path) -> Problem:
+    what = f"Two LoRAs of the folder would become {display_path(target)}"
+    return Problem(what, FILE, "rename one of them", code="tools.output-twice")
+
+
+def _plan_folder(plan: Plan, folder: Path, asked: ConvertLoraSettings) -> None:
+    out = resolve_path(asked.output) if asked.output else folder
+    if out.suffix.lower() in SUFFIXES or out.is_file():
+        what, fix = f"'{asked.output}' is not a folder, and there are several LoRAs", "name a folder"
+        raise ProblemsError.one(what, OUTPUT, fix, "tools.output-not-a-folder")
+    for file in sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file()):
+        shown = file.relative_to(folder)
+        try:
+            if identify(file).kind != "lora":
+                plan.left_out.append(f"left out {shown}: it is not a LoRA")
+            elif _has_names(file, asked):
+                plan.left_out.append(f"left out {shown}: it has these names already")
+            else:
+                plan.size += _bytes_of(file, asked)
+                name = f"{file.stem}_{asked.names.partition('_')[0]}.safetensors"
+                plan.files.append((file, (out / shown).with_name(name)))
+        except ProblemsError as error:
+            plan.left_out.append(f"left out {shown}: {error.problems[0].what}")
+    if not plan.files:
+        what = f"The folder {display_path(folder)} has no LoRA to convert"
+        more = f": {plan.left_out[0]}" if plan.left_out else ""
+        raise ProblemsError.one(what + more, FILE, "choose a LoRA or another folder", "tools.no-loras")
+
+
+def _has_names(file: Path, asked: ConvertLoraSettings) -> bool:
+    return asked.save_precision is None and identify(file).layout == LAYOUTS.get(asked.names)
+
+
+def _bytes_of(file: Path, asked: ConvertLoraSettings) -> int:
+    """About how many bytes its copy will have. Raises ProblemsError if its header tells that it cannot be converted."""
+    tensors = _as_asked(load_lora(file, shapes=True), asked)
+    width = {None: None, "fp32": 4}.get(asked.save_precision, 2)
+    return sum(value.numel() * (width or value.dtype.itemsize) for value in tensors.values())
+
+
+def _as_asked(lora: LoraFile, asked: ConvertLoraSettings) -> dict[str, Tensor]:
+    if asked.names == "kohya":
+        return to_kohya(lora)[0]
+    return to_diffusers(lora, fold_alpha=asked.names == "diffusers_folded")[0]
+
+
+def _converted(source: Path, target: Path, asked: ConvertLoraSettings) -> list[str]:
+    """Write one. Returns what was left out of it."""
+    lora = load_lora(source)
+    dtype = type_named(asked.save_precision) if asked.save_precision else None
+    if asked.names == "kohya":
+        save_lora(target, *to_kohya(lora), dtype)
+    else:
+        save_diffusers(target, lora, dtype, fold_alpha=asked.names == "diffusers_folded")
+    if not lora.left_out:
+        return []
+    named = ", ".join(lora.left_out[:3]) + (" ..." if len(lora.left_out) > 3 else "")
+    return [f"{source.name}: left out {count(len(lora.left_out), 'tensor')} that no LoRA has: {named}"]
