@@ -44,7 +44,7 @@ def slice_of(text: str) -> tuple[int, int]:
 
 
 def slice_of_day(day: date) -> tuple[int, int]:
-    """The next of fourteen slices each day: known before a commit, the same for all of a day's."""
+    """The next of 21 slices each day: known before a commit, the same for all of a day's."""
     return day.toordinal() % 21 + 1, 21
 
 

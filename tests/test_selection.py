@@ -29,7 +29,7 @@ def test_every_name_in_the_list_of_slow_tests_is_a_test(request):
     assert not gone, f"tests/slow.txt: remove or rename {sorted(gone)[:5]}"
 
 
-def test_two_weeks_have_every_slice():
+def test_three_weeks_have_every_slice():
     found = [slice_of_day(date(2027, 2, 20) + timedelta(days=n)) for n in range(21)]
     assert sorted(found) == [(n, 21) for n in range(1, 22)]
 
