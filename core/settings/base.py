@@ -349,9 +349,14 @@ def declared(model: type[BaseModel]) -> Iterator[Declared]:
 
 def group_shown(job: BaseModel, group: str) -> bool:
     """Whether a group is of use: one that belongs to a choice (a kind of network) only while that is chosen."""
-    extra = type(job).model_fields[group].json_schema_extra
-    chooser = extra.get("chosen_by") if isinstance(extra, dict) else None
-    return not chooser or value_of(job, str(chooser)) == group
+    chooser = chooser_of(type(job).model_fields[group])
+    return not chooser or value_of(job, chooser) == group
+
+
+def chooser_of(group: FieldInfo) -> str:
+    """The setting whose choice a group belongs to ("network.kind"); "" for most."""
+    extra = group.json_schema_extra
+    return str(extra.get("chosen_by") or "") if isinstance(extra, dict) else ""
 
 
 def item_of(entry: Declared) -> type[Settings] | None:

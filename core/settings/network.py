@@ -63,6 +63,7 @@ class NetworkSettings(Settings):
     kind: Literal["lora"] = setting(
         "lora",
         title="Network type",
+        level="shown",
         labels={"lora": "LoRA"},
         help="The kind of adapter that trains beside the frozen model.",
     )

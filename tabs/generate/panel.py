@@ -13,6 +13,7 @@ from core.formats.detect import FAMILY_NAMES
 from core.generation.library import find_file
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
+from core.settings.base import chooser_of
 from core.settings.job import GenerateJob
 from core.settings.model import FAMILIES
 from core.settings.values import shown_value
@@ -175,8 +176,7 @@ def _said(name: str, value: Any) -> str:
 def _of_use(name: str, values: Mapping[str, Any]) -> bool:
     """Not of a group that belongs to a choice (a kind of guidance) which is not chosen."""
     group = form.ENTRIES[name].group
-    extra = GenerateJob.model_fields[group].json_schema_extra if group in GenerateJob.model_fields else None
-    chooser = str(extra.get("chosen_by") or "") if isinstance(extra, dict) else ""
+    chooser = chooser_of(GenerateJob.model_fields[group]) if group in GenerateJob.model_fields else ""
     return not chooser or bool(values.get(chooser.partition(".")[2]) == group)
 
 
