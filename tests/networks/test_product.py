@@ -18,6 +18,8 @@ from core.networks.kinds.lokr import split
 from core.networks.kinds.product_adapter import ProductAdapter
 from core.networks.network import Network, attached
 from core.settings.blocks import BlockSize
+from core.settings.check import build
+from core.settings.job import TrainJob
 
 NAME = "lora_unet_down_blocks_0_attentions_0_proj_in"
 MODULES = {"loha": LohaModule, "lokr": LokrModule, "locon": LoConModule, "full": FullModule}
@@ -224,6 +226,21 @@ def test_the_norm_of_the_bias_change_shrinks_with_that_of_the_weight():
     tensors = network.state_dict()
     torch.testing.assert_close(tensors[f"{NAME}.diff"], torch.ones(3, 4))
     torch.testing.assert_close(tensors[f"{NAME}.diff_b"], torch.full((3,), 0.5))
+
+
+@every_layer
+@every_case
+def test_the_norm_is_that_of_the_change(kind, own, layer):
+    module = layer_of(layer)
+    adapter = network_of(file_of(theirs(kind, own, module, alpha=3.0)), module).adapters[NAME]
+    assert float(adapter.norm()) == pytest.approx(float(adapter.delta().norm()), rel=1e-5)
+
+
+def test_the_metadata_say_the_algorithm_and_its_options_as_lycoris_takes_them():
+    network = {"kind": "lokr", "layers": ["attn-mlp"], "conv_rank": 8, "rank_dropout": 0.1}
+    job = build(TrainJob, {"network": network, "lokr": {"factor": 8, "decompose_both": True}})
+    expected = {"algo": "lokr", "preset": "attn-mlp", "factor": "8", "decompose_both": "True", "rank_dropout": "0.1"}
+    assert kinds()["lokr"].network_args(job) == expected | {"conv_dim": "8", "conv_alpha": "8"}
 
 
 @pytest.mark.parametrize(

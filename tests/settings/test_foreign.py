@@ -61,6 +61,46 @@ def refused(tmp_path, text, name="theirs.json"):
     return problem
 
 
+LOKR = {
+    "conv_dim": 8,
+    "conv_alpha": "4",
+    "factor": 8,
+    "use_cp": True,
+    "decompose_both": "False",
+    "LyCORIS_preset": "attn-mlp",
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        (
+            {"LoRA_type": "LyCORIS/LoKr", **LOKR},
+            "Network type LoKr; Layers attn-mlp; Conv rank (dim) 8; Conv alpha 4; Tucker decomposition (CP) on; Factor 8",
+        ),
+        (
+            {"LoRA_type": "LyCORIS/LoHa", **LOKR, "conv_dim": 0, "use_cp": False},
+            "Network type LoHa; Layers attn-mlp; Conv alpha 4",
+        ),
+        ({"LoRA_type": "LyCORIS/LoCon", "dora_wd": True}, "Network type DoRA"),
+        ({"LoRA_type": "LyCORIS/Native Fine-Tuning"}, "Network type Full difference"),
+        (
+            {"network_args": ["algo=lokr", "factor=4", "full_matrix=True"]},
+            "Network type LoKr; Factor 4; Full matrix on",
+        ),
+        (
+            {"network_args": '"algo=loha" conv_dim=16 use_scalar=True'},
+            "Network type LoHa; Conv rank (dim) 16; Trainable scalar on",
+        ),
+        ({"LoRA_type": "Standard", **LOKR}, "Network type LoRA"),
+        ({"LoRA_type": "Flux1"}, "LoRA type Flux1"),
+    ],
+)
+def test_the_network_type_of_kohya_ss_is_named_with_its_options(tmp_path, given, values):
+    problem = refused(tmp_path, json.dumps({**KOHYA, "LoRA_type": "", **given}))
+    assert problem.fix.endswith(f"; {values}")
+
+
 def test_a_preset_of_kohya_ss_is_named_with_its_main_values(tmp_path):
     problem = refused(tmp_path, json.dumps(KOHYA))
     assert "kohya_ss" in problem.what

@@ -86,10 +86,15 @@ def _apply(factors: Factors, x: Tensor, module: nn.Module) -> Tensor:
     return across.view(len(x), -1, *groups.shape[2:])
 
 
+def _norm(factors: Factors) -> Tensor:
+    """That of a Kronecker product is the product of its factors' norms."""
+    return _small(factors).norm() * _large(factors).norm()
+
+
 SMALL = ({W1: "ac"}, {W1_A: "ar", W1_B: "rc"})
 LARGE = (({W2: "bdhw"}, "cdhw"), ({W2_A: "br", W2_B: "rk"}, "ck"), ({T2: "rrhw", W2_A: "rb", W2_B: "rd"}, "cdhw"))
 FORMS = tuple(Form({**small, **large}, outs="ab", ins=ins) for small in SMALL for large, ins in LARGE)
-LOKR = Product(FORMS, _change, carrier=(W1, W1_A), starts=_starts, apply=_apply, recomputes=True)
+LOKR = Product(FORMS, _change, carrier=(W1, W1_A), starts=_starts, apply=_apply, norm=_norm, recomputes=True)
 register_product(
     "lokr",
     "LoKr",

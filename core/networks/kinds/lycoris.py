@@ -10,6 +10,7 @@ from core.networks.kinds.lora import network_args
 from core.networks.kinds.product import ALPHA, SCALAR, Product
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.layers import PRESETS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,9 @@ def lycoris_args(job: TrainJob, algo: str, own: Settings | None) -> dict[str, st
     """The network_args that LyCORIS would have been given: the algorithm, its options that are on, and the common ones."""
     options = {name: getattr(own, name) for name in type(own).model_fields} if own is not None else {}
     on = {name: str(value) for name, value in options.items() if value not in (False, None, -1)}
-    return {"algo": algo} | on | network_args(job)
+    layers = job.network.layers
+    preset = {"preset": layers[0]} if len(layers) == 1 and layers[0] in PRESETS else {}
+    return {"algo": algo} | preset | on | network_args(job)
 
 
 def register_product(name: str, title: str, product: Product, algo: str = "", **given: Any) -> None:

@@ -76,6 +76,7 @@ class Product:
     carrier   the keys that a scalar is multiplied into: the first that a layer has
     starts    (layer, rank, own settings) -> how each tensor starts
     apply     (factors, x, layer) -> the layer's product of x and the change, where there is a faster way than building it
+    norm      (factors) -> the norm of the change without alpha / rank, where there is a faster way than building it
     bias      the key of the bias' change, for kinds that change it
     recomputes   the backward pass computes the product again instead of keeping what it is made from: as large as the weight
                  or the layer's input, several times
@@ -86,6 +87,7 @@ class Product:
     carrier: tuple[str, ...]
     starts: Callable[[Any, int, Any], dict[str, Start]]
     apply: Callable[[Factors, Tensor, nn.Module], Tensor] | None = None
+    norm: Callable[[Factors], Tensor] | None = None
     bias: str = ""
     recomputes: bool = False
 

@@ -93,6 +93,12 @@ class ProductAdapter(Adapter):
             shape = tuple(as_weight(self.module.weight).shape)
             return self.product.change(self._factors(torch.float32), shape) * self.scale
 
+    def norm(self) -> Tensor:
+        if self.product.norm is None:
+            return super().norm()
+        with torch.no_grad():
+            return self.product.norm(self._factors(torch.float32)) * abs(self.scale)
+
     def bias_delta(self) -> Tensor | None:
         bias = self.weights.get(self.product.bias)
         return bias.detach().float() * self.scale if bias is not None else None
