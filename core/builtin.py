@@ -12,6 +12,12 @@ from core.settings.tools import images, metadata
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.settings.tools.model_files import ConvertLoraSettings, DownloadSettings, InspectSettings
+from core.settings.tools.weights import (
+    CheckWeightsSettings,
+    CompareLorasSettings,
+    InterrogateLoraSettings,
+    SingularValuesSettings,
+)
 from core.tasks import Card, Task, register, tool
 
 IMAGES = Card("images", "Images", "Edit copies of a folder's images; the originals are not changed.")
@@ -175,6 +181,43 @@ _file_tool(
     card=DOWNLOADS,
 )
 
+_model_tool(
+    "check_weights",
+    "weight_check",
+    CheckWeightsSettings,
+    "Check weights",
+    "look for damage and untrained layers, and show norms by layer",
+    "Check",
+    LORAS,
+)
+_model_tool(
+    "singular_values",
+    "singular_values",
+    SingularValuesSettings,
+    "Singular values",
+    "show which rank of a LoRA keeps how much of it",
+    "Compute",
+    LORAS,
+)
+_model_tool(
+    "compare_loras",
+    "compare_loras",
+    CompareLorasSettings,
+    "Compare two LoRAs",
+    "compare two LoRAs layer by layer",
+    "Compare",
+    LORAS,
+)
+_model_tool(
+    "interrogate_lora",
+    "interrogation",
+    InterrogateLoraSettings,
+    "Interrogate a LoRA",
+    "list the tokens that a LoRA's text encoders change most",
+    "Interrogate",
+    LORAS,
+    lane="device",
+)
 _model_tool(
     "edit_metadata",
     "file_metadata",

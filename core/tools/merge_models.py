@@ -23,7 +23,7 @@ from core.formats.tensors.writer import HEADER_BYTES_PER_TENSOR, type_named, wri
 from core.networks.block_weights import LISTS, SLOTS, block_weights
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, at_setting, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.blocks import numbers
@@ -131,20 +131,20 @@ def _opened(asked: MergeModelsSettings, workspace: Workspace, problems: list[Pro
         what = f"The multiplier of a sigmoid is {asked.multiplier:g}"
         problems.append(Problem(what, f"{GROUP}.multiplier", "use 0 to 1", code="merge.bad-multiplier"))
     for name in asked.models:
-        try:
-            models.append(_model(file_of(name, workspace, where), where))
-        except ProblemsError as error:
-            problems += [replace(each, where=where) for each in error.problems]
+        model = collected(problems, lambda name=name: _model(file_of(name, workspace, where), where))
+        models += [model] if model is not None else []
     return models
 
 
 def _model(path: Path, where: str) -> _Model:
-    kind = identify(path)
+    try:
+        kind, (entries, metadata) = identify(path), ({}, {}) if path.is_dir() else read_header(path)
+    except ProblemsError as error:
+        raise ProblemsError(at_setting(where, error.problems)) from None
     if kind.kind != "checkpoint" or path.is_dir():
         what = f"{display_path(path)} is not a checkpoint in a single file but: {kind}"
         fix = "convert the folder to a single file first" if path.is_dir() else "choose checkpoints"
         raise ProblemsError.one(what, where, fix, "merge.not-a-checkpoint")
-    entries, metadata = read_header(path)
     prefix = sd_keys.CLIP_PREFIXES.get(kind.family or "", "\0")
     renamed = {_current(name, prefix): entry for name, entry in entries.items()}
     return _Model(path, kind, renamed, metadata)

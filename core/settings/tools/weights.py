@@ -1,0 +1,76 @@
+"""Settings of the tools that measure weights."""
+
+from __future__ import annotations
+
+from core.settings.base import Settings, setting
+
+
+def _base(help: str) -> str | None:
+    name: str | None = setting(None, title="Base model", hint="not needed", names="path or name", help=help)
+    return name
+
+
+def _png(what: str) -> str | None:
+    path: str | None = setting(
+        None, title="Save as PNG", names="path", hint="off", help=f"Also saves {what} as a PNG file, by this name."
+    )
+    return path
+
+
+NEEDED = "Only for kinds that turn or scale the weight, such as DoRA and OFT, whose change depends on it."
+
+
+class CheckWeightsSettings(Settings):
+    """Looks for NaN, infinite and very large values, finds untrained layers, and shows how much each layer changes."""
+
+    file: str | None = setting(
+        None, level="shown", help="A LoRA, or a checkpoint in a single file.", names="path or name"
+    )
+    base_model: str | None = _base(NEEDED)
+    png: str | None = _png("the heat maps")
+
+
+class SingularValuesSettings(Settings):
+    """Shows how the change of a LoRA spreads over its singular values, and which rank would keep how much of it."""
+
+    file: str | None = setting(None, title="LoRA", level="shown", help="A LoRA of any kind.", names="path or name")
+    keep: float = setting(
+        0.95,
+        within=(0.5, 0.9999),
+        title="Norm to keep",
+        level="shown",
+        help="Share of each layer's norm that the recommended rank keeps. 0.9 to 0.98 are usual.",
+    )
+    base_model: str | None = _base(NEEDED)
+    png: str | None = _png("the plots")
+
+
+class CompareLorasSettings(Settings):
+    """Compares two LoRAs layer by layer: whether they change weights in the same direction, and how far apart they are."""
+
+    file: str | None = setting(
+        None, title="First LoRA", level="shown", help="A LoRA of any kind.", names="path or name"
+    )
+    other: str | None = setting(
+        None, title="Second LoRA", level="shown", help="Another one of the same family.", names="path or name"
+    )
+    base_model: str | None = _base(NEEDED)
+    png: str | None = _png("the heat maps")
+
+
+class InterrogateLoraSettings(Settings):
+    """Lists the tokens that a LoRA's text encoders change most: the words it was trained on are usually among them."""
+
+    file: str | None = setting(None, title="LoRA", level="shown", help="The LoRA.", names="path or name")
+    base_model: str | None = setting(
+        None, title="Base model", level="shown", names="path or name", help="The model it was trained on."
+    )
+    top: int = setting(100, within=(1, 1000), title="Tokens shown", level="shown", help="How many tokens are listed.")
+    clip_skip: int | None = setting(
+        None,
+        within=(1, 12),
+        title="Clip skip",
+        hint="the model's own",
+        help="Layer of the text encoder that is compared, counted from its end.",
+    )
+    batch_size: int = setting(64, within=(1, 4096), title="Batch size", help="Tokens that are computed at once.")

@@ -1,0 +1,148 @@
+"""Heat maps and curves of a result as one PNG, for the command line; the page draws its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.record import atomic
+from core.record.problems import ProblemsError
+from core.record.workspace import display_path, resolve_path
+from core.tools.written import output_problems
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+CELL, ROW, MARGIN, TITLE = 46, 22, 20, 34
+WIDTH, HEIGHT = 760, 320  # of the field of curves
+INK, FAINT, PAPER = (28, 32, 38), (205, 210, 216), (255, 255, 255)
+STRONG, AGAINST = (0x1F, 0x6F, 0xEB), (0xC2, 0x41, 0x0C)
+LINES = [STRONG, AGAINST, (0x0F, 0x7B, 0x4F), (0x7C, 0x3A, 0xED)]
+MOST_BYTES = 20_000_000
+
+
+def check_png(name: str | None, where: str) -> None:
+    """Raises ProblemsError where the plot cannot be written there."""
+    if not name:
+        return
+    target = resolve_path(name)
+    if target.suffix.lower() != ".png":
+        what, fix = f"'{target.name}' is not the name of a PNG file", "end the name in .png"
+        raise ProblemsError.one(what, where, fix, "tools.not-a-png")
+    if problems := output_problems(target, [], MOST_BYTES, where):
+        raise ProblemsError(problems)
+
+
+def save_png(shown: Iterable[Mapping[str, Any]], name: str | None) -> list[str]:
+    """Write the plots of a result below one another; returns the line that says so."""
+    plots = [each for each in shown if each["kind"] in ("heat", "curves")]
+    if not name or not plots:
+        return []
+    target = Path(resolve_path(name))
+    with atomic.open_atomic(target) as temporary:
+        draw(plots).save(temporary, "PNG")
+    return [f"Saved: {display_path(target)}"]
+
+
+def draw(plots: Sequence[Mapping[str, Any]]) -> Image:
+    """The plots on white, one below the other."""
+    from PIL import Image
+
+    images = [_heat(each) if each["kind"] == "heat" else _curves(each) for each in plots]
+    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), PAPER)
+    top = 0
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
+    return whole
+
+
+def _page(width: int, height: int, title: str) -> tuple[Image, ImageDraw, Any]:
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("RGB", (width, height), PAPER)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(12)
+    pen.text((MARGIN, MARGIN - 8), title, INK, ImageFont.load_default(15))
+    return image, pen, font
+
+
+def _heat(plot: Mapping[str, Any]) -> Image:
+    rows, columns = plot["rows"], plot["columns"]
+    left = MARGIN + 8 + 7 * max(map(len, rows), default=0)
+    width = max(left + CELL * len(columns) + MARGIN, 24 + 9 * len(plot["title"]))
+    top = TITLE + 18
+    image, pen, font = _page(width, top + ROW * len(rows) + MARGIN, plot["title"])
+    for number, column in enumerate(columns):
+        pen.text((left + CELL * (number + 0.5), top - 10), column, INK, font, anchor="mm")
+    for number, row in enumerate(rows):
+        middle = top + ROW * (number + 0.5)
+        pen.text((left - 8, middle), row, INK, font, anchor="rm")
+        for place, column in enumerate(columns):
+            value, note = plot["values"][number][place], plot["notes"].get(f"{row}|{column}")
+            box = (left + CELL * place, top + ROW * number, left + CELL * (place + 1) - 2, top + ROW * (number + 1) - 2)
+            color = color_of(value, plot["span"])
+            pen.rectangle(box, fill=color, outline=AGAINST if note else FAINT, width=2 if note else 1)
+            words = "" if value is None else figures(value)
+            ink = PAPER if sum(color) < 400 else INK
+            pen.text((left + CELL * (place + 0.5) - 1, middle - 1), words, ink, font, anchor="mm")
+    return image
+
+
+def color_of(value: float | None, span: Sequence[float]) -> tuple[int, int, int]:
+    """White to blue over the span; below 0, white to red."""
+    if value is None:
+        return PAPER
+    share = min(1.0, abs(value) / (max(map(abs, span)) or 1.0))
+    full = AGAINST if value < 0 else STRONG
+    return tuple(round(255 + (end - 255) * share) for end in full)  # type: ignore[return-value]
+
+
+def figures(value: float) -> str:
+    """Three digits, short enough for a cell."""
+    if value == 0:
+        return "0"
+    return f"{value:.0e}" if abs(value) < 1e-3 or abs(value) >= 1e5 else f"{value:.3g}"
+
+
+def _curves(plot: Mapping[str, Any]) -> Image:
+    lines, across = plot["lines"], plot["x"]
+    image, pen, font = _page(WIDTH + 110, HEIGHT + TITLE + 60, plot["title"])
+    left, top, bottom = 70, TITLE + 8, TITLE + HEIGHT
+    known = [_scaled(value, plot["log"]) for line in lines for value in line["values"] if _fits(value, plot["log"])]
+    low, high = min([*known, 0.0] if not plot["log"] else known, default=0.0), max(known, default=1.0)
+    high = high if high > low else low + 1
+
+    def x(value: float) -> float:
+        return left + (value - across[0]) / ((across[-1] - across[0]) or 1) * (WIDTH - left)
+
+    def y(value: float) -> float:
+        return bottom - (_scaled(value, plot["log"]) - low) / (high - low) * (bottom - top)
+
+    for number in range(5):
+        level = low + (high - low) * number / 4
+        height = bottom - (bottom - top) * number / 4
+        pen.line((left, height, WIDTH, height), FAINT)
+        pen.text((left - 8, height), figures(10**level if plot["log"] else level), INK, font, anchor="rm")
+    for number in range(6):
+        place = across[0] + (across[-1] - across[0]) * number / 5
+        pen.text((x(place), bottom + 14), figures(round(place)), INK, font, anchor="mm")
+    pen.text((WIDTH, bottom + 32), plot["across"], INK, font, anchor="rm")
+    pen.text((left, TITLE - 6), plot["up"], INK, font)
+    for number, line in enumerate(lines):
+        places = [(x(at), y(v)) for at, v in zip(across, line["values"], strict=True) if _fits(v, plot["log"])]
+        color = LINES[number % len(LINES)]
+        if len(places) > 1:
+            pen.line(places, color, 2, joint="curve")
+        pen.text((WIDTH + 8, top + 18 * number), line["name"], color, font)
+    return image
+
+
+def _fits(value: float | None, log: bool) -> bool:
+    return value is not None and (not log or value > 0)
+
+
+def _scaled(value: float, log: bool) -> float:
+    return math.log10(value) if log else value
