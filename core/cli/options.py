@@ -172,9 +172,12 @@ def split_options(
                 options.values[name] = text
         elif word.startswith("--"):
             options.settings.append(word)
-            if not equals and index < len(words) and not words[index].startswith("--"):
+            most = (
+                len(words) if word == "--network_args" else 1 - bool(equals)
+            )  # of sd-scripts, read only to say what replaces it
+            while most and index < len(words) and not words[index].startswith("--"):
                 options.settings.append(words[index])
-                index += 1
+                index, most = index + 1, most - 1
         else:
             free.append(word)
     entry = argument_of(task) if task else None

@@ -13,7 +13,7 @@ ELSEWHERE: dict[str, str] = {
     "dataset_repeats": "use num_repeats of a folder in dataset.sources",
     "dataset_config": "use --dataset-config FILE",
     "debug_dataset": "use webui.py prepare PRESET --debug-dataset EPOCHS",
-    "network_module": "remove it: LoRA is the only network type so far",
+    "network_module": "use network.kind",
     "network_args": "use the setting for each argument, such as network.conv_rank or optimizer.loraplus_lr_ratio",
     "wandb_api_key": "set WANDB_API_KEY, or enter the key on Tools: keys are not settings",
     "huggingface_token": "set HF_TOKEN, or enter the key on Tools: keys are not settings",

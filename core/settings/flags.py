@@ -13,9 +13,11 @@ from core.record.bounded_json import parse_json
 from core.record.problems import MOST, Problem, ProblemsError
 from core.settings.base import Declared, Settings, declared, item_settings
 from core.settings.elsewhere import ELSEWHERE
+from core.settings.presets.networks import network_problem
 
 MAX_VALUES = 10_000  # in one flag
 HELP_WIDTH = 110
+NETWORK = ("network_module", "network_args")
 
 
 def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -25,6 +27,7 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
     """
     known = {entry.path: entry for entry in declared(model)}
     values: dict[str, Any] = {}
+    of_network: dict[str, list[str]] = {}  # sd-scripts' options that several settings stand for
     problems: list[Problem] = []
     index = 0
     while index < len(words):
@@ -38,6 +41,10 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
         path = path[3:] if negated else path
         entry = known.get(path)
         takes_next = index < len(words) and not words[index].startswith("--")
+        if path in NETWORK and "network.kind" in known:
+            end = next((at for at in range(index, len(words)) if words[at].startswith("--")), len(words))
+            of_network[path], index = [*filter(None, [text]), *words[index:end]], end
+            continue
         if entry is None:
             problems.append(_unknown(path, known, nearest=len(problems) < MOST))
             index += 1 if takes_next and not equals else 0
@@ -55,6 +62,9 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
                 text, index = words[index], index + 1
             value = coerce(entry, text)
         values.setdefault(entry.group, {})[entry.name] = value
+    if of_network:
+        module = "".join(of_network.get("network_module", [])) or None
+        problems.append(network_problem(module, of_network.get("network_args", []), known))
     return values, problems
 
 

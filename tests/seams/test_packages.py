@@ -108,3 +108,35 @@ sys.exit(0 if state == "done" else f"{{state}} {{error}}")
         [sys.executable, "-c", script], cwd=PROJECT, env=env, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A module of one's own with a network kind, outside of the tree, and images."""
+    place = tmp_path / "site"
+    place.mkdir()
+    shutil.copy(PROJECT / "tests" / "seams" / "toys" / "gain.py", place / "mynet.py")
+    images = PROJECT / "models" / "starter" / "images"
+    words = ["train", "--network.kind", "gain", "--gain.start", "0.01", "--model.base_model", "models/starter"]
+    words += ["--dataset.folder", str(images), "--dataset.resolution", "64", "--schedule.max_train_steps", "1"]
+    return place, [*words, "--saving.output_name", "mine", "--samples.sample_prompts", ""]
+
+
+def test_a_network_of_ones_own_is_known_once_it_is_allowed(network):
+    place, words = network
+    known = run(place, *words, "--check", "--allow-module", "mynet")
+    assert known.returncode == 0, known.stderr
+    for given in (words, ["train", "--network_module", "mynet"]):
+        refused = run(place, *given, "--check")
+        assert refused.returncode == 2 and "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_it_trains_in_the_processes_that_are_launched_and_its_file_is_generated_with(network, tmp_path):
+    place, words = network
+    done = run(place, *words, "--allow-module", "mynet", "--memory.num_processes", "2")
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "outputs").rglob("mine.safetensors")
+    generate = ["generate", "--model.base_model", "models/starter", "--prompt", "a fox", "--generate.steps", "1"]
+    made = run(place, *generate, "--lora", str(file), "--allow-module", "mynet")
+    assert made.returncode == 0, made.stderr

@@ -99,7 +99,7 @@ def register(kind: NetworkKind) -> None:
     """Register a kind: from now on it is available on the page, in presets, on the command line, in trainings and files."""
     KINDS[kind.name] = kind
     uses = kind.uses | ({"initialization"} if kind.initialize is not None else set())
-    TRAITS[kind.name] = KindTraits(uses, kind.needs_base_weight, kind.by_chance, kind.loraplus)
+    TRAITS[kind.name] = KindTraits(uses, kind.needs_base_weight, kind.by_chance, kind.loraplus, kind.module_name)
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
     if kind.settings is not None:
         add_group(NetworkSettings, kind.name, kind.settings, kind.title, chosen_by="network.kind")

@@ -9,6 +9,7 @@ from core.record.bounded_toml import bounded_loads
 from core.record.problems import Problem
 from core.settings.base import declared
 from core.settings.job import TrainJob
+from core.settings.presets.networks import ALSO_CALLED, ARGUMENTS, arguments_of, is_on, kind_of
 
 KOHYA_GUI, SD_SCRIPTS, ONETRAINER = "kohya_ss", "sd-scripts", "OneTrainer"
 # Top-level names of each program's files that Atelier's presets do not have; three matches identify the program.
@@ -21,7 +22,7 @@ MARKS = {
 }  # fmt: skip
 # Names of the main values in sd-scripts and kohya_ss, and in OneTrainer.
 MAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "method.kind": (("network_module",), ("training_method",)),
+    "method.kind": ((), ("training_method",)),
     "model.base_model": (("pretrained_model_name_or_path",), ("base_model_name",)),
     "dataset.folder": (("train_data_dir",), ("concept_file_name",)),
     "dataset.resolution": (("resolution", "max_resolution"), ("resolution",)),
@@ -37,23 +38,6 @@ MAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "network.alpha": (("network_alpha",), ("lora_alpha",)),
     "saving.output_name": (("output_name",), ("output_model_destination",)),
 }
-# kohya_ss' LoRA_type, or LyCORIS' algo, in small letters -> network.kind
-KINDS = {
-    "standard": "lora", "kohya locon": "lora", "lora-fa": "lora_fa", "kohya dylora": "dylora", "kohya loha": "loha",
-    "kohya lokr": "lokr", "lora": "locon", "locon": "locon", "loha": "loha", "lokr": "lokr", "glora": "glora",
-    "dylora": "dylora", "ia3": "ia3", "diag-oft": "diag_oft", "boft": "boft", "full": "full", "native fine-tuning": "full",
-}  # fmt: skip
-DECOMPOSED = {"locon": "dora", "loha": "dora_loha", "lokr": "dora_lokr"}  # with dora_wd
-# Settings of the network -> the names that LyCORIS' arguments and kohya_ss' files have for them
-ARGUMENTS = {
-    "network.layers": ("preset", "LyCORIS_preset"),
-    "network.conv_rank": ("conv_dim",),
-    "network.conv_alpha": ("conv_alpha",),
-    "network.rank_dropout": ("rank_dropout",),
-    "network.module_dropout": ("module_dropout",),
-    "network.rs_lora": ("rs_lora",),
-}
-ALSO_CALLED = {"use_tucker": ("use_cp", "use_conv_cp"), "constraint": ("constrain",), "wd_on_output": ("wd_on_out",)}
 LONGEST = 80  # characters of a value that are shown
 
 
@@ -110,31 +94,19 @@ def _main_values(values: Mapping[str, Any], program: str) -> list[str]:
 
 def _network_values(values: Mapping[str, Any]) -> list[str]:
     """The network type and its options: "Network type LoKr", "Factor 8" ..., by kohya_ss' fields or LyCORIS' network_args."""
-    given = {**values, **_arguments(values.get("network_args"))}
-    told = str(given.get("algo") or given.get("LoRA_type") or "").lower()
-    kind = KINDS.get(told.rpartition("/")[2], "")
-    kind = DECOMPOSED.get(kind, kind) if _is_on(given.get("dora_wd")) else kind
+    given = {**values, **arguments_of(values.get("network_args"))}
+    kind, standard = kind_of(given), str(given.get("LoRA_type")).lower() == "standard"
     entries = {entry.path: entry for entry in declared(TrainJob)}
     types = entries["network.kind"]
     if kind not in types.choices:
-        return [f"LoRA type {given['LoRA_type']}"] if given.get("LoRA_type") else []
+        told = given.get("LoRA_type") or given.get("network_module")
+        return [f"LoRA type {told}"] if isinstance(told, str) else []
     own = {
         path: (entry.name, *ALSO_CALLED.get(entry.name, ())) for path, entry in entries.items() if entry.group == kind
     }
     found = [f"{types.title} {types.label(kind)}"]
-    for path, names in (({} if told == "standard" else ARGUMENTS) | own).items():
-        value = next((given[name] for name in names if _is_on(given.get(name))), None)
+    for path, names in (({} if standard else ARGUMENTS) | own).items():
+        value = next((given[name] for name in names if is_on(given.get(name))), None)
         if value is not None and str(value) != str(entries[path].default):
             found.append(f"{entries[path].title} {'on' if str(value).lower() == 'true' else value}")
     return found
-
-
-def _arguments(text: Any) -> dict[str, str]:
-    """sd-scripts' network_args, "algo=lokr factor=8" or a list of such, by name."""
-    words = text.replace('"', "").split() if isinstance(text, str) else text if isinstance(text, list) else []
-    pairs = (str(word).partition("=") for word in words)
-    return {name: value for name, sign, value in pairs if sign}
-
-
-def _is_on(value: Any) -> bool:
-    return isinstance(value, (str, int, float)) and str(value) not in ("", "False", "false", "0", "0.0", "None")

@@ -1,0 +1,96 @@
+"""The networks of sd-scripts, LyCORIS and kohya_ss by the settings that mean the same here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from core.record.problems import Problem
+from core.settings.base import Declared
+from core.settings.network import TRAITS
+
+LYCORIS = "lycoris.kohya"
+# kohya_ss' LoRA_type, or LyCORIS' algo, in small letters -> network.kind
+KINDS = {
+    "standard": "lora", "kohya locon": "lora", "lora-fa": "lora_fa", "kohya dylora": "dylora", "kohya loha": "loha",
+    "kohya lokr": "lokr", "lora": "locon", "locon": "locon", "loha": "loha", "lokr": "lokr", "glora": "glora",
+    "dylora": "dylora", "ia3": "ia3", "diag-oft": "diag_oft", "boft": "boft", "full": "full", "native fine-tuning": "full",
+}  # fmt: skip
+DECOMPOSED = {"locon": "dora", "loha": "dora_loha", "lokr": "dora_lokr"}  # with dora_wd
+# Settings of the network -> the names that LyCORIS' arguments and kohya_ss' files have for them
+ARGUMENTS = {
+    "network.layers": ("preset", "LyCORIS_preset"),
+    "network.conv_rank": ("conv_dim",),
+    "network.conv_alpha": ("conv_alpha",),
+    "network.network_dropout": ("dropout",),
+    "network.rank_dropout": ("rank_dropout",),
+    "network.module_dropout": ("module_dropout",),
+    "network.rs_lora": ("rs_lora",),
+}
+ALSO_CALLED = {"use_tucker": ("use_cp", "use_conv_cp"), "constraint": ("constrain",), "wd_on_output": ("wd_on_out",)}
+GROUPS = ("network", "optimizer")
+
+
+def arguments_of(text: Any) -> dict[str, str]:
+    """sd-scripts' network_args, "algo=lokr factor=8" or a list of such, by name."""
+    words = text.replace('"', "").split() if isinstance(text, str) else text if isinstance(text, list) else []
+    pairs = (str(word).partition("=") for word in words)
+    return {name: value for name, sign, value in pairs if sign}
+
+
+def is_on(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and str(value) not in ("", "False", "false", "0", "0.0", "None")
+
+
+def kind_of(given: Mapping[str, Any]) -> str:
+    """The kind that kohya_ss' LoRA_type, or sd-scripts' network_module with these network_args, trains; "" if none is known."""
+    module, told = given.get("network_module"), given.get("algo") or given.get("LoRA_type")
+    if told or module == LYCORIS:
+        kind = KINDS.get(str(told or "lora").lower().rpartition("/")[2], "")
+        kind = DECOMPOSED.get(kind, kind) if is_on(given.get("dora_wd")) else kind
+        return kind if kind in TRAITS else ""
+    return next((name for name, traits in TRAITS.items() if module and traits.module == module), "")
+
+
+def settings_of_arguments(
+    kind: str, arguments: Mapping[str, Any], known: Mapping[str, Declared]
+) -> tuple[dict[str, Any], list[str]]:
+    """({path: value}, names without a setting) of network_args. known: the settings of a training by path."""
+    found: dict[str, Any] = {}
+    left = []
+    for name, value in arguments.items():
+        path = _path_of(name, kind, known)
+        if path:
+            found[path] = value
+        elif name not in ("algo", "dora_wd"):
+            left.append(name)
+    return found, left
+
+
+def _path_of(name: str, kind: str, known: Mapping[str, Declared]) -> str:
+    own = next((real for real, others in ALSO_CALLED.items() if name in others), name)
+    if f"{kind}.{own}" in known:
+        return f"{kind}.{own}"
+    named = next((path for path, names in ARGUMENTS.items() if name in names), "")
+    others = (path for path, each in known.items() if each.group in GROUPS and name in (each.name, *each.kohya_names))
+    return named or next(others, "")
+
+
+def network_problem(module: str | None, words: Iterable[str], known: Mapping[str, Declared]) -> Problem:
+    """What to write instead of --network_module and --network_args."""
+    arguments = arguments_of(list(words))
+    kind = "lora" if module is None else kind_of({"network_module": module, **arguments})
+    if not kind:
+        modules = dict.fromkeys(filter(None, (traits.module for traits in TRAITS.values())))
+        what = f"The network module '{module}' is neither known here nor registered by an allowed package"
+        named = f"{module}, algo={arguments['algo']}" if module == LYCORIS and "algo" in arguments else ""
+        what = f"The network '{named}' is not known here" if named else what
+        fix = f"use one of {', '.join(modules)}, or allow a package that registers it with --allow-module"
+        return Problem(what, "command line", fix, code="network.unknown-module")
+    found, left = settings_of_arguments(kind, arguments, known)
+    flags = [f"--network.kind {kind}"] if module is not None else []
+    flags += [f"--{path} {value}" for path, value in found.items()]
+    fix = f"write {' '.join(flags)}" if flags else "remove it"
+    fix += f"; there is no setting for {', '.join(left)}" if left else ""
+    option = "--network_args" if module is None else "--network_module"
+    return Problem(f"There is no setting {option}", "command line", fix, code="settings.unknown-name")
