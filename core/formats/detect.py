@@ -48,6 +48,7 @@ KIND_NAMES = {
     "hypernetwork": "hypernetwork",
     "unknown": "model of an unknown kind",
 }
+MOST_TOKENS = 200  # of an embedding file
 XTI_KEYS = {"IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02d}" for n in range(3, 12))}
 
 
@@ -401,14 +402,25 @@ def _as_embedding(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
         return ModelKind("embedding", "sdxl", "single_file", None, "it has the keys clip_l and clip_g")
     vectors = [name for name in names if name == "emb_params" or name.startswith("string_to_param.")]
     named = bool(vectors)  # then any width will do; the starter model's is 64
-    if not vectors and len(names) == 1:
-        vectors = [name for name in names if len(tensors[name].shape) <= 2]
+    if not vectors and _are_tokens(tensors):
+        vectors = sorted(names)
     for name in vectors:
         width = tensors[name].side(-1)
         if named or width in (768, 1024, 1280):
             family = {768: "sd1", 1024: "sd2", 1280: "sdxl"}.get(width)
             return ModelKind("embedding", family, "single_file", None, f"its only vectors are {width} wide")
     return None
+
+
+def _are_tokens(tensors: Mapping[str, TensorEntry]) -> bool:
+    """One table of vectors, or several of one width with names of tokens, as diffusers' files have them."""
+    if len(tensors) == 1:
+        return all(len(entry.shape) in (1, 2) for entry in tensors.values())
+    tables = all(1 <= len(entry.shape) <= 2 and entry.shape[0] > 0 for entry in tensors.values())
+    weights = any(name.endswith((".weight", ".bias")) for name in tensors)
+    return (
+        1 < len(tensors) <= MOST_TOKENS and tables and not weights and len({e.side(-1) for e in tensors.values()}) == 1
+    )
 
 
 def _as_component(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:

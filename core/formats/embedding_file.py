@@ -1,4 +1,8 @@
-"""Textual inversion files: the vectors of a token, one tensor per text encoder (or per layer, XTI)."""
+"""Textual inversion files: the vectors of a token, one tensor per text encoder (or per layer, XTI).
+
+The layouts: `emb_params` (kohya), `clip_l` and `clip_g` (SDXL), `string_to_param` (A1111), {token: tensor} (diffusers), and 16 layers
+(XTI). A1111's and diffusers' can hold several tokens, each with a name of its own.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 ONE = ("emb_params",)  # SD 1 and 2; A1111 reads any single tensor
 SDXL = ("clip_l", "clip_g")
+A1111 = "string_to_param."
 FLOATS = {"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"}
 MOST_NUMBERS = 20_000_000  # 75 vectors for each of SDXL's two encoders are 153,600
 LAYERS = (
@@ -46,36 +51,53 @@ def write_embedding(
             save_pickle(ready, temporary)
 
 
-def read_embedding(path: Path) -> dict[str, torch.Tensor]:
+def read_embedding(path: Path, token: str = "") -> dict[str, torch.Tensor]:
     """{name: float32 [n, C]} under this program's names, from a .safetensors or .pt file of any common program.
 
     A1111's format (string_to_param), diffusers' and other single tensors become "emb_params".
+    token   which of a file of several (`tokens_in`); "" is the first
     """
     import torch
 
     with TensorFile(path) as file:
-        names = _names(file.entries, path)
+        names = _names(file.entries, path, token)
         found = {name: file.read(own, torch.float32) for name, own in names.items()}
     return {name: value[None] if value.ndim == 1 else value for name, value in found.items()}
 
 
-def read_shapes(path: Path) -> dict[str, tuple[int, int]]:
+def read_shapes(path: Path, token: str = "") -> dict[str, tuple[int, int]]:
     """{name: (n, C)} of the same tensors, from the header only."""
     entries, _ = read_header(path)
-    shapes = {name: entries[own].shape for name, own in _names(entries, path).items()}
+    shapes = {name: entries[own].shape for name, own in _names(entries, path, token).items()}
     return {name: (shape[0] if len(shape) == 2 else 1, shape[-1]) for name, shape in shapes.items()}
 
 
-def _names(entries: Mapping[str, TensorEntry], path: Path) -> dict[str, str]:
+def tokens_in(path: Path) -> list[str]:
+    """The tokens of a file that holds several, by their own names; [] for one, whose name is the file's."""
+    tokens = list(_tables(read_header(path)[0]))
+    return tokens if len(tokens) > 1 else []
+
+
+def _tables(entries: Mapping[str, TensorEntry]) -> dict[str, str]:
+    """{token: the name of its tensor} where a tensor is a token's; diffusers' "<fox>" is "fox" in prompts."""
+    vectors = [name for name, entry in entries.items() if _are_vectors(entry)]
+    if set(vectors) & {*LAYERS, *SDXL, *ONE}:
+        return {}
+    vectors = [name for name in vectors if name.startswith(A1111)] or vectors
+    return {name.removeprefix(A1111).strip("<> ") or name: name for name in vectors}
+
+
+def _names(entries: Mapping[str, TensorEntry], path: Path, token: str) -> dict[str, str]:
     """This program's names -> the file's, for tensors that are token vectors."""
     vectors = {name for name, entry in entries.items() if _are_vectors(entry)}
-    for names in (LAYERS, SDXL):
+    for names in (LAYERS, SDXL, ONE):
         if set(names) & vectors:
             found = {name: name for name in names if name in vectors}
             break
     else:
-        tables = [name for name in entries if name in vectors]
-        found = {ONE[0]: tables[0]} if tables else {}
+        tables = _tables(entries)
+        table = tables.get(token) if token else next(iter(tables.values()), None)
+        found = {ONE[0]: table} if table else {}
     if not found:
         what = "The file does not contain an embedding"
         raise ProblemsError.one(what, str(path), "choose a textual inversion embedding", "embedding.not-an-embedding")

@@ -19,7 +19,7 @@ from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
 from core.generation.image_metadata import portable_name
-from core.generation.library import find_embedding
+from core.generation.library import find_embedding, tokens_of_file
 from core.generation.prompt.kept import ModelTexts
 from core.generation.prompt.states import AS_WRITTEN, PromptStates, Reading, encode_texts
 from core.record.bounded_json import read_json_object
@@ -36,15 +36,16 @@ TABLE = "token_embedding.weight"  # the end of its name in every single file, th
 
 @dataclass(frozen=True)
 class NewWord:
-    """A token in prompts and the file with its vectors."""
+    """A token in prompts and the file with its vectors. token: which of a file of several; "" where it holds one."""
 
     word: str
     path: Path
+    token: str = ""
 
     def setting(self, workspace: Workspace) -> str:
         """As stored in an image's settings: FILE or TOKEN=FILE with a portable file name."""
         name = portable_name(self.path, workspace)
-        return name if self.word == self.path.stem and "=" not in name else f"{self.word}={name}"
+        return name if self.word == self.path.stem and not self.token and "=" not in name else f"{self.word}={name}"
 
 
 def find_word(text: str, workspace: Workspace) -> NewWord:
@@ -54,6 +55,22 @@ def find_word(text: str, workspace: Workspace) -> NewWord:
         word, file = "", text
     path = find_embedding(file, workspace)
     return NewWord(word.strip() or path.stem, path)
+
+
+def find_words(text: str, workspace: Workspace) -> list[NewWord]:
+    """All tokens of "FILE", each by its own name if it holds several; "TOKEN=FILE" is one of those, or another name for a single one.
+    Raises ProblemsError for a missing file or token."""
+    one = find_word(text, workspace)
+    tokens = tokens_of_file(one.path)
+    if tokens == [""]:
+        return [one]
+    if one.word == one.path.stem and one.word not in tokens:
+        return [NewWord(token, one.path, token) for token in tokens]
+    if one.word not in tokens:
+        shown = ", ".join(tokens[:5]) + (" ..." if len(tokens) > 5 else "")
+        what = f"{one.path.name} has no token '{one.word}', but {shown}"
+        raise ProblemsError.one(what, display_path(one.path), "use one of these names", "embedding.no-such-token")
+    return [NewWord(one.word, one.path, one.word)]
 
 
 def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Path) -> None:
@@ -66,7 +83,7 @@ def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Pat
     if found.kind != "embedding":
         what = f"{word.path.name} is not an embedding but: {found} ({found.evidence})"
         raise ProblemsError.one(what, where, "choose a textual inversion embedding", code="embedding.not-an-embedding")
-    shapes = read_shapes(word.path)
+    shapes = read_shapes(word.path, word.token)
     wanted = SDXL if family == "sdxl" else LAYERS if set(shapes) == set(LAYERS) else ONE
     name, fix = FAMILY_NAMES[family], f"choose an embedding for {FAMILY_NAMES[family]}, or a matching model"
     if found.family not in (None, family):
@@ -175,7 +192,7 @@ def embeddings_attached(
     from core.methods.layers import OneTextEach
     from core.methods.tokens import TokenTable, add_tokens
 
-    read = {word.word: read_embedding(word.path) for word in words}
+    read = {word.word: read_embedding(word.path, word.token) for word in words}
     layered = {word for word, vectors in read.items() if LAYERS[0] in vectors}
     counts = {word: len(next(iter(vectors.values()))) for word, vectors in read.items()}
     tokenizers = [copy.deepcopy(tokenizer) for tokenizer in components.tokenizers]

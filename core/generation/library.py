@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from core.dataset.captions.words import word_pattern
 from core.formats.detect import identify
+from core.formats.embedding_file import tokens_in
 from core.generation.prompt.wildcards import WildcardError
 from core.record.allowed import may_reach
 from core.record.best import read_best
@@ -291,15 +293,35 @@ def wildcard_names(workspace: Workspace) -> list[str]:
     return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.txt"))
 
 
-def embedding_files(workspace: Workspace) -> dict[str, Path]:
-    """{name in prompts: file} of the embeddings under models/."""
-    return {path.stem: path for _, path in _files(workspace.models, "embedding")}
+def embedding_words(workspace: Workspace) -> dict[str, tuple[Path, str]]:
+    """{name in prompts: (file, token)} of the embeddings under models/. token: of a file of several, each by its own name; else ""."""
+    found: dict[str, tuple[Path, str]] = {}
+    for _, path in _files(workspace.models, "embedding"):
+        found |= {token or path.stem: (path, token) for token in tokens_of_file(path)}
+    return found
 
 
-def named_embeddings(texts: Iterable[str], workspace: Workspace) -> list[Path]:
-    """The embeddings under models/ whose names without extension are words of these texts."""
-    files = embedding_files(workspace)
-    if not files:
+def tokens_of_file(path: Path) -> list[str]:
+    """The tokens of an embedding file that holds several; [""] for one, and for a file that cannot be read."""
+    with suppress(ProblemsError, OSError):
+        facts = path.stat()
+        return _tokens(path, facts.st_mtime_ns, facts.st_size) or [""]
+    return [""]
+
+
+@lru_cache(maxsize=4096)
+def _tokens(path: Path, changed: int, size: int) -> list[str]:
+    return tokens_in(path)
+
+
+def named_embeddings(texts: Iterable[str], workspace: Workspace) -> list[tuple[str, Path, str]]:
+    """(name, file, token) of the embeddings under models/ whose names are words of these texts."""
+    words = embedding_words(workspace)
+    if not words:
         return []
     whole = "\n".join(texts).casefold()
-    return [path for word, path in files.items() if word.casefold() in whole and word_pattern([word]).search(whole)]
+    return [
+        (word, *there)
+        for word, there in words.items()
+        if word.casefold() in whole and word_pattern([word]).search(whole)
+    ]

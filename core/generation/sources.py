@@ -18,7 +18,7 @@ from core.formats.detect import identify
 from core.formats.hashes import HashMemo, file_sha256
 from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.header import sniff
-from core.generation.embeddings import NewWord, check_word, find_word
+from core.generation.embeddings import NewWord, check_word, find_words
 from core.generation.image_metadata import portable_name
 from core.generation.image_record import Hashes
 from core.generation.library import find_lora, named_embeddings
@@ -97,8 +97,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
     }
     words: list[NewWord] = []
     for text in job.generate.embeddings:
-        word = collected(problems, find_word, text, workspace)
-        if word is not None:
+        for word in collected(problems, find_words, text, workspace) or ():
             if model and name:
                 collected(problems, check_word, word, words, name, model)
             words.append(word)
@@ -130,9 +129,11 @@ def _words_in(
     """The embeddings under models/ that prompts name and that are not chosen; for those that do not fit, `notes` gets advice."""
     texts = [text for one in asked for text in (one.generate.prompt, one.generate.negative_prompt)]
     found: list[NewWord] = []
-    for path in named_embeddings(texts, workspace):
-        word = NewWord(path.stem, path)
-        if any(path == other.path or word.word.casefold() == other.word.casefold() for other in (*chosen, *found)):
+    for word in (NewWord(*each) for each in named_embeddings(texts, workspace)):
+        if any(
+            (word.path, word.token) == (other.path, other.token) or word.word.casefold() == other.word.casefold()
+            for other in (*chosen, *found)
+        ):
             continue
         try:
             check_word(word, (), name, model)

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from core.captioning.combining import comparable
 from core.captioning.tag_lists import tag_lists
 from core.dataset.captions.words import tag_words
-from core.generation.embeddings import find_word
+from core.generation.embeddings import find_words
 from core.generation.gallery import Gallery
 from core.generation.image_facts import LONGEST
-from core.generation.library import wildcard_names
+from core.generation.library import tokens_of_file, wildcard_names
 from core.generation.prompt.analysis import Analysis, Part, Ways, analyze
 from core.generation.prompt.known import known_in
 from core.generation.prompt.styles import Style, read_styles, styles_of_csv, write_styles
 from core.record import atomic
 from core.record.bounded_json import read_json
 from core.record.problems import ProblemsError
-from core.record.workspace import Workspace
+from core.record.workspace import Workspace, resolve_path
 from core.settings.job import GenerateJob
 from tabs.form.plain_presets import PlainForm, Values
 from tabs.generate.loras import Shelf
@@ -85,12 +85,11 @@ class PromptBox:
         ]
         return {"meter": meter(found), "marks": marks}
 
-    def _chosen_words(self, values: Values) -> list[tuple[str, Path]]:
+    def _chosen_words(self, values: Values) -> list[tuple[str, Path, str]]:
         found = []
         for text in values["embeddings"]:
             try:
-                word = find_word(text, self.page.workspace)
-                found.append((word.word, word.path))
+                found += [(word.word, word.path, word.token) for word in find_words(text, self.page.workspace)]
             except ProblemsError:
                 continue  # said at the start
         return found
@@ -118,7 +117,9 @@ class PromptBox:
     def _words(self, value: str) -> list[dict[str, str]]:
         """Embeddings and LoRAs whose names match, then tags."""
         known = (Path(name) for _, name in self._shelf.embeddings)
-        embeddings = _like([path.stem for path in known if path.parts[0] == "models"], value)
+        files = (path for path in known if path.parts[0] == "models")
+        words = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
+        embeddings = _like(list(words), value)
         found = [_option(name, name, "embedding") for name in embeddings] + self._loras(value)
         return (found[: OPTIONS // 2] + self._tags(value))[:OPTIONS]
 

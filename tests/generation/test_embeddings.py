@@ -12,14 +12,16 @@ from safetensors.torch import save_file
 
 from core.cli.main import main
 from core.families import family
+from core.formats.detect import identify
 from core.formats.embedding_file import LAYERS, read_embedding, read_shapes, write_embedding
 from core.generation.a1111 import a1111_text, from_a1111_text
-from core.generation.embeddings import NewWord, embeddings_attached, find_word, token_widths
+from core.generation.embeddings import NewWord, embeddings_attached, find_word, find_words, token_widths
 from core.generation.image_metadata import read_image_metadata
 from core.generation.library import list_embeddings
 from core.generation.loras import loras_attached
 from core.generation.making import Maker
 from core.generation.plan import plan_of
+from core.generation.prompt.known import word_vectors
 from core.generation.prompt.states import encode_prompts
 from core.generation.run import run_generate
 from core.generation.sources import find_sources, make_store
@@ -276,3 +278,67 @@ def test_a_word_with_a_vector_for_each_layer_works_with_and_regions_guidance_kin
     ):
         layered, plain = made(f"a (xti:1.2){second}", **groups), made(f"a (red fox:1.2){second}", **groups)
         torch.testing.assert_close(layered, plain, rtol=1e-4, atol=1e-4)
+
+
+# -- files of several words
+
+
+def several_words(path, components):
+    """A file as A1111 or diffusers write it, with the vectors of two known texts under names of their own."""
+    fox, cup = (rows_of(components, text)[0] for text in ("red fox", "cup"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".pt":
+        token = {"zunkel": torch.tensor(265), "brabol": torch.tensor(266)}
+        parameters = torch.nn.ParameterDict({"zunkel": fox, "brabol": cup})
+        torch.save({"string_to_token": token, "string_to_param": parameters, "name": "both", "step": 3}, path)
+    else:
+        save_file({"<zunkel>": fox.contiguous(), "<brabol>": cup[0].contiguous()}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["both.pt", "both.safetensors"])
+def test_each_word_of_a_file_is_used_by_its_own_name(workspace, name):
+    components = family("sd1").load(STARTER)
+    path = several_words(workspace.models / "embeddings" / name, components)
+    words = find_words(str(path), workspace)
+    assert [(word.word, word.token) for word in words] == [("brabol", "brabol"), ("zunkel", "zunkel")]
+    assert [list(read_shapes(path, word.token).values()) for word in words] == [[(1, 64)], [(2, 64)]]
+    plain = latents(components, encode_prompts(components, "a red fox and a cup"))
+    with embeddings_attached(components, words) as new:
+        assert torch.equal(latents(components, new.encode("a Zunkel and a brabol")), plain)
+        assert new.missing("a zunkel") == ["brabol"]
+    assert find_words(f"brabol={path}", workspace) == [words[0]]
+    with pytest.raises(ProblemsError) as refused:
+        find_words(f"other={path}", workspace)
+    assert refused.value.codes == ["embedding.no-such-token"] and "brabol, zunkel" in refused.value.problems[0].what
+
+
+def test_words_of_a_file_in_the_models_folder_are_known_to_prompts(workspace):
+    components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
+    path = several_words(workspace.models / "embeddings" / "both.pt", components)
+    word_file(workspace.models / "embeddings" / "cup-1.pt", components, "cup")
+    assert word_vectors(workspace) == {"zunkel": 2, "brabol": 1, "cup-1": 1}
+    sources = find_sources(job_of(prompt="a brabol"), workspace)
+    assert sources.embeddings == [NewWord("brabol", path, "brabol")]
+    chosen = find_sources(job_of(prompt="a cup", embeddings=[str(path)]), workspace)
+    assert [word.word for word in chosen.embeddings] == ["brabol", "zunkel"]
+    store = make_store()
+    files = run_generate(job_of(prompt="a zunkel and a brabol", embeddings=["brabol=both"]), workspace, store=store)
+    plain = run_generate(job_of(prompt="a red fox and a cup"), workspace, store=store)
+    assert np.array_equal(pixels(files[0]), pixels(plain[0]))
+    assert read_image_metadata(files[0]).job.generate.embeddings == [
+        "brabol=models/embeddings/both.pt",
+        "zunkel=models/embeddings/both.pt",
+    ]
+
+
+def test_a_file_of_vectors_of_several_widths_or_of_weights_is_no_embedding(tmp_path):
+    for content in (
+        {"a": torch.ones(2, 768), "b": torch.ones(2, 1024)},
+        {"norm.weight": torch.ones(768), "norm.bias": torch.ones(768)},
+        {str(number): torch.ones(768) for number in range(300)},
+    ):
+        save_file(content, tmp_path / "x.safetensors")
+        assert identify(tmp_path / "x.safetensors").kind == "unknown"
+    save_file({"<a>": torch.ones(2, 768), "<b>": torch.ones(768)}, tmp_path / "x.safetensors")
+    assert str(identify(tmp_path / "x.safetensors")) == "SD 1.x textual inversion embedding"

@@ -27,7 +27,8 @@ def load(name):
 
 INDEX = load("lora_block_index.json.gz")
 KEYS = load("network_keys.json.gz")["cases"]
-BOTH_ENCODERS = {"sdxl/dylora", "sdxl/dylora_conv"}  # sd-scripts gives both the same names there, so the first one is lost
+# sd-scripts gives both text encoders the same names there, so those of the first one are lost
+BOTH_ENCODERS = {"sdxl/dylora", "sdxl/dylora_conv"}
 
 
 @cache
