@@ -37,6 +37,9 @@ EXTENSIONS: tuple[str, ...] = (
     "core.networks.kinds.dora",
     "core.networks.kinds.glora",
     "core.networks.kinds.ia3",
+    "core.networks.kinds.diag_oft",
+    "core.networks.kinds.oft",
+    "core.networks.kinds.boft",
 )
 GROUP = "atelier"  # of entry points in a package's pyproject.toml
 FLAG = "--allow-module"

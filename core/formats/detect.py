@@ -205,8 +205,7 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
 # ---- LoRA and related adapters ----
 
 LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered kind reads it; the first match wins
-    ("oft_blocks", "OFT"),
-    ("oft_diag", "OFT"),
+    ("oft_diag", "OFT of an early LyCORIS"),
     ("w_norm", "norm difference"),
 )
 # The projection of the text encoder states: its input width identifies the family.
@@ -231,9 +230,21 @@ ADAPTER_INPUTS: set[tuple[str, ...]] = {
     ("lora_A.default.weight",),
     ("down.weight",),
 }
-# Title of a registered network kind -> the key endings of each of its layers, one set for each form they can have
-NETWORKS: dict[str, tuple[frozenset[str], ...]] = {}
-NETWORK_MODULES: dict[str, str] = {}  # and its ss_network_module, which tells kinds with the same keys apart
+
+
+@dataclass(frozen=True)
+class NetworkKeys:
+    """What tells the files of a network kind. forms: the key endings of each of its layers, a set for each form they can have;
+    prefix: how its layers' names begin; looks: whether the tensors of a layer are its, where kinds have the same keys; module:
+    its ss_network_module, which tells LoRA-FA and DyLoRA from LoRA."""
+
+    forms: tuple[frozenset[str], ...]
+    prefix: str = ""
+    looks: Callable[[Mapping[str, TensorEntry]], bool] | None = None
+    module: str = ""
+
+
+NETWORKS: dict[str, NetworkKeys] = {}  # by the title of a registered network kind
 OLD_DIFFUSERS = tuple(
     f"{form}.{side}.weight" for form in ("_lora", ".lora", ".lora_linear_layer") for side in ("down", "up")
 )
@@ -291,11 +302,14 @@ def _network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tup
     """(title of the registered kind, the algorithm of what no registered kind reads)."""
     extensions.load()  # network kinds register their keys
     endings = {kohya_place(name, None)[1] for name in tensors}
-    fitting = ((len(form), title) for title, forms in NETWORKS.items() for form in forms if form <= endings)
-    # LoCon's keys are LoRA's and one more; LoRA-FA and DyLoRA differ from it in metadata alone
-    best = max(fitting, key=lambda found: (found[0], NETWORK_MODULES.get(found[1]) == module), default=(0, None))
-    network = best[1]
-    read = frozenset(key for forms in NETWORKS.values() for form in forms for key in form)
+    fitting = (  # LoCon's keys are LoRA's and one more
+        ((len(form), bool(told.prefix), told.module == module), title)
+        for title, told in NETWORKS.items()
+        for form in told.forms
+        if form <= endings and any(name.startswith(told.prefix) for name in tensors) and _looks(told, form, tensors)
+    )
+    network = max(fitting, key=lambda found: found[0], default=(None, None))[1]
+    read = frozenset(key for told in NETWORKS.values() for form in told.forms for key in form)
     left = {ending for ending in endings if ending not in read and not (network and ending in BESIDE)}
     variants = (
         title
@@ -303,6 +317,17 @@ def _network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tup
         if any(ending == suffix or ending.endswith("." + suffix) for ending in left)
     )
     return network, next(variants, None)
+
+
+def _looks(told: NetworkKeys, form: frozenset[str], tensors: Mapping[str, TensorEntry]) -> bool:
+    """Whether the first layer with the keys of a form is of a kind."""
+    if told.looks is None:
+        return True
+    layers: dict[str | None, dict[str, TensorEntry]] = {}
+    for name, entry in tensors.items():
+        layer, key = kohya_place(name, None)
+        layers.setdefault(layer, {})[key] = entry
+    return any(told.looks(layer) for layer in layers.values() if form <= layer.keys())
 
 
 def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> tuple[str | None, str]:

@@ -116,6 +116,11 @@ class Adapter(ABC):
         return None
 
     @property
+    def file_name(self) -> str:
+        """The layer's name in its file."""
+        return self.name
+
+    @property
     def strength(self) -> float:
         """The factor of the change in the module's output."""
         return self.multiplier

@@ -246,7 +246,7 @@ def _unread(places: Mapping[str, str]) -> tuple[str, ...]:
     found: list[str] = []
     for layer, keys in group_by_module(names).items():
         extra = {key for key in keys if key in BESIDE}
-        if extra and kind_of_keys(keys) is None and (extra == keys.keys() or kind_of_keys(keys.keys() - extra)):
+        if extra and kind_of_keys(keys.keys()) is None and (extra == keys.keys() or kind_of_keys(keys.keys() - extra)):
             found += [names[f"{layer}.{key}"] for key in keys if key in extra]
     return tuple(found)
 
@@ -323,7 +323,7 @@ def _refuse_incomplete(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
     """What is wrong with one layer of a file, or ""."""
-    kind = kind_of_keys(layer)
+    kind = kind_of_keys(layer, name)
     if kind is not None:
         return kind.flaw(name, layer)
     near = [kind for kind in kinds().values() if layer.keys() & kind.keys]
@@ -352,7 +352,7 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
     tensors: dict[str, torch.Tensor] = {}
     sizes: dict[str, dict[str, BlockSize]] = {}
     for name, layer in group_by_module(lora.tensors).items():
-        found, kind = module_path(name), kind_of_keys(layer)
+        found, kind = module_path(name), kind_of_keys(layer, name)
         if found is None or kind is None:
             what, fix = f"The LoRA has a layer of an unknown part or kind: {name}", "choose a LoRA for Stable Diffusion"
             raise ProblemsError.one(what, str(lora.path or ""), fix, "lora.unknown-layer")
@@ -408,8 +408,8 @@ def _peft_metadata(sizes: Mapping[str, Mapping[str, BlockSize]], dora: bool) -> 
 def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The LoRA with kohya's names and metadata, for `save_lora`: SD 2.x's projections as convolutions, as sd-scripts reads them."""
     sizes, module = set(), ""
-    for layer in group_by_module(lora.tensors).values():
-        if (kind := kind_of_keys(layer)) is not None:
+    for name, layer in group_by_module(lora.tensors).items():
+        if (kind := kind_of_keys(layer, name)) is not None:
             module = kind.module_name
             sizes.add(kind.size(layer))
     ranks, alphas = {size.rank for size in sizes}, {size.alpha for size in sizes}

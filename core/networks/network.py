@@ -13,8 +13,8 @@ from core.families.targets import Target
 from core.formats.lora.names import group_by_module, kohya_name, module_path
 from core.networks.adapter import STACK, Adapter, adapt, as_weight, forward_with_adapters, restore
 from core.networks.dropout import Dropout
-from core.networks.kinds import kind_named, kind_of_keys
-from core.networks.sizes import SizeOf, part_of, sizes_by_settings
+from core.networks.kinds import kind_named, kind_of_keys, kinds
+from core.networks.sizes import SizeOf, part_of, refuse_unfit, sized_layers
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.network import NetworkSettings
@@ -53,10 +53,10 @@ class Network:
 
         own   the settings of its kind
         """
-        targets, kind = list(targets), kind_named(settings.kind)
-        size_of = sizes_by_settings(settings, targets) if size_of is None else size_of
-        sized = ((target, size_of(target)) for target in targets)
-        made = (kind.fresh(target, size, own, seed) for target, size in sized if size is not None)
+        kind = kind_named(settings.kind)
+        sized = sized_layers(targets, settings, own, size_of)
+        refuse_unfit(kind, sized)
+        made = (kind.fresh(target, size, own, seed) for target, size in sized)
         adapters = [adapter for adapter in made if adapter is not None]
         if kind.initialize is not None:
             adapters = [kind.initialize(adapter, settings.initialization, seed) for adapter in adapters]
@@ -70,11 +70,13 @@ class Network:
         Modules this model lacks, or whose keys are of an unknown kind, are listed in `unmatched`.
         """
         targets = list(targets)
-        by_module = named_as(group_by_module(tensors), [target.name for target in targets])
+        by_file, names = group_by_module(tensors), {target.name for target in targets}
+        by_module = named_as(by_file, names)
+        in_file = dict(zip(by_module, by_file, strict=False))
         adapters, reads = [], False
         for target in targets:
             given = by_module.get(target.name)
-            kind = kind_of_keys(given) if given is not None else None
+            kind = kind_of_keys(given, in_file[target.name]) if given is not None else None
             adapter = kind.from_tensors(target, given) if kind is not None and given is not None else None
             if adapter is not None:
                 for parameter, _ in adapter.parameters():
@@ -111,8 +113,8 @@ class Network:
     def saved(self) -> dict[str, Tensor]:
         """The tensors of its file, by file key."""
         return {
-            f"{name}.{key}": tensor
-            for name, adapter in self.adapters.items()
+            f"{adapter.file_name}.{key}": tensor
+            for adapter in self.adapters.values()
             for key, tensor in adapter.saved().items()
         }
 
@@ -230,8 +232,9 @@ def attached(*networks: Network) -> Iterator[None]:
             network.detach()
 
 
-def named_as(modules: dict[str, dict[str, Tensor]], names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-    """The same modules under the names of a model's layers: SDXL's blocks have the original's or diffusers' names."""
+def named_as(modules: dict[str, dict[str, Tensor]], names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """The same modules, in order, under the names of a model's layers: SDXL's blocks have the original's or diffusers' names, and
+    kinds a prefix of their own."""
     known = set(names)
     if modules.keys() <= known:
         return modules
@@ -239,6 +242,8 @@ def named_as(modules: dict[str, dict[str, Tensor]], names: Sequence[str]) -> dic
 
 
 def _known_name(name: str, known: set[str]) -> str:
+    prefix = next((kind.prefix for kind in kinds().values() if kind.prefix and name.startswith(kind.prefix)), None)
+    name = name if prefix is None else "lora_unet_" + name.removeprefix(prefix)
     found = None if name in known else module_path(name)
     other = kohya_name(*found, "sdxl") if found is not None and found[0] == "unet" else None
     return other if other in known else name

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import sqrt
 
 from torch import Tensor, nn
 
 from core.families.targets import Target
+from core.networks.adapter import as_weight
 from core.networks.blocks import block_count, block_of
-from core.networks.kinds import kind_named
+from core.networks.kinds import NetworkKind, kind_named
+from core.record.problems import ProblemsError
+from core.settings.base import Settings
 from core.settings.blocks import BlockSize, block_rates, block_sizes
 from core.settings.layers import Layer, choice_of
 from core.settings.network import NetworkSettings
@@ -79,6 +82,36 @@ def sizes_by_settings(settings: NetworkSettings, targets: Sequence[Target]) -> S
         return size if size.rank else None
 
     return size_of
+
+
+def sized_layers(
+    targets: Iterable[Target], settings: NetworkSettings, own: Settings | None, size_of: SizeOf | None = None
+) -> list[tuple[Target, BlockSize]]:
+    """The layers that a network of these settings changes, with their sizes. size_of: other sizes than the settings'"""
+    targets, kind = list(targets), kind_named(settings.kind)
+    if size_of is None:
+        size_of = sizes_by_settings(kind.sized(settings, own), targets)
+        targets = [target for target in targets if kind.takes(target, settings, own)]
+    sized = ((target, size_of(target)) for target in targets)
+    return [(target, size) for target, size in sized if size is not None]
+
+
+def refuse_unfit(kind: NetworkKind, sized: Sequence[tuple[Target, BlockSize]]) -> None:
+    """Raise ProblemsError if layers cannot have the rank they are given, with the nearest rank that all can have."""
+    fits = kind.fits
+    if fits is None:
+        return
+    layers = [(target.name, int(as_weight(target.module.weight).shape[0]), size.rank) for target, size in sized]
+    unfit = [(name, width, rank) for name, width, rank in layers if not fits(width, rank)]
+    if not unfit:
+        return
+    widths, rank = {width for _, width, _ in layers}, unfit[0][2]
+    near = sorted(range(1, 4 * rank + 1), key=lambda other: abs(other - rank))
+    other = next((each for each in near if all(fits(width, each) for width in widths)), None)
+    shown = ", ".join(f"{name} ({width} wide)" for name, width, _ in unfit[:3])
+    what = f"{len(unfit)} layers cannot be divided into the blocks of a {kind.title} of rank {rank}: {shown}"
+    fix = f"use rank {other}" if other is not None else "choose fewer layers, or another network type"
+    raise ProblemsError.one(what, "network.rank", fix, "network.unfit-rank")
 
 
 def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, Tensor]]) -> SizeOf:

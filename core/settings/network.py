@@ -55,7 +55,7 @@ class KindSettings(Settings):
         yield from ()
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
-        """(name, why) of those that have none."""
+        """(setting, why) of those that have none."""
         yield from ()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from core.record.problems import Problem
+from core.record.units import number_text
 from core.settings.base import Settings, setting
 from core.settings.lycoris import LohaSettings, LokrSettings, ProductSettings
-from core.settings.network import KindSettings
+from core.settings.network import KindSettings, NetworkSettings
 
 
 class Decomposed(Settings):
@@ -54,4 +56,54 @@ class Ia3Settings(KindSettings):
 
     def without_effect(self) -> Iterator[tuple[str, str]]:
         if not self.all_layers:
-            yield "train_on_input", "the paper's layers are scaled"
+            yield "ia3.train_on_input", "the paper's layers are scaled, each on its side"
+
+
+class OftSettings(KindSettings):
+    """Which layers OFT turns beside the attention of the U-Net."""
+
+    enable_all_linear: bool = setting(
+        False,
+        title="All transformer layers",
+        help="Turns every layer of the transformers, also projections and feed-forward layers, not only the attention.",
+    )
+    enable_conv: bool = setting(
+        False,
+        title="Convolutions",
+        help="Turns the residual and resampling blocks too, with their 3x3 convolutions.",
+    )
+
+    def summary(self) -> str:
+        on = {"all transformer layers": self.enable_all_linear, "convolutions": self.enable_conv}
+        return ", ".join(words for words, given in on.items() if given)
+
+    def problems(self, network: NetworkSettings) -> Iterator[Problem]:
+        if network.train_text_encoder:
+            what = "OFT has no layers in the text encoder, which would not be trained"
+            fix = "turn text encoder training off, or use Diag-OFT"
+            yield Problem(what, "network.train_text_encoder", fix, code="network.oft-text-encoder")
+        if network.alpha >= 1:
+            what = f"An alpha of {number_text(network.alpha)} does not limit OFT's angles at all"
+            yield Problem(what, "network.alpha", "use 0.0001 to 0.01", "advice", code="network.oft-alpha")
+
+    def without_effect(self) -> Iterator[tuple[str, str]]:
+        yield "network.conv_rank", "convolutions have the network rank (oft.enable_conv)"
+        yield "network.rs_lora", "OFT's alpha is a limit, not a scale"
+
+
+class TurnSettings(Settings):
+    """Options of Diag-OFT and BOFT."""
+
+    constraint: float = setting(
+        0.0,
+        ge=0,
+        le=10,
+        help="Limits how far a layer is turned (COFT): the norm of its angles is at most this times the output width. 0.0001 to 0.01 are usual; 0 is no limit.",
+    )
+    rescaled: bool = setting(
+        False, title="Trainable rescale", help="Trains a factor for each output channel beside the turning."
+    )
+
+    def summary(self) -> str:
+        parts = [f"constraint {number_text(self.constraint)}"] if self.constraint else []
+        return ", ".join([*parts, *(["rescaled"] if self.rescaled else [])])

@@ -109,7 +109,7 @@ def inspect_lora(path: Path, cancel: CancelToken | None = None) -> dict[str, Any
             peaks = {key: float(value.float().abs().max()) for key, value in floats.items()}
             damaged = [key for key, peak in peaks.items() if not math.isfinite(peak)]
             found["not_finite"] += [names[key] for key in damaged]
-            kind = kind_of_keys(tensors)
+            kind = kind_of_keys(tensors, layer)
             if kind is None or kind.flaw(layer, tensors):
                 continue
             layers["text_encoder" if layer.startswith("lora_te") else "unet"] += 1

@@ -182,7 +182,7 @@ def test_each_kind_is_named(shapes, words):
             "kohya",
         ),
         ({"lora_unet_x_attn2_to_k.diff": (320, 1024)}, "SD 2.x Full difference", "kohya"),
-        ({"oft_unet_down_blocks_0_x.oft_blocks": (4, 80, 80)}, "OFT LoRA", "kohya"),
+        ({"oft_unet_down_blocks_0_x.oft_blocks": (4, 80, 80)}, "OFT", "kohya"),
         (
             {
                 f"lora_unet_x_attn2_to_k.{key}": shape

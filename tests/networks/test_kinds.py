@@ -42,6 +42,9 @@ OPTIONS = {
     ),
     "locon": ({"use_tucker": False, "use_scalar": True},),
     "dora": ({"wd_on_output": False}, {"use_tucker": True, "use_scalar": True}),
+    "diag_oft": ({"constraint": 0.01, "rescaled": True},),
+    "boft": ({"constraint": 0.01, "rescaled": True},),
+    "oft": ({"enable_all_linear": True, "enable_conv": True},),
     "ia3": ({"all_layers": True}, {"all_layers": True, "train_on_input": True}),
 }
 CASES = {name: (name, {}) for name in kinds()} | {
@@ -57,8 +60,8 @@ class ResnetBlock2D(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv1 = nn.Conv2d(16, 24, 3, padding=1)
-        self.time_emb_proj = nn.Linear(16, 24)
+        self.conv1 = nn.Conv2d(16, 32, 3, padding=1)
+        self.time_emb_proj = nn.Linear(16, 32)
 
 
 class Tiny(nn.Module):
@@ -68,8 +71,8 @@ class Tiny(nn.Module):
     def __init__(self):
         super().__init__()
         self.resnet = ResnetBlock2D()
-        self.down = nn.Conv2d(24, 24, 3, stride=2, padding=1)
-        self.proj_in = nn.Conv2d(24, 16, 1)
+        self.down = nn.Conv2d(32, 32, 3, stride=2, padding=1)
+        self.proj_in = nn.Conv2d(32, 16, 1)
         self.to_k = nn.Linear(16, 32, bias=False)
         self.ff = nn.Linear(32, 16)
         self.text = nn.Linear(8, 16)
@@ -249,9 +252,9 @@ def adds(network):
 def test_the_max_norm_limits_each_change(model, case):
     network = trained(case, model)
     before = {name: adapter.norm() for name, adapter in network.adapters.items()}
-    limit = float(torch.stack(list(before.values())).median())
+    limit = 0.99 * float(torch.stack(list(before.values())).median())
     facts = network.apply_max_norm(limit)
-    assert 0 < int(facts.scaled) < len(before)
+    assert 0 < int(facts.scaled) < max(len(before), 2)  # kohya's OFT takes one layer
     for name, adapter in network.adapters.items():
         torch.testing.assert_close(adapter.norm(), before[name].clamp(max=limit), rtol=1e-4, atol=1e-6)
 
@@ -343,7 +346,7 @@ def test_the_forecast_counts_its_numbers(case):
         targets = [target for part in parts.values() for target in sd1.lora_targets(part, conv=True)]
         network = Network.create(targets, job.network, 0, own=kind.own(job))
         counts.append({part: sum(map(torch.numel, w)) for part, w in network.parameters_by_part().items()})
-    assert counts[0] == counts[1] and all(counts[0].values())
+    assert counts[0] == counts[1] and counts[0]["unet"]
     assert {weight.device.type for weight in network.parameters()} == {"cpu"}
 
 
@@ -366,7 +369,8 @@ def test_a_compiled_model_computes_and_trains_the_same(model, inputs, case):
 
 def groups_of(case, **more):
     kind, own = CASES[case]
-    return merge({"network": {"kind": kind, "rank": 2}} | ({kind: own} if own else {}), more)
+    rank = 6 if kind == "boft" else 2  # the starter's widths are 32, 64 and 96
+    return merge({"network": {"kind": kind, "rank": rank}} | ({kind: own} if own else {}), more)
 
 
 @pytest.mark.parametrize("case", slow_unless(lambda case: "," not in case, list(CASES)))

@@ -48,6 +48,11 @@ class NetworkKind:
     loraplus        some of its weights have the role that LoRA+'s ratio is for
     initialize      (fresh adapter, network.initialization, seed) -> the adapter that starts this way; None: it has one way
     idle            (tensors) -> whether the layer has no effect, as before its training
+    prefix          how the layers' names of its files begin in place of "lora_unet_"
+    looks           (tensors of a layer) -> whether they are of this kind, by their shapes, where several kinds have the same keys
+    takes           (layer, network's settings, own settings) -> whether it changes such a layer
+    sized           (network's settings, own settings) -> the settings that decide which layers have which sizes
+    fits            (output width, rank) -> whether a layer of this width can have this rank; else it is refused before the start
     to_peft         (tensors, dtype) -> tensors as PEFT writes them, the scale multiplied in; None: PEFT has no such kind
     """
 
@@ -69,6 +74,11 @@ class NetworkKind:
     loraplus: bool = False
     initialize: Callable[[Adapter, str, int], Adapter] | None = None
     idle: Callable[[Tensors], bool] = lambda tensors: False
+    prefix: str = ""
+    looks: Callable[[Mapping[str, Any]], bool] | None = None
+    takes: Callable[[Target, NetworkSettings, Settings | None], bool] = lambda target, network, own: True
+    sized: Callable[[NetworkSettings, Settings | None], NetworkSettings] = lambda network, own: network
+    fits: Callable[[int, int], bool] | None = None
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None
 
     def own(self, job: TrainJob) -> Settings | None:
@@ -80,10 +90,12 @@ class NetworkKind:
         """Every key that one of its forms has."""
         return frozenset(key for form in self.forms for key in form)
 
-    def holds(self, keys: Iterable[str]) -> bool:
-        """Whether a layer with these keys is of this kind."""
-        given = set(keys)
-        return any(set(form) <= given <= {*form, *self.optional} for form in self.forms)
+    def holds(self, layer: Tensors | Iterable[str]) -> bool:
+        """Whether a layer with these tensors, or keys alone, is of this kind."""
+        given = set(layer)
+        if not any(set(form) <= given <= {*form, *self.optional} for form in self.forms):
+            return False
+        return self.looks is None or not isinstance(layer, Mapping) or self.looks(layer)
 
 
 KINDS: dict[str, NetworkKind] = {}
@@ -106,8 +118,8 @@ def register(kind: NetworkKind) -> None:
     if kind.input_keys:
         detect.ADAPTER_INPUTS.add(kind.input_keys)
     names.KEYS.update(kind.keys, kind.optional)
-    detect.NETWORKS[kind.title] = tuple(map(frozenset, kind.forms))
-    detect.NETWORK_MODULES[kind.title] = kind.module_name
+    forms = tuple(map(frozenset, kind.forms))
+    detect.NETWORKS[kind.title] = detect.NetworkKeys(forms, kind.prefix, kind.looks, kind.module_name)
 
 
 def kind_named(name: str) -> NetworkKind:
@@ -133,7 +145,8 @@ def settings_of(text: str) -> tuple[NetworkSettings, Settings | None]:
     return settings, kind.settings.model_validate(own) if kind.settings is not None else None
 
 
-def kind_of_keys(keys: Iterable[str]) -> NetworkKind | None:
-    """The kind of a file's layer by the endings of its keys; None if unknown."""
-    keys = set(keys)
-    return next((kind for kind in kinds().values() if kind.holds(keys)), None)
+def kind_of_keys(layer: Tensors | Iterable[str], name: str = "") -> NetworkKind | None:
+    """The kind of a file's layer by its tensors, or keys alone, and its name in the file; None if unknown."""
+    found = [kind for kind in kinds().values() if kind.holds(layer)]
+    prefixed = (kind for kind in found if kind.prefix and name.startswith(kind.prefix))
+    return next(prefixed, None) or next((kind for kind in found if not kind.prefix), None)

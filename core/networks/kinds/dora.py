@@ -57,6 +57,7 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
             network_args=network_args,
             settings=settings,
             needs_base_weight=True,
+            loraplus=over == "locon",
             idle=_idle,
             to_peft=_to_peft if over == "locon" else None,
         )

@@ -13,6 +13,7 @@ from core.networks.kinds.keys import ON_INPUT, WEIGHT
 from core.networks.kinds.lycoris import MODULE
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.network import NetworkSettings
 from core.settings.turning import Ia3Settings
 
 if TYPE_CHECKING:
@@ -25,12 +26,16 @@ NAME = "ia3"
 OUTPUTS, INPUTS = ("_to_k", "_to_v", "_k_proj", "_v_proj"), ("_ff_net_2", "_mlp_fc2")
 
 
-def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> Ia3Adapter | None:
+def _takes(target: Target, network: NetworkSettings, own: Settings | None) -> bool:
+    """The paper's layers, all, or those that expressions choose."""
+    assert isinstance(own, Ia3Settings)
+    return own.all_layers or bool(network.layers) or target.name.endswith((*OUTPUTS, *INPUTS))
+
+
+def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> Ia3Adapter:
     from core.networks.kinds.ia3_adapter import Ia3Adapter
 
     assert isinstance(own, Ia3Settings)
-    if not own.all_layers and not target.name.endswith((*OUTPUTS, *INPUTS)):
-        return None
     on_input = own.train_on_input if own.all_layers else target.name.endswith(INPUTS)
     return Ia3Adapter.fresh(target.name, target.module, on_input)
 
@@ -73,6 +78,7 @@ register(
         network_args=_network_args,
         settings=Ia3Settings,
         uses=frozenset(),
+        takes=_takes,
         idle=lambda tensors: not tensors[WEIGHT].any(),
     )
 )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 ALPHA = "alpha"
 DORA_SCALE = "dora_scale"
 WEIGHT, ON_INPUT = "weight", "on_input"  # of (IA)^3
+OFT_BLOCKS, RESCALE = "oft_blocks", "rescale"  # of OFT, diag-OFT and BOFT
 A1, A2, B1, B2 = GLORA = "a1.weight", "a2.weight", "b1.weight", "b2.weight"
 
 
@@ -26,3 +27,26 @@ def glora_size(tensors: Mapping[str, Tensor]) -> BlockSize:
 def without_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the kind that DoRA decomposes."""
     return {key: value for key, value in tensors.items() if key != DORA_SCALE}
+
+
+def oft_flaw(name: str, tensors: Mapping[str, Tensor]) -> str:
+    """What is wrong with a layer of OFT, diag-OFT or BOFT."""
+    if OFT_BLOCKS not in tensors:
+        return f"{name} has no {OFT_BLOCKS}"
+    blocks, rescale = tensors[OFT_BLOCKS], tensors.get(RESCALE)
+    if blocks.ndim not in (3, 4) or blocks.shape[-1] != blocks.shape[-2] or not blocks.is_floating_point():
+        return f"{name}.{OFT_BLOCKS} has an invalid shape"
+    if ALPHA in tensors and not (tensors[ALPHA].numel() == 1 and tensors[ALPHA].isfinite().all()):
+        return f"{name}.{ALPHA} is not a number"
+    width = blocks.shape[-3] * blocks.shape[-1]
+    return f"{name}.{RESCALE} has an invalid shape" if rescale is not None and rescale.numel() != width else ""
+
+
+def oft_idle(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a layer of OFT, diag-OFT or BOFT has no effect."""
+    return not tensors[OFT_BLOCKS].any() and (RESCALE not in tensors or bool((tensors[RESCALE] == 1).all()))
+
+
+def constraint(tensors: Mapping[str, Tensor]) -> float:
+    """The limit of the angles, as a share of the output width, that files have as alpha; 0 is none."""
+    return float(tensors[ALPHA]) if ALPHA in tensors else 0.0

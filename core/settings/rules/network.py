@@ -34,6 +34,8 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from _files(network)
     if not network.dim_from_weights:
         yield from layer_problems(network)
+    if (own := _own(job)) is not None:
+        yield from own.problems(network)
     if network.has_block_rates:
         yield from _several_rates(job.optimizer.optimizer_type)
     if network.train_text_encoder and not any(job.optimizer.text_rates):
@@ -174,7 +176,7 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     for name in sorted((OWN | {"initialization"}) - network.traits.uses):
         yield f"network.{name}", f"ignored: {network.label('kind')} has none"
     if (own := _own(job)) is not None:
-        yield from ((f"{network.kind}.{name}", f"ignored: {why}") for name, why in own.without_effect())
+        yield from ((path, f"ignored: {why}") for path, why in own.without_effect())
     if not network.traits.loraplus:
         for name in LORA_PLUS:
             yield f"optimizer.{name}", f"ignored: {network.label('kind')} has no matrices of two rates"

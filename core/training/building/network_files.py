@@ -38,6 +38,8 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     network, blocks_fit = job.network, not any(block_problems(job.network, family_name))
     if network.chooses_layers and not network.dim_from_weights and blocks_fit:
         found += _layer_problems(job, workspace, family_name)
+    if kind_named(network.kind).fits is not None and not network.dim_from_weights and blocks_fit and not errors(found):
+        found += _unfit_layers(job, workspace, family_name)
     for setting, name in _names(network):
         try:
             path = _find(name, setting, workspace)
@@ -56,6 +58,17 @@ def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> li
         return list(hit_problems(job.network, layer_hits(job.network, _targets(job, workspace, family_name))))
     except ProblemsError as error:
         return error.problems
+
+
+def _unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:
+    from core.networks.sizes import refuse_unfit, sized_layers
+
+    kind = kind_named(job.network.kind)
+    try:
+        refuse_unfit(kind, sized_layers(_targets(job, workspace, family_name), job.network, kind.own(job)))
+    except ProblemsError as error:
+        return error.problems
+    return []
 
 
 def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> None:

@@ -106,7 +106,7 @@ def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Ten
         checkpoint_unet(unet, one.blocks)
     if one.trains == "network":
         settings, own = settings_of(one.network)
-        targets = list(family(one.family).lora_targets(unet, conv=settings.hooks_residual))
+        targets = list(family(one.family).lora_targets(unet, conv=True))
         network = Network.create(targets, settings, 0, own=own)
         network.attach()
         weights = network.parameters()

@@ -1,0 +1,70 @@
+"""BOFT (Liu et al. 2024, arXiv:2311.06243) in LyCORIS' format: several stages of OFT, each turning blocks of channels that lie
+further apart, so that every channel reaches every other. The network rank is the largest width of the blocks.
+
+<name>.oft_blocks [stages, blocks, width, width], blocks a power of two     alpha and rescale as of diag-OFT
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.networks.kinds import NetworkKind, Tensors, register
+from core.networks.kinds.keys import ALPHA, OFT_BLOCKS, RESCALE, constraint, oft_flaw, oft_idle
+from core.networks.kinds.lycoris import MODULE, lycoris_args
+from core.settings.base import Settings
+from core.settings.blocks import BlockSize
+from core.settings.turning import TurnSettings
+
+if TYPE_CHECKING:
+    from core.families.targets import Target
+    from core.networks.kinds.oft_adapter import OftAdapter
+
+
+def split_in_powers(width: int, largest: int) -> tuple[int, int] | None:
+    """The largest even number up to `largest` that leaves a power of two, and that power: 320, 16 -> (10, 32). None if there is
+    none."""
+    for block in range(largest - largest % 2, 0, -2):
+        count = width // block
+        if width % block == 0 and count & (count - 1) == 0:
+            return block, count
+    return None
+
+
+def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> OftAdapter:
+    from core.networks.kinds.oft_adapter import OftAdapter, out_width
+
+    found = split_in_powers(out_width(target.module), size.rank)
+    assert isinstance(own, TurnSettings) and found is not None
+    width, count = found
+    shape = (count.bit_length(), count, width, width)
+    return OftAdapter.fresh(target.name, target.module, shape, width, own.constraint, own.rescaled)
+
+
+def _from_tensors(target: Target, tensors: Tensors) -> OftAdapter | None:
+    from core.networks.kinds.oft_adapter import OftAdapter, fits
+
+    if not fits(tensors, target.module):
+        return None
+    return OftAdapter(target.name, target.module, tensors, tensors[OFT_BLOCKS].shape[-1])
+
+
+NAME = "boft"
+register(
+    NetworkKind(
+        name=NAME,
+        title="BOFT",
+        forms=((OFT_BLOCKS,),),
+        optional=(ALPHA, RESCALE),
+        fresh=_fresh,
+        from_tensors=_from_tensors,
+        size=lambda tensors: BlockSize(tensors[OFT_BLOCKS].shape[-1], constraint(tensors)),
+        flaw=oft_flaw,
+        module_name=MODULE,
+        network_args=lambda job: lycoris_args(job, NAME, getattr(job, NAME)),
+        settings=TurnSettings,
+        uses=frozenset({"rank"}),
+        idle=oft_idle,
+        looks=lambda tensors: len(tensors[OFT_BLOCKS].shape) == 4,
+        fits=lambda width, rank: split_in_powers(width, rank) is not None,
+    )
+)
