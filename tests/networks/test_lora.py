@@ -373,7 +373,7 @@ def test_modules_of_a_file_that_the_model_lacks_or_that_are_no_lora_are_named(mo
     tensors = dict(Network.create(targets_of(model), EVERYTHING, seed=1).state_dict())
     tensors["lora_unet_no_such_module.lora_down.weight"] = torch.zeros(4, 10)
     tensors["lora_unet_no_such_module.lora_up.weight"] = torch.zeros(6, 4)
-    tensors[f"{NAMES['text']}.dora_scale"] = torch.ones(16, 1)
+    tensors[f"{NAMES['text']}.w_norm"] = torch.ones(16)
     tensors[f"{NAMES['to_q']}.lora_down.weight"] = torch.zeros(4, 11)  # a model of another width
     loaded = Network.from_tensors(tensors, targets_of(model))
     assert set(loaded.unmatched) == {"lora_unet_no_such_module", NAMES["text"], NAMES["to_q"]}

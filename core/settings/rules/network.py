@@ -23,8 +23,6 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         return
     network = job.network
     yield from _needed_weights(job)
-    if (own := _own(job)) is not None:
-        yield from own.problems(network)
     if network.starts_by_pissa and network.scale_weight_norms is not None:
         what = "The max weight norm cannot limit a LoRA that starts from the model's principal components"
         fix = "leave network.scale_weight_norms empty, or use another initialization"
