@@ -79,3 +79,15 @@ def test_lora_plus_has_no_effect_on_it_and_that_is_said():
     for kind, said in (("lora_fa", True), ("lora", False), ("dylora", False), ("loha", True)):
         job = build(TrainJob, {"network": {"kind": kind}, "optimizer": {"loraplus_lr_ratio": 16}})
         assert ("optimizer.loraplus_lr_ratio" in ineffective(job)) is said, kind
+
+
+def test_it_keeps_no_input_for_the_backward_pass(model):
+    """As the paper saves memory: the gradient of up needs down(x) alone."""
+    x, kept = torch.randn(5, 300, requires_grad=True), {}
+    for kind in ("lora", "lora_fa"):
+        network = network_of(model, SETTINGS.model_copy(update={"kind": kind}))
+        sizes = kept.setdefault(kind, [])
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.shape) or t, lambda t: t)
+        with attached(network), hooks:
+            model["plain"](x)
+    assert x.shape in kept["lora"] and x.shape not in kept["lora_fa"]

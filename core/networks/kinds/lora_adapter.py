@@ -234,7 +234,8 @@ class _LinearWithLowRank(torch.autograd.Function):
         y = linear(x, weight, bias)
         hidden = x.reshape(-1, x.shape[-1]) @ down.t()
         y.view(-1, y.shape[-1]).addmm_(hidden, up.t(), alpha=strength)
-        ctx.save_for_backward(x, hidden, weight, down, up)
+        ctx.shape, needs_down = x.shape, ctx.needs_input_grad[3]
+        ctx.save_for_backward(x if needs_down else None, hidden, weight, down, up)  # x: the gradient of down alone
         return y
 
     @staticmethod
@@ -242,9 +243,9 @@ class _LinearWithLowRank(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, weight, down, up = ctx.saved_tensors
         need_x, _, _, need_down, need_up, _ = ctx.needs_input_grad
-        grad, rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        grad, rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]) if need_down else None
         grad_down, grad_up, grad_hidden = _factor_gradients(ctx, grad, rows, hidden, up, need_x, need_down, need_up)
-        grad_x = (grad @ weight).addmm_(grad_hidden, down).view(x.shape) if need_x else None
+        grad_x = (grad @ weight).addmm_(grad_hidden, down).view(ctx.shape) if need_x else None
         return grad_x, None, None, grad_down, grad_up, None
 
 
@@ -258,7 +259,8 @@ class _AddLowRankOverChannels(torch.autograd.Function):
         hidden = _places(x) @ down.t()
         y.permute(0, 2, 3, 1).view(-1, y.shape[1]).addmm_(hidden, up.t(), alpha=strength)
         ctx.mark_dirty(y)
-        ctx.save_for_backward(x, hidden, down, up)
+        ctx.shape, needs_down = x.shape, ctx.needs_input_grad[2]
+        ctx.save_for_backward(x if needs_down else None, hidden, down, up)
         return y
 
     @staticmethod
@@ -266,12 +268,13 @@ class _AddLowRankOverChannels(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, down, up = ctx.saved_tensors
         _, need_x, need_down, need_up, _ = ctx.needs_input_grad
+        rows = _places(x) if need_down else None
         grad_down, grad_up, grad_hidden = _factor_gradients(
-            ctx, _places(grad), _places(x), hidden, up, need_x, need_down, need_up
+            ctx, _places(grad), rows, hidden, up, need_x, need_down, need_up
         )
         grad_x = None
         if need_x:
-            batch, channels, height, width = x.shape
+            batch, channels, height, width = ctx.shape
             grad_x = (grad_hidden @ down).view(batch, height, width, channels).permute(0, 3, 1, 2)
         if grad_down is not None:
             grad_down = grad_down[:, :, None, None]
@@ -286,11 +289,18 @@ def _places(x: Tensor) -> Tensor:
 
 
 def _factor_gradients(
-    ctx: Any, grad: Tensor, rows: Tensor, hidden: Tensor, up: Tensor, need_x: bool, need_down: bool, need_up: bool
+    ctx: Any,
+    grad: Tensor,
+    rows: Tensor | None,
+    hidden: Tensor,
+    up: Tensor,
+    need_x: bool,
+    need_down: bool,
+    need_up: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Gradients of down [rank, in] and up [out, rank] in the masters' dtype, and of hidden [rows, rank] (or empty)."""
     grad_up = (grad.t() @ hidden).to(ctx.master_type).mul_(ctx.strength) if need_up else None
     if not (need_x or need_down):
         return None, grad_up, hidden.new_empty(0)
     grad_hidden = (grad @ up).mul_(ctx.strength)
-    return (grad_hidden.t() @ rows).to(ctx.master_type) if need_down else None, grad_up, grad_hidden
+    return (grad_hidden.t() @ rows).to(ctx.master_type) if rows is not None else None, grad_up, grad_hidden
