@@ -25,7 +25,7 @@ def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
 
 ALONE = Form({WEIGHT: "oihw"}, outs="o", ins="ihw")
 WITH_BIAS = Form({WEIGHT: "oihw", BIAS: "o"}, outs="o", ins="ihw")
-FULL = Product((ALONE, WITH_BIAS), _change, carrier=(WEIGHT,), starts=_starts, bias=BIAS)
+FULL = Product((ALONE, WITH_BIAS), _change, carrier=(WEIGHT,), starts=_starts, bias=BIAS, recomputes=True)
 register_product(
     "full",
     "Full difference",
