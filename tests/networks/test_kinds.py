@@ -4,8 +4,10 @@ and `OPTIONS` adds settings under which a kind computes in another way."""
 import copy
 import json
 import os
+import random
 import subprocess
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -17,8 +19,8 @@ from core.families import family
 from core.formats.detect import identify
 from core.networks import frozen
 from core.networks.adapter import Adapter
-from core.networks.adapter_file import load_lora, save_lora
-from core.networks.kinds import kinds
+from core.networks.adapter_file import _flaw, load_lora, save_lora
+from core.networks.kinds import kind_of_keys, kinds
 from core.networks.narrow import NarrowConv, NarrowLinear, _narrow
 from core.networks.network import Network, attached
 from core.record.workspace import PROJECT
@@ -319,17 +321,51 @@ def test_on_a_packed_base_it_computes_the_same(model, inputs, case):
         frozen.uninstall(model)
 
 
+EXTRA = ("dora_scale", "scalar", "alpha", "lora_mid.weight", "hada_t1", "diff_b", "lokr_w1", "weight")
+SHAPES = ((), (1,), (16,), (16, 1), (2, 2), (1, 6))
+
+
 @every_case
-def test_a_damaged_layer_is_said_before_it_is_used(model, case, tmp_path):
-    tensors = trained(case, model).saved()
-    layer = next(iter(tensors)).partition(".")[0]
-    required = [key for key in tensors if key.startswith(layer) and key.partition(".")[2] in traits(case).keys]
-    for key in required if len(required) > 1 else ():
-        left = {name: tensor for name, tensor in tensors.items() if name != key}
-        kind, reason = traits(case), {name.partition(".")[2]: left[name] for name in left if name.startswith(layer)}
-        assert not kind.holds(reason) or kind.flaw(layer, reason) == ""
-        if not kind.holds(reason):
-            assert kind.flaw(layer, reason), f"without {key}"
+def test_damaged_layers_are_said_or_compute(model, case):
+    """Whatever is lacking, added or of another shape or type: words, no fit, or a change that can be used and merged."""
+    draw, adapters = random.Random(case), list(trained(case, model).adapters.values())
+    ends = Counter()
+    for _ in range(250):
+        adapter, other = draw.choice(adapters), draw.choice(list(targets_of(model)))
+        layer = damaged({key: value.clone() for key, value in adapter.saved().items()}, draw)
+        kind = None if _flaw("x", layer) else kind_of_keys(layer)
+        if kind is None:
+            ends["said"] += 1
+            continue
+        on_meta = {key: value.to("meta") if value.numel() != 1 else value for key, value in layer.items()}
+        assert kind.size(on_meta) == kind.size(layer) and not kind.flaw("x", on_meta)
+        made = kind.from_tensors(other, layer)
+        ends["used" if made is not None else "of another size"] += 1
+        if made is not None:
+            x = torch.randn(2, 3, other.module.in_features) if isinstance(other.module, nn.Linear) else None
+            x = torch.randn(2, other.module.in_channels, 6, 6) if x is None else x
+            assert made.add_to(other.module(x), x).shape == other.module(x).shape
+            assert made.merged(other.module.weight.float()).shape == other.module.weight.shape
+    assert ends["said"] and ends["used"]
+
+
+def damaged(layer, draw):
+    """A layer's tensors with one thing changed."""
+    key, how = draw.choice(list(layer)), draw.choice(("size", "lacking", "type", "more", "dimensions"))
+    value = layer[key]
+    if how == "size" and value.ndim:
+        shape = list(value.shape)
+        shape[draw.randrange(len(shape))] = draw.choice((0, 1, 2, 3, 16, 24))
+        layer[key] = torch.ones(shape)
+    elif how == "lacking":
+        del layer[key]
+    elif how == "type":
+        layer[key] = value.to(draw.choice((torch.int64, torch.bool, torch.bfloat16)))
+    elif how == "more":
+        layer[draw.choice(EXTRA)] = torch.ones(draw.choice(SHAPES))
+    else:
+        layer[key] = value[None] if draw.random() < 0.5 else value.flatten()
+    return layer
 
 
 @every_case

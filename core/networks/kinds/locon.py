@@ -67,7 +67,7 @@ def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> 
 
 
 PLAIN = Form({DOWN: "rihw", UP: "or11"}, outs="o", ins="ihw")
-TUCKER = Form({DOWN: "ri11", MID: "rrhw", UP: "or11"}, outs="o", ins="ihw")
+TUCKER = Form({DOWN: "ri11", MID: "rrHW", UP: "or11"}, outs="o", ins="iHW")
 LOCON = Product((TUCKER, PLAIN), _change, carrier=(UP,), starts=_starts, apply=_apply)
 register_product(
     "locon",

@@ -46,7 +46,7 @@ def _starts(module: Any, rank: int, own: Any) -> dict[str, Start]:
 
 
 PLAIN = Form({W1_A: "or", W1_B: "ri", W2_A: "or", W2_B: "ri"}, outs="o", ins="i")
-TUCKER = Form({T1: "rrhw", W1_A: "ro", W1_B: "ri", T2: "rrhw", W2_A: "ro", W2_B: "ri"}, outs="o", ins="ihw")
+TUCKER = Form({T1: "rrHW", W1_A: "ro", W1_B: "ri", T2: "rrHW", W2_A: "ro", W2_B: "ri"}, outs="o", ins="iHW")
 LOHA = Product((PLAIN, TUCKER), _change, carrier=(W1_A,), starts=_starts, recomputes=True)
 register_product(
     "loha",

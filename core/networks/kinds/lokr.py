@@ -92,7 +92,7 @@ def _norm(factors: Factors) -> Tensor:
 
 
 SMALL = ({W1: "ac"}, {W1_A: "ar", W1_B: "rc"})
-LARGE = (({W2: "bdhw"}, "cdhw"), ({W2_A: "br", W2_B: "rk"}, "ck"), ({T2: "rrhw", W2_A: "rb", W2_B: "rd"}, "cdhw"))
+LARGE = (({W2: "bdhw"}, "cdhw"), ({W2_A: "br", W2_B: "rk"}, "ck"), ({T2: "rrHW", W2_A: "rb", W2_B: "rd"}, "cdHW"))
 FORMS = tuple(Form({**small, **large}, outs="ab", ins=ins) for small in SMALL for large, ins in LARGE)
 LOKR = Product(FORMS, _change, carrier=(W1, W1_A), starts=_starts, apply=_apply, norm=_norm, recomputes=True)
 register_product(

@@ -25,8 +25,8 @@ Factors = Mapping[str, "Tensor"]  # of one layer by key, in the dtype that is co
 class Form:
     """Tensors that a layer of a kind can have.
 
-    keys   key -> a letter for each dimension: equal letters are equal sizes, r is the rank, 1 is one; dimensions missing at
-           the end are one, so that a 1x1 convolution fits a Linear and vice versa
+    keys   key -> a letter for each dimension: equal letters are equal sizes, r is the rank, h and w the kernel's, 1 is one;
+           h, w and 1 may be missing at the end, so that a 1x1 convolution fits a Linear and vice versa; H and W may not
     outs   the letters whose sizes multiply to the layer's output width
     ins    those that multiply to its input width times its kernel's sizes
     """
@@ -40,7 +40,7 @@ class Form:
         found: dict[str, int] = {"1": 1}
         for key, letters in self.keys.items():
             shape = tensors[key].shape
-            if len(shape) > len(letters) and prod(shape[len(letters) :]) != 1:
+            if len(shape) > len(letters) or letters[len(shape) :].strip("hw1"):
                 raise ValueError(key)
             for letter, length in zip(letters, (*shape, *(1 for _ in letters)), strict=False):
                 if found.setdefault(letter, length) != length or not length:
@@ -53,7 +53,7 @@ class Form:
             found = self.lengths(tensors)
         except ValueError:
             return False
-        kernel = tuple(found[letter] for letter in "hw" if letter in found)
+        kernel = tuple(found[letter] for letter in "hwHW" if letter in found)
         outs, ins = prod(found[letter] for letter in self.outs), prod(found[letter] for letter in self.ins)
         return (outs, ins) == (shape[0], prod(shape[1:])) and kernel in ((), (1, 1), (*shape[2:],))
 
