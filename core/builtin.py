@@ -9,6 +9,7 @@ from core.settings.base import Settings
 from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
 from core.settings.tools import images, metadata
+from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.settings.tools.model_files import ConvertLoraSettings, DownloadSettings, InspectSettings
@@ -259,6 +260,34 @@ _model_tool(
     "Merge",
     MODELS,
     takes="models",
+)
+
+_model_tool(
+    "convert_model",
+    "convert_model",
+    ConvertModelSettings,
+    "Convert a model",
+    "convert a checkpoint to another format or precision",
+    "Convert",
+    MODELS,
+)
+_model_tool(
+    "bake_vae",
+    "convert_model",
+    BakeVaeSettings,
+    "Bake in a VAE",
+    "copy a checkpoint with another VAE",
+    "Bake in",
+    MODELS,
+)
+_model_tool(
+    "extract_vae",
+    "convert_model",
+    ExtractVaeSettings,
+    "Extract the VAE",
+    "extract the VAE of a checkpoint",
+    "Extract",
+    MODELS,
 )
 
 _image_tool("resize", images.ResizeSettings, "Resize", "make smaller copies of images")

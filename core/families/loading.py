@@ -127,6 +127,22 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
         return error.problems
 
 
+def known_tensors(layout: Layout, part: Part) -> tuple[Part, list[Problem]]:
+    """(the part without tensors that its class does not have, what it lacks or has in another shape or type)."""
+    wanted = _shapes(layout.kind(part.name), part.name, json.dumps(_config(layout, part), sort_keys=True))
+    places = {name: place for name, place in part.places.items() if _with_level(name, wanted) in wanted}
+    known, title = replace(part, places=places), FAMILY_NAMES[layout.family]
+    shapes = {_with_level(name, wanted): place.entry.shape for name, place in places.items()}
+    packed = [name for name, place in places.items() if not place.entry.dtype.startswith(("F", "BF"))]
+    return known, [*_misfits(wanted, shapes, known, title), *_not_weights(packed, known)]
+
+
+def mismatch_problems(layout: Layout, parts: Iterable[Part], path: Path) -> list[Problem]:
+    """Why complete parts do not work together; a VAE that is left out is as published."""
+    configs = {"vae": layout.config("vae")} | {part.name: _config(layout, part) for part in parts}
+    return _not_of_one_model(layout, configs, path)
+
+
 @lru_cache(maxsize=16)
 def _shapes(kind: PartKind, name: str, config: str) -> dict[str, tuple[int, ...]]:
     """The tensors of a part, by name."""

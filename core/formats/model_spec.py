@@ -16,6 +16,7 @@ ARCHITECTURES = {
     "sd1": "stable-diffusion-v1",
     "sd2": "stable-diffusion-v2-512",
     "sdxl": "stable-diffusion-xl-v1-base",
+    "sdxl_refiner": "stable-diffusion-xl-v1-refiner",
 }
 SUFFIXES = {"lora": "/lora", "embedding": "/textual-inversion", "model": "", "folder": "", "controlnet": "/controlnet"}
 GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
@@ -103,3 +104,22 @@ def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | Non
     if job.model.clip_skip is not None:
         values["modelspec.encoder_layer"] = str(job.model.clip_skip)
     return values | {key: value for key, value in facts.extra.items() if key.startswith("modelspec.")}
+
+
+def model_spec_of(
+    before: Mapping[str, str], family: str, prediction: str | None, kind: Kind, title: str, side: int
+) -> dict[str, str]:
+    """The metadata of a model that no training wrote: what it said `before`, completed.
+
+    prediction  None where the model does not say      side  of the images it is made for, in pixels
+    """
+    values = {
+        "modelspec.title": title,
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.date": datetime.fromtimestamp(int(time.time())).isoformat(),
+    }
+    known = {"modelspec.sai_model_spec": "1.0.1", "modelspec.implementation": implementation(family, kind)}
+    if prediction in ("epsilon", "v"):
+        values["modelspec.architecture"] = architecture(family, prediction, kind)
+        known["modelspec.prediction_type"] = prediction
+    return {**values, **before, **known}

@@ -20,7 +20,7 @@ def output_file(output: str | None, beside: Path, ending: str, suffixes: Sequenc
     beside    the first input                     ending    what follows its name, as in "fox_rank8"
     suffixes  those that are taken for a file's, any other name is a folder; none: a folder is made
     """
-    name = f"{beside.stem}{ending}{suffixes[0] if suffixes else ''}"
+    name = f"{beside.name if beside.is_dir() else beside.stem}{ending}{suffixes[0] if suffixes else ''}"
     if not output:
         return beside.with_name(name)
     path = resolve_path(output)

@@ -131,7 +131,7 @@ def open_vae(path: Path | str) -> Part:
         kind = identify_header(entries, metadata)
         what = f"This is not a VAE but: {kind}"
         raise ProblemsError.one(what, str(path), "choose a VAE, or leave the VAE setting empty", "model.not-a-vae")
-    return part
+    return replace(part, sizes=_named_sizes(path, metadata).get("vae", {}))
 
 
 def _named_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -232,7 +232,7 @@ def _weight_files(folder: Path) -> list[Path]:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return [folder / name]
-        index = read_json(folder / f"{name}.index.json")
+        index = read_json(folder / index_name(name))
         if index is not None:
             shards = _shards(index.get("weight_map"), folder)
             missing = [shard for shard in shards if not (folder / shard).is_file()]
@@ -242,6 +242,12 @@ def _weight_files(folder: Path) -> list[Path]:
             return [folder / shard for shard in shards]
     fix = f"put {WEIGHT_FILES[0]} (or model.safetensors for a text encoder) into it"
     raise ProblemsError.one("The folder contains no weights", str(folder), fix, "model.no-weights")
+
+
+def index_name(file: str) -> str:
+    """`model.fp16.safetensors` -> `model.safetensors.index.fp16.json`, as diffusers and transformers call the list of shards."""
+    stem, *variant, ending = file.split(".")
+    return ".".join([stem, ending, "index", *variant, "json"])
 
 
 def _shards(listed: Any, folder: Path) -> list[str]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.formats.models.checkpoint import index_name
 from core.formats.models.part_kinds import PartKind, kind_of
 from core.formats.detect import read_json
 from core.formats.tensors.lazy import LazyTensor
-from core.formats.tensors.writer import write_pickle, write_safetensors
+from core.formats.tensors.writer import Wrote, write_pickle, write_safetensors
 from core.record.cancel import CancelToken
 
 SHARD_BYTES = 10 * 10**9  # diffusers 0.42 shards there: the U-Net of SDXL in fp32 is 10.3 GB
@@ -65,27 +66,33 @@ def write_part(
     *,
     pickled: bool,
     metadata: Mapping[str, str],
+    variant: str = "",
     cancel: CancelToken | None = None,
+    wrote: Wrote | None = None,
 ) -> None:
-    """config.json and the weights, sharded with an index if large. stem: of the weight files, see PartKind"""
-    folder.mkdir(parents=True)
+    """config.json and the weights, sharded with an index if large.
+
+    stem     of the weight files, see PartKind        variant  "fp16", which then stands in their names
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", clean_config(config, tensors))
     ending = ".bin" if pickled else ".safetensors"
     if stem == "model" and pickled:
         stem = "pytorch_model"  # as transformers calls its pickles
     # diffusers does not find sharded pickles unless told to load pickles only.
     pieces = [dict(tensors)] if pickled else shards(tensors, SHARD_BYTES)
+    stem = f"{stem}.{variant}" if variant else stem
     names = [f"{stem}{ending}"]
     if len(pieces) > 1:
         names = [f"{stem}-{number:05d}-of-{len(pieces):05d}{ending}" for number in range(1, len(pieces) + 1)]
         total = sum(tensor.byte_count for tensor in tensors.values())
         places = {key: name for name, piece in zip(names, pieces, strict=True) for key in piece}
-        write_json(folder / f"{stem}{ending}.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+        write_json(folder / index_name(f"{stem}{ending}"), {"metadata": {"total_size": total}, "weight_map": places})
     for name, piece in zip(names, pieces, strict=True):
         if pickled:
-            write_pickle(folder / name, piece, cancel=cancel)
+            write_pickle(folder / name, piece, cancel=cancel, wrote=wrote)
         else:
-            write_safetensors(folder / name, piece, metadata, cancel)
+            write_safetensors(folder / name, piece, metadata, cancel, wrote)
 
 
 def clean_config(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
@@ -101,9 +108,14 @@ def clean_config(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -
 
 
 def write_rest(
-    folder: Path, published: Published, source: Path | None, prediction: str | None, zero_terminal_snr: bool
+    folder: Path,
+    published: Published,
+    source: Path | None,
+    prediction: str | None,
+    zero_terminal_snr: bool,
+    inpainting: bool = False,
 ) -> None:
-    """Scheduler and tokenizers of the source folder, or the published ones; and model_index.json."""
+    """Scheduler and tokenizers of the source folder, or the published ones; and model_index.json, for the parts in the folder."""
     scheduler = scheduler_config(published, source, prediction, zero_terminal_snr)
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -112,6 +124,9 @@ def write_rest(
             _write_tokenizer(folder / shipped.name, shipped, published.vocabulary, source)
     index = read_json(published.configs / "model_index.json") or {}
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    index |= {name: [None, None] for name in published.parts if not (folder / name).is_dir()}
+    if inpainting:
+        index["_class_name"] = str(index["_class_name"]).replace("Pipeline", "InpaintPipeline")
     write_json(folder / "model_index.json", index)
 
 

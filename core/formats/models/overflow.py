@@ -67,6 +67,17 @@ def refuse_no_numbers(names: Sequence[str], where: object) -> None:
         )
 
 
+def has_no_numbers(names: Sequence[str], where: object) -> Problem:
+    """The warning of a model that was written although it contains NaN or infinite values."""
+    return Problem(
+        f"{len(names)} tensors contain NaN or infinite values: {shown(names)}",
+        str(where),
+        "download the model again; in a VAE, replace it by another one",
+        level="warning",
+        code="weights.not-finite",
+    )
+
+
 def kept_wide(names: Sequence[str], dtype: torch.dtype | None, where: object) -> Problem:
     """The advice for a file that is written in fp32 because of these."""
     name = TYPE_NAMES.get(str(dtype).removeprefix("torch."), str(dtype))

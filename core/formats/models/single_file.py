@@ -7,23 +7,14 @@ SDXL: conditioner.embedders.0.transformer. (CLIP), conditioner.embedders.1.model
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from core.formats.models import sd_keys
-from core.formats.models.checkpoint import Checkpoint, Place
-from core.formats.tensors.header import read_header
-from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory, stacked
-
-if TYPE_CHECKING:
-    import torch
+from core.formats.tensors.lazy import LazyTensor, in_memory, stacked
 
 State = Mapping[str, LazyTensor]
 VAE_ATTENTION = tuple(f".attn_1.{name}.weight" for name in sd_keys.VAE_ATTENTION if name != "norm")
 PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
-# EMA weights from before this training would not match the trained weights.
-STALE = ("model_ema.",)
 V_MARKER, ZERO_SNR_MARKER = "v_pred", "ztsnr"  # empty tensors that ComfyUI, Forge and others check for
-POSITIONS = "embeddings.position_ids"
 # Config values that affect shapes or results and cannot be derived from the tensors.
 SIZES = (
     *(
@@ -127,48 +118,3 @@ def markers(prediction: str | None, zero_terminal_snr: bool) -> dict[str, LazyTe
 
     wanted = {V_MARKER: prediction == "v", ZERO_SNR_MARKER: zero_terminal_snr}
     return {name: in_memory(torch.empty(0)) for name, is_wanted in wanted.items() if is_wanted}
-
-
-def survivors(
-    source: Checkpoint,
-    states: Mapping[str, State],
-    files: OpenFiles,
-    family: str,
-    dtype: torch.dtype | None,
-    prediction: str | None,
-) -> dict[str, LazyTensor]:
-    """Tensors of the source file besides the parts that are written: unknown keys, SD 2's last layer, position_ids, LDM's
-    buffers and losses. The text encoder's get the saved dtype, the rest keep theirs.
-    """
-    if source.path.is_dir():
-        return {}
-    written = {
-        place.name
-        for name, part in source.parts.items()
-        for ours, place in part.places.items()
-        if ours in states.get(name, {})
-    }
-    # Nothing of a replaced VAE may remain, even if it had more tensors.
-    written |= {place.name for place in source.parts["vae"].places.values()} if "vae" in source.parts else set()
-    text = (sd_keys.CLIP_PREFIXES.get(family, "\0"), sd_keys.OPEN_CLIP_PREFIXES.get(family, "\0"))
-    entries, _ = read_header(source.path)
-    found: dict[str, LazyTensor] = {}
-    for name, entry in entries.items():
-        if name in written or name.startswith(STALE) or (name == V_MARKER and prediction == "epsilon"):
-            continue
-        if name.endswith(POSITIONS):
-            found |= _positions(name, entry.shape, family)
-            continue
-        tensor = files.lazy(Place(source.path, name, entry))
-        found[name] = tensor.cast(dtype) if name.startswith(text) else tensor
-    return found
-
-
-def _positions(name: str, shape: tuple[int, ...], family: str) -> dict[str, LazyTensor]:
-    """A fresh position_ids tensor for CLIP: 16-bit files round it. Under its usual name with `text_model.`."""
-    import torch
-
-    prefix = sd_keys.CLIP_PREFIXES.get(family, "\0")
-    if name.startswith(prefix):
-        name = prefix + sd_keys.clip_to_ldm(name.removeprefix(prefix))
-    return {name: in_memory(torch.arange(shape[-1]).expand(shape))}

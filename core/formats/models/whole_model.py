@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,10 +14,17 @@ from core.formats.models import text_keys
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
 from core.formats.models.diffusers_folder import Published, write_part, write_rest
 from core.formats.models.part_kinds import part_title
-from core.formats.tensors.header import read_header, sniff
+from core.formats.tensors.header import sniff
 from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_memory
-from core.formats.models.overflow import beyond, kept_wide, largest_of, no_numbers, refuse_no_numbers
-from core.formats.tensors.writer import file_bytes, write_pickle, write_safetensors
+from core.formats.models.extra import EXTRA_FILE, POSITIONS, metadata_of, survivors
+from core.formats.models.overflow import (
+    beyond,
+    kept_wide,
+    largest_of,
+    no_numbers,
+    refuse_no_numbers,
+)
+from core.formats.tensors.writer import Wrote, file_bytes, write_pickle, write_safetensors
 from core.record import atomic
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 
 Form = Literal["safetensors", "ckpt", "diffusers", "diffusers_safetensors"]
 ENDINGS: dict[str, str] = {"safetensors": ".safetensors", "ckpt": ".ckpt", "diffusers": "", "diffusers_safetensors": ""}
+INPAINTING_CHANNELS = 9
 SPARE_BYTES = 64 << 20  # kept free on the disk; tokenizers and configs take 10 MB of it
 States = Mapping[str, Mapping[str, LazyTensor]]
 
@@ -49,8 +58,15 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class _Model:
-    """Everything to be written."""
+class Model:
+    """Everything to be written.
+
+    extra             further tensors of the source, by their names in a single file
+    keeps_extra       a folder gets a file of them
+    kohya_projection  the text projection is written untransposed
+    variant           "fp16" in the names of a folder's weight files
+    see               (name, tensor) of each that is written
+    """
 
     family: str
     states: States
@@ -59,9 +75,18 @@ class _Model:
     source: Checkpoint | None
     facts: ModelFacts
     files: OpenFiles
-    dtype: torch.dtype | None
-    kohya_projection: bool
-    cancel: CancelToken | None
+    extra: Mapping[str, LazyTensor]
+    kohya_projection: bool = False
+    keeps_extra: bool = False
+    variant: str = ""
+    see: Callable[[str, torch.Tensor], None] | None = None
+    cancel: CancelToken | None = None
+    wrote: Wrote | None = None
+
+    def seen(self, tensors: Mapping[str, LazyTensor], prefix: str = "") -> dict[str, LazyTensor]:
+        if self.see is None:
+            return dict(tensors)
+        return {name: tensor.seen(partial(self.see, prefix + name)) for name, tensor in tensors.items()}
 
 
 def form_of(source: Path | str) -> Form:
@@ -105,22 +130,23 @@ def write_model(
     chosen = _chosen_parts(parts, opened, vae, published, target)
     configs = {name: _config(name, part, opened, published) for name, part in chosen.items()}
     with OpenFiles() as files:
-        states = {name: _state(part, configs[name], files) for name, part in chosen.items()}
+        states = {name: part_state(part, configs[name], files) for name, part in chosen.items()}
         dtype, advice = _fitting_type(states, set(parts), dtype, target)
-        states = {name: {key: tensor.cast(dtype) for key, tensor in state.items()} for name, state in states.items()}
-        model = _Model(
+        facts = facts or ModelFacts()
+        states = cast_states(states, dtype)
+        model = Model(
             family,
             states,
             configs,
             published,
             opened,
-            facts or ModelFacts(),
+            facts,
             files,
-            dtype,
+            survivors(opened, states, files, family, dtype, facts.prediction) if opened is not None else {},
             kohya_projection and source is not None and source.is_file(),
-            cancel,
+            cancel=cancel,
         )
-        _WRITERS[form](model, target)
+        WRITERS[form](model, target)
     return advice
 
 
@@ -170,7 +196,7 @@ def _config(
     return part.config_after(config) if isinstance(part, Part) else config
 
 
-def _state(
+def part_state(
     part: Mapping[str, torch.Tensor] | Part, config: Mapping[str, Any], files: OpenFiles
 ) -> dict[str, LazyTensor]:
     """A part's tensors by the names of core.formats.models.checkpoint, without counters and unused layers."""
@@ -182,7 +208,7 @@ def _state(
     return {
         name: tensor
         for name, tensor in found.items()
-        if not name.endswith(single_file.POSITIONS) and (layers is None or _layer(name) < layers)
+        if not name.endswith(POSITIONS) and (layers is None or _layer(name) < layers)
     }
 
 
@@ -198,6 +224,18 @@ def _fitting_type(
     """The requested dtype, or fp32 if it would overflow. NaN and inf are refused."""
     import torch
 
+    sizes = sizes_beyond(states, dtype, trained)
+    refuse_no_numbers(no_numbers(sizes), target)
+    names = beyond(sizes, dtype) if dtype is not None else []
+    return (torch.float32, [kept_wide(names, dtype, target)]) if dtype is not None and names else (dtype, [])
+
+
+def sizes_beyond(
+    states: States, dtype: torch.dtype | None, always: Collection[str] = ()
+) -> dict[str, float]:
+    """The largest value of each tensor of the parts that hold more than `dtype` can, and of those of `always`."""
+    import torch
+
     sizes: dict[str, float] = {}
     for name, state in states.items():
         narrower = dtype is not None and any(
@@ -205,11 +243,13 @@ def _fitting_type(
             for tensor in state.values()
             if tensor.dtype.is_floating_point
         )
-        if name in trained or narrower:
+        if name in always or narrower:
             sizes |= {f"{name}.{key}": size for key, size in largest_of(state).items()}
-    refuse_no_numbers(no_numbers(sizes), target)
-    names = beyond(sizes, dtype) if dtype is not None else []
-    return (torch.float32, [kept_wide(names, dtype, target)]) if dtype is not None and names else (dtype, [])
+    return sizes
+
+
+def cast_states(states: States, dtype: torch.dtype | None) -> dict[str, dict[str, LazyTensor]]:
+    return {name: {key: tensor.cast(dtype) for key, tensor in state.items()} for name, state in states.items()}
 
 
 def _refuse_full_disk(target: Path, needed: int) -> None:
@@ -220,48 +260,45 @@ def _refuse_full_disk(target: Path, needed: int) -> None:
 # ---- the forms ----
 
 
-def one_file(model: _Model) -> dict[str, LazyTensor]:
+def one_file(model: Model) -> dict[str, LazyTensor]:
     """All tensors of the model as one file."""
     facts = model.facts
     tensors = single_file.file_tensors(model.states, model.family, kohya_projection=model.kohya_projection)
-    extra = single_file.spare_layer(tensors, model.family)
-    if model.source is not None:
-        extra |= single_file.survivors(
-            model.source, model.states, model.files, model.family, model.dtype, facts.prediction
-        )
-    return extra | tensors | single_file.markers(facts.prediction, facts.zero_terminal_snr)
+    spare = single_file.spare_layer(tensors, model.family)
+    marks = single_file.markers(facts.prediction, facts.zero_terminal_snr)
+    return model.seen(marks | spare | dict(model.extra) | tensors)
 
 
-def _sizes(model: _Model) -> dict[str, str]:
+def other_sizes(configs: Mapping[str, Mapping[str, Any]], published: Published) -> dict[str, str]:
     """For models without the published sizes, such as the starter: what a single file needs to be loadable again."""
     other = {}
-    for name, config in model.configs.items():
-        published = model.published.config(name)
-        sizes = {key: config[key] for key in single_file.SIZES if key in config and config[key] != published.get(key)}
+    for name, config in configs.items():
+        usual = published.config(name)
+        sizes = {key: config[key] for key in single_file.SIZES if key in config and config[key] != usual.get(key)}
         if sizes:
             other[name] = sizes
     return {SIZES_KEY: json.dumps(other)} if other else {}
 
 
-def _write_safetensors(model: _Model, target: Path) -> None:
+def _write_safetensors(model: Model, target: Path) -> None:
     tensors = one_file(model)
     _refuse_full_disk(target, file_bytes(tensors))
     with atomic.open_atomic(target) as temporary:
-        write_safetensors(temporary, tensors, {**model.facts.metadata, **_sizes(model)}, model.cancel)
+        write_safetensors(temporary, tensors, {**model.facts.metadata, **other_sizes(model.configs, model.published)}, model.cancel, model.wrote)
         model.files.close()  # before the file is put in place: Windows cannot replace an open one
 
 
-def _write_ckpt(model: _Model, target: Path) -> None:
+def _write_ckpt(model: Model, target: Path) -> None:
     """{"state_dict", "epoch", "global_step"}, plain: torch.load(weights_only=True) reads it."""
     tensors = one_file(model)
     _refuse_full_disk(target, file_bytes(tensors))
-    before = read_header(model.source.path)[1] if model.source is not None and model.source.path.is_file() else {}
+    before = metadata_of(model.source) if model.source is not None else {}
     counters = {
         "epoch": _whole_number(before.get("epoch")) + model.facts.epoch,
         "global_step": _whole_number(before.get("global_step")) + model.facts.step,
     }
     with atomic.open_atomic(target) as temporary:
-        write_pickle(temporary, tensors, "state_dict", {**counters, **_sizes(model)}, model.cancel)
+        write_pickle(temporary, tensors, "state_dict", {**counters, **other_sizes(model.configs, model.published)}, model.cancel, model.wrote)
         model.files.close()
 
 
@@ -269,11 +306,15 @@ def _whole_number(text: str | None) -> int:
     return int(text) if text is not None and text.lstrip("-").isdigit() else 0
 
 
-def _write_folder(model: _Model, target: Path, pickled: bool = False) -> None:
+def _write_folder(model: Model, target: Path, pickled: bool = False) -> None:
     facts, source = model.facts, model.source.path if model.source is not None else None
     kinds = {name: model.published.kind(name) for name in model.states}
-    content = {name: kinds[name].in_folder(model.configs[name], state) for name, state in model.states.items()}
-    _refuse_full_disk(target, sum(file_bytes(tensors) for tensors in content.values()))
+    content = {
+        name: model.seen(kinds[name].in_folder(model.configs[name], state), f"{name}.")
+        for name, state in model.states.items()
+    }
+    extra = model.seen(model.extra) if model.keeps_extra else {}
+    _refuse_full_disk(target, sum(file_bytes(tensors) for tensors in (*content.values(), extra)))
     with atomic.folder_atomic(target) as temporary:
         for name, tensors in content.items():
             write_part(
@@ -283,17 +324,22 @@ def _write_folder(model: _Model, target: Path, pickled: bool = False) -> None:
                 model.configs[name],
                 pickled=pickled,
                 metadata=facts.metadata if name == model.published.denoiser else {},
+                variant=model.variant,
                 cancel=model.cancel,
+                wrote=model.wrote,
             )
-        write_rest(temporary, model.published, source, facts.prediction, facts.zero_terminal_snr)
+        if model.keeps_extra:
+            write_safetensors(temporary / EXTRA_FILE, extra, facts.metadata, model.cancel, model.wrote)
+        inpainting = model.configs[model.published.denoiser].get("in_channels") == INPAINTING_CHANNELS
+        write_rest(temporary, model.published, source, facts.prediction, facts.zero_terminal_snr, inpainting)
         model.files.close()
 
 
-def _write_pickled_folder(model: _Model, target: Path) -> None:
+def _write_pickled_folder(model: Model, target: Path) -> None:
     _write_folder(model, target, pickled=True)
 
 
-_WRITERS = {
+WRITERS = {
     "safetensors": _write_safetensors,
     "ckpt": _write_ckpt,
     "diffusers": _write_pickled_folder,

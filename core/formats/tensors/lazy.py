@@ -37,6 +37,16 @@ class LazyTensor:
             return self
         return replace(self, dtype=dtype)
 
+    def seen(self, see: Callable[[torch.Tensor], None]) -> LazyTensor:
+        """The same; `see` is shown what is read."""
+
+        def fetch(dtype: torch.dtype) -> torch.Tensor:
+            value = self.fetch(dtype)
+            see(value)
+            return value
+
+        return replace(self, fetch=fetch)
+
     def in_shape(self, *shape: int) -> LazyTensor:
         """Reshaped, with the same number of elements."""
         if shape == self.shape:

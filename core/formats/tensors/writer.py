@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +17,23 @@ if TYPE_CHECKING:
 
     from core.record.cancel import CancelToken
 
+Wrote = Callable[[int], None]  # told the bytes of each tensor that was written
 SAFE_NAMES = {name: safe for safe, name in TORCH_NAMES.items()}
+WEIGHTS_HASH, NO_HASH = "sshs_model_hash", "0" * 64  # what its metadata holds until the tensors are written
 HEADER_BYTES_PER_TENSOR = 256  # upper bound of a header entry, to check the free space
 
 
 def write_safetensors(
-    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str], cancel: CancelToken | None = None
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    metadata: Mapping[str, str],
+    cancel: CancelToken | None = None,
+    wrote: Wrote | None = None,
 ) -> None:
-    """Header, then the bytes of one tensor after the other: only one is in memory besides the model.
+    """Header, then the bytes of one tensor after the other, the next of which is read meanwhile: memory for two.
 
-    metadata   all strings; `format: pt` is added, without which transformers refuses a file
+    metadata   all strings; `format: pt` is added, without which transformers refuses a file. NO_HASH as the WEIGHTS_HASH is
+               replaced by the SHA-256 of the tensors' bytes
     """
     # Wide dtypes first, as the library does: every tensor then starts at a multiple of its item size.
     names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
@@ -40,12 +49,42 @@ def write_safetensors(
         place += tensor.byte_count
     header = json.dumps(listing, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     header += b" " * (-len(header) % 8)
+    digest = hashlib.sha256() if metadata.get(WEIGHTS_HASH) == NO_HASH else None
     with open(path, "wb") as handle:
         handle.write(len(header).to_bytes(8, "little") + header)
+        for content in _read_ahead(tensors, names, digest):
+            handle.write(content)
+            _count(len(content), cancel, wrote)
+        if digest is not None:
+            handle.seek(8)
+            handle.write(header.replace(NO_HASH.encode(), digest.hexdigest().encode(), 1))
+
+
+def _count(written: int, cancel: CancelToken | None, wrote: Wrote | None) -> None:
+    if wrote is not None:
+        wrote(written)
+    if cancel is not None:
+        cancel.check()
+
+
+def _read_ahead(tensors: Mapping[str, LazyTensor], names: Sequence[str], digest: Any) -> Iterator[memoryview]:
+    """The bytes of each tensor; the next is read, and put into the digest, while one is used."""
+
+    def read(name: str) -> memoryview:
+        content = _bytes(tensors[name], name)
+        if digest is not None:
+            digest.update(content)
+        return content
+
+    with ThreadPoolExecutor(1, thread_name_prefix="read-tensors") as reader:
+        coming = None
         for name in names:
-            if cancel is not None:
-                cancel.check()
-            handle.write(_bytes(tensors[name], name))
+            following = reader.submit(read, name)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
 
 
 def _bytes(tensor: LazyTensor, name: str) -> memoryview:
@@ -62,6 +101,7 @@ def write_pickle(
     wrap: str | None = None,
     plain: Mapping[str, int | str] | None = None,
     cancel: CancelToken | None = None,
+    wrote: Wrote | None = None,
 ) -> None:
     """torch.save of {name: tensor}, readable with `torch.load(weights_only=True)`. Memory: all tensors in the dtype they
     are saved in, if that differs from the one they have.
@@ -70,9 +110,8 @@ def write_pickle(
     """
     state = {}
     for name, tensor in tensors.items():
-        if cancel is not None:
-            cancel.check()
         state[name] = _alone(tensor.read())
+        _count(tensor.byte_count, cancel, wrote)
     save_pickle({wrap: state, **(plain or {})} if wrap else state, path)
 
 

@@ -1,0 +1,132 @@
+"""A model written in another form or precision, and its VAE alone: from file to file, never built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.formats.models import sd_keys
+from core.formats.models.checkpoint import Checkpoint, Part
+from core.formats.models.diffusers_folder import Published, write_part
+from core.formats.models.extra import survivors
+from core.formats.models.overflow import beyond, has_no_numbers, kept_wide, largest
+from core.formats.models.single_file import file_tensors
+from core.formats.models.whole_model import (
+    WRITERS,
+    Form,
+    Model,
+    ModelFacts,
+    States,
+    cast_states,
+    other_sizes,
+    part_state,
+    sizes_beyond,
+)
+from core.formats.tensors.lazy import OpenFiles
+from core.formats.tensors.writer import Wrote, write_safetensors
+from core.record import atomic
+from core.record.cancel import CancelToken
+from core.record.problems import Problem
+
+if TYPE_CHECKING:
+    import torch
+
+
+def convert(
+    source: Checkpoint,
+    target: Path,
+    parts: Mapping[str, Part],
+    *,
+    family: str,
+    form: Form,
+    published: Published,
+    facts: ModelFacts,
+    dtype: torch.dtype | None = None,
+    ema: bool = False,
+    kohya_projection: bool = False,
+    variant: str = "",
+    cancel: CancelToken | None = None,
+    wrote: Wrote | None = None,
+) -> list[Problem]:
+    """Write a model of a file or folder in another form or precision; it appears complete at `target` or not at all.
+
+    Tensors are read as they are written; what has no place in the form is kept (core.formats.models.extra).
+    parts             those of the source that are written, or others in their place
+    ema               keep the EMA weights as well
+    kohya_projection  the text projection goes between a file and a folder untransposed, as in sd-scripts: `parts` were read so
+    wrote             told the bytes of each tensor that was written
+    returns           advice: weights too large for `dtype` (all are fp32 then), or with NaN or infinite values
+    """
+    import torch
+
+    configs = {name: part.config_after(published.config(name)) for name, part in parts.items()}
+    damaged: list[str] = []
+    with OpenFiles() as files:
+        states: States = {name: part_state(part, configs[name], files) for name, part in parts.items()}
+        names = beyond(sizes_beyond(states, dtype), dtype) if dtype is not None else []
+        advice = [kept_wide(names, dtype, target)] if names else []
+        dtype = torch.float32 if names else dtype
+        states = cast_states(states, dtype)
+        model = Model(
+            family,
+            states,
+            configs,
+            published,
+            source,
+            facts,
+            files,
+            survivors(source, states, files, family, dtype, facts.prediction, ema=ema),
+            kohya_projection,
+            keeps_extra=True,
+            variant=variant,
+            see=partial(_note, damaged),
+            cancel=cancel,
+            wrote=wrote,
+        )
+        WRITERS[form](model, target)
+    return advice + _damage(damaged, source.path)
+
+
+def write_vae(
+    vae: Part,
+    target: Path,
+    family: str,
+    published: Published,
+    *,
+    folder: bool,
+    dtype: torch.dtype | None = None,
+    cancel: CancelToken | None = None,
+    wrote: Wrote | None = None,
+) -> list[Problem]:
+    """Write a VAE as a file with LDM's names, or as a folder that diffusers loads. Returns advice as `convert` does."""
+    import torch
+
+    config, damaged = vae.config_after(published.config("vae")), list[str]()
+    with OpenFiles() as files:
+        states: States = {"vae": part_state(vae, config, files)}
+        names = beyond(sizes_beyond(states, dtype), dtype) if dtype is not None else []
+        state = cast_states(states, torch.float32 if names else dtype)["vae"]
+        state = {name: tensor.seen(partial(_note, damaged, name)) for name, tensor in state.items()}
+        if folder:
+            kind = published.kind("vae")
+            with atomic.folder_atomic(target) as made:
+                content = kind.in_folder(config, state)
+                write_part(made, kind.stem, content, config, pickled=False, metadata={}, cancel=cancel, wrote=wrote)
+        else:
+            named = file_tensors({"vae": state}, family)
+            with atomic.open_atomic(target) as temporary:
+                bare = {name.removeprefix(sd_keys.VAE_PREFIX): tensor for name, tensor in named.items()}
+                write_safetensors(temporary, bare, other_sizes({"vae": config}, published), cancel, wrote)
+    return [*([kept_wide(names, dtype, target)] if names else []), *_damage(damaged, vae.source)]
+
+
+def _note(damaged: list[str], name: str, value: torch.Tensor) -> None:
+    if not isfinite(largest(value)):
+        damaged.append(name)
+
+
+def _damage(damaged: list[str], source: Path) -> list[Problem]:
+    return [has_no_numbers(damaged, source)] if damaged else []

@@ -1,0 +1,149 @@
+"""Settings of the tools that convert whole models and their VAEs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from core.settings.base import Settings, setting
+
+Precision = Literal["fp32", "fp16", "bf16"]
+PRECISIONS = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
+MODEL_HELP = "A .safetensors or .ckpt checkpoint, or a diffusers folder."
+
+
+def _model() -> str | None:
+    text: str | None = setting(None, title="Model", level="shown", help=MODEL_HELP, names="path or name")
+    return text
+
+
+def _precision() -> Precision | None:
+    value: Precision | None = setting(
+        None,
+        title="Precision",
+        level="shown",
+        hint="as stored",
+        labels=PRECISIONS,
+        help="Precision of the weights. fp16 and bf16 take half the space of fp32. Empty keeps each tensor's own, fp8 too.",
+    )
+    return value
+
+
+def _output(ending: str) -> str | None:
+    text: str | None = setting(
+        None,
+        title="Output",
+        names="path",
+        hint=f"beside the model, ending in {ending}",
+        help="File or folder of the result. An existing one is never overwritten.",
+    )
+    return text
+
+
+class ConvertModelSettings(Settings):
+    """Converts a checkpoint (SD 1.x, SD 2.x, SDXL) between a single file and a diffusers folder, or to another precision."""
+
+    file: str | None = _model()
+    save_model_as: Literal["safetensors", "ckpt", "diffusers_safetensors", "diffusers"] = setting(
+        "safetensors",
+        title="Format",
+        level="shown",
+        labels={
+            "safetensors": ".safetensors file",
+            "ckpt": ".ckpt file",
+            "diffusers_safetensors": "diffusers folder",
+            "diffusers": "diffusers folder with .bin files",
+        },
+        help="A single file for A1111, Forge and ComfyUI; a folder for diffusers. What has no place in a folder is kept in its atelier_extra.safetensors.",
+    )
+    save_precision: Precision | None = _precision()
+    ema: Literal["keep", "drop", "use"] = setting(
+        "keep",
+        title="EMA weights",
+        labels={"keep": "keep", "drop": "drop", "use": "use in place of the U-Net's weights"},
+        help="Older .ckpt files also hold an average of the U-Net's weights. Dropping it halves the file; using it is often better for images.",
+    )
+    vae: str | None = setting(
+        None,
+        title="VAE",
+        names="path or name",
+        widget="file",
+        hint="the model's own",
+        help="A VAE file or folder, or another checkpoint, whose VAE replaces the model's.",
+    )
+    no_vae: bool = setting(
+        False, title="Leave out the VAE", help="For programs that load the VAE separately. The file is smaller."
+    )
+    text_projection: Literal["correct", "kohya"] = setting(
+        "correct",
+        title="Text projection",
+        labels={"correct": "correct", "kohya": "as sd-scripts"},
+        help="SDXL only. sd-scripts does not transpose the second text encoder's projection between files and folders, so such models differ. Choose it to match, or to undo, a conversion of sd-scripts.",
+    )
+    prediction: Literal["auto", "epsilon", "v"] = setting(
+        "auto",
+        title="Prediction type",
+        labels={"auto": "as the model says", "epsilon": "epsilon", "v": "v-prediction"},
+        help="Written into a folder's scheduler and the metadata. SD 2.x files do not say it: 768 px models predict v, 512 px models epsilon.",
+    )
+    variant: Literal["fp16", "bf16"] | None = setting(
+        None,
+        title="Variant",
+        hint="none",
+        labels={"fp16": "fp16", "bf16": "bf16"},
+        help="Goes into the names of a folder's weight files (model.fp16.safetensors), as diffusers' `variant` expects.",
+    )
+    family: Literal["auto", "sd1", "sd2", "sdxl", "sdxl_refiner"] = setting(
+        "auto",
+        title="Model family",
+        labels={
+            "auto": "detect",
+            "sd1": "SD 1.x",
+            "sd2": "SD 2.x",
+            "sdxl": "SDXL",
+            "sdxl_refiner": "SDXL refiner",
+        },
+        help="Only for a model whose family is not detected.",
+    )
+    no_metadata: bool = setting(
+        False,
+        title="No metadata",
+        help="Leaves out the model's metadata, modelspec and hashes.",
+    )
+    output: str | None = _output("_converted")
+
+
+class BakeVaeSettings(Settings):
+    """Writes a copy of a checkpoint with another VAE, in the same format."""
+
+    file: str | None = _model()
+    vae: str | None = setting(
+        None,
+        title="VAE",
+        level="shown",
+        names="path or name",
+        widget="file",
+        help="A VAE file or folder, or a checkpoint that has it.",
+    )
+    save_precision: Precision | None = _precision()
+    output: str | None = _output("_baked")
+
+
+class ExtractVaeSettings(Settings):
+    """Writes the VAE of a checkpoint to a file or folder of its own."""
+
+    file: str | None = _model()
+    layout: Literal["single_file", "diffusers"] = setting(
+        "single_file",
+        title="Format",
+        level="shown",
+        labels={"single_file": ".safetensors file", "diffusers": "diffusers folder"},
+        help="A file with the original key names for A1111, Forge and ComfyUI; a folder for diffusers.",
+    )
+    save_precision: Precision | None = _precision()
+    family: Literal["auto", "sd1", "sdxl"] = setting(
+        "auto",
+        title="Family",
+        labels={"auto": "detect", "sd1": "SD 1.x and 2.x", "sdxl": "SDXL"},
+        help="For a VAE file of its own, which does not say its family: a folder states the scaling factor.",
+    )
+    output: str | None = _output("_vae")
