@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from core import extensions
-from core.formats.lora.names import BESIDE, COMFYUI, KOHYA, LYCORIS, kohya_place
+from core.formats.lora.names import BESIDE, COMFYUI, KOHYA, LYCORIS, kohya_place, looks_like
+from core.formats.other_files import recognized
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
 from core.record.bounded_json import read_json_object
@@ -36,6 +37,7 @@ FAMILY_NAMES = {
 CONTEXT_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
 # Input channels of the U-Net: the latent's 4 plus what a variant adds.
 INPUT_VARIANTS = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}
+LCM = "LCM"  # a U-Net that reads the guidance scale (latent consistency model, Luo et al. 2023, arXiv:2310.04378)
 KIND_NAMES = {
     "checkpoint": "checkpoint",
     "unet": "U-Net",
@@ -45,9 +47,15 @@ KIND_NAMES = {
     "embedding": "textual inversion embedding",
     "controlnet": "ControlNet",
     "controlnet_lllite": "ControlNet-LLLite",
+    "ip_adapter": "IP-Adapter",
+    "t2i_adapter": "T2I-Adapter",
     "hypernetwork": "hypernetwork",
+    "upscaler": "upscaler",
+    "latent_upscaler": "latent upscaler",
     "unknown": "model of an unknown kind",
 }
+# Kinds, and variants of others, that are recognized and that nothing here uses
+NOT_OFFERED = {"controlnet", "controlnet_lllite", "ip_adapter", "t2i_adapter", "hypernetwork", LCM, "SwinIR", "SRVGG"}
 MOST_TOKENS = 200  # of an embedding file
 XTI_KEYS = {"IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{n:02d}" for n in range(3, 12))}
 
@@ -81,6 +89,11 @@ class ModelKind:
     zero_terminal_snr: bool = False
     network: str | None = None
 
+    @property
+    def offered(self) -> bool:
+        """Whether anything here uses files of this kind."""
+        return self.kind not in NOT_OFFERED and self.variant not in NOT_OFFERED
+
     def __str__(self) -> str:
         """For display: "SDXL checkpoint", "SD 1.x inpainting checkpoint", "SD 1.x LoHa"."""
         words = [FAMILY_NAMES.get(self.family or "", ""), self.variant or "", self.network or KIND_NAMES[self.kind]]
@@ -112,12 +125,10 @@ def _looked_at(path: str, *state: int) -> ModelKind | tuple[Problem, ...]:
 
 def identify_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind:
     """The same for a header that was already read. The order matters: a checkpoint contains a VAE too."""
-    for question in (*RECOGNIZERS, _as_lora, _as_controlnet, _as_checkpoint, _as_component, _as_embedding):
+    for question in (*RECOGNIZERS, _as_other, _as_lora, _as_controlnet, _as_checkpoint, _as_component, _as_embedding):
         answer = question(tensors, metadata)
         if answer is not None:
             return replace(answer, zero_terminal_snr=_zero_terminal_snr(tensors, metadata))
-    if tensors and all(re.match(r"(320|640|768|1024|1280)\.", name) for name in tensors):
-        return ModelKind("hypernetwork", None, "single_file", None, "its keys are layer widths")
     return ModelKind("unknown", None, "single_file", None, _first_keys(tensors))
 
 
@@ -130,6 +141,13 @@ def _first_keys(tensors: Mapping[str, TensorEntry]) -> str:
     if not tensors:
         return "it contains no tensors"
     return "its first keys are " + ", ".join(list(tensors)[:3])
+
+
+def _as_other(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
+    if (found := recognized(tensors)) is None:
+        return None
+    kind, family, variant, evidence = found
+    return ModelKind(kind, family, "single_file", None, evidence, variant)
 
 
 # ---- checkpoints ----
@@ -173,7 +191,9 @@ def _checkpoint_family(tensors: Mapping[str, TensorEntry]) -> tuple[str | None, 
 
 
 def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """Models with SDXL's shapes but a different noise schedule, or with only some of SDXL's layers."""
+    """LCM, and models with SDXL's shapes but a different noise schedule, or with only some of SDXL's layers."""
+    if f"{UNET}time_embed.cond_proj.weight" in tensors:
+        return LCM
     if "edm_vpred.sigma_max" in tensors:
         return "CosXL"
     if "edm_mean" in tensors or "edm_std" in tensors:
@@ -276,6 +296,8 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
         return None
     network, variant = _network_and_variant(tensors, metadata.get("ss_network_module", ""))
     family, evidence = _lora_family(tensors, metadata)
+    if network is None and variant is None and (words := looks_like(kohya_place(name, None)[1] for name in tensors)):
+        evidence = f"it {words}"
     said = metadata.get("modelspec.prediction_type", "")
     prediction = {"epsilon": "epsilon", "v": "v", "v_prediction": "v"}.get(said)
     return ModelKind("lora", family, layout, prediction, evidence, variant, network=network)
@@ -461,6 +483,7 @@ def _as_component(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str
     if context is not None and "conv_in.weight" in tensors:
         family = CONTEXT_FAMILY.get(context.side(-1))
         variant = INPUT_VARIANTS.get(tensors["conv_in.weight"].side(1))
+        variant = LCM if "time_embedding.cond_proj.weight" in tensors else variant
         return ModelKind(
             "unet", family, "diffusers", None, f"its cross-attention reads {context.side(-1)} values", variant
         )
@@ -500,7 +523,7 @@ def _identify_folder(path: Path) -> ModelKind:
         family, evidence = "sdxl", "its cross-attention is 2048 wide"
     if family is None and unet is not None:
         family, evidence = _unet_config_family(unet)
-    variant = INPUT_VARIANTS.get(_whole(unet or {}, "in_channels"))
+    variant = _config_variant(unet or {})
     scheduler = read_json(path / "scheduler" / "scheduler_config.json") or {}
     said = str(scheduler.get("prediction_type", "epsilon" if family == "sd1" else ""))
     prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(said)
@@ -525,6 +548,10 @@ def _unet_config_family(config: Mapping[str, Any]) -> tuple[str | None, str]:
     return None, "its U-Net's blocks match no known family"
 
 
+def _config_variant(config: Mapping[str, Any]) -> str | None:
+    return LCM if _whole(config, "time_cond_proj_dim") else INPUT_VARIANTS.get(_whole(config, "in_channels"))
+
+
 def _whole(config: Mapping[str, Any], name: str) -> int:
     """An integer of the config; 0 if it is not one."""
     value = config.get(name)
@@ -543,7 +570,7 @@ def _identify_part_folder(path: Path) -> ModelKind:
     evidence = f"its config.json names {name}"
     if name == "UNet2DConditionModel":
         family, evidence = _unet_config_family(config)
-        return ModelKind("unet", family, "diffusers", None, evidence, INPUT_VARIANTS.get(_whole(config, "in_channels")))
+        return ModelKind("unet", family, "diffusers", None, evidence, _config_variant(config))
     if name == "AutoencoderKL":
         family = "sdxl" if config.get("scaling_factor") == 0.13025 else None
         return ModelKind("vae", family, "diffusers", None, evidence)

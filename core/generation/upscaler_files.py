@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core.formats.tensors.header import read_header
+from core.formats.detect import identify
 from core.generation.library import find_file
 from core.generation.store import ModelStore, fingerprint
 from core.record.problems import Problem, ProblemsError
@@ -34,12 +34,10 @@ def find_upscaler(name: str, workspace: Workspace) -> Path:
 
 def kind_of(path: Path) -> str:
     """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises ProblemsError."""
-    names = {name.removeprefix("params_ema.").removeprefix("params.") for name in read_header(path)[0]}
-    if {"conv_first.weight", "model.0.weight"} & names and any(".conv5." in name.lower() for name in names):
-        return "images"
-    if {"conv1.weight", "resblock20.conv2.weight", "conv_final.weight"} <= names:
-        return "latents"
-    what = f"{path.name} is not a supported upscaler"
+    found = identify(path)
+    if found.kind in ("upscaler", "latent_upscaler") and found.offered:
+        return "images" if found.kind == "upscaler" else "latents"
+    what = f"{path.name} is not a supported upscaler but: {found} ({found.evidence})"
     fix = "choose an ESRGAN or Real-ESRGAN file (RRDBNet), or a latent upscaler of sd-scripts"
     raise ProblemsError.one(what, FILE, fix, "upscaler.unknown-kind")
 

@@ -27,6 +27,7 @@ from core.formats.lora.names import (
     UP,
     group_by_module,
     kohya_place,
+    looks_like,
     module_path,
     part_and_path,
     split_key,
@@ -331,7 +332,8 @@ def _flaw(name: str, layer: Mapping[str, torch.Tensor]) -> str:
     known = {key for kind in near for key in (*kind.keys, *kind.optional)}
     unknown = sorted(layer.keys() - known)
     if unknown:
-        return f"{name}.{unknown[0]} is of an unknown kind"
+        words = looks_like(layer) or "is of an unknown kind"
+        return f"{name} {words}" if "unknown keys" in words else f"{name}.{unknown[0]} {words}"
     flaws = (flaw for kind in near if (flaw := kind.flaw(name, layer)))  # plain kinds come before those built on them
     return next(flaws, f"{name} has tensors that do not belong together")
 

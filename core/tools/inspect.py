@@ -43,6 +43,7 @@ def inspect(path: Path | str, cancel: CancelToken | None = None) -> dict[str, An
         "layout": kind.layout,
         "prediction": kind.prediction,
         "evidence": kind.evidence,
+        "offered": kind.offered,
         "bytes": total_bytes(path),
     }
     if path.is_dir():
@@ -139,6 +140,8 @@ def _layers(names: Iterable[str]) -> dict[str, dict[str, str]]:
 def in_words(facts: Mapping[str, Any]) -> list[str]:
     """The facts as lines for people; the last ones are the metadata."""
     lines = [f"{facts['path']}: {facts['what']} ({facts['evidence']})", f"size: {facts['bytes']:,} bytes"]
+    if not facts["offered"]:
+        lines.append("recognized; not offered: nothing here uses files of this kind")
     if facts["family"] is not None:
         lines.append(f"family: {FAMILY_NAMES[facts['family']]}")
     if facts["prediction"] is not None:

@@ -106,6 +106,50 @@ def with_first(model, channels):
         ({"string_to_param.*": (2, 768)}, "SD 1.x textual inversion embedding"),
         ({"<my-token>": (768,)}, "SD 1.x textual inversion embedding"),
         ({"320.0.linear1.weight": (640, 320), "768.1.linear1.weight": (1536, 768)}, "hypernetwork"),
+        ({**SD1, f"{U}time_embed.cond_proj.weight": (320, 256)}, "SD 1.x LCM checkpoint"),
+        (
+            {
+                "conv_in.weight": (320, 4, 3, 3),
+                "time_embedding.cond_proj.weight": (320, 256),
+                "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight": (640, 2048),
+            },
+            "SDXL LCM U-Net",
+        ),
+        ({"image_proj.proj.weight": (3072, 1024), "ip_adapter.1.to_k_ip.weight": (320, 768)}, "SD 1.x IP-Adapter"),
+        (
+            {
+                "image_proj.proj.0.weight": (1024, 512),
+                "ip_adapter.0.to_q_lora.down.weight": (128, 640),
+                "ip_adapter.1.to_k_ip.weight": (640, 2048),
+            },
+            "SDXL FaceID IP-Adapter",
+        ),
+        ({"body.0.block1.weight": (320, 320, 3, 3), "conv_in.weight": (320, 192, 3, 3)}, "SD 1.x T2I-Adapter"),
+        (
+            {"adapter.body.0.resnets.0.block1.weight": (320, 320, 3, 3), "adapter.conv_in.weight": (320, 768, 3, 3)},
+            "SDXL T2I-Adapter",
+        ),
+        ({"model.0.weight": (64, 3, 3, 3), "model.1.sub.0.RDB1.conv5.0.weight": (64, 192, 3, 3)}, "upscaler"),
+        (
+            {"params_ema.conv_first.weight": (64, 3, 3, 3), "params_ema.body.0.rdb1.conv5.weight": (64, 192, 3, 3)},
+            "upscaler",
+        ),
+        (
+            {
+                "params.conv_first.weight": (180, 3, 3, 3),
+                "params.layers.0.residual_group.blocks.0.attn.qkv.weight": (540, 180),
+            },
+            "SwinIR upscaler",
+        ),
+        ({"params.body.0.weight": (64, 3, 3, 3), "params.body.1.weight": (64,)}, "SRVGG upscaler"),
+        (
+            {
+                "conv1.weight": (128, 4, 3, 3),
+                "resblock20.conv2.weight": (128, 128, 3, 3),
+                "conv_final.weight": (4, 64, 1, 1),
+            },
+            "latent upscaler",
+        ),
         (
             {
                 "conv_in.weight": (320, 4, 3, 3),
@@ -120,6 +164,28 @@ def with_first(model, channels):
 )
 def test_each_kind_is_named(shapes, words):
     assert str(known(shapes)) == words
+
+
+def test_what_is_recognized_and_not_used_is_told():
+    for words, shapes in {
+        "ControlNet": {"control_model.input_hint_block.0.weight": (16, 3, 3, 3)},
+        "IP-Adapter": {"image_proj.proj.weight": (1, 1), "ip_adapter.1.to_v_ip.weight": (1, 1)},
+        "T2I-Adapter": {"body.0.block1.weight": (1, 1, 3, 3), "conv_in.weight": (1, 1, 3, 3)},
+        "hypernetwork": {"320.0.linear1.weight": (640, 320)},
+        "SD 1.x LCM checkpoint": {**SD1, f"{U}time_embed.cond_proj.weight": (320, 256)},
+        "SRVGG upscaler": {"body.0.weight": (64, 3, 3, 3)},
+    }.items():
+        assert (str(known(shapes)), known(shapes).offered) == (words, False)
+    for shapes in (SD1, SDXL, VAE_LDM, {"emb_params": (3, 768)}, {"lora_unet_x.lora_down.weight": (1, 1)}):
+        assert known(shapes).offered
+    esrgan = {"conv_first.weight": (64, 3, 3, 3), "body.0.rdb1.conv5.weight": (64, 192, 3, 3)}
+    assert known(esrgan).offered
+
+
+def test_a_hypernetwork_of_a1111_is_told_from_its_pickle(tmp_path):
+    pair = ({"linear.0.weight": torch.ones(2, 2)}, {"linear.0.weight": torch.ones(2, 2)})
+    torch.save({768: pair, 320: pair, "step": 10, "name": "fox", "layer_structure": [1, 2, 1]}, tmp_path / "fox.pt")
+    assert str(identify(tmp_path / "fox.pt")) == "hypernetwork"
 
 
 @pytest.mark.parametrize(
@@ -330,6 +396,11 @@ SD_INDEX, XL_INDEX = {"_class_name": "StableDiffusionPipeline"}, {"_class_name":
         ({"own": {"_class_name": "AutoencoderKL"}}, "VAE", None),
         ({"own": {"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768}}, "SD 1.x U-Net", None),
         ({"own": {"architectures": ["CLIPTextModel"]}}, "text encoder", None),
+        (
+            {"index": SD_INDEX, "unet": {"cross_attention_dim": 768, "time_cond_proj_dim": 256}},
+            "SD 1.x LCM checkpoint",
+            "epsilon",
+        ),
     ],
 )
 def test_each_folder_is_named(tmp_path, configs, words, prediction):

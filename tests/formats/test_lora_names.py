@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from core.formats.detect import identify
 from core.formats.lora.names import kohya_place
 from core.networks.adapter_file import LoraFile, load_lora, save_lora, to_diffusers, to_kohya
 from tests.refusals import refused
@@ -121,8 +122,6 @@ def test_every_program_s_names_are_read_as_kohya_s(tmp_path, scheme, model):
     given = kohya(model)
     assert (read.family, set(read.tensors)) == (MODELS[model], set(given))
     assert all(torch.equal(read.tensors[name], value) for name, value in given.items())
-    from core.formats.detect import identify
-
     assert identify(tmp_path / "x.safetensors").layout == layout
 
 
@@ -253,3 +252,12 @@ def test_biases_and_norms_beside_a_lora_are_left_out_by_name(tmp_path):
     save_file(given | beside, tmp_path / "x.safetensors")
     read = load_lora(tmp_path / "x.safetensors")
     assert set(read.left_out) == set(beside) and set(read.tensors) == set(given)
+
+
+def test_a_file_of_an_unknown_kind_is_told_with_the_nearest_one(tmp_path):
+    layer = "lora_unet_mid_block_attentions_0_proj_in"
+    content = {f"{layer}.{key}": torch.ones(2, 2) for key in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w9_x")}
+    save_file(content, tmp_path / "x.safetensors")
+    assert "looks like LoHa with unknown keys (hada_w9_x)" in identify(tmp_path / "x.safetensors").evidence
+    with refused("lora.incomplete", "looks like LoHa", "hada_w9_x"):
+        load_lora(tmp_path / "x.safetensors")

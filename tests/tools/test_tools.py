@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from core import tasks
 from core.engine.engine import Engine
@@ -86,6 +87,16 @@ def test_inspect_tells_what_models_and_their_parts_are():
     assert "checkpoint" in lines[0]
     part = inspect(PROJECT / "models/starter/vae/diffusion_pytorch_model.safetensors")
     assert part["kind"] == "vae" and part["parameters"] > 1_000_000 and part["types"] == {"F16": 244}
+
+
+def test_inspect_says_that_a_file_is_recognized_and_not_offered(tmp_path):
+    save_file(
+        {"image_proj.proj.weight": torch.ones(1, 1), "ip_adapter.1.to_k_ip.weight": torch.ones(1, 768)},
+        tmp_path / "x.safetensors",
+    )
+    facts, lines = use(name="inspect", file=str(tmp_path / "x.safetensors"))
+    assert facts["what"] == "SD 1.x IP-Adapter" and facts["offered"] is False
+    assert "not offered" in lines[2]
 
 
 def test_files_that_are_none_are_refused_in_plain_words(tmp_path):

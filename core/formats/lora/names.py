@@ -11,7 +11,7 @@ Underscores replace dots in kohya's names, so the names of modules must be known
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TypeVar
 
@@ -70,6 +70,7 @@ KEYS = {
     *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
     *("oft_blocks", "oft_diag", "rescale", "a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight"),
 }
+KINDS: dict[str, frozenset[str]] = {}  # title of a registered network kind -> all keys its layers can have
 BESIDE = {"diff_b", "bias", "w_norm", "b_norm", "lora_B.bias"}  # what can lie beside the tensors of a network's layers
 PEFT = {"A": DOWN, "B": UP, "alpha": ALPHA, "magnitude_vector": "dora_scale"}  # after ".lora_"
 OLD_DIFFUSERS = {
@@ -227,6 +228,17 @@ def part_and_path(layer: str, family: str | None) -> tuple[str | None, str]:
     if part == "unet" and root in LDM_ROOTS:
         path = sd_keys.unet_to_diffusers(path, "sdxl" if family == "sdxl" else "sd1")
     return part, path
+
+
+def looks_like(keys: Iterable[str]) -> str:
+    """Of keys that belong to no kind together: "looks like LoHa with unknown keys (x, y)"; "" if no kind has any of them."""
+    given = set(keys)
+    title = max(KINDS, key=lambda title: (len(given & KINDS[title]), -len(KINDS[title])), default="")
+    if not title or not given & KINDS[title] - {ALPHA}:
+        return ""
+    unknown = sorted(given - KINDS[title])
+    shown = ", ".join(unknown[:3]) + (" ..." if len(unknown) > 3 else "")
+    return f"looks like {title} with unknown keys ({shown})" if unknown else f"looks like {title} with keys missing"
 
 
 def group_by_module(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:

@@ -169,6 +169,8 @@ def _named_tensors(content: Any, prefix: str = "", depth: int = 0, budget: _Budg
     found: dict[str, Tensor] = {}
     if isinstance(content, dict) and depth < 4:
         for key, value in content.items():
+            if isinstance(key, int) and isinstance(value, tuple) and len(value) == 2:  # a hypernetwork's pair
+                value = dict(enumerate(value))
             if isinstance(value, (Tensor, dict, Inert)) and not isinstance(key, InertKey):
                 name = f"{prefix}{key}"
                 budget.spend(name)

@@ -118,6 +118,7 @@ def register(kind: NetworkKind) -> None:
     if kind.input_keys:
         detect.ADAPTER_INPUTS.add(kind.input_keys)
     names.KEYS.update(kind.keys, kind.optional)
+    names.KINDS[kind.title] = kind.keys | set(kind.optional)
     forms = tuple(map(frozenset, kind.forms))
     detect.NETWORKS[kind.title] = detect.NetworkKeys(forms, kind.prefix, kind.looks, kind.module_name)
 
