@@ -82,7 +82,7 @@ class Page:
         self.models = Models(self.workspace, self.project, self.roots)
         self.sketch = RateSketch(self.engine)
         self.forecast = Forecast(self.engine, self.workspace, self.project, self.roots, self.checks)
-        self.works = Works(self.engine, self.workspace, self.project, self.roots, self.thumb_url)
+        self.works = Works(self.engine, self.workspace, self.project, self.roots, self.thumb_url, self.file_url)
         self.commands |= self.works.commands
         self.pulse_parts.append(self.works.parts)
         self.tensorboard = TensorBoard(offered=not self.shared)

@@ -85,7 +85,7 @@ def _heat(plot: Mapping[str, Any]) -> Image:
             box = (left + CELL * place, top + ROW * number, left + CELL * (place + 1) - 2, top + ROW * (number + 1) - 2)
             color = color_of(value, plot["span"])
             pen.rectangle(box, fill=color, outline=AGAINST if note else FAINT, width=2 if note else 1)
-            words = "" if value is None else figures(value)
+            words = "" if value is None else f"{value:.2f}" if plot["span"][0] < 0 else figures(value)
             ink = PAPER if sum(color) < 400 else INK
             pen.text((left + CELL * (place + 0.5) - 1, middle - 1), words, ink, font, anchor="mm")
     return image

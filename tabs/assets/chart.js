@@ -147,7 +147,7 @@
         .map(({line, at}) => h("circle", {class: `dot ${line.kind}`, cx: x((line.steps || steps)[at]), cy: y(line.values[at]), r: 3.5}));
       this.cursor.replaceChildren(h("line", {x1: x(steps[n]), x2: x(steps[n]), y1: MARGIN.top, y2: height - MARGIN.bottom}), ...dots);
       const saved = (this.data.markers || []).includes(steps[n]);
-      this.tip.replaceChildren(h("strong", {}, `Step ${steps[n]}${saved ? ", saved" : ""}`),
+      this.tip.replaceChildren(h("strong", {}, `${this.data.across ? this.data.across[0].toUpperCase() + this.data.across.slice(1) : "Step"} ${steps[n]}${saved ? ", saved" : ""}`),
         ...now.map(({line, at}) => h("span", {}, `${line.name} ${atelier.number(line.values[at])}${line.steps && line.steps[at] !== steps[n] ? ` (step ${line.steps[at]})` : ""}`)),
         ...(this.data.points || []).map((line) => { const at = this.place(line, n); return at < 0 ? null : h("span", {}, `${line.name} ${atelier.number(line.values[at])} (step ${line.steps[at]})`); }).filter(Boolean));
       this.tip.hidden = false;

@@ -27,7 +27,8 @@
     going(work) ? h("progress", {class: work.state === "waiting" ? "off" : null, max: 1, value: work.share === null ? null : work.share, "aria-label": work.text}) : null,
     work.problems.length ? atelier.problems(work.problems) : null,
     work.previews.length ? h("ul", {class: "previewed", "aria-label": `Preview: ${work.about}`}, work.previews.map(previewed)) : null,
-    work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `Results: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null);
+    work.lines.length ? h("ul", {class: "tool-lines", tabindex: work.lines.length > 3 ? 0 : null, "aria-label": `Results: ${work.about}`}, work.lines.map((words) => h("li", {}, words))) : null,
+    atelier.results(work));
   atelier.workLine = line;
   /** Only numbers change while a tool runs: its buttons stay, and with them the keyboard's place. */
   const still = (work) => going(work) ? {...work, text: "", share: work.share === null} : work;
@@ -71,6 +72,37 @@
     const list = byId("tool-files");
     if (list) list.replaceChildren(...names.map((name) => h("option", {value: name})));
   };
+
+  /* The index: a click chooses the tool in its card and brings that into view; Enter in the search opens the first that matches. */
+  const visit = (button) => {
+    const {tool, at, tab} = button.dataset;
+    if (tab !== atelier.openTab()) atelier.goTo(tab);
+    const arrive = (tries) => {
+      const place = byId(at), ready = place && place.offsetParent && place.querySelector("input, select, button");
+      if (!ready) { if (tries) setTimeout(() => arrive(tries - 1), 100); return; }
+      const choice = place.querySelector("select[data-arg=action]");
+      if (tool && choice && choice.value !== tool) { choice.value = tool; choice.dispatchEvent(new Event("change", {bubbles: true})); }
+      place.scrollIntoView({block: "start"});
+      (choice || ready).focus({preventScroll: true});
+    };
+    arrive(50);
+  };
+  const search = (text) => {
+    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const line of document.querySelectorAll("#tool-index li")) atelier.show(line, words.every((word) => line.dataset.found.includes(word)));
+    for (const group of document.querySelectorAll(".tool-groups > section")) atelier.show(group, group.querySelector("li:not([hidden])"));
+    atelier.show(byId("tool-none"), !document.querySelector("#tool-index li:not([hidden])"));
+  };
+  document.addEventListener("input", ({target}) => { if (target.id === "tool-search") search(target.value); });
+  document.addEventListener("keydown", (event) => {
+    if (event.target.id !== "tool-search" || event.key !== "Enter" || !event.target.value.trim()) return;
+    const first = document.querySelector("#tool-index li:not([hidden]) button");
+    if (first) visit(first);
+  });
+  document.addEventListener("click", ({target}) => {
+    const button = target.closest && target.closest("#tool-index [data-at]");
+    if (button) visit(button);
+  });
 
   /* Keys go to the server once and are forgotten here. */
   atelier.parts.keys = (states) => {

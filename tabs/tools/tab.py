@@ -1,4 +1,4 @@
-"""The Tools tab: get a base model, and the tasks with a card for this tab; disk space, keys, the check of this machine."""
+"""The Tools tab: an index of all tools, the tasks with a card for this tab; base models, disk space, keys, the check of this machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import gradio as gr
 
 from tabs.context import Page
 from tabs.pieces import piece
-from tabs.tools import disk, keys, machine_check
-from tabs.tools.forms import build_form, cards
+from tabs.tools import disk, index, keys, machine_check
+from tabs.tools.forms import build_form
 
 
 def build(page: Page) -> None:
     page.pulse_parts.append(page.models.parts)
+    gr.HTML(index.html(), elem_id="tool-index-holder", apply_default_css=False)
+    cards = index.ordered("Tools")
+    for card in cards[: len(index.FIRST)]:
+        build_form(page, card)
     gr.HTML(piece("tools"), elem_id="tools-holder", apply_default_css=False)
-    for card in sorted(cards("Tools"), key=lambda card: card.name != "images"):
+    for card in cards[len(index.FIRST) :]:
         build_form(page, card)
     keys.build(page)
     disk.build(page)

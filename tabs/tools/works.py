@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
@@ -77,6 +78,8 @@ class Work:
             "share": found["done"] / found["total"] if found["total"] else None,
             "lines": _shown(lines),
             "previews": previews,
+            "shown": found["facts"].get("shown", []),
+            "file": found["facts"].get("file"),
             "problems": found["problems"],
         }
         if state not in GOING:
@@ -114,10 +117,16 @@ class Works:
     """What the queue holds of tasks with a card, since the server started: every browser sees the same."""
 
     def __init__(
-        self, engine: Engine, workspace: Workspace, project: Project, roots: Roots, thumb_url: Callable[[str, int], str]
+        self,
+        engine: Engine,
+        workspace: Workspace,
+        project: Project,
+        roots: Roots,
+        thumb_url: Callable[[str, int], str],
+        file_url: Callable[[str], str],
     ):
         self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
-        self._thumb_url = thumb_url
+        self._thumb_url, self._file_url = thumb_url, file_url
         self._since = time.time()
         self._known: dict[str, Work] = {}
         self._hidden: set[str] = set()
@@ -179,7 +188,8 @@ class Works:
         from core.formats.hub.references import parse_source
 
         name = main_setting(task)
-        asked = str(value_of(job, own_settings_of(task)[name].path) or "") if name else ""
+        value = value_of(job, own_settings_of(task)[name].path) if name else ""
+        asked = ", ".join(value) if isinstance(value, list) else str(value or "")
         shown = str(parse_source(asked)) if task.name == DOWNLOAD else asked
         if task.name == DOWNLOAD:
             return asked, shown
@@ -236,9 +246,15 @@ class Works:
         return {"works": works} | ({"tool_files": files[tab]()} if tab in files else {})
 
     def _shown(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Facts of a work, with the thumbnails of its preview."""
+        """Facts of a work, with the thumbnails of its preview, and the address of its file."""
         previews = [each | {"image": self._thumb_url(each["image"], 128)} for each in facts["previews"]]
-        return facts | {"previews": previews}
+        return facts | {"previews": previews, "file": self._file(facts["file"])}
+
+    def _file(self, path: Any) -> dict[str, str] | None:
+        """The file that a tool wrote, as the page offers it for download; none of folders and models that were downloaded."""
+        if not isinstance(path, str) or not self._roots.holds(path) or not Path(path).is_file():
+            return None
+        return {"name": Path(path).name, "url": self._file_url(path)}
 
     def _captioners(self) -> list[str]:
         """The models that fields of captioners can name."""

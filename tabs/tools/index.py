@@ -1,0 +1,68 @@
+"""The index at the top of Tools: every tool by name in groups, with a search. A click opens the tool's form (assets/tools.js)."""
+
+from __future__ import annotations
+
+from core.tasks import Card, tasks
+from tabs.markup import esc
+from tabs.tools.forms import cards
+
+CAPTIONS = "Captions"
+MACHINE = "This machine"
+FIRST = ("loras", "models", "images")  # cards of the groups that stand first, in this order
+# What stands on Tools and is no task: (words, what else it is found by, the id of its element).
+PLACES = (
+    ("Get a base model", "download checkpoint SD SDXL", "tools"),
+    ("Keys", "token Hugging Face wandb", "keys-holder"),
+    ("Space on the disk", "cache trash delete", "tools-disk"),
+    ("Check this machine", "GPU driver precision test", "machine-check-holder"),
+)
+
+
+def ordered(tab: str) -> list[Card]:
+    """The cards of a tab: those of the large groups first, single tools last."""
+    return sorted(cards(tab), key=lambda card: FIRST.index(card.name) if card.name in FIRST else len(FIRST))
+
+
+def groups() -> dict[str, list[str]]:
+    """{title of a group: its entries as HTML}. Cards of one tool are with what is about the machine."""
+    found: dict[str, list[str]] = {}
+    single = []
+    for card in [*ordered("Tools"), *cards(CAPTIONS)]:
+        own = [task for task in tasks().values() if task.card == card]
+        entries = [_entry(task.title, f"{task.name} {task.about} {task.job.__doc__}", card, task.name) for task in own]
+        if card.tab == CAPTIONS:
+            found.setdefault(CAPTIONS, []).extend(entries)
+        elif len(own) > 1:
+            found[card.title] = entries
+        else:
+            single += [_entry(card.title, f"{own[0].name} {own[0].about}", card, own[0].name)]
+    places = [_place(*place) for place in PLACES]
+    return found | {MACHINE: [places[0], *single, *places[1:]]}
+
+
+def _entry(words: str, more: str, card: Card, task: str) -> str:
+    about = f'data-tool="{esc(task)}" data-at="tools-{esc(card.name)}" data-tab="{esc(card.tab)}"'
+    return _line(words, more, about)
+
+
+def _place(words: str, more: str, place: str) -> str:
+    return _line(words, more, f'data-at="{place}" data-tab="Tools"')
+
+
+def _line(words: str, more: str, about: str) -> str:
+    found_by = esc(" ".join(f"{words} {more}".lower().split()))
+    return f'<li data-found="{found_by}"><button type="button" class="link" {about}>{esc(words)}</button></li>'
+
+
+def html() -> str:
+    """The card: a search field, and the groups."""
+    columns = "".join(
+        f'<section aria-label="{esc(title)}"><h4>{esc(title)}</h4><ul>{"".join(entries)}</ul></section>'
+        for title, entries in groups().items()
+    )
+    return (
+        '<section class="card" id="tool-index" aria-label="All tools">'
+        '<input type="search" id="tool-search" class="text" placeholder="Find a tool" aria-label="Find a tool" autocomplete="off" '
+        'spellcheck="false"><p class="hint" id="tool-none" role="status" hidden>No tool matches.</p>'
+        f'<div class="tool-groups">{columns}</div></section>'
+    )

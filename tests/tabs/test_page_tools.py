@@ -1,0 +1,58 @@
+"""The index of Tools, and results of tools, in a real browser."""
+
+from __future__ import annotations
+
+from PIL import Image
+from playwright.sync_api import expect
+
+from core.tools.shown import curves, heat_map, table
+
+WORK = {"id": "w", "tool": "check_weights", "card": "loras", "ends_paused": False, "about": "Check weights: fox", "state": "done",
+        "text": "", "share": None, "lines": ["a line"], "previews": [], "problems": [], "file": None}  # fmt: skip
+
+
+def test_a_tool_is_found_by_its_index_and_opens_in_its_card(visit):
+    window = visit()
+    tab = window.open("Tools")
+    tab.locator("#tool-index").get_by_role("button", name="Merge checkpoints").click()
+    choice = tab.locator("#tools-models").get_by_label("Tool", exact=True)
+    expect(choice).to_have_value("merge_models")
+    expect(tab.locator("#tool-merge_models-models")).to_be_in_viewport()
+    expect(choice).to_be_focused()
+    search = tab.get_by_label("Find a tool")
+    search.fill("norms block")
+    expect(tab.locator("#tool-index li:visible")).to_have_count(0)
+    expect(tab.locator("#tool-none")).to_be_visible()
+    search.fill("norms")
+    expect(tab.locator("#tool-index li:visible")).to_have_text(["Check weights"])
+    search.press("Enter")
+    expect(tab.locator("#tools-loras").get_by_label("Tool", exact=True)).to_have_value("check_weights")
+    search.fill("")
+    tab.locator("#tool-index").get_by_role("button", name="Merge tags").click()
+    expect(tab.locator("#tools-metadata").get_by_label("Tool", exact=True)).to_have_value("merge_tags")
+    assert window.errors == [] and window.outside == []
+
+
+def test_results_are_drawn_and_saved_as_png(visit, tmp_path):
+    window = visit()
+    tab = window.open("Tools")
+    shown = [
+        heat_map(
+            "Norms", ["to_q", "to_k"], ["IN01", "MID"], [[1.0, None], [0.5, -0.25]], notes={"to_q|IN01": "untrained"}
+        ),
+        curves("Kept norm", "rank", "kept", [1, 2, 3], {"all": [0.5, 0.9, 1.0], "median": [0.6, 0.8, 1.0]}),
+        table("Hashes", ["File", "SHA-256"], [["fox", "ab12"]], copied=True),
+    ]
+    tab.evaluate("works => atelier.parts.works(works)", [WORK | {"shown": shown}])
+    results = tab.locator("#tools-loras-tasks")
+    expect(results.locator("table.heat td.noted")).to_have_text("1 !")
+    expect(results.get_by_text("! to_q, IN01: untrained")).to_be_visible()
+    expect(results.locator("svg path.line")).to_have_count(2)
+    for name in ("Norms", "Kept norm"):
+        with tab.expect_download() as download:
+            results.get_by_role("button", name=f"Save as PNG: {name}").click()
+        download.value.save_as(tmp_path / "plot.png")
+        with Image.open(tmp_path / "plot.png") as plot:
+            assert plot.width > 200 and len(plot.getcolors(1 << 20)) > 10
+    expect(results.get_by_role("button", name="Copy ab12")).to_be_visible()
+    assert window.errors == [] and window.outside == []
