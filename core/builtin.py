@@ -11,6 +11,7 @@ from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, Genera
 from core.settings.tools import images, metadata
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
+from core.settings.tools.loras import ResizeLoraSettings
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.settings.tools.model_files import ConvertLoraSettings, DownloadSettings, InspectSettings
 from core.settings.tools.weights import (
@@ -218,6 +219,16 @@ _model_tool(
     "Interrogate",
     LORAS,
     lane="device",
+)
+_model_tool(
+    "resize_lora",
+    "resize_lora",
+    ResizeLoraSettings,
+    "Resize a LoRA",
+    "save a LoRA with lower ranks",
+    "Resize",
+    LORAS,
+    lane="process",
 )
 _model_tool(
     "edit_metadata",

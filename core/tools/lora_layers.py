@@ -73,7 +73,7 @@ def open_layers(path: Path, model: Components | None, cancel: CancelToken) -> tu
     lora = load_lora(path)
     modules = group_by_module(lora.tensors)
     with torch.no_grad():
-        layers = sorted(_layers(modules, model, cancel), key=lambda layer: layer.name)
+        layers = sorted(layers_of(modules, model, cancel), key=lambda layer: layer.name)
     if not layers:
         what = f"{path.name} has no layer that can be measured" + (" with this model" if model else "")
         fix = "choose the base model that it was trained on"
@@ -82,9 +82,10 @@ def open_layers(path: Path, model: Components | None, cancel: CancelToken) -> tu
     return layers, [name for name in modules if name not in known]
 
 
-def _layers(
+def layers_of(
     modules: Mapping[str, Mapping[str, Tensor]], model: Components | None, cancel: CancelToken
 ) -> Iterator[Layer]:
+    """The layers whose change is known, with a model or without."""
     targets = {} if model is None else {target.name: target for target in _targets(model)}
     for name, tensors in modules.items():
         cancel.check()

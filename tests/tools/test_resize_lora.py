@@ -1,0 +1,147 @@
+"""LoRAs of lower rank: what sd-scripts computes, the nearest product of a rank, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from core.formats.lora.names import group_by_module
+from core.networks.adapter_file import save_lora
+from core.tools.resize_lora import needed_rank
+from core.tools.svd import Product, clamped, decompose
+from tests.tools.test_file_metadata import refusals
+from tests.tools.test_tools import use
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+CASES = json.loads((VECTORS / "merge_resize.json").read_text("utf-8"))["cases"]
+RECORDED = load_file(VECTORS / "merge_resize.safetensors")
+UP, DOWN = "lora_up.weight", "lora_down.weight"
+A = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+def of_case(name):
+    return {key.partition("|")[2]: value for key, value in RECORDED.items() if key.startswith(f"{name}|")}
+
+
+def change(layer):
+    up, down = layer[UP].double().flatten(1), layer[DOWN].double().flatten(1)
+    return up @ down * (float(layer["alpha"]) / len(down))
+
+
+def changes(tensors):
+    return {name: change(layer) for name, layer in group_by_module(tensors).items()}
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case["tool"] == "resize_lora"])
+def test_with_compatibility_it_is_what_sd_scripts_computes(name, tmp_path):
+    case = CASES[name]
+    given = {key: case[key] for key in ("new_rank", "new_conv_rank", "dynamic_method", "dynamic_param")}
+    given |= {"output": str(tmp_path / "out.safetensors"), "compatibility": "sd-scripts"}
+    path, _ = use(name="resize_lora", file=str(VECTORS / case["file"]), **given)
+    found, wanted = load_file(path), of_case(name)
+    assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in wanted.items()}
+    for layer, tensor in changes(found).items():
+        torch.testing.assert_close(tensor, changes(wanted)[layer], rtol=1e-4, atol=1e-5)
+    assert {key: float(v) for key, v in found.items() if key.endswith("alpha")} == pytest.approx(
+        {key: float(v) for key, v in wanted.items() if key.endswith("alpha")}
+    )
+    for key in found:
+        torch.testing.assert_close(found[key].abs(), wanted[key].abs(), rtol=1e-3, atol=1e-4)  # up to signs
+
+
+def test_each_layer_is_the_nearest_of_its_rank_and_the_strength_stays(tmp_path):
+    source = VECTORS / "mr_a.safetensors"
+    path, _ = use(name="resize_lora", file=str(source), new_rank=3, new_conv_rank=2, output=str(tmp_path))
+    before, after = changes(load_file(source)), group_by_module(load_file(path))
+    for name, layer in after.items():
+        rank = 2 if layer[DOWN].shape[2:] == (3, 3) else 3
+        u, s, v = torch.linalg.svd(before[name], full_matrices=False)
+        assert len(layer[DOWN]) == rank
+        torch.testing.assert_close(change(layer), u[:, :rank] * s[:rank] @ v[:rank], rtol=1e-4, atol=1e-5)
+    old = group_by_module(load_file(source))
+    assert all(
+        float(layer["alpha"]) / len(layer[DOWN]) == pytest.approx(float(old[n]["alpha"]) / len(old[n][DOWN]))
+        for n, layer in after.items()
+    )
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert (metadata["ss_network_dim"], json.loads(metadata["ss_network_args"])["conv_dim"]) == ("3", "2")
+    assert metadata["ss_training_comment"].startswith("dimension is resized from 8 to 3")
+    assert path.name == "mr_a_rank3.safetensors"
+
+
+def test_dynamic_methods_take_as_many_as_their_share_needs_and_no_more():
+    values = torch.tensor([4.0, 2.0, 1.0, 0.5])
+    assert [needed_rank(values, "sv_ratio", p) for p in (1.5, 2.5, 3.9, 100)] == [1, 2, 2, 4]
+    assert [needed_rank(values, "sv_cumulative", p) for p in (0.5, 0.75, 0.9, 1.0)] == [1, 2, 3, 4]
+    assert [needed_rank(values, "sv_fro", p) for p in (0.8, 0.9, 0.999)] == [1, 2, 4]
+
+
+def test_kept_norms_are_told_and_a_layer_without_a_change_gets_rank_one(tmp_path):
+    tensors = load_file(VECTORS / "mr_a.safetensors") | {f"{A}.{UP}": torch.zeros(40, 8)}
+    source = save_lora(tmp_path / "fox.safetensors", tensors)
+    from core import tasks
+    from core.record.workspace import Workspace
+    from core.settings.check import build
+    from tests.tasks import surroundings
+
+    task = tasks.named("resize_lora")
+    job = build(task.job, {"resize_lora": {"file": str(source), "new_rank": 4, "new_conv_rank": 4}})
+    facts = task.start(job, surroundings(Workspace())).facts
+    assert facts["ranks"][A] == 1 and facts["kept"][A] == 1
+    name = next(name for name in facts["ranks"] if name != A and "conv1" not in name)
+    values = torch.linalg.svdvals(changes(tensors)[name])
+    assert facts["kept"][name] == pytest.approx(float((values[:4].square().sum() / values.square().sum()).sqrt()))
+
+
+def test_other_kinds_become_loras_of_the_same_change(tmp_path):
+    drawn = torch.Generator().manual_seed(1)
+    w = [torch.randn(shape, generator=drawn) for shape in ((40, 2), (2, 40), (40, 2), (2, 40))]
+    keys = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    save_file({f"{A}.{key}": each for key, each in zip(keys, w, strict=True)} | {f"{A}.alpha": torch.tensor(1.0)},
+              tmp_path / "loha.safetensors")  # fmt: skip
+    path, _ = use(name="resize_lora", file=str(tmp_path / "loha.safetensors"), new_rank=4)
+    layer = group_by_module(load_file(path))[A]
+    wanted = (w[0] @ w[1]) * (w[2] @ w[3]) / 2
+    torch.testing.assert_close(change(layer).float(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_resized_is_refused_before_the_start(tmp_path):
+    source = VECTORS / "mr_a.safetensors"
+    assert refusals(name="resize_lora", file=str(source), dynamic_method="sv_fro") == ["resize.no-parameter"]
+    bad = {"dynamic_method": "sv_fro", "dynamic_param": 1.5}
+    assert refusals(name="resize_lora", file=str(source), **bad) == ["resize.bad-parameter"]
+    assert refusals(name="resize_lora", file=str(source), output=str(source)) == ["tools.output-is-input"]
+    dora = load_file(source) | {f"{A}.dora_scale": torch.ones(40, 1)}
+    save_file(dora, tmp_path / "dora.safetensors")
+    assert refusals(name="resize_lora", file=str(tmp_path / "dora.safetensors")) == ["tools.needs-base-model"]
+    broken = load_file(source)
+    broken[f"{A}.{UP}"][0, 0] = torch.nan
+    save_file(broken, tmp_path / "broken.safetensors")
+    assert refusals(name="resize_lora", file=str(tmp_path / "broken.safetensors")) == ["weights.not-finite"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.safetensors", "dora.safetensors"]
+
+
+def test_products_are_decomposed_by_their_factors_as_whole():
+    drawn = torch.Generator().manual_seed(0)
+    shapes = {"a": (24, 4, 36), "b": (24, 4, 36), "wide": (6, 8, 10), "one": (1, 1, 5)}
+    products = {n: Product(torch.randn(o, r, generator=drawn), torch.randn(r, i, generator=drawn))
+                for n, (o, r, i) in shapes.items()}  # fmt: skip
+    found = dict(decompose(products | {"matrix": torch.randn(5, 7, generator=drawn)}))
+    for name, product in products.items():
+        whole, parts = product.up @ product.down, found[name]
+        torch.testing.assert_close(parts.u * parts.s @ parts.v, whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(parts.s, torch.linalg.svdvals(whole)[: len(parts.s)], rtol=1e-5, atol=1e-5)
+        assert all(column[column.abs().argmax()] > 0 for column in parts.u.T)
+    assert len(found["matrix"].s) == 5
+    up, down = clamped(torch.arange(50.0), torch.arange(51.0), 0.99)
+    assert (
+        float(up.max())
+        == float(down.max())
+        == float(torch.quantile(torch.cat([torch.arange(50.0), torch.arange(51.0)]), 0.99))
+    )
