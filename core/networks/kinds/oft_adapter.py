@@ -72,8 +72,7 @@ class OftAdapter(Adapter):
         change = torch.zeros_like(rows)
         turns = self._turns(rows.dtype)
         if turns.dim() == 3:
-            parts = rows.unflatten(-1, turns.shape[:2]).unsqueeze(-2)  # [..., k, 1, b]
-            change = (parts @ turns).squeeze(-2).flatten(-2) * self.multiplier
+            change = _in_blocks(rows, turns) * self.multiplier
         else:
             for stage, turn in enumerate(turns):
                 change = change + self.multiplier * self._butterfly(rows + change, stage, turn)
@@ -86,8 +85,8 @@ class OftAdapter(Adapter):
         them by R instead of R^T here."""
         _, width, _ = turn.shape
         apart = 2**stage * (width // 2)
-        mixed = rows.unflatten(-1, (-1, 2, apart)).transpose(-1, -2).flatten(-3).unflatten(-1, (-1, 1, width))
-        turned = (mixed @ turn.transpose(-1, -2)).flatten(-3)
+        mixed = rows.unflatten(-1, (-1, 2, apart)).transpose(-1, -2).flatten(-3)
+        turned = _in_blocks(mixed, turn.transpose(-1, -2))
         return turned.unflatten(-1, (-1, apart, 2)).transpose(-1, -2).flatten(-3)
 
     def _turns(self, dtype: torch.dtype) -> Tensor:
@@ -134,6 +133,13 @@ class OftAdapter(Adapter):
         else:
             self.saved_alpha = constraint(tensors)
         self._known = None
+
+
+def _in_blocks(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Vectors [..., k * b], each block of them times its own matrix of [k, b, b]."""
+    count, width, _ = matrices.shape
+    blocks = rows.reshape(-1, count, width).transpose(0, 1)
+    return (blocks @ matrices).transpose(0, 1).reshape(rows.shape)
 
 
 def fits(tensors: Mapping[str, Tensor], module: nn.Module) -> bool:
