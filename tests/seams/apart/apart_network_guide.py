@@ -1,0 +1,41 @@
+"""The example of docs/extending_networks.md works as it stands."""
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.formats.detect import identify
+from core.networks.adapter_file import load_lora
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.rules import ineffective
+from tests.docs.guide import DOCS, blocks_of
+
+(BLOCK,) = (block for block in blocks_of(DOCS / "extending_networks.md") if block.kind == "python")
+KIND = {"network": {"kind": "rank_one"}, "optimizer": {"learning_rate": 1e-2}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered(tmp_path_factory):
+    place = tmp_path_factory.mktemp("guide")
+    sys.path.insert(0, str(place))
+    (place / BLOCK.file).write_text("\n".join(BLOCK.lines) + "\n", "utf-8")
+    __import__(BLOCK.file.removesuffix(".py"))
+
+
+def test_it_trains_resumes_exactly_and_its_file_is_known(train):
+    whole, parted = train(**KIND), train(**KIND)
+    assert whole.start() == "done"
+    assert parted.start(stop_at=2) == "stopped" and parted.again().start() == "done"
+    tensors = load_file(whole.file())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(parted.file()).items())
+    assert {name.partition(".")[2] for name in tensors} == {"rank_one_column", "rank_one_row"}
+    assert any(tensor.any() for name, tensor in tensors.items() if name.endswith("column"))
+    assert identify(whole.file()).network == "Rank one" and load_lora(whole.file())
+
+
+def test_the_sizes_have_no_effect_and_the_dropouts_do():
+    told = ineffective(build(TrainJob, {"network": {"kind": "rank_one"}})).keys()
+    assert {"network.rank", "network.alpha"} <= told and "network.network_dropout" not in told
