@@ -41,6 +41,7 @@ EXTENSIONS: tuple[str, ...] = (
     "core.networks.kinds.oft",
     "core.networks.kinds.boft",
 )
+_loaded: tuple[str, ...] = ()  # the list that was imported whole
 GROUP = "atelier"  # of entry points in a package's pyproject.toml
 FLAG = "--allow-module"
 
@@ -55,9 +56,13 @@ def later(module: str, name: str) -> Callable[..., Any]:
 
 
 def load() -> None:
-    """Import everything listed. Cheap after the first time; without torch."""
-    for name in EXTENSIONS:
-        import_module(name)
+    """Import everything listed. Nearly free after the first time, since it is asked for each layer of a file; without torch."""
+    global _loaded
+    if _loaded is not EXTENSIONS:
+        listed = EXTENSIONS
+        for name in listed:
+            import_module(name)
+        _loaded = listed
 
 
 def admit(words: Sequence[str] = ()) -> None:

@@ -60,6 +60,7 @@ PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
 AGAIN = "download or copy it again"
 PEFT_METADATA = "lora_adapter_metadata"
 RANKED = {DOWN, "hada_w1_b"}  # as long as the rank is, in PEFT's files too
+MOST_ALPHA = 1e9
 MODULE_PATH = re.compile(r"[\w.]+")
 
 
@@ -267,7 +268,7 @@ def _peft_alphas(
     found: dict[str, torch.Tensor] = {}
     for name, place in places.items() if config else ():
         layer, _, key = place.partition(".")
-        if key not in RANKED or f"{layer}.{ALPHA}" in tensors:
+        if key not in RANKED or f"{layer}.{ALPHA}" in tensors or not tensors[place].ndim:
             continue
         part, inner = part_and_path(split_key(name)[0], None)
         alpha = _peft_alpha(config, part, inner, tensors[place].shape[0], path)
@@ -308,7 +309,7 @@ def _peft_alpha(config: Mapping[str, Any], part: str | None, path: str, rank: in
         alpha = next((pattern[end] for end in ends if end in pattern), alpha)
     if alpha is None:
         return None
-    if type(alpha) not in (int, float):
+    if type(alpha) not in (int, float) or not abs(alpha) < MOST_ALPHA:
         what = f"The LoRA's alpha of {path} is not a number"
         raise ProblemsError.one(what, str(where), AGAIN, "lora.bad-metadata")
     return float(alpha) * (rank**0.5 if config.get(f"{start}use_rslora") is True else 1.0)

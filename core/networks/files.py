@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from core.families import family
 from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, identify
+from core.formats.models.overflow import not_finite, shown
 from core.networks.adapter_file import LoraFile, load_lora
 from core.record.problems import ProblemsError
 from core.record.workspace import display_path
@@ -65,9 +66,14 @@ def targets_of(components: Components, *, conv: bool, outer: bool = False) -> It
 
 
 def read_file(path: Path, family_name: str) -> LoraFile:
-    """A LoRA file for this family. Raises ProblemsError for another kind or family."""
+    """A LoRA file for this family. Raises ProblemsError for another kind or family, and for weights that are no numbers."""
     check_file(path, family_name)
-    return load_lora(path)
+    lora = load_lora(path)
+    if names := not_finite(lora.tensors):
+        what = f"{path.name} contains NaN or infinite values, which make black images: {shown(names)}"
+        fix = "use another file; this one is damaged, or its training failed"
+        raise ProblemsError.one(what, display_path(path), fix, "weights.not-finite")
+    return lora
 
 
 def read_network(components: Components, path: Path, strength: float) -> Network:

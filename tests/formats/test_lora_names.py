@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from functools import cache
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from core.families.targets import Target
 from core.formats.detect import identify
 from core.formats.lora.names import kohya_place
 from core.networks.adapter_file import LoraFile, load_lora, save_lora, to_diffusers, to_kohya
+from core.networks.files import read_file
+from core.networks.network import Network
 from tests.refusals import refused
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -213,15 +217,33 @@ def test_what_a_config_of_peft_cannot_tell_is_refused(tmp_path):
             adapter(tmp_path / "some", config, **tensors)
 
 
-def test_magnitudes_of_peft_have_lycoris_shape(tmp_path):
-    """Read by their header alone, since no kind needs to be registered for that."""
-    assert kohya_place("unet.mid_block.attentions.0.proj_in.lora_magnitude_vector", "sd1") == (
-        "lora_unet_mid_block_attentions_0_proj_in",
-        "dora_scale",
-    )
-    from core.networks.adapter_file import _magnitude
+def test_a_dora_of_peft_gives_the_weights_that_peft_merges(tmp_path):
+    """Its magnitudes are read in LyCORIS' shape, for Linear layers and convolutions; and written to PEFT's names and back."""
+    from peft import LoraConfig, get_peft_model
 
-    assert _magnitude(torch.ones(8)).shape == (8, 1) and _magnitude(torch.ones(1, 8, 1, 1)).shape == (8, 1, 1, 1)
+    torch.manual_seed(1)
+    layers = {"to_q": torch.nn.Linear(6, 4), "conv1": torch.nn.Conv2d(3, 4, 3)}
+    targets = [Target(f"lora_unet_mid_block_{n}", f"mid_block.{n}", torch.nn.Module(), n, m) for n, m in layers.items()]
+    base = {name: module.weight.detach().clone() for name, module in layers.items()}
+    model = torch.nn.ModuleDict({"mid_block": torch.nn.ModuleDict({name: layers[name] for name in layers})})
+    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=3, use_dora=True, target_modules=list(layers)))
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data + 0.3 * torch.rand_like(parameter)
+    adapted.save_pretrained(tmp_path)
+    merged = adapted.merge_and_unload()["mid_block"]
+    lora = load_lora(tmp_path / "adapter_model.safetensors")
+    assert lora.tensors["lora_unet_mid_block_to_q.dora_scale"].shape == (4, 1)
+    assert lora.tensors["lora_unet_mid_block_conv1.dora_scale"].shape == (4, 1, 1, 1)
+    for target in targets:
+        target.module.weight.data = base[target.attribute].clone()
+    Network.from_tensors(lora.tensors, targets).merge_to()
+    for target in targets:
+        torch.testing.assert_close(target.module.weight, merged[target.attribute].weight, rtol=1e-5, atol=1e-6)
+    save_file(*to_diffusers(lora)[:1], tmp_path / "again.safetensors", to_diffusers(lora)[1])
+    again = load_lora(tmp_path / "again.safetensors").tensors
+    assert again.keys() == lora.tensors.keys()
+    assert all(torch.equal(again[name], value) for name, value in lora.tensors.items())
 
 
 # -- what is told
@@ -261,3 +283,22 @@ def test_a_file_of_an_unknown_kind_is_told_with_the_nearest_one(tmp_path):
     assert "looks like LoHa with unknown keys (hada_w9_x)" in identify(tmp_path / "x.safetensors").evidence
     with refused("lora.incomplete", "looks like LoHa", "hada_w9_x"):
         load_lora(tmp_path / "x.safetensors")
+
+
+def test_weights_that_are_no_numbers_and_files_of_another_family_are_refused_before_use(tmp_path):
+    given = dict(kohya("sd15"))
+    name = "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"
+    save_file(given | {name: torch.full_like(given[name], float("nan"))}, tmp_path / "x.safetensors")
+    with refused("weights.not-finite", name):
+        read_file(tmp_path / "x.safetensors", "sd1")
+    with refused("lora.other-family", "SD 1.x"):
+        read_file(tmp_path / "x.safetensors", "sdxl")
+
+
+def test_the_header_of_an_sdxl_lora_is_read_in_a_fraction_of_a_second(tmp_path):
+    """Asked at each check of a form: 0.1 s on an idle core; the limit leaves room for a busy machine."""
+    save_file(kohya("sdxl"), tmp_path / "x.safetensors")
+    load_lora(tmp_path / "x.safetensors", shapes=True)
+    before = time.process_time()
+    load_lora(tmp_path / "x.safetensors", shapes=True)
+    assert time.process_time() - before < 0.5

@@ -12,7 +12,7 @@ import pytest
 from tests.hostile.child import Reading, readings
 from tests.hostile.families import FAMILIES
 
-FEW = dict.fromkeys(FAMILIES, 3) | {"safetensors": 6, "pickles": 6, "command line": 0}
+FEW = dict.fromkeys(FAMILIES, 3) | {"safetensors": 6, "pickles": 6, "adapters": 6, "command line": 0}
 MANY = dict.fromkeys(FAMILIES, 620) | {"command line": 40}  # nine readers each; a check of a training takes a second
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read from /proc")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
@@ -110,6 +111,7 @@ def kinds() -> dict[str, NetworkKind]:
 def register(kind: NetworkKind) -> None:
     """Register a kind: from now on it is available on the page, in presets, on the command line, in trainings and files."""
     KINDS[kind.name] = kind
+    _with_keys.cache_clear()
     uses = kind.uses | ({"initialization"} if kind.initialize is not None else set())
     TRAITS[kind.name] = KindTraits(uses, kind.needs_base_weight, kind.by_chance, kind.loraplus, kind.module_name)
     add_choice(NetworkSettings, "kind", kind.name, kind.title)
@@ -148,6 +150,12 @@ def settings_of(text: str) -> tuple[NetworkSettings, Settings | None]:
 
 def kind_of_keys(layer: Tensors | Iterable[str], name: str = "") -> NetworkKind | None:
     """The kind of a file's layer by its tensors, or keys alone, and its name in the file; None if unknown."""
-    found = [kind for kind in kinds().values() if kind.holds(layer)]
+    found = [kind for kind in _with_keys(frozenset(layer), tuple(kinds())) if kind.holds(layer)]
     prefixed = (kind for kind in found if kind.prefix and name.startswith(kind.prefix))
     return next(prefixed, None) or next((kind for kind in found if not kind.prefix), None)
+
+
+@lru_cache(maxsize=256)
+def _with_keys(keys: frozenset[str], registered: tuple[str, ...]) -> tuple[NetworkKind, ...]:
+    """The kinds whose layers can have these keys: a file has few sets of keys and many layers."""
+    return tuple(KINDS[name] for name in registered if KINDS[name].holds(keys))
