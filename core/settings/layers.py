@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CHOICE = ("layers", "exclude_layers", "layer_dims")  # the settings
 LONGEST = 500  # characters of an expression
-SECONDS = 1.0  # for all matches of all expressions with the layers of a model
+SECONDS = 0.5  # for all matches of all expressions with the layers of a model
 LEAST_SECONDS = 0.1  # and of each
 PLAIN = re.compile(r"\w+")  # texts that are compared as they are, without an expression's cost
 LARGEST_RANK = 1024

@@ -149,10 +149,10 @@ def test_invalid_expressions_are_found_with_the_settings(given, code):
 
 
 def test_an_expression_that_would_match_for_hours_is_refused_within_two_seconds(targets):
-    began = time.monotonic()
+    began = time.process_time()
     with refused("network.slow-pattern"):
         layer_hits(settings(layers=[r"^(\w|_|[a-z])+[^\w_]$"]), targets)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def job_with(network):
