@@ -14,6 +14,7 @@ from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettin
 from core.settings.tools.loras import ResizeLoraSettings
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.settings.tools.model_files import ConvertLoraSettings, DownloadSettings, InspectSettings
+from core.settings.tools.upscale import LatentUpscalerSettings
 from core.settings.tools.weights import (
     CheckWeightsSettings,
     CompareLorasSettings,
@@ -308,6 +309,17 @@ _image_tool("number", images.NumberSettings, "Number files", "number images and 
 _image_tool("undo_number", images.UndoNumberSettings, "Undo numbering", "revert a numbering done in place")
 _image_tool("faces", images.FaceSettings, "Crop faces", "crop and level faces in photos")
 _image_tool("edges", images.EdgeSettings, "Detect edges (Canny)", "make Canny edge maps of images")
+_model_tool(
+    "latent_upscaler",
+    "latent_upscaler",
+    LatentUpscalerSettings,
+    "Latent upscaler",
+    "double the size of images through their latents",
+    "Upscale",
+    IMAGES,
+    lane="device",
+    takes="images",
+)
 
 _metadata_tool(
     "merge_captions",

@@ -227,6 +227,15 @@ def _build(layout: Layout, part: Part, states: Mapping[str, Future]) -> Any:
     return module.eval().requires_grad_(False)
 
 
+def load_vae(layout: Layout, path: Path | str, device: str = "cpu", cancel: CancelToken | None = None) -> Any:
+    """A VAE alone, in fp32: from its own file or folder, or a whole model's. layout: of a family that has such a VAE"""
+    part, kind = open_vae(path), layout.kind("vae")
+    module = make_empty("vae", _config(layout, part), kind)
+    state = kind.named(module, read_part(part, torch.float32, device, cancel))
+    _give_weights(module, state, part, kind, FAMILY_NAMES[layout.family])
+    return module.eval().requires_grad_(False)
+
+
 def make_empty(name: str, config: Mapping[str, Any], kind: PartKind | None = None) -> Any:
     """A part without numbers, on the "meta" device: to be given weights, or to count shapes and work.
 

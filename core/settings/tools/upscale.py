@@ -1,0 +1,54 @@
+"""Settings of the tool that upscales images through latents."""
+
+from __future__ import annotations
+
+from core.settings.base import Settings, kohya_setting, setting
+
+
+class LatentUpscalerSettings(Settings):
+    """Doubles the size of images by a network that corrects their upscaled latents, as latent_upscaler of sd-scripts."""
+
+    images: str | None = setting(
+        None,
+        title="Images",
+        level="shown",
+        names="path",
+        kohya="image_pattern",
+        help="A folder of images, an image, or a pattern such as renders/*.png.",
+    )
+    vae: str | None = setting(
+        None,
+        title="VAE",
+        level="shown",
+        names="path or name",
+        kohya="vae_path",
+        help="The VAE that the network was trained with, or a model that has it: SD 1.x or 2.x.",
+    )
+    weights: str | None = kohya_setting(
+        None,
+        title="Weights",
+        level="shown",
+        names="path or name",
+        help="The network's file, with the tensor names of sd-scripts (conv1, resblock1 to 20, conv_final).",
+    )
+    output_dir: str | None = kohya_setting(
+        None,
+        title="Output folder",
+        level="shown",
+        widget="folder",
+        names="path",
+        hint="beside the images",
+        help="Where name_upscaled files are saved. Existing files are never overwritten.",
+    )
+    batch_size: int = kohya_setting(
+        4, within=(1, 256), title="Batch size", help="Images of one size that pass the network at once."
+    )
+    vae_batch_size: int = kohya_setting(
+        1, within=(1, 256), title="VAE batch size", help="Images that the VAE encodes and decodes at once."
+    )
+    seed: int = setting(
+        0,
+        within=(0, 2**32 - 1),
+        title="Seed",
+        help="Of the noise with which latents are drawn from the VAE's posterior.",
+    )

@@ -1,0 +1,197 @@
+"""Images doubled in size by sd-scripts' latent upscaler: Lanczos, VAE, network, VAE (reference: tools/latent_upscaler.py)."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.dataset.sources.files import is_image_name
+from core.families.locate import model_path
+from core.generation.upscaler_files import find_upscaler, kind_of
+from core.record import atomic
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, at_setting, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace, display_path, resolve_path
+from core.settings.tools.upscale import LatentUpscalerSettings
+from core.tools.written import output_problems
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GROUP = "latent_upscaler"
+SIDE, SCALE = 8, 2  # images are cut to multiples of the VAE's factor
+MOST_LINES = 20
+WRITTEN = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # formats that are kept; others become PNG
+Read = tuple["Image", Path]  # with where it goes
+
+
+@dataclass(frozen=True)
+class _Plan:
+    images: list[Path]
+    targets: list[Path]
+    vae: Path
+    weights: Path
+
+
+def check_latent_upscaler(asked: LatentUpscalerSettings, workspace: Workspace) -> str:
+    return f"upscale {count(len(_planned(asked, workspace).images), 'image')}"
+
+
+def _planned(asked: LatentUpscalerSettings, workspace: Workspace) -> _Plan:
+    """Raises ProblemsError with all that is wrong."""
+    problems: list[Problem] = []
+    images = _images(asked.images, problems)
+    vae = _named(asked.vae, "vae", problems, lambda name, where: _vae_path(name, workspace, where))
+    weights = _named(asked.weights, "weights", problems, lambda name, where: _weights_path(name, workspace))
+    folder = resolve_path(asked.output_dir) if asked.output_dir else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        what, fix = f"{display_path(folder)} is a file", "choose a folder"
+        problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.not-a-folder"))
+    targets = [(folder or image.parent) / _name(image) for image in images]
+    for image, target in zip(images, targets, strict=True):
+        size = 4 * SCALE * SCALE * image.stat().st_size
+        problems += output_problems(target, images, size, f"{GROUP}.output_dir")
+    if len(set(targets)) < len(targets):
+        what, fix = "Images of several folders have the same name", "upscale one folder after the other"
+        problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.same-name"))
+    raise_if_errors(problems)
+    assert vae is not None and weights is not None
+    return _Plan(images, targets, vae, weights)
+
+
+def _name(image: Path) -> str:
+    return f"{image.stem}_upscaled{image.suffix if image.suffix.lower() in WRITTEN else '.png'}"
+
+
+def _images(given: str | None, problems: list[Problem]) -> list[Path]:
+    """Of a folder, a file or a pattern, by name; those that were upscaled before are left out."""
+    where = f"{GROUP}.images"
+    if not given:
+        problems.append(Problem("No images are given", where, "choose a folder", code="upscale.no-images"))
+        return []
+    path = resolve_path(given)
+    found = sorted(path.iterdir()) if path.is_dir() else [Path(each) for each in sorted(glob.glob(str(path)))]
+    found = [path] if path.is_file() else found
+    images = [
+        each for each in found if each.is_file() and is_image_name(each.name) and not each.stem.endswith("_upscaled")
+    ]
+    if not images:
+        what, fix = f"There are no images at {display_path(path)}", "choose a folder of images, or a pattern"
+        problems.append(Problem(what, where, fix, code="upscale.no-images"))
+    return images
+
+
+def _named(name: str | None, setting: str, problems: list[Problem], find: Any) -> Path | None:
+    where = f"{GROUP}.{setting}"
+    if not name:
+        what, fix = f"No {'VAE' if setting == 'vae' else 'weights file'} is given", "choose a file"
+        problems.append(Problem(what, where, fix, code=f"upscale.no-{setting}"))
+        return None
+    try:
+        path: Path = find(name, where)
+    except ProblemsError as error:
+        problems += [each if each.where == where else at_setting(where, [each])[0] for each in error.problems]
+        return None
+    return path
+
+
+def _vae_path(name: str, workspace: Workspace, where: str) -> Path:
+    from core.formats.models.checkpoint import open_vae
+
+    path = model_path(name, workspace, where)
+    open_vae(path)
+    return path
+
+
+def _weights_path(name: str, workspace: Workspace) -> Path:
+    path = find_upscaler(name, workspace)
+    if kind_of(path) != "latents":
+        fix = "choose the weights of sd-scripts' latent upscaler"
+        what = f"{path.name} upscales images, not latents"
+        raise ProblemsError.one(what, display_path(path), fix, "upscale.other-weights")
+    return path
+
+
+def latent_upscaler(asked: LatentUpscalerSettings, context: JobContext) -> Outcome:
+    """Each image at twice its size, cut to multiples of 8 first. Broken images are left out and named."""
+    import torch
+
+    from core.families import family
+    from core.families.loading import load_vae
+    from core.generation.upscaling_networks import load_network
+
+    plan = _planned(asked, context.workspace)
+    context.stage("loading the VAE and the network")
+    vae = load_vae(family("sd1").layout, plan.vae, context.device, context.cancel)
+    network = load_network(plan.weights, "latents", context.device)
+    written: list[str] = []
+    skipped: list[str] = []
+    for batch in _batches(_opened(plan, skipped), asked.batch_size):
+        context.check()
+        context.stage("upscaling", len(written), len(plan.images))
+        steps = range(0, len(batch), asked.vae_batch_size)
+        latents = torch.cat([_latents(vae, batch[n : n + asked.vae_batch_size], asked.seed) for n in steps])
+        with torch.inference_mode():
+            latents = network(latents.to(context.device))
+        written += _written(vae, latents, [target for _, target in batch], asked.vae_batch_size)
+    saved = [f"Saved: {display_path(Path(path))}" for path in written[:MOST_LINES]]
+    lines = [*skipped, *saved, f"{count(len(written), 'image')} upscaled"]
+    return Outcome(lines=lines, facts={"written": written, "skipped": skipped})
+
+
+def _opened(plan: _Plan, skipped: list[str]) -> Iterator[Read]:
+    """The images one after the other, cut to multiples of 8; to `skipped` what is left out and why."""
+    from core.dataset.images.opening import BrokenImage, open_rgb
+
+    for path, target in zip(plan.images, plan.targets, strict=True):
+        try:
+            image = open_rgb(path)
+        except (BrokenImage, OSError) as error:
+            skipped.append(f"{path.name} {error}")
+            continue
+        width, height = image.width - image.width % SIDE, image.height - image.height % SIDE
+        if width and height:
+            yield image.crop((0, 0, width, height)), target
+        else:
+            skipped.append(f"{path.name} is smaller than {SIDE} pixels")
+
+
+def _batches(images: Iterator[Read], size: int) -> Iterator[list[Read]]:
+    """Images that follow one another and have the same size."""
+    for _, alike in groupby(images, key=lambda item: item[0].size):
+        while batch := list(islice(alike, size)):
+            yield batch
+
+
+def _latents(vae: Any, images: list[Read], seed: int) -> Any:
+    """The VAE's own latents, drawn from its posterior, of the images enlarged by Lanczos: [B, 4, h, w]."""
+    import torch
+    from PIL.Image import Resampling
+
+    from core.families.vae import encode_image_latents
+    from core.generation.initial import pixels_of
+    from core.record.draws import normal
+
+    large = [image.resize((SCALE * image.width, SCALE * image.height), Resampling.LANCZOS) for image, _ in images]
+    mean, logvar = encode_image_latents(vae, torch.cat([pixels_of(image) for image in large]))
+    noise = torch.cat([normal(mean[:1].shape, seed, "latent_upscaler", target.stem) for _, target in images])
+    return mean + torch.exp(logvar / 2) * noise.to(mean.device)
+
+
+def _written(vae: Any, latents: Any, targets: list[Path], batch: int) -> list[str]:
+    from PIL import Image as pillow
+
+    from core.families.vae import decode_latents, model_latents
+
+    for start in range(0, len(targets), batch):
+        pixels = decode_latents(vae, model_latents(vae.config, latents[start : start + batch]))
+        bytes_ = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        for values, target in zip(bytes_, targets[start : start + batch], strict=True):
+            with atomic.open_atomic(target) as temporary:
+                pillow.fromarray(values).save(temporary, quality=95)
+    return [str(target) for target in targets]
