@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from core.settings.base import Settings, setting
+from collections.abc import Iterator
+
+from core.record.problems import Problem
+from core.settings.base import setting
+from core.settings.network import SIZES, KindSettings, NetworkSettings
 
 TUCKER = "Decomposes 3x3 convolutions with a small core (use_tucker, formerly use_cp): fewer parameters at the same rank. Only with a conv rank."
 
 
-class ProductSettings(Settings):
+class ProductSettings(KindSettings):
     """What LoHa, LoKr and LoCon have in common."""
 
     use_tucker: bool = setting(False, title="Tucker decomposition (CP)", help=TUCKER)
@@ -16,6 +20,12 @@ class ProductSettings(Settings):
         title="Trainable scalar",
         help="Trains one more number for each layer, which scales its change and starts at 0; all matrices then start random.",
     )
+
+    def problems(self, network: NetworkSettings) -> Iterator[Problem]:
+        if self.use_tucker and not network.trains_conv and not network.layers:
+            what = "Tucker decomposition has no effect: no 3x3 convolutions are trained"
+            fix = "set network.conv_rank, or turn it off"
+            yield Problem(what, f"{network.kind}.use_tucker", fix, "advice", code="network.tucker-without-convolutions")
 
     def summary(self) -> str:
         return ", ".join(words for words, on in (("Tucker", self.use_tucker), ("scalar", self.use_scalar)) if on)
@@ -49,6 +59,11 @@ class LokrSettings(ProductSettings):
     unbalanced_factorization: bool = setting(
         False, help="Swaps the two numbers of the output width, so that the small matrix has the larger one."
     )
+
+    def without_effect(self) -> Iterator[tuple[str, str]]:
+        if self.full_matrix:
+            for name in ("rank", "rs_lora", *sorted(SIZES - {"rank"})):
+                yield f"network.{name}", "both matrices are whole (full_matrix)"
 
     def summary(self) -> str:
         on = {"decompose_both": "both decomposed", "full_matrix": "full matrix"}

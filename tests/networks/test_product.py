@@ -20,6 +20,7 @@ from core.networks.network import Network, attached
 from core.settings.blocks import BlockSize
 from core.settings.check import build
 from core.settings.job import TrainJob
+from core.settings.rules import ineffective, training_problems
 
 NAME = "lora_unet_down_blocks_0_attentions_0_proj_in"
 MODULES = {"loha": LohaModule, "lokr": LokrModule, "locon": LoConModule, "full": FullModule}
@@ -234,6 +235,20 @@ def test_the_norm_is_that_of_the_change(kind, own, layer):
     module = layer_of(layer)
     adapter = network_of(file_of(theirs(kind, own, module, alpha=3.0)), module).adapters[NAME]
     assert float(adapter.norm()) == pytest.approx(float(adapter.delta().norm()), rel=1e-5)
+
+
+def test_what_options_make_useless_is_said():
+    def told(**groups):
+        job = build(TrainJob, groups)
+        return ineffective(job).keys(), [problem.code for problem in training_problems(job)]
+
+    unused, _ = told(network={"kind": "lokr"}, lokr={"full_matrix": True})
+    assert {"network.rank", "network.alpha", "network.rs_lora"} <= unused
+    assert "network.rank" not in told(network={"kind": "lokr"})[0]
+    code = "network.tucker-without-convolutions"
+    assert code in told(network={"kind": "loha"}, loha={"use_tucker": True})[1]
+    for network in ({"conv_rank": 4}, {"layers": ["full"]}):
+        assert code not in told(network={"kind": "loha", **network}, loha={"use_tucker": True})[1]
 
 
 def test_the_metadata_say_the_algorithm_and_its_options_as_lycoris_takes_them():
