@@ -19,9 +19,13 @@ Place = tuple[Any, Any]  # a dict or list, and the key of a tensor in it
 def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
     """Whether its steps can be undone: all its state is in known tensors of limited size.
 
-    D-Adaptation and Prodigy keep their step size on the host and sync with the device in each step anyway.
+    Weights that have a gradient for the first time (ranks of DyLoRA, layers that were dropped out) get their state in the
+    step itself, where nothing could be put back. D-Adaptation and Prodigy keep their step size on the host and sync with the device in each step anyway.
     """
     if not optimizer.state or any(isinstance(group.get("d"), float) for group in optimizer.param_groups):
+        return False
+    weights = (weight for group in optimizer.param_groups for weight in group["params"])
+    if any(weight.grad is not None and weight not in optimizer.state for weight in weights):
         return False
     try:
         held = [box[key] for box, key in _places(optimizer)]

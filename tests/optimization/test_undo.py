@@ -176,3 +176,14 @@ def test_scaled_losses_step_only_where_all_is_finite(name, bad):
     moved = [not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True)]
     assert all(moved) if bad == "nothing" else not any(moved)
     assert (waits.count == 0) == (name == "AdamW")
+
+
+def test_a_weight_with_its_first_gradient_makes_the_host_wait():
+    """Its state would begin with the gradient of the step that is undone, NaN perhaps."""
+    one, other = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = torch.optim.AdamW([one, other])
+    one.grad = torch.ones(3)
+    optimizer.step()
+    assert undo.can_undo(optimizer, torch.device("cpu"))  # the other has none, and is left alone
+    other.grad = torch.full((3,), torch.nan)
+    assert not undo.can_undo(optimizer, torch.device("cpu"))
