@@ -20,7 +20,8 @@ def can_undo(optimizer: Optimizer, device: torch.device) -> bool:
     """Whether its steps can be undone: all its state is in known tensors of limited size.
 
     Weights that have a gradient for the first time (ranks of DyLoRA, layers that were dropped out) get their state in the
-    step itself, where nothing could be put back. D-Adaptation and Prodigy keep their step size on the host and sync with the device in each step anyway.
+    step itself, where nothing could be put back. D-Adaptation and Prodigy keep their step size on the host and sync with
+    the device in each step anyway.
     """
     if not optimizer.state or any(isinstance(group.get("d"), float) for group in optimizer.param_groups):
         return False
