@@ -96,7 +96,7 @@ def _plan_file(plan: Plan, source: Path, asked: ConvertLoraSettings) -> None:
         raise ProblemsError(
             [replace(each, what=f"{shown}: {each.what}", where=FILE) for each in error.problems]
         ) from error
-    plan.files = [(source, output_file(asked.output, source, f"_{asked.names.partition('_')[0]}"))]
+    plan.files = [(source, output_file(asked.output, source.with_name(_name(source, asked)), ""))]
 
 
 def _twice(target: Path) -> Problem:
@@ -118,8 +118,7 @@ def _plan_folder(plan: Plan, folder: Path, asked: ConvertLoraSettings) -> None:
                 plan.left_out.append(f"left out {shown}: it has these names already")
             else:
                 plan.size += _bytes_of(file, asked)
-                name = f"{file.stem}_{asked.names.partition('_')[0]}.safetensors"
-                plan.files.append((file, (out / shown).with_name(name)))
+                plan.files.append((file, (out / shown).with_name(_name(file, asked))))
         except ProblemsError as error:
             plan.left_out.append(f"left out {shown}: {error.problems[0].what}")
     if not plan.files:
@@ -130,6 +129,14 @@ def _plan_folder(plan: Plan, folder: Path, asked: ConvertLoraSettings) -> None:
 
 def _has_names(file: Path, asked: ConvertLoraSettings) -> bool:
     return asked.save_precision is None and identify(file).layout == LAYOUTS.get(asked.names)
+
+
+def _name(file: Path, asked: ConvertLoraSettings) -> str:
+    """`fox.safetensors` -> `fox_diffusers.safetensors`, that -> `fox_kohya.safetensors`; in another precision alone `fox_bf16.safetensors`."""
+    stem, names = file.stem, asked.names.partition("_")[0]
+    if identify(file).layout != LAYOUTS.get(asked.names):
+        stem = f"{stem.removesuffix('_kohya').removesuffix('_diffusers')}_{names}"
+    return f"{stem}_{asked.save_precision}.safetensors" if asked.save_precision else f"{stem}.safetensors"
 
 
 def _bytes_of(file: Path, asked: ConvertLoraSettings) -> int:

@@ -74,6 +74,7 @@ def test_a_folded_alpha_is_multiplied_into_b(tmp_path):
 def test_the_precision_is_the_one_asked_for_and_alphas_stay_exact(tmp_path):
     path = lora(tmp_path / "glyph.safetensors", alpha=0.1)
     [made], _ = convert(file=path, save_precision="bf16")
+    assert made.name == "glyph_bf16.safetensors"
     read = load_file(made)
     assert read[f"{LAYER}.lora_down.weight"].dtype == torch.bfloat16
     assert torch.equal(read[f"{LAYER}.alpha"], torch.tensor(0.1))
@@ -99,7 +100,7 @@ def test_a_folder_is_converted_with_its_folders_and_what_is_none_is_left_out_and
     assert made == [tmp_path / "out" / name for name in names] and all(file.is_file() for file in made)
     assert all(f"left out {name}" in lines for name in ("word.safetensors", "broken.safetensors", "half.safetensors"))
     again, lines = convert(file=tmp_path / "out", names="kohya")
-    assert len(again) == 3
+    assert [file.name for file in again] == ["a_kohya.safetensors", "c_kohya.safetensors", "b_kohya.safetensors"]
     for file in again:
         ours, theirs = load_file(file), load_lora(folder / "a.safetensors").tensors
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
