@@ -27,11 +27,11 @@ class ConvertLoraSettings(Settings):
         "kohya",
         level="shown",
         labels={
-            "kohya": "kohya (A1111, Forge, ComfyUI, sd-scripts)",
+            "kohya": "kohya",
             "diffusers": "diffusers (PEFT)",
-            "diffusers_folded": "diffusers, alpha multiplied in",
+            "diffusers_folded": "diffusers, folded alpha",
         },
-        help="Names of the tensors in the copy. diffusers keeps the weights as they are, with ranks and alphas in the metadata, so that the way back gives the same bits. With alpha multiplied in, programs that read no metadata get the strength right too.",
+        help="Names of the tensors in the copy: kohya's for A1111, Forge, ComfyUI and sd-scripts. diffusers (PEFT) keeps the weights as they are, with ranks and alphas in the metadata, so that the way back gives the same bits. A folded alpha is multiplied into the weights, for programs that read no metadata.",
     )
     save_precision: Literal["fp32", "fp16", "bf16"] | None = setting(
         None, level="shown", hint="unchanged", help="Dtype of the weights in the copy. Empty keeps the file's."
