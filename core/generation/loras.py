@@ -15,9 +15,8 @@ from weakref import WeakKeyDictionary
 from core.families.components import Components
 from core.generation.store import fingerprint
 from core.networks.block_weights import block_weights, weight_of
-from core.networks.files import read_network
+from core.networks.files import read_network, unmatched_problems
 from core.record.problems import Problem, ProblemsError
-from core.record.workspace import display_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from core.networks.network import Network
     from core.settings.generation.generate import LoraUse
 
-SHOWN_MODULES = 3
 MOST_KEPT, MOST_KEPT_BYTES = 20, 1 << 30  # networks that stay in memory with their model
 WHOLE = (0.0, 1.0)
 ROUNDING = 1e-6  # of a step: 3 / 20 * 20 is not quite 3
@@ -157,7 +155,7 @@ def loras_attached(
             continue
         found.networks.append(network)
         found.loras.append(AttachedLora(use.file, path, use.strength, len(network.adapters)))
-        found.problems.extend(_left_out(network, path))
+        found.problems.extend(unmatched_problems(network, path))
     if problems:
         raise ProblemsError(problems)
     for network in found.networks[merged:]:  # layers may rest in RAM
@@ -209,15 +207,3 @@ def together(lists: Iterable[Sequence[LoraUse]]) -> list[LoraUse]:
             found.setdefault((use.file, seen[use.file]), use)
             seen[use.file] += 1
     return list(found.values())
-
-
-def _left_out(network: Network, path: Path) -> list[Problem]:
-    left = sorted(network.unmatched)
-    if not left:
-        return []
-    shown = ", ".join(left[:SHOWN_MODULES])
-    shown += f" and {len(left) - SHOWN_MODULES} more" if len(left) > SHOWN_MODULES else ""
-    what = f"{len(left)} of {len(left) + len(network.adapters)} layers of the LoRA {path.name} "
-    what += f"match no layer of this model and have no effect: {shown}"
-    fix = "use it with a model like the one it was trained on"
-    return [Problem(what, display_path(path), fix, "advice", code="lora.unmatched-layers")]

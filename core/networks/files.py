@@ -12,12 +12,15 @@ from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.models.overflow import not_finite, shown
 from core.networks.adapter_file import LoraFile, load_lora
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
 if TYPE_CHECKING:
     from core.families.targets import Target
     from core.networks.network import Network
+
+
+SHOWN_MODULES = 3
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,18 @@ def read_network(components: Components, path: Path, strength: float) -> Network
         raise ProblemsError.one(what, display_path(path), fix, "lora.no-matching-layers")
     network.unmatched += lora.left_out
     return network
+
+
+def unmatched_problems(network: Network, path: Path) -> list[Problem]:
+    """Advice about the layers of a LoRA file that the model does not have, and what lies beside them."""
+    left = sorted(network.unmatched)
+    if not left:
+        return []
+    more = f" and {len(left) - SHOWN_MODULES} more" if len(left) > SHOWN_MODULES else ""
+    what = f"{len(left)} of {len(left) + len(network.adapters)} layers of the LoRA {path.name} "
+    what += f"match no layer of this model and have no effect: {', '.join(left[:SHOWN_MODULES])}{more}"
+    fix = "use it with a model like the one it was trained on"
+    return [Problem(what, display_path(path), fix, "advice", code="lora.unmatched-layers")]
 
 
 def merge_files(components: Components, files: Sequence[MergedFile]) -> None:

@@ -132,7 +132,7 @@ def _has_names(file: Path, asked: ConvertLoraSettings) -> bool:
 
 
 def _name(file: Path, asked: ConvertLoraSettings) -> str:
-    """`fox.safetensors` -> `fox_diffusers.safetensors`, that -> `fox_kohya.safetensors`; in another precision alone `fox_bf16.safetensors`."""
+    """`fox.safetensors` -> `fox_diffusers.safetensors`, and that -> `fox_kohya.safetensors`; of another precision `fox_bf16`."""
     stem, names = file.stem, asked.names.partition("_")[0]
     if identify(file).layout != LAYOUTS.get(asked.names):
         stem = f"{stem.removesuffix('_kohya').removesuffix('_diffusers')}_{names}"

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from core.record.problems import ProblemsError
 from core.record.processes import Together
@@ -166,6 +166,24 @@ def test_merged_loras_change_what_is_trained_on_its_texts_too(train):
     losses.append(live.losses()[1])
     assert losses[1] == pytest.approx(losses[3], rel=1e-4), "cached texts are those of the merged encoder"
     assert len({round(loss, 7) for loss in losses[:3]}) == 3
+
+
+def test_layers_of_a_merged_lora_that_the_model_lacks_are_said_by_the_headers_alone(train, tmp_path):
+    one = {"schedule": {"max_train_steps": 1}}
+    first = train(network={"rank": 2}, **one)
+    first.start()
+    own = load_file(first.file())
+    layer = "lora_unet_down_blocks_9_attentions_0_proj_in"
+    save_file(own, tmp_path / "whole.safetensors")
+    more = {f"{layer}.lora_down.weight": torch.ones(2, 8), f"{layer}.lora_up.weight": torch.ones(8, 2)}
+    save_file(own | more | {"lora_unet_conv_in.bias": torch.ones(8)}, tmp_path / "more.safetensors")
+    whole, other = (
+        train(network={"base_weights": [str(tmp_path / f"{name}.safetensors")]}, **one) for name in ("whole", "more")
+    )
+    assert network_problems(whole.job, whole.workspace) == []
+    (problem,) = network_problems(other.job, other.workspace)
+    assert (problem.code, problem.level) == ("lora.unmatched-layers", "advice")
+    assert layer in problem.what and "lora_unet_conv_in.bias" in problem.what
 
 
 def test_files_that_do_not_fit_are_told_before_anything_loads(train, tmp_path):

@@ -13,7 +13,7 @@ from core.formats.hashes import HashMemo, model_hashes
 from core.formats.models.checkpoint import open_checkpoint
 from core.generation.library import find_lora
 from core.networks.adapter_file import load_lora
-from core.networks.files import MergedFile, NetworkFiles, check_file
+from core.networks.files import MergedFile, NetworkFiles, check_file, unmatched_problems
 from core.networks.kinds import kind_named
 from core.record.problems import Problem, ProblemsError, errors
 from core.record.workspace import Workspace
@@ -25,7 +25,7 @@ from core.settings.rules.network import block_problems
 if TYPE_CHECKING:
     from core.families.targets import Target
 
-START = "network.network_weights"
+START, MERGED = "network.network_weights", "network.base_weights"
 
 
 def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
@@ -46,6 +46,8 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
             check_file(path, family_name)
             if setting == START and blocks_fit and not errors(found):
                 _check_fit(job, workspace, path, family_name)
+            if setting == MERGED:
+                found += _unmatched(job, workspace, path, family_name)
         except ProblemsError as error:
             found += error.problems
     return found
@@ -81,15 +83,26 @@ def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str
     start_network(targets, job.network, 0, load_lora(path, shapes=True).tensors, own)
 
 
-def _targets(job: TrainJob, workspace: Workspace, family_name: str) -> list[Target]:
-    """All layers of the trained parts, by the model's header."""
+def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
+    """Advice about layers of a LoRA to merge that the model does not have, by the headers of both."""
+    from core.networks.network import Network
+
+    lora = load_lora(path, shapes=True)
+    network = Network.from_tensors(lora.tensors, _targets(job, workspace, family_name, every=True))
+    network.unmatched += lora.left_out
+    return unmatched_problems(network, path)
+
+
+def _targets(job: TrainJob, workspace: Workspace, family_name: str, every: bool = False) -> list[Target]:
+    """All layers of the trained parts, or of every part, by the model's header."""
     from core.networks.layers import empty_targets
 
     loaded, model = family(family_name), model_path(job.model.base_model, workspace)
     configs = {
         name: part.config_after(loaded.layout.config(name))
         for name, part in open_checkpoint(model, family_name).parts.items()
-        if name == loaded.layout.denoiser or (name.startswith("text_encoder") and job.network.train_text_encoder)
+        if name == loaded.layout.denoiser
+        or (name.startswith("text_encoder") and (every or job.network.train_text_encoder))
     }
     return empty_targets(family_name, configs)
 
@@ -103,7 +116,7 @@ def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> Networ
     strengths = numbers(network.base_weights_multiplier) if network.base_weights_multiplier else []
     merged = []
     for place, name in enumerate(network.base_weights):
-        path = _find(name, "network.base_weights", workspace)
+        path = _find(name, MERGED, workspace)
         strength = strengths[place] if place < len(strengths) else 1.0
         merged.append(MergedFile(path, strength, model_hashes(path, memo)[1]))
     return NetworkFiles(start, model_hashes(start, memo)[1] if start is not None else None, tuple(merged))
@@ -117,7 +130,7 @@ def merged_identity(files: NetworkFiles) -> str:
 
 def _names(network: NetworkSettings) -> list[tuple[str, str]]:
     start = [(START, network.network_weights)] if network.network_weights else []
-    return start + [("network.base_weights", name) for name in network.base_weights]
+    return start + [(MERGED, name) for name in network.base_weights]
 
 
 def _find(name: str, setting: str, workspace: Workspace) -> Path:
