@@ -19,7 +19,7 @@ from core.formats.tensors.entry import ITEM_BYTES
 from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.writer import HEADER_BYTES_PER_TENSOR, NO_HASH, WEIGHTS_HASH, type_named
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, raise_if_errors
+from core.record.problems import Problem, ProblemsError, at_setting, raise_if_errors
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
@@ -86,7 +86,12 @@ def _given(reference: str | None, workspace: Workspace, group: str) -> Path:
     if not (reference or "").strip():
         fix = "choose a .safetensors or .ckpt checkpoint, or a diffusers folder"
         raise ProblemsError.one("No model is given", f"{group}.file", fix, "tools.no-file-given")
-    return model_path(str(reference).strip(), workspace, f"{group}.file")
+    path = model_path(str(reference).strip(), workspace, f"{group}.file")
+    try:
+        identify(path)
+    except ProblemsError as error:
+        raise ProblemsError(at_setting(f"{group}.file", error.problems)) from None
+    return path
 
 
 # ---- what would be done
