@@ -7,6 +7,7 @@ from typing import Any
 
 from core.record.problems import Problem
 from core.settings.base import Declared
+from core.settings.elsewhere import ELSEWHERE
 from core.settings.network import TRAITS
 
 LYCORIS = "lycoris.kohya"
@@ -90,7 +91,7 @@ def network_problem(module: str | None, words: Iterable[str], known: Mapping[str
     found, left = settings_of_arguments(kind, arguments, known)
     flags = [f"--network.kind {kind}"] if module is not None else []
     flags += [f"--{path} {value}" for path, value in found.items()]
-    fix = f"write {' '.join(flags)}" if flags else "remove it"
+    fix = f"write {' '.join(flags)}" if flags else ELSEWHERE["network_args"]
     fix += f"; there is no setting for {', '.join(left)}" if left else ""
     option = "--network_args" if module is None else "--network_module"
     return Problem(f"There is no setting {option}", "command line", fix, code="settings.unknown-name")
