@@ -11,7 +11,7 @@ from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, Genera
 from core.settings.tools import images, metadata
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
-from core.settings.tools.loras import ResizeLoraSettings
+from core.settings.tools.loras import MergeLoraToModelSettings, ResizeLoraSettings
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.settings.tools.model_files import ConvertLoraSettings, DownloadSettings, InspectSettings
 from core.settings.tools.upscale import LatentUpscalerSettings
@@ -220,6 +220,16 @@ _model_tool(
     "Interrogate",
     LORAS,
     lane="device",
+)
+_model_tool(
+    "merge_lora_to_model",
+    "merge_lora_to_model",
+    MergeLoraToModelSettings,
+    "Merge LoRAs into a model",
+    "save a copy of a checkpoint with LoRAs merged into it",
+    "Merge",
+    LORAS,
+    lane="process",
 )
 _model_tool(
     "resize_lora",

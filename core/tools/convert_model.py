@@ -14,7 +14,7 @@ from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_che
 from core.formats.models.conversion import convert, write_vae
 from core.formats.models.extra import EMA, beside_parts, metadata_of, with_ema
 from core.formats.models.part_kinds import part_title
-from core.formats.models.whole_model import ENDINGS, Form, ModelFacts, form_of
+from core.formats.models.whole_model import ENDINGS, Form, ModelFacts, States, form_of
 from core.formats.tensors.entry import ITEM_BYTES
 from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.writer import HEADER_BYTES_PER_TENSOR, NO_HASH, WEIGHTS_HASH, type_named
@@ -56,7 +56,7 @@ def check_convert_model(asked: ConvertModelSettings, workspace: Workspace) -> st
 
 
 def convert_model(asked: ConvertModelSettings, context: JobContext) -> Outcome:
-    return _convert(asked, plan(asked, context.workspace), context)
+    return run(asked, plan(asked, context.workspace), context)
 
 
 def check_bake_vae(asked: BakeVaeSettings, workspace: Workspace) -> str:
@@ -64,7 +64,7 @@ def check_bake_vae(asked: BakeVaeSettings, workspace: Workspace) -> str:
 
 
 def bake_vae(asked: BakeVaeSettings, context: JobContext) -> Outcome:
-    return _convert(*_baking(asked, context.workspace), context)
+    return run(*_baking(asked, context.workspace), context)
 
 
 def _words(planned: Plan) -> str:
@@ -73,7 +73,7 @@ def _words(planned: Plan) -> str:
 
 def _baking(asked: BakeVaeSettings, workspace: Workspace) -> tuple[ConvertModelSettings, Plan]:
     """The conversion that a bake-in is, and its plan."""
-    path = _given(asked.file, workspace, "bake_vae")
+    path = given_model(asked.file, workspace, "bake_vae")
     if not asked.vae:
         what, fix = "No VAE is given", "choose the VAE to bake in"
         raise ProblemsError.one(what, "bake_vae.vae", fix, "tools.no-file-given")
@@ -82,7 +82,8 @@ def _baking(asked: BakeVaeSettings, workspace: Workspace) -> tuple[ConvertModelS
     return conversion, plan(conversion, workspace, "bake_vae", "_baked")
 
 
-def _given(reference: str | None, workspace: Workspace, group: str) -> Path:
+def given_model(reference: str | None, workspace: Workspace, group: str) -> Path:
+    """The model that `file` of a tool names. Raises ProblemsError."""
     if not (reference or "").strip():
         fix = "choose a .safetensors or .ckpt checkpoint, or a diffusers folder"
         raise ProblemsError.one("No model is given", f"{group}.file", fix, "tools.no-file-given")
@@ -101,7 +102,7 @@ def plan(
     asked: ConvertModelSettings, workspace: Workspace, group: str = "convert_model", ending: str = "_converted"
 ) -> Plan:
     """Everything known before the work. Raises ProblemsError with everything that is wrong."""
-    path = _given(asked.file, workspace, group)
+    path = given_model(asked.file, workspace, group)
     source, family = _open(path, asked.family, asked.text_projection == "kohya")
     parts, problems = _chosen_parts(asked, source, family, workspace, group)
     form: Form = asked.save_model_as
@@ -247,7 +248,13 @@ def _metadata(
 # ---- done
 
 
-def _convert(asked: ConvertModelSettings, planned: Plan, context: JobContext) -> Outcome:
+def run(
+    asked: ConvertModelSettings,
+    planned: Plan,
+    context: JobContext,
+    change: Callable[[States], States] | None = None,
+) -> Outcome:
+    """Write what is planned. change: the parts' tensors, still to be read -> those to write."""
     from core.families import family
 
     advice = planned.advice + convert(
@@ -262,6 +269,7 @@ def _convert(asked: ConvertModelSettings, planned: Plan, context: JobContext) ->
         ema=asked.ema == "keep",
         kohya_projection=asked.text_projection == "kohya",
         variant=asked.variant or "" if planned.form in FOLDERS else "",
+        change=change,
         cancel=context.cancel,
         wrote=_progress(context, planned.target, planned.size),
     )
@@ -327,7 +335,7 @@ def _extraction(asked: ExtractVaeSettings, workspace: Workspace) -> _Extraction:
     from core.families import family
     from core.families.loading import known_tensors
 
-    path = _given(asked.file, workspace, "extract_vae")
+    path = given_model(asked.file, workspace, "extract_vae")
     vae = open_vae(path)
     kind, form = identify(path), "safetensors" if asked.layout == "single_file" else "diffusers_safetensors"
     name = asked.family if asked.family != "auto" else kind.family or ""

@@ -47,7 +47,7 @@ FREE = {  # texts that name nothing outside the job, and why
     "layers of a model by their names": "pag_layers slg_layers seg_layers layers exclude_layers layer_dims",
     "names of files from fields, without what leads out of the folder (core/generation/output.py)": "file_pattern"
     " folder_pattern",
-    "numbers, and names of presets": "block_weights",
+    "numbers, and names of presets": "block_weights lbws",
     "numbers": "block_lr block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight up_lr_weight"
     " base_weights_multiplier ratios lr_warmup_steps lr_decay_steps",
     "arguments by name, numbers and words for a class": "optimizer_args lr_scheduler_args",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -48,6 +48,7 @@ def convert(
     ema: bool = False,
     kohya_projection: bool = False,
     variant: str = "",
+    change: Callable[[States], States] | None = None,
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> list[Problem]:
@@ -57,6 +58,7 @@ def convert(
     parts             those of the source that are written, or others in their place
     ema               keep the EMA weights as well
     kohya_projection  the text projection goes between a file and a folder untransposed, as in sd-scripts: `parts` were read so
+    change            the parts' tensors, still to be read -> those to write, as for a merge
     wrote             told the bytes of each tensor that was written
     returns           advice: weights too large for `dtype` (all are fp32 then), or with NaN or infinite values
     """
@@ -66,6 +68,7 @@ def convert(
     damaged: list[str] = []
     with OpenFiles() as files:
         states: States = {name: part_state(part, configs[name], files) for name, part in parts.items()}
+        states = change(states) if change is not None else states
         names = beyond(sizes_beyond(states, dtype), dtype) if dtype is not None else []
         advice = [kept_wide(names, dtype, target)] if names else []
         dtype = torch.float32 if names else dtype

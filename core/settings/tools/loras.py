@@ -80,3 +80,54 @@ class ResizeLoraSettings(Settings):
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "dynamic methods take one rank more than needed, the conv rank bounds 1x1 convolutions too, and a rank above the file's is padded."
     )
+
+
+def _ratios(hint: str) -> str:
+    text: str = kohya_setting(
+        "",
+        level="shown",
+        hint=hint,
+        help="Strength of each LoRA, comma-separated in their order; below 0 reverses one.",
+    )
+    return text
+
+
+def _block_weights() -> list[str]:
+    lines: list[str] = setting(
+        default_factory=list,
+        title="Block weights",
+        kohya="lbws",
+        widget="lines",
+        help="A line per LoRA: 12, 17, 20 or 26 numbers (BASE first), or a preset such as MIDD or OUTS. An empty line is 1 everywhere.",
+        source="LBW extension of A1111",
+    )
+    return lines
+
+
+class MergeLoraToModelSettings(Settings):
+    """Merges LoRAs of any kind into a copy of a checkpoint, file to file, without loading the whole model."""
+
+    file: str | None = setting(
+        None,
+        title="Model",
+        level="shown",
+        kohya="sd_model",
+        names="path or name",
+        help="The checkpoint or diffusers folder. The copy has the same format.",
+    )
+    models: list[str] = kohya_setting(
+        default_factory=list,
+        title="LoRAs",
+        level="shown",
+        names="path or name",
+        help="One per line, merged in this order.",
+    )
+    ratios: str = _ratios("1 each")
+    lbws: list[str] = _block_weights()
+    save_precision: Literal["fp32", "fp16", "bf16"] | None = kohya_setting(
+        None,
+        level="shown",
+        hint="unchanged",
+        help="Dtype of the copy. Changes are added in fp32 in any case.",
+    )
+    output: str | None = _output("the model, ending in _merged")

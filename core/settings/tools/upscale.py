@@ -50,5 +50,5 @@ class LatentUpscalerSettings(Settings):
         0,
         within=(0, 2**32 - 1),
         title="Seed",
-        help="Of the noise with which latents are drawn from the VAE's posterior.",
+        help="Of the noise with which latents are sampled from the VAE's posterior.",
     )

@@ -1,0 +1,89 @@
+"""The LoRAs that a merge is given: files, ratios and block weights in one order, checked by their headers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.formats.detect import FAMILY_NAMES
+from core.formats.lora.names import group_by_module
+from core.networks.adapter_file import load_lora
+from core.networks.block_weights import block_weights
+from core.record.problems import Problem, ProblemsError, at_setting, collected
+from core.record.units import count
+from core.record.workspace import Workspace
+from core.settings.blocks import numbers
+from core.tools.compare_loras import lora_of
+
+SDXL = "sdxl"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A file, its strength, its block weights by slot (None: 1 everywhere) as `lbw` gives them, family and layers."""
+
+    path: Path
+    ratio: float
+    lbw: str
+    blocks: tuple[float, ...] | None
+    family: str | None
+    layers: Sequence[str]
+
+    def other_family(self, family: str, where: str) -> list[Problem]:
+        if self.family in (None, family):
+            return []
+        what = f"{self.path.name} is a LoRA for {FAMILY_NAMES[str(self.family)]}, not for {FAMILY_NAMES[family]}"
+        fix = f"choose LoRAs for {FAMILY_NAMES[family]}"
+        return [Problem(what, where, fix, code="lora.other-family")]
+
+
+def chosen_loras(
+    models: Sequence[str], ratios: str, lbws: Sequence[str], workspace: Workspace, group: str, problems: list[Problem]
+) -> list[Chosen]:
+    """Those that can be read; what is wrong is added to `problems`."""
+    where, found = f"{group}.models", list[Chosen]()
+    if not models:
+        fix = "give LoRAs, one per line"
+        problems.append(Problem("No LoRA is given", where, fix, code="tools.no-file-given"))
+    strengths = _strengths(ratios, len(models), f"{group}.ratios", problems)
+    lists = [*lbws, *([""] * (len(models) - len(lbws)))]
+    if len(lbws) > len(models):
+        what = f"There are {count(len(lbws), 'line')} of block weights for {count(len(models), 'LoRA')}"
+        problems.append(Problem(what, f"{group}.lbws", "give one line per LoRA", code="merge.block-weights"))
+    for name, ratio, lbw in zip(models, strengths, lists, strict=False):
+        path = collected(problems, lora_of, name, workspace, where)
+        lora = collected(problems, _header, path, where) if path is not None else None
+        if path is None or lora is None:
+            continue
+        try:
+            blocks = block_weights(lbw, lora.family == SDXL) if lbw.strip() else None
+        except ValueError as error:
+            fix = "write 12, 17, 20 or 26 numbers, or a preset"
+            problems.append(Problem(f"{path.name}: {error}", f"{group}.lbws", fix, code="merge.block-weights"))
+            continue
+        found.append(Chosen(path, ratio, lbw.strip(), blocks, lora.family, list(group_by_module(lora.tensors))))
+    return found
+
+
+def _header(path: Path, where: str):
+    try:
+        return load_lora(path, shapes=True)
+    except ProblemsError as error:
+        raise ProblemsError(at_setting(where, error.problems)) from None
+
+
+def _strengths(text: str, models: int, where: str, problems: list[Problem]) -> list[float]:
+    if not text.strip():
+        return [1.0] * models
+    try:
+        given = numbers(text)
+    except ValueError:
+        what, fix = f"'{text[:40]}' is no list of numbers", "write for example 0.7, 0.3"
+        problems.append(Problem(what, where, fix, code="merge.bad-ratios"))
+        return [1.0] * models
+    if len(given) != models:
+        what = f"There are {count(len(given), 'ratio')} for {count(models, 'LoRA')}"
+        problems.append(Problem(what, where, "give one number per LoRA", code="merge.bad-ratios"))
+        return [1.0] * models
+    return given

@@ -1,0 +1,231 @@
+"""LoRAs merged into a checkpoint file to file: each changed weight is read, changed in fp32 and written; the model is never built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.formats.hashes import file_sha256, legacy_hash
+from core.formats.models.whole_model import States, form_of
+from core.networks.block_weights import weight_of
+from core.record.context import JobContext, Outcome
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
+from core.record.units import count
+from core.record.workspace import Workspace, display_path
+from core.settings.tools.convert_model import ConvertModelSettings
+from core.settings.tools.loras import MergeLoraToModelSettings
+from core.tools.chosen_loras import Chosen, chosen_loras
+from core.tools.convert_model import Plan, given_model, plan, run
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from core.families.targets import Target
+    from core.formats.tensors.lazy import LazyTensor
+
+GROUP = "merge_lora_to_model"
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """conversion: the copy that the merge is"""
+
+    conversion: ConvertModelSettings
+    copy: Plan
+    loras: Sequence[Chosen]
+
+
+def check_merge_lora_to_model(asked: MergeLoraToModelSettings, workspace: Workspace) -> str:
+    planned = _planned(asked, workspace)
+    return f"merge {count(len(planned.loras), 'LoRA')} into {display_path(planned.copy.target)}"
+
+
+def _planned(asked: MergeLoraToModelSettings, workspace: Workspace) -> _Merge:
+    problems: list[Problem] = []
+    path = collected(problems, lambda: given_model(asked.file, workspace, GROUP))
+    copy = conversion = None
+    if path is not None:
+        conversion = ConvertModelSettings(
+            file=asked.file, output=asked.output, save_precision=asked.save_precision, save_model_as=form_of(path)
+        )
+        copy = collected(problems, lambda: plan(conversion, workspace, GROUP, "_merged"))
+    loras = chosen_loras(asked.models, asked.ratios, asked.lbws, workspace, GROUP, problems)
+    if copy is not None:
+        for lora in loras:
+            problems += lora.other_family(copy.family, f"{GROUP}.models")
+            problems += [] if problems else _without_layers(lora, copy)
+    raise_if_errors(problems)
+    assert conversion is not None and copy is not None
+    return _Merge(conversion, copy, loras)
+
+
+def place_of_layer(name: str) -> tuple[str, str] | None:
+    """(part, name of the module there) of a LoRA's layer, as tensors of models are named here."""
+    from core.formats.lora.names import module_path
+    from core.formats.models.text_keys import bare_name
+
+    found = module_path(name.replace("oft_unet_", "lora_unet_", 1))
+    return (found[0], bare_name(found[1])) if found is not None else None
+
+
+def _without_layers(lora: Chosen, copy: Plan) -> list[Problem]:
+    places = {part: own.places for part, own in copy.parts.items()}
+    found = [place for name in lora.layers if (place := place_of_layer(name)) is not None]
+    if any(f"{path}.weight" in places.get(part, ()) for part, path in found):
+        return []
+    what = f"The LoRA {lora.path.name} matches no layer of this model"
+    fix = "use it with the model it was trained on, or one of the same size"
+    return [Problem(what, f"{GROUP}.models", fix, code="lora.no-matching-layers")]
+
+
+def merge_lora_to_model(asked: MergeLoraToModelSettings, context: JobContext) -> Outcome:
+    """Write the copy with every LoRA's changes."""
+    planned = _planned(asked, context.workspace)
+    merging = _Merging(planned, context)
+    facts = replace(planned.copy.facts, metadata={**planned.copy.facts.metadata, **_metadata(planned, context)})
+    outcome = run(planned.conversion, replace(planned.copy, facts=facts), context, merging.changed)
+    lines = [f"{count(len(merging.merged), 'weight')} changed"]
+    for path, names in merging.left_out.items():
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        lines.append(f"layers of {path.name} that this model does not have, left out: {', '.join(names[:SHOWN])}{more}")
+    left = {path.name: len(names) for path, names in merging.left_out.items()}
+    return replace(outcome, lines=[*lines, *outcome.lines], facts={**outcome.facts, "left_out": left})
+
+
+def _metadata(planned: _Merge, context: JobContext) -> dict[str, str]:
+    """modelspec, and the recipe with the inputs' hashes as A1111 writes it. The model's is the short one, which reads no 7 GB."""
+    source = planned.copy.source.path
+    made_of = {} if source.is_dir() else {legacy_hash(source): {"name": source.name}}
+    recipe = []
+    for lora in planned.loras:
+        context.stage(f"hashing {lora.path.name}")
+        sha256 = file_sha256(lora.path, context.cancel)
+        made_of[sha256] = {"name": lora.path.name}
+        recipe.append({"sha256": sha256, "ratio": lora.ratio, "lbw": lora.lbw})
+    return {
+        "modelspec.title": planned.copy.target.stem,
+        "modelspec.merged_from": ", ".join([source.stem, *(lora.path.stem for lora in planned.loras)]),
+        "sd_merge_recipe": json.dumps({"type": "atelier", "method": "loras", "model": source.name, "loras": recipe}),
+        "sd_merge_models": json.dumps(made_of),
+    }
+
+
+class _Merging:
+    """Puts the changes of all LoRAs into the tensors that a copy reads. merged: names of changed weights; left_out: by file."""
+
+    def __init__(self, planned: _Merge, context: JobContext):
+        self.planned, self.context = planned, context
+        self.merged: set[str] = set()
+        self.left_out: dict[Path, list[str]] = {}
+
+    def changed(self, states: States) -> States:
+        """The same tensors; those of layers that LoRAs have are changed, in the LoRAs' order, when they are read."""
+        from core.formats.lora.names import group_by_module
+        from core.networks.adapter_file import load_lora
+
+        found = {part: dict(state) for part, state in states.items()}
+        for lora in self.planned.loras:
+            self.context.stage(f"reading {lora.path.name}")
+            for name, tensors in group_by_module(load_lora(lora.path).tensors).items():
+                self.context.check()
+                place = place_of_layer(name)
+                state = found.get(place[0]) if place is not None else None
+                if place is None or state is None or f"{place[1]}.weight" not in state:
+                    self.left_out.setdefault(lora.path, []).append(name)
+                    continue
+                strength = lora.ratio * (weight_of(lora.blocks, name) if lora.blocks is not None else 1.0)
+                self._change(state, place, _Change(name, tensors, strength, lora.path))
+        return found
+
+    def _change(self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change) -> None:
+        part, path = place
+        weight, bias = f"{path}.weight", f"{path}.bias"
+        change.refuse_misfit(state[weight].shape, bias in state)
+        self.merged.add(f"{part}.{weight}")
+        before = state[weight]
+        state[weight] = _read_as(before, lambda: change.weight(before))
+        if bias in state and change.has_bias:
+            old = state[bias]
+            state[bias] = _read_as(old, lambda: old.fetch(_float32()) + change.bias(before.shape))
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One layer of a LoRA: its name, its tensors, how strong it is."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    strength: float
+    path: Path
+
+    @property
+    def has_bias(self) -> bool:
+        return "diff_b" in self.tensors
+
+    def _target(self, weight: Tensor, bias: bool) -> Target:
+        from torch import nn
+
+        from core.families.targets import Target
+
+        out, into, *kernel = weight.shape
+        shape = (into, out, tuple(kernel)) if kernel else (into, out)
+        module = nn.utils.skip_init(nn.Conv2d if kernel else nn.Linear, *shape, bias=bias, device=weight.device)
+        module.weight = nn.Parameter(weight, requires_grad=False)
+        return Target(self.name, path="", parent=module, attribute="", module=module)
+
+    def _adapter(self, weight: Tensor):
+        from core.networks.kinds import kind_of_keys
+
+        kind = kind_of_keys(self.tensors)
+        assert kind is not None
+        adapter = kind.from_tensors(self._target(weight, self.has_bias), self.tensors)
+        if adapter is not None:
+            adapter.multiplier = self.strength
+        return adapter
+
+    def refuse_misfit(self, shape: tuple[int, ...], bias: bool) -> None:
+        import torch
+
+        if self._adapter(torch.empty(shape, device="meta")) is None or (self.has_bias and not bias):
+            what = f"The LoRA {self.path.name} does not fit this model: {self.name} has another size"
+            fix = "use it with the model it was trained on, or one of the same size"
+            raise ProblemsError.one(what, f"{GROUP}.models", fix, "lora.other-size")
+
+    def weight(self, before: LazyTensor) -> Tensor:
+        """The changed weight, float32."""
+        import torch
+
+        with torch.no_grad():
+            given = before.fetch(torch.float32)
+            return given if self.strength == 0 else self._adapter(given.clone()).merged(given)
+
+    def bias(self, shape: tuple[int, ...]) -> Tensor:
+        import torch
+
+        with torch.no_grad():
+            found = self._adapter(torch.zeros(shape)).bias_delta()
+            return found * self.strength
+
+
+def _float32() -> torch.dtype:
+    import torch
+
+    return torch.float32
+
+
+def _read_as(tensor: LazyTensor, computed: Callable[[], Tensor]) -> LazyTensor:
+    """The same tensor with computed values. Raises ProblemsError for what the dtype cannot hold."""
+
+    def fetch(dtype: torch.dtype) -> Tensor:
+        value = computed().to(dtype).contiguous()
+        if not value.isfinite().all():
+            what = "A merged weight is NaN, infinite, or too large for the precision of the copy"
+            raise ProblemsError.one(what, f"{GROUP}.save_precision", "save as bf16 or fp32", "merge.overflow")
+        return value
+
+    return replace(tensor, fetch=fetch)

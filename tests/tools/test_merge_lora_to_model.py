@@ -1,0 +1,149 @@
+"""LoRAs merged into checkpoints file to file: what merging into the loaded model gives, for every family and kind."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from core.families import family
+from core.families.loading import load
+from core.formats.tensors.header import read_header
+from core.networks.adapter_file import save_lora
+from core.networks.files import MergedFile, merge_files, targets_of
+from core.networks.kinds import kind_named
+from core.networks.network import Network
+from core.settings.network import NetworkSettings
+from tests.models import tiny_folder, tiny_lora
+from tests.tools.test_convert_model import convert
+from tests.tools.test_file_metadata import refusals
+from tests.tools.test_tools import use
+
+FAMILIES = ("sd1", "sd2", "sdxl")
+KINDS = ("loha", "dora", "ia3", "oft", "full")
+PARTS = ("text_encoders", "denoiser")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """By family: (folder, single file, a LoRA on every layer)."""
+    root, found = tmp_path_factory.mktemp("models"), {}
+    for name in FAMILIES:
+        folder = tiny_folder(name, root / name)
+        lora = tiny_lora(loaded(name, folder), root / f"{name}_lora.safetensors", conv=True)
+        found[name] = folder, convert(folder, root / f"{name}.safetensors", save_model_as="safetensors"), lora
+    return found
+
+
+def loaded(name, path):
+    return load(family(name).layout, path, parts=PARTS)
+
+
+def merged(file, *loras, output, **asked):
+    given = {"file": str(file), "models": [str(each) for each in loras], "output": str(output)} | asked
+    return use(name="merge_lora_to_model", **given)
+
+
+def assert_equal_models(one, other):
+    for ours, theirs in zip((*one.text_encoders, one.denoiser), (*other.text_encoders, other.denoiser), strict=True):
+        wanted = theirs.state_dict()
+        for key, value in ours.state_dict().items():
+            torch.testing.assert_close(value, wanted[key], rtol=1e-5, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_lora_is_merged_as_into_the_loaded_model(name, models, tmp_path):
+    folder, file, lora = models[name]
+    whole = loaded(name, folder)
+    merge_files(whole, [MergedFile(lora, 0.7), MergedFile(lora, -0.2)])
+    path, lines = merged(file, lora, lora, ratios="0.7, -0.2", output=tmp_path / "m.safetensors")
+    assert_equal_models(loaded(name, path), whole)
+    assert "left out" not in "\n".join(lines)
+    entries, metadata = read_header(path)
+    before = load_file(file)
+    assert entries.keys() == before.keys()
+    assert json.loads(metadata["sd_merge_recipe"])["loras"][1]["ratio"] == -0.2
+    assert metadata["modelspec.merged_from"] == f"{name}, {name}_lora, {name}_lora"
+
+
+def test_a_folder_stays_one(models, tmp_path):
+    folder, _, lora = models["sd1"]
+    out, _ = merged(folder, lora, ratios="0.5", output=tmp_path / "folder")
+    again = loaded("sd1", folder)
+    merge_files(again, [MergedFile(lora, 0.5)])
+    assert out.is_dir()
+    assert_equal_models(loaded("sd1", out), again)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_merged_after_another(kind, models, tmp_path):
+    folder, file, lora = models["sd1"]
+    whole, draw = loaded("sd1", folder), torch.Generator().manual_seed(3)
+    settings = NetworkSettings(kind=kind, rank=4, train_text_encoder=True)
+    own = kind_named(kind).settings
+    network = Network.create(targets_of(whole, conv=True), settings, seed=0, own=own() if own is not None else None)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.05)
+    other = save_lora(tmp_path / "other.safetensors", network.state_dict(), {"ss_base_model_version": "sd_v1"})
+    merge_files(whole, [MergedFile(lora, 1.0), MergedFile(other, 0.6)])
+    path, _ = merged(file, lora, other, ratios="1, 0.6", output=tmp_path / "m.safetensors")
+    assert_equal_models(loaded("sd1", path), whole)
+
+
+def test_block_weights_and_precision_hold_and_other_tensors_stay_in_every_byte(models, tmp_path):
+    folder, file, lora = models["sd1"]
+    path, _ = merged(file, lora, lbws=["MIDD"], output=tmp_path / "m.safetensors")
+    before, after = load_file(file), load_file(path)
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    unet = "model.diffusion_model."
+    assert any(key.startswith("cond_stage_model.") for key in changed)
+    assert any(key.startswith(f"{unet}middle_block.") for key in changed)
+    assert not any(
+        key.startswith((f"{unet}input_blocks.1.", f"{unet}output_blocks.11.", "first_stage")) for key in changed
+    )
+    half, _ = merged(file, lora, save_precision="fp16", output=tmp_path / "half.safetensors")
+    whole = loaded("sd1", folder)
+    merge_files(whole, [MergedFile(lora, 1.0)])
+    key = f"{unet}middle_block.1.proj_in.weight"
+    wanted = whole.denoiser.state_dict()["mid_block.attentions.0.proj_in.weight"]
+    assert torch.equal(load_file(half)[key].flatten(), wanted.half().flatten())
+
+
+def test_what_cannot_be_merged_is_refused_and_leaves_nothing(models, tmp_path):
+    _, file, lora = models["sd1"]
+    given = {"name": "merge_lora_to_model", "file": str(file), "output": str(tmp_path / "out.safetensors")}
+    other = str(models["sdxl"][2])
+    assert refusals(**given, models=[]) == ["tools.no-file-given"]
+    assert refusals(**given, models=[other]) == ["lora.other-family"]
+    assert refusals(**given, models=[str(lora)], ratios="1, 2") == ["merge.bad-ratios"]
+    assert refusals(**given, models=[str(lora)], ratios="x", lbws=["1, 2", "ALL"]) == [
+        "merge.bad-ratios", "merge.block-weights", "merge.block-weights"]  # fmt: skip
+    assert refusals(**given | {"output": str(file)}, models=[str(lora)]) == ["tools.output-is-input"]
+    elsewhere = {
+        key.replace("mid_block", "nowhere"): value for key, value in load_file(lora).items() if "mid_block" in key
+    }
+    save_file(elsewhere, tmp_path / "foreign.safetensors", {"ss_base_model_version": "sd_v1"})
+    assert refusals(**given, models=[str(tmp_path / "foreign.safetensors")]) == ["lora.no-matching-layers"]
+    wide = {"lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": torch.ones(7, 4),
+            "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.ones(4, 7)}  # fmt: skip
+    save_lora(tmp_path / "wide.safetensors", wide, {"ss_base_model_version": "sd_v1"})
+    assert refusals(**given, models=[str(tmp_path / "wide.safetensors")]) == ["lora.other-size"]
+    strong = load_file(lora)
+    save_lora(tmp_path / "strong.safetensors", {key: value * 1000 for key, value in strong.items()})
+    narrow = convert(file, tmp_path / "fp16.safetensors", save_precision="fp16")
+    assert refusals(**given | {"file": str(narrow)}, models=[str(tmp_path / "strong.safetensors")]) == [
+        "merge.overflow"
+    ]
+    assert not (tmp_path / "out.safetensors").exists() and not list(tmp_path.glob(".tmp*"))
+
+
+def test_layers_that_the_model_lacks_are_said(models, tmp_path):
+    _, file, lora = models["sd1"]
+    more = load_file(lora) | {"lora_unet_up_blocks_9_attentions_0_proj_in.lora_up.weight": torch.ones(8, 4),
+                              "lora_unet_up_blocks_9_attentions_0_proj_in.lora_down.weight": torch.ones(4, 8)}  # fmt: skip
+    save_lora(tmp_path / "more.safetensors", more, {"ss_base_model_version": "sd_v1"})
+    _, lines = merged(file, tmp_path / "more.safetensors", output=tmp_path / "m.safetensors")
+    assert any("up_blocks_9" in line for line in lines)
