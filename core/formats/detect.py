@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from core import extensions
-from core.formats.lora.names import BESIDE, COMFYUI, KOHYA, LYCORIS, kohya_place, looks_like
+from core.formats.lora.names import COMFYUI, kohya_place, looks_like
+from core.formats.lora.recognition import input_width, lora_layout, network_and_variant
 from core.formats.other_files import recognized
 from core.formats.tensors.entry import TensorEntry
 from core.formats.tensors.header import read_header
@@ -224,10 +224,6 @@ def _prediction(family: str | None, tensors: Mapping[str, TensorEntry], metadata
 
 # ---- LoRA and related adapters ----
 
-LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered kind reads it; the first match wins
-    ("oft_diag", "OFT of an early LyCORIS"),
-    ("w_norm", "norm difference"),
-)
 # The projection of the text encoder states: its input width identifies the family.
 CONTEXT_READER = re.compile(r"attn2[._](processor\.)?to_k[._](lora\.)?(?P<key>[\w.]+)$")
 TEXT_READER = re.compile(r"self_attn[._]q_proj\.(?P<key>[\w.]+)$")
@@ -244,35 +240,6 @@ NAMES_FAMILY = (
 )
 LORA_NAMES: dict[str, re.Pattern[str]] = {}  # family -> beginnings of layers' names in its LoRAs, as registered
 DEEP_TRANSFORMER = re.compile(r"transformer_blocks[._][1-9]")
-# Endings of tensors whose widths multiply to their layer's input: PEFT's, old diffusers'; network kinds add their own.
-ADAPTER_INPUTS: set[tuple[str, ...]] = {
-    ("lora_A.weight",),
-    ("lora_A.default.weight",),
-    ("down.weight",),
-}
-
-
-@dataclass(frozen=True)
-class NetworkKeys:
-    """What tells the files of a network kind. forms: the key endings of each of its layers, a set for each form they can have;
-    prefix: how its layers' names begin; looks: whether the tensors of a layer are its, where kinds have the same keys; module:
-    its ss_network_module, which tells LoRA-FA and DyLoRA from LoRA."""
-
-    forms: tuple[frozenset[str], ...]
-    prefix: str = ""
-    looks: Callable[[Mapping[str, TensorEntry]], bool] | None = None
-    module: str = ""
-
-
-NETWORKS: dict[str, NetworkKeys] = {}  # by the title of a registered network kind
-OLD_DIFFUSERS = tuple(
-    f"{form}.{side}.weight" for form in ("_lora", ".lora", ".lora_linear_layer") for side in ("down", "up")
-)
-# What no other model file has: endings of LoRA-like files whose layers are named by their modules' paths
-PATH_ENDINGS = (
-    *(".lora_down.weight", ".lora_up.weight", ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".lokr_w2"),
-    *(".oft_blocks", ".oft_diag", ".diff", ".dora_scale"),
-)
 IN_UNET = (
     "lora_unet_",
     "unet.",
@@ -291,10 +258,10 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
         return ModelKind(
             "controlnet_lllite", _family_of_names(tensors), "single_file", None, "its keys begin with lllite_unet_"
         )
-    layout = _lora_layout(tensors)
+    layout = lora_layout(tensors)
     if layout is None:
         return None
-    network, variant = _network_and_variant(tensors, metadata.get("ss_network_module", ""))
+    network, variant = network_and_variant(tensors, metadata.get("ss_network_module", ""))
     family, evidence = _lora_family(tensors, metadata)
     if network is None and variant is None and (words := looks_like(kohya_place(name, None)[1] for name in tensors)):
         evidence = f"it {words}"
@@ -303,82 +270,23 @@ def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) ->
     return ModelKind("lora", family, layout, prediction, evidence, variant, network=network)
 
 
-def _lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
-    """The naming scheme (core/formats/lora/names.py), or None if it is no LoRA."""
-    if any(name.startswith(KOHYA) for name in tensors):
-        return "kohya"
-    if any(name.startswith(LYCORIS) for name in tensors):
-        return "lycoris"
-    peft = any(".lora_A." in name or ".lora_B." in name for name in tensors)
-    paths = any(name.endswith(PATH_ENDINGS) for name in tensors)
-    if (peft or paths) and any(name.startswith(COMFYUI) for name in tensors):
-        return "comfyui"
-    if peft:
-        return "peft"
-    if any(name.endswith(OLD_DIFFUSERS) for name in tensors):
-        return "diffusers"
-    return "lycoris" if paths else None
-
-
-def _network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tuple[str | None, str | None]:
-    """(title of the registered kind, the algorithm of what no registered kind reads)."""
-    extensions.load()  # network kinds register their keys
-    endings = {kohya_place(name, None)[1] for name in tensors}
-    fitting = (  # LoCon's keys are LoRA's and one more
-        ((len(form), bool(told.prefix), told.module == module), title)
-        for title, told in NETWORKS.items()
-        for form in told.forms
-        if form <= endings and any(name.startswith(told.prefix) for name in tensors) and _looks(told, form, tensors)
-    )
-    network = max(fitting, key=lambda found: found[0], default=(None, None))[1]
-    read = frozenset(key for told in NETWORKS.values() for form in told.forms for key in form)
-    left = {ending for ending in endings if ending not in read and not (network and ending in BESIDE)}
-    variants = (
-        title
-        for suffix, title in LORA_VARIANTS
-        if any(ending == suffix or ending.endswith("." + suffix) for ending in left)
-    )
-    return network, next(variants, None)
-
-
-def _looks(told: NetworkKeys, form: frozenset[str], tensors: Mapping[str, TensorEntry]) -> bool:
-    """Whether the first layer with the keys of a form is of a kind."""
-    if told.looks is None:
-        return True
-    layers: dict[str | None, dict[str, TensorEntry]] = {}
-    for name, entry in tensors.items():
-        layer, key = kohya_place(name, None)
-        layers.setdefault(layer, {})[key] = entry
-    return any(told.looks(layer) for layer in layers.values() if form <= layer.keys())
-
-
 def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> tuple[str | None, str]:
     by_name = _family_of_names(tensors)
     if by_name is not None:
         return by_name, f"its key names are {FAMILY_NAMES[by_name]}'s"
     for name in tensors:
         reader = CONTEXT_READER.search(name)
-        width = _input_width(tensors, name, reader["key"]) if reader is not None else None
+        width = input_width(tensors, name, reader["key"]) if reader is not None else None
         if width in CONTEXT_FAMILY:
             return CONTEXT_FAMILY[width], f"its cross-attention reads {width} values"
     if (told := _told_family(metadata)) is not None:
         return told
     for name in tensors:  # for a LoRA of the text encoder only, its width decides
         reader = TEXT_READER.search(name)
-        width = _input_width(tensors, name, reader["key"]) if reader is not None else None
+        width = input_width(tensors, name, reader["key"]) if reader is not None else None
         if width in (768, 1024):
             return CONTEXT_FAMILY[width], f"its text encoder is {width} wide"
     return None, _first_keys(tensors)
-
-
-def _input_width(tensors: Mapping[str, TensorEntry], name: str, key: str) -> int | None:
-    """The input width of the layer of a tensor whose name ends in this key; None if its kind is unknown."""
-    layer = name.removesuffix(key)
-    for keys in ADAPTER_INPUTS:
-        if key in keys:
-            found = (tensors[layer + each] for each in keys if layer + each in tensors)
-            return prod(entry.side(1) for entry in found if len(entry.shape) >= 2)
-    return None
 
 
 def _told_family(metadata: Mapping[str, str]) -> tuple[str, str] | None:

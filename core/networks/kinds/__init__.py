@@ -9,8 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
-from core.formats import detect
-from core.formats.lora import names
+from core.formats.lora import names, recognition
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
@@ -118,11 +117,11 @@ def register(kind: NetworkKind) -> None:
     if kind.settings is not None:
         add_group(NetworkSettings, kind.name, kind.settings, kind.title, chosen_by="network.kind")
     if kind.input_keys:
-        detect.ADAPTER_INPUTS.add(kind.input_keys)
+        recognition.ADAPTER_INPUTS.add(kind.input_keys)
     names.KEYS.update(kind.keys, kind.optional)
     names.KINDS[kind.title] = kind.keys | set(kind.optional)
     forms = tuple(map(frozenset, kind.forms))
-    detect.NETWORKS[kind.title] = detect.NetworkKeys(forms, kind.prefix, kind.looks, kind.module_name)
+    recognition.NETWORKS[kind.title] = recognition.NetworkKeys(forms, kind.prefix, kind.looks, kind.module_name)
 
 
 def kind_named(name: str) -> NetworkKind:

@@ -1,0 +1,104 @@
+"""What tells LoRA-like files from others by the names of their tensors: naming scheme, network kind, input width of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from core import extensions
+from core.formats.lora.names import BESIDE, COMFYUI, KOHYA, LYCORIS, kohya_place
+from core.formats.tensors.entry import TensorEntry
+
+LORA_VARIANTS = (  # suffix of a tensor's name -> algorithm, unless a registered kind reads it; the first match wins
+    ("oft_diag", "OFT of an early LyCORIS"),
+    ("w_norm", "norm difference"),
+)
+# Endings of tensors whose widths multiply to their layer's input: PEFT's, old diffusers'; network kinds add their own.
+ADAPTER_INPUTS: set[tuple[str, ...]] = {
+    ("lora_A.weight",),
+    ("lora_A.default.weight",),
+    ("down.weight",),
+}
+
+
+@dataclass(frozen=True)
+class NetworkKeys:
+    """What tells the files of a network kind. forms: the key endings of each of its layers, a set for each form they can have;
+    prefix: how its layers' names begin; looks: whether the tensors of a layer are its, where kinds have the same keys; module:
+    its ss_network_module, which tells LoRA-FA and DyLoRA from LoRA."""
+
+    forms: tuple[frozenset[str], ...]
+    prefix: str = ""
+    looks: Callable[[Mapping[str, TensorEntry]], bool] | None = None
+    module: str = ""
+
+
+NETWORKS: dict[str, NetworkKeys] = {}  # by the title of a registered network kind
+OLD_DIFFUSERS = tuple(
+    f"{form}.{side}.weight" for form in ("_lora", ".lora", ".lora_linear_layer") for side in ("down", "up")
+)
+# What no other model file has: endings of LoRA-like files whose layers are named by their modules' paths
+PATH_ENDINGS = (
+    *(".lora_down.weight", ".lora_up.weight", ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".lokr_w2"),
+    *(".oft_blocks", ".oft_diag", ".diff", ".dora_scale"),
+)
+
+
+def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
+    """The naming scheme (core/formats/lora/names.py), or None if it is no LoRA."""
+    if any(name.startswith(KOHYA) for name in tensors):
+        return "kohya"
+    if any(name.startswith(LYCORIS) for name in tensors):
+        return "lycoris"
+    peft = any(".lora_A." in name or ".lora_B." in name for name in tensors)
+    paths = any(name.endswith(PATH_ENDINGS) for name in tensors)
+    if (peft or paths) and any(name.startswith(COMFYUI) for name in tensors):
+        return "comfyui"
+    if peft:
+        return "peft"
+    if any(name.endswith(OLD_DIFFUSERS) for name in tensors):
+        return "diffusers"
+    return "lycoris" if paths else None
+
+
+def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tuple[str | None, str | None]:
+    """(title of the registered kind, the algorithm of what no registered kind reads)."""
+    extensions.load()  # network kinds register their keys
+    endings = {kohya_place(name, None)[1] for name in tensors}
+    fitting = (  # LoCon's keys are LoRA's and one more
+        ((len(form), bool(told.prefix), told.module == module), title)
+        for title, told in NETWORKS.items()
+        for form in told.forms
+        if form <= endings and any(name.startswith(told.prefix) for name in tensors) and _looks(told, form, tensors)
+    )
+    network = max(fitting, key=lambda found: found[0], default=(None, None))[1]
+    read = frozenset(key for told in NETWORKS.values() for form in told.forms for key in form)
+    left = {ending for ending in endings if ending not in read and not (network and ending in BESIDE)}
+    variants = (
+        title
+        for suffix, title in LORA_VARIANTS
+        if any(ending == suffix or ending.endswith("." + suffix) for ending in left)
+    )
+    return network, next(variants, None)
+
+
+def _looks(told: NetworkKeys, form: frozenset[str], tensors: Mapping[str, TensorEntry]) -> bool:
+    """Whether the first layer with the keys of a form is of a kind."""
+    if told.looks is None:
+        return True
+    layers: dict[str | None, dict[str, TensorEntry]] = {}
+    for name, entry in tensors.items():
+        layer, key = kohya_place(name, None)
+        layers.setdefault(layer, {})[key] = entry
+    return any(told.looks(layer) for layer in layers.values() if form <= layer.keys())
+
+
+def input_width(tensors: Mapping[str, TensorEntry], name: str, key: str) -> int | None:
+    """The input width of the layer of a tensor whose name ends in this key; None if its kind is unknown."""
+    layer = name.removesuffix(key)
+    for keys in ADAPTER_INPUTS:
+        if key in keys:
+            found = (tensors[layer + each] for each in keys if layer + each in tensors)
+            return prod(entry.side(1) for entry in found if len(entry.shape) >= 2)
+    return None
