@@ -61,7 +61,7 @@ def _files(asked: CompareLorasSettings, workspace: Workspace) -> tuple[Path, Pat
 
 def compare_loras(asked: CompareLorasSettings, context: JobContext) -> Outcome:
     """cosine = <A, B> / (|A| |B|), difference = |A - B|, of the changes of the layers that both have."""
-    from core.tools.lora_layers import open_layers
+    from core.tools.lora_layers import open_layers, refuse_damaged
     from core.tools.weight_maps import layer_maps, mean, root_of_squares
 
     check_compare_loras(asked, context.workspace)
@@ -76,6 +76,8 @@ def compare_loras(asked: CompareLorasSettings, context: JobContext) -> Outcome:
     for number, name in enumerate(common):
         context.check()
         context.stage("comparing layers", number, len(common))
+        refuse_damaged(ours[name], f"{GROUP}.file")
+        refuse_damaged(theirs[name], f"{GROUP}.other")
         found[name] = _compared(ours[name], theirs[name])
     cosines = {name: each["cosine"] for name, each in found.items() if each["cosine"] is not None}
     differences = {name: each["difference"] for name, each in found.items()}

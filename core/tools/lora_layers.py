@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,16 @@ def open_layers(path: Path, model: Components | None, cancel: CancelToken) -> tu
         raise ProblemsError.one(what, display_path(path), fix, "tools.no-layers")
     known = {layer.name for layer in layers}
     return layers, [name for name in modules if name not in known]
+
+
+def refuse_damaged(layer: Layer, where: str) -> None:
+    """Raises ProblemsError for a change with NaN or infinite values, which nothing can be computed of."""
+    if not math.isfinite(layer.norm()):
+        what, fix = (
+            f"{layer.name} has NaN or infinite values",
+            "use an earlier checkpoint; check_weights lists all damage",
+        )
+        raise ProblemsError.one(what, where, fix, "tools.not-finite")
 
 
 def layers_of(

@@ -22,7 +22,8 @@ PREVIEW, PREVIEWED = "preview", 4  # the setting of how many a preview is for, w
 STARTS = ("go", PREVIEW)
 OWN = "of tasks"  # beside the values that a card's tasks share: those of each name of `Task.values`
 # Settings that are chosen for one task and not for the next: what becomes of captions that are there, and where the result goes.
-APART = ("existing", "output", "undo", "in_place")
+UNDO = "undo"
+APART = ("existing", "output", UNDO, "in_place")
 CHOSEN = "action"  # beside the values of a form: which of its tasks is chosen
 ENTER = """
 element.addEventListener('keydown', (event) => {
@@ -191,6 +192,8 @@ class ToolForm:
             self.form().check()
             given = self._filled() | {PREVIEW: PREVIEWED if act == PREVIEW else None}
             self.page.works.start(self.task, job_of(self.task, given, self.page.project.job))
+            if given.get(UNDO):
+                self.form().change(UNDO, "false")  # it is for once
         return self.html()
 
     def acted(self, event: gr.EventData) -> Any:

@@ -47,6 +47,10 @@ def readers() -> Readers:
         "generate with a LoRA": command("generate", "--check", "--prompt", "a", *starter, "--lora", "{}"),
         "generate with an embedding": command("generate", "--check", "--prompt", "a", *starter, "--embedding", "{}"),
         "inspect": tool("inspect"),
+        "metadata": tool("edit_metadata"),
+        "hashes": tool("hashes"),
+        "check weights": tool("check_weights"),
+        "singular values": tool("singular_values"),
         "convert": tool("convert_lora"),
     }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from work_parts import wait_until
+from work_parts import event, wait_until
 
 from core import tasks
+from core.formats.tensors.header import read_header
 from core.networks.adapter_file import save_lora
 from tabs.tools import index
-from tabs.tools.forms import cards
+from tabs.tools.forms import ToolForm, cards
 
 
 def test_every_tool_with_a_card_is_in_the_index_once():
@@ -22,10 +23,36 @@ def test_every_tool_with_a_card_is_in_the_index_once():
     assert set(index.ordered("Tools")) == set(cards("Tools"))
 
 
-def test_what_a_tool_shows_and_wrote_is_sent(page):
+def test_undo_and_the_output_are_for_one_use_or_one_tool(page):
+    form = ToolForm(page, tasks.named("edit_metadata").card)
+    path = layer_file(page.workspace.outputs / "fox.safetensors")
+    for name, value in {
+        "action": "edit_metadata",
+        "file": str(path),
+        "in_place": "true",
+        "metadata_title": "Fox",
+    }.items():
+        form.act(event("field", name, value))
+    form.act(event("field", "output", "outputs/x"))
+    form.act(event("go"))
+    wait_until(lambda: read_header(path)[1].get("modelspec.title") == "Fox")
+    wait_until(lambda: page.works.parts("Tools", {})["works"][0]["state"] == "done")
+    form.act(event("field", "undo", "true"))
+    form.act(event("go"))
+    wait_until(lambda: "modelspec.title" not in read_header(path)[1])
+    assert not form.values()["undo"]
+    form.act(event("field", "action", "strip_metadata"))
+    assert form.values()["file"] == str(path) and not form.values().get("output")
+
+
+def layer_file(path):
     layer = "lora_unet_mid_block_attentions_0_proj_in"
     tensors = {f"{layer}.lora_down.weight": torch.ones(2, 8), f"{layer}.lora_up.weight": torch.ones(8, 2)}
-    path = save_lora(page.workspace.outputs / "fox.safetensors", tensors, {"ss_base_model_version": "sd_v1"})
+    return save_lora(path, tensors, {"ss_base_model_version": "sd_v1"})
+
+
+def test_what_a_tool_shows_and_wrote_is_sent(page):
+    path = layer_file(page.workspace.outputs / "fox.safetensors")
     browser = page.browsers.of("tools")
     for tool in ("hashes", "strip_metadata"):
         page.works.use({"tool": tool, "about": str(path)}, browser)
