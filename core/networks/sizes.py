@@ -109,7 +109,7 @@ def refuse_unfit(kind: NetworkKind, sized: Sequence[tuple[Target, BlockSize]]) -
     near = sorted(range(1, 4 * rank + 1), key=lambda other: abs(other - rank))
     other = next((each for each in near if all(fits(width, each) for width in widths)), None)
     shown = ", ".join(f"{name} ({width} wide)" for name, width, _ in unfit[:3])
-    what = f"{len(unfit)} layers cannot be divided into the blocks of a {kind.title} of rank {rank}: {shown}"
+    what = f"{len(unfit)} layers cannot be divided into blocks by {kind.title} with rank {rank}: {shown}"
     fix = f"use rank {other}" if other is not None else "choose fewer layers, or another network type"
     raise ProblemsError.one(what, "network.rank", fix, "network.unfit-rank")
 

@@ -54,11 +54,11 @@ def test_what_it_does_not_use_is_said():
 
 def test_its_metadata_are_lycoris():
     ia3 = kinds()["ia3"]
-    args = [
-        ia3.network_args(build(TrainJob, {"network": {"kind": "ia3"}, "ia3": own}))
-        for own in ({}, {"all_layers": True})
-    ]
-    assert args == [{"algo": "ia3", "preset": "ia3"}, {"algo": "ia3"}]
+    both = {"all_layers": True, "train_on_input": True}
+    told = [ia3.network_args(build(TrainJob, {"network": {"kind": "ia3"}, "ia3": own})) for own in ({}, both)]
+    assert told == [{"algo": "ia3", "preset": "ia3"}, {"algo": "ia3", "train_on_input": "True"}]
+    chosen = build(TrainJob, {"network": {"kind": "ia3", "layers": ["attn-mlp"]}})
+    assert ia3.network_args(chosen) == {"algo": "ia3", "preset": "attn-mlp"}
 
 
 def test_its_flags_are_read_in_any_dtype(tmp_path):

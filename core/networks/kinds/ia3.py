@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from core.networks.kinds import NetworkKind, Tensors, register
 from core.networks.kinds.keys import ON_INPUT, WEIGHT
-from core.networks.kinds.lycoris import MODULE
+from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.network import NetworkSettings
@@ -60,9 +60,9 @@ def _flaw(name: str, tensors: Tensors) -> str:
 
 def _network_args(job: TrainJob) -> dict[str, str]:
     own: Ia3Settings = getattr(job, NAME)
-    if not own.all_layers:
-        return {"algo": "ia3", "preset": "ia3"}
-    return {"algo": "ia3", **({"train_on_input": "True"} if own.train_on_input else {})}
+    if not own.all_layers and not job.network.layers:
+        return {"algo": NAME, "preset": NAME}
+    return {name: value for name, value in lycoris_args(job, NAME, own).items() if name != "all_layers"}
 
 
 register(
