@@ -82,11 +82,10 @@ class ProductAdapter(Adapter):
         return applied(self.module, x, change, factors.get(self.product.bias))
 
     def _factors(self, dtype: torch.dtype) -> Factors:
-        trains = (
-            torch.is_grad_enabled()
-        )  # without gradients as plain tensors: matmul sums in another order for parameters
-        plain = {key: weight if trains else weight.detach() for key, weight in self.weights.items()}
-        return self.product.with_scalar({key: weight.to(dtype) for key, weight in plain.items()})
+        # Detached without gradients: matmul sums parameters in another order, and samples would differ from Generate's.
+        trains = torch.is_grad_enabled()
+        weights = {key: (weight if trains else weight.detach()).to(dtype) for key, weight in self.weights.items()}
+        return self.product.with_scalar(weights)
 
     def delta(self) -> Tensor:
         with torch.no_grad():
