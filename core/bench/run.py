@@ -14,6 +14,7 @@ from core.bench.caching import caching_rows, measure_caching
 from core.bench.captions import caption_rows, measure_captions
 from core.bench.compare import CASES, QUICK, compare, compare_rows
 from core.bench.datasets import measure_datasets
+from core.bench.formats import format_rows, measure_formats
 from core.bench.gemm import gemm_rate
 from core.bench.generate import generate_rows, measure_generate
 from core.bench.measure import measure_page, measure_training
@@ -22,7 +23,7 @@ from core.record import machine
 from core.record.workspace import Workspace
 from core.settings.network import NetworkSettings
 
-PARTS = ("train", "page", "caching", "datasets", "captions", "baseline", "generate")
+PARTS = ("train", "page", "caching", "datasets", "captions", "baseline", "generate", "formats")
 CASE = "baseline:"  # before the name of a single case
 SIZE = 256
 
@@ -45,6 +46,8 @@ def run_bench(
         return result | {"datasets": measure_datasets(quick, say)}
     if only == "captions":
         return result | {"captions": _captions(quick, say)}
+    if only == "formats":  # 21 GB on the disk for a while: only on request
+        return result | {"formats": measure_formats(folder, quick, say)}
     if only == "generate":
         return result | {"generate": measure_generate(folder, device, quick, say)}
     if only is not None and only.startswith("baseline"):  # hours for the large ones: only on request
@@ -164,6 +167,8 @@ def table(result: dict[str, Any]) -> str:
         rows += compare_rows(baseline)
     if generated := result.get("generate"):
         rows += generate_rows(generated)
+    if formats := result.get("formats"):
+        rows += format_rows(formats)
     if datasets := result.get("datasets"):
         rows += dataset_rows(datasets)
     if captions := result.get("captions"):

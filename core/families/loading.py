@@ -24,6 +24,7 @@ from core.families.components import PARTS, Components
 from core.families.imports import quick_imports, turns_often
 from core.families.layout import Layout
 from core.families.locate import GENERATED, check_family
+from core.families.published_shapes import published_shapes
 from core.families.vae import overflows, safe_type
 from core.formats.detect import FAMILY_NAMES
 from core.formats.hashes import HashMemo
@@ -129,7 +130,9 @@ def fit_problems(layout: Layout, path: Path | str, vae: Path | str | None = None
 
 def known_tensors(layout: Layout, part: Part) -> tuple[Part, list[Problem]]:
     """(the part without tensors that its class does not have, what it lacks or has in another shape or type)."""
-    wanted = _shapes(layout.kind(part.name), part.name, json.dumps(_config(layout, part), sort_keys=True))
+    wanted = published_shapes(layout, part)
+    if wanted is None:
+        wanted = _shapes(layout.kind(part.name), part.name, json.dumps(_config(layout, part), sort_keys=True))
     places = {name: place for name, place in part.places.items() if _with_level(name, wanted) in wanted}
     known, title = replace(part, places=places), FAMILY_NAMES[layout.family]
     shapes = {_with_level(name, wanted): place.entry.shape for name, place in places.items()}

@@ -18,6 +18,7 @@ from core.formats.models.whole_model import ENDINGS, Form, ModelFacts, States, f
 from core.formats.tensors.entry import ITEM_BYTES
 from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.writer import HEADER_BYTES_PER_TENSOR, NO_HASH, WEIGHTS_HASH, type_named
+from core.record import heap
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, at_setting, raise_if_errors
 from core.record.units import count, size_words
@@ -56,7 +57,8 @@ def check_convert_model(asked: ConvertModelSettings, workspace: Workspace) -> st
 
 
 def convert_model(asked: ConvertModelSettings, context: JobContext) -> Outcome:
-    return run(asked, plan(asked, context.workspace), context)
+    with heap.kept():  # each tensor's memory is used again, rather than cleared by the system
+        return run(asked, plan(asked, context.workspace), context)
 
 
 def check_bake_vae(asked: BakeVaeSettings, workspace: Workspace) -> str:
@@ -242,7 +244,7 @@ def _metadata(
         before["atelier_text_projection"] = "kohya"
     side = {"sdxl": 1024, "sdxl_refiner": 1024, "sd2": 768 if said == "v" else 512}.get(family.name, 512)
     found = model_spec_of(before, family.name, said, kind, target.stem if kind == "model" else target.name, side)
-    return found | ({WEIGHTS_HASH: NO_HASH} if kind == "model" else {})
+    return found | ({WEIGHTS_HASH: NO_HASH} if asked.weights_hash and kind == "model" else {})
 
 
 # ---- done

@@ -342,6 +342,41 @@ def make_folder(folder: Path, case: int) -> Path:
     return target
 
 
+# ---- whole checkpoints
+
+
+def make_checkpoint(folder: Path, case: int) -> Path:
+    """A complete model in a file that is cut off, or whose header is changed."""
+    good, target = folder.parent / "good.safetensors", folder / "model.safetensors"
+    if not good.exists():
+        from core.record.workspace import Workspace
+        from core.settings.tools.convert_model import ConvertModelSettings
+        from core.tools.convert_model import convert_model
+        from tests.tasks import surroundings
+
+        parts = tiny_folder("sd1", folder.parent / "parts")
+        convert_model(ConvertModelSettings(file=str(parts), output=str(good)), surroundings(Workspace()))
+    data, draw = good.read_bytes(), random.Random(f"checkpoint {case}")
+    (length,) = struct.unpack("<Q", data[:8])
+    header, body = data[8 : 8 + length], data[8 + length :]
+    if case and draw.random() < 0.3:
+        data = data[: draw.randrange(len(data))]
+    elif case and draw.random() < 0.5:
+        header = changed(header, draw)
+        data = struct.pack("<Q", len(header)) + header + body
+    elif case:
+        listing = json.loads(header)
+        name, other = draw.choice(list(listing)), draw.choice(list(listing))
+        listing[name] = draw.choice(
+            (listing[other], {**listing[name], "dtype": "I32"}, {**listing[name], "shape": [1]})
+        )
+        if draw.random() < 0.3:
+            del listing[other]
+        data = safetensors_file(listing, body)
+    target.write_bytes(data)
+    return target
+
+
 # ---- readers: every one that a person could point at such a file
 
 
@@ -378,7 +413,27 @@ def model_readers() -> Readers:
         "inspect": small,
         "size": trained_size,
         "words": token_widths,
+        **converting(),
     }
+
+
+def converting() -> Readers:
+    """Whole models to another form, and their VAEs."""
+    from core.record.workspace import Workspace
+    from core.settings.tools.convert_model import ConvertModelSettings, ExtractVaeSettings
+    from core.tools.convert_model import convert_model, extract_vae
+    from tests.tasks import surroundings
+
+    def convert(path: Path) -> None:
+        form: Any = "safetensors" if path.is_dir() else "diffusers_safetensors"
+        asked = ConvertModelSettings(file=str(path), save_model_as=form, output=str(path.parent / "converted"))
+        convert_model(asked, surroundings(Workspace()))
+
+    def extract(path: Path) -> None:
+        asked = ExtractVaeSettings(file=str(path), output=str(path.parent / "extracted"))
+        extract_vae(asked, surroundings(Workspace()))
+
+    return {"convert": convert, "extract": extract}
 
 
 def folder_readers() -> Readers:
@@ -426,6 +481,7 @@ def folder_readers() -> Readers:
         "tokenizer": load_tokenizer,
         "words": token_widths,
         "load": load_what_the_check_passes,
+        **converting(),
         "forecast": forecast,
     }
 
@@ -463,5 +519,6 @@ FAMILIES = {
     "safetensors": (SAFETENSORS, model_readers),
     "pickles": (PICKLES, lambda: model_readers() | state_readers()),
     "npz": (_files(".npz", lambda draw: npz_good(), npz_bombs, npz_changed), npz_readers),
+    "checkpoints": (make_checkpoint, converting),
     "model folders": (make_folder, folder_readers),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -13,10 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from core import tasks
 from core.families import family
+from core.families.published_shapes import FILE, published_shapes
 from core.formats.detect import identify
 from core.formats.models.checkpoint import open_checkpoint, open_vae, read_part
 from core.formats.models.extra import EXTRA_FILE, ema_name
+from core.formats.models.single_file import file_tensors
 from core.formats.tensors.header import read_header
+from core.formats.tensors.lazy import in_memory
 from core.record.cancel import Cancelled, CancelToken
 from core.record.workspace import Workspace
 from core.settings.check import build
@@ -25,6 +29,7 @@ from tests.models import tiny_folder, tiny_inpainting_folder
 from tests.offline import no_network
 from tests.refusals import refused
 from tests.tasks import surroundings
+from workshop.published_shapes import shapes
 
 UNET = "model.diffusion_model."
 PIPELINES = {"sd1": StableDiffusionPipeline, "sd2": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
@@ -277,7 +282,7 @@ def test_shards_of_a_variant_are_found_by_diffusers_and_read_again(tmp_path, mon
 
 
 def test_metadata_are_kept_completed_and_left_out(tmp_path, files, folders):
-    file = convert(folders["sd2"], tmp_path / "fox.safetensors")
+    file = convert(folders["sd2"], tmp_path / "fox.safetensors", weights_hash=True)
     metadata = read_header(file)[1]
     assert metadata["modelspec.architecture"] == "stable-diffusion-v2-768-v"
     assert metadata["modelspec.prediction_type"] == "v" and metadata["modelspec.title"] == "fox"
@@ -388,3 +393,33 @@ def test_the_extra_file_is_not_read_as_a_part_of_the_pipeline(tmp_path, files):
     with no_network():
         assert DiffusionPipeline.from_pretrained(folder, local_files_only=True).unet is not None
     assert family("sd1").load(folder).denoiser is not None
+
+
+@pytest.mark.slow
+def test_the_recorded_shapes_are_those_of_the_libraries_modules():
+    recorded = json.loads(gzip.decompress(FILE.read_bytes()))
+    assert recorded == shapes(), "run python -m workshop.published_shapes"
+
+
+def test_a_model_of_the_published_sizes_is_checked_by_recorded_shapes(tmp_path):
+    """The sizes are told by the header: a sparse file of the right shapes lacks nothing."""
+    layout = family("sd1").layout
+    states = json.loads(gzip.decompress(FILE.read_bytes()))["sd1"]
+    listing, place = {}, 0
+    for part, tensors in states.items():
+        lazies = {key: in_memory(torch.empty(tuple(shape), device="meta")) for key, shape in tensors.items()}
+        for key, tensor in file_tensors({part: lazies}, "sd1").items():
+            listing[key] = {
+                "dtype": "F16",
+                "shape": tensor.shape,
+                "data_offsets": [place, place + tensor.byte_count // 2],
+            }
+            place += tensor.byte_count // 2
+    del listing[f"{UNET}out.2.bias"]
+    header = json.dumps(listing).encode()
+    with open(tmp_path / "m.safetensors", "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + place)
+    assert published_shapes(layout, open_checkpoint(tmp_path / "m.safetensors").parts["unet"])
+    with refused("model.other-tensors", "conv_out.bias"):
+        convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors")

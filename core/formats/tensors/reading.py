@@ -17,6 +17,7 @@ from core.record.regular import open_regular
 if TYPE_CHECKING:
     import torch
 
+PIECE_BYTES = 1 << 20  # a single read of a hundred megabytes takes the system longer than a hundred of one
 TORCH_NAMES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -94,7 +95,7 @@ class TensorFile:
         view, done = memoryview(raw.numpy()), 0
         self._handle.seek(entry.start)
         while done < len(view):
-            count = self._handle.readinto(view[done:])
+            count = self._handle.readinto(view[done : done + PIECE_BYTES])
             if not count:
                 what = "The file ends before its last tensor"
                 raise ProblemsError.one(what, str(self.path), "download or copy it again", "model.truncated")

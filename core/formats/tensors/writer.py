@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from core.formats.tensors.lazy import LazyTensor
 from core.formats.tensors.reading import TORCH_NAMES
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Wrote = Callable[[int], None]  # told the bytes of each tensor that was written
 SAFE_NAMES = {name: safe for safe, name in TORCH_NAMES.items()}
 WEIGHTS_HASH, NO_HASH = "sshs_model_hash", "0" * 64  # what its metadata holds until the tensors are written
+PIECE_BYTES = 1 << 20
 HEADER_BYTES_PER_TENSOR = 256  # upper bound of a header entry, to check the free space
 
 
@@ -52,9 +53,7 @@ def write_safetensors(
     digest = hashlib.sha256() if metadata.get(WEIGHTS_HASH) == NO_HASH else None
     with open(path, "wb") as handle:
         handle.write(len(header).to_bytes(8, "little") + header)
-        for content in _read_ahead(tensors, names, digest):
-            handle.write(content)
-            _count(len(content), cancel, wrote)
+        _write_behind(handle, (_bytes(tensors[name], name) for name in names), digest, cancel, wrote)
         if digest is not None:
             handle.seek(8)
             handle.write(header.replace(NO_HASH.encode(), digest.hexdigest().encode(), 1))
@@ -67,24 +66,30 @@ def _count(written: int, cancel: CancelToken | None, wrote: Wrote | None) -> Non
         cancel.check()
 
 
-def _read_ahead(tensors: Mapping[str, LazyTensor], names: Sequence[str], digest: Any) -> Iterator[memoryview]:
-    """The bytes of each tensor; the next is read, and put into the digest, while one is used."""
+def _write_behind(
+    handle: BinaryIO, contents: Iterator[memoryview], digest: Any, cancel: CancelToken | None, wrote: Wrote | None
+) -> None:
+    """Write one after the other, and put it into the digest, while the next is read."""
+    with ThreadPoolExecutor(2, thread_name_prefix="write-tensors") as workers:
+        pending: list[Future[int]] = []
+        for content in contents:
+            _finish(pending, cancel, wrote)
+            pending = [workers.submit(_put, handle, content)]
+            if digest is not None:
+                pending.append(workers.submit(lambda view: digest.update(view) or 0, content))
+        _finish(pending, cancel, wrote)
 
-    def read(name: str) -> memoryview:
-        content = _bytes(tensors[name], name)
-        if digest is not None:
-            digest.update(content)
-        return content
 
-    with ThreadPoolExecutor(1, thread_name_prefix="read-tensors") as reader:
-        coming = None
-        for name in names:
-            following = reader.submit(read, name)
-            if coming is not None:
-                yield coming.result()
-            coming = following
-        if coming is not None:
-            yield coming.result()
+def _put(handle: BinaryIO, content: memoryview) -> int:
+    """In pieces: the system takes a single write of a hundred megabytes several times as long as a hundred of one."""
+    for start in range(0, len(content), PIECE_BYTES):
+        handle.write(content[start : start + PIECE_BYTES])
+    return len(content)
+
+
+def _finish(pending: list[Future[int]], cancel: CancelToken | None, wrote: Wrote | None) -> None:
+    if pending:
+        _count(sum(each.result() for each in pending), cancel, wrote)
 
 
 def _bytes(tensor: LazyTensor, name: str) -> memoryview:
@@ -103,16 +108,21 @@ def write_pickle(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> None:
-    """torch.save of {name: tensor}, readable with `torch.load(weights_only=True)`. Memory: all tensors in the dtype they
-    are saved in, if that differs from the one they have.
+    """A file of torch's own format of {name: tensor}, readable with `torch.load(weights_only=True)`. Memory: one tensor; all
+    of them where one has a dtype that older versions of torch do not know (fp8).
 
     wrap   a key to nest the tensors under           plain  numbers and strings beside them
     """
-    state = {}
-    for name, tensor in tensors.items():
-        state[name] = _alone(tensor.read())
-        _count(tensor.byte_count, cancel, wrote)
-    save_pickle({wrap: state, **(plain or {})} if wrap else state, path)
+    from core.formats.tensors.torch_file import STORAGES, write_torch_file
+
+    state: dict[str, Any] = dict(tensors)
+    if not all(tensor.dtype in STORAGES for tensor in tensors.values()):
+        state = {}
+        for name, tensor in tensors.items():
+            state[name] = _alone(tensor.read())
+            _count(tensor.byte_count, cancel, wrote)
+        return save_pickle({wrap: state, **(plain or {})} if wrap else state, path)
+    write_torch_file(path, {wrap: state, **(plain or {})} if wrap else state, cancel, wrote)
 
 
 def save_pickle(content: Any, path: Path) -> None:

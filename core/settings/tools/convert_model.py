@@ -104,6 +104,11 @@ class ConvertModelSettings(Settings):
         },
         help="Only for a model whose family is not detected.",
     )
+    weights_hash: bool = setting(
+        False,
+        title="Hash of the weights",
+        help="Adds the SHA-256 of the weights to the metadata of a .safetensors file (sshs_model_hash, AutoV3). Takes some seconds for a large model.",
+    )
     no_metadata: bool = setting(
         False,
         title="No metadata",

@@ -1,0 +1,41 @@
+"""Shapes of the published models' tensors, recorded: a conversion then knows what a part lacks without the libraries that would
+build it, whose imports take as long as half the copy of a file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+
+from core.families.layout import Layout
+from core.formats.models.checkpoint import Part
+
+FILE = Path(__file__).with_name("published_shapes.json.gz")  # written by `python -m workshop.published_shapes`
+# Config values that shapes depend on, of all kinds of parts.
+DECIDING = (
+    *("block_out_channels", "layers_per_block", "transformer_layers_per_block", "cross_attention_dim"),
+    *("projection_class_embeddings_input_dim", "addition_time_embed_dim", "addition_embed_type"),
+    *("in_channels", "out_channels", "latent_channels", "down_block_types", "up_block_types", "use_linear_projection"),
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "projection_dim", "vocab_size"),
+    *("max_position_embeddings", "class_embed_type", "mid_block_type", "encoder_hid_dim"),
+)
+Shapes = dict[str, tuple[int, ...]]
+
+
+@cache
+def _recorded() -> dict[str, dict[str, Shapes]]:
+    found = json.loads(gzip.decompress(FILE.read_bytes()))
+    return {
+        family: {part: {name: tuple(shape) for name, shape in tensors.items()} for part, tensors in parts.items()}
+        for family, parts in found.items()
+    }
+
+
+def published_shapes(layout: Layout, part: Part) -> Shapes | None:
+    """{name without `text_model.`: shape} of a part that is built as the published one; None for any other."""
+    published = layout.config(part.name)
+    own = part.config_after(published)
+    if any(own.get(key) != published.get(key) for key in DECIDING):
+        return None
+    return _recorded().get(layout.family, {}).get(part.name)
