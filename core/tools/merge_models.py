@@ -125,7 +125,7 @@ def _opened(asked: MergeModelsSettings, workspace: Workspace, problems: list[Pro
     wanted = {"add_difference": (3, 3, "three models, A, B and C"), "sigmoid": (2, 2, "two models")}
     least, most, words = wanted.get(asked.method, (2, 99, "two models or more"))
     if not least <= len(asked.models) <= most:
-        what = f"{len(asked.models)} models are given"
+        what = f"{count(len(asked.models), 'model')} given"
         problems.append(Problem(what, where, f"give {words}, one per line", code="merge.model-count"))
     if asked.method == "sigmoid" and not 0 <= asked.multiplier <= 1:
         what = f"The multiplier of a sigmoid is {asked.multiplier:g}"

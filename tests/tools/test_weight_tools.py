@@ -17,7 +17,7 @@ from core.networks.network import attached
 from core.record.workspace import PROJECT
 from core.tools import interrogation
 from core.tools.lora_layers import place_of, weight_shape
-from tests.models import tiny_file, tiny_lora
+from tests.models import tiny_file, tiny_folder, tiny_lora
 from tests.tools.test_file_metadata import refusals
 from tests.tools.test_tools import CONV, LAYER, METADATA, TEXT, use
 
@@ -199,6 +199,23 @@ def test_tokens_are_ranked_by_what_the_lora_changes_of_their_states(tmp_path, mo
     assert len(found) == 5 and scores == sorted(scores, reverse=True) and len(lines) == 6
     skipped, _ = use(name="interrogate_lora", **asked, clip_skip=2)
     assert skipped["tokens"]["Text encoder"][0]["score"] != pytest.approx(scores[0])
+
+
+def test_each_text_encoder_of_sdxl_has_its_own_list(tmp_path, monkeypatch):
+    monkeypatch.setattr(interrogation, "token_count", lambda tokenizer: 200)
+    folder = tiny_folder("sdxl", tmp_path / "tiny")
+    model = load(family("sdxl").layout, folder, parts=("denoiser", "text_encoders", "tokenizers"))
+    path = tiny_lora(model, tmp_path / "fox.safetensors")
+    facts, _ = use(name="interrogate_lora", file=str(path), base_model=str(folder), top=3)
+    first, second = facts["tokens"]["Text encoder 1"], facts["tokens"]["Text encoder 2"]
+    assert len(first) == len(second) == 3 and first != second
+    encoder, tokenizer = model.text_encoders[1], model.tokenizers[1]
+    ids = torch.tensor([[tokenizer.bos_token_id, second[0]["id"], tokenizer.eos_token_id]])
+    with torch.no_grad():
+        before = encoder(ids, output_hidden_states=True).hidden_states[-2]
+        with attached(read_network(model, path, 1.0)):
+            after = encoder(ids, output_hidden_states=True).hidden_states[-2]
+    assert second[0]["score"] == pytest.approx(float((after - before).abs().mean()), rel=1e-4)
 
 
 def test_wrong_files_are_refused_at_their_setting(tmp_path):
