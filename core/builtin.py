@@ -11,7 +11,13 @@ from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, Genera
 from core.settings.tools import images, metadata
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
-from core.settings.tools.loras import MergeLoraToModelSettings, ResizeLoraSettings
+from core.settings.tools.loras import (
+    ExtractLoraSettings,
+    MergeLorasSettings,
+    MergeLoraToModelSettings,
+    ResizeLoraSettings,
+    SplitDyloraSettings,
+)
 from core.settings.tools.merge_models import MergeModelsSettings
 from core.settings.tools.model_files import ConvertLoraSettings, DownloadSettings, InspectSettings
 from core.settings.tools.upscale import LatentUpscalerSettings
@@ -230,6 +236,36 @@ _model_tool(
     "Merge",
     LORAS,
     lane="process",
+)
+_model_tool(
+    "merge_loras",
+    "merge_loras",
+    MergeLorasSettings,
+    "Merge LoRAs",
+    "merge LoRAs into one",
+    "Merge",
+    LORAS,
+    takes="models",
+)
+_model_tool(
+    "extract_lora",
+    "extract_lora",
+    ExtractLoraSettings,
+    "Extract a LoRA",
+    "make a LoRA of the difference of two checkpoints",
+    "Extract",
+    LORAS,
+    takes="model_tuned",
+)
+_model_tool(
+    "split_dylora",
+    "split_dylora",
+    SplitDyloraSettings,
+    "Split a DyLoRA",
+    "cut a DyLoRA into LoRAs of each lower rank",
+    "Split",
+    LORAS,
+    takes="model",
 )
 _model_tool(
     "resize_lora",

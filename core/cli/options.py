@@ -119,7 +119,8 @@ class Options:
 
     values: dict[str, Any] = field(default_factory=dict)
     preset: str | None = None
-    argument: str | None = None  # the free word that is no preset
+    argument: str | None = None  # the free word that is no preset, of several the last
+    taken: str = ""  # the entry of `settings` that free words made
     settings: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     advice: list[Problem] = field(default_factory=list)  # from files that were taken over; nothing that blocks
@@ -185,7 +186,7 @@ def split_options(
         preset = preset_allowed and (entry is None or is_preset(word, entry, options.workspace()))
         if preset and options.preset is None:
             options.preset = word
-        elif not preset and entry is not None and options.argument is None:
+        elif not preset and entry is not None and (options.argument is None or entry.kind == "list"):
             _take(word, entry, options)
         else:
             options.problems.append(not_understood(word))
@@ -223,7 +224,11 @@ def is_preset(word: str, entry: Declared, workspace: Workspace) -> bool:
 
 
 def _take(word: str, entry: Declared, options: Options) -> None:
-    """A free word as the setting that it fills. A path counts from the working directory if it is there."""
+    """A free word as the setting that it fills, of a list the next entry. A path counts from the working directory if it is
+    there."""
+    before = options.taken
+    if before:
+        options.settings.remove(before)
     options.argument = word
     given = [each for each in options.settings if each.partition("=")[0] == f"--{entry.path}"]
     given += [f"--{name}" for name in (entry.name,) if name in options.values]  # generate's --prompt
@@ -240,7 +245,10 @@ def _take(word: str, entry: Declared, options: Options) -> None:
         options.problems.append(Problem(what, "command line", fix, code="cli.no-such-argument"))
     elif entry.names and os.path.exists(open_home(word)) and Path.cwd() != PROJECT:
         word = os.path.abspath(open_home(word))
-    options.settings.append(f"--{entry.path}={json.dumps([word]) if entry.kind == 'list' else word}")
+    if entry.kind == "list":
+        word = json.dumps([*json.loads(before.partition("=")[2] or "[]"), word])
+    options.taken = f"--{entry.path}={word}"
+    options.settings.append(options.taken)
 
 
 def not_understood(word: str) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from core.formats.detect import FAMILY_NAMES
@@ -56,13 +57,14 @@ def chosen_loras(
         lora = collected(problems, _header, path, where) if path is not None else None
         if path is None or lora is None:
             continue
+        lbw = lbw.strip().removeprefix("[").removesuffix("]")  # sd-scripts takes JSON lists
         try:
-            blocks = block_weights(lbw, lora.family == SDXL) if lbw.strip() else None
+            blocks = block_weights(lbw, lora.family == SDXL) if lbw else None
         except ValueError as error:
             fix = "write 12, 17, 20 or 26 numbers, or a preset"
             problems.append(Problem(f"{path.name}: {error}", f"{group}.lbws", fix, code="merge.block-weights"))
             continue
-        found.append(Chosen(path, ratio, lbw.strip(), blocks, lora.family, list(group_by_module(lora.tensors))))
+        found.append(Chosen(path, ratio, lbw, blocks, lora.family, list(group_by_module(lora.tensors))))
     return found
 
 
@@ -78,6 +80,8 @@ def _strengths(text: str, models: int, where: str, problems: list[Problem]) -> l
         return [1.0] * models
     try:
         given = numbers(text)
+        if not all(map(isfinite, given)):
+            raise ValueError
     except ValueError:
         what, fix = f"'{text[:40]}' is no list of numbers", "write for example 0.7, 0.3"
         problems.append(Problem(what, where, fix, code="merge.bad-ratios"))

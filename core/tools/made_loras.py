@@ -13,7 +13,7 @@ from core.formats.lora.names import group_by_module
 from core.formats.models.overflow import not_finite, refuse_no_numbers
 from core.formats.tensors.writer import type_named
 from core.networks.adapter import as_weight
-from core.networks.adapter_file import LoraFile, load_lora
+from core.networks.adapter_file import PEFT_METADATA, LoraFile, load_lora
 from core.networks.kinds import kind_of_keys
 from core.networks.kinds.lora_adapter import LoraAdapter
 from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
@@ -52,8 +52,13 @@ def without_weights(path: Path, where: str) -> LoraFile:
 def layers_by_name(path: Path, cancel: CancelToken) -> tuple[LoraFile, dict[str, Layer]]:
     """A file and its layers. Raises ProblemsError for NaN and infinite weights, by their key."""
     lora = load_lora(path)
-    refuse_no_numbers(not_finite(lora.tensors), display_path(path))
+    refuse_damage(lora)
     return lora, {layer.name: layer for layer in layers_of(group_by_module(lora.tensors), None, cancel)}
+
+
+def refuse_damage(lora: LoraFile) -> None:
+    """Raises ProblemsError for NaN and infinite weights, by their key."""
+    refuse_no_numbers(not_finite(lora.tensors), display_path(lora.path or Path()))
 
 
 def change_of(layer: Layer) -> tuple[Product | Tensor, float]:
@@ -114,6 +119,12 @@ def _json(text: str) -> dict[str, object]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def kept_metadata(lora: LoraFile) -> dict[str, str]:
+    """A file's metadata without what describes its old tensors and names."""
+    gone = (PEFT_METADATA, "format", "ss_network_args", "sshs_model_hash", "sshs_legacy_hash")
+    return {key: value for key, value in lora.metadata.items() if key not in gone}
 
 
 def precision_of(lora: LoraFile, asked: str | None) -> torch.dtype:

@@ -17,6 +17,8 @@ from core.tools.written import output_file, output_problems
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.networks.adapter_file import LoraFile
+
 GROUP = "resize_lora"
 NOTHING = 1e-6  # a largest singular value up to this is a layer without a change
 SHARE_METHODS = ("sv_fro", "sv_cumulative")
@@ -92,8 +94,9 @@ def resize_lora(asked: ResizeLoraSettings, context: JobContext) -> Outcome:
         up, down = parts.cut(rank)
         tensors |= lora_tensors(name, up, down, changes[name][1] * rank, shape)
         resized.append(Resized(name, old, rank, parts.kept(rank)))
-    metadata = _metadata(asked, lora.metadata, tensors)
-    save_lora(target, tensors, metadata, precision_of(lora, asked.save_precision))
+    metadata = _metadata(asked, lora, tensors)
+    precision = asked.save_precision or ("fp32" if theirs else None)
+    save_lora(target, tensors, metadata, precision_of(lora, precision))
     return _outcome(target, sorted(resized, key=lambda each: each.kept), metadata)
 
 
@@ -127,18 +130,18 @@ def needed_rank(values: Tensor, method: str, parameter: float) -> int:
     return int((sizes.cumsum(0) / sizes.sum() < share).sum()) + 1
 
 
-def _metadata(asked: ResizeLoraSettings, metadata: Any, tensors: dict[str, Tensor]) -> dict[str, str]:
+def _metadata(asked: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tensor]) -> dict[str, str]:
     """The file's own, with the new sizes and a comment in the words of sd-scripts."""
-    from core.tools.made_loras import sizes_as_metadata
+    from core.tools.made_loras import kept_metadata, sizes_as_metadata
 
+    metadata = lora.metadata
     sizes = sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
     old, new = metadata.get("ss_network_dim", "unknown"), sizes["ss_network_dim"]
     comment = metadata.get("ss_training_comment", "")
     said = f"dimension is resized from {old} to {new}"
     if asked.dynamic_method:
         said = f"Dynamic resize with {asked.dynamic_method}: {asked.dynamic_param} from {old}"
-    kept = {key: value for key, value in metadata.items() if key != "ss_network_args"}
-    return kept | sizes | {"ss_training_comment": f"{said}; {comment}"}
+    return kept_metadata(lora) | sizes | {"ss_training_comment": f"{said}; {comment}"}
 
 
 def _outcome(target: Path, resized: list[Resized], metadata: dict[str, str]) -> Outcome:

@@ -37,6 +37,154 @@ def _compatibility(what: str) -> Literal["none", "sd-scripts"]:
     return chosen
 
 
+def _ratios(hint: str) -> str:
+    text: str = kohya_setting(
+        "",
+        level="shown",
+        hint=hint,
+        help="Strength of each LoRA, comma-separated in their order; below 0 reverses one.",
+    )
+    return text
+
+
+def _block_weights() -> list[str]:
+    lines: list[str] = setting(
+        default_factory=list,
+        title="Block weights",
+        kohya="lbws",
+        widget="lines",
+        help="A line per LoRA: 12, 17, 20 or 26 numbers (BASE first), or a preset such as MIDD or OUTS. An empty line is 1 everywhere.",
+        source="LBW extension of A1111",
+    )
+    return lines
+
+
+def _no_metadata() -> bool:
+    chosen: bool = kohya_setting(
+        False, title="No modelspec", help="Leaves out modelspec and the record of the inputs with their hashes."
+    )
+    return chosen
+
+
+def _clamp_quantile() -> float | None:
+    value: float | None = kohya_setting(
+        None,
+        within=(0.5, 1.0),
+        title="Clamp quantile",
+        hint="off; 0.99 with compatibility",
+        help="Bounds the numbers of both matrices by this quantile of theirs, which cuts outliers and so changes the result.",
+    )
+    return value
+
+
+class MergeLorasSettings(Settings):
+    """Merges LoRAs of one family into one file. The inputs stay as they are."""
+
+    models: list[str] = kohya_setting(
+        default_factory=list, title="LoRAs", level="shown", names="path or name", help="LoRAs, one per line."
+    )
+    ratios: str = _ratios("1 each")
+    method: Literal["concat", "svd", "plain"] = setting(
+        "concat",
+        level="shown",
+        labels={"concat": "concat (exact; ranks add up)", "svd": "SVD (nearest of a rank)", "plain": "plain (mean)"},
+        help="Concat gives exactly the sum of the LoRAs. SVD gives the nearest LoRA of the new rank, and takes other kinds too. Plain averages the matrices of LoRAs of equal rank: small, and good for steps of one training, but for LoRAs that have nothing in common far from their sum.",
+        source="sd-scripts' merge_lora and svd_merge_lora",
+    )
+    new_rank: int | None = kohya_setting(
+        None,
+        within=(1, 1024),
+        title="New rank",
+        level="shown",
+        hint="the highest of the LoRAs",
+        help="Rank of the result, for SVD.",
+    )
+    new_conv_rank: int | None = kohya_setting(
+        None, within=(1, 1024), title="New conv rank", hint="as new rank", help="The same of 3x3 convolutions."
+    )
+    shuffle: bool = kohya_setting(
+        False,
+        help="Puts the ranks of each layer in a random order. The result stays the same; concat no longer shows in it.",
+    )
+    seed: int = setting(0, ge=0, le=2**32 - 1, help="Of the random order.")
+    lbws: list[str] = _block_weights()
+    clamp_quantile: float | None = _clamp_quantile()
+    save_precision: Literal["fp32", "fp16", "bf16"] | None = _precision()
+    device: Literal["cpu", "cuda"] = _device()
+    no_metadata: bool = _no_metadata()
+    output: str | None = _output("the first LoRA")
+    compatibility: Literal["none", "sd-scripts"] = _compatibility(
+        "plain and concat multiply both matrices by the ratio (plain: 0.5 is a quarter), concat divides by the growth of the rank, and SVD clamps."
+    )
+
+
+class ExtractLoraSettings(Settings):
+    """Makes a LoRA of the difference between a fine-tuned checkpoint and its base. Both are read layer by layer."""
+
+    model_org: str | None = kohya_setting(
+        None, title="Original", level="shown", names="path or name", help="The base model, a single file or a folder."
+    )
+    model_tuned: str | None = kohya_setting(
+        None, title="Tuned", level="shown", names="path or name", help="The model that was trained on it."
+    )
+    dim: int = kohya_setting(
+        32, within=(1, 1024), title="Rank", level="shown", help="Rank of each layer. Whole trainings need 32 to 128."
+    )
+    conv_dim: int | None = kohya_setting(
+        None,
+        within=(1, 1024),
+        title="Conv rank",
+        level="shown",
+        hint="no 3x3 convolutions",
+        help="Rank of 3x3 convolutions; with it the layers of resnets are extracted too.",
+    )
+    min_diff: float = kohya_setting(
+        0.01,
+        ge=0,
+        title="Min difference",
+        help="Text encoders in which no weight differs by more than this are left out.",
+    )
+    clamp_quantile: float | None = _clamp_quantile()
+    load_precision: Literal["fp32", "fp16", "bf16"] | None = kohya_setting(
+        None, hint="as stored", help="Weights of both models are rounded to this dtype before they are compared."
+    )
+    load_original_model_to: Literal["cpu", "cuda"] = kohya_setting(
+        "cpu", title="Load original to", labels=DEVICES, help="Where the original's weights are put for the difference."
+    )
+    load_tuned_model_to: Literal["cpu", "cuda"] = kohya_setting(
+        "cpu", title="Load tuned to", labels=DEVICES, help="Where the tuned weights are put for the difference."
+    )
+    save_precision: Literal["fp32", "fp16", "bf16"] | None = kohya_setting(
+        None, hint="fp32", help="Dtype of the LoRA's weights."
+    )
+    device: Literal["cpu", "cuda"] = _device()
+    no_metadata: bool = _no_metadata()
+    output: str | None = _output("the tuned model")
+    compatibility: Literal["none", "sd-scripts"] = _compatibility(
+        "decompositions in fp32 with the library's signs, and numbers beyond the 0.99 quantile are clamped."
+    )
+
+
+class SplitDyloraSettings(Settings):
+    """Cuts a DyLoRA into LoRAs of each lower rank, a file each, so that you can try which rank is enough."""
+
+    model: str | None = kohya_setting(
+        None, title="DyLoRA", level="shown", names="path or name", help="A LoRA trained as DyLoRA."
+    )
+    unit: int = kohya_setting(
+        4, within=(1, 1024), level="shown", unit="ranks", help="Step between the ranks, the unit it was trained with."
+    )
+    output: str | None = setting(
+        None,
+        level="shown",
+        names="path",
+        help="A folder, or a file whose name gets -0004, -0008 ... Empty is beside the DyLoRA.",
+    )
+    compatibility: Literal["none", "sd-scripts"] = _compatibility(
+        "alpha stays as it is, so lower ranks are stronger than they were in the whole."
+    )
+
+
 class ResizeLoraSettings(Settings):
     """Saves a LoRA with lower ranks, keeping the most important directions of each layer. Its strength stays the same."""
 
@@ -80,28 +228,6 @@ class ResizeLoraSettings(Settings):
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "dynamic methods take one rank more than needed, the conv rank bounds 1x1 convolutions too, and a rank above the file's is padded."
     )
-
-
-def _ratios(hint: str) -> str:
-    text: str = kohya_setting(
-        "",
-        level="shown",
-        hint=hint,
-        help="Strength of each LoRA, comma-separated in their order; below 0 reverses one.",
-    )
-    return text
-
-
-def _block_weights() -> list[str]:
-    lines: list[str] = setting(
-        default_factory=list,
-        title="Block weights",
-        kohya="lbws",
-        widget="lines",
-        help="A line per LoRA: 12, 17, 20 or 26 numbers (BASE first), or a preset such as MIDD or OUTS. An empty line is 1 everywhere.",
-        source="LBW extension of A1111",
-    )
-    return lines
 
 
 class MergeLoraToModelSettings(Settings):
