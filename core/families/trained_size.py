@@ -8,19 +8,27 @@ from pathlib import Path
 from core.families import family as family_named
 from core.families.locate import GENERATED, family_of
 from core.formats.detect import read_json
+from core.formats.models.extra import GUIDANCE, STATED, beside_parts
 from core.formats.tensors.header import read_header, sniff
 
 USUAL_GUIDANCE = 7.5
-STATED = "generation_defaults.json"  # beside a diffusers folder's model_index.json: {"guidance_scale": 4.0}
 
 
 def own_guidance(model: Path) -> float:
-    """The guidance that a model's folder states, else the usual 7.5."""
+    """The guidance that a model's folder or metadata state, else the usual 7.5."""
     stated = (read_json(model / STATED) or {}) if model.is_dir() else {}
-    value = stated.get("guidance_scale")
+    value = stated.get("guidance_scale", _in_metadata(model))
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 50:
         return float(value)
     return USUAL_GUIDANCE
+
+
+def _in_metadata(model: Path) -> float | None:
+    file = beside_parts(model)
+    if file is None or not file.is_file() or sniff(file) != "safetensors":
+        return None
+    text = read_header(file)[1].get(GUIDANCE, "")
+    return float(text) if re.fullmatch(r"\d{1,2}(\.\d+)?", text) else None
 
 
 def stated_size(model: Path) -> tuple[int, int] | None:

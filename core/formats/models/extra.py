@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.formats.detect import read_json
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import Checkpoint, Part, Place
 from core.formats.models.single_file import V_MARKER
@@ -23,6 +24,8 @@ EXTRA_FILE = "atelier_extra.safetensors"  # in a diffusers folder: names of a si
 # The U-Net's averages in CompVis' files: its keys from "diffusion_model." on, without their dots.
 EMA, EMA_UNET = "model_ema.", "model_ema.diffusion_model"
 POSITIONS = "embeddings.position_ids"
+STATED = "generation_defaults.json"  # beside a diffusers folder's model_index.json: {"guidance_scale": 4.0}
+GUIDANCE = "atelier_guidance_scale"  # the same in the metadata of what is made of such a folder
 SHOWN = 3
 
 
@@ -35,13 +38,14 @@ def beside_parts(path: Path) -> Path | None:
 
 def metadata_of(source: Checkpoint) -> dict[str, str]:
     """The metadata of a file, with the plain numbers of a pickle (epoch, global_step); of a folder those of its U-Net and of
-    the file it was made of."""
+    the file it was made of, with the guidance that it states."""
     found: dict[str, str] = {}
     files = source.parts["unet"].files if source.path.is_dir() and "unet" in source.parts else []
     for file in (*files, beside_parts(source.path)):
         if file is not None and (file.suffix != ".bin"):
             found |= read_header(file)[1]
-    return found
+    stated = (read_json(source.path / STATED) or {}) if source.path.is_dir() else {}
+    return found | ({GUIDANCE: str(stated["guidance_scale"])} if "guidance_scale" in stated else {})
 
 
 def survivors(
