@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -23,9 +23,17 @@ from core.record.run_folder import RunFolder
 from core.record.workspace import CAPTIONERS, Workspace, resolve_path
 
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
+UPSCALER_SUFFIXES = SUFFIXES | {".pth"}
 INDEX = "model_index.json"
 UNREADABLE = "unreadable"
-FOLDER_KINDS = {"loras": "lora", "lora": "lora", "embeddings": "embedding"}  # of folders under models/
+FOLDER_KINDS = {  # of folders under models/
+    "loras": "lora",
+    "lora": "lora",
+    "embeddings": "embedding",
+    "upscalers": "upscaler",
+    "vae": "vae",
+    "vaes": "vae",
+}
 SHOWN_REASON = 100
 
 
@@ -68,8 +76,15 @@ def list_models(workspace: Workspace) -> list[tuple[str, Path]]:
 
 
 def list_vaes(workspace: Workspace) -> list[tuple[str, Path]]:
-    """(label, path) of every VAE file under models/."""
-    return sorted(_files(workspace.models, "vae"), key=lambda item: item[0].lower())
+    """(label, path) of every VAE file under models/; unreadable ones last."""
+    return _labeled(sorted(_files(workspace.models, "vae"), key=lambda item: item[0].lower()))
+
+
+def list_upscalers(workspace: Workspace) -> list[tuple[str, Path]]:
+    """(label, path) of every upscaler under models/ that can be used, of images and of latents; unreadable ones last."""
+    kinds = [*_files(workspace.models, "upscaler", UPSCALER_SUFFIXES), *_files(workspace.models, "latent_upscaler")]
+    usable = [(label, path) for label, path in kinds if why_unreadable(path) or identify(path).offered]
+    return _labeled(sorted(usable, key=lambda item: item[0].lower()))
 
 
 def _best_first(found: list[tuple[str, Path]], workspace: Workspace) -> list[tuple[str, Path]]:
@@ -164,7 +179,7 @@ def _advice(wanted: str, known: list[tuple[str, Path]], folder: str) -> str:
 # -- scanning
 
 
-def _files(root: Path, kind: str) -> Iterator[tuple[str, Path]]:
+def _files(root: Path, kind: str, suffixes: Collection[str] = SUFFIXES) -> Iterator[tuple[str, Path]]:
     """Model files of a kind below a folder, without the parts of diffusers folders and hidden folders."""
     for folder, names, files in os.walk(root):
         if INDEX in files:
@@ -173,7 +188,7 @@ def _files(root: Path, kind: str) -> Iterator[tuple[str, Path]]:
         names[:] = _entered(folder, names, root)
         for file in sorted(files):
             path = Path(folder) / file
-            if path.suffix.lower() in SUFFIXES and not file.startswith(".") and _listed_as(path, root) == kind:
+            if path.suffix.lower() in suffixes and not file.startswith(".") and _listed_as(path, root) == kind:
                 yield _label(path, root), path
 
 

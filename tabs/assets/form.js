@@ -190,6 +190,8 @@
   const paintAll = () => {
     if (!begin()) return;
     fill();
+    atelier.family = state.model ? state.model.family : "";
+    atelier.drawBars();
     for (const path of Object.keys(atelier.fields)) paint(path);
     paintGroups(); paintNeeds(); paintSketch(); paintBar(); paintJson();
   };

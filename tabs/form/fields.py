@@ -11,6 +11,7 @@ from typing import Any
 from core.settings.base import ROWS, Declared
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
+from tabs.form.bars import train_bars
 from tabs.form.own_settings import browse_button, choice_of, choices, control, label
 from tabs.form.project import FIELDS
 from tabs.markup import esc
@@ -82,6 +83,8 @@ def block(entry: Declared, offers: bool = False) -> str:
     else:
         drawn, look = control(entry, "", single, empty=placeholder(entry)), browse_button(entry)
         inside = title + said + (f'<div class="line">{drawn}{look}</div>' if look else drawn)
+        bars = train_bars(entry, f"{elem}-control")
+        inside, wide = inside + bars, " field-wide" if bars else wide
     ask = f'<button type="button" class="field-help" aria-label="About {esc(entry.title)}" title="F1 in the field"'
     return (
         f'<div class="field field-{entry.kind}{wide}" id="{elem}" data-path="{entry.path}">{inside}'

@@ -13,7 +13,15 @@ import gradio as gr
 
 from core.formats.detect import FAMILY_NAMES
 from core.generation.image_metadata import portable_name
-from core.generation.library import find_file, find_lora, list_embeddings, list_loras, list_models
+from core.generation.library import (
+    find_file,
+    find_lora,
+    list_embeddings,
+    list_loras,
+    list_models,
+    list_upscalers,
+    list_vaes,
+)
 from core.generation.lora_facts import LoraFacts, facts_of, preview_of
 from core.generation.prompt.tags import LoraTag
 from core.generation.refiner import is_refiner
@@ -23,6 +31,7 @@ from core.record.workspace import Workspace
 from core.settings.base import Declared
 from core.settings.generation.generate import LoraUse
 from tabs.context import Page
+from tabs.form.bars import weight_bars
 from tabs.form.own_settings import changed_values, control, entries, label
 from tabs.form.plain_presets import PlainForm
 from tabs.generate import form
@@ -63,6 +72,8 @@ class Shelf:
         self.loras: list[Offered] = []
         self.models: list[tuple[str, str]] = []  # (name, words about it)
         self.refiners: list[tuple[str, str]] = []
+        self.vaes: list[tuple[str, str]] = []
+        self.upscalers: list[tuple[str, str]] = []
         self.embeddings: list[tuple[str, str]] = []
         self.version = 0
         self._reading: threading.Thread | None = None
@@ -78,10 +89,12 @@ class Shelf:
         found_models = list_models(space)
         models = [(portable_name(path, space), words) for words, path in found_models]
         refiners = [(portable_name(path, space), words) for words, path in found_models if is_refiner(path)]
+        vaes = [(portable_name(path, space), words) for words, path in list_vaes(space)]
+        upscalers = [(portable_name(path, space), words) for words, path in list_upscalers(space)]
         embeddings = [(words, portable_name(path, space)) for words, path in list_embeddings(space)]
-        found = (loras, models, refiners, embeddings)
-        if found != (self.loras, self.models, self.refiners, self.embeddings):
-            self.loras, self.models, self.refiners, self.embeddings = found
+        found = (loras, models, refiners, vaes, upscalers, embeddings)
+        if found != (self.loras, self.models, self.refiners, self.vaes, self.upscalers, self.embeddings):
+            self.loras, self.models, self.refiners, self.vaes, self.upscalers, self.embeddings = found
             self.version += 1
 
     def look(self, wait: float = SOON) -> None:
@@ -136,7 +149,12 @@ def picker(shelf: Shelf, family: str, query: str, thumb_url: Url) -> str:
         f'<datalist id="{name}">'
         + "".join(f'<option value="{esc(file)}">{esc(about)}</option>' for file, about in files)
         + "</datalist>"
-        for name, files in (("gen-models", shelf.models), ("gen-refiners", shelf.refiners))
+        for name, files in (
+            ("gen-models", shelf.models),
+            ("gen-refiners", shelf.refiners),
+            ("gen-vaes", shelf.vaes),
+            ("gen-upscalers", shelf.upscalers),
+        )
     )
     return (
         f'<details class="picker" data-group="lora-add"><summary class="btn">Add a LoRA</summary>'
@@ -225,7 +243,7 @@ def _row(
         f'<b title="{esc(use["file"])}">{middle(name)}</b></label>{mark}<span class="grow"></span>{moves}{cross}</div>'
         f"{_slider(number, name, float(use['strength']))}"
         f"{f'<p class=field-error>{esc(why)}</p>' if why else ''}{_words(number, facts.words[:beside], prompt)}</div>"
-        f"{_details(number, use, _words(number, facts.words[:MOST_WORDS], prompt, beside))}</li>"
+        f"{_details(number, use, _words(number, facts.words[:MOST_WORDS], prompt, beside), facts.family or family)}</li>"
     )
 
 
@@ -260,8 +278,8 @@ def has_word(prompt: str, word: str) -> bool:
     return word.lower() in prompt.lower()
 
 
-def _details(number: int, use: dict[str, Any], words: str) -> str:
-    """Strengths by part, block and step, closed at first. words: trigger words that do not fit above"""
+def _details(number: int, use: dict[str, Any], words: str, family: str) -> str:
+    """Strengths by part, block and step, closed at first. words: trigger words that do not fit above; family: of the LoRA"""
     fields = ""
     for name in DETAILS:
         entry = PARTS[name]
@@ -271,6 +289,7 @@ def _details(number: int, use: dict[str, Any], words: str) -> str:
         about += ' list="lora-blocks"' if name == "block_weights" else ""
         drawn = control(entry, use.get(name, entry.default), about, empty=entry.hint)
         fields += f'<label class="own" title="{esc(entry.help)}"><span>{esc(label(entry))}</span>{drawn}</label>'
+    fields += weight_bars(family, f"lora-{number}-block_weights")
     is_set = any(use.get(name, PARTS[name].default) != PARTS[name].default for name in DETAILS)
     return (
         f'<details data-group="lora {esc(use["file"])}"><summary title="Strengths by part, block and step" '

@@ -139,7 +139,11 @@ class Fields(PlainForm):
     """The fields of the tab, kept by the project, with their presets."""
 
     offers = "gen-models"
-    lists = {"refiner_checkpoint": "gen-refiners"}
+    lists = {
+        "refiner_checkpoint": "gen-refiners",
+        "vae": "gen-vaes",
+        "highres_fix_upscaler_file": "gen-upscalers",
+    }
 
     def __init__(self, page: Page):
         super().__init__(page, "gen", "generate", form.ENTRIES, "field", form.PRESET)

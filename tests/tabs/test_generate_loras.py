@@ -7,7 +7,9 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from test_generate_tab import Engine, lora
 from work_parts import HOSTILE, event, make_page
 
@@ -72,6 +74,25 @@ def test_the_list_has_those_of_the_models_family_and_says_why_the_others_do_not_
     assert "2 that do not fit" in html and "is for SDXL, the model is SD 1.x" in html and "unreadable" in html
     found = desk.lora_act(event("find", "", "fox 07"))
     assert found["add"].count('data-act="add"') == 1
+
+
+def test_lists_of_vaes_and_upscalers_offer_nothing_else_and_name_damaged_ones(desk):
+    models = desk.page.workspace.models
+    lora(models / "loras" / "a.safetensors")
+    for folder in ("vae", "upscalers"):
+        (models / folder).mkdir()
+        (models / folder / "torn.safetensors").write_bytes(b"no")
+    dense = {"conv_first.weight": torch.zeros(4, 3, 3, 3), "body.0.rdb1.conv5.weight": torch.zeros(4, 4, 3, 3)}
+    save_file(dense, models / "upscalers" / "big.safetensors")
+    desk.loras.shelf.read()
+    shelf = desk.loras.shelf
+    assert [name for name, _ in shelf.vaes] == ["models/vae/torn.safetensors"] and "unreadable" in shelf.vaes[0][1]
+    assert [name for name, _ in shelf.upscalers] == [f"models/upscalers/{n}.safetensors" for n in ("big", "torn")]
+    assert not [name for name, _ in shelf.models if "upscalers" in name or "vae/" in name]
+    html = desk.loras.picker("")
+    assert 'id="gen-vaes"' in html and 'id="gen-upscalers"' in html
+    drawn = desk._form()
+    assert any('list="gen-vaes"' in part for part in drawn.values() if isinstance(part, str))
 
 
 def test_the_folders_are_read_beside_the_page_and_then_sent_once(desk):
