@@ -90,7 +90,7 @@
   const search = (text) => {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     for (const line of document.querySelectorAll("#tool-index li")) atelier.show(line, words.every((word) => line.dataset.found.includes(word)));
-    for (const group of document.querySelectorAll(".tool-groups > section")) atelier.show(group, group.querySelector("li:not([hidden])"));
+    for (const group of document.querySelectorAll(".tool-groups > .tool-group")) atelier.show(group, group.querySelector("li:not([hidden])"));
     atelier.show(byId("tool-none"), !document.querySelector("#tool-index li:not([hidden])"));
   };
   document.addEventListener("input", ({target}) => { if (target.id === "tool-search") search(target.value); });

@@ -57,7 +57,7 @@ def _line(words: str, more: str, about: str) -> str:
 def html() -> str:
     """The card: a search field, and the groups."""
     columns = "".join(
-        f'<section aria-label="{esc(title)}"><h4>{esc(title)}</h4><ul>{"".join(entries)}</ul></section>'
+        f'<div class="tool-group"><h3>{esc(title)}</h3><ul>{"".join(entries)}</ul></div>'
         for title, entries in groups().items()
     )
     return (
