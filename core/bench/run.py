@@ -19,11 +19,12 @@ from core.bench.gemm import gemm_rate
 from core.bench.generate import generate_rows, measure_generate
 from core.bench.measure import measure_page, measure_training
 from core.bench.tagger import measure_tagger, tagger_rows
+from core.bench.tools import measure_tools, tool_rows
 from core.record import machine
 from core.record.workspace import Workspace
 from core.settings.network import NetworkSettings
 
-PARTS = ("train", "page", "caching", "datasets", "captions", "baseline", "generate", "formats")
+PARTS = ("train", "page", "caching", "datasets", "captions", "baseline", "generate", "tools", "formats")
 CASE = "baseline:"  # before the name of a single case
 SIZE = 256
 
@@ -50,6 +51,8 @@ def run_bench(
         return result | {"formats": measure_formats(folder, quick, say)}
     if only == "generate":
         return result | {"generate": measure_generate(folder, device, quick, say)}
+    if only == "tools":  # 21 GB on the disk for a while: only on request
+        return result | {"tools": measure_tools(folder, quick, say)}
     if only is not None and only.startswith("baseline"):  # hours for the large ones: only on request
         case = only.removeprefix(CASE) if only != "baseline" else None
         return result | {"baseline": compare(folder, device, quick=quick, case=case, say=say)}
@@ -169,6 +172,8 @@ def table(result: dict[str, Any]) -> str:
         rows += generate_rows(generated)
     if formats := result.get("formats"):
         rows += format_rows(formats)
+    if tools := result.get("tools"):
+        rows += tool_rows(tools)
     if datasets := result.get("datasets"):
         rows += dataset_rows(datasets)
     if captions := result.get("captions"):

@@ -97,7 +97,10 @@ OWN = {
     "bench": {
         **COMMON,
         "quick": ("", "fewer repeats"),
-        "only": ("NAME", "one part of the benchmark: train, page, caching, datasets, captions, formats or baseline"),
+        "only": (
+            "NAME",
+            "one part of the benchmark: train, page, caching, datasets, captions, formats, tools or baseline",
+        ),
         "json": ("FILE", "write the results to a file"),
     },
 }  # commands with options of their own; every other task has those of JOB

@@ -89,6 +89,9 @@ class PissaAdapter(LoraAdapter):
         first = self.first_up.flatten(1) @ self.first_down.flatten(1)
         return ((product - first) * self.scale).view(self.up.shape[0], *self.down.shape[1:])
 
+    def merged(self, weight: Tensor) -> Tensor:
+        return weight + self.delta() * self.multiplier
+
     def norm(self) -> Tensor:
         return self.delta().norm()
 

@@ -109,6 +109,12 @@ class LoraAdapter(Adapter):
         product = up.flatten(1) @ down.flatten(1)  # [out, rank] @ [rank, in * kh * kw]
         return (product * self.scale).view(up.shape[0], *down.shape[1:])
 
+    def merged(self, weight: Tensor) -> Tensor:
+        """The sum in one product, without the change as a matrix of its own."""
+        up, down = self.up.detach().float().flatten(1), self.down.detach().float().flatten(1)
+        strength = self.multiplier * self.scale
+        return torch.addmm(weight.flatten(1), up, down, alpha=strength).view(weight.shape)
+
     def tensors(self) -> dict[str, Tensor]:
         alpha = self.alpha if self.saved_alpha is None else self.saved_alpha
         return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: torch.tensor(alpha, dtype=torch.float32)}
