@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from core.dataset.captions.words import word_pattern
-from core.formats.detect import identify
 from core.formats.embedding_file import tokens_in
+from core.generation.model_index import UNREADABLE, facts_of_file, kept_index
 from core.generation.prompt.wildcards import WildcardError
 from core.record.allowed import may_reach
 from core.record.best import read_best
@@ -25,7 +25,6 @@ from core.record.workspace import CAPTIONERS, Workspace, resolve_path
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 UPSCALER_SUFFIXES = SUFFIXES | {".pth"}
 INDEX = "model_index.json"
-UNREADABLE = "unreadable"
 FOLDER_KINDS = {  # of folders under models/
     "loras": "lora",
     "lora": "lora",
@@ -34,7 +33,6 @@ FOLDER_KINDS = {  # of folders under models/
     "vae": "vae",
     "vaes": "vae",
 }
-SHOWN_REASON = 100
 
 
 def list_loras(workspace: Workspace) -> list[tuple[str, Path]]:
@@ -48,7 +46,8 @@ def list_embeddings(workspace: Workspace) -> list[tuple[str, Path]]:
 
 
 def _newest_first(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
-    found = [*_files(workspace.models, kind), *_results(workspace, kind)]
+    with kept_index(workspace):
+        found = [*_files(workspace.models, kind), *_results(workspace, kind)]
     return _labeled(sorted(found, key=lambda item: (-_changed(item[1]), item[0])))
 
 
@@ -70,20 +69,23 @@ def _changed(path: Path) -> int:
 def list_models(workspace: Workspace) -> list[tuple[str, Path]]:
     """(label, path) of every checkpoint, files and diffusers folders: those under models/ by name, then results."""
     folders = [(_label(path, workspace.models), path) for path in _diffusers_folders(workspace.models)]
-    ours = sorted([*folders, *_files(workspace.models, "checkpoint")], key=lambda item: item[0].lower())
-    results = sorted(_results(workspace, "checkpoint"), key=lambda item: -_changed(item[1]))
+    with kept_index(workspace):
+        ours = sorted([*folders, *_files(workspace.models, "checkpoint")], key=lambda item: item[0].lower())
+        results = sorted(_results(workspace, "checkpoint"), key=lambda item: -_changed(item[1]))
     return _labeled(ours + _best_first(results, workspace))
 
 
 def list_vaes(workspace: Workspace) -> list[tuple[str, Path]]:
     """(label, path) of every VAE file under models/; unreadable ones last."""
-    return _labeled(sorted(_files(workspace.models, "vae"), key=lambda item: item[0].lower()))
+    with kept_index(workspace):
+        return _labeled(sorted(_files(workspace.models, "vae"), key=lambda item: item[0].lower()))
 
 
 def list_upscalers(workspace: Workspace) -> list[tuple[str, Path]]:
     """(label, path) of every upscaler under models/ that can be used, of images and of latents; unreadable ones last."""
-    kinds = [*_files(workspace.models, "upscaler", UPSCALER_SUFFIXES), *_files(workspace.models, "latent_upscaler")]
-    usable = [(label, path) for label, path in kinds if why_unreadable(path) or identify(path).offered]
+    with kept_index(workspace):
+        kinds = [*_files(workspace.models, "upscaler", UPSCALER_SUFFIXES), *_files(workspace.models, "latent_upscaler")]
+    usable = [(label, path) for label, path in kinds if facts_of_file(path).offered]
     return _labeled(sorted(usable, key=lambda item: item[0].lower()))
 
 
@@ -244,37 +246,14 @@ def _label(path: Path, root: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """The kind from `formats.detect` ("lora", "checkpoint" ...), cached until the file changes;
+    """The kind from `formats.detect` ("lora", "checkpoint" ...), kept until the file changes;
     "unreadable" for a damaged file."""
-    return _facts(path)[0]
+    return facts_of_file(path).kind
 
 
 def why_unreadable(path: Path) -> str:
     """Why a model file or folder cannot be read, in a few words; else empty."""
-    return _facts(path)[1]
-
-
-def _facts(path: Path) -> tuple[str, str]:
-    try:
-        facts = (path / INDEX if path.is_dir() else path).stat()
-    except (OSError, ValueError):
-        return UNREADABLE, "it no longer exists, or is a broken link"
-    return _kind(str(path), facts.st_size, facts.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _kind(path: str, size: int, changed: int) -> tuple[str, str]:
-    """(kind, why it is unreadable or nothing). Never raises, so that one bad file does not hide the others."""
-    try:
-        return identify(path).kind, ""
-    except ProblemsError as error:
-        return UNREADABLE, _short(error.problems[0].what)
-    except Exception as error:
-        return UNREADABLE, type(error).__name__
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_REASON else text[:SHOWN_REASON] + " ..."
+    return facts_of_file(path).problem
 
 
 MOST_WILDCARD_BYTES = 4_000_000

@@ -1,0 +1,131 @@
+"""What the model files of a machine are, kept in outputs/.atelier/models.json, so that a header is read once and not at every start."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from core.dataset.sources.files import printable
+from core.formats import detect
+from core.record.atomic import write_json
+from core.record.bounded_json import read_json_object
+from core.record.problems import ProblemsError
+from core.record.workspace import PROJECT, Workspace
+
+FILE = "models.json"
+UNREADABLE = "unreadable"
+SHOWN_REASON = 100
+INDEX_OF_FOLDER = "model_index.json"
+DETECTION = ("formats", "networks/kinds", "families")  # folders of core/ that say what a file is
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """kind, family, network: as `detect.ModelKind` has them; "unreadable" with the problem in a few words."""
+
+    kind: str
+    family: str | None = None
+    network: str | None = None
+    offered: bool = True
+    problem: str = ""
+
+
+GONE = FileFacts(UNREADABLE, problem="it no longer exists, or is a broken link")
+State = tuple[int, int]  # size, time of change in ns
+_known: dict[str, tuple[State, FileFacts]] = {}
+_loaded: set[Path] = set()
+_unsaved: set[str] = set()
+_lock = threading.Lock()
+
+
+def facts_of_file(path: Path) -> FileFacts:
+    """What a model file or diffusers folder is, read again only when it has changed. Never raises: one bad file hides no others."""
+    try:
+        there = (path / INDEX_OF_FOLDER if path.is_dir() else path).stat()
+    except (OSError, ValueError):
+        return GONE
+    name, state = str(path), (there.st_size, there.st_mtime_ns)
+    known = _known.get(name)
+    if known is not None and known[0] == state:
+        return known[1]
+    found = _read(path)
+    with _lock:
+        _known[name] = (state, found)
+        _unsaved.add(name)
+    return found
+
+
+def _read(path: Path) -> FileFacts:
+    try:
+        found = detect.identify(path)
+    except ProblemsError as error:
+        return FileFacts(UNREADABLE, problem=_short(error.problems[0].what))
+    except Exception as error:
+        return FileFacts(UNREADABLE, problem=type(error).__name__)
+    return FileFacts(found.kind, found.family, found.network, found.offered)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_REASON else text[:SHOWN_REASON] + " ..."
+
+
+@contextmanager
+def kept_index(workspace: Workspace) -> Iterator[None]:
+    """What was found before is known inside; what is found is saved at the end. A file that cannot be read or written is no error."""
+    file = workspace.private / FILE
+    with _lock:
+        if file not in _loaded:
+            _loaded.add(file)
+            _load(file)
+    yield
+    with _lock:
+        below = tuple(f"{root}{os.sep}" for root in (workspace.models, workspace.outputs))
+        news = {name for name in _unsaved if name.startswith(below)}
+        if news and workspace.outputs.is_dir():
+            _unsaved.difference_update(news)
+            _save(file, below)
+
+
+def _load(file: Path) -> None:
+    with suppress(ProblemsError, OSError):
+        kept = read_json_object(file)
+        files = kept.get("files")
+        if kept.get("detection") != _detection() or not isinstance(files, dict):
+            return
+        for name, entry in files.items():
+            with suppress(TypeError, ValueError, KeyError):
+                size, changed = entry["state"]
+                _known.setdefault(name, ((int(size), int(changed)), _checker().validate_python(entry["facts"])))
+
+
+def _save(file: Path, below: tuple[str, ...]) -> None:
+    """Damaged files and folders are left out: they are read anew, since their parts may change unseen. So are names that are no text."""
+    sound = {
+        name: {"state": list(state), "facts": asdict(facts)}
+        for name, (state, facts) in _known.items()
+        if name.startswith(below) and facts.kind != UNREADABLE and printable(name) == name and os.path.isfile(name)
+    }
+    with suppress(OSError, ProblemsError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"detection": _detection(), "files": sound})
+
+
+@cache
+def _checker() -> TypeAdapter[FileFacts]:
+    return TypeAdapter(FileFacts)
+
+
+@cache
+def _detection() -> list[Any]:
+    """Changes with the code that detects files, and with what packages have registered: what it found before is then found anew."""
+    sources = [path.stat() for name in DETECTION for path in sorted((PROJECT / "core" / name).rglob("*.py"))]
+    registered = [getattr(each, "__qualname__", "") for each in (*detect.RECOGNIZERS, *detect.FOLDER_RECOGNIZERS)]
+    return [max(each.st_mtime_ns for each in sources), sum(each.st_size for each in sources), registered]
