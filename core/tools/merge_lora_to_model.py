@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
     from core.families.targets import Target
     from core.formats.tensors.lazy import LazyTensor
+    from core.networks.kinds.lora_adapter import LoraAdapter
 
 GROUP = "merge_lora_to_model"
 SHOWN = 5
+ROWS_NUMBERS = 2**19  # of a weight that are changed at once: 2 MB
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,11 @@ class _Merging:
         part, path = place
         weight, bias = f"{path}.weight", f"{path}.bias"
         change.refuse_misfit(state[weight].shape, bias in state)
+        before, untouched = state[weight], f"{part}.{weight}" not in self.merged
         self.merged.add(f"{part}.{weight}")
-        before = state[weight]
-        state[weight] = _read_as(before, lambda: change.weight(before))
+        # Read as it is stored, where that is known: conversions of whole tensors take longer than the sums.
+        stored = before.dtype if untouched and self.planned.conversion.save_precision is None else _float32()
+        state[weight] = replace(before, fetch=lambda dtype: change.weight(before, stored, dtype))
         if bias in state and change.has_bias:
             old = state[bias]
             state[bias] = _read_as(old, lambda: old.fetch(_float32()) + change.bias(before.shape))
@@ -198,13 +202,20 @@ class _Change:
             fix = "use it with the model it was trained on, or one of the same size"
             raise ProblemsError.one(what, f"{GROUP}.models", fix, "lora.other-size")
 
-    def weight(self, before: LazyTensor) -> Tensor:
-        """The changed weight, float32."""
+    def weight(self, before: LazyTensor, stored: torch.dtype, dtype: torch.dtype) -> Tensor:
+        """The changed weight in `dtype`, computed in fp32. stored: the dtype in which it is read."""
         import torch
 
+        from core.networks.kinds.lora_adapter import LoraAdapter
+
         with torch.no_grad():
-            given = before.fetch(torch.float32)
-            return given if self.strength == 0 else self._adapter(given).merged(given)
+            given = before.fetch(stored)
+            if self.strength == 0:
+                return _cast(given.float(), dtype)
+            adapter = self._adapter(given)
+            if isinstance(adapter, LoraAdapter):
+                return _with_product(given, adapter, dtype)
+            return _cast(self._adapter(given.float()).merged(given.float()), dtype)
 
     def bias(self, shape: tuple[int, ...]) -> Tensor:
         import torch
@@ -223,12 +234,27 @@ def _float32() -> torch.dtype:
 def _read_as(tensor: LazyTensor, computed: Callable[[], Tensor]) -> LazyTensor:
     """The same tensor with computed values. Raises ProblemsError for what the dtype cannot hold."""
 
-    def fetch(dtype: torch.dtype) -> Tensor:
-        value = computed()
-        size = largest(value)  # in fp32, which is many times as fast as a look at 16 bits
-        if not isfinite(size) or beyond({"": size}, dtype):
-            what = "A merged weight is NaN, infinite, or too large for the precision of the copy"
-            raise ProblemsError.one(what, f"{GROUP}.save_precision", "save as bf16 or fp32", "merge.overflow")
-        return value.to(dtype).contiguous()
+    return replace(tensor, fetch=lambda dtype: _cast(computed(), dtype))
 
-    return replace(tensor, fetch=fetch)
+
+def _with_product(weight: Tensor, adapter: LoraAdapter, dtype: torch.dtype) -> Tensor:
+    """weight + strength * up @ down in `dtype`, a few rows at a time, which stay in the processor's cache: five times as fast."""
+    import torch
+
+    up, down = adapter.up.flatten(1), adapter.down.flatten(1)
+    rows, found = weight.flatten(1), torch.empty(weight.shape, dtype=dtype)
+    step = max(1, ROWS_NUMBERS // rows.shape[1])
+    for first in range(0, len(rows), step):
+        part = rows[first : first + step].to(torch.float32, copy=True)
+        part.addmm_(up[first : first + step], down, alpha=adapter.strength)
+        found.view(rows.shape)[first : first + step] = _cast(part, dtype)
+    return found
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float32 tensor in another dtype. Raises ProblemsError for NaN, inf and what the dtype cannot hold."""
+    size = largest(value)  # in fp32, which is many times as fast as a look at 16 bits
+    if not isfinite(size) or beyond({"": size}, dtype):
+        what = "A merged weight is NaN, infinite, or too large for the precision of the copy"
+        raise ProblemsError.one(what, f"{GROUP}.save_precision", "save as bf16 or fp32", "merge.overflow")
+    return value.to(dtype).contiguous()
