@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -49,7 +50,7 @@ def _planned(asked: LatentUpscalerSettings, workspace: Workspace) -> _Plan:
     vae = _named(asked.vae, "vae", problems, lambda name, where: _vae_path(name, workspace, where))
     weights = _named(asked.weights, "weights", problems, lambda name, where: _weights_path(name, workspace))
     folder = resolve_path(asked.output_dir) if asked.output_dir else None
-    if folder is not None and folder.exists() and not folder.is_dir():
+    if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
         what, fix = f"{display_path(folder)} is a file", "choose a folder"
         problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.not-a-folder"))
     targets = [(folder or image.parent) / _name(image) for image in images]
@@ -75,8 +76,8 @@ def _images(given: str | None, problems: list[Problem]) -> list[Path]:
         problems.append(Problem("No images are given", where, "choose a folder", code="upscale.no-images"))
         return []
     path = resolve_path(given)
-    found = sorted(path.iterdir()) if path.is_dir() else [Path(each) for each in sorted(glob.glob(str(path)))]
-    found = [path] if path.is_file() else found
+    found = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
+    found = [path] if os.path.isfile(path) else found
     images = [
         each for each in found if each.is_file() and is_image_name(each.name) and not each.stem.endswith("_upscaled")
     ]

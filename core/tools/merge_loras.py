@@ -91,7 +91,7 @@ def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequen
         for name, layer in group_by_module(file.tensors).items():
             factors = set(layer) >= {UP, DOWN} and "lora_mid.weight" not in layer
             if not factors and asked.method != "svd":
-                what = f"{path.name} has layers that are no LoRA's, such as {name}, which only SVD can merge"
+                what = f"{path.name} has layers of other network kinds, such as {name}, which only SVD can merge"
                 return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
             shape = tuple(side for side in weight_shape(layer) or () if side != 1)
             first = known.setdefault(name, (shape, layer[DOWN].shape[0] if factors else None, path))

@@ -181,7 +181,7 @@ class SplitDyloraSettings(Settings):
         help="A folder, or a file whose name gets -0004, -0008 ... Empty is beside the DyLoRA.",
     )
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
-        "alpha stays as it is, so lower ranks are stronger than they were in the whole."
+        "alpha is not changed, so lower ranks are stronger than they were in the whole."
     )
 
 
