@@ -49,7 +49,7 @@ WORDS_WIDE, LONGEST_WORD, MOST_WORDS = (
 )  # letters of a row's trigger words with their frames, of one word; words of one LoRA
 FRAME = 3  # letters that the frame of a word is wide
 PARTS: dict[str, Declared] = entries(LoraUse, "lora")
-DETAILS = ("text_encoder_strength", "block_weights", "start_at", "end_at")
+DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 Url = Callable[..., str]
 
 
