@@ -11,6 +11,7 @@
       background: var(--input-background-fill); touch-action: none; cursor: ns-resize; user-select: none; }
     .row:not(.many) .bar { flex: 0 0 50px; }
     .row.many { width: 100%; max-width: 640px; }
+    .row.many .bar { max-width: none; }
     .bar { flex: 1; min-width: 0; max-width: 50px; position: relative; border-radius: 2px; outline-offset: 1px; }
     .bar:hover { background: color-mix(in srgb, var(--accent) 14%, transparent); }
     .bar.turn { margin-left: 4px; }
