@@ -33,11 +33,11 @@ def measure_formats(folder: Path, quick: bool, say: Callable[[str], None]) -> di
         atomic.remove_folder(made)
         source = root / FORMS["safetensors"]
         found: dict[str, Any] = {"bytes": source.stat().st_size, "family": "SD 1.5" if quick else "SDXL"}
-        first["copy_seconds"] = _copy(source, root / "copy")
+        first["copy_seconds"] = copy_seconds(source, root / "copy")
         found["folder to safetensors"] = first
         for form in ("diffusers_safetensors", "ckpt", "safetensors"):
             say(f"converting the file: {form}")
-            copied, target = _copy(source, root / "copy"), root / f"new-{FORMS[form]}"
+            copied, target = copy_seconds(source, root / "copy"), root / f"new-{FORMS[form]}"
             measured = _conversion(source, target, form, root / "outputs") | {"copy_seconds": copied}
             found[f"safetensors to {form}"] = measured
             (atomic.remove_folder if target.is_dir() else atomic.remove)(target)
@@ -46,7 +46,7 @@ def measure_formats(folder: Path, quick: bool, say: Callable[[str], None]) -> di
 
 def _conversion(source: Path, target: Path, form: str, outputs: Path) -> dict[str, float]:
     words = webui(outputs, "cpu", "convert_model", str(source), "--convert_model.save_model_as", form)
-    _forget(source)
+    forget(source)
     begin = time.perf_counter()
     process = subprocess.Popen(
         [*words, "--convert_model.output", str(target)], cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -60,9 +60,9 @@ def _conversion(source: Path, target: Path, form: str, outputs: Path) -> dict[st
     return {"seconds": seconds, "peak_bytes": float(peak), "bytes": float(written)}
 
 
-def _copy(source: Path, target: Path) -> float:
+def copy_seconds(source: Path, target: Path) -> float:
     """Seconds of a copy of the file, until it is on the disk."""
-    _forget(source)
+    forget(source)
     begin = time.perf_counter()
     shutil.copyfile(source, target)
     atomic.sync_file(target)
@@ -71,7 +71,7 @@ def _copy(source: Path, target: Path) -> float:
     return seconds
 
 
-def _forget(path: Path) -> None:
+def forget(path: Path) -> None:
     """Ask the system to drop what it keeps of these files in memory, where it can."""
     for file in [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]:
         if hasattr(os, "posix_fadvise"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 import time
@@ -10,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.bench.formats import copy_seconds, forget
 from core.bench.measure import PeakWatch, webui
-from core.record import atomic
 from core.record.draws import normal
 from core.record.workspace import PROJECT
 
@@ -61,7 +60,7 @@ def measure_svd(every: int, say: Callable[[str], None]) -> dict[str, float]:
 
 
 def measure_merge(folder: Path, quick: bool, say: Callable[[str], None]) -> dict[str, float]:
-    """Seconds of a copy of the file, until it is on the disk, and of the merge in a process of its own."""
+    """Seconds of a copy of the file and of the merge in a process of its own; both read from the disk."""
     from core.networks.adapter_file import save_lora
 
     family_name = "sd1" if quick else "sdxl"
@@ -77,12 +76,9 @@ def measure_merge(folder: Path, quick: bool, say: Callable[[str], None]) -> dict
         {"ss_base_model_version": {"sd1": "sd_v1"}.get(family_name, "sdxl_base_v1-0")},
     )
     say("copying the checkpoint")
-    begin = time.perf_counter()
-    shutil.copyfile(source, folder / "copy.safetensors")
-    atomic.sync_file(folder / "copy.safetensors")
-    copied = time.perf_counter() - begin
-    atomic.remove(folder / "copy.safetensors")
+    copied = copy_seconds(source, folder / "copy.safetensors")
     say("merging the LoRA into it")
+    forget(source)
     words = webui(
         folder / "outputs",
         "cpu",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from core.formats.hashes import file_sha256, legacy_hash
 from core.formats.models.overflow import beyond, largest
 from core.formats.models.whole_model import States, form_of
+from core.formats.tensors.writer import WEIGHTS_HASH
 from core.networks.block_weights import weight_of
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
@@ -91,7 +92,9 @@ def merge_lora_to_model(asked: MergeLoraToModelSettings, context: JobContext) ->
     """Write the copy with every LoRA's changes."""
     planned = _planned(asked, context.workspace)
     merging = _Merging(planned, context)
-    facts = replace(planned.copy.facts, metadata={**planned.copy.facts.metadata, **_metadata(planned, context)})
+    # Without the hash of all weights, which takes longer than the merge.
+    kept = {key: value for key, value in planned.copy.facts.metadata.items() if key != WEIGHTS_HASH}
+    facts = replace(planned.copy.facts, metadata=kept | _metadata(planned, context))
     outcome = run(planned.conversion, replace(planned.copy, facts=facts), context, merging.changed)
     lines = [f"{count(len(merging.merged), 'weight')} changed"]
     for path, names in merging.left_out.items():
