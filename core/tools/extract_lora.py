@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import FAMILY_NAMES
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
+from core.record.problems import Problem, ProblemsError, at_setting, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ExtractLoraSettings
@@ -87,7 +87,10 @@ def _opened(asked: ExtractLoraSettings, name: str, workspace: Workspace) -> Chec
     from core.formats.models.checkpoint import open_checkpoint
 
     path = file_of(getattr(asked, name), workspace, f"{GROUP}.{name}")
-    found = open_checkpoint(path)
+    try:
+        found = open_checkpoint(path)
+    except ProblemsError as error:
+        raise ProblemsError(at_setting(f"{GROUP}.{name}", error.problems)) from None
     if found.kind.kind != "checkpoint" or "unet" not in found.parts:
         what = f"{display_path(path)} is not a checkpoint but: {found.kind}"
         raise ProblemsError.one(what, f"{GROUP}.{name}", "choose a checkpoint", "merge.not-a-checkpoint")
