@@ -21,6 +21,7 @@ from core.generation.loop import Hook
 from core.generation.prompt.runs import parts_of
 from core.generation.stages import as_generator, has_regions
 from core.networks.adapter import STACK, Adapter
+from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.generation.regions import color_code
 
@@ -197,17 +198,23 @@ class Regions(Hook):
 
 
 class _InRegion:
-    """An adapter whose output change is limited to a region."""
+    """An adapter whose output change is limited to a region; all else of it is the adapter's own."""
 
     def __init__(self, adapter: Adapter, change: Callable[[Tensor, Tensor, Adapter], Tensor]):
-        self._adapter, self._change = adapter, change
+        self.limited, self._change = adapter, change
 
-    @property
-    def left_out(self) -> bool:
-        return self._adapter.left_out
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.limited, name)
 
     def whole(self, x: Tensor) -> None:
         return None
 
+    def enters(self, x: Tensor) -> Tensor:
+        if self.limited.enters(x) is not x:
+            what = f"A LoRA of a region changes what a layer is given, where no region holds: {self.limited.name}"
+            fix = "use LoRAs of another network type for regions, such as LoRA, LoHa or LoKr"
+            raise ProblemsError.one(what, "generate.loras", fix, "regions.lora-on-input")
+        return x
+
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        return self._change(y, x, self._adapter)
+        return self._change(y, x, self.limited)

@@ -82,7 +82,7 @@ class Adapter(ABC):
     def below(self) -> Iterator[Adapter]:
         """The changes that act on the module before this one."""
         for adapter in self.module.__dict__.get(STACK, ()):
-            if adapter is self:
+            if self in (adapter, getattr(adapter, "limited", None)):  # limited: where it acts in a region
                 return
             if not adapter.left_out:
                 yield adapter

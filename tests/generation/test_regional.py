@@ -1,0 +1,43 @@
+"""LoRAs that act in the region of their prompt, of every kind; recorded runs are in test_recorded.py."""
+
+import pytest
+import torch
+from torch import nn
+
+from core.families.targets import Target
+from core.generation.regional import _InRegion
+from core.networks.kinds import kind_named
+from core.networks.network import Network
+from core.settings.blocks import BlockSize
+from tests.refusals import refused
+
+
+def network_of(kind):
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 8)
+    target = Target("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k", "", layer, "", layer)
+    own = kind_named(kind).settings
+    adapter = kind_named(kind).fresh(target, BlockSize(4, 4.0), own() if own is not None else None, 0)
+    for parameter, _ in adapter.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return layer, Network([adapter]), adapter
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha", "dora", "oft"])
+def test_a_layer_changes_as_much_as_its_region_says(kind):
+    layer, network, adapter = network_of(kind)
+    x = torch.randn(2, 8)
+    plain = layer(x)
+    network.attach()
+    whole = layer(x)
+    stack = layer.__dict__["_adapters"]
+    stack[0] = _InRegion(adapter, lambda y, x, adapter: y + (adapter.add_to(y, x) - y) / 2)
+    torch.testing.assert_close(layer(x), (plain + whole) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kind_that_changes_what_a_layer_is_given_is_refused():
+    layer, network, adapter = network_of("glora")
+    network.attach()
+    layer.__dict__["_adapters"][0] = _InRegion(adapter, lambda y, x, adapter: adapter.add_to(y, x))
+    with refused("regions.lora-on-input", adapter.name):
+        layer(torch.randn(2, 8))
