@@ -121,6 +121,7 @@ def field(
     replaced: str = "",
     offers: str = "tool-files",
     changed: bool | None = None,
+    of_all: bool = True,
 ) -> str:
     """A labeled control that reports `act` with `arg`; one that names a path has a button that opens the file browser.
 
@@ -130,6 +131,7 @@ def field(
     replaced the title of the setting that is used in place of this one
     offers   the id of the list that is offered where it names a file
     changed  whether it is marked; None: where it is given in place of the common value
+    of_all   whether the common value is what holds for all folders
     """
     own = (common is not NOT_OWN and value is not None) if changed is None else changed
     about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
@@ -139,7 +141,8 @@ def field(
     about += f' list="{esc(offers)}"' if entry.names == "path or name" else ""
     behind = hint or ("" if common is NOT_OWN else shown_value(entry, common))
     only = f"set by {replaced}" if replaced else ""
-    drawn = control(entry, value, about, common=common, empty=behind, only=only)
+    listed = of_all and entry.kind in ("bool", "choice")
+    drawn = control(entry, value, about, common=common, empty=f"as for all: {behind}" if listed else behind, only=only)
     words, look = esc(label(entry)), browse_button(entry)
     if drawn.startswith('<input type="checkbox"'):
         mark = " is-own" if own else ""
@@ -166,7 +169,7 @@ def _empty_text(entry: Declared, value: Any) -> str:
 def _options(entry: Declared, value: Any, common: Any, empty: str) -> str:
     offered = [("on", True), ("off", False)] if entry.kind == "bool" else choices(entry)
     if common is not NOT_OWN:
-        offered = [(f"as for all: {empty}", None), *(each for each in offered if each[1] != "" or "" in entry.choices)]
+        offered = [(empty, None), *(each for each in offered if each[1] != "" or "" in entry.choices)]
     return "".join(
         f'<option value="{esc(_plain(each))}"{" selected" if each == value else ""}>{esc(words)}</option>'
         for words, each in offered
@@ -263,6 +266,7 @@ def fields(
             replaced=replaced.get(name, ""),
             offers=lists.get(name, offers),
             changed=None if changed is None else name in changed,
+            of_all=False,
         )
         for name in names
     )
