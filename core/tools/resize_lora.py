@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, collected, raise_if_errors
+from core.record.units import size_words
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ResizeLoraSettings
 from core.tools.compare_loras import lora_of
@@ -26,12 +27,14 @@ SHARE_METHODS = ("sv_fro", "sv_cumulative")
 
 @dataclass(frozen=True)
 class Resized:
-    """A layer's old and new rank, and the share of its norm that is kept."""
+    """A layer's kind and rank before, its new rank, the share of its norm that is kept, and that norm."""
 
     name: str
+    kind: str
     old: int
     new: int
     kept: float
+    norm: float
 
 
 def check_resize_lora(asked: ResizeLoraSettings, workspace: Workspace) -> str:
@@ -93,11 +96,12 @@ def resize_lora(asked: ResizeLoraSettings, context: JobContext) -> Outcome:
         rank = _rank(parts.s, _cap(asked, shape), asked)
         up, down = parts.cut(rank)
         tensors |= lora_tensors(name, up, down, changes[name][1] * rank, shape)
-        resized.append(Resized(name, old, rank, parts.kept(rank)))
+        norm = float(parts.s.double().norm()) * changes[name][1]
+        resized.append(Resized(name, layers[name].kind, old, rank, parts.kept(rank), norm))
     metadata = _metadata(asked, lora, tensors)
     precision = asked.save_precision or ("fp32" if theirs else None)
     save_lora(target, tensors, metadata, precision_of(lora, precision))
-    return _outcome(target, sorted(resized, key=lambda each: each.kept), metadata)
+    return _outcome(path, target, sorted(resized, key=lambda each: each.kept))
 
 
 def _cap(asked: ResizeLoraSettings, shape: tuple[int, ...]) -> int:
@@ -144,15 +148,27 @@ def _metadata(asked: ResizeLoraSettings, lora: LoraFile, tensors: dict[str, Tens
     return kept_metadata(lora) | sizes | {"ss_training_comment": f"{said}; {comment}"}
 
 
-def _outcome(target: Path, resized: list[Resized], metadata: dict[str, str]) -> Outcome:
+def _outcome(source: Path, target: Path, resized: list[Resized]) -> Outcome:
     shares, ranks = [each.kept for each in resized], [each.new for each in resized]
-    rows = [[each.name, each.old, each.new, each.kept] for each in resized]
+    whole = sum((each.kept * each.norm) ** 2 for each in resized) / (sum(each.norm**2 for each in resized) or 1)
+    rows = [[each.name, each.kind, each.old, each.new, each.kept] for each in resized]
     ends = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
+    sizes = [path.stat().st_size for path in (source, target)]
     lines = [
         f"{len(resized)} layers, now of rank {ends}",
-        f"kept norm: {sum(shares) / len(shares):.1%} on average, {shares[0]:.1%} at least ({resized[0].name})",
-        f"Saved: {display_path(target)}",
+        f"kept norm: {whole**0.5:.1%} of the whole, {shares[0]:.1%} of the weakest layer ({resized[0].name})",
+        *_about_kinds({each.kind for each in resized} - {"LoRA"}, larger=sizes[1] > sizes[0]),
+        f"Saved: {display_path(target)}, {size_words(sizes[1])}; before {size_words(sizes[0])}",
     ]
-    shown = [table("Layers by kept norm", ["Layer", "Old rank", "New rank", "Kept norm"], rows)]
+    shown = [table("Layers by kept norm", ["Layer", "Before", "Rank before", "New rank", "Kept norm"], rows)]
     facts = {"file": str(target), "ranks": {each.name: each.new for each in resized}, "shown": shown}
-    return Outcome(lines=lines, facts=facts | {"kept": {each.name: each.kept for each in resized}})
+    facts |= {"kept": {each.name: each.kept for each in resized}, "kept_norm": whole**0.5}
+    return Outcome(lines=lines, facts=facts)
+
+
+def _about_kinds(others: set[str], larger: bool) -> list[str]:
+    """Ranks of other kinds say nothing of a LoRA's, and their files are smaller at the same detail."""
+    if not others:
+        return []
+    grown = ", and the file is larger than before" if larger else ""
+    return [f"{', '.join(sorted(others))} became a LoRA: its rank before is none of a LoRA{grown}"]

@@ -145,3 +145,11 @@ def test_products_are_decomposed_by_their_factors_as_whole():
         == float(down.max())
         == float(torch.quantile(torch.cat([torch.arange(50.0), torch.arange(51.0)]), 0.99))
     )
+
+
+def test_the_norm_that_the_whole_keeps_is_that_of_all_changes(tmp_path):
+    source = VECTORS / "mr_a.safetensors"
+    path, lines = use(name="resize_lora", file=str(source), new_rank=3, output=str(tmp_path / "three.safetensors"))
+    before, after = changes(load_file(source)).values(), changes(load_file(path)).values()
+    whole = (sum(each.square().sum() for each in after) / sum(each.square().sum() for each in before)).sqrt()
+    assert any(f"{float(whole):.1%} of the whole" in line for line in lines)

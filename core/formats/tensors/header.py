@@ -167,7 +167,7 @@ def _check_entries(path: Path, tensors: Mapping[str, TensorEntry], size: int) ->
         if len(entry.shape) > MAX_AXES or prod(max(side, 1) for side in entry.shape) > MAX_ELEMENTS:
             raise _damaged(path, "a tensor has too many elements or axes")
         if entry.stop > size:
-            raise _cut_short(path, entry.stop, size)
+            raise _cut_short(path, max(each.stop for each in tensors.values()), size)
         claimed += prod(entry.shape) * ITEM_BYTES[entry.dtype]
     if claimed > MAX_TIMES_FILE * size + SMALL_BYTES:
         raise _damaged(path, f"its tensors would take {claimed:,} bytes, far more than the file has")

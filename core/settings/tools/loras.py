@@ -186,7 +186,7 @@ class SplitDyloraSettings(Settings):
 
 
 class ResizeLoraSettings(Settings):
-    """Saves a LoRA with lower ranks, keeping the most important directions of each layer. Its strength stays the same."""
+    """Saves a LoRA with lower ranks, keeping the most important directions of each layer. What is kept acts as strongly as before."""
 
     file: str | None = setting(
         None,
@@ -194,7 +194,7 @@ class ResizeLoraSettings(Settings):
         level="shown",
         kohya="model",
         names="path or name",
-        help="A LoRA; LoHa, LoKr and full differences become one.",
+        help="A LoRA. LoHa, LoKr and full differences become one, often in a larger file.",
     )
     new_rank: int = kohya_setting(
         16,
