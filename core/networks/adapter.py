@@ -75,6 +75,11 @@ class Adapter(ABC):
         """The weight with this change at its multiplier; weight: float32, as changed by what was merged before."""
         return weight + self.delta() * self.multiplier
 
+    def to(self, dtype: torch.dtype) -> None:
+        """Keep the parameters in this dtype."""
+        for parameter, _ in self.parameters():
+            parameter.data = parameter.data.to(dtype)
+
     def enters(self, x: Tensor) -> Tensor:
         """What the module and the changes below this one are given for the input x."""
         return x

@@ -157,8 +157,8 @@ class Network:
 
     def to(self, dtype: torch.dtype) -> None:
         """Keep the weights, and so their gradients, in this dtype. Call before creating an optimizer."""
-        for parameter in self.parameters():
-            parameter.data = parameter.data.to(dtype)
+        for adapter in self.adapters.values():
+            adapter.to(dtype)
 
     # -- the current step
 

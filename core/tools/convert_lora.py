@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from core.formats.detect import identify
 from core.formats.tensors.writer import type_named
 from core.networks.adapter_file import load_lora, save_diffusers, save_lora, to_diffusers, to_kohya
+from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError
 from core.record.units import count, size_words
@@ -109,7 +110,9 @@ def _plan_folder(plan: Plan, folder: Path, asked: ConvertLoraSettings) -> None:
     if out.suffix.lower() in SUFFIXES or out.is_file():
         what, fix = f"'{asked.output}' is not a folder, and there are several LoRAs", "name a folder"
         raise ProblemsError.one(what, OUTPUT, fix, "tools.output-not-a-folder")
-    for file in sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file()):
+    for file in sorted(
+        each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file() and may_reach(each)
+    ):
         shown = file.relative_to(folder)
         try:
             if identify(file).kind != "lora":

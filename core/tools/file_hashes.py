@@ -8,6 +8,7 @@ from typing import Any
 from core.formats.hashes import file_sha256, legacy_hash
 from core.formats.tensors.header import read_header
 from core.generation.library import SUFFIXES
+from core.record.allowed import may_reach
 from core.record.cancel import CancelToken
 from core.record.context import JobContext, Outcome
 from core.record.problems import ProblemsError
@@ -61,7 +62,9 @@ def _files(asked: HashesSettings, workspace: Workspace) -> list[Path]:
     path = file_of(asked.file, workspace, FIELD)
     if path.is_file():
         return [path]
-    files = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+    files = sorted(
+        each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file() and may_reach(each)
+    )
     if not files:
         what, fix = f"{display_path(path)} contains no model files", "choose another folder, or a file"
         raise ProblemsError.one(what, FIELD, fix, "tools.no-model-files")

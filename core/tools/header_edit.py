@@ -60,8 +60,13 @@ def replace_header(path: Path, header: bytes, workspace: Workspace, cancel: Canc
     """Change the file itself. The header it had is kept for `restore_header`."""
     kept = _kept(path, workspace)
     number = len(kept) + 1
-    atomic.write_bytes(_folder(path, workspace) / f"{number:04}.header", _header(path))
-    write_copy(path, header, path, cancel)
+    before = _folder(path, workspace) / f"{number:04}.header"
+    atomic.write_bytes(before, _header(path))
+    try:
+        write_copy(path, header, path, cancel)
+    except BaseException:
+        atomic.remove(before)  # nothing was changed: there is nothing to take back
+        raise
 
 
 def restore_header(path: Path, workspace: Workspace, cancel: CancelToken) -> None:

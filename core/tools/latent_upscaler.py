@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -14,6 +15,7 @@ from core.dataset.sources.files import is_image_name
 from core.families.locate import model_path
 from core.generation.upscaler_files import find_upscaler, kind_of
 from core.record import atomic
+from core.record.allowed import may_reach
 from core.record.context import JobContext, Outcome
 from core.record.problems import Problem, ProblemsError, at_setting, raise_if_errors
 from core.record.units import count
@@ -54,11 +56,16 @@ def _planned(asked: LatentUpscalerSettings, workspace: Workspace) -> _Plan:
         what, fix = f"{display_path(folder)} is a file", "choose a folder"
         problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.not-a-folder"))
     targets = [(folder or image.parent) / _name(image) for image in images]
+    size = sum(4 * SCALE * SCALE * image.stat().st_size for image in images)
     for image, target in zip(images, targets, strict=True):
-        size = 4 * SCALE * SCALE * image.stat().st_size
-        problems += output_problems(target, images, size, f"{GROUP}.output_dir")
-    if len(set(targets)) < len(targets):
-        what, fix = "Images of several folders have the same name", "upscale one folder after the other"
+        problems += output_problems(target, [image], size, f"{GROUP}.output_dir")
+    twice = next((target for target, times in Counter(targets).items() if times > 1), None)
+    if twice is not None:
+        names = [image.name for image, target in zip(images, targets, strict=True) if target == twice]
+        what, fix = (
+            f"{' and '.join(names[:2])} would both become {twice.name}",
+            "rename one, or upscale them one by one",
+        )
         problems.append(Problem(what, f"{GROUP}.output_dir", fix, code="upscale.same-name"))
     raise_if_errors(problems)
     assert vae is not None and weights is not None
@@ -79,7 +86,9 @@ def _images(given: str | None, problems: list[Problem]) -> list[Path]:
     found = sorted(path.iterdir()) if os.path.isdir(path) else [Path(each) for each in sorted(glob.glob(str(path)))]
     found = [path] if os.path.isfile(path) else found
     images = [
-        each for each in found if each.is_file() and is_image_name(each.name) and not each.stem.endswith("_upscaled")
+        each
+        for each in found
+        if each.is_file() and is_image_name(each.name) and not each.stem.endswith("_upscaled") and may_reach(each)
     ]
     if not images:
         what, fix = f"There are no images at {display_path(path)}", "choose a folder of images, or a pattern"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from core.families import family
 from core.families.targets import Target
-from core.formats.lora.names import group_by_module, module_path
+from core.formats.lora.names import group_by_module, layer_name, module_path
 from core.networks.adapter import Adapter, as_weight
 from core.networks.adapter_file import load_lora
 from core.networks.block_weights import SLOTS, slot_of
@@ -98,9 +98,9 @@ def layers_of(
 ) -> Iterator[Layer]:
     """The layers whose change is known, with a model or without."""
     targets = {} if model is None else {target.name: target for target in _targets(model)}
-    for name, tensors in modules.items():
+    for file_name, tensors in modules.items():
         cancel.check()
-        kind = kind_of_keys(tensors)
+        kind, name = kind_of_keys(tensors, file_name), layer_name(file_name)
         if kind is None or kind.flaw(name, tensors):
             continue
         target = targets.get(name) or (
@@ -108,7 +108,7 @@ def layers_of(
         )
         adapter = kind.from_tensors(target, tensors) if target is not None else None
         if adapter is not None and (model is not None or _has_delta(adapter)):
-            yield Layer(name, kind.title, adapter)
+            yield Layer(file_name, kind.title, adapter)
 
 
 def _targets(model: Components) -> Iterator[Target]:
@@ -127,10 +127,11 @@ def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> Target | None:
     shape = weight_shape(tensors)
     if shape is None:
         return None
+    bias = "diff_b" in tensors
     if len(shape) == 2:
-        module: nn.Module = nn.utils.skip_init(nn.Linear, shape[1], shape[0], bias=False)
+        module: nn.Module = nn.utils.skip_init(nn.Linear, shape[1], shape[0], bias=bias)
     else:
-        module = nn.utils.skip_init(nn.Conv2d, shape[1], shape[0], (shape[2], shape[3]), bias=False)
+        module = nn.utils.skip_init(nn.Conv2d, shape[1], shape[0], (shape[2], shape[3]), bias=bias)
     return Target(name, name, module, "", module)
 
 

@@ -79,7 +79,7 @@ def _summed_factors(terms: Sequence[Term], squared: bool) -> Layer:
 
 def _scales(term: Term, alpha: float, both: bool) -> tuple[float, float]:
     """Of up and down. both: as sd-scripts, whose block weights do not turn the sign."""
-    root = math.sqrt(term.alpha / alpha) if alpha else 0.0
+    root = math.sqrt(abs(term.alpha / alpha)) if alpha else 0.0
     if both:
         return abs(term.ratio) * root * term.block_weight, term.ratio * root * term.block_weight
     return abs(term.strength) * root, term.strength * root

@@ -19,6 +19,7 @@ from core.networks.kinds.lora_adapter import LoraAdapter
 from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
 from core.record.cancel import CancelToken
 from core.record.problems import Problem, ProblemsError
+from core.record.units import count
 from core.record.workspace import display_path
 from core.tools.lora_layers import Layer, layers_of, weight_shape
 from core.tools.svd import Product
@@ -53,12 +54,24 @@ def layers_by_name(path: Path, cancel: CancelToken) -> tuple[LoraFile, dict[str,
     """A file and its layers. Raises ProblemsError for NaN and infinite weights, by their key."""
     lora = load_lora(path)
     refuse_damage(lora)
-    return lora, {layer.name: layer for layer in layers_of(group_by_module(lora.tensors), None, cancel)}
+    modules = group_by_module(lora.tensors)
+    found = {layer.name: layer for layer in layers_of(modules, None, cancel)}
+    if unread := [name for name in modules if name not in found]:
+        what = f"{path.name} has layers that cannot be read without the base model: {', '.join(unread[:SHOWN])}"
+        fix = "merge it into a checkpoint, then extract a LoRA from that"
+        raise ProblemsError.one(what, display_path(path), fix, "tools.needs-base-model")
+    return lora, found
 
 
 def refuse_damage(lora: LoraFile) -> None:
     """Raises ProblemsError for NaN and infinite weights, by their key."""
     refuse_no_numbers(not_finite(lora.tensors), display_path(lora.path or Path()))
+
+
+def about_biases(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The line on changes of biases, which a LoRA has no place for."""
+    found = [name for name in tensors if name.endswith(".diff_b")]
+    return [f"changes of {count(len(found), 'bias', 'biases')} left out: a LoRA has none"] if found else []
 
 
 def change_of(layer: Layer) -> tuple[Product | Tensor, float]:

@@ -71,10 +71,10 @@ def _planned(asked: MergeLoraToModelSettings, workspace: Workspace) -> _Merge:
 
 def place_of_layer(name: str) -> tuple[str, str] | None:
     """(part, name of the module there) of a LoRA's layer, as tensors of models are named here."""
-    from core.formats.lora.names import module_path
+    from core.formats.lora.names import layer_name, module_path
     from core.formats.models.text_keys import bare_name
 
-    found = module_path(name.replace("oft_unet_", "lora_unet_", 1))
+    found = module_path(layer_name(name))
     return (found[0], bare_name(found[1])) if found is not None else None
 
 
@@ -132,7 +132,7 @@ class _Merging:
 
     def changed(self, states: States) -> States:
         """The same tensors; those of layers that LoRAs have are changed, in the LoRAs' order, when they are read."""
-        from core.formats.lora.names import group_by_module
+        from core.formats.lora.names import group_by_module, layer_name
         from core.networks.adapter_file import load_lora
 
         found = {part: dict(state) for part, state in states.items()}
@@ -145,7 +145,7 @@ class _Merging:
                 if place is None or state is None or f"{place[1]}.weight" not in state:
                     self.left_out.setdefault(lora.path, []).append(name)
                     continue
-                strength = lora.ratio * (weight_of(lora.blocks, name) if lora.blocks is not None else 1.0)
+                strength = lora.ratio * (weight_of(lora.blocks, layer_name(name)) if lora.blocks is not None else 1.0)
                 self._change(state, place, _Change(name, tensors, strength, lora.path))
         return found
 
@@ -190,7 +190,7 @@ class _Change:
     def _adapter(self, weight: Tensor):
         from core.networks.kinds import kind_of_keys
 
-        kind = kind_of_keys(self.tensors)
+        kind = kind_of_keys(self.tensors, self.name)
         assert kind is not None
         adapter = kind.from_tensors(self._target(weight, self.has_bias), self.tensors)
         if adapter is not None:

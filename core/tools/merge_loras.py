@@ -112,7 +112,7 @@ def merge_loras(asked: MergeLorasSettings, context: JobContext) -> Outcome:
 
     from core.networks.adapter_file import save_lora
     from core.tools.lora_sums import shuffled
-    from core.tools.made_loras import layers_by_name, lora_tensors, precision_of
+    from core.tools.made_loras import about_biases, layers_by_name, lora_tensors, precision_of
 
     plan = _planned(asked, context.workspace)
     read, terms, shapes = [], dict[str, list[Any]](), dict[str, tuple[int, ...]]()
@@ -137,6 +137,7 @@ def merge_loras(asked: MergeLorasSettings, context: JobContext) -> Outcome:
     save_lora(plan.target, tensors, metadata, dtype)
     names = ", ".join(given.path.name for given in plan.loras)
     lines = [f"{count(len(terms), 'layer')} merged of {names}", f"rank {metadata['ss_network_dim']}"]
+    lines += [line for lora in read for line in about_biases(lora.tensors)]
     if kept:
         lines.append(f"kept norm: {sum(kept) / len(kept):.1%} on average, {min(kept):.1%} at least")
     facts = {"file": str(plan.target), "layers": len(terms), "kept": min(kept, default=1.0)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,14 @@ def _method_problems(asked: ResizeLoraSettings) -> list[Problem]:
 def resize_lora(asked: ResizeLoraSettings, context: JobContext) -> Outcome:
     """Resize every layer and write the new file."""
     from core.networks.adapter_file import save_lora
-    from core.tools.made_loras import change_of, layers_by_name, lora_tensors, precision_of, shape_of_weight
+    from core.tools.made_loras import (
+        about_biases,
+        change_of,
+        layers_by_name,
+        lora_tensors,
+        precision_of,
+        shape_of_weight,
+    )
     from core.tools.svd import as_sd_scripts, decompose
 
     path, target = _planned(asked, context.workspace)
@@ -101,7 +108,8 @@ def resize_lora(asked: ResizeLoraSettings, context: JobContext) -> Outcome:
     metadata = _metadata(asked, lora, tensors)
     precision = asked.save_precision or ("fp32" if theirs else None)
     save_lora(target, tensors, metadata, precision_of(lora, precision))
-    return _outcome(path, target, sorted(resized, key=lambda each: each.kept))
+    outcome = _outcome(path, target, sorted(resized, key=lambda each: each.kept))
+    return replace(outcome, lines=[*about_biases(lora.tensors), *outcome.lines])
 
 
 def _cap(asked: ResizeLoraSettings, shape: tuple[int, ...]) -> int:

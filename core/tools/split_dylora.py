@@ -29,13 +29,13 @@ def _planned(asked: SplitDyloraSettings, workspace: Workspace) -> tuple[Path, di
     """(the DyLoRA, {rank: its file}). Raises ProblemsError for all that is wrong."""
     from core.formats.lora.names import group_by_module
     from core.networks.adapter_file import load_lora
-    from core.networks.kinds.lora_layer import DOWN, UP
+    from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
 
     path = lora_of(asked.model, workspace, f"{GROUP}.model")
     layers = group_by_module(load_lora(path, shapes=True).tensors)
-    other = next((name for name, layer in layers.items() if not {UP, DOWN} <= set(layer)), None)
+    other = next((name for name, layer in layers.items() if not {UP, DOWN} <= set(layer) <= {UP, DOWN, ALPHA}), None)
     if other is not None:
-        what = f"{path.name} is no DyLoRA: {other} has no {DOWN}"
+        what = f"{path.name} is no DyLoRA: {other} is a layer of another network type"
         raise ProblemsError.one(what, f"{GROUP}.model", "choose a DyLoRA", "split.not-a-lora")
     highest = max(len(layer[DOWN]) for layer in layers.values())
     ranks = range(asked.unit, highest, asked.unit)

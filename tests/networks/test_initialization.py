@@ -65,6 +65,13 @@ def test_a_fresh_one_changes_no_output(model, initialization, rank):
         torch.testing.assert_close(after[key], value, rtol=0, atol=1e-5)
 
 
+@mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_fresh_pissa_kept_in_16_bits_changes_nothing(model, dtype):
+    network = network_of(model, "pissa")
+    network.to(dtype)
+    assert all(float(adapter.delta().abs().max()) == 0 for adapter in network.adapters.values())
+
+
 @mark.parametrize("initialization", ["gaussian", "orthogonal", "pissa"])
 def test_the_draw_is_addressed_by_seed_and_layer(model, initialization):
     one, same, other = (network_of(model, initialization, seed=seed).state_dict() for seed in (1, 1, 2))

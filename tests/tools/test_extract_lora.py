@@ -138,5 +138,8 @@ def test_a_dylora_is_cut_into_its_lower_ranks_at_the_same_strength(tmp_path):
                 assert float(layer["alpha"]) == pytest.approx(wanted)
         assert metadata_of(files[0])["ss_training_comment"].startswith("split from DyLoRA, rank 8 to 2")
     assert refusals(name="split_dylora", model=str(source), unit=8) == ["split.no-rank"]
+    name = next(iter(whole))
+    save_file(load_file(source) | {f"{name}.dora_scale": torch.ones(64, 1)}, tmp_path / "dora.safetensors")
+    assert refusals(name="split_dylora", model=str(tmp_path / "dora.safetensors"), unit=2) == ["split.not-a-lora"]
     asked = {"model": str(source), "unit": 4, "output": str(tmp_path / "none")}
     assert refusals(name="split_dylora", **asked) == ["tools.output-exists"]

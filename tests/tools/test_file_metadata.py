@@ -14,11 +14,11 @@ from safetensors import safe_open
 
 from core.formats.tensors.header import read_header
 from core.networks.adapter_file import load_lora
-from core.record.cancel import CancelToken
+from core.record.cancel import Cancelled, CancelToken
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.tools.file_metadata import private_paths
-from core.tools.header_edit import with_metadata, write_copy
+from core.tools.header_edit import replace_header, with_metadata, write_copy
 from tests.tools.test_tools import lora, use
 
 PRIVATE = {
@@ -93,6 +93,20 @@ def test_a_change_of_the_file_itself_is_undone_to_the_last_byte(tmp_path):
     lora(path, **{"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.ones(2, 8)} | {
         "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": torch.ones(8, 2)})  # fmt: skip
     assert refusals(workspace=workspace, name="edit_metadata", file=str(path), undo=True) == ["tools.undo-other-file"]
+
+
+def test_a_change_that_was_cancelled_leaves_nothing_to_undo(tmp_path):
+    workspace, path, cancel = (
+        Workspace(tmp_path / "outputs", tmp_path / "models"),
+        lora(tmp_path / "fox.safetensors"),
+        CancelToken(),
+    )
+    before = path.read_bytes()
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        replace_header(path, with_metadata(path, {"modelspec.title": "new"}), workspace, cancel)
+    assert path.read_bytes() == before
+    assert refusals(workspace=workspace, name="edit_metadata", file=str(path), undo=True) == ["tools.nothing-to-undo"]
 
 
 def test_without_a_change_metadata_are_shown_with_their_json_opened(tmp_path):

@@ -87,7 +87,12 @@ def test_every_kind_is_merged_after_another(kind, models, tmp_path):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.05)
-    other = save_lora(tmp_path / "other.safetensors", network.state_dict(), {"ss_base_model_version": "sd_v1"})
+    named = {
+        f"{adapter.file_name}.{key}": tensor
+        for adapter in network.adapters.values()
+        for key, tensor in adapter.saved().items()
+    }
+    other = save_lora(tmp_path / "other.safetensors", named, {"ss_base_model_version": "sd_v1"})
     merge_files(whole, [MergedFile(lora, 1.0), MergedFile(other, 0.6)])
     path, _ = merged(file, lora, other, ratios="1, 0.6", output=tmp_path / "m.safetensors")
     assert_equal_models(loaded("sd1", path), whole)
@@ -138,6 +143,18 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(models, tmp_path):
         "merge.overflow"
     ]
     assert not (tmp_path / "out.safetensors").exists() and not list(tmp_path.glob(".tmp*"))
+
+
+def test_block_weights_hold_for_the_names_of_sd_scripts_oft(models, tmp_path):
+    _, file, _ = models["sd1"]
+    name = "unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    width = load_file(file)["model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"].shape[0]
+    blocks = {f"oft_{name}.oft_blocks": torch.randn(4, width // 4, width // 4), f"oft_{name}.alpha": torch.tensor(1.0)}
+    save_file(blocks, tmp_path / "oft.safetensors", {"ss_base_model_version": "sd_v1"})
+    for lbw, changes in (("OUTS", False), ("MIDD", True)):
+        path, _ = merged(file, tmp_path / "oft.safetensors", lbws=[lbw], output=tmp_path / f"{lbw}.safetensors")
+        before, after = load_file(file), load_file(path)
+        assert any(not torch.equal(after[key], before[key]) for key in before) == changes
 
 
 def test_layers_that_the_model_lacks_are_said(models, tmp_path):

@@ -153,3 +153,13 @@ def test_the_norm_that_the_whole_keeps_is_that_of_all_changes(tmp_path):
     before, after = changes(load_file(source)).values(), changes(load_file(path)).values()
     whole = (sum(each.square().sum() for each in after) / sum(each.square().sum() for each in before)).sqrt()
     assert any(f"{float(whole):.1%} of the whole" in line for line in lines)
+
+
+def test_a_layer_whose_bias_changes_is_kept_and_the_bias_said(tmp_path):
+    drawn = torch.Generator().manual_seed(2)
+    full = {f"{A}.diff": torch.randn(40, 40, generator=drawn), f"{A}.diff_b": torch.ones(40)}
+    save_file(full, tmp_path / "full.safetensors")
+    path, lines = use(name="resize_lora", file=str(tmp_path / "full.safetensors"), new_rank=40)
+    layer = group_by_module(load_file(path))[A]
+    torch.testing.assert_close(change(layer).float(), full[f"{A}.diff"], rtol=1e-3, atol=1e-3)
+    assert any("bias" in line for line in lines)

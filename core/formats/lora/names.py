@@ -106,6 +106,11 @@ TEXT_ROOTS = {"text_model", "encoder"}
 
 
 @cache
+def layer_name(name: str) -> str:
+    """The name that a layer has in kohya's LoRA files, of one in a file of its OFT: `oft_unet_...` -> `lora_unet_...`."""
+    return name.replace("oft_unet_", "lora_unet_", 1) if name.startswith("oft_unet_") else name
+
+
 def module_path(name: str) -> tuple[str, str] | None:
     """`lora_unet_mid_block_attentions_0_proj_in` -> ("unet", "mid_block.attentions.0.proj_in"); None for another name.
 

@@ -72,6 +72,11 @@ class PissaAdapter(LoraAdapter):
             down = down.new_zeros(down.shape).flatten(1).copy_(roots[:, None] * right).view(down.shape)
         return cls(adapter.name, adapter.module, down, up, adapter.alpha)
 
+    def to(self, dtype: torch.dtype) -> None:
+        """What is subtracted is rounded as what trains, so that a fresh one still has no effect."""
+        super().to(dtype)
+        self.first_down, self.first_up = self.first_down.to(dtype).float(), self.first_up.to(dtype).float()
+
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         down, up = torch.cat([self.down, self.first_down]), torch.cat([self.up, -self.first_up], dim=1)
         return down, up
