@@ -252,8 +252,9 @@
     try { answer = await ask({act: "complete", kind: asked.kind, value: asked.value}); } catch { return; }
     const now = document.activeElement === field && begun(field);
     if (number !== question || !now || now.value !== asked.value || now.kind !== asked.kind) return;  // late
-    options = answer.options || [];
-    chosen = -1;
+    const found = answer.options || [];
+    if (target !== field || JSON.stringify(found) !== JSON.stringify(options)) chosen = -1;  // the same list keeps what was chosen in it
+    options = found;
     target = field;
     taken = answer.length + asked.more;
     paintOptions();
