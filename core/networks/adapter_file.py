@@ -39,6 +39,7 @@ from core.networks.kinds import kind_of_keys, kinds
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
+from core.record.workspace import display_path
 from core.settings.blocks import BlockSize
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LoraFile",
+    "load_finite",
     "load_lora",
     "save_diffusers",
     "save_lora",
@@ -206,6 +208,16 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
     tensors |= _peft_alphas(places, tensors, metadata, path)
     _refuse_incomplete(tensors, path)
     return LoraFile(tensors, metadata, kind.family, path, left_out)
+
+
+def load_finite(path: Path | str) -> LoraFile:
+    """The same. Raises ProblemsError for NaN and infinite values, by their keys."""
+    lora = load_lora(path)
+    if names := not_finite(lora.tensors):
+        what = f"{Path(path).name} contains NaN or infinite values, which make black images: {shown(names)}"
+        fix = "use an earlier checkpoint of this LoRA: its training failed, or the file is damaged"
+        raise ProblemsError.one(what, display_path(Path(path)), fix, "weights.not-finite")
+    return lora
 
 
 def _shape_of(file: TensorFile, name: str) -> torch.Tensor:

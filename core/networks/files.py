@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from core.families import family
 from core.families.components import Components
 from core.formats.detect import FAMILY_NAMES, identify
-from core.formats.models.overflow import not_finite, shown
-from core.networks.adapter_file import LoraFile, load_lora
+from core.networks.adapter_file import LoraFile, load_finite
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
@@ -71,12 +70,7 @@ def targets_of(components: Components, *, conv: bool, outer: bool = False) -> It
 def read_file(path: Path, family_name: str) -> LoraFile:
     """A LoRA file for this family. Raises ProblemsError for another kind or family, and for weights that are no numbers."""
     check_file(path, family_name)
-    lora = load_lora(path)
-    if names := not_finite(lora.tensors):
-        what = f"{path.name} contains NaN or infinite values, which make black images: {shown(names)}"
-        fix = "use another file; this one is damaged, or its training failed"
-        raise ProblemsError.one(what, display_path(path), fix, "weights.not-finite")
-    return lora
+    return load_finite(path)
 
 
 def read_network(components: Components, path: Path, strength: float) -> Network:

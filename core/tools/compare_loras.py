@@ -61,13 +61,16 @@ def _files(asked: CompareLorasSettings, workspace: Workspace) -> tuple[Path, Pat
 
 def compare_loras(asked: CompareLorasSettings, context: JobContext) -> Outcome:
     """cosine = <A, B> / (|A| |B|), difference = |A - B|, of the changes of the layers that both have."""
-    from core.tools.lora_layers import open_layers, refuse_damaged
+    from core.networks.adapter_file import load_finite
+    from core.tools.lora_layers import open_layers
     from core.tools.weight_maps import layer_maps, mean, root_of_squares
 
     check_compare_loras(asked, context.workspace)
     files, model = _files(asked, context.workspace), None
     model = model_of(asked.base_model, files[0], context)
-    ours, theirs = ({layer.name: layer for layer in open_layers(path, model, context.cancel)[0]} for path in files)
+    ours, theirs = (
+        {layer.name: layer for layer in open_layers(load_finite(path), model, context.cancel)[0]} for path in files
+    )
     common = [name for name in ours if name in theirs]
     if not common:
         what, fix = "These LoRAs change no layer in common", "compare LoRAs of one family"
@@ -76,8 +79,6 @@ def compare_loras(asked: CompareLorasSettings, context: JobContext) -> Outcome:
     for number, name in enumerate(common):
         context.check()
         context.stage("comparing layers", number, len(common))
-        refuse_damaged(ours[name], f"{GROUP}.file")
-        refuse_damaged(theirs[name], f"{GROUP}.other")
         found[name] = _compared(ours[name], theirs[name])
     cosines = {name: each["cosine"] for name, each in found.items() if each["cosine"] is not None}
     differences = {name: each["difference"] for name, each in found.items()}

@@ -11,7 +11,7 @@ from core.families.locate import GENERATED, SDXL_SCALE, STAGES, check_family, mo
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.model_spec import model_spec_of
 from core.formats.models.checkpoint import SIZES_KEY, Checkpoint, Part, open_checkpoint, open_vae
-from core.formats.models.conversion import convert, write_vae
+from core.formats.models.conversion import Conversion, convert, write_vae
 from core.formats.models.extra import EMA, beside_parts, metadata_of, with_ema
 from core.formats.models.part_kinds import part_title
 from core.formats.models.whole_model import ENDINGS, Form, ModelFacts, States, form_of
@@ -259,22 +259,21 @@ def run(
     """Write what is planned. change: the parts' tensors, still to be read -> those to write."""
     from core.families import family
 
-    advice = planned.advice + convert(
+    conversion = Conversion(
         planned.source,
         planned.target,
         planned.parts,
-        family=planned.family,
-        form=planned.form,
-        published=family(planned.family).layout.published,
-        facts=planned.facts,
+        planned.family,
+        planned.form,
+        family(planned.family).layout.published,
+        planned.facts,
         dtype=_dtype(asked.save_precision),
         ema=asked.ema == "keep",
         kohya_projection=asked.text_projection == "kohya",
         variant=asked.variant or "" if planned.form in FOLDERS else "",
-        change=change,
-        cancel=context.cancel,
-        wrote=_progress(context, planned.target, planned.size),
     )
+    progress = _progress(context, planned.target, planned.size)
+    advice = planned.advice + convert(conversion, change, context.cancel, progress)
     return _outcome(planned.target, advice, context)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from core.families import family
 from core.families.targets import Target
 from core.formats.lora.names import group_by_module, layer_name, module_path
 from core.networks.adapter import Adapter, as_weight
-from core.networks.adapter_file import load_lora
+from core.networks.adapter_file import LoraFile
 from core.networks.block_weights import SLOTS, slot_of
 from core.networks.kinds import kind_of_keys
 from core.networks.kinds.lora_adapter import LoraAdapter
@@ -69,28 +68,18 @@ class Layer:
         return up * self.adapter.scale, down
 
 
-def open_layers(path: Path, model: Components | None, cancel: CancelToken) -> tuple[list[Layer], list[str]]:
+def open_layers(lora: LoraFile, model: Components | None, cancel: CancelToken) -> tuple[list[Layer], list[str]]:
     """(layers by name, names of those that cannot be read without the base model). Raises ProblemsError for a file without any."""
-    lora = load_lora(path)
     modules = group_by_module(lora.tensors)
     with torch.no_grad():
         layers = sorted(layers_of(modules, model, cancel), key=lambda layer: layer.name)
     if not layers:
+        path = lora.path or Path()
         what = f"{path.name} has no layer that can be measured" + (" with this model" if model else "")
         fix = "choose the base model that it was trained on"
         raise ProblemsError.one(what, display_path(path), fix, "tools.no-layers")
     known = {layer.name for layer in layers}
     return layers, [name for name in modules if name not in known]
-
-
-def refuse_damaged(layer: Layer, where: str) -> None:
-    """Raises ProblemsError for a change with NaN or infinite values, which nothing can be computed of."""
-    if not math.isfinite(layer.norm()):
-        what, fix = (
-            f"{layer.name} has NaN or infinite values",
-            "use an earlier checkpoint; check_weights lists all damage",
-        )
-        raise ProblemsError.one(what, where, fix, "tools.not-finite")
 
 
 def layers_of(

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from core.formats.lora.names import group_by_module
-from core.formats.models.overflow import not_finite, refuse_no_numbers
 from core.formats.tensors.writer import type_named
 from core.networks.adapter import as_weight
-from core.networks.adapter_file import PEFT_METADATA, LoraFile, load_lora
+from core.networks.adapter_file import PEFT_METADATA, LoraFile, load_finite, load_lora
 from core.networks.kinds import kind_of_keys
 from core.networks.kinds.lora_adapter import LoraAdapter
 from core.networks.kinds.lora_layer import ALPHA, DOWN, UP
@@ -52,8 +51,7 @@ def without_weights(path: Path, where: str) -> LoraFile:
 
 def layers_by_name(path: Path, cancel: CancelToken) -> tuple[LoraFile, dict[str, Layer]]:
     """A file and its layers. Raises ProblemsError for NaN and infinite weights, by their key."""
-    lora = load_lora(path)
-    refuse_damage(lora)
+    lora = load_finite(path)
     modules = group_by_module(lora.tensors)
     found = {layer.name: layer for layer in layers_of(modules, None, cancel)}
     if unread := [name for name in modules if name not in found]:
@@ -61,11 +59,6 @@ def layers_by_name(path: Path, cancel: CancelToken) -> tuple[LoraFile, dict[str,
         fix = "merge it into a checkpoint, then extract a LoRA from that"
         raise ProblemsError.one(what, display_path(path), fix, "tools.needs-base-model")
     return lora, found
-
-
-def refuse_damage(lora: LoraFile) -> None:
-    """Raises ProblemsError for NaN and infinite weights, by their key."""
-    refuse_no_numbers(not_finite(lora.tensors), display_path(lora.path or Path()))
 
 
 def about_biases(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.families.targets import Target
+    from core.formats.models.checkpoint import Place
     from core.formats.tensors.lazy import LazyTensor
     from core.networks.kinds.lora_adapter import LoraAdapter
 
@@ -133,12 +134,12 @@ class _Merging:
     def changed(self, states: States) -> States:
         """The same tensors; those of layers that LoRAs have are changed, in the LoRAs' order, when they are read."""
         from core.formats.lora.names import group_by_module, layer_name
-        from core.networks.adapter_file import load_lora
+        from core.networks.adapter_file import load_finite
 
         found = {part: dict(state) for part, state in states.items()}
         for lora in self.planned.loras:
             self.context.stage(f"reading {lora.path.name}")
-            for name, tensors in group_by_module(load_lora(lora.path).tensors).items():
+            for name, tensors in group_by_module(load_finite(lora.path).tensors).items():
                 self.context.check()
                 place = place_of_layer(name)
                 state = found.get(place[0]) if place is not None else None
@@ -153,14 +154,15 @@ class _Merging:
         part, path = place
         weight, bias = f"{path}.weight", f"{path}.bias"
         change.refuse_misfit(state[weight].shape, bias in state)
+        places = self.planned.copy.parts[part].places
         before, untouched = state[weight], f"{part}.{weight}" not in self.merged
         self.merged.add(f"{part}.{weight}")
         # Read as it is stored, where that is known: conversions of whole tensors take longer than the sums.
         stored = before.dtype if untouched and self.planned.conversion.save_precision is None else _float32()
-        state[weight] = replace(before, fetch=lambda dtype: change.weight(before, stored, dtype))
+        state[weight] = change.explained(before, places[weight], lambda dtype: change.weight(before, stored, dtype))
         if bias in state and change.has_bias:
             old = state[bias]
-            state[bias] = _read_as(old, lambda: old.fetch(_float32()) + change.bias(before.shape))
+            state[bias] = change.explained(old, places[bias], lambda dtype: change.bias(old, before.shape, dtype))
 
 
 @dataclass(frozen=True)
@@ -220,24 +222,42 @@ class _Change:
                 return _with_product(given, adapter, dtype)
             return _cast(self._adapter(given.float()).merged(given.float()), dtype)
 
-    def bias(self, shape: tuple[int, ...]) -> Tensor:
+    def bias(self, before: LazyTensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """The changed bias of a weight of this shape."""
         import torch
 
         with torch.no_grad():
-            found = self._adapter(torch.zeros(shape)).bias_delta()
-            return found * self.strength
+            delta = self._adapter(torch.zeros(shape)).bias_delta()
+            return _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
+
+    def explained(self, before: LazyTensor, place: Place, changed: Callable[[torch.dtype], Tensor]) -> LazyTensor:
+        """A changed tensor. Reading it raises ProblemsError for values that are none in the file, by tensor and file."""
+
+        def fetch(dtype: torch.dtype) -> Tensor:
+            try:
+                return changed(dtype)
+            except _Unfit:
+                raise ProblemsError([self._unfit(before, place)]) from None
+
+        return replace(before, fetch=fetch)
+
+    def _unfit(self, before: LazyTensor, place: Place) -> Problem:
+        if not isfinite(largest(before.fetch(_float32()))):
+            what, fix = f"{place.name} has NaN or infinite values", "download the model again"
+            return Problem(what, display_path(place.file), fix, code="weights.not-finite")
+        what = f"{place.name} becomes too large for the precision of the copy when {self.path.name} is merged"
+        fix = "save as bf16 or fp32, or lower the ratio of this LoRA"
+        return Problem(what, f"{GROUP}.save_precision", fix, code="merge.overflow")
+
+
+class _Unfit(Exception):
+    """A value is NaN or infinite in the dtype of the copy."""
 
 
 def _float32() -> torch.dtype:
     import torch
 
     return torch.float32
-
-
-def _read_as(tensor: LazyTensor, computed: Callable[[], Tensor]) -> LazyTensor:
-    """The same tensor with computed values. Raises ProblemsError for what the dtype cannot hold."""
-
-    return replace(tensor, fetch=lambda dtype: _cast(computed(), dtype))
 
 
 def _with_product(weight: Tensor, adapter: LoraAdapter, dtype: torch.dtype) -> Tensor:
@@ -255,9 +275,8 @@ def _with_product(weight: Tensor, adapter: LoraAdapter, dtype: torch.dtype) -> T
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float32 tensor in another dtype. Raises ProblemsError for NaN, inf and what the dtype cannot hold."""
+    """A float32 tensor in another dtype. Raises _Unfit for NaN, inf and what the dtype cannot hold."""
     size = largest(value)  # in fp32, which is many times as fast as a look at 16 bits
     if not isfinite(size) or beyond({"": size}, dtype):
-        what = "A merged weight is NaN, infinite, or too large for the precision of the copy"
-        raise ProblemsError.one(what, f"{GROUP}.save_precision", "save as bf16 or fp32", "merge.overflow")
+        raise _Unfit
     return value.to(dtype).contiguous()

@@ -15,7 +15,7 @@ from core.formats.hashes import HashMemo, legacy_hash, model_hashes
 from core.formats.model_spec import architecture, implementation
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import SIZES_KEY, Place
-from core.formats.models.overflow import beyond, largest, no_numbers
+from core.formats.models.overflow import beyond, largest, no_numbers, not_finite
 from core.formats.tensors.entry import ITEM_BYTES, TensorEntry
 from core.formats.tensors.header import read_header
 from core.formats.tensors.lazy import LazyTensor, OpenFiles
@@ -39,6 +39,9 @@ SHOWN_KEYS = 5
 UNET_BLOCK = re.compile(rf"{re.escape(sd_keys.UNET_PREFIX)}(input_blocks|middle_block|output_blocks|\w+)\.(\d*)")
 MID, FIRST_OUT = SLOTS.index("MID"), SLOTS.index("OUT00")
 LAST_OUT = {"sdxl": SLOTS.index("OUT08")}  # SDXL has nine output blocks, others twelve
+
+
+_Share = tuple[float, Path, LazyTensor]  # how much of which file's tensor
 
 
 @dataclass(frozen=True)
@@ -291,35 +294,38 @@ def _merged(asked: MergeModelsSettings, plan: _Plan, files: OpenFiles, context: 
         found[key] = own
         if key not in floats[0] or (asked.unet_only and not key.startswith(sd_keys.UNET_PREFIX)):
             continue
+        holders = [model if key in known else first for model, known in zip(plan.models, floats, strict=True)]
         parts = [
-            (weight, _lazy(model if key in known else first, key, files))
-            for weight, model, known in zip(plan.weights(key), plan.models, floats, strict=True)
+            (weight, each.path, _lazy(each, key, files))
+            for weight, each in zip(plan.weights(key), holders, strict=True)
         ]
 
-        def fetch(dtype: torch.dtype, key: str = key, parts: Sequence[tuple[float, LazyTensor]] = parts):
+        def fetch(dtype: torch.dtype, key: str = key, parts: Sequence[_Share] = parts):
             done[0] += 1
             context.stage("merging", done[0], plan.tensors)
-            return _mixed(key, parts, dtype, plan.target)
+            return _mixed(key, parts, dtype)
 
         found[key] = replace(own, fetch=fetch)
     return found
 
 
-def _mixed(key: str, parts: Sequence[tuple[float, LazyTensor]], dtype: torch.dtype, target: Path) -> torch.Tensor:
+def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype) -> torch.Tensor:
     """The weighted sum in fp32, cast last. Raises ProblemsError for NaN, inf and what the dtype cannot hold."""
     import torch
 
-    weight, first = parts[0]
+    weight, _, first = parts[0]
     mixed = first.fetch(torch.float32).mul_(weight)
-    for weight, part in parts[1:]:
+    for weight, _, part in parts[1:]:
         mixed.add_(part.fetch(torch.float32), alpha=weight)
     sizes = {key: largest(mixed)}
     if no_numbers(sizes):
-        what, fix = f"{key} has NaN or infinite values", "find the damaged model with check_weights"
-        raise ProblemsError.one(what, display_path(target), fix, "merge.not-finite")
+        damaged = [path for _, path, part in parts if not_finite({key: part.read()})]
+        what, fix = f"{key} has NaN or infinite values", "download this model again; check_weights lists all damage"
+        where = ", ".join(dict.fromkeys(map(display_path, damaged))) or f"{GROUP}.ratios"
+        raise ProblemsError.one(what, where, fix, "weights.not-finite")
     if beyond(sizes, dtype):
         what, fix = f"Values of {key} are too large for the precision of the file", "save as bf16 or fp32"
-        raise ProblemsError.one(what, display_path(target), fix, "merge.overflow")
+        raise ProblemsError.one(what, f"{GROUP}.saving_precision", fix, "merge.overflow")
     return mixed.to(dtype)
 
 

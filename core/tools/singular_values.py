@@ -39,17 +39,17 @@ def _file(asked: SingularValuesSettings, workspace: Workspace) -> Any:
 
 def singular_values(asked: SingularValuesSettings, context: JobContext) -> Outcome:
     """Kept norm by rank: sqrt(sum of the first k squares / sum of all), of each layer and of all together."""
-    from core.tools.lora_layers import open_layers, refuse_damaged
+    from core.networks.adapter_file import load_finite
+    from core.tools.lora_layers import open_layers
     from core.tools.weight_maps import layer_maps
 
     check_singular_values(asked, context.workspace)
     path = _file(asked, context.workspace)
-    layers, unread = open_layers(path, model_of(asked.base_model, path, context), context.cancel)
+    layers, unread = open_layers(load_finite(path), model_of(asked.base_model, path, context), context.cancel)
     values = {}
     for number, layer in enumerate(layers):
         context.check()
         context.stage("computing singular values", number, len(layers))
-        refuse_damaged(layer, f"{GROUP}.file")
         found = values_of(layer)
         if len(found) and float(found[0]) > 0:
             values[layer.name] = found

@@ -57,13 +57,12 @@ def _planned(asked: SplitDyloraSettings, workspace: Workspace) -> tuple[Path, di
 
 def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
     """Write a LoRA of the first ranks of each layer, for each multiple of the unit below the rank."""
-    from core.networks.adapter_file import load_lora, save_lora
+    from core.networks.adapter_file import load_finite, save_lora
     from core.record import atomic
-    from core.tools.made_loras import kept_metadata, precision_of, refuse_damage, sizes_as_metadata
+    from core.tools.made_loras import kept_metadata, precision_of, sizes_as_metadata
 
     path, targets = _planned(asked, context.workspace)
-    lora = load_lora(path)
-    refuse_damage(lora)
+    lora = load_finite(path)
     old, comment = lora.metadata.get("ss_network_dim", "unknown"), lora.metadata.get("ss_training_comment", "")
     written: list[Path] = []
     try:

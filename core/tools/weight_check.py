@@ -51,11 +51,12 @@ def check_weights(asked: CheckWeightsSettings, context: JobContext) -> Outcome:
 
 
 def _of_lora(path: Path, asked: CheckWeightsSettings, context: JobContext) -> tuple[list[str], dict[str, Any]]:
+    from core.networks.adapter_file import load_lora
     from core.tools.lora_layers import open_layers, place_of
     from core.tools.weight_maps import layer_maps, root_of_squares
 
     health = inspect_lora(path, context.cancel)
-    layers, unread = open_layers(path, model_of(asked.base_model, path, context), context.cancel)
+    layers, unread = open_layers(load_lora(path), model_of(asked.base_model, path, context), context.cancel)
     norms, damaged = {}, set(health["not_finite"]) | set(health["too_large"])
     for number, layer in enumerate(layers):
         context.check()

@@ -289,7 +289,11 @@ def test_metadata_are_kept_completed_and_left_out(tmp_path, files, folders):
     assert metadata["modelspec.prediction_type"] == "v" and metadata["modelspec.title"] == "fox"
     assert metadata["modelspec.resolution"] == "768x768"
     assert weights_hash(file, metadata)["as_in_metadata"] is True
-    source = load_file(files["sd1"])
+    source, zeros = load_file(files["sd1"]), {"a": "0" * 64, "b": f'"sshs_model_hash":"{"0" * 64}"'}
+    save_file(source, tmp_path / "zeros.safetensors", {**read_header(files["sd1"])[1], **zeros})
+    file = convert(tmp_path / "zeros.safetensors", tmp_path / "hashed.safetensors", weights_hash=True)
+    metadata = read_header(file)[1]
+    assert weights_hash(file, metadata)["as_in_metadata"] is True and zeros.items() <= metadata.items()
     save_file(
         source, tmp_path / "own.safetensors", {**read_header(files["sd1"])[1], "modelspec.title": "Mine", "a": "b"}
     )

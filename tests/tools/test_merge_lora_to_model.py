@@ -17,6 +17,7 @@ from core.networks.kinds import kind_named
 from core.networks.network import Network
 from core.settings.network import NetworkSettings
 from tests.models import tiny_folder, tiny_lora
+from tests.refusals import refused
 from tests.tools.test_convert_model import convert
 from tests.tools.test_file_metadata import refusals
 from tests.tools.test_tools import use
@@ -164,3 +165,23 @@ def test_layers_that_the_model_lacks_are_said(models, tmp_path):
     save_lora(tmp_path / "more.safetensors", more, {"ss_base_model_version": "sd_v1"})
     _, lines = merged(file, tmp_path / "more.safetensors", output=tmp_path / "m.safetensors")
     assert any("up_blocks_9" in line for line in lines)
+
+
+@pytest.mark.parametrize("of", ("model", "lora"))
+def test_nan_is_refused_by_tensor_and_file(of, models, tmp_path):
+    _, file, lora = models["sd1"]
+    key, layer = "model.diffusion_model.middle_block.1.proj_in.weight", "lora_unet_mid_block_attentions_0_proj_in"
+    path, name = (file, key) if of == "model" else (lora, f"{layer}.lora_up.weight")
+    state, bad = load_file(path), tmp_path / "bad.safetensors"
+    state[name].flatten()[0] = torch.nan
+    save_file(state, bad, read_header(path)[1])
+    with refused("weights.not-finite", name, bad.name):
+        merged(bad if of == "model" else file, bad if of == "lora" else lora, output=tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_a_weight_that_fp16_cannot_hold_is_named(models, tmp_path):
+    _, file, lora = models["sd1"]
+    narrow = convert(file, tmp_path / "fp16.safetensors", save_precision="fp16")
+    with refused("merge.overflow", "model.diffusion_model.", lora.name):
+        merged(narrow, lora, ratios="1e8", output=tmp_path / "m.safetensors")

@@ -67,8 +67,8 @@ def test_damaged_and_untrained_layers_are_named_and_marked(tmp_path):
     content = load_file(path)
     content[f"{LAYER}.{UP}"][0, 0] = math.nan
     save_file(content, path, METADATA)
-    assert refusals(name="singular_values", file=str(path)) == ["tools.not-finite"]
-    assert refusals(name="compare_loras", file=str(path), other=str(path)) == ["tools.not-finite"]
+    assert refusals(name="singular_values", file=str(path)) == ["weights.not-finite"]
+    assert refusals(name="compare_loras", file=str(path), other=str(path)) == ["weights.not-finite"]
     facts, lines = use(name="check_weights", file=str(path))
     assert facts["damaged"] == sorted([f"{LAYER}.{UP}", f"{CONV}.{UP}"]) and facts["untrained"] == [TEXT]
     assert shown(facts, "Norm of the change: Text encoder")["notes"] == {"self_attn.q_proj|0": "untrained"}

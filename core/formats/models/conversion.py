@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -35,62 +36,79 @@ if TYPE_CHECKING:
     import torch
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """What is written of a model, and where.
+
+    parts             those of the source that are written, or others in their place
+    dtype             of all weights; None keeps them as stored
+    ema               keep the EMA weights as well
+    kohya_projection  the text projection goes between a file and a folder untransposed, as in sd-scripts: `parts` were read so
+    variant           "fp16" in the names of a folder's weight files
+    """
+
+    source: Checkpoint
+    target: Path
+    parts: Mapping[str, Part]
+    family: str
+    form: Form
+    published: Published
+    facts: ModelFacts
+    dtype: torch.dtype | None = None
+    ema: bool = False
+    kohya_projection: bool = False
+    variant: str = ""
+
+
 def convert(
-    source: Checkpoint,
-    target: Path,
-    parts: Mapping[str, Part],
-    *,
-    family: str,
-    form: Form,
-    published: Published,
-    facts: ModelFacts,
-    dtype: torch.dtype | None = None,
-    ema: bool = False,
-    kohya_projection: bool = False,
-    variant: str = "",
+    asked: Conversion,
     change: Callable[[States], States] | None = None,
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> list[Problem]:
-    """Write a model of a file or folder in another form or precision; it appears complete at `target` or not at all.
+    """Write a model in another form or precision; it appears complete at its target or not at all.
 
     Tensors are read as they are written; what has no place in the form is kept (core.formats.models.extra).
-    parts             those of the source that are written, or others in their place
-    ema               keep the EMA weights as well
-    kohya_projection  the text projection goes between a file and a folder untransposed, as in sd-scripts: `parts` were read so
-    change            the parts' tensors, still to be read -> those to write, as for a merge
-    wrote             told the bytes of each tensor that was written
-    returns           advice: weights too large for `dtype` (all are fp32 then), or with NaN or infinite values
+    change    the parts' tensors, still to be read -> those to write, as for a merge
+    wrote     told the bytes of each tensor that was written
+    returns   advice: weights too large for the dtype (all are fp32 then), or with NaN or infinite values
     """
-    import torch
-
-    configs = {name: part.config_after(published.config(name)) for name, part in parts.items()}
+    configs = {name: part.config_after(asked.published.config(name)) for name, part in asked.parts.items()}
     damaged: list[str] = []
     with OpenFiles() as files:
-        states: States = {name: part_state(part, configs[name], files) for name, part in parts.items()}
-        states = change(states) if change is not None else states
-        names = beyond(sizes_beyond(states, dtype), dtype) if dtype is not None else []
-        advice = [kept_wide(names, dtype, target)] if names else []
-        dtype = torch.float32 if names else dtype
-        states = cast_states(states, dtype)
+        states: States = {name: part_state(part, configs[name], files) for name, part in asked.parts.items()}
+        states, dtype, advice = _cast(change(states) if change is not None else states, asked.dtype, asked.target)
+        kept = survivors(asked.source, states, files, asked.family, dtype, asked.facts.prediction, ema=asked.ema)
         model = Model(
-            family,
+            asked.family,
             states,
             configs,
-            published,
-            source,
-            facts,
+            asked.published,
+            asked.source,
+            asked.facts,
             files,
-            survivors(source, states, files, family, dtype, facts.prediction, ema=ema),
-            kohya_projection,
+            kept,
+            asked.kohya_projection,
             keeps_extra=True,
-            variant=variant,
+            variant=asked.variant,
             see=partial(_note, damaged),
             cancel=cancel,
             wrote=wrote,
         )
-        WRITERS[form](model, target)
-    return advice + _damage(damaged, source.path)
+        WRITERS[asked.form](model, asked.target)
+    return advice + _damage(damaged, asked.source.path)
+
+
+def _cast(
+    states: States, dtype: torch.dtype | None, target: Path
+) -> tuple[States, torch.dtype | None, list[Problem]]:
+    """(the tensors in `dtype`, or in fp32 where some are too large for it, that dtype, the advice about those)."""
+    import torch
+
+    names = beyond(sizes_beyond(states, dtype), dtype) if dtype is not None else []
+    advice = [kept_wide(names, dtype, target)] if names else []
+    dtype = torch.float32 if names else dtype
+    return cast_states(states, dtype), dtype, advice
 
 
 def write_vae(
@@ -105,14 +123,10 @@ def write_vae(
     wrote: Wrote | None = None,
 ) -> list[Problem]:
     """Write a VAE as a file with LDM's names, or as a folder that diffusers loads. Returns advice as `convert` does."""
-    import torch
-
     config, damaged = vae.config_after(published.config("vae")), list[str]()
     with OpenFiles() as files:
-        states: States = {"vae": part_state(vae, config, files)}
-        names = beyond(sizes_beyond(states, dtype), dtype) if dtype is not None else []
-        state = cast_states(states, torch.float32 if names else dtype)["vae"]
-        state = {name: tensor.seen(partial(_note, damaged, name)) for name, tensor in state.items()}
+        states, _, advice = _cast({"vae": part_state(vae, config, files)}, dtype, target)
+        state = {name: tensor.seen(partial(_note, damaged, name)) for name, tensor in states["vae"].items()}
         if folder:
             kind = published.kind("vae")
             with atomic.folder_atomic(target) as made:
@@ -123,7 +137,7 @@ def write_vae(
             with atomic.open_atomic(target) as temporary:
                 bare = {name.removeprefix(sd_keys.VAE_PREFIX): tensor for name, tensor in named.items()}
                 write_safetensors(temporary, bare, other_sizes({"vae": config}, published), cancel, wrote)
-    return [*([kept_wide(names, dtype, target)] if names else []), *_damage(damaged, vae.source)]
+    return advice + _damage(damaged, vae.source)
 
 
 def _note(damaged: list[str], name: str, value: torch.Tensor) -> None:

@@ -55,8 +55,9 @@ def write_safetensors(
         handle.write(len(header).to_bytes(8, "little") + header)
         _write_behind(handle, (_bytes(tensors[name], name) for name in names), digest, cancel, wrote)
         if digest is not None:
-            handle.seek(8)
-            handle.write(header.replace(NO_HASH.encode(), digest.hexdigest().encode(), 1))
+            mark = f'"{WEIGHTS_HASH}":"'  # no other text of the header has these quotes unescaped
+            handle.seek(8 + header.index(f"{mark}{NO_HASH}".encode()) + len(mark))
+            handle.write(digest.hexdigest().encode())
 
 
 def _count(written: int, cancel: CancelToken | None, wrote: Wrote | None) -> None:
