@@ -37,6 +37,7 @@ FAMILY_NAMES = {
 CONTEXT_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
 # Input channels of the U-Net: the latent's 4 plus what a variant adds.
 INPUT_VARIANTS = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}
+NUMBER = re.compile(r"\d+(?=\.)")
 LCM = "LCM"  # a U-Net that reads the guidance scale (latent consistency model, Luo et al. 2023, arXiv:2310.04378)
 KIND_NAMES = {
     "checkpoint": "checkpoint",
@@ -198,10 +199,9 @@ def _shape_variant(tensors: Mapping[str, TensorEntry]) -> str | None:
         return "CosXL"
     if "edm_mean" in tensors or "edm_std" in tensors:
         return "Playground 2.5"
+    middle = f"{UNET}input_blocks.7.1.transformer_blocks."
     depth = [
-        int(found[1])
-        for name in tensors
-        if (found := re.match(rf"{re.escape(UNET)}input_blocks\.7\.1\.transformer_blocks\.(\d+)\.", name))
+        int(found[0]) for name in tensors if name.startswith(middle) and (found := NUMBER.match(name, len(middle)))
     ]
     label = tensors.get(f"{UNET}label_emb.0.0.weight")
     if depth and label is not None and label.side(-1) == 2816 and max(depth) < 9:

@@ -1,4 +1,4 @@
-"""What the model files of a machine are, kept in outputs/.atelier/models.json, so that a header is read once and not at every start."""
+"""What the model files of a machine are, kept in outputs/.atelier/models.json by size and time, so that a header is read once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from pydantic import TypeAdapter
 
 from core.dataset.sources.files import printable
 from core.formats import detect
+from core.formats.lora.recognition import rank_of
+from core.formats.lora.trigger_words import trigger_words
+from core.formats.tensors.header import read_header
 from core.record.atomic import write_json
 from core.record.bounded_json import read_json_object
 from core.record.problems import ProblemsError
@@ -24,18 +27,26 @@ FILE = "models.json"
 UNREADABLE = "unreadable"
 SHOWN_REASON = 100
 INDEX_OF_FOLDER = "model_index.json"
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+BESIDE = tuple(f"{mark}{suffix}" for mark in ("", ".preview") for suffix in (".png", ".jpg", ".jpeg", ".webp"))
 DETECTION = ("formats", "networks/kinds", "families")  # folders of core/ that say what a file is
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """kind, family, network: as `detect.ModelKind` has them; "unreadable" with the problem in a few words."""
+    """kind, family, variant, network: as `detect.ModelKind` has them; "unreadable" with the problem in a few words.
+
+    rank    of a LoRA-like file, the largest if its layers differ     words   of one, trigger words and frequent tags, the likeliest first
+    """
 
     kind: str
     family: str | None = None
+    variant: str | None = None
     network: str | None = None
     offered: bool = True
     problem: str = ""
+    rank: int | None = None
+    words: tuple[str, ...] = ()
 
 
 GONE = FileFacts(UNREADABLE, problem="it no longer exists, or is a broken link")
@@ -65,12 +76,41 @@ def facts_of_file(path: Path) -> FileFacts:
 
 def _read(path: Path) -> FileFacts:
     try:
-        found = detect.identify(path)
+        return _found(path)
     except ProblemsError as error:
         return FileFacts(UNREADABLE, problem=_short(error.problems[0].what))
     except Exception as error:
         return FileFacts(UNREADABLE, problem=type(error).__name__)
-    return FileFacts(found.kind, found.family, found.network, found.offered)
+
+
+def _found(path: Path) -> FileFacts:
+    """Reads the header once. Raises ProblemsError."""
+    if path.is_dir():
+        found = detect.identify(path)
+        return FileFacts(found.kind, found.family, found.variant, found.network, found.offered)
+    tensors, metadata = read_header(path)
+    found = detect.identify_header(tensors, metadata)
+    rank = rank_of(tensors, found.network, metadata)
+    words = trigger_words(path, metadata) if found.kind == "lora" else ()
+    return FileFacts(found.kind, found.family, found.variant, found.network, found.offered, "", rank, words)
+
+
+def preview_of(path: Path, workspace: Workspace) -> Path | None:
+    """The preview image next to a file, as in A1111 and ComfyUI (name.png, name.preview.png ...), else the first prompt's newest
+    sample of its run. Looked for anew: images come and go without a change of the file."""
+    stem = path.name.removesuffix(path.suffix) if path.suffix.lower() in WEIGHTS else path.name
+    beside = next((file for end in BESIDE if (file := path.with_name(stem + end)).is_file()), None)
+    if beside is not None or path.parent.name != "checkpoints" or not path.is_relative_to(workspace.runs):
+        return beside
+    try:
+        samples = sorted(
+            entry.name for entry in os.scandir(path.parent.parent / "samples") if entry.name.endswith(".png")
+        )
+    except OSError:
+        return None
+    newest = samples[-1].rpartition("_")[0] if samples else ""
+    first = next((name for name in samples if name.startswith(f"{newest}_")), None)
+    return path.parent.parent / "samples" / first if first else None
 
 
 def _short(text: str) -> str:
@@ -128,4 +168,5 @@ def _detection() -> list[Any]:
     """Changes with the code that detects files, and with what packages have registered: what it found before is then found anew."""
     sources = [path.stat() for name in DETECTION for path in sorted((PROJECT / "core" / name).rglob("*.py"))]
     registered = [getattr(each, "__qualname__", "") for each in (*detect.RECOGNIZERS, *detect.FOLDER_RECOGNIZERS)]
-    return [max(each.st_mtime_ns for each in sources), sum(each.st_size for each in sources), registered]
+    kept = [field.name for field in fields(FileFacts)]
+    return [max(each.st_mtime_ns for each in sources), sum(each.st_size for each in sources), registered, kept]

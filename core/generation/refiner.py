@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.models.checkpoint import open_checkpoint
 from core.formats.models.part_kinds import part_title
 from core.generation.loop import own_steps
+from core.generation.model_index import facts_of_file
 from core.generation.stages import has_regions, sampling_of, stages_of
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
@@ -44,10 +44,8 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
 
 def is_refiner(path: Path) -> bool:
     """Whether a file or folder is a whole refiner, by its keys; not an unreadable one."""
-    with suppress(ProblemsError, OSError):
-        kind = identify(path)
-        return (kind.kind, kind.family, kind.variant) == ("checkpoint", REFINER, None)
-    return False
+    facts = facts_of_file(path)
+    return (facts.kind, facts.family, facts.variant) == ("checkpoint", REFINER, None)
 
 
 def refiner_problems(job: GenerateJob) -> Iterator[Problem]:

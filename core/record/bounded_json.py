@@ -77,6 +77,9 @@ def _reason(error: Exception) -> str:
 
 def _check_structure(text: str, max_values: int) -> None:
     """Limits depth and number of values before any is created."""
+    opened = text.count("[") + text.count("{")  # at most, wherever they stand
+    if opened <= MAX_DEPTH and opened + text.count(",") <= max_values:
+        return
     depth = values = 0
     for match in _TOKENS.finditer(text):
         first = text[match.start()]

@@ -22,7 +22,7 @@ from core.generation.library import (
     list_upscalers,
     list_vaes,
 )
-from core.generation.lora_facts import LoraFacts, facts_of, preview_of
+from core.generation.model_index import FileFacts, facts_of_file, preview_of
 from core.generation.prompt.tags import LoraTag
 from core.generation.refiner import is_refiner
 from core.networks.block_weights import PRESETS
@@ -60,7 +60,7 @@ class Offered:
     label: str
     name: str
     path: Path
-    facts: LoraFacts
+    facts: FileFacts
     preview: Path | None
 
 
@@ -83,7 +83,7 @@ class Shelf:
         """Look through the folders now. Headers are read again only of files that have changed."""
         space = self.workspace
         loras = [
-            Offered(words, portable_name(path, space), path, facts_of(path), preview_of(path, space))
+            Offered(words, portable_name(path, space), path, facts_of_file(path), preview_of(path, space))
             for words, path in list_loras(space)
         ]
         found_models = list_models(space)
@@ -170,7 +170,7 @@ def _nothing(shelf: Shelf, query: str) -> str:
     return "No LoRA fits this model. Train one, or put files into models/loras."
 
 
-def _misfit(facts: LoraFacts, family: str) -> str:
+def _misfit(facts: FileFacts, family: str) -> str:
     """Why a LoRA cannot be used with a model of this family; "" if it can."""
     if facts.problem:
         return f"unreadable: {short(facts.problem, 100)}"
@@ -226,7 +226,7 @@ def _row(
 ) -> str:
     name = Path(str(use["file"])).name.removesuffix(Path(str(use["file"])).suffix)
     path = find_file(str(use["file"]), workspace) if workspace is not None else None
-    facts = facts_of(path) if path is not None else LoraFacts()
+    facts = facts_of_file(path) if path is not None else FileFacts("lora")
     preview = preview_of(path, workspace) if path is not None and workspace is not None else None
     why = _misfit(facts, family) if path is not None else "" if workspace is None else "is not on this machine"
     on = use.get("enabled", True)
@@ -330,7 +330,7 @@ def changed(
 
 def _word(use: dict[str, Any], place: str, workspace: Workspace) -> str:
     path = find_file(str(use["file"]), workspace)
-    words = facts_of(path).words if path is not None else ()
+    words = facts_of_file(path).words if path is not None else ()
     return words[int(place)] if place.isdecimal() and len(place) < 4 and int(place) < len(words) else ""
 
 

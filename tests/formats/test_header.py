@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from core.formats.tensors import header
 from core.formats.tensors.header import read_header, sniff
 from core.formats.tensors.reading import TensorFile
 from core.record.problems import ProblemsError
@@ -83,6 +84,69 @@ def test_a_file_cut_short_says_how_many_bytes_are_missing(model):
     assert code == "model.truncated" and f"{len(whole) - 3:,} of {len(whole):,} bytes" in what
     path.write_bytes(whole[:20])
     assert problem_of(path)[0] == "model.truncated"
+
+
+FORMS = {  # how a header may be written -> whether it is read in one pass
+    "compact": (dict(separators=(",", ":")), True),
+    "with spaces": ({}, True),
+    "in lines": (dict(indent=1), False),
+    "other order": (dict(sort_keys=True), False),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "metadata", [{}, {"__metadata__": {}}, {"__metadata__": {"a": '{"x": "},{"}', "\\": "\n\u20ac"}}]
+)
+def test_a_header_says_the_same_in_every_form_of_json(tmp_path, monkeypatch, form, metadata):
+    how, one_pass = FORMS[form]
+    entries = {
+        "b": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        "é": {"dtype": "I64", "shape": [], "data_offsets": [24, 32]},
+    }
+    text = json.dumps(metadata | entries, ensure_ascii=False, **how).encode() + b"  "
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(32))
+    found = read_header(path)
+    assert {name: (entry.shape, entry.start - 8 - len(text)) for name, entry in found[0].items()} == {
+        "b": ((2, 3), 0),
+        "é": ((), 24),
+    }
+    assert found[1] == metadata.get("__metadata__", {})
+    assert (header._usual_listing(path, text, 8 + len(text)) is not None) == one_pass
+    monkeypatch.setattr(header, "MOST_USUAL_BYTES", 0)
+    assert read_header(path) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},}',
+            '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}',
+        ),
+        *(
+            '{"a":{"dtype":"F32","shape":[01],"data_offsets":[0,4]}}',
+            '{"a":{"dtype":"F32","shape":[1,],"data_offsets":[0,4]}}',
+        ),
+        *(
+            '{"a":{"dtype":"F32","shape":[١],"data_offsets":[0,4]}}',
+            '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"__metadata__":7}',
+        ),
+        *(
+            '{"__metadata__":{"a":1},}',
+            '{"__metadata__":{"a" "b"},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+            "{}}",
+        ),
+    ],
+)
+def test_a_listing_that_is_no_json_is_refused_in_one_pass_too(tmp_path, text):
+    path, data = tmp_path / "x.safetensors", text.encode()
+    path.write_bytes(struct.pack("<Q", len(data)) + data + bytes(4))
+    assert header._usual_listing(path, data, 8 + len(data)) is None and problem_of(path)[0] in (
+        "file.not-json",
+        "model.bad-header",
+    )
 
 
 def test_a_name_that_is_listed_twice_is_refused(tmp_path):

@@ -9,15 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.formats import detect
 from core.generation import model_index
 from core.generation.library import list_loras, list_models, list_vaes
 from core.record.workspace import Workspace
 
-UP, DOWN = (
-    "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight",
-    "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight",
-)
+LAYER = "lora_unet_mid_block_attentions_0_proj_in"
+UP, DOWN = f"{LAYER}.lora_up.weight", f"{LAYER}.lora_down.weight"
 
 
 @pytest.fixture
@@ -31,13 +28,13 @@ def space(tmp_path):
 @pytest.fixture
 def read(monkeypatch):
     """The files whose headers were read."""
-    files, own = [], detect.identify
+    files, own = [], model_index.read_header
 
     def noted(path):
         files.append(path.name)
         return own(path)
 
-    monkeypatch.setattr(detect, "identify", noted)
+    monkeypatch.setattr(model_index, "read_header", noted)
     return files
 
 
@@ -92,3 +89,52 @@ def test_what_an_older_program_found_is_found_anew(space, read):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"detection": [0, 0, []]}))
     restart()
     assert list_loras(space) and len(read) == 2
+
+
+NETWORKS = {  # the tensors of one layer, the metadata -> network kind, rank
+    "by shapes": ({UP: (8, 4), DOWN: (4, 8)}, {"ss_network_dim": "64"}, "LoRA", 4),
+    "largest": (
+        {UP: (8, 4), DOWN: (4, 8), UP.replace("in", "out"): (8, 6), DOWN.replace("in", "out"): (6, 8)},
+        {},
+        "LoRA",
+        6,
+    ),
+    "PEFT": ({f"unet.mid_block.attentions.0.proj_in.lora_{side}.weight": (2, 2) for side in "AB"}, {}, "LoRA", 2),
+    "LoHa": (
+        {f"{LAYER}.hada_w{n}_{side}": (8, 3) if side == "a" else (3, 8) for n in "12" for side in "ab"},
+        {},
+        "LoHa",
+        3,
+    ),
+    "LoKr": ({f"{LAYER}.lokr_w1": (2, 2), f"{LAYER}.lokr_w2_a": (4, 3), f"{LAYER}.lokr_w2_b": (3, 4)}, {}, "LoKr", 3),
+    "whole LoKr": ({f"{LAYER}.lokr_w1": (2, 2), f"{LAYER}.lokr_w2": (4, 4)}, {}, "LoKr", None),
+    "OFT": ({"oft_unet_mid_block_attentions_0_proj_in.oft_blocks": (4, 2, 2)}, {"ss_network_dim": "4"}, "OFT", 4),
+    "no rank": ({f"{LAYER}.diff": (8, 8)}, {"ss_network_dim": "4"}, "Full difference", None),
+    "no number": (
+        {f"{LAYER}.lokr_w1": (2, 2), f"{LAYER}.lokr_w2": (4, 4)},
+        {"ss_network_dim": "Dynamic"},
+        "LoKr",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_kind_and_rank_of_a_network_are_known_and_kept(space, read, case):
+    shapes, metadata, network, rank = NETWORKS[case]
+    path = space.models / "loras" / "a.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, path, metadata)
+    list_loras(space)
+    restart()
+    assert list_loras(space) and read == ["a.safetensors"]
+    found = model_index.facts_of_file(path)
+    assert (found.kind, found.network, found.rank) == ("lora", network, rank)
+
+
+def test_trigger_words_are_kept_with_the_rest(space, read):
+    path = space.models / "loras" / "a.safetensors"
+    save_file({UP: torch.zeros(8, 4), DOWN: torch.zeros(4, 8)}, path, {"modelspec.trigger_phrase": "zfx, fox"})
+    for _ in range(2):
+        list_loras(space)
+        assert model_index.facts_of_file(path).words == ("zfx", "fox") and read == ["a.safetensors"]
+        restart()

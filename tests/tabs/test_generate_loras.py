@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from test_generate_tab import Engine, lora
 from work_parts import HOSTILE, event, make_page
 
-from core.generation.lora_facts import facts_of, preview_of
+from core.generation.model_index import facts_of_file, preview_of
 from core.record.workspace import PROJECT
 from tabs.generate import form, loras
 from tabs.generate.tab import Desk
@@ -37,15 +37,15 @@ def test_trigger_words_are_those_stated_then_the_runs_then_the_most_frequent_tag
     metadata = {"modelspec.trigger_phrase": "zfx, zfx fox", "ss_tag_frequency": TAGS}
     path = lora(run / "checkpoints" / "a.safetensors", metadata)
     (run / "job.json").write_text(json.dumps({"captions": {"trigger_word": "ohwx"}}))
-    assert facts_of(path).words == ("zfx", "zfx fox", "ohwx", "fox", "snow", "cat")
-    assert facts_of(path).family == "sd1"
+    assert facts_of_file(path).words == ("zfx", "zfx fox", "ohwx", "fox", "snow", "cat")
+    assert facts_of_file(path).family == "sd1"
     for bad in ("[", "[1]", '{"a": 3, "b": {"x": "y"}}', "[" * 5000):
-        assert facts_of(lora(tmp_path / "b.safetensors", {"ss_tag_frequency": bad, "n": str(len(bad))})).words in (
+        assert facts_of_file(lora(tmp_path / "b.safetensors", {"ss_tag_frequency": bad, "n": str(len(bad))})).words in (
             (),
             ("x",),
         )
     (tmp_path / "c.safetensors").write_bytes(b"no")
-    assert facts_of(tmp_path / "c.safetensors").problem
+    assert facts_of_file(tmp_path / "c.safetensors").problem
 
 
 def test_the_preview_is_the_image_beside_the_file_else_the_newest_sample_of_its_run(desk):

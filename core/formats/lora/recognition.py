@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -22,16 +22,30 @@ ADAPTER_INPUTS: set[tuple[str, ...]] = {
 }
 
 
+# Endings of tensors whose first side is their layer's rank
+RANK_FIRST = (
+    *(
+        "lora_down.weight",
+        "lora_A.weight",
+        "lora_A.default.weight",
+        "lora.down.weight",
+        "lora_linear_layer.down.weight",
+    ),
+    *("_lora.down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", ".a2.weight"),
+)
+
+
 @dataclass(frozen=True)
 class NetworkKeys:
     """What tells the files of a network kind. forms: the key endings of each of its layers, a set for each form they can have;
     prefix: how its layers' names begin; looks: whether the tensors of a layer are its, where kinds have the same keys; module:
-    its ss_network_module, which tells LoRA-FA and DyLoRA from LoRA."""
+    its ss_network_module, which tells LoRA-FA and DyLoRA from LoRA; ranked: whether its layers have a rank."""
 
     forms: tuple[frozenset[str], ...]
     prefix: str = ""
     looks: Callable[[Mapping[str, TensorEntry]], bool] | None = None
     module: str = ""
+    ranked: bool = False
 
 
 NETWORKS: dict[str, NetworkKeys] = {}  # by the title of a registered network kind
@@ -65,7 +79,7 @@ def lora_layout(tensors: Mapping[str, TensorEntry]) -> str | None:
 def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tuple[str | None, str | None]:
     """(title of the registered kind, the algorithm of what no registered kind reads)."""
     extensions.load()  # network kinds register their keys
-    endings = {kohya_place(name, None)[1] for name in tensors}
+    endings = _endings(tensors)
     fitting = (  # LoCon's keys are LoRA's and one more
         ((len(form), bool(told.prefix), told.module == module), title)
         for title, told in NETWORKS.items()
@@ -81,6 +95,22 @@ def network_and_variant(tensors: Mapping[str, TensorEntry], module: str) -> tupl
         if any(ending == suffix or ending.endswith("." + suffix) for ending in left)
     )
     return network, next(variants, None)
+
+
+def _endings(names: Iterable[str]) -> set[str]:
+    """The keys below the layers. Kohya's names have it after their first dot, so that one layer tells it of all that are alike."""
+    alike = {(True, name.partition(".")[2]) if name.startswith(KOHYA) else (False, name): name for name in names}
+    return {kohya_place(name, None)[1] for name in alike.values()}
+
+
+def rank_of(tensors: Mapping[str, TensorEntry], network: str | None, metadata: Mapping[str, str]) -> int | None:
+    """The rank of a LoRA-like file, the largest if its layers differ: by the shapes, else as sd-scripts' metadata say it.
+    None where its kind has no rank, or neither says it."""
+    if network is None or not NETWORKS[network].ranked:
+        return None
+    sides = [entry.side(0) for name, entry in tensors.items() if name.endswith(RANK_FIRST)]
+    said = metadata.get("ss_network_dim", "")
+    return max(sides, default=int(said) if said.isdecimal() and len(said) < 6 else None)
 
 
 def _looks(told: NetworkKeys, form: frozenset[str], tensors: Mapping[str, TensorEntry]) -> bool:

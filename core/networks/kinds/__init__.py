@@ -14,7 +14,7 @@ from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.growth import add_choice, add_group
-from core.settings.network import OWN, TRAITS, KindTraits, NetworkSettings
+from core.settings.network import OWN, SIZES, TRAITS, KindTraits, NetworkSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,7 +121,8 @@ def register(kind: NetworkKind) -> None:
     names.KEYS.update(kind.keys, kind.optional)
     names.KINDS[kind.title] = kind.keys | set(kind.optional)
     forms = tuple(map(frozenset, kind.forms))
-    recognition.NETWORKS[kind.title] = recognition.NetworkKeys(forms, kind.prefix, kind.looks, kind.module_name)
+    ranked = bool(kind.uses & SIZES)
+    recognition.NETWORKS[kind.title] = recognition.NetworkKeys(forms, kind.prefix, kind.looks, kind.module_name, ranked)
 
 
 def kind_named(name: str) -> NetworkKind:
