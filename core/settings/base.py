@@ -75,6 +75,7 @@ def setting(
     replaces: str = "",
     elsewhere: str = "",
     recorded: str = "",
+    empty_as: str = "",
     default_factory: Any = None,
     within: tuple[float, float] | None = None,
     **bounds: Any,
@@ -87,7 +88,8 @@ def setting(
     kohya   its name in sd-scripts (with `kohya_setting`, the field's)
     source  paper or program it follows
     labels  choice -> words shown where they are not the choice itself
-    widget  a hint where the type does not say it ("lines", "folder", "extension")
+    widget  a hint where the type does not say it ("lines", "folder", "extension"); "blocks" and "block rates" are numbers by block,
+            which have bars: the latter of one group are one control
     names   what outside the job it names: checked where a job enters the engine (core/settings/named.py)
     costs   what it costs: memory, speed  within  the lowest and the highest value
     bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
@@ -98,6 +100,7 @@ def setting(
     replaces    the setting of its group that has no effect while this one is filled in
     elsewhere   the tab and element that show it instead of the form ("Dataset#ds-sources")
     recorded    the name of its value in the metadata of LoRA files; SAME for ss_ and the field's
+    empty_as    settings of its group, comma-separated: the first that is set holds while this one is empty
     """
     about: Any = {
         "level": level,
@@ -116,6 +119,7 @@ def setting(
         "replaces": replaces,
         "elsewhere": elsewhere,
         "recorded": recorded,
+        "empty_as": empty_as,
     }
     if default_factory is None:
         bounds["default"] = default
@@ -229,6 +233,7 @@ class Declared:
     replaces = _text_of("replaces")
     elsewhere = _text_of("elsewhere")
     recorded = _text_of("recorded")
+    empty_as = _text_of("empty_as")
     labels = property(lambda self: about_of(self.info).get("labels", {}))
 
     @property

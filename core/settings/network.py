@@ -166,41 +166,46 @@ class NetworkSettings(Settings):
         None,
         title="Block ranks (dims)",
         section="Blocks",
-        widget="numbers",
+        widget="blocks",
+        empty_as="rank",
         help="A rank for each U-Net block: 25 whole numbers for SD 1.x and 2.x, 23 for SDXL; 0 skips a block. Empty uses the network rank everywhere.",
     )
     block_alphas: str | None = kohya_setting(
         None,
-        widget="numbers",
+        widget="blocks",
+        empty_as="alpha, rank",
         help="An alpha for each block, as many numbers as block ranks. Empty uses the network alpha everywhere.",
     )
     conv_block_dims: str | None = kohya_setting(
         None,
         title="Conv block ranks (dims)",
-        widget="numbers",
+        widget="blocks",
+        empty_as="conv_rank",
         help="A rank for the 3x3 convolutions of each block; 0 skips those of a block. Empty uses the conv rank everywhere.",
     )
     conv_block_alphas: str | None = kohya_setting(
         None,
-        widget="numbers",
+        widget="blocks",
+        empty_as="conv_alpha, conv_rank",
         help="An alpha for the 3x3 convolutions of each block. Empty uses the conv alpha, or their rank.",
     )
     down_lr_weight: str | None = kohya_setting(
         None,
         title="Down block LR weights",
-        widget="numbers",
+        section="Learning rate by block",
+        widget="block rates",
         help="Multipliers of the U-Net learning rate, from the image inwards: 12 numbers (SDXL: 9), one number for all, or sine, cosine, linear, reverse_linear, zeros, optionally with an offset such as +0.25. 0 skips a block.",
     )
     mid_lr_weight: str | None = kohya_setting(
         None,
         title="Mid block LR weights",
-        widget="numbers",
+        widget="block rates",
         help="Multiplier of the U-Net learning rate in the middle block: one number (SDXL: 3). 0 skips it.",
     )
     up_lr_weight: str | None = kohya_setting(
         None,
         title="Up block LR weights",
-        widget="numbers",
+        widget="block rates",
         help="As for the down blocks, from the middle out to the image.",
     )
     block_lr_zero_threshold: float = kohya_setting(

@@ -9,17 +9,19 @@ from core.networks.block_weights import LARGEST, LISTS, SLOTS, block_weights
 from core.networks.block_weights import PRESETS as WEIGHT_PRESETS
 from core.settings.base import Declared
 from core.settings.blocks import COUNTS, PRESETS, SIDES, TITLES, rate_numbers, side_count
-from core.settings.blocks import LISTS as SIZE_LISTS
+from tabs.form.project import FIELDS
 from tabs.markup import esc
 
-# The settings whose values hold where a list is empty: the first that is set.
-STANDS_FOR = {
-    "block_dims": ("network.rank",),
-    "block_alphas": ("network.alpha", "network.rank"),
-    "conv_block_dims": ("network.conv_rank",),
-    "conv_block_alphas": ("network.conv_alpha", "network.conv_rank"),
+# Curves of the learning rate: the texts of SIDES; None leaves a side as it is.
+RATE_PRESETS: dict[str, tuple[str | None, ...]] = {
+    "Rising to the middle": ("linear", "", "reverse_linear"),
+    "Falling to the middle": ("reverse_linear", "", "linear"),
+    "Only down": ("", "zeros", "zeros"),
+    "Only the middle": ("zeros", "", "zeros"),
+    "Only up": ("zeros", "zeros", ""),
+    **{f"Down: {name.replace('_', ' ')}": (name, None, None) for name in PRESETS},
+    **{f"Up: {name.replace('_', ' ')}": (None, None, name) for name in PRESETS},
 }
-LARGEST_SIZE = {True: 1024, False: 4096}  # of a rank, and of an alpha
 WEIGHT_LENGTHS = {False: 26, True: 20}  # of the list that is written; True: SDXL
 
 
@@ -36,26 +38,34 @@ def side_names(name: str, blocks: int) -> list[str]:
     return [each for each in block_names(blocks) if each.startswith(begin)]
 
 
-def train_bars(entry: Declared, control: str) -> str:
-    """The bars of a setting of the network; "" for one that is no list by block. control: the id of its text field"""
-    if entry.group != "network" or entry.name not in (*SIZE_LISTS, *SIDES):
-        return ""
-    sides = entry.name in SIDES
-    count = (lambda blocks: side_count(entry.name, blocks)) if sides else (lambda blocks: blocks)
-    names = {
-        TITLES[family]: side_names(entry.name, blocks) if sides else block_names(blocks)
-        for family, blocks in COUNTS.items()
+def size_bars(entry: Declared, control: str) -> str:
+    """The bars of a rank or an alpha for each block. control: the id of its text field"""
+    stands_for = [f"{entry.group}.{name}" for name in entry.empty_as.split(", ")]
+    size = FIELDS[stands_for[0]]
+    facts = {
+        "names": {TITLES[family]: [block_names(blocks)] for family, blocks in COUNTS.items()},
+        "base": stands_for,
+        "step": 1,
+        "most": size.bounds["le"],
+        "least": 0,
+        "ranks": size.kind == "int",
     }
-    facts: dict[str, Any] = {"names": names, "rates": sides}
-    if sides:
-        curves = {
-            count(blocks): {name: rate_numbers(name, count(blocks)) for name in PRESETS} for blocks in COUNTS.values()
-        }
-        facts |= {"curves": curves, "step": 0.05, "most": 100, "least": 0}
-    else:
-        ranks = entry.name.endswith("dims")
-        facts |= {"base": STANDS_FOR[entry.name], "step": 1, "most": LARGEST_SIZE[ranks], "least": 0, "ranks": ranks}
-    return _element(entry.title, control, facts)
+    return _element(entry.title, [control], facts)
+
+
+def rate_bars(controls: list[str]) -> str:
+    """The bars of the factors of the learning rate: one row for the lists of all SIDES. controls: the ids of their text fields"""
+    counts = {blocks: [side_count(name, blocks) for name in SIDES] for blocks in COUNTS.values()}
+    lengths = {count for each in counts.values() for count in each}
+    facts = {
+        "names": {TITLES[family]: [side_names(name, blocks) for name in SIDES] for family, blocks in COUNTS.items()},
+        "curves": {count: {name: rate_numbers(name, count) for name in PRESETS} for count in lengths},
+        "presets": RATE_PRESETS,
+        "step": 0.05,
+        "most": 100,
+        "least": 0,
+    }
+    return _element("LR weights", controls, facts)
 
 
 def weight_bars(family: str, control: str) -> str:
@@ -65,14 +75,14 @@ def weight_bars(family: str, control: str) -> str:
         "slots": SLOTS,
         "lists": LISTS,
         "length": WEIGHT_LENGTHS[sdxl],
-        "presets": {name: block_weights(name, sdxl) for name in WEIGHT_PRESETS},
+        "weights": {name: block_weights(name, sdxl) for name in WEIGHT_PRESETS},
         "step": 0.05,
         "most": LARGEST,
         "least": -LARGEST,
     }
-    return _element("Block weights", control, facts)
+    return _element("Block weights", [control], facts)
 
 
-def _element(title: str, control: str, facts: dict[str, Any]) -> str:
-    told = esc(json.dumps(facts, separators=(",", ":")))
-    return f'<block-bars data-title="{esc(title)}" data-for="{esc(control)}" data-facts="{told}"></block-bars>'
+def _element(title: str, controls: list[str], facts: dict[str, Any]) -> str:
+    told, names = esc(json.dumps(facts, separators=(",", ":"))), esc(" ".join(controls))
+    return f'<block-bars data-title="{esc(title)}" data-for="{names}" data-facts="{told}"></block-bars>'

@@ -11,7 +11,7 @@ from typing import Any
 from core.settings.base import ROWS, Declared
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
-from tabs.form.bars import train_bars
+from tabs.form.bars import rate_bars, size_bars
 from tabs.form.own_settings import browse_button, choice_of, choices, control, label
 from tabs.form.project import FIELDS
 from tabs.markup import esc
@@ -83,13 +83,21 @@ def block(entry: Declared, offers: bool = False) -> str:
     else:
         drawn, look = control(entry, "", single, empty=placeholder(entry)), browse_button(entry)
         inside = title + said + (f'<div class="line">{drawn}{look}</div>' if look else drawn)
-        bars = train_bars(entry, f"{elem}-control")
-        inside, wide = inside + bars, " field-wide" if bars else wide
+    if entry.widget == "blocks":
+        inside, wide = inside + size_bars(entry, f"{elem}-control"), " field-wide"
     ask = f'<button type="button" class="field-help" aria-label="About {esc(entry.title)}" title="F1 in the field"'
     return (
         f'<div class="field field-{entry.kind}{wide}" id="{elem}" data-path="{entry.path}">{inside}'
-        f'{ask} tabindex="-1">?</button><div class="field-foot" id="{elem}-foot"></div></div>'
+        f'{ask} tabindex="-1">?</button><div class="field-foot" id="{elem}-foot"></div></div>{_joint(entry)}'
     )
+
+
+def _joint(entry: Declared) -> str:
+    """The bars of several fields, below the last of them."""
+    several = [each for each in FIELDS.values() if each.group == entry.group and each.widget == "block rates"]
+    if not several or entry != several[-1]:
+        return ""
+    return f'<div class="joint">{rate_bars([f"{element_id(each.path)}-control" for each in several])}</div>'
 
 
 def _few(offered: Sequence[tuple[str, Any]]) -> bool:

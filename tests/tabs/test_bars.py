@@ -11,7 +11,9 @@ from playwright.sync_api import expect
 from test_page_train import box, field, server_value, unfold
 
 from core.networks.block_weights import LISTS, PRESETS, block_weights
-from core.settings.blocks import COUNTS, SIDES, rate_numbers, side_count
+from core.settings.blocks import COUNTS, SIDES, block_rates, rate_numbers, side_count
+from core.settings.blocks import LISTS as LISTS_BY_BLOCK
+from core.settings.network import NetworkSettings
 from tabs.form import bars, fields
 from tabs.form.project import FIELDS
 
@@ -30,21 +32,80 @@ def test_each_block_has_a_name_and_the_sides_take_their_own(blocks):
     assert inner == (names if blocks == 25 else names[1:-1])
 
 
-def test_every_list_by_block_of_the_network_has_bars_and_no_other_field():
-    drawn = {path for path, entry in FIELDS.items() if "<block-bars" in fields.block(entry)}
-    lists = {"block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"}
-    assert drawn == {f"network.{name}" for name in lists | set(SIDES)}
-    facts = facts_in(fields.block(FIELDS["network.down_lr_weight"]))
+def test_every_setting_that_is_declared_as_numbers_by_block_has_bars_and_the_rates_share_one_row():
+    drawn = {path: html.unescape(fields.block(entry)) for path, entry in FIELDS.items()}
+    own = {path for path, entry in FIELDS.items() if entry.widget == "blocks"}
+    rates = [path for path, entry in FIELDS.items() if entry.widget == "block rates"]
+    assert own == {f"network.{name}" for name in LISTS_BY_BLOCK} and rates == [f"network.{name}" for name in SIDES]
+    assert {path for path, each in drawn.items() if "<block-bars" in each} == own | {rates[-1]}
+    (controls,) = re.findall(r'data-for="([^"]*)"', drawn[rates[-1]])
+    assert controls.split() == [f"{fields.element_id(path)}-control" for path in rates]
+    facts = facts_in(fields.block(FIELDS[rates[-1]]))
     assert facts["curves"]["9"]["cosine"] == rate_numbers("cosine", 9)
-    assert [len(names) for names in facts["names"].values()] == [12, 12, 9]
+    assert [[len(side) for side in names] for names in facts["names"].values()] == [[12, 1, 12], [12, 1, 12], [9, 3, 9]]
+
+
+def test_presets_of_the_rates_are_texts_that_the_settings_take():
+    for texts in bars.RATE_PRESETS.values():
+        assert len(texts) == len(SIDES)
+        given = {name: text or None for name, text in zip(SIDES, texts, strict=True)}
+        for blocks in COUNTS.values():
+            rates = block_rates(NetworkSettings(**given), blocks)
+            assert rates is not None and len(rates) == blocks and set(rates) != {1.0}
+    only = {name: text or None for name, text in zip(SIDES, bars.RATE_PRESETS["Only the middle"], strict=True)}
+    assert block_rates(NetworkSettings(**only), 25) == [0.0] * 12 + [1.0] + [0.0] * 12
+
+
+def test_bars_of_a_setting_have_its_bounds_and_what_holds_while_it_is_empty():
+    found = {name: facts_in(fields.block(FIELDS[f"network.{name}"])) for name in LISTS_BY_BLOCK}
+    assert {name: (each["most"], each["ranks"]) for name, each in found.items()} == {
+        "block_dims": (1024, True),
+        "block_alphas": (4096, False),
+        "conv_block_dims": (1024, True),
+        "conv_block_alphas": (4096, False),
+    }
+    assert found["conv_block_alphas"]["base"] == ["network.conv_alpha", "network.conv_rank"]
 
 
 def test_bars_of_a_lora_know_the_lists_and_presets_of_its_family():
     for family, length in (("sd1", 26), ("sdxl", 20)):
         facts = facts_in(bars.weight_bars(family, "x"))
         assert facts["length"] == length == len(facts["lists"][str(length)])
-        assert set(facts["presets"]) == set(PRESETS) and set(facts["lists"]) == {str(each) for each in LISTS}
-        assert facts["presets"]["OUTD"] == list(block_weights("OUTD", family == "sdxl"))
+        assert set(facts["weights"]) == set(PRESETS) and set(facts["lists"]) == {str(each) for each in LISTS}
+        assert facts["weights"]["OUTD"] == list(block_weights("OUTD", family == "sdxl"))
+
+
+def bars_below(tab, title):
+    return tab.locator(f'#group-network block-bars[data-title="{title}"]')
+
+
+def opened(tab, title):
+    drawn = bars_below(tab, title)
+    drawn.get_by_role("button", name=re.compile("^Bars: ")).click()
+    return drawn
+
+
+def test_bars_are_folded_and_say_what_is_set(visit):
+    window = visit()
+    tab = window.open()
+    unfold(tab, "network", more=True)
+    drawn = bars_below(tab, "Block ranks (dims)")
+    fold = drawn.get_by_role("button", name=re.compile("^Bars: "))
+    expect(fold).to_have_attribute("aria-expanded", "false")
+    expect(drawn.get_by_role("slider")).to_have_count(0)
+    box(tab, "network.block_dims").fill("4," * 24 + "7")
+    expect(fold).to_contain_text("25 blocks, 4 to 7")
+    box(tab, "network.block_dims").fill("4,7")
+    expect(fold).to_contain_text("2 numbers for 25 blocks")
+    fold.focus()
+    tab.keyboard.press("Enter")
+    expect(drawn.get_by_role("slider")).to_have_count(25)
+    tab.keyboard.press("Tab")
+    expect(drawn.get_by_role("slider", name="IN00")).to_be_focused()
+    tab.get_by_role("tab", name="Runs").click()
+    tab.get_by_role("tab", name="Train").click()
+    expect(drawn.get_by_role("slider")).to_have_count(25)
+    assert window.errors == []
 
 
 def test_bars_and_the_list_are_one_and_keys_and_presets_change_both(visit, served):
@@ -52,8 +113,7 @@ def test_bars_and_the_list_are_one_and_keys_and_presets_change_both(visit, serve
     tab = window.open()
     unfold(tab, "network", more=True)
     rank = int(server_value(served, "network.rank"))
-    ranks = field(tab, "network.block_dims")
-    expect(ranks.get_by_role("slider")).to_have_count(25)
+    ranks = opened(tab, "Block ranks (dims)")
     bar = ranks.get_by_role("slider", name="IN05")
     expect(bar).to_have_attribute("aria-valuenow", str(rank))
     bar.focus()
@@ -62,15 +122,45 @@ def test_bars_and_the_list_are_one_and_keys_and_presets_change_both(visit, serve
     assert server_value(served, "network.block_dims") == ",".join([str(rank)] * 5 + [str(rank + 1)] + [str(rank)] * 19)
     box(tab, "network.block_dims").fill("0," * 24 + "7")
     expect(ranks.get_by_role("slider", name="OUT11")).to_have_attribute("aria-valuenow", "7")
-    rates = field(tab, "network.up_lr_weight")
-    rates.get_by_label("Preset: Up block LR weights").select_option("Linear")
+    assert window.errors == []
+
+
+def test_one_row_has_the_rates_of_all_sides_and_a_fast_drag_sets_each_bar_on_its_way(visit, served):
+    window = visit()
+    tab = window.open()
+    unfold(tab, "network", more=True)
+    rates = opened(tab, "LR weights")
+    expect(rates.get_by_role("slider")).to_have_count(25)
+    rates.get_by_label("Preset: LR weights").select_option("Up: linear")
     expect(box(tab, "network.up_lr_weight")).to_have_value("linear")
     expect(rates.get_by_role("slider", name="OUT11")).to_have_attribute("aria-valuenow", "1")
-    rates.locator(".row").scroll_into_view_if_needed()
-    place = rates.locator(".row").bounding_box()
-    tab.mouse.move(place["x"] + 6, place["y"] + place["height"] / 2)
+    rates.get_by_label("Preset: LR weights").select_option("Only the middle")
+    expect(box(tab, "network.down_lr_weight")).to_have_value("zeros")
+    expect(rates.get_by_role("slider", name="MID")).to_have_attribute("aria-valuenow", "1")
+    rates.get_by_label("Preset: LR weights").select_option("All the same")
+    first, end = (rates.get_by_role("slider", name=name) for name in ("IN00", "MID"))
+    first.scroll_into_view_if_needed()
+    begin, to = first.bounding_box(), end.bounding_box()
+    tab.mouse.move(begin["x"] + 4, begin["y"] + begin["height"] / 2)
     tab.mouse.down()
-    tab.mouse.move(place["x"] + place["width"] - 6, place["y"] + place["height"] / 2, steps=30)
+    tab.mouse.move(to["x"] + 4, to["y"] - 5)  # one event, twelve bars away
     tab.mouse.up()
-    expect(box(tab, "network.up_lr_weight")).to_have_value(",".join(["1"] * 12))
+    expect(box(tab, "network.down_lr_weight")).to_have_value(re.compile("^1,.*,1.9$"))
+    rising = [float(value) for value in box(tab, "network.down_lr_weight").input_value().split(",")]
+    assert rising == pytest.approx([1 + n / 12 for n in range(12)], abs=0.026)  # half a step of the bars
+    expect(box(tab, "network.mid_lr_weight")).to_have_value("2")
+    expect(box(tab, "network.up_lr_weight")).to_have_value("")
+    assert window.errors == []
+
+
+def test_on_a_phone_each_bar_is_wide_enough_for_a_finger(visit, served):
+    window = visit()
+    tab = window.open()
+    tab.set_viewport_size({"width": 390, "height": 844})
+    unfold(tab, "network", more=True)
+    ranks = opened(tab, "Block ranks (dims)")
+    places = [bar.bounding_box() for bar in ranks.get_by_role("slider").all()]
+    assert len(places) == 25 and min(place["width"] for place in places) >= 20
+    assert len({place["y"] for place in places}) == 3
+    assert max(place["x"] + place["width"] for place in places) <= 390
     assert window.errors == []
