@@ -226,13 +226,12 @@
       }));
     }
 
-    /** Texts are written as if they were typed, so that the form takes them as it takes that. */
+    /** One text is written as if it were typed; several are one change of the Train form. */
     send(texts) {
-      this.inputs.forEach((input, n) => {
-        if (!input || texts[n] === null || input.value === texts[n]) return;
-        input.value = texts[n];
-        input.dispatchEvent(new Event("change", {bubbles: true}));
-      });
+      const {inputs} = this, changed = inputs.flatMap((input, n) => input && texts[n] !== null && input.value !== texts[n] ? [[input, texts[n]]] : []);
+      for (const [input, value] of changed) input.value = value;
+      if (changed.length === 1) changed[0][0].dispatchEvent(new Event("change", {bubbles: true}));
+      else if (changed.length) atelier.edits(Object.fromEntries(changed.map(([input, value]) => [input.dataset.set, value])), this.dataset.title);
       this.draw();
     }
   }

@@ -7,7 +7,7 @@
   const have = {};         // name -> signature of the part that is on the screen
   const buses = {};        // name -> {element, props, watch, trigger} of a carrier
   const outstanding = new Map(); // number of a sent change -> time
-  const unsaved = new Map();     // and -> [field, value], until the server has confirmed it
+  const unsaved = new Map();     // and -> {field: value}, until the server has confirmed them
   const LOST = 20000;      // milliseconds after which a change is not waited for
   const PATIENCE = 15000;  // milliseconds that an action waits for the changes before it
   let sent = 0;
@@ -175,11 +175,17 @@
   /** One change of a field of the Train form. Its number lets the server keep the order and Start wait for it. */
   atelier.edit = (path, value) => {
     if (!buses.form) return;
-    unsaved.set(sent + 1, [path, value]);
+    unsaved.set(sent + 1, {[path]: value});
     send("edit", {field: path, value});
   };
+  /** Changes of several fields, {field: value}, that one undo takes back. did: what they are together */
+  atelier.edits = (values, did) => {
+    if (!buses.form) return;
+    unsaved.set(sent + 1, values);
+    send("edits", {values, did});
+  };
   /** Whether a change of this field is on its way. */
-  atelier.isUnsaved = (path) => onTheirWay().some((number) => unsaved.has(number) && unsaved.get(number)[0] === path);
+  atelier.isUnsaved = (path) => onTheirWay().some((number) => unsaved.has(number) && path in unsaved.get(number));
 
   /* What a person did in a field since it was last sent: Gradio also reports fields that are only passed through, with what
      they held before the server filled them. */
@@ -414,7 +420,7 @@
   };
   /* A page that comes back after the server was away has the server's values: what was typed meanwhile is named. */
   const UNSAVED = "atelier-unsaved";
-  addEventListener("pagehide", () => { try { if (unsaved.size) sessionStorage.setItem(UNSAVED, JSON.stringify([...unsaved.values()])); } catch { /* no storage */ } });
+  addEventListener("pagehide", () => { try { if (unsaved.size) sessionStorage.setItem(UNSAVED, JSON.stringify([...unsaved.values()].flatMap(Object.entries))); } catch { /* no storage */ } });
   const tellUnsaved = () => {
     let lost = [];
     try { lost = JSON.parse(sessionStorage.getItem(UNSAVED) || "[]"); sessionStorage.removeItem(UNSAVED); } catch { /* no storage */ }

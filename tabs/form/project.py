@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,24 @@ class Project:
             self.job = job
             self._changed(session)
             return True
+
+    def edit_several(self, values: Mapping[str, Any], *, did: str, session: str = "", stamp: str | None = None) -> None:
+        """New values of several fields as their widgets give them, one step of undo. Raises ProblemsError for one that cannot be
+        used, and changes nothing then."""
+        with self._lock:
+            job = self.job
+            for path, raw in values.items():
+                try:
+                    job = with_value(job, path, value_from(FIELDS[path], raw))
+                except BadText as error:
+                    raise ProblemsError([replace(error.problem, where=path)]) from None
+            if job == self.job and not any(path in self.bad for path in values):
+                return
+            self.guard(stamp, session)
+            self._remember(did)
+            self.bad = {path: bad for path, bad in self.bad.items() if path not in values}
+            self.job = job
+            self._changed(session)
 
     def _named_by_its_word(self, job: TrainJob) -> TrainJob:
         """An embedding is called as its word, since programs read it by its file's name, unless a person has named it."""

@@ -159,13 +159,28 @@ def _say_refused(page: Page, browser: Browser) -> None:
 def _edit(page: Page, data: dict[str, Any], browser: Browser, stamp: str) -> None:
     """One field as a person left it; an older change of it that comes later counts no more."""
     entry = next((each for each in form.on_form() if each.path == data.get("field")), None)
-    if entry is not None and page.browsers.is_newest(browser, entry.path, whole(data.get("n"))):
-        value = form.raw(entry, str(data.get("value", "")))
-        page.project.edit(entry.path, value, session=browser.session, stamp=stamp)
+    with page.project.lock:  # between asking and changing comes no other
+        if entry is not None and page.browsers.is_newest(browser, entry.path, whole(data.get("n"))):
+            value = form.raw(entry, str(data.get("value", "")))
+            page.project.edit(entry.path, value, session=browser.session, stamp=stamp)
+
+
+def _edits(page: Page, data: dict[str, Any], browser: Browser, stamp: str) -> None:
+    """Several fields that one control changed, without those for which a newer change has come."""
+    known, given, number = {each.path: each for each in form.on_form()}, data.get("values"), whole(data.get("n"))
+    with page.project.lock:
+        values = {
+            path: form.raw(known[path], str(value))
+            for path, value in (given if isinstance(given, dict) else {}).items()
+            if path in known and page.browsers.is_newest(browser, path, number)
+        }
+        did = f"change of {str(data.get('did', ''))[:60]}"
+        page.project.edit_several(values, did=did, session=browser.session, stamp=stamp)
 
 
 ACTIONS: dict[str, Callable[..., None]] = {
     "edit": _edit,
+    "edits": _edits,
     "load": lambda page, data, browser, stamp: presets_bar.load(page, data.get("preset"), browser, stamp),
     "save": presets_bar.save,
     "rename": presets_bar.rename,
@@ -218,7 +233,7 @@ def _listen_to_form(page: Page) -> None:
         data = event._data if isinstance(event._data, dict) else {}
         browser, name = page.browsers.of(request.session_hash), str(data.get("name", ""))
         _do(page, name, data, browser)
-        return _message(page, browser, lists=name != "edit")
+        return _message(page, browser, lists=name not in ("edit", "edits"))
 
     page.listen(page.form_bus.act, act, None, page.form_bus, trigger_mode="multiple")
     page.on_load(

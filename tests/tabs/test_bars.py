@@ -150,6 +150,9 @@ def test_one_row_has_the_rates_of_all_sides_and_a_fast_drag_sets_each_bar_on_its
     assert rising == pytest.approx([1 + n / 12 for n in range(12)], abs=0.026)  # half a step of the bars
     expect(box(tab, "network.mid_lr_weight")).to_have_value("2")
     expect(box(tab, "network.up_lr_weight")).to_have_value("")
+    tab.locator('[data-do="undo"]').click()  # all that the drag changed
+    expect(box(tab, "network.down_lr_weight")).to_have_value("")
+    expect(box(tab, "network.mid_lr_weight")).to_have_value("")
     assert window.errors == []
 
 

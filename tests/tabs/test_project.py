@@ -109,6 +109,19 @@ def test_undo_and_redo_walk_the_same_way_and_a_new_edit_forgets_the_undone(proje
     assert project.job.network.rank == 9 and project.can_redo == ""
 
 
+def test_several_fields_change_together_and_come_back_together_or_none_does(project):
+    project.edit("network.rank", "many")
+    values = {"network.rank": "8", "network.layers": "attn1\nattn2", "network.up_lr_weight": ""}
+    project.edit_several(values, did="change of two")
+    assert (project.job.network.rank, project.job.network.layers, project.bad) == (8, ["attn1", "attn2"], {})
+    before = project.job
+    with pytest.raises(ProblemsError) as error:
+        project.edit_several({"network.alpha": "4", "network.rank": "few"}, did="change of two")
+    assert [problem.where for problem in error.value.problems] == ["network.rank"] and project.job == before
+    project.undo()
+    assert project.job.network.layers == [] and project.shown("network.rank") == "many"
+
+
 def test_loading_a_preset_gives_exactly_the_saved_job(project, store):
     saved = with_value(with_value(TrainJob(), "network.rank", 77), "samples.sample_prompts", ["a", "b"])
     name = store.save("whole", saved)
