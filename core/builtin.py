@@ -8,7 +8,7 @@ from core.extensions import later
 from core.settings.base import Settings
 from core.settings.captioning.edits import CaptionHistorySettings
 from core.settings.job import CaptionEditJob, CaptionJob, ClassImagesJob, GenerateJob, GridJob, PrepareJob, TrainJob
-from core.settings.tools import images, metadata
+from core.settings.tools import hints, images, metadata
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
 from core.settings.tools.file_metadata import EditMetadataSettings, HashesSettings, StripMetadataSettings
 from core.settings.tools.loras import (
@@ -30,6 +30,11 @@ from core.settings.tools.weights import (
 from core.tasks import Card, Task, register, tool
 
 IMAGES = Card("images", "Images", "Edit copies of a folder's images; the originals are not changed.")
+HINTS = Card(
+    "hints",
+    "Control images",
+    "Make control images (hints) for training a ControlNet; the images themselves are not changed.",
+)
 LORAS = Card("loras", "LoRAs", "Look into LoRAs, compare and change them; results are new files.")
 MODELS = Card(
     "models", "Models and files", "Look into model files of any kind, change and merge them; results are new files."
@@ -67,6 +72,13 @@ def _model_tool(
 def _image_tool(name: str, settings: type[images.FolderSettings], title: str, about: str, **more: Any) -> None:
     run, check = later("core.tools.image_tools", name), later("core.tools.images", "what_would_be_made")
     given: dict[str, Any] = {"card": IMAGES, "button": title, "takes": "folder"}
+    register(tool(name, settings, run, title=title, about=about, check=check, **given, **more))
+
+
+def _hint_tool(name: str, settings: type[hints.MadeHintsSettings], title: str, about: str, **more: Any) -> None:
+    run, check = later("core.tools.hints", name), later("core.tools.hints", f"check_{name}")
+    given: dict[str, Any] = {"card": HINTS, "button": "Make control images", "takes": "folder"}
+    given["reads"] = lambda asked: asked.preview is not None
     register(tool(name, settings, run, title=title, about=about, check=check, **given, **more))
 
 
@@ -354,7 +366,6 @@ _image_tool("convert", images.ConvertSettings, "Convert format", "change the fil
 _image_tool("number", images.NumberSettings, "Number files", "number images and their captions")
 _image_tool("undo_number", images.UndoNumberSettings, "Undo numbering", "revert a numbering done in place")
 _image_tool("faces", images.FaceSettings, "Crop faces", "crop and level faces in photos")
-_image_tool("edges", images.EdgeSettings, "Detect edges (Canny)", "make Canny edge maps of images")
 _model_tool(
     "latent_upscaler",
     "latent_upscaler",
@@ -365,6 +376,21 @@ _model_tool(
     IMAGES,
     lane="device",
     takes="images",
+)
+
+_hint_tool(
+    "make_hints",
+    hints.MakeHintsSettings,
+    "Preprocess",
+    "make control images: edges, blur, tile and others",
+    unused=later("core.control.hints", "unused_settings"),
+)
+_hint_tool(
+    "hints_by_model",
+    hints.HintsByModelSettings,
+    "Preprocess with a model",
+    "make control images with an ONNX model: depth, line art and others",
+    lane="device",
 )
 
 _metadata_tool(

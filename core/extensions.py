@@ -20,6 +20,7 @@ from core.record.problems import ProblemsError
 EXTENSIONS: tuple[str, ...] = (
     "core.builtin",
     "core.captioning.registered",
+    "core.control.hints.registered",
     "core.diffusion.objectives",
     "core.generation.guidances.registered",
     "core.generation.hooks",

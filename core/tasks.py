@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,6 +51,7 @@ class Task:
     button        what starts it there
     values        under which name its form's values are kept; tasks of a card with the same name share them. "": with the card
     under         another command whose tool it is too: `caption tag` is `tag`
+    unused        (values of its form by name) -> names of its settings that have no effect with them, which the form leaves out
     takes         the setting that a free word of its command fills (`tag FOLDER`): a name in `own`, else a dotted path
     """
 
@@ -69,6 +70,7 @@ class Task:
     button: str = "Start"
     values: str = ""
     under: str = ""
+    unused: Callable[[Mapping[str, Any]], Collection[str]] = lambda values: ()
     takes: str = ""
 
     @property

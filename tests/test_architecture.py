@@ -16,6 +16,7 @@ ORDER = [
     ["dataset"],
     ["families"],
     ["networks", "optimization"],
+    ["control"],
     ["methods"],
     ["generation"],
     ["training", "captioning", "tools", "imports"],

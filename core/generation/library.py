@@ -20,7 +20,7 @@ from core.record.problems import ProblemsError
 from core.record.regular import read_regular
 from core.record.run_about import given_title, title_of
 from core.record.run_folder import RunFolder
-from core.record.workspace import CAPTIONERS, Workspace, resolve_path
+from core.record.workspace import CAPTIONERS, PREPROCESSORS, Workspace, resolve_path
 
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}
 UPSCALER_SUFFIXES = SUFFIXES | {".pth"}
@@ -197,7 +197,7 @@ def _files(root: Path, kind: str, suffixes: Collection[str] = SUFFIXES) -> Itera
 def _entered(folder: str, names: list[str], root: Path) -> list[str]:
     """The subfolders to search: without hidden ones and captioning models."""
     shown = sorted(name for name in names if not name.startswith((".", "_")))
-    return [name for name in shown if name != CAPTIONERS or Path(folder) != root]
+    return [name for name in shown if name not in (CAPTIONERS, PREPROCESSORS) or Path(folder) != root]
 
 
 def _listed_as(path: Path, root: Path) -> str:

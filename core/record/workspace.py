@@ -9,6 +9,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 CAPTIONERS = "captioners"  # in the models folder: what writes captions
+PREPROCESSORS = "preprocessors"  # there too: what makes control images
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Workspace:
     def captioners(self) -> Path:
         """Models that write captions; lists of other models leave it out."""
         return self.models / CAPTIONERS
+
+    @property
+    def preprocessors(self) -> Path:
+        """ONNX models that make control images; lists of other models leave it out."""
+        return self.models / PREPROCESSORS
 
     @property
     def captions(self) -> Path:

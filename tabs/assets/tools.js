@@ -10,7 +10,10 @@
 
   const going = atelier.going = (work) => ["waiting", "running", "paused"].includes(work.state);
   const press = (words, command, data) => h("button", {type: "button", class: "btn small", onclick: (event) => { event.target.disabled = true; atelier.command(command, {...data, ask: atelier.ask()}); }}, words);
-  const previewed = (each) => h("li", {}, h("img", {src: each.image, alt: "", loading: "lazy", width: 96, height: 96}),
+  /** An image and its control image. */
+  const pair = (each) => h("li", {class: "pair"}, h("strong", {}, each.name),
+    h("div", {}, h("img", {src: each.image, alt: "", loading: "lazy"}), h("img", {src: each.hint, alt: `Control image of ${each.name}`, loading: "lazy"})));
+  const previewed = (each) => each.hint ? pair(each) : h("li", {}, h("img", {src: each.image, alt: "", loading: "lazy", width: 96, height: 96}),
     h("div", {}, h("strong", {}, each.name), each.caption ? h("p", {}, each.caption) : null,
       each.tags.length ? h("div", {class: "chips"}, each.tags.map(([name, score]) => h("span", {class: "chip"}, name, score === null ? null : h("small", {class: "figures"}, ` ${score.toFixed(2)}`)))) : null,
       each.before ? h("p", {class: "hint"}, `Before: ${each.before}`) : null));

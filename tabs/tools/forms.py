@@ -146,16 +146,14 @@ class ToolForm:
         """The fields. Those of a long form that are not shown at first are opened by a button; while they are closed, one with a
         value of its own stands with the first."""
         form, filled, opened = self.form(), self._filled(), self.card.name in self._state().get("opened", [])
-        own = {
-            name
-            for name, entry in form.known.items()
-            if filled.get(name, entry.default) != entry.default and not opened
-        }
-        shown = {name for name, entry in form.known.items() if entry.level == "shown" or len(form.known) <= SHORT} | own
-        rest = [name for name in form.known if name not in shown]
+        unused = self.task.unused(filled)
+        known = {name: entry for name, entry in form.known.items() if name not in unused}
+        own = {name for name, entry in known.items() if filled.get(name, entry.default) != entry.default and not opened}
+        shown = {name for name, entry in known.items() if entry.level == "shown" or len(known) <= SHORT} | own
+        rest = [name for name in known if name not in shown]
         words = f"{'Fewer' if opened else 'More'} settings ({len(rest)})"
         more = f'<div class="class-line">{button("more", words, kind="quiet", again=True)}</div>' if rest else ""
-        first = form.fields([name for name in form.known if name in shown], filled)
+        first = form.fields([name for name in known if name in shown], filled)
         others = f'<div class="concept-fields">{form.fields(rest, filled)}</div>' if rest and opened else ""
         return f'<div class="concept-fields">{first}</div>{more}{others}'
 

@@ -8,7 +8,7 @@ from tabs.tools.forms import cards
 
 CAPTIONS = "Captions"
 MACHINE = "This machine"
-FIRST = ("loras", "models", "images")  # cards of the groups that stand first, in this order
+FIRST = ("loras", "models", "images", "hints")  # cards of the groups that stand first, in this order
 # What stands on Tools and is no task: (words, what else it is found by, the id of its element).
 PLACES = (
     ("Get a base model", "download checkpoint SD SDXL", "tools"),

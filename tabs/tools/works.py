@@ -247,8 +247,13 @@ class Works:
 
     def _shown(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Facts of a work, with the thumbnails of its preview, and the address of its file."""
-        previews = [each | {"image": self._thumb_url(each["image"], 128)} for each in facts["previews"]]
+        previews = [each | self._thumbs(each) for each in facts["previews"]]
         return facts | {"previews": previews, "file": self._file(facts["file"])}
+
+    def _thumbs(self, previewed: dict[str, Any]) -> dict[str, str]:
+        """The thumbnail of an image; larger ones of an image and its control image."""
+        size = 256 if "hint" in previewed else 128
+        return {name: self._thumb_url(previewed[name], size) for name in ("image", "hint") if name in previewed}
 
     def _file(self, path: Any) -> dict[str, str] | None:
         """The file that a tool wrote, as the page offers it for download; none of folders and models that were downloaded."""

@@ -83,7 +83,8 @@ def test_each_tool_of_a_former_job_is_a_task_of_its_own():
     assert to_version_2("crop", {"crop": {"folder": "a"}}) == ("crop", {"crop": {"folder": "a"}})
     waiting = {"id": "1", "title": "t", "task": "images", "job": {"images": {"action": "edges", "folder": "b"}}}
     entry = _entry(waiting)
-    assert (entry.task, entry.job, entry.state) == ("edges", {"edges": {"folder": "b"}}, "waiting")
+    own = {"preprocessor": "canny", "edge_low": 32, "edge_high": 224, "folder": "b"}
+    assert (entry.task, entry.job, entry.state) == ("make_hints", {"make_hints": own}, "waiting")
 
 
 def switched(**groups):

@@ -32,13 +32,13 @@ def test_every_task_with_a_card_has_a_form_with_each_of_its_own_settings(page):
         for name, task in form.tasks.items():
             form._keep(**{card.name: {"action": name}}, opened=[card.name])
             shown = form.html()
-            settings = own_settings_of(task)
+            settings = own_settings_of(task).keys() - task.unused({})
             assert all(f'data-arg="{setting}"' in shown for setting in settings if setting != "preview")
             assert task.button in shown and ('data-act="preview"' in shown) == ("preview" in settings)
 
 
 def test_image_tools_share_a_card_and_each_asks_for_its_folder():
-    assert len(ACTIONS) == 7
+    assert len(ACTIONS) == 6
     assert {name for name, task in tasks.tasks().items() if task.card == IMAGES} == {*ACTIONS, "latent_upscaler"}
 
 
@@ -256,3 +256,25 @@ def test_a_discarded_download_does_not_show_an_earlier_try(page, monkeypatch):
     (work,) = page.works.works()
     page.works.discard({"about": work.about}, None)
     assert page.works.works() == []
+
+
+def test_a_form_shows_what_the_chosen_preprocessor_reads(page):
+    form = ToolForm(page, tasks.named("make_hints").card)
+    canny, blur = 'id="tool-make_hints-edge_low"', 'id="tool-make_hints-blur_radius"'
+    shown = form.act(event("field", "edge_low", "50"))
+    assert canny in shown and blur not in shown
+    shown = form.act(event("field", "preprocessor", "blur"))
+    assert canny not in shown and blur in shown
+    assert form.values()["edge_low"] == 50, "what was filled in comes back"
+
+
+def test_a_preview_shows_images_beside_their_control_images(page, tmp_path):
+    image(tmp_path / "set" / "a.png", (64, 64))
+    form = ToolForm(page, tasks.named("make_hints").card)
+    form.act(event("field", "folder", str(tmp_path / "set")))
+    form.act(event("preview"))
+    (work,) = page.works.works()
+    wait_until(lambda: not page.works._runs(work))
+    (pair,) = page.works.parts("Tools", {})["works"][0]["previews"]
+    assert pair["name"] == "a.png" and pair["image"] != pair["hint"]
+    assert all("size=256" in pair[name] for name in ("image", "hint"))

@@ -22,7 +22,7 @@ def test_every_tool_with_a_card_is_in_the_index_once():
             assert shown.count(f'data-tool="{task.name}"') == 1, task.name
     titles = list(index.groups())
     assert titles[:3] == ["LoRAs", "Models and files", "Images"] and {index.CAPTIONS, index.MACHINE} <= set(titles)
-    assert [card.name for card in index.ordered("Tools")][:3] == list(index.FIRST)
+    assert [card.name for card in index.ordered("Tools")][: len(index.FIRST)] == list(index.FIRST)
     assert set(index.ordered("Tools")) == set(cards("Tools"))
 
 

@@ -20,7 +20,6 @@ from core.settings.presets.files import dump
 from core.settings.tools.images import FaceSettings
 from core.tools.faces import Face, FaceDetector, weights_folder
 from core.tools.image_faces import around, rotated, upright
-from core.tools.image_tools import canny
 from core.tools.image_tools import faces as crop_faces
 from tests.refusals import refused
 from tests.tasks import surroundings
@@ -288,34 +287,6 @@ def test_a_file_in_the_place_of_an_earlier_name_stops_the_way_back(tmp_path):
     assert tree(root) == before
 
 
-# ---- edges
-
-
-def test_edges_of_a_square_are_its_outline(tmp_path):
-    gray = np.zeros((40, 40), np.float32)
-    gray[10:30, 10:30] = 200
-    edges = canny(gray, 32, 224)
-    rows, columns = np.nonzero(edges)
-    assert rows.min() in (9, 10) and rows.max() in (29, 30) and columns.min() in (9, 10) and columns.max() in (29, 30)
-    assert 70 <= edges.sum() <= 80 and not edges[12:28, 12:28].any()  # one pixel wide
-
-
-def test_weak_edges_count_only_where_a_strong_one_leads_to_them():
-    gray = np.zeros((20, 60), np.float32)
-    gray[10:] = np.linspace(10, 100, 60, dtype=np.float32)  # the step grows from left to right: 4 x 10 to 4 x 100
-    assert canny(gray, 32, 350).sum() > 50
-    assert canny(gray[:, :45], 32, 350).sum() == 0
-    assert canny(gray[:, :45], 32, 200).sum() > 40
-
-
-def test_edge_images_have_the_names_and_sizes_of_their_images(folder, tmp_path):
-    use(folder, action="edges")
-    assert sizes(tmp_path / "out") == {"sub/small.png": (30, 40), "wide.png": (100, 60)}
-    assert not (tmp_path / "out" / "wide.txt").exists()
-    with Image.open(tmp_path / "out" / "wide.png") as image:
-        assert set(np.unique(np.asarray(image.convert("L")))) <= {0, 255}
-
-
 # ---- faces
 
 
@@ -440,7 +411,7 @@ def test_a_cancel_stops_between_images(folder):
     token = CancelToken()
     token.cancel()
     with pytest.raises(Cancelled):
-        use(folder, cancel=token, action="edges")
+        use(folder, cancel=token, action="convert")
 
 
 def test_the_command_line_runs_a_job_file(folder, tmp_path, capsys):

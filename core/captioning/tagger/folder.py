@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.captioning.tagger import labels as tables
-from core.captioning.tagger.onnx_file import check_onnx
 from core.captioning.tagger.profile import FILE, PROFILES, Profile, read_profile
 from core.captioning.tagger.tags import Label
+from core.formats.onnx.file import check_onnx
 from core.record import atomic
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError

@@ -2,64 +2,47 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from core.captioning.tagger.folder import Found, read_labels
 from core.captioning.tagger.labels import NOTHING
-from core.captioning.tagger.onnx_file import MAX_INPUT, batch_too_large, outputs_too_many
-from core.captioning.tagger.providers import CPU, onnxruntime, providers_for
-from core.captioning.tagger.runner import IMAGES, SCORES
 from core.captioning.tagger.tags import Label, Scored
-from core.record import machine
+from core.formats.onnx.file import MAX_INPUT, batch_too_large, outputs_too_many
+from core.formats.onnx.process import ModelProcess
+from core.formats.onnx.providers import onnxruntime, providers_for
 from core.record.context import JobContext
-from core.record.problems import ProblemsError, unwritten
+from core.record.problems import ProblemsError
 from core.record.units import memory_words
-from core.record.worker import Gone, Worker
 from core.settings.captioning.tagger import FLOOR, TagSettings
 
 ALWAYS_KEPT = ("rating", "quality")  # the best of these counts, however low
-LONGEST_SECONDS = 120.0  # to open a model, and for each image of a batch; on a slow CPU the largest needs 20
-COMPILING_SECONDS = 600.0  # the same where the provider may compile the model first
 DIGITS = 6  # of a kept score: 0.35 in float32 stays at least 0.35
 
 
-class TaggerGone(ProblemsError):
-    """The process of the model has ended, or was ended as it gave no answer."""
-
-
 class Tagger:
-    """A loaded model. Its process is ended where one answer takes longer than `_seconds` for each image.
+    """A loaded model.
 
     wanted, provider   of onnxruntime: asked for, and taken
     size    (width, height) of its input       batch   images it takes at once; None for any number
     """
 
     def __init__(self, found: Found, asked: TagSettings, context: JobContext):
-        self.found, self.profile, self._context = found, found.profile, context
+        self.found, self.profile = found, found.profile
         wanted = providers_for(asked.provider, context.device, onnxruntime().get_available_providers())
-        self._seconds = LONGEST_SECONDS if wanted[0] == CPU else COMPILING_SECONDS
-        self._images: np.ndarray | None = None
-        self._folder = TemporaryDirectory(prefix="atelier-tagger-", ignore_cleanup_errors=True)
-        self._place = Path(self._folder.name)
-        words = [sys.executable, "-m", "core.captioning.tagger.runner", self._folder.name]
-        self._worker = Worker(words, self._place)
+        self._model = ModelProcess(found.model, wanted, context, self._refused)
+        self.provider, self.wanted = self._model.provider, wanted[0]
         try:
-            self._load(wanted, asked)
+            self._load(asked)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """End its process, whatever the model does."""
-        self._worker.end()
-        self._images = None  # Windows keeps a mapped file
-        self._folder.cleanup()
+        self._model.close()
 
     def __enter__(self) -> Self:
         return self
@@ -67,39 +50,13 @@ class Tagger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _load(self, wanted: list[str], asked: TagSettings) -> None:
-        file, threads = str(self.found.model.absolute()), machine.threads()
-        question = {"model": file, "providers": wanted, "device": self._context.device, "threads": threads}
-        self.facts = self._ask({"open": question}, "cannot be loaded", self._seconds)
-        self.provider, self.wanted = self.facts["providers"][0], wanted[0]
-        self.labels: list[Label] = read_labels(self.found, self.facts["tags"])
+    def _load(self, asked: TagSettings) -> None:
+        self.labels: list[Label] = read_labels(self.found, self._model.tags)
         self.always = np.array([label.category in ALWAYS_KEPT for label in self.labels])
         self.batch, self.size = self._input(asked.batch_size)
         self.output = self._output()
-        self._images = self._room(self.batch or asked.batch_size)
+        self._model.room(self.batch or asked.batch_size, self._shape)
         self._try()
-
-    def _ask(self, question: dict[str, Any], fails: str, seconds: float) -> dict[str, Any]:
-        answer = self._worker.ask(question, seconds, self._context.cancel)
-        if isinstance(answer, Gone):
-            why = f"gave no answer within {seconds:.0f} seconds" if answer.hung else f"crashed ({answer.code_words})"
-            raise TaggerGone(self._refused(why, "tagger.no-answer").problems)
-        if "error" in answer:
-            raise self._refused(f"{fails}: {answer['error']}")
-        return answer
-
-    def _room(self, images: int) -> np.ndarray:
-        """Where a batch is written for its process: in full, as a disk that fills up later would end this one."""
-        shape = self._shape
-        one: np.ndarray = np.zeros(shape, np.float16 if self.facts["inputs"][0][1] == "tensor(float16)" else np.float32)
-        file = self._place / IMAGES
-        try:
-            with open(file, "wb") as out:
-                for _ in range(images):
-                    out.write(one.data)
-        except OSError as error:
-            raise unwritten(error, "The images for the tagger cannot be written", str(file)) from error
-        return np.memmap(file, one.dtype, "r+", shape=(images, *shape))
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -107,7 +64,7 @@ class Tagger:
         return (height, width, 3) if self.profile.layout == "NHWC" else (3, height, width)
 
     def _input(self, batch_size: int) -> tuple[int | None, tuple[int, int]]:
-        inputs = self.facts["inputs"]
+        inputs = self._model.inputs
         shape = inputs[0][2] if inputs else []
         if len(inputs) != 1 or len(shape) != 4 or inputs[0][1] not in ("tensor(float)", "tensor(float16)"):
             shapes = ", ".join(f"{kind} {shape}" for _, kind, shape in inputs)
@@ -130,7 +87,7 @@ class Tagger:
         return batch, (width, height)
 
     def _output(self) -> str:
-        names = self.facts["outputs"]
+        names = self._model.outputs
         wanted = self.profile.output
         if isinstance(wanted, int) and 0 <= wanted < len(names):
             return str(names[wanted])
@@ -148,23 +105,13 @@ class Tagger:
 
     def run(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Scores [N, labels] of prepared images, at most `batch`. Raises ProblemsError."""
-        assert self._images is not None
         many = self.batch or len(images)  # a fixed batch takes no fewer
-        np.stack(images, out=self._images[: len(images)], casting="same_kind")
-        self._images[len(images) : many] = self._images[len(images) - 1]
-        question = {
-            "name": self.facts["inputs"][0][0],
-            "output": self.output,
-            "dtype": str(self._images.dtype),
-            "shape": [many, *self._shape],
-        }
-        found = self._ask({"run": question}, "failed", self._seconds * many)
-        shape = found["shape"]
+        dtype, shape = self._model.run(images, many, self.output)
         if why := outputs_too_many(shape):
             raise self._refused(why)
-        if not found["dtype"].startswith("float") or len(shape) != 2 or shape[0] != many:
-            raise self._refused(f"returns {found['dtype']} {shape} instead of a score for each label")
-        values = np.load(self._place / SCORES, allow_pickle=False)
+        if not dtype.startswith("float") or len(shape) != 2 or shape[0] != many:
+            raise self._refused(f"returns {dtype} {shape} instead of a score for each label")
+        values = self._model.values()
         sparse = self.profile.label_kind == "mapping"
         if len(self.labels) > values.shape[1] or (len(self.labels) < values.shape[1] and not sparse):
             table = self.profile.labels or "its metadata"
@@ -180,6 +127,6 @@ class Tagger:
         found = ((self.labels[number], round(float(values[number]), DIGITS)) for number in kept)
         return [(label, score) for label, score in found if label is not NOTHING]
 
-    def _refused(self, why: str, code: str = "tagger.model") -> ProblemsError:
+    def _refused(self, why: str, end: str = "model") -> ProblemsError:
         fix = "download it again, or choose another tagger; for your own model, check its profile.json"
-        return ProblemsError.one(f"The tagger {self.found.title} {why}", str(self.found.model), fix, code)
+        return ProblemsError.one(f"The tagger {self.found.title} {why}", str(self.found.model), fix, f"tagger.{end}")

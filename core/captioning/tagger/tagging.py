@@ -16,11 +16,12 @@ from core.captioning.tagger import sd_scripts
 from core.captioning.tagger.folder import Found, check_files, downloads, fetch_missing, find
 from core.captioning.tagger.kept import Keeper, Shelf, place_of, stamp_of
 from core.captioning.tagger.preprocess import preparing
-from core.captioning.tagger.providers import CPU, onnxruntime, providers_for, words_of
 from core.captioning.tagger.sd_scripts import joining
-from core.captioning.tagger.session import Tagger, TaggerGone
+from core.captioning.tagger.session import Tagger
 from core.captioning.tagger.tags import Format, Formatter, Scored, Tagged
 from core.dataset.sources.files import printable
+from core.formats.onnx.process import ModelGone
+from core.formats.onnx.providers import CPU, onnxruntime, providers_for, words_of
 from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.workspace import Workspace
@@ -138,7 +139,7 @@ def _run(tagger: Tagger, images: Sequence[np.ndarray]) -> list[np.ndarray | Prob
         return []
     try:
         return list(tagger.run(images))
-    except TaggerGone:
+    except ModelGone:
         raise
     except ProblemsError as error:
         if len(images) == 1:

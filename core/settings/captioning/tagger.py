@@ -9,6 +9,15 @@ from core.settings.base import SAME, Settings, kohya_setting, setting
 FLOOR = 0.05  # lower scores are not kept
 OFF = " Above 1 excludes the category."
 BEST = "empty writes it regardless of its score."
+PROVIDER_LABELS = {
+    "auto": "automatic",
+    "cuda": "CUDA",
+    "rocm": "ROCm",
+    "directml": "DirectML",
+    "openvino": "OpenVINO",
+    "coreml": "Core ML",
+    "cpu": "CPU",
+}
 ITEMS = " Separated by commas or lines; write \\, for a comma in a tag."
 
 
@@ -190,15 +199,7 @@ class TagSettings(TagTextSettings):
     provider: Literal["auto", "cuda", "rocm", "directml", "openvino", "coreml", "cpu"] = setting(
         "auto",
         title="Execution provider",
-        labels={
-            "auto": "automatic",
-            "cuda": "CUDA",
-            "rocm": "ROCm",
-            "directml": "DirectML",
-            "openvino": "OpenVINO",
-            "coreml": "Core ML",
-            "cpu": "CPU",
-        },
+        labels=PROVIDER_LABELS,
         help="The device for onnxruntime. Automatic uses the GPU if the installed onnxruntime supports it.",
     )
     batch_size: int = kohya_setting(

@@ -65,7 +65,10 @@ FORMER_TOOLS: dict[str, tuple[str, str, dict[str, set[str]]]] = {
 }
 
 # Tools that another one replaced: former name -> its name now, and the settings by which it does the same
-REPLACED_TOOLS: dict[str, tuple[str, Values]] = {"export_diffusers": ("convert_lora", {"names": "diffusers_folded"})}
+REPLACED_TOOLS: dict[str, tuple[str, Values]] = {
+    "export_diffusers": ("convert_lora", {"names": "diffusers_folded"}),
+    "edges": ("make_hints", {"preprocessor": "canny", "edge_low": 32, "edge_high": 224}),
+}
 
 
 def with_present_tool(task: str, values: Mapping[str, Any]) -> tuple[str, Values]:

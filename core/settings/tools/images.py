@@ -1,4 +1,4 @@
-"""Settings of the image tools: resize, crop, convert, number, crop faces, detect edges."""
+"""Settings of the image tools: resize, crop, convert, number, crop faces."""
 
 from __future__ import annotations
 
@@ -191,26 +191,4 @@ class FaceSettings(CaptionedCopySettings):
         within=(0.3, 1),
         title="Face detection threshold",
         help="Minimum detection score. Lower values find more faces and more false positives.",
-    )
-
-
-class EdgeSettings(CopySettings):
-    """Makes Canny edge maps for training a ControlNet. Captions stay with the images."""
-
-    tool = "edges"
-    edge_low: int = setting(
-        32,
-        within=(0, 2000),
-        title="Canny low threshold",
-        kohya="thres1",
-        source="Canny 1986",
-        help="Gradients above this count as edges where they connect to a strong edge.",
-    )
-    edge_high: int = setting(
-        224,
-        within=(0, 2000),
-        title="Canny high threshold",
-        kohya="thres2",
-        source="Canny 1986",
-        help="Gradients above this always count as edges. Lower both thresholds for more lines.",
     )

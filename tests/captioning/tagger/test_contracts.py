@@ -11,10 +11,10 @@ from core.captioning.tagger.folder import Found, check_files, find
 from core.captioning.tagger.labels import read_csv, read_mapping, read_metadata
 from core.captioning.tagger.preprocess import preparing
 from core.captioning.tagger.profile import CAMIE, CL, DEEPDANBOORU, PIXAI, PROFILES, WD, Profile, read_profile
-from core.captioning.tagger.providers import CPU, onnxruntime, providers_for
 from core.captioning.tagger.session import Tagger
 from core.captioning.tagger.tagging import _say_how, check_tag
 from core.captioning.tagger.tags import Label
+from core.formats.onnx.providers import CPU, onnxruntime, providers_for
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.captioning.tagger import TagSettings
@@ -385,7 +385,7 @@ def test_the_threads_are_those_of_the_product(tmp_path, monkeypatch):
 
     monkeypatch.setattr(machine, "threads", lambda: 3)
     tagger = load(WD[0], wd_folder(tmp_path / "m"), tmp_path)
-    assert tagger.facts["threads"] == 3
+    assert tagger._model.facts["threads"] == 3
 
 
 def test_a_folder_below_the_captioners_is_chosen_by_its_name(tmp_path):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from core.captioning.tagger import session
 from core.captioning.tagger.folder import Found
-from core.captioning.tagger.onnx_file import MAX_NODES, check_onnx
 from core.captioning.tagger.profile import WD
 from core.captioning.tagger.session import Tagger
+from core.formats.onnx import process
+from core.formats.onnx.file import MAX_NODES, check_onnx
 from core.record.cancel import Cancelled
 from core.record.workspace import PROJECT, Workspace
 from core.settings.captioning.tagger import TagSettings
@@ -34,12 +34,12 @@ def started(monkeypatch):
     """The processes of the models that a test loads."""
     made = []
 
-    class Noted(session.Worker):
+    class Noted(process.Worker):
         def __init__(self, *words):
             super().__init__(*words)
             made.append(self._process)
 
-    monkeypatch.setattr(session, "Worker", Noted)
+    monkeypatch.setattr(process, "Worker", Noted)
     return made
 
 
@@ -48,7 +48,7 @@ def load(folder, context):
 
 
 def test_a_model_that_never_answers_is_ended_after_its_time(tmp_path, context, started, monkeypatch):
-    monkeypatch.setattr(session, "LONGEST_SECONDS", 3.0)
+    monkeypatch.setattr(process, "LONGEST_SECONDS", 3.0)
     with refused("tagger.no-answer", "3 seconds"):
         load(endless_folder(tmp_path / "m"), context)
     assert started[0].poll() is not None

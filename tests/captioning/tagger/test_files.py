@@ -9,9 +9,9 @@ import pytest
 from onnx import external_data_helper, helper
 
 from core import extensions, tasks
-from core.captioning.tagger.onnx_file import check_onnx
 from core.captioning.tagger.tagging import check_tag
 from core.formats.hub.references import HubId, download_files
+from core.formats.onnx.file import check_onnx
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 from core.settings.captioning.tagger import TagSettings

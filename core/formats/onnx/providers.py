@@ -1,4 +1,4 @@
-"""What a tagger's model runs on: onnxruntime, and its execution providers."""
+"""What an ONNX model runs on: onnxruntime, and its execution providers."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ def onnxruntime(providers: Sequence[str] = ()) -> Any:
     return library
 
 
-def providers_for(asked: str, device: str, available: Sequence[str]) -> list[str]:
+def providers_for(asked: str, device: str, available: Sequence[str], where: str = "tag.provider") -> list[str]:
     """Provider names to ask for, the CPU as the last. Raises ProblemsError for one that is not installed.
 
     device   of the job ("cuda:1"): automatic takes CUDA and ROCm only where torch has a GPU
+    where    the setting that asks
     """
     names = PROVIDERS if asked == "auto" else {asked: PROVIDERS[asked]}
     on_gpu = device.startswith("cuda")
@@ -45,7 +46,7 @@ def providers_for(asked: str, device: str, available: Sequence[str]) -> list[str
             return [CPU] if found == CPU else [found, CPU]
     what = f"onnxruntime has no execution provider for '{asked}'; it has {', '.join(available)}"
     fix = "choose automatic, or install that build of onnxruntime"
-    raise ProblemsError.one(what, "tag.provider", fix, "tagger.no-provider")
+    raise ProblemsError.one(what, where, fix, "tagger.no-provider")
 
 
 def with_options(names: Sequence[str], device: str) -> list[Any]:

@@ -1,7 +1,7 @@
-"""The process in which a tagger's model runs: a file of a stranger may loop for ever, or crash the library.
+"""The process in which an ONNX model runs: a file of a stranger may loop for ever, or crash the library.
 
-Asked to open the file first, then for the scores of one batch after the other. The images lie in a file that both processes
-map; the scores are written to another one.
+Asked to open the file first, then for the output of one batch after the other. The images lie in a file that both processes
+map; the output is written to another one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from core.captioning.tagger.onnx_file import outputs_too_many
-from core.captioning.tagger.providers import onnxruntime, with_options
+from core.formats.onnx.file import MAX_INPUT
+from core.formats.onnx.providers import onnxruntime, with_options
 from core.record.worker import answer_questions
 
-IMAGES, SCORES = "images.bin", "scores.npy"
+IMAGES, VALUES = "images.bin", "values.npy"
 
 
 class Runner:
@@ -52,8 +52,8 @@ class Runner:
         batch = np.asarray(np.memmap(self._folder / IMAGES, dtype, "r", shape=tuple(shape)))
         (found,) = self._session.run([output], {name: batch})
         values = np.asarray(found)
-        if values.dtype.kind == "f" and values.ndim == 2 and not outputs_too_many(values.shape):
-            np.save(self._folder / SCORES, values)
+        if values.dtype.kind == "f" and values.nbytes <= MAX_INPUT:
+            np.save(self._folder / VALUES, values)
         return {"dtype": str(values.dtype), "shape": list(values.shape)}
 
 

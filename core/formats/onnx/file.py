@@ -39,33 +39,33 @@ WAYS = {
 AGAIN = "download it again"
 
 
-def check_onnx(path: Path) -> None:
+def check_onnx(path: Path, about: str = "tagger") -> None:
     """Raises ProblemsError for a file that is damaged, incomplete or too large, that asks for too many images at once, or that
-    reads files outside its folder."""
+    reads files outside its folder. about: what the codes of its problems begin with."""
     size = check_regular(path).st_size
     if size > MAX_BYTES:
-        raise _bad(path, f"is larger than {MAX_BYTES >> 30} GB", "choose another model")
+        raise _bad(about, path, f"is larger than {MAX_BYTES >> 30} GB", "choose another model")
     if not size:
-        raise _bad(path, "is empty")
+        raise _bad(about, path, "is empty")
     with open_regular(path) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:15] == b"<!doctype html>" or data[:7] == b"version":
-            raise _bad(path, "is a web page or a Git LFS pointer, not a model", "download the file itself")
+            raise _bad(about, path, "is a web page or a Git LFS pointer, not a model", "download the file itself")
         try:
             walk = _Walk(data)
             places = set(walk.external(0, size, "model", 0))
             shapes = [*_Walk(data).shapes(size)]
         except (ValueError, IndexError) as error:
-            raise _bad(path, f"is incomplete or damaged ({error})") from error
+            raise _bad(about, path, f"is incomplete or damaged ({error})") from error
     if walk.nodes > MAX_NODES:
-        raise _bad(path, f"has {walk.nodes:,} nodes, more than {MAX_NODES:,}", "choose another model")
+        raise _bad(about, path, f"has {walk.nodes:,} nodes, more than {MAX_NODES:,}", "choose another model")
     for inward, shape in shapes:
         why = batch_too_large(shape) if inward else outputs_too_many(shape)
         if why:
-            raise _bad(path, why, "choose another model")
+            raise _bad(about, path, why, "choose another model")
     for place in places:
-        size += _size_of(place, path)
+        size += _size_of(about, place, path)
     if size > MAX_BYTES:
-        raise _bad(path, f"is larger than {MAX_BYTES >> 30} GB with its data", "choose another model")
+        raise _bad(about, path, f"is larger than {MAX_BYTES >> 30} GB with its data", "choose another model")
 
 
 def batch_too_large(shape: Sequence[int]) -> str:
@@ -84,17 +84,17 @@ def outputs_too_many(shape: Sequence[int]) -> str:
     return f"has {shape[1]:,} outputs, more than {MAX_OUTPUTS:,}" if many else ""
 
 
-def _size_of(place: str, path: Path) -> int:
+def _size_of(about: str, place: str, path: Path) -> int:
     """The size of a file with numbers beside the model."""
     inside = PurePosixPath(place.replace("\\", "/"))
     folder = os.path.realpath(path.parent)
     real = os.path.realpath(path.parent / place) if "\0" not in place else ""
     if inside.is_absolute() or ".." in inside.parts or ":" in place or not real.startswith(folder + os.sep):
-        raise _bad(path, f"reads a file outside its folder ({place[:200]!r})", "do not use it")
+        raise _bad(about, path, f"reads a file outside its folder ({place[:200]!r})", "do not use it")
     try:
         return check_regular(real).st_size
     except MissingFile:
-        raise _bad(path, f"needs the file {place[:200]}", "download that file too") from None
+        raise _bad(about, path, f"needs the file {place[:200]}", "download that file too") from None
 
 
 class _Walk:
@@ -182,5 +182,5 @@ class _Walk:
         raise ValueError("it ends in the middle of a number")
 
 
-def _bad(path: Path, why: str, fix: str = AGAIN) -> ProblemsError:
-    return ProblemsError.one(f"The model {path.name} {why}", str(path), fix, "tagger.bad-model")
+def _bad(about: str, path: Path, why: str, fix: str = AGAIN) -> ProblemsError:
+    return ProblemsError.one(f"The model {path.name} {why}", str(path), fix, f"{about}.bad-model")

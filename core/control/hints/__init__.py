@@ -1,0 +1,58 @@
+"""The preprocessors: functions from an image to its control image (its hint), in one table. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from core import extensions
+from core.settings.growth import add_choice
+from core.settings.hints import HintSettings
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+Make = Callable[["ndarray", HintSettings], "ndarray"]
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Makes control images.
+
+    make       (RGB uint8 [H, W, 3], settings) -> RGB uint8 [H, W, 3]
+    settings   names of the settings in `HintSettings` that it reads
+    """
+
+    name: str
+    title: str
+    make: Make
+    settings: tuple[str, ...] = ()
+
+
+PREPROCESSORS: dict[str, Preprocessor] = {}
+
+
+def register(preprocessor: Preprocessor) -> None:
+    """Offer a preprocessor wherever one is chosen."""
+    PREPROCESSORS[preprocessor.name] = preprocessor
+    groups: list[type[HintSettings]] = [HintSettings, *HintSettings.__subclasses__()]
+    for group in groups:
+        add_choice(group, "preprocessor", preprocessor.name, preprocessor.title)
+
+
+def preprocessors() -> dict[str, Preprocessor]:
+    """All that are registered, by name."""
+    extensions.load()
+    return PREPROCESSORS
+
+
+def make_hint(image: ndarray, asked: HintSettings) -> ndarray:
+    """The control image of an image, both RGB uint8 [H, W, 3]."""
+    return preprocessors()[asked.preprocessor].make(image, asked)
+
+
+def unused_settings(values: Mapping[str, Any]) -> set[str]:
+    """The settings that the preprocessor chosen among these values does not read."""
+    name = values.get("preprocessor", HintSettings.model_fields["preprocessor"].default)
+    return set(HintSettings.model_fields) - {"preprocessor", *preprocessors()[name].settings}

@@ -1,0 +1,107 @@
+"""Lines: Canny edges, soft edges and scribbles, white on black."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from core.control.hints.plain import as_rgb, gaussian, gray_levels, to_levels
+from core.settings.hints import HintSettings
+
+_TAN_22 = 0.4142135623730951
+
+
+def canny_lines(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+    """cv2.Canny of Pillow's gray levels: 255 on edges, 0 elsewhere."""
+    return as_rgb(_white(canny(gray_levels(image).astype(np.float32), asked.edge_low, asked.edge_high)))
+
+
+def soft_edges(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+    """The size of the gradient of the blurred gray image; a step of 255 / `edge_gain` levels is white at its middle.
+
+    A step of h levels, smoothed by a Gaussian of deviation s, rises by h / (s sqrt(2 pi)) a pixel at most.
+    """
+    dx, dy = _sobel(gaussian(gray_levels(image).astype(np.float32), asked.edge_blur))
+    rise = np.hypot(dx, dy) / 8  # the kernel's sum times the two pixels that it spans
+    return as_rgb(to_levels(rise * (asked.edge_gain * asked.edge_blur * math.sqrt(2 * math.pi))))
+
+
+def scribble(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+    """Canny edges of the blurred gray image, as lines of `line_width`."""
+    gray = np.rint(gaussian(gray_levels(image).astype(np.float32), asked.edge_blur))
+    return as_rgb(_white(_thick(canny(gray, asked.edge_low, asked.edge_high), asked.line_width)))
+
+
+def _white(mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, np.uint8(255), np.uint8(0))
+
+
+def _thick(lines: np.ndarray, width: int) -> np.ndarray:
+    """Lines of one pixel, drawn with a round brush."""
+    height, across = lines.shape
+    reach = width // 2
+    around = np.pad(lines, reach)
+    thick = np.zeros_like(lines)
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            if down * down + right * right <= width * width / 4:
+                thick |= around[reach + down : reach + down + height, reach + right : reach + right + across]
+    return thick
+
+
+def canny(gray_HW: np.ndarray, low: float, high: float) -> np.ndarray:
+    """bool [H, W]. The steps of cv2.Canny: Sobel 3 x 3, |dx| + |dy|, the ridge across the gradient, hysteresis.
+
+    gray_HW   float32, levels 0 to 255      low, high   steps of brightness times the kernel's sum of 4
+    """
+    low, high = min(low, high), max(low, high)
+    dx, dy = _sobel(gray_HW)
+    size = np.abs(dx) + np.abs(dy)
+    ridge = _ridge(size, dx, dy)
+    return _connected(ridge & (size > high), ridge & (size > low))
+
+
+def _sobel(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients to the right and down; edge pixels are repeated outside."""
+    p = np.pad(gray, 1, mode="edge")
+    smooth_down = p[:-2] + 2 * p[1:-1] + p[2:]
+    smooth_right = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
+    return smooth_down[:, 2:] - smooth_down[:, :-2], smooth_right[2:] - smooth_right[:-2]
+
+
+def _ridge(size: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """Pixels that no neighbor along the gradient's direction (of four) surpasses; of two equal ones the later stays out."""
+    around = np.pad(size, 1)
+    height, width = size.shape
+
+    def at(down: int, right: int) -> np.ndarray:
+        return around[1 + down : 1 + down + height, 1 + right : 1 + right + width]
+
+    x, y = np.abs(dx), np.abs(dy)
+    level = y < x * _TAN_22
+    steep = y > x * (_TAN_22 + 2)
+    falling = (dx >= 0) == (dy >= 0)  # the gradient points to the lower right or the upper left
+    rest = ~level & ~steep
+    across = level & (size > at(0, -1)) & (size >= at(0, 1))
+    along = steep & (size > at(-1, 0)) & (size >= at(1, 0))
+    down = rest & falling & (size > at(-1, -1)) & (size > at(1, 1))
+    up = rest & ~falling & (size > at(-1, 1)) & (size > at(1, -1))
+    return across | along | down | up
+
+
+def _connected(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
+    """The strong pixels and every weak one that a chain of weak ones (of eight neighbors) joins to them."""
+    height, width = strong.shape
+    found, waiting = np.pad(strong, 1).ravel(), np.pad(weak & ~strong, 1).ravel()
+    step = width + 2
+    neighbors = np.array([-step - 1, -step, -step + 1, -1, 1, step - 1, step, step + 1])
+    latest = np.zeros(found.size, np.intp)
+    front = np.flatnonzero(found)
+    while len(front):
+        front = (front[:, None] + neighbors).ravel()
+        front = front[waiting[front]]
+        latest[front] = np.arange(len(front))  # of pixels that several lead to, one stays
+        front = front[latest[front] == np.arange(len(front))]
+        found[front], waiting[front] = True, False
+    return found.reshape(height + 2, step)[1:-1, 1:-1]

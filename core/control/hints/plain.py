@@ -1,0 +1,74 @@
+"""Grayscale, inverted, blurred and coarse images."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from core.dataset.images.resize import resize
+from core.settings.hints import HintSettings
+
+DEVIATIONS = 4  # of a Gaussian, to either side; what is left out is 6e-5 of it
+
+
+def grayscale(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+    """Levels as Pillow's L (0.299, 0.587, 0.114), in all three channels."""
+    return as_rgb(gray_levels(image))
+
+
+def inverted(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+    """Black lines on white become white lines on black."""
+    return 255 - image
+
+
+def blurred(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+    """A Gaussian of `blur_radius` on each channel."""
+    smooth = [gaussian(image[..., channel].astype(np.float32), asked.blur_radius) for channel in range(3)]
+    return to_levels(np.stack(smooth, axis=2))
+
+
+def tiled(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+    """Smaller by `tile_factor` (area averaging), and back (bicubic): ControlNet 1.1's tile resample, at the image's size."""
+    height, width = image.shape[:2]
+    small = (max(1, round(width / asked.tile_factor)), max(1, round(height / asked.tile_factor)))
+    coarse = resize(Image.fromarray(image), small, "area")
+    return np.asarray(resize(coarse, (width, height), "bicubic"))
+
+
+def gray_levels(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [H, W]."""
+    return np.asarray(Image.fromarray(image).convert("L"))
+
+
+def as_rgb(levels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W] -> uint8 [H, W, 3]."""
+    return np.repeat(levels[..., None], 3, axis=2)
+
+
+def to_levels(values: np.ndarray) -> np.ndarray:
+    """Floats of 0..255, rounded."""
+    result: np.ndarray = np.rint(values).clip(0, 255).astype(np.uint8)
+    return result
+
+
+def gaussian(values: np.ndarray, deviation: float) -> np.ndarray:
+    """float32 [H, W], smoothed by a Gaussian that is cut at 4 deviations; mirrored outside, without doubling the border
+    (OpenCV's BORDER_REFLECT_101)."""
+    reach = max(1, math.ceil(DEVIATIONS * deviation))
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
+    weights = (weights / weights.sum()).astype(np.float32)
+    down = _rows_smoothed(values, weights, reach)
+    return np.ascontiguousarray(_rows_smoothed(np.ascontiguousarray(down.T), weights, reach).T)
+
+
+def _rows_smoothed(values: np.ndarray, weights: np.ndarray, reach: int) -> np.ndarray:
+    """Along the first axis."""
+    around = np.pad(values, ((reach, reach), (0, 0)), mode="reflect")
+    result: np.ndarray = around[reach : reach + len(values)] * weights[reach]
+    for step in range(1, reach + 1):
+        both = around[reach - step : reach - step + len(values)] + around[reach + step : reach + step + len(values)]
+        both *= weights[reach + step]
+        result += both
+    return result

@@ -1,0 +1,66 @@
+"""Control images with something random in them: shuffled images and masks for inpainting."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from core.control.hints.plain import to_levels
+from core.record.draws import address
+from core.settings.hints import HintSettings
+
+GRID = 256  # pixels between two random numbers of the shuffle
+SIDES = (0.1, 0.5)  # of a masked part, as a share of the image's
+
+
+def shuffled(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+    """ControlNet 1.1's content shuffle: each pixel is taken from a place that a smooth random field names, so that colors
+    stay and shapes do not."""
+    height, width = image.shape[:2]
+    dice = np.random.default_rng(address(asked.hint_seed, "hint.shuffle"))
+    x = _smooth_field(height, width, dice) * (width - 1)
+    y = _smooth_field(height, width, dice) * (height - 1)
+    return _taken_at(image, x, y)
+
+
+def masked(image: np.ndarray, asked: HintSettings) -> np.ndarray:
+    """The image with at least `mask_share` of it black: boxes and ellipses, each of 10 to 50% of the sides."""
+    hint = image.copy()
+    hint[random_mask(image.shape[0], image.shape[1], asked.mask_share, asked.hint_seed)] = 0
+    return hint
+
+
+def random_mask(height: int, width: int, share: float, seed: int) -> np.ndarray:
+    """bool [H, W], at least `share` of it True."""
+    dice = np.random.default_rng(address(seed, "hint.mask"))
+    rows, columns = np.mgrid[0:height, 0:width]
+    mask: np.ndarray = np.zeros((height, width), bool)
+    while mask.mean() < share:
+        half_height, half_width = dice.uniform(*SIDES, 2) * (height, width) / 2
+        down, right = np.abs(rows - dice.uniform(0, height)), np.abs(columns - dice.uniform(0, width))
+        if dice.random() < 0.5:
+            mask |= (down <= half_height) & (right <= half_width)
+        else:
+            mask |= (down / half_height) ** 2 + (right / half_width) ** 2 <= 1
+    return mask
+
+
+def _smooth_field(height: int, width: int, dice: np.random.Generator) -> np.ndarray:
+    """float32 [H, W] from 0 to 1: random numbers on a coarse grid, bicubic between them."""
+    step = min(GRID, max(2, max(height, width) // 2))
+    coarse = dice.random((height // step + 2, width // step + 2), np.float32)
+    field = np.asarray(Image.fromarray(coarse).resize((width + 2 * step, height + 2 * step), Image.Resampling.BICUBIC))
+    field = field[step : step + height, step : step + width]
+    span = float(np.ptp(field))
+    result: np.ndarray = (field - field.min()) / span if span > 0 else np.zeros_like(field)
+    return result
+
+
+def _taken_at(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Bilinear between the four pixels around each place. x, y: [H, W], inside the image."""
+    left, top = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
+    right, below = np.minimum(left + 1, image.shape[1] - 1), np.minimum(top + 1, image.shape[0] - 1)
+    across, down = (x - left)[..., None], (y - top)[..., None]
+    upper = image[top, left] * (1 - across) + image[top, right] * across
+    lower = image[below, left] * (1 - across) + image[below, right] * across
+    return to_levels(upper * (1 - down) + lower * down)

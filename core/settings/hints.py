@@ -1,0 +1,85 @@
+"""Settings of the preprocessors, which make a control image from an image."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from core.settings.base import Settings, setting
+
+
+class HintSettings(Settings):
+    """A preprocessor with all that any of them asks for (`Preprocessor.settings` says which it reads)."""
+
+    preprocessor: Literal["canny"] = setting(  # core/control/hints/registered.py adds the others
+        "canny",
+        title="Preprocessor",
+        level="shown",
+        kohya="control_net_preps",
+        labels={"canny": "Canny edges"},
+        help="What the control image shows of the image. Take the one that the ControlNet was, or will be, trained with.",
+    )
+    edge_low: int = setting(
+        100,
+        within=(0, 2000),
+        title="Canny low threshold",
+        level="shown",
+        kohya="thres1",
+        source="Canny 1986",
+        help="Gradients above this count as edges where they connect to a strong edge. sd-scripts has 100 and 200 in its guide, 63 and 191 when it generates, 32 and 224 in its tool.",
+    )
+    edge_high: int = setting(
+        200,
+        within=(0, 2000),
+        title="Canny high threshold",
+        level="shown",
+        kohya="thres2",
+        source="Canny 1986",
+        help="Gradients above this always count as edges. Lower both thresholds for more lines.",
+    )
+    edge_blur: float = setting(
+        1.5,
+        within=(0.3, 20),
+        title="Edge smoothing",
+        level="shown",
+        unit="pixels",
+        help="Standard deviation of the blur before soft edges and scribbles are found. Higher values leave out details.",
+    )
+    edge_gain: float = setting(
+        4.0,
+        within=(0.1, 50),
+        title="Edge strength",
+        level="shown",
+        help="Brightness of soft edges. At 4, an edge with a quarter of the full contrast is white.",
+    )
+    line_width: int = setting(
+        5, within=(1, 64), title="Line width", level="shown", unit="pixels", help="Width of the lines of a scribble."
+    )
+    blur_radius: float = setting(
+        9.0,
+        within=(0.3, 200),
+        title="Blur radius",
+        level="shown",
+        unit="pixels",
+        help="Standard deviation of the Gaussian blur. 9 is usual at 512 pixels.",
+    )
+    tile_factor: float = setting(
+        4.0,
+        within=(1, 64),
+        title="Tile factor",
+        level="shown",
+        help="The image is made smaller by this factor, and enlarged again. 2 to 8 is usual; higher values leave more to the model.",
+    )
+    mask_share: float = setting(
+        0.3,
+        within=(0.01, 0.95),
+        title="Masked share",
+        level="shown",
+        help="The part of the image that is painted black where it has no transparency. Opaque images get boxes and ellipses at random places.",
+    )
+    hint_seed: int = setting(
+        0,
+        within=(0, 2**32 - 1),
+        title="Seed",
+        level="shown",
+        help="For what is random: the color shuffle and inpaint masks. Each image of a folder gets its own random numbers.",
+    )
