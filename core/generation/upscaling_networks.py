@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 TILE, MARGIN = 256, 16  # pixels of the input per tile, and of the overlap around it
+TENSORS_OF_A_BLOCK = 30
 # Keys of older ESRGAN files -> those of Real-ESRGAN.
 OLDER = (
     (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
@@ -38,20 +39,32 @@ def load_network(path: Path, kind: str, device: str) -> Any:
     with TensorFile(path) as file:
         averaged = any(name.startswith("params_ema.") for name in file.entries)
         start = "params_ema." if averaged else "params."
-        chosen = [name for name in file.entries if not averaged or name.startswith(start)]
-        state = {name.removeprefix(start): file.read(name, torch.float32) for name in chosen}
-    try:
-        network = LatentUpscaler() if kind == "latents" else RRDBNet.of(with_new_keys(state))
-        network.load_state_dict(state if kind == "latents" else with_new_keys(state))
-    except (RuntimeError, KeyError) as error:
-        what, fix = f"{path.name} has an unsupported architecture", "choose an RRDBNet with a scale of 4 or 2"
-        raise ProblemsError.one(what, "hires.highres_fix_upscaler_file", fix, "upscaler.other-build") from error
+        names = {
+            _renamed(name.removeprefix(start)): name for name in file.entries if not averaged or name.startswith(start)
+        }
+        network = _empty_network({new: file.entries[name].shape for new, name in names.items()}, kind, path)
+        network.load_state_dict({new: file.read(name, torch.float32) for new, name in names.items()})
     return network.to(device).eval().requires_grad_(False)
 
 
-def with_new_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an RRDBNet with Real-ESRGAN's keys."""
-    return {_renamed(name): tensor for name, tensor in state.items()}
+def _empty_network(shapes: Mapping[str, Sequence[int]], kind: str, path: Path) -> Any:
+    """A network whose tensors have exactly these shapes, without weights. Raises ProblemsError if there is none."""
+    try:
+        with torch.device("meta"):
+            network = LatentUpscaler() if kind == "latents" else RRDBNet.of(shapes)
+    except (ArithmeticError, LookupError, RuntimeError, ValueError):
+        network = None
+    if network is None or _of_weights({name: t.shape for name, t in network.state_dict().items()}) != _of_weights(
+        shapes
+    ):
+        what, fix = f"{path.name} has an unsupported architecture", "choose an RRDBNet with a scale of 4 or 2"
+        raise ProblemsError.one(what, "hires.highres_fix_upscaler_file", fix, "upscaler.other-build")
+    return network.to_empty(device="cpu")
+
+
+def _of_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Without the counters of batch normalization, which older files lack."""
+    return {name: tuple(shape) for name, shape in shapes.items() if not name.endswith(".num_batches_tracked")}
 
 
 def _renamed(name: str) -> str:
@@ -107,11 +120,12 @@ class RRDBNet(nn.Module):
         self.conv_last = nn.Conv2d(width, channels, 3, padding=1)
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> RRDBNet:
-        """A network with the layer sizes of these tensors."""
-        width, inward = state["conv_first.weight"].shape[:2]
-        channels, growth = len(state["conv_last.weight"]), len(state["body.0.rdb1.conv1.weight"])
-        blocks = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("body."))
+    def of(cls, shapes: Mapping[str, Sequence[int]]) -> RRDBNet:
+        """A network with the layer sizes of tensors of these shapes; KeyError if its blocks are not numbered one after another."""
+        width, inward = shapes["conv_first.weight"][:2]
+        channels, growth = shapes["conv_last.weight"][0], shapes["body.0.rdb1.conv1.weight"][0]
+        blocks = sum(name.startswith("body.") for name in shapes) // TENSORS_OF_A_BLOCK
+        shapes[f"body.{blocks - 1}.rdb3.conv5.bias"]
         return cls(channels, width, blocks, growth, round((inward / channels) ** 0.5))
 
     def forward(self, x: Tensor) -> Tensor:

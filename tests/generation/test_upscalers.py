@@ -265,3 +265,25 @@ def test_a_network_of_another_build_is_named(tmp_path):
     with pytest.raises(ProblemsError) as raised:
         load_network(tmp_path / "two.safetensors", "images", "cpu")
     assert raised.value.problems[0].code == "upscaler.other-build"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"body.99999999.rdb1.conv1.weight": torch.zeros(1)},
+        {"conv_first.weight": torch.zeros(100_000, 3, 1, 1), "body.0.rdb1.conv1.weight": torch.zeros(100_000, 1)},
+        {"conv_last.weight": torch.zeros(0, 8, 3, 3)},
+    ],
+)
+def test_a_network_of_sizes_that_the_file_does_not_hold_is_named_and_not_made(tmp_path, changed):
+    save_file(small_net().state_dict() | changed, tmp_path / "large.safetensors")
+    with pytest.raises(ProblemsError) as raised:
+        load_network(tmp_path / "large.safetensors", "images", "cpu")
+    assert raised.value.problems[0].code == "upscaler.other-build"
+
+
+def test_a_latent_upscaler_needs_no_counters_of_batches(tmp_path):
+    state = {name: value for name, value in LatentUpscaler().state_dict().items() if "num_batches" not in name}
+    save_file(state, tmp_path / "latent.safetensors")
+    found = load_network(tmp_path / "latent.safetensors", "latents", "cpu").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())

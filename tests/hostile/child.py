@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SECONDS, MEGABYTES = 2.0, 300
+SECONDS, MEGABYTES = 2.0, 200
 # Far above the limits: what reaches these is ended, so that no case takes the machine with it.
 _CPU_SECONDS, _WALL_SECONDS, _ROOM = 15, 120, 3 << 30
 ROOT = Path(__file__).parents[2]
