@@ -33,7 +33,7 @@ class Shown(Reports):
 
 def measure_generate(folder: Path, device: str, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """SD 1.5's architecture at 256 px, or quick the starter at 128: seconds per image in fp32, medians of alternating rounds."""
-    say("generating beside diffusers' pipeline")
+    say("generating with diffusers' pipeline, for comparison")
     model, size = (workload.STARTER, 128) if quick else (workload.make_model(folder), 256)
     space = Workspace(folder / "generated", PROJECT / "models")
     space.outputs.mkdir(parents=True, exist_ok=True)

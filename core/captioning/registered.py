@@ -68,7 +68,9 @@ _sentences("git_caption", models.GitSettings, "GIT captions", "describe images w
 _sentences("florence", models.FlorenceSettings, "Florence-2 captions", "describe images with Florence-2")
 _sentences("vlm", models.VlmSettings, "Vision-language captions", "describe images with a vision-language model")
 _from_text("caption_names", "names", NamesSettings, "From names", "caption images by file and folder names")
-_from_text("caption_sidecars", "sidecars", SidecarSettings, "From sidecar JSON", "caption images from JSON beside them")
+_from_text(
+    "caption_sidecars", "sidecars", SidecarSettings, "From sidecar JSON", "caption images from JSON next to them"
+)
 _from_text(
     "caption_metadata",
     "metadata",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from core.families import family as family_named
@@ -27,8 +28,15 @@ def _in_metadata(model: Path) -> float | None:
     file = beside_parts(model)
     if file is None or not file.is_file() or sniff(file) != "safetensors":
         return None
-    text = read_header(file)[1].get(GUIDANCE, "")
+    state = file.stat()
+    text = _stated_guidance(file, state.st_mtime_ns, state.st_size)
     return float(text) if re.fullmatch(r"\d{1,2}(\.\d+)?", text) else None
+
+
+@lru_cache(maxsize=64)
+def _stated_guidance(file: Path, changed: int, size: int) -> str:
+    """By path, time and size: every plan asks for it, and the header of a checkpoint is long."""
+    return read_header(file)[1].get(GUIDANCE, "")
 
 
 def stated_size(model: Path) -> tuple[int, int] | None:

@@ -301,7 +301,7 @@ def _path(document: Document, text: str, tell: bool = True) -> str:
     if not os.path.exists(beside):
         return text
     if tell:
-        document.notes.append(f"'{text}' was found beside the file: {beside}")
+        document.notes.append(f"'{text}' was found next to the file: {beside}")
     return str(beside)
 
 

@@ -7,8 +7,10 @@ keeps 1. Pure: no torch.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
+from core.formats.models import sd_keys
 from core.networks.blocks import ORIGINAL, block_of
 
 BASE = "BASE"  # the text encoders
@@ -38,6 +40,9 @@ NAMES = {
     "OUTS": ("OUTS",),
     "OUTALL": ("OUT",),
 }
+UNET_BLOCK = re.compile(rf"{re.escape(sd_keys.UNET_PREFIX)}(input_blocks|middle_block|output_blocks|\w+)\.(\d*)")
+MID, FIRST_OUT = SLOTS.index("MID"), SLOTS.index("OUT00")
+LAST_OUT = {"sdxl": SLOTS.index("OUT08")}  # SDXL has nine output blocks, others twelve
 NONE, HALF = "NONE", "ALL0.5"
 PRESETS = (NONE, *NAMES, HALF)
 LARGEST = 10.0
@@ -105,3 +110,19 @@ def weight_of(weights: Sequence[float], name: str) -> float:
     """The strength of a layer."""
     slot = slot_of(name)
     return 1.0 if slot is None else weights[slot]
+
+
+def slot_of_key(key: str, family: str | None) -> int:
+    """The place in SLOTS of a checkpoint's key: BASE for all outside the U-Net. As in the MBW extension the embeddings of time
+    and size count as IN00, the last convolution as the last output block."""
+    found = UNET_BLOCK.match(key)
+    if found is None:
+        return 0
+    side, number = found[1], int(found[2] or 0)
+    if side == "input_blocks":
+        return 1 + min(number, 11)
+    if side == "middle_block":
+        return MID
+    if side == "output_blocks":
+        return FIRST_OUT + min(number, 11)
+    return LAST_OUT.get(family or "", len(SLOTS) - 1) if side == "out" else 1

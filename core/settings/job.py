@@ -107,7 +107,7 @@ class PrepareSettings(Settings):
         None,
         title="Metadata file",
         kohya="out_json",
-        help="Writes a fine-tuning .json with each image's caption, tags and training size, as merge_captions and prepare_buckets_latents do. An existing file is moved to the trash folder beside it.",
+        help="Writes a fine-tuning .json with each image's caption, tags and training size, as merge_captions and prepare_buckets_latents do. An existing file is moved to the trash folder next to it.",
         names="path",
     )
     full_path: bool = kohya_setting(
@@ -119,7 +119,7 @@ class PrepareSettings(Settings):
         False,
         title="Write .npz caches",
         kohya="cache_latents_to_disk",
-        help="Writes latents beside the images in sd-scripts' format. Existing files are kept.",
+        help="Writes latents next to the images in sd-scripts' format. Existing files are kept.",
     )
 
 

@@ -146,7 +146,7 @@ class MemorySettings(Settings):
         False,
         title="Use .npz caches",
         kohya="skip_existing",
-        help="Loads latents from sd-scripts' .npz files beside the images if the size fits. They do not record which VAE made them or whether the image has changed since; off encodes again.",
+        help="Loads latents from sd-scripts' .npz files next to the images if the size fits. They do not record which VAE made them or whether the image has changed since; off encodes again.",
     )
     text_cache_bytes: int = setting(
         1 << 30,

@@ -67,7 +67,7 @@ class NetworkSettings(Settings):
         title="Network type",
         level="shown",
         labels={"lora": "LoRA"},
-        help="The kind of adapter that trains beside the frozen model. LoRA suits most trainings; LoKr makes the smallest files; DoRA and the full difference come closer to fine-tuning. docs/lora.md compares them.",
+        help="The kind of adapter that trains next to the frozen model. LoRA suits most trainings; LoKr makes the smallest files; DoRA and the full difference come closer to fine-tuning. docs/lora.md compares them.",
     )
     rank: int = setting(
         16,

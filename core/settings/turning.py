@@ -60,7 +60,7 @@ class Ia3Settings(KindSettings):
 
 
 class OftSettings(KindSettings):
-    """Which layers OFT turns beside the attention of the U-Net."""
+    """Which layers OFT turns besides the attention of the U-Net."""
 
     enable_all_linear: bool = setting(
         False,
@@ -101,7 +101,7 @@ class TurnSettings(Settings):
         help="Limits how far a layer is turned (COFT): the norm of its angles is at most this times the output width. 0.0001 to 0.01 are usual; 0 is no limit.",
     )
     rescaled: bool = setting(
-        False, title="Trainable rescale", help="Trains a factor for each output channel beside the turning."
+        False, title="Trainable rescale", help="Trains a factor for each output channel, in addition to the turning."
     )
 
     def summary(self) -> str:

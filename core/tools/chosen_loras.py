@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from core.formats.detect import FAMILY_NAMES
+from core.formats.hashes import file_sha256
 from core.formats.lora.names import group_by_module
 from core.networks.adapter_file import load_lora
 from core.networks.block_weights import block_weights
+from core.record.context import JobContext
 from core.record.problems import Problem, ProblemsError, at_setting, collected
 from core.record.units import count
 from core.record.workspace import Workspace
-from core.settings.blocks import numbers
-from core.tools.compare_loras import lora_of
+from core.tools.files import lora_of
+from core.tools.merges import ratios_of
 
 SDXL = "sdxl"
 
@@ -47,7 +49,7 @@ def chosen_loras(
     if not models:
         fix = "give LoRAs, one per line"
         problems.append(Problem("No LoRA is given", where, fix, code="tools.no-file-given"))
-    strengths = _strengths(ratios, len(models), f"{group}.ratios", problems)
+    strengths = ratios_of(ratios, len(models), "LoRA", f"{group}.ratios", problems) or [1.0] * len(models)
     lists = [*lbws, *([""] * (len(models) - len(lbws)))]
     if len(lbws) > len(models):
         what = f"There are {count(len(lbws), 'line')} of block weights for {count(len(models), 'LoRA')}"
@@ -75,19 +77,12 @@ def _header(path: Path, where: str):
         raise ProblemsError(at_setting(where, error.problems)) from None
 
 
-def _strengths(text: str, models: int, where: str, problems: list[Problem]) -> list[float]:
-    if not text.strip():
-        return [1.0] * models
-    try:
-        given = numbers(text)
-        if not all(map(isfinite, given)):
-            raise ValueError
-    except ValueError:
-        what, fix = f"'{text[:40]}' is no list of numbers", "write for example 0.7, 0.3"
-        problems.append(Problem(what, where, fix, code="merge.bad-ratios"))
-        return [1.0] * models
-    if len(given) != models:
-        what = f"There are {count(len(given), 'ratio')} for {count(models, 'LoRA')}"
-        problems.append(Problem(what, where, "give one number per LoRA", code="merge.bad-ratios"))
-        return [1.0] * models
-    return given
+def as_recipe(loras: Sequence[Chosen], context: JobContext) -> tuple[list[tuple[Path, str]], list[dict[str, Any]]]:
+    """For `merge_record`: (each file with its SHA-256, what the recipe says of each)."""
+    inputs, said = list[tuple[Path, str]](), list[dict[str, Any]]()
+    for lora in loras:
+        context.stage(f"hashing {lora.path.name}")
+        sha256 = file_sha256(lora.path, context.cancel)
+        inputs.append((lora.path, sha256))
+        said.append({"sha256": sha256, "ratio": lora.ratio, "lbw": lora.lbw})
+    return inputs, said

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from core.formats.detect import FAMILY_NAMES, identify
 from core.record.context import JobContext, Outcome
-from core.record.problems import Problem, ProblemsError, at_setting, collected, raise_if_errors
+from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import CompareLorasSettings
 from core.tools.base_model import check_base_model, model_of
 from core.tools.drawing import check_png, save_png
-from core.tools.files import file_of
+from core.tools.files import lora_of
 from core.tools.shown import table
 
 if TYPE_CHECKING:
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 
 GROUP = "compare_loras"
 MOST_ROWS = 20
-
-
-def lora_of(name: str | None, workspace: Workspace, where: str) -> Path:
-    """The file of a LoRA. Raises ProblemsError for anything else."""
-    path = file_of(name, workspace, where)
-    try:
-        kind = identify(path)
-    except ProblemsError as error:
-        raise ProblemsError(at_setting(where, error.problems)) from None
-    if kind.kind != "lora":
-        what = f"{display_path(path)} is not a LoRA but: {kind}"
-        raise ProblemsError.one(what, where, "choose a LoRA file", "tools.not-a-lora")
-    return path
 
 
 def check_compare_loras(asked: CompareLorasSettings, workspace: Workspace) -> str:

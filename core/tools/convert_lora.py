@@ -22,8 +22,7 @@ from core.tools.written import output_file, output_problems
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.formats.tensors.writer import type_named
-from core.networks.adapter_file import LoraFile
+    from core.networks.adapter_file import LoraFile
 
 FILE, OUTPUT = "convert_lora.file", "convert_lora.output"
 SUFFIXES = {".safetensors", ".ckpt", ".pt", ".bin"}

@@ -105,8 +105,8 @@ def plan(
 ) -> Plan:
     """Everything known before the work. Raises ProblemsError with everything that is wrong."""
     path = given_model(asked.file, workspace, group)
-    source, family = _open(path, asked.family, asked.text_projection == "kohya")
-    parts, problems = _chosen_parts(asked, source, family, workspace, group)
+    source, family = open_model(path, asked.family, asked.text_projection == "kohya")
+    parts, problems = chosen_parts(asked, source, family, workspace, group)
     form: Form = asked.save_model_as
     target = output_file(asked.output, path, ending, (ENDINGS[form],) if ENDINGS[form] else ())
     problems += _misnamed(target, form, f"{group}.output")
@@ -119,7 +119,7 @@ def plan(
     return Plan(source, family.name, parts, target, form, size, facts, advice)
 
 
-def _open(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Family]:
+def open_model(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> tuple[Checkpoint, Family]:
     from core.families import family
 
     guess = wanted if wanted != "auto" else "sd1"
@@ -129,7 +129,7 @@ def _open(path: Path, wanted: str = "auto", kohya_projection: bool = False) -> t
     return source, family(check_family(source.kind, path, wanted, GENERATED))
 
 
-def _chosen_parts(
+def chosen_parts(
     asked: ConvertModelSettings, source: Checkpoint, family: Family, workspace: Workspace, group: str
 ) -> tuple[dict[str, Part], list[Problem]]:
     """The parts to write, and all that is wrong with them."""

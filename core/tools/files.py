@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from core.formats.detect import identify
 from core.record import atomic
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, at_setting
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.model_files import DownloadSettings, InspectSettings
 
@@ -76,3 +77,16 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
         fix = f"enter a path, or the name of a LoRA: {error.problems[0].fix}"
         what = f"There is no file and no LoRA named '{wanted}'"
         raise ProblemsError.one(what, where, fix, "tools.no-such-file") from None
+
+
+def lora_of(name: str | None, workspace: Workspace, where: str) -> Path:
+    """The file of a LoRA. Raises ProblemsError for anything else."""
+    path = file_of(name, workspace, where)
+    try:
+        kind = identify(path)
+    except ProblemsError as error:
+        raise ProblemsError(at_setting(where, error.problems)) from None
+    if kind.kind != "lora":
+        what = f"{display_path(path)} is not a LoRA but: {kind}"
+        raise ProblemsError.one(what, where, "choose a LoRA file", "tools.not-a-lora")
+    return path

@@ -11,7 +11,7 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import InterrogateLoraSettings
 from core.tools.base_model import check_base_model, model_of
-from core.tools.compare_loras import lora_of
+from core.tools.files import lora_of
 from core.tools.shown import table
 
 if TYPE_CHECKING:

@@ -66,7 +66,9 @@ def averaged_as_sd_scripts(terms: Sequence[Term]) -> Layer:
 
 
 def _summed_factors(terms: Sequence[Term], squared: bool) -> Layer:
-    first = terms[0]
+    first = next(
+        (term for term in terms if term.alpha), terms[0]
+    )  # an alpha of 0 has no effect, and no measure of others
     assert first.factors is not None
     up, down = torch.zeros_like(first.factors.up), torch.zeros_like(first.factors.down)
     for term in terms:
@@ -78,11 +80,14 @@ def _summed_factors(terms: Sequence[Term], squared: bool) -> Layer:
 
 
 def _scales(term: Term, alpha: float, both: bool) -> tuple[float, float]:
-    """Of up and down. both: as sd-scripts, whose block weights do not turn the sign."""
-    root = math.sqrt(abs(term.alpha / alpha)) if alpha else 0.0
+    """Of up and down; the sign of alphas that differ in theirs is down's. both: as sd-scripts, whose block weights do not turn
+    the sign."""
+    relative = term.alpha / alpha if alpha else 0.0
+    to_up = math.sqrt(abs(relative))
+    to_down = math.copysign(to_up, relative)
     if both:
-        return abs(term.ratio) * root * term.block_weight, term.ratio * root * term.block_weight
-    return abs(term.strength) * root, term.strength * root
+        return abs(term.ratio) * to_up * term.block_weight, term.ratio * to_down * term.block_weight
+    return abs(term.strength) * to_up, term.strength * to_down
 
 
 def concatenated_as_sd_scripts(terms: Sequence[Term]) -> Layer:

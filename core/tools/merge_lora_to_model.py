@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.formats.hashes import file_sha256, legacy_hash
+from core.formats.hashes import legacy_hash
 from core.formats.models.overflow import beyond, largest
 from core.formats.models.whole_model import States, form_of
 from core.formats.tensors.writer import WEIGHTS_HASH
@@ -20,8 +19,9 @@ from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.loras import MergeLoraToModelSettings
-from core.tools.chosen_loras import Chosen, chosen_loras
+from core.tools.chosen_loras import Chosen, as_recipe, chosen_loras
 from core.tools.convert_model import Plan, given_model, plan, run
+from core.tools.merges import merge_record
 
 if TYPE_CHECKING:
     import torch
@@ -106,21 +106,12 @@ def merge_lora_to_model(asked: MergeLoraToModelSettings, context: JobContext) ->
 
 
 def _metadata(planned: _Merge, context: JobContext) -> dict[str, str]:
-    """modelspec, and the recipe with the inputs' hashes as A1111 writes it. The model's is the short one, which reads no 7 GB."""
+    """modelspec, and what was merged. The model's hash is the short one, which reads no 7 GB."""
     source = planned.copy.source.path
-    made_of = {} if source.is_dir() else {legacy_hash(source): {"name": source.name}}
-    recipe = []
-    for lora in planned.loras:
-        context.stage(f"hashing {lora.path.name}")
-        sha256 = file_sha256(lora.path, context.cancel)
-        made_of[sha256] = {"name": lora.path.name}
-        recipe.append({"sha256": sha256, "ratio": lora.ratio, "lbw": lora.lbw})
-    return {
-        "modelspec.title": planned.copy.target.stem,
-        "modelspec.merged_from": ", ".join([source.stem, *(lora.path.stem for lora in planned.loras)]),
-        "sd_merge_recipe": json.dumps({"type": "atelier", "method": "loras", "model": source.name, "loras": recipe}),
-        "sd_merge_models": json.dumps(made_of),
-    }
+    inputs, loras = as_recipe(planned.loras, context)
+    first = (source, "" if source.is_dir() else legacy_hash(source))
+    recipe = {"method": "loras", "model": source.name, "loras": loras}
+    return {"modelspec.title": planned.copy.target.stem, **merge_record([first, *inputs], recipe)}
 
 
 class _Merging:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.formats.hashes import file_sha256, legacy_hash
 from core.formats.model_spec import model_spec_of
 from core.networks.block_weights import weight_of
 from core.record.context import JobContext, Outcome
@@ -16,6 +14,7 @@ from core.record.problems import Problem, collected, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import MergeLorasSettings
+from core.tools.merges import merge_record
 from core.tools.written import output_file, output_problems
 
 if TYPE_CHECKING:
@@ -217,22 +216,15 @@ def _metadata(
 
 
 def _record(asked: MergeLorasSettings, plan: _Plan, before: Mapping[str, str], context: JobContext) -> dict[str, str]:
-    """modelspec, and the recipe with the inputs' hashes as A1111 writes it."""
+    """modelspec, and what was merged."""
+    from core.tools.chosen_loras import as_recipe
+
     prediction = before.get("modelspec.prediction_type") or (None if plan.family in (None, "sd2") else "epsilon")
     side = 1024 if plan.family == "sdxl" else 512
     spec = model_spec_of({}, plan.family, prediction, "lora", plan.target.stem, side) if plan.family else {}
-    made_of, recipe = dict[str, dict[str, str]](), list[dict[str, Any]]()
-    for lora in plan.loras:
-        context.stage(f"hashing {lora.path.name}")
-        sha256 = file_sha256(lora.path, context.cancel)
-        made_of[sha256] = {"name": lora.path.name, "legacy_hash": legacy_hash(lora.path)}
-        recipe.append({"sha256": sha256, "ratio": lora.ratio, "lbw": lora.lbw})
-    how = {"type": "atelier", "method": asked.method, "compatibility": asked.compatibility, "loras": recipe}
-    return spec | {
-        "modelspec.merged_from": ", ".join(lora.path.stem for lora in plan.loras),
-        "sd_merge_recipe": json.dumps(how),
-        "sd_merge_models": json.dumps(made_of),
-    }
+    inputs, loras = as_recipe(plan.loras, context)
+    how = {"method": asked.method, "compatibility": asked.compatibility, "loras": loras}
+    return spec | merge_record(inputs, how)
 
 
 def _sizes_of_sd_scripts(asked: MergeLorasSettings, terms: Mapping[str, list[Term]]) -> dict[str, str]:

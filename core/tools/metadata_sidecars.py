@@ -40,7 +40,7 @@ TOOL = "metadata_to_captions"
 
 def check_metadata_to_captions(asked: MetadataToCaptionsSettings, workspace: Workspace) -> str:
     source, folders = _asked(asked)
-    return f"write the texts of {display_path(source)} beside the images of {count(len(folders), 'folder')}"
+    return f"write the texts of {display_path(source)} next to the images of {count(len(folders), 'folder')}"
 
 
 def metadata_to_captions(asked: MetadataToCaptionsSettings, context: JobContext) -> Outcome:

@@ -11,7 +11,7 @@ from core.record.problems import Problem, collected, raise_if_errors
 from core.record.units import size_words
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ResizeLoraSettings
-from core.tools.compare_loras import lora_of
+from core.tools.files import lora_of
 from core.tools.shown import table
 from core.tools.written import output_file, output_problems
 

@@ -32,7 +32,7 @@ def check_singular_values(asked: SingularValuesSettings, workspace: Workspace) -
 
 
 def _file(asked: SingularValuesSettings, workspace: Workspace) -> Any:
-    from core.tools.compare_loras import lora_of
+    from core.tools.files import lora_of
 
     return lora_of(asked.file, workspace, f"{GROUP}.file")
 

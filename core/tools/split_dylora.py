@@ -11,7 +11,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import SplitDyloraSettings
-from core.tools.compare_loras import lora_of
+from core.tools.files import lora_of
 from core.tools.written import output_file, output_problems
 
 if TYPE_CHECKING:

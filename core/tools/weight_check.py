@@ -153,9 +153,8 @@ def _of_model(path: Path, context: JobContext) -> tuple[list[str], dict[str, Any
 
 def _place_in_model(name: str, family: str | None) -> tuple[str, str, str] | None:
     """Where a weight stands in a map; None for the VAE, biases and all else."""
-    from core.networks.block_weights import SLOTS
+    from core.networks.block_weights import SLOTS, slot_of_key
     from core.tools.lora_layers import OTHER, place
-    from core.tools.merge_models import slot_of_key
 
     if not name.endswith("weight"):
         return None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from core.record.machine import free_disk
-from core.record.problems import Problem, ProblemsError
+from core.record.problems import Problem
 from core.record.units import size_words
 from core.record.workspace import display_path, resolve_path
 
@@ -42,12 +42,6 @@ def output_problems(target: Path, inputs: Iterable[Path], size: int, where: str)
         what = f"The result takes {size_words(size)}; {size_words(free)} are free on the disk of {display_path(target.parent)}"
         return [Problem(what, where, "free some space, or choose a folder on another disk", code="tools.no-room")]
     return []
-
-
-def refuse_output(target: Path, inputs: Iterable[Path], size: int, where: str) -> None:
-    """Raises ProblemsError for what `output_problems` finds."""
-    if problems := output_problems(target, inputs, size, where):
-        raise ProblemsError(problems)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -136,7 +136,7 @@ def _finding(finding: Finding, places: dict, thumb_url: Callable[..., str]) -> s
     act = ""
     if finding.action == "put away" and finding.advised:
         number = len(finding.advised)
-        said = "Moves them with their captions to the trash folder beside the dataset; they can be restored"
+        said = "Moves them with their captions to the trash folder next to the dataset; they can be restored"
         most = f"These are {number:,} of {len(places):,} images. {said}." if number > MOST_AT_ONCE * len(places) else ""
         act = button("away", f"Move {number:,} to trash", finding.id, title=said, sure=most)
     kind = "Error" if finding.level == "error" else "Advice"

@@ -41,7 +41,7 @@ SHOWN = 2048  # longer side of the image that is painted over
 ORIGINS = {
     "painted": "",
     "folder": "Starts from the image's mask in the mask folder, which stays as it is.",
-    "beside": "Starts from the mask file beside the image, which stays as it is.",
+    "beside": "Starts from the mask file next to the image, which stays as it is.",
     "alpha": "Starts from the image's transparency, which stays as it is.",
     "": "No mask yet: paint what should train, or erase what should not.",
 }

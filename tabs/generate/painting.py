@@ -37,10 +37,10 @@ MASK_WORDS = {
     "title": "Mask",
     "whites": True,
     "words": {
-        "hint": "Red parts are made anew (white in the mask), the others stay (black).",
-        "brush": "B: paints what is made anew",
-        "fill": "F: all is made anew",
-        "invert": "I: what is made anew stays, the rest is made anew",
+        "hint": "Red parts are generated again (white in the mask), the others stay (black).",
+        "brush": "B: paints what is generated again",
+        "fill": "F: everything is generated again",
+        "invert": "I: swaps what stays and what is generated again",
         "clear": "C: nothing is painted",
         "save": "Save mask",
     },
@@ -118,7 +118,7 @@ class Painting:
     def _mask(self, asked: dict[str, Any]) -> dict[str, Any]:
         path = self._image(asked)
         size = _upright(path)
-        note, start = "Paint what is to be made anew.", ""
+        note, start = "Paint what should be generated again.", ""
         if asked.get("mask"):
             there = self._file(asked["mask"], MASK)
             mask = opened(there, MASK)

@@ -246,7 +246,7 @@ def test_a_relative_path_beside_the_file_is_found(tmp_path):
     (tmp_path / "fox").mkdir()
     found = path_problem(tmp_path, "image_dir = 'fox'")
     assert found.values["dataset"]["sources"][0]["folder"] == str(tmp_path / "fox")
-    assert any("was found beside the file" in note for note in found.notes)
+    assert any("was found next to the file" in note for note in found.notes)
 
 
 # ---- the text

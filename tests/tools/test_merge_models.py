@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.formats.tensors.header import read_header
-from core.networks.block_weights import SLOTS
-from core.tools.merge_models import slot_of_key
-from tests.models import tiny_file
+from core.networks.block_weights import SLOTS, slot_of_key
+from tests.models import tiny_file, tiny_folder
 from tests.refusals import refused
+from tests.tools.test_convert_model import convert
 from tests.tools.test_file_metadata import refusals
 from tests.tools.test_tools import use
 
@@ -91,8 +91,26 @@ def test_each_block_has_its_weight_and_base_is_for_all_outside(models, tmp_path)
     torch.testing.assert_close(found[MID], a[MID] + b[MID] - c[MID])
 
 
+@pytest.mark.parametrize("name", ("sd1", "sd2", "sdxl"))
+def test_folders_are_merged_as_their_files_are(name, tmp_path):
+    folders = [tiny_folder(name, tmp_path / each, seed=seed) for seed, each in enumerate("ab")]
+    files = [convert(each, tmp_path / f"{each.name}.safetensors") for each in folders]
+    wanted, _, _, of_files = merged(files, tmp_path / "files", ratios="0.7, 0.3")
+    for each in (folders, [folders[0], files[1]], [files[0], folders[1]]):
+        path, _ = use(name="merge_models", models=list(map(str, each)), ratios="0.7, 0.3",
+                      output=str(tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"))  # fmt: skip
+        found = load_file(path)
+        assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
+        metadata = read_header(path)[1]
+        assert metadata.get("atelier_sizes") == of_files.get("atelier_sizes")
+        assert json.loads(metadata["sd_merge_recipe"])["ratios"] == "0.7, 0.3"
+    (folders[1] / "unet" / "config.json").unlink()
+    assert refusals(name="merge_models", models=list(map(str, folders)), output=str(tmp_path / "none.safetensors"))
+
+
 def test_only_the_unet_is_merged_where_that_is_asked(models, tmp_path):
-    found, (a, b), _, _ = merged(models[:2], tmp_path, unet_only=True, saving_precision="fp16")
+    found, (a, b), said, _ = merged(models[:2], tmp_path, unet_only=True, saving_precision="fp16")
+    assert said.startswith(f"{sum(key.startswith(UNET) for key in found)} tensors merged")
     for key, value in found.items():
         wanted = (a[key] + b[key]) / 2 if key.startswith(UNET) else a[key]
         assert value.dtype == torch.float16 and torch.equal(value, wanted.half()), key
@@ -111,6 +129,7 @@ def test_keys_of_one_model_alone_and_whole_numbers_are_the_first_ones(models, tm
     assert torch.equal(found[POSITIONS], torch.arange(77)[None])
     key = f"{TEXT}text_model.encoder.layers.0.mlp.fc1.weight"
     torch.testing.assert_close(found[key], (a[key] + b[key]) / 2)
+    assert said.startswith(f"{len(a) - 2} tensors merged")  # without the extra and the whole numbers
     assert "not in b.safetensors" in said and "extra" in said and "only in b.safetensors" in said and "other" in said
 
 
@@ -126,7 +145,8 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(models, tmp
         ({"models": [a, b], "method": "add_difference"}, ["merge.model-count"]),
         ({"models": [a, xl]}, ["merge.other-family"]),
         ({"models": [a, str(tmp_path / "small.safetensors")]}, ["merge.other-shape"]),
-        ({"models": [a, "models/starter"]}, ["merge.not-a-checkpoint"]),
+        ({"models": [a, "models/starter/vae"]}, ["merge.not-a-checkpoint"]),
+        ({"models": [a, "models/starter"]}, ["merge.other-shape"]),
         ({"models": [a, "gone.safetensors"]}, ["tools.no-such-file"]),
         ({"models": [a, b], "ratios": "1, x"}, ["merge.bad-ratios"]),
         ({"models": [a, b], "ratios": "1, 2, 3", "block_weights": "1, 2"}, ["merge.bad-ratios", "merge.block-weights"]),

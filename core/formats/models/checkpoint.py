@@ -254,7 +254,7 @@ def _shards(listed: Any, folder: Path) -> list[str]:
     """The files listed in an index, all directly in its folder."""
     names = list(listed.values()) if isinstance(listed, dict) else []
     if not names or not all(isinstance(name, str) and name and Path(name).name == name for name in names):
-        what = "The index of the model's shards lists files that are not beside it"
+        what = "The index of the model's shards lists files that are not next to it"
         raise ProblemsError.one(what, str(folder), "download the folder again", code="model.bad-index")
     return sorted(set(names))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -22,11 +22,12 @@ from core.formats.models.whole_model import (
     ModelFacts,
     States,
     cast_states,
+    one_file,
     other_sizes,
     part_state,
     sizes_beyond,
 )
-from core.formats.tensors.lazy import OpenFiles
+from core.formats.tensors.lazy import LazyTensor, OpenFiles
 from core.formats.tensors.writer import Wrote, write_safetensors
 from core.record import atomic
 from core.record.cancel import CancelToken
@@ -73,30 +74,41 @@ def convert(
     wrote     told the bytes of each tensor that was written
     returns   advice: weights too large for the dtype (all are fp32 then), or with NaN or infinite values
     """
-    configs = {name: part.config_after(asked.published.config(name)) for name, part in asked.parts.items()}
     damaged: list[str] = []
     with OpenFiles() as files:
-        states: States = {name: part_state(part, configs[name], files) for name, part in asked.parts.items()}
-        states, dtype, advice = _cast(change(states) if change is not None else states, asked.dtype, asked.target)
-        kept = survivors(asked.source, states, files, asked.family, dtype, asked.facts.prediction, ema=asked.ema)
-        model = Model(
-            asked.family,
-            states,
-            configs,
-            asked.published,
-            asked.source,
-            asked.facts,
-            files,
-            kept,
-            asked.kohya_projection,
-            keeps_extra=True,
-            variant=asked.variant,
-            see=partial(_note, damaged),
-            cancel=cancel,
-            wrote=wrote,
-        )
+        model, advice = _model(asked, files, change)
+        model = replace(model, see=partial(_note, damaged), cancel=cancel, wrote=wrote)
         WRITERS[asked.form](model, asked.target)
     return advice + _damage(damaged, asked.source.path)
+
+
+def in_one_file(asked: Conversion, files: OpenFiles) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """The tensors, still to be read, and the metadata that a model has as a single file."""
+    model, _ = _model(asked, files)
+    return one_file(model), {**asked.facts.metadata, **other_sizes(model.configs, asked.published)}
+
+
+def _model(
+    asked: Conversion, files: OpenFiles, change: Callable[[States], States] | None = None
+) -> tuple[Model, list[Problem]]:
+    """What is written, still to be read, and the advice of `_cast`."""
+    configs = {name: part.config_after(asked.published.config(name)) for name, part in asked.parts.items()}
+    states: States = {name: part_state(part, configs[name], files) for name, part in asked.parts.items()}
+    states, dtype, advice = _cast(change(states) if change is not None else states, asked.dtype, asked.target)
+    kept = survivors(asked.source, states, files, asked.family, dtype, asked.facts.prediction, ema=asked.ema)
+    return Model(
+        asked.family,
+        states,
+        configs,
+        asked.published,
+        asked.source,
+        asked.facts,
+        files,
+        kept,
+        asked.kohya_projection,
+        keeps_extra=True,
+        variant=asked.variant,
+    ), advice
 
 
 def _cast(

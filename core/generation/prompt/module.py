@@ -49,18 +49,18 @@ def module_entries(job: GenerateJob) -> list[Entry]:
 
 def _imported(name: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
-        fix = "put mine.py beside webui.py and write: mine"
+        fix = "put mine.py next to webui.py and write: mine"
         raise ProblemsError.one(f"'{name}' is not the name of a module", WHERE, fix, "prompts.module-name")
     top = name.partition(".")[0]
     if top not in allowed_modules():
         what = f"The module '{top}' is not allowed on this machine"
-        fix = f"start with --allow-module {top} if you trust it, or add {top} to {FILE.name} beside webui.py"
+        fix = f"start with --allow-module {top} if you trust it, or add {top} to {FILE.name} next to webui.py"
         raise ProblemsError.one(what, WHERE, fix, "module.not-allowed")
     try:
         return importlib.import_module(name)
     except Exception as error:
         what = f"The module '{name}' cannot be imported: {type(error).__name__}: {error}"
-        fix = "install it into Atelier's Python environment, or put it beside webui.py"
+        fix = "install it into Atelier's Python environment, or put it next to webui.py"
         raise ProblemsError.one(what, WHERE, fix, "module.import") from error
 
 

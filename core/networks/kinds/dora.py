@@ -84,7 +84,7 @@ def _flaw(name: str, tensors: Tensors) -> str:
     if scale is None:
         return f"{name} has no {DORA_SCALE}"
     if kind is None:
-        return f"{name} has {DORA_SCALE} but no complete change beside it"
+        return f"{name} has {DORA_SCALE} but no complete change next to it"
     if not scale.is_floating_point() or max(scale.shape, default=0) != scale.numel():
         return f"{name}.{DORA_SCALE} has an invalid shape"
     return kind.flaw(name, rest)

@@ -37,7 +37,7 @@ class CaptionSettings(Settings):
         "auto",
         section="Files",
         kohya="caption_extension, caption_extention",
-        help="Extension of the caption file beside each image: .txt, .caption or another. auto tries .txt, then .caption.",
+        help="Extension of the caption file next to each image: .txt, .caption or another. auto tries .txt, then .caption.",
     )
     sidecars: Literal["one", "joined", "drawn"] = setting(
         "one",

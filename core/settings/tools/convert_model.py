@@ -33,7 +33,7 @@ def _output(ending: str) -> str | None:
         None,
         title="Output",
         names="path",
-        hint=f"beside the model, ending in {ending}",
+        hint=f"next to the model, ending in {ending}",
         help="File or folder of the result. An existing one is never overwritten.",
     )
     return text

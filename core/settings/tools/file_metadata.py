@@ -63,7 +63,7 @@ class EditMetadataSettings(Settings):
         None,
         title="Output",
         names="path",
-        hint="beside the file, ending in _edited",
+        hint="next to the file, ending in _edited",
         help="File or folder of the copy. An existing file is never overwritten.",
     )
 
@@ -93,6 +93,6 @@ class StripMetadataSettings(Settings):
         None,
         title="Output",
         names="path",
-        hint="beside the file, ending in _shared",
+        hint="next to the file, ending in _shared",
         help="File or folder of the copy. An existing file is never overwritten.",
     )

@@ -18,7 +18,7 @@ def _precision() -> Literal["fp32", "fp16", "bf16"] | None:
 
 def _output(beside: str) -> str | None:
     path: str | None = setting(
-        None, level="shown", names="path", help=f"The new file, or a folder for it. Empty is beside {beside}."
+        None, level="shown", names="path", help=f"The new file, or a folder for it. Empty is next to {beside}."
     )
     return path
 
@@ -178,7 +178,7 @@ class SplitDyloraSettings(Settings):
         None,
         level="shown",
         names="path",
-        help="A folder, or a file whose name gets -0004, -0008 ... Empty is beside the DyLoRA.",
+        help="A folder, or a file whose name gets -0004, -0008 ... Empty is next to the DyLoRA.",
     )
     compatibility: Literal["none", "sd-scripts"] = _compatibility(
         "alpha is not changed, so lower ranks are stronger than they were in the whole."

@@ -15,7 +15,7 @@ class MergeModelsSettings(Settings):
         title="Models",
         level="shown",
         names="path or name",
-        help="Checkpoints as single files, one per line. The first one gives the VAE, keys and extras that the others lack.",
+        help="Checkpoints, files or diffusers folders, one per line. The result is a single file; the first one gives it the keys that others lack.",
     )
     method: Literal["weighted_sum", "add_difference", "sigmoid"] = setting(
         "weighted_sum",
@@ -72,6 +72,6 @@ class MergeModelsSettings(Settings):
         title="Output",
         level="shown",
         names="path",
-        hint="beside the first model, ending in _merged",
+        hint="next to the first model, ending in _merged",
         help="File or folder of the merged model. An existing file is never overwritten.",
     )

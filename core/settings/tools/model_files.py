@@ -37,7 +37,7 @@ class ConvertLoraSettings(Settings):
         None, level="shown", hint="unchanged", help="Dtype of the weights in the copy. Empty keeps the file's."
     )
     output: str | None = setting(
-        None, level="shown", help="A file or folder for the copies. Empty is beside each file.", names="path"
+        None, level="shown", help="A file or folder for the copies. Empty is next to each file.", names="path"
     )
 
 

@@ -37,7 +37,7 @@ class LatentUpscalerSettings(Settings):
         level="shown",
         widget="folder",
         names="path",
-        hint="beside the images",
+        hint="next to the images",
         help="Where name_upscaled files are saved. Existing files are never overwritten.",
     )
     batch_size: int = kohya_setting(

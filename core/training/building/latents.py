@@ -245,7 +245,7 @@ def write_npz_caches(inputs: Inputs, models: Models) -> Exported:
         return frozen_latent(mean, logvar, inputs.seed, side.placed.key, side.mirrored)
 
     done = export_npz(images, sample, plain_mask, inputs.context.check)
-    inputs.context.say(f"{done.written} .npz caches written beside the images")
+    inputs.context.say(f"{done.written} .npz caches written next to the images")
     if done.kept:
         inputs.context.say(f"{len(done.kept)} existed already or match several images: {shortened(done.kept)}")
     return done

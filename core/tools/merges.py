@@ -1,0 +1,53 @@
+"""What all merges share: the list of ratios, and the record of what was merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from core.formats.hashes import legacy_hash
+from core.record.problems import Problem
+from core.record.units import count
+from core.settings.blocks import numbers
+
+
+def ratios_of(text: str, files: int, noun: str, where: str, problems: list[Problem]) -> list[float] | None:
+    """The comma-separated numbers, one per file. None where there are none; what is wrong is added to `problems`.
+
+    noun   of one file: "LoRA", "model"      where   the setting
+    """
+    if not text.strip():
+        return None
+    try:
+        given = numbers(text)
+    except ValueError:
+        what, fix = f"'{text[:40]}' is no list of numbers", "write for example 0.7, 0.3"
+        problems.append(Problem(what, where, fix, code="merge.bad-ratios"))
+        return None
+    if len(given) != files:
+        what = f"There are {count(len(given), 'ratio')} for {count(files, noun)}"
+        problems.append(Problem(what, where, f"give one number per {noun}", code="merge.bad-ratios"))
+        return None
+    return given
+
+
+def merge_record(inputs: Iterable[tuple[Path, str]], recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata on what a file was merged of: modelspec's, and the recipe and the inputs as A1111 writes them.
+
+    inputs   (file or folder, its hash) in order; folders have no hash
+    """
+    files = list(inputs)
+    made_of = {
+        sha256: {"name": path.name, "legacy_hash": legacy_hash(path)} for path, sha256 in files if not path.is_dir()
+    }
+    return {
+        "modelspec.merged_from": ", ".join(_title(path) for path, _ in files),
+        "sd_merge_recipe": json.dumps({"type": "atelier", **recipe}),
+        "sd_merge_models": json.dumps(made_of),
+    }
+
+
+def _title(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem
