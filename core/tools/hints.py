@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.control.hints import make_hint, preprocessors, unused_settings
 from core.control.hints.by_model import PROVIDER, HintModel
-from core.control.hints.models import check_model, find_model
+from core.control.hints.models import Found, check_model, find_model
 from core.dataset.doctor.trash import split_label
 from core.dataset.images.colors import BLACK, WHITE
 from core.dataset.images.opening import BrokenImage, Opened, open_decoded
@@ -26,7 +26,7 @@ from core.record import atomic
 from core.record.cancel import Cancelled
 from core.record.context import JobContext, Outcome
 from core.record.draws import address
-from core.record.problems import Problem, ProblemsError, unwritten
+from core.record.problems import Problem, ProblemsError, at_setting, unwritten
 from core.record.run_folder import safe_name
 from core.record.units import count
 from core.record.workspace import Workspace, display_path, resolve_path
@@ -75,8 +75,7 @@ def check_hints_by_model(asked: HintsByModelSettings, workspace: Workspace) -> s
     with collected(problems):
         folders = _folders(asked, "", workspace)
     with collected(problems):
-        found = find_model(asked.hint_model, workspace)
-        check_model(found)
+        found = _model(asked, workspace)
     with collected(problems):
         if asked.provider != "auto":
             providers_for(asked.provider, "", onnxruntime().get_available_providers(), PROVIDER)
@@ -84,6 +83,20 @@ def check_hints_by_model(asked: HintsByModelSettings, workspace: Workspace) -> s
         raise ProblemsError(problems)
     assert found and folders
     return f"{found.title}: from {folders[0]} to {_folders(asked, found.title, workspace)[1]}"
+
+
+def _model(asked: HintsByModelSettings, workspace: Workspace) -> Found:
+    """The model, looked at. Raises ProblemsError at its setting."""
+    where = "hints_by_model.hint_model"
+    try:
+        found = find_model(asked.hint_model, workspace)
+        check_model(found)
+    except ProblemsError as error:
+        of_file = [problem for problem in error.problems if problem.where != where]
+        raise ProblemsError(
+            [*(each for each in error.problems if each.where == where), *at_setting(where, of_file)]
+        ) from None
+    return found
 
 
 @contextmanager
