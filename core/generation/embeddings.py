@@ -50,11 +50,16 @@ class NewWord:
 
 def find_word(text: str, workspace: Workspace) -> NewWord:
     """ "FILE", whose name without extension is the token, or "TOKEN=FILE". Raises ProblemsError for a missing file."""
-    word, equals, file = text.partition("=")
-    if not equals or "/" in word or "\\" in word:
-        word, file = "", text
+    word, file = _parted(text)
     path = find_embedding(file, workspace)
-    return NewWord(word.strip() or path.stem, path)
+    return NewWord(word or path.stem, path)
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """ "TOKEN=FILE" -> its two; "FILE" -> no token."""
+    word, equals, file = text.partition("=")
+    named = equals and "/" not in word and "\\" not in word
+    return (word.strip(), file) if named else ("", text)
 
 
 def find_words(text: str, workspace: Workspace) -> list[NewWord]:
@@ -64,7 +69,7 @@ def find_words(text: str, workspace: Workspace) -> list[NewWord]:
     tokens = tokens_of_file(one.path)
     if tokens == [""]:
         return [one]
-    if one.word == one.path.stem and one.word not in tokens:
+    if not _parted(text)[0]:
         return [NewWord(token, one.path, token) for token in tokens]
     if one.word not in tokens:
         shown = ", ".join(tokens[:5]) + (" ..." if len(tokens) > 5 else "")

@@ -36,6 +36,7 @@ from core.formats.models.overflow import kept_wide, not_finite, overflowing, ref
 from core.formats.models.text_keys import bare_name
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
 from core.networks.kinds import kind_of_keys, kinds
+from core.networks.kinds.keys import DORA_SCALE
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
@@ -61,6 +62,7 @@ CHUNK_BYTES = 1 << 24
 PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
 AGAIN = "download or copy it again"
 PEFT_METADATA = "lora_adapter_metadata"
+MAGNITUDE = "lora_magnitude_vector"
 RANKED = {DOWN, "hada_w1_b"}  # as long as the rank is, in PEFT's files too
 MOST_ALPHA = 1e9
 MODULE_PATH = re.compile(r"[\w.]+")
@@ -203,7 +205,7 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
         left_out = _unread(places)
         tensors = {place: read(name) for name, place in places.items() if name not in left_out}
     for name, place in places.items():
-        if ".lora_magnitude_vector" in name:
+        if f".{MAGNITUDE}" in name:
             tensors[place] = _magnitude(tensors[place])
     tensors |= _peft_alphas(places, tensors, metadata, path)
     _refuse_incomplete(tensors, path)
@@ -383,12 +385,18 @@ def to_diffusers(lora: LoraFile, *, fold_alpha: bool = False) -> tuple[dict[str,
         linear = lora.family == "sd2" and PROJECTION.match(
             f"{name}."
         )  # kohya's files of SD 2.x have convolutions there
-        tensors |= {f"{'.'.join(found)}.{key}": value.flatten(1) if linear else value for key, value in written.items()}
+        written = {key: _as_linear(key, value) for key, value in written.items()} if linear else written
+        tensors |= {f"{'.'.join(found)}.{key}": value for key, value in written.items()}
         part, path = found
         sizes.setdefault(part, {})[path] = BlockSize(size.rank, float(size.rank)) if fold_alpha else size
     kept = {key: value for key, value in lora.metadata.items() if not key.startswith("sshs_")}
-    config = json.dumps(_peft_metadata(sizes, any(".lora_magnitude_vector" in name for name in tensors)))
+    config = json.dumps(_peft_metadata(sizes, any(f".{MAGNITUDE}" in name for name in tensors)))
     return tensors, {**kept, "format": "pt", PEFT_METADATA: config}
+
+
+def _as_linear(key: str, value: torch.Tensor) -> torch.Tensor:
+    """What PEFT has for a Linear where kohya's file has a 1x1 convolution: two dimensions, of magnitudes one."""
+    return value.flatten() if key == MAGNITUDE else value.flatten(1)
 
 
 def save_diffusers(
@@ -438,5 +446,5 @@ def to_kohya(lora: LoraFile) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     kept = {key: value for key, value in lora.metadata.items() if key not in (PEFT_METADATA, "format")}
     tensors = dict(lora.tensors)
     if lora.family == "sd2":
-        tensors |= with_convolutions({key: tensors[key] for key in tensors if key.endswith((DOWN, UP))})
+        tensors |= with_convolutions({key: tensors[key] for key in tensors if key.endswith((DOWN, UP, DORA_SCALE))})
     return tensors, told | kept

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
-from core.generation.embeddings import NewWord, find_word
+from core.generation.embeddings import NewWord, find_word, find_words
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_file, find_lora
 from core.generation.prompt.loras import with_prompt_loras
@@ -130,7 +130,7 @@ def values_of(
     values["loras"], values["embeddings"], values["styles"] = loras, [], list(job.prompts.styles)
     for text in job.generate.embeddings:
         try:
-            values["embeddings"].append(find_word(text, workspace).setting(workspace))
+            values["embeddings"] += [word.setting(workspace) for word in find_words(text, workspace)]
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
     if values["refiner_checkpoint"]:

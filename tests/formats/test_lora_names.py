@@ -154,6 +154,28 @@ def test_there_and_back_gives_the_same_bits(tmp_path, model):
     assert set(again) == set(tensors) and all(torch.equal(again[name], tensors[name]) for name in tensors)
 
 
+@pytest.mark.parametrize("ones", [(1,), (1, 1, 1)])
+def test_a_dora_of_sd_2_has_the_magnitudes_of_pefts_linear_layers_and_comes_back(tmp_path, ones):
+    """Its projections are convolutions in kohya's files and Linear in diffusers."""
+    given, draw = {}, torch.Generator().manual_seed(2)
+    for name, value in kohya("sd21").items():
+        layer, _, key = name.partition(".")
+        given[name] = value
+        if key == "lora_up.weight":
+            own = ones if "_proj_" in name and "lora_unet" in name else (1,) * (value.ndim - 1)
+            given[f"{layer}.dora_scale"] = torch.randn(len(value), *own, generator=draw)
+    lora = load_lora(save_lora(tmp_path / "a.safetensors", given))
+    tensors, metadata = to_diffusers(lora)
+    start = "unet.down_blocks.0.attentions.0.proj_in"
+    assert tensors[f"{start}.lora_magnitude_vector"].ndim == 1 and tensors[f"{start}.lora_B.weight"].ndim == 2
+    save_file(tensors, tmp_path / "b.safetensors", metadata)
+    back, _ = to_kohya(load_lora(tmp_path / "b.safetensors"))
+    assert set(back) == set(given)
+    for name, value in given.items():
+        assert torch.equal(back[name].flatten(), value.flatten()), name
+    assert back["lora_unet_down_blocks_0_attentions_0_proj_in.dora_scale"].ndim == 4
+
+
 def test_a_folded_alpha_is_in_the_matrices(tmp_path):
     lora = load_lora(save_lora(tmp_path / "a.safetensors", kohya("sd15")))
     tensors, _ = to_diffusers(lora, fold_alpha=True)

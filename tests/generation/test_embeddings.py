@@ -313,6 +313,16 @@ def test_each_word_of_a_file_is_used_by_its_own_name(workspace, name):
     assert refused.value.codes == ["embedding.no-such-token"] and "brabol, zunkel" in refused.value.problems[0].what
 
 
+def test_a_file_named_as_one_of_its_words_means_all_of_them(workspace):
+    components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
+    path = several_words(workspace.models / "embeddings" / "zunkel.pt", components)
+    both = [NewWord("brabol", path, "brabol"), NewWord("zunkel", path, "zunkel")]
+    assert find_words("zunkel.pt", workspace) == find_words(str(path), workspace) == both
+    assert find_words("zunkel=zunkel.pt", workspace) == both[1:]
+    for word in both:  # an image's settings name the word again, not the file
+        assert find_words(word.setting(workspace), workspace) == [word]
+
+
 def test_words_of_a_file_in_the_models_folder_are_known_to_prompts(workspace):
     components = family("sd1").load(STARTER, parts=("text_encoders", "tokenizers"))
     path = several_words(workspace.models / "embeddings" / "both.pt", components)
