@@ -18,6 +18,7 @@ from core.networks.adapter_file import with_convolutions, write_lora
 from core.networks.blocks import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.kinds import kind_named
+from core.networks.kinds.lora_layer import sizes_as_metadata
 from core.networks.layers import layer_hits
 from core.networks.network import Network
 from core.networks.sizes import part_of
@@ -158,10 +159,7 @@ class NetworkMethod(Method):
                 if lines := getattr(self._settings, name):
                     found[f"ss_{name}"] = json.dumps(lines, ensure_ascii=False)
         if self._settings.starts_by_pissa:
-            network = self._settings  # of the file: a difference at twice the rank
             found["ss_pissa"] = "difference to the unchanged base model, at twice the trained rank"
-            found["ss_network_dim"] = str(2 * network.rank)
-            found["ss_network_alpha"] = str(2.0 * (network.alpha or network.rank))
         if self._settings.dim_from_weights:
             adapters = self._built.adapters.values()
             found["ss_network_dim"] = _one_or_dynamic({adapter.rank for adapter in adapters})
@@ -173,6 +171,8 @@ class NetworkMethod(Method):
     ) -> list[Problem]:
         """Write the LoRA file: kohya's keys, the given metadata, which .ckpt and .pt cannot hold."""
         dtype, tensors = type_named(precision), self._built.saved()
+        if self._settings.starts_by_pissa:  # which writes other ranks than it trains
+            metadata = metadata | sizes_as_metadata(tensors, metadata.get("ss_network_args", ""))
         if self._convolutions and self._family == "sd2":
             tensors = with_convolutions(tensors)
         if path.suffix != ".safetensors":

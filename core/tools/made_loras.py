@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from core.record.workspace import display_path
 from core.tools.lora_layers import Layer, layers_of, weight_shape
 from core.tools.svd import Product
 
-LORA_MODULE = "networks.lora"
 SHOWN = 3
 
 
@@ -93,38 +91,6 @@ def lora_tensors(name: str, up: Tensor, down: Tensor, alpha: float, shape: tuple
 
 def has_large_kernel(shape: tuple[int, ...]) -> bool:
     return any(side != 1 for side in shape[2:])
-
-
-def sizes_as_metadata(tensors: Mapping[str, Tensor], args: str = "") -> dict[str, str]:
-    """ss_network_module, ss_network_dim, ss_network_alpha and ss_network_args of these LoRA tensors: "Dynamic" where layers
-    differ; 3x3 convolutions have conv_dim and conv_alpha. args: those that the file had."""
-    sizes: dict[bool, set[tuple[int, float]]] = {False: set(), True: set()}
-    for layer in group_by_module(tensors).values():
-        sizes[has_large_kernel(tuple(layer[DOWN].shape))].add((len(layer[DOWN]), float(layer[ALPHA])))
-
-    def common(conv: bool, place: int) -> str:
-        values = {size[place] for size in sizes[conv]}
-        return f"{values.pop()}" if len(values) == 1 else "Dynamic"
-
-    plain = not sizes[False]  # a file of convolutions only
-    known = _json(args)
-    left = {key: value for key, value in known.items() if key not in ("algo", "conv_dim", "conv_alpha")}
-    if sizes[True]:
-        left |= {"conv_dim": common(True, 0), "conv_alpha": common(True, 1)}
-    found = {
-        "ss_network_module": LORA_MODULE,
-        "ss_network_dim": common(plain, 0),
-        "ss_network_alpha": common(plain, 1),
-    }
-    return found | ({"ss_network_args": json.dumps(left)} if left else {})
-
-
-def _json(text: str) -> dict[str, object]:
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def kept_metadata(lora: LoraFile) -> dict[str, str]:

@@ -202,7 +202,7 @@ def _metadata(
     context: JobContext,
 ) -> dict[str, str]:
     from core.formats.lora.metadata import BASE_MODEL_VERSIONS
-    from core.tools.made_loras import sizes_as_metadata
+    from core.networks.kinds.lora_layer import sizes_as_metadata
 
     said = next((file.metadata for file in read if "ss_base_model_version" in file.metadata), {})
     version = said.get("ss_base_model_version") or BASE_MODEL_VERSIONS.get(plan.family or "")

@@ -58,8 +58,9 @@ def _planned(asked: SplitDyloraSettings, workspace: Workspace) -> tuple[Path, di
 def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
     """Write a LoRA of the first ranks of each layer, for each multiple of the unit below the rank."""
     from core.networks.adapter_file import load_finite, save_lora
+    from core.networks.kinds.lora_layer import sizes_as_metadata
     from core.record import atomic
-    from core.tools.made_loras import kept_metadata, precision_of, sizes_as_metadata
+    from core.tools.made_loras import kept_metadata, precision_of
 
     path, targets = _planned(asked, context.workspace)
     lora = load_finite(path)

@@ -14,7 +14,7 @@ from core.networks.network import Network, attached
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.network import NetworkSettings
-from core.settings.rules import ineffective, training_problems
+from core.settings.rules import ineffective
 
 NAMES = {
     "q": "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
@@ -165,6 +165,37 @@ def test_its_state_comes_back_to_the_bit_on_any_start(model):
     assert all(torch.equal(value, two[key]) for key, value in one.items())
 
 
+@mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_max_norm_limits_the_difference_of_pissa(model, dtype):
+    network = network_of(model, "pissa")
+    network.to(dtype)
+    moved(network)
+    before = {name: adapter.delta() for name, adapter in network.adapters.items()}
+    limit = float(before[NAMES["q"]].norm()) / 2
+    network.apply_max_norm(limit)
+    adapter = network.adapters[NAMES["q"]]
+    expected = before[NAMES["q"]] / 2
+    rounding = (
+        1e-5 if dtype is torch.float32 else 0.1 * float(expected.abs().max())
+    )  # of two products of 16-bit numbers
+    torch.testing.assert_close(adapter.delta(), expected, rtol=0, atol=rounding)
+    fresh = network_of(model, "pissa")
+    fresh.to(dtype)
+    with torch.no_grad():
+        for each in fresh.adapters.values():
+            each.shorten(torch.tensor(0.37))
+    assert all(float(each.delta().abs().max()) == 0 for each in fresh.adapters.values())
+
+
+def test_pissa_computes_with_matrices_of_the_outputs_type_while_nothing_trains(model):
+    network = network_of(model, "pissa")
+    adapter = network.adapters[NAMES["q"]]
+    assert {weight.dtype for weight in adapter._weights(torch.bfloat16)} == {torch.float32}  # masters train
+    for weight in network.parameters():
+        weight.requires_grad_(False)
+    assert {weight.dtype for weight in adapter._weights(torch.bfloat16)} == {torch.bfloat16}
+
+
 def test_pissa_merges_as_it_is_attached(model):
     network = moved(network_of(model, "pissa"))
     live = outputs(model, network)
@@ -207,8 +238,6 @@ def test_without_numbers_it_is_counted_alone(model):
 
 
 def test_what_does_not_go_with_it_is_said():
-    job = build(TrainJob, {"network": {"initialization": "pissa", "scale_weight_norms": 1.0}})
-    assert "network.pissa-max-norm" in [problem.code for problem in training_problems(job)]
     for network, said in (
         ({"kind": "lora"}, False),
         ({"kind": "lora_fa"}, True),

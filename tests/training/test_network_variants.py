@@ -21,16 +21,27 @@ def test_a_training_has_these_layers_and_its_file_says_so(at_first_step):
 
 
 def test_a_pissa_training_resumes_exactly_and_its_file_is_made_for_the_unchanged_model(train):
-    pissa = {"initialization": "pissa", "rank": 4, "alpha": 4.0, "rs_lora": True}
+    pissa = {"initialization": "pissa", "rank": 4, "alpha": 4.0, "rs_lora": True, "conv_rank": 2, "conv_alpha": 1.0}
     whole, parted = train(network=pissa), train(network=pissa)
     assert whole.start() == "done"
     assert parted.start(stop_at=2) == "stopped" and parted.again().start() == "done"
     tensors, others = load_file(whole.file()), load_file(parted.file())
     assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
-    assert {tensors[name].shape[0] for name in tensors if name.endswith("lora_down.weight")} == {8}
+    wide = {name for name in tensors if tensors[name].shape[2:] == (3, 3)}
+    ranks = {name: tensors[name].shape[0] for name in tensors if name.endswith("lora_down.weight")}
+    assert {ranks[name] for name in ranks.keys() - wide} == {8} and {ranks[name] for name in wide} == {4}
     metadata = inspect(whole.file())["metadata"]
     assert metadata["ss_network_dim"] == "8" and "unchanged" in metadata["ss_pissa"]
-    assert metadata["ss_network_args"] == {"initialization": "pissa", "rs_lora": "True"}
+    assert float(metadata["ss_network_alpha"]) == 16.0  # as the tensors: alpha / rank is 4 / sqrt(4)
+    args = {
+        "initialization": "pissa",
+        "rs_lora": "True",
+        "conv_dim": "4",
+        "conv_alpha": metadata["ss_network_args"]["conv_alpha"],
+    }
+    assert metadata["ss_network_args"] == args
+    alphas = {float(tensors[name.replace("lora_down.weight", "alpha")]) for name in wide}
+    assert {float(args["conv_alpha"])} == alphas
     # the first loss is the model's own, as with a LoRA that starts at zero
     plain = train(network={"rank": 4, "alpha": 4.0})
     assert plain.start() == "done"

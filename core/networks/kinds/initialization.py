@@ -78,8 +78,9 @@ class PissaAdapter(LoraAdapter):
         self.first_down, self.first_up = self.first_down.to(dtype).float(), self.first_up.to(dtype).float()
 
     def _weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        down, up = torch.cat([self.down, self.first_down]), torch.cat([self.up, -self.first_up], dim=1)
-        return down, up
+        down, up = super()._weights(dtype)
+        first_down, first_up = self.first_down.to(down.dtype), self.first_up.to(up.dtype)
+        return torch.cat([down, first_down]), torch.cat([up, -first_up], dim=1)
 
     def _add_thinned(self, y: Tensor, x: Tensor) -> Tensor:
         """Dropout is of what trains alone."""
@@ -99,6 +100,13 @@ class PissaAdapter(LoraAdapter):
 
     def norm(self) -> Tensor:
         return self.delta().norm()
+
+    def shorten(self, ratio: Tensor) -> None:
+        """Both products, since their difference is the change; what is subtracted is rounded as what trains."""
+        super().shorten(ratio)
+        root = ratio.sqrt().to(self.down.dtype).float()
+        for first in (self.first_down, self.first_up):
+            first.copy_((first * root).to(self.down.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {f"first.{DOWN}": self.first_down, f"first.{UP}": self.first_up}

@@ -6,15 +6,19 @@ weight change = (alpha / r) * up @ down; a missing alpha means alpha = r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING, Any
 
+from core.formats.lora.names import group_by_module
 from core.settings.blocks import BlockSize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
+MODULE = "networks.lora"
 
 
 def size(tensors: Mapping[str, Tensor]) -> BlockSize:
@@ -45,3 +49,35 @@ def to_peft(tensors: Mapping[str, Tensor], dtype: Any) -> dict[str, Tensor]:
     found = size(tensors)
     up = (tensors[UP].double() * (found.alpha / found.rank)).to(dtype).contiguous()
     return {"lora_A.weight": tensors[DOWN].to(dtype).contiguous(), "lora_B.weight": up}
+
+
+def sizes_as_metadata(tensors: Mapping[str, Tensor], args: str = "") -> dict[str, str]:
+    """ss_network_module, ss_network_dim, ss_network_alpha and ss_network_args of these LoRA tensors: "Dynamic" where layers
+    differ; 3x3 convolutions have conv_dim and conv_alpha. args: those that the file had."""
+    sizes: dict[bool, set[tuple[int, float]]] = {False: set(), True: set()}
+    for layer in group_by_module(tensors).values():
+        sizes[prod(layer[DOWN].shape[2:]) > 1].add((len(layer[DOWN]), float(layer[ALPHA])))
+
+    def common(conv: bool, place: int) -> str:
+        values = {size[place] for size in sizes[conv]}
+        return f"{values.pop()}" if len(values) == 1 else "Dynamic"
+
+    plain = not sizes[False]  # a file of convolutions only
+    known = _json(args)
+    left = {key: value for key, value in known.items() if key not in ("algo", "conv_dim", "conv_alpha")}
+    if sizes[True]:
+        left |= {"conv_dim": common(True, 0), "conv_alpha": common(True, 1)}
+    found = {
+        "ss_network_module": MODULE,
+        "ss_network_dim": common(plain, 0),
+        "ss_network_alpha": common(plain, 1),
+    }
+    return found | ({"ss_network_args": json.dumps(left)} if left else {})
+
+
+def _json(text: str) -> dict[str, object]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

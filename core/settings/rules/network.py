@@ -23,10 +23,6 @@ def problems(job: TrainJob) -> Iterator[Problem]:
         return
     network = job.network
     yield from _needed_weights(job)
-    if network.starts_by_pissa and network.scale_weight_norms is not None:
-        what = "The max weight norm cannot limit a LoRA that starts from the model's principal components"
-        fix = "leave network.scale_weight_norms empty, or use another initialization"
-        yield Problem(what, "network.scale_weight_norms", fix, code="network.pissa-max-norm")
     yield from _dropouts(network)
     yield from block_problems(network, None if job.model.family == "auto" else job.model.family)
     yield from _files(network)
