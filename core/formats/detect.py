@@ -34,6 +34,7 @@ FAMILY_NAMES = {
     "other": "other",
 }
 # Width of the text encoder states that cross-attention takes.
+TEXT_FAMILY = {768: "sd1", 1024: "sd2", 1280: "sdxl"}
 CONTEXT_FAMILY = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl_refiner"}
 # Input channels of the U-Net: the latent's 4 plus what a variant adds.
 INPUT_VARIANTS = {9: "inpainting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaler"}
@@ -284,8 +285,8 @@ def _lora_family(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]
     for name in tensors:  # for a LoRA of the text encoder only, its width decides
         reader = TEXT_READER.search(name)
         width = input_width(tensors, name, reader["key"]) if reader is not None else None
-        if width in (768, 1024):
-            return CONTEXT_FAMILY[width], f"its text encoder is {width} wide"
+        if width in TEXT_FAMILY:
+            return TEXT_FAMILY[width], f"its text encoder is {width} wide"
     return None, _first_keys(tensors)
 
 

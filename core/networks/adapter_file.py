@@ -63,6 +63,7 @@ PROJECTION = re.compile(r"^lora_unet_.*_proj_(in|out)\.")
 AGAIN = "download or copy it again"
 PEFT_METADATA = "lora_adapter_metadata"
 MAGNITUDE = "lora_magnitude_vector"
+BEYOND_FIRST = re.compile(r"_layers_(1[2-9]|[2-9]\d)_")
 RANKED = {DOWN, "hada_w1_b"}  # as long as the rank is, in PEFT's files too
 MOST_ALPHA = 1e9
 MODULE_PATH = re.compile(r"[\w.]+")
@@ -249,11 +250,23 @@ def _places(names: Iterable[str], family: str | None, path: Path) -> dict[str, s
             what = f"The LoRA has layers of an unknown part: {name}"
             raise ProblemsError.one(what, str(path), "choose a LoRA for Stable Diffusion", "lora.unknown-layer")
         found[name] = f"{layer}.{key}"
+    if family == "sdxl":
+        found = _with_encoder(found)
     twice = next((place for place, count in Counter(found.values()).items() if count > 1), None)
     if twice is not None:
         what = f"The LoRA has {twice} twice, under the names of different programs"
         raise ProblemsError.one(what, str(path), AGAIN, "lora.layer-twice")
     return found
+
+
+def _with_encoder(places: dict[str, str]) -> dict[str, str]:
+    """The places of an SDXL file whose text layers are named as of one encoder. sd-scripts' DyLoRA names both so, and writes those
+    of the second, which has more layers than the first's 12."""
+    one = [name for name, place in places.items() if place.startswith("lora_te_")]
+    if not one:
+        return places
+    encoder = "lora_te2_" if any(BEYOND_FIRST.search(name) for name in one) else "lora_te1_"
+    return places | {name: encoder + places[name].removeprefix("lora_te_") for name in one}
 
 
 def _unread(places: Mapping[str, str]) -> tuple[str, ...]:

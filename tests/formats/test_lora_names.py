@@ -137,6 +137,19 @@ def test_sdxl_files_of_kohya_and_of_flat_text_encoders_have_the_usual_names():
     assert kohya_place(f"{flat}.alpha", "sdxl") == kohya_place(f"{full}.alpha", "sdxl") == (full, "alpha")
 
 
+@pytest.mark.parametrize("parts", [("lora_unet_", "lora_te_"), ("lora_te_",)])
+def test_the_text_layers_of_sd_scripts_dylora_for_sdxl_are_the_second_encoders(tmp_path, parts):
+    """It names both encoders lora_te, so that the file holds those of the second alone."""
+    recorded = vectors("network_keys.json.gz")["cases"]["sdxl/dylora"]["keys"]
+    given = {name: torch.ones(shape).half() for name, shape in recorded.items() if name.startswith(parts)}
+    lora = load_lora(save_lora(tmp_path / "a.safetensors", given), shapes=True)
+    assert lora.family == "sdxl"
+    assert set(lora.tensors) == {name.replace("lora_te_", "lora_te2_") for name in given}
+    first = {name: value for name, value in kohya("sdxl").items() if not name.startswith("lora_te2_")}
+    plain = {name.replace("lora_te1_", "lora_te_"): value for name, value in first.items()}
+    assert set(load_lora(save_lora(tmp_path / "b.safetensors", plain)).tensors) == set(first)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_there_and_back_gives_the_same_bits(tmp_path, model):
     given = {key: value if key.endswith("alpha") else value.half() for key, value in kohya(model).items()}
