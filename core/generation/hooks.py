@@ -120,5 +120,5 @@ _built_in(
 _built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
 _built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _built_in("gradual_latent", "Gradual Latent", "gradual_latent")
-_built_in("regions", "Regions", "regional")
+_built_in("regions", "Regions", "regional", file_problems=extensions.later("core.generation.regional", "file_problems"))
 _built_in("repaint", "Mask", "inpainting", of_refiner=True)

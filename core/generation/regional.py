@@ -8,27 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from core.formats.lora.names import group_by_module
 from core.generation.guidance import POSITIVE
 from core.generation.hooks import Making
 from core.generation.initial import MAP, opened
 from core.generation.loop import Hook
 from core.generation.prompt.runs import parts_of
+from core.generation.requests import merged_of
 from core.generation.stages import as_generator, has_regions
+from core.generation.store import fingerprint
 from core.networks.adapter import STACK, Adapter
-from core.record.problems import ProblemsError
+from core.networks.adapter_file import load_lora
+from core.networks.kinds import kind_of_keys
+from core.networks.sizes import part_of
+from core.record.problems import Problem, ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.generation.regions import color_code
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
 
+    from core.generation.sources import Sources
     from core.networks.network import Network
+    from core.record.workspace import Workspace
+    from core.settings.job import GenerateJob
 
 SMALL = 1e-4  # added to sums of masks before a division
 LEVELS = 5  # resolutions of the U-Net, each half of the one before
@@ -71,6 +83,30 @@ def masks_of(image: Image, count: int, color_codes: int | None = None) -> Tensor
             own = pixels[..., number].float() / 255 if number < 3 else torch.ones(pixels.shape[:2])
         found.append(own if own.any() else torch.ones_like(own))
     return torch.stack(found)
+
+
+def file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
+    """LoRAs that change what layers of the U-Net are given, by their headers."""
+    uses = job.generate.loras
+    for use in uses[merged_of(job, len(uses)) :] if has_regions(job) else ():
+        layer = _layer_on_input(sources.loras[use.file], fingerprint(sources.loras[use.file])) if use.used else None
+        if layer is not None:
+            yield on_input_problem(f"The LoRA {use.file}", layer)
+
+
+@lru_cache(maxsize=256)
+def _layer_on_input(path: Path, changed: object) -> str | None:
+    for name, tensors in group_by_module(load_lora(path, shapes=True).tensors).items():
+        kind = kind_of_keys(tensors, name)
+        if kind is not None and part_of(name) == "unet" and kind.on_input(tensors):
+            return name
+    return None
+
+
+def on_input_problem(lora: str, layer: str) -> Problem:
+    what = f"{lora} changes what a layer is given, where no region holds: {layer}"
+    fix = "use LoRAs of another network type for regions, such as LoRA, LoHa or LoKr"
+    return Problem(what, "generate.loras", fix, code="regions.lora-on-input")
 
 
 class Regions(Hook):
@@ -211,9 +247,7 @@ class _InRegion:
 
     def enters(self, x: Tensor) -> Tensor:
         if self.limited.enters(x) is not x:
-            what = f"A LoRA of a region changes what a layer is given, where no region holds: {self.limited.name}"
-            fix = "use LoRAs of another network type for regions, such as LoRA, LoHa or LoKr"
-            raise ProblemsError.one(what, "generate.loras", fix, "regions.lora-on-input")
+            raise ProblemsError([on_input_problem("A LoRA of a region", self.limited.name)])
         return x
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ def register_decomposed(over: str, name: str, title: str, settings: type[Setting
             settings=settings,
             needs_base_weight=True,
             loraplus=over == "locon",
+            on_input=lambda tensors: tensors[DORA_SCALE].shape[0] != tensors[DORA_SCALE].numel(),
             idle=_idle,
             to_peft=_to_peft if over == "locon" else None,
         )

@@ -79,6 +79,7 @@ register(
         settings=Ia3Settings,
         uses=frozenset(),
         takes=_takes,
+        on_input=lambda tensors: bool(tensors[ON_INPUT]),
         idle=lambda tensors: not tensors[WEIGHT].any(),
     )
 )
