@@ -119,7 +119,8 @@ class LorasInUse:
             for network in self.networks[: self.merged]
             for adapter in network.adapters.values()
         }
-        self._kept = [(module.weight, module.weight.detach().clone()) for module in weights.values()]
+        own = (each for module in weights.values() for each in (module.weight, module.bias) if each is not None)
+        self._kept = [(each, each.detach().clone()) for each in own]
         for network in self.networks[: self.merged]:
             network.merge_to()
 

@@ -207,7 +207,7 @@ class Regions(Hook):
         if ".attn2.to_k" in name or ".attn2.to_v" in name:
             return lambda y, x, adapter: self._own_rows(y, x, adapter, number, None)
         if "time_emb" in name:
-            return lambda y, x, adapter: y + (adapter.add_to(y, x) - y) / self._count
+            return lambda y, x, adapter: y + (adapter.changed(y, x) - y) / self._count
         if ".attn2.to_out" in name:
             return lambda y, x, adapter: self._own_rows(
                 y, x, adapter, number, self._masks(y.shape[1], y).sum(dim=0) + SMALL
@@ -218,13 +218,13 @@ class Regions(Hook):
         """The LoRA's change, only in the rows of its sub-prompt."""
         rows = slice(self._before + number, self._before + self._images * self._count, self._count)
         own = y[rows]
-        change = adapter.add_to(own, x[rows]) - own
+        change = adapter.changed(own, x[rows]) - own
         y = y.clone()
         y[rows] = own + (change if factor is None else change * factor)
         return y
 
     def _where_mask_is(self, y: Tensor, x: Tensor, adapter: Adapter, number: int) -> Tensor:
-        change = adapter.add_to(y, x) - y
+        change = adapter.changed(y, x) - y
         if y.ndim == 4:
             own = self._masks(y.shape[-2] * y.shape[-1], y)[number]
             mask = own.view(1, 1, *y.shape[-2:]) if len(own) > 1 else own.view(1, 1, 1, 1)
@@ -250,5 +250,5 @@ class _InRegion:
             raise ProblemsError([on_input_problem("A LoRA of a region", self.limited.name)])
         return x
 
-    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+    def changed(self, y: Tensor, x: Tensor) -> Tensor:
         return self._change(y, x, self.limited)

@@ -24,6 +24,7 @@ class Adapter(ABC):
 
     rank, alpha     its size, for kinds that have one
     saved_alpha     the alpha written to files if it differs from the one in use: sd-scripts' way with network_weights
+    bias            a change of the layer's bias that lies beside it in its file (core/networks/beside.py), without alpha / rank
     multiplier      strength of the network it belongs to
     moment          (step, micro-batch) while it trains on one; None: it is used
     """
@@ -32,6 +33,7 @@ class Adapter(ABC):
         self.name, self.module = name, module
         self.rank, self.alpha = rank, alpha
         self.saved_alpha: float | None = None
+        self.bias: Tensor | None = None
         self.multiplier = 1.0
         self.dropout: Dropout | None = None
         self.moment: tuple[int, int] | None = None
@@ -109,8 +111,15 @@ class Adapter(ABC):
         return self.tensors()
 
     def bias_delta(self) -> Tensor | None:
-        """The change of the layer's bias, as `delta`, for kinds that change it."""
-        return None
+        """The change of the layer's bias, as `delta`, for kinds that change it and files with one beside."""
+        return self.bias
+
+    def changed(self, y: Tensor, x: Tensor) -> Tensor:
+        """`add_to`, with the bias that lies beside."""
+        return self.with_bias(self.add_to(y, x))
+
+    def with_bias(self, y: Tensor) -> Tensor:
+        return y if self.bias is None else y + over_channels(self.bias * self.multiplier, y, self.module)
 
     def norm(self) -> Tensor:
         """Frobenius norm of the change, 0-d."""
@@ -149,16 +158,16 @@ def forward_with_adapters(module: nn.Module, x: Tensor) -> Tensor:
     if y is None:
         y = kind.forward(module, x)
     else:
-        adapters.pop(0)
+        y = adapters.pop(0).with_bias(y)
         inputs.pop()
     for adapter in adapters:
-        y = adapter.add_to(y, inputs.pop())
+        y = adapter.changed(y, inputs.pop())
     return y
 
 
 def over_channels(values: Tensor, like: Tensor, module: nn.Module) -> Tensor:
     """One value for each channel, in the shape and dtype of an activation of the module: [..., C] or [B, C, H, W]."""
-    return values.to(like.dtype).view(-1, 1, 1) if isinstance(module, nn.Conv2d) else values.to(like.dtype).view(-1)
+    return values.to(like).view(-1, 1, 1) if isinstance(module, nn.Conv2d) else values.to(like).view(-1)
 
 
 def as_weight(value: Any) -> Tensor:

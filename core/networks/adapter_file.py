@@ -74,6 +74,7 @@ class LoraFile:
     """A LoRA in memory. `tensors` have kohya's keys whatever the file's layout was.
 
     left_out   names of the file's tensors that no kind of network reads (biases and norms beside LoRA layers): not in `tensors`
+    beside     these tensors, by kohya's key: what `core/networks/beside.py` uses them for
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -81,6 +82,7 @@ class LoraFile:
     family: str | None = None
     path: Path | None = None
     left_out: tuple[str, ...] = ()
+    beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 # ---- writing ----
@@ -205,18 +207,19 @@ def load_lora(path: Path | str, *, shapes: bool = False) -> LoraFile:
         places = _places(file.entries, kind.family, path)
         left_out = _unread(places)
         tensors = {place: read(name) for name, place in places.items() if name not in left_out}
+        beside = {places[name]: read(name) for name in left_out}
     for name, place in places.items():
         if f".{MAGNITUDE}" in name:
             tensors[place] = _magnitude(tensors[place])
     tensors |= _peft_alphas(places, tensors, metadata, path)
     _refuse_incomplete(tensors, path)
-    return LoraFile(tensors, metadata, kind.family, path, left_out)
+    return LoraFile(tensors, metadata, kind.family, path, left_out, beside)
 
 
 def load_finite(path: Path | str) -> LoraFile:
     """The same. Raises ProblemsError for NaN and infinite values, by their keys."""
     lora = load_lora(path)
-    if names := not_finite(lora.tensors):
+    if names := not_finite({**lora.tensors, **lora.beside}):
         what = f"{Path(path).name} contains NaN or infinite values, which make black images: {shown(names)}"
         fix = "use an earlier checkpoint of this LoRA: its training failed, or the file is damaged"
         raise ProblemsError.one(what, display_path(Path(path)), fix, "weights.not-finite")

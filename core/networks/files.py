@@ -83,8 +83,19 @@ def read_network(components: Components, path: Path, strength: float) -> Network
         what = f"The LoRA {path.name} matches no layer of this model"
         fix = "use it with the model it was trained on, or one of the same size"
         raise ProblemsError.one(what, display_path(path), fix, "lora.no-matching-layers")
-    network.unmatched += lora.left_out
+    network.unmatched += tuple(_use_beside(components, network, lora, strength))
     return network
+
+
+def _use_beside(components: Components, network: Network, lora: LoraFile, strength: float) -> list[str]:
+    """Give the network the biases and norms of its file; returns the keys of those that fit nothing."""
+    from core.networks.beside import use_beside
+
+    encoders = dict(zip(("text_encoder", "text_encoder_2"), components.text_encoders, strict=False))
+    parts = {"unet": components.denoiser, **encoders}
+    left = use_beside(network, {name: part for name, part in parts.items() if part is not None}, lora.beside)
+    network.set_multiplier(strength)
+    return left
 
 
 def unmatched_problems(network: Network, path: Path) -> list[Problem]:
@@ -108,4 +119,6 @@ def merge_files(components: Components, files: Sequence[MergedFile]) -> None:
 
     for file in files:
         lora = read_file(file.path, components.family)
-        Network.from_tensors(lora.tensors, targets_of(components, conv=True, outer=True), file.strength).merge_to()
+        network = Network.from_tensors(lora.tensors, targets_of(components, conv=True, outer=True), file.strength)
+        _use_beside(components, network, lora, file.strength)
+        network.merge_to()

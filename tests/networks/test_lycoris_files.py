@@ -59,6 +59,7 @@ def outputs(encoder, unet):
 def test_their_files_act_here_as_there(components, theirs, tmp_path, algo):
     (tmp_path / "preset.toml").write_text(PRESET)
     given = {"conv_dim": "2", "conv_alpha": "1", "preset": str(tmp_path / "preset.toml"), "algo": algo}
+    given["train_norm"] = str(algo == "locon")  # changes of norm layers beside the network's
     network = create_network(1.0, 4, 2.0, None, *theirs, **given, **ALGOS[algo])
     network.apply_to(*theirs, True, True)
     draw = torch.Generator().manual_seed(2)

@@ -100,7 +100,7 @@ class ProductAdapter(Adapter):
 
     def bias_delta(self) -> Tensor | None:
         bias = self.weights.get(self.product.bias)
-        return bias.detach().float() * self.scale if bias is not None else None
+        return bias.detach().float() * self.scale if bias is not None else super().bias_delta()
 
     def tensors(self) -> dict[str, Tensor]:
         found = {key: weight.detach() for key, weight in self.weights.items()}

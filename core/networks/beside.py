@@ -1,0 +1,106 @@
+"""What lies beside the layers of a network's file and is used with it: changes of their biases (`diff_b`), and of norm layers
+(`w_norm`, `b_norm`), which LyCORIS' train_norm trains. They act at the network's strength, without alpha / rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import group_norm, layer_norm
+
+from core.formats.lora.names import group_by_module, module_path
+from core.formats.models.text_keys import full_name
+from core.networks.adapter import Adapter, as_weight
+from core.networks.network import Network
+
+BIAS, NORM, NORM_BIAS = "diff_b", "w_norm", "b_norm"
+
+
+class NormAdapter(Adapter):
+    """The change of a norm layer: y + m * (normalized(x) * weight + shift), as LyCORIS' NormModule."""
+
+    def __init__(self, name: str, module: nn.LayerNorm | nn.GroupNorm, weight: Tensor, shift: Tensor):
+        super().__init__(name, module)
+        place = as_weight(module.weight).device
+        self.weight, self.shift = (nn.Parameter(each.float().to(place)) for each in (weight, shift))
+
+    def parameters(self) -> list[tuple[nn.Parameter, str]]:
+        return [(self.weight, "plain"), (self.shift, "plain")]
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        weight, shift = ((each * self.multiplier).to(x.dtype) for each in (self.weight, self.shift))
+        if isinstance(self.module, nn.GroupNorm):
+            return y + group_norm(x, self.module.num_groups, weight, shift, self.module.eps)
+        assert isinstance(self.module, nn.LayerNorm)
+        return y + layer_norm(x, self.module.normalized_shape, weight, shift, self.module.eps)
+
+    def delta(self) -> Tensor:
+        return self.weight.detach()
+
+    def bias_delta(self) -> Tensor | None:
+        return self.shift.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {NORM: self.weight.detach(), NORM_BIAS: self.shift.detach()}
+
+    def misfit(self, tensors: Mapping[str, Tensor]) -> str:
+        return "" if tensors[NORM].shape == self.weight.shape else "has a different shape"
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.weight.copy_(tensors[NORM])
+            self.shift.copy_(tensors[NORM_BIAS])
+
+    def shorten(self, ratio: Tensor) -> None:
+        for each in (self.weight, self.shift):
+            each.mul_(ratio)
+
+
+def use_beside(network: Network, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Give the network what lies beside its layers; returns the keys of what fits nothing.
+
+    parts    "unet", "text_encoder" ... -> the loaded model        tensors    by kohya key
+    """
+    norms, left = _norms(parts) if tensors else {}, []
+    for name, own in group_by_module(tensors).items():
+        adapter, norm = network.adapters.get(name), norms.get(_place(name))
+        used: set[str] = set()
+        if adapter is not None and BIAS in own and _fits(adapter.module.bias, own[BIAS]):
+            adapter.bias, used = own[BIAS].float().flatten(), {BIAS}
+        elif norm is not None and own.keys() <= {NORM, NORM_BIAS, BIAS} and _norm_fits(norm, own):
+            network.adapters[name] = _norm_adapter(name, norm, own)
+            used = set(own)
+        left += [f"{name}.{key}" for key in own if key not in used]
+    return left
+
+
+def _norm_adapter(name: str, module: nn.LayerNorm | nn.GroupNorm, own: Mapping[str, Tensor]) -> NormAdapter:
+    zero = torch.zeros(as_weight(module.weight).shape)
+    adapter = NormAdapter(name, module, own.get(NORM, zero), own.get(NORM_BIAS, own.get(BIAS, zero)))
+    for parameter, _ in adapter.parameters():
+        parameter.requires_grad_(False)
+    return adapter
+
+
+def _norms(parts: Mapping[str, nn.Module]) -> dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm]:
+    """The norm layers of a model with weights, by part and the path with underscores."""
+    found: dict[tuple[str, str] | None, nn.LayerNorm | nn.GroupNorm] = {}
+    for part, model in parts.items():
+        for path, module in model.named_modules():
+            if isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and module.weight is not None:
+                found[part, (path if part == "unet" else full_name(path)).replace(".", "_")] = module
+    return found
+
+
+def _place(name: str) -> tuple[str, str] | None:
+    found = module_path(name)
+    return None if found is None else (found[0], found[1].replace(".", "_"))
+
+
+def _fits(value: object, change: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.numel() == change.numel()
+
+
+def _norm_fits(module: nn.LayerNorm | nn.GroupNorm, own: Mapping[str, Tensor]) -> bool:
+    return all(_fits(module.weight if key == NORM else module.bias, change) for key, change in own.items())
