@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.tasks import Card, Task, tasks
 from tabs.context import ASKING, Page
 from tabs.form.task_form import TaskForm
 from tabs.form.task_settings import job_of, main_setting, own_settings_of
-from tabs.markup import AWAITED, act_of, board, button, choice_list, esc, news, seen_here, stamp_seen
+from tabs.markup import AWAITED, act_of, board, button, choice_list, esc, news, problems_html, seen_here, stamp_seen
 
 KEPT = "Tools"  # what is filled in, of every card
 SHORT = 12  # fields that are all shown
@@ -44,6 +44,7 @@ class ToolForm:
     def __init__(self, page: Page, card: Card):
         self.page, self.card = page, card
         self._endings: tuple[Any, list[str]] = (None, [])
+        self._refused: list[Problem] = []  # of the last start
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -101,8 +102,14 @@ class ToolForm:
         return self.page.project.tab_state(KEPT)
 
     def choose(self, name: str) -> None:
-        """Choose one of the card's tasks."""
+        """Choose one of the card's tasks. What went wrong with another one is no longer shown."""
+        if name != self.task.name:
+            self._forget_problems()
         self._keep(**{self.card.name: self._kept() | {CHOSEN: name}})
+
+    def _forget_problems(self) -> None:
+        self._refused = []
+        self.page.works.close_failed(self.card)
 
     def _keep(self, **changes: Any) -> None:
         with self.page.project.lock:
@@ -139,7 +146,7 @@ class ToolForm:
             f'<section class="card block-part tool-card" aria-label="{esc(self.card.title)}"><h3>{esc(self.card.title)}</h3>'
             f'<p class="hint">{esc(self.card.help)}</p><div class="tool-head">{self._choice()}{asked.bar()}</div>'
             f"{self._fields()}"
-            f'<div class="class-line">{go}{about}</div></section>'
+            f'<div class="class-line">{go}{about}</div>{self._problems()}</section>'
         )
 
     def _fields(self) -> str:
@@ -157,6 +164,9 @@ class ToolForm:
         others = f'<div class="concept-fields">{form.fields(rest, filled)}</div>' if rest and opened else ""
         return f'<div class="concept-fields">{first}</div>{more}{others}'
 
+    def _problems(self) -> str:
+        return f'<div class="tool-refused" role="alert">{problems_html(self._refused)}</div>' if self._refused else ""
+
     def _choice(self) -> str:
         """The list of the card's tasks, where it has several."""
         if len(self.tasks) == 1:
@@ -170,7 +180,7 @@ class ToolForm:
         return "", self.html()
 
     def tick(self, seen: str) -> Any:
-        stamp = f"{self._state()} {self.page.project.job.dataset.folder} {self._extensions()}"
+        stamp = f"{self._state()} {self.page.project.job.dataset.folder} {self._extensions()} {self._refused}"
         return gr.skip() if stamp == stamp_seen(seen) else news(seen, stamp, {"area": self.html()})
 
     def act(self, event: gr.EventData) -> str:
@@ -185,6 +195,7 @@ class ToolForm:
             opened = set(self._state().get("opened", [])) ^ {self.card.name}
             self._keep(opened=sorted(opened))
         elif act in STARTS:
+            self._forget_problems()
             if value and main_setting(self.task):  # what stands there now, which may have changed in this moment
                 self.form().change(main_setting(self.task), value)
             self.form().check()
@@ -195,15 +206,17 @@ class ToolForm:
         return self.html()
 
     def acted(self, event: gr.EventData) -> Any:
-        """`act` for the page. What stands against a start stays shown while fields change, until a start succeeds."""
+        """`act` for the page. What stands against a start stays shown below its button while fields change, until the next one."""
         starts, browser = act_of(event)[0] in STARTS, self.page.browsers.of(ASKING.get())
-        about = f"{'start' if starts else 'change'} {self.card.name}"
+        about = f"change {self.card.name}"
         try:
             shown = self.act(event)
         except ProblemsError as error:
-            self.page.browsers.say(browser, "error", problems=error.problems, about=about)
             if starts:
+                self._refused = list(error.problems)
                 self.form().mark(error.problems)
+            else:
+                self.page.browsers.say(browser, "error", problems=error.problems, about=about)
             return self.html()
         self.page.browsers.succeeded(browser, about)
         return shown

@@ -15,7 +15,7 @@ from core.record.units import clock, count
 from core.record.workspace import Workspace, display_path
 from core.settings.base import Settings, value_of
 from core.settings.check import build as build_job
-from core.tasks import Task, tasks
+from core.tasks import Card, Task, tasks
 from tabs.form.task_settings import job_of, main_setting, own_settings_of
 from tabs.server.browsers import Browser
 from tabs.server.safety import Roots
@@ -214,6 +214,11 @@ class Works:
     def close(self, data: dict[str, Any], browser: Browser) -> None:
         """Show the result of a work no longer. Its journal stays."""
         self._hidden |= {work.id for work in self.works() if work.id == data.get("work") and not self._runs(work)}
+
+    def close_failed(self, card: Card) -> None:
+        """Show no longer what failed of a card: something of it is started again, or another of its tools is looked at."""
+        failed = [work for work in self.works() if work.task.card == card and work.task.name != DOWNLOAD]
+        self._hidden |= {work.id for work in failed if work.facts(self._engine)["state"] == "failed"}
 
     def _named(self, data: dict[str, Any]) -> list[Work]:
         return [work for work in self.works() if work.id == data.get("work") and self._runs(work)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from work_parts import event, image, make_page, wait_until
@@ -245,6 +246,25 @@ def test_a_start_does_not_begin_with_the_earlier_value_of_a_field_that_was_refus
     form.acted(event("field", "quality", "90"))
     form.acted(event("go"))
     assert started
+
+
+def test_a_refused_start_is_answered_in_its_card_in_place_of_what_failed_there_before(page, monkeypatch):
+    form, other = ToolForm(page, IMAGES), ToolForm(page, tasks.named("merge_models").card)
+    failed = {name: SimpleNamespace(id=name, task=tasks.named(name), facts=lambda engine: {"state": "failed"})
+              for name in ("crop", "merge_models", "download")}  # fmt: skip
+    monkeypatch.setattr(page.works, "works", lambda: list(failed.values()))
+    said = []
+    monkeypatch.setattr(page.browsers, "say", lambda *given, **about: said.append(about))
+    form.act(event("field", "folder", "nowhere"))
+    shown = form.acted(event("go"))
+    assert "tool-refused" in shown and "nowhere" in shown.partition("tool-refused")[2] and not said
+    assert "tool-refused" in form.acted(event("field", "quality", "91")), "it stays while fields change"
+    assert "tool-refused" not in other.html()
+    assert page.works._hidden == {"crop"}, "what failed in other cards, and downloads, stay"
+    assert "tool-refused" not in form.acted(event("field", "action", "crop"))
+    form.acted(event("go"))
+    monkeypatch.setattr(page.works, "start", lambda *given: None)
+    assert "tool-refused" not in form.acted(event("go"))
 
 
 def test_a_discarded_download_does_not_show_an_earlier_try(page, monkeypatch):
