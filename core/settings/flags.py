@@ -11,12 +11,13 @@ from typing import Any
 
 from core.record.bounded_json import parse_json
 from core.record.problems import MOST, Problem, ProblemsError
-from core.settings.base import Declared, Settings, declared, item_settings
+from core.settings.base import Declared, Settings, declared, item_of, item_settings
 from core.settings.elsewhere import ELSEWHERE
 from core.settings.presets.networks import network_problem
 
 MAX_VALUES = 10_000  # in one flag
 HELP_WIDTH = 110
+SHORT = {"generate.loras": "--lora FILE:STRENGTH"}  # options of commands that are quicker to write
 NETWORK = ("network_module", "network_args")
 
 
@@ -61,11 +62,27 @@ def read_flags(model: type[Settings], words: list[str]) -> tuple[dict[str, Any],
                     continue
                 text, index = words[index], index + 1
             value = coerce(entry, text)
+            if (wrong := _no_items(entry, value)) is not None:
+                problems.append(wrong)
+                continue
         values.setdefault(entry.group, {})[entry.name] = value
     if of_network:
         module = "".join(of_network.get("network_module", [])) or None
         problems.append(network_problem(module, of_network.get("network_args", []), known))
     return values, problems
+
+
+def _no_items(entry: Declared, value: Any) -> Problem | None:
+    """Where the items of a list have settings of their own, each is an object: a file alone is none."""
+    item = item_of(entry)
+    if item is None or not isinstance(value, list) or all(isinstance(each, dict) for each in value):
+        return None
+    first = next(name for name, info in item.model_fields.items() if info.is_required())
+    given = next((each for each in value if isinstance(each, str)), "...")
+    short = f"{SHORT[entry.path]}, or " if entry.path in SHORT else ""
+    fix = f"write {short}--{entry.path} '{json.dumps([{first: given}], ensure_ascii=False)}'"
+    what = f"--{entry.path} takes a list of objects, not {given[:60]}"
+    return Problem(what, "command line", fix, code="flags.no-objects")
 
 
 def coerce(entry: Declared, text: str) -> Any:

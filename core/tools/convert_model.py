@@ -24,15 +24,15 @@ from core.record.problems import Problem, ProblemsError, at_setting, raise_if_er
 from core.record.units import count, size_words
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
+from core.tools.files import model_file
 from core.tools.inspect import total_bytes
-from core.tools.written import output_file, output_problems
+from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems
 
 if TYPE_CHECKING:
     import torch
 
     from core.families.base import Family
 
-FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".bin")
 COUNTERS = ("epoch", "global_step")
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 FOLDERS = ("diffusers", "diffusers_safetensors")
@@ -75,26 +75,13 @@ def _words(planned: Plan) -> str:
 
 def _baking(asked: BakeVaeSettings, workspace: Workspace) -> tuple[ConvertModelSettings, Plan]:
     """The conversion that a bake-in is, and its plan."""
-    path = given_model(asked.file, workspace, "bake_vae")
+    path = model_file(asked.file, workspace, "bake_vae.file")
     if not asked.vae:
         what, fix = "No VAE is given", "choose the VAE to bake in"
         raise ProblemsError.one(what, "bake_vae.vae", fix, "tools.no-file-given")
     values = asked.model_dump() | {"save_model_as": form_of(path)}
     conversion = ConvertModelSettings(**values)
     return conversion, plan(conversion, workspace, "bake_vae", "_baked")
-
-
-def given_model(reference: str | None, workspace: Workspace, group: str) -> Path:
-    """The model that `file` of a tool names. Raises ProblemsError."""
-    if not (reference or "").strip():
-        fix = "choose a .safetensors or .ckpt checkpoint, or a diffusers folder"
-        raise ProblemsError.one("No model is given", f"{group}.file", fix, "tools.no-file-given")
-    path = model_path(str(reference).strip(), workspace, f"{group}.file")
-    try:
-        identify(path)
-    except ProblemsError as error:
-        raise ProblemsError(at_setting(f"{group}.file", error.problems)) from None
-    return path
 
 
 # ---- what would be done
@@ -104,15 +91,18 @@ def plan(
     asked: ConvertModelSettings, workspace: Workspace, group: str = "convert_model", ending: str = "_converted"
 ) -> Plan:
     """Everything known before the work. Raises ProblemsError with everything that is wrong."""
-    path = given_model(asked.file, workspace, group)
-    source, family = open_model(path, asked.family, asked.text_projection == "kohya")
+    path = model_file(asked.file, workspace, f"{group}.file")
+    try:
+        source, family = open_model(path, asked.family, asked.text_projection == "kohya")
+    except ProblemsError as error:
+        raise ProblemsError(at_setting(f"{group}.file", error.problems)) from None
     parts, problems = chosen_parts(asked, source, family, workspace, group)
     form: Form = asked.save_model_as
     target = output_file(asked.output, path, ending, (ENDINGS[form],) if ENDINGS[form] else ())
-    problems += _misnamed(target, form, f"{group}.output")
     size = _size(asked, source, parts)
     inputs = [path, *(part.source for part in parts.values())]
-    problems += output_problems(target, inputs, size, f"{group}.output")
+    where = f"{group}.output"
+    problems += _misnamed(target, form, where) or output_problems(target, inputs, size, where)
     raise_if_errors(problems)
     facts, advice = _facts(asked, source, family, target)
     advice += [problem for problem in problems if problem.level != "error"]
@@ -187,7 +177,7 @@ def _left_out(found: Part, known: Part) -> list[Problem]:
 def _misnamed(target: Path, form: str, where: str) -> list[Problem]:
     """An output named as a file of another format."""
     named = target if form in FOLDERS else target.parent
-    if named.suffix.lower() not in FILE_ENDINGS or named.is_dir():
+    if named.suffix.lower() not in WEIGHT_ENDINGS or named.is_dir():
         return []
     what = f"The output is named as a {named.suffix} file, but the format is {_titled(form)}"
     return [Problem(what, where, "choose the format that fits, or another name", code="convert.output-format")]
@@ -336,7 +326,7 @@ def _extraction(asked: ExtractVaeSettings, workspace: Workspace) -> _Extraction:
     from core.families import family
     from core.families.loading import known_tensors
 
-    path = given_model(asked.file, workspace, "extract_vae")
+    path = model_file(asked.file, workspace, "extract_vae.file")
     vae = open_vae(path)
     kind, form = identify(path), "safetensors" if asked.layout == "single_file" else "diffusers_safetensors"
     name = asked.family if asked.family != "auto" else kind.family or ""
@@ -346,7 +336,6 @@ def _extraction(asked: ExtractVaeSettings, workspace: Workspace) -> _Extraction:
     vae, problems = known_tensors(family(name or "sd1").layout, vae)
     target = output_file(asked.output, path, "_vae", (".safetensors",) if form == "safetensors" else ())
     size, where = vae.weight_bytes(BYTES.get(asked.save_precision or "")), "extract_vae.output"
-    raise_if_errors(
-        [*problems, *_misnamed(target, form, where), *output_problems(target, [path, vae.source], size, where)]
-    )
+    wrong = _misnamed(target, form, where) or output_problems(target, [path, vae.source], size, where)
+    raise_if_errors([*problems, *wrong])
     return _Extraction(vae, name or "sd1", target, size)

@@ -15,7 +15,7 @@ from core.record.problems import Problem, ProblemsError, at_setting, collected, 
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.loras import ExtractLoraSettings
-from core.tools.files import file_of
+from core.tools.files import model_file
 from core.tools.written import output_file, output_problems
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _planned(asked: ExtractLoraSettings, workspace: Workspace) -> _Plan:
 def _opened(asked: ExtractLoraSettings, name: str, workspace: Workspace) -> Checkpoint:
     from core.formats.models.checkpoint import open_checkpoint
 
-    path = file_of(getattr(asked, name), workspace, f"{GROUP}.{name}")
+    path = model_file(getattr(asked, name), workspace, f"{GROUP}.{name}")
     try:
         found = open_checkpoint(path)
     except ProblemsError as error:
@@ -194,8 +194,9 @@ def _difference(asked: ExtractLoraSettings, layer: _Layer, files: OpenFiles) -> 
     tuned = _read(layer.tuned, files, asked.load_precision).to(asked.load_tuned_model_to)
     found = (tuned.to(original.device) - original).view(layer.shape)
     if no_numbers({layer.name: largest(found)}):
-        what, fix = f"The weights of {layer.name} contain NaN or infinite values", "download the models again"
-        raise ProblemsError.one(what, display_path(layer.tuned.file), fix, "weights.not-finite")
+        place = layer.original if no_numbers({layer.name: largest(original)}) else layer.tuned
+        what, fix = f"{place.name} has NaN or infinite values", "download this model again"
+        raise ProblemsError.one(what, display_path(place.file), fix, "weights.not-finite")
     return found
 
 

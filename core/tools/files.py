@@ -79,14 +79,35 @@ def file_of(name: str | None, workspace: Workspace, where: str) -> Path:
         raise ProblemsError.one(what, where, fix, "tools.no-such-file") from None
 
 
-def lora_of(name: str | None, workspace: Workspace, where: str) -> Path:
-    """The file of a LoRA. Raises ProblemsError for anything else."""
-    path = file_of(name, workspace, where)
+def model_file(reference: str | None, workspace: Workspace, where: str) -> Path:
+    """The checkpoint or folder that a setting names, by its path or its name in the models folder. Raises ProblemsError."""
+    from core.families.locate import model_path
+
+    if not (reference or "").strip():
+        fix = "choose a .safetensors or .ckpt checkpoint, or a diffusers folder"
+        raise ProblemsError.one("No model is given", where, fix, "tools.no-file-given")
+    path = model_path(str(reference).strip(), workspace, where)
     try:
-        kind = identify(path)
+        identify(path)
     except ProblemsError as error:
         raise ProblemsError(at_setting(where, error.problems)) from None
-    if kind.kind != "lora":
-        what = f"{display_path(path)} is not a LoRA but: {kind}"
-        raise ProblemsError.one(what, where, "choose a LoRA file", "tools.not-a-lora")
+    return path
+
+
+def lora_of(name: str | None, workspace: Workspace, where: str) -> Path:
+    """The file of a LoRA. Raises ProblemsError for anything else."""
+    path, what = file_of(name, workspace, where), ""
+    if path.is_dir():
+        what, fix = f"{display_path(path)} is a folder, not a LoRA", "choose a LoRA file in it"
+        raise ProblemsError.one(what, where, fix, "tools.not-a-lora")
+    try:
+        kind = identify(path)
+        what = f"{display_path(path)} is not a LoRA but: {kind}" if kind.kind != "lora" else ""
+    except ProblemsError as error:
+        if error.codes != ["model.unknown-file"]:
+            raise ProblemsError(at_setting(where, error.problems)) from None
+        what = f"{display_path(path)} is not a model file"
+    if what:
+        fix = "choose a LoRA: a .safetensors, .ckpt or .pt file"
+        raise ProblemsError.one(what, where, fix, "tools.not-a-lora")
     return path

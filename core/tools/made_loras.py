@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from core.tools.lora_layers import Layer, layers_of, weight_shape
 from core.tools.svd import Product
 
 SHOWN = 3
+CONVOLUTION = re.compile(
+    r"resnets_\d+_conv[12]$|samplers_\d+_conv$|in_layers_2$|out_layers_3$|blocks_\d+_\d+_(op|conv)$"
+)
 
 
 def refuse_device(device: str, where: str) -> None:
@@ -76,7 +80,13 @@ def change_of(layer: Layer) -> tuple[Product | Tensor, float]:
 
 
 def shape_of_weight(layer: Layer) -> tuple[int, ...]:
-    return tuple(as_weight(layer.adapter.module.weight).shape)
+    return with_kernel(layer.name, tuple(as_weight(layer.adapter.module.weight).shape))
+
+
+def with_kernel(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a layer's weight; LyCORIS' products hold the kernels of 3x3 convolutions flattened, so the name tells them."""
+    flat = len(shape) == 2 and shape[1] % 9 == 0 and CONVOLUTION.search(name)
+    return (shape[0], shape[1] // 9, 3, 3) if flat else shape
 
 
 def lora_tensors(name: str, up: Tensor, down: Tensor, alpha: float, shape: tuple[int, ...]) -> dict[str, Tensor]:

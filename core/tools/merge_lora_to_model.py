@@ -20,7 +20,8 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import ConvertModelSettings
 from core.settings.tools.loras import MergeLoraToModelSettings
 from core.tools.chosen_loras import Chosen, as_recipe, chosen_loras
-from core.tools.convert_model import Plan, given_model, plan, run
+from core.tools.convert_model import Plan, plan, run
+from core.tools.files import model_file
 from core.tools.merges import merge_record
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def check_merge_lora_to_model(asked: MergeLoraToModelSettings, workspace: Worksp
 
 def _planned(asked: MergeLoraToModelSettings, workspace: Workspace) -> _Merge:
     problems: list[Problem] = []
-    path = collected(problems, lambda: given_model(asked.file, workspace, GROUP))
+    path = collected(problems, lambda: model_file(asked.file, workspace, f"{GROUP}.file"))
     copy = conversion = None
     if path is not None:
         conversion = ConvertModelSettings(

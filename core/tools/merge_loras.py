@@ -84,6 +84,7 @@ def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequen
     from core.formats.lora.names import group_by_module
     from core.networks.kinds.lora_layer import DOWN, UP
     from core.tools.lora_layers import weight_shape
+    from core.tools.made_loras import with_kernel
 
     where, known, found = f"{GROUP}.models", dict[str, Any](), list[Problem]()
     for file, path in zip(files, paths, strict=True):
@@ -92,7 +93,8 @@ def _misfits(asked: MergeLorasSettings, files: Sequence[LoraFile], paths: Sequen
             if not factors and asked.method != "svd":
                 what = f"{path.name} has layers of other network kinds, such as {name}, which only SVD can merge"
                 return [Problem(what, where, "choose the method svd", code="merge.needs-svd")]
-            shape = tuple(side for side in weight_shape(layer) or () if side != 1)
+            given = with_kernel(name, weight_shape(layer) or ())
+            shape = tuple(side for side in given if side != 1)
             first = known.setdefault(name, (shape, layer[DOWN].shape[0] if factors else None, path))
             if first[0] != shape:
                 what = f"{path.name} and {first[2].name} change other weights: {name} is {list(shape)} and {list(first[0])}"

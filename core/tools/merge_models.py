@@ -22,7 +22,7 @@ from core.record.problems import Problem, ProblemsError, collected, raise_if_err
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.merge_models import MergeModelsSettings
-from core.tools.files import file_of
+from core.tools.files import model_file
 from core.tools.merges import merge_record, ratios_of
 from core.tools.opened_models import Opened, opened
 from core.tools.written import output_file, output_problems
@@ -124,7 +124,9 @@ def _opened(
         what = f"The multiplier of a sigmoid is {asked.multiplier:g}"
         problems.append(Problem(what, f"{GROUP}.multiplier", "use 0 to 1", code="merge.bad-multiplier"))
     for name in asked.models:
-        model = collected(problems, lambda name=name: opened(file_of(name, workspace, where), files, workspace, where))
+        model = collected(
+            problems, lambda name=name: opened(model_file(name, workspace, where), files, workspace, where)
+        )
         models += [model] if model is not None else []
     return models
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUP = "split_dylora"
+LORA_MODULE = "networks.lora"  # in the metadata of what was trained as a plain LoRA
 
 
 def check_split_dylora(asked: SplitDyloraSettings, workspace: Workspace) -> str:
@@ -64,6 +65,10 @@ def split_dylora(asked: SplitDyloraSettings, context: JobContext) -> Outcome:
 
     path, targets = _planned(asked, context.workspace)
     lora = load_finite(path)
+    if lora.metadata.get("ss_network_module") == LORA_MODULE:
+        what = f"{path.name} was trained as a LoRA, not as DyLoRA: its first ranks are no better than others"
+        fix = "lower its rank with resize_lora"
+        context.warn(Problem(what, f"{GROUP}.model", fix, "warning", code="split.not-a-dylora"))
     old, comment = lora.metadata.get("ss_network_dim", "unknown"), lora.metadata.get("ss_training_comment", "")
     written: list[Path] = []
     try:

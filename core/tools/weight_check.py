@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from core.formats.models import sd_keys
 from core.formats.models.overflow import largest
 from core.formats.tensors.reading import TensorFile
 from core.record.context import JobContext, Outcome
-from core.record.problems import ProblemsError
+from core.record.problems import ProblemsError, at_setting
 from core.record.units import count
 from core.record.workspace import Workspace, display_path
 from core.settings.tools.weights import CheckWeightsSettings
@@ -32,6 +33,13 @@ def check_check_weights(asked: CheckWeightsSettings, workspace: Workspace) -> st
     if path.is_dir():
         what, fix = f"{display_path(path)} is a folder", "choose a file in it"
         raise ProblemsError.one(what, FIELD, fix, "tools.is-a-folder")
+    try:
+        identify(path)
+    except ProblemsError as error:
+        problems = at_setting(FIELD, error.problems)
+        if error.codes == ["model.unknown-file"]:
+            problems = [replace(problems[0], fix="choose a .safetensors, .ckpt, .pt or .bin file")]
+        raise ProblemsError(problems) from None
     check_base_model(asked.base_model, path, workspace, "check_weights.base_model")
     check_png(asked.png, "check_weights.png")
     return f"check the weights of {display_path(path)}"

@@ -12,6 +12,7 @@ from core.record.units import size_words
 from core.record.workspace import display_path, resolve_path
 
 SAFETENSORS = (".safetensors",)
+WEIGHT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def output_file(output: str | None, beside: Path, ending: str, suffixes: Sequence[str] = SAFETENSORS) -> Path:
@@ -34,6 +35,10 @@ def output_problems(target: Path, inputs: Iterable[Path], size: int, where: str)
     if any(_same(target, each) for each in inputs):
         what, fix = "The output is one of the inputs", "choose another name; an input is never written over"
         return [Problem(what, where, fix, code="tools.output-is-input")]
+    folder = target.parent
+    if target.suffix.lower() in SAFETENSORS and folder.suffix.lower() in WEIGHT_ENDINGS and not folder.is_dir():
+        what, fix = f"The output is named as a {folder.suffix} file", "end its name with .safetensors, or name a folder"
+        return [Problem(what, where, fix, code="tools.output-format")]
     if os.path.lexists(target):
         what = f"{display_path(target)} exists already"
         return [Problem(what, where, "choose another name, or move that file away", code="tools.output-exists")]

@@ -121,3 +121,16 @@ def test_help_begins_with_what_it_takes_and_its_own_settings(name, capsys):
     assert main([name, "--help", "all"]) == DONE
     every = capsys.readouterr().out
     assert [entry.path for entry in declared(task.job) if f"--{entry.path} " not in every] == []
+
+
+def test_a_file_where_objects_are_listed_is_answered_with_how_to_write_it(tmp_path):
+    with pytest.raises(ProblemsError) as error:
+        job_of("generate", "--generate.loras", "fox.safetensors", "--generate.prompt", "a fox")
+    (problem,) = error.value.problems
+    assert (
+        problem.code == "flags.no-objects"
+        and "--lora " in problem.fix
+        and '[{"file": "fox.safetensors"}]' in problem.fix
+    )
+    job = job_of("generate", "--generate.loras", '[{"file": "fox.safetensors"}]', "--generate.prompt", "a fox")
+    assert job.generate.loras[0].file == "fox.safetensors"

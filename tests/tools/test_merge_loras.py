@@ -17,6 +17,7 @@ from tests.tools.test_resize_lora import CASES, DOWN, UP, VECTORS, A, changes, o
 from tests.tools.test_tools import use
 
 FILES = [str(VECTORS / f"mr_{name}.safetensors") for name in "abc"]
+SD1 = {"ss_base_model_version": "sd_v1"}
 MERGES = [name for name, case in CASES.items() if case["tool"] in ("merge_lora", "svd_merge_lora")]
 
 
@@ -209,3 +210,30 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(tmp_path):
         given = {"output": str(tmp_path / "out" / "merged.safetensors"), **asked}
         assert refusals(name="merge_loras", **given) == codes, asked
     assert not (tmp_path / "out").exists()
+
+
+def test_a_loha_whose_kernels_are_flattened_is_merged_with_a_lora_and_written_as_a_convolution(tmp_path):
+    name = "lora_unet_down_blocks_0_resnets_0_conv1"
+    draw = torch.Generator().manual_seed(1)
+    factors = {
+        f"hada_w{n}_{side}": torch.randn(*shape, generator=draw)
+        for n in (1, 2)
+        for side, shape in (("a", (8, 2)), ("b", (2, 36)))
+    }
+    save_file({f"{name}.{key}": value for key, value in factors.items()}, tmp_path / "loha.safetensors", SD1)
+    lora = {
+        f"{name}.{UP}": torch.randn(8, 2, 1, 1, generator=draw),
+        f"{name}.{DOWN}": torch.randn(2, 4, 3, 3, generator=draw),
+    }
+    save_file(lora, tmp_path / "lora.safetensors", SD1)
+    files = [tmp_path / "loha.safetensors", tmp_path / "lora.safetensors"]
+    product = factors["hada_w1_a"] @ factors["hada_w1_b"] * (factors["hada_w2_a"] @ factors["hada_w2_b"])
+    wanted = 0.5 * product + 2 * lora[f"{name}.{UP}"].flatten(1) @ lora[f"{name}.{DOWN}"].flatten(1)
+    for number, (models, ratios) in enumerate(((files, "0.5, 2"), (files[::-1], "2, 0.5"))):
+        found, _ = merged(tmp_path / str(number), models, method="svd", new_rank=8, ratios=ratios)
+        assert found[f"{name}.{DOWN}"].shape == (8, 4, 3, 3)
+        torch.testing.assert_close(changes(found)[name].float(), wanted, rtol=1e-4, atol=1e-4)
+    path, _ = use(
+        name="resize_lora", file=str(files[0]), new_rank=8, new_conv_rank=4, output=str(tmp_path / "r.safetensors")
+    )
+    assert load_file(path)[f"{name}.{DOWN}"].shape == (4, 4, 3, 3)

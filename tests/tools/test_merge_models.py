@@ -147,7 +147,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_written(models, tmp
         ({"models": [a, str(tmp_path / "small.safetensors")]}, ["merge.other-shape"]),
         ({"models": [a, "models/starter/vae"]}, ["merge.not-a-checkpoint"]),
         ({"models": [a, "models/starter"]}, ["merge.other-shape"]),
-        ({"models": [a, "gone.safetensors"]}, ["tools.no-such-file"]),
+        ({"models": [a, "gone.safetensors"]}, ["model.not-found"]),
         ({"models": [a, b], "ratios": "1, x"}, ["merge.bad-ratios"]),
         ({"models": [a, b], "ratios": "1, 2, 3", "block_weights": "1, 2"}, ["merge.bad-ratios", "merge.block-weights"]),
         ({"models": [a, b], "ratios": "1, -1"}, ["merge.bad-ratios"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from core.settings.base import Declared
 from core.settings.check import build
 from core.settings.job import JOBS
 from core.tools.inspect import in_words, inspect
+from tests.refusals import refused
 from tests.tasks import surroundings
 
 LAYER = "lora_unet_mid_block_attentions_0_proj_in"
@@ -172,3 +174,27 @@ def test_a_model_that_is_here_is_not_downloaded_again(tmp_path):
     (folder / "model_index.json").write_text("{}")
     path, lines = use(workspace, name="download", hub_id="someone/some-model")
     assert path == folder and str(folder) in lines[0]
+
+
+def test_a_lora_tool_asks_for_a_lora_where_it_is_given_another_file_or_a_folder(tmp_path):
+    (tmp_path / "notes.md").write_text("notes")
+    for given in (tmp_path / "notes.md", tmp_path, "models/starter"):
+        with refused("tools.not-a-lora") as caught:
+            use(name="resize_lora", file=str(given))
+        assert "folder" not in caught.value.problems[0].fix
+    with refused("tools.output-format"):
+        use(name="resize_lora", file=str(lora(tmp_path / "fox.safetensors")), output=str(tmp_path / "small.ckpt"))
+    with refused("tools.no-file-given", "extract_lora.model_org"):
+        use(name="extract_lora", model_tuned="models/starter")
+
+
+def test_checkpoints_are_named_as_in_train(tmp_path):
+    space = Workspace(tmp_path / "outputs", tmp_path / "models")
+    for name in ("one", "two"):
+        shutil.copytree("models/starter", tmp_path / "models" / name)
+    path, _ = use(space, name="merge_models", models=["one", "two"], output=str(tmp_path / "m.safetensors"))
+    assert path.is_file()
+    check = tasks.named("check_weights")
+    (tmp_path / "notes.md").write_text("notes")
+    with refused("model.unknown-file", "check_weights.file"):
+        check.look(build(check.job, {"check_weights": {"file": str(tmp_path / "notes.md")}}), space)
