@@ -256,9 +256,9 @@ IN_UNET = (
 
 def _as_lora(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> ModelKind | None:
     if any(name.startswith("lllite_unet_") for name in tensors):
-        return ModelKind(
-            "controlnet_lllite", _family_of_names(tensors), "single_file", None, "its keys begin with lllite_unet_"
-        )
+        first = any(name.startswith("lllite_unet_input_blocks_1_1_") for name in tensors)  # SDXL has no attention there
+        family = "sd1" if first else _family_of_names(tensors)
+        return ModelKind("controlnet_lllite", family, "single_file", None, "its keys begin with lllite_unet_")
     layout = lora_layout(tensors)
     if layout is None:
         return None
@@ -336,14 +336,17 @@ def _as_controlnet(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, st
         read = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
         told = _told_family(metadata) or (None, "")
         family = "sdxl" if "add_embedding.linear_1.weight" in tensors else read or told[0]
-        return ModelKind("controlnet", family, "diffusers", None, "it has controlnet_cond_embedding")
+        variant = "union" if "task_embedding" in tensors else None
+        return ModelKind("controlnet", family, "diffusers", None, "it has controlnet_cond_embedding", variant)
     bare = "input_hint_block.0.weight" in tensors  # kohya's trainer leaves the prefix out
     if not bare and not any(name.startswith("control_model.") for name in tensors):
         return None
     prefix = "" if bare else "control_model."
     context = tensors.get(f"{prefix}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")
-    family = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
-    variant = "difference" if "difference" in tensors else None
+    read = CONTEXT_FAMILY.get(context.side(-1)) if context is not None else None
+    told = _told_family(metadata) or (None, "")
+    family = "sdxl" if f"{prefix}label_emb.0.0.weight" in tensors else read or told[0]
+    variant = "Control-LoRA" if "lora_controlnet" in tensors else "difference" if "difference" in tensors else None
     return ModelKind("controlnet", family, "single_file", None, "it has the hint block of a ControlNet", variant)
 
 

@@ -1,0 +1,210 @@
+"""ControlNet files of every program: read, checked against a U-Net from headers alone, and written.
+
+Forms: the original's names, with the prefix `control_model.` or without (sd-scripts); the same as a difference to the base
+model; diffusers' names in one file; diffusers' folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.control.controlnet import HINT, config_beside, empty, weights_of
+from core.control.files import fill, write_tensors
+from core.formats.detect import FAMILY_NAMES, ModelKind, identify, read_json
+from core.formats.models.overflow import shown
+from core.formats.models.sd_keys import unet_to_diffusers, unet_to_ldm
+from core.formats.tensors.reading import TensorFile
+from core.networks.frozen import readable
+from core.record.problems import Problem, ProblemsError
+from core.record.workspace import display_path
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers.models.controlnets.controlnet import ControlNetModel
+
+PREFIX = "control_model."
+DIFFERENCE = "difference"
+LABELS = "label_emb.0.0.weight"  # of SDXL under the original's names
+UNUSED = {"union": "ControlNet Union", "Control-LoRA": "Control-LoRA"}  # variants that are recognized and not supported
+HINT_NAMES = {
+    "input_hint_block.0": f"{HINT}conv_in",
+    **{f"input_hint_block.{2 * number + 2}": f"{HINT}blocks.{number}" for number in range(6)},
+    "input_hint_block.14": f"{HINT}conv_out",
+    "middle_block_out.0": "controlnet_mid_block",
+}
+ZERO_CONV = re.compile(r"zero_convs\.(\d+)\.0")
+LAYER = re.compile(r"(down_blocks\.\d+|mid_block)\.attentions\.\d+\.transformer_blocks\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class ControlNetFile:
+    """A ControlNet on disk, by its header.
+
+    names    diffusers' name of each tensor -> its key
+    shapes   of each, by diffusers' names
+    relative whether the U-Net's half is stored as a difference to the base model
+    config   of diffusers' folder; None: the net is one for the base model's U-Net
+    pooled   whether what it adds is averaged over the image (the "shuffle" net)
+    """
+
+    path: Path
+    kind: ModelKind
+    names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    relative: bool = False
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def pooled(self) -> bool:
+        config = self.config or {}
+        return bool(config.get("global_pool_conditions", self.config is None and "shuffle" in self.path.stem.lower()))
+
+
+def open_control_net(path: Path) -> ControlNetFile:
+    """A file or folder by its header; ProblemsError for one that is no ControlNet, or of a kind that is not supported."""
+    kind = identify(path)
+    if kind.kind != "controlnet":
+        what = f"{path.name} is not a ControlNet but: {kind} ({kind.evidence})"
+        raise ProblemsError.one(what, display_path(path), "choose a ControlNet file", "control.not-a-controlnet")
+    if kind.variant in UNUSED:
+        what = f"{path.name} is a {UNUSED[kind.variant]} file, which is not supported"
+        fix = "choose a ControlNet of one kind of control image, such as Canny or depth"
+        raise ProblemsError.one(what, display_path(path), fix, "control.unsupported-variant")
+    config = read_json(path / "config.json") if path.is_dir() else None
+    weights = _weights_in(path) if path.is_dir() else path
+    with TensorFile(weights) as file:
+        entries = file.entries
+    keys = dict(_named(list(entries)))
+    shapes = {name: entries[key].shape for name, key in keys.items()}
+    return ControlNetFile(weights, kind, keys, shapes, DIFFERENCE in entries, config)
+
+
+def _weights_in(folder: Path) -> Path:
+    found = [path for end in ("safetensors", "bin") if (path := folder / f"diffusion_pytorch_model.{end}").is_file()]
+    found += sorted(folder.glob("diffusion_pytorch_model.*.safetensors"))
+    if not found:
+        what = "The ControlNet's folder has no diffusion_pytorch_model.safetensors"
+        raise ProblemsError.one(what, display_path(folder), "download it again", "control.other-tensors")
+    return found[0]
+
+
+def _named(keys: list[str]) -> Iterator[tuple[str, str]]:
+    """(diffusers' name, key) of the tensors that are the net's."""
+    if any(key.startswith("controlnet_cond_embedding.") for key in keys):
+        yield from ((key, key) for key in keys)
+        return
+    prefix = PREFIX if any(key.startswith(PREFIX) for key in keys) else ""
+    bare = {key.removeprefix(prefix): key for key in keys if key.startswith(prefix) and key != DIFFERENCE}
+    family = "sdxl" if LABELS in bare else "sd1"
+    yield from ((to_diffusers(name, family), key) for name, key in bare.items())
+
+
+def to_diffusers(name: str, family: str) -> str:
+    """`input_hint_block.2.weight` -> `controlnet_cond_embedding.blocks.0.weight`; no prefix on either side."""
+    module, _, kind = name.rpartition(".")
+    if (zero := ZERO_CONV.fullmatch(module)) is not None:
+        return f"controlnet_down_blocks.{zero[1]}.{kind}"
+    own = HINT_NAMES.get(module)
+    return f"{own}.{kind}" if own is not None else unet_to_diffusers(name, family)
+
+
+def to_ldm(name: str, family: str) -> str:
+    """The inverse."""
+    module, _, kind = name.rpartition(".")
+    if module.startswith("controlnet_down_blocks."):
+        return f"zero_convs.{module.rpartition('.')[2]}.0.{kind}"
+    own = next((theirs for theirs, ours in HINT_NAMES.items() if ours == module), None)
+    return f"{own}.{kind}" if own is not None else unet_to_ldm(name, family)
+
+
+# -- for a U-Net
+
+
+def fitting(file: ControlNetFile, unet_config: Mapping[str, Any], family: str) -> ControlNetModel:
+    """The net of a file without numbers; ProblemsError if it was made for another model."""
+    title = FAMILY_NAMES.get(family, family)
+    where = display_path(file.path)
+    if file.kind.family not in (None, family):
+        what = f"{file.path.name} is a ControlNet for {FAMILY_NAMES[file.kind.family]}; the model is {title}"
+        raise ProblemsError.one(what, where, f"choose a ControlNet for {title}", "control.other-family")
+    net = empty(_config(file, unet_config))
+    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    wrong = sorted(
+        name
+        for name in wanted.keys() | file.shapes.keys()
+        if name not in file.shapes or name not in wanted or not _same(file.shapes[name], wanted[name])
+    )
+    if wrong:
+        what = f"{file.path.name} was made for another model: {len(wrong)} tensors differ, such as {shown(wrong)}"
+        raise ProblemsError.one(what, where, f"choose a ControlNet for {title}", "control.other-tensors")
+    return net
+
+
+def _same(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """A 1x1 convolution and a Linear have the same numbers."""
+    shorter, longer = sorted((tuple(shape), tuple(wanted)), key=len)
+    return longer[: len(shorter)] == shorter and set(longer[len(shorter) :]) <= {1}
+
+
+def _config(file: ControlNetFile, unet_config: Mapping[str, Any]) -> dict[str, Any]:
+    """That of the U-Net, with the attention layers that the file has: those for SDXL that are named small and mid have fewer."""
+    own: dict[str, Any] = {"global_pool_conditions": file.pooled}
+    if file.config is not None:
+        own["controlnet_conditioning_channel_order"] = file.config.get("controlnet_conditioning_channel_order", "rgb")
+    depths: dict[str, int] = {}
+    for found in filter(None, map(LAYER.match, file.shapes)):
+        depths[found[1]] = max(depths.get(found[1], 0), int(found[2]) + 1)
+    levels = [depths.get(f"down_blocks.{level}", 0) for level in range(len(unet_config["down_block_types"]))]
+    if unet_config.get("addition_embed_type") == "text_time":
+        own["down_block_types"] = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in levels]
+        layers = [depth or 1 for depth in levels]
+        own["transformer_layers_per_block"] = [*layers[:-1], depths.get("mid_block", layers[-1])]
+        if "mid_block" not in depths:
+            own["mid_block_type"] = "UNetMidBlock2D"
+    return config_beside(unet_config, **own)
+
+
+def file_problems(path: Path, unet_config: Mapping[str, Any], family: str) -> list[Problem]:
+    """What `load_control_net` would refuse, from the header."""
+    try:
+        fitting(open_control_net(path), unet_config, family)
+    except ProblemsError as error:
+        return error.problems
+    return []
+
+
+def load_control_net(path: Path, unet: Any, family: str) -> ControlNetModel:
+    """The net of a file or folder for this U-Net, in fp32 on the CPU.
+
+    Raises ProblemsError for another kind or family, and for weights that are no numbers.
+    """
+    file = open_control_net(path)
+    net = fitting(file, unet.config, family).to_empty(device="cpu")
+    with readable(unet):
+        base = dict(weights_of(unet)) if file.relative else {}
+        fill(net, file.path, file.names, lambda name, value: value + base[name].cpu() if name in base else value)
+    return net
+
+
+# -- writing
+
+
+def write_control_net(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    family: str,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+) -> list[Problem]:
+    """Write a ControlNet, complete or not at all; returns advice. If `dtype` would overflow, the file is in fp32.
+
+    tensors   by diffusers' names, on any device
+    family    SD 1.x and 2.x get the original's names with their prefix, SDXL diffusers': what other programs read
+    metadata  of a .safetensors file; .ckpt and .pt have none
+    """
+    named = {name if family == "sdxl" else PREFIX + to_ldm(name, family): value for name, value in tensors.items()}
+    return write_tensors(path, named, metadata, dtype)

@@ -1,0 +1,166 @@
+"""ControlNet-LLLite (kohya-ss): small networks that shift what the attention layers of a U-Net read, by a control image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from core.control.controlnet import for_rows
+from core.formats.models.sd_keys import unet_to_ldm
+from core.record.draws import address
+
+if TYPE_CHECKING:
+    from core.networks.dropout import Dropout
+
+PREFIX = "lllite_unet_"
+READERS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q")
+FAMILIES = ("sd1", "sdxl")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer that an LLLite acts on. depth: how far its control image is shrunk, by 8, 16 or 32 for 1, 2 and 3."""
+
+    name: str
+    path: str
+    depth: int
+    width: int
+
+
+def places_of(unet: nn.Module, family: str) -> list[Place]:
+    """Query, key and value of self-attention and query of cross-attention, in the encoder and, of SDXL, the middle block: in SD
+    1.x it is at 1/64 of the image, for which the format has no depth."""
+    found = []
+    for path, module in unet.named_modules():
+        if not isinstance(module, nn.Linear) or not path.endswith(READERS) or "transformer_blocks" not in path:
+            continue
+        if path.startswith("down_blocks.") or (path.startswith("mid_block.") and family == "sdxl"):
+            ldm = unet_to_ldm(path, family)
+            block = int(ldm.split(".")[1]) if ldm.startswith("input_blocks.") else 99
+            depth = 1 if block <= 2 else 2 if block <= 5 else 3
+            found.append(Place(PREFIX + ldm.replace(".", "_"), path, depth, module.in_features))
+    return found
+
+
+class LayerNet(nn.Module):
+    """What one layer reads besides: up(mid([hint, relu(down(x))])).
+
+    width   of the layer's input      cond_emb_dim  of the hint's tokens      network_dim  of the hidden layers
+    """
+
+    def __init__(self, width: int, depth: int, cond_emb_dim: int, network_dim: int):
+        super().__init__()
+        half, emb = cond_emb_dim // 2, cond_emb_dim
+        layers: list[nn.Module] = [nn.Conv2d(3, half, 4, 4), nn.ReLU()]
+        if depth == 1:
+            layers.append(nn.Conv2d(half, emb, 2, 2))
+        elif depth == 2:
+            layers.append(nn.Conv2d(half, emb, 4, 4))
+        else:
+            layers += [nn.Conv2d(half, half, 4, 4), nn.ReLU(), nn.Conv2d(half, emb, 2, 2)]
+        self.conditioning1 = nn.Sequential(*layers)
+        self.down = nn.Sequential(nn.Linear(width, network_dim), nn.ReLU())
+        self.mid = nn.Sequential(nn.Linear(network_dim + emb, network_dim), nn.ReLU())
+        self.up = nn.Sequential(nn.Linear(network_dim, width))
+
+    def tokens(self, hint: Tensor) -> Tensor:
+        """[B, 3, H, W] in -1..1 -> [B, h * w, cond_emb_dim]."""
+        found: Tensor = self.conditioning1(hint.to(self.up[0].weight.dtype))
+        return found.flatten(2).transpose(1, 2)
+
+    def hidden(self, x: Tensor, tokens: Tensor) -> Tensor:
+        own: Tensor = self.down(x.to(self.up[0].weight.dtype))
+        found: Tensor = self.mid(torch.cat([for_rows(tokens, len(x)).to(own.dtype), own], dim=2))
+        return found
+
+
+class LLLite(nn.ModuleDict):
+    """Modules by their names in files, for one U-Net. Attached, they act on its passes while a control image is shown.
+
+    Of several on a U-Net, the one attached last acts first, and the others see what it made of the input.
+
+    multiplier   strength: 0 is exactly the U-Net without it
+    dropout      of the hidden layer, while `Dropout` shows the images of a batch
+    """
+
+    def __init__(self, modules: Mapping[str, LayerNet]):
+        super().__init__(dict(modules))
+        self.multiplier = 1.0
+        self.dropout: Dropout | None = None
+        self._hint: Tensor | None = None
+        self._tokens: dict[str, Tensor] = {}
+        self._hooks: list[Any] = []
+
+    @classmethod
+    def create(
+        cls, places: list[Place], cond_emb_dim: int, network_dim: int, seed: int, zero_bias: bool = True
+    ) -> LLLite:
+        """A fresh one in fp32, drawn as torch's layers begin, with an output of zeros.
+
+        zero_bias   False: the bias of the output is drawn too, as sd-scripts begins; a fresh one then shifts each input
+        """
+        found = {}
+        for place in places:
+            with torch.random.fork_rng([]):
+                torch.manual_seed(address(seed, "lllite", place.name))
+                found[place.name] = made = LayerNet(place.width, place.depth, cond_emb_dim, network_dim)
+            nn.init.zeros_(made.up[0].weight)
+            if zero_bias:
+                nn.init.zeros_(made.up[0].bias)
+        return cls(found)
+
+    # -- what it shows
+
+    def show(self, control: Tensor | None) -> None:
+        """Until it is shown others, its passes follow these control images, [B, 3, H, W] in 0..1; None: it does not act."""
+        self._hint = None if control is None else 2 * control - 1
+        self._tokens = {}
+
+    def _tokens_of(self, name: str, module: LayerNet) -> Tensor:
+        """Made once for all passes that need no gradient; a pass that does makes them, also when it is repeated."""
+        assert self._hint is not None
+        if torch.is_grad_enabled():
+            return module.tokens(self._hint)
+        if name not in self._tokens:
+            self._tokens[name] = module.tokens(self._hint)
+        return self._tokens[name]
+
+    def shift(self, name: str, x: Tensor) -> Tensor:
+        """What a layer's input x [rows, h * w, width] becomes."""
+        if self._hint is None or self.multiplier == 0:
+            return x
+        module = self[name]
+        assert isinstance(module, LayerNet)
+        hidden = module.hidden(x, self._tokens_of(name, module))
+        if self.dropout is not None and self.dropout.thins:
+            hidden, factor = self.dropout.thinned(hidden, name, hidden.dim() - 1)
+            hidden = hidden * factor
+        return x + (module.up(hidden) * self.multiplier).to(x.dtype)
+
+    # -- on the model
+
+    def attach(self, unet: nn.Module, places: list[Place]) -> None:
+        """Act on this U-Net's layers, before what was attached earlier."""
+        assert not self._hooks
+        for place in places:
+            if place.name in self:
+                layer = unet.get_submodule(place.path)
+                self._hooks.append(layer.register_forward_pre_hook(_Hook(self, place.name), prepend=True))
+
+    def detach(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self.show(None)
+
+
+class _Hook:
+    def __init__(self, net: LLLite, name: str):
+        self._net, self._name = net, name
+
+    def __call__(self, layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self._net.shift(self._name, given[0]), *given[1:])

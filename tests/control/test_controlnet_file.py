@@ -1,0 +1,159 @@
+"""Files of every form give the net they were written from; diffusers loads ours; other kinds and families are refused by name."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ControlNetModel
+from safetensors.torch import load_file, save_file
+
+from core.control.controlnet import config_beside, empty, from_unet
+from core.control.controlnet_file import (
+    file_problems,
+    load_control_net,
+    open_control_net,
+    to_diffusers,
+    to_ldm,
+    write_control_net,
+)
+from core.families import family
+from core.formats.detect import identify
+from core.record.problems import ProblemsError
+from tests.control.conftest import SDXL, net_of
+
+VECTORS = Path(__file__).parents[1] / "vectors" / "controlnet"
+TITLES = {"sd1": "stable-diffusion-v1/controlnet", "sdxl": "stable-diffusion-xl-v1-base/controlnet"}
+
+
+@pytest.fixture(scope="module")
+def keys():
+    with gzip.open(VECTORS / "control_keys.json.gz", "rt") as file:
+        return json.load(file)
+
+
+@pytest.fixture(scope="module")
+def nets(unets):
+    return {name: net_of(unet) for name, unet in unets.items()}
+
+
+def write(path, net, name):
+    advice = write_control_net(path, net.state_dict(), name, {"modelspec.architecture": TITLES[name]}, torch.float32)
+    assert advice == []
+    return path
+
+
+def equal(one, other):
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+def test_names_and_shapes_are_the_published_ones(name, keys):
+    net = empty(config_beside(family(name).make_empty("unet").config))
+    ours = {key: list(value.shape) for key, value in net.state_dict().items()}
+    if name == "sdxl":
+        assert ours == keys["sdxl"]
+        return
+    theirs = {to_ldm(key, name): shape for key, shape in ours.items()}
+    assert theirs.keys() == keys[name].keys() and len(theirs) == 340
+    assert theirs == keys[name]
+    assert {key: to_diffusers(key, name) for key in theirs} == keys[f"{name}_diffusers_name"]
+
+
+@pytest.mark.parametrize(("name", "ending"), [("sd1", ".safetensors"), ("sdxl", ".safetensors"), ("sd1", ".pt")])
+def test_a_file_gives_the_same_net_again(name, ending, unets, nets, tmp_path):
+    path = write(tmp_path / f"net{ending}", nets[name], name)
+    assert equal(load_control_net(path, unets[name], name), nets[name])
+    if ending == ".safetensors":
+        assert identify(path).family == name
+        assert all(key.startswith("control_model.") for key in load_file(path)) == (name == "sd1")
+
+
+def test_every_other_form_gives_the_same_net(unets, nets, tmp_path):
+    net, unet = nets["sd1"], unets["sd1"]
+    named = load_file(write(tmp_path / "prefixed.safetensors", net, "sd1"))
+    bare = {key.removeprefix("control_model."): value for key, value in named.items()}
+    save_file(bare, tmp_path / "bare.safetensors")
+    save_file({**named, "first_stage_model.x": torch.zeros(2)}, tmp_path / "with_more.safetensors")
+    save_file(net.state_dict(), tmp_path / "diffusers.safetensors")
+    net.save_pretrained(tmp_path / "folder")
+    for form in ("bare.safetensors", "with_more.safetensors", "diffusers.safetensors", "folder"):
+        assert equal(load_control_net(tmp_path / form, unet, "sd1"), net), form
+
+
+def test_a_difference_is_added_to_the_base_model_also_where_it_is_packed(unets, nets, tmp_path):
+    from core.networks.frozen import install, uninstall
+
+    net, unet = nets["sd1"], unets["sd1"]
+    base, named = dict(unet.named_parameters()), {}
+    for key, value in net.state_dict().items():
+        named["control_model." + to_ldm(key, "sd1")] = value - base[key] if key in base else value.clone()
+    save_file({**named, "difference": torch.zeros(1)}, tmp_path / "delta.safetensors")
+    install(unet)
+    with torch.no_grad():
+        unet(torch.zeros(1, 4, 16, 16), torch.tensor([1]), torch.zeros(1, 77, 64))
+        found = load_control_net(tmp_path / "delta.safetensors", unet, "sd1").state_dict()
+    uninstall(unet)
+    for key, value in net.state_dict().items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_diffusers_loads_it(name, nets, tmp_path):
+    path, net = write(tmp_path / "net.safetensors", nets[name], name), nets[name]
+    net.save_config(tmp_path / "config")
+    found = ControlNetModel.from_single_file(path, config=str(tmp_path / "config"), local_files_only=True)
+    assert equal(found, net)
+
+
+def test_shallower_nets_for_sdxl_are_used(unets, tmp_path):
+    """Those that are published as small and mid: no attention, or fewer transformer layers."""
+    for levels, mid in (((0, 0, 0), 0), ((0, 1, 1), 1)):
+        shape = {
+            "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in levels],
+            "transformer_layers_per_block": [depth or 1 for depth in levels],
+            "mid_block_type": "UNetMidBlock2DCrossAttn" if mid else "UNetMidBlock2D",
+        }
+        net = ControlNetModel(**config_beside({**from_unet(unets["sdxl"], 0).config, **SDXL}, **shape))
+        path = write(tmp_path / "small.safetensors", net, "sdxl")
+        assert equal(load_control_net(path, unets["sdxl"], "sdxl"), net)
+
+
+def test_what_does_not_fit_is_named(unets, nets, tmp_path):
+    def codes(path, name="sd1"):
+        return [each.code for each in file_problems(path, unets[name].config, name)]
+
+    sd1, sdxl = (
+        write(tmp_path / "1.safetensors", nets["sd1"], "sd1"),
+        write(tmp_path / "2.safetensors", nets["sdxl"], "sdxl"),
+    )
+    assert codes(sd1) == codes(sdxl, "sdxl") == []
+    assert codes(sd1, "sdxl") == codes(sdxl) == ["control.other-family"]
+    named = load_file(sd1)
+    last = list(named)[-1]
+    save_file({key: value for key, value in named.items() if key != last}, tmp_path / "short.safetensors")
+    assert codes(tmp_path / "short.safetensors") == ["control.other-tensors"]
+    save_file({**load_file(sdxl), "task_embedding": torch.zeros(6, 4)}, tmp_path / "union.safetensors")
+    save_file({**named, "lora_controlnet": torch.zeros(1)}, tmp_path / "lora.safetensors")
+    for form in ("union", "lora"):
+        path = tmp_path / f"{form}.safetensors"
+        assert codes(path) == ["control.unsupported-variant"]
+    save_file({"lora_unet_x.lora_down.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    assert codes(tmp_path / "other.safetensors") == ["control.not-a-controlnet"]
+    save_file({**named, last: torch.full_like(named[last], float("nan"))}, tmp_path / "nan.safetensors")
+    with pytest.raises(ProblemsError) as refused:
+        load_control_net(tmp_path / "nan.safetensors", unets["sd1"], "sd1")
+    assert [each.code for each in refused.value.problems] == ["weights.not-finite"]
+
+
+def test_the_net_that_averages_over_the_image_is_known_by_its_config_or_name(unets, nets, tmp_path):
+    assert open_control_net(write(tmp_path / "control_v11e_shuffle.safetensors", nets["sd1"], "sd1")).pooled
+    assert not open_control_net(write(tmp_path / "control_canny.safetensors", nets["sd1"], "sd1")).pooled
+
+
+def test_weights_too_large_for_the_type_are_kept_wide(nets, tmp_path):
+    tensors = {key: value * 1e6 for key, value in nets["sd1"].state_dict().items()}
+    advice = write_control_net(tmp_path / "a.safetensors", tensors, "sd1", {}, torch.float16)
+    assert [each.code for each in advice] == ["weights.overflow"]
