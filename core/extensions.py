@@ -28,6 +28,8 @@ EXTENSIONS: tuple[str, ...] = (
     "core.methods.kinds.lora",
     "core.methods.kinds.full",
     "core.methods.kinds.embedding",
+    "core.methods.kinds.controlnet",
+    "core.methods.kinds.lllite",
     "core.networks.kinds.lora",
     "core.networks.kinds.lora_fa",
     "core.networks.kinds.dylora",

@@ -50,11 +50,13 @@ class LayerNet(nn.Module):
     """What one layer reads besides: up(mid([hint, relu(down(x))])).
 
     width   of the layer's input      cond_emb_dim  of the hint's tokens      network_dim  of the hidden layers
+    shrinks the pixels of the image along a side of each token
     """
 
     def __init__(self, width: int, depth: int, cond_emb_dim: int, network_dim: int):
         super().__init__()
         half, emb = cond_emb_dim // 2, cond_emb_dim
+        self.shrinks = 4 * 2**depth
         layers: list[nn.Module] = [nn.Conv2d(3, half, 4, 4), nn.ReLU()]
         if depth == 1:
             layers.append(nn.Conv2d(half, emb, 2, 2))
@@ -68,7 +70,13 @@ class LayerNet(nn.Module):
         self.up = nn.Sequential(nn.Linear(network_dim, width))
 
     def tokens(self, hint: Tensor) -> Tensor:
-        """[B, 3, H, W] in -1..1 -> [B, h * w, cond_emb_dim]."""
+        """[B, 3, H, W] in -1..1 -> [B, h * w, cond_emb_dim].
+
+        At sizes that the format does not know, the border is repeated: a U-Net rounds up where it halves, the layers here down.
+        """
+        high, wide = (-side % self.shrinks for side in hint.shape[2:])
+        if high or wide:
+            hint = nn.functional.pad(hint, (0, wide, 0, high), mode="replicate")
         found: Tensor = self.conditioning1(hint.to(self.up[0].weight.dtype))
         return found.flatten(2).transpose(1, 2)
 
@@ -76,6 +84,12 @@ class LayerNet(nn.Module):
         own: Tensor = self.down(x.to(self.up[0].weight.dtype))
         found: Tensor = self.mid(torch.cat([for_rows(tokens, len(x)).to(own.dtype), own], dim=2))
         return found
+
+
+def empty(places: list[Place], cond_emb_dim: int, network_dim: int) -> LLLite:
+    """One without numbers, on the "meta" device."""
+    with torch.device("meta"):
+        return LLLite({each.name: LayerNet(each.width, each.depth, cond_emb_dim, network_dim) for each in places})
 
 
 class LLLite(nn.ModuleDict):

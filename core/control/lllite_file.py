@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.control.files import fill
-from core.control.lllite import FAMILIES, LayerNet, LLLite, Place
+from core.control.lllite import FAMILIES, LLLite, Place, empty
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.models.overflow import shown
 from core.formats.tensors.header import read_header
@@ -37,14 +37,11 @@ def sizes_of(path: Path, family: str | None = None) -> tuple[int, int]:
 
 def fitting(path: Path, places: list[Place], family: str) -> LLLite:
     """The modules of a file without numbers; ProblemsError if it does not fit these layers."""
-    import torch
-
     if family not in FAMILIES:
         what = f"ControlNet-LLLite is for SD 1.x and SDXL; the model is {FAMILY_NAMES.get(family, family)}"
         raise ProblemsError.one(what, display_path(path), "choose a ControlNet", "lllite.family")
     emb, hidden = sizes_of(path, family)
-    with torch.device("meta"):
-        net = LLLite({place.name: LayerNet(place.width, place.depth, emb, hidden) for place in places})
+    net = empty(places, emb, hidden)
     wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     entries, _ = read_header(path)
     wrong = sorted(

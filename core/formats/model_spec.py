@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from core.settings.job import TrainJob
 
-Kind = Literal["lora", "embedding", "model", "folder", "controlnet"]
+Kind = Literal["lora", "embedding", "model", "folder", "controlnet", "lllite"]
 ARCHITECTURES = {
     "sd1": "stable-diffusion-v1",
     "sd2": "stable-diffusion-v2-512",
     "sdxl": "stable-diffusion-xl-v1-base",
     "sdxl_refiner": "stable-diffusion-xl-v1-refiner",
 }
-SUFFIXES = {"lora": "/lora", "embedding": "/textual-inversion", "model": "", "folder": "", "controlnet": "/controlnet"}
+SUFFIXES = {
+    "lora": "/lora",
+    "embedding": "/textual-inversion",
+    "model": "",
+    "folder": "",
+    "controlnet": "/controlnet",
+    "lllite": "/control-net-lllite",
+}
 GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"
 
 
@@ -75,10 +82,11 @@ def architecture(family: str, prediction: str, kind: Kind = "model") -> str:
 
 
 def implementation(family: str, kind: Kind) -> str:
-    """Whose key names the tensors have: diffusers' in folders, ControlNets and LoRAs of SD 1 and 2, the original ones elsewhere."""
-    return (
-        "diffusers" if kind in ("folder", "controlnet") or (kind == "lora" and family != "sdxl") else GENERATIVE_MODELS
-    )
+    """Whose key names the tensors have: diffusers' in folders, LoRAs of SD 1 and 2 and ControlNets of SDXL, the original ones
+    elsewhere."""
+    if kind == "folder" or (kind == "controlnet" if family == "sdxl" else kind == "lora"):
+        return "diffusers"
+    return GENERATIVE_MODELS
 
 
 def model_spec(job: TrainJob, facts: RunFacts, kind: Kind, saved_at: float | None = None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from core.settings.base import Settings, kohya_setting, setting
 
-Changes = Literal["network", "model", "embedding", "side model"]
+Changes = Literal["network", "model", "embedding", "side model", "inner network"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ TRAITS: dict[Changes, MethodTraits] = {
     "model": MethodTraits(base_trains=True, full_size=True),
     "embedding": MethodTraits(new_words=True),
     "side model": MethodTraits(full_size=True),
+    "inner network": MethodTraits(),
 }
 OF_METHODS: dict[str, MethodTraits] = {}  # core/settings/methods.py registers
 

@@ -55,8 +55,8 @@ class MethodSpec:
     """What Atelier asks of a training method.
 
     name, title      in presets and on the page           words   in messages: "a LoRA"
-    changes          what trains: a network on the frozen model, the model itself, embeddings of its text encoders, or a
-                     model beside it; what follows from that are its `traits`
+    changes          what trains: a network on the frozen model, the model itself, embeddings of its text encoders, a model
+                     beside it, or a small one in it; what follows from that are its `traits`
     make             (core.methods.MethodInputs) -> core.methods.Method; imports what it needs when it is called
     trains_unet, trains_text    whether a part is asked to train, whatever its learning rate
     trained_numbers  (job, family's name, parts by name) -> how many numbers train, by part
@@ -69,8 +69,9 @@ class MethodSpec:
     losses_logged    how they name each step's loss and an epoch's, as sd-scripts' script for the method does
     problems         rules of its own, besides those of every method
     file_problems    (job, workspace) -> problems of the files that its settings name
-    side             of a side model: denoiser -> a module that gives `Conditioning.added` of (noisy latents, timesteps,
-                     Conditioning); the forecast counts a pass of it
+    rates            further learning rates: part -> (rate, its setting)
+    side             of what trains beside or in the denoiser: (denoiser, job) -> a module that gives `Conditioning.added` of
+                     (noisy latents, timesteps, Conditioning); the forecast counts a pass of it
     unused           (dotted path, reason) of settings that it does not use
     needs            (job, family's title, size of a checkpoint in words) -> a sentence for the page, and [[words, path]]
     preserves_class  the model itself stays as it is, and so does a class: no prior preservation
@@ -87,14 +88,15 @@ class MethodSpec:
     trained_numbers: Callable[[TrainJob, str, Parts], dict[str, int]]
     usual: Mapping[str, Usual]
     project: str
-    saves: Literal["lora", "embedding", "model", "controlnet"]
+    saves: Literal["lora", "embedding", "model", "controlnet", "lllite"]
     logged: Mapping[str, str] = field(default_factory=dict)
     losses_logged: tuple[str, str] = ("loss", "loss/epoch")
     group: str = ""
     settings: type[Settings] | None = None
     problems: Callable[[TrainJob], Iterable[Problem]] = lambda job: ()
     file_problems: Callable[[TrainJob, Workspace], Iterable[Problem]] = lambda job, workspace: ()
-    side: Callable[[Any], Any] | None = None
+    rates: Callable[[TrainJob], Mapping[str, tuple[float, str]]] = lambda job: {}
+    side: Callable[[Any, TrainJob], Any] | None = None
     unused: Callable[[TrainJob], Iterable[tuple[str, str]]] = lambda job: ()
     needs: Callable[[TrainJob, str, str], Needs] = lambda job, family, size: ("", [])
     preserves_class: bool = False
@@ -120,9 +122,14 @@ def spec_of(job: TrainJob) -> MethodSpec:
     return methods()[job.method.kind]
 
 
+def chosen_by(spec: MethodSpec) -> str:
+    """A group of the method's own name is shown while the method is chosen."""
+    return "method.kind" if spec.group == spec.name else ""
+
+
 def register(spec: MethodSpec) -> None:
     """Offer a method: from now on the page, presets, the command line and trainings know it."""
     METHODS[spec.name], OF_METHODS[spec.name] = spec, spec.traits
     add_choice(MethodSettings, "kind", spec.name, spec.title)
     if spec.settings is not None:
-        add_group(MethodSettings, spec.group, spec.settings, spec.title)
+        add_group(MethodSettings, spec.group, spec.settings, spec.title.partition(":")[0], chosen_by(spec))

@@ -168,7 +168,8 @@ def test_each_kind_is_named(shapes, words):
 
 def test_what_is_recognized_and_not_used_is_told():
     for words, shapes in {
-        "ControlNet": {"control_model.input_hint_block.0.weight": (16, 3, 3, 3)},
+        "Control-LoRA ControlNet": {"input_hint_block.0.weight": (16, 3, 3, 3), "lora_controlnet": ()},
+        "union ControlNet": {"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3), "task_embedding": (6, 4)},
         "IP-Adapter": {"image_proj.proj.weight": (1, 1), "ip_adapter.1.to_v_ip.weight": (1, 1)},
         "T2I-Adapter": {"body.0.block1.weight": (1, 1, 3, 3), "conv_in.weight": (1, 1, 3, 3)},
         "hypernetwork": {"320.0.linear1.weight": (640, 320)},
@@ -176,7 +177,8 @@ def test_what_is_recognized_and_not_used_is_told():
         "SRVGG upscaler": {"body.0.weight": (64, 3, 3, 3)},
     }.items():
         assert (str(known(shapes)), known(shapes).offered) == (words, False)
-    for shapes in (SD1, SDXL, VAE_LDM, {"emb_params": (3, 768)}, {"lora_unet_x.lora_down.weight": (1, 1)}):
+    control = {"control_model.input_hint_block.0.weight": (16, 3, 3, 3)}
+    for shapes in (control, SD1, SDXL, VAE_LDM, {"emb_params": (3, 768)}, {"lora_unet_x.lora_down.weight": (1, 1)}):
         assert known(shapes).offered
     esrgan = {"conv_first.weight": (64, 3, 3, 3), "body.0.rdb1.conv5.weight": (64, 192, 3, 3)}
     assert known(esrgan).offered

@@ -11,6 +11,7 @@ from core.settings.check import build
 from core.settings.dataset.source import Source
 from core.settings.flags import help_text
 from core.settings.job import JOBS, TrainJob
+from core.settings.methods import methods
 from core.settings.presets.files import to_values
 from workshop import docs
 
@@ -35,7 +36,8 @@ def test_every_choice_has_a_name_to_show_or_speaks_for_itself():
 
 def test_the_groups_are_those_that_presets_lean_on():
     of_kinds = " ".join(name for name, kind in kinds().items() if kind.settings is not None)
-    groups = f"method model dataset captions network {of_kinds} embedding optimizer schedule noise memory"
+    of_methods = " ".join(spec.group for spec in methods().values() if spec.settings is not None)
+    groups = f"method {of_methods} model dataset captions network {of_kinds} embedding optimizer schedule noise memory"
     groups += " sharding saving resume hub samples validation logging"
     assert list(TrainJob.model_fields) == groups.split()
 

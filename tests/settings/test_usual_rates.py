@@ -10,7 +10,7 @@ from core.settings.optimization.optimizers import catalog
 from core.settings.optimization.usual_rates import far_rates, short, usual_rates
 from core.settings.rules import training_problems
 
-KINDS = ("lora", "dreambooth", "fine_tune", "embedding")
+KINDS = ("lora", "dreambooth", "fine_tune", "embedding", "controlnet", "lllite")
 
 
 def job(kind="lora", **groups):

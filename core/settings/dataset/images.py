@@ -131,9 +131,9 @@ class ImageSettings(Settings):
     )
     conditioning_data_dir: str | None = kohya_setting(
         None,
-        title="Mask folder",
+        title="Mask or control images",
         widget="folder",
-        help="A folder with a mask of the same name for each image: white areas count in the loss, black areas do not.",
+        help="A folder with a mask of the same name for each image: white areas count in the loss, black areas do not. ControlNet and ControlNet-LLLite read a control image for each image here instead.",
         names="path",
     )
     masked_loss: bool = kohya_setting(False, help="Limits the loss to the white areas of the masks.")

@@ -58,6 +58,7 @@ def own_rates(job: TrainJob) -> dict[str, float]:
         parts |= _block_rates(job.method.block_lr)
     elif trains_unet(job):
         parts["unet"] = optimizer.unet_rate
+    parts |= {part: rate for part, (rate, _) in spec_of(job).rates(job).items()}
     found: dict[str, float] = {}
     for part, rate in parts.items():
         if rate != 0:

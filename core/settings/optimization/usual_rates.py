@@ -55,8 +55,8 @@ def usual_rates(job: TrainJob, part: str = "unet") -> Usual | None:
         return (
             None if part.endswith(" plus") else ADAPTING
         )  # rules/learning_rate.py reports that it does not support LoRA+
-    which = "unet" if part.startswith("unet") else "text_encoder"
     spec = spec_of(job)
+    which = part if part in spec.usual else "unet" if part.startswith("unet") else "text_encoder"
     usual = spec.usual.get(which, next(iter(spec.usual.values()))).times(*_compared(job))
     if spec.traits.uses_network and {"rank", "alpha"} <= job.network.traits.uses:
         # alpha / rank scales each update; common practice compensates only in part, so at most 3 times is suggested.
@@ -96,6 +96,8 @@ def _where(job: TrainJob, part: str) -> str:
         return f"optimizer.loraplus_{side}_lr_ratio" if own is not None else "optimizer.loraplus_lr_ratio"
     if part.startswith("unet_block"):
         return "method.block_lr"
+    if part in (own_rates := spec_of(job).rates(job)):
+        return own_rates[part][1]
     if part == "unet":
         return "optimizer.unet_lr" if job.optimizer.unet_lr is not None else "optimizer.learning_rate"
     alone = job.optimizer.text_encoder_lr is None and not trains_unet(job)

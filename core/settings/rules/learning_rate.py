@@ -80,6 +80,8 @@ def _rate_setting(job: TrainJob, part: str) -> str:
     """The setting with the learning rate of a part ("unet", "text_encoder plus", "unet_block3")."""
     if part.startswith("unet_block"):
         return "method.block_lr"
+    if part in (own := spec_of(job).rates(job)):
+        return own[part][1]
     name = "unet_lr" if part.startswith("unet") else "text_encoder_lr"
     return f"optimizer.{name if getattr(job.optimizer, name) is not None else 'learning_rate'}"
 

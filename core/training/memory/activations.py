@@ -7,6 +7,7 @@ Memory that libraries use inside one operation is not counted.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,9 @@ from core.families.loading import make_empty
 from core.networks.kinds import settings_of
 from core.networks.network import Network
 from core.record.problems import ProblemsError
-from core.settings.methods import methods
+from core.settings.check import build
+from core.settings.job import TrainJob
+from core.settings.methods import spec_of
 
 TEXT_TOKENS = 77
 
@@ -31,8 +34,9 @@ TEXT_TOKENS = 77
 class Pass:
     """A training pass. sides: width and height in pixels; dtype: what it computes in; tokens: of a text.
 
-    trains   "network", "weights" (of the whole model), "text" (only what comes before the U-Net) or "side" (a side model)
-    side     the method's name, of a side model
+    trains   "network", "weights" (of the whole model), "text" (only what comes before the U-Net) or "side" (what the method
+             makes beside or in it)
+    side     that method's settings, as a preset's text
     network  its settings (core.networks.kinds.described)
     checkpoint, attention   as the settings of these names
     """
@@ -96,10 +100,13 @@ def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Ten
     unet = make_empty(
         "unet", {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
     )
-    make, side = methods()[one.side].side if one.side else None, None
-    if make is not None:
+    side = None
+    if one.side:
+        job = build(TrainJob, json.loads(one.side))
+        make = spec_of(job).side
+        assert make is not None
         with torch.device("meta"):
-            side = make(unet)
+            side = make(unet, job)
     for model in filter(None, (unet, side)):
         _prepare(model, one)
     if one.checkpoint:

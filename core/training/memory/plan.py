@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import prod
@@ -327,12 +328,18 @@ def _activations(job: TrainJob, facts: MemoryFacts, precision: Precision) -> int
         job.memory.gradient_checkpointing,
         job.memory.checkpoint_blocks,
         attention,
-        side=job.method.kind if trains == "side" else "",
+        side=_of_the_method(job) if trains == "side" else "",
     )
     # In proportion to images and bytes a number, so one counting serves all of them.
     item = _bytes(precision.compute)
     counted = peak_bytes(one, facts.denoiser.config) * facts.batch * item // 2
     return counted + _text_activations(job, facts, item)
+
+
+def _of_the_method(job: TrainJob) -> str:
+    """The method and its own settings, as a preset's text."""
+    own, chosen = spec_of(job).group, {"method": {"kind": job.method.kind}}
+    return json.dumps(chosen | ({own: getattr(job, own).model_dump(mode="json")} if own else {}))
 
 
 def _family(facts: MemoryFacts) -> Family:

@@ -12,7 +12,7 @@ class ControlSettings(Settings):
     scale: float = setting(1.0, within=(0, 2), title="Conditioning scale", help="Multiplies what it adds.")
 
 
-def _beside(unet):
+def _beside(unet, job=None):
     """(noisy latents, timesteps, Conditioning) -> what the U-Net gets besides; at first nothing."""
     import torch
     from diffusers import ControlNetModel

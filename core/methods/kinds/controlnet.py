@@ -1,0 +1,91 @@
+"""A ControlNet (Zhang et al. 2023, arXiv:2302.05543) trains beside the frozen U-Net."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from core import extensions
+from core.settings.control import CONTROLNET, CONTROLNET_START, ControlNetSettings, controlnet_of
+from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
+
+if TYPE_CHECKING:
+    from core.methods import Method, MethodInputs
+    from core.settings.job import TrainJob
+
+RATE = f"{CONTROLNET}.control_net_lr"
+RULES = "core.settings.rules.control"
+
+
+def _make(inputs: MethodInputs) -> Method:
+    from core.families.locate import model_path
+    from core.methods.controlnet import ControlNetMethod
+
+    start = controlnet_of(inputs.job).controlnet_model_name_or_path
+    return ControlNetMethod(
+        inputs.job, inputs.seed, model_path(start, inputs.workspace, CONTROLNET_START) if start else None
+    )
+
+
+def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
+    """All of a ControlNet for this U-Net."""
+    return {"unet": _counted(json.dumps(dict(parts["unet"].config), default=str))}
+
+
+@lru_cache(maxsize=16)
+def _counted(config: str) -> int:
+    from core.control.controlnet import config_beside, empty
+
+    return sum(weight.numel() for weight in empty(config_beside(json.loads(config))).parameters())
+
+
+def _side(unet: Any, job: TrainJob) -> Any:
+    from core.control.controlnet import ControlNet, config_beside, empty
+
+    return ControlNet(empty(config_beside(unet.config)))
+
+
+def _rates(job: TrainJob) -> Mapping[str, tuple[float, str]]:
+    own = controlnet_of(job).control_net_lr
+    return {} if own is None else {"controlnet": (own, RATE)}
+
+
+def _needs(job: TrainJob, family: str, size: str) -> Needs:
+    text = "Each image needs a control image of the same name in the folder of control images, and a caption. "
+    text += "The file is a third of the base model's size."
+    return text, [["Folder of control images", "dataset.conditioning_data_dir"]]
+
+
+def _unused(job: TrainJob) -> Iterator[tuple[str, str]]:
+    yield "method.prior", "ignored: the model is frozen, so the class is preserved anyway"
+    yield "method.class_caption", "ignored: the model is frozen, so the class is preserved anyway"
+
+
+register(
+    MethodSpec(
+        name=CONTROLNET,
+        title="ControlNet: follows control images",
+        words="a ControlNet",
+        changes="side model",
+        make=_make,
+        trains_unet=lambda job: True,
+        trains_text=lambda job: False,
+        trained_numbers=trained_numbers,
+        usual={"unet": Usual(1e-6, 1e-5, 1e-4), "controlnet": Usual(1e-6, 1e-4, 1e-3)},  # Zhang et al.: 1e-5
+        project="controlnet_train",
+        saves="controlnet",
+        logged={"unet": "lr", "controlnet": "lr/control_net"},
+        group=CONTROLNET,
+        settings=ControlNetSettings,
+        rates=_rates,
+        problems=extensions.later(RULES, "controlnet_problems"),
+        file_problems=extensions.later("core.methods.controlnet", "file_problems"),
+        unused=_unused,
+        needs=_needs,
+        preserves_class=True,
+        control_images=True,
+        side=_side,
+    )
+)

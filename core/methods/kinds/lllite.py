@@ -1,0 +1,89 @@
+"""ControlNet-LLLite (kohya-ss): small networks in the attention layers of the frozen U-Net train to follow control images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from core import extensions
+from core.settings.control import LLLITE, LLLITE_START, LLLiteSettings, lllite_of
+from core.settings.methods import MethodSpec, Needs, Parts, Usual, register
+
+if TYPE_CHECKING:
+    from core.methods import Method, MethodInputs
+    from core.settings.job import TrainJob
+
+RULES = "core.settings.rules.control"
+
+
+def _make(inputs: MethodInputs) -> Method:
+    from core.families.locate import model_path
+    from core.methods.lllite import LLLiteMethod
+
+    start = lllite_of(inputs.job).weights
+    return LLLiteMethod(inputs.job, inputs.seed, model_path(start, inputs.workspace, LLLITE_START) if start else None)
+
+
+def trained_numbers(job: TrainJob, family_name: str, parts: Parts) -> dict[str, int]:
+    """All modules, by the settings' dimensions."""
+    config = json.dumps(dict(parts["unet"].config), default=str)
+    return {"unet": _counted(family_name, config, lllite_of(job).cond_emb_dim, lllite_of(job).hidden_dim)}
+
+
+@lru_cache(maxsize=16)
+def _counted(family_name: str, config: str, cond_emb_dim: int, network_dim: int) -> int:
+    from core.control.lllite import empty, places_of
+    from core.families import family
+
+    unet = family(family_name).make_empty("unet", json.loads(config))
+    net = empty(places_of(unet, family_name), cond_emb_dim, network_dim)
+    return sum(weight.numel() for weight in net.parameters())
+
+
+def _side(unet: Any, job: TrainJob) -> Any:
+    from core.methods.lllite import beside
+
+    return beside(unet, lllite_of(job))
+
+
+def _needs(job: TrainJob, family: str, size: str) -> Needs:
+    text = "Each image needs a control image of the same name in the folder of control images, and a caption. "
+    text += "The file is about 50 MB for SDXL."
+    return text, [["Folder of control images", "dataset.conditioning_data_dir"]]
+
+
+def _unused(job: TrainJob) -> Iterator[tuple[str, str]]:
+    yield "method.prior", "ignored: the model is frozen, so the class is preserved anyway"
+    yield "method.class_caption", "ignored: the model is frozen, so the class is preserved anyway"
+    if lllite_of(job).weights:
+        for name in ("cond_emb_dim", "hidden_dim", "zero_bias"):
+            yield f"{LLLITE}.{name}", "ignored: training continues a file"
+
+
+register(
+    MethodSpec(
+        name=LLLITE,
+        title="ControlNet-LLLite: small control file",
+        words="a ControlNet-LLLite",
+        changes="inner network",
+        make=_make,
+        trains_unet=lambda job: True,
+        trains_text=lambda job: False,
+        trained_numbers=trained_numbers,
+        usual={"unet": Usual(1e-5, 2e-4, 1e-3)},  # sd-scripts' document: 2e-4
+        project="lllite_control_net_train",
+        saves="lllite",
+        logged={"unet": "lr"},
+        group=LLLITE,
+        settings=LLLiteSettings,
+        problems=extensions.later(RULES, "lllite_problems"),
+        file_problems=extensions.later("core.methods.lllite", "file_problems"),
+        unused=_unused,
+        needs=_needs,
+        preserves_class=True,
+        control_images=True,
+        side=_side,
+    )
+)

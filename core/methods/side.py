@@ -1,0 +1,76 @@
+"""What methods share whose nets follow control images: their switch, state and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from core.families import family
+from core.families.locate import family_of, model_path
+from core.formats.tensors.writer import type_named
+from core.methods import Method
+from core.record.problems import ProblemsError
+from core.settings.saving import EXTENSIONS
+
+if TYPE_CHECKING:
+    from core.record.workspace import Workspace
+    from core.settings.job import TrainJob
+
+
+class SideMethod(Method):
+    """A net that trains beside or in the frozen U-Net. `net` is set by `build`.
+
+    start   the file that training begins with; None: a fresh net
+    acts    whether passes are of the trained model
+    """
+
+    trains_text, trains_unet = False, True
+
+    def __init__(self, job: TrainJob, seed: int, start: Path | None):
+        super().__init__()
+        self._job, self._seed, self._start = job, seed, start
+        self.extension = EXTENSIONS[job.saving.save_model_as]
+        self.acts = True
+        self.net: Any = None
+
+    def _ready(self, net: nn.Module, device: torch.device) -> None:
+        """Put the net on the device in the type that it trains in."""
+        # torch's own `to`: diffusers' warns of layers to be kept in fp32 though it lists none
+        nn.Module.to(net, device, type_named(self._job.memory.full_precision))
+        self.net = net.requires_grad_(True).train()
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        before, self.acts = self.acts, False
+        try:
+            yield
+        finally:
+            self.acts = before
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.net.state_dict().items()}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        self.net.load_state_dict(tensors)
+
+    def release(self) -> None:
+        self.net = None
+
+
+def unet_of(job: TrainJob, workspace: Workspace) -> tuple[str, Any] | None:
+    """(family, its U-Net without numbers) by the model's header; None where the model is told to be unusable anyway."""
+    try:
+        path = model_path(job.model.base_model, workspace)
+        name = family_of(path, job.model.family)
+        kind = family(name)
+        if kind.denoiser != "unet":
+            return None
+        part = kind.parts(path)["unet"]
+        return name, kind.make_empty("unet", part.config_after(kind.layout.config("unet")))
+    except (ProblemsError, KeyError, OSError):
+        return None

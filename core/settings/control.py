@@ -1,0 +1,94 @@
+"""What trains beside or in a frozen U-Net to follow control images: ControlNet and ControlNet-LLLite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.settings.base import Settings, kohya_setting, setting
+
+if TYPE_CHECKING:  # methods register at the end of core.settings.job
+    from core.settings.job import TrainJob
+
+CONTROLNET, LLLITE = "controlnet", "lllite"  # the methods, and their groups
+CONTROLNET_START = f"{CONTROLNET}.controlnet_model_name_or_path"
+LLLITE_START = f"{LLLITE}.weights"
+
+
+class ControlNetSettings(Settings):
+    """A ControlNet beside the frozen U-Net."""
+
+    controlnet_model_name_or_path: str | None = kohya_setting(
+        None,
+        title="Initial ControlNet",
+        hint="copied from the U-Net",
+        widget="file",
+        names="path or name",
+        source="Zhang et al. 2023, arXiv:2302.05543",
+        help="A ControlNet to continue training from: a file of any program, or a diffusers folder. Empty starts with a copy of the base model's encoder.",
+    )
+    control_net_lr: float | None = kohya_setting(
+        None,
+        gt=0,
+        title="Control learning rate",
+        hint="the learning rate",
+        help="For the layers that the U-Net does not have: the hint embedding and the zero convolutions. They start from zero, and 1e-4 is usual; the copied encoder then trains at the learning rate, such as 1e-5.",
+    )
+
+    def summary(self) -> str:
+        start = "from a file" if self.controlnet_model_name_or_path else "from the U-Net"
+        return start + (f", control learning rate {self.control_net_lr:g}" if self.control_net_lr else "")
+
+
+class LLLiteSettings(Settings):
+    """A ControlNet-LLLite in the attention layers of the frozen U-Net."""
+
+    cond_emb_dim: int = kohya_setting(
+        32,
+        within=(2, 1024),
+        multiple_of=2,
+        title="Embedding dimension",
+        source="kohya-ss, ControlNet-LLLite",
+        help="Size of each token that the control image becomes, an even number. 32 is usual; half is enough for simple control images such as depth.",
+    )
+    hidden_dim: int = setting(
+        64,
+        within=(1, 4096),
+        title="Hidden dimension",
+        help="Size of the hidden layers in each module. 64 is usual; half is enough for simple control images such as depth. sd-scripts calls it network_dim.",
+    )
+    dropout: float = setting(
+        0.0,
+        ge=0,
+        lt=1,
+        title="Dropout",
+        hint="off",
+        help="Dropout on the hidden layer of each module. 0.1 to 0.3 reduces overfitting.",
+    )
+    weights: str | None = setting(
+        None,
+        title="Initial LLLite",
+        hint="none",
+        widget="file",
+        names="path or name",
+        help="A ControlNet-LLLite file to continue training from. Its dimensions replace those above.",
+    )
+    zero_bias: bool = setting(
+        True,
+        title="Zero initial bias",
+        help="A new LLLite then leaves the model unchanged until its first step. Off gives the output a random bias as sd-scripts does, which shifts what each attention layer reads.",
+    )
+
+    def summary(self) -> str:
+        if self.weights:
+            return "from a file"
+        return f"dimensions {self.cond_emb_dim} and {self.hidden_dim}"
+
+
+def controlnet_of(job: TrainJob) -> ControlNetSettings:
+    own: ControlNetSettings = getattr(job, CONTROLNET)
+    return own
+
+
+def lllite_of(job: TrainJob) -> LLLiteSettings:
+    own: LLLiteSettings = getattr(job, LLLITE)
+    return own

@@ -1,0 +1,39 @@
+"""ControlNet and ControlNet-LLLite: what they need of the other groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from core.record.problems import Problem
+from core.settings.job import TrainJob
+from core.settings.methods import spec_of
+
+FAMILIES = ("auto", "sd1", "sdxl")  # of LLLite
+
+
+def controlnet_problems(job: TrainJob) -> Iterator[Problem]:
+    yield from _both(job)
+    if job.model.compatibility != "none" and job.model.family in ("sd1", "sd2"):
+        what = "With this compatibility, a ControlNet for SD 1.x and 2.x is trained on control images in -1 to 1"
+        fix = "use it only to continue a file that sd-scripts trained; every other program shows it 0 to 1"
+        yield Problem(what, "model.compatibility", fix, "advice", code="control.other-range")
+
+
+def lllite_problems(job: TrainJob) -> Iterator[Problem]:
+    yield from _both(job)
+    if job.model.family not in FAMILIES:
+        what = "ControlNet-LLLite is for SD 1.x and SDXL"
+        yield Problem(what, "model.family", "choose ControlNet, or another model", code="lllite.family")
+    if job.memory.torch_compile:
+        what = "torch.compile does not support ControlNet-LLLite"
+        yield Problem(what, "memory.torch_compile", "turn it off", code="lllite.compile")
+
+
+def _both(job: TrainJob) -> Iterator[Problem]:
+    words = spec_of(job).words
+    if job.sharding.active:
+        what = f"DeepSpeed cannot train {words}"
+        yield Problem(what, "sharding.deepspeed", "turn it off", code="control.sharding")
+    if job.model.traits and not job.model.traits.unet:
+        what = f"{words[0].upper()}{words[1:]} needs a model with a U-Net, such as SDXL"
+        yield Problem(what, "method.kind", "choose another method, or another model", code="control.no-unet")
