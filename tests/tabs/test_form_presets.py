@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from test_generate_tab import Engine
+from generate_parts import Engine
 from work_parts import event, make_page, said
 
 from core import tasks

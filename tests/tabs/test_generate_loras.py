@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from generate_parts import Engine, lora
 from PIL import Image
 from safetensors.torch import save_file
-from test_generate_tab import Engine, lora
 from work_parts import HOSTILE, event, make_page
 
 from core.generation.model_index import facts_of_file, preview_of

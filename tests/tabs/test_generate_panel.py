@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_generate_tab import Engine, draw
+from generate_parts import Engine, draw
 from work_parts import event, make_page
 
 from core.generation.guidances import GUIDANCES

@@ -6,10 +6,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from generate_parts import Engine
 from made_runs import make_run
 from PIL import Image
 from safetensors.torch import save_file
-from test_generate_tab import Engine
 from work_parts import HOSTILE, event, make_page, said
 
 from core.engine.queue import QueueEntry

@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch
+from generate_parts import lora
 from safetensors.torch import save_file
-from test_generate_tab import lora
 from work_parts import HOSTILE, make_page
 
 from core.generation import library

@@ -1,0 +1,373 @@
+"""Generate's gallery without a browser: what it lists and shows, and what becomes of an image that is chosen there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from generate_parts import draw, made, make_desk, said_codes
+from PIL import Image
+from work_parts import HOSTILE, event, wait_until
+
+from core.generation.gallery import Shot
+from core.generation.grids.folder import GridFolder
+from core.generation.image_facts import Facts
+from core.generation.image_metadata import png_info
+from core.generation.image_record import Hashes, ImageRecord
+from core.generation.loop import steps_of
+from core.generation.stages import only_enlarges, stages_of
+from core.generation.upscalers import UPSCALERS
+from core.record.problems import ProblemsError
+from core.settings.generation.image_to_image import ImageToImageSettings
+from core.settings.job import GridJob, TrainJob
+from tabs.generate import form
+from tabs.generate.gallery import about_job
+from tabs.generate.sending import larger
+from tabs.generate.stage import newest
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return make_desk(tmp_path)
+
+
+def answer(desk, act, **asked):
+    return desk.shelf.answer({"act": act} | asked)
+
+
+def codes(answered):
+    return [problem["code"] for problem in answered.get("problems", [])]
+
+
+def test_an_image_stands_beside_the_same_one_without_loras(desk):
+    folder = desk.page.workspace.images / "2026-01-01"
+    use = [{"file": "runs/x/glyphs.safetensors", "strength": 0.8}]
+    draw(folder / "1_base.png")
+    draw(folder / "2_lora.png", loras=use)
+    listed = answer(desk, "list")
+    assert listed["names"] == ["2026-01-01/2_lora.png"] and listed["total"] == 2
+    tile = listed["tiles"]["2026-01-01/2_lora.png"]
+    assert "1_base.png" in tile["base"] and tile["own"] == "glyphs 0.8" and tile["seed"] == 1
+    assert "1_base.png" in answer(desk, "open", name="2026-01-01/2_lora.png")["base"]
+
+
+def test_a_new_image_is_noticed_and_nothing_is_sent_when_nothing_is_new(desk):
+    folder = desk.page.workspace.images / "2026-01-01"
+    draw(folder / "1.png")
+    desk.loras.shelf.read()
+    seen, told = desk.tick("")["seen"], desk.shelf.parts("Generate", {})
+    assert (
+        desk.tick(seen) == gr.skip() and desk.shelf.parts("Generate", {}) == told and desk.shelf.parts("Runs", {}) == {}
+    )
+    draw(folder / "2.png", seed=2)
+    assert desk.tick(seen).keys() == {"seen", "newest"} and desk.shelf.parts("Generate", {}) != told
+    assert len(answer(desk, "list")["names"]) == 2 and desk.shelf.last_seed() == 2
+
+
+def test_the_strip_has_the_images_of_this_session_newest_first(desk):
+    folder = desk.page.workspace.images / "d"
+    os.utime(draw(folder / "before.png"), (1, 1))
+    draw(folder / "one.png")
+    os.utime(draw(folder / "two.png", seed=2), (time.time() + 1,) * 2)
+    assert answer(desk, "list", words="nothing has this")["strip"] == ["d/two.png", "d/one.png"]
+
+
+def test_many_new_images_are_read_on_the_light_lane(desk, monkeypatch):
+    monkeypatch.setattr("tabs.generate.gallery.FEW", 1)
+    for number in range(3):
+        draw(desk.page.workspace.images / f"{number}.png", seed=number)
+    listed = answer(desk, "list")
+    assert len(listed["names"]) == 3
+    wait_until(lambda: answer(desk, "list")["left"] == 0)
+    assert answer(desk, "list")["models"] == [("starter", 3)]
+
+
+def test_the_viewer_shows_every_setting_escaped_and_they_are_taken_over(desk):
+    asked = {"prompt": f"a {HOSTILE}", "negative_prompt": "blur", "seed": 9, "steps": 3, "schedule_type": "karras"}
+    draw(desk.page.workspace.images / "d" / "1.png", sampler="euler", **asked)
+    opened = answer(desk, "open", name="d/1.png")
+    for words in ("64 × 64", "Euler", "blur", "models/starter", "Karras"):
+        assert words in opened["about"]
+    assert "<img" not in opened["about"] and opened["settings"] and opened["file"] == "1.png"
+    desk.send(event("use", "d/1.png"))
+    assert desk._values()["seed"] == 9 and desk._values()["schedule_type"] == "karras"
+
+
+def test_the_viewer_names_denoising_strength_and_mask_blur_at_their_defaults():
+    def named(**given):
+        job = made().model_copy(update={"image_to_image": ImageToImageSettings(**given)})
+        return re.findall("Denoising strength|Mask blur|Padding", about_job(job, ImageRecord(job=job)))
+
+    assert named() == [] and named(image_path="a.png") == ["Denoising strength"]
+    masked = {"image_path": "a.png", "mask_path": "m.png"}
+    assert named(**masked) == ["Denoising strength", "Mask blur"]
+    assert named(**masked, inpaint_area="masked") == ["Denoising strength", "Mask blur", "Padding"]
+
+
+def test_an_image_is_sent_on_at_its_own_size(desk):
+    path = draw(desk.page.workspace.images / "d" / "1.png", prompt="a hill", seed=9, width=128, height=64)
+    Image.open(path).resize((300, 130)).save(path, pnginfo=png_info(made(seed=9, prompt="a hill"), Hashes()))
+    desk.presets.put(form.start_values() | {"prompt": "mine", "mask_path": "x.png", "seed": 4})
+    for act in ("begin", "inpaint"):
+        desk.send(event(act, "d/1.png"))
+        values = desk._values()
+        assert (values["image_path"], values["mask_path"], values["prompt"]) == (str(path), None, "mine")
+        assert (values["width"], values["height"], values["seed"]) == (296, 128, None)
+    with pytest.raises(ProblemsError):
+        desk.send(event("begin", "../../x.png"))
+
+
+def test_an_image_in_use_is_said_above_generate_and_leaving_it_brings_the_fields_back(desk):
+    path = draw(desk.page.workspace.images / "d" / "fox.png", seed=9)
+    draw(desk.page.workspace.images / "d" / "owl.png", seed=8)
+    before = form.start_values() | {"width": 128, "height": 256, "seed": 4, "strength": 0.6}
+    desk.presets.put(before)
+    assert "gen-using" not in desk._form()["prompts"]
+    desk.send(event("begin", "d/owl.png"))
+    desk.send(event("begin", "d/fox.png"))
+    line = desk._form()["prompts"]
+    assert "Image to image: <b>fox.png</b> (strength 0.6)" in line and 'data-act="image_stop"' in line
+    desk.presets.put(desk._values() | {"mask_path": str(path), "width": 192})
+    assert "Inpaint: <b>fox.png</b>" in desk._form()["prompts"]
+    line = desk.act(event("image_stop"))["prompts"]
+    assert desk._values() == before | {"width": 192}, "what was changed since stays"
+    assert "image_stop" not in line and 'data-act="image_again"' in line
+    desk.act(event("image_again"))
+    values = desk._values()
+    assert (values["image_path"], values["mask_path"], values["height"]) == (str(path), str(path), 64)
+    desk.act(event("image_stop"))
+    assert desk._values() == before | {"width": 192}
+    desk.presets.act("preset_undo", "", "")
+    assert desk._values()["image_path"] == str(path)
+    desk.presets.act("preset_redo", "", "")
+    assert "gen-using" not in desk.draw()["prompts"], "what was left is offered until the next start"
+
+
+def test_a_mask_of_another_size_than_its_image_is_said_with_both_sizes_before_the_start(desk):
+    path = draw(desk.page.workspace.images / "d" / "fox.png")
+    masks = {size: path.with_name(f"{size[0]}.png") for size in ((64, 64), (32, 32), (48, 64))}
+    for size, mask in masks.items():
+        Image.new("L", size, 255).save(mask)
+
+    def line(mask):
+        return desk.sending.line(form.start_values() | {"image_path": str(path), "mask_path": str(mask)})
+
+    assert [" x " in line(mask) for mask in masks.values()] == [False, True, True]
+    assert "32 x 32, the image 64 x 64: it is resized" in line(masks[32, 32])
+    assert "48 x 64, the image 64 x 64: it is stretched" in line(masks[48, 64])
+    assert " x " not in line(path.parent) and " x " not in line("gone.png") and " x " not in line("")
+
+
+def test_leaving_the_initial_image_of_used_settings_brings_back_what_the_fields_were(desk):
+    folder = desk.page.workspace.images / "d"
+    draw(folder / "fox.png")
+    job = made(prompt="a hill", width=256, height=256, steps=7)
+    given = ImageToImageSettings(image_path="outputs/images/d/fox.png", strength=0.3, mask_blur=9)
+    Image.new("RGB", (256, 256)).save(
+        folder / "large.png", pnginfo=png_info(job.model_copy(update={"image_to_image": given}), Hashes())
+    )
+    before = form.start_values() | {"width": 128, "height": 192, "strength": 0.6}
+
+    def left():
+        desk.act(event("image_stop"))
+        values = desk._values()
+        return tuple(values[name] for name in ("image_path", "width", "height", "strength", "mask_blur", "steps"))
+
+    desk.presets.put(before)
+    desk.send(event("use", "d/large.png"))
+    assert desk._values()["strength"] == 0.3 and desk._values()["width"] == 256
+    desk.send(event("begin", "d/fox.png"))
+    assert left() == (None, 128, 192, 0.6, None, 7), "steps are of the image, not of what it begins with"
+    desk.presets.put(before | {"image_path": "typed.png", "mask_blur": 2})
+    desk.send(event("use", "d/large.png"))
+    assert left() == (None, 128, 192, 0.8, None, 7), "what belonged to another image is the default"
+    desk.send(event("use", "d/large.png"))
+    desk.send(event("use", "d/fox.png"))
+    assert "image_stop" not in desk._form()["prompts"] and "large" not in desk._form()["prompts"]
+
+
+def test_prompts_of_a_file_are_said_above_generate_until_they_are_left(desk):
+    file = desk.page.workspace.outputs / "many.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a fox\n# a comment\n\nan owl\n")
+    desk.presets.put(form.start_values() | {"prompt": "mine", "from_file": str(file)})
+    line = desk._form()["prompts"]
+    assert "Prompts from <b>many.txt</b> (2 prompts)" in line and 'data-act="file_stop"' in line
+    assert "many.txt" not in desk.act(event("file_stop"))["prompts"] and desk._values()["prompt"] == "mine"
+    desk.presets.put(desk._values() | {"from_module": "mine.prompts"})
+    assert "Prompts from <b>mine.prompts</b>" in desk._form()["prompts"]
+    desk.presets.put(desk._values() | {"from_module": None, "from_file": str(file.with_name("gone.txt"))})
+    assert "Prompts from <b>gone.txt</b><" in desk._form()["prompts"]
+
+
+def upscale(name, **choice):
+    given = {"factor": 2, "upscaler": "lanczos", "strength": 0.2} | choice
+    return event("upscale", name, json.dumps(given))
+
+
+def test_upscaling_makes_one_larger_image_at_once_and_leaves_the_fields_alone(desk):
+    path = draw(desk.page.workspace.images / "d" / "1.png", prompt="a hill", seed=9)
+    Image.new("RGB", (300, 130)).save(path.with_name("2.png"))
+    before = form.start_values() | {"prompt": "mine", "count": 4, "n_iter": 2, "compare": True, "seed": 4}
+    desk.presets.put(before)
+    desk.send(upscale("d/1.png"))
+    (job,) = desk.page.engine.jobs
+    assert desk._values() == before
+    asked, given, scale = job.generate, job.image_to_image, job.hires.highres_fix_scale
+    assert (asked.prompt, asked.seed, asked.width, asked.height, asked.count) == ("a hill", 9, 128, 128, 1)
+    assert (given.image_path, given.strength, scale, job.prompts.n_iter) == (str(path), 0.2, None, 1)
+    desk.send(upscale("d/2.png", factor=3, strength=0.5))  # it says no settings, so those of the fields are used
+    asked = desk.page.engine.jobs[1].generate
+    assert (asked.prompt, asked.seed, asked.width, asked.height, asked.count) == ("mine", 4, 888, 384, 1)
+    desk.send(upscale("d/1.png", strength=0))
+    assert only_enlarges(desk.page.engine.jobs[2])
+    for wrong in ({"factor": 9}, {"strength": 2}, {"upscaler": "none"}, {"strength": "x"}):
+        with pytest.raises(ProblemsError) as raised:
+            desk.send(upscale("d/1.png", **wrong))
+        assert raised.value.problems[0].code == "upscale.bad-choice"
+
+
+def test_the_dialog_of_upscale_offers_every_upscaler_that_of_the_form_first(desk, tmp_path):
+    desk.page.workspace = replace(desk.page.workspace, models=tmp_path / "models")
+    draw(desk.page.workspace.images / "d" / "1.png")
+    folder = desk.page.workspace.models / "upscalers"
+    folder.mkdir(parents=True)
+    (folder / "x4.pth").write_bytes(b"")
+    offered = desk.sending.answer({"name": "d/1.png"})
+    assert offered["sizes"] == [[2, 128, 128], [3, 192, 192], [4, 256, 256]]
+    assert {name for name, *_ in offered["upscalers"]} == {*UPSCALERS, "file:x4.pth"}
+    desk.presets.put(form.start_values() | {"highres_fix_upscaler_file": "models/upscalers/x4.pth"})
+    offered = desk.sending.answer({"name": "d/1.png"})["upscalers"]
+    assert (
+        [name for name, title, _ in offered if title == "x4.pth"] == ["file:models/upscalers/x4.pth"] == [offered[0][0]]
+    )
+    assert codes(desk.sending.answer({"name": "../x.png"})) == ["gallery.gone"]
+
+
+def test_the_cell_of_a_grid_is_used_as_an_image_of_the_gallery(desk):
+    space = desk.page.workspace
+    grid = GridFolder.create(space, GridJob(), [], {})
+    path = draw(grid.cell((1, 0, 0)), prompt="a hill", seed=9)
+    name = f"grid:{grid.name}/{path.name}"
+    desk.send(event("use", name))
+    assert (desk._values()["prompt"], desk._values()["seed"]) == ("a hill", 9)
+    desk.send(event("begin", name))
+    assert desk._values()["image_path"] == str(path)
+    desk.send(upscale(name))
+    assert desk.page.engine.jobs[0].generate.width == 128
+    for wrong in (f"grid:{grid.name}/x9_y1_z1.png", "grid:../x/x1_y1_z1.png", f"grid:{grid.name}/grid.json"):
+        with pytest.raises(ProblemsError):
+            desk.send(event("use", wrong))
+
+
+def test_an_upscaler_file_enlarges_the_image_itself(desk):
+    shot = Shot("1.png", desk.page.workspace.images / "1.png", 1, 1)
+    values = larger(shot, Facts(width=300, height=128), 2, "file:models/upscalers/x4.pth", 0.3)
+    assert not values.keys() - form.ENTRIES.keys()
+    job = form.job_of(form.start_values() | values | {"steps": 10}, TrainJob())
+    first, second = stages_of(job)
+    assert (first.size, steps_of(first), first.begins) == ((296, 128), 0, "image")
+    assert (second.size, steps_of(second), second.begins) == ((592, 256), 3, "made image")
+
+
+def test_everything_that_stands_against_a_start_is_said_at_once_and_goes_with_its_cause(desk):
+    wrong = {
+        "base_model": "models/nowhere",
+        "mask_path": "x.png",
+        "file_pattern": "[x]",
+        "prompt": "a fox <lora:none:1>",
+    }
+    desk.presets.put(form.start_values() | wrong)
+    for name, text in (("steps", "many"), ("width", "63")):
+        desk.act(event("field", name, text))
+    assert said_codes(desk) == ["settings.bad-value"] * 2
+    shown = desk.draw()
+    assert said_codes(desk) == [
+        "generate.mask-alone", "image.missing", "lora.not-found", "model.not-found", "output.unknown-field",
+        "settings.bad-value", "settings.bad-value",
+    ]  # fmt: skip
+    assert not desk.page.engine.jobs
+    for name in ("steps", "width", "base_model", "file_pattern"):
+        place = "".join(shown.values()).partition(f'id="gen-{name}"')[2].partition(">")[0]
+        assert 'aria-invalid="true"' in place, name
+    for name, text in (
+        ("steps", "20"),
+        ("width", ""),
+        ("base_model", ""),
+        ("file_pattern", "[seed]"),
+        ("mask_path", ""),
+    ):
+        desk.act(event("field", name, text))
+    assert said_codes(desk) == ["lora.not-found"]
+    desk.act(event("field", "seed", "5"))  # what changes nothing of it leaves it
+    assert said_codes(desk) == ["lora.not-found"]
+    desk.act(event("field", "prompt", "a fox"))
+    assert desk.page.browsers.of(None).said["kind"] == "over"
+
+
+def test_the_fault_of_one_field_is_said_until_that_field_is_right(desk):
+    desk.act(event("field", "steps", "many"))
+    desk.act(event("field", "prompt", "a fox"))
+    assert len(said_codes(desk)) == 1
+    desk.act(event("field", "steps", "9"))
+    assert desk.page.browsers.of(None).said["kind"] == "over"
+
+
+def test_an_image_of_another_program_is_shown_all_the_same(desk):
+    path = desk.page.workspace.images / "d" / "1.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(path)
+    opened = answer(desk, "open", name="d/1.png")
+    assert "no settings" in opened["about"] and not opened["settings"]
+    (path.parent / "2.png").write_bytes(b"")
+    assert answer(desk, "list")["names"] == ["d/1.png"]
+    assert "press Generate" in newest(None, str)
+
+
+def test_stars_trash_and_undo(desk):
+    draw(desk.page.workspace.images / "d" / "1.png")
+    draw(desk.page.workspace.images / "d" / "2.png", seed=2)
+    names = answer(desk, "list")["names"]
+    assert answer(desk, "stars", names=names[:1], stars=5) == {"stars": {names[0]: 5}}
+    assert answer(desk, "list", stars=1)["names"] == names[:1]
+    away = answer(desk, "trash", names=names)
+    listed = answer(desk, "list")
+    assert listed["names"] == [] and listed["away"]["token"] == away["token"] and "2 images" in away["said"]
+    assert sorted(answer(desk, "back", token=away["token"])["names"]) == sorted(names)
+    assert answer(desk, "list")["away"] is None and answer(desk, "list")["tiles"][names[0]]["stars"] == 5
+    assert codes(answer(desk, "trash", names=["../x.png"])) == ["gallery.gone"]
+    assert codes(answer(desk, "trash", names=[])) == ["trash.nothing-selected"]
+    assert codes(answer(desk, "back", token="/etc/passwd")) == ["trash.missing-record"]
+    assert codes(answer(desk, "open", name="../x.png")) == ["gallery.gone"]
+
+
+@pytest.mark.parametrize("asked", [{}, {"act": "x"}, {"act": ["list"]}, {"act": "tiles", "names": "x"}, {"act": "tiles", "names": [1, {}]},
+                                   {"act": "stars", "names": None, "stars": "5"}, {"act": "cancel"}])  # fmt: skip
+def test_questions_that_make_no_sense_change_nothing(desk, asked):
+    assert not desk.shelf.answer(asked).get("problems")
+
+
+def test_selected_images_become_a_folder_of_the_dataset(desk):
+    folder = desk.page.workspace.images / "d"
+    draw(folder / "1.png", prompt="a red fox")
+    draw(folder / "2.png", prompt="a blue fox", seed=2)
+    answer(desk, "list")
+    project = desk.page.project
+    for number, name in enumerate(("mine", "more")):
+        assert "copy" in answer(desk, "train", folder=name, words="red" if number else "")
+        wait_until(lambda: desk.shelf.parts("Generate", {})["gallery"]["copy"]["done"])
+        state = desk.shelf.parts("Generate", {})["gallery"]["copy"]
+        assert not state["problems"] and name in state["said"]
+    made = desk.page.workspace.datasets / "mine"
+    assert {path.name: path.read_text() for path in made.glob("*.txt")} == {"1.txt": "a red fox", "2.txt": "a blue fox"}
+    assert [Path(each.folder).name for each in project.job.dataset.all_sources()] == ["mine", "more"]
+    assert len(list((desk.page.workspace.datasets / "more").glob("*.png"))) == 1
+    answer(desk, "train", folder="a/b")
+    wait_until(lambda: desk.shelf.parts("Generate", {})["gallery"]["copy"].get("problems"))
+    assert [Path(each.folder).name for each in project.job.dataset.all_sources()] == ["mine", "more"]
