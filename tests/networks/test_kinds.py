@@ -447,11 +447,12 @@ def test_a_sample_of_its_training_is_generated_again_from_its_file(train, store,
 
 
 def batches_of(case, count, processes):
+    """SGD, since Adam makes a whole step of a gradient that is nothing but another order of sums."""
     return groups_of(
         case,
         dataset={"train_batch_size": count},
         network={"network_dropout": 0.2, "rank_dropout": 0.2, "module_dropout": 0.2, "scale_weight_norms": 1.0},
-        optimizer={"learning_rate": 1e-4},
+        optimizer={"optimizer_type": "SGD", "learning_rate": 0.1},
         schedule={"max_train_steps": 4, "seed": 7},
         memory={"num_processes": processes},
     )
@@ -479,5 +480,5 @@ def test_two_processes_train_what_one_does(train, together, case):
     assert alone.start() == "done"
     one, two = load_file(alone.file()), load_file(together / case / "checkpoints" / "t.safetensors")
     assert one.keys() == two.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name].float(), tensor.float(), rtol=1e-3, atol=1e-5)
+    for name, tensor in one.items():  # weights move by 7e-3 to 0.1; other orders of sums show most in dora_loha, 1.4e-5
+        torch.testing.assert_close(two[name].float(), tensor.float(), rtol=1e-3, atol=5e-5)
