@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,56 +150,75 @@ def split_options(
 ) -> Options:
     """Sort words into free-standing options, one preset, what the task takes, and `--group.name` settings. Problems are
     collected."""
-    options, free = Options(), []
-    index = 0
-    while index < len(words):
-        word, index = words[index], index + 1
-        name, equals, text = word[2:].partition("=") if word.startswith("--") else ("", "", "")
+    options, free, rest = Options(), list[tuple[str, str]](), deque(words)
+    before = ""  # the setting that the last word ended
+    while rest:
+        word = rest.popleft()
+        name = word[2:].partition("=")[0] if word.startswith("--") else ""
         name = name if name in known else name.replace("_", "-")  # sd-scripts writes --dataset_config
         if name in known:
-            if not known[name][0]:
-                options.values[name] = True
-                if equals:
-                    fix = f"write --{name}, or leave it out"
-                    what, code = f"--{name} takes no value", "cli.unwanted-value"
-                    options.problems.append(Problem(what, "command line", fix, code=code))
-                continue
-            if not equals:
-                if index >= len(words) or words[index].startswith("--"):
-                    what, code = f"--{name} has no value", "cli.missing-value"
-                    fix = f"write --{name} {known[name][0]}"
-                    options.problems.append(Problem(what, "command line", fix, code=code))
-                    continue
-                text, index = words[index], index + 1
-            if name in REPEATED:
-                options.values.setdefault(name, []).append(text)
-            else:
-                options.values[name] = text
+            before = ""
+            _take_option(name, known[name][0], word, rest, options)
         elif word.startswith("--"):
-            options.settings.append(word)
-            most = (
-                len(words) if word == "--network_args" else 1 - bool(equals)
-            )  # of sd-scripts, read only to say what replaces it
-            while most and index < len(words) and not words[index].startswith("--"):
-                options.settings.append(words[index])
-                index, most = index + 1, most - 1
+            before = word.partition("=")[0]
+            _take_setting(word, rest, options)
         else:
-            free.append(word)
-    entry = argument_of(task) if task else None
-    for word in free:
-        preset = preset_allowed and (entry is None or is_preset(word, entry, options.workspace()))
-        if preset and options.preset is None:
-            options.preset = word
-        elif not preset and entry is not None and (options.argument is None or entry.kind == "list"):
-            _take(word, entry, options)
-        else:
-            options.problems.append(not_understood(word))
+            free.append((word, before))
+    _sort_free(free, options, preset_allowed, task)
     for name in options.values.get("allow-module", ()):  # here, so that it holds for the page and for every job alike
         try:
             allow(name)
         except ProblemsError as error:
             options.problems += error.problems
     return options
+
+
+def _take_option(name: str, placeholder: str, word: str, rest: deque[str], options: Options) -> None:
+    """A free-standing option, with its value where it takes one."""
+    _, equals, text = word.partition("=")
+    if not placeholder:
+        options.values[name] = True
+        if equals:
+            what, fix = f"--{name} takes no value", f"write --{name}, or leave it out"
+            options.problems.append(Problem(what, "command line", fix, code="cli.unwanted-value"))
+        return
+    if not equals:
+        if not rest or rest[0].startswith("--"):
+            what, fix = f"--{name} has no value", f"write --{name} {placeholder}"
+            options.problems.append(Problem(what, "command line", fix, code="cli.missing-value"))
+            return
+        text = rest.popleft()
+    if name in REPEATED:
+        options.values.setdefault(name, []).append(text)
+    else:
+        options.values[name] = text
+
+
+def _take_setting(word: str, rest: deque[str], options: Options) -> None:
+    """A setting and its value, if the next word is one."""
+    options.settings.append(word)
+    # of sd-scripts, read only to say what replaces it
+    most = len(rest) if word == "--network_args" else 0 if "=" in word else 1
+    while most and rest and not rest[0].startswith("--"):
+        options.settings.append(rest.popleft())
+        most -= 1
+
+
+def _sort_free(free: list[tuple[str, str]], options: Options, preset_allowed: bool, task: str) -> None:
+    """The words that are no options, each with the setting that stands before it: a preset, and what the task takes."""
+    entry = argument_of(task) if task else None
+    for word, before in free:
+        preset = preset_allowed and (entry is None or is_preset(word, entry, options.workspace()))
+        if preset and options.preset is None:
+            options.preset = word
+        elif not preset and entry is not None and (options.argument is None or entry.kind == "list"):
+            _take(word, entry, options)
+        else:
+            options.problems.append(not_understood(word, before if task and _is_list(task, before) else ""))
+
+
+def _is_list(task: str, setting: str) -> bool:
+    return any(f"--{entry.path}" == setting and entry.kind == "list" for entry in declared(tasks.named(task).job))
 
 
 # ---- what a task takes: a folder, a file, a prompt
@@ -254,9 +274,10 @@ def _take(word: str, entry: Declared, options: Options) -> None:
     options.settings.append(options.taken)
 
 
-def not_understood(word: str) -> Problem:
-    """A word of the command line that is nothing."""
-    return Problem(f"'{word}' is not a valid argument", "command line", "see --help", code="cli.unknown-word")
+def not_understood(word: str, after: str = "") -> Problem:
+    """A word of the command line that is nothing. after: the setting with a list of values that it follows."""
+    fix = f"write several values of {after} with commas between them" if after else "see --help"
+    return Problem(f"'{word}' is not a valid argument", "command line", fix, code="cli.unknown-word")
 
 
 def job_from(task: str, options: Options) -> Settings:

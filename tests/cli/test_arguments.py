@@ -134,3 +134,20 @@ def test_a_file_where_objects_are_listed_is_answered_with_how_to_write_it(tmp_pa
     )
     job = job_of("generate", "--generate.loras", '[{"file": "fox.safetensors"}]', "--generate.prompt", "a fox")
     assert job.generate.loras[0].file == "fox.safetensors"
+
+
+def test_a_second_value_after_a_list_is_answered_with_commas():
+    with pytest.raises(ProblemsError) as error:
+        job_of(
+            "merge_lora_to_model",
+            "base.safetensors",
+            "--merge_lora_to_model.models",
+            "fox.safetensors",
+            "ink.safetensors",
+        )
+    (problem,) = error.value.problems
+    assert problem.code == "cli.unknown-word" and "--merge_lora_to_model.models" in problem.fix
+    job = job_of(
+        "merge_lora_to_model", "base.safetensors", "--merge_lora_to_model.models", "fox.safetensors,ink.safetensors"
+    )
+    assert job.merge_lora_to_model.models == ["fox.safetensors", "ink.safetensors"]
