@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.record.context import JobContext, Outcome
@@ -32,8 +33,23 @@ def check_interrogate_lora(asked: InterrogateLoraSettings, workspace: Workspace)
         problems.append(Problem(what, where, fix, code="tools.no-base-model"))
     elif path is not None:
         collected(problems, check_base_model, asked.base_model, path, workspace, where)
+    if path is not None and not problems:
+        collected(problems, _refuse_without_text_layers, path)
     raise_if_errors(problems)
     return f"compare the tokens of {asked.base_model} with and without {display_path(lora_of(asked.file, workspace, GROUP))}"
+
+
+def _refuse_without_text_layers(path: Path) -> None:
+    from core.formats.lora.names import module_path
+    from core.networks.adapter_file import load_lora
+
+    parts = {
+        found[0] for name in load_lora(path, shapes=True).tensors if (found := module_path(name.partition(".")[0]))
+    }
+    if parts <= {"unet"}:
+        what = f"{path.name} has no text encoder layers: it changes no token"
+        fix = "choose a LoRA that was trained with the text encoder"
+        raise ProblemsError.one(what, f"{GROUP}.file", fix, "tools.no-text-encoder")
 
 
 def interrogate_lora(asked: InterrogateLoraSettings, context: JobContext) -> Outcome:

@@ -9,15 +9,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from core import tasks
 from core.families import family
 from core.families.loading import load
 from core.networks.adapter_file import load_lora, save_lora
 from core.networks.files import read_network
 from core.networks.network import attached
-from core.record.workspace import PROJECT
+from core.record.workspace import PROJECT, Workspace
+from core.settings.check import build
 from core.tools import interrogation
 from core.tools.lora_layers import place_of, weight_shape
 from tests.models import tiny_file, tiny_folder, tiny_lora
+from tests.refusals import refused
 from tests.tools.test_file_metadata import refusals
 from tests.tools.test_tools import CONV, LAYER, METADATA, TEXT, use
 
@@ -230,3 +233,9 @@ def test_wrong_files_are_refused_at_their_setting(tmp_path):
     ]
     assert refusals(name="interrogate_lora", file=str(one)) == ["tools.no-base-model"]
     assert refusals(name="interrogate_lora", file=str(xl), base_model="models/starter") == ["tools.other-family"]
+    unet = {key: value for key, value in load_lora(one).tensors.items() if not key.startswith(TEXT)}
+    bare = save_lora(tmp_path / "unet.safetensors", unet, METADATA)
+    task = tasks.named("interrogate_lora")
+    job = build(task.job, {"interrogate_lora": {"file": str(bare), "base_model": "models/starter"}})
+    with refused("tools.no-text-encoder"):
+        task.look(job, Workspace())
