@@ -68,6 +68,16 @@ class Adapter(ABC):
 
     # -- the same for most kinds
 
+    def alpha_in_file(self) -> Tensor:
+        return torch.tensor(self.alpha if self.saved_alpha is None else self.saved_alpha, dtype=torch.float32)
+
+    def take_alpha(self, alpha: float) -> None:
+        """That of a file: it is used, unless another one is."""
+        if self.saved_alpha is None:
+            self.alpha = alpha
+        else:
+            self.saved_alpha = alpha
+
     def delta(self) -> Tensor:
         """The change of the weight in its shape, float32, without the multiplier, for kinds that add one. Those that turn or
         scale the weight have `merged` alone."""

@@ -34,6 +34,7 @@ from core.formats.lora.names import (
 )
 from core.formats.models.overflow import kept_wide, not_finite, overflowing, refuse_no_numbers, shown
 from core.formats.models.text_keys import bare_name
+from core.formats.tensors.header import header_with
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
 from core.networks.kinds import kind_of_keys, kinds
 from core.networks.kinds.keys import DORA_SCALE
@@ -177,12 +178,7 @@ def _weight_hashes(serialized: bytes) -> dict[str, str]:
 def _write_with_metadata(path: Path, serialized: bytes, metadata: Mapping[str, str]) -> None:
     """The same tensors under a header with other metadata, without serializing them again."""
     length = int.from_bytes(serialized[:8], "little")
-    listing = json.loads(serialized[8 : 8 + length])
-    listing.pop("__metadata__", None)
-    text = json.dumps({"__metadata__": dict(metadata), **listing}, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8"
-    )
-    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
+    text = header_with(serialized[8 : 8 + length], metadata)
     content = memoryview(serialized)[8 + length :]
     with open(path, "wb") as handle:
         handle.write(len(text).to_bytes(8, "little") + text)

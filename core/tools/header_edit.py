@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from core.formats.tensors.header import read_header, sniff
+from core.formats.tensors.header import header_with, read_header, sniff
 from core.record import atomic
 from core.record.bounded_json import MAX_BYTES
 from core.record.cancel import CancelToken
@@ -35,14 +35,11 @@ def check_is_safetensors(path: Path, where: str) -> None:
 
 def with_metadata(path: Path, metadata: Mapping[str, str]) -> bytes:
     """The header of this file with other metadata; the tensors' entries, and so their places, are the same."""
-    listing = json.loads(_header(path))
-    listing.pop("__metadata__", None)
-    whole = ({"__metadata__": dict(metadata)} if metadata else {}) | listing
-    text = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    if len(text) > MAX_BYTES:
+    found = header_with(_header(path), metadata)
+    if len(found) > MAX_BYTES:
         what = f"The metadata would take more than {MAX_BYTES // 1_000_000} MB"
         raise ProblemsError.one(what, display_path(path), "use shorter values", "tools.metadata-too-large")
-    return text + b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
+    return found
 
 
 def write_copy(path: Path, header: bytes, target: Path, cancel: CancelToken) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
@@ -226,3 +227,12 @@ def _damaged(path: Path, why: str) -> ProblemsError:
 def _cut_short(path: Path, promised: int, found: int) -> ProblemsError:
     what = f"The file is truncated: {found:,} of {promised:,} bytes"
     return ProblemsError.one(what, str(path), "download or copy the whole file again", "model.truncated")
+
+
+def header_with(header: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A safetensors header (its JSON alone) with other metadata: entries and places of the tensors are the same."""
+    listing = json.loads(header)
+    listing.pop("__metadata__", None)
+    whole = ({"__metadata__": dict(metadata)} if metadata else {}) | listing
+    text = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return text + b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.networks.kinds import NetworkKind, Tensors, register
+from core.networks.kinds import NetworkKind, register
 from core.networks.kinds.keys import ALPHA, OFT_BLOCKS, RESCALE, constraint, oft_flaw, oft_idle
-from core.networks.kinds.lycoris import MODULE, lycoris_args
+from core.networks.kinds.lycoris import MODULE, lycoris_args, turned
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.turning import TurnSettings
@@ -40,14 +40,6 @@ def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> 
     return OftAdapter.fresh(target.name, target.module, shape, width, own.constraint, own.rescaled)
 
 
-def _from_tensors(target: Target, tensors: Tensors) -> OftAdapter | None:
-    from core.networks.kinds.oft_adapter import OftAdapter, fits
-
-    if not fits(tensors, target.module):
-        return None
-    return OftAdapter(target.name, target.module, tensors, tensors[OFT_BLOCKS].shape[-1])
-
-
 NAME = "boft"
 register(
     NetworkKind(
@@ -56,7 +48,7 @@ register(
         forms=((OFT_BLOCKS,),),
         optional=(ALPHA, RESCALE),
         fresh=_fresh,
-        from_tensors=_from_tensors,
+        from_tensors=turned,
         size=lambda tensors: BlockSize(tensors[OFT_BLOCKS].shape[-1], constraint(tensors)),
         flaw=oft_flaw,
         module_name=MODULE,

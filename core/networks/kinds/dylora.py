@@ -3,12 +3,11 @@ format, as sd-scripts' networks.dylora."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from core.networks.kinds import NetworkKind, register
 from core.networks.kinds.lora import network_args
-from core.networks.kinds.lora_layer import ALPHA, DOWN, UP, flaw, size, to_peft
+from core.networks.kinds.lora_layer import register_lora
 from core.record.problems import Problem
 from core.settings.base import Settings, setting, value_of
 from core.settings.blocks import numbers
@@ -61,14 +60,10 @@ def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> 
     return DyLoraAdapter(target.name, target.module, plain.down.detach(), plain.up.detach(), size.alpha, unit, seed)
 
 
-def _from_tensors(target: Target, tensors: Mapping[str, Tensor]) -> DyLoraAdapter | None:
-    from core.networks.kinds.lora_adapter import fit_shapes
+def _made(target: Target, down: Tensor, up: Tensor, alpha: float) -> DyLoraAdapter:
     from core.networks.kinds.lora_variants import DyLoraAdapter
 
-    shaped = fit_shapes(tensors[DOWN], tensors[UP], target.module)
-    if shaped is None:
-        return None
-    return DyLoraAdapter(target.name, target.module, *shaped, size(tensors).alpha, unit=1, seed=0)
+    return DyLoraAdapter(target.name, target.module, down, up, alpha, unit=1, seed=0)
 
 
 def _ranks(network: NetworkSettings) -> Iterator[tuple[str, list[int]]]:
@@ -86,23 +81,14 @@ def _network_args(job: TrainJob) -> dict[str, str]:
     return {"unit": str(value_of(job, "dylora.unit"))} | network_args(job)
 
 
-register(
-    NetworkKind(
-        name="dylora",
-        title="DyLoRA",
-        forms=((DOWN, UP),),
-        optional=(ALPHA,),
-        input_keys=(DOWN,),
-        fresh=_fresh,
-        from_tensors=_from_tensors,
-        size=size,
-        flaw=flaw,
-        module_name="networks.dylora",
-        network_args=_network_args,
-        settings=DyLoraSettings,
-        by_chance=True,
-        loraplus=True,
-        idle=lambda tensors: not tensors[UP].any(),
-        to_peft=to_peft,
-    )
+register_lora(
+    _made,
+    name="dylora",
+    title="DyLoRA",
+    fresh=_fresh,
+    module_name="networks.dylora",
+    network_args=_network_args,
+    settings=DyLoraSettings,
+    by_chance=True,
+    loraplus=True,
 )

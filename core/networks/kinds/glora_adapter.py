@@ -78,9 +78,8 @@ class GloraAdapter(Adapter):
             weight.mul_(ratio.sqrt().to(weight.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
-        alpha = self.alpha if self.saved_alpha is None else self.saved_alpha
         found = {key: weight.detach() for key, weight in self.weights.items()}
-        return found | {ALPHA: torch.tensor(alpha, dtype=torch.float32)}
+        return found | {ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
         given = fitted(tensors, self.module) if set(GLORA) <= tensors.keys() else None
@@ -94,11 +93,7 @@ class GloraAdapter(Adapter):
         with torch.no_grad():
             for key, weight in self.weights.items():
                 weight.copy_(given[key])
-        alpha = glora_size(tensors).alpha
-        if self.saved_alpha is None:
-            self.alpha = alpha
-        else:
-            self.saved_alpha = alpha
+        self.take_alpha(glora_size(tensors).alpha)
 
 
 def shapes(module: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:

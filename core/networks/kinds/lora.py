@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core import extensions
-from core.networks.kinds import NetworkKind, register
-from core.networks.kinds.lora_layer import ALPHA, DOWN, UP, flaw, size, to_peft
+from core.networks.kinds.lora_layer import MODULE, register_lora
 from core.settings.base import Settings
 from core.settings.blocks import LISTS, SIDES, BlockSize
 from core.settings.optimization.optimizer import LORA_PLUS
@@ -27,11 +25,10 @@ def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> 
     return LoraAdapter.fresh(target.name, target.module, size.rank, size.alpha, seed)
 
 
-def _from_tensors(target: Target, tensors: Mapping[str, Tensor]) -> LoraAdapter | None:
-    from core.networks.kinds.lora_adapter import LoraAdapter, fit_shapes
+def _made(target: Target, down: Tensor, up: Tensor, alpha: float) -> LoraAdapter:
+    from core.networks.kinds.lora_adapter import LoraAdapter
 
-    shaped = fit_shapes(tensors[DOWN], tensors[UP], target.module)
-    return LoraAdapter(target.name, target.module, *shaped, size(tensors).alpha) if shaped is not None else None
+    return LoraAdapter(target.name, target.module, down, up, alpha)
 
 
 def network_args(job: TrainJob) -> dict[str, str]:
@@ -57,22 +54,13 @@ def network_args(job: TrainJob) -> dict[str, str]:
     return given | ({"dropout": str(network.network_dropout)} if given and network.network_dropout else {})
 
 
-register(
-    NetworkKind(
-        name="lora",
-        title="LoRA",
-        forms=((DOWN, UP),),
-        optional=(ALPHA,),
-        input_keys=(DOWN,),
-        fresh=_fresh,
-        from_tensors=_from_tensors,
-        size=size,
-        flaw=flaw,
-        module_name="networks.lora",
-        network_args=network_args,
-        loraplus=True,
-        initialize=extensions.later("core.networks.kinds.initialization", "initialized"),
-        idle=lambda tensors: not tensors[UP].any(),
-        to_peft=to_peft,
-    )
+register_lora(
+    _made,
+    name="lora",
+    title="LoRA",
+    fresh=_fresh,
+    module_name=MODULE,
+    network_args=network_args,
+    loraplus=True,
+    initialize=extensions.later("core.networks.kinds.initialization", "initialized"),
 )

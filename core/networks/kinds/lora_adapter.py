@@ -116,8 +116,7 @@ class LoraAdapter(Adapter):
         return torch.addmm(weight.flatten(1), up, down, alpha=strength).view(weight.shape)
 
     def tensors(self) -> dict[str, Tensor]:
-        alpha = self.alpha if self.saved_alpha is None else self.saved_alpha
-        return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: torch.tensor(alpha, dtype=torch.float32)}
+        return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: self.alpha_in_file()}
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module) if {DOWN, UP} <= tensors.keys() else None
@@ -129,11 +128,7 @@ class LoraAdapter(Adapter):
         shaped = fit_shapes(tensors[DOWN], tensors[UP], self.module)
         assert shaped is not None
         self.put(*shaped)
-        alpha = size(tensors).alpha
-        if self.saved_alpha is None:
-            self.alpha = alpha
-        else:
-            self.saved_alpha = alpha
+        self.take_alpha(size(tensors).alpha)
         self._cast = None
 
     @torch.no_grad()

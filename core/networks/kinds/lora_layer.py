@@ -7,18 +7,24 @@ weight change = (alpha / r) * up @ down; a missing alpha means alpha = r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from core import extensions
 from core.formats.lora.names import group_by_module
+from core.networks.kinds import NetworkKind, register
 from core.settings.blocks import BlockSize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.families.targets import Target
+    from core.networks.adapter import Adapter
+
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 MODULE = "networks.lora"
+_fit_shapes = extensions.later("core.networks.kinds.lora_adapter", "fit_shapes")
 
 
 def size(tensors: Mapping[str, Tensor]) -> BlockSize:
@@ -49,6 +55,28 @@ def to_peft(tensors: Mapping[str, Tensor], dtype: Any) -> dict[str, Tensor]:
     found = size(tensors)
     up = (tensors[UP].double() * (found.alpha / found.rank)).to(dtype).contiguous()
     return {"lora_A.weight": tensors[DOWN].to(dtype).contiguous(), "lora_B.weight": up}
+
+
+def register_lora(made: Callable[[Target, Tensor, Tensor, float], Adapter], **given: Any) -> None:
+    """Register a kind whose files are LoRA's. made: (layer, down, up, alpha) -> its adapter; given: further fields of NetworkKind."""
+
+    def from_tensors(target: Target, tensors: Mapping[str, Tensor]) -> Adapter | None:
+        shaped = _fit_shapes(tensors[DOWN], tensors[UP], target.module)
+        return made(target, *shaped, size(tensors).alpha) if shaped is not None else None
+
+    register(
+        NetworkKind(
+            forms=((DOWN, UP),),
+            optional=(ALPHA,),
+            input_keys=(DOWN,),
+            from_tensors=from_tensors,
+            size=size,
+            flaw=flaw,
+            idle=lambda tensors: not tensors[UP].any(),
+            to_peft=to_peft,
+            **given,
+        )
+    )
 
 
 def sizes_as_metadata(tensors: Mapping[str, Tensor], args: str = "") -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.networks.kinds import NetworkKind, register
+from core.networks.kinds.keys import OFT_BLOCKS
 from core.networks.kinds.lora import network_args
 from core.networks.kinds.product import ALPHA, SCALAR, Product
 from core.settings.base import Settings
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from core.families.targets import Target
     from core.networks.adapter import Adapter
+    from core.networks.kinds.oft_adapter import OftAdapter
     from core.settings.job import TrainJob
 
 MODULE = "lycoris.kohya"
@@ -29,6 +31,15 @@ def lycoris_args(job: TrainJob, algo: str, own: Settings | None) -> dict[str, st
     layers = job.network.layers
     preset = {"preset": layers[0]} if len(layers) == 1 and layers[0] in PRESETS else {}
     return {"algo": algo} | preset | on | network_args(job)
+
+
+def turned(target: Target, tensors: Mapping[str, Tensor]) -> OftAdapter | None:
+    """The adapter of a layer of Diag-OFT or BOFT in a file; None if it does not fit."""
+    from core.networks.kinds.oft_adapter import OftAdapter, fits
+
+    if not fits(tensors, target.module):
+        return None
+    return OftAdapter(target.name, target.module, tensors, tensors[OFT_BLOCKS].shape[-1])
 
 
 def register_product(name: str, title: str, product: Product, algo: str = "", **given: Any) -> None:

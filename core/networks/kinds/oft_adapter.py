@@ -114,8 +114,7 @@ class OftAdapter(Adapter):
         self.blocks.mul_(ratio.to(self.blocks.dtype))
 
     def tensors(self) -> dict[str, Tensor]:
-        alpha = self.alpha if self.saved_alpha is None else self.saved_alpha
-        found = {OFT_BLOCKS: self.blocks.detach(), ALPHA: torch.tensor(alpha, dtype=torch.float32)}
+        found = {OFT_BLOCKS: self.blocks.detach(), ALPHA: self.alpha_in_file()}
         return found | ({RESCALE: self.rescale.detach()} if self.rescale is not None else {})
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
@@ -128,10 +127,7 @@ class OftAdapter(Adapter):
             self.blocks.copy_(tensors[OFT_BLOCKS])
             if self.rescale is not None:
                 self.rescale.copy_(tensors[RESCALE].reshape(self.rescale.shape))
-        if self.saved_alpha is None:
-            self.alpha = constraint(tensors)
-        else:
-            self.saved_alpha = constraint(tensors)
+        self.take_alpha(constraint(tensors))
         self._known = None
 
 

@@ -104,8 +104,7 @@ class ProductAdapter(Adapter):
 
     def tensors(self) -> dict[str, Tensor]:
         found = {key: weight.detach() for key, weight in self.weights.items()}
-        alpha = self.alpha if self.saved_alpha is None else self.saved_alpha
-        return found | ({ALPHA: torch.tensor(alpha, dtype=torch.float32)} if self.product.has_ranks else {})
+        return found | ({ALPHA: self.alpha_in_file()} if self.product.has_ranks else {})
 
     def saved(self) -> dict[str, Tensor]:
         return self.product.with_scalar(self.tensors())
@@ -124,11 +123,7 @@ class ProductAdapter(Adapter):
         with torch.no_grad():
             for key, weight in self.weights.items():
                 weight.copy_(given[key].reshape(weight.shape) if key in given else torch.ones(()))
-        alpha = self.product.size(tensors).alpha
-        if self.saved_alpha is None:
-            self.alpha = alpha
-        else:
-            self.saved_alpha = alpha
+        self.take_alpha(self.product.size(tensors).alpha)
 
     def shorten(self, ratio: Tensor) -> None:
         factors = len(self.weights.keys() - {self.product.bias})
