@@ -236,8 +236,8 @@ def _refuse_other(kind: ModelKind, path: Path) -> None:
         what = f"This file is not a LoRA but: {kind} ({kind.evidence})"
         raise ProblemsError.one(what, str(path), "choose a LoRA file", "lora.not-a-lora")
     if kind.variant is not None:
-        what = f"This is a {kind.variant} file, which is not supported"
-        raise ProblemsError.one(what, str(path), "choose a plain LoRA file", "lora.unsupported-variant")
+        what = f"The network type of this file is not supported: {kind.variant}"
+        raise ProblemsError.one(what, str(path), "choose a LoRA of another type", "lora.unsupported-variant")
 
 
 def _places(names: Iterable[str], family: str | None, path: Path) -> dict[str, str]:

@@ -51,8 +51,8 @@ def check_file(path: Path, family_name: str) -> None:
         fix = f"choose a LoRA for {FAMILY_NAMES[family_name]}, or a model of the LoRA's family ({found.evidence})"
         raise ProblemsError.one(what, display_path(path), fix, "lora.other-family")
     if found.variant is not None:
-        what = f"{path.name} is a {found.variant} file, which is not supported"
-        raise ProblemsError.one(what, display_path(path), "choose a plain LoRA file", "lora.unsupported-variant")
+        what = f"The network type of {path.name} is not supported: {found.variant}"
+        raise ProblemsError.one(what, display_path(path), "choose a LoRA of another type", "lora.unsupported-variant")
 
 
 def targets_of(components: Components, *, conv: bool, outer: bool = False) -> Iterator[Target]:

@@ -6,7 +6,9 @@ from lycoris.modules.ia3 import IA3Module
 from lycoris.modules.locon import LoConModule
 from pytest import mark
 
-from tests.networks.oracle import LAYERS, check_equal, input_of, layer_of, live, network_of, random_tensors
+from core.networks.adapter_file import load_lora, save_lora
+from tests.networks.oracle import LAYERS, NAME, check_equal, input_of, layer_of, live, network_of, random_tensors
+from tests.refusals import refused
 
 
 def glora(layer):
@@ -33,3 +35,13 @@ def test_networks_merged_in_order_are_the_stack_attached_in_order(layer):
         network.merge_to()
     torch.testing.assert_close(module(x), stacked, rtol=1e-4, atol=1e-4)
     assert (backwards - stacked).abs().max() > 1e-2, "the order matters"
+
+
+def test_a_core_that_no_lycoris_reads_is_refused_by_its_key(tmp_path):
+    """lycoris-lora 4.1.3 lists bm.weight, but neither makes nor loads one."""
+    shapes = {"a1": (8, 2, 1, 1), "a2": (2, 8, 1, 1), "b1": (8, 2, 1, 1), "b2": (2, 8, 1, 1), "bm": (2, 2, 3, 3)}
+    tensors = {f"{NAME}.{key}.weight": torch.ones(shape) for key, shape in shapes.items()}
+    made = GLoRAModule("x", torch.nn.Conv2d(8, 8, 3), lora_dim=2, use_tucker=True)
+    assert not made.tucker and "bm.weight" not in made.custom_state_dict()
+    with refused("lora.incomplete", "bm.weight"):
+        load_lora(save_lora(tmp_path / "x.safetensors", tensors))

@@ -137,6 +137,17 @@ def test_a_fresh_layer_has_their_keys_shapes_and_spreads(kind, own, layer):
             assert spread == pytest.approx(expected[key][1], rel=0.5), key
 
 
+@every_layer
+def test_the_full_matrix_is_what_kohya_ss_presets_ask_for_by_a_dim_of_100000(layer):
+    module = layer_of(layer)
+    made = LokrModule(NAME, module, 1.0, 100_000, 1.0, factor=6, decompose_both=False)
+    own = kinds()["lokr"].settings(factor=6, full_matrix=True)
+    adapter = kinds()["lokr"].fresh(target_of(module), BlockSize(16, 1.0), own, seed=1)
+    expected = {key: value.shape for key, value in made.custom_state_dict().items() if key != "alpha"}
+    assert {key: value.shape for key, value in adapter.saved().items() if key != "alpha"} == expected
+    assert adapter.scale == made.scale == 1
+
+
 def _spread(tensor):
     return float(tensor.detach().float().square().mean().sqrt())
 

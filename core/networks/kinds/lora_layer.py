@@ -62,7 +62,7 @@ def register_lora(made: Callable[[Target, Tensor, Tensor, float], Adapter], **gi
 
     def from_tensors(target: Target, tensors: Mapping[str, Tensor]) -> Adapter | None:
         shaped = _fit_shapes(tensors[DOWN], tensors[UP], target.module)
-        return made(target, *shaped, size(tensors).alpha) if shaped is not None else None
+        return made(target, shaped[0], shaped[1], size(tensors).alpha) if shaped is not None else None
 
     register(
         NetworkKind(
