@@ -26,7 +26,7 @@ from core.record.workspace import Workspace, display_path
 from core.settings.tools.convert_model import BakeVaeSettings, ConvertModelSettings, ExtractVaeSettings
 from core.tools.files import model_file
 from core.tools.inspect import total_bytes
-from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems
+from core.tools.written import WEIGHT_ENDINGS, output_file, output_problems, progress
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +57,7 @@ def check_convert_model(asked: ConvertModelSettings, workspace: Workspace) -> st
 
 
 def convert_model(asked: ConvertModelSettings, context: JobContext) -> Outcome:
-    with heap.kept():  # each tensor's memory is used again, rather than cleared by the system
-        return run(asked, plan(asked, context.workspace), context)
+    return run(asked, plan(asked, context.workspace), context)
 
 
 def check_bake_vae(asked: BakeVaeSettings, workspace: Workspace) -> str:
@@ -87,6 +86,7 @@ def _baking(asked: BakeVaeSettings, workspace: Workspace) -> tuple[ConvertModelS
 # ---- what would be done
 
 
+@heap.uncollected()
 def plan(
     asked: ConvertModelSettings, workspace: Workspace, group: str = "convert_model", ending: str = "_converted"
 ) -> Plan:
@@ -240,6 +240,7 @@ def _metadata(
 # ---- done
 
 
+@heap.uncollected()
 def run(
     asked: ConvertModelSettings,
     planned: Plan,
@@ -262,8 +263,8 @@ def run(
         kohya_projection=asked.text_projection == "kohya",
         variant=asked.variant or "" if planned.form in FOLDERS else "",
     )
-    progress = _progress(context, planned.target, planned.size)
-    advice = planned.advice + convert(conversion, change, context.cancel, progress)
+    wrote = progress(context, planned.target, planned.size)
+    advice = planned.advice + convert(conversion, change, context.cancel, wrote)
     return _outcome(planned.target, advice, context)
 
 
@@ -276,17 +277,6 @@ def _outcome(target: Path, advice: list[Problem], context: JobContext) -> Outcom
 
 def _dtype(precision: str | None) -> torch.dtype | None:
     return type_named(precision) if precision else None
-
-
-def _progress(context: JobContext, target: Path, size: int) -> Callable[[int], None]:
-    done = 0
-
-    def wrote(written: int) -> None:
-        nonlocal done
-        done = min(done + written, size)
-        context.stage(f"writing {target.name}", done, size)
-
-    return wrote
 
 
 # ---- the VAE alone
@@ -317,7 +307,7 @@ def extract_vae(asked: ExtractVaeSettings, context: JobContext) -> Outcome:
         folder=asked.layout == "diffusers",
         dtype=_dtype(asked.save_precision),
         cancel=context.cancel,
-        wrote=_progress(context, planned.target, planned.size),
+        wrote=progress(context, planned.target, planned.size),
     )
     return _outcome(planned.target, advice, context)
 

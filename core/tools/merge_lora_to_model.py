@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from core.formats.hashes import legacy_hash
 from core.formats.models.overflow import beyond, largest
 from core.formats.models.whole_model import States, form_of
+from core.formats.tensors.lazy import LazyTensor, in_pieces
 from core.formats.tensors.writer import WEIGHTS_HASH
 from core.networks.block_weights import weight_of
 from core.record.context import JobContext, Outcome
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
     from core.families.targets import Target
     from core.formats.models.checkpoint import Place
-    from core.formats.tensors.lazy import LazyTensor
-    from core.networks.kinds.lora_adapter import LoraAdapter
 
 GROUP = "merge_lora_to_model"
 SHOWN = 5
@@ -145,13 +144,11 @@ class _Merging:
     def _change(self, state: dict[str, LazyTensor], place: tuple[str, str], change: _Change) -> None:
         part, path = place
         weight, bias = f"{path}.weight", f"{path}.bias"
-        change.refuse_misfit(state[weight].shape, bias in state)
+        before = state[weight]
+        made = change.sums if change.is_product(before.shape, bias in state) else change.weight
         places = self.planned.copy.parts[part].places
-        before, untouched = state[weight], f"{part}.{weight}" not in self.merged
         self.merged.add(f"{part}.{weight}")
-        # Read as it is stored, where that is known: conversions of whole tensors take longer than the sums.
-        stored = before.dtype if untouched and self.planned.conversion.save_precision is None else _float32()
-        state[weight] = change.explained(before, places[weight], lambda dtype: change.weight(before, stored, dtype))
+        state[weight] = change.explained(before, places[weight], lambda dtype: made(before, dtype))
         if bias in state and change.has_bias:
             old = state[bias]
             state[bias] = change.explained(old, places[bias], lambda dtype: change.bias(old, before.shape, dtype))
@@ -171,14 +168,17 @@ class _Change:
         return "diff_b" in self.tensors
 
     def _target(self, weight: Tensor, bias: bool) -> Target:
+        import torch
         from torch import nn
 
         from core.families.targets import Target
 
         out, into, *kernel = weight.shape
         shape = (into, out, tuple(kernel)) if kernel else (into, out)
-        module = nn.utils.skip_init(nn.Conv2d if kernel else nn.Linear, *shape, bias=bias, device=weight.device)
+        module = (nn.Conv2d if kernel else nn.Linear)(*shape, bias=bias, device="meta")  # skip_init would import sympy
         module.weight = nn.Parameter(weight, requires_grad=False)
+        if bias:
+            module.bias = nn.Parameter(torch.empty(out, device=weight.device), requires_grad=False)
         return Target(self.name, path="", parent=module, attribute="", module=module)
 
     def _adapter(self, weight: Tensor):
@@ -191,50 +191,66 @@ class _Change:
             adapter.multiplier = self.strength
         return adapter
 
-    def refuse_misfit(self, shape: tuple[int, ...], bias: bool) -> None:
-        import torch
-
-        if self._adapter(torch.empty(shape, device="meta")) is None or (self.has_bias and not bias):
-            what = f"The LoRA {self.path.name} does not fit this model: {self.name} has another size"
-            fix = "use it with the model it was trained on, or one of the same size"
-            raise ProblemsError.one(what, f"{GROUP}.models", fix, "lora.other-size")
-
-    def weight(self, before: LazyTensor, stored: torch.dtype, dtype: torch.dtype) -> Tensor:
-        """The changed weight in `dtype`, computed in fp32. stored: the dtype in which it is read."""
+    def is_product(self, shape: tuple[int, ...], bias: bool) -> bool:
+        """Whether the change is up @ down. Raises ProblemsError where it does not fit a layer of this shape, with a bias or without."""
         import torch
 
         from core.networks.kinds.lora_adapter import LoraAdapter
 
-        with torch.no_grad():
-            given = before.fetch(stored)
-            if self.strength == 0:
-                return _cast(given.float(), dtype)
-            adapter = self._adapter(given)
-            if isinstance(adapter, LoraAdapter):
-                return _with_product(given, adapter, dtype)
-            return _cast(self._adapter(given.float()).merged(given.float()), dtype)
+        adapter = self._adapter(torch.empty(shape, device="meta"))
+        if adapter is None or (self.has_bias and not bias):
+            what = f"The LoRA {self.path.name} does not fit this model: {self.name} has another size"
+            fix = "use it with the model it was trained on, or one of the same size"
+            raise ProblemsError.one(what, f"{GROUP}.models", fix, "lora.other-size")
+        return isinstance(adapter, LoraAdapter) and self.strength != 0
 
-    def bias(self, before: LazyTensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """The changed bias of a weight of this shape."""
+    def weight(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        """The changed weight in `dtype`, computed in fp32, as one piece."""
+        import torch
+
+        with torch.no_grad():
+            given = before.fetch(torch.float32)
+            made = _cast(self._adapter(given).merged(given) if self.strength else given, dtype)
+        yield made.view(-1)
+
+    def sums(self, before: LazyTensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        """weight + strength * up @ down in `dtype`, computed in fp32, a few rows at a time, which stay in the processor's cache."""
+        import torch
+
+        adapter = self._adapter(torch.empty(1).expand(before.shape))
+        up, down = adapter.up.detach().flatten(1), adapter.down.detach().flatten(1)
+        columns, first = down.shape[1], 0
+        step = max(1, ROWS_NUMBERS // columns)
+        for piece in before.pieces(torch.float32, step * columns):
+            for part in piece.view(-1, columns).split(step):
+                rows = slice(first, first := first + len(part))
+                part.addmm_(up[rows], down, alpha=adapter.strength)
+                yield _cast(part, dtype).view(-1)
+
+    def bias(self, before: LazyTensor, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[Tensor]:
+        """The changed bias of a weight of this shape, as one piece."""
         import torch
 
         with torch.no_grad():
             delta = self._adapter(torch.zeros(shape)).bias_delta()
-            return _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
+            made = _cast(before.fetch(torch.float32) + delta * self.strength, dtype)
+        yield made.view(-1)
 
-    def explained(self, before: LazyTensor, place: Place, changed: Callable[[torch.dtype], Tensor]) -> LazyTensor:
+    def explained(
+        self, before: LazyTensor, place: Place, made: Callable[[torch.dtype], Iterator[Tensor]]
+    ) -> LazyTensor:
         """A changed tensor. Reading it raises ProblemsError for values that are none in the file, by tensor and file."""
 
-        def fetch(dtype: torch.dtype) -> Tensor:
+        def cut(dtype: torch.dtype, _: int) -> Iterator[Tensor]:
             try:
-                return changed(dtype)
+                yield from made(dtype)
             except _Unfit:
                 raise ProblemsError([self._unfit(before, place)]) from None
 
-        return replace(before, fetch=fetch)
+        return in_pieces(before.dtype, before.shape, cut)
 
     def _unfit(self, before: LazyTensor, place: Place) -> Problem:
-        if not isfinite(largest(before.fetch(_float32()))):
+        if not all(isfinite(largest(piece)) for piece in before.pieces()):
             what, fix = f"{place.name} has NaN or infinite values", "download the model again"
             return Problem(what, display_path(place.file), fix, code="weights.not-finite")
         what = f"{place.name} becomes too large for the precision of the copy when {self.path.name} is merged"
@@ -244,26 +260,6 @@ class _Change:
 
 class _Unfit(Exception):
     """A value is NaN or infinite in the dtype of the copy."""
-
-
-def _float32() -> torch.dtype:
-    import torch
-
-    return torch.float32
-
-
-def _with_product(weight: Tensor, adapter: LoraAdapter, dtype: torch.dtype) -> Tensor:
-    """weight + strength * up @ down in `dtype`, a few rows at a time, which stay in the processor's cache: five times as fast."""
-    import torch
-
-    up, down = adapter.up.flatten(1), adapter.down.flatten(1)
-    rows, found = weight.flatten(1), torch.empty(weight.shape, dtype=dtype)
-    step = max(1, ROWS_NUMBERS // rows.shape[1])
-    for first in range(0, len(rows), step):
-        part = rows[first : first + step].to(torch.float32, copy=True)
-        part.addmm_(up[first : first + step], down, alpha=adapter.strength)
-        found.view(rows.shape)[first : first + step] = _cast(part, dtype)
-    return found
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from core.formats.model_spec import architecture, implementation
 from core.formats.models import sd_keys
 from core.formats.models.checkpoint import SIZES_KEY
 from core.formats.models.overflow import beyond, largest, no_numbers, not_finite
-from core.formats.tensors.lazy import LazyTensor, OpenFiles
+from core.formats.tensors.lazy import LazyTensor, OpenFiles, in_pieces
 from core.formats.tensors.writer import file_bytes, type_named, write_safetensors
 from core.networks.block_weights import LISTS, SLOTS, block_weights, slot_of_key
 from core.record import atomic
@@ -25,7 +26,7 @@ from core.settings.tools.merge_models import MergeModelsSettings
 from core.tools.files import model_file
 from core.tools.merges import merge_record, ratios_of
 from core.tools.opened_models import Opened, opened
-from core.tools.written import output_file, output_problems
+from core.tools.written import output_file, output_problems, progress
 
 if TYPE_CHECKING:
     import torch
@@ -59,9 +60,10 @@ def merge_models(asked: MergeModelsSettings, context: JobContext) -> Outcome:
     with OpenFiles() as files:
         plan = _planned(asked, context.workspace, files)
         metadata = _metadata(asked, plan, memo, context)
-        tensors = _merged(plan, _type(asked), context)
+        tensors = _merged(plan, _type(asked))
+        wrote = progress(context, plan.target, sum(tensor.byte_count for tensor in tensors.values()))
         with atomic.open_atomic(plan.target) as temporary:
-            write_safetensors(temporary, tensors, metadata, context.cancel)
+            write_safetensors(temporary, tensors, metadata, context.cancel, wrote)
             files.close()  # before the file is put in place: Windows cannot replace an open one
     lines = [f"{count(len(plan.mixed), 'tensor')} merged of {', '.join(model.path.name for model in plan.models)}"]
     for words, keys in plan.skipped.items():
@@ -232,31 +234,30 @@ def _type(asked: MergeModelsSettings) -> torch.dtype | None:
     return type_named(asked.saving_precision) if asked.saving_precision else None
 
 
-def _merged(plan: _Plan, dtype: torch.dtype | None, context: JobContext) -> dict[str, LazyTensor]:
+def _merged(plan: _Plan, dtype: torch.dtype | None) -> dict[str, LazyTensor]:
     first, floats = plan.models[0], [model.floats for model in plan.models]
     found = {key: tensor.cast(dtype) for key, tensor in first.tensors.items()}
-    for number, key in enumerate(plan.mixed, 1):
+    for key in plan.mixed:
         holders = [model if key in own else first for model, own in zip(plan.models, floats, strict=True)]
         parts = [
             (weight, each.path, each.tensors[key]) for weight, each in zip(plan.weights(key), holders, strict=True)
         ]
-
-        def fetch(dtype: torch.dtype, number: int = number, key: str = key, parts: Sequence[_Share] = parts):
-            context.stage("merging", number, len(plan.mixed))
-            return _mixed(key, parts, dtype)
-
-        found[key] = replace(found[key], fetch=fetch)
+        found[key] = in_pieces(found[key].dtype, found[key].shape, partial(_mixed, key, parts))
     return found
 
 
-def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype) -> torch.Tensor:
-    """The weighted sum in fp32, cast last. Raises ProblemsError for NaN, inf and what the dtype cannot hold."""
+def _mixed(key: str, parts: Sequence[_Share], dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
+    """The weighted sum in fp32, cast last, in pieces. Raises ProblemsError for NaN, inf and what the dtype cannot hold."""
     import torch
 
-    weight, _, first = parts[0]
-    mixed = first.fetch(torch.float32).mul_(weight)
-    for weight, _, part in parts[1:]:
-        mixed.add_(part.fetch(torch.float32), alpha=weight)
+    for pieces in zip(*(part.pieces(torch.float32, numbers) for _, _, part in parts), strict=True):
+        mixed = pieces[0].mul_(parts[0][0])
+        for (weight, _, _), piece in zip(parts[1:], pieces[1:], strict=True):
+            mixed.add_(piece, alpha=weight)
+        yield _checked(key, parts, mixed, dtype)
+
+
+def _checked(key: str, parts: Sequence[_Share], mixed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     sizes = {key: largest(mixed)}
     if no_numbers(sizes):
         damaged = [path for _, path, part in parts if not_finite({key: part.read()})]

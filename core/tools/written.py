@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from core.record.context import JobContext
 from core.record.machine import free_disk
 from core.record.problems import Problem
 from core.record.units import size_words
@@ -54,3 +55,15 @@ def _same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other) or (
         one.exists() and other.exists() and os.path.samefile(one, other)
     )
+
+
+def progress(context: JobContext, target: Path, size: int) -> Callable[[int], None]:
+    """Told the bytes of each tensor that was written, shows how many of about `size` are."""
+    done = 0
+
+    def wrote(written: int) -> None:
+        nonlocal done
+        done = min(done + written, size)
+        context.stage(f"writing {target.name}", done, size)
+
+    return wrote

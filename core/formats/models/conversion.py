@@ -153,9 +153,9 @@ def write_vae(
 
 
 def _note(damaged: list[str], name: str, value: torch.Tensor) -> None:
-    if not isfinite(largest(value)):
+    if name not in damaged and not isfinite(largest(value)):
         damaged.append(name)
 
 
 def _damage(damaged: list[str], source: Path) -> list[Problem]:
-    return [has_no_numbers(damaged, source)] if damaged else []
+    return [has_no_numbers(sorted(damaged), source)] if damaged else []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Self
 
-from core.formats.tensors.reading import TORCH_NAMES, TensorFile
+from core.formats.tensors.reading import PIECE_BYTES, TORCH_NAMES, TensorFile, gathered, sliced
 
 if TYPE_CHECKING:
     import torch
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor still to be read: `fetch(dtype)` returns it on the CPU in that dtype and this shape, contiguous."""
+    """A tensor still to be read: `fetch(dtype)` returns it on the CPU in that dtype and this shape, contiguous.
+
+    cut   (dtype, numbers) -> its numbers in order, in flat tensors of that many or of whole rows, each valid until the next is asked for.
+          None: it is read whole
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     fetch: Callable[[torch.dtype], torch.Tensor]
+    cut: Callable[[torch.dtype, int], Iterator[torch.Tensor]] | None = None
 
     @property
     def byte_count(self) -> int:
@@ -31,6 +37,12 @@ class LazyTensor:
     def read(self) -> torch.Tensor:
         return self.fetch(self.dtype)
 
+    def pieces(self, dtype: torch.dtype | None = None, numbers: int | None = None) -> Iterator[torch.Tensor]:
+        """As `cut`, where it can be; so a large tensor stays in the processor's cache from its file to another."""
+        dtype = dtype or self.dtype
+        numbers = numbers or PIECE_BYTES // dtype.itemsize
+        return sliced(self.fetch(dtype), numbers) if self.cut is None else self.cut(dtype, numbers)
+
     def cast(self, dtype: torch.dtype | None) -> LazyTensor:
         """In another dtype; integers keep theirs, and None changes nothing."""
         if dtype is None or not self.dtype.is_floating_point:
@@ -38,14 +50,18 @@ class LazyTensor:
         return replace(self, dtype=dtype)
 
     def seen(self, see: Callable[[torch.Tensor], None]) -> LazyTensor:
-        """The same; `see` is shown what is read."""
+        """The same; `see` is shown what is read, whole or in pieces."""
 
-        def fetch(dtype: torch.dtype) -> torch.Tensor:
-            value = self.fetch(dtype)
+        def shown(value: torch.Tensor) -> torch.Tensor:
             see(value)
             return value
 
-        return replace(self, fetch=fetch)
+        cut = self.cut
+        return replace(
+            self,
+            fetch=lambda dtype: shown(self.fetch(dtype)),
+            cut=None if cut is None else lambda dtype, numbers: map(shown, cut(dtype, numbers)),
+        )
 
     def in_shape(self, *shape: int) -> LazyTensor:
         """Reshaped, with the same number of elements."""
@@ -57,7 +73,16 @@ class LazyTensor:
     def transposed(self) -> LazyTensor:
         """Transposed; for a matrix."""
         rows, columns = self.shape
-        return replace(self, shape=(columns, rows), fetch=lambda dtype: self.fetch(dtype).T.contiguous())
+        return LazyTensor(self.dtype, (columns, rows), lambda dtype: self.fetch(dtype).T.contiguous())
+
+
+def in_pieces(
+    dtype: torch.dtype, shape: tuple[int, ...], cut: Callable[[torch.dtype, int], Iterator[torch.Tensor]]
+) -> LazyTensor:
+    """A tensor that is made piece by piece."""
+    return LazyTensor(
+        dtype, shape, lambda asked: gathered(cut(asked, PIECE_BYTES // asked.itemsize), asked, shape), cut
+    )
 
 
 def in_memory(tensor: torch.Tensor) -> LazyTensor:
@@ -70,14 +95,19 @@ def stacked(parts: Sequence[LazyTensor]) -> LazyTensor:
     import torch
 
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    return LazyTensor(parts[0].dtype, shape, lambda dtype: torch.cat([part.fetch(dtype) for part in parts]))
+    return LazyTensor(
+        parts[0].dtype,
+        shape,
+        lambda dtype: torch.cat([part.fetch(dtype) for part in parts]),
+    )
 
 
 class OpenFiles:
-    """Open files with tensors still to be read. Close before replacing one of them."""
+    """Open files with tensors still to be read, by any thread. Close before replacing one of them."""
 
     def __init__(self) -> None:
         self._open: dict[Path, TensorFile] = {}
+        self._opens = Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -96,10 +126,14 @@ class OpenFiles:
 
         stored = getattr(torch, TORCH_NAMES[place.entry.dtype])
         return LazyTensor(
-            stored, place.entry.shape, lambda dtype: self._file(place.file).read_entry(place.entry, dtype)
+            stored,
+            place.entry.shape,
+            lambda dtype: self._file(place.file).read_entry(place.entry, dtype),
+            lambda dtype, numbers: self._file(place.file).pieces(place.entry, dtype, numbers),
         )
 
     def _file(self, path: Path) -> TensorFile:
-        if path not in self._open:
-            self._open[path] = TensorFile(path)
-        return self._open[path]
+        with self._opens:
+            if path not in self._open:
+                self._open[path] = TensorFile(path)
+            return self._open[path]

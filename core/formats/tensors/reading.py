@@ -5,8 +5,12 @@ Nothing stays mapped: on Windows a mapped file cannot be replaced.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from core.formats.tensors.entry import ITEM_BYTES, TensorEntry
@@ -38,20 +42,19 @@ TORCH_NAMES = {
 
 
 class TensorFile:
-    """An open model file: safetensors or pickle, by its first bytes. For one thread at a time."""
+    """An open model file: safetensors or pickle, by its first bytes. Any threads may read from it."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.entries, self.metadata = read_header(self.path)
         self._handle: Any = open_regular(self.path, buffering=0)
-        self._scratch: torch.Tensor | None = None
+        self._moves = Lock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._handle.close()
-        self._scratch = None
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The tensor on the CPU, in its own dtype or converted to `dtype`; integers are never converted."""
@@ -71,32 +74,72 @@ class TensorFile:
         import torch
 
         stored = getattr(torch, TORCH_NAMES[entry.dtype])
-        converts = dtype is not None and dtype != stored and stored.is_floating_point
-        if not converts and entry.strides is None:
+        wanted = dtype if dtype is not None and stored.is_floating_point else stored
+        if wanted == stored and entry.strides is None:
             raw = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
-            self._fill(entry, raw)
+            self._fill(raw, entry.start)
             return raw.view(stored).view(entry.shape)
-        # Bytes that are converted next go through one reused buffer: fresh pages cost more than the copy.
-        raw = self._buffer(entry.stop - entry.start)
-        self._fill(entry, raw)
-        tensor = raw.view(stored)
-        tensor = tensor.view(entry.shape) if entry.strides is None else tensor.as_strided(entry.shape, entry.strides)
-        return tensor.to(dtype if converts else stored, memory_format=torch.contiguous_format, copy=True)
+        # Fresh pages cost more than the copy: bytes that are converted next are read in pieces.
+        return gathered(self.pieces(entry, wanted, PIECE_BYTES // stored.itemsize), wanted, entry.shape)
 
-    def _buffer(self, count: int) -> torch.Tensor:
+    def pieces(self, entry: TensorEntry, dtype: torch.dtype, numbers: int) -> Iterator[torch.Tensor]:
+        """The same in flat tensors of so many numbers, each valid until the next is asked for."""
         import torch
 
-        if self._scratch is None or self._scratch.numel() < count:
-            self._scratch = torch.empty(count, dtype=torch.uint8)
-        return self._scratch[:count]
+        stored = getattr(torch, TORCH_NAMES[entry.dtype])
+        wanted = dtype if stored.is_floating_point else stored
+        self._soon(entry)
+        if entry.strides is not None:
+            raw = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
+            self._fill(raw, entry.start)
+            whole = raw.view(stored).as_strided(entry.shape, entry.strides).to(wanted)
+            yield from sliced(whole, numbers)
+            return
+        step = numbers * stored.itemsize
+        buffer = torch.empty(min(step, entry.stop - entry.start), dtype=torch.uint8)
+        for start in range(entry.start, entry.stop, step):
+            raw = buffer[: entry.stop - start]
+            self._fill(raw, start)
+            yield raw.view(stored).to(wanted)
 
-    def _fill(self, entry: TensorEntry, raw: torch.Tensor) -> None:
-        """Read the entry's bytes into a uint8 tensor. The GIL is released while it copies."""
+    def _soon(self, entry: TensorEntry) -> None:
+        """Let the system read ahead."""
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):
+                count = entry.stop - entry.start
+                os.posix_fadvise(self._handle.fileno(), entry.start, count, os.POSIX_FADV_WILLNEED)
+
+    def _fill(self, raw: torch.Tensor, place: int) -> None:
+        """Read bytes from a place on into a uint8 tensor. The GIL is released while it copies."""
         view, done = memoryview(raw.numpy()), 0
-        self._handle.seek(entry.start)
         while done < len(view):
-            count = self._handle.readinto(view[done : done + PIECE_BYTES])
+            count = self._read_at(view[done : done + PIECE_BYTES], place + done)
             if not count:
                 what = "The file ends before its last tensor"
                 raise ProblemsError.one(what, str(self.path), "download or copy it again", "model.truncated")
             done += count
+
+    def _read_at(self, view: memoryview, place: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._handle.fileno(), [view], place)
+        with self._moves:
+            self._handle.seek(place)
+            return self._handle.readinto(view)
+
+
+def sliced(whole: torch.Tensor, numbers: int) -> Iterator[torch.Tensor]:
+    """Its numbers in order, in flat tensors of so many; none of an empty one."""
+    flat = whole.reshape(-1)
+    return (flat[start : start + numbers] for start in range(0, len(flat), numbers))
+
+
+def gathered(pieces: Iterable[torch.Tensor], dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor of its numbers in order."""
+    import torch
+
+    whole = torch.empty(prod(shape), dtype=dtype)
+    done = 0
+    for piece in pieces:
+        whole[done : done + len(piece)] = piece
+        done += len(piece)
+    return whole.view(shape)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from core.formats.tensors.lazy import LazyTensor
-from core.formats.tensors.reading import TORCH_NAMES
+from core.formats.tensors.reading import PIECE_BYTES, TORCH_NAMES
+from core.record import machine
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 Wrote = Callable[[int], None]  # told the bytes of each tensor that was written
 SAFE_NAMES = {name: safe for safe, name in TORCH_NAMES.items()}
 WEIGHTS_HASH, NO_HASH = "sshs_model_hash", "0" * 64  # what its metadata holds until the tensors are written
-PIECE_BYTES = 1 << 20
+MOST_THREADS = 4
 HEADER_BYTES_PER_TENSOR = 256  # upper bound of a header entry, to check the free space
 
 
@@ -31,7 +34,7 @@ def write_safetensors(
     cancel: CancelToken | None = None,
     wrote: Wrote | None = None,
 ) -> None:
-    """Header, then the bytes of one tensor after the other, the next of which is read meanwhile: memory for two.
+    """Header, then the tensors, several of which are read and written at a time: memory for so many, or for their pieces.
 
     metadata   all strings; `format: pt` is added, without which transformers refuses a file. NO_HASH as the WEIGHTS_HASH is
                replaced by the SHA-256 of the tensors' bytes
@@ -50,14 +53,79 @@ def write_safetensors(
         place += tensor.byte_count
     header = json.dumps(listing, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     header += b" " * (-len(header) % 8)
-    digest = hashlib.sha256() if metadata.get(WEIGHTS_HASH) == NO_HASH else None
     with open(path, "wb") as handle:
         handle.write(len(header).to_bytes(8, "little") + header)
-        _write_behind(handle, (_bytes(tensors[name], name) for name in names), digest, cancel, wrote)
-        if digest is not None:
+    copy = _Copy(path, 8 + len(header), hashlib.sha256() if metadata.get(WEIGHTS_HASH) == NO_HASH else None)
+    copy.write({name: tensors[name] for name in names}, cancel, wrote)
+    if copy.digest is not None:
+        with open(path, "rb+") as handle:
             mark = f'"{WEIGHTS_HASH}":"'  # no other text of the header has these quotes unescaped
             handle.seek(8 + header.index(f"{mark}{NO_HASH}".encode()) + len(mark))
-            handle.write(digest.hexdigest().encode())
+            handle.write(copy.digest.hexdigest().encode())
+
+
+class _Copy:
+    """Tensors written one behind the other, from a place in a file on, several at a time, each by a thread that reads, computes and writes
+    its pieces: no thread waits for another. With a digest, which needs them in order, one at a time."""
+
+    def __init__(self, path: Path, place: int, digest: Any) -> None:
+        self.path, self.place, self.digest = path, place, digest
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash-tensors")
+        self._ends = threading.Event()
+
+    def write(self, tensors: Mapping[str, LazyTensor], cancel: CancelToken | None, wrote: Wrote | None) -> None:
+        threads = 1 if self.digest is not None else max(2, min(machine.threads(), MOST_THREADS))
+        place = self.place
+        with one_thread_each(), ThreadPoolExecutor(threads, thread_name_prefix="write-tensors") as workers:
+            try:
+                jobs = []
+                for name, tensor in tensors.items():
+                    jobs.append(workers.submit(self._put, name, tensor, place))
+                    place += tensor.byte_count
+                for job in as_completed(jobs):
+                    _count(job.result(), cancel, wrote)
+            except BaseException:
+                self._ends.set()
+                workers.shutdown(cancel_futures=True)
+                raise
+            finally:
+                self._hasher.shutdown()
+
+    def _put(self, name: str, tensor: LazyTensor, place: int) -> int:
+        import torch
+
+        end = place + tensor.byte_count
+        with open(self.path, "rb+") as handle:
+            handle.seek(place)
+            for piece in tensor.pieces():
+                assert piece.dtype == tensor.dtype, f"{name} differs from its declaration"
+                self._put_piece(handle, memoryview(piece.view(torch.uint8).numpy()))
+                if self._ends.is_set():
+                    break
+            else:
+                assert handle.tell() == end, f"{name} differs from its declaration"
+        return tensor.byte_count
+
+    def _put_piece(self, handle: BinaryIO, content: memoryview) -> None:
+        hashed = self._hasher.submit(self.digest.update, content) if self.digest is not None else None
+        # The system takes a single write of a hundred megabytes several times as long as a hundred of one.
+        for start in range(0, len(content), PIECE_BYTES):
+            handle.write(content[start : start + PIECE_BYTES])
+        if hashed is not None:
+            hashed.result()
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Inside, threads that start compute alone: of torch's own threads each would spin while it waits for those of the others."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _count(written: int, cancel: CancelToken | None, wrote: Wrote | None) -> None:
@@ -65,40 +133,6 @@ def _count(written: int, cancel: CancelToken | None, wrote: Wrote | None) -> Non
         wrote(written)
     if cancel is not None:
         cancel.check()
-
-
-def _write_behind(
-    handle: BinaryIO, contents: Iterator[memoryview], digest: Any, cancel: CancelToken | None, wrote: Wrote | None
-) -> None:
-    """Write one after the other, and put it into the digest, while the next is read."""
-    with ThreadPoolExecutor(2, thread_name_prefix="write-tensors") as workers:
-        pending: list[Future[int]] = []
-        for content in contents:
-            _finish(pending, cancel, wrote)
-            pending = [workers.submit(_put, handle, content)]
-            if digest is not None:
-                pending.append(workers.submit(lambda view: digest.update(view) or 0, content))
-        _finish(pending, cancel, wrote)
-
-
-def _put(handle: BinaryIO, content: memoryview) -> int:
-    """In pieces: the system takes a single write of a hundred megabytes several times as long as a hundred of one."""
-    for start in range(0, len(content), PIECE_BYTES):
-        handle.write(content[start : start + PIECE_BYTES])
-    return len(content)
-
-
-def _finish(pending: list[Future[int]], cancel: CancelToken | None, wrote: Wrote | None) -> None:
-    if pending:
-        _count(sum(each.result() for each in pending), cancel, wrote)
-
-
-def _bytes(tensor: LazyTensor, name: str) -> memoryview:
-    import torch
-
-    value = tensor.read()
-    assert tuple(value.shape) == tensor.shape and value.dtype == tensor.dtype, f"{name} differs from its declaration"
-    return memoryview(value.reshape(-1).view(torch.uint8).numpy())
 
 
 def write_pickle(
