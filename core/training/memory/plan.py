@@ -145,7 +145,7 @@ def _size(part: Any, config: Mapping[str, Any]) -> PartSize:
     plain = sum(prod(s) for name, s in shapes.items() if len(s) < 2 or "embedding" in name)
     wide = sum(prod(s) for s in shapes.values() if len(s) == 4 and s[2] > 1)
     numbers = [prod(shape) for shape in shapes.values()]
-    return PartSize(sum(numbers), plain, wide, max(numbers), config)
+    return PartSize(sum(numbers), plain, wide, max(numbers, default=0), config)
 
 
 # -- the plan
