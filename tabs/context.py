@@ -19,6 +19,7 @@ from core.record.workspace import Workspace
 from core.settings.presets.files import PresetStore
 from tabs.dataset.own_setup import OwnSetup
 from tabs.dataset.reading import Reading
+from tabs.form.picker import Picker
 from tabs.form.project import Project
 from tabs.markup import as_of
 from tabs.monitor.tensorboard import TensorBoard
@@ -79,6 +80,7 @@ class Page:
         self.checks = Checks(
             self.engine, self.workspace, self.roots, self.thumb_url, self.reading, self.setup, self.project.recipe
         )
+        self.picker = Picker(self)
         self.models = Models(self.workspace, self.project, self.roots)
         self.sketch = RateSketch(self.engine)
         self.forecast = Forecast(self.engine, self.workspace, self.project, self.roots, self.checks)

@@ -15,7 +15,7 @@ from core.dataset.captions.words import word_pattern
 from core.diffusion.text_states import TextStates, join_texts
 from core.families import family
 from core.families.components import Components
-from core.formats.detect import FAMILY_NAMES, identify
+from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.embedding_file import LAYERS, ONE, SDXL, read_embedding, read_shapes
 from core.formats.tensors.header import read_header
 from core.generation.image_metadata import portable_name
@@ -84,17 +84,10 @@ def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Pat
     if any(word.word.casefold() == other.word.casefold() for other in others):
         what = f"Two embeddings have the token '{word.word}'"
         raise ProblemsError.one(what, where, "write one as TOKEN=FILE", "embedding.token-twice")
-    found = identify(word.path)
-    if found.kind != "embedding":
-        what = f"{word.path.name} is not an embedding but: {found} ({found.evidence})"
-        raise ProblemsError.one(what, where, "choose a textual inversion embedding", code="embedding.not-an-embedding")
+    check_embedding(identify(word.path), word.path, family)
     shapes = read_shapes(word.path, word.token)
     wanted = SDXL if family == "sdxl" else LAYERS if set(shapes) == set(LAYERS) else ONE
     name, fix = FAMILY_NAMES[family], f"choose an embedding for {FAMILY_NAMES[family]}, or a matching model"
-    if found.family not in (None, family):
-        its = FAMILY_NAMES[found.family]
-        what = f"{word.path.name} is an embedding for {its}; the model is {name}"
-        raise ProblemsError.one(what, where, fix, "embedding.other-family")
     if set(shapes) != set(wanted):
         what = f"{word.path.name} contains {', '.join(shapes)}; {name} uses {' and '.join(wanted)}"
         raise ProblemsError.one(what, where, fix, code="embedding.other-tensors")
@@ -108,6 +101,21 @@ def check_word(word: NewWord, others: Sequence[NewWord], family: str, model: Pat
         if count != shapes[wanted[0]][0]:
             what = f"{word.path.name} has different numbers of vectors in {key} and {wanted[0]}"
             raise ProblemsError.one(what, where, "choose another file", code="embedding.unequal-counts")
+
+
+def check_embedding(found: ModelKind, path: Path, family: str) -> None:
+    """Raise ProblemsError unless an identified file is an embedding of this family, as far as its header tells it."""
+    where = display_path(path)
+    if found.kind != "embedding":
+        what = f"{path.name} is not an embedding but: {found} ({found.evidence})"
+        raise ProblemsError.one(what, where, "choose a textual inversion embedding", code="embedding.not-an-embedding")
+    if found.family not in (None, family):
+        its, name = FAMILY_NAMES[str(found.family)], FAMILY_NAMES[family]
+        what, fix = (
+            f"{path.name} is an embedding for {its}; the model is {name}",
+            f"choose an embedding for {name}, or a matching model",
+        )
+        raise ProblemsError.one(what, where, fix, "embedding.other-family")
 
 
 def token_widths(model: Path) -> list[int]:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ DETECTION = ("formats", "networks/kinds", "families")  # folders of core/ that s
 
 @dataclass(frozen=True)
 class FileFacts:
-    """kind, family, variant, network: as `detect.ModelKind` has them; "unreadable" with the problem in a few words.
+    """What is known of a file or folder.
 
+    kind, family, variant, network, evidence    as `detect.ModelKind` has them; the kind "unreadable" has the problem in a few words
     rank    of a LoRA-like file, the largest if its layers differ     words   of one, trigger words and frequent tags, the likeliest first
     """
 
@@ -45,8 +46,14 @@ class FileFacts:
     network: str | None = None
     offered: bool = True
     problem: str = ""
+    evidence: str = ""
     rank: int | None = None
     words: tuple[str, ...] = ()
+
+    def as_kind(self) -> detect.ModelKind:
+        """What checks of files ask, without reading the file again."""
+        variant, network = self.variant, self.network
+        return detect.ModelKind(self.kind, self.family, "", None, self.evidence, variant, network=network)
 
 
 GONE = FileFacts(UNREADABLE, problem="it no longer exists, or is a broken link")
@@ -87,12 +94,16 @@ def _found(path: Path) -> FileFacts:
     """Reads the header once. Raises ProblemsError."""
     if path.is_dir():
         found = detect.identify(path)
-        return FileFacts(found.kind, found.family, found.variant, found.network, found.offered)
+        return _facts(found)
     tensors, metadata = read_header(path)
     found = detect.identify_header(tensors, metadata)
     rank = rank_of(tensors, found.network, metadata)
     words = trigger_words(path, metadata) if found.kind == "lora" else ()
-    return FileFacts(found.kind, found.family, found.variant, found.network, found.offered, "", rank, words)
+    return replace(_facts(found), rank=rank, words=words)
+
+
+def _facts(found: detect.ModelKind) -> FileFacts:
+    return FileFacts(found.kind, found.family, found.variant, found.network, found.offered, evidence=found.evidence)
 
 
 def preview_of(path: Path, workspace: Workspace) -> Path | None:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.families.locate import REFINER, model_path
-from core.formats.detect import FAMILY_NAMES, identify
+from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.formats.models.checkpoint import open_checkpoint
 from core.formats.models.part_kinds import part_title
 from core.generation.loop import own_steps
-from core.generation.model_index import facts_of_file
 from core.generation.stages import has_regions, sampling_of, stages_of
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
@@ -28,10 +27,7 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
         path = model_path(name, workspace, FILE)
     except ProblemsError as error:
         raise ProblemsError([replace(each, where=FILE) for each in error.problems]) from error
-    if not is_refiner(path):
-        kind = identify(path)
-        what = f"{path.name} is not a refiner but: {kind} ({kind.evidence})"
-        raise ProblemsError.one(what, FILE, "choose the refiner of SDXL, or empty the field", "refiner.not-a-refiner")
+    check_refiner(identify(path), path)
     if base not in (None, "sdxl"):
         what = f"The refiner finishes the latents of SDXL; the base model is {FAMILY_NAMES[base]}"
         raise ProblemsError.one(what, FILE, "choose an SDXL base model, or empty the field", "refiner.other-base")
@@ -42,10 +38,15 @@ def find_refiner(name: str, workspace: Workspace, base: str | None) -> Path:
     return path
 
 
-def is_refiner(path: Path) -> bool:
-    """Whether a file or folder is a whole refiner, by its keys; not an unreadable one."""
-    facts = facts_of_file(path)
-    return (facts.kind, facts.family, facts.variant) == ("checkpoint", REFINER, None)
+def check_refiner(found: ModelKind, path: Path) -> None:
+    """Raises ProblemsError unless an identified file or folder is a whole refiner."""
+    if not is_refiner(found):
+        what = f"{path.name} is not a refiner but: {found} ({found.evidence})"
+        raise ProblemsError.one(what, FILE, "choose the refiner of SDXL, or empty the field", "refiner.not-a-refiner")
+
+
+def is_refiner(found: ModelKind) -> bool:
+    return (found.kind, found.family, found.variant) == ("checkpoint", REFINER, None)
 
 
 def refiner_problems(job: GenerateJob) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core.formats.detect import identify
+from core.formats.detect import ModelKind, identify
 from core.generation.library import find_file
 from core.generation.store import ModelStore, fingerprint
 from core.record.problems import Problem, ProblemsError
@@ -34,7 +34,11 @@ def find_upscaler(name: str, workspace: Workspace) -> Path:
 
 def kind_of(path: Path) -> str:
     """What an upscaler file upscales: "images" (ESRGAN's family) or "latents" (sd-scripts' upscaler). Raises ProblemsError."""
-    found = identify(path)
+    return upscales(identify(path), path)
+
+
+def upscales(found: ModelKind, path: Path) -> str:
+    """The same of a file that has been identified already."""
     if found.kind in ("upscaler", "latent_upscaler") and found.offered:
         return "images" if found.kind == "upscaler" else "latents"
     what = f"{path.name} is not a supported upscaler but: {found} ({found.evidence})"
@@ -48,13 +52,18 @@ def file_problems(job: GenerateJob, family: str, workspace: Workspace) -> list[P
     if not hires.highres_fix_upscaler_file or hires.highres_fix_scale is None:
         return []
     try:
-        kind = kind_of(find_upscaler(hires.highres_fix_upscaler_file, workspace))
+        path = find_upscaler(hires.highres_fix_upscaler_file, workspace)
+        check_upscaler(identify(path), path, family)
     except ProblemsError as error:
         return error.problems
-    if kind == "latents" and family == "sdxl":
-        what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an image upscaler, or none"
-        return [Problem(what, FILE, fix, code="upscaler.other-family")]
     return []
+
+
+def check_upscaler(found: ModelKind, path: Path, family: str) -> None:
+    """Raises ProblemsError unless an identified file upscales images of this family."""
+    if upscales(found, path) == "latents" and family == "sdxl":
+        what, fix = "The latent upscaler was trained for SD 1.x and 2.x", "choose an image upscaler, or none"
+        raise ProblemsError.one(what, FILE, fix, "upscaler.other-family")
 
 
 Leased = Callable[[str], AbstractContextManager[Any]]  # name of a file -> its network, for a while

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.families import family
 from core.families.components import Components
-from core.formats.detect import FAMILY_NAMES, identify
+from core.formats.detect import FAMILY_NAMES, ModelKind, identify
 from core.networks.adapter_file import LoraFile, load_finite
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
@@ -42,7 +42,11 @@ class NetworkFiles:
 
 def check_file(path: Path, family_name: str) -> None:
     """Raise ProblemsError unless the file is a LoRA that this family can use, by its header."""
-    found = identify(path)
+    check_lora(identify(path), path, family_name)
+
+
+def check_lora(found: ModelKind, path: Path, family_name: str) -> None:
+    """The same for a file that has been identified already."""
     if found.kind != "lora":
         what = f"{path.name} is not a LoRA but: {found} ({found.evidence})"
         raise ProblemsError.one(what, display_path(path), "choose a LoRA file", "lora.not-a-lora")

@@ -67,6 +67,7 @@ def setting(
     widget: str = "",
     costs: str = "",
     names: NAMES = "",
+    holds: str = "",
     section: str = "",
     first: FIRST = "",
     brief: str = "",
@@ -91,6 +92,7 @@ def setting(
     widget  a hint where the type does not say it ("lines", "folder", "extension"); "blocks" and "block rates" are numbers by block,
             which have bars: the latter of one group are one control
     names   what outside the job it names: checked where a job enters the engine (core/settings/named.py)
+    holds   the kinds of model file that it names, comma-separated ("lora", "checkpoint, lora"): the page lists those
     costs   what it costs: memory, speed  within  the lowest and the highest value
     bounds  ge, gt, le, lt, multiple_of, max_length as in pydantic's Field
     section heading above it and those after it, in a long group
@@ -110,6 +112,7 @@ def setting(
         "labels": labels or {},
         "widget": widget,
         "names": names,
+        "holds": holds,
         "costs": costs,
         "section": section,
         "first": first,
@@ -241,6 +244,12 @@ class Declared:
         """The methods or roles it is shown for; empty for all."""
         text = str(about_of(self.info).get("only", ""))
         return text.split(", ") if text else []
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """The kinds of model file that it names; empty where it names none."""
+        text = str(about_of(self.info).get("holds", ""))
+        return tuple(text.split(", ")) if text else ()
 
     @property
     def one_choice(self) -> bool:

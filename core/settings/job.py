@@ -70,6 +70,7 @@ class EmbeddingSettings(Settings):
         kohya="weights",
         help="A .safetensors or .pt embedding to continue training from.",
         names="path or name",
+        holds="embedding",
     )
     extended: bool = setting(
         False,

@@ -49,6 +49,7 @@ class ModelSettings(Settings):
         kohya="pretrained_model_name_or_path",
         help="A .safetensors checkpoint, a diffusers folder, a name under models/, or a Hugging Face id such as owner/name.",
         names="path or name",
+        holds="checkpoint",
     )
     vae: str | None = kohya_setting(
         None,
@@ -57,6 +58,7 @@ class ModelSettings(Settings):
         widget="model",
         help="A VAE to use instead of the model's own: a file, a folder or a Hugging Face id. Empty uses the model's own.",
         names="path or name",
+        holds="vae",
     )
     family: Literal["auto", "sd1", "sd2", "sdxl"] = setting(
         "auto",

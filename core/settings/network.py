@@ -242,6 +242,7 @@ class NetworkSettings(Settings):
         widget="lora",
         help="Continues training the weights of this LoRA with a new optimizer. Its ranks must match the settings, unless 'Rank from weights' is on.",
         names="path or name",
+        holds="lora",
     )
     dim_from_weights: bool = kohya_setting(
         False,
@@ -255,6 +256,7 @@ class NetworkSettings(Settings):
         widget="lines",
         help="LoRA files merged into the base model before training, one per line. The trained LoRA must then be used together with them.",
         names="path or name",
+        holds="lora",
     )
     base_weights_multiplier: str | None = kohya_setting(
         None,

@@ -53,7 +53,7 @@
     for (const [path, groups] of Object.entries(lists)) {
       if (path === "preset") { byId("preset-list").replaceChildren(...groups.flatMap(options)); continue; }
       const list = document.querySelector(`#train-form [data-offers="${path}"]`);
-      list.replaceChildren(...groups.flatMap(options));
+      if (list) list.replaceChildren(...groups.flatMap(options));
       byId(`${atelier.fields[path].id}-list`).replaceChildren(...groups.flatMap(([, choices]) => choices.map(([words, value]) => h("option", {value}, words))));
     }
   };

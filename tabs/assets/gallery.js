@@ -358,8 +358,8 @@
   const upscaling = async (of) => {
     const found = await ask({name: of}, "upscale");
     return found && new Promise((done) => {
-      const names = found.upscalers.map(([name]) => name);
-      const offer = (options, value) => { const node = h("select", {}, options.map(([each, words]) => h("option", {value: each}, words))); node.value = value; return node; };
+      const names = found.upscalers.filter(([, , , why]) => !why).map(([name]) => name);
+      const offer = (options, value) => { const node = h("select", {}, options.map(([each, words, , why]) => h("option", {value: each, disabled: !!why, title: why}, why ? `${words}: ${why}` : words))); node.value = value; return node; };
       const factor = offer(found.sizes.map(([times, ...sides]) => [times, `${times} times${sides.length === 2 ? `: ${sides.join(" × ")} pixels` : ""}`]), chosenBefore.factor || found.sizes[0][0]);
       const upscaler = offer(found.upscalers, names.includes(chosenBefore.upscaler) ? chosenBefore.upscaler : names[0]);
       const strength = h("input", {type: "text", class: "num", inputmode: "decimal", autocomplete: "off", "aria-describedby": "upscale-says", value: chosenBefore.strength ?? found.strength});

@@ -93,6 +93,7 @@
     atelier.modal(box);
     return box;
   };
+  atelier.modelsDialog = show;
   atelier.openCatalog = () => {
     show("Get a model",
       h("p", {class: "hint"}, "Downloads continue in the background, even if this page is closed. Files copied to the models folder appear here automatically."),
@@ -120,9 +121,11 @@
   const fieldOf = (pressed) => pressed.parentElement.querySelector("input, textarea");
   document.addEventListener("click", ({target}) => {
     const pressed = target.closest && target.closest("button[data-browse]");
-    if (!pressed) return;
-    const place = pressed.closest(".board, #train-form"), {id, dataset: {arg, act}} = fieldOf(pressed), what = pressed.dataset.browse;
-    const now = () => [...place.querySelectorAll("[data-browse]")].map(fieldOf)  // the form may have been drawn anew meanwhile
+    if (pressed) atelier.browseInto(pressed, pressed.dataset.browse);
+  });
+  atelier.browseInto = (pressed, what) => {
+    const place = pressed.closest(".board, #train-form"), {id, dataset: {arg, act}} = fieldOf(pressed);
+    const now = () => [...place.querySelectorAll("[data-browse], [data-pick]")].map(fieldOf)  // the form may have been drawn anew meanwhile
       .find((field) => field.id === id && field.dataset.arg === arg && field.dataset.act === act);
     const last = fieldOf(pressed).value.trim().split("\n").pop();
     browse(CHOOSE[what], what, last || ".", (path) => {
@@ -133,7 +136,7 @@
       field.value = before ? `${before}\n${path}` : path;
       field.dispatchEvent(new Event("change", {bubbles: true}));
     });
-  });
+  };
   atelier.parts.browse = (data) => {
     const holder = byId("model-browser");
     if (!holder || !open) return;

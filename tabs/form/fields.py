@@ -12,7 +12,7 @@ from core.settings.base import ROWS, Declared
 from core.settings.job import TrainJob
 from core.settings.values import shown_value
 from tabs.form.bars import rate_bars, size_bars
-from tabs.form.own_settings import browse_button, choice_of, choices, control, label
+from tabs.form.own_settings import browse_button, choice_of, choices, control, label, pick_button
 from tabs.form.project import FIELDS
 from tabs.markup import esc
 
@@ -79,9 +79,13 @@ def block(entry: Declared, offers: bool = False) -> str:
     elif offers:
         drawn = control(entry, "", f'{single} list="{elem}-list"', empty=placeholder(entry))
         more = f'<select class="offered" data-offers="{entry.path}" aria-label="List: {words}"></select>'
+        more = pick_button(entry, "train") or more
         inside = f'{title}{said}<div class="line">{drawn}{more}</div><datalist id="{elem}-list"></datalist>'
     else:
-        drawn, look = control(entry, "", single, empty=placeholder(entry)), browse_button(entry)
+        drawn, look = (
+            control(entry, "", single, empty=placeholder(entry)),
+            pick_button(entry, "train") or browse_button(entry),
+        )
         inside = title + said + (f'<div class="line">{drawn}{look}</div>' if look else drawn)
     if entry.widget == "blocks":
         inside, wide = inside + size_bars(entry, f"{elem}-control"), " field-wide"

@@ -108,6 +108,17 @@ def browse_button(entry: Declared) -> str:
     return f'<button type="button" class="btn" {words}>Browse</button>' if browses else ""
 
 
+def pick_button(entry: Declared, form: str) -> str:
+    """Opens the list of the model files that a setting can name, which leads to the file browser; "" for another setting.
+    form: the id of its form"""
+    if not entry.holds or not form:
+        return ""
+    name, looks = (entry.path, entry.widget) if form == "train" else (entry.name, "")
+    looks = looks if looks == "model" else _browses(entry)
+    about = f'data-pick="{esc(name)}" data-form="{esc(form)}" data-looks="{looks}"'
+    return f'<button type="button" class="btn" {about} aria-label="List: {esc(label(entry))}">List</button>'
+
+
 def field(
     entry: Declared,
     value: Any,
@@ -122,6 +133,7 @@ def field(
     offers: str = "tool-files",
     changed: bool | None = None,
     of_all: bool = True,
+    form: str = "",
 ) -> str:
     """A labeled control that reports `act` with `arg`; one that names a path has a button that opens the file browser.
 
@@ -132,6 +144,7 @@ def field(
     offers   the id of the list that is offered where it names a file
     changed  whether it is marked; None: where it is given in place of the common value
     of_all   whether the common value is what holds for all folders
+    form     the id of the form it belongs to, for its list of model files
     """
     own = (common is not NOT_OWN and value is not None) if changed is None else changed
     about = f'data-act="{esc(act)}" data-arg="{esc(arg)}" aria-description="{esc(entry.help)}"'
@@ -143,7 +156,7 @@ def field(
     only = f"set by {replaced}" if replaced else ""
     listed = of_all and entry.kind in ("bool", "choice")
     drawn = control(entry, value, about, common=common, empty=f"as for all: {behind}" if listed else behind, only=only)
-    words, look = esc(label(entry)), browse_button(entry)
+    words, look = esc(label(entry)), pick_button(entry, form) or browse_button(entry)
     if drawn.startswith('<input type="checkbox"'):
         mark = " is-own" if own else ""
         return f'<label class="own switch{mark}" title="{esc(entry.help)}">{drawn}<span>{words}</span></label>'
@@ -245,12 +258,13 @@ def fields(
     offers: str = "tool-files",
     changed: Collection[str] | None = None,
     lists: Mapping[str, str] = {},
+    form: str = "",
 ) -> str:
     """The fields of a form whose values are kept by the server.
 
     hints   what stands in an empty one      wrong   names of those that hold something wrong
     changed names of those that are marked; None: of those that may be empty and are not
-    lists   {field: the id of a list that is offered in place of `offers`}
+    lists   {field: the id of a list that is offered in place of `offers`}      form    the form's id
     """
     replaced = {entry.replaces: entry.title for name, entry in known.items() if entry.replaces and values.get(name)}
     return "".join(
@@ -267,6 +281,7 @@ def fields(
             offers=lists.get(name, offers),
             changed=None if changed is None else name in changed,
             of_all=False,
+            form=form,
         )
         for name in names
     )

@@ -15,6 +15,7 @@ from core.settings.base import Declared, Settings
 from core.settings.presets import files as preset_files
 from tabs.context import Page
 from tabs.form.own_settings import changed_values, fields
+from tabs.form.picker import family_of_file
 from tabs.form.presets_bar import read_text, shown_name
 from tabs.markup import button, esc, short
 
@@ -38,6 +39,7 @@ class PlainForm(ABC):
     ):
         self.page, self.id, self.task_name, self.known, self._act = page, id, task_name, known, act
         self.titles = {name: known[name].title for name in covered}
+        page.picker.forms[id] = self
         self._wrong: set[str] = set()
         self._bad: dict[str, tuple[str, list[Problem]]] = {}  # what a field cannot be stays in it, with why
         self._undo: list[tuple[str, Values]] = []
@@ -73,6 +75,16 @@ class PlainForm(ABC):
     @abstractmethod
     def values_of(self, job: Settings, before: Values) -> tuple[Values, list[Problem]]:
         """The fields that describe a job, where `before` are those of now, and what of it is not on this machine."""
+
+    def family_for(self, name: str) -> str:
+        """The family that a model file in this field must have: that of the first other file that is filled in; "" if unknown."""
+        values = self.load()
+        for other, entry in self.known.items():
+            given = values.get(other) if other != name or entry.kind == "list" else None
+            for text in [given] if isinstance(given, str) else given or []:
+                if {"lora", "checkpoint"} & set(entry.holds) and (found := family_of_file(str(text), self.page)):
+                    return found
+        return ""
 
     # -- what is so now
 
@@ -139,7 +151,7 @@ class PlainForm(ABC):
         shown = {**(self.load() if values is None else values), **{name: text for name, (text, _) in self._bad.items()}}
         changed = self.changed() if changed is None else changed
         wrong = self._wrong | self._bad.keys()
-        return fields(self.known, shown, names, self._act, said, ids, wrong, self.offers, changed, self.lists)
+        return fields(self.known, shown, names, self._act, said, ids, wrong, self.offers, changed, self.lists, self.id)
 
     def follows(self, name: str, before: Values, values: Values) -> Values:
         """`values` with what changes together with the field `name`."""

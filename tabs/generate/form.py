@@ -41,6 +41,7 @@ class TabSettings(Settings):
         "",
         hint="same as in Train",
         names="path or name",
+        holds="checkpoint",
         help="A model from the list, or a path. Empty is the one selected in Train.",
     )
     compare: bool = setting(
@@ -56,6 +57,7 @@ class OwnModel(Settings):
         title="VAE",
         hint="as in Train",
         names="path or name",
+        holds="vae",
         help="A VAE file to decode with. Empty is the one selected in Train, or with another base model the model's own.",
     )
     clip_skip: int | None = setting(

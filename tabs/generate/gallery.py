@@ -26,8 +26,8 @@ from core.settings.values import shown_value
 from tabs.context import Page
 from tabs.dataset.concepts import entries_of
 from tabs.dataset.questions import change_folders
+from tabs.form.model_lists import STARTER
 from tabs.form.own_settings import label
-from tabs.form.places import STARTER
 from tabs.generate.view import Shown, strengths
 from tabs.markup import esc, facts, short
 

@@ -18,8 +18,7 @@ from core.generation.grids.axes import LETTERS, LORA, NONE, STRENGTH, axes_of, m
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
 from core.generation.grids.plan import checked
-from core.generation.image_metadata import portable_name
-from core.generation.library import find_file, list_vaes
+from core.generation.library import find_file
 from core.record import atomic
 from core.record.kept import read_kept
 from core.record.problems import Problem, ProblemsError, raise_if_errors
@@ -28,10 +27,10 @@ from core.settings.check import build
 from core.settings.job import GridJob
 from core.settings.presets.files import to_values
 from tabs.context import ASKING, Page
+from tabs.form.model_lists import ModelLists
 from tabs.form.plain_presets import PlainForm
 from tabs.generate import form
 from tabs.generate import grid_view as view
-from tabs.generate.loras import Shelf
 from tabs.markup import AWAITED, act_of, board, news, seen_here, stamp_seen
 from tabs.runs.copy import Copies
 
@@ -61,7 +60,7 @@ def table_board() -> gr.HTML:
     return board("gen-table")
 
 
-def listen(page: Page, fields: PlainForm, shelf: Shelf, panel: gr.HTML, table: gr.HTML) -> None:
+def listen(page: Page, fields: PlainForm, shelf: ModelLists, panel: gr.HTML, table: gr.HTML) -> None:
     """The listeners of both boards. fields: of the images that the cells are; shelf: the files that there are"""
     desk = Grids(page, fields, shelf)
     seen = seen_here()
@@ -74,7 +73,7 @@ def listen(page: Page, fields: PlainForm, shelf: Shelf, panel: gr.HTML, table: g
 class Grids:
     """What the handlers do. Fields and the open grid are kept by the project, grids are folders, jobs are the engine's."""
 
-    def __init__(self, page: Page, fields: PlainForm, shelf: Shelf):
+    def __init__(self, page: Page, fields: PlainForm, shelf: ModelLists):
         self.page, self.fields, self.shelf = page, fields, shelf
         self.copies = Copies(page)
         self._lock = threading.RLock()
@@ -260,17 +259,17 @@ class Grids:
         self._set(f"{letter}_values", written(known[:MOST_FILLED]))
 
     def _known(self, name: str) -> list[str]:
-        space, shelf = self.page.workspace, self.shelf
-        if name in ("model.base_model", LORA, "generate.embeddings"):
+        shelf = self.shelf
+        if name in ("model.base_model", "model.vae", LORA, "generate.embeddings"):
             shelf.look()
         if name == "model.base_model":
-            return [model for model, _ in shelf.models]
+            return [each.name for each in shelf.of(["checkpoint"])]
         if name == LORA:
-            return [NONE, *(each.name for each in shelf.loras)]
+            return [NONE, *(each.name for each in shelf.of(["lora"]))]
         if name == "generate.embeddings":
-            return [NONE, *(embedding for _, embedding in shelf.embeddings)]
+            return [NONE, *(each.name for each in shelf.of(["embedding"]))]
         if name == "model.vae":
-            return [NONE, *(portable_name(path, space) for _, path in list_vaes(space))]
+            return [NONE, *(each.name for each in shelf.of(["vae"]))]
         if name.partition(":")[0] == STRENGTH:
             return ["0.4", "0.6", "0.8", "1"]
         entry = settings_of_axes().get(name)

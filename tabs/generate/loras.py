@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from core.formats.detect import FAMILY_NAMES
-from core.generation.image_metadata import portable_name
-from core.generation.library import (
-    find_file,
-    find_lora,
-    list_embeddings,
-    list_loras,
-    list_models,
-    list_upscalers,
-    list_vaes,
-)
+from core.formats.detect import identify
+from core.generation.embeddings import find_word
+from core.generation.library import find_file
 from core.generation.model_index import FileFacts, facts_of_file, preview_of
 from core.generation.prompt.tags import LoraTag
-from core.generation.refiner import is_refiner
 from core.networks.block_weights import PRESETS
-from core.record.problems import ProblemsError
+from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace
 from core.settings.base import Declared
 from core.settings.generation.generate import LoraUse
 from tabs.context import Page
 from tabs.form.bars import weight_bars
+from tabs.form.model_lists import Listed, ModelLists, badges, model_lists
 from tabs.form.own_settings import changed_values, control, entries, label
+from tabs.form.picker import check_choice, matching, misfit, thumb
+from tabs.form.picker import rows as rows_of
 from tabs.form.plain_presets import PlainForm
 from tabs.generate import form
 from tabs.generate.panel import badge, model_of
@@ -40,8 +32,7 @@ from tabs.generate.view import strengths
 from tabs.markup import act_of, button, esc, middle, short
 from tabs.server.safety import Roots
 
-OFFERED = 40  # files shown at once; the search finds the others
-SOON = 0.4  # seconds to wait for a first scan of the folders
+MOST = 300  # files that a list of plain text has
 WORDS_WIDE, LONGEST_WORD, MOST_WORDS = (
     52,
     32,
@@ -53,143 +44,41 @@ DETAILS = ("text_encoder_strength", "start_at", "end_at", "block_weights")
 Url = Callable[..., str]
 
 
-@dataclass(frozen=True)
-class Offered:
-    """A LoRA that can be added. name: as settings name it; why: it cannot be read"""
-
-    label: str
-    name: str
-    path: Path
-    facts: FileFacts
-    preview: Path | None
-
-
-class Shelf:
-    """The LoRAs, models and embeddings of the folders, scanned in a thread: 500 new headers take seconds."""
-
-    def __init__(self, workspace: Workspace):
-        self.workspace = workspace
-        self.loras: list[Offered] = []
-        self.models: list[tuple[str, str]] = []  # (name, words about it)
-        self.refiners: list[tuple[str, str]] = []
-        self.vaes: list[tuple[str, str]] = []
-        self.upscalers: list[tuple[str, str]] = []
-        self.embeddings: list[tuple[str, str]] = []
-        self.version = 0
-        self._reading: threading.Thread | None = None
-        self._lock = threading.Lock()
-
-    def read(self) -> None:
-        """Look through the folders now. Headers are read again only of files that have changed."""
-        space = self.workspace
-        loras = [
-            Offered(words, portable_name(path, space), path, facts_of_file(path), preview_of(path, space))
-            for words, path in list_loras(space)
-        ]
-        found_models = list_models(space)
-        models = [(portable_name(path, space), words) for words, path in found_models]
-        refiners = [(portable_name(path, space), words) for words, path in found_models if is_refiner(path)]
-        vaes = [(portable_name(path, space), words) for words, path in list_vaes(space)]
-        upscalers = [(portable_name(path, space), words) for words, path in list_upscalers(space)]
-        embeddings = [(words, portable_name(path, space)) for words, path in list_embeddings(space)]
-        found = (loras, models, refiners, vaes, upscalers, embeddings)
-        if found != (self.loras, self.models, self.refiners, self.vaes, self.upscalers, self.embeddings):
-            self.loras, self.models, self.refiners, self.vaes, self.upscalers, self.embeddings = found
-            self.version += 1
-
-    def look(self, wait: float = SOON) -> None:
-        """Start a scan in a thread and wait up to `wait` seconds for it."""
-        with self._lock:
-            if self._reading is None or not self._reading.is_alive():
-                self._reading = threading.Thread(target=self.read, name="lora shelf", daemon=True)
-                self._reading.start()
-        self._reading.join(wait)
-
-    def find(self, name: str) -> Path:
-        """The file of a LoRA's name, as `find_lora`; scans the folders again if it is not listed. Raises ProblemsError."""
-        try:
-            return self._listed(name)
-        except ProblemsError:
-            self.look()
-            return self._listed(name)
-
-    def _listed(self, name: str) -> Path:
-        return find_lora(name, self.workspace, [(each.label, each.path) for each in self.loras])
-
-    def named(self, name: str) -> Offered:
-        found = next((each for each in self.loras if each.name == name), None)
-        if found is None:
-            what = "This LoRA no longer exists"
-            raise ProblemsError.one(what, short(name), "press Refresh and choose again", "generate.lora-gone")
-        return found
-
-
 # -- the list to add one from
 
 
-def picker(shelf: Shelf, family: str, query: str, thumb_url: Url) -> str:
-    """The closed list with a search: LoRAs of the model's family, then the others with the reason why they do not fit."""
-    words = query.lower().split()
-    found = [each for each in shelf.loras if all(word in each.label.lower() for word in words)]
-    fitting = [each for each in found if _misfit(each.facts, family) == ""]
-    others = [each for each in found if _misfit(each.facts, family)]
-    rows = "".join(_offer(each, thumb_url) for each in fitting[:OFFERED])
-    more = f'<li class="hint">{len(fitting) - OFFERED:,} more: search for them</li>' if len(fitting) > OFFERED else ""
-    none = "" if fitting else f'<li class="hint">{_nothing(shelf, query)}</li>'
-    folded = "".join(
-        f'<li class="hint"><b>{esc(each.label)}</b> {esc(_misfit(each.facts, family))}</li>'
-        for each in others[:OFFERED]
+def picker(lists: ModelLists, family: str, query: str, page: Page) -> str:
+    """The closed list with a search: LoRAs of the model's family, then the others, dimmed with the reason why they do not fit."""
+    loras = lists.of(["lora"])
+
+    def why(each: Listed) -> str:
+        return misfit(each.facts, each.path, ["lora"], family)
+
+    found = rows_of(
+        matching(loras, query),
+        page,
+        why,
+        lambda each: f'data-act="add" data-arg="{esc(each.name)}" aria-label="Add {esc(each.label)}"',
     )
-    if folded:
-        folded = (
-            f'<details data-group="lora-others"><summary>{len(others):,} that do not fit this model</summary>'
-            f'<ul tabindex="0">{folded}</ul></details>'
-        )
-    lists = "".join(
-        f'<datalist id="{name}">'
-        + "".join(f'<option value="{esc(file)}">{esc(about)}</option>' for file, about in files)
+    none = "" if found else f'<li class="hint">{_nothing(bool(query and loras))}</li>'
+    offered = "".join(
+        f'<datalist id="gen-{kind}s">'
+        + "".join(f'<option value="{esc(each.name)}">{esc(each.words)}</option>' for each in lists.of([of])[:MOST])
         + "</datalist>"
-        for name, files in (
-            ("gen-models", shelf.models),
-            ("gen-refiners", shelf.refiners),
-            ("gen-vaes", shelf.vaes),
-            ("gen-upscalers", shelf.upscalers),
-        )
+        for kind, of in (("model", "checkpoint"), ("refiner", "refiner"), ("vae", "vae"), ("upscaler", "upscaler"))
     )
     return (
         f'<details class="picker" data-group="lora-add"><summary class="btn">Add a LoRA</summary>'
         f'<input type="search" class="text" id="gen-find" data-act="find" data-live value="{esc(query)}" '
-        f'placeholder="Search {len(shelf.loras):,} LoRAs" aria-label="Search LoRAs" autocomplete="off">'
-        f"<ul tabindex='0'>{rows}{more}{none}</ul>{folded}</details>{button('refresh', 'Refresh', kind='quiet')}{lists}"
+        f'placeholder="Search {len(loras):,} LoRAs" aria-label="Search LoRAs" autocomplete="off">'
+        f"<ul tabindex='0' class=\"model-offers\">{found}{none}</ul></details>{button('refresh', 'Refresh', kind='quiet')}{offered}"
     )
 
 
-def _nothing(shelf: Shelf, query: str) -> str:
-    if query and shelf.loras:
-        return "No LoRA of this name fits the model."
-    return "No LoRA fits this model. Train one, or put files into models/loras."
-
-
-def _misfit(facts: FileFacts, family: str) -> str:
-    """Why a LoRA cannot be used with a model of this family; "" if it can."""
-    if facts.problem:
-        return f"unreadable: {short(facts.problem, 100)}"
-    if facts.family and family and facts.family != family:
-        return f"is for {FAMILY_NAMES.get(facts.family, facts.family)}, the model is {FAMILY_NAMES.get(family, family)}"
-    return ""
-
-
-def _offer(each: Offered, thumb_url: Url) -> str:
-    family = badge(each.facts.family) if each.facts.family else ""
+def _nothing(searched: bool) -> str:
     return (
-        f'<li><button type="button" class="btn row" data-act="add" data-arg="{esc(each.name)}" '
-        f'aria-label="Add {esc(each.label)}">{_thumb(each.preview, thumb_url)}<span>{esc(each.label)}</span>{family}</button></li>'
+        "No LoRA has these words." if searched else "There is no LoRA yet. Train one, or put files into models/loras."
     )
-
-
-def _thumb(preview: Path | None, thumb_url: Url) -> str:
-    image = f'<img src="{esc(thumb_url(preview, 96))}" alt="" loading="lazy">' if preview is not None else ""
-    return f'<span class="lora-thumb">{image}</span>'
 
 
 # -- those in use
@@ -228,7 +117,13 @@ def _row(
     path = find_file(str(use["file"]), workspace) if workspace is not None else None
     facts = facts_of_file(path) if path is not None else FileFacts("lora")
     preview = preview_of(path, workspace) if path is not None and workspace is not None else None
-    why = _misfit(facts, family) if path is not None else "" if workspace is None else "is not on this machine"
+    why = (
+        misfit(facts, path, ["lora"], family)
+        if path is not None
+        else ""
+        if workspace is None
+        else "is not on this machine"
+    )
     on = use.get("enabled", True)
     moves = button("up", "\u2191", number, kind="quiet", label=f"Move {name} up", disabled=number == 0, again=True)
     cross = button("remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
@@ -236,9 +131,10 @@ def _row(
         "down", "\u2193", number, kind="quiet", label=f"Move {name} down", disabled=number == count - 1, again=True
     )
     beside = _beside(facts.words)
-    mark = badge(facts.family or "", facts.problem) if path is not None else ""
+    mark = "".join(f'<span class="badge">{esc(words)}</span>' for words in badges(facts))
+    mark = mark if facts.family or path is None else badge("", facts.problem) + mark
     return (
-        f'<li class="{"" if on else "off"}">{_thumb(preview, thumb_url)}<div><div class="strip">'
+        f'<li class="{"" if on else "off"}">{thumb(preview, thumb_url)}<div><div class="strip">'
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"{" checked" if on else ""}>'
         f'<b title="{esc(use["file"])}">{middle(name)}</b></label>{mark}<span class="grow"></span>{moves}{cross}</div>'
         f"{_slider(number, name, float(use['strength']))}"
@@ -346,7 +242,7 @@ class Loras:
     """What is done with LoRAs in the tab. fields: of the form, which keeps those in use"""
 
     def __init__(self, page: Page, fields: PlainForm):
-        self.page, self.fields, self.shelf = page, fields, Shelf(page.workspace)
+        self.page, self.fields, self.shelf = page, fields, model_lists(page.workspace)
 
     def _family(self, values: dict[str, Any]) -> str:
         return model_of(values, self.page.project.job.model, self.page.workspace).family
@@ -367,14 +263,38 @@ class Loras:
         )
 
     def picker(self, query: str = "") -> str:
-        return picker(self.shelf, self._family(self.fields.load()), query, self.page.thumb_url)
+        return picker(self.shelf, self._family(self.fields.load()), query, self.page)
 
     def embeddings(self) -> Any:
         """The embeddings to choose from, with those that are chosen."""
-        chosen = self.fields.load()["embeddings"]
-        known = {value for _, value in self.shelf.embeddings}
-        listed = [*self.shelf.embeddings, *((text, text) for text in chosen if text not in known)]
+        values = self.fields.load()
+        chosen, family = values["embeddings"], self._family(values)
+        offered = self.shelf.of(["embedding"])
+        why = {each.name: misfit(each.facts, each.path, ["embedding"], family) for each in offered}
+        listed = [(each.with_reason(why[each.name]), each.name) for each in offered]
+        listed.sort(key=lambda item: bool(why[item[1]]))  # stable
+        listed += [(text, text) for text in chosen if text not in why]
         return gr.Dropdown(choices=listed, value=chosen, multiselect=True, allow_custom_value=True)
+
+    def refused_embedding(self, text: str) -> list[Problem]:
+        """Why an embedding cannot be chosen for the model; a name without a file is judged at the start."""
+        family = self._family(self.fields.load())
+        try:
+            path = find_word(text, self.page.workspace).path
+        except ProblemsError:
+            return []
+        try:
+            if family and self.page.roots.holds(path):
+                check_choice(identify(path), path, ["embedding"], family)
+        except ProblemsError as error:
+            return error.problems
+        return []
+
+    def _fitting(self, name: str, values: dict[str, Any]) -> Path:
+        """A LoRA of the list that fits the model. Raises ProblemsError."""
+        path = self.shelf.named(name).path
+        check_choice(identify(path), path, ["lora"], self._family(values))
+        return path
 
     def act(self, event: gr.EventData) -> str | None:
         """Something was pressed or typed in the list or in a row; the list, if only that changes. Raises ProblemsError."""
@@ -387,7 +307,7 @@ class Loras:
         with self.page.project.lock:
             values = self.fields.load()
             if act == "add":
-                after = form.add_lora(values, self.shelf.named(arg).path, self.page.workspace)
+                after = form.add_lora(values, self._fitting(arg, values), self.page.workspace)
             else:
                 after = changed(values, act, arg, value, self.page.workspace, self.page.roots)
             self.fields.put(after)

@@ -26,8 +26,8 @@ from core.record.bounded_json import read_json
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace, resolve_path
 from core.settings.job import GenerateJob
+from tabs.form.model_lists import ModelLists
 from tabs.form.plain_presets import PlainForm, Values
-from tabs.generate.loras import Shelf
 from tabs.markup import button, esc, short
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ Pair = tuple[str, str]  # a prompt and its negative prompt
 class PromptBox:
     """Server side of the two prompt fields. form: keeps the fields of the tab; shelf: the LoRAs on this machine"""
 
-    def __init__(self, page: Page, form: PlainForm, gallery: Gallery, shelf: Shelf):
+    def __init__(self, page: Page, form: PlainForm, gallery: Gallery, shelf: ModelLists):
         self.page, self._form, self._shelf = page, form, shelf
         self.history = History(page, gallery)
         self._before: list[tuple[str, list[Style]]] = []  # what was done to the styles, and what they were
@@ -107,8 +107,8 @@ class PromptBox:
         return {"options": []}
 
     def _loras(self, value: str) -> list[dict[str, str]]:
-        names = Counter(each.path.stem for each in self._shelf.loras)
-        found = [each.label if names[each.path.stem] > 1 else each.path.stem for each in self._shelf.loras]
+        names = Counter(each.path.stem for each in self._shelf.of(["lora"]))
+        found = [each.label if names[each.path.stem] > 1 else each.path.stem for each in self._shelf.of(["lora"])]
         return [_option(name, f"<lora:{name}:1>", "LoRA") for name in _like(found, value)]
 
     def _wildcards(self, value: str) -> list[dict[str, str]]:
@@ -116,7 +116,7 @@ class PromptBox:
 
     def _words(self, value: str) -> list[dict[str, str]]:
         """Embeddings and LoRAs whose names match, then tags."""
-        known = (Path(name) for _, name in self._shelf.embeddings)
+        known = (Path(each.name) for each in self._shelf.of(["embedding"]))
         files = (path for path in known if path.parts[0] == "models")
         words = (token or path.stem for path in files for token in tokens_of_file(resolve_path(str(path))))
         embeddings = _like(list(words), value)

@@ -20,7 +20,6 @@ from core.generation.image_record import ImageRecord
 from core.generation.plan import mask_size_advice
 from core.generation.prompt.files import is_prompt, read_entries
 from core.generation.requests import FILE as FROM_FILE
-from core.generation.upscaler_files import ENDINGS, FOLDER
 from core.generation.upscalers import LANCZOS, UPSCALERS
 from core.record import atomic
 from core.record.problems import Problem, ProblemsError
@@ -28,6 +27,8 @@ from core.record.units import count
 from core.record.workspace import resolve_path, typed_path
 from core.settings.job import GenerateJob
 from tabs.context import Page
+from tabs.form.model_lists import ModelLists
+from tabs.form.picker import misfit
 from tabs.form.plain_presets import PlainForm, Values
 from tabs.generate import form
 from tabs.generate.gallery import Shelf
@@ -39,6 +40,7 @@ SENT = {"begin": "The next images begin with", "inpaint": "Paint what is repaint
 FACTORS = (2, 3, 4)  # times the sides
 KEEPS = 0.2  # a denoising strength that keeps an image's shapes
 FILE = "file:"  # begins the choice of an upscaler file
+LATENTS = "latent_upscaler"
 CELL = "grid:"  # begins the name of a grid's cell
 STEP, MOST = 8, 4096  # pixels: sides are multiples of it; the longest that can be set
 OF_GROUPS = tuple(name for name in form.FIELDS if form.OF_JOB[name].group in ("image_to_image", "hires"))
@@ -58,11 +60,12 @@ class Sending:
         fields: PlainForm,
         shelf: Shelf,
         painting: Painting,
+        lists: ModelLists,
         checked: Callable[[Values], Sequence[GenerateJob]],
         make: Callable[[Sequence[GenerateJob]], Any],
     ):
         self.page, self._fields, self._shelf, self._painting = page, fields, shelf, painting
-        self._checked, self._make = checked, make
+        self._lists, self._checked, self._make = lists, checked, make
 
     def act(self, event: gr.EventData) -> None:
         """An image of the gallery is used. Raises ProblemsError."""
@@ -254,12 +257,10 @@ class Sending:
             shot, known = self._found(str(asked.get("name")))
         except ProblemsError as error:
             return {"problems": [problem.to_dict() for problem in error.problems]}
-        now, folder = self._fields.load(), self.page.workspace.models / FOLDER
+        now = self._fields.load()
         chosen = now["highres_fix_upscaler_file"]
-        listed = sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS) if folder.is_dir() else []
-        offered = [(name, each.title, each.latents is not None) for name, each in UPSCALERS.items()]
-        files = {name: name for name in listed} | ({Path(chosen).name: chosen} if chosen else {})
-        offered += [(FILE + file, name, False) for name, file in files.items()]
+        offered = [(name, each.title, each.latents is not None, "") for name, each in UPSCALERS.items()]
+        offered += self._files(str(chosen or ""))
         first = FILE + chosen if chosen else now["highres_fix_upscaler"]
         sides = _sides(known)
         return {
@@ -268,6 +269,22 @@ class Sending:
             "upscalers": sorted(offered, key=lambda each: each[0] != first),  # stable
             "strength": KEEPS,
         }
+
+    def _files(self, chosen: str) -> list[tuple[str, str, bool, str]]:
+        """(choice, words, whether it upscales latents, why it cannot be chosen) of each upscaler file and of the form's."""
+        self._lists.look()
+        found, family = self._lists.of(["upscaler"]), self._fields.family_for("highres_fix_upscaler_file")
+        why = [misfit(each.facts, each.path, ("upscaler",), family) for each in found]
+        offered = [
+            (FILE + each.name, each.label, each.facts.kind == LATENTS, reason)
+            for each, reason in zip(found, why, strict=True)
+        ]
+        own = (
+            []
+            if not chosen or FILE + chosen in {name for name, *_ in offered}
+            else [(FILE + chosen, Path(chosen).name, False, "")]
+        )
+        return [*offered, *own]
 
     def _enlarge(self, shot: Shot, known: Facts, choice: str) -> None:
         """Queue a larger version of an image, made with its own settings; the fields stay as they are."""

@@ -61,7 +61,7 @@ new MutationObserver(() => {
 # The list closes once a LoRA of it is chosen, and the LoRA's row is in view.
 CHOSEN = """
 element.addEventListener('click', ({target}) => {
-  const chosen = target.closest('[data-act=add]'), summary = element.querySelector('.picker > summary');
+  const chosen = target.closest('[data-act=add]:not(.misfit)'), summary = element.querySelector('.picker > summary');
   if (!chosen) return;
   summary.click();
   summary.focus({preventScroll: true});
@@ -117,7 +117,7 @@ def build(page: Page) -> None:
     shown = {"seen": seen, "add": add, "drop": drop, "embeddings": words} | fields | boards
     page.on_show(TAB, desk.show, None, shown)
     page.on_tick(TAB, desk.tick, seen, {"seen": seen, "add": add} | boards)
-    page.on_given([words.input], desk.choose_words, words, fields)
+    page.on_given([words.input], desk.choose_words, words, fields | {"embeddings": words})
     page.listen(initial.upload, desk.begin_with, initial, fields | {"initial": initial})
     page.links.answer("paint", desk.painting.answer)
     page.links.answer("prompt", desk.prompt_box.answer)
@@ -158,6 +158,11 @@ class Fields(PlainForm):
     def fresh(self) -> dict[str, Any]:
         return form.start_values(self.page.project.job)
 
+    def family_for(self, name: str) -> str:
+        if name in ("base_model", "refiner_checkpoint"):
+            return ""
+        return panel.model_of(self.load(), self.page.project.job.model, self.page.workspace).family
+
     def empty(self, values: dict[str, Any]) -> dict[str, Any]:
         project = self.page.project.job
         found: dict[str, Any] = {"base_model": project.model.base_model}
@@ -195,7 +200,9 @@ class Desk:
         self.painting = Painting(page, self._values)
         self.prompt_box = PromptBox(page, self.presets, self.shelf.gallery, self.loras.shelf)
         self.stage = Stage(page, self.shelf.newest, self._jobs)
-        self.sending = Sending(page, self.presets, self.shelf, self.painting, self._checked, self._make)
+        self.sending = Sending(
+            page, self.presets, self.shelf, self.painting, self.loras.shelf, self._checked, self._make
+        )
 
     # -- what is kept
 
@@ -254,9 +261,16 @@ class Desk:
         return None
 
     def choose_words(self, chosen: Any) -> dict[str, Any]:
+        """What was chosen is kept, but for an embedding of another family, which is said."""
         with self._lock:
-            self.presets.put(self._values() | {"embeddings": [str(text) for text in chosen or []]})
-        return self._changed()
+            before, given = self._values()["embeddings"], [str(text) for text in chosen or []]
+            problems = [each for text in given if text not in before for each in self.loras.refused_embedding(text)]
+            kept = [text for text in given if text in before or not self.loras.refused_embedding(text)]
+            self.presets.put(self._values() | {"embeddings": kept})
+        if not problems:
+            return self._changed()
+        self.page.browsers.say(self._browser(), "error", problems=problems, about=FIELD)
+        return self._form() | {"embeddings": self.loras.embeddings()}
 
     def _browser(self) -> Browser:
         return self.page.browsers.of(ASKING.get())

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from core.record.problems import ProblemsError
 from core.record.units import clock, count
-from core.record.workspace import Workspace, display_path
+from core.record.workspace import Workspace
 from core.settings.base import Settings, value_of
 from core.settings.check import build as build_job
 from core.tasks import Card, Task, tasks
+from tabs.form.model_lists import AGAIN, model_lists
 from tabs.form.task_settings import job_of, main_setting, own_settings_of
 from tabs.server.browsers import Browser
 from tabs.server.safety import Roots
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tabs.form.project import Project
 
 KEPT = 10
+SOON = 0.05  # seconds that a look waits for the lists of model files
 MOST_LINES = 300  # of a result; the whole stands in the job's journal
 DOWNLOAD = "download"
 GOING = ("waiting", "running", "paused")
@@ -273,7 +275,6 @@ class Works:
         return []
 
     def _known_files(self) -> list[str]:
-        from core.generation.library import list_loras, list_models
-
-        space = self._workspace
-        return [display_path(path) for _, path in [*list_loras(space), *list_models(space)]][:300]
+        lists = model_lists(self._workspace)
+        lists.look(SOON, AGAIN)
+        return [each.value for each in lists.of(["lora", "checkpoint"])][:300]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from generate_parts import draw, made, make_desk, said_codes
+import torch
+from generate_parts import draw, lora, made, make_desk, said_codes
 from PIL import Image
 from work_parts import HOSTILE, event, wait_until
 
@@ -30,6 +31,7 @@ from tabs.generate import form
 from tabs.generate.gallery import about_job
 from tabs.generate.sending import larger
 from tabs.generate.stage import newest
+from tabs.generate.tab import Desk
 
 
 @pytest.fixture
@@ -235,18 +237,22 @@ def test_upscaling_makes_one_larger_image_at_once_and_leaves_the_fields_alone(de
 
 def test_the_dialog_of_upscale_offers_every_upscaler_that_of_the_form_first(desk, tmp_path):
     desk.page.workspace = replace(desk.page.workspace, models=tmp_path / "models")
+    desk = Desk(desk.page)
     draw(desk.page.workspace.images / "d" / "1.png")
     folder = desk.page.workspace.models / "upscalers"
-    folder.mkdir(parents=True)
-    (folder / "x4.pth").write_bytes(b"")
+    lora(folder / "no upscaler.safetensors")
+    dense = {"conv_first.weight": torch.zeros(4, 3, 3, 3), "body.0.rdb1.conv5.weight": torch.zeros(4, 4, 3, 3)}
+    torch.save(dense, folder / "x4.pth")
+    (folder / "torn.pth").write_bytes(b"")
+    file = "file:models/upscalers/x4.pth"
+    desk.loras.shelf.read()
     offered = desk.sending.answer({"name": "d/1.png"})
     assert offered["sizes"] == [[2, 128, 128], [3, 192, 192], [4, 256, 256]]
-    assert {name for name, *_ in offered["upscalers"]} == {*UPSCALERS, "file:x4.pth"}
+    assert {name for name, *_ in offered["upscalers"]} == {*UPSCALERS, file, "file:models/upscalers/torn.pth"}
+    assert [name for name, *_, why in offered["upscalers"] if why] == ["file:models/upscalers/torn.pth"]
     desk.presets.put(form.start_values() | {"highres_fix_upscaler_file": "models/upscalers/x4.pth"})
     offered = desk.sending.answer({"name": "d/1.png"})["upscalers"]
-    assert (
-        [name for name, title, _ in offered if title == "x4.pth"] == ["file:models/upscalers/x4.pth"] == [offered[0][0]]
-    )
+    assert [name for name, *_ in offered].count(file) == 1 and offered[0][0] == file
     assert codes(desk.sending.answer({"name": "../x.png"})) == ["gallery.gone"]
 
 

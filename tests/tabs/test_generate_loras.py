@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from work_parts import HOSTILE, event, make_page
 
 from core.generation.model_index import facts_of_file, preview_of
+from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT
-from tabs.generate import form, loras
+from tabs.form import picker
+from tabs.generate import form
 from tabs.generate.tab import Desk
 
 
@@ -64,16 +66,20 @@ def test_the_preview_is_the_image_beside_the_file_else_the_newest_sample_of_its_
 
 def test_the_list_has_those_of_the_models_family_and_says_why_the_others_do_not_fit(desk):
     folder = desk.page.workspace.models / "loras"
-    for number in range(loras.OFFERED + 5):
+    for number in range(picker.OFFERED + 5):
         lora(folder / f"fox {number:02}.safetensors")
     lora(folder / f"large {HOSTILE[:20].replace('/', '')}.safetensors", width=2048)
     (folder / "torn.safetensors").write_bytes(b"no")
     desk.loras.shelf.read()
     html = desk.loras.picker("")
-    assert html.count('data-act="add"') == loras.OFFERED and "5 more" in html and "<img src=x" not in html
-    assert "2 that do not fit" in html and "is for SDXL, the model is SD 1.x" in html and "unreadable" in html
-    found = desk.lora_act(event("find", "", "fox 07"))
-    assert found["add"].count('data-act="add"') == 1
+    assert html.count('data-act="add"') == picker.OFFERED and "7 more" in html and "<img src=x" not in html
+    for words, count in (("fox 07", 1), ("sdxl", 1), ("torn", 1), ("rank 4", picker.OFFERED)):
+        found = desk.lora_act(event("find", "", words))["add"]
+        assert found.count('data-act="add"') == count and ("misfit" in found) == (words in ("sdxl", "torn"))
+    (large,) = (each for each in desk.loras.shelf.of(["lora"]) if each.facts.family == "sdxl")
+    with pytest.raises(ProblemsError) as raised:
+        desk.lora_act(event("add", large.name))
+    assert raised.value.problems[0].code == "lora.other-family" and desk._values()["loras"] == []
 
 
 def test_lists_of_vaes_and_upscalers_offer_nothing_else_and_name_damaged_ones(desk):
@@ -86,9 +92,12 @@ def test_lists_of_vaes_and_upscalers_offer_nothing_else_and_name_damaged_ones(de
     save_file(dense, models / "upscalers" / "big.safetensors")
     desk.loras.shelf.read()
     shelf = desk.loras.shelf
-    assert [name for name, _ in shelf.vaes] == ["models/vae/torn.safetensors"] and "unreadable" in shelf.vaes[0][1]
-    assert [name for name, _ in shelf.upscalers] == [f"models/upscalers/{n}.safetensors" for n in ("big", "torn")]
-    assert not [name for name, _ in shelf.models if "upscalers" in name or "vae/" in name]
+    (vae,) = shelf.of(["vae"])
+    assert vae.name == "models/vae/torn.safetensors" and "unreadable" in vae.words
+    assert [each.name for each in shelf.of(["upscaler"])] == [
+        f"models/upscalers/{n}.safetensors" for n in ("big", "torn")
+    ]
+    assert not [each for each in shelf.of(["checkpoint"]) if "upscalers" in each.name or "vae/" in each.name]
     html = desk.loras.picker("")
     assert 'id="gen-vaes"' in html and 'id="gen-upscalers"' in html
     drawn = desk._form()
@@ -110,7 +119,7 @@ def test_the_folders_are_read_beside_the_page_and_then_sent_once(desk):
 def test_a_row_shows_family_words_and_state_and_a_word_is_written_at_the_prompts_end(desk):
     lora(desk.page.workspace.models / "loras" / "a.safetensors", {"modelspec.trigger_phrase": "zfx, glyph style"})
     desk.loras.shelf.read()
-    desk.lora_act(event("add", desk.loras.shelf.loras[0].name))
+    desk.lora_act(event("add", desk.loras.shelf.of(["lora"])[0].name))
     row = desk._form()["loras"]
     assert (
         "SD 1.x" in row and 'data-arg="0:0"' in row and row.count("disabled>glyph style") == 1
@@ -129,4 +138,4 @@ def test_one_of_another_family_or_gone_says_so_in_its_row(desk):
     uses = [{"file": "models/loras/xl.safetensors", "strength": 1.0}, {"file": "gone", "strength": 1.0}]
     desk.presets.put(desk._values() | {"loras": uses})
     row = desk._form()["loras"]
-    assert "is for SDXL, the model is SD 1.x" in row and "is not on this machine" in row
+    assert "is a LoRA for SDXL; the model is SD 1.x" in row and "is not on this machine" in row

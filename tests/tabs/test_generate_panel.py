@@ -10,7 +10,8 @@ from core.generation.guidances import GUIDANCES
 from core.settings.check import build
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
-from tabs.generate import form, loras, panel
+from tabs.form import model_lists
+from tabs.generate import form, panel
 from tabs.generate.tab import Desk
 from tests.models import tiny_file
 
@@ -116,10 +117,10 @@ def test_the_row_of_the_refiner_says_which_and_when(desk):
 
 
 def test_the_refiners_list_has_refiners_only(desk, monkeypatch):
-    monkeypatch.setattr(loras, "is_refiner", lambda path: path.name == "starter")
+    monkeypatch.setattr(model_lists, "is_refiner", lambda kind: kind.family == "sd1")
     desk.loras.shelf.read()
-    names = [name for name, _ in desk.loras.shelf.refiners]
-    assert names == [name for name, _ in desk.loras.shelf.models if name.endswith("starter")] != []
+    names = [each.name for each in desk.loras.shelf.of(["refiner"])]
+    assert names == [each.name for each in desk.loras.shelf.of(["checkpoint"]) if each.name.endswith("starter")] != []
     assert 'list="gen-refiners"' in desk._form()["more"] and 'id="gen-refiners"' in desk.loras.picker()
 
 

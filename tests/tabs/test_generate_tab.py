@@ -264,7 +264,7 @@ def test_a_missing_lora_or_model_is_said_before_anything_is_queued(desk):
 def test_embeddings_are_chosen_from_the_list_kept_and_drawn_with(desk):
     embedding(desk.page.workspace.runs / "r" / "checkpoints" / "zunkel.safetensors")
     name = "outputs/runs/r/checkpoints/zunkel.safetensors"
-    assert desk.lora_act(event("refresh"))["embeddings"].choices == [("r / zunkel", name)]
+    assert desk.lora_act(event("refresh"))["embeddings"].choices == [("r / zunkel (embedding)", name)]
     desk.choose_words([name])
     assert desk.loras.embeddings().value == [name]
     press(desk, embeddings=[name, f"brabol={name}"])

@@ -20,8 +20,8 @@ from core.record.run_folder import RunFolder
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.presets.files import parse
+from tabs.form.model_lists import ModelLists
 from tabs.generate import form, grids
-from tabs.generate.loras import Shelf
 from tabs.generate.tab import Fields
 from tests.generation.test_run import small_lora
 
@@ -51,7 +51,7 @@ def desk(tmp_path):
     page = make_page(tmp_path, Queue(tmp_path / "outputs" / "images"))
     page.engine.runs = page.workspace.runs
     page.project.keep("Generate", {"values": form.start_values() | {"seed": 3, "width": 64, "height": 64}})
-    return grids.Grids(page, Fields(page), Shelf(page.workspace))
+    return grids.Grids(page, Fields(page), ModelLists(page.workspace))
 
 
 def give(desk, **fields):
@@ -164,7 +164,7 @@ def test_a_damaged_grid_does_not_hide_the_others(desk):
 
 def test_a_shared_page_names_no_file_outside_in_an_axis(tmp_path):
     page = make_page(tmp_path, Queue(tmp_path / "outputs" / "images"), shared=True)
-    desk = grids.Grids(page, Fields(page), Shelf(page.workspace))
+    desk = grids.Grids(page, Fields(page), ModelLists(page.workspace))
     save_file({}, tmp_path / "secret.safetensors")
     give(desk, x_axis="lora", x_values=f"none, {tmp_path / 'secret.safetensors'}")
     desk.act(event("make"))

@@ -98,7 +98,7 @@ def test_a_tagger_that_a_folder_replaces_is_not_offered(page):
 
 @pytest.mark.parametrize(
     ("action", "name", "what"),
-    [("inspect", "file", "any"), ("tag", "model_dir", "folder"), ("clean_metadata", "out_json", "file"),
+    [("convert_lora", "output", "any"), ("tag", "model_dir", "folder"), ("clean_metadata", "out_json", "file"),
      ("merge_tags", "folders", "folder"), ("resize", "folder", "folder"), ("tag", "thresh", "")],
 )  # fmt: skip
 def test_a_setting_that_names_a_path_has_a_button_to_browse(page, action, name, what):

@@ -58,7 +58,8 @@ def test_a_person_sees_the_reason_where_a_base_model_is_chosen(hostile_page, chr
     visit = Visit(chromium, hostile_page.url)
     try:
         shown = visit.open("Train")
-        expect(shown.locator("#field-model-base-model select.offered")).to_contain_text("(unreadable: ")
+        shown.get_by_role("button", name="List: Base model").click()
+        expect(shown.locator("#pick-list .why").first).to_contain_text("unreadable: ")
         assert visit.errors == []
     finally:
         visit.close()

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from generate_parts import lora
+from PIL import Image
 from playwright.sync_api import expect
 
 from core.formats.hub import catalog
@@ -176,7 +178,34 @@ def test_a_file_put_into_the_folder_by_hand_appears_in_lists_and_catalog(window,
     expect(row(tab, "sdxl-vae")).to_have_attribute("data-state", "found")
     row(tab, "sdxl-vae").get_by_role("button", name="Use as VAE").click()
     wait(lambda: shop.page.project.job.model.vae == str(shop.workspace.models / catalog.ENTRIES[3].place))
-    expect(field(tab).locator("select.offered option", has_text="mine")).to_have_count(1)
+    expect(field(tab).locator("datalist option", has_text="mine")).to_have_count(1)
+
+
+def test_the_list_of_a_field_dims_another_family_and_refuses_it_and_takes_what_fits(window, shop):
+    folder = shop.workspace.models / "loras"
+    for name, width in (("fox", 768), ("large", 2048)):
+        lora(folder / f"{name}.safetensors", {"modelspec.trigger_phrase": f"{name} word"}, width)
+    Image.new("RGB", (8, 8)).save(folder / "fox.png")
+    tab = window.open("Train")
+    tab.locator("#group-network > button").click()
+    tab.locator("#more-network > button").click()
+    field, rows = tab.locator("#field-network-network-weights-control"), tab.locator("#pick-list button")
+    tab.get_by_role("button", name="List: Initial LoRA weights").click()
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).not_to_have_class(re.compile("misfit"))
+    expect(rows.nth(0).locator("img")).to_have_count(1)
+    expect(rows.nth(0).locator(".badge")).to_have_text(["SD 1.x", "LoRA", "rank 4"])
+    expect(rows.nth(1)).to_have_class(re.compile("misfit"))
+    rows.nth(1).click()
+    expect(tab.locator(".models-dialog .problem.error")).to_contain_text("large.safetensors")
+    expect(field).to_have_value("")
+    tab.locator("#pick-find").fill("fox word")
+    expect(rows).to_have_count(1)
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Enter")
+    expect(tab.locator("dialog")).to_have_count(0)
+    expect(field).to_have_value(str(folder / "fox.safetensors"))
+    wait(lambda: shop.page.project.job.network.network_weights == str(folder / "fox.safetensors"))
 
 
 @pytest.fixture
@@ -221,7 +250,8 @@ def test_a_file_and_a_folder_that_are_browsed_for_stand_in_their_fields(window, 
     wait(lambda: state("images").get("folder") == str(shallow.parent))
     file = tab.locator("#tool-inspect-file")
     file.fill(str(shallow / "no such file"))
-    tab.get_by_role("button", name="Browse: File").click()
+    tab.get_by_role("button", name="List: File").first.click()
+    tab.get_by_role("button", name="Browse files").click()
     browser.get_by_role("button", name=re.compile("mine.safetensors")).click()
     expect(file).to_have_value(str(shallow / "mine.safetensors"))
     wait(lambda: state("models").get("file") == str(shallow / "mine.safetensors"))

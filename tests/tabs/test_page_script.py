@@ -170,7 +170,9 @@ def hover_all(tab, selector: str, most: int = 12) -> None:
 
 def train(tab) -> None:
     expect(tab.locator("#preflight-holder")).to_contain_text("broken", timeout=60_000)
-    expect(tab.locator("#field-model-base-model select.offered")).to_contain_text("(unreadable: ")
+    tab.get_by_role("button", name="List: Base model").click()
+    expect(tab.locator("#pick-list .why").first).to_contain_text("unreadable: ")
+    tab.keyboard.press("Escape")
     expect(tab.locator("#preset-list option", has_text=NAME)).to_have_count(1)
 
 
@@ -218,8 +220,7 @@ def generate(tab, drawn) -> None:
     go(tab, "Generate")
     expect(tab.locator("#gen-gallery img").first).to_be_visible()
     tab.locator("#gen-add summary").first.click()
-    expect(tab.locator("#gen-add summary", has_text="that do not fit")).to_be_visible()
-    tab.locator("#gen-add summary", has_text="that do not fit").click()
+    expect(tab.locator("#gen-add .misfit").first).to_be_visible()
     expect(tab.locator("#gen-add")).to_contain_text("b-foreign")
     tab.locator("#gen-add summary").first.click()
     tab.locator("#gen-gallery img").first.click()

@@ -17,8 +17,9 @@ from core.generation.requests import in_styles
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import GenerateJob
-from tabs.generate import form, loras
-from tabs.generate.loras import Shelf
+from tabs.form import model_lists
+from tabs.form.model_lists import ModelLists
+from tabs.generate import form
 from tabs.generate.prompt_box import MOST_KEPT, PromptBox
 from tabs.generate.tab import Fields
 
@@ -39,7 +40,7 @@ def box(tmp_path):
     (folder / "tag_lists" / "tags.csv").write_text("fox_(animal),0,900\nforest,0,50\n", "utf-8")
     save_file({"emb_params": torch.zeros(3, 64)}, folder / "embeddings" / "zunkel.safetensors")
     page.complete_tags = None
-    return PromptBox(page, Fields(page), Gallery(page.workspace), Shelf(page.workspace))
+    return PromptBox(page, Fields(page), Gallery(page.workspace), ModelLists(page.workspace))
 
 
 def look(box, text, name="prompt"):
@@ -85,7 +86,7 @@ def test_loras_are_those_of_the_shelf_and_the_folders_are_read_only_for_names_th
     assert offered(box, "lora", "in") == ([], 2)  # not read yet
     assert look(box, "a fox <lora:ink:1>")[1] == []
     assert offered(box, "lora", "in") == (["<lora:ink:1>"], 2)
-    monkeypatch.setattr(loras, "list_loras", lambda space: pytest.fail("read again"))
+    monkeypatch.setitem(model_lists.LISTS, "lora", lambda space: pytest.fail("read again"))
     monkeypatch.setattr(library, "_newest_first", lambda space, kind: pytest.fail("read again"))
     assert look(box, "a fox <lora:ink:1>")[1] == [] and offered(box, "word", "ink")[0] == ["<lora:ink:1>"]
 

@@ -45,6 +45,7 @@ class HiresSettings(Settings):
         title="Upscaler file",
         widget="file",
         names="path or name",
+        holds="upscaler",
         hint="none",
         replaces="highres_fix_upscaler",
         help="An upscaling model used instead of the upscaler: a file in models/upscalers or a path. ESRGAN and Real-ESRGAN (RRDBNet), or sd-scripts' latent upscaler for SD 1.x and 2.x.",

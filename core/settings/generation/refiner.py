@@ -13,6 +13,7 @@ class RefinerSettings(Settings):
         title="Refiner model",
         widget="model",
         names="path or name",
+        holds="refiner",
         hint="off",
         source="Podell et al. 2023, arXiv:2307.01952",
         help="An SDXL refiner: a file, a folder or a name under models/. It continues the image without new noise; with hires fix, that of the second stage. LoRAs and embeddings are the base model's alone. Empty is off.",

@@ -12,7 +12,9 @@ MODEL_HELP = "A .safetensors or .ckpt checkpoint, or a diffusers folder."
 
 
 def _model() -> str | None:
-    text: str | None = setting(None, title="Model", level="shown", help=MODEL_HELP, names="path or name")
+    text: str | None = setting(
+        None, title="Model", level="shown", help=MODEL_HELP, names="path or name", holds="checkpoint"
+    )
     return text
 
 
@@ -66,6 +68,7 @@ class ConvertModelSettings(Settings):
         None,
         title="VAE",
         names="path or name",
+        holds="vae, checkpoint",
         widget="file",
         hint="the model's own",
         help="A VAE file or folder, or another checkpoint, whose VAE replaces the model's.",
@@ -126,6 +129,7 @@ class BakeVaeSettings(Settings):
         title="VAE",
         level="shown",
         names="path or name",
+        holds="vae, checkpoint",
         widget="file",
         help="A VAE file or folder, or a checkpoint that has it.",
     )

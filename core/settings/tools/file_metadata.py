@@ -18,14 +18,24 @@ class HashesSettings(Settings):
     """Computes the hashes by which other programs know a model file: the old 8-digit one, SHA-256 and AutoV3."""
 
     file: str | None = setting(
-        None, level="shown", help="A model file, or a folder for every file in it.", names="path or name"
+        None,
+        level="shown",
+        help="A model file, or a folder for every file in it.",
+        names="path or name",
+        holds="lora, checkpoint, embedding, vae, upscaler",
     )
 
 
 class EditMetadataSettings(Settings):
     """Shows or changes the metadata of a safetensors file; its weights stay the same. Without a change it only shows them."""
 
-    file: str | None = setting(None, level="shown", help="A .safetensors file.", names="path or name")
+    file: str | None = setting(
+        None,
+        level="shown",
+        help="A .safetensors file.",
+        names="path or name",
+        holds="lora, checkpoint, embedding, vae, upscaler",
+    )
     metadata_title: str | None = _text("Title", "Name shown in lists of models.")
     metadata_author: str | None = _text("Author", "Who made it.")
     metadata_description: str | None = _text("Description", "What it does, for people who use it.")
@@ -77,7 +87,13 @@ class EditMetadataSettings(Settings):
 class StripMetadataSettings(Settings):
     """Writes a copy of a safetensors file without private metadata, to share it. Paths of folders are found and named."""
 
-    file: str | None = setting(None, level="shown", help="A .safetensors file.", names="path or name")
+    file: str | None = setting(
+        None,
+        level="shown",
+        help="A .safetensors file.",
+        names="path or name",
+        holds="lora, checkpoint, embedding, vae, upscaler",
+    )
     remove: Literal["training", "minimum", "all"] = setting(
         "training",
         title="Remove",

@@ -81,7 +81,12 @@ class MergeLorasSettings(Settings):
     """Merges LoRAs of one family into one file. The inputs stay as they are."""
 
     models: list[str] = kohya_setting(
-        default_factory=list, title="LoRAs", level="shown", names="path or name", help="LoRAs, one per line."
+        default_factory=list,
+        title="LoRAs",
+        level="shown",
+        names="path or name",
+        holds="lora",
+        help="LoRAs, one per line.",
     )
     ratios: str = _ratios("1 each")
     method: Literal["concat", "svd", "plain"] = setting(
@@ -122,10 +127,20 @@ class ExtractLoraSettings(Settings):
     """Makes a LoRA of the difference between a fine-tuned checkpoint and its base. Both are read layer by layer."""
 
     model_org: str | None = kohya_setting(
-        None, title="Original", level="shown", names="path or name", help="The base model, a single file or a folder."
+        None,
+        title="Original",
+        level="shown",
+        names="path or name",
+        holds="checkpoint",
+        help="The base model, a single file or a folder.",
     )
     model_tuned: str | None = kohya_setting(
-        None, title="Tuned", level="shown", names="path or name", help="The model that was trained on it."
+        None,
+        title="Tuned",
+        level="shown",
+        names="path or name",
+        holds="checkpoint",
+        help="The model that was trained on it.",
     )
     dim: int = kohya_setting(
         32, within=(1, 1024), title="Rank", level="shown", help="Rank of each layer. Whole trainings need 32 to 128."
@@ -169,7 +184,7 @@ class SplitDyloraSettings(Settings):
     """Cuts a DyLoRA into LoRAs of each lower rank, a file each, so that you can try which rank is enough."""
 
     model: str | None = kohya_setting(
-        None, title="DyLoRA", level="shown", names="path or name", help="A LoRA trained as DyLoRA."
+        None, title="DyLoRA", level="shown", names="path or name", holds="lora", help="A LoRA trained as DyLoRA."
     )
     unit: int = kohya_setting(
         4, within=(1, 1024), level="shown", unit="ranks", help="Step between the ranks, the unit it was trained with."
@@ -194,6 +209,7 @@ class ResizeLoraSettings(Settings):
         level="shown",
         kohya="model",
         names="path or name",
+        holds="lora",
         help="A LoRA. LoHa, LoKr and full differences become one, often in a larger file.",
     )
     new_rank: int = kohya_setting(
@@ -239,6 +255,7 @@ class MergeLoraToModelSettings(Settings):
         level="shown",
         kohya="sd_model",
         names="path or name",
+        holds="checkpoint",
         help="The checkpoint or diffusers folder. The copy has the same format.",
     )
     models: list[str] = kohya_setting(
@@ -246,6 +263,7 @@ class MergeLoraToModelSettings(Settings):
         title="LoRAs",
         level="shown",
         names="path or name",
+        holds="lora",
         help="One per line, merged in this order.",
     )
     ratios: str = _ratios("1 each")

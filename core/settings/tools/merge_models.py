@@ -15,6 +15,7 @@ class MergeModelsSettings(Settings):
         title="Models",
         level="shown",
         names="path or name",
+        holds="checkpoint",
         help="Checkpoints, files or diffusers folders, one per line. The result is a single file; the first one gives it the keys that others lack.",
     )
     method: Literal["weighted_sum", "add_difference", "sigmoid"] = setting(

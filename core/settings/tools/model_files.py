@@ -10,7 +10,13 @@ from core.settings.base import Settings, setting
 class InspectSettings(Settings):
     """Shows the type, metadata, hashes and damage of a model file."""
 
-    file: str | None = setting(None, level="shown", help="A LoRA, a checkpoint or a folder.", names="path or name")
+    file: str | None = setting(
+        None,
+        level="shown",
+        help="A LoRA, a checkpoint or a folder.",
+        names="path or name",
+        holds="lora, checkpoint, embedding, vae, upscaler",
+    )
 
 
 class ConvertLoraSettings(Settings):
@@ -22,6 +28,7 @@ class ConvertLoraSettings(Settings):
         level="shown",
         help="A LoRA of any program, or a folder: then every LoRA in it and below.",
         names="path or name",
+        holds="lora",
     )
     names: Literal["kohya", "diffusers", "diffusers_folded"] = setting(
         "kohya",

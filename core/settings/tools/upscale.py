@@ -21,6 +21,7 @@ class LatentUpscalerSettings(Settings):
         title="VAE",
         level="shown",
         names="path or name",
+        holds="vae",
         kohya="vae_path",
         help="The VAE that the network was trained with, or a model that has it: SD 1.x or 2.x.",
     )
@@ -29,6 +30,7 @@ class LatentUpscalerSettings(Settings):
         title="Weights",
         level="shown",
         names="path or name",
+        holds="upscaler",
         help="The network's file, with the tensor names of sd-scripts (conv1, resblock1 to 20, conv_final).",
     )
     output_dir: str | None = kohya_setting(

@@ -6,7 +6,9 @@ from core.settings.base import Settings, setting
 
 
 def _base(help: str) -> str | None:
-    name: str | None = setting(None, title="Base model", hint="not needed", names="path or name", help=help)
+    name: str | None = setting(
+        None, title="Base model", hint="not needed", names="path or name", holds="checkpoint", help=help
+    )
     return name
 
 
@@ -24,7 +26,11 @@ class CheckWeightsSettings(Settings):
     """Looks for NaN, infinite and very large values, finds untrained layers, and shows how much each layer changes."""
 
     file: str | None = setting(
-        None, level="shown", help="A LoRA, or a checkpoint in a single file.", names="path or name"
+        None,
+        level="shown",
+        help="A LoRA, or a checkpoint in a single file.",
+        names="path or name",
+        holds="lora, checkpoint",
     )
     base_model: str | None = _base(NEEDED)
     png: str | None = _png("the heat maps")
@@ -33,7 +39,9 @@ class CheckWeightsSettings(Settings):
 class SingularValuesSettings(Settings):
     """Shows how the change of a LoRA spreads over its singular values, and which rank would keep how much of it."""
 
-    file: str | None = setting(None, title="LoRA", level="shown", help="A LoRA of any kind.", names="path or name")
+    file: str | None = setting(
+        None, title="LoRA", level="shown", help="A LoRA of any kind.", names="path or name", holds="lora"
+    )
     keep: float = setting(
         0.95,
         within=(0.5, 0.9999),
@@ -49,10 +57,15 @@ class CompareLorasSettings(Settings):
     """Compares two LoRAs layer by layer: whether they change weights in the same direction, and how far apart they are."""
 
     file: str | None = setting(
-        None, title="First LoRA", level="shown", help="A LoRA of any kind.", names="path or name"
+        None, title="First LoRA", level="shown", help="A LoRA of any kind.", names="path or name", holds="lora"
     )
     other: str | None = setting(
-        None, title="Second LoRA", level="shown", help="Another one of the same family.", names="path or name"
+        None,
+        title="Second LoRA",
+        level="shown",
+        help="Another one of the same family.",
+        names="path or name",
+        holds="lora",
     )
     base_model: str | None = _base(NEEDED)
     png: str | None = _png("the heat maps")
@@ -61,9 +74,14 @@ class CompareLorasSettings(Settings):
 class InterrogateLoraSettings(Settings):
     """Lists the tokens that a LoRA's text encoders change most: the words it was trained on are usually among them."""
 
-    file: str | None = setting(None, title="LoRA", level="shown", help="The LoRA.", names="path or name")
+    file: str | None = setting(None, title="LoRA", level="shown", help="The LoRA.", names="path or name", holds="lora")
     base_model: str | None = setting(
-        None, title="Base model", level="shown", names="path or name", help="The model it was trained on."
+        None,
+        title="Base model",
+        level="shown",
+        names="path or name",
+        holds="checkpoint",
+        help="The model it was trained on.",
     )
     top: int = setting(100, within=(1, 1000), title="Tokens shown", level="shown", help="How many tokens are listed.")
     clip_skip: int | None = setting(

@@ -1,0 +1,74 @@
+"use strict";
+/* The list of model files beside a field that names one (tabs/form/picker.py): a click takes a file into the field. */
+(() => {
+  const atelier = window.atelier, {h, text} = atelier;
+  const PAUSE = 150, AGAIN = 1000;  // milliseconds after typing, and until files that are still being read are asked for again
+  let asked = 0;
+
+  const ask = async (data) => {
+    try {
+      const response = await fetch("atelier/pick", {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(data)});
+      return response.ok ? await response.json() : null;
+    } catch { return null; }
+  };
+
+  /** Opened by a field's List button. The form may be drawn anew meanwhile, so the field is looked for by its button. */
+  const open = (pressed) => {
+    const {pick: field, form} = pressed.dataset;
+    const find = h("input", {type: "search", class: "text", id: "pick-find", "aria-label": "Search", placeholder: "Search", autocomplete: "off"});
+    const list = h("ul", {class: "model-offers", id: "pick-list", "aria-label": "Model files"}), says = h("p", {class: "hint", "aria-live": "polite"}), refused = h("div", {role: "alert"});
+    const own = atelier.modelsDialog(pressed.getAttribute("aria-label").replace(/^List: /, ""), find, refused, list, says,
+      h("div", {class: "actions"}, h("button", {type: "button", class: "btn", onclick: () => pressed.dataset.looks === "model" ? atelier.browseModels(field.split(".")[1]) : atelier.browseInto(button(field, form), pressed.dataset.looks)}, "Browse files")));
+    const fill = async () => {
+      const number = ++asked, found = await ask({form, field, query: find.value});
+      if (!own.open || number !== asked) return;
+      if (found && list.dataset.rows !== found.rows) {
+        list.dataset.rows = found.rows;
+        const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
+        list.innerHTML = found.rows;  // made by the server, names escaped
+        if (at >= 0) (list.querySelectorAll("button")[at] || find).focus();
+      }
+      text(says, !found ? "The list cannot be read: the server does not answer." : found.reading ? "Reading the folders ..." : list.children.length ? ""
+        : found.count ? "No file has these words." : "There are no such files in the models folder yet.");
+      if (!found || found.reading) setTimeout(() => { if (own.open) fill(); }, AGAIN);
+    };
+    let typing = 0;
+    find.addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(fill, PAUSE); });
+    list.addEventListener("click", async (event) => {
+      const row = event.target.closest("button[data-value]");
+      if (!row) return;
+      const found = await ask({form, field, chosen: row.dataset.value});
+      if (!found || !own.open) return;
+      refused.replaceChildren(...(found.problems.length ? [atelier.problems(found.problems)] : []));
+      if (found.problems.length) return refused.scrollIntoView({block: "nearest"});
+      own.close();
+      put(field, form, row.dataset.value);
+    });
+    /* The arrow keys go through the search and the rows. */
+    own.addEventListener("keydown", (event) => {
+      const step = {ArrowDown: 1, ArrowUp: -1}[event.key], stops = [find, ...list.querySelectorAll("button")], at = stops.indexOf(document.activeElement);
+      if (event.key === "Enter" && at === 0 && stops[1]) { event.preventDefault(); stops[1].click(); }
+      if (!step || at < 0) return;
+      event.preventDefault();
+      (stops[at + step] || stops[at]).focus();
+    });
+    find.focus();
+    fill();
+  };
+
+  const button = (name, form) => document.querySelector(`button[data-pick="${name}"][data-form="${form}"]`);
+  /** A field of one file takes it, a list of files gets one more line. */
+  const put = (name, form, value) => {
+    const beside = button(name, form), field = beside && beside.parentElement.querySelector("input, textarea");
+    if (!field) return;
+    const before = field.tagName === "TEXTAREA" ? field.value.trim() : "";
+    field.value = before ? `${before}\n${value}` : value;
+    field.dispatchEvent(new Event("change", {bubbles: true}));
+    beside.focus();
+  };
+
+  document.addEventListener("click", ({target}) => {
+    const pressed = target.closest && target.closest("button[data-pick]");
+    if (pressed) open(pressed);
+  });
+})();

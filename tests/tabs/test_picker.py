@@ -1,0 +1,144 @@
+"""The lists of model files beside fields, without a browser: what they say of each file, and which are refused."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from generate_parts import Engine, embedding, lora
+from safetensors.torch import save_file
+from work_parts import HOSTILE, make_page
+
+from core import tasks
+from core.record.workspace import PROJECT
+from core.settings.base import declared
+from core.settings.job import GenerateJob, TrainJob
+from tabs.form.project import with_value
+from tabs.generate.tab import Desk
+from tabs.tools.forms import ToolForm
+
+DENSE = {"conv_first.weight": torch.zeros(4, 3, 3, 3), "body.0.rdb1.conv5.weight": torch.zeros(4, 4, 3, 3)}
+LATENT = {f"{name}.weight": torch.zeros(1) for name in ("conv1", "resblock20.conv2", "conv_final")}
+UNET = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+
+
+@pytest.fixture
+def page(tmp_path):
+    page = make_page(tmp_path, Engine(tmp_path / "outputs" / "images"))
+    models = tmp_path / "models"
+    page.workspace = replace(page.workspace, models=models)
+    shutil.copytree(PROJECT / "models" / "starter", models / "starter", ignore=shutil.ignore_patterns("images"))
+    lora(models / "loras" / "fox.safetensors")
+    lora(models / "loras" / f"large {HOSTILE[:20].replace('/', '')}.safetensors", width=2048)
+    (models / "loras" / "torn.safetensors").write_bytes(b"no")
+    embedding(models / "embeddings" / "word.safetensors")
+    save_file(
+        {"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(1, 1280)}, models / "embeddings" / "words.safetensors"
+    )
+    (models / "upscalers").mkdir()
+    save_file(DENSE, models / "upscalers" / "big.safetensors")
+    for name, width in (("sd2", 1024), ("sd1", 768)):
+        save_file({UNET: torch.zeros(2, width)}, models / f"{name}.safetensors")
+    save_file({f"{UNET[:21]}.double_blocks.0.img_attn.qkv.weight": torch.zeros(2, 2)}, models / "flux.safetensors")
+    return page
+
+
+def listed(page, form, field, query=""):
+    """{file's name: whether it is dimmed} in the order of the list."""
+    found = page.picker.answer({"form": form, "field": field, "query": query})
+    assert "<img src=x" not in found["rows"]
+    rows = re.findall(r'class="btn row( misfit)?" data-value="([^"]*)"', found["rows"])
+    return {value.rpartition("/")[2].partition(".")[0].split(" ")[0]: bool(dim) for dim, value in rows}
+
+
+def refused(page, form, field, file):
+    path = next(page.workspace.models.rglob(f"{file}*"))
+    return [
+        each["code"] for each in page.picker.answer({"form": form, "field": field, "chosen": str(path)})["problems"]
+    ]
+
+
+def test_files_of_another_family_come_last_dimmed_and_are_refused_by_the_code_of_the_check_before_a_start(page):
+    for field in ("network.network_weights", "network.base_weights"):
+        assert listed(page, "train", field) == {"fox": False, "large": True, "torn": True}
+        assert refused(page, "train", field, "fox") == []
+        assert refused(page, "train", field, "large") == ["lora.other-family"]
+        assert refused(page, "train", field, "word.") == ["lora.not-a-lora"]
+        assert refused(page, "train", field, "torn") == ["model.unknown-file"]
+    assert listed(page, "train", "embedding.embedding_weights") == {"word": False, "words": True}
+    assert refused(page, "train", "embedding.embedding_weights", "words") == ["embedding.other-family"]
+
+
+def test_base_models_are_dimmed_where_no_family_here_is_theirs_or_another_one_is_set(page):
+    dims = listed(page, "train", "model.base_model")
+    assert dims == {"starter": False, "sd1": False, "sd2": False, "flux": True} and next(iter(dims)) == "starter"
+    assert refused(page, "train", "model.base_model", "flux") == ["model.other-family"]
+    page.project.replace(with_value(page.project.job, "model.family", "sd2"), did="test", session="", stamp=None)
+    assert listed(page, "train", "model.base_model")["sd1"] is True
+    assert refused(page, "train", "model.base_model", "sd1") == ["model.other-family"]
+    assert listed(page, "train", "network.network_weights") == {"fox": True, "large": True, "torn": True}
+
+
+def test_generate_s_lists_follow_its_own_base_model(page):
+    desk = Desk(page)
+    assert listed(page, "gen", "base_model") == {"starter": False, "sd1": False, "sd2": False, "flux": True}
+    assert (
+        listed(page, "gen", "highres_fix_upscaler_file") == {"big": False}
+        and listed(page, "gen", "refiner_checkpoint") == {}
+    )
+    save_file(LATENT, page.workspace.models / "upscalers" / "latent.safetensors")
+    desk.loras.shelf.read()
+    monkeyed = {"highres_fix_upscaler_file": "sdxl"}
+    desk.presets.family_for = lambda name: monkeyed.get(name, "sd1")
+    assert listed(page, "gen", "highres_fix_upscaler_file") == {"big": False, "latent": True}
+    assert refused(page, "gen", "highres_fix_upscaler_file", "latent") == ["upscaler.other-family"]
+    offered = {words: why for _, words, _, why in desk.sending._files("")}
+    assert offered["upscalers/big"] == "" and offered["upscalers/latent"]
+
+
+def test_an_embedding_of_another_family_is_not_taken(page):
+    desk = Desk(page)
+    desk.loras.shelf.read()
+    files = [f"models/embeddings/{name}.safetensors" for name in ("word", "words")]
+    assert [value for _, value in desk.loras.embeddings().choices] == files
+    answer = desk.choose_words([*files, "no file"])
+    assert desk._values()["embeddings"] == [files[0], "no file"] == answer["embeddings"].value
+    said = page.browsers.of(None).said
+    assert [each["code"] for each in said["problems"]] == ["embedding.other-family"]
+
+
+def test_a_tool_s_list_follows_the_family_of_the_file_that_is_filled_in(page):
+    form = ToolForm(page, tasks.named("merge_lora_to_model").card).form(tasks.named("merge_lora_to_model"))
+    assert (
+        set(listed(page, form.id, "models").values()) == {False, True} and not listed(page, form.id, "models")["large"]
+    )
+    form.change("file", str(page.workspace.models / "sd1.safetensors"))
+    assert listed(page, form.id, "models") == {"fox": False, "large": True, "torn": True}
+    assert refused(page, form.id, "models", "large") == ["lora.other-family"]
+
+
+def test_every_setting_that_names_a_model_file_says_of_which_kind(page):
+    kinds = {"lora", "checkpoint", "vae", "embedding", "upscaler", "refiner"}
+    jobs = [TrainJob, GenerateJob, *(task.job for task in tasks.tasks().values())]
+    entries = [entry for job in jobs for entry in declared(job)]
+    assert all(set(entry.holds) <= kinds for entry in entries)
+    captioners = {f"{name}.model" for name in ("blip", "git_caption", "florence", "vlm")}
+    apart = captioners | {"tag.model_dir", "retag.model_dir", "hints_by_model.hint_model"}  # ONNX files and folders
+    apart |= {"lllite.weights", "controlnet.controlnet_model_name_or_path"}  # of kinds that no list has
+    assert {entry.path for entry in entries if entry.names == "path or name" and not entry.holds} <= apart
+
+
+def test_questions_about_no_field_of_a_model_and_about_files_that_are_not_open_are_answered_with_nothing(page):
+    for asked in (
+        {},
+        {"form": "train", "field": "model.family"},
+        {"form": [], "field": {}},
+        {"form": "gen", "field": "x"},
+    ):
+        assert page.picker.answer(asked)["rows"] == ""
+    asked = {"form": "train", "field": "network.network_weights"}
+    for chosen in ("", "nowhere", "\0", {}):
+        assert page.picker.answer(asked | {"chosen": chosen})["problems"] == []
