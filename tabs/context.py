@@ -30,6 +30,7 @@ from tabs.tools.models import Models
 from tabs.tools.works import Works
 from tabs.train.checks import Checks
 from tabs.train.forecast import Forecast
+from tabs.train.layers import Layers
 from tabs.train.rate_sketch import RateSketch
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Page:
         self.models = Models(self.workspace, self.project, self.roots)
         self.sketch = RateSketch(self.engine)
         self.forecast = Forecast(self.engine, self.workspace, self.project, self.roots, self.checks)
+        self.layers = Layers(self.engine, self.workspace, self.project, self.roots)
         self.works = Works(self.engine, self.workspace, self.project, self.roots, self.thumb_url, self.file_url)
         self.commands |= self.works.commands
         self.pulse_parts.append(self.works.parts)

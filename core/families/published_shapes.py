@@ -24,7 +24,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 @cache
-def _recorded() -> dict[str, dict[str, Shapes]]:
+def recorded() -> dict[str, dict[str, Shapes]]:
+    """{family: {part: shapes of the published model}}"""
     found = json.loads(gzip.decompress(FILE.read_bytes()))
     return {
         family: {part: {name: tuple(shape) for name, shape in tensors.items()} for part, tensors in parts.items()}
@@ -38,4 +39,4 @@ def published_shapes(layout: Layout, part: Part) -> Shapes | None:
     own = part.config_after(published)
     if any(own.get(key) != published.get(key) for key in DECIDING):
         return None
-    return _recorded().get(layout.family, {}).get(part.name)
+    return recorded().get(layout.family, {}).get(part.name)

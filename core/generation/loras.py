@@ -101,7 +101,7 @@ class LorasInUse:
 
     def on_texts(self) -> tuple[Any, ...]:
         """Key of the text states: file and strengths of each LoRA that changes the text encoders now."""
-        from core.networks.sizes import part_of
+        from core.networks.layer_sizes import part_of
 
         found: list[Any] = []
         for number, (lora, network) in enumerate(zip(self.loras, self.networks, strict=True)):

@@ -27,7 +27,7 @@ from core.generation.store import fingerprint
 from core.networks.adapter import STACK, Adapter
 from core.networks.adapter_file import load_lora
 from core.networks.kinds import kind_of_keys
-from core.networks.sizes import part_of
+from core.networks.layer_sizes import part_of
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.generation.regions import color_code

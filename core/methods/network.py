@@ -19,9 +19,10 @@ from core.networks.blocks import block_count, block_of
 from core.networks.files import NetworkFiles, read_file, targets_of
 from core.networks.kinds import kind_named
 from core.networks.kinds.lora_layer import sizes_as_metadata
+from core.networks.layer_sizes import part_of
 from core.networks.layers import layer_hits
 from core.networks.network import Network
-from core.networks.sizes import part_of
+from core.networks.sizes import layer_of
 from core.networks.starting import start_network
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
@@ -63,7 +64,7 @@ class NetworkMethod(Method):
         self._family = components.family
         targets = list(targets_of(components, conv=True, outer=settings.dim_from_weights))
         if settings.chooses_layers and not settings.dim_from_weights:
-            self._hits = str(layer_hits(settings, targets))
+            self._hits = str(layer_hits(settings, self._own, list(map(layer_of, targets))))
         if start is None:
             self.network = Network.create(targets, settings, self._seed, own=self._own)
         else:

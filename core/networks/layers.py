@@ -10,22 +10,11 @@ from typing import Any
 
 from core.families import family
 from core.families.targets import Target
-from core.networks.block_weights import SLOTS, slot_of
-from core.networks.sizes import layer_of, sizes_by_settings, wanted
+from core.networks.layer_sizes import kind_sizes, wanted
 from core.record.problems import Problem
+from core.settings.base import Settings
 from core.settings.layers import Layer, LayerChoice
 from core.settings.network import NetworkSettings
-
-TEXT_ENCODERS = {"lora_te": "Text encoder", "lora_te1": "Text encoder 1", "lora_te2": "Text encoder 2"}
-OUTSIDE = "Outside of the blocks"
-
-
-@dataclass(frozen=True)
-class LayerGroup:
-    """Layers that lie together. title: of a text encoder, or a block as block weights name it ("IN01", "MID", "OUT11")."""
-
-    title: str
-    layers: tuple[Layer, ...]
 
 
 @dataclass(frozen=True)
@@ -41,19 +30,11 @@ class Hits:
         return f"{self.chosen} of {self.of} layers"
 
 
-def layer_groups(family_name: str, configs: Mapping[str, Mapping[str, Any]] | None = None) -> list[LayerGroup]:
-    """All layers of a model that a network can have, text encoders first, then the blocks from the input on.
+def empty_targets(family_name: str, configs: Mapping[str, Mapping[str, Any]] | None = None) -> list[Target]:
+    """The layers of a model whose weights are on torch's meta device.
 
     configs  of its parts by name ("unet", "text_encoder" ...); None: as published
     """
-    groups: dict[str, list[Layer]] = {}
-    for target in empty_targets(family_name, configs):
-        groups.setdefault(_title(target.name), []).append(layer_of(target))
-    return [LayerGroup(title, tuple(layers)) for title, layers in groups.items()]
-
-
-def empty_targets(family_name: str, configs: Mapping[str, Mapping[str, Any]] | None = None) -> list[Target]:
-    """The layers of a model whose weights are on torch's meta device. configs: as of `layer_groups`."""
     layout = family(family_name).layout
     if configs is None:
         configs = {name: layout.config(name) for name in (*layout.text_encoders, layout.denoiser)}
@@ -70,24 +51,16 @@ def _targets(family_name: str, configs: str) -> tuple[Target, ...]:
     )
 
 
-def _title(name: str) -> str:
-    prefix = name.split("_text_model_")[0]
-    if prefix in TEXT_ENCODERS:
-        return TEXT_ENCODERS[prefix]
-    slot = slot_of(name)
-    return OUTSIDE if slot is None else SLOTS[slot]
-
-
-def layer_hits(settings: NetworkSettings, targets: Sequence[Target]) -> Hits:
-    """What the settings choose of a model's layers. Raises ProblemsError for expressions that are invalid or take too long."""
-    own = [target for target in targets if wanted(settings, target.name)]
-    size_of, choice = sizes_by_settings(settings, targets), LayerChoice(settings)
-    layers = [layer_of(target) for target in own]
+def layer_hits(settings: NetworkSettings, own: Settings | None, layers: Sequence[Layer]) -> Hits:
+    """What the settings choose of a model's layers. own: those of the network's kind. Raises ProblemsError for expressions that
+    are invalid or take too long."""
+    trained = [layer for layer in layers if wanted(settings, layer.name)]
+    size_of, choice = kind_sizes(settings, own, layers), LayerChoice(settings)
     entries = [("network.layers", entry) for entry in choice.chosen]
     entries += [("network.exclude_layers", entry) for entry in choice.excluded]
     entries += [("network.layer_dims", entry) for entry, _ in choice.ranked]
-    idle = tuple((where, each.text) for where, each in entries if not any(map(each.finds, layers)))
-    return Hits(sum(size_of(target) is not None for target in own), len(own), idle)
+    idle = tuple((where, each.text) for where, each in entries if not any(map(each.finds, trained)))
+    return Hits(sum(size_of(layer) is not None for layer in trained), len(trained), idle)
 
 
 def hit_problems(settings: NetworkSettings, hits: Hits) -> Iterable[Problem]:

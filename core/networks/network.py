@@ -14,7 +14,8 @@ from core.formats.lora.names import group_by_module, kohya_name, module_path
 from core.networks.adapter import STACK, Adapter, adapt, as_weight, forward_with_adapters, restore
 from core.networks.dropout import Dropout
 from core.networks.kinds import kind_named, kind_of_keys, kinds
-from core.networks.sizes import SizeOf, part_of, refuse_unfit, sized_layers
+from core.networks.layer_sizes import part_of
+from core.networks.sizes import SizeOf, refuse_unfit, sized_layers
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.network import NetworkSettings

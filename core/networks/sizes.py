@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import sqrt
 
 from torch import Tensor, nn
 
@@ -11,21 +10,16 @@ from core.families.targets import Target
 from core.networks.adapter import as_weight
 from core.networks.blocks import block_count, block_of
 from core.networks.kinds import NetworkKind, kind_named
+from core.networks.layer_sizes import kind_sizes, part_of, wanted
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
-from core.settings.blocks import BlockSize, block_rates, block_sizes
-from core.settings.layers import Layer, choice_of
+from core.settings.blocks import BlockSize, block_rates
+from core.settings.layers import Layer
 from core.settings.network import NetworkSettings
 
 # Their time embedding and 1x1 shortcut are hooked too, but only when 3x3 convolutions are (kohya's C3Lier).
 CONV_CONTAINERS = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
 SizeOf = Callable[[Target], BlockSize | None]
-
-
-def part_of(name: str) -> str:
-    """The part of a layer's name in a file: "text_encoder" (lora_te, lora_te1 ...), else "unet", as sd-scripts calls the
-    denoiser of every family."""
-    return "text_encoder" if name.startswith(("lora_te", "text_encoder")) else "unet"
 
 
 def has_large_kernel(module: nn.Module) -> bool:
@@ -40,59 +34,20 @@ def needs_conv_rank(target: Target) -> bool:
 
 def layer_of(target: Target) -> Layer:
     """What expressions are compared with."""
-    return Layer(target.name, target.path, part_of(target.name) == "unet", has_large_kernel(target.module))
-
-
-def wanted(settings: NetworkSettings, name: str) -> bool:
-    """Whether the part of a layer is trained."""
-    return settings.train_unet if part_of(name) == "unet" else settings.train_text_encoder
-
-
-def sizes_by_settings(settings: NetworkSettings, targets: Sequence[Target]) -> SizeOf:
-    """Parts by `train_unet` and `train_text_encoder`, layers by `layers` and `exclude_layers`, else residual and resampling blocks
-    by `hooks_residual`; ranks and alphas of the U-Net by block, and ranks by `layer_dims`. Conv rank and alpha apply to 3x3
-    convolutions only."""
-    plain, wide = block_sizes(settings, block_count(target.name for target in targets))
-    choice = choice_of(settings)
-
-    def size_of(target: Target) -> BlockSize | None:
-        if not wanted(settings, target.name):
-            return None
-        usual = settings.hooks_residual or not needs_conv_rank(target)
-        if choice is None:
-            return stabilized(usual_size(target)) if usual else None
-        layer = layer_of(target)
-        size = usual_size(target) if choice.takes(layer, usual) else None
-        rank = choice.rank(layer)
-        if size is not None and rank is not None:
-            size = BlockSize(rank, settings.alpha or rank) if rank else None
-        return stabilized(size)
-
-    def stabilized(size: BlockSize | None) -> BlockSize | None:
-        """With rs_lora the alpha that a file has: divided by the rank it is the setting's divided by the rank's root."""
-        if size is None or not settings.rs_lora:
-            return size
-        return BlockSize(size.rank, size.alpha * sqrt(size.rank))
-
-    def usual_size(target: Target) -> BlockSize | None:
-        if part_of(target.name) != "unet":
-            return BlockSize(settings.rank, settings.alpha or settings.rank)
-        block = block_of(target.name)
-        size = wide[block] if has_large_kernel(target.module) else plain[block]
-        return size if size.rank else None
-
-    return size_of
+    wide = has_large_kernel(target.module)
+    return Layer(target.name, target.path, part_of(target.name) == "unet", wide, needs_conv_rank(target))
 
 
 def sized_layers(
     targets: Iterable[Target], settings: NetworkSettings, own: Settings | None, size_of: SizeOf | None = None
 ) -> list[tuple[Target, BlockSize]]:
     """The layers that a network of these settings changes, with their sizes. size_of: other sizes than the settings'"""
-    targets, kind = list(targets), kind_named(settings.kind)
+    targets = list(targets)
     if size_of is None:
-        size_of = sizes_by_settings(kind.sized(settings, own), targets)
-        targets = [target for target in targets if kind.takes(target, settings, own)]
-    sized = ((target, size_of(target)) for target in targets)
+        by_settings = kind_sizes(settings, own, list(map(layer_of, targets)))
+        sized = ((target, by_settings(layer_of(target))) for target in targets)
+    else:
+        sized = ((target, size_of(target)) for target in targets)
     return [(target, size) for target, size in sized if size is not None]
 
 

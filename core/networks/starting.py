@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from core.families.targets import Target
 from core.formats.lora.names import group_by_module
 from core.networks.kinds import NetworkKind, kind_named
+from core.networks.layer_sizes import part_of, wanted
 from core.networks.network import Network, named_as
-from core.networks.sizes import has_large_kernel, part_of, sizes_by_file, wanted
+from core.networks.sizes import has_large_kernel, sizes_by_file
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings
 from core.settings.network import NetworkSettings

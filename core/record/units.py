@@ -30,6 +30,11 @@ def number_text(value: int | float) -> str:
     return repr(value)
 
 
+def number_words(number: int) -> str:
+    """How many parameters: "860 M", "3.2 M", "42,000"."""
+    return f"{number / 1e6:.0f} M" if number >= 1e8 else f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"
+
+
 def memory_words(size: float) -> str:
     """Bytes of VRAM or RAM, in the GB that GPUs are sold by (2 to the 30th): "3.4 GB", "120 MB"."""
     return f"{size / 2**30:.1f} GB" if size >= 2**29 else f"{max(1, round(size / 2**20))} MB"

@@ -90,7 +90,7 @@ def setting(
     source  paper or program it follows
     labels  choice -> words shown where they are not the choice itself
     widget  a hint where the type does not say it ("lines", "folder", "extension"); "blocks" and "block rates" are numbers by block,
-            which have bars: the latter of one group are one control
+            which have bars: the latter of one group are one control; "layers" has the tree of a model's layers
     names   what outside the job it names: checked where a job enters the engine (core/settings/named.py)
     holds   the kinds of model file that it names, comma-separated ("lora", "checkpoint, lora"): the page lists those
     costs   what it costs: memory, speed  within  the lowest and the highest value

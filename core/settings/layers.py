@@ -26,12 +26,14 @@ class Layer(NamedTuple):
 
     name    in files: "lora_unet_down_blocks_0_attentions_0_proj_in"      path  of its module in diffusers or transformers
     unet    in the denoiser, not in a text encoder                        wide  a convolution other than 1x1
+    residual    in a residual or resampling block, or wide: trained where 3x3 convolutions are (kohya's C3Lier)
     """
 
     name: str
     path: str
     unet: bool
     wide: bool
+    residual: bool = False
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@
       this.bars = [];
       const root = this.attachShadow({mode: "open"}), title = this.dataset.title;
       this.brief = h("span", {});
-      this.fold = h("button", {type: "button", class: "fold", "aria-controls": "body"}, h("b", {}, "Bars"), this.brief);
+      this.fold = h("button", {type: "button", class: "fold", title, "aria-controls": "body"}, h("b", {}, "Bars"), " ", this.brief);
       this.row = h("div", {class: "row", role: "group", "aria-label": `${title} by block`});
       this.says = h("output", {});
       this.choice = h("select", {"aria-label": `Preset: ${title}`});
@@ -151,7 +151,6 @@
       const brief = wrong || (mixed ? `${many}, ${shown(Math.min(...values))} to ${shown(Math.max(...values))}` : `${many}, ${shown(values[0] || 0)} each`);
       for (const node of [this.brief, this.says]) node.classList.toggle("wrong", !!wrong);
       text(this.brief, brief);
-      attr(this.fold, "aria-label", `Bars: ${this.dataset.title}, ${brief}`);
       text(this.says, at >= 0 && at < names.length ? `${names[at]}: ${shown(values[at])}` : brief);
     }
 

@@ -192,6 +192,7 @@
     fill();
     atelier.family = state.model ? state.model.family : "";
     atelier.drawBars();
+    atelier.askLayers();
     for (const path of Object.keys(atelier.fields)) paint(path);
     paintGroups(); paintNeeds(); paintSketch(); paintBar(); paintJson();
   };

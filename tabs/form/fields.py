@@ -15,8 +15,9 @@ from tabs.form.bars import rate_bars, size_bars
 from tabs.form.own_settings import browse_button, choice_of, choices, control, label, pick_button
 from tabs.form.project import FIELDS
 from tabs.markup import esc
+from tabs.pieces import piece
 
-WIDE = {"lines", "sizes", "arguments", "prompt"}
+WIDE = {"lines", "layers", "sizes", "arguments", "prompt"}
 LONG = 220  # letters of help that are a tower in one column
 RADIO_CHOICES = 4
 RADIO_LETTERS = 34
@@ -97,7 +98,9 @@ def block(entry: Declared, offers: bool = False) -> str:
 
 
 def _joint(entry: Declared) -> str:
-    """The bars of several fields, below the last of them."""
+    """A control of several fields, below one of them: the bars of all, or the tree of layers."""
+    if entry.widget == "layers":
+        return f'<div class="joint">{piece("layer_tree")}</div>'
     several = [each for each in FIELDS.values() if each.group == entry.group and each.widget == "block rates"]
     if not several or entry != several[-1]:
         return ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.networks.kinds import kind_named
 from core.record.problems import ProblemsError
-from core.record.units import memory_words, size_words
+from core.record.units import memory_words, number_words, size_words
 from core.record.workspace import Workspace
 from core.settings.base import value_of
 from core.settings.check import build as build_job
@@ -189,15 +189,19 @@ def _hints(job: TrainJob, savings: dict[str, int]) -> dict[str, str]:
 
 
 def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
-    """How many layers the network has, below the setting that chooses them."""
+    """How many layers and parameters the network has, below the setting that chooses the layers."""
+    from core.methods.kinds.lora import trained_numbers
     from core.networks.layers import empty_targets, layer_hits
+    from core.networks.sizes import layer_of
 
     network = job.network
     if not job.method.traits.uses_network or network.dim_from_weights:
         return {}
     names = [facts.body, *(facts.text_parts() if network.train_text_encoder else ())]
     targets = empty_targets(facts.family, {name: facts.parts[name].config for name in names})
-    return {"network.layers": f"In this job: {layer_hits(network, targets)}."}
+    hits = layer_hits(network, kind_named(network.kind).own(job), list(map(layer_of, targets)))
+    numbers = sum(trained_numbers(job, facts.family, facts.parts).values())
+    return {"network.layers": f"In this job: {hits}, {number_words(numbers)} trained parameters."}
 
 
 def _beside(memory: int, disk: int) -> list[str]:

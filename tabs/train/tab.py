@@ -58,7 +58,7 @@ def build(page: Page) -> None:
             gr.HTML(piece("preflight"), elem_id="preflight-holder")
             gr.HTML(piece("forecast"), elem_id="forecast-holder", apply_default_css=False)
             page.commands |= {"forecast": page.forecast.ask, "try": page.forecast.try_it}
-            page.pulse_parts.append(page.forecast.parts)
+            page.pulse_parts += [page.forecast.parts, page.layers.parts]
             gr.HTML(piece("first_images"), elem_id="images-holder")
     _listen_to_form(page)
     _listen_to_buttons(page, start, enqueue, check)
@@ -193,6 +193,7 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "redo": lambda page, data, browser, stamp: page.project.redo(session=browser.session, stamp=stamp),
     "put_back": lambda page, data, browser, stamp: _put_back(page, data, browser, stamp),
     "level": lambda page, data, browser, stamp: page.forecast.set_level(data, browser, stamp),
+    "layers": lambda page, data, browser, stamp: page.layers.choose(data, browser, stamp),
     "recipe": lambda page, data, browser, stamp: _follow(page, data, browser, stamp),
     "use_model": lambda page, data, browser, stamp: page.models.choose(data, browser, stamp),
     "setup": lambda page, data, browser, stamp: page.setup.apply(

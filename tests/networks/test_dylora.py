@@ -38,7 +38,7 @@ def model():
 
 def network_of(model, seed=1):
     """As if trained: every number of up has moved."""
-    targets = [SimpleNamespace(name=name, parent=model, module=model[key]) for key, name in NAMES.items()]
+    targets = [SimpleNamespace(name=name, path="", parent=model, module=model[key]) for key, name in NAMES.items()]
     made = job()
     network, draw = Network.create(targets, made.network, seed, own=made.dylora), torch.Generator().manual_seed(3)
     for adapter in network.adapters.values():
@@ -117,7 +117,7 @@ def test_its_file_is_a_loras_and_its_first_ranks_are_a_smaller_one(model):
     name = NAMES["wide"]
     assert tensors[f"{name}.lora_down.weight"].shape == (RANK, 4, 3, 3)
     assert tensors[f"{name}.lora_up.weight"].shape == (6, RANK, 1, 1)
-    targets = [SimpleNamespace(name=each, parent=model, module=model[key]) for key, each in NAMES.items()]
+    targets = [SimpleNamespace(name=each, path="", parent=model, module=model[key]) for key, each in NAMES.items()]
     lora = Network.from_tensors(tensors, targets)
     with attached(network):
         whole = model["wide"](image)

@@ -34,7 +34,7 @@ INPUTS = {"q": (5, 64), "wide": (2, 8, 6, 6), "small": (2, 6, 4, 4)}
 
 
 def targets_of(model):
-    return [SimpleNamespace(name=name, parent=model, module=model[key]) for key, name in NAMES.items()]
+    return [SimpleNamespace(name=name, path="", parent=model, module=model[key]) for key, name in NAMES.items()]
 
 
 def network_of(model, initialization, seed=1, **settings):

@@ -4,15 +4,16 @@ import time
 
 from pytest import fixture, importorskip, mark
 
-from core.networks.layers import empty_targets, hit_problems, layer_groups, layer_hits
+from core.networks.layers import empty_targets, hit_problems, layer_hits
 from core.networks.network import Network
-from core.networks.sizes import has_large_kernel
+from core.networks.sizes import has_large_kernel, layer_of
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
 from core.settings.layers import LayerChoice
 from core.settings.network import NetworkSettings
 from core.settings.rules import training_problems
+from core.settings.turning import Ia3Settings
 from core.training.building.network_files import network_problems
 from tests.refusals import refused
 
@@ -27,6 +28,10 @@ def targets():
 
 def settings(**given):
     return NetworkSettings(**{"train_text_encoder": True, "rank": 4, "alpha": 2.0, **given})
+
+
+def hits_of(own, targets):
+    return layer_hits(own, None, list(map(layer_of, targets)))
 
 
 def names_of(targets, **given):
@@ -68,18 +73,6 @@ def test_attn_only_is_the_attention_of_both_parts(targets):
     assert len(found) == 16 * 8 + 12 * 4 and all("attn" in name for name in found)
 
 
-@mark.parametrize(("family", "text", "unet", "wide"), [("sd1", 72, 192, 278), ("sdxl", 264, 722, 788)])
-def test_the_groups_hold_every_layer_once_by_encoder_and_block(family, text, unet, wide):
-    """The counts are sd-scripts' (training.md, 3.3)."""
-    groups = {group.title: group.layers for group in layer_groups(family)}
-    layers = [layer for group in groups.values() for layer in group]
-    assert len({layer.name for layer in layers}) == len(layers) == text + wide
-    assert sum(len(own) for title, own in groups.items() if title.startswith("Text")) == text
-    assert sum("attentions." in layer.path for layer in layers) == unet
-    assert list(groups)[-1].startswith("OUT") or list(groups)[-1] == "MID"
-    assert {"IN01", "MID", "OUT00"} <= set(groups)
-
-
 def test_an_expression_finds_names_in_files_and_paths_of_modules(targets):
     by_name = names_of(targets, layers=["down_blocks_1_.*attn2"])
     assert by_name == names_of(targets, layers=[r"down_blocks\.1\..*attn2"]) and len(by_name) == 2 * 4
@@ -110,14 +103,20 @@ def test_convolutions_that_are_chosen_have_the_conv_rank_or_the_networks(targets
 
 
 def test_the_count_is_of_all_layers_of_the_trained_parts(targets):
-    hits = layer_hits(settings(layers=["attn-only"], train_text_encoder=False), targets)
+    hits = hits_of(settings(layers=["attn-only"], train_text_encoder=False), targets)
     assert str(hits) == "128 of 278 layers"
     assert [problem.code for problem in hit_problems(settings(layers=["x"]), hits)] == ["network.layers-chosen"]
 
 
+def test_the_count_leaves_out_what_the_kind_leaves_alone(targets):
+    layers = list(map(layer_of, targets))
+    hits = layer_hits(settings(kind="ia3"), Ia3Settings(), layers)
+    assert hits.chosen == 16 * 5 + 12 * 3 and hits.of == 350  # k and v of both attentions and ff.net.2; k, v and fc2
+
+
 def test_an_expression_that_finds_nothing_is_a_problem_with_its_setting(targets):
     own = settings(layers=["attn-only", "atn2"], exclude_layers=["nothing"], layer_dims=["none=4"])
-    problems = list(hit_problems(own, layer_hits(own, targets)))
+    problems = list(hit_problems(own, hits_of(own, targets)))
     assert [problem.where for problem in problems] == [
         "network.layers",
         "network.exclude_layers",
@@ -128,7 +127,7 @@ def test_an_expression_that_finds_nothing_is_a_problem_with_its_setting(targets)
 
 def test_a_choice_without_any_layer_is_a_problem(targets):
     own = settings(exclude_layers=["lora_"])
-    assert [problem.code for problem in hit_problems(own, layer_hits(own, targets))] == ["network.no-layers"]
+    assert [problem.code for problem in hit_problems(own, hits_of(own, targets))] == ["network.no-layers"]
 
 
 @mark.parametrize(
@@ -151,7 +150,7 @@ def test_invalid_expressions_are_found_with_the_settings(given, code):
 def test_an_expression_that_would_match_for_hours_is_refused_within_two_seconds(targets):
     began = time.process_time()
     with refused("network.slow-pattern"):
-        layer_hits(settings(layers=[r"^(\w|_|[a-z])+[^\w_]$"]), targets)
+        hits_of(settings(layers=[r"^(\w|_|[a-z])+[^\w_]$"]), targets)
     assert time.process_time() - began < 2
 
 

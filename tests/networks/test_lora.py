@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.functional import conv2d, linear
 
 from core.networks.kinds.lora_adapter import LoraAdapter
+from core.networks.layer_sizes import part_of
 from core.networks.network import Network, attached
-from core.networks.sizes import part_of
 from core.record.problems import ProblemsError
 from core.settings.network import NetworkSettings
 
@@ -60,7 +60,7 @@ EVERYTHING = NetworkSettings(rank=4, alpha=2.0, conv_rank=3, conv_alpha=1.5, tra
 def targets_of(model):
     for path, name in NAMES.items():
         yield SimpleNamespace(
-            name=name, parent=model.get_submodule(path.rpartition(".")[0]), module=model.get_submodule(path)
+            name=name, path=path, parent=model.get_submodule(path.rpartition(".")[0]), module=model.get_submodule(path)
         )
 
 

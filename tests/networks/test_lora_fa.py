@@ -26,7 +26,8 @@ def model():
 
 def network_of(model, settings=SETTINGS, seed=1):
     targets = [
-        SimpleNamespace(name=name, parent=model, module=model[key]) for name, key in ((PLAIN, "plain"), (WIDE, "wide"))
+        SimpleNamespace(name=name, path="", parent=model, module=model[key])
+        for name, key in ((PLAIN, "plain"), (WIDE, "wide"))
     ]
     return Network.create(targets, settings, seed)
 

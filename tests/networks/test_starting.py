@@ -39,7 +39,7 @@ def model():
 
 def targets_of(model):
     return [
-        SimpleNamespace(name=name, parent=model, module=module)
+        SimpleNamespace(name=name, path="", parent=model, module=module)
         for name, module in ((TEXT, model.text), (Q, model.q), (OUT, model.out))
     ]
 
@@ -172,7 +172,7 @@ def test_rates_by_block_leave_out_layers_of_the_file(model):
 def test_diffusers_names_of_sdxl_blocks_find_the_original_ones():
     module = nn.Linear(8, 6).requires_grad_(False)
     name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
-    targets = [SimpleNamespace(name=name, parent=nn.Module(), module=module)]
+    targets = [SimpleNamespace(name=name, path="", parent=nn.Module(), module=module)]
     network = Network.create(targets, NetworkSettings(rank=2, alpha=2), seed=1)
     other = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
     tensors = {key.replace(name, other): value + 1 for key, value in network.state_dict().items()}

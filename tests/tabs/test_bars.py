@@ -81,7 +81,7 @@ def bars_below(tab, title):
 
 def opened(tab, title):
     drawn = bars_below(tab, title)
-    drawn.get_by_role("button", name=re.compile("^Bars: ")).click()
+    drawn.get_by_role("button", name=re.compile("^Bars ")).click()
     return drawn
 
 
@@ -90,7 +90,7 @@ def test_bars_are_folded_and_say_what_is_set(visit):
     tab = window.open()
     unfold(tab, "network", more=True)
     drawn = bars_below(tab, "Block ranks (dims)")
-    fold = drawn.get_by_role("button", name=re.compile("^Bars: "))
+    fold = drawn.get_by_role("button", name=re.compile("^Bars "))
     expect(fold).to_have_attribute("aria-expanded", "false")
     expect(drawn.get_by_role("slider")).to_have_count(0)
     box(tab, "network.block_dims").fill("4," * 24 + "7")

@@ -14,6 +14,7 @@ from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
 from core.settings.growth import add_choice, add_group
+from core.settings.layers import Layer
 from core.settings.network import OWN, SIZES, TRAITS, KindTraits, NetworkSettings
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class NetworkKind:
     idle            (tensors) -> whether the layer has no effect, as before its training
     prefix          how the layers' names of its files begin in place of "lora_unet_"
     looks           (tensors of a layer) -> whether they are of this kind, by their shapes, where several kinds have the same keys
-    takes           (layer, network's settings, own settings) -> whether it changes such a layer
+    takes           (layer's name, path and part, network's settings, own settings) -> whether it changes such a layer
     sized           (network's settings, own settings) -> the settings that decide which layers have which sizes
     fits            (output width, rank) -> whether a layer of this width can have this rank; else it is refused before the start
     to_peft         (tensors, dtype) -> tensors as PEFT writes them, the scale multiplied in; None: PEFT has no such kind
@@ -78,7 +79,7 @@ class NetworkKind:
     idle: Callable[[Tensors], bool] = lambda tensors: False
     prefix: str = ""
     looks: Callable[[Mapping[str, Any]], bool] | None = None
-    takes: Callable[[Target, NetworkSettings, Settings | None], bool] = lambda target, network, own: True
+    takes: Callable[[Layer, NetworkSettings, Settings | None], bool] = lambda layer, network, own: True
     sized: Callable[[NetworkSettings, Settings | None], NetworkSettings] = lambda network, own: network
     fits: Callable[[int, int], bool] | None = None
     to_peft: Callable[[Tensors, Any], dict[str, Tensor]] | None = None

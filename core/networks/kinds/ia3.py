@@ -13,6 +13,7 @@ from core.networks.kinds.keys import ON_INPUT, WEIGHT
 from core.networks.kinds.lycoris import MODULE, lycoris_args
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.layers import Layer
 from core.settings.network import NetworkSettings
 from core.settings.turning import Ia3Settings
 
@@ -26,10 +27,10 @@ NAME = "ia3"
 OUTPUTS, INPUTS = ("_to_k", "_to_v", "_k_proj", "_v_proj"), ("_ff_net_2", "_mlp_fc2")
 
 
-def _takes(target: Target, network: NetworkSettings, own: Settings | None) -> bool:
+def _takes(layer: Layer, network: NetworkSettings, own: Settings | None) -> bool:
     """The paper's layers, all, or those that expressions choose."""
     assert isinstance(own, Ia3Settings)
-    return own.all_layers or bool(network.layers) or target.name.endswith((*OUTPUTS, *INPUTS))
+    return own.all_layers or bool(network.layers) or layer.name.endswith((*OUTPUTS, *INPUTS))
 
 
 def _fresh(target: Target, size: BlockSize, own: Settings | None, seed: int) -> Ia3Adapter:

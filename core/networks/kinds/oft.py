@@ -12,6 +12,7 @@ from core.networks.kinds import NetworkKind, Tensors, register
 from core.networks.kinds.keys import ALPHA, OFT_BLOCKS, constraint, oft_flaw, oft_idle
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize
+from core.settings.layers import Layer
 from core.settings.network import NetworkSettings
 from core.settings.turning import OftSettings
 
@@ -24,15 +25,15 @@ NAME, PREFIX = "oft", "oft_unet_"
 ATTENTION, TRANSFORMER = ("_attn1_", "_attn2_"), ("_transformer_blocks_", "_proj_in", "_proj_out")
 
 
-def _takes(target: Target, network: NetworkSettings, own: Settings | None) -> bool:
+def _takes(layer: Layer, network: NetworkSettings, own: Settings | None) -> bool:
     """sd-scripts' layers: attention, with enable_all_linear whole transformers, with enable_conv the residual and resampling
     blocks. Layers chosen by expressions are taken as chosen."""
     assert isinstance(own, OftSettings)
-    if target.name.startswith("lora_te"):
+    if layer.name.startswith("lora_te"):
         return False
-    if network.layers or any(part in target.name for part in ATTENTION):
+    if network.layers or any(part in layer.name for part in ATTENTION):
         return True
-    return own.enable_all_linear if any(part in target.name for part in TRANSFORMER) else own.enable_conv
+    return own.enable_all_linear if any(part in layer.name for part in TRANSFORMER) else own.enable_conv
 
 
 def _sized(network: NetworkSettings, own: Settings | None) -> NetworkSettings:

@@ -55,9 +55,12 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:
     from core.networks.layers import hit_problems, layer_hits
+    from core.networks.sizes import layer_of
 
     try:
-        return list(hit_problems(job.network, layer_hits(job.network, _targets(job, workspace, family_name))))
+        layers = [layer_of(target) for target in _targets(job, workspace, family_name)]
+        own = kind_named(job.network.kind).own(job)
+        return list(hit_problems(job.network, layer_hits(job.network, own, layers)))
     except ProblemsError as error:
         return error.problems
 

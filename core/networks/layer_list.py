@@ -1,0 +1,67 @@
+"""The layers of a model that a network can have, listed by the names and shapes in its header: without torch, for the page.
+
+`core.networks.layers` finds the same in the modules that are built; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import NamedTuple
+
+from core.formats.models.sd_keys import unet_to_ldm
+from core.formats.models.text_keys import full_name
+from core.networks.block_weights import SLOTS, slot_of
+from core.settings.layers import Layer
+
+TEXT_ENCODERS = {"lora_te": "Text encoder", "lora_te1": "Text encoder 1", "lora_te2": "Text encoder 2"}
+OUTSIDE = "Outside of the blocks"
+CONTAINER = re.compile(r"(?:^|\.)(attentions|resnets|downsamplers|upsamplers)\.\d+")
+TEXT_LAYER = re.compile(r"\.(self_attn|mlp)\.")
+Shapes = Mapping[str, Sequence[int]]  # of a part's tensors by diffusers' names
+
+
+class Listed(NamedTuple):
+    """A layer with its place. block: as `block_title`; numbers: of its weight"""
+
+    layer: Layer
+    block: str
+    numbers: int
+
+
+def block_title(name: str) -> str:
+    """A text encoder, or a block as block weights name it ("IN01", "MID", "OUT11"), by a layer's name in a file."""
+    prefix = name.split("_text_model_")[0]
+    if prefix in TEXT_ENCODERS:
+        return TEXT_ENCODERS[prefix]
+    slot = slot_of(name)
+    return OUTSIDE if slot is None else SLOTS[slot]
+
+
+def listed_layers(family: str, parts: Mapping[str, Shapes]) -> list[Listed]:
+    """The layers of a Stable Diffusion model, text encoders first, then by block from the input on. parts: by name, as in
+    diffusers' folders"""
+    found = [
+        Listed(layer, block_title(layer.name), prod(shape))
+        for part in sorted(parts)
+        for name, shape in parts[part].items()
+        if (layer := _layer(family, part, name, shape)) is not None
+    ]
+    order = {title: n for n, title in enumerate([*TEXT_ENCODERS.values(), *SLOTS, OUTSIDE])}
+    return sorted(found, key=lambda each: order[each.block])
+
+
+def _layer(family: str, part: str, name: str, shape: Sequence[int]) -> Layer | None:
+    path = name.removesuffix(".weight")
+    if path == name or len(shape) < 2:
+        return None
+    if part.startswith("text_encoder") and TEXT_LAYER.search(path):
+        prefix = "lora_te" if not family.startswith("sdxl") else "lora_te2" if part.endswith("_2") else "lora_te1"
+        return Layer(f"{prefix}_{full_name(path)}".replace(".", "_"), full_name(path), False, False)
+    container = CONTAINER.search(path) if part == "unet" else None
+    if container is None:
+        return None
+    wide = len(shape) == 4 and tuple(shape[2:]) != (1, 1)
+    own = unet_to_ldm(path, "sdxl") if family.startswith("sdxl") else path
+    return Layer(f"lora_unet_{own}".replace(".", "_"), path, True, wide, wide or container[1] != "attentions")

@@ -1,0 +1,72 @@
+"""Which layers a network has, and the rank and alpha of each, by the settings and the layers' names; without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+
+from core.networks.blocks import block_count, block_of
+from core.networks.kinds import kind_named
+from core.settings.base import Settings
+from core.settings.blocks import BlockSize, block_sizes
+from core.settings.layers import Layer, choice_of
+from core.settings.network import NetworkSettings
+
+LayerSize = Callable[[Layer], BlockSize | None]
+
+
+def part_of(name: str) -> str:
+    """The part of a layer's name in a file: "text_encoder" (lora_te, lora_te1 ...), else "unet", as sd-scripts calls the
+    denoiser of every family."""
+    return "text_encoder" if name.startswith(("lora_te", "text_encoder")) else "unet"
+
+
+def wanted(settings: NetworkSettings, name: str) -> bool:
+    """Whether the part of a layer is trained."""
+    return settings.train_unet if part_of(name) == "unet" else settings.train_text_encoder
+
+
+def usual(settings: NetworkSettings, layer: Layer) -> bool:
+    """Whether a layer trains where none are chosen."""
+    return settings.hooks_residual or not layer.residual
+
+
+def layer_sizes(settings: NetworkSettings, layers: Sequence[Layer]) -> LayerSize:
+    """Parts by `train_unet` and `train_text_encoder`, layers by `layers` and `exclude_layers`, else residual and resampling blocks
+    by `hooks_residual`; ranks and alphas of the U-Net by block, and ranks by `layer_dims`. Conv rank and alpha apply to 3x3
+    convolutions only. layers: of the whole model"""
+    plain, wide = block_sizes(settings, block_count(layer.name for layer in layers))
+    choice = choice_of(settings)
+
+    def size_of(layer: Layer) -> BlockSize | None:
+        if not wanted(settings, layer.name):
+            return None
+        if choice is None:
+            return stabilized(usual_size(layer)) if usual(settings, layer) else None
+        size = usual_size(layer) if choice.takes(layer, usual(settings, layer)) else None
+        rank = choice.rank(layer)
+        if size is not None and rank is not None:
+            size = BlockSize(rank, settings.alpha or rank) if rank else None
+        return stabilized(size)
+
+    def stabilized(size: BlockSize | None) -> BlockSize | None:
+        """With rs_lora the alpha that a file has: divided by the rank it is the setting's divided by the rank's root."""
+        if size is None or not settings.rs_lora:
+            return size
+        return BlockSize(size.rank, size.alpha * sqrt(size.rank))
+
+    def usual_size(layer: Layer) -> BlockSize | None:
+        if not layer.unet:
+            return BlockSize(settings.rank, settings.alpha or settings.rank)
+        block = block_of(layer.name)
+        size = wide[block] if layer.wide else plain[block]
+        return size if size.rank else None
+
+    return size_of
+
+
+def kind_sizes(settings: NetworkSettings, own: Settings | None, layers: Sequence[Layer]) -> LayerSize:
+    """The same of a network of the settings' kind, which leaves some layers alone. own: the kind's settings"""
+    kind = kind_named(settings.kind)
+    size_of = layer_sizes(kind.sized(settings, own), layers)
+    return lambda layer: size_of(layer) if kind.takes(layer, settings, own) else None

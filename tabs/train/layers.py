@@ -1,0 +1,154 @@
+"""The tree of a model's layers beside the settings that choose them: what they choose, counted on the light lane, and the settings
+for what is chosen in the tree."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.families.locate import family_found, model_path
+from core.formats.models.checkpoint import open_checkpoint
+from core.networks.kinds import described, kind_named
+from core.networks.layer_list import listed_layers
+from core.networks.layer_sizes import kind_sizes, usual, wanted
+from core.networks.layer_tree import LayerTree
+from core.record.problems import ProblemsError
+from core.record.workspace import Workspace
+from core.settings.job import TrainJob
+from core.settings.layers import LayerChoice
+from tabs.form.project import Project
+from tabs.server.browsers import Browser
+from tabs.server.safety import Roots
+
+if TYPE_CHECKING:
+    from core.engine.engine import Engine
+
+PATIENCE = 5.0  # seconds that a choice waits for the count of what it changes
+CHOSEN, EXCLUDED = "network.layers", "network.exclude_layers"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a job's settings choose: sets of layers as of LayerTree. usual: where none are chosen; wanted: of the parts that train;
+    trained: those that get a network."""
+
+    tree: LayerTree
+    chosen: int
+    usual: int
+    wanted: int
+    trained: int
+
+    @cached_property
+    def leaves(self) -> list[dict[str, Any]]:
+        """What the tree shows of each leaf. numbers: parameters of the model in layers that get a network, and in all"""
+        return [
+            {
+                "names": [leaf.block, leaf.part, leaf.matrix],
+                "of": leaf.mask.bit_count(),
+                "chosen": (leaf.mask & self.chosen).bit_count(),
+                "trained": (leaf.mask & self.trained).bit_count(),
+                "off": not leaf.mask & self.wanted,
+                "numbers": [self.tree.numbers(leaf.mask & self.trained), self.tree.numbers(leaf.mask)],
+            }
+            for leaf in self.tree.leaves
+        ]
+
+
+class Layers:
+    """The newest count. Shared by all browsers."""
+
+    def __init__(self, engine: Engine, workspace: Workspace, project: Project, roots: Roots):
+        self._engine, self._workspace, self._project, self._roots = engine, workspace, project, roots
+        self._lock = threading.Lock()
+        self._task: Any = None
+        self._key: Any = None
+        self._found: Found | None = None
+        self._problem = ""
+
+    def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the tree shows, for a browser that has it open."""
+        wants = asked.get("wants")
+        shown = tab == "Train" and isinstance(wants, dict) and wants.get("layers")
+        return {"layers": self.facts(self._project.job)} if shown else {}
+
+    def facts(self, job: TrainJob) -> dict[str, Any]:
+        """Leaves with how many of their layers are chosen and get a network. Starts a new count where the job has changed."""
+        key = self._key_of(job)
+        with self._lock:
+            busy = self._task is not None and not self._task.done
+            if self._key != key and not busy and not self._roots.refused(job):
+                self._task = self._engine.light(self._count, job, key, title="layers")
+            found, fresh, problem = self._found, self._key == key, self._problem
+        if found is None:
+            return {"fresh": fresh, "problem": problem, "leaves": []}
+        return {"fresh": fresh, "problem": problem, "leaves": found.leaves}
+
+    def _key_of(self, job: TrainJob) -> Any:
+        return job.model.base_model, job.model.family, described(job)
+
+    def _count(self, job: TrainJob, key: Any, task: Any) -> None:
+        found, problem = self._found, ""
+        try:
+            found = self._find(job, task)
+        except ProblemsError as error:  # the tree stays as it was
+            problem = error.problems[0].what
+        if found is not None:
+            _ = found.leaves  # counted here, not while a browser waits
+        with self._lock:
+            self._key, self._found, self._problem = key, found, problem
+
+    def _find(self, job: TrainJob, task: Any) -> Found:
+        family = family_found(job.model, self._workspace)
+        if not family:
+            what, fix = "The base model is not known", "choose a base model"
+            raise ProblemsError.one(what, "model.base_model", fix, "layers.no-model")
+        path = model_path(job.model.base_model, self._workspace)
+        return found_of(job, _tree_of(path, family, os.stat(path).st_mtime_ns))
+
+    def choose(self, data: dict[str, Any], browser: Browser, stamp: str) -> None:
+        """Choose the leaves whose places are given, or none of them; with "usual", what is chosen where the settings are empty."""
+        texts: tuple[list[str], list[str]] = ([], [])
+        if not data.get("usual"):
+            found, given = self._now(self._project.job), data.get("leaves")
+            leaves = found.tree.leaves
+            places = [place for place in given if isinstance(place, int)] if isinstance(given, list) else []
+            mask = sum(leaves[place].mask for place in set(places) if 0 <= place < len(leaves))
+            chosen = found.chosen | mask if data.get("on") else found.chosen & ~mask
+            texts = found.tree.texts(chosen, found.usual, found.wanted)
+        values = {CHOSEN: "\n".join(texts[0]), EXCLUDED: "\n".join(texts[1])}
+        self._project.edit_several(values, did="choice of layers", session=browser.session, stamp=stamp)
+
+    def _now(self, job: TrainJob) -> Found:
+        """What the job's settings choose at this moment. Raises ProblemsError."""
+        self._roots.admit(job)
+        try:
+            found: Found = self._engine.light(self._find, job, title="layers").wait(PATIENCE)
+        except TimeoutError:
+            what, fix = "The layers are still being counted", "try again in a moment"
+            raise ProblemsError.one(what, CHOSEN, fix, "layers.not-counted") from None
+        return found
+
+
+def found_of(job: TrainJob, tree: LayerTree) -> Found:
+    """What a job's settings choose of a model's layers. Raises ProblemsError for expressions that are invalid or take too long."""
+    network, own = job.network, kind_named(job.network.kind).own(job)
+    choice, size_of = LayerChoice(network), kind_sizes(network, own, tree.layers)
+    return Found(
+        tree,
+        tree.mask(choice.takes(layer, usual(network, layer)) for layer in tree.layers),
+        tree.mask(usual(network.model_copy(update={"layers": []}), layer) for layer in tree.layers),
+        tree.mask(wanted(network, layer.name) for layer in tree.layers),
+        tree.mask(size_of(layer) is not None for layer in tree.layers),
+    )
+
+
+@lru_cache(maxsize=4)
+def _tree_of(path: Path, family: str, changed: int) -> LayerTree:
+    """The tree of a model by its header. changed: its file's time, so that another one in its place is read"""
+    parts = open_checkpoint(path, family).parts
+    shapes = {name: {key: place.entry.shape for key, place in part.places.items()} for name, part in parts.items()}
+    return LayerTree(listed_layers(family, shapes))
