@@ -40,6 +40,7 @@ def users(family: str = "sd1") -> TrainJob:
         "validation": {"best_checkpoint": "auto", "validation_split": 0.1},
         "logging": {"log_with": "none"},
     }
+    own["dataset"]["conditioning_data_dir"] = "images/mira_canny"
     return build(TrainJob, own)
 
 
@@ -56,10 +57,13 @@ def test_what_is_the_users_is_named_as_it_is_declared():
 
 def test_the_recipes_cover_each_family_and_method():
     jobs = [(preset.family, apply(preset).method.kind) for preset in RECIPE.values()]
-    assert 15 <= len(jobs) <= 20
-    methods = {"lora", "dreambooth", "fine_tune", "embedding"}
+    assert 15 <= len(jobs) <= 25
+    methods = {"lora", "dreambooth", "fine_tune", "embedding", "controlnet"}
     assert {kind for family, kind in jobs if family == "sd1"} == methods
-    assert {"lora", "fine_tune"} <= {kind for family, kind in jobs if family == "sdxl"} and ("sd2", "lora") in jobs
+    assert {"lora", "fine_tune", "controlnet", "lllite"} <= {kind for family, kind in jobs if family == "sdxl"} and (
+        "sd2",
+        "lora",
+    ) in jobs
     assert {4, 6, 8} <= {preset.vram_gb for preset in RECIPE.values() if preset.family == "sd1"}
     assert {8, 12, 16} <= {preset.vram_gb for preset in RECIPE.values() if preset.family == "sdxl"}
 

@@ -21,8 +21,9 @@ DIFFERENT = {"sd15_lora_c3lier_8gb", "sd15_textual_inversion_6gb", "sdxl_fine_tu
 
 
 @pytest.mark.parametrize("name", slow_unless(DIFFERENT.__contains__, [path.stem for path in RECIPES]))
-def test_a_recipe_trains_two_steps_on_the_starter(name, workspace, make_job):
-    own = make_job(embedding={"token_string": "zkwq", "init_word": "fox"})
+def test_a_recipe_trains_two_steps_on_the_starter(name, workspace, make_job, images):
+    word, control = {"token_string": "zkwq", "init_word": "fox"}, {"conditioning_data_dir": str(images)}
+    own = make_job(embedding=word, dataset=control)
     recipe = read(PROJECT / "presets" / f"{name}.json")
     job = build(TrainJob, merge(to_values(apply(recipe, own)), SMALL))
     training = Training(job, workspace)

@@ -13,7 +13,7 @@ from functools import reduce
 import numpy
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from core.record.problems import ProblemsError
@@ -44,6 +44,8 @@ METHODS = {
         "memory": {"full_precision": "bf16", "fused_backward_pass": True},
     },
     "new word": {"method": {"kind": "embedding"}, "embedding": WORD},
+    "ControlNet": {"method": {"kind": "controlnet"}, "controlnet": {"control_net_lr": 2e-3}},
+    "LLLite": {"method": {"kind": "lllite"}, "lllite": {"cond_emb_dim": 4, "hidden_dim": 8, "dropout": 0.2}},
     "new word by layer": {"method": {"kind": "embedding"}, "embedding": WORD | {"extended": True}},
 }
 OPTIONS = {
@@ -89,6 +91,9 @@ COMBINED = [
     ("fine-tune in the backward pass", "kohya's draws", "images by chance"),
     ("new word", "captions", "regularization images", "shown"),
     ("new word by layer", "accumulation", "timesteps and noise"),
+    ("ControlNet", "accumulation", "images by chance", "scaler", "shown"),
+    ("ControlNet", "kohya's draws", "regularization images"),
+    ("LLLite", "captions", "timesteps and noise", "images by chance", "shown"),
 ]
 QUICK = COMBINED[:1]
 TRIED = list(dict.fromkeys(COMBINED + [(method, option) for method in METHODS for option in OPTIONS]))
@@ -104,6 +109,9 @@ def folders(tmp_path_factory):
     """Five images of a subject, one of them of another shape, and three others."""
     root = tmp_path_factory.mktemp("images")
     images = sorted((PROJECT / "models" / "starter" / "images").glob("*.png"))
+    (root / "hints").mkdir()
+    for path in images[:8]:
+        ImageOps.invert(Image.open(path).convert("RGB")).save(root / "hints" / path.name)
     for name, chosen, text in (("subject", images[:5], "zunkel, "), ("others", images[5:8], "")):
         (root / name).mkdir()
         for place, path in enumerate(chosen):
@@ -148,6 +156,12 @@ def settings(groups, model, folders):
         "saving": {"output_name": "t", "save_state": True},
     }
     own = groups | {"dataset": {name: value for name, value in groups.get("dataset", {}).items() if name != "sources"}}
+    if groups.get("method", {}).get("kind") in ("controlnet", "lllite"):
+        hints = sorted((folders / "hints").iterdir())
+        dataset["conditioning_data_dir"] = str(folders / "hints")
+        if "samples" in own:
+            lines = zip(own["samples"]["sample_prompts"], hints, strict=False)
+            own["samples"] = own["samples"] | {"sample_prompts": [f"{text} --cn {hint}" for text, hint in lines]}
     return merge(merge(base, {"dataset": dataset}), own)
 
 
