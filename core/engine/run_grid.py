@@ -60,6 +60,9 @@ def run_grid_of(
     if not steps:
         fix = "wait until it has saved one"
         raise ProblemsError.one("This run has no saved file", str(facts["run"]), fix, "run.no-file")
+    if job.method.traits.control_images:
+        what, fix = "A grid cannot compare checkpoints that follow control images", "compare the run's samples"
+        raise ProblemsError.one(what, str(facts["run"]), fix, "run.no-grid-of-controls")
     base = find_file(job.model.base_model, workspace)
     prompts = _prompts(job, base, instead)
     by_step = {step: [Path(file["path"]) for file in facts["files"] if file["step"] == step] for step in steps}

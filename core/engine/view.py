@@ -267,7 +267,7 @@ class RunView:
 def _point(line: Line) -> dict[str, Any]:
     """A measurement without its single losses."""
     point = {name: line[name] for name in ("step", "loss", "train_loss", "gap", "by_timestep", "images")}
-    return point | {"measured_on": line.get("measured_on", "held_out")}
+    return point | {"measured_on": line.get("measured_on", "held_out"), "effect": line.get("effect")}
 
 
 def best_validation(points: list[dict[str, Any]]) -> dict[str, Any] | None:

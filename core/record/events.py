@@ -116,6 +116,7 @@ class Validated(Event):
     measured_on  "held_out", or "training" if no image is held out
     each         the loss of each (image, timestep), always in the same order; an even subset if there are thousands
     each_of      identifies that order and the images: only measurements with equal values are comparable
+    effect       of what follows control images: how far it moves the prediction, |with - without| / |without|
     """
 
     kind: ClassVar[str] = "validated"
@@ -129,6 +130,7 @@ class Validated(Event):
     measured_on: str = "held_out"
     each: list[float] = field(default_factory=list)
     each_of: str = ""
+    effect: float | None = None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@
       charts.rate = new atelier.Chart(byId("rate-chart"), {label: "Learning rate"});
       for (const [name, label] of [["corrected", "Loss relative to timesteps"], ["gradient", "Gradient norm"], ["weight", "Weight norm"]])
         charts[name] = new atelier.Chart(byId(`${name}-chart`), {label, log: name === "gradient"});
+      charts.effect = new atelier.Chart(byId("effect-chart"), {label: "Control effect"});
       byId("loss-log").checked = charts.loss.log;
       byId("loss-log").addEventListener("change", (event) => { localStorage.setItem("atelier-log", event.target.checked ? "1" : "0"); charts.loss.setLog(event.target.checked); });
       byId("run-tensorboard").addEventListener("click", (event) => { event.target.disabled = true; opening = run.run; atelier.command("tensorboard", {run: run.run, ask: atelier.ask()}); });
@@ -178,6 +179,9 @@
     charts.loss.set({steps: data.steps, total: data.total, markers: data.saves, lines, points});
     atelier.slot(byId("loss-validated"), points.length > 0);
     text(byId("loss-gap"), points.length ? gapWords(held) : "");
+    const moves = held.effect.some((value) => value !== null);
+    show(byId("effect"), moves);
+    if (moves) charts.effect.set({steps: held.steps, total: data.total, lines: [{name: "effect", values: held.effect, kind: "smooth"}]});
   };
   /** The newest validation in words: a gap that grows while the other loss falls is overfitting. */
   const ON = {held_out: "held-out", training: "training"};

@@ -31,6 +31,7 @@ from core.settings.presets.files import to_values
 from tabs.form.own_settings import entries, read, usable
 
 if TYPE_CHECKING:
+    from core.generation.sample_prompts import SamplePrompt
     from tabs.context import Page
 
 
@@ -276,7 +277,7 @@ def add_lora(values: dict[str, Any], path: Path, workspace: Workspace) -> dict[s
 
 def generate_with(page: Page, name: str) -> None:
     """Put a run's best checkpoint, or else its last one, into the fields: as LoRA with the run's base model and the guidance
-    scale of its samples, as base model, or as embeddings. Unless the user wrote a prompt, also the first sample's settings.
+    scale of its samples, as base model, as ControlNet, or as embeddings. Unless the user wrote a prompt, also the first sample's settings.
     Raises ProblemsError if the run has no checkpoint."""
     facts = page.engine.snapshot(name)
     best = facts.get("best")
@@ -305,6 +306,9 @@ def generate_with(page: Page, name: str) -> None:
     if job is not None and job.method.traits.new_words:
         words = [word.setting(page.workspace) for word in newest_words(job.embedding.words, files)]
         values = before | {"loras": [], "embeddings": words} | model_values(job.model, now.model)
+    elif job is not None and job.method.traits.control_images:
+        values = before | {"loras": [], "nets": [{"file": file, **_first_control(job, base)}]}
+        values |= model_values(job.model, now.model)
     elif job is not None and job.method.traits.base_trains:  # its VAE is in the file
         model = job.model.model_copy(update={"base_model": file, "vae": None})
         values = before | {"loras": []} | model_values(model, now.model)
@@ -315,14 +319,25 @@ def generate_with(page: Page, name: str) -> None:
     page.project.keep("Generate", kept | {"values": values})
 
 
-def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
-    """The fields that generate the run's first sample again; empty if it has none or its prompts cannot be read."""
+def _sample_of(job: TrainJob, base: Path | None) -> SamplePrompt | None:
+    """The run's first sample; None if it has none or its prompts cannot be read."""
     from core.training.loop.samples import prompts_of
 
     try:
-        sample = next((each for each in prompts_of(job, base) if each.prompt), None)
+        return next((each for each in prompts_of(job, base) if each.prompt), None)
     except (ProblemsError, OSError):
-        return {}
+        return None
+
+
+def _first_control(job: TrainJob, base: Path | None) -> dict[str, Any]:
+    """The control image of the run's first sample."""
+    sample = _sample_of(job, base)
+    return {"image": sample.control} if sample is not None and sample.control else {}
+
+
+def _first_sample(job: TrainJob, base: Path | None) -> dict[str, Any]:
+    """The fields that generate the run's first sample again; empty without one."""
+    sample = _sample_of(job, base)
     if sample is None:
         return {}
     return {

@@ -49,6 +49,7 @@ def validation_points(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "loss": [rounded(point["loss"]) for point in points],
         "train": [rounded(point["train_loss"]) for point in points],
         "gap": [rounded(point["gap"]) for point in points],
+        "effect": [rounded(point.get("effect")) for point in points],
         "images": newest.get("images", 0),
         "on": newest.get("measured_on", "held_out"),
     }
@@ -61,5 +62,9 @@ def value_series(points: Sequence[Sequence[Any]], place: int = 1) -> dict[str, l
 
 
 def _words(name: str) -> str:
-    words = name.replace("text_encoder_2", "second text encoder").replace("unet", "U-Net")
+    words = (
+        name.replace("text_encoder_2", "second text encoder")
+        .replace("unet", "U-Net")
+        .replace("controlnet", "control layers")
+    )
     return words.replace("_", " ")

@@ -11,12 +11,13 @@ def test_points_without_a_value_are_left_out():
 
 
 def test_validation_is_told_by_step_with_its_gap():
-    point = {"step": 20, "loss": 0.2, "train_loss": 0.15, "gap": 0.05, "by_timestep": {}, "images": 3}
+    point = {"step": 20, "loss": 0.2, "train_loss": 0.15, "gap": 0.05, "by_timestep": {}, "images": 3, "effect": 0.125}
     assert validation_points([point]) == {
         "steps": [20],
         "loss": [0.2],
         "train": [0.15],
         "gap": [0.05],
+        "effect": [0.125],
         "images": 3,
         "on": "held_out",
     }

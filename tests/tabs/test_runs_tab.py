@@ -475,6 +475,27 @@ def test_a_run_names_its_best_checkpoint_in_runs_and_monitor_and_generate_takes_
     assert monitor.parts(page, folder.name)["best"]["step"] == 10
 
 
+def test_a_run_of_a_control_net_is_generated_with_by_its_control_image_and_has_no_grid(desk, page, tmp_path):
+    from core.engine.run_grid import run_grid_of
+
+    samples = {"sample_prompts": [f"a fox --cn {tmp_path}/edges.png"]}
+    job = build(TrainJob, {"method": {"kind": "controlnet"}, "samples": samples})
+    folder = write_run(page, "20260101-120000_control", job=job)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / "c.safetensors").write_bytes(b"x")
+    line = {"v": 1, "seq": 99, "time": time.time(), "kind": "saved", "step": 4, "file": "checkpoints/c.safetensors"}
+    with open(folder / "events.jsonl", "a", encoding="utf-8") as journal:
+        journal.write(json.dumps(line | {"bytes": 1}) + "\n")
+    generate_with(page, folder.name)
+    values = page.project.tab_state("Generate")["values"]
+    assert values["loras"] == []
+    (net,) = values["nets"]
+    assert net["file"].endswith("c.safetensors") and net["image"] == f"{tmp_path}/edges.png"
+    with pytest.raises(ProblemsError) as refused:
+        run_grid_of(page.engine.snapshot(folder.name), job, page.workspace)
+    assert refused.value.codes == ["run.no-grid-of-controls"]
+
+
 def test_the_loss_on_training_images_is_not_called_the_best(desk, page):
     folder = measured_run(page, on="training")
     shown = desk._main({"open": folder.name})

@@ -92,7 +92,7 @@ def test_of_sdxl_with_samples_checkpointing_and_validation(method, groups, train
     assert training.start() == "done"
     assert len(training.lines("sample")) == 4
     begin, *_, end = training.lines("validated")
-    assert begin["loss"] != end["loss"]
+    assert begin["loss"] != end["loss"] and begin["effect"] == 0 and end["effect"] > 1e-3
     assert inspect(training.file())["family"] == "sdxl"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from core.diffusion.noise import Noises, draw_noises
@@ -59,13 +59,11 @@ class Passes:
         job, latents = self.job, batch.latents
         noises = draw_noises(job.noise, latents, batch.addresses)
         self.method.set_strength(batch.strength)
-        text = self.text.states(batch.captions)
-        sizes = self._moved(batch.sizes(job.dataset.crop_conditioning) if self._family.reads_sizes else None)
-        guidance = torch.ones(len(latents), device=self.device) if self._family.reads_guidance else None
-        control = self._moved(batch.control)
+        given = self._given(batch)
+        text = given.texts
 
         def predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
-            return self.predict(noisy, at, Conditioning(shown, sizes, guidance, control))
+            return self.predict(noisy, at, replace(given, texts=shown))
 
         def base_predict(noisy: Tensor, at: Tensor, shown: TextStates = text) -> Tensor:
             with self.method.untrained():
@@ -85,6 +83,26 @@ class Passes:
         if not with_prior or self.prior is None:
             return losses_B
         return losses_B + self.prior.losses(batch, predict, base_predict, self.text.states, loss_of)
+
+    def effect(self, batch: Batch, timesteps: Sequence[float]) -> Tensor:
+        """How far what trains moves the prediction of each image, [B]: |with - without| / |without|."""
+        import torch
+
+        x0, _, shown = self.objective.mixed(batch.latents, draw_noises(self.job.noise, batch.latents, batch.addresses))
+        at, given = queued(torch.tensor(list(timesteps)), self.device), self._given(batch)
+        noisy = self.objective.noised(x0, shown, at)
+        own = self.predict(noisy, at, given).float()
+        with self.method.untrained():
+            base = self.predict(noisy, at, given).float()
+        return (own - base).flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1)
+
+    def _given(self, batch: Batch) -> Conditioning:
+        """What the model reads of a batch's images, on the device."""
+        import torch
+
+        sizes = self._moved(batch.sizes(self.job.dataset.crop_conditioning) if self._family.reads_sizes else None)
+        guidance = torch.ones(len(batch.latents), device=self.device) if self._family.reads_guidance else None
+        return Conditioning(self.text.states(batch.captions), sizes, guidance, self._moved(batch.control))
 
     def _moved(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else queued(tensor, self.device)

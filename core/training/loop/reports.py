@@ -124,6 +124,8 @@ class Reports:
             self.tracker.add(f"loss/{where}/{name}_average", found.loss, found.step)
             if found.gap is not None:
                 self.tracker.add(f"loss/{where}/{name}_divergence", found.gap, found.step)
+        if found.effect is not None:
+            self.tracker.add("control/effect", found.effect, found.step)
 
 
 def rate_name(method: MethodSpec, group: str) -> str:

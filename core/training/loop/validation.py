@@ -15,7 +15,7 @@ from functools import cached_property
 from hashlib import sha256
 from math import lcm
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.dataset.buckets.batches import Placed, Planned
 from core.dataset.buckets.placing import AUTOMATIC_MOST
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from core.dataset.report import Report
+    from core.training.loop.batch import Batch
     from core.training.loop.passes import Passes
 
 COST = 0.02  # of the training's forward passes, for what finds the best checkpoint
+EFFECT_LOOKS = 8  # whose prediction is compared with that of the untrained model
 MOST_TOLD = 512  # losses in one line of the journal
 MOST_PAIRS = 4 * AUTOMATIC_MOST  # each held-out image at each timestep
 PARTS = 5  # the range of timesteps is cut into so many parts, and measured where they meet (reference: section 7.5)
@@ -200,6 +202,7 @@ class Validation:
             context.stage(f"measuring the loss on {words} images")
             found = _measure(passes, context, self.looks)
             usual = _measure(passes, context, self.compared).loss if self.compared else None
+            effect = _effect(passes, self.looks) if passes.job.method.traits.control_images else None
         return Validated(
             step,
             found.loss,
@@ -210,6 +213,7 @@ class Validation:
             self.measured_on,
             [float(f"{loss:.7g}") for loss in evenly(found.each, MOST_TOLD)],
             self.each_of,
+            effect,
         )
 
 
@@ -271,7 +275,7 @@ def spread(shown: Sequence[Placed], pairs: int) -> list[Look]:
     return looks
 
 
-def evenly(values: Sequence[float], most: int) -> list[float]:
+def evenly(values: Sequence[Any], most: int) -> list[Any]:
     """At most so many of them."""
     step = -(-len(values) // most)
     return list(values[::step])
@@ -296,9 +300,23 @@ def _measure(passes: Passes, context: JobContext, looks: Sequence[Look]) -> Meas
 
 def _losses_of(passes: Passes, look: Look, timesteps: Sequence[int]) -> Tensor:
     """Losses [B] with the noise that belongs to these images and timesteps, whatever the training's seed is."""
+    return passes.losses(*_shown(passes, look, timesteps)).float()
+
+
+def _effect(passes: Passes, looks: Sequence[Look]) -> float:
+    """How far what trains moves the predictions, by a few of the looks."""
+    import torch
+
+    timesteps = timesteps_of(passes.job.noise)
+    few = evenly(looks, EFFECT_LOOKS)
+    return float(torch.cat([passes.effect(*_shown(passes, look, timesteps)) for look in few]).mean())
+
+
+def _shown(passes: Passes, look: Look, timesteps: Sequence[int]) -> tuple[Batch, list[int]]:
+    """The images of a look, with the noise that belongs to them, and their timesteps."""
     seed = passes.job.validation.validation_seed
     numbered = list(zip((placed for placed, _ in look.batch.items), look.numbers, strict=True))
     addresses = [(seed, EPOCH, placed.key, number) for placed, number in numbered]
     captions = [caption_of(placed) for placed, _ in numbered]
     batch = passes.latents.batch(EPOCH, look.batch.items, addresses, captions)
-    return passes.losses(batch, [timesteps[number] for number in look.numbers]).float()
+    return batch, [timesteps[number] for number in look.numbers]
