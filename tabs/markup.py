@@ -217,6 +217,20 @@ def crop_frame(frame: tuple[float, float, float, float]) -> str:
     return f'<span class="crop" style="{place}"></span>'
 
 
+def control_over(url: str) -> str:
+    """A control image, to lie on its image (assets/pairs.js says when)."""
+    return f'<img class="control-over" src="{esc(url)}" loading="lazy" decoding="async" alt="">'
+
+
+def pair_ways() -> str:
+    """Buttons for how images are shown with their control images. Pressed ones are marked by assets/pairs.js."""
+    words = {"beside": "Side by side", "over": "Overlay", "alone": "Image"}
+    buttons = "".join(
+        f'<button type="button" class="btn small" data-pair-way="{way}">{text}</button>' for way, text in words.items()
+    )
+    return f'<span class="pair-ways" role="group" aria-label="Control images" title="Key: o">{buttons}</span>'
+
+
 def facts(rows: Iterable[tuple[str, str]]) -> str:
     """A list of names and values; values are HTML already."""
     return '<dl class="facts">' + "".join(f"<dt>{esc(name)}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"

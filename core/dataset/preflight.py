@@ -17,6 +17,7 @@ from core.dataset.caches.contents import content_hashes
 from core.dataset.captions.files import OWN
 from core.dataset.captions.memo import captions_of
 from core.dataset.captions.pipeline import longest_captions, plain_caption
+from core.dataset.control_advice import control_advice
 from core.dataset.images.decoding import look_at_all, reasons_of
 from core.dataset.images.look import Look
 from core.dataset.images.look import looks as looks_of
@@ -63,7 +64,7 @@ def preflight(
     counted = _count_all(placing, count_tokens)
     once = _each_once([*placing.placed, *placing.validation])
     problems += caption_advice(once, counted, job.captions.max_token_length)
-    problems += blank_masks(once, images, memo)
+    problems += blank_masks(once, images, memo) + control_advice(once, images, memo)
     problems += size_advice(once) + remark_advice(once, images) + balance_advice(epochs)
     if not epochs.views and not errors(problems):
         what = "No images are left to train on"
@@ -242,6 +243,7 @@ def _row(image: ImageInfo, at: Sequence[Placed], why: str, counted: Mapping[Key,
         concept=image.concept,
         more=tuple(each.placement.bucket for each in at[1:]),
         mask=image.conditioning is not None,
+        control=image.control,
     )
 
 

@@ -27,7 +27,8 @@ class Row:
     trains    False: `why` has the reason, worded to follow "it"   role   "train", "regularization" or "validation"
     concept   number of its folder's settings            more      its buckets at the other resolutions
     really, transparent   its format where the extension is another; whether it has transparency (once decoded)
-    mask      whether it has a mask or control image     readable  False: the image file cannot be read or decoded
+    mask      whether it has a mask      control   its control image
+    readable  False: the image file cannot be read or decoded
     """
 
     key: tuple[str, str]
@@ -47,6 +48,7 @@ class Row:
     concept: int = 0
     more: tuple[Size, ...] = ()
     mask: bool = False
+    control: Path | None = None
     really: str = ""
     transparent: bool = False
     readable: bool = True

@@ -30,6 +30,8 @@ OF_A_FOLDER: tuple[Rule, ...] = (
     ("caption_lines", "first", lambda concept: not concept.captions.enable_wildcard, "turn on wildcards to pick a random line"),
     ("trigger_word", None, lambda concept: True, "write it into the captions, or use a caption prefix"),
     ("caption_template", "none", lambda concept: True, "pass --use_object_template or --use_style_template to sd-scripts"),
+    ("conditioning_suffix", None, lambda concept: True, "move the masks or control images to another folder, named as their images"),
+    ("control_interpolation", None, lambda concept: concept.control, "resize the control images yourself"),
     ("alpha_color", "#ffffff", lambda concept: True, "fill the transparency of the images first: sd-scripts drops it"),
 )  # fmt: skip
 

@@ -18,7 +18,19 @@ from core.record.workspace import display_path
 from core.settings.dataset.captions import CaptionSettings
 from tabs.captions.edits import key_of
 from tabs.captions.tokens import WINDOWS, cut_at, words_on_length
-from tabs.markup import button, crop_frame, empty_state, esc, page_count, pager, problems_html, progress, short
+from tabs.markup import (
+    button,
+    control_over,
+    crop_frame,
+    empty_state,
+    esc,
+    page_count,
+    pager,
+    pair_ways,
+    problems_html,
+    progress,
+    short,
+)
 
 PAGE_SIZE = 60
 LONGEST_CUT = 600  # characters that are shown of a text that is not trained
@@ -97,10 +109,20 @@ def image(placed: Placed, place: int, total: int, thumb_url: Callable[..., str])
     frame = crop_frame(placed.placement.frame)
     bucket = placed.placement.bucket
     where = f"{place + 1:,} of {total:,}" if place >= 0 else f"not in this list of {total:,}"
+    shape = (
+        f'{"wide" if width >= height else "tall"}" style="--ratio:{width / height:.4f};aspect-ratio:{width}/{height}"'
+    )
+    over, beside, ways = "", "", ""
+    if placed.image.control is not None:
+        url = thumb_url(placed.image.control, 768)
+        over, ways = control_over(url), pair_ways()
+        beside = (
+            f'<div class="pic control {shape}><img src="{esc(url)}" alt="Control image of {esc(name)}">{frame}</div>'
+        )
+    image = f'<div class="pic {shape}><img src="{esc(thumb_url(placed.image.path, 768))}" alt="{esc(name)}">{over}{frame}</div>'
+    both = f'<div class="with-control">{image}{beside}</div>{ways}' if beside else image
     return (
-        f'<figure class="stage"><div class="pic {"wide" if width >= height else "tall"}" '
-        f'style="--ratio:{width / height:.4f};aspect-ratio:{width}/{height}">'
-        f'<img src="{esc(thumb_url(placed.image.path, 768))}" alt="{esc(name)}">{frame}</div>'
+        f'<figure class="stage">{both}'
         f"<figcaption><b>{esc(name)}</b><span>{esc(where)}</span>"
         f'<span class="hint">{width} × {height}, trains at {bucket[0]} × {bucket[1]}</span></figcaption></figure>'
     )

@@ -11,7 +11,17 @@ from core.dataset.sources.files import printable
 from core.record.problems import errors
 from core.record.units import count
 from core.settings.dataset.source import Source
-from tabs.markup import choice_list, crop_frame, empty_state, esc, page_count, pager, section
+from tabs.markup import (
+    choice_list,
+    control_over,
+    crop_frame,
+    empty_state,
+    esc,
+    page_count,
+    pager,
+    pair_ways,
+    section,
+)
 
 PAGE_SIZE = 48
 PAGERS = ("Pages", "Pages, below the images")  # the names of the two around the images
@@ -39,8 +49,9 @@ SHOWS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "small": ("enlarged to their bucket", lambda row: (row.scale or 0) > ENLARGED_FROM),
     "cropped": ("cropped by more than half", lambda row: kept(row) < KEPT_BELOW),
     "masks": ("with a mask", lambda row: row.mask),
+    "control": ("with a control image", lambda row: row.control is not None),
 }
-RARE = ("held", "masks")  # offered only where there are some
+RARE = ("held", "masks", "control")  # offered only where there are some
 
 
 def shown_rows(report: Report | None, show: str) -> list[tuple[int, Row]]:
@@ -103,6 +114,8 @@ def grid(
         choices.append((f"bucket {show.replace('x', ' × ')} ({len(rows):,})", show))
     above, below = (pager("page", page, pages, len(rows), "images", label) for label in PAGERS)
     chooser = choice_list("show", choices, show, "Which images are shown")
+    if any(row.control for row in report.rows):
+        chooser = pair_ways() + chooser
     return section("Images", above + body + (below if len(part) > 12 else ""), chooser)
 
 
@@ -131,9 +144,17 @@ def _image(row: Row, name: str, thumb_url: Callable[..., str]) -> str:
     width, height = row.size
     frame = crop_frame(row.frame) if row.frame else ""
     badge = '<span class="badge-on">mask</span>' if row.mask else ""
+    over = control_over(thumb_url(row.control, 256)) if row.control else ""
+    shape = f'class="pic {"wide" if width >= height else "tall"}" style="aspect-ratio:{width}/{height}"'
+    image = (
+        f"<span {shape}>"
+        f'<img src="{esc(thumb_url(row.path, 256))}" loading="lazy" decoding="async" alt="{esc(name)}">{over}{frame}{badge}</span>'
+    )
+    if row.control is None:
+        return image
+    beside = f'<img src="{esc(thumb_url(row.control, 256))}" loading="lazy" decoding="async" alt="Control image of {esc(name)}">'
     return (
-        f'<span class="pic {"wide" if width >= height else "tall"}" style="aspect-ratio:{width}/{height}">'
-        f'<img src="{esc(thumb_url(row.path, 256))}" loading="lazy" decoding="async" alt="{esc(name)}">{frame}{badge}</span>'
+        f'<span class="with-control">{image}<span {shape.replace("pic ", "pic control ")}>{beside}{frame}</span></span>'
     )
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.dataset.images.resize import area_average, nearest, resize
+from core.dataset.images.resize import area_average, resize
 
 FILTERS = ["auto", "lanczos", "nearest", "bilinear", "bicubic", "area", "box"]
 
@@ -48,10 +48,17 @@ def test_area_enlarges_by_shares_too():
 @settings(max_examples=100, deadline=None)
 @given(n=st.integers(1, 60), m=st.integers(1, 60))
 def test_nearest_takes_the_pixel_that_the_new_center_falls_into(n, m):
-    line = np.arange(n, dtype=np.uint8)[None]
-    expected = [next(i for i in range(n) if (2 * j + 1) * n < 2 * m * (i + 1)) for j in range(m)]
-    assert nearest(line, (m, 1)).tolist() == [expected]
-    assert nearest(line.T, (1, m)).tolist() == [[i] for i in expected]
+    line = Image.fromarray(np.arange(n, dtype=np.uint8)[None])
+    found = np.asarray(resize(line, (m, 1), "nearest"))[0].astype(int)
+    twice = (2 * np.arange(m) + 1) * n  # the center, in halves of a new pixel; where two are equally near, either
+    assert ((twice >= 2 * m * found) & (twice <= 2 * m * (found + 1))).all()
+
+
+def test_area_that_enlarges_is_that_of_opencv():
+    """cv2.INTER_AREA of 0, 40, 200 to 5 and 7 pixels."""
+    line = Image.fromarray(np.array([[0, 40, 200]], np.uint8))
+    assert np.asarray(resize(line, (5, 1), "area"))[0].tolist() == [0, 13, 40, 147, 200]
+    assert np.asarray(resize(line, (7, 1), "area"))[0].tolist() == [0, 0, 27, 40, 93, 200, 200]
 
 
 def test_nearest_invents_no_color():

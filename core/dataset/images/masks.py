@@ -13,8 +13,10 @@ from core.dataset.buckets.sizes import Size, cover
 from core.dataset.images.colors import BLACK
 from core.dataset.images.opening import BrokenImage, Opened, open_decoded
 from core.dataset.images.pixels import enough_for, in_view
+from core.dataset.images.resize import resize
 from core.dataset.images.views import View
 from core.dataset.sources.files import printable
+from core.settings.dataset.concepts import Concept
 
 if TYPE_CHECKING:
     from core.dataset.buckets.batches import Placed
@@ -47,7 +49,25 @@ def load_control(placed: Placed, view: View) -> np.ndarray | None:
     if placed.image.control is None:
         return None
     opened = _beside(placed.image.control, "control image", view)
-    return _as_control(_fitted(opened.on(BLACK), placed, view))
+    return _as_control(control_in_view(opened.on(BLACK), view, placed.concept))
+
+
+def control_in_view(hint: Image.Image, view: View, concept: Concept) -> Image.Image:
+    """Resized, cropped and flipped as its image; with the compatibility of sd-scripts as that does it (reference: section 1.3)."""
+    images = concept.images
+    chosen = images.control_interpolation or images.resize_interpolation
+    if concept.control_fit == "area":  # sd-scripts 0.9
+        return in_view(hint, view.placement, view.flip, images.control_interpolation or "area")
+    if concept.control_fit == "aligned":
+        return in_view(hint, view.placement, view.flip, chosen)
+    bucket = view.placement.bucket
+    if chosen == "auto":  # without buckets 0.10 compares each side with the other one of the hint
+        width, height = hint.size if images.enable_bucket else hint.size[::-1]
+        chosen = "area" if bucket[0] <= width and bucket[1] <= height else "lanczos"
+    if chosen == "lanczos" and hint.width * bucket[1] < bucket[0] * hint.height:
+        hint = resize(hint, (hint.width, bucket[1]), chosen)  # the cheaper side first, as from Pillow 13 on
+    hint = resize(hint, bucket, chosen)
+    return hint.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else hint
 
 
 def control_for(path: Path, size: Size) -> np.ndarray:

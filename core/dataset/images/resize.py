@@ -14,6 +14,7 @@ _PILLOW = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "box": Image.Resampling.BOX,
+    "nearest": Image.Resampling.NEAREST,  # the same as OpenCV's INTER_NEAREST_EXACT
 }
 
 
@@ -28,18 +29,9 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str = "auto
     if interpolation == "auto":
         interpolation = "area" if size[0] <= image.width and size[1] <= image.height else "lanczos"
     if interpolation == "area":
-        return Image.fromarray(area_average(np.asarray(image), size))
-    if interpolation == "nearest":
-        return Image.fromarray(nearest(np.asarray(image), size))
+        shrinks = size[0] <= image.width and size[1] <= image.height
+        return Image.fromarray((area_average if shrinks else area_enlarged)(np.asarray(image), size))
     return image.resize(size, _PILLOW[interpolation])
-
-
-def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Nearest-neighbor resize; of two at equal distance the later. [H, W, ...] as given."""
-    height, width = pixels.shape[:2]
-    rows = (2 * np.arange(size[1]) + 1) * height // (2 * size[1])
-    columns = (2 * np.arange(size[0]) + 1) * width // (2 * size[0])
-    return np.ascontiguousarray(pixels[rows[:, None], columns])
 
 
 def area_average(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -77,3 +69,45 @@ def _average_rows(pixels: np.ndarray, count: int) -> np.ndarray:
             if share[k]:
                 line += flat[start + k] * share[k]
     return result.reshape(count, *pixels.shape[1:])
+
+
+BITS = 11  # of the weights of OpenCV's linear filters (INTER_RESIZE_COEF_BITS)
+Taps = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # the two source pixels of each new pixel, and their weights int32 [2, size]
+
+
+def area_enlarged(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """OpenCV's INTER_AREA where a side grows: linear, with each pixel's own color in the middle of its area."""
+    return linear(pixels, _area_taps(pixels.shape[0], size[1]), _area_taps(pixels.shape[1], size[0]))
+
+
+def _area_taps(length: int, size: int) -> Taps:
+    scale = length / size
+    first = np.floor(np.arange(size) * scale).astype(np.int64)
+    beyond = (np.arange(1, size + 1) - (first + 1) / scale).astype(np.float32)
+    beyond = np.where(beyond <= 0, np.float32(0), beyond - np.floor(beyond))
+    return taps(first, beyond, length)
+
+
+def taps(first: np.ndarray, beyond: np.ndarray, length: int) -> Taps:
+    """first: the pixel before each place; beyond: float32, how far the place lies beyond it."""
+    beyond = np.where((first < 0) | (first >= length - 1), np.float32(0), beyond)
+    first = first.clip(0, length - 1)
+    weights = np.rint(np.stack([1 - beyond, beyond]) * np.float32(1 << BITS)).astype(np.int32)
+    return first, np.minimum(first + 1, length - 1), weights
+
+
+def linear(pixels: np.ndarray, down: Taps, across: Taps) -> np.ndarray:
+    """uint8 [H, W, C] or [H, W] at the places of the taps. Weights are integers of 11 bits; rows are shifted before they are
+    weighed and rounded once, as in OpenCV."""
+    values = pixels[..., None] if pixels.ndim == 2 else pixels
+    left, right, (near, far) = across
+    above, below = (
+        rows[:, left] * near[:, None] + rows[:, right] * far[:, None] >> 4
+        for rows in (values[down[0]], values[down[1]])
+    )
+    upper, lower = down[2]
+    sums = (upper[:, None, None] * above >> 16) + (lower[:, None, None] * below >> 16)
+    result: np.ndarray = ((sums + 2) >> 2).astype(np.uint8)
+    return result[..., 0] if pixels.ndim == 2 else result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,67 +55,118 @@ def conditioning_folder(typed: str | None) -> Path | None:
     return reachable(resolve_path(text)) if text else None
 
 
-def pair(
-    images: Sequence[ImageInfo],
-    folder: Path,
-    inside: dict[str, str],
-    kind: Kind = MASK,
-    *,
-    memo: Memo | None = None,
-    cancel: CancelToken | None = None,
-    level: str = "error",
-) -> Paired:
-    """Pair each image with the file of its name below `folder`: any image extension, any case, same subfolders.
+@dataclass(frozen=True)
+class Partners:
+    """The files that may belong to images.
+
+    shown    where they are, for messages          files    all of them
+    find     (image) -> those of its name, the one to use first
+    """
+
+    shown: str
+    files: Sequence[File]
+    find: Callable[[ImageInfo], Sequence[File]]
+    problems: Sequence[Problem] = ()
+
+
+def in_folder(
+    folder: Path, inside: Mapping[str, str], kind: Kind, suffix: str | None = None, cancel: CancelToken | None = None
+) -> Partners | Problem:
+    """The files of a folder, by the names of images: any image extension, any case, same subfolders.
     A painted mask (`painted.py`) is only for the image at the same path: another of its name has none.
 
     inside   source id -> its path below the folder of the settings ("10_fox"), which the masks may mirror too
-    level    of a mask that cannot be read, or of a control image that is missing
-
-    A mask of another size is resized with its image. (sd-scripts refuses it; reference 7.2.)
+    suffix   what follows the image's name in theirs
     """
     shown = printable(folder)
     if not os.path.isdir(folder):
         missing = not os.path.exists(folder)
         what = f"The {kind.word} folder {'does not exist' if missing else 'is a file'}"
         code = "dataset.missing-folder" if missing else "dataset.not-a-folder"
-        return Paired(list(images), {}, [Problem(what, shown, "check the path, or leave the setting empty", code=code)])
+        return Problem(what, shown, "check the path, or leave the setting empty", code=code)
     found = walk(folder, cancel)
-    by_stem: dict[str, list[File]] = defaultdict(list)
-    for file in found.files:
-        by_stem[os.path.splitext(file.relative)[0].casefold()].append(file)
-    partners: dict[tuple[str, str], File] = {}
     painted = is_painted(folder)
-    for image in images:
-        if match := _partner(image, inside.get(image.source, ""), by_stem, painted):
-            partners[image.key] = match
-    used = list({file.path: file for file in partners.values()}.values())
+    by_stem = _by_stem(found.files, suffix)
+    return Partners(shown, found.files, lambda image: _named(image, inside, by_stem, painted), found.problems)
+
+
+def beside(files: Mapping[str, Sequence[File]], shown: str) -> Partners:
+    """Files in the folders of the images themselves, told by a suffix. files: of each source, by the image's name."""
+    by_name = {source: _by_stem(own, None) for source, own in files.items()}
+
+    def find(image: ImageInfo) -> Sequence[File]:
+        return by_name.get(image.source, {}).get(os.path.splitext(image.relative)[0].casefold(), ())
+
+    return Partners(shown, [file for own in files.values() for file in own], find)
+
+
+def without_suffix(files: Sequence[File], suffix: str) -> tuple[list[File], list[File]]:
+    """(images, files whose names end with the suffix, under the names of their images)."""
+    images: list[File] = []
+    partners: list[File] = []
+    for file in files:
+        stem, ending = os.path.splitext(file.relative)
+        if stem.casefold().endswith(suffix.casefold()) and len(stem.rpartition("/")[2]) > len(suffix):
+            partners.append(replace(file, relative=stem[: -len(suffix)] + ending))
+        else:
+            images.append(file)
+    return images, partners
+
+
+def listed_in(paths: Mapping[Path, Path], shown: str) -> Partners:
+    """Files that a metadata file names. paths: {image: its partner}."""
+    files = {image: file_at(path, path.name) for image, path in paths.items()}
+    return Partners(shown, list(files.values()), lambda image: [files[image.path]] if image.path in files else [])
+
+
+def pair(
+    images: Sequence[ImageInfo],
+    partners: Partners,
+    kind: Kind = MASK,
+    *,
+    memo: Memo | None = None,
+    cancel: CancelToken | None = None,
+    level: str = "error",
+) -> Paired:
+    """Pair each image with its partner. level: of a mask that cannot be read, or of a control image that is missing.
+
+    A mask of another size is resized with its image, a control image of the same aspect ratio too. (sd-scripts refuses both;
+    reference 7.2.)
+    """
+    found = {image.key: partners.find(image) for image in images}
+    used = list({files[0].path: files[0] for files in found.values() if files}.values())
     seen = {file.path: header for file, header in headers(used, memo, cancel)}
     unusable: dict[tuple[str, str], str] = {}
-    problems = [*found.problems]
+    problems = [*partners.problems]
     paired: list[ImageInfo] = []
-    other_size: list[str] = []
     for image in images:
-        partner = partners.get(image.key)
-        if partner is None:
+        if not found[image.key]:
             if kind.needed:
                 unusable[image.key] = f"has no {kind.word}"
             else:
                 paired.append(image)
             continue
+        partner = found[image.key][0]
         header = seen[partner.path]
         if isinstance(header, str):
             unusable[image.key] = f"has a {kind.word} that {header}"
             problems.append(problem_of(partner.path, BrokenImage(header), level))
             continue
-        if (header.width, header.height) != (image.width, image.height):
-            other_size.append(f"{image.relative} ({header.width} x {header.height} for {image.width} x {image.height})")
         own: Any = {kind.field: partner.path}
         paired.append(replace(image, **own))
-    taken = {file.path for file in used}
-    extra = [file.relative for file in found.files if file.path not in taken]
-    without = [image for image in images if image.key not in partners]
-    problems += _missing(kind, shown, len(images), without, level) if without else []
-    return Paired(paired, unusable, [*problems, *_advice(kind, shown, extra, other_size)])
+    without = [image for image in images if not found[image.key]]
+    problems += _missing(kind, partners.shown, len(images), without, level) if without else []
+    problems += _extra(kind, partners, found.values())
+    problems += _sizes(kind, partners.shown, paired, seen, level)
+    problems += _exchanged(partners.shown, images, used) if kind.needed else []
+    return Paired(paired, unusable, problems)
+
+
+def _by_stem(files: Sequence[File], suffix: str | None) -> dict[str, list[File]]:
+    found: dict[str, list[File]] = defaultdict(list)
+    for file in without_suffix(files, suffix)[1] if suffix else files:
+        found[os.path.splitext(file.relative)[0].casefold()].append(file)
+    return found
 
 
 def mask_paths(images: Sequence[ImageInfo]) -> list[Path]:
@@ -196,17 +247,20 @@ def blank_masks(
     ]
 
 
-def _partner(image: ImageInfo, inside: str, by_stem: dict[str, list[File]], painted: bool) -> File | None:
-    """The mask at the same path below the settings' folder, else (not of painted ones) below the image's own folder, else of
+def _named(
+    image: ImageInfo, inside: Mapping[str, str], by_stem: Mapping[str, Sequence[File]], painted: bool
+) -> Sequence[File]:
+    """The files at the same path below the settings' folder, else (not of painted ones) below the image's own folder, else of
     the same name; the same extension first."""
     stem = os.path.splitext(image.relative)[0]
-    places = [f"{inside}/{stem}" if inside else stem, stem, stem.rpartition("/")[2]]
+    folder = inside.get(image.source, "")
+    places = [f"{folder}/{stem}" if folder else stem, stem, stem.rpartition("/")[2]]
     for place in places[:1] if painted else dict.fromkeys(places):
         files = by_stem.get(place.casefold())
         if files:
             ending = extension(image.relative)
-            return min(files, key=lambda file: (extension(file.relative) != ending, file.relative))
-    return None
+            return sorted(files, key=lambda file: (extension(file.relative) != ending, file.relative))
+    return []
 
 
 def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], level: str) -> list[Problem]:
@@ -219,14 +273,55 @@ def _missing(kind: Kind, shown: str, total: int, missing: Sequence[ImageInfo], l
     return [Problem(f"{what}: {names_of(missing)}", shown, fix, level, code=f"{kind.code}.missing")]
 
 
-def _advice(kind: Kind, shown: str, extra: Sequence[str], other_size: Sequence[str]) -> list[Problem]:
-    found = []
+def _extra(kind: Kind, partners: Partners, found: Iterable[Sequence[File]]) -> Iterator[Problem]:
+    """Files that no image uses: those of a name that another file has too, and those of no image's name."""
+    named = [files for files in found if files]
+    taken = {files[0].path for files in named}
+    doubled = {file.path: files[0] for files in named for file in files[1:] if file.path not in taken}
+    if doubled:
+        pairs = [f"{path.name} (beside {first.path.name})" for path, first in doubled.items()]
+        what = f"{count(len(doubled), kind.word)} of a name that is taken already will not be used: {listed(pairs)}"
+        fix = "keep one file for each image"
+        yield Problem(what, partners.shown, fix, "advice", code=f"{kind.code}.doubled")
+    extra = [file.path.name for file in partners.files if file.path not in taken and file.path not in doubled]
     if extra:
-        what = f"{count(len(extra), 'file')} in the {kind.word} folder match no image: {listed(extra)}"
+        what = f"{count(len(extra), 'file')} among the {kind.word}s match no image: {listed(extra)}"
         fix = "rename them like their images, or ignore this"
-        found.append(Problem(what, shown, fix, "advice", code=f"{kind.code}.unmatched"))
-    if other_size:
-        what = f"{count(len(other_size), kind.word)} will be resized to match the image: {listed(other_size, 3)}"
+        yield Problem(what, partners.shown, fix, "advice", code=f"{kind.code}.unmatched")
+
+
+def _sizes(
+    kind: Kind, shown: str, paired: Sequence[ImageInfo], seen: Mapping[Path, Any], level: str
+) -> Iterator[Problem]:
+    """Masks of another size; control images of another aspect ratio, which would not lie on their image."""
+    other = []
+    for image in paired:
+        header = seen[path] if (path := getattr(image, kind.field)) else image
+        size = (header.width, header.height)
+        if size != (image.width, image.height) and not (kind.needed and same_shape(size, (image.width, image.height))):
+            other.append(f"{image.relative} ({size[0]} x {size[1]} for {image.width} x {image.height})")
+    if other and kind.needed:
+        what = f"{count(len(other), kind.word)} of another aspect ratio than the image: {listed(other, 3)}"
+        fix = "make them again from the images, or crop both alike"
+        yield Problem(what, shown, fix, level, code=f"{kind.code}.other-aspect-ratio")
+    elif other:
+        what = f"{count(len(other), kind.word)} will be resized to match the image: {listed(other, 3)}"
         fix = "save them at the image's size if the edges must be exact"
-        found.append(Problem(what, shown, fix, "advice", code=f"{kind.code}.other-size"))
-    return found
+        yield Problem(what, shown, fix, "advice", code=f"{kind.code}.other-size")
+
+
+def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether both sizes have one aspect ratio, up to the rounding of a side of the smaller one to whole pixels."""
+    (width, height), (wide, high) = sorted((one, other))
+    return abs(width * high - height * wide) <= max(wide, high)
+
+
+def _exchanged(shown: str, images: Sequence[ImageInfo], used: Sequence[File]) -> Iterator[Problem]:
+    """Both folders may have been exchanged: captions lie beside the images, never beside control images."""
+    described = sum(bool(file.sidecars) for file in used)
+    if described > len(used) / 2 and not any(image.sidecars or image.given for image in images):
+        what = (
+            "The captions lie beside the control images, and none beside the images: the folders seem to be exchanged"
+        )
+        fix = "choose the folder with the captions as the image folder, and the other one for the control images"
+        yield Problem(what, shown, fix, "advice", code="control.exchanged")

@@ -9,7 +9,18 @@ from pathlib import Path
 
 from core.dataset.images.opening import BrokenImage, problem_of
 from core.dataset.sources.cache_list import compare_with_disk, write_list
-from core.dataset.sources.conditioning import CONTROL, MASK, conditioning_folder, pair
+from core.dataset.sources.conditioning import (
+    CONTROL,
+    MASK,
+    Kind,
+    Partners,
+    beside,
+    conditioning_folder,
+    in_folder,
+    listed_in,
+    pair,
+    without_suffix,
+)
 from core.dataset.sources.files import CAPTION_EXTENSIONS, printable, reachable
 from core.dataset.sources.folders import Root, folder_of, roots_of, whole_root
 from core.dataset.sources.image_info import Broken, Folder, ImageInfo, Scan, listed, names_of
@@ -92,6 +103,7 @@ class Gathered:
         empty: list[Walk] = []
         taken: list[ImageInfo] = []
         inside: dict[str, str] = {}
+        partners: dict[str, list[File]] = {}
         for root in roots:
             walked = walk(
                 root.path, self.cancel, root.left_out, caption_endings(concept), without, concept.source.recursive
@@ -102,10 +114,11 @@ class Gathered:
                 continue
             id = self.new_id(printable(root.path.name) or "images")
             inside[id] = root.inside
-            taken += self._take(walked.files, id, root, concept)
+            files, partners[id] = _told_apart(walked.files, concept)
+            taken += self._take(files, id, root, concept)
         if roots and len(empty) == len(roots):
             self.problems.append(_empty_folder(path, empty))
-        self.finish(taken, concept, inside)
+        self.finish(taken, concept, inside, beside(partners, printable(path)))
 
     def _take(self, files: list[File], id: str, root: Root, concept: Concept) -> list[ImageInfo]:
         """The images of one folder: all, or those in metadata_cache.json with cache_info."""
@@ -132,7 +145,8 @@ class Gathered:
             path, self.cancel, endings=caption_endings(concept), without=without, recursive=concept.source.recursive
         )
         self.problems += walked.problems
-        kept, entries = self._matched(said, walked.files, path)
+        files, partners = _told_apart(walked.files, concept)
+        kept, entries = self._matched(said, files, path)
         id = self.new_id(printable(path.name) or "images")
         images = self.read(kept, id, root, concept, entries, said.buckets)
         if said.buckets and concept.images.bucket_no_upscale:
@@ -143,7 +157,11 @@ class Gathered:
             self.problems.append(Problem(what, where, fix, "advice", code="metadata.no-upscale-ignored"))
         self._replace_earlier(images, concept)
         self._from_lists.update(image.key for image in images)
-        self.finish(images, concept, {})
+        named = {
+            file: control for file, entry in entries.items() if (control := entry.control_at(said.path.parent, path))
+        }
+        others = listed_in(named, printable(said.path)) if named and concept.control else None
+        self.finish(images, concept, {}, others or beside({id: partners}, printable(path)))
 
     def _matched(self, said: Metadata, files: list[File], folder: Path) -> tuple[list[File], Listed]:
         """The files that the metadata lists, with their entries; problems are recorded."""
@@ -233,12 +251,18 @@ class Gathered:
             self.problems += _other_sizes(good, entries)
         return good
 
-    def finish(self, images: list[ImageInfo], concept: Concept, inside: dict[str, str]) -> None:
-        """Pair masks or control images, leave out small images, and add the rest to the result."""
-        partners = conditioning_folder(concept.images.conditioning_data_dir)
+    def finish(
+        self, images: list[ImageInfo], concept: Concept, inside: dict[str, str], others: Partners | None = None
+    ) -> None:
+        """Pair masks or control images, leave out small images, and add the rest to the result.
+
+        others   the masks or control images that lie beside the images or are named by a metadata file, where there is no
+                 folder of them
+        """
+        kind = CONTROL if concept.control else MASK
+        partners = self._partners(concept, inside, kind, others)
         if partners and images:
-            kind = CONTROL if concept.control else MASK
-            paired = pair(images, partners, inside, kind, memo=self.memo, cancel=self.cancel, level=self.level)
+            paired = pair(images, partners, kind, memo=self.memo, cancel=self.cancel, level=self.level)
             self.problems += paired.problems
             self.left_out += [(each, why) for each in images if (why := paired.unusable.get(each.key))]
             images = paired.images
@@ -257,6 +281,26 @@ class Gathered:
             gone = {each.key for each in small}
             images = [each for each in images if each.key not in gone]
         self.images += images
+
+    def _partners(
+        self, concept: Concept, inside: dict[str, str], kind: Kind, others: Partners | None
+    ) -> Partners | None:
+        folder = conditioning_folder(concept.images.conditioning_data_dir)
+        if folder is None:
+            wanted = concept.images.conditioning_suffix or (others and others.files)
+            return others if wanted else None
+        found = in_folder(folder, inside, kind, concept.images.conditioning_suffix, self.cancel)
+        if isinstance(found, Problem):
+            self.problems.append(found)
+            return None
+        return found
+
+
+def _told_apart(files: list[File], concept: Concept) -> tuple[list[File], list[File]]:
+    """(images, masks or control images beside them)."""
+    if concept.images.conditioning_suffix and conditioning_folder(concept.images.conditioning_data_dir) is None:
+        return without_suffix(files, concept.images.conditioning_suffix)
+    return files, []
 
 
 def caption_endings(concept: Concept) -> tuple[str, ...]:

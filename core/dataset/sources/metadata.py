@@ -35,6 +35,7 @@ BUCKET_UNIT = 8  # pixels to a latent
 # Which of a.png and a.jpg the key "a" means: the order of sd-scripts' list, then the formats it does not know.
 _ORDER = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 _KEY_NAMES = ("image_path", "file_name", "path")  # of JSON lines: sd-scripts, Hugging Face, others
+_CONTROL_NAMES = ("conditioning_image", "conditioning_path", "control_path", "control_image")  # diffusers, musubi-tuner
 _MOST_LATENTS = 5_000  # missing images to look for cached latents of, in three places each
 _MOST_NAMES = 20_000  # names to search for the nearest one: the search takes milliseconds per thousand
 
@@ -48,6 +49,14 @@ class Entry:
     tags: str | None = None
     train_resolution: Size | None = None
     image_size: Size | None = None
+    control: str | None = None  # path of its control image
+
+    def control_at(self, *folders: Path) -> Path | None:
+        """Its control image: an absolute path, or one relative to the first of the folders that has it."""
+        if not self.control:
+            return None
+        paths = [folder / _plain(self.control) for folder in folders]  # an absolute one stays as it is
+        return next((path for path in paths if may_reach(path) and os.path.isfile(path)), None)
 
     @property
     def both(self) -> tuple[str, str] | None:
@@ -236,7 +245,12 @@ def _entry(key: str, value: Any) -> tuple[Entry | None, list[str]]:
         wrong.append(
             f"train_resolution of {printable(key)} is {bucket[0]} x {bucket[1]}, not multiples of {BUCKET_UNIT}"
         )
-    return Entry(key, texts["caption"], texts["tags"], sizes["train_resolution"], sizes["image_size"]), wrong
+    name = next((name for name in _CONTROL_NAMES if said.get(name) is not None), "")
+    control = said.get(name)
+    if control is not None and not isinstance(control, str):
+        wrong.append(f"{name} of {printable(key)} is {_kind(control)}, not a path")
+        control = None
+    return Entry(key, texts["caption"], texts["tags"], sizes["train_resolution"], sizes["image_size"], control), wrong
 
 
 def _size(value: Any) -> Size | None:

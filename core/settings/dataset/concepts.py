@@ -25,6 +25,7 @@ class Concept:
     source     the folder and what was given for it alone
     images   sizes, crops, masks in force      captions   in force      validation   in force
     control    its images need control images, which `conditioning_data_dir` then holds in place of masks
+    control_fit   how they are resized: as the images ("aligned"), or as sd-scripts 0.10 ("stretched") or 0.9 ("area") does it
     """
 
     number: int
@@ -33,6 +34,7 @@ class Concept:
     captions: CaptionSettings
     validation: ValidationSettings
     control: bool = False
+    control_fit: str = "aligned"
 
     @property
     def role(self) -> str:
@@ -87,7 +89,10 @@ def concepts_of(job: TrainJob) -> list[Concept]:
     found = concepts(job.dataset, captions_in_force(job), job.validation)
     plain = {} if job.method.traits.uses_network else {"network_multiplier": ImageSettings().network_multiplier}
     control = job.method.traits.control_images
-    return [replace(each, images=each.images.model_copy(update=plain), control=control) for each in found]
+    fit = job.dataset.control_fit
+    return [
+        replace(each, images=each.images.model_copy(update=plain), control=control, control_fit=fit) for each in found
+    ]
 
 
 def captions_in_force(job: TrainJob) -> CaptionSettings:

@@ -54,6 +54,7 @@ class DatasetSettings(ImageSettings):
         help="What to do with the last batch of a bucket if it is not full. A short batch is weighted by its number of images.",
     )
     crop_conditioning: Literal["true", "kohya"] = follows_compatibility("true", "kohya")
+    control_fit: Literal["aligned", "stretched", "area"] = follows_compatibility("aligned", "stretched", "area")
     skip_broken: bool = setting(
         False,
         title="Skip broken images",

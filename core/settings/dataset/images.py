@@ -136,6 +136,22 @@ class ImageSettings(Settings):
         help="A folder with a mask of the same name for each image: white areas count in the loss, black areas do not. ControlNet and ControlNet-LLLite read a control image for each image here instead.",
         names="path",
     )
+    conditioning_suffix: str | None = setting(
+        None,
+        min_length=1,
+        max_length=40,
+        pattern=r'^[^/\\<>:"|?*\x00-\x1f]*$',
+        title="Mask or control suffix",
+        hint="none",
+        help="Text after the image's name, such as _hint for a_hint.png beside a.png. Without a mask or control folder, files that end with it in the image folder are masks or control images and are not trained.",
+        names="part",
+    )
+    control_interpolation: Literal["auto", "lanczos", "nearest", "bilinear", "bicubic", "area", "box"] | None = setting(
+        None,
+        title="Control interpolation",
+        labels={"": "as the images"},
+        help="Resampling method of control images. nearest keeps lines and colors exact; area keeps the mean brightness, so thin lines fade.",
+    )
     masked_loss: bool = kohya_setting(False, help="Limits the loss to the white areas of the masks.")
     network_multiplier: float = kohya_setting(
         1.0,

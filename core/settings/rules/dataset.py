@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.record.problems import Problem
-from core.settings.dataset.concepts import anywhere, concepts_of
+from core.settings.dataset.concepts import Concept, anywhere, concepts_of
 from core.settings.dataset.images import ImageSettings
 from core.settings.job import TrainJob
 
@@ -19,9 +19,9 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     yield from cache_problems(job)
     yield from _sides(job)
     for concept in concepts_of(job):
-        if concept.control and not concept.images.conditioning_data_dir:
+        if concept.control and not _has_partners(concept) and not concept.source.metadata_file:
             what = f"Every image needs a control image, but {concept.source.folder} has no folder of them"
-            fix = "choose a folder with a control image of the same name for each image"
+            fix = "choose a folder with a control image of the same name for each image, or enter a suffix"
             yield Problem(what, "dataset.conditioning_data_dir", fix, code="control.no-folder")
         if concept.images.network_multiplier == 0 and job.method.traits.uses_network:
             what = f"The network multiplier of {concept.source.folder} is 0, so its images have no effect"
@@ -32,6 +32,11 @@ def problems(job: TrainJob) -> Iterator[Problem]:
             what = f"The smallest face crop ({faces[0]:g}) is above the largest ({faces[1]:g}): {concept.source.folder}"
             fix = "write the smaller number first, such as 2, 4"
             yield Problem(what, "dataset.face_crop_aug_range", fix, code="dataset.face-crop-range")
+
+
+def _has_partners(concept: Concept) -> bool:
+    """Whether masks or control images are named."""
+    return bool(concept.images.conditioning_data_dir or concept.images.conditioning_suffix)
 
 
 def _sides(job: TrainJob) -> Iterator[Problem]:
@@ -109,10 +114,13 @@ def _images(job: TrainJob) -> Iterator[tuple[str, str]]:
         yield "dataset.prior_loss_weight", "ignored: there are no regularization images"
     if job.method.traits.control_images:
         yield "dataset.masked_loss", "ignored: the mask folder holds control images"
-    elif not anywhere(job, lambda each: each.images.conditioning_data_dir):
+    elif not anywhere(job, _has_partners):
         yield "dataset.masked_loss", "ignored: no mask folder is set"
     elif not anywhere(job, lambda each: each.images.masked_loss):
         yield "dataset.conditioning_data_dir", "ignored: masked loss is off"
+        yield "dataset.conditioning_suffix", "ignored: masked loss is off"
+    if not job.method.traits.control_images:
+        yield "dataset.control_interpolation", "ignored: the method uses no control images"
     if job.validation.best_checkpoint == "off" and not anywhere(job, lambda each: each.holds_out):
         yield "validation.validation_seed", "ignored: there are no validation images"
     if job.memory.cache_latents == "off":

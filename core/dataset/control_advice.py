@@ -1,0 +1,102 @@
+"""What is suspicious about decoded control images: blank ones, copies of their images, exchanged folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from core.dataset.buckets.batches import Placed
+from core.dataset.images.colors import BLACK
+from core.dataset.images.look import FACT, Look, from_text
+from core.dataset.images.opening import BrokenImage, open_decoded
+from core.dataset.sources.files import printable
+from core.dataset.sources.image_info import ImageInfo, names_of
+from core.dataset.sources.memo import Memo
+from core.dataset.sources.walk import file_at
+from core.record.problems import Problem
+
+SIDE = 16  # pixels of the small copies that are compared
+COMPARED = 200  # pairs that look alike and are compared
+SAMPLED = 12  # pairs whose colors are compared
+SAME = 3.0  # mean difference in levels up to which two images are the same, encoded differently
+GRAY, COLORED = 6.0, 20.0  # mean difference between the highest and the lowest channel
+
+
+def control_advice(placed: Sequence[Placed], looks: Mapping[tuple[str, str], Look], memo: Path | str) -> list[Problem]:
+    """As far as images and control images have been decoded. looks: of the images themselves."""
+    pairs = {each.image.key: (each.image, each.image.control) for each in placed if each.image.control is not None}
+    if not pairs:
+        return []
+    files = {path: file_at(path, "") for _, path in pairs.values() if path is not None}
+    known = {path: from_text(text) for path, text in Memo(memo).known(FACT, list(files.values())).items()}
+    seen = [(image, path) for image, path in pairs.values() if path in known and image.key in looks]
+    blank = [image for image, path in seen if path and _one_color(known[path])]
+    alike = [(image, path) for image, path in seen if path and looks[image.key].dhash == known[path].dhash][:COMPARED]
+    itself = [image for image, path in alike if image not in blank and path and _same(image, path)]
+    return [*_blank(blank), *_itself(itself), *_exchanged(seen)]
+
+
+def _one_color(look: Look) -> bool:
+    return not look.reason and look.blur == 0 and look.border == 1
+
+
+def _blank(found: Sequence[ImageInfo]) -> list[Problem]:
+    if not found:
+        return []
+    what = f"{len(found)} control images show nothing but one color, such as black: {names_of(found)}"
+    fix = "make them again, with lower thresholds for edges, or remove these images"
+    return [Problem(what, _place(found[0]), fix, "advice", code="control.blank")]
+
+
+def _itself(found: Sequence[ImageInfo]) -> list[Problem]:
+    if not found:
+        return []
+    what = f"{len(found)} control images are the images themselves: {names_of(found)}"
+    fix = "make control images of them (Control images on Tools), or choose another folder"
+    return [Problem(what, _place(found[0]), fix, "advice", code="control.is-the-image")]
+
+
+def _exchanged(seen: Sequence[tuple[ImageInfo, Path | None]]) -> list[Problem]:
+    """Control images in color of gray images: edges, depth and most others are gray."""
+    step = max(1, len(seen) // SAMPLED)
+    colors = [(_chroma(image.path), _chroma(path)) for image, path in seen[::step] if path]
+    if len(colors) < 2 or not all(of_image < GRAY and of_control > COLORED for of_image, of_control in colors):
+        return []
+    what = "The images are gray and their control images colored: the folders seem to be exchanged"
+    fix = "choose the folder of the colored images as the image folder, and the other one for the control images"
+    return [Problem(what, _place(seen[0][0]), fix, "advice", code="control.exchanged")]
+
+
+def _place(image: ImageInfo) -> str:
+    return printable(image.control.parent if image.control else image.path)
+
+
+def _same(image: ImageInfo, control: Path) -> bool:
+    if os.path.realpath(image.path) == os.path.realpath(control):
+        return True
+    one, other = _copy_of(image.path), _copy_of(control)
+    return one is not None and other is not None and float(np.abs(one - other).mean()) <= SAME
+
+
+def _chroma(path: Path) -> float:
+    small = _copy_of(path)
+    return 0.0 if small is None else float(np.ptp(small, axis=2).mean())
+
+
+def _copy_of(path: Path) -> np.ndarray | None:
+    try:
+        return _small(path, os.stat(path).st_mtime_ns)
+    except (OSError, BrokenImage):
+        return None
+
+
+@lru_cache(maxsize=512)
+def _small(path: Path, _mtime_ns: int) -> np.ndarray:
+    """float32 [16, 16, 3]."""
+    image = open_decoded(path, enough=(4 * SIDE, 4 * SIDE)).on(BLACK)
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)

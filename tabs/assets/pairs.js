@@ -1,0 +1,27 @@
+"use strict";
+/* Images with a control image, on Dataset and Captions: the image alone, both side by side, or one over the other. A button or the
+   key o changes it for all; each browser remembers its way. */
+(() => {
+  const WAYS = ["beside", "over", "alone"], ROOT = document.body, KEPT = "atelier-pairs";
+  const show = (way) => {
+    ROOT.dataset.pairs = WAYS.includes(way) ? way : WAYS[0];
+    for (const button of document.querySelectorAll("[data-pair-way]")) button.setAttribute("aria-pressed", `${button.dataset.pairWay === ROOT.dataset.pairs}`);
+  };
+  const choose = (way) => {
+    show(way);
+    try { localStorage.setItem(KEPT, way); } catch { /* no storage */ }
+  };
+  let kept = "";
+  try { kept = localStorage.getItem(KEPT) || ""; } catch { /* no storage */ }
+  show(kept);
+  new MutationObserver(() => { if (document.querySelector("[data-pair-way]:not([aria-pressed])")) show(ROOT.dataset.pairs); }).observe(document.body, {childList: true, subtree: true});
+  document.addEventListener("click", ({target}) => {
+    const button = target.closest && target.closest("[data-pair-way]");
+    if (button) choose(button.dataset.pairWay);
+  });
+  document.addEventListener("keydown", (event) => {
+    const free = !event.ctrlKey && !event.altKey && !event.metaKey && !event.target.closest("input, textarea, select, dialog, [contenteditable]");
+    const there = [...document.querySelectorAll("[data-pair-way]")].some((button) => button.offsetParent);
+    if (free && there && event.key === "o") choose(WAYS[(WAYS.indexOf(ROOT.dataset.pairs) + 1) % WAYS.length]);
+  });
+})();
