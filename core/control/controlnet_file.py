@@ -37,7 +37,8 @@ HINT_NAMES = {
     "middle_block_out.0": "controlnet_mid_block",
 }
 ZERO_CONV = re.compile(r"zero_convs\.(\d+)\.0")
-LAYER = re.compile(r"(down_blocks\.\d+|mid_block)\.attentions\.\d+\.transformer_blocks\.(\d+)\.")
+MOST_LAYERS = 10  # of a transformer in SDXL's U-Net
+LAYER = re.compile(r"(down_blocks\.\d|mid_block)\.attentions\.\d\.transformer_blocks\.(\d\d?)\.")
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _config(file: ControlNetFile, unet_config: Mapping[str, Any]) -> dict[str, A
         own["controlnet_conditioning_channel_order"] = file.config.get("controlnet_conditioning_channel_order", "rgb")
     depths: dict[str, int] = {}
     for found in filter(None, map(LAYER.match, file.shapes)):
-        depths[found[1]] = max(depths.get(found[1], 0), int(found[2]) + 1)
+        depths[found[1]] = max(depths.get(found[1], 0), min(int(found[2]) + 1, MOST_LAYERS))
     levels = [depths.get(f"down_blocks.{level}", 0) for level in range(len(unet_config["down_block_types"]))]
     if unet_config.get("addition_embed_type") == "text_time":
         own["down_block_types"] = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in levels]

@@ -29,7 +29,7 @@ def sizes_of(path: Path, family: str | None = None) -> tuple[int, int]:
     entries, _ = read_header(path)
     halves = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[0])}
     hidden = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[1])}
-    if len(halves) != 1 or len(hidden) != 1:
+    if len(halves) != 1 or len(hidden) != 1 or 0 in halves | hidden:
         what = f"{path.name} has modules of several sizes"
         raise ProblemsError.one(what, where, "download or copy it again", "lllite.other-tensors")
     return 2 * halves.pop(), hidden.pop()
