@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from core.record.workspace import PROJECT
 from core.setup.browser import MISSING, find_browser
 
@@ -55,7 +57,9 @@ def take(page: Any, folder: Path, name: str, widths: list[int], height: int) -> 
         page.set_viewport_size({"width": width, "height": height})
         open_tab(page, name)
         page.evaluate("scrollTo(0, 0)")
-        page.screenshot(path=folder / (f"{name.lower()}-{width}.png" if at else f"{name.lower()}.png"))
+        file = folder / (f"{name.lower()}-{width}.png" if at else f"{name.lower()}.png")
+        page.screenshot(path=file)
+        Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
     page.set_viewport_size({"width": widths[0], "height": height})
 
 

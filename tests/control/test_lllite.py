@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from core.control.files import write_tensors
 from core.control.lllite import LayerNet, LLLite, Place, places_of
@@ -15,6 +14,7 @@ from core.families import family
 from core.record.problems import ProblemsError
 from tests.control.conftest import by_formula
 from tests.control.test_controlnet import _vector_of, close
+from tests.recorded_tensors import recorded_tensors
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "controlnet"
 EMB, HIDDEN = 8, 16
@@ -22,7 +22,7 @@ EMB, HIDDEN = 8, 16
 
 @pytest.fixture(scope="module")
 def recorded():
-    return load_file(VECTORS / "lllite_forward.safetensors")
+    return recorded_tensors(VECTORS / "lllite_forward.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from random import Random
 from types import SimpleNamespace
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from core.bench.random_model import shipped_config, write_folder
 from core.families import family
@@ -25,6 +25,7 @@ from core.generation.making import Maker
 from core.generation.prompt.kept import ModelTexts
 from core.generation.requests import merged_of, requests_of
 from core.settings.job import GenerateJob
+from tests.recorded_tensors import recorded_tensors
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "generation"
 CLIP = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -97,7 +98,7 @@ GROUPS |= {"pyramid_": "start_noise", "noise_": "start_noise"}
 def recorded():
     with gzip.open(FOLDER / "cases.json.gz") as file:
         cases = json.load(file)["cases"]
-    return cases, load_file(FOLDER / "latents.safetensors")
+    return cases, recorded_tensors(FOLDER / "latents.safetensors")
 
 
 def by_formula(key, shape):

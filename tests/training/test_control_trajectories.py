@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from core.control.controlnet import ZEROS
 from core.diffusion.noise import Noises
@@ -25,6 +24,7 @@ from core.settings.job import TrainJob
 from core.settings.methods import spec_of
 from core.training.loop.passes import training_loss
 from tests.control.conftest import by_formula, unet_of
+from tests.recorded_tensors import recorded_tensors
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "controlnet"
 CASES = {
@@ -80,7 +80,7 @@ def begin(method, name):
 def replay(name, compatible=True):
     """(losses, gradient norms, weights before, weights after, recorded facts, recorded inputs)"""
     record = json.loads((VECTORS / f"{name}.json").read_text("utf-8"))
-    inputs = load_file(VECTORS / f"{name}.safetensors")
+    inputs = recorded_tensors(VECTORS / f"{name}.safetensors")
     own = "sd1" if name == "sd1_a" else "sdxl"
     job = build(TrainJob, {**CASES[name], **(KOHYA if compatible else {})})
     method = spec_of(job).make(MethodInputs(job, None, 0, Path(), None, NetworkFiles()))

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pytest import approx, fixture
-from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.diffusion.noise import Noises
@@ -23,6 +22,7 @@ from core.settings.network import NetworkSettings
 from core.settings.noise import NoiseSettings
 from core.settings.optimization.optimizer import OptimizerSettings
 from core.training.loop.passes import training_loss
+from tests.recorded_tensors import recorded_tensors
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -75,8 +75,8 @@ def build_text_encoder():
 def replay():
     """The 20 steps as our own parts take them: (losses, rates, network, weights before, recorded)."""
     record = json.loads((VECTORS / "trajectory_unet_only.json").read_text())["runs"]["unet_only"]
-    inputs = load_file(VECTORS / "trajectory_unet_only.safetensors")
-    weights = load_file(VECTORS / "trajectory_unet_only_weights.safetensors")
+    inputs = recorded_tensors(VECTORS / "trajectory_unet_only.safetensors")
+    weights = recorded_tensors(VECTORS / "trajectory_unet_only_weights.safetensors")
     unet, text_encoder = build_unet(), build_text_encoder()
 
     network = Network.create(sd1.lora_targets(unet), NetworkSettings(rank=4, alpha=2.0), seed=42)
