@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.control.controlnet import HINT, config_beside, empty, weights_of
 from core.control.files import fill, write_tensors
+from core.control.kinds import check_control_net
 from core.formats.detect import FAMILY_NAMES, ModelKind, identify, read_json
 from core.formats.models.overflow import shown
 from core.formats.models.sd_keys import unet_to_diffusers, unet_to_ldm
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 PREFIX = "control_model."
 DIFFERENCE = "difference"
 LABELS = "label_emb.0.0.weight"  # of SDXL under the original's names
-UNUSED = {"union": "ControlNet Union", "Control-LoRA": "Control-LoRA"}  # variants that are recognized and not supported
 HINT_NAMES = {
     "input_hint_block.0": f"{HINT}conv_in",
     **{f"input_hint_block.{2 * number + 2}": f"{HINT}blocks.{number}" for number in range(6)},
@@ -68,13 +68,7 @@ class ControlNetFile:
 def open_control_net(path: Path) -> ControlNetFile:
     """A file or folder by its header; ProblemsError for one that is no ControlNet, or of a kind that is not supported."""
     kind = identify(path)
-    if kind.kind != "controlnet":
-        what = f"{path.name} is not a ControlNet but: {kind} ({kind.evidence})"
-        raise ProblemsError.one(what, display_path(path), "choose a ControlNet file", "control.not-a-controlnet")
-    if kind.variant in UNUSED:
-        what = f"{path.name} is a {UNUSED[kind.variant]} file, which is not supported"
-        fix = "choose a ControlNet of one kind of control image, such as Canny or depth"
-        raise ProblemsError.one(what, display_path(path), fix, "control.unsupported-variant")
+    check_control_net(kind, path)
     config = read_json(path / "config.json") if path.is_dir() else None
     weights = _weights_in(path) if path.is_dir() else path
     with TensorFile(weights) as file:
@@ -129,9 +123,7 @@ def fitting(file: ControlNetFile, unet_config: Mapping[str, Any], family: str) -
     """The net of a file without numbers; ProblemsError if it was made for another model."""
     title = FAMILY_NAMES.get(family, family)
     where = display_path(file.path)
-    if file.kind.family not in (None, family):
-        what = f"{file.path.name} is a ControlNet for {FAMILY_NAMES[file.kind.family]}; the model is {title}"
-        raise ProblemsError.one(what, where, f"choose a ControlNet for {title}", "control.other-family")
+    check_control_net(file.kind, file.path, family)
     net = empty(_config(file, unet_config))
     wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     wrong = sorted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.control.files import fill
+from core.control.kinds import check_lllite
 from core.control.lllite import FAMILIES, LLLite, Place, empty
 from core.formats.detect import FAMILY_NAMES, identify
 from core.formats.models.overflow import shown
@@ -15,23 +16,15 @@ from core.record.workspace import display_path
 SIZES = (".conditioning1.0.weight", ".down.0.weight")
 
 
-def sizes_of(path: Path, family: str | None = None) -> tuple[int, int]:
+def sizes_of(path: Path, family: str = "") -> tuple[int, int]:
     """(cond_emb_dim, network_dim) of a file; ProblemsError if it is no LLLite, or of another family."""
-    found = identify(path)
-    where = display_path(path)
-    if found.kind != "controlnet_lllite":
-        what = f"{path.name} is not a ControlNet-LLLite but: {found} ({found.evidence})"
-        raise ProblemsError.one(what, where, "choose a ControlNet-LLLite file", "lllite.not-an-lllite")
-    if family is not None and found.family not in (None, family):
-        what = f"{path.name} is for {FAMILY_NAMES[found.family]}; the model is {FAMILY_NAMES.get(family, family)}"
-        fix = f"choose an LLLite for {FAMILY_NAMES.get(family, family)}"
-        raise ProblemsError.one(what, where, fix, "lllite.other-family")
+    check_lllite(identify(path), path, family)
     entries, _ = read_header(path)
     halves = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[0])}
     hidden = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[1])}
     if len(halves) != 1 or len(hidden) != 1 or 0 in halves | hidden:
         what = f"{path.name} has modules of several sizes"
-        raise ProblemsError.one(what, where, "download or copy it again", "lllite.other-tensors")
+        raise ProblemsError.one(what, display_path(path), "download or copy it again", "lllite.other-tensors")
     return 2 * halves.pop(), hidden.pop()
 
 

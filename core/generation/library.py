@@ -51,6 +51,16 @@ def _newest_first(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
     return _labeled(sorted(found, key=lambda item: (-_changed(item[1]), item[0])))
 
 
+def list_control(workspace: Workspace) -> list[tuple[str, Path]]:
+    """(label, path) of every ControlNet file, newest first."""
+    return _newest_first(workspace, "controlnet")
+
+
+def list_lllite(workspace: Workspace) -> list[tuple[str, Path]]:
+    """(label, path) of every ControlNet-LLLite file, newest first."""
+    return _newest_first(workspace, "controlnet_lllite")
+
+
 def _labeled(found: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
     """Unreadable files last, each with the reason."""
     reasons = [(label, path, why_unreadable(path)) for label, path in found]

@@ -23,6 +23,7 @@ class ControlNetSettings(Settings):
         hint="copied from the U-Net",
         widget="file",
         names="path or name",
+        holds="controlnet",
         source="Zhang et al. 2023, arXiv:2302.05543",
         help="A ControlNet to continue training from: a file of any program, or a diffusers folder. Empty starts with a copy of the base model's encoder.",
     )
@@ -70,6 +71,7 @@ class LLLiteSettings(Settings):
         hint="none",
         widget="file",
         names="path or name",
+        holds="controlnet_lllite",
         help="A ControlNet-LLLite file to continue training from. Its dimensions replace those above.",
     )
     zero_bias: bool = setting(

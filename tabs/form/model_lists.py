@@ -11,7 +11,16 @@ from pathlib import Path
 
 from core.formats.detect import FAMILY_NAMES, KIND_NAMES
 from core.generation.image_metadata import portable_name
-from core.generation.library import find_lora, list_embeddings, list_loras, list_models, list_upscalers, list_vaes
+from core.generation.library import (
+    find_lora,
+    list_control,
+    list_embeddings,
+    list_lllite,
+    list_loras,
+    list_models,
+    list_upscalers,
+    list_vaes,
+)
 from core.generation.model_index import FileFacts, facts_of_file
 from core.generation.refiner import is_refiner
 from core.record.problems import ProblemsError
@@ -23,6 +32,8 @@ LISTS = {
     "vae": list_vaes,
     "embedding": list_embeddings,
     "upscaler": list_upscalers,
+    "controlnet": list_control,
+    "controlnet_lllite": list_lllite,
 }
 KINDS = {"checkpoint": "", "embedding": "embedding"}  # in few words
 REFINER = "refiner"  # of the checkpoints

@@ -72,6 +72,27 @@ def test_files_of_another_family_come_last_dimmed_and_are_refused_by_the_code_of
     assert refused(page, "train", "embedding.embedding_weights", "words") == ["embedding.other-family"]
 
 
+def test_initial_nets_that_follow_control_images_are_listed_by_their_kind(page):
+    models = page.workspace.models
+    (models / "controlnet").mkdir()
+    reader = "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+    for name, width in (("canny", 768), ("other", 1024)):
+        hint = {
+            "control_model.input_hint_block.0.weight": torch.zeros(1),
+            f"control_model.{reader}": torch.zeros(1, width),
+        }
+        save_file(hint, models / "controlnet" / f"{name}.safetensors")
+    lite = {"lllite_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q.down.0.weight": torch.zeros(1, 1)}
+    save_file(lite, models / "controlnet" / "lite.safetensors")
+    net, small = "controlnet.controlnet_model_name_or_path", "lllite.weights"
+    assert listed(page, "train", net) == {"canny": False, "other": True} and listed(page, "train", small) == {
+        "lite": False
+    }
+    assert refused(page, "train", net, "other") == ["control.other-family"]
+    assert refused(page, "train", net, "lite") == ["control.not-a-controlnet"]
+    assert refused(page, "train", small, "canny") == ["lllite.not-an-lllite"]
+
+
 def test_base_models_are_dimmed_where_no_family_here_is_theirs_or_another_one_is_set(page):
     dims = listed(page, "train", "model.base_model")
     assert dims == {"starter": False, "sd1": False, "sd2": False, "flux": True} and next(iter(dims)) == "starter"
@@ -121,7 +142,7 @@ def test_a_tool_s_list_follows_the_family_of_the_file_that_is_filled_in(page):
 
 
 def test_every_setting_that_names_a_model_file_says_of_which_kind(page):
-    kinds = {"lora", "checkpoint", "vae", "embedding", "upscaler", "refiner"}
+    kinds = {"lora", "checkpoint", "vae", "embedding", "upscaler", "refiner", "controlnet", "controlnet_lllite"}
     jobs = [TrainJob, GenerateJob, *(task.job for task in tasks.tasks().values())]
     entries = [entry for job in jobs for entry in declared(job)]
     assert all(set(entry.holds) <= kinds for entry in entries)
