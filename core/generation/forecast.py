@@ -37,7 +37,7 @@ class Forecast:
 @dataclass(frozen=True)
 class Needs:
     """Bytes of weights: denoiser, its largest layer, VAE, text encoders, these while they visit; and of what is computed with
-    them: one evaluation, one decoding as a whole and in strips; of LoRAs; of a network that enlarges images, at work."""
+    them: one evaluation, one decoding as a whole and in strips; of LoRAs and ControlNets; of a network that enlarges images, at work."""
 
     denoiser: int
     layer: int
@@ -113,7 +113,7 @@ def needs_of(job: GenerateJob, parts: Parts) -> Needs:
         evaluation=known,
         decoding=decoding,
         in_strips=strip_bytes(parts, sides, job.generation_memory.vae_slices or STRIPS) if decoding else 0,
-        loras=parts.lora_size,
+        loras=parts.lora_size + parts.control_size,
         upscaling=enlarging_bytes(stages[0].size) if job.hires.highres_fix_upscaler_file and len(stages) > 1 else 0,
     )
 

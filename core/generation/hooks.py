@@ -38,6 +38,7 @@ class Making:
     sides     of the guidance, in the order of the batch: B rows each
     networks, strengths   of the LoRAs in use, in their order
     show      takes a preview as JPEG
+    nets      lends the ControlNets and LLLites that the settings name
     """
 
     job: GenerateJob
@@ -51,6 +52,7 @@ class Making:
     networks: Sequence[Network]
     show: Callable[[bytes], None]
     strengths: Sequence[Strength] = ()
+    nets: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,5 +122,13 @@ _built_in(
 _built_in("lora_steps", "Step ranges of LoRAs", "lora_steps")
 _built_in("deep_shrink", "Deep Shrink", "deep_shrink")
 _built_in("gradual_latent", "Gradual Latent", "gradual_latent")
+_built_in(
+    "controls",
+    "ControlNet",
+    "controls",
+    problems=extensions.later("core.generation.control_checks", "control_problems"),
+    file_problems=extensions.later("core.generation.control_checks", "control_file_problems"),
+    inline={"control": "control_image"},
+)
 _built_in("regions", "Regions", "regional", file_problems=extensions.later("core.generation.regional", "file_problems"))
 _built_in("repaint", "Mask", "inpainting", of_refiner=True)

@@ -185,6 +185,7 @@ def one_image(
     embeddings: Sequence[str] = (),
     zero_terminal_snr: bool = False,
     refiner_path: Path | None = None,
+    control_paths: Mapping[str, Path] = {},
 ) -> GenerateJob:
     """The job that generates one image of `job` again: its seed and size, count 1, and portable names for its files.
 
@@ -214,6 +215,11 @@ def one_image(
     if refiner_path is not None:
         own = {"refiner_checkpoint": portable_name(refiner_path, workspace)}
         groups["refiner"] = job.refiner.model_copy(update=own)
+    nets = []
+    for use in job.controls.used:
+        own = {"file": portable_name(control_paths[use.file], workspace)}
+        nets.append(use.model_copy(update=own | {"image": portable_name(use.image or "", workspace)}))
+    groups["controls"] = job.controls.model_copy(update={"nets": nets, "control_image": None})
     vae = portable_name(vae_path, workspace) if vae_path is not None else None
     model = {"base_model": portable_name(model_path, workspace), "vae": vae}
     return job.model_copy(update=groups | {"generate": generate, "model": job.model.model_copy(update=model)})

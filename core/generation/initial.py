@@ -23,6 +23,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 IMAGE, MASK, MAP = "image_to_image.image_path", "image_to_image.mask_path", "regions.region_map"
+CONTROL = "controls.nets"
 
 
 def image_files(text: str, where: str) -> list[Path]:
@@ -38,7 +39,8 @@ def image_files(text: str, where: str) -> list[Path]:
 
 
 def opened(path: Path, where: str) -> Image:
-    """The decoded image, upright: RGB on white for an initial image, RGB on black for a region map, "L" on black for a mask.
+    """The decoded image, upright: RGB on white for an initial image, RGB on black for a region map or a
+    control image, "L" on black for a mask.
 
     Raises ProblemsError for an unreadable one.
     """

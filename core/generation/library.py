@@ -32,6 +32,7 @@ FOLDER_KINDS = {  # of folders under models/
     "upscalers": "upscaler",
     "vae": "vae",
     "vaes": "vae",
+    "controlnet": "controlnet",
 }
 
 

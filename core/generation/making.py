@@ -87,13 +87,14 @@ class Maker:
         reports: Reports = NO_REPORTS,
         upscaler: Leased | None = None,
         refiner: Refiner | None = None,
+        nets: Callable[..., Any] | None = None,
     ):
-        """upscaler, refiner: lend the networks of upscaler files, and refiners; None: there are none"""
+        """upscaler, refiner, nets: lend the networks of upscaler files, refiners, ControlNets; None: there are none"""
         self.components, self.kind = components, family(components.family)
         self.model = Denoiser.of(components)
         self.words, self.loras, self.reports = words, loras, reports
         self.upscaler = upscaler or (lambda file: nullcontext())
-        self.refiner = refiner
+        self.refiner, self.nets = refiner, nets
 
     # -- which images are made together
 
@@ -172,7 +173,7 @@ class Maker:
         made.begun = self._begun(stage, batch, noises, made)
         sides, networks, show = sampling.guidance().sides, self.loras.networks, self.reports.preview
         making = Making(job, stage, self.components, self.kind, noises, made.begun, made.canvas, sides, networks, show)
-        making = replace(making, strengths=self.loras.strengths)
+        making = replace(making, strengths=self.loras.strengths, nets=self.nets)
         model = self.model
         if reads_mask(self.components):
             model = reading_mask(model, self.components, stage, noises, made.canvas)

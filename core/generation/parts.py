@@ -12,6 +12,7 @@ from core.families.locate import REFINER
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.header import read_header
+from core.generation.control_files import numbers_of
 from core.generation.sources import Sources
 from core.generation.store import fingerprint
 from core.settings.memory import MemorySettings
@@ -25,6 +26,7 @@ class Parts:
     def __init__(self, memory: MemorySettings, sources: Sources, device: str):
         self.kind, self.memory, self.device = family(sources.family), memory, device
         self.path, self.own_vae, self.loras = sources.model, sources.vae, list(sources.loras.values())
+        self.controls = list(sources.controls.values())
         stored = self.kind.weight_bytes(sources.model)
         precision = choose_precision(memory, device, stored[self.kind.denoiser], trains=False)
         self.dtype, self.vae_dtype = precision.compute, vae_type(memory)
@@ -66,6 +68,11 @@ class Parts:
         """Bytes of the LoRAs, which compute in fp32 and stay on the device."""
         entries = [entry for path in self.loras for entry in read_header(path)[0].values()]
         return sum(4 * prod(entry.shape) for entry in entries)
+
+    @property
+    def control_size(self) -> int:
+        """Bytes of the ControlNets, which compute as the denoiser does and stay on the device."""
+        return sum(numbers_of(path) for path in self.controls) * self.dtype.itemsize
 
     def _size(self, name: str) -> int:
         """Bytes of a part's weights in memory."""

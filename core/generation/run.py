@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from core.families.components import Components
 from core.generation.embeddings import embeddings_attached, unused
 from core.generation.image_metadata import one_image
 from core.generation.image_record import Hashes
@@ -87,8 +89,18 @@ def ready(
             for problem in [*plan.notes, *loras.problems, *unused(words, *texts)]:
                 reports.warn(problem)
             refiners = refiners_of(job, sources, store, device, workspace, components)
-            maker = Maker(components, words, loras, reports, upscalers, refiners)
+            nets = _nets_of(store, components, sources)
+            maker = Maker(components, words, loras, reports, upscalers, refiners, nets)
             yield maker, Written(workspace, sources, hashes, reports)
+
+
+def _nets_of(store: ModelStore, components: Components, sources: Sources) -> Callable[..., Any] | None:
+    """What lends the ControlNets of a job."""
+    if not sources.controls:
+        return None
+    from core.generation.controls import nets_of
+
+    return nets_of(store, components, sources)
 
 
 def takes_no_model(job: GenerateJob, workspace: Workspace) -> bool:
@@ -120,6 +132,7 @@ class Written:
             vae_path=sources.vae,
             embeddings=[word.setting(self.workspace) for word in sources.embeddings],
             zero_terminal_snr=asked.zero_terminal_snr == "on",
+            control_paths=sources.controls,
             refiner_path=sources.refiners.get(job.refiner.refiner_checkpoint or ""),
         )
 

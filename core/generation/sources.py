@@ -18,6 +18,7 @@ from core.formats.detect import identify
 from core.formats.hashes import HashMemo, file_sha256
 from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.header import sniff
+from core.generation.control_files import check_control_net, find_control_net
 from core.generation.embeddings import NewWord, check_word, find_words
 from core.generation.image_metadata import portable_name
 from core.generation.image_record import Hashes
@@ -39,7 +40,8 @@ from core.settings.model import FAMILIES
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of a job, found and identified by their headers only. loras, refiners: {name in the settings: file}"""
+    """The files of a job, found and identified by their headers only. loras, refiners, controls: {name in the
+    settings: file}"""
 
     model: Path
     family: str
@@ -48,6 +50,7 @@ class Sources:
     embeddings: list[NewWord] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
     refiners: dict[str, Path] = field(default_factory=dict)
+    controls: dict[str, Path] = field(default_factory=dict)
 
 
 def make_store() -> ModelStore:
@@ -95,6 +98,13 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         for file in dict.fromkeys(one.refiner.refiner_checkpoint for one in asked)
         if file
     }
+    controls: dict[str, Path] = {}
+    for file in dict.fromkeys(use.file for one in asked for use in one.controls.used):
+        path = collected(problems, find_control_net, file, workspace)
+        if path is not None:
+            if model and name:
+                collected(problems, check_control_net, path, name, model)
+            controls[file] = path
     words: list[NewWord] = []
     for text in job.generate.embeddings:
         for word in collected(problems, find_words, text, workspace) or ():
@@ -115,7 +125,7 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
                 what, "refiner.refiner_checkpoint", "switch later, or turn it off", "advice", code="refiner.embeddings"
             )
         )
-    return Sources(model, name, vae, loras, words, notes, refiners)
+    return Sources(model, name, vae, loras, words, notes, refiners, controls)
 
 
 def _words_in(

@@ -13,6 +13,7 @@ from core.settings.dataset.class_images import ClassImageSettings
 from core.settings.dataset.dataset import DatasetSettings
 from core.settings.dataset.validation import ValidationSettings
 from core.settings.generation.conditioning import SizeSettings, StartNoiseSettings
+from core.settings.generation.controls import ControlSettings
 from core.settings.generation.generate import GenerateSettings
 from core.settings.generation.grid import GridSettings
 from core.settings.generation.high_resolution import DeepShrinkSettings, GradualLatentSettings, HiresSettings
@@ -172,6 +173,7 @@ class GenerateJob(Job):
     deep_shrink: DeepShrinkSettings = Field(default_factory=DeepShrinkSettings, title="Deep Shrink")
     gradual_latent: GradualLatentSettings = Field(default_factory=GradualLatentSettings, title="Gradual Latent")
     refiner: RefinerSettings = Field(default_factory=RefinerSettings, title="Refiner")
+    controls: ControlSettings = Field(default_factory=ControlSettings, title="ControlNet")
     regions: RegionSettings = Field(default_factory=RegionSettings, title="Regions")
     sizes: SizeSettings = Field(default_factory=SizeSettings, title="SDXL sizes")
     start_noise: StartNoiseSettings = Field(default_factory=StartNoiseSettings, title="Start noise")

@@ -41,9 +41,10 @@
     }});
   };
 
-  const input = () => document.querySelector("#gen-initial input[type=file]");
-  const upload = (file) => {
-    const taken = input();
+  const FILES = {image_to_image: "gen-initial", controls: "gen-control"};  // group: what takes its image
+  const input = (id) => document.querySelector(`#${id} input[type=file]`);
+  const upload = (file, id) => {
+    const taken = input(id);
     if (!taken || !file) return;
     const data = new DataTransfer();
     data.items.add(file);
@@ -54,19 +55,20 @@
     const button = target.closest && target.closest("[data-paint]");
     if (!button) return;
     if (button.dataset.paint !== "upload") return paint(button.dataset.paint, !isTrusted);
-    if (input()) input().click();
+    const taken = input(button.dataset.into || FILES.image_to_image);
+    if (taken) taken.click();
   });
 
   /* An image dropped on the group, open or closed. */
   const group = (event) => {
-    const found = event.target.closest && event.target.closest("#gen-more details[data-group=image_to_image]");
-    return found && [...event.dataTransfer.types].includes("Files") ? found : null;
+    const found = event.target.closest && event.target.closest("#gen-more details[data-group]");
+    return found && FILES[found.dataset.group] && [...event.dataTransfer.types].includes("Files") ? found : null;
   };
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) document.addEventListener(kind, (event) => {
     const found = group(event);
     if (!found) return;
     event.preventDefault();
     found.classList.toggle("takes", kind === "dragenter" || kind === "dragover");
-    if (kind === "drop") upload(event.dataTransfer.files[0]);
+    if (kind === "drop") upload(event.dataTransfer.files[0], FILES[found.dataset.group]);
   });
 })();

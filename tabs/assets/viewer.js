@@ -4,7 +4,7 @@
 (() => {
   const atelier = window.atelier, {h, text, attr, show} = atelier;
   const STARS = [1, 2, 3, 4, 5], BESIDE = 150, CLOSEST = 8, CLICK = 350;
-  const SENDS = [["use", "Use settings", "primary"], ["begin", "Image to image", ""], ["inpaint", "Inpaint", ""], ["upscale", "Upscale", ""]];
+  const SENDS = [["use", "Use settings", "primary"], ["begin", "Image to image", ""], ["inpaint", "Inpaint", ""], ["control", "Control image", ""], ["upscale", "Upscale", ""]];
 
   atelier.imageSends = SENDS;
 

@@ -84,7 +84,7 @@ def _card(
     own = own_settings(entry)
     more = _more(number, entry, common) if opened else ""
     made = class_form(number, entry) if entry.role == "regularization" else ""
-    state = ("" if entry.enabled else " off") + f" {entry.role}"
+    state = ("" if entry.enabled else " is-off") + f" {entry.role}"
     return (
         f'<article class="concept{state}" aria-label="{esc(name)}">{_head(number, entry, found, name, thumb_url, busy)}'
         f'<div class="concept-fields">{_fields(number, entry, found)}</div>'

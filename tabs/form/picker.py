@@ -72,6 +72,8 @@ def check_choice(found: ModelKind, path: Path, holds: Sequence[str], family: str
             check_control_net(found, path, family)
         case ("controlnet_lllite",):
             check_lllite(found, path, family)
+        case ("controlnet", "controlnet_lllite"):
+            (check_lllite if found.kind == "controlnet_lllite" else check_control_net)(found, path, family)
         case ("refiner",):
             check_refiner(found, path)
         case ("checkpoint",) if base or family:

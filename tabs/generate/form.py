@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.families.locate import model_path
 from core.families.trained_size import own_guidance, trained_size
 from core.formats.detect import identify
+from core.generation.control_files import NETS, find_control_net
 from core.generation.embeddings import NewWord, find_word, find_words
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_file, find_lora
@@ -23,6 +24,7 @@ from core.record.problems import Problem, ProblemsError
 from core.record.workspace import Workspace, display_path, real_path
 from core.settings.base import Declared, Settings, declared, setting, value_of
 from core.settings.check import build
+from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob, TrainJob
 from core.settings.model import ModelSettings
@@ -44,6 +46,14 @@ class TabSettings(Settings):
         names="path or name",
         holds="checkpoint",
         help="A model from the list, or a path. Empty is the one selected in Train.",
+    )
+    control_net: str = setting(
+        "",
+        title="Add a ControlNet",
+        hint="choose, or write a path",
+        names="path or name",
+        holds="controlnet, controlnet_lllite",
+        help="A ControlNet or ControlNet-LLLite of models/ or of a run, or its path. Each that is added has its own control image.",
     )
     compare: bool = setting(
         False, title="Compare with the base model", help="Generates each image without LoRA too, with the same seed."
@@ -131,6 +141,7 @@ def values_of(
         except ProblemsError as error:
             notes += [replace(each, level="advice") for each in error.problems]
     values["loras"], values["embeddings"], values["styles"] = loras, [], list(job.prompts.styles)
+    values["nets"] = [net for use in job.controls.nets if (net := _net_here(use, workspace, notes))]
     for text in job.generate.embeddings:
         try:
             values["embeddings"] += [word.setting(workspace) for word in find_words(text, workspace)]
@@ -168,6 +179,23 @@ def _paths_here(values: dict[str, Any], workspace: Workspace, notes: list[Proble
         elif text.startswith(("models/", "outputs/")):
             found[name] = display_path(path)
     return found
+
+
+def _net_here(use: ControlUse, workspace: Workspace, notes: list[Problem]) -> dict[str, Any] | None:
+    """A ControlNet of an image by the paths of this machine; None if it has none of its file. `notes` gets what is missing."""
+    own: dict[str, Any] = {}
+    try:
+        own["file"] = portable_name(find_control_net(use.file, workspace), workspace)
+    except ProblemsError as error:
+        notes += [replace(each, level="advice") for each in error.problems]
+        return None
+    if use.image:
+        path = find_file(use.image, workspace)
+        own["image"] = display_path(path) if path is not None else None
+        if path is None:
+            what, fix = f"Control image: '{use.image}' is not on this machine", "choose another image"
+            notes.append(Problem(what, NETS, fix, "advice", code=NO_FILE))
+    return use.model_copy(update=own).model_dump(exclude_defaults=True)
 
 
 def _typed_again(job: GenerateJob, dynamic: bool) -> dict[str, Any]:
@@ -223,6 +251,7 @@ def job_of(values: dict[str, Any], project: TrainJob) -> GenerateJob:
     generate = groups["generate"]
     generate["loras"] = [use for use in values.get("loras", []) if LoraUse.model_validate(use).used]
     generate["embeddings"] = list(values.get("embeddings", []))
+    groups["controls"]["nets"] = [use for use in values.get("nets", []) if ControlUse.model_validate(use).used]
     groups["prompts"]["styles"] = list(values.get("styles", []))
     model = to_values(project.model)
     if values.get("base_model"):

@@ -134,7 +134,7 @@ def _row(
     mark = "".join(f'<span class="badge">{esc(words)}</span>' for words in badges(facts))
     mark = mark if facts.family or path is None else badge("", facts.problem) + mark
     return (
-        f'<li class="{"" if on else "off"}">{thumb(preview, thumb_url)}<div><div class="strip">'
+        f'<li class="{"" if on else "is-off"}">{thumb(preview, thumb_url)}<div><div class="strip">'
         f'<label><input type="checkbox" data-act="on" data-arg="{number}" aria-label="Use {esc(name)}"{" checked" if on else ""}>'
         f'<b title="{esc(use["file"])}">{middle(name)}</b></label>{mark}<span class="grow"></span>{moves}{cross}</div>'
         f"{_slider(number, name, float(use['strength']))}"

@@ -94,19 +94,19 @@ class Painting:
     def row(self, group: str, values: dict[str, Any]) -> str:
         """HTML above the fields of a group: the chosen images and the buttons to upload and paint."""
         if group == "image_to_image":
-            shown = self._shown(values["image_path"], "Initial image") + self._shown(values["mask_path"], "Mask")
+            shown = self.shown(values["image_path"], "Initial image") + self.shown(values["mask_path"], "Mask")
             buttons = _button("upload", "Upload image") + _button("mask", "Paint mask")
             drop = "" if shown else '<span class="hint">Or drop an image here.</span>'
             return (
                 f'<div class="gen-paint"><div class="strip">{buttons}{drop}</div><div class="strip">{shown}</div></div>'
             )
         if group == "regions":
-            shown = self._shown(values["region_map"], "Region map")
+            shown = self.shown(values["region_map"], "Region map")
             buttons = _button("regions", "Paint regions")
             return f'<div class="gen-paint"><div class="strip">{buttons}</div><div class="strip">{shown}</div></div>'
         return ""
 
-    def _shown(self, text: Any, words: str) -> str:
+    def shown(self, text: Any, words: str) -> str:
         path = resolve_path(str(text)) if text else None
         if path is None or not self.page.roots.holds(path) or not path.is_file():
             return ""

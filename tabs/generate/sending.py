@@ -76,6 +76,8 @@ class Sending:
         elif act in SENT:
             self._begin(begun_with(shot, known))
             self.page.say("done", f"{SENT[act]} {shot.path.name}.")
+        elif act == "control":
+            self._follow(str(shot.path))
         elif act == "upscale":
             self._enlarge(shot, known, value)
 
@@ -148,6 +150,20 @@ class Sending:
             self.page.say("error", problems=error.problems, about=SENDING)
         finally:
             atomic.remove(file)  # the server's own copy of the upload
+
+    def follow(self, file: str) -> None:
+        """A dropped image becomes the control image."""
+        try:
+            self._follow(self._painting.take(file))
+        except ProblemsError as error:
+            self.page.say("error", problems=error.problems, about=SENDING)
+        finally:
+            atomic.remove(file)  # the server's own copy of the upload
+
+    def _follow(self, path: str) -> None:
+        with self.page.project.lock:
+            self._fields.put(self._fields.load() | {"control_image": path})
+        self.page.say("done", f"ControlNets without an image of their own follow {Path(path).name}.")
 
     def _begin(self, given: Values) -> None:
         """Fields that an image brings along; what they were is restored when it is no longer used."""

@@ -13,12 +13,15 @@ from core.generation.plan import plan_of
 from core.generation.prompt.styles import chosen_styles
 from core.generation.requests import in_styles
 from core.record.problems import Problem, ProblemsError, collected, raise_if_errors
+from core.record.units import count
 from core.settings.base import Settings
+from core.settings.generation.controls import ControlUse
 from core.settings.job import GenerateJob
 from tabs.context import ASKING, Page
 from tabs.form.own_settings import label
 from tabs.form.plain_presets import PlainForm, plain
 from tabs.generate import form, grids, panel, view
+from tabs.generate.controls import Controls
 from tabs.generate.gallery import SENDS, Shelf
 from tabs.generate.loras import Loras
 from tabs.generate.memory import MemoryLine
@@ -87,6 +90,7 @@ def build(page: Page) -> None:
             add = board("gen-add", AWAITED, script=OPEN_GROUPS + CHOSEN)
             loras = board("gen-loras", script=OPEN_GROUPS)
             more = board("gen-more", AWAITED, script=OPEN_GROUPS)
+            control = gr.File(label="Control image", elem_id="gen-control")
             initial = gr.File(
                 label="Initial image", elem_id="gen-initial"
             )  # no file_types: our own message names the file
@@ -119,6 +123,7 @@ def build(page: Page) -> None:
     page.on_tick(TAB, desk.tick, seen, {"seen": seen, "add": add} | boards)
     page.on_given([words.input], desk.choose_words, words, fields | {"embeddings": words})
     page.listen(initial.upload, desk.begin_with, initial, fields | {"initial": initial})
+    page.listen(control.upload, desk.follow, control, fields | {"control": control})
     page.links.answer("paint", desk.painting.answer)
     page.links.answer("prompt", desk.prompt_box.answer)
     page.listen(drop.upload, desk.read, drop, shown)
@@ -198,6 +203,7 @@ class Desk:
         self.loras = Loras(page, self.presets)
         self.memory = MemoryLine(page, lambda: form.job_of(self._values(), page.project.job))
         self.painting = Painting(page, self._values)
+        self.controls = Controls(page, self.presets, self.painting)
         self.prompt_box = PromptBox(page, self.presets, self.shelf.gallery, self.loras.shelf)
         self.stage = Stage(page, self.shelf.newest, self._jobs)
         self.sending = Sending(
@@ -227,6 +233,8 @@ class Desk:
                     self.prompt_box.act(act, name, value)
                 elif act == "file_stop":
                     self.presets.put(self._values() | {"from_file": None, "from_module": None})
+                elif act.startswith("net_"):
+                    self.controls.act(act, name, value)
                 elif act.startswith("image"):
                     self.sending.stop() if act == "image_stop" else self.sending.again()
                 else:
@@ -313,17 +321,21 @@ class Desk:
 
         above = {*panel.SHOWN_ABOVE, *PROMPTS, "count", "compare"}
         notes = {"conditioning": "refiner: SDXL only"} if model.family not in ("", "sdxl") else {}
+        acting = sum(ControlUse.model_validate(use).used for use in values["nets"])
+        notes |= {"controls": f"{acting} of {count(len(values['nets']), 'net')} on"} if values["nets"] else {}
         return {
             "prompts": view.prompts(
                 self.prompt_box.html(draw, values), draw("count", "compare"), self.sending.line(values)
             ),
             "settings": panel.settings(draw, model, size, values["seed"] is not None and not self.stage.endless),
-            "more": panel.groups(
-                panel.rows_of(values, above, draw, lambda group: self.painting.row(group, values), notes)
-            ),
+            "more": panel.groups(panel.rows_of(values, above, draw, lambda group: self._above(group, values), notes)),
             "loras": self.loras.rows(),
             "presets": self.presets.html(),
         }
+
+    def _above(self, group: str, values: dict[str, Any]) -> str:
+        """What stands above the fields of a group."""
+        return self.controls.html(values) if group == "controls" else self.painting.row(group, values)
 
     def _empty_ones(self, values: dict[str, Any]) -> dict[str, str]:
         """{field: what stands in it while it is empty}"""
@@ -456,6 +468,13 @@ class Desk:
             return gr.skip()
         self.sending.begin_with(file)
         return self._changed() | {"initial": None}
+
+    def follow(self, file: str | None) -> Any:
+        """A dropped image becomes the control image for all."""
+        if not file:
+            return gr.skip()
+        self.sending.follow(file)
+        return self._changed() | {"control": None}
 
     def send(self, event: gr.EventData):
         """An image of the gallery is used."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
 
 from core.dataset.buckets.sizes import Placement
 from core.dataset.images.masks import control_in_view
@@ -16,6 +15,7 @@ from core.settings.check import build
 from core.settings.dataset.concepts import PLAIN, concepts_of
 from core.settings.dataset.images import ImageSettings
 from core.settings.job import TrainJob
+from tests.recorded_tensors import recorded_tensors
 
 VECTORS = PROJECT / "tests/vectors/controlnet"
 CASES = json.loads((VECTORS / "hints.json").read_text("utf-8"))["cases"]
@@ -23,7 +23,7 @@ CASES = json.loads((VECTORS / "hints.json").read_text("utf-8"))["cases"]
 
 @pytest.fixture(scope="module")
 def recorded():
-    return load_file(VECTORS / "hints.safetensors")
+    return {name: tensor.numpy() for name, tensor in recorded_tensors(VECTORS / "hints.safetensors").items()}
 
 
 def fitted(case, hint, fit="aligned", **more):

@@ -146,9 +146,8 @@ def job_with(task: str, group: str, name: str, text: str, space: Workspace):
     model = JOBS[task]
     outer, _, inner = name.partition(".")
     if inner:
-        values = {
-            outer: [{"folder": str(space.outputs / "a")} | {inner: text} if outer == "sources" else {inner: text}]
-        }
+        needed = {"sources": {"folder": str(space.outputs / "a")}, "nets": {"file": str(space.outputs / "a")}}
+        values = {outer: [needed.get(outer, {}) | {inner: text}]}
     else:
         kind = str(model.model_fields[group].annotation.model_fields[outer].annotation)
         values = {outer: [text] if "list" in kind else text}

@@ -129,7 +129,7 @@ def test_a_row_shows_family_words_and_state_and_a_word_is_written_at_the_prompts
     assert desk._values()["prompt"] == "a fox, glyph style, zfx"
     desk.lora_act(event("word", "0:99"))
     desk.lora_act(event("on", "0", "false"))
-    assert desk._values()["prompt"] == "a fox, glyph style, zfx" and 'class="off"' in desk._form()["loras"]
+    assert desk._values()["prompt"] == "a fox, glyph style, zfx" and 'class="is-off"' in desk._form()["loras"]
     assert form.job_of(desk._values(), desk.page.project.job).generate.loras == []
 
 

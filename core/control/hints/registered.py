@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import core.settings.tools.hints  # noqa: F401  choices are added to its settings
+import core.settings.generation.controls
+import core.settings.tools.hints  # noqa: F401  choices are added to the settings of both
 from core import extensions
 from core.control.hints import Preprocessor, register
 

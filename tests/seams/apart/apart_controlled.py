@@ -54,14 +54,16 @@ def shown(path):
 def test_its_settings_are_those_of_the_declaration(files):
     from tabs.generate import form
 
-    assert {"weights", "image", "controlled.strength"} <= set(form.ENTRIES) and form.ENTRIES["weights"].names
+    own = {entry.path: entry for entry in form.ENTRIES.values() if entry.group == "controlled"}
+    assert set(own) == {f"controlled.{name}" for name in ("weights", "image", "strength")}
+    assert own["controlled.weights"].names
     assert "--controlled.image" in subcommand_help("generate")
 
 
 @pytest.mark.parametrize("inline", [False, True], ids=["setting", "cn"])
 def test_it_makes_the_image_of_diffusers_pipeline(inline, files, workspace):
     model, net, _, image = files
-    job = job_of(files, f"a fox --cn {image}") if inline else job_of(files, image=image)
+    job = job_of(files, f"a fox --c {image}") if inline else job_of(files, image=image)
     (ours,) = run_generate(job, workspace, store=make_store())
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
         model, controlnet=net, safety_checker=None, local_files_only=True

@@ -1,4 +1,4 @@
-"""A toy hook of a generation: a ControlNet file that sees a control image, `--cn` of a prompt included."""
+"""A toy hook of a generation: a ControlNet file that sees a control image, `--c` of a prompt included."""
 
 from core.generation.hooks import HookKind, register
 from core.record.problems import Problem, ProblemsError
@@ -74,6 +74,6 @@ register(
         _make,
         ControlledSettings,
         file_problems=_file_problems,
-        inline={"control": "image"},
+        inline={"clip_prompt": "image"},
     )
 )

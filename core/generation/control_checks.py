@@ -1,0 +1,94 @@
+"""Control images of a generation, and what ControlNets cannot do: told before anything is loaded. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from core.formats.detect import identify
+from core.generation.control_files import LLLITE, NETS
+from core.generation.initial import CONTROL, image_files, opened
+from core.generation.requests import Request
+from core.generation.sources import Sources
+from core.generation.stages import stages_of
+from core.record.problems import Problem
+from core.record.workspace import Workspace, resolve_path
+from core.settings.job import GenerateJob
+
+LLLITE_STEP = 32  # pixels that its coarsest tokens stand for
+
+
+def control_problems(job: GenerateJob) -> Iterator[Problem]:
+    """Of one image's settings, before files are looked for."""
+    asked = job.controls
+    for use in asked.used:
+        name = Path(use.file).name
+        if not use.image:
+            fix = "choose one, or set one for all"
+            yield Problem(f"The ControlNet {name} has no control image", NETS, fix, code="controls.no-image")
+        if use.start_at >= use.end_at:
+            what = f"{name} starts at {use.start_at:g} of the steps and ends at {use.end_at:g}"
+            yield Problem(what, NETS, "use a later end, or turn it off", code="controls.step-range")
+    if not asked.used:
+        if asked.control_image:
+            what, fix = "The control image has no effect: there is no ControlNet", "add a ControlNet, or remove it"
+            yield Problem(what, "controls.control_image", fix, "advice", code="controls.image-alone")
+        return
+    if job.deep_shrink.ds_depth_1 is not None:
+        what, fix = "ControlNets cannot be used with Deep Shrink", "turn one of them off"
+        yield Problem(what, "deep_shrink.ds_depth_1", fix, code="controls.deep-shrink")
+
+
+def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
+    """Of one image, once files and model are known: what depends on the kind of a file."""
+    for use in job.controls.used:
+        path = sources.controls[use.file]
+        if identify(path).kind == LLLITE and use.mode != "balanced":
+            what = f"The control mode of {path.name} has no effect: it is a ControlNet-LLLite"
+            yield Problem(what, NETS, "choose balanced", "advice", code="controls.lllite-mode")
+
+
+def stage_size_problems(job: GenerateJob, sources: Sources) -> Iterator[Problem]:
+    """Of a job whose size is decided: sizes that an LLLite cannot act on."""
+    names = [path.name for use in job.controls.used if identify(path := sources.controls[use.file]).kind == LLLITE]
+    for width, height in {stage.size for stage in stages_of(job)} if names else ():
+        if width % LLLITE_STEP or height % LLLITE_STEP:
+            what = f"{names[0]} is a ControlNet-LLLite, which cannot act on images of {width} x {height}"
+            fix = f"use sides that are multiples of {LLLITE_STEP}"
+            yield Problem(what, NETS, fix, code="controls.lllite-size")
+
+
+def with_control_images(requests: Sequence[Request]) -> list[Request]:
+    """The requests with one control image for each ControlNet: those of a folder in turn. Raises ProblemsError for those that
+    are missing or cannot be read."""
+    files: dict[str, list[Path]] = {}
+    found = []
+    for number, request in enumerate(requests):
+        asked = request.job.controls
+        nets = [use.model_copy(update={"image": _turn(use.image, number, files)}) for use in asked.nets if use.enabled]
+        shared = _turn(asked.control_image, number, files)
+        own = asked.model_copy(update={"nets": nets, "control_image": shared})
+        found.append(replace(request, job=request.job.model_copy(update={"controls": own})))
+    return found
+
+
+def _turn(text: str | None, number: int, files: dict[str, list[Path]]) -> str | None:
+    if not text:
+        return None
+    if text not in files:
+        files[text] = image_files(text, NETS)
+        for file in files[text]:
+            opened(file, CONTROL)
+    return str(files[text][number % len(files[text])])
+
+
+def black_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
+    """Advice about control images that are all black, which say nothing."""
+    texts = {use.image for job in jobs for use in job.controls.used if use.preprocessor == "none" and use.image}
+    for text in sorted(texts):
+        path = resolve_path(text)
+        if opened(path, CONTROL).getbbox() is None:
+            what = f"The control image {path.name} is all black"
+            fix = "choose another, or a preprocessor if it is to be made from an image"
+            yield Problem(what, NETS, fix, "advice", code="controls.all-black")

@@ -1,0 +1,201 @@
+"""ControlNets and LLLites at the steps of a generation: each follows its control image with its weight, at its share of the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.control.controlnet import ControlNet, Residuals
+from core.control.controlnet_file import load_control_net
+from core.control.hints import make_hint
+from core.control.lllite import LLLite, Place, places_of
+from core.control.lllite_file import load_lllite
+from core.diffusion.text_states import Conditioning
+from core.formats.detect import identify
+from core.generation.control_files import LLLITE
+from core.generation.guidance import PERTURBED, POSITIVE
+from core.generation.hooks import Making
+from core.generation.initial import CONTROL, Canvas, fitted, opened
+from core.generation.loop import Hook
+from core.generation.moment import Moment
+from core.generation.prompt.runs import parts_of
+from core.generation.stages import has_regions
+from core.generation.store import ModelStore, fingerprint
+from core.record.workspace import resolve_path
+from core.settings.generation.controls import ControlUse
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.families.components import Components
+    from core.generation.sources import Sources
+
+SOFT = 0.825  # of the weights of each residual to that of the next one inwards, in A1111 (sd-webui-controlnet)
+Size = tuple[int, int]
+Leased = Any  # (use, how often its file is in use already) -> context manager of its ControlNet or LLLite
+
+
+def nets_of(store: ModelStore, components: Components, sources: Sources) -> Leased:
+    """A function that leases a job's ControlNets and LLLites from the store."""
+
+    def load(path: Path) -> ControlNet | LLLite:
+        unet, family = components.denoiser, components.family
+        if identify(path).kind == LLLITE:
+            return load_lllite(path, places_of(unet, family), family).to(components.device, _type_of(unet)).eval()
+        return ControlNet(load_control_net(path, unet, family).to(components.device, _type_of(unet)).eval())
+
+    def lease(use: ControlUse, before: int) -> AbstractContextManager[ControlNet | LLLite]:
+        path = sources.controls[use.file]
+        size = path.stat().st_size if path.is_file() else 0
+        key = (
+            fingerprint(path),
+            fingerprint(sources.model),
+            components.device,
+            str(_type_of(components.denoiser)),
+            before,
+        )
+        return store.lease("ControlNet", key, partial(load, path), name=path.name, size=size, device=components.device)
+
+    return lease
+
+
+def _type_of(unet: Any) -> torch.dtype:
+    """What the U-Net computes in: weights may be stored in fewer bytes."""
+    return next(weight.dtype for weight in unet.parameters() if weight.dtype.itemsize > 1)
+
+
+def hook_of(making: Making) -> Hook | None:
+    """If there are ControlNets that act."""
+    uses = making.job.controls.used
+    if not uses:
+        return None
+    regions = len(parts_of(making.job.generate.prompt)) if has_regions(making.job) else 1
+    return Controls(uses, making, regions)
+
+
+class Controls(Hook):
+    """Adds what the ControlNets of a stage say; LLLites are attached to the U-Net for it.
+
+    regions   sub-prompts of an image that have places of their own: a ControlNet reads the last one
+    """
+
+    def __init__(self, uses: Sequence[ControlUse], making: Making, regions: int = 1):
+        self._uses, self._making, self._regions = uses, making, regions
+        self._nets: list[ControlNet | LLLite] = []
+        self._images: dict[tuple[int, Size], Tensor] = {}
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        making, unet, files = self._making, self._making.components.denoiser, [use.file for use in self._uses]
+        places: list[Place] = []
+        with ExitStack() as stack:
+            for number, use in enumerate(self._uses):
+                assert making.nets is not None, "what has ControlNets lends them"
+                net = stack.enter_context(making.nets(use, files[:number].count(use.file)))
+                if isinstance(net, LLLite):
+                    places = places or places_of(unet, making.family.name)
+                    stack.callback(net.detach)
+                    net.attach(unet, places)
+                    net.multiplier = use.weight
+                self._nets.append(net)
+            try:
+                yield
+            finally:
+                self._nets = []
+
+    def conditioned(self, at: Moment, noisy: Tensor, given: Conditioning) -> Conditioning:
+        height, width = noisy.shape[-2:]
+        size = width * self._making.family.latent_pixels, height * self._making.family.latent_pixels
+        whole: Residuals | None = None
+        for number, (use, net) in enumerate(zip(self._uses, self._nets, strict=True)):
+            acts = use.start_at <= at.index / at.steps and (at.index + 1) / at.steps <= use.end_at
+            if isinstance(net, LLLite):
+                net.show(self._image(number, size) if acts else None)
+            elif acts:
+                found = self._residuals(use, net, at, noisy, replace(given, control=self._image(number, size)))
+                whole = found if whole is None else whole.plus(found)
+        return given if whole is None else replace(given, added={**given.added, **whole.added()})
+
+    def _residuals(self, use: ControlUse, net: ControlNet, at: Moment, noisy: Tensor, given: Conditioning) -> Residuals:
+        """Of one net, weighted, for all rows."""
+        pooled = bool(net.net.config.global_pool_conditions)
+        given = self._one_text(given, len(noisy))
+        if use.mode in ("balanced", "prompt") and not pooled:
+            return _weighted(net.residuals(noisy, at.timestep, given), use)
+        rows = self._prompt_rows(len(noisy), noisy.device)
+        some = net.residuals(noisy[rows], at.timestep, _rows_of(given, rows))
+        found = some.scaled(use.weight) if pooled and use.mode == "guess" else _weighted(some, use)
+        return Residuals(
+            tuple(_spread(each, rows, len(noisy)) for each in found.down), _spread(found.mid, rows, len(noisy))
+        )
+
+    def _prompt_rows(self, count: int, device: torch.device) -> Tensor:
+        """The rows of the prompt among those of all sides of the guidance, each of B rows."""
+        images, sides = len(self._making.noises), self._making.sides
+        if count == images:  # a step without guidance
+            return torch.arange(count, device=device)
+        of_prompt = [side in (POSITIVE, PERTURBED) for side in sides]
+        parts = (count // images - of_prompt.count(False)) // of_prompt.count(True)  # of prompts joined by AND
+        which = [own for own in of_prompt for _ in range(parts if own else 1)]
+        return torch.tensor(which, device=device).repeat_interleave(images).nonzero()[:, 0]
+
+    def _one_text(self, given: Conditioning, rows: int) -> Conditioning:
+        """The text of each row: of an image with regions, of which the U-Net reads every sub-prompt, the last one."""
+        if self._regions == 1:
+            return given
+        images = len(self._making.noises)
+        before = self._making.sides.index(POSITIVE) * images
+        last = before + self._regions * (1 + torch.arange(images)) - 1
+        after = before + self._regions * images
+        keep = torch.cat([torch.arange(before), last, torch.arange(after, after + rows - before - images)])
+        context = given.texts.context
+        return replace(given, texts=replace(given.texts, context=context[keep.to(context.device)]))
+
+    def _image(self, number: int, size: Size) -> Tensor:
+        """A control image at a size, float32 [1, 3, H, W] in 0..1; each is made once."""
+        if (number, size) not in self._images:
+            use, making = self._uses[number], self._making
+            image = placed(opened(resolve_path(use.image or ""), CONTROL), use.fit, size, making.canvas)
+            pixels = np.array(image, dtype=np.uint8)
+            if use.preprocessor != "none":
+                pixels = make_hint(pixels, use)
+            shown = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+            self._images[number, size] = shown.to(making.components.device)
+        return self._images[number, size]
+
+
+def placed(image: Image, fit: str, size: Size, canvas: Canvas | None) -> Image:
+    """A control image at (width, height); where only the masked part of an initial image is generated, that part of it."""
+    if canvas is None or canvas.box is None or canvas.whole is None:
+        return fitted(image, size, fit)
+    return fitted(fitted(image, canvas.whole.size, fit).crop(canvas.box), size, "resize")
+
+
+def _weighted(found: Residuals, use: ControlUse) -> Residuals:
+    """By the use's weight; unless it is balanced, outer residuals weaker than inner ones."""
+    count = len(found.down) + 1
+    if use.mode == "balanced":
+        return found if use.weight == 1 else found.scaled(use.weight)
+    if use.mode == "guess":  # as diffusers' ControlNetModel
+        return found.scaled([use.weight * float(each) for each in torch.logspace(-1, 0, count)])
+    return found.scaled([use.weight * SOFT ** (count - 1 - number) for number in range(count)])
+
+
+def _rows_of(given: Conditioning, rows: Tensor) -> Conditioning:
+    sizes = None if given.sizes is None else given.sizes[rows]
+    return replace(given, texts=given.texts.each(lambda tensor: tensor[rows.to(tensor.device)]), sizes=sizes)
+
+
+def _spread(some: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Zeros for all rows but some."""
+    whole = some.new_zeros(count, *some.shape[1:])
+    whole[rows] = some
+    return whole

@@ -1,0 +1,100 @@
+"""Control images of a generation: ControlNets and LLLites that follow them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from core.settings.base import Settings, setting
+from core.settings.hints import HintSettings
+
+MODES = {
+    "balanced": "balanced",
+    "prompt": "prompt is more important",
+    "control": "ControlNet is more important",
+    "guess": "guess mode",
+}
+
+
+class ControlUse(HintSettings):
+    """A ControlNet or LLLite, the control image that it follows, and how much."""
+
+    file: str = setting(
+        title="ControlNet",
+        kohya="control_net_models",
+        help="A ControlNet or ControlNet-LLLite: a file or a diffusers folder, or the name of one in models/ or in a run.",
+        names="path or name",
+    )
+    image: str | None = setting(
+        None,
+        title="Control image",
+        widget="path",
+        hint="the one for all",
+        help="What it follows, or the image that the preprocessor makes it from. Of a folder, each image made takes the next one.",
+        names="path",
+    )
+    preprocessor: Literal["none", "canny"] = setting(  # type: ignore[assignment]  # core/control/hints/registered.py adds the others
+        "none",
+        title="Preprocessor",
+        kohya="control_net_preps",
+        labels={"none": "None: a control image", "canny": "Canny edges"},
+        help="Makes the control image from the image, at the size that is generated. None takes the image as it is.",
+    )
+    weight: float = setting(
+        1.0,
+        within=(0, 5),
+        kohya="control_net_multipliers",
+        help="How strongly it is followed: 1 as trained, 0 is off. 0.5 to 1 is usual.",
+    )
+    start_at: float = setting(0.0, within=(0, 1), help="Share of the steps after which it begins.")
+    end_at: float = setting(
+        1.0,
+        within=(0, 1),
+        kohya="control_net_ratios",
+        help="Share of the steps after which it ends. 0.6 fixes the layout and leaves details to the prompt.",
+    )
+    mode: Literal["balanced", "prompt", "control", "guess"] = setting(
+        "balanced",
+        title="Control mode",
+        labels=MODES,
+        source="A1111; guess mode of diffusers",
+        help="Prompt is more important weakens it from the middle of the U-Net outwards. ControlNet is more important does that too, but acts on the prompt's side of guidance alone. Guess mode does so with diffusers' weights, for an empty prompt. LLLite is always balanced.",
+    )
+    fit: Literal["resize", "crop"] = setting(
+        "resize",
+        title="Resize mode",
+        labels={"resize": "just resize", "crop": "crop and resize"},
+        help="How an image of another aspect ratio is fitted to the size: stretched, or cropped at its longer side.",
+    )
+    enabled: bool = setting(True, title="On", help="Off keeps it in the list without using it.")
+
+    @property
+    def used(self) -> bool:
+        """Whether it acts at all."""
+        return self.enabled and bool(self.weight)
+
+
+class ControlSettings(Settings):
+    """ControlNets and LLLites, and the control image for all of them."""
+
+    control_image: str | None = setting(
+        None,
+        title="Control image for all",
+        widget="path",
+        hint="none",
+        kohya="guide_image_path",
+        help="The control image of every ControlNet that has none of its own. Prompts set it by --cn FILE.",
+        names="path",
+    )
+    nets: list[ControlUse] = setting(
+        default_factory=list,
+        title="ControlNets",
+        widget="controls",
+        help="Any number of ControlNets and LLLites at once, each with its own control image, weight and steps.",
+    )
+
+    @property
+    def used(self) -> list[ControlUse]:
+        """Those that act, each with its control image."""
+        return [
+            use if use.image else use.model_copy(update={"image": self.control_image}) for use in self.nets if use.used
+        ]

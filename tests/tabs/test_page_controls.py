@@ -1,0 +1,75 @@
+"""ControlNets in a real browser: added by keyboard, given a control image, previewed, changed, and taken away."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from playwright.sync_api import expect
+
+from core.control.controlnet import from_unet
+from core.control.controlnet_file import write_control_net
+from core.engine.engine import Engine
+from core.families import family
+from core.record.workspace import PROJECT
+from core.settings.generation.controls import ControlUse
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    from page_server import Served
+
+    served = Served(tmp_path_factory.mktemp("controls"), engine=lambda workspace: Engine(workspace, "cpu"))
+    folder = served.workspace.runs / "one" / "checkpoints"
+    folder.mkdir(parents=True)
+    with torch.no_grad():
+        net = from_unet(family("sd1").load(PROJECT / "models/starter").denoiser, 0)
+    write_control_net(folder / "edges.safetensors", dict(net.state_dict()), "sd1", {})
+    served.workspace.inputs.mkdir(parents=True)
+    image = Image.new("RGB", (128, 128), "white")
+    ImageDraw.Draw(image).ellipse((32, 32, 96, 96), fill="black")
+    image.save(served.workspace.inputs / "disc.png")
+    yield served
+    served.close()
+
+
+def test_a_control_net_is_added_by_keyboard_previewed_and_removed(page, chromium):
+    from page_server import Visit
+
+    visit = Visit(chromium, page.url)
+    tab = visit.open("Generate")
+    group = tab.locator("#gen-more details[data-group=controls]")
+    group.locator("> summary").focus()
+    tab.keyboard.press("Enter")
+    tab.locator("#gen-net-add").fill("nowhere")
+    tab.keyboard.press("Tab")
+    expect(tab.get_by_text("The ControlNet 'nowhere' does not exist")).to_be_visible()
+    tab.locator("#gen-net-add").fill(str(page.workspace.runs / "one/checkpoints/edges.safetensors"))
+    tab.keyboard.press("Tab")
+    row = group.locator("li.net")
+    expect(row).to_have_count(1)
+    expect(row.locator(".badge")).to_have_text("ControlNet")
+    expect(group.locator("> summary")).to_contain_text("1 of 1 net on")
+    tab.locator("#net-0-image").fill(str(page.workspace.inputs / "disc.png"))
+    tab.keyboard.press("Tab")
+    expect(row.locator("img.gen-thumb")).to_be_visible()
+    expect(tab.locator("#net-0-edge_low")).to_have_count(0)
+    tab.locator("#net-0-preprocessor").select_option("canny")
+    expect(tab.locator("#net-0-edge_low")).to_be_visible()
+    row.get_by_role("button", name="Preview").click()
+    expect(row.locator("img.net-hint")).to_be_visible()
+    tab.locator("#net-0-weight").fill("9")
+    tab.keyboard.press("Tab")
+    expect(tab.get_by_text("Weight cannot be '9'")).to_be_visible()
+    tab.locator("#net-0-weight").fill("0.5")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#net-0-weight")).to_have_value("0.5")
+    row.get_by_label("Use edges").uncheck()
+    expect(group.locator("> summary")).to_contain_text("0 of 1 net on")
+    expect(row.locator("b")).to_be_visible()  # what is off stays in sight
+    (kept,) = page.page.project.tab_state("Generate")["values"]["nets"]
+    assert ControlUse.model_validate(kept).weight == 0.5 and not kept["enabled"]
+    row.get_by_role("button", name="Remove edges").click()
+    expect(row).to_have_count(0)
+    visit.close()
+    assert visit.errors == [] and visit.outside == []
