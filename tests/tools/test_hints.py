@@ -281,7 +281,7 @@ def test_a_model_of_one_image_to_one_image_makes_hints(folder, net, tmp_path, co
         ({"values": "255", "scale": "255"}, lambda x: x),
         ({"values": "1", "mean": [0.5, 0, 0], "std": [0.5, 1, 1]}, lambda x: ((x / 255 - 0.5) / 0.5 * 255).clip(0)),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "levels",
 )
 def test_a_profile_says_what_numbers_mean(folder, net, tmp_path, profile, wanted):
     write_net(net, scale=1.0)
