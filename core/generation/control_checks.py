@@ -85,7 +85,7 @@ def _turn(text: str | None, number: int, files: dict[str, list[Path]]) -> str | 
 
 def black_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
     """Advice about control images that are all black, which say nothing."""
-    texts = {use.image for job in jobs for use in job.controls.used if use.preprocessor == "none" and use.image}
+    texts = {str(use.image) for job in jobs for use in job.controls.used if use.preprocessor == "none" and use.image}
     for text in sorted(texts):
         path = resolve_path(text)
         if opened(path, CONTROL).getbbox() is None:

@@ -17,9 +17,16 @@ def add_choice(model: type[Settings], name: str, choice: str, label: str) -> Non
     if choice not in get_args(info.annotation):
         info.annotation = Literal[(*get_args(info.annotation), choice)]  # type: ignore[assignment]
     about_of(info)["labels"] |= {choice: label}
-    model.model_rebuild(force=True)
-    for job in _jobs_with(model):
-        job.model_rebuild(force=True)
+    for group in (model, *_listing(model)):
+        group.model_rebuild(force=True)
+        for job in _jobs_with(group):
+            job.model_rebuild(force=True)
+
+
+def _listing(model: type[Settings]) -> list[type[Settings]]:
+    """The groups with a list of it."""
+    fields = ((group, info) for group in Settings.__subclasses__() for info in group.model_fields.values())
+    return [group for group, info in fields if model in get_args(info.annotation)]
 
 
 def add_group(beside: type[Settings], name: str, settings: type[Settings], title: str, chosen_by: str = "") -> None:

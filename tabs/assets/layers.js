@@ -72,11 +72,12 @@
     show(byId("layer-notes"), ready && notes.length > 0);
   };
   atelier.parts.layers = (found) => {
+    if (!found.fresh) setTimeout(atelier.tick, 150);
+    if (!found.fresh && !found.problem && data && data.leaves.length) return;  // it is of before what was chosen last
     data = found;
     if (!byId("layer-nodes")) return;
     draw();
     say();
-    if (!data.fresh) setTimeout(atelier.tick, 150);
   };
 
   /* ---- choosing ---- */

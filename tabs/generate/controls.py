@@ -49,7 +49,7 @@ class Controls:
         image = self._painting.shown(values["control_image"], "Control image for all")
         upload = '<button type="button" class="btn" data-paint="upload" data-into="gen-control">Upload control image</button>'
         entry = form.ENTRIES["control_net"]
-        add = field(entry, "", "net_add", "", elem="gen-net-add", form="gen", common=None, hint=entry.hint)
+        add = field(entry, "", "net_add", "", elem="gen-control_net", form="gen", common=None, hint=entry.hint)
         return (
             f'<ul class="nets">{listed}</ul><div class="concept-fields">{add}</div>'
             f'<div class="gen-paint"><div class="strip">{upload}{image}</div></div>'

@@ -143,7 +143,7 @@ def theirs(name, way, folder, nets, images, monkeypatch, picture, **asked):
 @pytest.mark.parametrize(
     "case",
     slow_unless(
-        {("sd1", "text", "two"), ("sdxl", "text", "guess"), ("sd1", "image", "half")}.__contains__,
+        {("sd1", "text", "two"), ("sdxl", "text", "guess")}.__contains__,
         [(name, way, case) for name, way in PIPELINES for case in CASES],
     ),
     ids="-".join,
@@ -194,6 +194,14 @@ def test_a_preprocessor_makes_the_control_image_at_the_size_of_the_result(models
     made = {"file": str(files[0]), "image": str(place / "edges.png")}
     one, other = (made_by(job_of(folder, [use]), space, store) for use in (live, made))
     assert np.array_equal(one, other)
+
+
+def test_every_preprocessor_can_be_chosen():
+    from core.control.hints import preprocessors
+
+    for name in ("none", *preprocessors()):
+        use = {"file": "a", "image": "b", "preprocessor": name}
+        assert build(GenerateJob, {"controls": {"nets": [use]}}).controls.nets[0].preprocessor == name
 
 
 def test_each_stage_of_hires_fix_sees_its_control_image(models, hints, space, store):

@@ -1,4 +1,4 @@
-"""Every file of a person is read or refused in a sentence, within 2 s and 200 MB, whatever it holds.
+"""Every file of a person is read or refused in a sentence, within 2 s and 200 MB (metadata of a dataset: 300), whatever it holds.
 
 A few of each family in each run; with --all hundreds of each.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from core.settings.base import Settings, setting
+from core.settings.growth import add_choice
 from core.settings.hints import HintSettings
 
 MODES = {
@@ -32,11 +33,11 @@ class ControlUse(HintSettings):
         help="What it follows, or the image that the preprocessor makes it from. Of a folder, each image made takes the next one.",
         names="path",
     )
-    preprocessor: Literal["none", "canny"] = setting(  # type: ignore[assignment]  # core/control/hints/registered.py adds the others
+    preprocessor: Literal["canny"] = setting(  # none is added below, the others in core/control/hints/registered.py
         "none",
         title="Preprocessor",
         kohya="control_net_preps",
-        labels={"none": "None: a control image", "canny": "Canny edges"},
+        labels={"canny": "Canny edges"},
         help="Makes the control image from the image, at the size that is generated. None takes the image as it is.",
     )
     weight: float = setting(
@@ -71,6 +72,9 @@ class ControlUse(HintSettings):
     def used(self) -> bool:
         """Whether it acts at all."""
         return self.enabled and bool(self.weight)
+
+
+add_choice(ControlUse, "preprocessor", "none", "None: a control image")
 
 
 class ControlSettings(Settings):
