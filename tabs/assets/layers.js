@@ -5,10 +5,11 @@
   const atelier = window.atelier, {h, text, show, attr, byId} = atelier;
   const open = new Set();   // nodes that are unfolded, by key
   let data = null, nodes = {}, made = "", order = "block";
+  let choosing = 0, choice = 0;  // choices on their way; how many the server has taken: an answer of before the last one is not shown
 
   const shown = () => { const tree = byId("layer-tree"); return !!tree && tree.checkVisibility(); };
   const before = atelier.wants;
-  atelier.wants = () => ({...(before ? before() : {}), ...(shown() ? {layers: true} : {})});
+  atelier.wants = () => ({...(before ? before() : {}), ...(shown() ? {layers: {choice}} : {})});
   /** The form has changed: what its settings choose is asked for now. */
   atelier.askLayers = () => { if (shown()) setTimeout(atelier.tick, 30); };
 
@@ -72,8 +73,9 @@
     show(byId("layer-notes"), ready && notes.length > 0);
   };
   atelier.parts.layers = (found) => {
+    if (choosing || found.choice !== choice) return;
     if (!found.fresh) setTimeout(atelier.tick, 150);
-    if (!found.fresh && !found.problem && data && data.leaves.length) return;  // it is of before what was chosen last
+    if (!found.fresh && data && data.tree === found.tree) return;  // what was chosen last is still being counted
     data = found;
     if (!byId("layer-nodes")) return;
     draw();
@@ -90,9 +92,14 @@
     draw();
     choose({leaves, on});
   };
-  const choose = (what) => {
+  const choose = async (what) => {
+    choosing += 1;
+    await atelier.act("layers", {...what, tree: data && data.tree});
+    await atelier.settle();
+    choosing -= 1;
+    choice += 1;
     delete atelier.have.layers;  // what is shown is a guess until the server has counted
-    atelier.act("layers", what);
+    atelier.askLayers();
   };
   const unfold = (node, on) => { if (on) open.add(node.dataset.key); else open.delete(node.dataset.key); draw(); };
   const reach = (node) => {

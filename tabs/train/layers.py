@@ -1,4 +1,4 @@
-"""The tree of a model's layers beside the settings that choose them: what they choose, counted on the light lane, and the settings
+"""The tree of a model's layers below the settings that choose them: what they choose, counted on the light lane, and the settings
 for what is chosen in the tree."""
 
 from __future__ import annotations
@@ -72,23 +72,25 @@ class Layers:
     def parts(self, tab: Any, asked: dict[str, Any]) -> dict[str, Any]:
         """What the tree shows, for a browser that has it open."""
         wants = asked.get("wants")
-        shown = tab == "Train" and isinstance(wants, dict) and wants.get("layers")
-        return {"layers": self.facts(self._project.job)} if shown else {}
+        shown = wants.get("layers") if tab == "Train" and isinstance(wants, dict) else None
+        if not isinstance(shown, dict):
+            return {}
+        return {"layers": self.facts(self._project.job) | {"choice": shown.get("choice")}}
 
     def facts(self, job: TrainJob) -> dict[str, Any]:
-        """Leaves with how many of their layers are chosen and get a network. Starts a new count where the job has changed."""
+        """Leaves with how many of their layers are chosen and get a network, none while they are being counted. Starts a new count
+        where the job has changed."""
         key = self._key_of(job)
         with self._lock:
             busy = self._task is not None and not self._task.done
             if self._key != key and not busy and not self._roots.refused(job):
                 self._task = self._engine.light(self._count, job, key, title="layers")
-            found, fresh, problem = self._found, self._key == key, self._problem
-        if found is None:
-            return {"fresh": fresh, "problem": problem, "leaves": []}
-        return {"fresh": fresh, "problem": problem, "leaves": found.leaves}
+            fresh, found, problem = self._key == key, self._found, self._problem
+        leaves = found.leaves if fresh and found else []
+        return {"fresh": fresh, "tree": _tree_name(job), "problem": problem if fresh else "", "leaves": leaves}
 
     def _key_of(self, job: TrainJob) -> Any:
-        return job.model.base_model, job.model.family, described(job)
+        return _tree_name(job), described(job)
 
     def _count(self, job: TrainJob, key: Any, task: Any) -> None:
         found, problem = self._found, ""
@@ -113,7 +115,11 @@ class Layers:
         """Choose the leaves whose places are given, or none of them; with "usual", what is chosen where the settings are empty."""
         texts: tuple[list[str], list[str]] = ([], [])
         if not data.get("usual"):
-            found, given = self._now(self._project.job), data.get("leaves")
+            job = self._project.job
+            if data.get("tree") != _tree_name(job):
+                what, fix = "The tree is of another base model", "choose again in this one"
+                raise ProblemsError.one(what, CHOSEN, fix, "layers.other-tree")
+            found, given = self._now(job), data.get("leaves")
             leaves = found.tree.leaves
             places = [place for place in given if isinstance(place, int)] if isinstance(given, list) else []
             mask = sum(leaves[place].mask for place in set(places) if 0 <= place < len(leaves))
@@ -131,6 +137,11 @@ class Layers:
             what, fix = "The layers are still being counted", "try again in a moment"
             raise ProblemsError.one(what, CHOSEN, fix, "layers.not-counted") from None
         return found
+
+
+def _tree_name(job: TrainJob) -> str:
+    """Of which model the leaves are."""
+    return f"{job.model.base_model} {job.model.family}"
 
 
 def found_of(job: TrainJob, tree: LayerTree) -> Found:

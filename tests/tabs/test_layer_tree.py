@@ -9,6 +9,7 @@ import pytest
 from axe_look import VIOLATIONS, first_on, open_page
 from playwright.sync_api import expect
 from test_page_train import box, field, server_value, unfold
+from work_parts import wait_until
 
 from core.families.locate import model_path
 from core.record.problems import ProblemsError
@@ -70,11 +71,26 @@ def test_expressions_that_are_invalid_are_said_and_a_choice_then_changes_nothing
     page.project.replace(wrong)
     layers = Layers(page.engine, page.workspace, page.project, page.roots)
     with pytest.raises(ProblemsError) as error:
-        layers.choose({"leaves": [0], "on": True}, page.browsers.of("x"), None)
+        layers.choose({"leaves": [0], "on": True, "tree": layers.facts(wrong)["tree"]}, page.browsers.of("x"), None)
     assert error.value.problems[0].code == "network.bad-pattern" and page.project.job == wrong
     layers.choose({"usual": True}, page.browsers.of("x"), None)
     assert page.project.job.network.layers == []
     page.project.load_preset("starter_lora")
+
+
+def test_a_tree_of_before_is_neither_shown_nor_chosen_in(served):
+    page = served.page
+    page.project.load_preset("starter_lora")
+    layers = Layers(page.engine, page.workspace, page.project, page.roots)
+    wait_until(lambda: layers.facts(page.project.job)["fresh"])
+    other = with_value(page.project.job, "network.layers", ["attn("])
+    wait_until(lambda: layers.facts(other)["fresh"])
+    assert layers.facts(other)["problem"] and layers.facts(other)["leaves"]
+    at_once = layers.facts(page.project.job)
+    assert not at_once["fresh"] and not at_once["problem"] and not at_once["leaves"]
+    with pytest.raises(ProblemsError) as error:
+        layers.choose({"leaves": [0], "on": False, "tree": "another"}, page.browsers.of("x"), None)
+    assert error.value.problems[0].code == "layers.other-tree" and page.project.job.network.exclude_layers == []
 
 
 def node(tab, key):
@@ -156,3 +172,31 @@ def test_axe_finds_nothing_in_the_tree_and_the_bars(visit, served, screen):
         fold.click()
     assert tab.evaluate(VIOLATIONS, "#group-network") == []
     assert window.errors == []
+
+
+def test_an_answer_from_before_a_choice_undoes_nothing(visit, served):
+    window = visit()
+    tab = window.open()
+    opened(tab)
+    held = []
+    tab.route("**/atelier/pulse", lambda route: held.append((route, route.fetch())) if not held else route.continue_())
+    tab.evaluate("() => { delete atelier.have.layers; atelier.tick(); }")
+    wait_for(tab, lambda: held)
+    node(tab, "MID").focus()
+    tab.keyboard.press("Space")
+    wait_for(tab, lambda: served.page.project.job.network.exclude_layers == ["mid_block"])
+    route, answer = held[0]
+    route.fulfill(response=answer)
+    tab.keyboard.press("Space")
+    wait_for(tab, lambda: served.page.project.job.network.exclude_layers == [])
+    expect(node(tab, "MID")).to_have_attribute("aria-checked", "true")
+    assert "layers" in answer.json() and window.errors == []
+
+
+def wait_for(tab, true):
+    """Wait until it is true, while what is routed is answered."""
+    for _ in range(600):
+        if true():
+            return
+        tab.wait_for_timeout(50)
+    raise TimeoutError
