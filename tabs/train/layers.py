@@ -27,7 +27,6 @@ from tabs.server.safety import Roots
 if TYPE_CHECKING:
     from core.engine.engine import Engine
 
-PATIENCE = 5.0  # seconds that a choice waits for the count of what it changes
 CHOSEN, EXCLUDED = "network.layers", "network.exclude_layers"
 
 
@@ -95,7 +94,7 @@ class Layers:
     def _count(self, job: TrainJob, key: Any, task: Any) -> None:
         found, problem = self._found, ""
         try:
-            found = self._find(job, task)
+            found = self._find(job)
         except ProblemsError as error:  # the tree stays as it was
             problem = error.problems[0].what
         if found is not None:
@@ -103,7 +102,7 @@ class Layers:
         with self._lock:
             self._key, self._found, self._problem = key, found, problem
 
-    def _find(self, job: TrainJob, task: Any) -> Found:
+    def _find(self, job: TrainJob) -> Found:
         family = family_found(job.model, self._workspace)
         if not family:
             what, fix = "The base model is not known", "choose a base model"
@@ -112,14 +111,16 @@ class Layers:
         return found_of(job, _tree_of(path, family, os.stat(path).st_mtime_ns))
 
     def choose(self, data: dict[str, Any], browser: Browser, stamp: str) -> None:
-        """Choose the leaves whose places are given, or none of them; with "usual", what is chosen where the settings are empty."""
+        """Choose the leaves whose places are given, or none of them; with "usual", what is chosen where the settings are empty.
+        Counted here, in milliseconds, since the tree has been read: a lane that is busy would lose the choice."""
         texts: tuple[list[str], list[str]] = ([], [])
         if not data.get("usual"):
             job = self._project.job
             if data.get("tree") != _tree_name(job):
                 what, fix = "The tree is of another base model", "choose again in this one"
                 raise ProblemsError.one(what, CHOSEN, fix, "layers.other-tree")
-            found, given = self._now(job), data.get("leaves")
+            self._roots.admit(job)
+            found, given = self._find(job), data.get("leaves")
             leaves = found.tree.leaves
             places = [place for place in given if isinstance(place, int)] if isinstance(given, list) else []
             mask = sum(leaves[place].mask for place in set(places) if 0 <= place < len(leaves))
@@ -127,16 +128,6 @@ class Layers:
             texts = found.tree.texts(chosen, found.usual, found.wanted)
         values = {CHOSEN: "\n".join(texts[0]), EXCLUDED: "\n".join(texts[1])}
         self._project.edit_several(values, did="choice of layers", session=browser.session, stamp=stamp)
-
-    def _now(self, job: TrainJob) -> Found:
-        """What the job's settings choose at this moment. Raises ProblemsError."""
-        self._roots.admit(job)
-        try:
-            found: Found = self._engine.light(self._find, job, title="layers").wait(PATIENCE)
-        except TimeoutError:
-            what, fix = "The layers are still being counted", "try again in a moment"
-            raise ProblemsError.one(what, CHOSEN, fix, "layers.not-counted") from None
-        return found
 
 
 def _tree_name(job: TrainJob) -> str:
