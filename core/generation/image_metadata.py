@@ -209,7 +209,7 @@ def one_image(
     groups: dict[str, Any] = {}
     for entry in declared(GenerateJob):  # files of packages' settings too
         path = value_of(job, entry.path)
-        if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory"):
+        if entry.names.startswith("path") and path and entry.group not in ("model", "generate", "memory", "output"):
             group = groups.get(entry.group, getattr(job, entry.group))
             groups[entry.group] = group.model_copy(update={entry.name: portable_name(path, workspace)})
     if refiner_path is not None:

@@ -126,8 +126,9 @@ def test_a_folder_that_cannot_be_written_is_said_before_a_model_is_loaded(space,
     assert not list(output_problems(job_of({"outdir": str(tmp_path / "new" / "folder")}), space))
 
 
-def test_a_job_writes_the_format_and_numbers_that_it_asks_for(space):
-    job = job_of({"image_format": "webp", "file_pattern": "[number]"}, steps=1, count=2, width=64, height=64)
+def test_a_job_writes_the_folder_format_and_numbers_that_it_asks_for(space, tmp_path):
+    mine = {"outdir": str(tmp_path / "mine"), "folder_pattern": ""}
+    job = job_of(mine | {"image_format": "webp", "file_pattern": "[number]"}, steps=1, count=2, width=64, height=64)
     files = run_generate(job, space, store=make_store())
-    assert [path.name for path in files] == ["00001.webp", "00002.webp"]
+    assert files == [tmp_path / "mine" / "00001.webp", tmp_path / "mine" / "00002.webp"]
     assert [read_image_metadata(path).job.generate.seed for path in files] == [7, 8]
