@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from core.formats.detect import identify
@@ -11,12 +12,9 @@ from core.generation.control_files import LLLITE, NETS
 from core.generation.initial import CONTROL, image_files, opened
 from core.generation.requests import Request
 from core.generation.sources import Sources
-from core.generation.stages import stages_of
 from core.record.problems import Problem
 from core.record.workspace import Workspace, resolve_path
 from core.settings.job import GenerateJob
-
-LLLITE_STEP = 32  # pixels that its coarsest tokens stand for
 
 
 def control_problems(job: GenerateJob) -> Iterator[Problem]:
@@ -49,16 +47,6 @@ def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspa
             yield Problem(what, NETS, "choose balanced", "advice", code="controls.lllite-mode")
 
 
-def stage_size_problems(job: GenerateJob, sources: Sources) -> Iterator[Problem]:
-    """Of a job whose size is decided: sizes that an LLLite cannot act on."""
-    names = [path.name for use in job.controls.used if identify(path := sources.controls[use.file]).kind == LLLITE]
-    for width, height in {stage.size for stage in stages_of(job)} if names else ():
-        if width % LLLITE_STEP or height % LLLITE_STEP:
-            what = f"{names[0]} is a ControlNet-LLLite, which cannot act on images of {width} x {height}"
-            fix = f"use sides that are multiples of {LLLITE_STEP}"
-            yield Problem(what, NETS, fix, code="controls.lllite-size")
-
-
 def with_control_images(requests: Sequence[Request]) -> list[Request]:
     """The requests with one control image for each ControlNet: those of a folder in turn. Raises ProblemsError for those that
     are missing or cannot be read."""
@@ -78,9 +66,9 @@ def _turn(text: str | None, number: int, files: dict[str, list[Path]]) -> str | 
         return None
     if text not in files:
         files[text] = image_files(text, NETS)
-        for file in files[text]:
-            opened(file, CONTROL)
-    return str(files[text][number % len(files[text])])
+    own = files[text][number % len(files[text])]
+    _is_black(own)
+    return str(own)
 
 
 def black_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
@@ -88,7 +76,19 @@ def black_images(jobs: Sequence[GenerateJob]) -> Iterator[Problem]:
     texts = {str(use.image) for job in jobs for use in job.controls.used if use.preprocessor == "none" and use.image}
     for text in sorted(texts):
         path = resolve_path(text)
-        if opened(path, CONTROL).getbbox() is None:
+        if _is_black(path):
             what = f"The control image {path.name} is all black"
             fix = "choose another, or a preprocessor if it is to be made from an image"
             yield Problem(what, NETS, fix, "advice", code="controls.all-black")
+
+
+def _is_black(path: Path) -> bool:
+    """Raises ProblemsError for an image that cannot be read."""
+    facts = path.stat()
+    return _read(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, size: int, changed: int) -> bool:
+    """By path, size and time: every check of Generate's fields asks."""
+    return opened(path, CONTROL).getbbox() is None

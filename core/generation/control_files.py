@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.formats.detect import identify
 from core.formats.tensors.header import read_header
@@ -12,8 +15,28 @@ from core.generation.library import find_file, list_control, list_lllite
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from core.control.controlnet import ControlNet
+    from core.control.lllite import LLLite
+    from core.generation.initial import Canvas
+    from core.settings.generation.controls import ControlUse
+
 NETS = "controls.nets"
 LLLITE = "controlnet_lllite"
+
+
+@dataclass(frozen=True)
+class Nets:
+    """What a job's stages share.
+
+    lease   (use, how often its file is in use already) -> context manager of its ControlNet or LLLite
+    hint    (use, size, initial image of the stage) -> its control image, RGB uint8 [H, W, 3]; each is made once
+    """
+
+    lease: Callable[[ControlUse, int], AbstractContextManager[ControlNet | LLLite]]
+    hint: Callable[[ControlUse, tuple[int, int], Canvas | None], ndarray]
 
 
 def find_control_net(name: str, workspace: Workspace) -> Path:

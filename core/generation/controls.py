@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,10 @@ from core.control.lllite import LLLite, Place, places_of
 from core.control.lllite_file import load_lllite
 from core.diffusion.text_states import Conditioning
 from core.formats.detect import identify
-from core.generation.control_files import LLLITE
+from core.generation.control_files import LLLITE, Nets
 from core.generation.guidance import PERTURBED, POSITIVE
 from core.generation.hooks import Making
-from core.generation.initial import CONTROL, Canvas, fitted, opened
+from core.generation.initial import CONTROL, Box, Canvas, fitted, opened
 from core.generation.loop import Hook
 from core.generation.moment import Moment
 from core.generation.prompt.runs import parts_of
@@ -39,12 +39,20 @@ if TYPE_CHECKING:
     from core.generation.sources import Sources
 
 SOFT = 0.825  # of the weights of each residual to that of the next one inwards, in A1111 (sd-webui-controlnet)
+KEPT_HINTS = 40  # of a job in RAM: twenty nets in two stages
+OF_NO_MATTER: dict[str, Any] = {
+    "file": "",
+    "weight": 1.0,
+    "start_at": 0.0,
+    "end_at": 1.0,
+    "mode": "balanced",
+}  # to hints
 Size = tuple[int, int]
-Leased = Any  # (use, how often its file is in use already) -> context manager of its ControlNet or LLLite
+Part = tuple[Size, Box]  # of an image at this size
 
 
-def nets_of(store: ModelStore, components: Components, sources: Sources) -> Leased:
-    """A function that leases a job's ControlNets and LLLites from the store."""
+def nets_of(store: ModelStore, components: Components, sources: Sources) -> Nets:
+    """The ControlNets and LLLites of a job, leased from the store."""
 
     def load(path: Path) -> ControlNet | LLLite:
         unet, family = components.denoiser, components.family
@@ -64,7 +72,20 @@ def nets_of(store: ModelStore, components: Components, sources: Sources) -> Leas
         )
         return store.lease("ControlNet", key, partial(load, path), name=path.name, size=size, device=components.device)
 
-    return lease
+    return Nets(lease, _kept_hints())
+
+
+def _kept_hints() -> Callable[[ControlUse, Size, Canvas | None], np.ndarray]:
+    @lru_cache(maxsize=KEPT_HINTS)
+    def made(use: ControlUse, size: Size, part: Part | None) -> np.ndarray:
+        pixels = np.array(placed(opened(resolve_path(use.image or ""), CONTROL), use.fit, size, part), dtype=np.uint8)
+        return pixels if use.preprocessor == "none" else make_hint(pixels, use)
+
+    def hint(use: ControlUse, size: Size, canvas: Canvas | None) -> np.ndarray:
+        part = None if canvas is None or canvas.whole is None or canvas.box is None else (canvas.whole.size, canvas.box)
+        return made(use.model_copy(update=OF_NO_MATTER), size, part)
+
+    return hint
 
 
 def _type_of(unet: Any) -> torch.dtype:
@@ -99,7 +120,7 @@ class Controls(Hook):
         with ExitStack() as stack:
             for number, use in enumerate(self._uses):
                 assert making.nets is not None, "what has ControlNets lends them"
-                net = stack.enter_context(making.nets(use, files[:number].count(use.file)))
+                net = stack.enter_context(making.nets.lease(use, files[:number].count(use.file)))
                 if isinstance(net, LLLite):
                     places = places or places_of(unet, making.family.name)
                     stack.callback(net.detach)
@@ -160,23 +181,22 @@ class Controls(Hook):
         return replace(given, texts=replace(given.texts, context=context[keep.to(context.device)]))
 
     def _image(self, number: int, size: Size) -> Tensor:
-        """A control image at a size, float32 [1, 3, H, W] in 0..1; each is made once."""
+        """A control image at a size, float32 [1, 3, H, W] in 0..1, on the device for the stage."""
         if (number, size) not in self._images:
-            use, making = self._uses[number], self._making
-            image = placed(opened(resolve_path(use.image or ""), CONTROL), use.fit, size, making.canvas)
-            pixels = np.array(image, dtype=np.uint8)
-            if use.preprocessor != "none":
-                pixels = make_hint(pixels, use)
-            shown = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+            making = self._making
+            assert making.nets is not None
+            pixels = making.nets.hint(self._uses[number], size, making.canvas)
+            shown = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
             self._images[number, size] = shown.to(making.components.device)
         return self._images[number, size]
 
 
-def placed(image: Image, fit: str, size: Size, canvas: Canvas | None) -> Image:
-    """A control image at (width, height); where only the masked part of an initial image is generated, that part of it."""
-    if canvas is None or canvas.box is None or canvas.whole is None:
+def placed(image: Image, fit: str, size: Size, part: Part | None) -> Image:
+    """A control image at (width, height)."""
+    if part is None:
         return fitted(image, size, fit)
-    return fitted(fitted(image, canvas.whole.size, fit).crop(canvas.box), size, "resize")
+    whole, box = part
+    return fitted(fitted(image, whole, fit).crop(box), size, "resize")
 
 
 def _weighted(found: Residuals, use: ControlUse) -> Residuals:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from core.families.base import Family
     from core.families.components import Components
+    from core.generation.control_files import Nets
     from core.generation.initial import Canvas
     from core.generation.loop import Hook, Stage
     from core.generation.loras import Strength
@@ -52,7 +53,7 @@ class Making:
     networks: Sequence[Network]
     show: Callable[[bytes], None]
     strengths: Sequence[Strength] = ()
-    nets: Callable[..., Any] | None = None
+    nets: Nets | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from core.generation.control_files import Nets
+
 
 # job -> its refiner, whose words are not those of embeddings, for a while
 Refiner = Callable[[GenerateJob], AbstractContextManager[tuple[Components, Words]]]
@@ -87,7 +89,7 @@ class Maker:
         reports: Reports = NO_REPORTS,
         upscaler: Leased | None = None,
         refiner: Refiner | None = None,
-        nets: Callable[..., Any] | None = None,
+        nets: Nets | None = None,
     ):
         """upscaler, refiner, nets: lend the networks of upscaler files, refiners, ControlNets; None: there are none"""
         self.components, self.kind = components, family(components.family)

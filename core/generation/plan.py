@@ -11,7 +11,7 @@ from core.families import family
 from core.families.locate import REFINER
 from core.families.trained_size import trained_size
 from core.generation.checks import guidance_problems, problems_of, stage_problems
-from core.generation.control_checks import black_images, stage_size_problems, with_control_images
+from core.generation.control_checks import black_images, with_control_images
 from core.generation.guidances import own_settings
 from core.generation.hooks import hook_file_problems
 from core.generation.initial import IMAGE, MAP, MASK, image_files, opened, size_from
@@ -95,7 +95,6 @@ def plan_for(job: GenerateJob, requests: list[Request], workspace: Workspace, no
     decided = [replace(request, job=_decided(request.job, sources)) for request in requests]
     kind = family(sources.family)
     raise_if_errors(list(dict.fromkeys(each for one in decided for each in stage_problems(one.job, kind))))
-    notes += dict.fromkeys(each for one in decided for each in stage_size_problems(one.job, sources))
     notes += [*switch_problems([one.job for one in decided]), *black_images([one.job for one in decided])]
     raise_if_errors(notes)
     return Plan(decided, sources, [*notes, *sources.notes])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from core.families.components import Components
 from core.generation.embeddings import embeddings_attached, unused
@@ -29,6 +29,9 @@ from core.record.context import NO_REPORTS, JobContext, Outcome, Reports
 from core.record.units import count
 from core.record.workspace import Workspace
 from core.settings.job import GenerateJob
+
+if TYPE_CHECKING:
+    from core.generation.control_files import Nets
 
 
 def run_task(job: GenerateJob, context: JobContext) -> Outcome:
@@ -94,7 +97,7 @@ def ready(
             yield maker, Written(workspace, sources, hashes, reports)
 
 
-def _nets_of(store: ModelStore, components: Components, sources: Sources) -> Callable[..., Any] | None:
+def _nets_of(store: ModelStore, components: Components, sources: Sources) -> Nets | None:
     """What lends the ControlNets of a job."""
     if not sources.controls:
         return None

@@ -18,7 +18,7 @@ from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.base import Declared
 from core.settings.generation.controls import ControlUse
-from tabs.context import Page
+from tabs.context import ASKING, Page
 from tabs.dataset.mask_painting import png_address
 from tabs.form.own_settings import changed_values, entries, field
 from tabs.form.plain_presets import PlainForm, Values
@@ -26,6 +26,7 @@ from tabs.generate import form
 from tabs.generate.painting import Painting
 from tabs.generate.panel import model_of
 from tabs.markup import button, esc, middle
+from tabs.server.browsers import Browser
 
 PARTS: dict[str, Declared] = entries(ControlUse, "net")
 SHOWN, DETAILS = ("image", "weight", "start_at", "end_at", "preprocessor"), ("mode", "fit")
@@ -38,7 +39,6 @@ class Controls:
 
     def __init__(self, page: Page, fields: PlainForm, painting: Painting):
         self.page, self._fields, self._painting = page, fields, painting
-        self._previewed: set[int] = set()
 
     # -- what is shown
 
@@ -61,11 +61,10 @@ class Controls:
         cross = button("net_remove", "\u00d7", number, kind="quiet", label=f"Remove {name}")
         image = use.get("image") or values["control_image"]
         images = self._painting.shown(image, f"Control image of {name}") + self._preview(number, use, image)
+        previewed = _place(number, use) in self._browser().previewed
         chosen = preprocessors().get(use.get("preprocessor", "none"))
         names = [*SHOWN, *(chosen.settings if chosen else ())]
-        see = button(
-            "net_see", "Hide preview" if number in self._previewed else "Preview", number, kind="quiet", again=True
-        )
+        see = button("net_see", "Hide preview" if previewed else "Preview", number, kind="quiet", again=True)
         return (
             f'<li class="net{"" if on else " is-off"}"><div><div class="strip"><label><input type="checkbox" data-act="net_part" '
             f'data-arg="{number}:enabled" aria-label="Use {esc(name)}"{" checked" if on else ""}><b title="{esc(use["file"])}">'
@@ -106,7 +105,7 @@ class Controls:
         return f"{kind} {own}".strip(), ""
 
     def _preview(self, number: int, use: dict[str, Any], image: Any) -> str:
-        if number not in self._previewed or not image:
+        if _place(number, use) not in self._browser().previewed or not image:
             return ""
         path = resolve_path(str(image))
         if not self.page.roots.holds(path) or not path.is_file():
@@ -117,6 +116,9 @@ class Controls:
         except ProblemsError as error:
             return f'<p class="field-error">{esc(error.problems[0].what)}</p>'
         return f'<img class="net-hint" src="{url}" alt="What the ControlNet sees">'
+
+    def _browser(self) -> Browser:
+        return self.page.browsers.of(ASKING.get())
 
     # -- changes
 
@@ -132,11 +134,10 @@ class Controls:
             elif not 0 <= number < len(uses):
                 return
             elif act == "net_see":
-                self._previewed ^= {number}
+                self._browser().previewed ^= {_place(number, uses[number])}
                 return
             elif act == "net_remove":
                 del uses[number]
-                self._previewed = set()
             elif name in PARTS:
                 uses[number] = changed_values(PARTS, uses[number], name, value, self.page.roots)
             self._fields.put(values | {"nets": uses})
@@ -147,6 +148,10 @@ class Controls:
         path = find_control_net(text, self.page.workspace)
         self.page.roots.check(str(path), "ControlNet")
         return {"file": portable_name(path, self.page.workspace) if not Path(text).is_absolute() else text}
+
+
+def _place(number: int, use: dict[str, Any]) -> str:
+    return f"{number} {use['file']}"
 
 
 @lru_cache(maxsize=16)

@@ -34,6 +34,7 @@ class Browser:
     pressed: tuple[float, str, str] = (0.0, "", "")  # when, what, the token of the start it made
     stopping: list[str] = field(default_factory=list)  # trainings that it has stopped and that have not ended yet
     turn: int = 0  # the number of the latest act on a board that was handled
+    previewed: set[str] = field(default_factory=set)  # ControlNets in Generate whose control image is shown
     acts: dict[str, int] = field(default_factory=dict)  # how often something that was done began or ended, by place
 
 

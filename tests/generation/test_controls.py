@@ -12,6 +12,7 @@ from core.control.controlnet import ZEROS, from_unet
 from core.control.controlnet_file import write_control_net
 from core.control.lllite import LLLite, places_of
 from core.families import family
+from core.generation import control_checks, controls
 from core.generation.decoding import decode_pixels
 from core.generation.plan import plan_of
 from core.generation.run import ready, run_generate
@@ -216,6 +217,16 @@ def test_each_stage_of_hires_fix_sees_its_control_image(models, hints, space, st
     assert np.abs(made - plain).mean() > LIMIT
 
 
+def test_a_job_makes_a_control_image_once_for_each_size(models, photo, space, store, monkeypatch):
+    folder, files = models("sd1")
+    uses = [{"file": str(files[0]), "image": str(photo), "preprocessor": "canny", "weight": each} for each in (0.5, 1)]
+    made, real = [], controls.make_hint
+    monkeypatch.setattr(controls, "make_hint", lambda pixels, use: made.append(pixels.shape[:2]) or real(pixels, use))
+    asked = {"hires": {"highres_fix_scale": 2.0}, "generate": {"count": 2, "batch_size": 1, "steps": 1}}
+    run_generate(job_of(folder, uses, **asked, image_to_image={"strength": 1.0}), space, store=store)
+    assert made == [(64, 96), (128, 192)]
+
+
 def lllite_file(folder, place, name="sd1", number=0):
     unet = family(name).load(folder).denoiser
     net = LLLite.create(places_of(unet, name), 8, 16, number)
@@ -242,6 +253,9 @@ def test_lllites_act_while_their_steps_last_and_leave_the_model_as_it_was(models
     twice = made_by(job_of(folder, [use, use | {"image": str(hints[1])}]), space, store)
     both = made_by(job_of(folder, [use, {"file": str(files[0]), "image": str(hints[1])}]), space, store)
     images = [plain, whole, half, twice, both]
+    odd = {"generate": {"width": 72, "height": 88}}
+    uneven, followed = (made_by(job_of(folder, nets, **odd), space, store) for nets in ([], [use]))
+    assert uneven.shape == (88, 72, 3) and np.abs(uneven - followed).mean() > 1e-4
     assert all(np.abs(a - b).mean() > 1e-4 for n, a in enumerate(images) for b in images[:n])
     assert np.array_equal(plain, made_by(job_of(folder), space, store))
     assert np.array_equal(plain, made_by(job_of(folder, [use | {"weight": 0.0}]), space, store))
@@ -290,12 +304,19 @@ def test_control_images_act_with_regions_and_with_several_images_at_once(models,
     assert (together - alone).abs().max() < 1e-3 and together.std() > 0.1
 
 
-def test_of_a_folder_each_image_takes_the_next_one_and_prompts_set_it_too(models, hints, place, space):
+def test_of_a_folder_each_image_takes_the_next_one_and_prompts_set_it_too(models, hints, place, space, monkeypatch):
     folder, files = models("sd1")
     (place / "turns").mkdir()
     for number, path in enumerate(hints):
         Image.open(path).save(place / "turns" / f"{number}.png")
     use = {"file": str(files[0])}
+    decoded, real = [], control_checks.opened
+    monkeypatch.setattr(control_checks, "opened", lambda path, where: decoded.append(path.name) or real(path, where))
+    (place / "turns" / "2.png").write_bytes(b"no image")  # whose turn does not come
+    for _ in range(2):
+        plan_of(job_of(folder, [use], {"control_image": str(place / "turns")}, generate={"count": 2}), space)
+    assert decoded == ["0.png", "1.png"]
+    (place / "turns" / "2.png").unlink()
     job = job_of(folder, [use], {"control_image": str(place / "turns")}, generate={"count": 3})
     shown = [request.job.controls.used[0].image for request in plan_of(job, space).requests]
     assert [path.rpartition("/")[2] for path in shown] == ["0.png", "1.png", "0.png"]
@@ -341,7 +362,6 @@ def test_what_a_net_cannot_be_combined_with_is_refused(models, hints, place, spa
     use = {"file": str(files[0]), "image": str(hints[0])}
     assert "controls.deep-shrink" in codes(job_of(folder, [use], deep_shrink={"ds_depth_1": 1}), space)
     own = {"file": str(lllite_file(folder, place)), "image": str(hints[0])}
-    assert "controls.lllite-size" in codes(job_of(folder, [own], generate={"width": 72}), space)
     notes = plan_of(job_of(folder, [own | {"mode": "guess"}]), space).notes
     assert "controls.lllite-mode" in {note.code for note in notes}
 
