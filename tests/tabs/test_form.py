@@ -17,7 +17,7 @@ from tabs.form.project import FIELDS, with_value
 from tabs.markup import esc
 
 
-@pytest.mark.parametrize("entry", form.on_form(), ids=lambda entry: entry.path)
+@pytest.mark.parametrize("entry", list(form.on_form()), ids=lambda entry: entry.path)
 def test_every_setting_has_a_control_with_label_help_and_the_choices_it_is_read_by(entry):
     drawn = form.block(entry)
     assert esc(entry.title) in drawn and esc(entry.brief or entry.help) in drawn

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from page_server import WATCH, Served, Visit
 from PIL import Image
@@ -99,6 +101,13 @@ def test_train_leads_to_the_cards_words_are_proposed_and_an_image_is_held_out(wi
     expect(tile).to_contain_text("held out")
     expect(tab.locator("#ds-summary")).to_contain_text("4 of 5 images will train")
     assert entries_of(served.page.project.job)[0].validation_images == ["1.png"]
+    use = card.get_by_role("checkbox", name="Use set")
+    use.uncheck()
+    expect(card).to_have_class(re.compile(r"\bis-off\b"))
+    for part in (use, card.get_by_text("set", exact=True), card.get_by_role("textbox", name="Repeats")):
+        expect(part).to_be_visible()
+    use.check()
+    expect(card).not_to_have_class(re.compile(r"\bis-off\b"))
 
 
 def test_questions_are_answered_and_copies_put_away_and_back(window, served, folder, monkeypatch):

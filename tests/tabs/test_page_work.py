@@ -386,6 +386,16 @@ def test_a_lora_is_added_moved_and_its_trigger_word_written_by_keyboard(window, 
     expect(row.locator("input[type=number]")).to_have_value("0.95")
     row.get_by_role("button", name="zowl").click()
     expect(field(tab, "prompt")).to_have_value(re.compile(", zowl$"))
+    row.get_by_label("Use owl").uncheck()
+    expect(row).to_have_class("is-off")
+    for part in (
+        row.locator("label b"),
+        row.locator("input[type=range]"),
+        row.get_by_role("button", name="Remove owl"),
+    ):
+        expect(part).to_be_visible()
+    row.get_by_label("Use owl").check()
+    expect(row).not_to_have_class("is-off")
     before = len(work.engine.queue())
     tab.locator("#gen-draw").click()
     wait_until(lambda: len(work.engine.queue()) > before)

@@ -122,9 +122,11 @@ def test_weights_end_where_sd_scripts_ended(name):
     assert kept.keys() <= after.keys() == record["final_norm_and_change"].keys()
     all_moved = all_off = 0.0
     for key, value in kept.items():
+        if key.endswith(WITHOUT_GRADIENT):
+            continue
         moved, off = float((value - before[key]).norm()), float((after[key] - value).norm())
         all_moved, all_off = all_moved + moved**2, all_off + off**2
-        assert off < 1e-2 * moved or key.endswith(WITHOUT_GRADIENT), key
+        assert off < 1e-2 * moved, key
     assert all_off**0.5 < 2e-3 * all_moved**0.5
     for key, (norm, change) in record["final_norm_and_change"].items():
         if not key.endswith(WITHOUT_GRADIENT) and not key.startswith(BEFORE_A_NORM):
