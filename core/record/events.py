@@ -133,9 +133,14 @@ class Validated(Event):
     effect: float | None = None
 
 
+# Steps of what a run's samples are compared with: a prompt's control image, and its image without the ControlNet.
+CONTROL_IMAGE, WITHOUT_CONTROL = -2, -1
+
+
 @dataclass(frozen=True)
 class Sampled(Event):
-    """A sample was generated. step 0 is the base model. file is relative to the run folder."""
+    """A sample was generated. step 0 is before training; below are `CONTROL_IMAGE` and `WITHOUT_CONTROL`. file is relative
+    to the run folder."""
 
     kind: ClassVar[str] = "sample"
     urgent: ClassVar[bool] = True

@@ -225,7 +225,8 @@
   /* ---- samples: prompts down, time across ---- */
 
   const SAMPLE_HEAD = 32, SAMPLE_ROW = 134;  // pixels: the place of samples that are still to come is kept free
-  const stepName = (step) => step === 0 ? "base model" : `step ${step}`;
+  /* Samples of a ControlNet have their control image and their image without it in front: core/record/events.py. */
+  const stepName = (step) => step === -2 ? "control image" : step === -1 ? "without control" : step === 0 && samples.steps[0] === 0 ? "base model" : `step ${step}`;
   atelier.parts.samples = (data) => {
     if (!begun()) return;
     const holder = byId("samples");
@@ -267,9 +268,9 @@
     wanted.forEach((cell, n) => { if (row.cells[n + 1] !== cell) row.insertBefore(cell, row.cells[n + 1] || null); });
   };
 
-  /** Two images of one prompt side by side: the base model's and the one that was clicked. Arrow keys move through time and prompts. */
+  /** Two images of one prompt side by side: that of the base model, or without control, and the one that was clicked. Arrow keys move through time and prompts. */
   const enlarge = (index, step) => {
-    let row = index, right = step, left = samples.steps[0];
+    let row = index, right = step, left = samples.steps.find((at) => at > -2);
     const pane = (side) => {
       const img = h("img", {alt: ""}), choice = h("select", {"aria-label": `Step of the ${side} image`});
       choice.addEventListener("change", () => { if (side === "left") left = Number(choice.value); else right = Number(choice.value); draw(); });

@@ -199,7 +199,7 @@ def actions(page: Page, state: str, entry: Any, facts: dict[str, Any]) -> list[s
 
 
 def samples(page: Page, drawn: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows are prompts, columns are steps; step 0 is the base model."""
+    """Rows are prompts, columns are steps, as in `Sampled`."""
     steps = sorted({item["step"] for item in drawn})
     rows: dict[int, dict[str, Any]] = {}
     for item in drawn:

@@ -329,6 +329,8 @@ def other_prompts(a: Side, b: Side) -> list[str]:
 def _by_prompt(side: Side) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for sample in sorted(side.facts.get("samples", []), key=lambda each: (each["index"], each["step"])):
+        if sample["step"] < 0:  # what samples are compared with
+            continue
         found.setdefault(sample["prompt"], []).append(sample)
     return found
 

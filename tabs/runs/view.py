@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from core.engine.run_summary import RunSummary
+from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
 from core.record.kept import read_kept
 from core.record.run_about import MOST_NOTE, MOST_TITLE
 from core.record.units import clock, count, size_words
@@ -406,19 +407,21 @@ def longer(run: RunSummary, now: dict[str, Any], job: TrainJob) -> str:
 
 
 def _samples(samples: Sequence[dict[str, Any]], thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:
-    """Prompts down, steps across, the base model first."""
+    """Prompts down, steps across, what they are compared with first."""
     if not samples:
         return section(
             "Samples", '<p class="hint">This run has no samples. Add sample prompts in Train to see progress.</p>'
         )
     steps = sorted({sample["step"] for sample in samples})
-    shown = steps if len(steps) <= SAMPLE_STEPS else _spread(steps)
+    before, made = [step for step in steps if step < 0], [step for step in steps if step >= 0]
+    shown = before + (made if len(made) <= SAMPLE_STEPS else _spread(made))
     by_place = {(sample["index"], sample["step"]): sample for sample in samples}
     prompts = {sample["index"]: sample["prompt"] for sample in samples}
-    head = "".join(f"<th>{'base model' if step == 0 else f'step {step:,}'}</th>" for step in shown)
+    names = {step: _moment(step, bool(before)) for step in shown}
+    head = "".join(f"<th>{name}</th>" for name in names.values())
     rows = []
     for index in sorted(prompts):
-        cells = "".join(_sample(by_place.get((index, step)), thumb_url, file_url) for step in shown)
+        cells = "".join(_sample(by_place.get((index, step)), name, thumb_url, file_url) for step, name in names.items())
         prompt = esc(prompts[index])
         rows.append(f"<tr><th scope='row' title='{prompt}'>{esc(short(prompts[index], 60))}</th>{cells}</tr>")
     more = f"{len(shown)} of {len(steps)} times" if len(shown) < len(steps) else ""
@@ -435,10 +438,19 @@ def _spread(steps: Sequence[int]) -> list[int]:
     return list(dict.fromkeys(picked))
 
 
-def _sample(sample: dict[str, Any] | None, thumb_url: Callable[..., str], file_url: Callable[..., str]) -> str:
+def _moment(step: int, control: bool) -> str:
+    """What the samples of a step are. control: of a ControlNet, whose step 0 need not be the base model"""
+    named = {CONTROL_IMAGE: "control image", WITHOUT_CONTROL: "without control"} | (
+        {} if control else {0: "base model"}
+    )
+    return named.get(step, f"step {step:,}")
+
+
+def _sample(
+    sample: dict[str, Any] | None, moment: str, thumb_url: Callable[..., str], file_url: Callable[..., str]
+) -> str:
     if sample is None:
         return "<td></td>"
-    moment = "base model" if sample["step"] == 0 else f"step {sample['step']}"
     alt = esc(f"{short(sample['prompt'], 60)}, {moment}")
     url, small = esc(file_url(sample["file"])), esc(thumb_url(sample["file"], 192))
     return f'<td><a href="{url}" target="_blank" rel="noopener"><img src="{small}" alt="{alt}" loading="lazy"></a></td>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from operator import itemgetter
@@ -27,6 +28,7 @@ from tabs.generate.form import generate_with, job_of, newest_words
 from tabs.generate.tab import Fields
 from tabs.monitor import tab as monitor
 from tabs.runs import compare_view, view
+from tabs.runs.compared import Side, sample_rows
 from tabs.runs.tab import Desk
 from tabs.server.browsers import Browser
 from tests.refusals import refused
@@ -494,6 +496,21 @@ def test_a_run_of_a_control_net_is_generated_with_by_its_control_image_and_has_n
     with pytest.raises(ProblemsError) as refused:
         run_grid_of(page.engine.snapshot(folder.name), job, page.workspace)
     assert refused.value.codes == ["run.no-grid-of-controls"]
+
+
+def test_samples_of_a_control_net_stand_next_to_their_control_image_and_the_one_without_it(desk, page):
+    folder = write_run(page, "20260101-120000_control")
+    with open(folder / "events.jsonl", "a", encoding="utf-8") as journal:
+        for step, name in ((-1, "without_00.png"), (-2, "control_00.png")):
+            image(folder / "samples" / name)
+            line = {"v": 1, "seq": 90 - step, "time": time.time(), "kind": "sample", "step": step, "index": 0}
+            journal.write(json.dumps(line | {"prompt": "a fox", "seed": 1, "file": f"samples/{name}"}) + "\n")
+    shown = desk._main({"open": folder.name})
+    heads = re.findall("<th>([^<]*)</th>", shown[shown.index('class="run-samples"') :])
+    assert heads[:2] == ["control image", "without control"] and "base model" not in heads
+    assert monitor.parts(page, folder.name)["samples"]["steps"][:2] == [-2, -1]
+    side = Side("A", page.engine.snapshot(folder.name))
+    assert all(each["step"] >= 0 for row in sample_rows(side, side) for pair in row.pairs for each in pair)
 
 
 def test_the_loss_on_training_images_is_not_called_the_best(desk, page):

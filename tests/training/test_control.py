@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from core.dataset.preflight import preflight
 from core.families import family
+from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL
 from core.settings.flags import merge
 from core.settings.rules import ineffective, training_problems
 from core.tools.inspect import inspect
@@ -90,7 +91,12 @@ def test_of_sdxl_with_samples_checkpointing_and_validation(method, groups, train
     }
     training = train(**groups(method, **more, samples={"sample_prompts": lines}))
     assert training.start() == "done"
-    assert len(training.lines("sample")) == 4
+    shown = {(each["step"], each["index"]): training.folder.path / each["file"] for each in training.lines("sample")}
+    steps = sorted({step for step, _ in shown})
+    assert steps[:3] == [CONTROL_IMAGE, WITHOUT_CONTROL, 0] and len(shown) == 2 * len(steps) == 8
+    images_of = {place: Image.open(path) for place, path in shown.items()}
+    assert images_of[CONTROL_IMAGE, 1].size == (72, 64) and images_of[CONTROL_IMAGE, 0] != images_of[CONTROL_IMAGE, 1]
+    assert images_of[WITHOUT_CONTROL, 0] == images_of[0, 0] != images_of[steps[-1], 0], "it begins as the model"
     begin, *_, end = training.lines("validated")
     assert begin["loss"] != end["loss"] and begin["effect"] == 0 and end["effect"] > 1e-3
     assert inspect(training.file())["family"] == "sdxl"

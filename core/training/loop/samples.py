@@ -15,12 +15,15 @@ from core.families.token_count import WINDOW, count_tokens
 from core.families.trained_size import USUAL_GUIDANCE, own_guidance
 from core.generation.prompt.states import PromptStates, Reading, prompt_and_opposite
 from core.generation.sample_prompts import SamplePrompt, control_image, filled, read_prompts
-from core.record.events import Sampled
+from core.record.events import CONTROL_IMAGE, WITHOUT_CONTROL, Sampled
 from core.settings.dataset.captions import LENGTHS
 from core.settings.dataset.concepts import training_resolution
 from core.settings.model import FAMILIES
 
 if TYPE_CHECKING:
+    from numpy import ndarray
+    from PIL.Image import Image
+
     from core.dataset.caches.texts import EncodeText
     from core.record.context import JobContext
     from core.settings.job import TrainJob
@@ -110,6 +113,7 @@ class Samples:
     tracker: Tracker
     vae: Path | None
     compiled: bool
+    _compared: bool = False  # what they are compared with is there
 
     def generate(self, step: int) -> None:
         """One image for each prompt, with the weights as they are now. A stop is heard at every sampling step."""
@@ -125,20 +129,39 @@ class Samples:
         packed = nullcontext() if plain or self.compiled else packed_copies(passes.components.denoiser)
         with torch.no_grad(), passes.without_chance(), packed:
             self.texts.need()
+            if passes.job.method.traits.control_images and not self._compared:
+                self._generate_without_control()
             for index, prompt in enumerate(self.prompts):
                 self.context.stage(f"generating sample {index + 1} of {len(self.prompts)}")
-                self._generate(step, index, prompt)
+                image = self._generate(prompt, control_image(prompt))
+                self._keep(image, f"{step:08d}_{index:02d}.png", step, index, prompt)
+                self.tracker.image(f"sample_{index}", image, prompt.prompt, step)
 
-    def _generate(self, step: int, index: int, prompt: SamplePrompt) -> None:
+    def _generate_without_control(self) -> None:
+        """Each prompt's control image and its image without the ControlNet, to compare samples with. They stay the same, so
+        they are made once; again where a run is resumed, perhaps with other prompts."""
+        from PIL import Image
+
+        for index, prompt in enumerate(self.prompts):
+            self.context.stage(f"generating sample {index + 1} of {len(self.prompts)} without the ControlNet")
+            control = control_image(prompt)
+            assert control is not None  # prompts without one are refused before the start
+            shown = Image.fromarray((control * 255).round().astype("uint8").transpose(1, 2, 0))
+            self._keep(shown, f"control_{index:02d}.png", CONTROL_IMAGE, index, prompt)
+            with self.passes.method.untrained():
+                image = self._generate(prompt, None)
+            self._keep(image, f"without_{index:02d}.png", WITHOUT_CONTROL, index, prompt)
+        self._compared = True
+
+    def _generate(self, prompt: SamplePrompt, control: ndarray | None) -> Image:
         import torch
 
         from core.generation.decoding import decode
         from core.generation.loop import Denoiser, Sampling, Stage, denoise, noises_of
-        from core.record import atomic
 
         passes, job = self.passes, self.passes.job
         kind, components = family(passes.components.family), passes.components
-        states, seed, control = self.texts.states(prompt), prompt.seed or 0, control_image(prompt)
+        states, seed = self.texts.states(prompt), prompt.seed or 0
         sampling = Sampling(
             sampler=prompt.sampler or "",
             guidance_scale=prompt.guidance or 0.0,
@@ -157,12 +180,14 @@ class Samples:
             on_step=lambda done, steps: self.context.check(),
         )
         with self.vae_on_device() as vae:
-            image = decode(vae, latents, kind.decode_latents)[0]
-        name = f"{step:08d}_{index:02d}.png"
+            return decode(vae, latents, kind.decode_latents)[0]
+
+    def _keep(self, image: Image, name: str, step: int, index: int, prompt: SamplePrompt) -> None:
+        from core.record import atomic
+
         with atomic.open_atomic(self.context.folder.samples / name) as path:
             image.save(path, format="PNG")
-        self.context.journal.put(Sampled(step, index, prompt.prompt, seed, f"samples/{name}"))
-        self.tracker.image(f"sample_{index}", image, prompt.prompt, step)
+        self.context.journal.put(Sampled(step, index, prompt.prompt, prompt.seed or 0, f"samples/{name}"))
 
     @contextmanager
     def vae_on_device(self) -> Iterator[Any]:
