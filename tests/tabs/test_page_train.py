@@ -78,6 +78,14 @@ def test_a_first_visitor_sees_the_starter_chosen_and_start_on_the_first_screen(v
     assert window.errors == [] and window.outside == []
 
 
+def test_check_boxes_and_radio_buttons_show_what_is_chosen(visit):
+    tab = visit().open()
+    looks = tab.locator("#train-form .field :is([type=checkbox], [type=radio])").evaluate_all(
+        "nodes => nodes.map((node) => getComputedStyle(node).appearance)"
+    )
+    assert looks and set(looks) == {"auto"}  # Gradio's own look is a white check mark without a background
+
+
 def test_a_changed_field_is_marked_counted_and_put_back(visit, served):
     tab = visit().open()
     preset_rank = server_value(served, "network.rank")
