@@ -14,7 +14,7 @@ from core.families import loading
 from core.families.clip import count_tokens, tokenize
 from core.families.components import Components
 from core.families.layout import Layout
-from core.families.targets import Target
+from core.families.targets import Target, norm_targets
 from core.families.vae import decode_latents, encode_image_latents, model_latents
 from core.formats.models.checkpoint import Part, open_checkpoint
 from core.record.problems import Problem
@@ -64,6 +64,12 @@ class Family:
     @property
     def name(self) -> str:
         return self.layout.family
+
+    def layers(self, part: nn.Module, *, norms: bool = False) -> Iterator[Target]:
+        """The layers of a part that a network can have, 3x3 convolutions too. norms: and the norm layers in its blocks"""
+        yield from self.lora_targets(part, conv=True)
+        if norms:
+            yield from norm_targets(part, self.name)
 
     @property
     def objective(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from core.formats.lora import names
 from core.formats.models.text_keys import full_name
 
 UNET_PREFIX = "lora_unet"
@@ -16,6 +17,7 @@ UNET_CLASSES = ("Transformer2DModel",)
 UNET_CONV_CLASSES = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 # Outside of the blocks: not hooked in a training, but in files of LyCORIS, whose preset "full" trains them.
 UNET_OUTER = ("conv_in", "time_embedding.linear_1", "time_embedding.linear_2", "conv_out")
+NORMS = (nn.LayerNorm, nn.GroupNorm)
 TEXT_CLASSES = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 
 
@@ -58,17 +60,41 @@ def outer_targets(unet: nn.Module) -> Iterator[Target]:
             yield Target(kohya_name(UNET_PREFIX, path), path, modules[parent], attribute, modules[path])
 
 
+def norm_targets(unet: nn.Module, family: str) -> Iterator[Target]:
+    """The norm layers in a U-Net's blocks, as LyCORIS' train_norm finds them; none of another model's."""
+    naming = "sdxl" if family.startswith("sdxl") else family
+
+    def name(path: str) -> str:
+        return str(names.kohya_name("unet", path, naming))
+
+    classes = {*UNET_CLASSES, *UNET_CONV_CLASSES}
+    for target in _targets(unet, classes, name, conv=False, kinds=NORMS):
+        if target.module.weight is not None:
+            yield target
+
+
+def is_norm(module: nn.Module) -> bool:
+    return isinstance(module, NORMS)
+
+
 def kohya_name(prefix: str, path: str) -> str:
     """`lora_unet`, `mid_block.attentions.0.proj_in` -> `lora_unet_mid_block_attentions_0_proj_in`."""
     return f"{prefix}_{path}".replace(".", "_")
 
 
-def _targets(part: nn.Module, classes: set[str], name: Callable[[str], str], *, conv: bool) -> Iterator[Target]:
+def _targets(
+    part: nn.Module,
+    classes: set[str],
+    name: Callable[[str], str],
+    *,
+    conv: bool,
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d),
+) -> Iterator[Target]:
     for root, container in part.named_modules():
         if type(container).__name__ not in classes:
             continue
         for inner, module in container.named_modules():
-            if not isinstance(module, (nn.Linear, nn.Conv2d)):
+            if not isinstance(module, kinds):
                 continue
             path = f"{root}.{inner}"
             if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and not conv:

@@ -22,7 +22,7 @@ from core.networks.kinds.lora_layer import sizes_as_metadata
 from core.networks.layer_sizes import part_of
 from core.networks.layers import layer_hits
 from core.networks.network import Network
-from core.networks.sizes import layer_of
+from core.networks.norm_adapter import NormAdapter
 from core.networks.starting import start_network
 from core.optimization.groups import Trainable
 from core.record.problems import Problem, ProblemsError
@@ -62,13 +62,13 @@ class NetworkMethod(Method):
         """Make the network on these parts and attach it; returns what trains, by role for LoRA+."""
         settings, start = self._settings, self._files.start
         self._family = components.family
-        targets = list(targets_of(components, conv=True, outer=settings.dim_from_weights))
+        targets = list(targets_of(components, outer=settings.dim_from_weights, norms=settings.may_train_norms))
         if settings.chooses_layers and not settings.dim_from_weights:
-            self._hits = str(layer_hits(settings, self._own, list(map(layer_of, targets))))
+            self._hits = str(layer_hits(settings, self._own, targets))
         if start is None:
             self.network = Network.create(targets, settings, self._seed, own=self._own)
         else:
-            tensors = read_file(start, components.family).tensors
+            tensors = read_file(start, components.family).with_norms
             self.network, self.advice = start_network(targets, settings, self._seed, tensors, self._own)
         if not self.network.adapters:
             what = "No layer would be trained: every block is excluded"
@@ -162,7 +162,7 @@ class NetworkMethod(Method):
         if self._settings.starts_by_pissa:
             found["ss_pissa"] = "difference to the unchanged base model, at twice the trained rank"
         if self._settings.dim_from_weights:
-            adapters = self._built.adapters.values()
+            adapters = [each for each in self._built.adapters.values() if not isinstance(each, NormAdapter)]
             found["ss_network_dim"] = _one_or_dynamic({adapter.rank for adapter in adapters})
             found["ss_network_alpha"] = _one_or_dynamic({adapter.alpha for adapter in adapters})
         return found

@@ -37,7 +37,7 @@ from core.formats.models.text_keys import bare_name
 from core.formats.tensors.header import header_with
 from core.formats.tensors.reading import TORCH_NAMES, TensorFile
 from core.networks.kinds import kind_of_keys, kinds
-from core.networks.kinds.keys import DORA_SCALE
+from core.networks.kinds.keys import DORA_SCALE, NORM
 from core.record import atomic
 from core.record.bounded_json import parse_json
 from core.record.problems import Problem, ProblemsError
@@ -84,6 +84,17 @@ class LoraFile:
     path: Path | None = None
     left_out: tuple[str, ...] = ()
     beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def with_norms(self) -> dict[str, torch.Tensor]:
+        """`tensors` with those of norm layers, which trainings continue."""
+        norms = {
+            f"{name}.{key}": value
+            for name, layer in group_by_module(self.beside).items()
+            if NORM in layer
+            for key, value in layer.items()
+        }
+        return {**self.tensors, **norms}
 
 
 # ---- writing ----

@@ -7,54 +7,15 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import group_norm, layer_norm
 
 from core.formats.lora.names import group_by_module, module_path
 from core.formats.models.text_keys import full_name
-from core.networks.adapter import Adapter, as_weight
+from core.networks.adapter import as_weight
+from core.networks.kinds.keys import NORM, NORM_BIAS
 from core.networks.network import Network
+from core.networks.norm_adapter import NormAdapter
 
-BIAS, NORM, NORM_BIAS = "diff_b", "w_norm", "b_norm"
-
-
-class NormAdapter(Adapter):
-    """The change of a norm layer: y + m * (normalized(x) * weight + shift), as LyCORIS' NormModule."""
-
-    def __init__(self, name: str, module: nn.LayerNorm | nn.GroupNorm, weight: Tensor, shift: Tensor):
-        super().__init__(name, module)
-        place = as_weight(module.weight).device
-        self.weight, self.shift = (nn.Parameter(each.float().to(place)) for each in (weight, shift))
-
-    def parameters(self) -> list[tuple[nn.Parameter, str]]:
-        return [(self.weight, "plain"), (self.shift, "plain")]
-
-    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        weight, shift = ((each * self.multiplier).to(x.dtype) for each in (self.weight, self.shift))
-        if isinstance(self.module, nn.GroupNorm):
-            return y + group_norm(x, self.module.num_groups, weight, shift, self.module.eps)
-        assert isinstance(self.module, nn.LayerNorm)
-        return y + layer_norm(x, self.module.normalized_shape, weight, shift, self.module.eps)
-
-    def delta(self) -> Tensor:
-        return self.weight.detach()
-
-    def bias_delta(self) -> Tensor | None:
-        return self.shift.detach()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {NORM: self.weight.detach(), NORM_BIAS: self.shift.detach()}
-
-    def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        return "" if tensors[NORM].shape == self.weight.shape else "has a different shape"
-
-    def take(self, tensors: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            self.weight.copy_(tensors[NORM])
-            self.shift.copy_(tensors[NORM_BIAS])
-
-    def shorten(self, ratio: Tensor) -> None:
-        for each in (self.weight, self.shift):
-            each.mul_(ratio)
+BIAS = "diff_b"
 
 
 def use_beside(network: Network, parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> list[str]:

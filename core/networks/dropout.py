@@ -44,6 +44,7 @@ class Dropout:
             settings.rank_dropout,
             settings.module_dropout,
         )
+        self.scales_ranks = settings.rank_dropout_scale
         self._seed = seed
         self._now: Showing | None = None
 
@@ -86,7 +87,7 @@ class Dropout:
             shape = [1] * hidden.dim()
             shape[0], shape[channels] = hidden.shape[0], hidden.shape[channels]
             hidden = hidden * self._kept(keys, "rank_dropout", name, self.ranks, shape).to(hidden.dtype)
-            factor /= 1 - self.ranks
+            factor /= 1 - self.ranks if self.scales_ranks else 1
         return hidden, factor
 
     def _kept(self, keys: Tensor, purpose: str, name: str, share: float, shape: list[int]) -> Tensor:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from core.families import family
-from core.families.targets import Target
+from core.families.targets import Target, is_norm
 from core.networks.layer_sizes import kind_sizes, wanted
+from core.networks.sizes import layer_of
 from core.record.problems import Problem
 from core.settings.base import Settings
-from core.settings.layers import Layer, LayerChoice
+from core.settings.layers import LayerChoice
 from core.settings.network import NetworkSettings
 
 
@@ -30,36 +31,41 @@ class Hits:
         return f"{self.chosen} of {self.of} layers"
 
 
-def empty_targets(family_name: str, configs: Mapping[str, Mapping[str, Any]] | None = None) -> list[Target]:
+def empty_targets(
+    family_name: str, configs: Mapping[str, Mapping[str, Any]] | None = None, *, norms: bool = False
+) -> list[Target]:
     """The layers of a model whose weights are on torch's meta device.
 
-    configs  of its parts by name ("unet", "text_encoder" ...); None: as published
+    configs  of its parts by name ("unet", "text_encoder" ...); None: as published     norms  norm layers too
     """
     layout = family(family_name).layout
     if configs is None:
         configs = {name: layout.config(name) for name in (*layout.text_encoders, layout.denoiser)}
-    return list(_targets(family_name, json.dumps(configs, default=str)))
+    return list(_targets(family_name, json.dumps(configs, default=str), norms))
 
 
 @lru_cache(maxsize=16)
-def _targets(family_name: str, configs: str) -> tuple[Target, ...]:
+def _targets(family_name: str, configs: str, norms: bool) -> tuple[Target, ...]:
     loaded = family(family_name)
     return tuple(
         target
         for name, config in json.loads(configs).items()
-        for target in loaded.lora_targets(loaded.make_empty(name, config), conv=True)
+        for target in loaded.layers(loaded.make_empty(name, config), norms=norms)
     )
 
 
-def layer_hits(settings: NetworkSettings, own: Settings | None, layers: Sequence[Layer]) -> Hits:
-    """What the settings choose of a model's layers. own: those of the network's kind. Raises ProblemsError for expressions that
-    are invalid or take too long."""
+def layer_hits(settings: NetworkSettings, own: Settings | None, targets: Iterable[Target]) -> Hits:
+    """What the settings choose of a model's layers; norm layers do not count. own: those of the network's kind. Raises ProblemsError
+    for expressions that are invalid or take too long."""
+    targets = list(targets)
+    layers = [layer_of(target) for target in targets if not is_norm(target.module)]
     trained = [layer for layer in layers if wanted(settings, layer.name)]
+    norms = [layer_of(target) for target in targets if is_norm(target.module)]
     size_of, choice = kind_sizes(settings, own, layers), LayerChoice(settings)
     entries = [("network.layers", entry) for entry in choice.chosen]
     entries += [("network.exclude_layers", entry) for entry in choice.excluded]
     entries += [("network.layer_dims", entry) for entry, _ in choice.ranked]
-    idle = tuple((where, each.text) for where, each in entries if not any(map(each.finds, trained)))
+    idle = tuple((where, each.text) for where, each in entries if not any(map(each.finds, (*trained, *norms))))
     return Hits(sum(size_of(layer) is not None for layer in trained), len(trained), idle)
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.families.targets import Target
+from core.families.targets import Target, is_norm
 from core.formats.lora.names import group_by_module, kohya_name, module_path
 from core.networks.adapter import STACK, Adapter, adapt, as_weight, forward_with_adapters, restore
 from core.networks.dropout import Dropout
 from core.networks.kinds import kind_named, kind_of_keys, kinds
 from core.networks.layer_sizes import part_of
+from core.networks.norm_adapter import NormAdapter
 from core.networks.sizes import SizeOf, refuse_unfit, sized_layers
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
@@ -57,12 +58,13 @@ class Network:
         kind = kind_named(settings.kind)
         sized = sized_layers(targets, settings, own, size_of)
         refuse_unfit(kind, sized)
-        made = (kind.fresh(target, size, own, seed) for target, size in sized)
+        norms = [NormAdapter.fresh(target) for target, _ in sized if is_norm(target.module)]
+        made = (kind.fresh(target, size, own, seed) for target, size in sized if not is_norm(target.module))
         adapters = [adapter for adapter in made if adapter is not None]
         if kind.initialize is not None:
             adapters = [kind.initialize(adapter, settings.initialization, seed) for adapter in adapters]
         dropout = Dropout(settings, seed) if settings.dropped_out else None
-        return cls(adapters, dropout=dropout, needs_base_weight=kind.needs_base_weight)
+        return cls([*adapters, *norms], dropout=dropout, needs_base_weight=kind.needs_base_weight)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], targets: Iterable[Target], multiplier: float = 1.0) -> Network:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from core.families.targets import Target
+from core.families.targets import Target, is_norm
 from core.networks.adapter import as_weight
 from core.networks.blocks import block_count, block_of
 from core.networks.kinds import NetworkKind, kind_named
-from core.networks.layer_sizes import kind_sizes, part_of, wanted
+from core.networks.kinds.keys import NORM
+from core.networks.layer_sizes import kind_sizes, layer_sizes, part_of, wanted
 from core.record.problems import ProblemsError
 from core.settings.base import Settings
 from core.settings.blocks import BlockSize, block_rates
@@ -41,13 +42,16 @@ def layer_of(target: Target) -> Layer:
 def sized_layers(
     targets: Iterable[Target], settings: NetworkSettings, own: Settings | None, size_of: SizeOf | None = None
 ) -> list[tuple[Target, BlockSize]]:
-    """The layers that a network of these settings changes, with their sizes. size_of: other sizes than the settings'"""
+    """The layers that a network of these settings changes, with their sizes; norm layers where other layers of their place train,
+    which kind it ever is. size_of: other sizes than the settings'"""
     targets = list(targets)
     if size_of is None:
-        by_settings = kind_sizes(settings, own, list(map(layer_of, targets)))
-        sized = ((target, by_settings(layer_of(target))) for target in targets)
+        layers = list(map(layer_of, targets))
+        of_kind, of_norms = kind_sizes(settings, own, layers), layer_sizes(settings, layers)
+        pairs = zip(targets, layers, strict=True)
+        sized = [(target, (of_norms if is_norm(target.module) else of_kind)(layer)) for target, layer in pairs]
     else:
-        sized = ((target, size_of(target)) for target in targets)
+        sized = [(target, size_of(target)) for target in targets]
     return [(target, size) for target, size in sized if size is not None]
 
 
@@ -56,6 +60,7 @@ def refuse_unfit(kind: NetworkKind, sized: Sequence[tuple[Target, BlockSize]]) -
     fits = kind.fits
     if fits is None:
         return
+    sized = [pair for pair in sized if not is_norm(pair[0].module)]
     layers = [(target.name, int(as_weight(target.module.weight).shape[0]), size.rank) for target, size in sized]
     unfit = [(name, width, rank) for name, width, rank in layers if not fits(width, rank)]
     if not unfit:
@@ -78,10 +83,11 @@ def sizes_by_file(settings: NetworkSettings, modules: Mapping[str, Mapping[str, 
 
     def size_of(target: Target) -> BlockSize | None:
         tensors = modules.get(target.name, {})
-        if not kind.holds(tensors) or not wanted(settings, target.name):
+        norm = is_norm(target.module)
+        if not (NORM in tensors if norm else kind.holds(tensors)) or not wanted(settings, target.name):
             return None
         if part_of(target.name) == "unet" and rates is not None and rates[block_of(target.name)] == 0:
             return None
-        return kind.size(tensors)
+        return BlockSize(1, 1.0) if norm else kind.size(tensors)
 
     return size_of

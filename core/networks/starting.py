@@ -12,6 +12,7 @@ from core.formats.lora.names import group_by_module
 from core.networks.kinds import NetworkKind, kind_named
 from core.networks.layer_sizes import part_of, wanted
 from core.networks.network import Network, named_as
+from core.networks.norm_adapter import NormAdapter
 from core.networks.sizes import has_large_kernel, sizes_by_file
 from core.record.problems import Problem, ProblemsError
 from core.settings.base import Settings
@@ -48,6 +49,12 @@ def _take_over(
     found, ranks, shapes, alphas = {}, {}, [], {}
     for name, adapter in network.adapters.items():
         given = modules.get(name, {})
+        if isinstance(adapter, NormAdapter):
+            if given and adapter.misfit(given):
+                shapes.append(name)
+            elif given:
+                found[name] = given
+            continue
         if not kind.holds(given):
             continue
         size = kind.size(given)

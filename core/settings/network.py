@@ -136,6 +136,11 @@ class NetworkSettings(Settings):
         help="Trains LoRA layers in the text encoder. Helps with new trigger words; off is safer, faster and lets captions be encoded once.",
         costs="More memory and time: captions are encoded at every step.",
     )
+    train_norm: bool = setting(
+        False,
+        title="Train norm layers",
+        help="Also trains weight and bias of the norm layers in the U-Net's blocks, where other layers are trained (LyCORIS' train_norm). A1111, Forge and ComfyUI use such files; diffusers and sd-scripts do not.",
+    )
     network_dropout: float = kohya_setting(
         0.0,
         within=(0, 1),
@@ -147,6 +152,10 @@ class NetworkSettings(Settings):
         0.0,
         within=(0, 1),
         help="Drops ranks of the LoRA with this probability, separately for each image. 0.1 to 0.3 reduces overfitting.",
+    )
+    rank_dropout_scale: bool = setting(
+        True,
+        help="Scales up what rank dropout keeps, so that the strength stays the same on average, as sd-scripts does. Off is LyCORIS' default.",
     )
     module_dropout: float = kohya_setting(
         0.0,
@@ -299,6 +308,11 @@ class NetworkSettings(Settings):
     def chooses_layers(self) -> bool:
         """Whether layers or their ranks are chosen by expression."""
         return bool(self.layers or self.exclude_layers or self.layer_dims)
+
+    @property
+    def may_train_norms(self) -> bool:
+        """Whether norm layers get a network: by the setting, or by the file that the layers come from."""
+        return self.train_norm or self.dim_from_weights
 
     @property
     def has_block_rates(self) -> bool:

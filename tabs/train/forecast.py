@@ -192,14 +192,13 @@ def _layer_hint(job: TrainJob, facts: MemoryFacts) -> dict[str, str]:
     """How many layers and parameters the network has, below the setting that chooses the layers."""
     from core.methods.kinds.lora import trained_numbers
     from core.networks.layers import empty_targets, layer_hits
-    from core.networks.sizes import layer_of
 
     network = job.network
     if not job.method.traits.uses_network or network.dim_from_weights:
         return {}
     names = [facts.body, *(facts.text_parts() if network.train_text_encoder else ())]
     targets = empty_targets(facts.family, {name: facts.parts[name].config for name in names})
-    hits = layer_hits(network, kind_named(network.kind).own(job), list(map(layer_of, targets)))
+    hits = layer_hits(network, kind_named(network.kind).own(job), targets)
     numbers = sum(trained_numbers(job, facts.family, facts.parts).values())
     return {"network.layers": f"In this job: {hits}, {number_words(numbers)} trained parameters."}
 

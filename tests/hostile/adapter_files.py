@@ -30,7 +30,7 @@ def targets() -> tuple[Any, ...]:
     from core.networks.files import targets_of
     from core.record.workspace import PROJECT
 
-    found = targets_of(family("sd1").load(PROJECT / "models" / "starter"), conv=True)
+    found = targets_of(family("sd1").load(PROJECT / "models" / "starter"))
     return tuple(target for target in found if target.name in LAYERS)
 
 

@@ -72,6 +72,10 @@ def test_ranks_are_dropped_for_a_whole_image_each_image_its_own(images, tokens):
     dropout.show(3, 0, list("abcd"), "cpu")
     hidden, factor = dropout.thinned(torch.ones(4, 50, 64), LAYER, -1)
     assert factor == 2.0
+    unscaled = Dropout(NetworkSettings(rank_dropout=0.5, rank_dropout_scale=False), seed=1)
+    unscaled.show(3, 0, list("abcd"), "cpu")
+    same, one = unscaled.thinned(torch.ones(4, 50, 64), LAYER, -1)
+    assert one == 1.0 and torch.equal(same, hidden)
     assert bool((hidden == hidden[:, :1]).all()), "the same ranks at every token"
     kept = hidden[:, 0]
     assert all(0.2 < float(row.mean()) < 0.8 for row in kept)  # 64 ranks: 0.5 within five deviations of 0.06

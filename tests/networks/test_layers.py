@@ -6,7 +6,7 @@ from pytest import fixture, importorskip, mark
 
 from core.networks.layers import empty_targets, hit_problems, layer_hits
 from core.networks.network import Network
-from core.networks.sizes import has_large_kernel, layer_of
+from core.networks.sizes import has_large_kernel
 from core.record.workspace import Workspace
 from core.settings.check import build
 from core.settings.job import TrainJob
@@ -31,7 +31,7 @@ def settings(**given):
 
 
 def hits_of(own, targets):
-    return layer_hits(own, None, list(map(layer_of, targets)))
+    return layer_hits(own, None, targets)
 
 
 def names_of(targets, **given):
@@ -109,8 +109,7 @@ def test_the_count_is_of_all_layers_of_the_trained_parts(targets):
 
 
 def test_the_count_leaves_out_what_the_kind_leaves_alone(targets):
-    layers = list(map(layer_of, targets))
-    hits = layer_hits(settings(kind="ia3"), Ia3Settings(), layers)
+    hits = layer_hits(settings(kind="ia3"), Ia3Settings(), targets)
     assert hits.chosen == 16 * 5 + 12 * 3 and hits.of == 350  # k and v of both attentions and ff.net.2; k, v and fc2
 
 
@@ -162,5 +161,9 @@ def test_the_check_counts_by_the_models_own_header():
     (problem,) = network_problems(job_with({"layers": ["attn2"]}), Workspace())
     assert (problem.level, problem.code) == ("advice", "network.layers-chosen")
     assert problem.what.startswith("The network trains ") and "layers" in problem.what
+    problems = network_problems(job_with({"layers": ["attn2"], "train_norm": True}), Workspace())
+    assert [problem.code for problem in problems] == ["network.layers-chosen", "network.no-norms"]
+    (problem,) = network_problems(job_with({"layers": ["attn2", "norm2"], "train_norm": True}), Workspace())
+    assert problem.code == "network.layers-chosen"
     (problem,) = network_problems(job_with({"layers": ["atn2"]}), Workspace())
     assert (problem.level, problem.code) == ("error", "network.layers-not-found")

@@ -1,17 +1,21 @@
 """Whole files of lycoris-lora act here as in lycoris-lora, and those made here act there."""
 
 import copy
+import re
+import tomllib
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lycoris.kohya import create_network, create_network_from_weights
+from lycoris.kohya import LycorisNetworkKohya, create_network, create_network_from_weights
 from safetensors.torch import save_file
 
 from core.families import family
 from core.families.components import Components
 from core.formats.detect import identify
+from core.methods.kinds.lora import trained_numbers
 from core.networks.adapter_file import save_lora
-from core.networks.files import read_network, targets_of
+from core.networks.files import MergedFile, merge_files, read_network, targets_of
 from core.networks.kinds import kinds
 from core.networks.network import Network, attached
 from core.settings.check import build
@@ -42,7 +46,9 @@ def components():
 
 @pytest.fixture
 def theirs(components):
-    """Copies that lycoris-lora may change; the text model has the level that its files' names have."""
+    """Copies that lycoris-lora may change; the text model has the level that its files' names have. Without a preset lycoris-lora
+    finds the time embedding twice."""
+    LycorisNetworkKohya.apply_preset(tomllib.loads(PRESET))
     encoder = torch.nn.Module()
     encoder.text_model = copy.deepcopy(components.text_encoders[0])
     return encoder, copy.deepcopy(components.denoiser)
@@ -84,8 +90,11 @@ def test_their_files_act_here_as_there(components, theirs, tmp_path, algo):
 def test_our_files_act_there_as_here(components, theirs, tmp_path, algo):
     own = {name: True for name in ALGOS[algo] if name == "use_tucker"}
     network = {"kind": algo, "rank": 4, "alpha": 2.0, "conv_rank": 2, "train_text_encoder": True}
+    network["train_norm"] = algo != "lokr"
     job = build(TrainJob, {"network": network} | ({algo: own} if own else {}))
-    made = Network.create(targets_of(components, conv=True), job.network, 1, own=kinds()[algo].own(job))
+    made = Network.create(
+        targets_of(components, norms=job.network.train_norm), job.network, 1, own=kinds()[algo].own(job)
+    )
     draw = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for weight in made.parameters():
@@ -93,6 +102,12 @@ def test_our_files_act_there_as_here(components, theirs, tmp_path, algo):
     path = save_lora(tmp_path / "a.safetensors", made.saved())
     with attached(made):
         expected = outputs(components.text_encoders[0], components.denoiser)
+    merged = Components(
+        denoiser=copy.deepcopy(components.denoiser), text_encoders=copy.deepcopy(components.text_encoders)
+    )
+    merge_files(merged, [MergedFile(path, 1.0)])
+    for one, other in zip(outputs(merged.text_encoders[0], merged.denoiser), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     network, _ = create_network_from_weights(1.0, str(path), None, *theirs)
     assert len(network.unet_loras) + len(network.text_encoder_loras) == len(made.adapters)
     network.loras = network.unet_loras + network.text_encoder_loras
@@ -100,3 +115,30 @@ def test_our_files_act_there_as_here(components, theirs, tmp_path, algo):
         lora.apply_to()
     for one, other in zip(outputs(*theirs), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_norm_layers_are_trained_where_lycoris_trains_them(components, theirs, tmp_path, wide):
+    """With train_norm, the same tensors as lycoris-lora's; the forecast counts them, and a fresh one changes no bit."""
+    classes = '["Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"]'
+    preset = PRESET.replace(classes, classes if wide else '["Transformer2DModel"]')
+    (tmp_path / "preset.toml").write_text(re.sub("unet_target_name = .*", "unet_target_name = []", preset))
+    given = {"preset": str(tmp_path / "preset.toml"), "algo": "full", "train_norm": "True"}
+    network = create_network(1.0, 4, 1, None, *theirs, **given)
+    network.apply_to(*theirs, True, True)
+    expected = {key: value.shape for key, value in network.state_dict().items()}
+    chosen = ["full"] if wide else ["attn-mlp"]
+    job = build(
+        TrainJob, {"network": {"kind": "full", "layers": chosen, "train_norm": True, "train_text_encoder": True}}
+    )
+    made = Network.create(targets_of(components, norms=True), job.network, 1)
+    assert {key: value.shape for key, value in made.saved().items() if "norm" in key} == {
+        key: shape for key, shape in expected.items() if "norm" in key
+    }
+    assert len(made.saved()) == len(expected)
+    parts = {name: SimpleNamespace(config=config) for name, config in tiny_configs("sd1").items() if name != "vae"}
+    counted = trained_numbers(job, "sd1", parts)
+    assert sum(counted.values()) == sum(weight.numel() for weight in made.parameters())
+    plain = outputs(components.text_encoders[0], components.denoiser)
+    with attached(made):
+        assert all(map(torch.equal, outputs(components.text_encoders[0], components.denoiser), plain))

@@ -188,7 +188,7 @@ def test_diffusers_names_of_sdxl_blocks_find_the_original_ones():
 @fixture
 def as_family(monkeypatch):
     """The little model stands for a family's parts."""
-    monkeypatch.setattr(files, "family", lambda name: SimpleNamespace(lora_targets=lambda part, conv: targets_of(part)))
+    monkeypatch.setattr(files, "family", lambda name: SimpleNamespace(layers=lambda part, norms: targets_of(part)))
 
 
 def test_merged_files_draw_what_attached_ones_draw(model, tmp_path, as_family):

@@ -97,6 +97,10 @@ def test_a_preset_of_kohya_ss_is_said_with_its_kind_and_options():
     preset = {"LoRA_type": "LyCORIS/LoKr", "dora_wd": True, "factor": 8, "train_data_dir": "a", "output_dir": "b"}
     fix = foreign_problem(preset | {"network_dim": 4, "unit": 2}, "x.json").fix
     assert "Network type DoRA over LoKr" in fix and "Factor 8" in fix and "Unit" not in fix
+    given = {"train_norm": True, "rank_dropout": 0.1, "rank_dropout_scale": False}
+    fix = foreign_problem(preset | given, "x.json").fix
+    assert "Train norm layers on" in fix and "Rank dropout scale off" in fix
+    assert "Rank dropout scale" not in foreign_problem(preset | given | {"rank_dropout": 0}, "x.json").fix
     toml = {"network_module": "networks.dylora", "network_args": ["unit=2"], "train_data_dir": "a", "output_dir": "b"}
     fix = foreign_problem(toml, "x.toml", toml=True).fix
     assert "Network type DyLoRA" in fix and "Unit 2" in fix

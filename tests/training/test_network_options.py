@@ -19,6 +19,7 @@ EVERYTHING = {
         "alpha": 2.0,
         "conv_rank": 2,
         "train_text_encoder": True,
+        "train_norm": True,
         **DROPOUTS,
         "block_dims": "0" + ",4" * 12 + ",2" * 12,
         "down_lr_weight": "linear+0.25",
@@ -83,7 +84,9 @@ def test_every_option_together_resumes_bit_for_bit_and_is_written_down(train, mo
     arguments = json.loads(written["ss_network_args"])
     expected = {name: EVERYTHING["network"][name] for name in ("block_dims", "down_lr_weight", "up_lr_weight")}
     expected |= {"conv_dim": "2", "conv_alpha": "2", "rank_dropout": "0.2", "module_dropout": "0.2", "dropout": "0.3"}
-    assert arguments == expected | {"loraplus_lr_ratio": "4.0"}
+    assert arguments == expected | {"loraplus_lr_ratio": "4.0", "train_norm": "True"}
+    norms = {name: value for name, value in load_file(whole.file()).items() if name.endswith("_norm")}
+    assert len(norms) > 20 and all(value.any() for value in norms.values())
 
 
 def test_dropouts_change_the_training_and_checkpointing_does_not_change_the_dropouts(train):
@@ -100,11 +103,11 @@ def test_dropouts_change_the_training_and_checkpointing_does_not_change_the_drop
 
 
 def test_a_training_goes_on_from_another_ones_file(train):
-    first = train(schedule={"max_train_steps": 2})
+    first = train(network={"train_norm": True}, schedule={"max_train_steps": 2})
     first.start()
     start = {"network_weights": str(first.file())}
     still = {"learning_rate": 1e-12}
-    same = train(network=start, optimizer=still, schedule={"max_train_steps": 1})
+    same = train(network={"train_norm": True, **start}, optimizer=still, schedule={"max_train_steps": 1})
     by_file = train(
         network={"rank": 16, "dim_from_weights": True, **start}, optimizer=still, schedule={"max_train_steps": 1}
     )

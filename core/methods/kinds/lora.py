@@ -39,7 +39,7 @@ def _counted(family_name: str, settings: str, configs: tuple[tuple[str, str], ..
     targets = [
         target
         for name, config in configs
-        for target in kind.lora_targets(kind.make_empty(name, json.loads(config)), conv=True)
+        for target in kind.layers(kind.make_empty(name, json.loads(config)), norms=network.train_norm)
     ]
     by_part = Network.create(targets, network, 0, own=own).parameters_by_part()
     return {part: sum(weight.numel() for weight in weights) for part, weights in by_part.items()}

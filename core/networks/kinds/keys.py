@@ -15,6 +15,7 @@ ALPHA = "alpha"
 DORA_SCALE = "dora_scale"
 WEIGHT, ON_INPUT = "weight", "on_input"  # of (IA)^3
 OFT_BLOCKS, RESCALE = "oft_blocks", "rescale"  # of OFT, diag-OFT and BOFT
+NORM, NORM_BIAS = "w_norm", "b_norm"  # of norm layers, in files of any kind
 A1, A2, B1, B2 = GLORA = "a1.weight", "a2.weight", "b1.weight", "b2.weight"
 
 

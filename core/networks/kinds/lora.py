@@ -46,6 +46,7 @@ def network_args(job: TrainJob) -> dict[str, str]:
     for name in ("rank_dropout", "module_dropout"):
         found[name] = getattr(network, name) or None
     found["rs_lora"] = network.rs_lora or None
+    found["train_norm"] = network.train_norm or None
     if network.initialization != "kaiming" and "initialization" in network.traits.uses:
         found["initialization"] = network.initialization
     for name in LORA_PLUS:

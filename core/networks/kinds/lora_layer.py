@@ -84,6 +84,8 @@ def sizes_as_metadata(tensors: Mapping[str, Tensor], args: str = "") -> dict[str
     differ; 3x3 convolutions have conv_dim and conv_alpha. args: those that the file had."""
     sizes: dict[bool, set[tuple[int, float]]] = {False: set(), True: set()}
     for layer in group_by_module(tensors).values():
+        if DOWN not in layer:  # a norm layer
+            continue
         sizes[prod(layer[DOWN].shape[2:]) > 1].add((len(layer[DOWN]), float(layer[ALPHA])))
 
     def common(conv: bool, place: int) -> str:

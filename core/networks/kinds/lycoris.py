@@ -30,6 +30,9 @@ def lycoris_args(job: TrainJob, algo: str, own: Settings | None) -> dict[str, st
     on = {name: str(value) for name, value in options.items() if value not in (False, None, -1)}
     layers = job.network.layers
     preset = {"preset": layers[0]} if len(layers) == 1 and layers[0] in PRESETS else {}
+    network = job.network
+    scaled = network.rank_dropout > 0 and network.rank_dropout_scale and "rank_dropout" in network.traits.uses
+    on |= {"rank_dropout_scale": "True"} if scaled else {}
     return {"algo": algo} | preset | on | network_args(job)
 
 

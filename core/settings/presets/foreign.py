@@ -38,6 +38,7 @@ MAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "network.alpha": (("network_alpha",), ("lora_alpha",)),
     "saving.output_name": (("output_name",), ("output_model_destination",)),
 }
+SCALED = "network.rank_dropout_scale"  # which kohya_ss writes in every file
 LONGEST = 80  # characters of a value that are shown
 
 
@@ -106,7 +107,12 @@ def _network_values(values: Mapping[str, Any]) -> list[str]:
     }
     found = [f"{types.title} {types.label(kind)}"]
     for path, names in (({} if standard else ARGUMENTS) | own).items():
-        value = next((given[name] for name in names if is_on(given.get(name))), None)
-        if value is not None and str(value) != str(entries[path].default):
-            found.append(f"{entries[path].title} {'on' if str(value).lower() == 'true' else value}")
+        usual = entries[path].default
+        value = next(
+            (given[name] for name in names if is_on(given.get(name)) or (name in given and usual is True)), None
+        )
+        idle = path == SCALED and not is_on(given.get("rank_dropout"))
+        if value is not None and not idle and str(value).lower() != str(usual).lower():
+            said = {"true": "on", "false": "off"}.get(str(value).lower(), value)
+            found.append(f"{entries[path].title} {said}")
     return found

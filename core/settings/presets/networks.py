@@ -27,6 +27,8 @@ ARGUMENTS = {
     "network.rank_dropout": ("rank_dropout",),
     "network.module_dropout": ("module_dropout",),
     "network.rs_lora": ("rs_lora",),
+    "network.train_norm": ("train_norm",),
+    "network.rank_dropout_scale": ("rank_dropout_scale",),
 }
 ALSO_CALLED = {"use_tucker": ("use_cp", "use_conv_cp"), "constraint": ("constrain",), "wd_on_output": ("wd_on_out",)}
 GROUPS = ("network", "optimizer")

@@ -15,7 +15,16 @@ from core.settings.optimization.optimizers import adapts, find
 
 DROPOUTS = ("network_dropout", "rank_dropout", "module_dropout")
 MUCH = 0.5
-FROM_FILE = ("rank", "alpha", "rs_lora", "conv_rank", "conv_alpha", *LISTS, *CHOICE)  # for dim_from_weights
+FROM_FILE = (
+    "train_norm",
+    "rank",
+    "alpha",
+    "rs_lora",
+    "conv_rank",
+    "conv_alpha",
+    *LISTS,
+    *CHOICE,
+)  # for dim_from_weights
 
 
 def problems(job: TrainJob) -> Iterator[Problem]:
@@ -200,6 +209,10 @@ def without_effect(job: TrainJob) -> Iterator[tuple[str, str]]:
     elif network.dim_from_weights:
         for name in FROM_FILE:
             yield f"network.{name}", "ignored: taken from the initial LoRA"
+    if not network.rank_dropout:
+        yield "network.rank_dropout_scale", "ignored: there is no rank dropout"
+    if not network.train_unet:
+        yield "network.train_norm", "ignored: the U-Net is not trained"
     if not network.base_weights:
         yield "network.base_weights_multiplier", "ignored: no LoRAs are merged"
 

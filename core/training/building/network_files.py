@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,14 +56,26 @@ def network_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
 
 def _layer_problems(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:
     from core.networks.layers import hit_problems, layer_hits
-    from core.networks.sizes import layer_of
 
     try:
-        layers = [layer_of(target) for target in _targets(job, workspace, family_name)]
-        own = kind_named(job.network.kind).own(job)
-        return list(hit_problems(job.network, layer_hits(job.network, own, layers)))
+        targets, own = _targets(job, workspace, family_name), kind_named(job.network.kind).own(job)
+        found = list(hit_problems(job.network, layer_hits(job.network, own, targets)))
+        return found + ([] if errors(found) else _norm_problems(job, targets))
     except ProblemsError as error:
         return error.problems
+
+
+def _norm_problems(job: TrainJob, targets: Sequence[Target]) -> list[Problem]:
+    """Advice where no norm layer would be trained that should."""
+    from core.families.targets import is_norm
+    from core.networks.sizes import sized_layers
+
+    sized = sized_layers(filter(lambda target: is_norm(target.module), targets), job.network, None)
+    if sized or not job.network.train_norm or not job.network.train_unet:
+        return []
+    what = "No norm layers would be trained: the model has none where layers are chosen"
+    fix = "choose them too, such as with the expression norm, or turn it off"
+    return [Problem(what, "network.train_norm", fix, "advice", code="network.no-norms")]
 
 
 def _unfit_layers(job: TrainJob, workspace: Workspace, family_name: str) -> list[Problem]:
@@ -83,7 +96,7 @@ def _check_fit(job: TrainJob, workspace: Workspace, path: Path, family_name: str
 
     own = kind_named(job.network.kind).own(job)
     targets = _targets(job, workspace, family_name)
-    start_network(targets, job.network, 0, load_lora(path, shapes=True).tensors, own)
+    start_network(targets, job.network, 0, load_lora(path, shapes=True).with_norms, own)
 
 
 def _unmatched(job: TrainJob, workspace: Workspace, path: Path, family_name: str) -> list[Problem]:
@@ -107,7 +120,7 @@ def _targets(job: TrainJob, workspace: Workspace, family_name: str, every: bool 
         if name == loaded.layout.denoiser
         or (name.startswith("text_encoder") and (every or job.network.train_text_encoder))
     }
-    return empty_targets(family_name, configs)
+    return empty_targets(family_name, configs, norms=not every and job.network.may_train_norms)
 
 
 def network_files(job: TrainJob, workspace: Workspace, memo: HashMemo) -> NetworkFiles:

@@ -113,7 +113,7 @@ def _models(one: Pass, config: dict[str, Any]) -> tuple[Any, Any, list[torch.Ten
         checkpoint_unet(unet, one.blocks)
     if one.trains == "network":
         settings, own = settings_of(one.network)
-        targets = list(family(one.family).lora_targets(unet, conv=True))
+        targets = list(family(one.family).layers(unet, norms=settings.train_norm))
         network = Network.create(targets, settings, 0, own=own)
         network.attach()
         weights = network.parameters()
