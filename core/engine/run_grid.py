@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.generation.grids.axes import LORA, MOST_CELLS, NONE, STRENGTH, written
+from core.generation.grids.axes import CONTROL, LORA, MOST_CELLS, NONE, STRENGTH, WEIGHT, written
 from core.generation.image_metadata import portable_name
 from core.generation.library import find_file
 from core.generation.sample_prompts import SamplePrompt
@@ -29,6 +29,7 @@ SWITCHES = (
     ("steps", "s"),
     ("guidance", "l"),
     ("sampler", "ss"),
+    ("control", "cn"),
     ("negative", "n"),
 )
 
@@ -60,9 +61,6 @@ def run_grid_of(
     if not steps:
         fix = "wait until it has saved one"
         raise ProblemsError.one("This run has no saved file", str(facts["run"]), fix, "run.no-file")
-    if job.method.traits.control_images:
-        what, fix = "A grid cannot compare checkpoints that follow control images", "compare the run's samples"
-        raise ProblemsError.one(what, str(facts["run"]), fix, "run.no-grid-of-controls")
     base = find_file(job.model.base_model, workspace)
     prompts = _prompts(job, base, instead)
     by_step = {step: [Path(file["path"]) for file in facts["files"] if file["step"] == step] for step in steps}
@@ -77,7 +75,8 @@ def run_grid_of(
         grid["x_axis"] = "model.base_model"
         values[0] = job.model.base_model
     else:
-        grid |= {"x_axis": LORA, "y_axis": STRENGTH, "y_values": ", ".join(f"{each:g}" for each in strengths)}
+        files_of, strength_of = (CONTROL, WEIGHT) if job.method.traits.control_images else (LORA, STRENGTH)
+        grid |= {"x_axis": files_of, "y_axis": strength_of, "y_values": ", ".join(f"{each:g}" for each in strengths)}
         next(letters)
     grid["x_values"] = written(values)
     prompts = prompts[: max(1, MOST_CELLS // (len(values) * max(len(strengths), 1)))]
@@ -91,6 +90,7 @@ def run_grid_of(
             "memory": to_values(job.memory),
             "grid": grid,
             "generate": _alone(prompts[0], job),
+            "controls": {"control_image": prompts[0].control},
         },
     )
     return RunGrid(asked, {"x": ["base model", *(_note(facts, step) for step in steps)]}, files)
@@ -110,6 +110,9 @@ def _prompts(job: TrainJob, base: Path | None, instead: str) -> list[SamplePromp
     found = [each for each in prompts_of(job, base) if each.prompt][:MOST_PROMPTS]
     if found:
         return found
+    if job.method.traits.control_images:
+        fix = "compare its files in Generate, by a grid with the axis ControlNet"
+        raise ProblemsError.one("This run has no sample prompts", "samples.sample_prompts", fix, "run-grid.no-prompt")
     if not instead.strip():
         what, fix = "This run has no sample prompts", "write a prompt in Generate: it is used instead"
         raise ProblemsError.one(what, "samples.sample_prompts", fix, "run-grid.no-prompt")

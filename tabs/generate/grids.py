@@ -14,7 +14,19 @@ import gradio as gr
 
 from core.engine.queue import QueueEntry
 from core.engine.run_grid import run_grid_of
-from core.generation.grids.axes import LETTERS, LORA, NONE, STRENGTH, axes_of, meant, settings_of_axes, written
+from core.generation.grids.axes import (
+    CONTROL,
+    FILES,
+    LETTERS,
+    LORA,
+    NONE,
+    STRENGTH,
+    WEIGHT,
+    axes_of,
+    meant,
+    settings_of_axes,
+    written,
+)
 from core.generation.grids.folder import AxisTexts, GridContent, GridFolder, list_grids
 from core.generation.grids.making import begin
 from core.generation.grids.plan import checked
@@ -260,7 +272,7 @@ class Grids:
 
     def _known(self, name: str) -> list[str]:
         shelf = self.shelf
-        if name in ("model.base_model", "model.vae", LORA, "generate.embeddings"):
+        if name in ("model.base_model", "model.vae", "generate.embeddings", *FILES):
             shelf.look()
         if name == "model.base_model":
             return [each.name for each in shelf.of(["checkpoint"])]
@@ -270,7 +282,9 @@ class Grids:
             return [NONE, *(each.name for each in shelf.of(["embedding"]))]
         if name == "model.vae":
             return [NONE, *(each.name for each in shelf.of(["vae"]))]
-        if name.partition(":")[0] == STRENGTH:
+        if name == CONTROL:
+            return [NONE, *(each.name for each in shelf.of(["controlnet", "controlnet_lllite"]))]
+        if name.partition(":")[0] in (STRENGTH, WEIGHT):
             return ["0.4", "0.6", "0.8", "1"]
         entry = settings_of_axes().get(name)
         if entry is None:
@@ -335,7 +349,7 @@ class Grids:
 
     def _file(self, axis: AxisTexts, number: int) -> tuple[Path, Path] | None:
         """(the run's folder, the file) of a value that names a file of a run."""
-        if axis.setting not in (LORA, "model.base_model", "generate.embeddings"):
+        if axis.setting not in (*FILES, "model.base_model", "generate.embeddings"):
             return None
         value = axis.values[number]
         first = value[0].partition("=")[2] if isinstance(value, list) and value else value

@@ -477,7 +477,7 @@ def test_a_run_names_its_best_checkpoint_in_runs_and_monitor_and_generate_takes_
     assert monitor.parts(page, folder.name)["best"]["step"] == 10
 
 
-def test_a_run_of_a_control_net_is_generated_with_by_its_control_image_and_has_no_grid(desk, page, tmp_path):
+def test_a_run_of_a_control_net_is_generated_with_and_compared_by_its_control_image(desk, page, tmp_path):
     from core.engine.run_grid import run_grid_of
 
     samples = {"sample_prompts": [f"a fox --cn {tmp_path}/edges.png"]}
@@ -493,9 +493,12 @@ def test_a_run_of_a_control_net_is_generated_with_by_its_control_image_and_has_n
     assert values["loras"] == []
     (net,) = values["nets"]
     assert net["file"].endswith("c.safetensors") and net["image"] == f"{tmp_path}/edges.png"
-    with pytest.raises(ProblemsError) as refused:
-        run_grid_of(page.engine.snapshot(folder.name), job, page.workspace)
-    assert refused.value.codes == ["run.no-grid-of-controls"]
+    grid = run_grid_of(page.engine.snapshot(folder.name), job, page.workspace).job
+    assert (grid.grid.x_axis, grid.grid.y_axis, grid.grid.z_axis) == ("control_net", "control_weight", "")
+    assert grid.controls.control_image == f"{tmp_path}/edges.png"
+    without = build(TrainJob, {"method": {"kind": "controlnet"}})
+    with refused("run-grid.no-prompt"):
+        run_grid_of(page.engine.snapshot(folder.name), without, page.workspace, instead="a fox")
 
 
 def test_samples_of_a_control_net_stand_next_to_their_control_image_and_the_one_without_it(desk, page):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from core.engine.run_grid import run_grid_of
 from core.engine.view import RunView
@@ -125,3 +125,30 @@ def test_of_many_checkpoints_some_are_shown_with_the_best_and_the_last(workspace
     asked = run_grid_of(facts, make_job(samples={"sample_prompts": PROMPTS}), workspace)
     names = [path.stem for path in asked.files if path]
     assert len(names) <= 12 and {"1", "42", "100"} <= set(names) and "best" in asked.notes["x"][names.index("42") + 1]
+
+
+def test_checkpoints_of_a_control_net_follow_the_control_image_of_the_sample_next_to_none(
+    trained, workspace, images, tmp_path
+):
+    (tmp_path / "edges").mkdir()
+    for path in images.glob("*.png"):
+        ImageOps.invert(Image.open(path).convert("RGB")).save(tmp_path / "edges" / path.name)
+    edges = str(tmp_path / "edges" / path.name)
+    folder, facts, job = trained(
+        method={"kind": "controlnet"},
+        dataset={"conditioning_data_dir": str(tmp_path / "edges")},
+        optimizer={"learning_rate": 1e-2},
+        samples={"sample_prompts": [f"a fox --d 5 --s 2 --cn {edges}", f"a bee --d 9 --s 2 --cn {edges}"]},
+    )
+    asked = run_grid_of(facts, job, workspace, strengths=(0.5, 1.0))
+    begun = begin(asked.job, workspace, run=folder.name, notes=asked.notes)
+    assert begun.content().size == (3, 2, 2) and begun.content().axis("z").texts == ("a fox", "a bee")
+    grid = grid_of(begun.job(), workspace)
+    controls = {cell.place: cell.request.job.controls for cell in grid.cells}
+    assert len(controls) == 10 and not controls[0, 0, 0].nets and not grid.notes, "one cell without control a prompt"
+    assert [(use.weight, use.image) for use in controls[2, 0, 1].used] == [(0.5, edges)]
+    run_grid(asked.job.model_copy(update={"grid": GridSettings(folder=begun.name)}), workspace, store=make_store())
+    assert begun.made() == set(controls)
+    made = {(each["step"], each["index"]): pixels(each["file"]) for each in facts["samples"]}
+    assert np.abs(pixels(begun.cell((2, 1, 0))) - made[4, 0]).mean() < 1, "the sample of the last checkpoint again"
+    assert np.abs(pixels(begun.cell((0, 0, 0))) - made[-1, 0]).mean() < 1

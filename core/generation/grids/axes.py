@@ -18,13 +18,23 @@ from core.record.units import number_text
 from core.settings.base import Declared, declared
 from core.settings.check import build
 from core.settings.flags import coerce
+from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import LoraUse
 from core.settings.job import GenerateJob, GridJob
 from core.settings.samples import ALSO_CALLED
 
 LETTERS = ("x", "y", "z")
 PROMPT_SR, SIZE, LORA, STRENGTH = "prompt_sr", "size", "lora", "lora_strength"
-SPECIAL = {PROMPT_SR: "Prompt S/R", SIZE: "Size", LORA: "LoRA", STRENGTH: "LoRA strength"}  # titles
+CONTROL, WEIGHT = "control_net", "control_weight"
+SPECIAL = {  # titles
+    PROMPT_SR: "Prompt S/R",
+    SIZE: "Size",
+    LORA: "LoRA",
+    STRENGTH: "LoRA strength",
+    CONTROL: "ControlNet",
+    WEIGHT: "ControlNet weight",
+}
+FILES = (LORA, CONTROL)
 NONE = "none"  # an empty setting among the values of an axis
 # A1111's names that differ from a setting's own name and title.
 ALSO = {
@@ -208,7 +218,7 @@ def read_values(setting: str, text: str) -> list[Value]:
     name = setting.partition(":")[0]
     if not texts:
         raise ProblemsError.one("The axis has no values", "", "write at least one", "grid.empty-axis")
-    entry = NUMBER_OF_LORA if name == STRENGTH else settings_of_axes().get(name)
+    entry = NUMBERS.get(name) or settings_of_axes().get(name)
     if entry is not None and entry.kind in ("int", "float"):
         texts = [each for text in texts for each in _range(text, entry.kind == "int")]
     if len(texts) > MOST_VALUES:
@@ -224,7 +234,10 @@ def read_values(setting: str, text: str) -> list[Value]:
     return values
 
 
-NUMBER_OF_LORA = Declared("loras.strength", "loras", "strength", LoraUse.model_fields["strength"])
+NUMBERS = {  # of the files in a list, which are no settings of their own
+    STRENGTH: Declared("loras.strength", "loras", "strength", LoraUse.model_fields["strength"]),
+    WEIGHT: Declared("nets.weight", "nets", "weight", ControlUse.model_fields["weight"]),
+}
 
 
 def _range(text: str, whole: bool) -> Iterator[str]:
@@ -253,13 +266,13 @@ def _range(text: str, whole: bool) -> Iterator[str]:
 def _value(setting: str, entry: Declared | None, text: str, problems: list[Problem]) -> Value:
     if setting == SIZE:
         return _size(text, problems)
-    if setting in (PROMPT_SR, LORA):
-        value = None if setting == LORA and text.casefold() == NONE else text
-        return Value(value, file_words(text) if setting == LORA and value else text)
+    if setting in (PROMPT_SR, *FILES):
+        value = None if setting in FILES and text.casefold() == NONE else text
+        return Value(value, file_words(text) if setting in FILES and value else text)
     assert entry is not None
     value = _typed(entry, text)
-    if entry is NUMBER_OF_LORA:
-        return _strength(text, value, problems)
+    if entry in NUMBERS.values():
+        return _strength(entry, text, value, problems)
     try:
         checked = getattr(getattr(build(GenerateJob, {entry.group: {entry.name: value}}), entry.group), entry.name)
     except ProblemsError as error:
@@ -330,10 +343,10 @@ def _size(text: str, problems: list[Problem]) -> Value:
     return Value((width, height), f"{width} × {height}")
 
 
-def _strength(text: str, value: Any, problems: list[Problem]) -> Value:
-    low, high = NUMBER_OF_LORA.bounds["ge"], NUMBER_OF_LORA.bounds["le"]
+def _strength(entry: Declared, text: str, value: Any, problems: list[Problem]) -> Value:
+    low, high = entry.bounds["ge"], entry.bounds["le"]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         fix = f"use a number, {low:g} to {high:g}"
-        problems.append(Problem(f"LoRA strength is '{text[:40]}'", "", fix, code="settings.bad-value"))
+        problems.append(Problem(f"{entry.title} is '{text[:40]}'", "", fix, code="settings.bad-value"))
         return Value(0.0, text)
     return Value(float(value), number_text(float(value)))

@@ -8,7 +8,19 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from core.generation.grids.axes import LETTERS, LORA, PROMPT_SR, SIZE, STRENGTH, Axis, axes_of, file_words, written
+from core.generation.grids.axes import (
+    CONTROL,
+    LETTERS,
+    LORA,
+    PROMPT_SR,
+    SIZE,
+    STRENGTH,
+    WEIGHT,
+    Axis,
+    axes_of,
+    file_words,
+    written,
+)
 from core.generation.grids.folder import GridFolder, Place, require_writable
 from core.generation.plan import Plan, asked_of, plan_for, with_initial_images
 from core.generation.prompt.options import SEEDS
@@ -18,6 +30,7 @@ from core.record.problems import Problem, ProblemsError, raise_if_errors
 from core.record.units import count
 from core.record.workspace import Workspace, resolve_path
 from core.settings.base import value_of
+from core.settings.generation.controls import ControlUse
 from core.settings.generation.generate import LoraUse
 from core.settings.generation.prompts import PromptSettings
 from core.settings.job import GenerateJob, GridJob
@@ -186,7 +199,7 @@ def _seed(job: GridJob, axes: Sequence[Axis], place: Place) -> int:
 
 def _when(axis: Axis) -> int:
     name = axis.setting.partition(":")[0]
-    return {PROMPT_SR: TEXTS, LORA: AFTER, STRENGTH: LAST}.get(name, BEFORE_TEXTS)
+    return {PROMPT_SR: TEXTS, LORA: AFTER, CONTROL: AFTER, STRENGTH: LAST, WEIGHT: LAST}.get(name, BEFORE_TEXTS)
 
 
 def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
@@ -203,6 +216,11 @@ def _put(job: GenerateJob, axis: Axis, value: Any) -> GenerateJob:
     if name in (LORA, STRENGTH):
         uses = _with_file(asked.loras, value) if name == LORA else _with_strength(asked.loras, lora, value)
         return job.model_copy(update={"generate": asked.model_copy(update={"loras": uses})})
+    if name in (CONTROL, WEIGHT):
+        given = job.controls
+        nets = _with_net(given.nets, value) if name == CONTROL else _with_weight(given.nets, value)
+        own = {"nets": nets, "control_image": given.control_image if nets else None}
+        return job.model_copy(update={"controls": given.model_copy(update=own)})
     group, _, setting = name.partition(".")
     changes = {setting: value}
     if name == MODEL and value != job.model.base_model:  # set for the job's own model, not for others
@@ -216,6 +234,18 @@ def _with_file(uses: Sequence[LoraUse], file: str | None) -> list[LoraUse]:
         return list(uses[1:])
     first = uses[0].model_copy(update={"file": file}) if uses else LoraUse(file=file)
     return [first, *uses[1:]]
+
+
+def _with_net(nets: Sequence[ControlUse], file: str | None) -> list[ControlUse]:
+    """The ControlNets with the first file replaced, which keeps its control image; None: without the first."""
+    if file is None:
+        return list(nets[1:])
+    first = nets[0].model_copy(update={"file": file}) if nets else ControlUse(file=file)
+    return [first, *nets[1:]]
+
+
+def _with_weight(nets: Sequence[ControlUse], weight: float) -> list[ControlUse]:
+    return [use.model_copy(update={"weight": weight}) for use in nets]
 
 
 def _with_strength(uses: Sequence[LoraUse], name: str, strength: float) -> list[LoraUse]:
@@ -263,7 +293,8 @@ def _model_key(job: GenerateJob) -> str:
 def _files_key(job: GenerateJob) -> str:
     asked = job.generate
     merged = asked.network_merge, asked.network_merge_n_models, asked.network_pre_calc
-    return f"{sorted(use.file for use in asked.loras)} {asked.embeddings} {merged}"
+    nets = sorted(use.file for use in job.controls.used)
+    return f"{sorted(use.file for use in asked.loras)} {asked.embeddings} {merged} {nets}"
 
 
 def _alike_together(cells: Sequence[Cell]) -> list[Cell]:
