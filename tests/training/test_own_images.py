@@ -2,12 +2,14 @@
 
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from core.cli.main import DONE, main
 from core.dataset.preflight import preflight
+from core.generation.sample_prompts import read_prompts
 from core.record.workspace import PROJECT, Workspace
 from core.settings.base import declared, value_of
 from core.settings.check import build
@@ -257,3 +259,14 @@ def test_what_was_made_for_other_images_is_offered_anew_and_a_persons_own_stays(
     again = setup_for(moved, preflight(moved, space), space, 0, left - {NAME})
     paths = {change.path: change.new for change in again.changes}
     assert NAME not in paths and any("tom" in prompt for prompt in paths[PROMPTS])
+
+
+def test_a_controlnet_is_offered_prompts_with_the_control_images_of_its_pairs(space, tmp_path):
+    folder, hints = folder_of(tmp_path), folder_of(tmp_path, "hints", captions=False)
+    images = {"folder": str(folder), "conditioning_data_dir": str(hints)}
+    job = chosen(folder, method={"kind": "controlnet"}, dataset=images)
+    made = with_setup(job, setup_of(job, space))
+    prompts = [prompt.split(" --cn ") for prompt in made.samples.sample_prompts]
+    assert len(prompts) == 4 and all(words == f"mira on day {Path(hint).stem}" for words, hint in prompts)
+    assert {Path(hint).parent for _, hint in prompts} == {hints}
+    assert not read_prompts(made.samples, control=True)[1]

@@ -21,7 +21,7 @@ def problems(job: TrainJob) -> Iterator[Problem]:
     for concept in concepts_of(job):
         if concept.control and not _has_partners(concept) and not concept.source.metadata_file:
             what = f"Every image needs a control image, but {concept.source.folder} has no folder of them"
-            fix = "choose a folder with a control image of the same name for each image, or enter a suffix"
+            fix = "choose a folder with a control image of the same name for each image, or enter a suffix; Tools makes them of images"
             yield Problem(what, "dataset.conditioning_data_dir", fix, code="control.no-folder")
         if concept.images.network_multiplier == 0 and job.method.traits.uses_network:
             what = f"The network multiplier of {concept.source.folder} is 0, so its images have no effect"

@@ -277,6 +277,18 @@ def _prompts_of_tags(captions: list[str], apart: int) -> list[str]:
     return list(dict.fromkeys(", ".join([*shared[:SHARED_TAGS], *tags]) for tags in single))[:PROMPTS_SET]
 
 
+def _prompts_of_pairs(report: Report) -> tuple[list[str], str] | None:
+    """Captions with their control images: of validation images, where some are held out."""
+    pairs = [row for row in report.rows if row.control and (row.trains or row.role == "validation")]
+    held = [row for row in pairs if row.role == "validation"]
+    rows = held or pairs
+    if not rows:
+        return None
+    chosen = rows[:: max(1, len(rows) // PROMPTS_SET)][:PROMPTS_SET]
+    prompts = [f"{' '.join(row.caption.split())} --cn {display_path(row.control)}" for row in chosen if row.control]
+    return prompts, "validation images with their control images" if held else "captions with their control images"
+
+
 def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
     """(file name, reason) from a folder's name: "10_mira woman" -> "mira_woman"; where it says nothing, from that of a folder
     inside or of its parent."""
@@ -291,7 +303,10 @@ def name_of(folder: str, inside: Collection[str] = ()) -> tuple[str, str]:
 
 
 def prompts_of(job: TrainJob, report: Report, name: str) -> tuple[list[str], str]:
-    """Up to four sample prompts for these images, and where they are from: tags or captions, else words, else the name."""
+    """Up to four sample prompts for these images, and where they are from: pairs of a ControlNet's, else tags or captions, else
+    words, else the name."""
+    if job.method.traits.control_images and (pairs := _prompts_of_pairs(report)):
+        return pairs
     trained = [row for row in report.rows if row.trains]
     written = [row for row in trained if row.source in OWN]
     captions = [" ".join(row.caption.split("\n")[0].split()) for row in written or trained]
