@@ -1,4 +1,4 @@
-"""ControlNet (Zhang et al. 2023, arXiv:2302.05543): a second encoder beside the U-Net, which reads a control image too."""
+"""ControlNet (Zhang et al. 2023, arXiv:2302.05543): a copy of the U-Net's encoder, which reads a control image too."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from core.control.shapes import HINT
 from core.diffusion.text_states import Conditioning
 from core.networks.narrow import widened
 from core.record.draws import address
@@ -17,7 +18,6 @@ from core.record.draws import address
 if TYPE_CHECKING:
     from diffusers.models.controlnets.controlnet import ControlNetModel
 
-HINT = "controlnet_cond_embedding."
 # What begins with zeros, so that a fresh net changes nothing; the rest of the hint embedding is drawn, and all else copied.
 ZEROS = (f"{HINT}conv_out.", "controlnet_down_blocks.", "controlnet_mid_block.")
 

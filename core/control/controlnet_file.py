@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.control.controlnet import HINT, config_beside, empty, weights_of
 from core.control.files import fill, write_tensors
-from core.control.kinds import check_control_net
-from core.formats.detect import FAMILY_NAMES, ModelKind, identify, read_json
-from core.formats.models.overflow import shown
+from core.control.kinds import CONTROLNET, check_control
+from core.control.shapes import HINT, Shapes, check_shapes, control_net_shapes, depths_of
+from core.formats.detect import ModelKind, identify, read_json
 from core.formats.models.sd_keys import unet_to_diffusers, unet_to_ldm
 from core.formats.tensors.reading import TensorFile
-from core.networks.frozen import readable
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
@@ -37,8 +35,7 @@ HINT_NAMES = {
     "middle_block_out.0": "controlnet_mid_block",
 }
 ZERO_CONV = re.compile(r"zero_convs\.(\d+)\.0")
-MOST_LAYERS = 10  # of a transformer in SDXL's U-Net
-LAYER = re.compile(r"(down_blocks\.\d|mid_block)\.attentions\.\d\.transformer_blocks\.(\d\d?)\.")
+OTHER = "a ControlNet", "control.other-tensors"
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class ControlNetFile:
 def open_control_net(path: Path) -> ControlNetFile:
     """A file or folder by its header; ProblemsError for one that is no ControlNet, or of a kind that is not supported."""
     kind = identify(path)
-    check_control_net(kind, path)
+    check_control(kind, path, (CONTROLNET,))
     config = read_json(path / "config.json") if path.is_dir() else None
     weights = _weights_in(path) if path.is_dir() else path
     with TensorFile(weights) as file:
@@ -121,36 +118,23 @@ def to_ldm(name: str, family: str) -> str:
 
 def fitting(file: ControlNetFile, unet_config: Mapping[str, Any], family: str) -> ControlNetModel:
     """The net of a file without numbers; ProblemsError if it was made for another model."""
-    title = FAMILY_NAMES.get(family, family)
-    where = display_path(file.path)
-    check_control_net(file.kind, file.path, family)
+    from core.control.controlnet import empty
+
+    check_control(file.kind, file.path, (CONTROLNET,), family)
     net = empty(_config(file, unet_config))
     wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    wrong = sorted(
-        name
-        for name in wanted.keys() | file.shapes.keys()
-        if name not in file.shapes or name not in wanted or not _same(file.shapes[name], wanted[name])
-    )
-    if wrong:
-        what = f"{file.path.name} was made for another model: {len(wrong)} tensors differ, such as {shown(wrong)}"
-        raise ProblemsError.one(what, where, f"choose a ControlNet for {title}", "control.other-tensors")
+    check_shapes(file.path, file.shapes, wanted, OTHER, family)
     return net
-
-
-def _same(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """A 1x1 convolution and a Linear have the same numbers."""
-    shorter, longer = sorted((tuple(shape), tuple(wanted)), key=len)
-    return longer[: len(shorter)] == shorter and set(longer[len(shorter) :]) <= {1}
 
 
 def _config(file: ControlNetFile, unet_config: Mapping[str, Any]) -> dict[str, Any]:
     """That of the U-Net, with the attention layers that the file has: those for SDXL that are named small and mid have fewer."""
+    from core.control.controlnet import config_beside
+
     own: dict[str, Any] = {"global_pool_conditions": file.pooled}
     if file.config is not None:
         own["controlnet_conditioning_channel_order"] = file.config.get("controlnet_conditioning_channel_order", "rgb")
-    depths: dict[str, int] = {}
-    for found in filter(None, map(LAYER.match, file.shapes)):
-        depths[found[1]] = max(depths.get(found[1], 0), min(int(found[2]) + 1, MOST_LAYERS))
+    depths = depths_of(file.shapes)
     levels = [depths.get(f"down_blocks.{level}", 0) for level in range(len(unet_config["down_block_types"]))]
     if unet_config.get("addition_embed_type") == "text_time":
         own["down_block_types"] = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in levels]
@@ -161,10 +145,12 @@ def _config(file: ControlNetFile, unet_config: Mapping[str, Any]) -> dict[str, A
     return config_beside(unet_config, **own)
 
 
-def file_problems(path: Path, unet_config: Mapping[str, Any], family: str) -> list[Problem]:
-    """What `load_control_net` would refuse, from the header."""
+def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
+    """Why a file is no ControlNet for the model with this U-Net, by its header."""
     try:
-        fitting(open_control_net(path), unet_config, family)
+        file = open_control_net(path)
+        check_control(file.kind, file.path, (CONTROLNET,), family)
+        check_shapes(file.path, file.shapes, control_net_shapes(unet, file.shapes), OTHER, family)
     except ProblemsError as error:
         return error.problems
     return []
@@ -175,6 +161,9 @@ def load_control_net(path: Path, unet: Any, family: str) -> ControlNetModel:
 
     Raises ProblemsError for another kind or family, and for weights that are no numbers.
     """
+    from core.control.controlnet import weights_of
+    from core.networks.frozen import readable
+
     file = open_control_net(path)
     net = fitting(file, unet.config, family).to_empty(device="cpu")
     with readable(unet):

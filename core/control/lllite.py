@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from core.control.controlnet import for_rows
-from core.formats.models.sd_keys import unet_to_ldm
+from core.control.shapes import Place, places_among
 from core.record.draws import address
 
 if TYPE_CHECKING:
     from core.networks.dropout import Dropout
 
-PREFIX = "lllite_unet_"
-READERS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q")
-FAMILIES = ("sd1", "sdxl")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A layer that an LLLite acts on. depth: how far its control image is shrunk, by 8, 16 or 32 for 1, 2 and 3."""
-
-    name: str
-    path: str
-    depth: int
-    width: int
-
 
 def places_of(unet: nn.Module, family: str) -> list[Place]:
-    """Query, key and value of self-attention and query of cross-attention, in the encoder and, of SDXL, the middle block: in SD
-    1.x it is at 1/64 of the image, for which the format has no depth."""
-    found = []
-    for path, module in unet.named_modules():
-        if not isinstance(module, nn.Linear) or not path.endswith(READERS) or "transformer_blocks" not in path:
-            continue
-        if path.startswith("down_blocks.") or (path.startswith("mid_block.") and family == "sdxl"):
-            ldm = unet_to_ldm(path, family)
-            block = int(ldm.split(".")[1]) if ldm.startswith("input_blocks.") else 99
-            depth = 1 if block <= 2 else 2 if block <= 5 else 3
-            found.append(Place(PREFIX + ldm.replace(".", "_"), path, depth, module.in_features))
-    return found
+    """The layers of a U-Net that an LLLite acts on."""
+    linears = ((path, module) for path, module in unet.named_modules() if isinstance(module, nn.Linear))
+    return places_among({path: module.in_features for path, module in linears}, family)
 
 
 class LayerNet(nn.Module):
-    """What one layer reads besides: up(mid([hint, relu(down(x))])).
+    """What is added to one layer's input: up(mid([hint, relu(down(x))])).
 
     width   of the layer's input      cond_emb_dim  of the hint's tokens      network_dim  of the hidden layers
     shrinks the pixels of the image along a side of each token

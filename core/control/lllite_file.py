@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.control.files import fill
-from core.control.kinds import check_lllite
-from core.control.lllite import FAMILIES, LLLite, Place, empty
+from core.control.kinds import LLLITE, check_control
+from core.control.shapes import Place, Shapes, check_shapes, lllite_shapes
 from core.formats.detect import FAMILY_NAMES, identify
-from core.formats.models.overflow import shown
 from core.formats.tensors.header import read_header
 from core.record.problems import Problem, ProblemsError
 from core.record.workspace import display_path
 
+if TYPE_CHECKING:
+    from core.control.lllite import LLLite
+
+FAMILIES = ("sd1", "sdxl")
+OTHER = "an LLLite", "lllite.other-tensors"
 SIZES = (".conditioning1.0.weight", ".down.0.weight")
 
 
 def sizes_of(path: Path, family: str = "") -> tuple[int, int]:
     """(cond_emb_dim, network_dim) of a file; ProblemsError if it is no LLLite, or of another family."""
-    check_lllite(identify(path), path, family)
+    check_control(identify(path), path, (LLLITE,), family)
     entries, _ = read_header(path)
     halves = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[0])}
     hidden = {entry.side(0) for name, entry in entries.items() if name.endswith(SIZES[1])}
@@ -28,38 +33,29 @@ def sizes_of(path: Path, family: str = "") -> tuple[int, int]:
     return 2 * halves.pop(), hidden.pop()
 
 
-def fitting(path: Path, places: list[Place], family: str) -> LLLite:
-    """The modules of a file without numbers; ProblemsError if it does not fit these layers."""
-    if family not in FAMILIES:
-        what = f"ControlNet-LLLite is for SD 1.x and SDXL; the model is {FAMILY_NAMES.get(family, family)}"
-        raise ProblemsError.one(what, display_path(path), "choose a ControlNet", "lllite.family")
-    emb, hidden = sizes_of(path, family)
-    net = empty(places, emb, hidden)
-    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    entries, _ = read_header(path)
-    wrong = sorted(
-        name
-        for name in wanted.keys() | entries.keys()
-        if name not in entries or name not in wanted or tuple(entries[name].shape) != wanted[name]
-    )
-    if wrong:
-        what = f"{path.name} was made for another model: {len(wrong)} tensors differ, such as {shown(wrong)}"
-        fix = f"choose an LLLite for {FAMILY_NAMES[family]}"
-        raise ProblemsError.one(what, display_path(path), fix, "lllite.other-tensors")
-    return net
-
-
-def file_problems(path: Path, places: list[Place], family: str) -> list[Problem]:
-    """What `load_lllite` would refuse, from the header."""
+def file_problems(path: Path, unet: Shapes, family: str) -> list[Problem]:
+    """Why a file is no LLLite for the model with this U-Net, by its header."""
     try:
-        fitting(path, places, family)
+        if family not in FAMILIES:
+            what = f"ControlNet-LLLite is for SD 1.x and SDXL; the model is {FAMILY_NAMES.get(family, family)}"
+            raise ProblemsError.one(what, display_path(path), "choose a ControlNet", "lllite.family")
+        _check(path, lllite_shapes(unet, family, *sizes_of(path, family)), family)
     except ProblemsError as error:
         return error.problems
     return []
 
 
+def _check(path: Path, wanted: Shapes, family: str) -> None:
+    own = {name: tuple(entry.shape) for name, entry in read_header(path)[0].items()}
+    check_shapes(path, own, wanted, OTHER, family)
+
+
 def load_lllite(path: Path, places: list[Place], family: str) -> LLLite:
     """The LLLite of a file, in fp32 on the CPU, not attached. Raises ProblemsError for one that does not fit."""
-    net = fitting(path, places, family).to_empty(device="cpu")
+    from core.control.lllite import empty
+
+    net = empty(places, *sizes_of(path, family))
+    _check(path, {name: tuple(value.shape) for name, value in net.state_dict().items()}, family)
+    net.to_empty(device="cpu")
     fill(net, path, {name: name for name in net.state_dict()}, lambda name, value: value)
     return net

@@ -7,8 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from core.formats.detect import identify
-from core.generation.control_files import LLLITE, NETS
+from core.generation.control_files import NETS
 from core.generation.initial import CONTROL, image_files, opened
 from core.generation.requests import Request
 from core.generation.sources import Sources
@@ -41,9 +40,9 @@ def control_problems(job: GenerateJob) -> Iterator[Problem]:
 def control_file_problems(job: GenerateJob, sources: Sources, workspace: Workspace) -> Iterator[Problem]:
     """Of one image, once files and model are known: what depends on the kind of a file."""
     for use in job.controls.used:
-        path = sources.controls[use.file]
-        if identify(path).kind == LLLITE and use.mode != "balanced":
-            what = f"The control mode of {path.name} has no effect: it is a ControlNet-LLLite"
+        net = sources.controls[use.file]
+        if net.is_lllite and use.mode != "balanced":
+            what = f"The control mode of {net.path.name} has no effect: it is a ControlNet-LLLite"
             yield Problem(what, NETS, "choose balanced", "advice", code="controls.lllite-mode")
 
 

@@ -9,9 +9,13 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.control import controlnet_file, lllite_file
+from core.control.controlnet_file import open_control_net
+from core.control.kinds import CODES, LLLITE
+from core.control.shapes import unet_shapes
 from core.formats.detect import identify
 from core.formats.tensors.header import read_header
-from core.generation.library import find_file, list_control, list_lllite
+from core.generation.library import find_file, list_control
 from core.record.problems import ProblemsError
 from core.record.workspace import Workspace
 
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
     from core.settings.generation.controls import ControlUse
 
 NETS = "controls.nets"
-LLLITE = "controlnet_lllite"
 
 
 @dataclass(frozen=True)
@@ -39,40 +42,39 @@ class Nets:
     hint: Callable[[ControlUse, tuple[int, int], Canvas | None], ndarray]
 
 
+@dataclass(frozen=True)
+class ControlFile:
+    """A ControlNet or LLLite of a generation."""
+
+    path: Path
+    is_lllite: bool
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it has, by its header."""
+        if self.is_lllite:
+            return sum(prod(entry.shape) for entry in read_header(self.path)[0].values())
+        return sum(prod(shape) for shape in open_control_net(self.path).shapes.values())
+
+
 def find_control_net(name: str, workspace: Workspace) -> Path:
     """The file or folder of a ControlNet's name: a path, or one of models/ or of a run. Raises ProblemsError."""
     path = find_file(name, workspace)
     if path is not None:
         return path
     wanted = name.strip().casefold()
-    for label, found in (*list_control(workspace), *list_lllite(workspace)):
+    for label, found in (each for kind in CODES for each in list_control(workspace, kind)):
         if wanted in {each.casefold() for each in (label, label.rpartition("/")[2], found.name, found.stem)}:
             return found
     what, fix = f"The ControlNet '{name}' does not exist", "put it into models/controlnet, or write its path"
     raise ProblemsError.one(what, NETS, fix, "controls.not-found")
 
 
-def check_control_net(path: Path, family: str, model: Path) -> None:
-    """Raises ProblemsError for a file that is neither a ControlNet nor an LLLite for this model."""
-    from core.control import controlnet_file, lllite_file
-    from core.control.lllite import places_of
-    from core.families import family as family_named
-
-    kind = family_named(family)
-    unet = kind.make_empty(kind.denoiser, kind.parts(model)[kind.denoiser].config_after(kind.layout.config("unet")))
-    found = identify(path)
-    if found.kind == LLLITE:
-        problems = lllite_file.file_problems(path, places_of(unet, family), family)
-    else:
-        problems = controlnet_file.file_problems(path, unet.config, family)
-    if problems:
-        raise ProblemsError([replace(problem, where=NETS) for problem in problems])
-
-
-def numbers_of(path: Path) -> int:
-    """How many numbers a ControlNet or LLLite has, by its header."""
-    from core.control.controlnet_file import open_control_net
-
-    if identify(path).kind == LLLITE:
-        return sum(prod(entry.shape) for entry in read_header(path)[0].values())
-    return sum(prod(shape) for shape in open_control_net(path).shapes.values())
+def control_file(path: Path, family: str | None, model: Path | None) -> ControlFile:
+    """Raises ProblemsError for a file that is neither a ControlNet nor an LLLite, or, where the model is known, not for it."""
+    found = ControlFile(path, identify(path).kind == LLLITE)
+    if model and family:
+        check = lllite_file.file_problems if found.is_lllite else controlnet_file.file_problems
+        if problems := check(path, unet_shapes(model, family), family):
+            raise ProblemsError([replace(problem, where=NETS) for problem in problems])
+    return found

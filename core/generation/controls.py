@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from torch import Tensor
 from core.control.controlnet import ControlNet, Residuals
 from core.control.controlnet_file import load_control_net
 from core.control.hints import make_hint
-from core.control.lllite import LLLite, Place, places_of
+from core.control.lllite import LLLite, places_of
 from core.control.lllite_file import load_lllite
+from core.control.shapes import Place
 from core.diffusion.text_states import Conditioning
-from core.formats.detect import identify
-from core.generation.control_files import LLLITE, Nets
+from core.generation.control_files import ControlFile, Nets
 from core.generation.guidance import PERTURBED, POSITIVE
 from core.generation.hooks import Making
 from core.generation.initial import CONTROL, Box, Canvas, fitted, opened
@@ -54,14 +53,15 @@ Part = tuple[Size, Box]  # of an image at this size
 def nets_of(store: ModelStore, components: Components, sources: Sources) -> Nets:
     """The ControlNets and LLLites of a job, leased from the store."""
 
-    def load(path: Path) -> ControlNet | LLLite:
+    def load(file: ControlFile) -> ControlNet | LLLite:
         unet, family = components.denoiser, components.family
-        if identify(path).kind == LLLITE:
-            return load_lllite(path, places_of(unet, family), family).to(components.device, _type_of(unet)).eval()
-        return ControlNet(load_control_net(path, unet, family).to(components.device, _type_of(unet)).eval())
+        if file.is_lllite:
+            return load_lllite(file.path, places_of(unet, family), family).to(components.device, _type_of(unet)).eval()
+        return ControlNet(load_control_net(file.path, unet, family).to(components.device, _type_of(unet)).eval())
 
     def lease(use: ControlUse, before: int) -> AbstractContextManager[ControlNet | LLLite]:
-        path = sources.controls[use.file]
+        file = sources.controls[use.file]
+        path = file.path
         size = path.stat().st_size if path.is_file() else 0
         key = (
             fingerprint(path),
@@ -70,7 +70,7 @@ def nets_of(store: ModelStore, components: Components, sources: Sources) -> Nets
             str(_type_of(components.denoiser)),
             before,
         )
-        return store.lease("ControlNet", key, partial(load, path), name=path.name, size=size, device=components.device)
+        return store.lease("ControlNet", key, partial(load, file), name=path.name, size=size, device=components.device)
 
     return Nets(lease, _kept_hints())
 

@@ -52,14 +52,9 @@ def _newest_first(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
     return _labeled(sorted(found, key=lambda item: (-_changed(item[1]), item[0])))
 
 
-def list_control(workspace: Workspace) -> list[tuple[str, Path]]:
-    """(label, path) of every ControlNet file, newest first."""
-    return _newest_first(workspace, "controlnet")
-
-
-def list_lllite(workspace: Workspace) -> list[tuple[str, Path]]:
-    """(label, path) of every ControlNet-LLLite file, newest first."""
-    return _newest_first(workspace, "controlnet_lllite")
+def list_control(workspace: Workspace, kind: str) -> list[tuple[str, Path]]:
+    """(label, path) of every ControlNet or ControlNet-LLLite, newest first. kind: "controlnet" or "controlnet_lllite" """
+    return _newest_first(workspace, kind)
 
 
 def _labeled(found: list[tuple[str, Path]]) -> list[tuple[str, Path]]:

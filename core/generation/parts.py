@@ -12,7 +12,6 @@ from core.families.locate import REFINER
 from core.families.precision import choose_precision, use_tf32, use_threads, vae_type
 from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.header import read_header
-from core.generation.control_files import numbers_of
 from core.generation.sources import Sources
 from core.generation.store import fingerprint
 from core.settings.memory import MemorySettings
@@ -72,7 +71,7 @@ class Parts:
     @property
     def control_size(self) -> int:
         """Bytes of the ControlNets, which compute as the denoiser does and stay on the device."""
-        return sum(numbers_of(path) for path in self.controls) * self.dtype.itemsize
+        return sum(net.numbers for net in self.controls) * self.dtype.itemsize
 
     def _size(self, name: str) -> int:
         """Bytes of a part's weights in memory."""

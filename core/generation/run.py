@@ -135,7 +135,7 @@ class Written:
             vae_path=sources.vae,
             embeddings=[word.setting(self.workspace) for word in sources.embeddings],
             zero_terminal_snr=asked.zero_terminal_snr == "on",
-            control_paths=sources.controls,
+            control_paths={name: net.path for name, net in sources.controls.items()},
             refiner_path=sources.refiners.get(job.refiner.refiner_checkpoint or ""),
         )
 

@@ -18,7 +18,7 @@ from core.formats.detect import identify
 from core.formats.hashes import HashMemo, file_sha256
 from core.formats.models.checkpoint import open_vae
 from core.formats.tensors.header import sniff
-from core.generation.control_files import check_control_net, find_control_net
+from core.generation.control_files import ControlFile, control_file, find_control_net
 from core.generation.embeddings import NewWord, check_word, find_words
 from core.generation.image_metadata import portable_name
 from core.generation.image_record import Hashes
@@ -50,7 +50,7 @@ class Sources:
     embeddings: list[NewWord] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
     refiners: dict[str, Path] = field(default_factory=dict)
-    controls: dict[str, Path] = field(default_factory=dict)
+    controls: dict[str, ControlFile] = field(default_factory=dict)
 
 
 def make_store() -> ModelStore:
@@ -98,13 +98,12 @@ def find_sources(job: GenerateJob, workspace: Workspace, images: Sequence[Genera
         for file in dict.fromkeys(one.refiner.refiner_checkpoint for one in asked)
         if file
     }
-    controls: dict[str, Path] = {}
+    controls: dict[str, ControlFile] = {}
     for file in dict.fromkeys(use.file for one in asked for use in one.controls.used):
         path = collected(problems, find_control_net, file, workspace)
-        if path is not None:
-            if model and name:
-                collected(problems, check_control_net, path, name, model)
-            controls[file] = path
+        net = collected(problems, control_file, path, name, model) if path is not None else None
+        if net is not None:
+            controls[file] = net
     words: list[NewWord] = []
     for text in job.generate.embeddings:
         for word in collected(problems, find_words, text, workspace) or ():

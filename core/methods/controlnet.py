@@ -85,4 +85,4 @@ def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     except ProblemsError as error:
         return error.problems
     found = unet_of(job, workspace)
-    return controlnet_file.file_problems(path, found[1].config, found[0]) if found else []
+    return controlnet_file.file_problems(path, found[1], found[0]) if found else []

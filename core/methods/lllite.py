@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from core.control import lllite_file
 from core.control.files import write_tensors
-from core.control.lllite import FAMILIES, LLLite, empty, places_of
+from core.control.lllite import LLLite, empty, places_of
+from core.control.lllite_file import FAMILIES
 from core.diffusion.text_states import Conditioning
 from core.families.components import Components
 from core.families.locate import model_path
@@ -102,4 +103,4 @@ def file_problems(job: TrainJob, workspace: Workspace) -> list[Problem]:
     if name not in FAMILIES:
         what = "ControlNet-LLLite is for SD 1.x and SDXL"
         return [Problem(what, "model.base_model", "choose ControlNet, or another model", code="lllite.family")]
-    return lllite_file.file_problems(path, places_of(unet, name), name) if path is not None else []
+    return lllite_file.file_problems(path, unet, name) if path is not None else []

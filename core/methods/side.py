@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from core.families import family
+from core.control.shapes import Shapes, unet_shapes
 from core.families.locate import family_of, model_path
 from core.formats.tensors.writer import type_named
 from core.methods import Method
@@ -62,15 +62,12 @@ class SideMethod(Method):
         self.net = None
 
 
-def unet_of(job: TrainJob, workspace: Workspace) -> tuple[str, Any] | None:
-    """(family, its U-Net without numbers) by the model's header; None where the model is told to be unusable anyway."""
+def unet_of(job: TrainJob, workspace: Workspace) -> tuple[str, Shapes] | None:
+    """(family, tensors of its U-Net) by the model's header; None where the model is told to be unusable anyway."""
     try:
         path = model_path(job.model.base_model, workspace)
         name = family_of(path, job.model.family)
-        kind = family(name)
-        if kind.denoiser != "unet":
-            return None
-        part = kind.parts(path)["unet"]
-        return name, kind.make_empty("unet", part.config_after(kind.layout.config("unet")))
-    except (ProblemsError, KeyError, OSError):
+        shapes = unet_shapes(path, name)
+    except (ProblemsError, OSError):
         return None
+    return (name, shapes) if shapes else None

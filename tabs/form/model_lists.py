@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+from core.control.kinds import CODES
 from core.formats.detect import FAMILY_NAMES, KIND_NAMES
 from core.generation.image_metadata import portable_name
 from core.generation.library import (
     find_lora,
     list_control,
     list_embeddings,
-    list_lllite,
     list_loras,
     list_models,
     list_upscalers,
@@ -26,14 +26,13 @@ from core.generation.refiner import is_refiner
 from core.record.problems import ProblemsError
 from core.record.workspace import PROJECT, Workspace, display_path, real_path
 
-LISTS = {
+LISTS: dict[str, Callable[[Workspace], list[tuple[str, Path]]]] = {
     "checkpoint": list_models,
     "lora": list_loras,
     "vae": list_vaes,
     "embedding": list_embeddings,
     "upscaler": list_upscalers,
-    "controlnet": list_control,
-    "controlnet_lllite": list_lllite,
+    **{kind: partial(list_control, kind=kind) for kind in CODES},
 }
 KINDS = {"checkpoint": "", "embedding": "embedding"}  # in few words
 REFINER = "refiner"  # of the checkpoints

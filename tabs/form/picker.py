@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from core.control.kinds import check_control_net, check_lllite
+from core.control.kinds import check_control
 from core.families.locate import FAMILIES, GENERATED, check_family
 from core.formats.detect import ModelKind, identify
 from core.generation.embeddings import check_embedding
@@ -68,12 +68,8 @@ def check_choice(found: ModelKind, path: Path, holds: Sequence[str], family: str
             check_embedding(found, path, family or found.family or UNKNOWN)
         case ("upscaler",):
             check_upscaler(found, path, family)
-        case ("controlnet",):
-            check_control_net(found, path, family)
-        case ("controlnet_lllite",):
-            check_lllite(found, path, family)
-        case ("controlnet", "controlnet_lllite"):
-            (check_lllite if found.kind == "controlnet_lllite" else check_control_net)(found, path, family)
+        case ("controlnet", *_) | ("controlnet_lllite",):
+            check_control(found, path, holds, family)
         case ("refiner",):
             check_refiner(found, path)
         case ("checkpoint",) if base or family:

@@ -10,17 +10,19 @@ import numpy as np
 from PIL import Image
 
 from core.control.hints import make_hint, preprocessors
-from core.formats.detect import FAMILY_NAMES, identify
-from core.generation.control_files import LLLITE, find_control_net
+from core.generation.control_files import find_control_net
 from core.generation.image_metadata import portable_name
 from core.generation.initial import CONTROL, opened
+from core.generation.model_index import facts_of_file
 from core.record.problems import ProblemsError
 from core.record.workspace import resolve_path
 from core.settings.base import Declared
 from core.settings.generation.controls import ControlUse
 from tabs.context import ASKING, Page
 from tabs.dataset.mask_painting import png_address
+from tabs.form.model_lists import badges
 from tabs.form.own_settings import changed_values, entries, field
+from tabs.form.picker import misfit
 from tabs.form.plain_presets import PlainForm, Values
 from tabs.generate import form
 from tabs.generate.painting import Painting
@@ -93,16 +95,11 @@ class Controls:
     def _about(self, file: str, family: str) -> tuple[str, str]:
         """(kind and family of a file, why it cannot be used)"""
         try:
-            found = identify(find_control_net(file, self.page.workspace))
+            path = find_control_net(file, self.page.workspace)
         except ProblemsError as error:
             return "unknown", error.problems[0].what
-        kind = {"controlnet": "ControlNet", LLLITE: "LLLite"}.get(found.kind)
-        own = FAMILY_NAMES.get(found.family or "", "")
-        if kind is None:
-            return "unknown", f"is not a ControlNet but: {found}"
-        if own and family and found.family != family:
-            return f"{kind} {own}", f"is for {own}, the model is {FAMILY_NAMES.get(family, family)}"
-        return f"{kind} {own}".strip(), ""
+        facts = facts_of_file(path)
+        return " ".join(badges(facts)) or "unknown", misfit(facts, path, form.ENTRIES["control_net"].holds, family)
 
     def _preview(self, number: int, use: dict[str, Any], image: Any) -> str:
         if _place(number, use) not in self._browser().previewed or not image:

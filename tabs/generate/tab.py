@@ -446,12 +446,13 @@ class Desk:
         return in_styles(job, chosen_styles(job.prompts.styles, self.page.workspace))[0]
 
     def _check_files(self, job: GenerateJob) -> None:
-        """Model, LoRAs and embeddings are inside the open folders, there, and of the right family."""
+        """Model, LoRAs, embeddings and ControlNets are inside the open folders, there, and of the right family."""
         self.page.roots.admit(job)
         sources = plan_of(job, self.page.workspace).sources
-        for path in (sources.model, sources.vae, *sources.loras.values(), *(word.path for word in sources.embeddings)):
+        more = [*(word.path for word in sources.embeddings), *(net.path for net in sources.controls.values())]
+        for path in (sources.model, sources.vae, *sources.loras.values(), *more):
             if path is not None and not self.page.roots.holds(path):
-                self.page.roots.check(path, "model, LoRA or embedding")
+                self.page.roots.check(path, "model, LoRA, embedding or ControlNet")
 
     # -- images
 

@@ -18,6 +18,7 @@ from core.control.controlnet_file import (
     to_ldm,
     write_control_net,
 )
+from core.control.shapes import control_net_shapes
 from core.families import family
 from core.formats.detect import identify
 from core.record.problems import ProblemsError
@@ -38,6 +39,10 @@ def nets(unets):
     return {name: net_of(unet) for name, unet in unets.items()}
 
 
+def shapes_of(unet):
+    return {name: tuple(weight.shape) for name, weight in unet.named_parameters()}
+
+
 def write(path, net, name):
     advice = write_control_net(path, net.state_dict(), name, {"modelspec.architecture": TITLES[name]}, torch.float32)
     assert advice == []
@@ -51,8 +56,10 @@ def equal(one, other):
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_names_and_shapes_are_the_published_ones(name, keys):
-    net = empty(config_beside(family(name).make_empty("unet").config))
+    unet = family(name).make_empty("unet")
+    net = empty(config_beside(unet.config))
     ours = {key: list(value.shape) for key, value in net.state_dict().items()}
+    assert {key: list(shape) for key, shape in control_net_shapes(shapes_of(unet), ours).items()} == ours
     if name == "sdxl":
         assert ours == keys["sdxl"]
         return
@@ -118,12 +125,13 @@ def test_shallower_nets_for_sdxl_are_used(unets, tmp_path):
         }
         net = ControlNetModel(**config_beside({**from_unet(unets["sdxl"], 0).config, **SDXL}, **shape))
         path = write(tmp_path / "small.safetensors", net, "sdxl")
+        assert file_problems(path, shapes_of(unets["sdxl"]), "sdxl") == []
         assert equal(load_control_net(path, unets["sdxl"], "sdxl"), net)
 
 
 def test_what_does_not_fit_is_named(unets, nets, tmp_path):
     def codes(path, name="sd1"):
-        return [each.code for each in file_problems(path, unets[name].config, name)]
+        return [each.code for each in file_problems(path, shapes_of(unets[name]), name)]
 
     sd1, sdxl = (
         write(tmp_path / "1.safetensors", nets["sd1"], "sd1"),

@@ -14,6 +14,7 @@ from core.families import family
 from core.record.problems import ProblemsError
 from tests.control.conftest import by_formula
 from tests.control.test_controlnet import _vector_of, close
+from tests.control.test_controlnet_file import shapes_of
 from tests.recorded_tensors import recorded_tensors
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "controlnet"
@@ -193,7 +194,7 @@ def test_a_file_gives_the_same_again(name, ending, unets, tmp_path):
 
 def test_files_that_do_not_fit_are_named(unets, tmp_path):
     def codes(path, name):
-        return [each.code for each in file_problems(path, places_of(unets[name], name), name)]
+        return [each.code for each in file_problems(path, shapes_of(unets[name]), name)]
 
     path, state = tmp_path / "xl.safetensors", {}
     net = LLLite.create(places_of(unets["sdxl"], "sdxl"), EMB, HIDDEN, 0)
