@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 
+import hypothesis
+
 # One thread: the models here are small, and two threads that wait for each other stall beside any busy neighbor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No key of the person who runs the tests is used, and nothing is written beside them.
@@ -14,6 +16,9 @@ os.environ["ATELIER_KEYS"] = os.path.join(tempfile.gettempdir(), "atelier-tests"
 import pytest
 
 from tests import selection
+
+hypothesis.settings.register_profile("busy", deadline=None)  # how long a case takes on a busy machine decides nothing
+hypothesis.settings.load_profile("busy")
 
 # No test cuts the power: waiting for the disk, thousands of times, only takes time.
 os.fsync = lambda handle: None
