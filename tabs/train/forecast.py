@@ -47,7 +47,7 @@ COUNTED = {
     "method": "kind train_text_encoder stop_text_encoder_training prior ema ema_device",
     "model": "base_model vae family",
     "network": "kind initialization rank conv_rank train_unet train_text_encoder block_dims conv_block_dims down_lr_weight mid_lr_weight"
-    " up_lr_weight block_lr_zero_threshold base_weights base_weights_layers layers exclude_layers layer_dims",
+    " up_lr_weight block_lr_zero_threshold base_weights base_weights_layers layers exclude_layers layer_dims train_norm",
     "memory": "mixed_precision full_precision fused_backward_pass fused_optimizer_groups num_processes gradient_checkpointing"
     " checkpoint_blocks attention fp8_base fp8_base_unet vae_precision vae_batch_size cache_latents lowram",
     "sharding": " ".join(ShardingSettings.model_fields),

@@ -266,7 +266,8 @@ def test_the_metadata_say_the_algorithm_and_its_options_as_lycoris_takes_them():
     network = {"kind": "lokr", "layers": ["attn-mlp"], "conv_rank": 8, "rank_dropout": 0.1}
     job = build(TrainJob, {"network": network, "lokr": {"factor": 8, "decompose_both": True}})
     expected = {"algo": "lokr", "preset": "attn-mlp", "factor": "8", "decompose_both": "True", "rank_dropout": "0.1"}
-    assert kinds()["lokr"].network_args(job) == expected | {"conv_dim": "8", "conv_alpha": "8"}
+    expected |= {"rank_dropout_scale": "True", "conv_dim": "8", "conv_alpha": "8"}
+    assert kinds()["lokr"].network_args(job) == expected
 
 
 @pytest.mark.parametrize(

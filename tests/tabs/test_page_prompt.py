@@ -104,6 +104,12 @@ def test_completion_takes_by_tab_and_drops_late_answers(tab):
     assert text(tab) == "a, fox ears, fox"
 
 
+BELOW_THE_FAULT = """() => {
+  const [listed, line] = ["#prompt-options", ".prompt-fault"].map((each) => document.querySelector(each)?.getBoundingClientRect());
+  return listed && line && line.height && listed.top >= line.bottom && listed.right <= innerWidth;
+}"""
+
+
 def test_completion_leaves_the_line_of_faults_to_be_read(tab):
     found = [{"name": name, "text": name, "about": "1", "alias": ""} for name in LISTED["fox"]]
 
@@ -120,8 +126,7 @@ def test_completion_leaves_the_line_of_faults_to_be_read(tab):
         tab.locator("#gen-prompt").press("End")
         tab.keyboard.type("fox")
         expect(tab.locator("#prompt-options li")).to_have_count(2)
-        listed, line = tab.locator("#prompt-options").bounding_box(), fault.bounding_box()
-        assert listed["y"] >= line["y"] + line["height"] and listed["x"] + listed["width"] <= width
+        tab.wait_for_function(BELOW_THE_FAULT)  # both at one moment: the line is drawn again while one types
         tab.keyboard.press("Escape")
 
 
